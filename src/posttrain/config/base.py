@@ -1,0 +1,59 @@
+"""The base of every configuration: frozen, no unknown keys, the docstring under a field is its help text.
+
+A part chosen by `kind:` (a tuner, an objective, a replay) is declared as `Annotated[Config, ByKind("tuner")]`: the YAML
+may say `tuner: lora` or `tuner: {kind: lora, rank: 8}`, and the registry says which class checks it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
+
+from posttrain import registry
+from posttrain.errors import ConfigError
+
+__all__ = ["ByKind", "Config"]
+
+
+class Config(BaseModel):
+    """Frozen, strict about keys, documented by docstrings."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+
+@dataclass(frozen=True)
+class ByKind:
+    """Pydantic marker: validate this field with the config class that `kind:` names in the registry's seam."""
+
+    seam: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def validate(value: Any) -> Any:
+            if isinstance(value, Config):
+                return value
+            if isinstance(value, str):
+                value = {"kind": value}
+            if not isinstance(value, dict):
+                raise PydanticCustomError("kind", "expected a kind, such as {kind: ...}")
+            if "kind" not in value:
+                known = ", ".join(registry.kinds(self.seam))
+                raise PydanticCustomError("kind", "'kind' is missing; known: {known}", {"known": known})
+            try:
+                entry = registry.load(self.seam, str(value["kind"]))
+            except ConfigError as error:
+                raise PydanticCustomError("kind", "{message}", {"message": str(error)}) from error
+            return entry.config.model_validate(value)
+
+        return core_schema.no_info_plain_validator_function(
+            validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda v: v.model_dump(mode="json")),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        options = [registry.load(self.seam, kind).config.model_json_schema() for kind in registry.kinds(self.seam)]
+        return {"anyOf": [{"type": "string", "enum": registry.kinds(self.seam)}, *options]}

@@ -1,0 +1,205 @@
+"""YAML -> a frozen config, with every problem at once and the line of each.
+
+`load_yaml(path, Model, sets=["optimizer.learning_rate=1e-4"])`. A problem reads
+`study.yaml:6: unknown key 'learning_rte'; did you mean 'learning_rate'?`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from posttrain import registry
+from posttrain.config.base import ByKind, Config
+from posttrain.errors import ConfigError, MissingError, Problem
+
+__all__ = ["check", "load_yaml", "parse_value", "read_text", "read_yaml"]
+
+C = TypeVar("C", bound=Config)
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file as text, with or without BOM, any line ends. MissingError, or ConfigError when not UTF-8."""
+    if not path.exists():
+        near = get_close_matches(
+            path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [], n=1
+        )
+        raise MissingError(
+            Problem(str(path), "no such file", f"did you mean '{path.with_name(near[0])}'?" if near else "")
+        )
+    if path.is_dir():
+        raise MissingError(Problem(str(path), "is a folder, a file is expected"))
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise ConfigError(Problem(f"{path}:{line}", "not UTF-8", "save the file as UTF-8")) from error
+
+
+def read_yaml(path: Path) -> CommentedMap:
+    """The top-level mapping of a YAML file, each node knowing its line. ConfigError with the line otherwise."""
+    text = read_text(path)
+    try:
+        node = YAML(typ="rt").load(io.StringIO(text.replace("\r\n", "\n")))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise ConfigError(Problem(f"{path}:{line}", f"not valid YAML: {error.problem or error.context}")) from error
+    except YAMLError as error:
+        raise ConfigError(Problem(str(path), f"not valid YAML: {error}")) from error
+    if node is None:
+        raise ConfigError(Problem(f"{path}:1", "the file is empty"))
+    if not isinstance(node, CommentedMap):
+        raise ConfigError(Problem(f"{path}:1", f"a mapping (key: value) is expected, got {type(node).__name__}"))
+    return node
+
+
+def parse_value(text: str) -> Any:
+    """The value of `--set key=value`, read as YAML: numbers, lists, mappings, strings."""
+    return YAML(typ="safe", pure=True).load(text) if text else ""
+
+
+def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> None:
+    """Apply `a.b=c` and `list.0.b=c` overrides in place; ConfigError when the path is not one."""
+    for item in sets:
+        path, eq, value = item.partition("=")
+        if not eq or not path:
+            raise ConfigError(
+                Problem(f"--set {item}", "expected key=value", "for example --set optimizer.max_steps=20")
+            )
+        at: Any = node
+        keys = path.split(".")
+        for i, key in enumerate(keys):
+            last = i == len(keys) - 1
+            if isinstance(at, list):
+                named = [j for j, v in enumerate(at) if isinstance(v, dict) and v.get("name") == key]
+                if not named and not (key.isdigit() and int(key) < len(at)):
+                    raise ConfigError(Problem(f"--set {item}", f"'{key}' is neither a name nor a number in the list"))
+                index = named[0] if named else int(key)
+                if last:
+                    at[index] = parse_value(value)
+                else:
+                    at = at[index]
+            elif isinstance(at, dict):
+                if last:
+                    at[key] = parse_value(value)
+                else:
+                    if isinstance(at.get(key), str):  # `tuner: lora` is short for `tuner: {kind: lora}`
+                        at[key] = {"kind": at[key]}
+                    at = at.setdefault(key, {})
+            else:
+                raise ConfigError(Problem(f"--set {item}", f"'{'.'.join(keys[:i])}' holds a value, not keys"))
+
+
+def plain(node: Any) -> Any:
+    """ruamel nodes as plain dicts, lists and scalars."""
+    if isinstance(node, dict):
+        return {str(k): plain(v) for k, v in node.items()}
+    if isinstance(node, list):
+        return [plain(v) for v in node]
+    if isinstance(node, bool) or node is None:
+        return node
+    for kind in (int, float, str):  # ruamel's scalar classes derive from these and pickle the file's layout
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def line_of(node: Any, location: Sequence[str | int], *, key: bool = False) -> int | None:
+    """1-based line of a location in the tree, or of the deepest part of it that the file has."""
+    line = node.lc.line + 1 if isinstance(node, CommentedMap | CommentedSeq) else None
+    for i, part in enumerate(location):
+        try:
+            if isinstance(node, CommentedMap) and part in node:
+                at_key = key and i == len(location) - 1
+                line = (node.lc.key(part) if at_key else node.lc.value(part))[0] + 1
+                node = node[part]
+            elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
+                line = node.lc.item(part)[0] + 1
+                node = node[part]
+        except (KeyError, TypeError):  # a key set by --set has no line
+            return line
+    return line
+
+
+def field_names(model: type[BaseModel], node: Any, location: Sequence[str | int]) -> list[str]:
+    """The keys allowed at a location; `kind:` in the file picks the class of a part chosen by kind."""
+    current: Any = model
+    seam = ""
+    for part in location:
+        if isinstance(part, str):
+            if not (isinstance(current, type) and issubclass(current, BaseModel)) or part not in current.model_fields:
+                return []
+            field = current.model_fields[part]
+            node = node.get(part) if isinstance(node, dict) else None
+            current, seam = _inner(field.annotation, field.metadata)
+        else:
+            node = node[part] if isinstance(node, list) and part < len(node) else None
+        if seam and isinstance(node, dict) and isinstance(node.get("kind"), str):
+            current, seam = registry.load(seam, node["kind"]).config, ""
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def _inner(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[type[BaseModel] | None, str]:
+    """The model class inside an annotation, and the seam when it is chosen by kind."""
+    for marker in (*metadata, *get_args(annotation)[1:]):
+        if isinstance(marker, ByKind):
+            return Config, marker.seam
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, ""
+    for argument in get_args(annotation):
+        found = _inner(argument)
+        if found[0] is not None:
+            return found
+    return None, ""
+
+
+def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name: str) -> list[Problem]:
+    """Pydantic's errors as problems with the file's lines and a mend each."""
+    problems = []
+    for item in error.errors():
+        location = [p for p in item["loc"] if not (isinstance(p, str) and p.startswith("function-"))]
+        unknown = item["type"] == "extra_forbidden"
+        line = line_of(node, location, key=unknown)
+        place = f"{name}:{line}" if line else name
+        where = ".".join(str(p) for p in location)
+        if unknown:
+            allowed = field_names(model, node, location[:-1])
+            close = get_close_matches(str(location[-1]), allowed, n=1, cutoff=0.5)
+            if close:
+                mend = f"did you mean '{close[0]}'?"
+            else:
+                mend = f"known keys: {', '.join(allowed)}" if allowed else ""
+            problems.append(Problem(place, f"unknown key '{location[-1]}'", mend))
+        elif item["type"] == "missing":
+            problems.append(Problem(place, f"'{where}' is missing"))
+        else:
+            got = "" if isinstance(item["input"], dict | list) else f", got {item['input']!r}"
+            message = item["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
+            problems.append(Problem(place, f"{where}: {message}{got}" if where else message))
+    return problems
+
+
+def check(node: dict[str, Any], model: type[C], name: str) -> C:
+    """Validate a mapping (a ruamel tree keeps lines); ConfigError with every problem."""
+    try:
+        return model.model_validate(plain(node))
+    except ValidationError as error:
+        raise ConfigError(*problems_of(error, model, node, name)) from error
+
+
+def load_yaml(path: Path | str, model: type[C], sets: Sequence[str] = ()) -> C:
+    """Read, override with --set, validate. Raises MissingError or ConfigError with file:line for every problem."""
+    path = Path(path)
+    node = read_yaml(path)
+    apply_sets(node, sets)
+    return check(node, model, str(path))

@@ -1,0 +1,96 @@
+"""Every error that posttrain raises on purpose.
+
+    PosttrainError                 exit 1   something failed; the message says what to do
+    ├── ConfigError                exit 2   a YAML file, an option or a change file is wrong; all problems at once
+    ├── DataError                  exit 1   rows of a data file are wrong; all problems at once
+    │   └── TemplateError          exit 1   a chat template cannot be used as asked, or is not the one trained with
+    ├── MissingError               exit 3   an extra, a model or a file that is needed is not there
+    ├── TrainingError              exit 1   training cannot go on (a non-finite loss names the batch's rows)
+    ├── PartlyDone                 exit 4   some cells of a study failed, the others are done
+    └── Interrupted                exit 130 stopped by the user after saving
+
+A problem always has three parts: where it is, what is wrong, and how to mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "Interrupted",
+    "MissingError",
+    "PartlyDone",
+    "PosttrainError",
+    "Problem",
+    "TemplateError",
+    "TrainingError",
+]
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong.
+
+    place: `study.yaml:6` or `rows.jsonl:17`; cause: what is wrong there; mend: what to type instead (may be empty).
+    """
+
+    place: str
+    cause: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        head = f"{self.place}: {self.cause}" if self.place else self.cause
+        return f"{head}; {self.mend}" if self.mend else head
+
+
+class PosttrainError(Exception):
+    """Base class: a message for a person, and the exit code of the command that meets it."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems: tuple[Problem, ...] = tuple(p if isinstance(p, Problem) else Problem("", p) for p in problems)
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> PosttrainError:
+        """All problems of one file in one error, in the order of their places."""
+        return cls(*problems)
+
+
+class ConfigError(PosttrainError):
+    """A configuration is wrong: unknown key, wrong type, value out of bounds, unreadable YAML."""
+
+    exit_code = 2
+
+
+class DataError(PosttrainError):
+    """A data file has rows that cannot be used."""
+
+
+class TemplateError(DataError):
+    """A chat template cannot give a loss mask, or differs from the one the weights were trained with."""
+
+
+class MissingError(PosttrainError):
+    """Something that is needed is not installed or not there."""
+
+    exit_code = 3
+
+
+class TrainingError(PosttrainError):
+    """Training cannot go on."""
+
+
+class PartlyDone(PosttrainError):
+    """Some cells failed; the rest is done and saved."""
+
+    exit_code = 4
+
+
+class Interrupted(PosttrainError):
+    """Ctrl-C: what was running has been saved."""
+
+    exit_code = 130
