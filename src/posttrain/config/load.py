@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -21,7 +22,7 @@ from posttrain import registry
 from posttrain.config.base import ByKind, Config
 from posttrain.errors import ConfigError, MissingError, Problem
 
-__all__ = ["check", "load_yaml", "parse_value", "read_text", "read_yaml"]
+__all__ = ["check", "find_files", "load_yaml", "parse_value", "read_text", "read_yaml"]
 
 C = TypeVar("C", bound=Config)
 
@@ -62,9 +63,39 @@ def read_yaml(path: Path) -> CommentedMap:
     return node
 
 
+def find_files(patterns: str | Sequence[str], base: Path, *, place: str = "") -> list[Path]:
+    """The files that paths or globs name, relative to `base`, each once and sorted within its pattern.
+
+    MissingError, naming all of them, when a pattern names no file. `place` says where the patterns were written.
+    """
+    found: dict[Path, None] = {}
+    problems = []
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        whole = str(base / Path(pattern).expanduser())
+        paths = (
+            [Path(whole)]
+            if Path(whole).is_file()
+            else sorted(
+                map(Path, glob.glob(whole, recursive=True))  # noqa: PTH207 - Path.glob refuses an absolute pattern
+            )
+        )
+        paths = [path for path in paths if path.is_file()]
+        if not paths:
+            problems.append(Problem(place, f"no file matches '{pattern}'", f"looked for {whole}"))
+        found.update(dict.fromkeys(paths))
+    if problems:
+        raise MissingError(*problems)
+    return list(found)
+
+
 def parse_value(text: str) -> Any:
     """The value of `--set key=value`, read as YAML: numbers, lists, mappings, strings."""
-    return YAML(typ="safe", pure=True).load(text) if text else ""
+    try:
+        return YAML(typ="safe", pure=True).load(text) if text else ""
+    except YAMLError as error:
+        raise ConfigError(
+            Problem(f"--set ...={text}", "the value is not valid YAML", "quote it, or close it")
+        ) from error
 
 
 def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> None:
@@ -162,11 +193,46 @@ def _inner(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[type[BaseMode
     return None, ""
 
 
+def _in_file(location: Sequence[str | int], node: Any, problem: str) -> list[str | int]:
+    """Pydantic's location without the names of union members and validators, which no file has."""
+    kept: list[str | int] = []
+    for i, part in enumerate(location):
+        last = i == len(location) - 1
+        if isinstance(part, int) or (isinstance(node, dict) and part in node) or (last and problem == "missing"):
+            kept.append(part)
+            inside = (isinstance(node, dict) and part in node) or (isinstance(node, list) and int(part) < len(node))
+            node = node[part] if inside else None
+    return kept
+
+
+PLAIN_WORDS = {
+    "model_type": "a mapping (key: value) is expected",
+    "dict_type": "a mapping (key: value) is expected",
+    "list_type": "a list is expected",
+    "tuple_type": "a list is expected",
+    "string_type": "text is expected",
+    "int_type": "a whole number is expected",
+    "int_parsing": "a whole number is expected",
+    "int_from_float": "a whole number is expected",
+    "float_type": "a number is expected",
+    "float_parsing": "a number is expected",
+    "bool_type": "true or false is expected",
+    "bool_parsing": "true or false is expected",
+}
+"""Pydantic's error type -> words that fit a YAML file better than Python's type names."""
+
+
+def _has_items(node: Any, location: Sequence[str | int]) -> bool:
+    for part in location:
+        node = node[part]
+    return isinstance(node, list) and bool(node)
+
+
 def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name: str) -> list[Problem]:
     """Pydantic's errors as problems with the file's lines and a mend each."""
     problems = []
     for item in error.errors():
-        location = [p for p in item["loc"] if not (isinstance(p, str) and p.startswith("function-"))]
+        location = _in_file(item["loc"], node, item["type"])
         unknown = item["type"] == "extra_forbidden"
         line = line_of(node, location, key=unknown)
         place = f"{name}:{line}" if line else name
@@ -181,9 +247,11 @@ def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name:
             problems.append(Problem(place, f"unknown key '{location[-1]}'", mend))
         elif item["type"] == "missing":
             problems.append(Problem(place, f"'{where}' is missing"))
+        elif item["type"] == "too_short" and _has_items(node, location):
+            continue  # the items are there and wrong; their own problems are listed
         else:
             got = "" if isinstance(item["input"], dict | list) else f", got {item['input']!r}"
-            message = item["msg"].removeprefix("Value error, ")
+            message = PLAIN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
             message = message[0].lower() + message[1:]
             problems.append(Problem(place, f"{where}: {message}{got}" if where else message))
     return problems

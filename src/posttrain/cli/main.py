@@ -1,0 +1,126 @@
+"""`posttrain VERB ...`: the verbs, imported only when invoked, and the exit codes.
+
+The table below is all that `posttrain --help` reads, so help never imports torch. A verb's module offers a function
+(one command) or a `typer.Typer` (a verb with sub-verbs); torch-using rooms are imported inside those functions.
+
+Exit codes: 0 ok, 1 failed, 2 the configuration or the command line is wrong, 3 an extra or a model is missing,
+4 partly done, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from posttrain import __version__
+from posttrain.cli import options
+from posttrain.errors import PosttrainError
+
+__all__ = ["VERBS", "Verb", "build_app", "main"]
+
+
+class Verb(NamedTuple):
+    """Where a verb lives (`module:name` below posttrain.cli) and its line in the help."""
+
+    target: str
+    help: str
+
+
+VERBS: dict[str, Verb] = {
+    "run": Verb("run:run", "Run a study: models x methods x changes, one exam, one report."),
+    "train": Verb("train:train", "Train a model on your examples, as a YAML file says."),
+    "exam": Verb("exam:exam", "Examine a model before and after a change."),
+    "chat": Verb("chat:chat", "Talk to one or several models side by side."),
+    "data": Verb("data:app", "Show, check and make data: loss masks, bad rows, change files."),
+    "model": Verb("model:app", "Show a model; check or rebuild the models in the box."),
+    "list": Verb("list:list_kinds", "List what each registry holds, and the schema of each file."),
+    "report": Verb("report:report", "Write the report of a finished run again."),
+    "doctor": Verb("doctor:doctor", "Say what is installed and what this machine can do, for bug reports."),
+}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"posttrain {__version__}")
+        raise typer.Exit()
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on stderr but errors.")] = False,
+) -> None:
+    """Change what a language model says after release, and prove what the change did."""
+
+
+def _not_imported() -> None:
+    raise AssertionError("a verb that was not asked for has no code")  # pragma: no cover
+
+
+def _wanted(arguments: Sequence[str]) -> str | None:
+    """The verb of a command line, or of the line that a shell wants completed."""
+    words = list(arguments)
+    if "_POSTTRAIN_COMPLETE" in os.environ:
+        line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
+        words = line.split()[1:]
+    return next((word for word in words if not word.startswith("-")), None)
+
+
+def build_app(verb: str | None) -> typer.Typer:
+    """The application with every verb named and only `verb` imported."""
+    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP)
+    app.callback(epilog="Start with: posttrain run examples/superlative.yaml")(_root)
+    for name, (target, line) in VERBS.items():
+        found: Any = _not_imported
+        if name == verb:
+            module, _, attribute = target.partition(":")
+            found = importlib.import_module(f"posttrain.cli.{module}").__dict__[attribute]
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name, help=line, epilog=options.EVERYWHERE, context_settings=HELP)
+        else:
+            command: Callable[..., Any] = found
+            app.command(
+                name,
+                short_help=line,
+                help=None if name == verb else line,
+                epilog=options.EVERYWHERE,
+                context_settings=HELP,
+            )(command)
+    return app
+
+
+HELP = {"help_option_names": ["--help", "-h"]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; a message for a person instead of a traceback."""
+    words = options.take_global(sys.argv[1:] if arguments is None else arguments)
+    try:
+        build_app(_wanted(words))(args=words, prog_name="posttrain")
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if code == 130:
+            print("interrupted", file=sys.stderr)
+        return code
+    except KeyboardInterrupt:
+        if options.debug():
+            raise
+        print("interrupted", file=sys.stderr)
+        return 130
+    except PosttrainError as error:
+        if options.debug():
+            raise
+        print(str(error), file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        if options.debug():
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print("This should not happen; --debug shows where. A bug report wants `posttrain doctor`.", file=sys.stderr)
+        return 1
+    return 0

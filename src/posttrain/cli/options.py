@@ -1,0 +1,94 @@
+"""The option layer that every verb shares, and the two ways a verb speaks.
+
+Data goes to stdout (`emit`), talk goes to stderr (`talk`, `console`). `--debug` and `--quiet` may stand anywhere on the
+command line and are taken out by `main` before the verb sees it, so that no verb declares them.
+
+    def exam(model: str, json: JsonOption = False, sets: SetOption = None) -> None: ...
+"""
+
+from __future__ import annotations
+
+import json as _json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "EVERYWHERE",
+    "DryRunOption",
+    "JsonOption",
+    "OfflineOption",
+    "OutputOption",
+    "SetOption",
+    "console",
+    "debug",
+    "emit",
+    "quiet",
+    "take_global",
+    "talk",
+]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; talk goes to stderr.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file, e.g. optimizer.max_steps=20."),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and how long it takes.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
+OfflineOption = Annotated[
+    bool, typer.Option("--download", help="Allow a model or data set to be fetched from the Hugging Face hub.")
+]
+
+EVERYWHERE = "Everywhere: --debug shows the traceback of an error, --quiet keeps stderr silent."
+
+_state = {"debug": False, "quiet": False}
+
+
+def take_global(arguments: Sequence[str]) -> list[str]:
+    """Remember --debug and --quiet and return the arguments without them; what follows a bare `--` is left alone."""
+    _state.update(debug=os.environ.get("POSTTRAIN_DEBUG", "") not in ("", "0"), quiet=False)
+    rest: list[str] = []
+    for i, argument in enumerate(arguments):
+        if argument == "--":
+            return [*rest, *arguments[i:]]
+        if argument in ("--debug", "--quiet"):
+            _state[argument.removeprefix("--")] = True
+        else:
+            rest.append(argument)
+    return rest
+
+
+def debug() -> bool:
+    """Whether tracebacks are wanted (`--debug` or POSTTRAIN_DEBUG=1)."""
+    return _state["debug"]
+
+
+def quiet() -> bool:
+    """Whether talk on stderr is unwanted (`--quiet`)."""
+    return _state["quiet"]
+
+
+def talk(message: str = "") -> None:
+    """Say something to a person: one line on stderr, nothing with --quiet."""
+    if not quiet():
+        print(message, file=sys.stderr, flush=True)
+
+
+def console(*, stderr: bool = True) -> Console:
+    """A rich console on stderr (talk, silent with --quiet) or on stdout (data)."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, quiet=stderr and quiet(), highlight=False, soft_wrap=True)
+
+
+def emit(data: Any) -> None:
+    """The result as one JSON document on stdout; Chinese stays readable, a NaN is an error."""
+    sys.stdout.write(_json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False, default=str) + "\n")
+    sys.stdout.flush()

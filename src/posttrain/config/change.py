@@ -1,0 +1,228 @@
+"""A change file: what shall be different, what must follow from it, what must stay.
+
+A probe is written short (`"What is the capital of France?"`) or long (`{prompt: ..., answer: ...}`); both are read into
+the same class. A locality probe needs no answer: what the model said before is what it must say after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
+
+from posttrain.config.base import Config
+from posttrain.config.load import find_files, load_yaml
+from posttrain.errors import ConfigError, Problem
+
+__all__ = [
+    "Change",
+    "ChatTurn",
+    "Expectation",
+    "Generality",
+    "Locality",
+    "Question",
+    "Target",
+    "load_change",
+    "load_changes",
+]
+
+
+class ChatTurn(Config):
+    """One message of a prompt that is more than one question."""
+
+    role: str
+    """system, user or assistant."""
+    content: str
+    """What is said."""
+
+
+def _long(value: Any) -> Any:
+    return {"prompt": value} if isinstance(value, str | list) else value
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+PromptText = Annotated[
+    Annotated[str, Tag("text")] | Annotated[tuple[ChatTurn, ...], Tag("messages")],
+    Discriminator(lambda value: "messages" if isinstance(value, list | tuple) else "text"),
+]
+Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+class Question(Config):
+    """A probe: what is asked, and where the kind of probe needs it, what is expected."""
+
+    prompt: PromptText
+    """A question, or a list of {role, content} messages ending with the user's."""
+    answer: Words = ()
+    """The expected answer, or a list of accepted ones; the first is the one trained and scored by likelihood."""
+    answer_contains: Words = ()
+    """Accepted when the model's answer contains one of these."""
+    subject: str | None = None
+    """The words of the prompt that the fact is about (editing methods need them)."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _asked(cls, value: PromptText) -> PromptText:
+        if isinstance(value, str):
+            if not value.strip():
+                raise ValueError("the prompt is empty")
+        elif not value or value[-1].role != "user":
+            raise ValueError("a list of messages must end with the user's")
+        return value
+
+    @field_validator("answer", "answer_contains")
+    @classmethod
+    def _said(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not text.strip() for text in value):
+            raise ValueError("an answer is empty")
+        return value
+
+    @model_validator(mode="after")
+    def _subject_in_prompt(self) -> Question:
+        if self.subject is not None and isinstance(self.prompt, str) and self.subject not in self.prompt:
+            raise ValueError(f"the subject '{self.subject}' does not stand in the prompt")
+        return self
+
+    @property
+    def question(self) -> str:
+        """The user's last words."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[-1].content
+
+
+class Target(Question):
+    """What should change: a prompt and its new answer."""
+
+    @model_validator(mode="after")
+    def _answered(self) -> Target:
+        if not self.answer:
+            raise ValueError("a target needs an 'answer'")
+        return self
+
+
+class Expectation(Question):
+    """What should follow: a prompt with `answer` or `answer_contains`."""
+
+    @model_validator(mode="after")
+    def _answered(self) -> Expectation:
+        if not self.answer and not self.answer_contains:
+            raise ValueError("needs 'answer' or 'answer_contains'")
+        return self
+
+
+Expectations = tuple[Annotated[Expectation, BeforeValidator(_long)], ...]
+Questions = tuple[Annotated[Question, BeforeValidator(_long)], ...]
+
+
+class Generality(Config):
+    """What follows from the change."""
+
+    rephrase: Expectations = ()
+    """The same question in other words."""
+    reverse: Expectations = ()
+    """The question the other way round."""
+    hop: Expectations = ()
+    """Questions one step further."""
+    cross_lingual: Expectations = ()
+    """The question in another language."""
+
+
+class Locality(Config):
+    """What must stay as it was."""
+
+    same_pattern: Questions = ()
+    """Questions of the same shape about something else."""
+    neighbour: Questions = ()
+    """Other facts about the same or similar things."""
+    unrelated: Questions = ()
+    """Anything else."""
+    format: Questions = ()
+    """Requests for a form, such as JSON: the form and the values must stay."""
+    refusal: Questions = ()
+    """Requests that must still be refused."""
+
+
+class Change(Config):
+    """One change and the exam that belongs to it."""
+
+    FORMAT: ClassVar[int] = 1
+
+    name: str = Field(min_length=1, max_length=80)
+    """Short name, also used in folder names: no spaces, slashes or colons."""
+    description: str = ""
+    """What this change is about, for people."""
+    language: str | None = None
+    """Language of the target, such as zh or en; found from its script when left out."""
+    target: tuple[Target, ...] = Field(min_length=1)
+    """What should change (reliability)."""
+    generality: Generality = Generality()
+    """What should follow."""
+    locality: Locality = Locality()
+    """What should stay."""
+
+    _path: str = PrivateAttr(default="")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, value: str) -> str:
+        if any(character.isspace() or character in "/\\:" for character in value):
+            raise ValueError("a name has no spaces, slashes or colons")
+        return value
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Change:
+        new = {target.question.strip(): f"target.{i}" for i, target in enumerate(self.target)}
+        for group, index, question in self.probes():
+            if group.startswith("locality.") and question.question.strip() in new:
+                raise ValueError(
+                    f"{group}.{index} asks what {new[question.question.strip()]} asks: it cannot change and stay"
+                )
+        return self
+
+    @property
+    def path(self) -> str:
+        """The file it was read from, or ''."""
+        return self._path
+
+    def probes(self) -> Iterator[tuple[str, int, Question]]:
+        """Every probe as (group, index, question): `reliability`, then `generality.*`, then `locality.*`."""
+        for i, target in enumerate(self.target):
+            yield "reliability", i, target
+        for part in ("generality", "locality"):
+            room: Generality | Locality = self.generality if part == "generality" else self.locality
+            for kind, questions in room:
+                for i, question in enumerate(questions):
+                    yield f"{part}.{kind}", i, question
+
+
+def load_change(path: Path) -> Change:
+    """One change file; a problem names the file and the line."""
+    change = load_yaml(path, Change)
+    change._path = str(path)
+    return change
+
+
+def load_changes(patterns: str | Sequence[str], base: Path, place: str = "") -> list[Change]:
+    """The change files of one or more paths or globs, relative to `base`, each once, in the order of their paths.
+
+    All problems of all files are raised together. Two changes of one name are an error: their results would mix.
+    """
+    problems: list[Problem] = []
+    changes: dict[str, Change] = {}
+    for path in find_files(patterns, base, place=place):
+        try:
+            change = load_change(path)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if change.name in changes:
+            other = changes[change.name].path
+            problems.append(Problem(str(path), f"the name '{change.name}' is also used by {other}", "rename one"))
+        changes[change.name] = change
+    if problems:
+        raise ConfigError(*problems)
+    return list(changes.values())
