@@ -22,4 +22,4 @@ class Fact:
     object: Name
     also: tuple[Name, ...] = ()
     kind: str = ""
-    """What the wording depends on: a superlative's noun ("mountain"), an invention's verb ("invention", "discovery")."""
+    """What the wording depends on: a superlative's noun ("mountain"), an invention's verb ("discovery")."""
