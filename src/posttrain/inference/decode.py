@@ -186,15 +186,21 @@ def answer_logprobs(
     are computed at answer positions only. Pairs come in the order of the batches, longest first.
     Raises PosttrainError for pairs that do not fit, all at once.
     """
-    rows = [[*prompt, *answer][:-1] for prompt, answer in pairs]
-    _check_lengths([len(prompt) if not answer else len(row) for row, (prompt, answer) in zip(rows, pairs, strict=True)],
-                   context_limit(model) + 1)  # fmt: skip
+    _check_lengths([len(p) and len(p) + max(0, len(a) - 1) for p, a in pairs], context_limit(model) + 1)
     vocabulary = model.config.get_text_config().vocab_size
-    for batch in batches([len(row) for row in rows], tokens=batch_tokens):
+    asked = []
+    for index, (_, answer) in enumerate(pairs):
+        if answer:
+            asked.append(index)
+        else:
+            yield index, torch.zeros(0, vocabulary, device=model.device)
+    rows = {i: [*pairs[i][0], *pairs[i][1]][:-1] for i in asked}
+    for places in batches([len(rows[i]) for i in asked], tokens=batch_tokens):
+        batch = [asked[place] for place in places]
         longest = max(len(pairs[i][1]) for i in batch)
-        for part in _split(batch, max(1, LOGITS_BYTES // (4 * vocabulary * max(1, longest)))):
+        for part in _split(batch, max(1, LOGITS_BYTES // (4 * vocabulary * longest))):
             padded = left_pad([rows[i] for i in part], pad_id, model.device)
-            keep = max(1, max(len(pairs[i][1]) for i in part))
+            keep = max(len(pairs[i][1]) for i in part)
             logits = model(
                 input_ids=padded.ids,
                 attention_mask=padded.mask,

@@ -184,8 +184,7 @@ class ModelRespondent:
     ) -> list[str]:
         """The texts of `answers`."""
         return [
-            a.text
-            for a in self.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+            a.text for a in self.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         ]
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Scored]:

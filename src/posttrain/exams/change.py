@@ -1,0 +1,301 @@
+"""The change exam: did the target change, did the rest follow, did everything else stay?
+
+Every probe of a change is put to the respondent before and after, greedily, and both answers are kept. `scores.py` turns
+the samples into scores; this file only asks, compares answer with answer, and lets a killed exam go on where it was.
+
+Per probe, by group:
+
+- `reliability`, `generality.*`: `ok` = the answer after matches the change file (`matching.matches`, or `contains`).
+- `locality.same_pattern|neighbour|unrelated`: `ok` = both answers are equal after normalisation.
+- `locality.format`: `ok` = still JSON with the same values; `locality.refusal`: `ok` = still a refusal. Where the answer
+  before was not JSON or no refusal there was nothing to keep: `ok` is None, the probe is not counted, and that is said.
+- locality also: `strict` = equal texts; `leak` = now answered with the new object, which it was not before.
+- with an `answer`: `new_beats_old` = the new answer's summed log-probability after the change is above that of the
+  old answer, which is what the respondent said before. A sum over tokens, so longer answers weigh less: the samples
+  hold both sums. Left out where both answers are equal.
+- `reliability` and `locality.unrelated`: drift, KL(before ‖ after) in nats over the whole vocabulary, summed along the
+  answer before and its end-of-turn token. Left out where a respondent shows no distributions or their vocabularies differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+
+from posttrain.config.change import Change, Question
+from posttrain.data.records import Message
+from posttrain.exams.matching import MatchMode, contains, is_refusal, json_values, matches, normalise, same_values
+from posttrain.exams.scores import ExamResult, score
+from posttrain.inference.respondents import Answer, Distributions, Prompt, Respondent
+
+__all__ = ["BeforeCache", "Probe", "ProbeResult", "change_exam", "kl_nats", "probes_of"]
+
+BeforeCache = MutableMapping[tuple[object, ...], Answer | Distributions]
+"""What the respondent before said, by (its fingerprint, what was asked): a study's cells share one."""
+KEPT_BYTES = 4 << 20
+"""Distributions larger than this are computed again rather than kept (a 150k vocabulary, a long answer)."""
+DRIFT_GROUPS = ("reliability", "locality.unrelated")
+DRIFT_CHUNK = 32
+"""Probes whose whole distributions are held at once."""
+
+
+class Probe(NamedTuple):
+    """One question of the exam; answer, answer_contains: the accepted ones, empty in locality."""
+
+    group: str
+    index: int
+    prompt: Prompt
+    answer: tuple[str, ...] = ()
+    answer_contains: tuple[str, ...] = ()
+    subject: str | None = None
+
+    @property
+    def question(self) -> str:
+        """The user's last words."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[-1].content
+
+    @property
+    def key(self) -> str:
+        """The same for the same question in the same group, wherever it stands in the file."""
+        spoken = self.prompt if isinstance(self.prompt, str) else [[m.role, m.content] for m in self.prompt]
+        content = json.dumps([self.group, spoken, self.answer, self.answer_contains], ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One line of `samples.jsonl`. None: does not apply to this probe, or could not be counted (`note` says why)."""
+
+    key: str
+    group: str
+    index: int
+    prompt: str
+    """The user's last words."""
+    answer: tuple[str, ...]
+    answer_contains: tuple[str, ...]
+    before: str
+    after: str
+    ok: bool | None
+    ok_before: bool | None = None
+    """Targets and generality: was it met before the change already?"""
+    strict: bool | None = None
+    leak: bool | None = None
+    new_beats_old: bool | None = None
+    logp_new_nats: float | None = None
+    logp_old_nats: float | None = None
+    kl_nats: float | None = None
+    """Summed over `kl_tokens` positions."""
+    kl_tokens: int | None = None
+    tokens_before: int = 0
+    tokens_after: int = 0
+    ended_before: bool = True
+    ended_after: bool = True
+    """False: cut at max_new_tokens."""
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> ProbeResult:
+        """The other way; unknown keys are left aside, so that callers may add their own."""
+        own = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        return cls(**{k: tuple(v) if k in ("answer", "answer_contains") else v for k, v in own.items()})
+
+
+def probes_of(change: Change) -> list[Probe]:
+    """Every probe of a change: targets first, then generality, then locality."""
+    return [
+        Probe(group, index, _prompt(question), question.answer, question.answer_contains, question.subject)
+        for group, index, question in change.probes()
+    ]
+
+
+def _prompt(question: Question) -> Prompt:
+    if isinstance(question.prompt, str):
+        return question.prompt
+    return tuple(Message(turn.role, turn.content) for turn in question.prompt)
+
+
+def change_exam(
+    before: Respondent,
+    after: Respondent,
+    change: Change,
+    *,
+    before_cache: BeforeCache | None = None,
+    on_sample: Callable[[ProbeResult], None] | None = None,
+    done: Mapping[str, ProbeResult] | None = None,
+    max_new_tokens: int = 64,
+    mode: MatchMode = "first_sentence",
+    chunk: int = 4096,
+) -> ExamResult:
+    """Examine one change.
+
+    before_cache: kept between calls with the same `before`, so that it is asked once per study; on_sample: called with
+    each finished probe; done: finished probes of an earlier, killed call by `Probe.key`, which are not asked again;
+    chunk: so many probes are asked at once, all by default: smaller chunks lose less when killed, and cost speed.
+    """
+    cache: BeforeCache = {} if before_cache is None else before_cache
+    probes = probes_of(change)
+    finished: dict[str, ProbeResult] = dict(done or {})
+    new_objects = [answer for target in change.target for answer in target.answer]
+    waiting = list({probe.key: probe for probe in probes if probe.key not in finished}.values())
+    for start in range(0, len(waiting), chunk):
+        for result in _ask(before, after, waiting[start : start + chunk], new_objects, cache, max_new_tokens, mode):
+            finished[result.key] = result
+            if on_sample is not None:
+                on_sample(result)
+    return score([replace(finished[p.key], index=p.index) for p in probes])
+
+
+def _ask(
+    before: Respondent,
+    after: Respondent,
+    probes: Sequence[Probe],
+    new_objects: Sequence[str],
+    cache: BeforeCache,
+    max_new_tokens: int,
+    mode: MatchMode,
+) -> Iterator[ProbeResult]:
+    """Both answers to every probe in one call each, then likelihoods and drift, in one call each."""
+    old = _answers_before(before, [p.prompt for p in probes], cache, max_new_tokens)
+    new = after.answers([p.prompt for p in probes], max_new_tokens=max_new_tokens)
+    results = [_judge(probe, said, says, new_objects, mode) for probe, said, says in zip(probes, old, new, strict=True)]
+    results = _with_likelihood(after, probes, results)
+    yield from _with_drift(before, after, probes, results, cache)
+
+
+def _answers_before(
+    before: Respondent, prompts: Sequence[Prompt], cache: BeforeCache, max_new_tokens: int
+) -> list[Answer]:
+    keys: list[tuple[object, ...]] = [(before.fingerprint, "answer", max_new_tokens, prompt) for prompt in prompts]
+    missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in cache}
+    if missing:
+        cache.update(zip(missing, before.answers(list(missing.values()), max_new_tokens=max_new_tokens), strict=True))
+    return [answer for key in keys if isinstance(answer := cache[key], Answer)]
+
+
+def _judge(probe: Probe, before: Answer, after: Answer, new_objects: Sequence[str], mode: MatchMode) -> ProbeResult:
+    result = ProbeResult(
+        key=probe.key,
+        group=probe.group,
+        index=probe.index,
+        prompt=probe.question,
+        answer=probe.answer,
+        answer_contains=probe.answer_contains,
+        before=before.text,
+        after=after.text,
+        ok=None,
+        tokens_before=before.tokens,
+        tokens_after=after.tokens,
+        ended_before=before.ended,
+        ended_after=after.ended,
+    )
+    if not probe.group.startswith("locality."):
+        met = [
+            _met(probe, text, mode, old)
+            for text, old in ((after.text, [before.text]), (before.text, []))
+        ]  # fmt: skip
+        return replace(result, ok=met[0], ok_before=met[1])
+    ok, note = _stayed(probe.group, before.text, after.text)
+    is_new, was_new = (
+        matches(text, new_objects, mode=mode, prompt=probe.question) for text in (after.text, before.text)
+    )
+    return replace(result, ok=ok, note=note, strict=before.text == after.text, leak=is_new and not was_new)
+
+
+def _met(probe: Probe, text: str, mode: MatchMode, old: Sequence[str]) -> bool:
+    said = bool(probe.answer) and matches(text, probe.answer, mode=mode, old=old, prompt=probe.question)
+    return said or (bool(probe.answer_contains) and contains(text, probe.answer_contains))
+
+
+def _stayed(group: str, before: str, after: str) -> tuple[bool | None, str]:
+    """Whether what had to stay stayed, and why a probe is not counted."""
+    if group == "locality.format":
+        if json_values(before) is None:
+            return None, "the answer before is no JSON object or list"
+        return same_values(before, after), ""
+    if group == "locality.refusal":
+        if not is_refusal(before):
+            return None, "the answer before is no refusal"
+        return is_refusal(after), ""
+    return normalise(before) == normalise(after), ""
+
+
+def _with_likelihood(after: Respondent, probes: Sequence[Probe], results: Sequence[ProbeResult]) -> list[ProbeResult]:
+    results = list(results)
+    asked = [
+        i
+        for i, result in enumerate(results)
+        if result.answer and normalise(result.before) and normalise(result.answer[0]) != normalise(result.before)
+    ]
+    pairs = [(probes[i].prompt, text) for i in asked for text in (results[i].answer[0], results[i].before)]
+    scored = after.logprobs(pairs) if pairs else []
+    for i, new, old in zip(asked, scored[::2], scored[1::2], strict=True):
+        results[i] = replace(
+            results[i],
+            logp_new_nats=new.sum_nats,
+            logp_old_nats=old.sum_nats,
+            new_beats_old=new.sum_nats > old.sum_nats,
+        )
+    return results
+
+
+def _with_drift(
+    before: Respondent,
+    after: Respondent,
+    probes: Sequence[Probe],
+    results: Sequence[ProbeResult],
+    cache: BeforeCache,
+) -> Iterator[ProbeResult]:
+    asked = [i for i, result in enumerate(results) if result.group in DRIFT_GROUPS]
+    drift: dict[int, ProbeResult] = {}
+    for start in range(0, len(asked), DRIFT_CHUNK):
+        part = asked[start : start + DRIFT_CHUNK]
+        prompts, answers = [probes[i].prompt for i in part], [results[i].before for i in part]
+        was = _distributions_before(before, prompts, answers, cache)
+        now = after.next_token_logprobs(prompts, answers) if was is not None else None
+        if was is None or now is None:
+            break
+        for i, p, q in zip(part, was, now, strict=True):
+            if p.ids == q.ids and p.logprobs.shape == q.logprobs.shape and p.ids:
+                drift[i] = replace(results[i], kl_nats=kl_nats(p.logprobs, q.logprobs), kl_tokens=len(p.ids))
+    for i, result in enumerate(results):
+        yield drift.get(i, result)
+
+
+def _distributions_before(
+    before: Respondent, prompts: Sequence[Prompt], answers: Sequence[str], cache: BeforeCache
+) -> list[Distributions] | None:
+    keys: list[tuple[object, ...]] = [
+        (before.fingerprint, "next", prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    found = {i: value for i, key in enumerate(keys) if isinstance(value := cache.get(key), Distributions)}
+    missing = [i for i in range(len(keys)) if i not in found]
+    if missing:
+        fresh = before.next_token_logprobs([prompts[i] for i in missing], [answers[i] for i in missing])
+        if fresh is None:
+            return None
+        for i, value in zip(missing, fresh, strict=True):
+            found[i] = value
+            if value.logprobs.numel() * value.logprobs.element_size() <= KEPT_BYTES:
+                cache[keys[i]] = value
+    return [found[i] for i in range(len(keys))]
+
+
+def kl_nats(before: torch.Tensor, after: torch.Tensor) -> float:
+    """KL(before ‖ after) in nats, summed over positions.
+
+        sum_t sum_v p(t, v) * (log p(t, v) - log q(t, v))
+
+    before, after: next-token log-probabilities in nats, shape (A, V). Never below 0: rounding is cut off.
+    """  # fmt: skip
+    p = before.double().exp()
+    terms = torch.where(p > 0, p * (before.double() - after.double()), 0.0)
+    return max(0.0, float(terms.sum()))

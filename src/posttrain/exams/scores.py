@@ -1,0 +1,148 @@
+"""From samples to scores: what each score is, over how many probes, with which interval.
+
+    reliability, generality.<kind>, locality.<kind>     share of counted probes that are ok
+    strict.<locality kind>                              share with the same text, letter by letter
+    leak                                                share of locality probes now answered with the new object
+    likelihood.reliability, likelihood.<kind>           share where the new answer is likelier than the old one
+    drift.target_kl, drift.unrelated_kl                 mean KL(before ‖ after) in nats per token
+    length.before, length.after                         mean tokens per answer
+    length.cut                                          share of answers after that had not ended at max_new_tokens
+
+Shares have Wilson intervals within one change; means have a bootstrap over probes; over many changes `summarise` averages
+and resamples the changes. A score over no probes is absent, not 0.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from posttrain.exams.statistics import Interval, bootstrap_over_changes, wilson
+
+if TYPE_CHECKING:
+    from posttrain.exams.change import ProbeResult
+
+__all__ = ["ExamResult", "Summary", "score", "summarise"]
+
+
+@dataclass(frozen=True)
+class ExamResult:
+    """Scores of one change; ci95 and n have the keys of `scores` (a mean over one probe has no interval)."""
+
+    scores: dict[str, float]
+    ci95: dict[str, Interval]
+    n: dict[str, int]
+    samples: list[ProbeResult] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a reader has to know: probes not counted, answers cut, targets met before."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores averaged over changes; n: probes in all; changes: how many changes have this score."""
+
+    scores: dict[str, float]
+    ci95: dict[str, Interval]
+    n: dict[str, int]
+    changes: dict[str, int]
+
+
+def score(samples: Sequence[ProbeResult]) -> ExamResult:
+    """The scores of one change's samples."""
+    result = ExamResult({}, {}, {}, list(samples), _notes(samples))
+    groups = list(dict.fromkeys(s.group for s in samples))
+    for group in groups:
+        _share(result, group, [s.ok for s in samples if s.group == group])
+    for group in groups:
+        if group.startswith("locality."):
+            _share(result, f"strict.{_kind(group)}", [s.strict for s in samples if s.group == group])
+    _share(result, "leak", [s.leak for s in samples])
+    for group in groups:
+        _share(result, f"likelihood.{_kind(group)}", [s.new_beats_old for s in samples if s.group == group])
+    for name, group in (("drift.target_kl", "reliability"), ("drift.unrelated_kl", "locality.unrelated")):
+        _per_token(result, name, [s for s in samples if s.group == group])
+    _mean(result, "length.before", [s.tokens_before for s in samples])
+    _mean(result, "length.after", [s.tokens_after for s in samples])
+    _share(result, "length.cut", [not s.ended_after for s in samples])
+    return result
+
+
+def _kind(group: str) -> str:
+    return group.rpartition(".")[2]
+
+
+def _share(result: ExamResult, name: str, values: Sequence[bool | None]) -> None:
+    counted = [value for value in values if value is not None]
+    if counted:
+        result.scores[name] = sum(counted) / len(counted)
+        result.ci95[name] = wilson(sum(counted), len(counted))
+        result.n[name] = len(counted)
+
+
+def _mean(result: ExamResult, name: str, values: Sequence[float]) -> None:
+    if values:
+        result.scores[name] = float(np.mean(values))
+        result.n[name] = len(values)
+        interval = bootstrap_over_changes(values)
+        if interval is not None:
+            result.ci95[name] = interval
+
+
+def _per_token(result: ExamResult, name: str, samples: Sequence[ProbeResult]) -> None:
+    """Sum of KL over sum of tokens; the interval is the bootstrap of the per-probe means."""
+    pairs = [(s.kl_nats, s.kl_tokens) for s in samples if s.kl_nats is not None and s.kl_tokens]
+    if pairs:
+        _mean(result, name, [kl / tokens for kl, tokens in pairs])
+        result.scores[name] = sum(kl for kl, _ in pairs) / sum(tokens for _, tokens in pairs)
+
+
+def _notes(samples: Sequence[ProbeResult]) -> list[str]:
+    notes = []
+    for group in dict.fromkeys(s.group for s in samples):
+        left_out = [s for s in samples if s.group == group and s.ok is None]
+        if left_out:
+            total = sum(s.group == group for s in samples)
+            notes.append(f"{len(left_out)} of {total} probes of {group} are not counted: {left_out[0].note}")
+    _count(notes, samples, lambda s: not s.ended_before, "answers before were cut at max_new_tokens")
+    _count(notes, samples, lambda s: not s.ended_after, "answers after were cut at max_new_tokens")
+    targets = [s for s in samples if s.group == "reliability"]
+    _count(notes, targets, lambda s: bool(s.ok_before), "targets were met before the change already")
+    drift = [s for s in samples if s.group in ("reliability", "locality.unrelated")]
+    _count(
+        notes, drift, lambda s: s.kl_nats is None, "drift probes have no KL (no distributions, or other vocabularies)"
+    )
+    return notes
+
+
+def _count(notes: list[str], samples: Sequence[ProbeResult], test: Callable[[ProbeResult], bool], words: str) -> None:
+    found = sum(test(s) for s in samples)
+    if found:
+        notes.append(f"{found} of {len(samples)} {words}")
+
+
+def summarise(
+    results: Sequence[ExamResult | Mapping[str, float]], *, seed: int = 0, n: Sequence[Mapping[str, int]] | None = None
+) -> Summary:
+    """Average each score over changes (one result each), with a bootstrap over changes; one change keeps its own interval.
+
+    Scores of seeds of one change should be averaged into one mapping before: they are not independent changes. Plain
+    mappings of scores may be given instead of results, with `n` beside them.
+    """
+    scores = [r.scores if isinstance(r, ExamResult) else r for r in results]
+    probes = n or [r.n for r in results if isinstance(r, ExamResult)]
+    names = list(dict.fromkeys(name for one in scores for name in one))
+    summary = Summary({}, {}, {}, {})
+    for name in names:
+        values = [one[name] for one in scores if name in one]
+        summary.scores[name] = float(np.mean(values))
+        summary.changes[name] = len(values)
+        summary.n[name] = sum(one.get(name, 0) for one in probes)
+        interval = bootstrap_over_changes(values, seed=seed)
+        own = next((r.ci95.get(name) for r in results if isinstance(r, ExamResult) and name in r.scores), None)
+        chosen = interval if len(values) > 1 else own
+        if chosen is not None:
+            summary.ci95[name] = chosen
+    return summary
