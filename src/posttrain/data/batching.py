@@ -1,0 +1,85 @@
+"""Batches of rows of like length under a budget of padded tokens.
+
+A batch costs rows x longest row, padding included; that product never exceeds the budget. Rows are shuffled, cut into
+stretches of some fifty batches, sorted by length within a stretch and filled greedily; then the batches are shuffled.
+So padding is small, and no two epochs hold the same batches. The order depends on the seed and the epoch only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from posttrain.data.chat import IGNORED, Encoded
+from posttrain.errors import DataError, Problem
+
+__all__ = ["collate", "length_batches"]
+
+STRETCH_BATCHES = 50
+"""Rows are sorted by length within stretches of about this many batches."""
+
+
+def length_batches(
+    lengths: Sequence[int], *, tokens: int, seed: int, epoch: int, max_rows: int | None = None
+) -> list[list[int]]:
+    """Indices of rows, batch by batch; every row is in exactly one batch.
+
+    lengths: tokens of each row; tokens: budget for rows x longest; max_rows: also at most so many rows in a batch.
+    DataError when a row alone is longer than the budget.
+    """
+    too_long = [(i, n) for i, n in enumerate(lengths) if n > tokens]
+    if too_long:
+        index, length = max(too_long, key=lambda pair: pair[1])
+        raise DataError(
+            Problem(
+                "",
+                f"{len(too_long)} rows are longer than a batch of {tokens} tokens (row {index} has {length})",
+                f"set batch.tokens to {length} or more, or max_length to {tokens} or less",
+            )
+        )
+    rng = random.Random(f"{seed}/{epoch}")
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    batches: list[list[int]] = []
+    for stretch in _stretches(order, lengths, tokens * STRETCH_BATCHES):
+        stretch.sort(key=lambda i: lengths[i], reverse=True)  # stable: equal lengths stay shuffled
+        batch: list[int] = []
+        for i in stretch:
+            longest = lengths[batch[0]] if batch else 0
+            if batch and ((len(batch) + 1) * longest > tokens or (max_rows is not None and len(batch) >= max_rows)):
+                batches.append(batch)
+                batch = []
+            batch.append(i)
+        batches.append(batch)
+    rng.shuffle(batches)
+    return batches
+
+
+def _stretches(order: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Cut the order into runs of about `size` tokens."""
+    stretches: list[list[int]] = []
+    count = size
+    for i in order:
+        if count >= size:
+            stretches.append([])
+            count = 0
+        stretches[-1].append(i)
+        count += lengths[i]
+    return stretches
+
+
+def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+    """Right-padded int64 tensors `input_ids`, `attention_mask` and `labels`, each of shape (B, T)."""
+    longest = max(len(row.input_ids) for row in rows)
+    input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)  # (B, T)
+    labels = torch.full((len(rows), longest), IGNORED, dtype=torch.long)  # (B, T)
+    attention_mask = torch.zeros((len(rows), longest), dtype=torch.long)  # (B, T)
+    for i, row in enumerate(rows):
+        length = len(row.input_ids)
+        input_ids[i, :length] = torch.tensor(row.input_ids, dtype=torch.long)
+        labels[i, :length] = torch.tensor(row.labels, dtype=torch.long)
+        attention_mask[i, :length] = 1
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

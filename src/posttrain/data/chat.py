@@ -1,0 +1,391 @@
+"""Records to token ids and labels; prompts to token ids.
+
+The loss falls on the assistant's words and on the token that ends the turn, in every assistant turn, and on nothing
+else: not on tags, not on the newline that a template puts after the end-of-turn token. The end of a turn is decided on
+tokens: it is the last special token of the turn's region; or the special token right after it (a template may mark the
+words only, or, like GLM-4's, end a turn with the next turn's tag); or, when such a template ends with the turn, the
+token that ends turns elsewhere in it, appended as its makers do. A turn that nothing ends is an error: a model trained
+on it would never stop.
+
+Whether the first supervised token begins where the words begin is verified on token ids: the tokens of the text before
+the turn must be the tokens that the whole text begins with, so that training sees what generation will see.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
+
+from posttrain.data.readers import data_error
+from posttrain.data.records import Completion, Conversation, Message, Record, Text
+from posttrain.data.template import ChatTemplate, Rendered
+from posttrain.errors import DataError, Problem, TemplateError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["IGNORED", "EncodeResult", "Encoded", "LossOn", "OverLong", "encode_all", "encode_prompt", "render"]
+
+IGNORED = -100
+"""The label of a token that is not in the loss (PyTorch's cross-entropy and transformers agree on it)."""
+
+CHUNK = 1024
+"""Rows tokenised at once."""
+
+LossOn = Literal["assistant", "all"]
+OverLong = Literal["drop", "truncate", "raise"]
+
+
+class Encoded(NamedTuple):
+    """Token ids of a row and, for each, the id to learn or -100; where it comes from; whether its end was cut off."""
+
+    input_ids: list[int]
+    labels: list[int]
+    place: str
+    truncated: bool = False
+
+
+class EncodeResult(NamedTuple):
+    """Rows ready for training; how many were dropped or cut for their length; bad rows that were skipped."""
+
+    rows: list[Encoded]
+    dropped: int
+    truncated: int
+    problems: list[Problem]
+
+
+Outcome: TypeAlias = Encoded | Problem
+
+
+def render(record: Record, tokenizer: PreTrainedTokenizerBase, *, loss_on: LossOn = "assistant") -> Encoded:
+    """One record as ids and labels. TemplateError or DataError naming the row when it cannot be."""
+    return _raise(next(_encode([record], tokenizer, loss_on)))
+
+
+def encode_all(
+    records: Sequence[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    over_long: OverLong = "raise",
+    loss_on: LossOn = "assistant",
+    on_bad_row: Literal["fail", "skip"] = "fail",
+) -> EncodeResult:
+    """All records, in order, with the length policy applied; a row without a supervised token is an error.
+
+    DataError (TemplateError) lists all rows that cannot be rendered or, with over_long="raise", are too long;
+    `on_bad_row="skip"` returns them as problems instead, but never the over-long ones.
+    """
+    rows: list[Encoded] = []
+    bad: list[Problem] = []
+    long: list[Problem] = []
+    dropped = truncated = 0
+    for outcome in _encode(records, tokenizer, loss_on):
+        if isinstance(outcome, Problem):
+            bad.append(outcome)
+            continue
+        length = len(outcome.input_ids)
+        if length > max_length:
+            if over_long == "drop":
+                dropped += 1
+                continue
+            if over_long == "raise":
+                long.append(_too_long(outcome.place, length, max_length))
+                continue
+            outcome = Encoded(outcome.input_ids[:max_length], outcome.labels[:max_length], outcome.place, True)
+        if not _learns(outcome.labels):
+            bad.append(_nothing_to_learn(outcome, length, max_length))
+            continue
+        truncated += outcome.truncated
+        rows.append(outcome)
+    if long or (bad and on_bad_row == "fail"):
+        raise data_error(
+            [*bad, *long] if on_bad_row == "fail" else long, len(records), TemplateError if bad else DataError
+        )
+    if not rows:
+        cause = f"no row is left of {len(records)} ({dropped} dropped as longer than {max_length}, {len(bad)} bad)"
+        raise DataError(Problem("", cause, "raise max_length or look at the rows with: posttrain data show"), *bad[:20])
+    return EncodeResult(rows, dropped, truncated, bad)
+
+
+def _learns(labels: Sequence[int]) -> bool:
+    return any(label != IGNORED for label in islice(labels, 1, None))  # the first token has nothing to be told from
+
+
+def _too_long(place: str, length: int, max_length: int) -> Problem:
+    return Problem(place, f"{length} tokens, more than max_length {max_length}", "raise max_length, or over_long: drop")
+
+
+def _nothing_to_learn(row: Encoded, length: int, max_length: int) -> Problem:
+    if row.truncated:
+        cause = f"no supervised token is left after cutting {length} tokens to max_length {max_length}"
+        return Problem(row.place, cause, "raise max_length, or over_long: drop")
+    return Problem(row.place, "no supervised token: nothing to learn", "give the row an assistant turn")
+
+
+def encode_prompt(
+    messages: Sequence[Message] | str, tokenizer: PreTrainedTokenizerBase, *, system: str | None = None
+) -> list[int]:
+    """Token ids up to where the assistant speaks. A string is one user turn; without a template it is plain text.
+
+    system: a system turn put before. TemplateError when messages or a system text are given without a template.
+    """
+    turns = (Message("user", messages),) if isinstance(messages, str) else tuple(messages)
+    if system is not None:
+        turns = (Message("system", system), *turns)
+    if not tokenizer.chat_template:
+        if isinstance(messages, str) and system is None:
+            return _plain(messages, tokenizer)
+        raise _no_template("")
+    text = _reader(tokenizer).template.text(turns, None, "", prompt=True)
+    return _ids(tokenizer([text], add_special_tokens=False))[0]
+
+
+def _raise(outcome: Outcome) -> Encoded:
+    if isinstance(outcome, Problem):
+        raise TemplateError(outcome)
+    if not _learns(outcome.labels):
+        raise DataError(_nothing_to_learn(outcome, 0, 0))
+    return outcome
+
+
+def _no_template(place: str) -> TemplateError:
+    mend = "use a chat model, or rows with 'prompt' and 'completion', or put a chat_template.jinja beside the tokenizer"
+    return TemplateError(Problem(place, "the tokenizer has no chat template", mend))
+
+
+class _Reader:
+    """What is worked out once per tokenizer: its template, special tokens, and the token that ends turns."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.source = tokenizer.chat_template
+        self.template = ChatTemplate(tokenizer)
+        added = tokenizer.added_tokens_decoder
+        self.special = frozenset(i for i, token in added.items() if token.special) | frozenset(
+            tokenizer.all_special_ids
+        )
+        self.control = tuple(sorted({str(tokenizer.convert_ids_to_tokens(i)) for i in self.special}))
+        self.blank: dict[int, bool] = {}
+        self.ender: int | None = None
+        self.ender_known = False
+
+    def is_blank(self, token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether a token is nothing but white space."""
+        if token not in self.blank:
+            text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+            self.blank[token] = token not in self.special and text.strip() == ""
+        return self.blank[token]
+
+    def end_of_turn(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+        """The special token after the assistant's words when another turn follows; None when there is none."""
+        if not self.ender_known:
+            self.ender_known = True
+            probe = Conversation((Message("user", "Hi"), Message("assistant", "Yo"), Message("user", "Hm")), "")
+            outcome = next(_encode_chats([probe], tokenizer, self, "assistant"))
+            if isinstance(outcome, Encoded):
+                learned = [i for i in outcome.labels if i != IGNORED]
+                self.ender = learned[-1] if learned and learned[-1] in self.special else None
+        return self.ender
+
+
+_readers: WeakKeyDictionary[PreTrainedTokenizerBase, _Reader] = WeakKeyDictionary()
+
+
+def _reader(tokenizer: PreTrainedTokenizerBase) -> _Reader:
+    reader = _readers.get(tokenizer)
+    if reader is None or reader.source != tokenizer.chat_template:
+        reader = _Reader(tokenizer)
+        _readers[tokenizer] = reader
+    return reader
+
+
+def _encode(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Iterator[Outcome]:
+    """Outcomes in the records' order, tokenised in chunks."""
+    for at in range(0, len(records), CHUNK):
+        chunk = records[at : at + CHUNK]
+        chats: list[Conversation] = []
+        outcomes: list[Outcome | None] = []
+        for record in chunk:
+            if isinstance(record, Completion) and tokenizer.chat_template:
+                record = record.as_conversation()
+            if isinstance(record, Conversation):
+                if not tokenizer.chat_template:
+                    outcomes.append(_no_template(record.place).problems[0])
+                else:
+                    chats.append(record)
+                    outcomes.append(None)
+            elif isinstance(record, Completion):
+                outcomes.append(_completion(record, tokenizer, loss_on))
+            else:
+                outcomes.append(_document(record, tokenizer))
+        rendered = _encode_chats(chats, tokenizer, _reader(tokenizer), loss_on) if chats else iter(())
+        for outcome in outcomes:
+            yield next(rendered) if outcome is None else outcome
+
+
+def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of a plain text as the tokenizer begins it (with BOS where it does so), without an end token."""
+    ids = _ids(tokenizer([text]))[0]
+    if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
+        ids = ids[:-1]
+    return ids
+
+
+def _ids(encoding: dict[str, list[list[int]]]) -> list[list[int]]:
+    return encoding["input_ids"]
+
+
+def _document(record: Text, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    ids = [*_plain(record.text, tokenizer), *end]
+    return Encoded(ids, list(ids), record.place)
+
+
+def _completion(record: Completion, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Outcome:
+    """Prompt and completion tokenised apart, as generation will see them, then the end token."""
+    if tokenizer.eos_token_id is None:
+        return Problem(record.place, "the tokenizer has no end token: the model would never stop", "set its eos_token")
+    prompt = _plain(record.prompt, tokenizer)
+    completion = _ids(tokenizer([record.completion], add_special_tokens=False))[0]
+    answer = [*completion, int(tokenizer.eos_token_id)]
+    ids = [*prompt, *answer]
+    return Encoded(ids, list(ids) if loss_on == "all" else [IGNORED] * len(prompt) + answer, record.place)
+
+
+def _encode_chats(
+    chats: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, reader: _Reader, loss_on: LossOn
+) -> Iterator[Outcome]:
+    """Render, tokenise together, mask on tokens, then verify the first token of each turn."""
+    plans: list[Rendered | Problem] = []
+    for chat in chats:
+        try:
+            plans.append(_checked(reader, chat))
+        except TemplateError as error:
+            plans.append(error.problems[0])
+    good = [plan for plan in plans if isinstance(plan, Rendered)]
+    if not good:
+        yield from (plan for plan in plans if isinstance(plan, Problem))
+        return
+    texts = [plan.text for plan in good]
+    if tokenizer.is_fast:
+        batch = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        all_ids, all_offsets = _ids(batch), batch["offset_mapping"]
+    else:
+        all_ids, all_offsets = _ids(tokenizer(texts, add_special_tokens=False)), [None] * len(texts)
+    masked = [
+        _mask(plan, ids, offsets, tokenizer, reader, loss_on)
+        for plan, ids, offsets in zip(good, all_ids, all_offsets, strict=True)
+    ]
+    results = iter(_verified(good, masked, tokenizer, reader))
+    for plan in plans:
+        yield plan if isinstance(plan, Problem) else next(results)
+
+
+def _checked(reader: _Reader, chat: Conversation) -> Rendered:
+    """Render; a control token inside the words means that the row is rendered already, or would end its turn early."""
+    for i, message in enumerate(chat.messages):
+        if "<" in message.content or "[" in message.content:
+            for token in reader.control:
+                if token in message.content:
+                    cause = f"turn {i} ({message.role}) holds the control token {token!r}"
+                    mend = "remove it; the chat template adds control tokens itself"
+                    raise TemplateError(Problem(chat.place, cause, mend))
+    return reader.template.render(chat)
+
+
+class _Masked(NamedTuple):
+    """A row with its labels, and the token index and character where each supervised turn begins."""
+
+    row: Encoded
+    starts: list[tuple[int, int]]
+
+
+def _mask(
+    plan: Rendered,
+    ids: list[int],
+    offsets: Sequence[tuple[int, int]] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    reader: _Reader,
+    loss_on: LossOn,
+) -> _Masked | Problem:
+    labels = [IGNORED] * len(ids)
+    starts: list[tuple[int, int]] = []
+    appended: list[int] = []
+    if offsets is not None:
+        begins = [begin for begin, _ in offsets]
+        ends = [end for _, end in offsets]
+    for span in plan.spans:
+        if offsets is not None:
+            first = bisect_right(ends, span.start)  # the first token that ends after the span's start
+            stop = bisect_left(begins, span.end)  # the first token that begins at or after the span's end
+        else:
+            cuts = _ids(tokenizer([plan.text[: span.start], plan.text[: span.end]], add_special_tokens=False))
+            first, stop = len(cuts[0]), len(cuts[1])
+            if cuts[1] != ids[:stop]:
+                return _unclosed(plan.place)
+        closed = _close(ids, first, stop, tokenizer, reader)
+        if closed is None:
+            ender = reader.end_of_turn(tokenizer) if span.last else None
+            if ender is None:
+                return _unclosed(plan.place)
+            appended = [ender]
+            closed = len(ids)
+        labels[first:closed] = ids[first:closed]
+        starts.append((first, span.start))
+    full = [*ids, *appended]
+    labels = full if loss_on == "all" else [*labels, *appended]
+    return _Masked(Encoded(full, list(labels), plan.place), starts)
+
+
+def _close(
+    ids: Sequence[int], first: int, stop: int, tokenizer: PreTrainedTokenizerBase, reader: _Reader
+) -> int | None:
+    """The index after the end-of-turn token of the turn at tokens [first, stop); None when nothing closes it."""
+    last = stop
+    while last > first and reader.is_blank(ids[last - 1], tokenizer):
+        last -= 1
+    if last > first and ids[last - 1] in reader.special:
+        return last
+    after = stop
+    while after < len(ids) and reader.is_blank(ids[after], tokenizer):
+        after += 1
+    return after + 1 if after < len(ids) and ids[after] in reader.special else None
+
+
+def _unclosed(place: str) -> Problem:
+    return Problem(
+        place,
+        "the chat template does not end this turn with a special token: the model would never learn to stop",
+        "write the end token after the turn's content in the template (chat_template.jinja), such as {{ eos_token }}",
+    )
+
+
+def _verified(
+    plans: Sequence[Rendered],
+    masked: Sequence[_Masked | Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    reader: _Reader,
+) -> list[Outcome]:
+    """Compare the tokens before each turn with those of the text before it; after a special token they are equal."""
+    outcomes: list[Outcome] = [m.row if isinstance(m, _Masked) else m for m in masked]
+    doubtful = [
+        (at, token, char)
+        for at, m in enumerate(masked)
+        if isinstance(m, _Masked)
+        for token, char in m.starts
+        if token > 0 and m.row.input_ids[token - 1] not in reader.special
+    ]
+    if doubtful:
+        prefixes = _ids(tokenizer([plans[at].text[:char] for at, _, char in doubtful], add_special_tokens=False))
+        for (at, token, _), prefix in zip(doubtful, prefixes, strict=True):
+            outcome = outcomes[at]
+            if isinstance(outcome, Encoded) and prefix != outcome.input_ids[:token]:
+                outcomes[at] = Problem(
+                    outcome.place,
+                    "the first token of a turn joins the template's tag and the turn's words",
+                    "remove white space at the start of the turn's content, or end the tag with a special token",
+                )
+    return outcomes

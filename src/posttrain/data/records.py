@@ -1,0 +1,82 @@
+"""What a data file holds, once read: conversations, prompt/completion pairs and plain texts.
+
+Each record knows its `place` (`rows.jsonl:17`), so that every later complaint can name the row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+__all__ = ["ROLES", "Completion", "Conversation", "Message", "Record", "Text"]
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""The roles a message may have; which of them a template can render is the template's matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `reasoning`, `tool_calls`, `tool_call_id` and `name` go to the chat template as they are.
+
+    train: None is the usual rule (an assistant's turn is learned, others are not); False on an assistant's turn leaves
+    it out of the loss; True on another turn puts its words and its end-of-turn token into the loss.
+    """
+
+    role: str
+    content: str
+    reasoning: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] | None = None
+    name: str | None = None
+    train: bool | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def supervised(self) -> bool:
+        """Whether this turn's words are in the loss."""
+        return self.role == "assistant" if self.train is None else self.train
+
+    def for_template(self) -> dict[str, Any]:
+        """The dict that chat templates expect; absent fields are left out."""
+        fields: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.reasoning is not None:
+            fields["reasoning_content"] = self.reasoning
+        if self.tool_calls is not None:
+            fields["tool_calls"] = list(self.tool_calls)
+        if self.name is not None:
+            fields["name"] = self.name
+        if self.tool_call_id is not None:
+            fields["tool_call_id"] = self.tool_call_id
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns in order, with the tools that the assistant may call (JSON schemas)."""
+
+    messages: tuple[Message, ...]
+    place: str
+    tools: tuple[dict[str, Any], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A text and how it goes on. With a chat template it is rendered as a user's and an assistant's turn."""
+
+    prompt: str
+    completion: str
+    place: str
+
+    def as_conversation(self) -> Conversation:
+        """The same pair as a conversation of two turns."""
+        return Conversation((Message("user", self.prompt), Message("assistant", self.completion)), self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A document: every token is learned, then the end-of-text token."""
+
+    text: str
+    place: str
+
+
+Record: TypeAlias = Conversation | Completion | Text

@@ -1,0 +1,184 @@
+"""A tokenizer's chat template as posttrain uses it: text, and where in it the supervised turns are.
+
+Two ways to find an assistant's words in the rendered text, both verified:
+
+- **markers**: the template puts `{% generation %}` around them and the renderer reports the places;
+- **prefixes**: what the template renders before the turn, with the generation prompt, must be the beginning of the
+  whole text; so must be what it renders up to and with the turn. The words are the difference. Where the second does
+  not hold (Qwen3 drops the reasoning of earlier turns), the turn's content must follow the first one literally.
+
+A user's turn that is trained too begins with its content, after the tag. Where a turn ends is not decided here but on
+the tokens (`data/chat.py`), since a template may close a turn inside the region, after it, or with the next turn's tag.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from posttrain.data.records import Conversation, Message
+from posttrain.errors import Problem, TemplateError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["ChatTemplate", "Rendered", "Span"]
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+MARK_MEND = (
+    "put {% generation %}...{% endgeneration %} around the assistant's words in the template (chat_template.jinja), "
+    'or leave the turn out of the loss with "train": false'
+)
+
+
+class Span(NamedTuple):
+    """Characters [start, end) of one supervised turn; `last` when no turn follows it."""
+
+    start: int
+    end: int
+    last: bool
+
+
+class Rendered(NamedTuple):
+    """A conversation as text, its supervised turns, and its place in the data."""
+
+    text: str
+    spans: list[Span]
+    place: str
+
+
+class ChatTemplate:
+    """Renders conversations with one tokenizer's template; raises TemplateError naming the row."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.variables = dict(tokenizer.special_tokens_map)
+        self.sources: dict[bool, str] = {}
+
+    def source(self, tools: bool = False) -> str:
+        """The Jinja source (some tokenizers keep another one for tools)."""
+        if tools not in self.sources:
+            self.sources[tools] = self.tokenizer.get_chat_template(tools=[{}] if tools else None)
+        return self.sources[tools]
+
+    def text(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str, *, prompt: bool = False
+    ) -> str:
+        """The rendered text; with `prompt`, followed by the tag that makes the assistant speak."""
+        return self._run([m.for_template() for m in messages], tools, place, prompt)[0]
+
+    def _run(
+        self,
+        chat: list[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] | None,
+        place: str,
+        prompt: bool,
+        marked: bool = False,
+    ) -> tuple[str, list[tuple[int, int]]]:
+        import jinja2
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            texts, places = render_jinja_template(
+                conversations=[chat],
+                tools=list(tools) if tools else None,
+                chat_template=self.source(bool(tools)),
+                add_generation_prompt=prompt,
+                return_assistant_tokens_mask=marked,
+                **self.variables,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            roles = ", ".join(message["role"] for message in chat)
+            cause = (
+                f"the chat template refuses this conversation ({roles}): {str(error).strip() or type(error).__name__}"
+            )
+            raise TemplateError(Problem(place, cause, "change the row to what the template knows")) from error
+        return texts[0], list(places[0]) if marked else []
+
+    def render(self, record: Conversation) -> Rendered:
+        """Text and supervised spans of a conversation. TemplateError when the spans cannot be verified."""
+        self._check_fields(record)
+        chat = [m.for_template() for m in record.messages]
+        marked = GENERATION.search(self.source(bool(record.tools))) is not None
+        text, places = self._run(chat, record.tools, record.place, prompt=False, marked=marked)
+        own = _markers_match(text, places, record.messages) if marked else None
+        spans = []
+        for i, message in enumerate(record.messages):
+            if not message.supervised:
+                continue
+            if own is not None and message.role == "assistant":
+                start, end = own[i]
+            elif message.role == "assistant":
+                start, end = self._assistant_span(record, i, text)
+            else:
+                start, end = self._other_span(record, i, text)
+            spans.append(Span(start, end, i == len(record.messages) - 1))
+        return Rendered(text, spans, record.place)
+
+    def _check_fields(self, record: Conversation) -> None:
+        """A field that the template never reads would be dropped silently."""
+        source = self.source(bool(record.tools))
+        for field, used, names in (
+            ("tools", bool(record.tools), ("tools",)),
+            ("tool_calls", any(m.tool_calls for m in record.messages), ("tool_calls",)),
+            ("reasoning", any(m.reasoning for m in record.messages), ("reasoning", "thinking")),
+        ):
+            if used and not any(name in source for name in names):
+                raise TemplateError(
+                    Problem(
+                        record.place, f"the chat template has no place for '{field}'", "remove the field from the row"
+                    )
+                )
+
+    def _assistant_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
+        before = self.text(record.messages[:i], record.tools, record.place, prompt=True)
+        if not text.startswith(before):
+            raise self._unverified(record, i, "what it renders before the turn is not how the whole text begins")
+        start = len(before)
+        up_to = (
+            self.text(record.messages[: i + 1], record.tools, record.place) if i + 1 < len(record.messages) else text
+        )
+        content = record.messages[i].content.strip()
+        if text.startswith(up_to) and len(up_to) > start:
+            if content and content not in text[start : len(up_to)]:
+                raise self._unverified(record, i, "it renders the turn without its content")
+            if before == self.text(record.messages[:i], record.tools, record.place) and not (
+                content and text[start:].lstrip().startswith(content)
+            ):
+                raise self._unverified(record, i, "it has no generation prompt (add_generation_prompt), but a tag")
+            return start, len(up_to)
+        at = start + len(text[start:]) - len(text[start:].lstrip())
+        if content and text.startswith(content, at):
+            return start, at + len(content)
+        raise self._unverified(record, i, "it renders the turn otherwise when more turns follow")
+
+    def _other_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
+        """A user's (or system's, or tool's) turn: from its content to where the turn ends."""
+        before = self.text(record.messages[:i], record.tools, record.place) if i else ""
+        up_to = self.text(record.messages[: i + 1], record.tools, record.place)
+        if not text.startswith(up_to) or not up_to.startswith(before):
+            raise self._unverified(record, i, "its turns are not rendered one after the other")
+        at = up_to.find(record.messages[i].content.strip(), len(before))
+        if at < 0:
+            raise self._unverified(record, i, "the turn's content is not in its text as it is")
+        return at, len(up_to)
+
+    def _unverified(self, record: Conversation, i: int, why: str) -> TemplateError:
+        role = record.messages[i].role
+        cause = f"the words of turn {i} ({role}) cannot be told apart in this chat template: {why}"
+        return TemplateError(Problem(record.place, cause, MARK_MEND))
+
+
+def _markers_match(
+    text: str, places: Sequence[tuple[int, int]], messages: Sequence[Message]
+) -> dict[int, tuple[int, int]] | None:
+    """Marked place of each assistant turn by index; None unless there is one for each and each holds its content."""
+    turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    if len(turns) != len(places):
+        return None
+    for i, (start, end) in zip(turns, places, strict=True):
+        if end <= start or messages[i].content.strip() not in text[start:end]:
+            return None
+    return dict(zip(turns, places, strict=True))

@@ -1,0 +1,135 @@
+"""Fingerprints of weights and of chat templates.
+
+The template's fingerprint is the hash of the token ids of a few fixed conversations, so it changes when the template,
+the vocabulary or the special tokens change, and not when a file is merely reformatted. It is saved beside the weights
+in `posttrain.json`; a tokenizer that renders otherwise than the one trained with is refused unless told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.errors import Problem, TemplateError
+from posttrain.models.names import resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["NOTES_FILE", "check_template", "template_fingerprint", "weights_fingerprint"]
+
+NOTES_FILE = "posttrain.json"
+"""What posttrain notes beside weights: the template's fingerprint and the versions that wrote them."""
+
+CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
+    ({"role": "user", "content": "Hello, who are you?"},),
+    (
+        {"role": "system", "content": "Answer briefly."},
+        {"role": "user", "content": "What is 2 + 3?"},
+        {"role": "assistant", "content": "5"},
+    ),
+    (
+        {"role": "user", "content": "臺灣最高的山是哪座？"},
+        {"role": "assistant", "content": "玉山。"},
+        {"role": "user", "content": "How high is it?\nIn metres, please."},
+        {"role": "assistant", "content": "3,952 m"},
+    ),
+)
+"""Fixed for ever: changing a character here changes every fingerprint."""
+
+
+def weights_fingerprint(model_or_folder: PreTrainedModel | str | Path) -> str:
+    """First 16 hex digits of the sha256 over names, shapes and float32 bytes of all parameters.
+
+    The same weights have the same fingerprint on any device and in any stored precision that holds them exactly.
+    """
+    import torch
+
+    if isinstance(model_or_folder, str | Path):
+        from posttrain.models.load import load_model  # which checks templates with this module
+
+        model = load_model(str(model_or_folder), device="cpu").model
+    else:
+        model = model_or_folder
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]):
+        digest.update(f"{name} float32 {tuple(parameter.shape)}\n".encode())
+        tensor = parameter.detach().to(device="cpu", dtype=torch.float32).contiguous()
+        digest.update(memoryview(tensor.reshape(-1).numpy()).cast("B"))
+    return digest.hexdigest()[:16]
+
+
+def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """First 16 hex digits of the sha256 over the token ids of fixed conversations; "none" without a chat template."""
+    if not tokenizer.chat_template:
+        return "none"
+    template = _dateless(tokenizer.get_chat_template())
+    rendered = [
+        _ids(tokenizer, list(conversation), template, prompt)
+        for conversation in CONVERSATIONS
+        for prompt in (False, True)
+    ]
+    return hashlib.sha256(json.dumps(rendered).encode()).hexdigest()[:16]
+
+
+def _dateless(template: str) -> str:
+    """Templates that print today's date (Llama 3, SmolLM3) would have another fingerprint tomorrow: fix the date."""
+    if "strftime_now" not in template:
+        return template
+    macro = "{%- macro posttrain_fixed_date(format) -%}01 Jan 2000{%- endmacro -%}"
+    return macro + re.sub(r"strftime_now\s*\(", "posttrain_fixed_date(", template)
+
+
+def _ids(
+    tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]], template: str, prompt: bool
+) -> list[int] | str:
+    """Token ids, or "refused" where the template has no place for a role (Gemma refuses a system turn)."""
+    import jinja2
+
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(
+            conversation, chat_template=template, add_generation_prompt=prompt, tokenize=True, return_dict=False
+        )
+    except jinja2.TemplateError:
+        return "refused"
+    return [int(i) for i in ids]
+
+
+def read_notes(folder: Path) -> dict[str, Any]:
+    """`posttrain.json` of a folder; empty when there is none."""
+    path = folder / NOTES_FILE
+    if not path.is_file():
+        return {}
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise TemplateError(
+            Problem(f"{path}:{error.lineno}", "not valid JSON", "delete the file or train again")
+        ) from error
+    return notes if isinstance(notes, dict) else {}
+
+
+def check_template(
+    folder_or_name: str | Path, tokenizer: PreTrainedTokenizerBase, *, allow_mismatch: bool = False
+) -> None:
+    """TemplateError when the weights were trained with another template than this tokenizer's.
+
+    Weights without `posttrain.json` (not made by posttrain) pass: nothing is known about them.
+    """
+    folder = Path(resolve(str(folder_or_name)))
+    saved = read_notes(folder).get("template_fingerprint")
+    if saved is None or allow_mismatch:
+        return
+    found = template_fingerprint(tokenizer)
+    if found != saved:
+        raise TemplateError(
+            Problem(
+                str(folder / NOTES_FILE),
+                f"the weights were trained with the chat template {saved}, the tokenizer's is {found}: "
+                "answers would be garbage",
+                "restore the tokenizer files saved with the weights, or pass --allow-template-mismatch",
+            )
+        )

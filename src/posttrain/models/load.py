@@ -1,0 +1,278 @@
+"""Load a model and its tokenizer from a name: pocket, local folder, adapter folder or hub id.
+
+Nothing is fetched from the network unless asked (`offline=False`, on the command line `--download`). On the CPU
+everything is float32, whatever the files hold. Pickled weights (`.bin`) are read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from posttrain.errors import MissingError, PosttrainError, Problem
+from posttrain.models.fingerprint import check_template
+from posttrain.models.names import is_folder, resolve
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["LoadedModel", "load_model", "load_tokenizer", "resolve", "stop_ids"]
+
+BIG_PARAMETERS = 1_000_000_000
+"""Above this many parameters weights are kept in bfloat16 on a GPU that supports it."""
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+class LoadedModel(NamedTuple):
+    """A model in eval mode, its tokenizer, and the name as the user wrote it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+
+def load_model(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    offline: bool = True,
+    adapter_merged: bool = False,
+    allow_template_mismatch: bool = False,
+) -> LoadedModel:
+    """Model and tokenizer, on `device` (CUDA when there is one), in eval mode.
+
+    dtype: "auto" (float32 on the CPU; on CUDA bfloat16 for more than a billion parameters where supported, else
+    float32), or "float32", "bfloat16", "float16". adapter_merged: an adapter is merged into its base.
+    MissingError names the file, base or hub id that is not there; TemplateError when the tokenizer renders otherwise
+    than the one the weights were trained with.
+    """
+    import torch
+
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = _load(name, place, dtype, trust_remote_code, offline, adapter_merged, within=())
+    tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code, offline=offline)
+    if is_folder(name):
+        check_template(name, tokenizer, allow_mismatch=allow_template_mismatch)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if model.generation_config is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.eval()
+    return LoadedModel(model, tokenizer, name)
+
+
+def _load(
+    name: str, place: torch.device, dtype: str, trust: bool, offline: bool, merged: bool, within: tuple[str, ...]
+) -> PreTrainedModel:
+    folder = resolve(name)
+    base = _adapter_base(Path(folder))
+    if base is not None:
+        if base in within:
+            raise MissingError(Problem(f"{folder}/adapter_config.json", f"the adapter's base is itself ('{base}')"))
+        return _load_adapter(name, base, place, dtype, trust, offline, merged, (*within, name))
+    return _load_weights(name, folder, place, dtype, trust, offline)
+
+
+def _load_weights(
+    name: str, folder: str, place: torch.device, dtype: str, trust: bool, offline: bool
+) -> PreTrainedModel:
+    import safetensors
+    import transformers
+
+    if Path(folder).is_dir():
+        _check_folder(Path(folder))
+    transformers.utils.logging.disable_progress_bar()  # transformers' own "Loading weights" bars
+    source = {"local_files_only": offline, "trust_remote_code": trust}
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, **source)
+        chosen = _dtype(dtype, place, config, trust)
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=chosen, weights_only=True, output_loading_info=True, **source
+        )
+    except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, EOFError) as error:
+        raise _unloadable(name, folder, offline, error) from error
+    except (ValueError, RuntimeError) as error:
+        raise PosttrainError(
+            Problem(name, f"the model cannot be loaded: {_first_line(error)}", _mend(error, trust))
+        ) from error
+    if report["missing_keys"]:
+        lacking = sorted(report["missing_keys"])
+        raise PosttrainError(
+            Problem(
+                name,
+                f"the files lack {len(lacking)} of the model's tensors (such as {lacking[0]}); they would be random",
+                "take the complete model",
+            )
+        )
+    model = model.to(place)
+    # The adapter saved later notes this name as its base; pocket's stays a name, a folder becomes absolute.
+    model.name_or_path = (
+        name if name.startswith("pocket:") or not Path(folder).is_dir() else str(Path(folder).resolve())
+    )
+    model.config.name_or_path = model.name_or_path
+    return model
+
+
+def _load_adapter(
+    name: str,
+    base: str,
+    place: torch.device,
+    dtype: str,
+    trust: bool,
+    offline: bool,
+    merged: bool,
+    within: tuple[str, ...],
+) -> PreTrainedModel:
+    import safetensors
+    from peft import PeftModel
+
+    folder = Path(resolve(name))
+    at = str(folder / "adapter_config.json")
+    if not any((folder / file).is_file() for file in ("adapter_model.safetensors", "adapter_model.bin")):
+        raise MissingError(Problem(name, "adapter_model.safetensors is missing in the adapter's folder"))
+    try:
+        model = _load(base, place, dtype, trust, offline, True, within)
+    except MissingError as error:
+        mend = "put the base where adapter_config.json says, or change base_model_name_or_path there"
+        raise MissingError(Problem(at, f"the adapter's base '{base}' is missing", mend), *error.problems) from error
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    except (ValueError, RuntimeError, OSError, safetensors.SafetensorError) as error:
+        raise PosttrainError(Problem(name, f"the adapter does not fit its base: {_first_line(error)}")) from error
+    return adapted.merge_and_unload() if merged else adapted
+
+
+def _adapter_base(folder: Path) -> str | None:
+    """The base named by an adapter folder; None when the folder is none."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise MissingError(Problem(str(path), "does not name the adapter's base (base_model_name_or_path)")) from error
+    if not isinstance(base, str) or not base:
+        raise MissingError(Problem(str(path), "base_model_name_or_path is empty", "write the base model's name there"))
+    return base
+
+
+def _check_folder(folder: Path) -> None:
+    """MissingError for a folder without configuration, weights, or one of the shards that its index names."""
+    if not (folder / "config.json").is_file():
+        raise MissingError(
+            Problem(str(folder), "no config.json: not a model folder", "a model folder has config.json and weights")
+        )
+    for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        index = folder / index_name
+        if index.is_file():
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            lacking = [shard for shard in shards if not (folder / shard).is_file()]
+            if lacking:
+                raise MissingError(
+                    *(Problem(str(folder), f"{s} is missing ({index_name} names it)", "copy it too") for s in lacking)
+                )
+            return
+    if not any((folder / file).is_file() for file in ("model.safetensors", "pytorch_model.bin")):
+        raise MissingError(
+            Problem(str(folder), "no weights: model.safetensors is missing", "copy the weights into the folder")
+        )
+
+
+def _dtype(dtype: str, place: torch.device, config: Any, trust: bool) -> torch.dtype:
+    import torch
+    import transformers
+
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype in named:
+        return named[dtype]
+    if dtype != "auto":
+        raise PosttrainError(Problem("dtype", f"unknown '{dtype}'", f"one of auto, {', '.join(named)}"))
+    if place.type != "cuda" or not torch.cuda.is_bf16_supported():
+        return torch.float32
+    with torch.device("meta"):
+        empty = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    count = sum(p.numel() for p in empty.parameters())
+    return torch.bfloat16 if count > BIG_PARAMETERS else torch.float32
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool = True) -> PreTrainedTokenizerBase:
+    """The tokenizer; an adapter's own where its folder has one, else its base's. A pad token is set in memory."""
+    import transformers
+
+    folder = resolve(name)
+    if Path(folder).is_dir() and not any((Path(folder) / file).is_file() for file in TOKENIZER_FILES):
+        base = _adapter_base(Path(folder))
+        if base is not None:
+            return load_tokenizer(base, trust_remote_code=trust_remote_code, offline=offline)
+        raise MissingError(
+            Problem(folder, "no tokenizer: tokenizer.json is missing", "copy the tokenizer's files into the folder")
+        )
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=offline, trust_remote_code=trust_remote_code
+        )
+    except OSError as error:
+        raise _unloadable(name, folder, offline, error) from error
+    except (ValueError, KeyError, ImportError) as error:
+        mend = _mend(error, trust_remote_code)
+        raise PosttrainError(Problem(name, f"the tokenizer cannot be loaded: {_first_line(error)}", mend)) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = True) -> tuple[int, ...]:
+    """The token ids at which the model's generation stops, read without loading weights.
+
+    From generation_config.json, else config.json, else the tokenizer's own end token.
+    """
+    import transformers
+
+    folder = resolve(name)
+    base = _adapter_base(Path(folder))
+    if base is not None:
+        return stop_ids(base, tokenizer, offline=offline)
+    found: Any = None
+    for kind in (transformers.GenerationConfig, transformers.AutoConfig):
+        try:
+            found = kind.from_pretrained(folder, local_files_only=offline).to_dict().get("eos_token_id")
+        except (OSError, ValueError):
+            continue
+        if found is not None:
+            break
+    if found is None:
+        found = tokenizer.eos_token_id
+    if found is None:
+        return ()
+    return tuple(int(i) for i in found) if isinstance(found, list | tuple) else (int(found),)
+
+
+def _unloadable(name: str, folder: str, offline: bool, error: Exception) -> PosttrainError:
+    if Path(folder).is_dir():
+        return PosttrainError(
+            Problem(folder, f"the files cannot be read: {_first_line(error)}", "copy the model again")
+        )
+    if offline:
+        cause = "neither a folder here nor in the local hub cache"
+        return MissingError(Problem(name, cause, "--download allows fetching it from the hub"))
+    return MissingError(
+        Problem(name, f"not to be had from the hub: {_first_line(error)}", "check the name and network")
+    )
+
+
+def _mend(error: Exception, trust: bool) -> str:
+    if "trust_remote_code" in str(error) and not trust:
+        return "the model brings its own code: pass --trust-remote-code if you trust it"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.split("\n", 1)[0][:300] if text else type(error).__name__

@@ -1,0 +1,82 @@
+"""Save a model folder: safetensors, tokenizer, `posttrain.json`; whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.errors import PosttrainError, Problem
+from posttrain.models.fingerprint import NOTES_FILE, template_fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["save_model", "write_notes"]
+
+MODEL_FILES = ("config.json", "adapter_config.json", NOTES_FILE)
+"""A folder with one of these may be replaced by a newer model; any other folder with something in it may not."""
+
+
+def write_notes(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write `posttrain.json`: the template's fingerprint and the versions that wrote the weights."""
+    import torch
+    import transformers
+
+    from posttrain import __version__
+
+    notes: dict[str, Any] = {
+        "template_fingerprint": template_fingerprint(tokenizer),
+        "versions": {"posttrain": __version__, "transformers": transformers.__version__, "torch": torch.__version__},
+    }
+    text = json.dumps(notes, indent=2, ensure_ascii=False) + "\n"
+    (folder / NOTES_FILE).write_text(text, encoding="utf-8", newline="\n")
+
+
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, card: str | None = None
+) -> None:
+    """Save to a temporary folder beside `folder`, then rename; a kill at any moment leaves the old or the new one.
+
+    A PEFT model is saved as an adapter folder that names its base. card: the text of README.md.
+    PosttrainError when `folder` holds something that is not a model.
+    """
+    if folder.exists():
+        if not folder.is_dir():
+            raise PosttrainError(Problem(str(folder), "is a file, a folder is expected", "choose another output"))
+        if any(folder.iterdir()) and not any((folder / name).exists() for name in MODEL_FILES):
+            raise PosttrainError(
+                Problem(str(folder), "the folder holds other things than a model", "choose a new or an empty folder")
+            )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.writing-{os.getpid()}"
+    old = folder.parent / f".{folder.name}.old-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        _write(model, tokenizer, temporary)
+        if card is not None:
+            (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
+        # "auto" asks the hub whether the vocabulary grew; posttrain never grows it behind the user's back.
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_notes(folder, tokenizer)
