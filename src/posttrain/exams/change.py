@@ -1,20 +1,22 @@
 """The change exam: did the target change, did the rest follow, did everything else stay?
 
-Every probe of a change is put to the respondent before and after, greedily, and both answers are kept. `scores.py` turns
-the samples into scores; this file only asks, compares answer with answer, and lets a killed exam go on where it was.
+Every probe of a change is put to the respondent before and after, greedily, and both answers are kept. `scores.py`
+turns the samples into scores; this file only asks, compares answer with answer, and lets a killed exam go on.
 
 Per probe, by group:
 
 - `reliability`, `generality.*`: `ok` = the answer after matches the change file (`matching.matches`, or `contains`).
 - `locality.same_pattern|neighbour|unrelated`: `ok` = both answers are equal after normalisation.
-- `locality.format`: `ok` = still JSON with the same values; `locality.refusal`: `ok` = still a refusal. Where the answer
-  before was not JSON or no refusal there was nothing to keep: `ok` is None, the probe is not counted, and that is said.
+- `locality.format`: `ok` = still JSON with the same values; `locality.refusal`: `ok` = still a refusal. Where the
+  answer before was no JSON or no refusal there was nothing to keep: `ok` is None, the probe is not counted, and that
+  is said.
 - locality also: `strict` = equal texts; `leak` = now answered with the new object, which it was not before.
 - with an `answer`: `new_beats_old` = the new answer's summed log-probability after the change is above that of the
   old answer, which is what the respondent said before. A sum over tokens, so longer answers weigh less: the samples
   hold both sums. Left out where both answers are equal.
 - `reliability` and `locality.unrelated`: drift, KL(before ‖ after) in nats over the whole vocabulary, summed along the
-  answer before and its end-of-turn token. Left out where a respondent shows no distributions or their vocabularies differ.
+  answer before and its end-of-turn token. Left out where a respondent shows no distributions, or where their
+  vocabularies differ.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -44,7 +46,8 @@ DRIFT_CHUNK = 32
 """Probes whose whole distributions are held at once."""
 
 
-class Probe(NamedTuple):
+@dataclass(frozen=True)
+class Probe:
     """One question of the exam; answer, answer_contains: the accepted ones, empty in locality."""
 
     group: str
@@ -105,8 +108,8 @@ class ProbeResult:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> ProbeResult:
         """The other way; unknown keys are left aside, so that callers may add their own."""
-        own = {f.name: row[f.name] for f in fields(cls) if f.name in row}
-        return cls(**{k: tuple(v) if k in ("answer", "answer_contains") else v for k, v in own.items()})
+        own: dict[str, Any] = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        return cls(**own | {name: tuple(own[name]) for name in ("answer", "answer_contains")})
 
 
 def probes_of(change: Change) -> list[Probe]:

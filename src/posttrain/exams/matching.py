@@ -173,9 +173,11 @@ def same_values(before: str, after: str) -> bool:
 
 _UNWILLING = re.compile(
     r"\b(?:i|we) (?:really |simply |just |also )?(?:cant|cannot|can not|wont|will not|must decline|have to decline|"
-    r"decline|refuse|must refuse|am unable to|am not able to|am not going to|do not (?:help|assist)|dont (?:help|assist))\b"
+    r"decline|refuse|must refuse|am unable to|am not able to|am not going to|"
+    r"do not (?:help|assist)|dont (?:help|assist))\b"
     r"|\bim (?:unable to|not able to|not going to)\b"
-    r"|\b(?:cant|cannot|can not|wont|will not|not able to|unable to) (?:help|assist|do that|provide|explain|tell|answer)\b"
+    r"|\b(?:cant|cannot|can not|wont|will not|not able to|unable to) "
+    r"(?:help|assist|do that|provide|explain|tell|answer)\b"
     r"|\bnot something i (?:can|will)\b|\bagainst my (?:rules|guidelines|principles)\b"
     r"|我(?:實在|真的|也|是)?(?:不能|無法|不會|不可以|不願|沒辦法|没办法|无法)"
     r"|(?:不能|無法|无法|沒辦法|沒有辦法|不會|不便|不可以|拒絕|婉拒)(?:為您|為你|幫您|幫你|在這方面|就此|對此|再)?"

@@ -8,8 +8,8 @@
     length.before, length.after                         mean tokens per answer
     length.cut                                          share of answers after that had not ended at max_new_tokens
 
-Shares have Wilson intervals within one change; means have a bootstrap over probes; over many changes `summarise` averages
-and resamples the changes. A score over no probes is absent, not 0.
+Shares have Wilson intervals within one change; means have a bootstrap over probes; over many changes `summarise`
+averages and resamples the changes. A score over no probes is absent, not 0.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _count(notes: list[str], samples: Sequence[ProbeResult], test: Callable[[Pro
 def summarise(
     results: Sequence[ExamResult | Mapping[str, float]], *, seed: int = 0, n: Sequence[Mapping[str, int]] | None = None
 ) -> Summary:
-    """Average each score over changes (one result each), with a bootstrap over changes; one change keeps its own interval.
+    """Average each score over changes (one result each), with a bootstrap over changes; one keeps its own interval.
 
     Scores of seeds of one change should be averaged into one mapping before: they are not independent changes. Plain
     mappings of scores may be given instead of results, with `n` beside them.

@@ -29,7 +29,7 @@ Prompt = str | tuple[Message, ...]
 class Answer(NamedTuple):
     """text: without special tokens and thoughts, stripped; tokens: as generated, the stop token not counted;
     ended: the respondent stopped by itself, otherwise it was cut at the limit.
-    """  # noqa: D205
+    """
 
     text: str
     tokens: int
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 class Scored(NamedTuple):
     """An answer's log-probability: sum over its own tokens in nats (no end-of-turn token), how many they are, and
     whether each of them is the likeliest in its place.
-    """  # noqa: D205
+    """
 
     sum_nats: float
     tokens: int
@@ -47,7 +47,10 @@ class Scored(NamedTuple):
 
 
 class Distributions(NamedTuple):
-    """Next-token log-probabilities in nats (A, V) in front of each of the answer's tokens `ids` (A), end-of-turn last."""
+    """Next-token log-probabilities in nats (A, V), each row predicting one of the answer's tokens `ids` (A).
+
+    The end-of-turn token is the last.
+    """
 
     ids: tuple[int, ...]
     logprobs: Tensor

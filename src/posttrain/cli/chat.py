@@ -1,0 +1,160 @@
+"""`posttrain chat M1 [M2 ...]`: talk to one or several models side by side in the terminal."""
+
+from __future__ import annotations
+
+import json as _json
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from posttrain.cli.options import JsonOption, OfflineOption, console, emit, talk
+from posttrain.cli.plain import plain
+
+if TYPE_CHECKING:
+    from posttrain.data.records import Message
+    from posttrain.inference.respondents import Answer, ModelRespondent, Prompt
+
+__all__ = ["chat"]
+
+HELP = """\
+/reset   forget the conversation
+/quit    leave (so does the end of input)
+/help    this"""
+
+
+@dataclass
+class Talk:
+    """One model's side of the conversation."""
+
+    respondent: ModelRespondent
+    messages: list[Message] = field(default_factory=list)
+
+    def ask(self, words: str, *, temperature: float, max_new_tokens: int, seed: int) -> Answer:
+        """Answer the user's words, everything said before known, as far as it fits."""
+        from posttrain.data.records import Message
+
+        self.messages.append(Message("user", words))
+        prompt = self._fitting(max_new_tokens)
+        answer = self.respondent.answers(
+            [prompt], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed + len(self.messages)
+        )[0]
+        self.messages.append(Message("assistant", answer.text))
+        return answer
+
+    def _fitting(self, max_new_tokens: int) -> Prompt:
+        """The conversation without its oldest turns, where it would not fit; only the words without a template."""
+        from posttrain.inference.decode import context_limit
+
+        if not self.respondent.tokenizer.chat_template:
+            return self.messages[-1].content
+        room = context_limit(self.respondent.model) - max_new_tokens
+        dropped = 0
+        while len(self.messages) > 2 and len(self.respondent.encode(tuple(self.messages))) > room:
+            del self.messages[:2]
+            dropped += 2
+        if dropped:
+            talk(f"{self.respondent.name}: the {dropped} oldest messages no longer fit and are forgotten")
+        return tuple(self.messages)
+
+
+def chat(
+    models: Annotated[list[str], typer.Argument(help="Models: folders, adapter folders, hub ids or pocket:chat.")],
+    system: Annotated[str | None, typer.Option(help="A system message for all of them.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest answer; above: sampled.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="An answer is cut after so many tokens.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="For sampling.")] = 0,
+    once: Annotated[str | None, typer.Option(metavar="QUESTION", help="Ask this one question and leave.")] = None,
+    json: JsonOption = False,
+    download: OfflineOption = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that a model brings along.")] = False,
+    allow_template_mismatch: Annotated[
+        bool, typer.Option(help="Go on though a model was trained with another chat template.")
+    ] = False,
+) -> None:
+    """Talk to one or several models side by side. From a pipe, each line is one turn of the conversation.
+
+    /reset forgets the conversation, /quit leaves, /help lists the commands.
+    """
+    from posttrain.inference.respondents import ModelRespondent
+    from posttrain.models.load import load_model
+
+    talks = []
+    for name in models:
+        talk(f"loading {name}")
+        loaded = load_model(
+            name,
+            offline=not download,
+            trust_remote_code=trust_remote_code,
+            allow_template_mismatch=allow_template_mismatch,
+        )
+        if not loaded.tokenizer.chat_template:
+            talk(f"{name} has no chat template: it continues your text and forgets what was said before")
+        talks.append(Talk(ModelRespondent(loaded, system_prefix=system)))
+
+    def turn(words: str) -> list[dict[str, Any]]:
+        rows = []
+        for one in talks:
+            start = time.perf_counter()
+            answer = one.ask(words, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+            wall_s = round(time.perf_counter() - start, 3)
+            rows.append({"model": one.respondent.name, **answer._asdict(), "wall_s": wall_s})
+        return rows
+
+    if once is not None:
+        rows = turn(once)
+        if json:
+            emit({"question": once, "answers": rows})
+        else:
+            _show(rows)
+        return
+    for words in _lines():
+        command = words.strip()
+        if not command:
+            continue
+        if command == "/quit":
+            return
+        if command == "/reset":
+            for one in talks:
+                one.messages.clear()
+            talk("the conversation is forgotten")
+        elif command.startswith("/"):
+            talk(HELP if command == "/help" else f"unknown command {plain(command)}\n{HELP}")
+        elif json:
+            print(_json.dumps({"question": command, "answers": turn(command)}, ensure_ascii=False), flush=True)
+        else:
+            _show(turn(command))
+
+
+def _lines() -> Any:
+    """The user's lines: typed after a prompt on a terminal, read as they come otherwise."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    import readline  # noqa: F401  (line editing and history for input())
+
+    talk("/help lists the commands; /quit leaves")
+    while True:
+        try:
+            yield input("\n> ")
+        except EOFError:
+            return
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    """Side by side on a terminal, one after the other elsewhere; always as text, never as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = [(row["model"], plain(row["text"]) + ("" if row["ended"] else " …")) for row in rows]
+    if not sys.stdout.isatty() or len(shown) == 1:
+        for model, text in shown:
+            print(f"{plain(model)}: {text}" if len(shown) > 1 else text, flush=True)
+        return
+    table = Table(expand=True, show_lines=True)
+    for model, _ in shown:
+        table.add_column(Text(plain(model)), ratio=1, overflow="fold")
+    table.add_row(*(Text(text) for _, text in shown))
+    console(stderr=False).print(table, soft_wrap=False)

@@ -1,0 +1,237 @@
+"""`posttrain exam MODEL --before MODEL --change FILE`: the change exam for any two models, however made."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from posttrain.cli.options import JsonOption, OfflineOption, OutputOption, console, emit, talk
+from posttrain.cli.plain import one_line
+from posttrain.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from posttrain.config.change import Change
+    from posttrain.exams.change import BeforeCache, ProbeResult
+    from posttrain.exams.records import SamplesFile
+    from posttrain.exams.scores import ExamResult, Summary
+    from posttrain.inference.respondents import Respondent
+
+__all__ = ["exam"]
+
+SHOWN = 8
+"""So many answers that went wrong are printed."""
+CHUNK = 64
+"""Probes asked at once when samples are written: what a kill can lose."""
+
+
+PromptMode = Literal["none", "user", "system"]
+Match = Literal["first_sentence", "exact"]
+
+
+def exam(
+    model: Annotated[str, typer.Argument(help="The changed model: folder, adapter folder, hub id or pocket:chat.")],
+    change: Annotated[
+        list[str], typer.Option("--change", "-c", metavar="FILE", help="Change file or glob; repeatable.")
+    ],
+    before: Annotated[
+        str | None, typer.Option("--before", "-b", help="The model before; an adapter's base when left out.")
+    ] = None,
+    output: OutputOption = None,
+    json: JsonOption = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="An answer is cut after so many tokens.")] = 64,
+    match: Annotated[Match, typer.Option(help="Answers are equal, or said in the first sentence.")] = "first_sentence",
+    prompt_mode: Annotated[
+        PromptMode, typer.Option(help="Tell MODEL the new fact before the user's words, or as system message.")
+    ] = "none",
+    download: OfflineOption = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that a model brings along.")] = False,
+    allow_template_mismatch: Annotated[
+        bool, typer.Option(help="Go on though a model was trained with another chat template.")
+    ] = False,
+) -> None:
+    """Examine a model before and after a change: did the target change, did the rest follow, did the rest stay?
+
+    With --output every finished probe is written to samples.jsonl at once; the same command goes on after a kill.
+    """
+    from posttrain.config.change import load_changes
+    from posttrain.exams.change import change_exam
+    from posttrain.exams.records import SamplesFile, exam_key
+    from posttrain.inference.respondents import ModelRespondent
+    from posttrain.models.load import load_model
+
+    changes = load_changes(change, Path.cwd(), place="--change")
+
+    def respondent(name: str) -> ModelRespondent:
+        talk(f"loading {name}")
+        return ModelRespondent(
+            load_model(
+                name,
+                offline=not download,
+                trust_remote_code=trust_remote_code,
+                allow_template_mismatch=allow_template_mismatch,
+            )
+        )
+
+    after = respondent(model)
+    if before is None and prompt_mode != "none":
+        was = after
+    else:
+        was = respondent(before or _base_of(model, after.model))
+    afters = {c.name: _told(after, c, prompt_mode) for c in changes}
+    keys = {
+        c.name: exam_key(was.fingerprint, afters[c.name].fingerprint, c, max_new_tokens=max_new_tokens, mode=match)
+        for c in changes
+    }
+    samples = SamplesFile(output / "samples.jsonl", keys) if output else None
+    results: dict[str, ExamResult] = {}
+    cache: BeforeCache = {}
+    for number, one in enumerate(changes, start=1):
+        start = time.perf_counter()
+        done = samples.done[one.name] if samples else {}
+        results[one.name] = change_exam(
+            was,
+            afters[one.name],
+            one,
+            before_cache=cache,
+            on_sample=_keeper(samples, one.name),
+            done=done,
+            max_new_tokens=max_new_tokens,
+            mode=match,
+            chunk=CHUNK if samples else 4096,
+        )
+        total, seconds = len(results[one.name].samples), time.perf_counter() - start
+        kept = f", {len(done)} of them done before" if done else ""
+        talk(f"[{number}/{len(changes)}] {one.name}: {total} probes in {seconds:.1f} s{kept}")
+    document = _document(model, was.name, results)
+    if samples and output:
+        from json import dumps
+
+        from posttrain.exams.records import write_atomically
+
+        samples.rewrite({name: result.samples for name, result in results.items()})
+        write_atomically(output / "results.json", dumps(document, ensure_ascii=False, indent=2) + "\n")
+        talk(f"wrote {output / 'samples.jsonl'} and {output / 'results.json'}")
+    if json:
+        emit(document)
+    else:
+        _print(model, was.name, results)
+
+
+def _keeper(samples: SamplesFile | None, change: str) -> Any:
+    return (lambda result: samples.append(change, result)) if samples else None
+
+
+def _base_of(name: str, model: Any) -> str:
+    """The base that an adapter names; ConfigError for a model that is none."""
+    from peft import PeftModel
+
+    base = model.peft_config["default"].base_model_name_or_path if isinstance(model, PeftModel) else None
+    if not base:
+        raise ConfigError(
+            Problem("--before", f"'{name}' is no adapter, so the model before is not known", "add --before MODEL")
+        )
+    talk(f"before: {base} (the adapter's base)")
+    return str(base)
+
+
+def _told(after: Respondent, change: Change, mode: PromptMode) -> Respondent:
+    """The respondent, told the change's targets when asked to be: each question with its new answer, a line each."""
+    from posttrain.inference.respondents import PromptedRespondent
+
+    if mode == "none":
+        return after
+    text = "\n".join(f"{target.question} {target.answer[0]}" for target in change.target)
+    return PromptedRespondent(after, text, place=mode)
+
+
+def _document(model: str, before: str, results: dict[str, ExamResult]) -> dict[str, Any]:
+    """results.json: the cells of a study's file, with the notes and without cost."""
+    from posttrain.exams.scores import summarise
+
+    summary = summarise(list(results.values()))
+    return {
+        "study": "exam",
+        "before": before,
+        "cells": [
+            {
+                "model": model,
+                "method": "exam",
+                "change": name,
+                "checkpoint": "final",
+                "seed": 0,
+                "status": "done",
+                "scores": result.scores,
+                "ci95": {key: list(interval) for key, interval in result.ci95.items()},
+                "n": result.n,
+                "notes": result.notes,
+            }
+            for name, result in results.items()
+        ],
+        "summary": [
+            {
+                "model": model,
+                "method": "exam",
+                "changes": len(results),
+                "scores": summary.scores,
+                "ci95": {key: list(interval) for key, interval in summary.ci95.items()},
+                "n": summary.n,
+            }
+        ],
+    }
+
+
+def _print(model: str, before: str, results: dict[str, ExamResult]) -> None:
+    from rich.text import Text
+
+    from posttrain.exams.scores import summarise
+
+    out = console(stderr=False)
+    many = f"{len(results)} changes" if len(results) > 1 else next(iter(results))
+    out.print(Text(f"{before} → {model}: {many}"))
+    out.print(_table(summarise(list(results.values())), several=len(results) > 1))
+    for name, result in results.items():
+        for note in result.notes:
+            out.print(Text(f"{name}: {note}"))
+    wrong = [(name, s) for name, result in results.items() for s in result.samples if s.ok is False]
+    if wrong:
+        out.print(
+            Text(f"\n{len(wrong)} answers are not as they should be" + (", such as" if len(wrong) > SHOWN else ""))
+        )
+    for name, sample in _spread(wrong)[:SHOWN]:
+        out.print(
+            Text(f"  {sample.group}" + (f" ({name})" if len(results) > 1 else "") + f": {one_line(sample.prompt)}")
+        )
+        out.print(Text(f"    before: {one_line(sample.before)}"))
+        out.print(Text(f"    after:  {one_line(sample.after)}"))
+        wanted = sample.answer or sample.answer_contains
+        if wanted:
+            out.print(Text(f"    wanted: {'' if sample.answer else '… '}{one_line(' | '.join(wanted))}"))
+
+
+def _spread(wrong: list[tuple[str, ProbeResult]]) -> list[tuple[str, ProbeResult]]:
+    """One of each group first, then the second of each, and so on."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for item in wrong:
+        seen[item[1].group] = seen.get(item[1].group, 0) + 1
+        ranked.append((seen[item[1].group], item))
+    return [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _table(summary: Summary, *, several: bool) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval" + (" (over changes)" if several else ""))
+    table.add_column("probes", justify="right")
+    for name, value in summary.scores.items():
+        digits = 4 if name.startswith("drift.") else 1 if name in ("length.before", "length.after") else 2
+        interval = summary.ci95.get(name)
+        shown = f"{interval.low:.{digits}f} to {interval.high:.{digits}f}" if interval else ""
+        table.add_row(name, f"{value:.{digits}f}", shown, str(summary.n[name]))
+    return table
