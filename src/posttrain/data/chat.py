@@ -25,6 +25,7 @@ from posttrain.data.template import ChatTemplate, Rendered
 from posttrain.errors import DataError, Problem, TemplateError
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["IGNORED", "EncodeResult", "Encoded", "LossOn", "OverLong", "encode_all", "encode_prompt", "render"]
@@ -270,14 +271,11 @@ def _encode_chats(
         yield from (plan for plan in plans if isinstance(plan, Problem))
         return
     texts = [plan.text for plan in good]
-    if tokenizer.is_fast:
-        batch = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        all_ids, all_offsets = _ids(batch), batch["offset_mapping"]
-    else:
-        all_ids, all_offsets = _ids(tokenizer(texts, add_special_tokens=False)), [None] * len(texts)
+    batch = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
+    encodings = batch.encodings if tokenizer.is_fast else [None] * len(texts)
     masked = [
-        _mask(plan, ids, offsets, tokenizer, reader, loss_on)
-        for plan, ids, offsets in zip(good, all_ids, all_offsets, strict=True)
+        _mask(plan, ids, encoding, tokenizer, reader, loss_on)
+        for plan, ids, encoding in zip(good, _ids(batch), encodings, strict=True)
     ]
     results = iter(_verified(good, masked, tokenizer, reader))
     for plan in plans:
@@ -306,7 +304,7 @@ class _Masked(NamedTuple):
 def _mask(
     plan: Rendered,
     ids: list[int],
-    offsets: Sequence[tuple[int, int]] | None,
+    encoding: Encoding | None,
     tokenizer: PreTrainedTokenizerBase,
     reader: _Reader,
     loss_on: LossOn,
@@ -314,18 +312,12 @@ def _mask(
     labels = [IGNORED] * len(ids)
     starts: list[tuple[int, int]] = []
     appended: list[int] = []
-    if offsets is not None:
-        begins = [begin for begin, _ in offsets]
-        ends = [end for _, end in offsets]
     for span in plan.spans:
-        if offsets is not None:
-            first = bisect_right(ends, span.start)  # the first token that ends after the span's start
-            stop = bisect_left(begins, span.end)  # the first token that begins at or after the span's end
+        if encoding is not None:
+            first, stop = _first_token(encoding, span.start), _token_from(encoding, span.end)
         else:
             cuts = _ids(tokenizer([plan.text[: span.start], plan.text[: span.end]], add_special_tokens=False))
             first, stop = len(cuts[0]), len(cuts[1])
-            if cuts[1] != ids[:stop]:
-                return _unclosed(plan.place)
         closed = _close(ids, first, stop, tokenizer, reader)
         if closed is None:
             ender = reader.end_of_turn(tokenizer) if span.last else None
@@ -336,8 +328,26 @@ def _mask(
         labels[first:closed] = ids[first:closed]
         starts.append((first, span.start))
     full = [*ids, *appended]
-    labels = full if loss_on == "all" else [*labels, *appended]
-    return _Masked(Encoded(full, list(labels), plan.place), starts)
+    labels = list(full) if loss_on == "all" else [*labels, *appended]
+    return _Masked(Encoded(full, labels, plan.place), starts)
+
+
+def _first_token(encoding: Encoding, char: int) -> int:
+    """The first token that ends after a character.
+
+    `char_to_token` finds it without making a list of all offsets; it knows no token for white space that byte-level
+    tokenizers trim from their offsets.
+    """
+    token = encoding.char_to_token(char)
+    return bisect_right([end for _, end in encoding.offsets], char) if token is None else int(token)
+
+
+def _token_from(encoding: Encoding, char: int) -> int:
+    """The first token that begins at a character or after it."""
+    token = encoding.char_to_token(char)
+    if token is None or encoding.token_to_chars(token)[0] < char:
+        return bisect_left([begin for begin, _ in encoding.offsets], char)
+    return int(token)
 
 
 def _close(

@@ -56,6 +56,7 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.variables = dict(tokenizer.special_tokens_map)
         self.sources: dict[bool, str] = {}
+        self.untold_tag: bool | None = None
 
     def source(self, tools: bool = False) -> str:
         """The Jinja source (some tokenizers keep another one for tools)."""
@@ -144,15 +145,23 @@ class ChatTemplate:
         if text.startswith(up_to) and len(up_to) > start:
             if content and content not in text[start : len(up_to)]:
                 raise self._unverified(record, i, "it renders the turn without its content")
-            if before == self.text(record.messages[:i], record.tools, record.place) and not (
-                content and text[start:].lstrip().startswith(content)
-            ):
-                raise self._unverified(record, i, "it has no generation prompt (add_generation_prompt), but a tag")
+            if self.tag_unprompted():
+                raise self._unverified(record, i, "it writes a tag before the words that its generation prompt lacks")
             return start, len(up_to)
         at = start + len(text[start:]) - len(text[start:].lstrip())
         if content and text.startswith(content, at):
             return start, at + len(content)
         raise self._unverified(record, i, "it renders the turn otherwise when more turns follow")
+
+    def tag_unprompted(self) -> bool:
+        """Whether an assistant's turn begins with a tag although the generation prompt is empty."""
+        if self.untold_tag is None:
+            asked = (Message("user", "Hi"),)
+            bare = self.text(asked, None, "")
+            answered = self.text((*asked, Message("assistant", "Yo")), None, "")
+            begun = answered.removeprefix(bare).lstrip().startswith("Yo")
+            self.untold_tag = self.text(asked, None, "", prompt=True) == bare and not begun
+        return self.untold_tag
 
     def _other_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
         """A user's (or system's, or tool's) turn: from its content to where the turn ends."""

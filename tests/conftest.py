@@ -1,0 +1,28 @@
+"""Fixtures for every test: pico models, built once per session, and no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from tests.pico import pico
+
+
+@pytest.fixture(scope="session")
+def pico_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`pico_path("llama")` is the folder of that family's pico model; read only, shared by the session."""
+    root = tmp_path_factory.mktemp("pico")
+    made: dict[str, Path] = {}
+
+    def path(family: str) -> Path:
+        if family not in made:
+            made[family] = pico(family, root)
+        return made[family]
+
+    return path
