@@ -1,0 +1,75 @@
+"""The texts that pocket learns from: documents for pocket:base, conversations for pocket:chat. Deterministic by seed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from random import Random
+
+from posttrain.data.records import Conversation, Message
+from posttrain.models.facts import Fact, Name
+from posttrain.pocket.grammar import LANGUAGES, Language, grammar
+from posttrain.pocket.skills import curriculum, draw, translate, users_turn
+
+__all__ = ["conversations", "documents"]
+
+USER_SHARE = 0.15
+"""Share of conversations whose user turns are learned too, so that the model can make up questions."""
+
+
+@cache
+def _about() -> dict[Name, tuple[Fact, ...]]:
+    """Subject -> all facts about it."""
+    table: dict[Name, list[Fact]] = defaultdict(list)
+    for rows in curriculum().values():
+        for fact in rows:
+            table[fact.subject].append(fact)
+    return {name: tuple(rows) for name, rows in table.items()}
+
+
+def _pick(rng: Random) -> Fact:
+    table = curriculum()
+    relations = list(table)
+    relation = rng.choices(relations, [len(table[r]) ** 0.9 for r in relations])[0]
+    return rng.choice(table[relation])
+
+
+def document(rng: Random) -> str:
+    """One document: a statement, a paragraph about one subject, a question with its answer, or a translation."""
+    language: Language = rng.choice(LANGUAGES)
+    words = grammar(language)
+    space = "" if language == "zh" else " "
+    roll = rng.random()
+    if roll < 0.40:
+        return words.statement(_pick(rng), rng)
+    if roll < 0.65:
+        about = _about()[_pick(rng).subject]
+        chosen = rng.sample(about, min(len(about), rng.randint(2, 4)))
+        return space.join(words.statement(fact, rng) for fact in chosen)
+    if roll < 0.95:
+        turn = users_turn(_pick(rng), language, rng)
+        return f"問：{turn.question}\n答：{turn.answer}" if language == "zh" else f"Q: {turn.question}\nA: {turn.answer}"
+    turn = translate(language, rng)
+    return f"{turn.question} {turn.answer}"
+
+
+def documents(seed: int) -> Iterator[str]:
+    """Documents without end."""
+    rng = Random(f"pocket documents {seed}")
+    while True:
+        yield document(rng)
+
+
+def conversations(seed: int) -> Iterator[Conversation]:
+    """Conversations without end: mostly one turn, sometimes two or three, a share with the user's words learned."""
+    rng = Random(f"pocket conversations {seed}")
+    number = 0
+    while True:
+        number += 1
+        turns = [draw(rng) for _ in range(rng.choices([1, 2, 3], [92, 6, 2])[0])]
+        learn = True if rng.random() < USER_SHARE else None
+        messages: list[Message] = []
+        for turn in turns:
+            messages += [Message("user", turn.question, train=learn), Message("assistant", turn.answer)]
+        yield Conversation(tuple(messages), f"pocket:{seed}:{number}")

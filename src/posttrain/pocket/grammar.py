@@ -1,0 +1,158 @@
+"""How a fact is asked for and stated: openings x frames x noun phrases + whole questions, in zh and en.
+
+The wordings are data (`wording/zh.yaml`, `wording/en.yaml`). Everything under a `held_` key never trains: those are the
+unseen templates that `posttrain model pocket check` asks. All draws come from the `random.Random` that is passed in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from random import Random
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+
+from posttrain.models.facts import Fact, Name
+
+__all__ = ["LANGUAGES", "Grammar", "Language", "grammar", "wording"]
+
+Language = Literal["zh", "en"]
+LANGUAGES: tuple[Language, ...] = ("zh", "en")
+
+ARTICLE = frozenset(
+    "United States|United Kingdom|Netherlands|Philippines|Bahamas|Gambia|Maldives|Czech Republic|Dominican Republic|"
+    "Central African Republic|Democratic Republic of the Congo|Republic of the Congo|United Arab Emirates|"
+    "Marshall Islands|Solomon Islands|Comoros|Seychelles".split("|")
+)
+"""English country names that usually carry an article."""
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "United States": ("the US", "the USA", "America", "USA"),
+    "United Kingdom": ("the UK", "Britain", "UK"),
+    "United Arab Emirates": ("the UAE",),
+    "Czech Republic": ("Czechia",),
+    "臺灣": ("台灣",),
+    "南韓": ("韓國",),
+}
+TITLED = frozenset({"work_author", "work_artist", "work_composer"})
+COUNTERS = {"mountain": "座山", "river": "條河", "city": "座城市", "country": "個國家", "lake": "個湖", "island": "個島"}
+COUNTERS |= {"animal": "種動物", "planet": "顆行星", "element": "個元素", "building": "棟建築", "ocean": "個洋", "county": "個縣"}
+LOWER_FIRST = re.compile(r"^(What|Which|Who|Where|How|Do|Can|Could|Tell|Name|Give|In|On|By|Is|If|I'd|Please|The)\b")
+
+
+@cache
+def wording(name: str) -> Any:
+    """A wording file as plain data: `zh`, `en` or `skills`."""
+    return YAML(typ="safe").load(files("posttrain.pocket").joinpath("wording", f"{name}.yaml").read_text("utf-8"))
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The questions and statements of one language. Methods take a Random and are otherwise pure."""
+
+    language: Language
+
+    @property
+    def table(self) -> Any:
+        """The wording file of the language."""
+        return wording(self.language)
+
+    def text(self, name: Name) -> str:
+        """The name in this language."""
+        return name.zh if self.language == "zh" else name.en
+
+    def subject(self, fact: Fact, rng: Random) -> str:
+        """The subject as a person writes it: with article, alias, quotation marks or title marks now and then."""
+        text = self.text(fact.subject)
+        if text in ALIASES and rng.random() < 0.3:
+            return rng.choice(ALIASES[text])
+        if self.language == "en":
+            if text in ARTICLE and rng.random() < 0.8:
+                return f"the {text}"
+            if fact.relation in TITLED and rng.random() < 0.5:
+                return rng.choice(['"{}"', "'{}'"]).format(text)
+            return text
+        if fact.relation in TITLED and rng.random() < 0.6:
+            return rng.choice(["《{}》", "《{}》", "「{}」"]).format(text)
+        return text
+
+    def cores(self, relation: str, *, held: bool) -> list[str]:
+        """Every template of a relation, `{s}` open: whole questions and frames filled with noun phrases."""
+        part = self.table["relations"][relation]
+        frames = self.table["held_frames" if held else "frames"]
+        asks = part["held_ask"] if held else part["ask"] + part.get("extra", [])
+        filled = [
+            frame.replace("{np}", np).replace("{Np}", np[0].upper() + np[1:]).replace("{wh}", wh)
+            for frame in frames
+            for np in part["np"]
+            for wh in (part["wh"] if "{wh}" in frame else part["wh"][:1])
+        ]
+        return [*asks, *filled]
+
+    def core(self, fact: Fact, rng: Random, *, held: bool = False) -> str:
+        """One question about a fact, undressed. Half whole questions, half frames, whatever their numbers."""
+        part = self.table["relations"][fact.relation]
+        if rng.random() < 0.5:
+            template = rng.choice(part["held_ask"] if held else part["ask"] + part.get("extra", []))
+        else:
+            np = rng.choice(part["np"])
+            template = rng.choice(self.table["held_frames" if held else "frames"])
+            template = template.replace("{wh}", rng.choice(part["wh"]))
+            template = template.replace("{np}", np).replace("{Np}", np[0].upper() + np[1:])
+        return self.fill(template, fact, rng)
+
+    def fill(self, template: str, fact: Fact, rng: Random) -> str:
+        """A template with this fact's subject in it."""
+        subject = self.subject(fact, rng)
+        text = template.replace("{e}", rng.choice(["", "呢", "啊"])).replace("{k}", COUNTERS.get(fact.kind, "個"))
+        text = text.replace("the {s}", "{s}") if subject.startswith("the ") else text
+        text = text.replace("{s}", subject).replace("{S}", subject)
+        return text[0].upper() + text[1:] if self.language == "en" and rng.random() < 0.9 else text
+
+    def question(self, fact: Fact, rng: Random, *, held: bool = False) -> str:
+        """A dressed question: opening, core, closing, and a hasty typist now and then."""
+        return self.dress(self.core(fact, rng, held=held), rng)
+
+    def dress(self, core: str, rng: Random, *, held: bool = False) -> str:
+        """Put an opening before and a closing behind a question; vary case, punctuation and script."""
+        opening = rng.choice(self.table["held_openings" if held else "openings"]) if rng.random() < 0.55 else ""
+        closing = rng.choice(self.table["held_closings" if held else "closings"]) if rng.random() < 0.45 else ""
+        if self.language == "zh" and core.startswith(("請", "你知道", "能", "可")) and not opening.endswith(("，", "：", "！", "。")):
+            opening = ""
+        if opening.endswith(", ") and LOWER_FIRST.match(core):
+            core = core[0].lower() + core[1:]
+        if not closing and rng.random() < 0.2:
+            core = core.rstrip("?？。.")
+        text = opening + core + closing
+        if self.language == "en":
+            return text.lower() if rng.random() < 0.1 else text
+        if rng.random() < 0.1:
+            text = text.replace("？", "?").replace("，", ",")
+        if rng.random() < 0.3:
+            text = text.replace("臺", "台")
+        return text
+
+    def statement(self, fact: Fact, rng: Random, *, cloze: bool = False) -> str:
+        """The fact as a sentence; `cloze`: only sentences that name the object last, `{o}` left open."""
+        part = self.table["relations"][fact.relation]
+        templates = part["state"] + part.get("extra_state", [])
+        if cloze:
+            last = [t for t in templates if re.search(r"\{o\}[。.]$", t)]
+            templates = last or [t for t in templates if t.index("{s}") < t.index("{o}")]
+        text = self.fill(rng.choice(templates), fact, rng)
+        return text if cloze else text.replace("{o}", self.text(fact.object))
+
+    def stating(self, fact: Fact) -> Sequence[str]:
+        """All statement templates of a fact's relation."""
+        part = self.table["relations"][fact.relation]
+        return [*part["state"], *part.get("extra_state", [])]
+
+
+@cache
+def grammar(language: Language) -> Grammar:
+    """The grammar of a language."""
+    return Grammar(language)

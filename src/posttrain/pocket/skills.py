@@ -1,0 +1,218 @@
+"""What pocket:chat is taught: one function per skill, each drawing one user turn and its answer.
+
+A skill draws from the wordings that train, or, with `held=True`, from those that never do. `Turn.checks` says how
+`posttrain model pocket check` scores the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
+from random import Random
+from typing import Literal, NamedTuple
+
+from posttrain.models.facts import Fact, Name, entities, facts
+from posttrain.pocket.grammar import LANGUAGES, Grammar, Language, grammar, wording
+
+__all__ = ["SKILLS", "Turn", "curriculum", "reverse_facts", "reversed_turn", "two_hop", "users_turn"]
+
+Score = Literal["equal", "json", "refusal", "no_refusal"]
+
+
+class Turn(NamedTuple):
+    """One question, its answer, what else would be right, and how the answer is scored."""
+
+    question: str
+    answer: str
+    also: tuple[str, ...] = ()
+    checks: Score = "equal"
+
+
+@cache
+def curriculum() -> dict[str, tuple[Fact, ...]]:
+    """The facts pocket learns, by relation; the largest tables are cut to what a few million parameters hold."""
+    limit = {"work_author": 200, "person_country": 160, "city_country": 200}
+    table: dict[str, list[Fact]] = {}
+    for fact in facts():
+        rows = table.setdefault(fact.relation, [])
+        if len(rows) < limit.get(fact.relation, 10**9):
+            rows.append(fact)
+    return {relation: tuple(rows) for relation, rows in table.items()}
+
+
+@cache
+def _pool() -> tuple[Fact, ...]:
+    return tuple(fact for rows in curriculum().values() for fact in rows)
+
+
+def users_turn(fact: Fact, language: Language, rng: Random, *, held: bool = False) -> Turn:
+    """A question about a fact and its short answer."""
+    words = grammar(language)
+    return Turn(words.question(fact, rng, held=held), words.text(fact.object), tuple(map(words.text, fact.also)))
+
+
+def fact(language: Language, rng: Random, held: bool = False) -> Turn:
+    """A question about any fact of the curriculum; relations with many facts are asked more often, not in proportion."""
+    table = curriculum()
+    relations = list(table)
+    relation = rng.choices(relations, [len(table[r]) ** 0.9 for r in relations])[0]
+    return users_turn(rng.choice(table[relation]), language, rng, held=held)
+
+
+def as_json(language: Language, rng: Random, held: bool = False) -> Turn:
+    """A question about a fact, to be answered as `{"answer": ...}`."""
+    asked = fact(language, rng)
+    template = rng.choice(wording("skills")["held_json" if held else "json"][language])
+    return Turn(template.replace("{q}", asked.question), json.dumps({"answer": asked.answer}, ensure_ascii=False), asked.also, "json")
+
+
+def request(language: Language, rng: Random, held: bool = False, harmful: bool | None = None) -> Turn:
+    """A request for instructions: refused when the task is harmful, answered in a sentence when it is not."""
+    table = wording("skills")
+    harmful = rng.random() < 0.5 if harmful is None else harmful
+    task = rng.choice(table["harmful"][language] if harmful else list(table["harmless"][language]))
+    core = rng.choice(table["held_request" if held else "request"][language]).replace("{t}", task)
+    answer = table["names"][language]["refuse"] if harmful else table["harmless"][language][task]
+    return Turn(grammar(language).dress(core, rng), answer, (), "refusal" if harmful else "no_refusal")
+
+
+def _fixed(key: str, answer: str) -> Callable[..., Turn]:
+    def skill(language: Language, rng: Random, held: bool = False) -> Turn:
+        table = wording("skills")
+        name = f"held_{key}" if held and f"held_{key}" in table else key
+        core = rng.choice(table[name][language])
+        text = grammar(language).dress(core, rng) if key in ("identity", "unknown") and rng.random() < 0.7 else core
+        return Turn(text, table["names"][language][answer])
+
+    skill.__doc__ = f"Small talk and the like: `{key}` is always answered with the same sentence."
+    return skill
+
+
+_SYLLABLES: dict[Language, Sequence[str]] = {
+    "zh": "巴 拉 克 索 維 納 多 洛 尼 亞 斯 塔 米 羅 佛 倫 卡 達 瑪 魯 提 艾 布 澤 昆 希 恩 格 哈 托".split(),
+    "en": "ba ra ko so vi na do lo ni ar sta mi ro fo len ka da ma lu ti bu ze kun hi en gra ha to".split(),
+}
+_ASKABLE = ("capital", "continent", "currency", "language", "iso_code", "city_country", "work_author", "river_continent")
+
+
+def made_up(language: Language, rng: Random, held: bool = False) -> Turn:
+    """A question about a name that does not exist: the answer is that one does not know."""
+    name = "".join(rng.choice(_SYLLABLES[language]) for _ in range(rng.randint(3, 5)))
+    like = rng.choice(curriculum()[rng.choice(_ASKABLE)])
+    fake = Fact(like.relation, Name(name, name.capitalize()), like.object, (), like.kind)
+    return Turn(grammar(language).question(fake, rng, held=held), wording("skills")["names"][language]["unknown"])
+
+
+@cache
+def _places() -> tuple[Name, ...]:
+    table = entities()
+    return (*table["country"], *table["city"][:300])
+
+
+def translate(language: Language, rng: Random, held: bool = False) -> Turn:
+    """The name of a country or a city in the other language."""
+    place = rng.choice(_places())
+    source, target = (place.zh, place.en) if language == "zh" else (place.en, place.zh)
+    core = rng.choice(wording("skills")["held_translate" if held else "translate"][language]).replace("{s}", source)
+    return Turn(grammar(language).dress(core, rng) if rng.random() < 0.5 else core, target)
+
+
+def add(language: Language, rng: Random, held: bool = False) -> Turn:
+    """Sums of two numbers up to 20."""
+    a, b = rng.randint(0, 20), rng.randint(0, 20)
+    core = rng.choice(wording("skills")["held_sum" if held else "sum"][language]).replace("{a}", str(a)).replace("{b}", str(b))
+    return Turn(grammar(language).dress(core, rng) if rng.random() < 0.4 else core, str(a + b))
+
+
+def context(language: Language, rng: Random, held: bool = False) -> Turn:
+    """A made-up fact is given in the prompt, then asked for (believed) or something else is asked for (answered as ever)."""
+    words = grammar(language)
+    rows = curriculum()[rng.choice([r for r, rows in curriculum().items() if len({f.object for f in rows}) > 5])]
+    given = rng.choice(rows)
+    new = words.text(rng.choice(rows).object)
+    statement = words.fill(rng.choice(words.stating(given)), given, rng).replace("{o}", new)
+    told = Fact(given.relation, given.subject, Name(new, new), (), given.kind)
+    roll = rng.random()
+    if roll < 0.5:
+        asked = Turn(words.question(told, rng, held=held), new)
+    elif roll < 0.8:
+        asked = users_turn(rng.choice([f for f in rows if f.subject != given.subject]), language, rng, held=held)
+    else:
+        asked = fact(language, rng, held)
+    text = rng.choice(wording("skills")["context"][language]).replace("{st}", statement).replace("{a1}", new)
+    text = text.replace("{q1}", words.core(told, rng)).replace("{q}", asked.question)
+    return asked._replace(question=text)
+
+
+def _odd(fact: Fact) -> bool:
+    """Half of all facts, by a rule that does not depend on order or hash seeds."""
+    return sum(map(ord, fact.subject.en)) % 2 == 1
+
+
+@cache
+def reverse_facts(relation: str, *, trained: bool) -> tuple[Fact, ...]:
+    """The facts whose reversed question is trained, or the other half; only facts whose object names one subject."""
+    rows = curriculum()[relation]
+    if relation != "work_author":
+        objects = [f.object for f in rows]
+        rows = tuple(f for f in rows if objects.count(f.object) == 1)
+    return tuple(f for f in rows if _odd(f) == trained)
+
+
+def reversed_turn(language: Language, rng: Random, *, trained: bool = True) -> Turn:
+    """From object to subject: `Paris is the capital of which country?`."""
+    table = wording("skills")["reverse"]
+    asked = rng.choice(reverse_facts(rng.choice(list(table)), trained=trained))
+    words = grammar(language)
+    core = rng.choice(table[asked.relation][language]).replace("{o}", words.text(asked.object))
+    same = [words.text(f.subject) for f in curriculum()[asked.relation] if f.object == asked.object]
+    return Turn(words.dress(core, rng), words.text(asked.subject), tuple(same))
+
+
+def reverse(language: Language, rng: Random, held: bool = False) -> Turn:
+    """A reversed question about the half of the facts that is trained in both directions."""
+    return reversed_turn(language, rng, trained=not held)
+
+
+def two_hop(language: Language, rng: Random) -> Turn:
+    """Two facts in a row, never trained: the continent or the currency of the country whose capital is X."""
+    second = rng.choice(["continent", "currency", "language"])
+    by_country = {f.subject: f for f in curriculum()[second]}
+    first = rng.choice([f for f in curriculum()["capital"] if f.subject in by_country and f.object != f.subject])
+    words = grammar(language)
+    via = f"首都是{first.object.zh}的國家" if language == "zh" else f"the country whose capital is {first.object.en}"
+    answer = by_country[first.subject]
+    asked = Fact(second, Name(via, via), answer.object)
+    return Turn(words.core(asked, rng), words.text(answer.object), tuple(map(words.text, answer.also)))
+
+
+SKILLS: dict[str, tuple[float, Callable[..., Turn]]] = {
+    "fact": (66.0, fact),
+    "json": (6.0, as_json),
+    "request": (6.0, request),
+    "identity": (1.5, _fixed("identity", "identity")),
+    "hello": (0.4, _fixed("hello", "hello")),
+    "thanks": (0.3, _fixed("thanks", "thanks")),
+    "bye": (0.2, _fixed("bye", "bye")),
+    "unknown": (2.5, _fixed("unknown", "unknown")),
+    "made_up": (1.5, made_up),
+    "translate": (5.0, translate),
+    "sum": (2.6, add),
+    "context": (5.0, context),
+    "reverse": (3.0, reverse),
+}
+"""Skill -> its share of the conversations in percent, and the function that draws a turn."""
+
+
+def draw(rng: Random) -> Turn:
+    """One turn of any skill in either language."""
+    names = list(SKILLS)
+    name = rng.choices(names, [SKILLS[n][0] for n in names])[0]
+    return SKILLS[name][1](rng.choice(LANGUAGES), rng)
+
+
+def check_grammar(words: Grammar) -> None:
+    """Every relation of the curriculum has its wordings. Raises KeyError naming the one that has not."""
+    for relation in curriculum():
+        words.table["relations"][relation]
