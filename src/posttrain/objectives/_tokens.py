@@ -1,0 +1,41 @@
+"""What the objectives on tokens share: the value they return and plain token cross-entropy."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from posttrain.data.chat import IGNORED
+
+__all__ = ["Loss", "token_cross_entropy"]
+
+
+class Loss(NamedTuple):
+    """Sums, not means, so that the parts of an optimiser step can be added before they are divided.
+
+    nats: the loss of each row, summed over its supervised tokens, shape (B,), with a gradient;
+    tokens: how many tokens of each row are supervised, shape (B,), integers.
+    """
+
+    nats: Tensor
+    tokens: Tensor
+
+
+def token_cross_entropy(logits: Tensor, targets: Tensor) -> Loss:
+    """Cross-entropy of each supervised token, summed per row, computed in float32.
+
+        nats_b = sum over positions t with y_bt != -100 of: logsumexp(z_bt) - z_bt[y_bt]
+
+    logits: (B, K, V), float; targets: (B, K), the token each position should predict, -100 where nothing is asked.
+    Only supervised positions are put through the softmax.
+    """
+    asked = targets != IGNORED  # (B, K)
+    # float64 stays float64 (exactness tests), half precision is raised to float32
+    chosen = logits[asked]  # (N, V)
+    chosen = chosen if chosen.dtype == torch.float64 else chosen.float()
+    nats = functional.cross_entropy(chosen, targets[asked], reduction="none")  # (N,)
+    row = asked.nonzero()[:, 0]  # (N,)
+    return Loss(nats.new_zeros(len(targets)).index_add(0, row, nats), asked.sum(1))

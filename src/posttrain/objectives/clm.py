@@ -1,0 +1,36 @@
+"""Causal language modelling: cross-entropy on every token, for pretraining and continued pretraining.
+
+Every token but the first of a row is predicted from those before it, whoever wrote it: a prompt counts like an answer.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from posttrain.config.base import Config
+from posttrain.objectives._tokens import Loss, token_cross_entropy
+from posttrain.registry import register
+
+__all__ = ["ClmConfig", "clm"]
+
+
+class ClmConfig(Config):
+    """Causal language modelling on texts or whole conversations."""
+
+    supervises: ClassVar[Literal["assistant", "all"]] = "all"
+
+    kind: Literal["clm"] = "clm"
+    """Causal language modelling: the loss looks at every token."""
+
+
+@register("objective", "clm", config=ClmConfig)
+def clm(logits: Tensor, targets: Tensor, config: ClmConfig) -> Loss:
+    """Negative log-likelihood of every token after the first.
+
+        nats_b = - sum_{t >= 1} log softmax(z_b,t-1)[x_bt]   over the tokens x of the row, padding excepted
+
+    logits: (B, K, V); targets: (B, K), already shifted: the row's next token, or -100 where the row has ended.
+    """
+    return token_cross_entropy(logits, targets)

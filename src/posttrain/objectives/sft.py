@@ -1,0 +1,37 @@
+"""Supervised fine-tuning: cross-entropy on the assistant's words and the end of its turns.
+
+The prompt is read and not learned: its labels are -100. The loss of an optimiser step is the sum over all supervised
+tokens of the step divided by their number, however the step is cut into micro batches.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from posttrain.config.base import Config
+from posttrain.objectives._tokens import Loss, token_cross_entropy
+from posttrain.registry import register
+
+__all__ = ["SftConfig", "sft"]
+
+
+class SftConfig(Config):
+    """Supervised fine-tuning on conversations, prompt/completion pairs or texts."""
+
+    supervises: ClassVar[Literal["assistant", "all"]] = "assistant"
+
+    kind: Literal["sft"] = "sft"
+    """Supervised fine-tuning: the loss looks at the assistant's words only."""
+
+
+@register("objective", "sft", config=SftConfig)
+def sft(logits: Tensor, targets: Tensor, config: SftConfig) -> Loss:
+    """Negative log-likelihood of the supervised tokens.
+
+        nats_b = - sum_t log softmax(z_bt)[y_bt]   over positions whose target is not -100
+
+    logits: (B, K, V); targets: (B, K), already shifted: the token that position should predict, or -100.
+    """
+    return token_cross_entropy(logits, targets)

@@ -1,0 +1,134 @@
+"""What a training run is: model, data, objective, tuner, optimiser, batches, checkpoints. Free of torch.
+
+```yaml
+# posttrain train sft.yaml
+model: pocket:chat
+data: rows.jsonl
+objective: sft
+tuner: {kind: lora, rank: 16}
+optimizer: {learning_rate: 1.0e-4, epochs: 3}
+output: runs/first
+```
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from posttrain.config.base import ByKind, Config
+from posttrain.data.readers import DataSource
+
+__all__ = ["BatchConfig", "OptimizerConfig", "TrainConfig"]
+
+
+class OptimizerConfig(Config):
+    """AdamW, its schedule, and when to stop."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after so many optimiser steps; the data are read again as often as needed. Excludes `epochs`."""
+    epochs: float | None = Field(None, gt=0)
+    """Stop after so many passes over the data; 3 when neither this nor `max_steps` is given."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes from its peak to the end: it stays, or falls to zero in a line or a cosine."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Steps over which the learning rate rises from zero. Excludes `warmup_share`."""
+    warmup_share: float = Field(0.0, ge=0, lt=1)
+    """The same as a share of all steps."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay, on matrices only (no biases, no norms)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's two decay rates."""
+    epsilon: float = Field(1e-8, gt=0)
+    """AdamW's denominator term."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients of a step are scaled down to this norm; 0 turns clipping off."""
+    stop_at_loss: float | None = Field(None, gt=0)
+    """Stop after the step whose loss on the new rows (replayed rows left out) was at most this, in nats per token.
+    The loss is that of the weights before the step's update."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> OptimizerConfig:
+        if self.max_steps is not None and self.epochs is not None:
+            raise ValueError("max_steps and epochs exclude each other; give one")
+        if self.warmup_steps is not None and self.warmup_share:
+            raise ValueError("warmup_steps and warmup_share exclude each other; give one")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas must be at least 0 and below 1")
+        return self
+
+
+class BatchConfig(Config):
+    """How rows become steps. A step's loss is a mean over its supervised tokens, however the step is cut."""
+
+    tokens: int = Field(4096, ge=1)
+    """Padded tokens (rows x longest) of one micro batch, at most; rows of similar length go together."""
+    rows: int | None = Field(None, ge=1)
+    """Rows of one micro batch, at most."""
+    accumulate: int = Field(1, ge=1)
+    """Micro batches of one optimiser step. Replayed rows come on top."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+
+
+class TrainConfig(Config):
+    """One training run."""
+
+    model: str
+    """Hub id, local folder, adapter folder, or `pocket:base` / `pocket:chat`."""
+    data: DataSource | None = None
+    """Rows to learn from: a file (`rows.jsonl`) or `{hub: name, split: train}`."""
+    validation: DataSource | None = None
+    """Rows to measure the loss on; excludes `validation_share`."""
+    validation_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the rows of `data` that is held out for validation, drawn by `seed`."""
+    objective: Annotated[Config, ByKind("objective")] = Field(default="sft", validate_default=True)
+    """What training minimises: `sft` or `clm`."""
+    tuner: Annotated[Config, ByKind("tuner")] = Field(default="full", validate_default=True)
+    """Which parameters move: `full` or `lora`."""
+    replay: Annotated[Config, ByKind("replay")] | None = None
+    """Old rows mixed into every step, such as `{kind: self, share: 0.9}`."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimiser, schedule and stopping."""
+    batch: BatchConfig = BatchConfig()
+    """Batches."""
+    max_length: int = Field(1024, ge=2)
+    """Tokens of a row, at most (and at most what the model was made for)."""
+    over_long: Literal["drop", "truncate", "raise"] = "raise"
+    """What to do with longer rows; counted either way."""
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    """What to do with rows that cannot be read; counted either way."""
+    download: bool = False
+    """Allow fetching the model from the hub; without it only the local cache is used."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model."""
+    allow_template_mismatch: bool = False
+    """Train although the chat template is not the one the weights were trained with."""
+    seed: int = Field(0, ge=0)
+    """Seed of the order of the rows, of dropout and of replay's draws."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the forward pass. auto: bf16 on a GPU that has it when the model has 1 B parameters or more,
+    else float32. The weights that full fine-tuning moves are float32 in any case."""
+    evaluate_every_steps: int | None = Field(None, ge=1)
+    """Steps between two validation losses; with validation rows and without this, once per tenth of the run."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop after so many validations without a new best."""
+    keep_best: bool = True
+    """With validation rows: end with the weights of the best validation, not of the last step."""
+    save_every_steps: int | None = Field(None, ge=1)
+    """Steps between two checkpoints; none but the one of an interruption when not given."""
+    keep_checkpoints: int | None = Field(1, ge=1)
+    """Checkpoints kept, the newest (and the best besides); null keeps all."""
+    report_to: tuple[str, ...] = ()
+    """Trackers that transformers knows: wandb, tensorboard, mlflow, ..."""
+    output: str | None = None
+    """Folder of the run."""
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> TrainConfig:
+        if self.validation is not None and self.validation_share:
+            raise ValueError("validation and validation_share exclude each other; give one")
+        return self

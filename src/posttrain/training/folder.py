@@ -1,0 +1,120 @@
+"""The folder of a run: config.yaml, env.json, metrics.jsonl, checkpoints/, model/, card.md, result.json.
+
+`result.json` is written last: a folder that has it is finished.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from ruamel.yaml import YAML
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.errors import ConfigError, Problem
+from posttrain.models.save import save_model
+from posttrain.training.checkpoints import IDENTITY, check_identity, write_text
+from posttrain.training.config import TrainConfig
+from posttrain.training.environment import environment
+
+__all__ = ["RunFolder", "card_of"]
+
+OURS = ("config.yaml", "env.json", "metrics.jsonl", "checkpoints", "model", "card.md", "result.json", IDENTITY)
+RESULT_KEYS = ("steps", "loss_nats", "tokens", "wall_s", "peak_gib", "moved", "stopped", "best_step")
+
+
+class RunFolder:
+    """Paths of a run and what is written where."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.checkpoints = root / "checkpoints"
+        self.metrics = root / "metrics.jsonl"
+        self.model = root / "model"
+        self.result = root / "result.json"
+
+    def finished(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+        """The result of a finished run. ConfigError with the differences when it was another run."""
+        if not self.result.is_file() or not self.model.is_dir():
+            return None
+        check_identity(self.root, identity)
+        done: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        return done
+
+    def open(self, config: TrainConfig, identity: dict[str, Any], *, resume: bool) -> None:
+        """Make the folder and write what went in; with resume=False what an earlier run left is removed first.
+
+        ConfigError when the folder holds things that no run of ours writes.
+        """
+        if self.root.exists():
+            ours = any((self.root / name).exists() for name in OURS)
+            if not self.root.is_dir() or (any(self.root.iterdir()) and not ours):
+                raise ConfigError(
+                    Problem(str(self.root), "is not the folder of a run", "choose a new or an empty folder")
+                )
+            if not resume:
+                for name in OURS:
+                    path = self.root / name
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        text = io.StringIO()
+        YAML().dump(config.model_dump(mode="json"), text)
+        write_text(self.root / "config.yaml", text.getvalue())
+        write_text(self.root / "env.json", as_json(environment()))
+
+    def finish(
+        self,
+        config: TrainConfig,
+        identity: dict[str, Any],
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        result: Mapping[str, Any],
+    ) -> None:
+        """The trained weights (or the adapter) with tokenizer and template fingerprint, the card, and the result."""
+        card = card_of(config, result)
+        save_model(model, tokenizer, self.model, card=card)
+        write_text(self.root / "card.md", card)
+        write_text(self.root / IDENTITY, as_json(identity))
+        write_text(self.result, as_json({key: result[key] for key in RESULT_KEYS}))
+
+
+def as_json(value: Any) -> str:
+    """Readable JSON with a line end."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def card_of(config: TrainConfig, result: Mapping[str, Any]) -> str:
+    """What was done to the model, in Markdown."""
+    text = io.StringIO()
+    YAML().dump(config.model_dump(mode="json", exclude_defaults=True), text)
+    losses = [e for e in result["history"] if "loss_nats" in e]
+    validations = [e for e in result["history"] if "validation_loss_nats" in e]
+    lines = [
+        f"# {Path(config.model).name or config.model}, trained with posttrain",
+        "",
+        f"From `{config.model}`: {result['moved']}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| optimiser steps | {result['steps']:,} |",
+        f"| tokens read | {result['tokens']:,} |",
+        f"| wall time | {result['wall_s']:.1f} s |",
+        f"| peak memory | {result['peak_gib']:.2f} GiB |",
+    ]
+    if losses:
+        first, last = losses[0]["loss_nats"], losses[-1]["loss_nats"]
+        lines.append(f"| training loss, first and last step | {first:.4f}, {last:.4f} nats per token |")
+    if validations:
+        best = min(validations, key=lambda e: float(e["validation_loss_nats"]))
+        lines.append(f"| best validation loss | {best['validation_loss_nats']:.4f} at step {best['step']} |")
+    if result["best_step"]:
+        lines.append(f"| weights kept | of step {result['best_step']} |")
+    if result["stopped"]:
+        lines.append(f"| stopped early | {result['stopped']} |")
+    lines += ["", "What this did to everything else is not known until an exam was run: `posttrain exam`.", ""]
+    return "\n".join([*lines, "```yaml", text.getvalue().rstrip(), "```", ""])

@@ -1,0 +1,61 @@
+"""metrics.jsonl: one line per optimiser step and per validation, appended as they happen."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain.training.checkpoints import write_text
+
+__all__ = ["MetricsLog", "peak_gib"]
+
+
+def peak_gib(device: torch.device) -> float:
+    """Peak memory so far in GiB: of the GPU's allocator on a GPU, else of the process (resident set)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20  # bytes on macOS, KiB on Linux
+
+
+class MetricsLog:
+    """The history of a run in memory, and on disk when there is a folder for it."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.history: list[dict[str, Any]] = []
+
+    def read(self, step: int) -> None:
+        """The lines up to a step into `history`; a last line that a kill cut short is left out."""
+        self.history = []
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path and self.path.exists() else []
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if entry["step"] <= step:
+                self.history.append(entry)
+
+    def take_up(self, step: int) -> None:
+        """Go on after `step`: keep the lines up to it and drop those after, which a killed run had written."""
+        self.read(step)
+        if self.path is not None:
+            write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in self.history))
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Append one line."""
+        self.history.append(entry)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of training so far, over all sessions of the run."""
+        return float(self.history[-1]["wall_s"]) if self.history else 0.0

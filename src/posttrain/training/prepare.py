@@ -1,0 +1,104 @@
+"""From a configuration to encoded rows: read, render, hold out, and count aloud what was dropped."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain import registry
+from posttrain.data.chat import Encoded, encode_all
+from posttrain.data.readers import DataSource, read_records
+from posttrain.errors import DataError, Problem
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.load import LoadedModel
+from posttrain.retention.selection import ReplayConfig, ReplayContext
+from posttrain.training.config import TrainConfig
+
+__all__ = ["hold_out", "longest_row", "make_replay", "read_rows", "rows_fingerprint"]
+
+LISTED = 5
+"""Skipped rows that are named; the rest is counted."""
+
+
+def longest_row(config: TrainConfig, model: PreTrainedModel) -> int:
+    """The longest row allowed: `max_length`, or what the model was made for when that is less."""
+    limits = {"max_position_embeddings", "n_positions"} & set(model.config.to_dict())
+    made_for = [int(model.config.to_dict()[name]) for name in limits if model.config.to_dict()[name]]
+    return min([config.max_length, *made_for])
+
+
+def read_rows(
+    source: DataSource,
+    tokenizer: PreTrainedTokenizerBase,
+    config: TrainConfig,
+    *,
+    max_length: int,
+    loss_on: Literal["assistant", "all"],
+    say: Callable[[str], None],
+) -> list[Encoded]:
+    """Rows of a file or data set, encoded. DataError with every bad row; dropped and cut rows are counted."""
+    read = read_records(source, on_bad_row=config.on_bad_row)
+    encoded = encode_all(
+        read.records,
+        tokenizer,
+        max_length=max_length,
+        over_long=config.over_long,
+        loss_on=loss_on,
+        on_bad_row=config.on_bad_row,
+    )
+    tokens = sum(len(row.input_ids) for row in encoded.rows)
+    skipped = [*read.problems, *encoded.problems]
+    say(
+        f"{source.path or source.hub}: {read.rows} rows read, {len(skipped)} bad ones skipped; "
+        f"longer than {max_length} tokens: {encoded.dropped} dropped, {encoded.truncated} cut; "
+        f"{len(encoded.rows)} rows with {tokens:,} tokens to learn from"
+    )
+    for problem in skipped[:LISTED]:
+        say(f"  skipped {problem}")
+    if len(skipped) > LISTED:
+        say(f"  and {len(skipped) - LISTED} more")
+    return encoded.rows
+
+
+def make_replay(
+    config: TrainConfig, loaded: LoadedModel, max_length: int, base: Path, say: Callable[[str], None]
+) -> list[Encoded]:
+    """Old rows as `config.replay` says, made by the model as it is now: call this before anything trains."""
+    assert isinstance(config.replay, ReplayConfig)
+    respondent = ModelRespondent(loaded)
+    context = ReplayContext(respondent, respondent.fingerprint, seed=config.seed, base=base, say=say)
+    conversations = registry.load("replay", config.replay.kind).function(config.replay, context)
+    # own answers are as long as they are; a row that does not fit is counted, not an error of the user's
+    encoded = encode_all(conversations, loaded.tokenizer, max_length=max_length, over_long="drop", on_bad_row="skip")
+    say(
+        f"replay: {len(encoded.rows)} rows, {encoded.dropped} longer than {max_length} tokens left out, "
+        f"{len(encoded.problems)} bad ones skipped"
+    )
+    return encoded.rows
+
+
+def hold_out(rows: Sequence[Encoded], share: float, seed: int) -> tuple[list[Encoded], list[Encoded]]:
+    """(training rows, validation rows): a random share, at least one row each. DataError with fewer than two rows."""
+    if len(rows) < 2:
+        raise DataError(Problem(rows[0].place, "one row cannot be split", "give more rows, or a validation file"))
+    order = list(range(len(rows)))
+    random.Random(f"validation {seed}").shuffle(order)
+    count = min(max(round(share * len(rows)), 1), len(rows) - 1)
+    held = set(order[:count])
+    return [r for i, r in enumerate(rows) if i not in held], [r for i, r in enumerate(rows) if i in held]
+
+
+def rows_fingerprint(rows: Sequence[Encoded]) -> str:
+    """First 16 hex digits of the sha256 over token ids and labels; "none" without rows."""
+    if not rows:
+        return "none"
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(array("q", [len(row.input_ids), *row.input_ids, *row.labels]).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,146 @@
+"""What a run says while it works: a live line on a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["LiveProgress", "PlainProgress", "RunProgress", "Silent", "progress_for"]
+
+
+class RunProgress(Protocol):
+    """Told what happens; used as a context, so that a live display is closed whatever happens."""
+
+    def __enter__(self) -> RunProgress: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def say(self, text: str) -> None:
+        """A choice made, a count, a saved file."""
+
+    def start(self, first: int, steps: int) -> None:
+        """Steps done so far, and steps in all."""
+
+    def step(self, entry: Mapping[str, Any]) -> None:
+        """One optimiser step, or one validation (`validation_loss_nats`), as in metrics.jsonl."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def say(self, text: str) -> None:
+        return None
+
+    def start(self, first: int, steps: int) -> None:
+        return None
+
+    def step(self, entry: Mapping[str, Any]) -> None:
+        return None
+
+
+def described(entry: Mapping[str, Any]) -> str:
+    """The numbers of a step in words, such as `loss 1.234  2,048 tokens/s  0.61 GiB`."""
+    if "validation_loss_nats" in entry:
+        return f"validation loss {entry['validation_loss_nats']:.4f}"
+    parts = [f"loss {entry['loss_nats']:.4f}"]
+    if entry["loss_new_nats"] != entry["loss_nats"]:
+        parts.append(f"new rows {entry['loss_new_nats']:.4f}")
+    parts.append(f"{entry['tokens_per_s']:,.0f} tokens/s")
+    parts.append(f"{entry['peak_gib']:.2f} GiB")
+    return "  ".join(parts)
+
+
+class PlainProgress:
+    """Lines on stderr: the first step, the last, one every few seconds, and every validation."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        self.every_s = every_s
+        self.steps = 0
+        self.first = 0
+        self.began = self.last = time.monotonic()
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def start(self, first: int, steps: int) -> None:
+        self.first, self.steps = first, steps
+        self.began = self.last = time.monotonic()
+
+    def step(self, entry: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        step = int(entry["step"])
+        edge = step in (self.first + 1, self.steps) or "validation_loss_nats" in entry
+        if not edge and now - self.last < self.every_s:
+            return
+        self.last = now
+        left_s = (now - self.began) / max(step - self.first, 1) * (self.steps - step)
+        self.say(f"step {step}/{self.steps}  {described(entry)}  {clock(left_s)} left")
+
+
+class LiveProgress:
+    """One live line on a terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task = self.bar.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> LiveProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        self.bar.console.print(text, markup=False, highlight=False)
+
+    def start(self, first: int, steps: int) -> None:
+        self.bar.update(self.task, total=steps, completed=first, visible=True)
+
+    def step(self, entry: Mapping[str, Any]) -> None:
+        if "validation_loss_nats" in entry:
+            self.say(f"step {entry['step']}  {described(entry)}")
+        else:
+            self.bar.update(self.task, completed=int(entry["step"]), description=described(entry))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    whole = round(seconds)
+    minutes, hours = whole // 60 % 60, whole // 3600
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def progress_for(*, silent: bool = False) -> RunProgress:
+    """Live on a terminal, plain lines elsewhere, nothing when silent."""
+    if silent:
+        return Silent()
+    return LiveProgress() if sys.stderr.isatty() else PlainProgress()

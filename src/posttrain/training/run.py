@@ -1,0 +1,368 @@
+"""`train()`: from a configuration, or from its pieces, to trained weights.
+
+A study calls it a hundred times on a small model, so it starts quickly and writes nothing without an output folder.
+With one, the folder holds config.yaml, env.json, metrics.jsonl, checkpoints/ (whole or not there), and at the end
+model/ and card.md; run again it goes on where it stopped, and says so when it is already done.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from posttrain import registry
+from posttrain.data.batching import length_batches
+from posttrain.data.chat import Encoded
+from posttrain.errors import ConfigError, DataError, Interrupted, Problem
+from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
+from posttrain.models.load import LoadedModel, load_model
+from posttrain.retention.selection import ReplayConfig
+from posttrain.training.batches import MicroBatch, StepLoader, make_micro_batch
+from posttrain.training.checkpoints import check_identity, checkpoints_in, remove_leftovers
+from posttrain.training.config import TrainConfig
+from posttrain.training.folder import RunFolder
+from posttrain.training.metrics import MetricsLog, peak_gib
+from posttrain.training.prepare import hold_out, longest_row, make_replay, read_rows, rows_fingerprint
+from posttrain.training.progress import RunProgress, Silent
+from posttrain.training.signals import stop_on_signal
+from posttrain.training.steps import RowPlan
+from posttrain.training.trainer import Arguments, PostTrainer, Rules
+from posttrain.tuners._moved import Moved, count_moved
+
+__all__ = ["Material", "TrainResult", "material_of", "train"]
+
+BIG_PARAMETERS = 1_000_000_000
+"""From here on `precision: auto` computes in bfloat16 on a GPU that has it."""
+HASHED_PARAMETERS = 500_000_000
+"""Up to here a run's identity holds the fingerprint of the weights it starts from; above, their name only."""
+WITHOUT_EFFECT = {"output", "report_to", "save_every_steps", "keep_checkpoints", "data", "validation", "download"}
+"""Settings that may change between a run and its resumption; data are compared by their tokens instead."""
+
+
+class TrainResult(NamedTuple):
+    """A trained model and what it cost.
+
+    loss_nats: of the last step, per supervised token; tokens: read in all, padding left out; history: as in
+    metrics.jsonl; stopped: why the run ended before its last step, "" when it did not; best_step: whose weights these
+    are when validation chose them.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    steps: int
+    loss_nats: float
+    tokens: int
+    wall_s: float
+    peak_gib: float
+    history: list[dict[str, Any]]
+    moved: Moved
+    stopped: str = ""
+    best_step: int | None = None
+
+
+class Material(NamedTuple):
+    """The rows of a run: to learn, to measure the loss on, and old ones to mix in."""
+
+    new: list[Encoded]
+    validation: list[Encoded]
+    old: list[Encoded]
+
+
+def material_of(
+    config: TrainConfig,
+    loaded: LoadedModel,
+    *,
+    rows: list[Encoded] | None = None,
+    validation_rows: list[Encoded] | None = None,
+    replay_rows: list[Encoded] | None = None,
+    base: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Material:
+    """Read, render and generate what was not given. base: relative paths of the replay are relative to it."""
+    entry = registry.load("objective", kind_of(config.objective))
+    read = partial(
+        read_rows,
+        tokenizer=loaded.tokenizer,
+        config=config,
+        max_length=longest_row(config, loaded.model),
+        loss_on=entry.config.supervises,
+        say=say,
+    )
+    if rows is None:
+        if config.data is None:
+            raise ConfigError(Problem("data", "no rows to learn from", "give data: rows.jsonl"))
+        rows = read(config.data)
+    if validation_rows is None and config.validation is not None:
+        validation_rows = read(config.validation)
+    elif validation_rows is None and config.validation_share:
+        rows, validation_rows = hold_out(rows, config.validation_share, config.seed)
+        say(f"validation: {len(validation_rows)} rows held out, {len(rows)} rows to learn from")
+    if config.early_stopping_patience is not None and not validation_rows:
+        mend = "give validation or validation_share"
+        raise ConfigError(Problem("early_stopping_patience", "needs validation rows", mend))
+    if replay_rows is None and config.replay is not None:
+        replay_rows = make_replay(config, loaded, longest_row(config, loaded.model), base or Path(), say)
+    if not rows:
+        raise DataError(Problem("data", "no rows to learn from"))
+    return Material(rows, validation_rows or [], replay_rows or [])
+
+
+def train(
+    config: TrainConfig,
+    *,
+    loaded: LoadedModel | None = None,
+    rows: list[Encoded] | None = None,
+    validation_rows: list[Encoded] | None = None,
+    replay_rows: list[Encoded] | None = None,
+    output: Path | None = None,
+    resume: bool = True,
+    progress: RunProgress | None = None,
+    on_checkpoint: Callable[[Path, int], None] | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+    base: Path | None = None,
+) -> TrainResult:
+    """Train; what is not given is loaded or read as the configuration says.
+
+    loaded: is changed in place (LoRA layers are put into it); rows: already encoded; output: folder of the run, None
+    writes nothing (`config.output` is for the command line); resume: go on from the last checkpoint in it, False
+    starts over. Raises Interrupted after a signal (with an output folder: after saving), TrainingError when loss or
+    gradient is not finite, ConfigError when the checkpoint was made by another configuration.
+    """
+    progress = progress or Silent()
+    if loaded is None:
+        loaded = load_for_training(config)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    material = material_of(
+        config,
+        loaded,
+        rows=rows,
+        validation_rows=validation_rows,
+        replay_rows=replay_rows,
+        base=base,
+        say=progress.say,
+    )
+    folder = RunFolder(output) if output is not None else None
+    identity = identity_of(config, loaded, material) if folder else {}
+    if folder and resume and (done := folder.finished(identity)):
+        progress.say(f"{output} is finished ({done['steps']} steps); --restart trains again")
+        return finished_result(folder, done)
+    if folder:
+        folder.open(config, identity, resume=resume)
+        for name in remove_leftovers(folder.checkpoints):
+            progress.say(f"removed {name}: a checkpoint that was cut short")
+
+    tuned = registry.load("tuner", kind_of(config.tuner)).function(model, config.tuner)
+    moved = count_moved(tuned)
+    progress.say(f"{config.model}: {moved}")
+    cached_keys = model.config.use_cache
+    trainer = build(config, tuned, tokenizer, material, folder, identity, progress, on_checkpoint, callbacks)
+    newest = checkpoints_in(folder.checkpoints) if folder and resume else {}
+    start = max(newest, default=0)
+    if newest:
+        check_identity(newest[start], identity)
+        progress.say(f"going on after step {start}")
+    trainer.metrics.take_up(start)
+    trainer.wall_before_s = trainer.metrics.wall_s
+    trainer.began = began = time.monotonic()
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+    try:
+        with progress, stop_on_signal(trainer):
+            progress.start(start, trainer.args.max_steps)
+            trainer.train(resume_from_checkpoint=str(newest[start]) if newest else None)
+            if not trainer.stop_asked:
+                trainer.restore_best()
+    finally:
+        model.config.use_cache = cached_keys
+        tuned.zero_grad(set_to_none=True)
+        tuned.eval()
+    steps = int(trainer.state.global_step)
+    if trainer.stop_asked:
+        where = f"saved in {folder.checkpoints / f'step-{steps}'}; run the same command to go on" if folder else ""
+        raise Interrupted(Problem("", f"stopped after step {steps} of {trainer.args.max_steps}", where))
+    if trainer.stopped:
+        progress.say(f"stopped after step {steps}: {trainer.stopped}")
+    losses = [entry["loss_nats"] for entry in trainer.metrics.history if "loss_nats" in entry]
+    result = TrainResult(
+        tuned,
+        tokenizer,
+        steps,
+        losses[-1] if losses else math.nan,
+        int(trainer.state.num_input_tokens_seen),
+        trainer.wall_before_s + time.monotonic() - began,
+        peak_gib(model.device),
+        trainer.metrics.history,
+        moved,
+        trainer.stopped,
+        trainer.state.best_global_step if config.keep_best and material.validation else None,
+    )
+    if folder and trainer.accelerator.is_main_process:
+        folder.finish(config, identity, tuned, tokenizer, result._asdict())
+        progress.say(f"saved in {folder.model}")
+    return result
+
+
+def kind_of(part: Any) -> str:
+    """The `kind` of a part chosen by kind."""
+    return str(part.kind)
+
+
+def load_for_training(config: TrainConfig) -> LoadedModel:
+    """The model as the configuration names it; an adapter folder is merged into its base first."""
+    return load_model(
+        config.model,
+        adapter_merged=True,
+        trust_remote_code=config.trust_remote_code,
+        offline=not config.download,
+        allow_template_mismatch=config.allow_template_mismatch,
+    )
+
+
+def autocast_dtype(config: TrainConfig, model: PreTrainedModel) -> torch.dtype | None:
+    """The dtype of the forward pass when it is lower than that of the weights."""
+    big = sum(p.numel() for p in model.parameters()) >= BIG_PARAMETERS
+    able = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if config.precision == "bf16" or (config.precision == "auto" and big and able) else None
+
+
+def identity_of(config: TrainConfig, loaded: LoadedModel, material: Material) -> dict[str, Any]:
+    """Everything that decides the result: settings, start weights, template, rows."""
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    return {
+        "config": {k: v for k, v in config.model_dump(mode="json").items() if k not in WITHOUT_EFFECT},
+        "weights": weights_fingerprint(loaded.model) if parameters <= HASHED_PARAMETERS else "not computed",
+        "template": template_fingerprint(loaded.tokenizer),
+        "rows": rows_fingerprint(material.new),
+        "validation_rows": rows_fingerprint(material.validation),
+        "replay_rows": rows_fingerprint(material.old),
+    }
+
+
+def plan_of(config: TrainConfig, material: Material) -> tuple[RowPlan, int]:
+    """The plan of a run and the number of its steps."""
+    share = config.replay.share if isinstance(config.replay, ReplayConfig) else 0.0
+    plan = RowPlan(
+        [len(row.input_ids) for row in material.new],
+        [len(row.input_ids) for row in material.old],
+        config.batch,
+        share=share,
+        seed=config.seed,
+    )
+    optimizer = config.optimizer
+    return plan, optimizer.max_steps or plan.steps_in(3.0 if optimizer.epochs is None else optimizer.epochs)
+
+
+def build(
+    config: TrainConfig,
+    tuned: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    material: Material,
+    folder: RunFolder | None,
+    identity: dict[str, Any],
+    progress: RunProgress,
+    on_checkpoint: Callable[[Path, int], None] | None,
+    callbacks: list[TrainerCallback] | None,
+) -> PostTrainer:
+    """A PostTrainer ready to train."""
+    entry = registry.load("objective", kind_of(config.objective))
+    supervise_all = entry.config.supervises == "all"
+    plan, steps = plan_of(config, material)
+    rows = [*material.new, *material.old]
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    optimizer = config.optimizer
+    warmup = optimizer.warmup_steps if optimizer.warmup_steps is not None else round(optimizer.warmup_share * steps)
+    schedule = "constant_with_warmup" if optimizer.schedule == "constant" and warmup else optimizer.schedule
+    args = Arguments(
+        output_dir=str(folder.checkpoints) if folder else "",
+        max_steps=steps,
+        learning_rate=optimizer.learning_rate,
+        lr_scheduler_type=schedule,
+        warmup_steps=warmup,
+        weight_decay=optimizer.weight_decay,
+        adam_beta1=optimizer.betas[0],
+        adam_beta2=optimizer.betas[1],
+        adam_epsilon=optimizer.epsilon,
+        max_grad_norm=optimizer.max_grad_norm,
+        optim="adamw_torch_fused",
+        seed=config.seed,
+        use_cpu=tuned.device.type == "cpu",
+        ignore_data_skip=True,  # the loader itself begins at the right step
+        logging_nan_inf_filter=False,
+        activation_checkpointing=config.batch.activation_checkpointing,
+        report_to=list(config.report_to) or "none",
+        disable_tqdm=True,
+    )
+    return PostTrainer(
+        tuned,
+        args,
+        tokenizer=tokenizer,
+        objective=partial(entry.function, config=config.objective),
+        rows=rows,
+        new_rows=len(material.new),
+        make_loader=lambda trainer: StepLoader(
+            plan,
+            rows,
+            steps,
+            pad_id=pad_id,
+            supervise_all=supervise_all,
+            first=lambda: int(trainer.state.global_step),
+            rank=trainer.accelerator.process_index,
+            processes=trainer.accelerator.num_processes,
+        ),
+        validation=validation_batches(config, material.validation, pad_id=pad_id, supervise_all=supervise_all),
+        rules=Rules(
+            stop_at_loss=optimizer.stop_at_loss,
+            evaluate_every=config.evaluate_every_steps or max(steps // 10, 1),
+            patience=config.early_stopping_patience,
+            keep_best=config.keep_best,
+            save_every=config.save_every_steps,
+            keep_checkpoints=config.keep_checkpoints,
+            checkpoints=folder.checkpoints if folder else None,
+            identity=identity,
+        ),
+        metrics=MetricsLog(folder.metrics if folder else None),
+        progress=progress,
+        autocast=autocast_dtype(config, tuned),
+        on_checkpoint=on_checkpoint,
+        callbacks=callbacks,
+    )
+
+
+def validation_batches(
+    config: TrainConfig, rows: list[Encoded], *, pad_id: int, supervise_all: bool
+) -> list[MicroBatch]:
+    """The validation rows in micro batches, the same ones each time."""
+    lengths = [len(row.input_ids) for row in rows]
+    batches = length_batches(lengths, tokens=config.batch.tokens, seed=0, epoch=0, max_rows=config.batch.rows)
+    return [
+        make_micro_batch([rows[i] for i in batch], batch, pad_id=pad_id, supervise_all=supervise_all)
+        for batch in batches
+    ]
+
+
+def finished_result(folder: RunFolder, done: dict[str, Any]) -> TrainResult:
+    """The result of a run that was finished before, read back from its folder."""
+    loaded = load_model(str(folder.model))
+    log = MetricsLog(folder.metrics)
+    log.read(int(done["steps"]))
+    return TrainResult(
+        loaded.model,
+        loaded.tokenizer,
+        done["steps"],
+        done["loss_nats"],
+        done["tokens"],
+        done["wall_s"],
+        done["peak_gib"],
+        log.history,
+        Moved(*done["moved"]),
+        done["stopped"],
+        done["best_step"],
+    )
