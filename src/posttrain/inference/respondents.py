@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from posttrain.data.chat import encode_prompt
-from posttrain.data.records import Message
-from posttrain.errors import PosttrainError
+from posttrain.data.chat import IGNORED, encode_prompt, render
+from posttrain.data.records import Conversation, Message
+from posttrain.errors import PosttrainError, TemplateError
 from posttrain.inference.decode import answer_logprobs, decode
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel
@@ -115,12 +115,11 @@ class ModelRespondent:
         eos = self.tokenizer.eos_token_id
         if not self.tokenizer.chat_template:
             return eos
-        talk = [{"role": "user", "content": "a"}]
-        open_turn = self._template([*talk], add_generation_prompt=True)
-        whole = self._template([*talk, {"role": "assistant", "content": "b"}], add_generation_prompt=False)
-        special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
-        shared = next((i for i, (a, b) in enumerate(zip(open_turn, whole, strict=False)) if a != b), len(open_turn))
-        return next((token for token in whole[shared:] if token in special), eos)
+        talk = Conversation((Message("user", "a"), Message("assistant", "b")), "")
+        try:
+            return next(label for label in reversed(render(talk, self.tokenizer).labels) if label != IGNORED)
+        except TemplateError:  # a template that training refuses can still be examined
+            return eos
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -131,12 +130,6 @@ class ModelRespondent:
         if not ids:
             raise PosttrainError(f"{self.name}: neither model nor tokenizer names a token that ends an answer")
         return ids
-
-    def _template(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> list[int]:
-        encoded = self.tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=True, add_generation_prompt=add_generation_prompt
-        )
-        return list(encoded["input_ids"])
 
     @property
     def pad_id(self) -> int:

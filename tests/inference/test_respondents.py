@@ -1,0 +1,126 @@
+"""Respondents on pico models: what goes in, what comes out, what caches are keyed by."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from posttrain.data.records import Message
+from posttrain.errors import TemplateError
+from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
+from posttrain.models.load import load_model
+from tests.pico import FAMILIES, pico
+
+QUESTIONS = ["臺灣最高的山是哪座？", "What is the capital of France?", "Hi"]
+
+
+@pytest.fixture(scope="module")
+def llama(pico_path: Callable[[str], Path]) -> ModelRespondent:
+    return ModelRespondent(load_model(str(pico_path("llama"))))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_answers_and_scores(family: str, pico_path: Callable[[str], Path]) -> None:
+    respondent = ModelRespondent(load_model(str(pico_path(family))))
+    answers = respondent.answers(QUESTIONS, max_new_tokens=5)
+    assert all(a.tokens == 5 or (a.ended and a.tokens < 5) for a in answers)
+    assert respondent.generate(QUESTIONS, max_new_tokens=5) == [a.text for a in answers]
+    scored = respondent.logprobs([(q, "Paris") for q in QUESTIONS])
+    assert all(s.sum_nats < 0 and s.tokens > 0 for s in scored)
+
+
+def test_logprobs_by_hand(llama: ModelRespondent) -> None:
+    prompt, answer = QUESTIONS[1], "Paris 巴黎"
+    head = llama.encode(prompt)
+    own = llama.tokenizer.encode(answer, add_special_tokens=False)
+    with torch.no_grad():
+        table = llama.model(torch.tensor([head + own])).logits[0].log_softmax(-1)
+    by_hand = sum(float(table[len(head) - 1 + t, token]) for t, token in enumerate(own))
+    scored = llama.logprobs([(prompt, answer), (prompt, "")])
+    assert scored[0].sum_nats == pytest.approx(by_hand, abs=1e-4)
+    assert (scored[0].tokens, scored[0].greedy) == (len(own), False)
+    assert scored[1] == (0.0, 0, True)
+
+
+def test_the_likeliest_single_token_is_greedy(llama: ModelRespondent) -> None:
+    with torch.no_grad():
+        ranked = llama.model(torch.tensor([llama.encode("Hi")])).logits[0, -1].argsort(descending=True).tolist()
+    letters = [t for t in ranked if llama.tokenizer.decode([t]).isascii() and llama.tokenizer.decode([t]).isalpha()]
+    best, worse = (llama.tokenizer.decode([t]) for t in letters[:2])
+    scored = llama.logprobs([("Hi", best), ("Hi", worse)])
+    assert scored[0].greedy == (letters[0] == ranked[0])
+    assert scored[0].sum_nats > scored[1].sum_nats
+    assert not scored[1].greedy
+
+
+def test_distributions_end_with_the_end_of_turn(llama: ModelRespondent) -> None:
+    shown = llama.next_token_logprobs(QUESTIONS[:2], ["玉山", ""])
+    end = llama.tokenizer.convert_tokens_to_ids("<|end|>")
+    assert llama.end_of_turn == end
+    assert shown[1].ids == (end,)
+    assert shown[0].ids[-1] == end
+    for one in shown:
+        assert one.logprobs.shape == (len(one.ids), llama.model.config.vocab_size)
+        assert torch.allclose(one.logprobs.exp().sum(-1), torch.ones(len(one.ids)), atol=1e-5)
+
+
+def test_stops_at_every_end_that_is_named(pico_path: Callable[[str], Path]) -> None:
+    loaded = load_model(str(pico_path("llama")))
+    loaded.model.generation_config.eos_token_id = [2, 7]
+    loaded.tokenizer.chat_template = loaded.tokenizer.chat_template.replace("'<|end|>'", "'<|tool|>'")
+    tool = loaded.tokenizer.convert_tokens_to_ids("<|tool|>")
+    assert ModelRespondent(loaded).stop_ids == {2, 7, tool}
+
+
+def test_a_system_prefix_is_the_system_message(llama: ModelRespondent) -> None:
+    told = ModelRespondent(
+        load_model(llama.name), system_prefix="Answer briefly."
+    )  # fmt: skip
+    assert told.encode("Hi") == llama.encode((Message("system", "Answer briefly."), Message("user", "Hi")))
+    assert told.fingerprint != llama.fingerprint
+    assert ModelRespondent(load_model(llama.name)).fingerprint == llama.fingerprint
+
+
+def test_prompted_puts_the_text_before_the_users_words(llama: ModelRespondent) -> None:
+    prompted = PromptedRespondent(llama, "雪山最高。")
+    assert prompted.told("Hi") == "雪山最高。\nHi"
+    history = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
+    assert prompted.told(history) == (*history[:2], Message("user", "雪山最高。\nc"))
+    assert prompted.generate(["Hi"], max_new_tokens=6) == llama.generate(["雪山最高。\nHi"], max_new_tokens=6)
+    assert prompted.logprobs([("Hi", "x")]) == llama.logprobs([("雪山最高。\nHi", "x")])
+    assert prompted.fingerprint != llama.fingerprint
+
+
+def test_prompted_as_system_message(llama: ModelRespondent) -> None:
+    prompted = PromptedRespondent(llama, "T", place="system")
+    assert prompted.told("Hi") == (Message("system", "T"), Message("user", "Hi"))
+    own = (Message("system", "S"), Message("user", "Hi"))
+    assert prompted.told(own) == (Message("system", "T\n\nS"), Message("user", "Hi"))
+    shown = prompted.next_token_logprobs(["Hi"], ["x"])
+    assert shown is not None
+    assert torch.equal(shown[0].logprobs, llama.next_token_logprobs([prompted.told("Hi")], ["x"])[0].logprobs)
+
+
+def test_a_model_without_a_template_continues_text(tmp_path: Path) -> None:
+    base = ModelRespondent(load_model(str(pico("llama", tmp_path, template=None))))
+    assert base.end_of_turn == base.tokenizer.eos_token_id
+    assert len(base.generate(["The capital of France is"], max_new_tokens=4)) == 1
+    encode = base.tokenizer.encode
+    assert base.encode_answer("The capital is", "Paris") == encode(" Paris")
+    assert base.encode_answer("首都是", "巴黎") == encode("巴黎")
+    assert base.encode_answer("Q: ", "Paris") == encode("Paris")
+    with pytest.raises(TemplateError):
+        base.generate([(Message("user", "Hi"),)])
+
+
+def test_thoughts_are_no_part_of_the_answer(llama: ModelRespondent) -> None:
+    ids = llama.tokenizer.encode("<think>\nMaybe Rome?\n</think>\n\nParis ")
+    assert llama._text(ids) == "Paris"
+
+
+def test_the_sum_is_finite_for_long_answers(llama: ModelRespondent) -> None:
+    scored = llama.logprobs([("Hi", "巴黎" * 40)])
+    assert math.isfinite(scored[0].sum_nats)
+    assert scored[0].tokens > 40
