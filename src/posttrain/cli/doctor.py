@@ -1,0 +1,73 @@
+"""`posttrain doctor`: what is installed and what this machine can do, in a form that fits into a bug report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from posttrain.cli.options import JsonOption, emit
+
+__all__ = ["doctor", "findings"]
+
+
+def doctor(json: JsonOption = False) -> None:
+    """Say what is installed and what this machine can do; paste it into a bug report."""
+    found = findings()
+    if json:
+        emit(found)
+        return
+    for name, value in found.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, inner in value.items():
+                print(f"  {key}: {_shown(inner)}")
+        else:
+            print(f"{name}: {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "–" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def findings() -> dict[str, Any]:
+    """Versions, device, memory, disk, the models in the box, caches and network policy."""
+    from posttrain.retention.selection import default_cache
+    from posttrain.training.environment import environment
+
+    return {
+        **environment(),
+        "cores_usable": len(os.sched_getaffinity(0)) if "sched_getaffinity" in dir(os) else os.cpu_count(),
+        "memory_gib": memory_gib(),
+        "disk_free_gib": shutil.disk_usage(Path.cwd()).free / 2**30,
+        "pocket": {f"pocket:{kind}": pocket(kind) for kind in ("base", "chat")},
+        "cache": str(default_cache()),
+        "hub_cache": os.environ.get("HF_HUB_CACHE") or os.environ.get("HF_HOME") or "~/.cache/huggingface",
+        "network": "used only with --download or `download: true`",
+    }
+
+
+def memory_gib() -> float | None:
+    """Physical memory, where the system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def pocket(kind: str) -> str:
+    """The fingerprint of a model in the box, or why there is none."""
+    from posttrain.errors import PosttrainError
+    from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
+    from posttrain.models.load import load_model
+
+    try:
+        loaded = load_model(f"pocket:{kind}", device="cpu")
+    except PosttrainError as error:
+        return str(error)
+    size = sum(p.numel() for p in loaded.model.parameters())
+    weights, template = weights_fingerprint(loaded.model), template_fingerprint(loaded.tokenizer)
+    return f"{size:,} parameters, weights {weights}, template {template}"

@@ -1,0 +1,230 @@
+"""`posttrain run STUDY`: every method on every change, one exam, one report; what is done is not done again."""
+
+from __future__ import annotations
+
+import json as _json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from posttrain.cli.options import DryRunOption, JsonOption, OutputOption, SetOption, console, emit, quiet, talk
+from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
+
+if TYPE_CHECKING:
+    from posttrain.studies.config import Study
+    from posttrain.studies.plan import Cell
+    from posttrain.studies.run import Event, Outcome
+
+__all__ = ["run"]
+
+STEP_LINE_S = 10.0
+"""Within a long cell, a line about training at most so often."""
+
+
+def run(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")],
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="METHOD", help="Run only this method; may be repeated.")
+    ] = None,
+    changes: Annotated[int | None, typer.Option("--changes", min=1, help="Run only the first so many changes.")] = None,
+    output: OutputOption = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Run cells again that are done.")] = False,
+    language: Annotated[
+        str, typer.Option("--language", "-l", metavar="en|zh-TW", help="Of the table and report.")
+    ] = "en",
+    sets: SetOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Run a study and write its report.
+
+    Ctrl-C or a kill loses nothing that is done: the same command goes on. Exit code 4 when some cells failed.
+    """
+    from posttrain.config.change import load_changes
+    from posttrain.config.load import load_yaml
+    from posttrain.studies.config import Study
+    from posttrain.studies.plan import make_plan, select
+
+    config = load_yaml(study, Study, sets or [])
+    base = study.parent
+    plan = make_plan(config, load_changes(config.changes, base, place=str(study)), base)
+    selected = select(plan, only=only or (), changes=changes)
+    folder = output or config.folder(base)
+    _check_models(config)
+    if dry_run:
+        _dry_run(config, selected, folder, json=json)
+        return
+
+    from posttrain.studies.run import run_study
+
+    talk(f"{config.study}: {_counts(selected)} -> {folder}")
+    watcher = Watcher()
+    try:
+        outcome = run_study(config, plan, selected, base=base, folder=folder, watcher=watcher, restart=restart)
+    except Interrupted:
+        if (folder / "results.json").is_file():
+            talk(f"so far: posttrain report {folder}")
+        raise
+    _finish(outcome, folder, language=language, json=json)
+
+
+def _check_models(config: Study) -> None:
+    """Every model is looked for before the first one is worked with; all that are missing are named."""
+    from posttrain.errors import MissingError
+    from posttrain.models.names import resolve
+
+    problems: list[Problem] = []
+    for model in config.models:
+        try:
+            resolve(model)
+        except MissingError as error:
+            problems += error.problems
+    if problems:
+        raise MissingError(*problems)
+
+
+def _counts(cells: Sequence[Cell]) -> str:
+    def several(n: int, word: str) -> str:
+        return f"{n} {word}" + ("" if n == 1 else "s")
+
+    models = several(len({cell.model for cell in cells}), "model")
+    methods = several(len({cell.method.label for cell in cells}), "method")
+    changes = several(len({cell.change.name for cell in cells}), "change")
+    seeds = several(len({cell.seed for cell in cells}), "seed")
+    return f"{several(len(cells), 'cell')} ({models} x {methods} x {changes} x {seeds})"
+
+
+def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, *, json: bool) -> None:
+    from posttrain.studies.estimate import estimate
+    from posttrain.studies.results import read_result
+
+    guess = estimate(config, cells)
+    known = sum(
+        (result := read_result(folder / "cells" / cell.folder)) is not None and result.status == "done"
+        for cell in cells
+    )
+    if json:
+        names = [
+            {
+                "model": cell.model,
+                "method": cell.method.label,
+                "change": cell.change.name,
+                "seed": cell.seed,
+                "folder": cell.folder,
+            }
+            for cell in cells
+        ]
+        emit({"study": config.study, "folder": str(folder), "cells": names, "finished": known, **guess._asdict()})
+        return
+    for cell in cells:
+        print(cell)
+    print(f"\n{_counts(cells)} -> {folder}")
+    print(f"training    {guess.trained_tokens:,} tokens")
+    print(f"exams       {guess.examined_tokens:,} tokens")
+    print(f"disk        {_size(guess.disk_gib)}")
+    print(f"time        about {clock(guess.wall_s)} on this machine, if nothing is done yet (within a factor of three)")
+    if known:
+        print(f"finished    {known} cells have results; those whose inputs are unchanged are kept")
+
+
+def _size(gib: float) -> str:
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
+
+
+def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> None:
+    from posttrain.reports.html import write_report
+    from posttrain.reports.table import text_table
+
+    results = _json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    report = write_report(folder, language=language)
+    if json:
+        emit({**results, "report": str(report)})
+    else:
+        print(text_table(results, width=console(stderr=False).width, language=language), end="")
+        print(f"\nreport: {report}")
+    if not outcome.failed:
+        return
+    problems = [Problem(f"{r.model} | {r.method} | {r.change} | seed {r.seed}", r.error) for r in outcome.failed]
+    if len(outcome.failed) < len(outcome.results):
+        raise PartlyDone(Problem("", f"{len(problems)} of {len(outcome.results)} cells failed"), *problems)
+    codes = {result.exit_code for result in outcome.failed}
+    error = PosttrainError(Problem("", "every cell failed"), *problems)
+    if codes == {3}:
+        from posttrain.errors import MissingError
+
+        error = MissingError(*error.problems)
+    raise error
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 42 s, 3 min 05 s or 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+class Watcher:
+    """One line per cell; on a terminal the present cell's line is live."""
+
+    def __init__(self) -> None:
+        self.live = sys.stderr.isatty() and not quiet()
+        self.last = time.monotonic()
+        self.label = ""
+
+    def _clear(self) -> None:
+        if self.live:
+            sys.stderr.write("\r\x1b[K")
+
+    def say(self, line: str) -> None:
+        """A choice made, a count, a problem."""
+        self._clear()
+        talk(line)
+
+    def begins(self, event: Event) -> None:
+        """Name the cell that begins."""
+        self.label = f"[{event.done + 1}/{event.total}] {event.cell}"
+        self.last = time.monotonic()
+        self._show("")
+
+    def step(self, entry: Mapping[str, Any]) -> None:
+        """Training within a cell: live on a terminal, else a line now and then."""
+        now = time.monotonic()
+        loss = entry.get("loss_nats")
+        words = f"step {entry.get('step')}" + (f", loss {loss:.3f}" if isinstance(loss, float) else "")
+        if self.live:
+            self._show(words)
+        elif now - self.last >= STEP_LINE_S:
+            self.last = now
+            talk(f"{self.label}: {words}")
+
+    def ends(self, event: Event) -> None:
+        """How it went, and how long the rest will take."""
+        self._clear()
+        result = event.result
+        assert result is not None
+        left = f", {clock(event.left_s)} left" if event.left_s else ""
+        if result.status == "done":
+            scores = result.examined[-1].scores
+            shown = (
+                ("learned", "reliability"),
+                ("same pattern", "locality.same_pattern"),
+                ("kept", "locality.unrelated"),
+            )
+            words = ", ".join(f"{word} {100 * scores[key]:.0f} %" for word, key in shown if key in scores)
+        else:
+            words = f"FAILED: {result.error.splitlines()[0] if result.error else ''}"
+        talk(f"[{event.done}/{event.total}] {event.cell}: {words} ({event.wall_s or 0.0:.1f} s{left})")
+
+    def _show(self, words: str) -> None:
+        if self.live:
+            self._clear()
+            width = console().width
+            sys.stderr.write(f"{self.label} {words}"[: width - 1])
+            sys.stderr.flush()

@@ -1,0 +1,124 @@
+"""Replay questions that the model makes up and answers itself: no data at all.
+
+The chat template is rendered up to where the user's words begin, and the model, a next-token predictor like any other,
+writes the user's turn (Magpie, arXiv:2406.08464, section 2); it then answers its own question greedily.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from posttrain.config.base import Config
+from posttrain.data.records import Conversation
+from posttrain.errors import DataError, Problem, TemplateError
+from posttrain.inference.decode import decode
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.registry import register
+from posttrain.retention.replay.self import answered
+from posttrain.retention.selection import ReplayConfig, ReplayContext, cached, normalise_prompt, select
+
+__all__ = ["AskSelfReplayConfig", "UserTurn", "ask_self", "sample_questions", "user_turn"]
+
+SENTINEL = "posttrainsentinel"
+ROUNDS = 4
+"""Sampling is repeated at most so often to make up for questions that were filtered out."""
+
+
+class AskSelfReplayConfig(ReplayConfig):
+    """Questions and answers of the model itself."""
+
+    kind: Literal["ask_self"] = "ask_self"
+    """The untouched model makes up prompts and answers them."""
+    n: int = Field(default=256, gt=0)
+    """How many different questions are wanted."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature of the questions; the answers are greedy."""
+    max_prompt_tokens: int = Field(default=64, gt=0)
+    """The longest question; one that does not end by itself is left out."""
+    max_new_tokens: int = Field(default=128, gt=0)
+    """The longest answer; one that is cut there is left out."""
+
+
+class UserTurn(NamedTuple):
+    """ids: the template up to where the user's words begin; stop: the id that ends them (None: `after` ends them)."""
+
+    ids: list[int]
+    stop: int | None
+    after: str
+
+
+def user_turn(respondent: ModelRespondent) -> UserTurn:
+    """How a model's template opens and closes the user's turn. TemplateError when that cannot be seen."""
+    tokenizer = respondent.tokenizer
+    mend = "use replay {kind: self}, which needs no made-up questions"
+    if not tokenizer.chat_template:
+        raise TemplateError(Problem(respondent.name, "has no chat template, so no user tag to sample from", mend))
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": SENTINEL}], tokenize=False, add_generation_prompt=True
+    )
+    before, found, after = text.partition(SENTINEL)
+    ids: list[int] = tokenizer.encode(before, add_special_tokens=False)
+    if not found or not ids or not after.strip():
+        raise TemplateError(Problem(respondent.name, "its chat template does not mark where a user's turn ends", mend))
+    closing: list[int] = tokenizer.encode(after.strip(), add_special_tokens=False)
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return UserTurn(ids, closing[0] if closing[0] in special else None, after.strip())
+
+
+def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> list[str]:
+    """Different questions, sampled from the bare user tag; what was left out is counted aloud."""
+    respondent = context.respondent
+    turn = user_turn(respondent)
+    stop = respondent.stop_ids | ({turn.stop} if turn.stop is not None else set())
+    questions: dict[str, str] = {}
+    sampled = unended = empty = 0
+    for round_number in range(ROUNDS):
+        missing = config.n - len(questions)
+        if missing <= 0:
+            break
+        drawn = decode(
+            respondent.model,
+            [turn.ids] * (missing if round_number == 0 else 2 * missing),
+            stop=frozenset(stop),
+            pad_id=respondent.pad_id,
+            max_new_tokens=config.max_prompt_tokens,
+            temperature=config.temperature,
+            seed=context.seed * ROUNDS + round_number,
+            batch_tokens=respondent.batch_tokens,
+        )
+        for ids, ended in drawn:
+            sampled += 1
+            text: str = respondent.tokenizer.decode(ids, skip_special_tokens=True)
+            if turn.stop is None:
+                text, closed, _ = text.partition(turn.after.split("\n", 1)[0])
+                ended = ended or bool(closed)
+            text = text.strip()
+            key = normalise_prompt(text)
+            unended += not ended
+            empty += ended and not key
+            if ended and key and len(questions) < config.n:
+                questions.setdefault(key, text)
+    context.say(
+        f"replay: {sampled} questions sampled, {len(questions)} different ones kept, {unended} without an end, "
+        f"{empty} empty"
+    )
+    if not questions:
+        raise DataError(
+            Problem(respondent.name, "made up no usable question", "use replay {kind: self} with prompts of your own")
+        )
+    return list(questions.values())
+
+
+@register("replay", "ask_self", config=AskSelfReplayConfig, paper="arXiv:2406.08464")
+def ask_self(config: Config, context: ReplayContext) -> list[Conversation]:
+    """Made-up questions with the untouched model's greedy answers, without those that the exam asks."""
+    assert isinstance(config, AskSelfReplayConfig)
+    settings = {**config.model_dump(mode="json", exclude={"share"}), "seed": context.seed}
+    made = cached(
+        context, settings, lambda: answered(sample_questions(config, context), context, config.max_new_tokens)
+    )
+    selection = select(made, context.forbidden, "questions made up by the model")
+    context.say(f"replay of own questions and answers: {selection}")
+    return selection.conversations

@@ -1,0 +1,47 @@
+"""Replay old examples from a file of your own (experience replay).
+
+The rows of the file are mixed into training as they are: use what the model was trained on before, where you have it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from posttrain.config.base import Config
+from posttrain.data.readers import DataSource, read_records
+from posttrain.data.records import Completion, Conversation, Text
+from posttrain.errors import DataError, Problem
+from posttrain.registry import register
+from posttrain.retention.selection import ReplayConfig, ReplayContext, select
+
+__all__ = ["FileReplayConfig", "file"]
+
+
+class FileReplayConfig(ReplayConfig):
+    """Old examples from a file."""
+
+    kind: Literal["file"] = "file"
+    """Rows of a data file."""
+    data: DataSource
+    """The file: a path, or {path, format, columns}."""
+    n: int | None = None
+    """How many rows are used, from the start; all when left out."""
+
+    def files(self) -> list[str]:
+        """The data file."""
+        return [self.data.path] if self.data.path else []
+
+
+@register("replay", "file", config=FileReplayConfig)
+def file(config: Config, context: ReplayContext) -> list[Conversation]:
+    """The conversations of the file, without those that the exam asks."""
+    assert isinstance(config, FileReplayConfig)
+    records = read_records(config.data.at(context.base)).records
+    texts = [r.place for r in records if isinstance(r, Text)]
+    if texts:
+        raise DataError(*(Problem(place, "replay needs conversations", "give `messages` rows") for place in texts[:20]))
+    rows = [r.as_conversation() if isinstance(r, Completion) else r for r in records if not isinstance(r, Text)]
+    rows = rows[: config.n]
+    selection = select(rows, context.forbidden, str(config.data.path or config.data.hub))
+    context.say(f"replay from {config.data.path or config.data.hub}: {selection}")
+    return selection.conversations

@@ -1,0 +1,208 @@
+"""What every kind of replay shares: its context, the selection of conversations, and the cache on disk.
+
+Replay mixes examples of the old behaviour into training on the new (rehearsal, Robins 1995). Made from the model itself
+it needs no old data (LAMOL, arXiv:1909.03329; Magpie, arXiv:2406.08464). Whatever made them, conversations whose
+prompt is one of the exam's are taken out: an exam question that was trained on measures nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from posttrain.config.base import Config
+from posttrain.config.load import read_text
+from posttrain.data.records import Conversation, Message
+from posttrain.errors import DataError, Problem
+from posttrain.inference.respondents import ModelRespondent
+
+__all__ = [
+    "ReplayConfig",
+    "ReplayContext",
+    "Selection",
+    "cached",
+    "default_cache",
+    "in_brief",
+    "normalise_prompt",
+    "prompts_collide",
+    "read_prompts",
+    "select",
+]
+
+PACKAGED_PROMPTS = Path(__file__).parent / "replay" / "prompts.jsonl"
+"""Varied questions and requests in Traditional Chinese and English, used when no prompts are given."""
+
+
+class ReplayConfig(Config):
+    """What every kind of replay has."""
+
+    FORMAT: ClassVar[int] = 1
+
+    kind: str
+    """Where the old examples come from: see `posttrain list replay`."""
+    share: float = Field(default=0.9, gt=0, lt=1)
+    """Replayed tokens over all tokens of a training step: 0.9 is nine old tokens for each new one."""
+
+    def files(self) -> list[str]:
+        """Paths of the files that this replay reads."""
+        return []
+
+
+@dataclass(frozen=True)
+class ReplayContext:
+    """What a replay may use.
+
+    respondent: the model before it is changed; fingerprint: of its weights and template, the key of the cache;
+    forbidden: prompts (any spelling) that must not be replayed; base: relative paths are relative to it;
+    say: receives one line per choice made.
+    """
+
+    respondent: ModelRespondent
+    fingerprint: str
+    seed: int = 0
+    forbidden: frozenset[str] = frozenset()
+    base: Path = field(default_factory=Path)
+    cache: Path | None = None
+    say: Callable[[str], None] = print
+
+
+class Selection(NamedTuple):
+    """Conversations fit for replay and how many were left out, by reason."""
+
+    conversations: list[Conversation]
+    dropped: dict[str, int]
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items() if count)
+        return f"{len(self.conversations)} conversations" + (f" ({reasons} left out)" if reasons else "")
+
+
+def normalise_prompt(text: str) -> str:
+    """A prompt without case, width, spaces and punctuation, so that spellings of one question are equal.
+
+    >>> normalise_prompt("What is  the capital？") == normalise_prompt("what is the Capital?")
+    True
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(c for c in folded if unicodedata.category(c)[0] in "LN") or folded.strip()
+
+
+def last_question(conversation: Conversation) -> str:
+    """The last thing a user says in a conversation."""
+    return next((m.content for m in reversed(conversation.messages) if m.role == "user"), "")
+
+
+def prompts_collide(conversations: Iterable[Conversation], forbidden: Iterable[str]) -> list[Conversation]:
+    """The conversations in which a user asks one of the forbidden prompts."""
+    keys = {normalise_prompt(prompt) for prompt in forbidden}
+    return [
+        c for c in conversations if any(m.role == "user" and normalise_prompt(m.content) in keys for m in c.messages)
+    ]
+
+
+def select(conversations: Sequence[Conversation], forbidden: Iterable[str], source: str) -> Selection:
+    """Without forbidden prompts, repeated prompts and empty answers. DataError when nothing is left."""
+    colliding = {id(c) for c in prompts_collide(conversations, forbidden)}
+    dropped = {"asked by the exam": 0, "repeated": 0, "without an answer": 0}
+    kept: dict[str, Conversation] = {}
+    for conversation in conversations:
+        key = normalise_prompt("\n".join(m.content for m in conversation.messages[:-1]))
+        if id(conversation) in colliding:
+            dropped["asked by the exam"] += 1
+        elif not conversation.messages[-1].content.strip():
+            dropped["without an answer"] += 1
+        elif key in kept:
+            dropped["repeated"] += 1
+        else:
+            kept[key] = conversation
+    selection = Selection(list(kept.values()), dropped)
+    if not kept:
+        raise DataError(Problem(source, f"nothing to replay: {selection}", "give more or other prompts"))
+    return selection
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Prompts of a JSONL file: `{"prompt": ...}` or `{"messages": [...]}` rows (the user's first words), or strings.
+
+    DataError naming every bad line.
+    """
+    prompts, problems = [], []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        prompt = _prompt_of(line)
+        if prompt is None:
+            problems.append(Problem(f"{path}:{number}", "no prompt in this row", 'expected {"prompt": "..."}'))
+        else:
+            prompts.append(prompt)
+    if problems:
+        raise DataError(*problems)
+    if not prompts:
+        raise DataError(Problem(str(path), "the file has no prompts"))
+    return prompts
+
+
+def _prompt_of(line: str) -> str | None:
+    try:
+        row: Any = json.loads(line)
+    except ValueError:
+        return None
+    if isinstance(row, dict):
+        messages = row.get("messages")
+        if isinstance(messages, list):
+            users = [m for m in messages if isinstance(m, dict) and m.get("role") == "user"]
+            row = users[0].get("content") if users else None
+        else:
+            row = row.get("prompt")
+    return row.strip() if isinstance(row, str) and row.strip() else None
+
+
+def default_cache() -> Path:
+    """Where replays are kept: $POSTTRAIN_CACHE, else ~/.cache/posttrain."""
+    named = os.environ.get("POSTTRAIN_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "posttrain"
+
+
+def cached(
+    context: ReplayContext, settings: dict[str, Any], make: Callable[[], list[Conversation]]
+) -> list[Conversation]:
+    """What `make` makes, kept on disk by model fingerprint and settings; written whole or not at all."""
+    text = json.dumps(
+        {"format": ReplayConfig.FORMAT, "model": context.fingerprint, **settings}, sort_keys=True, ensure_ascii=False
+    )
+    key = hashlib.sha256(text.encode()).hexdigest()[:24]
+    path = (context.cache or default_cache()) / "replay" / f"{key}.jsonl"
+    if path.is_file():
+        context.say(f"replay: read from the cache ({path})")
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [conversation(row["prompt"], row["answer"], f"{path}:{i}") for i, row in enumerate(rows, start=1)]
+    made = make()
+    if not made:  # nothing worth keeping: the selection says why
+        return made
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"prompt": c.messages[0].content, "answer": c.messages[-1].content} for c in made]
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8", newline="\n"
+    )
+    temporary.replace(path)
+    return made
+
+
+def conversation(prompt: str, answer: str, place: str) -> Conversation:
+    """One question and one answer."""
+    return Conversation(messages=(Message("user", prompt), Message("assistant", answer)), place=place)
+
+
+def in_brief(text: str, limit: int = 40) -> str:
+    """The start of a text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

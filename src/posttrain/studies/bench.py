@@ -1,0 +1,120 @@
+"""One model of a study on the bench: loaded once, never touched; cells work on copies of it.
+
+Two copies of the weights are in memory at most: the untouched model, whose answers are the "before" of every exam, and
+the one that a method is changing. Each cell gets a fresh copy, so no method can leave anything behind.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from posttrain import registry
+from posttrain.config.base import Config
+from posttrain.data.chat import Encoded, encode_all
+from posttrain.errors import DataError, PosttrainError, Problem
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.fingerprint import check_template, template_fingerprint, weights_fingerprint
+from posttrain.models.load import LoadedModel, load_model
+from posttrain.retention.selection import ReplayConfig, ReplayContext
+
+__all__ = ["Bench"]
+
+
+LARGE = 100_000_000
+"""Parameters above which an exam takes long enough to be worth going on with."""
+
+
+class Bench:
+    """A loaded model with what its cells share: fingerprint, untouched respondent, replays, answers before."""
+
+    def __init__(
+        self, name: str, *, base: Path, forbidden: frozenset[str], download: bool, say: Callable[[str], None]
+    ) -> None:
+        self.loaded: LoadedModel = load_model(name, offline=not download)
+        check_template(name, self.loaded.tokenizer)
+        self.name = name
+        self.base = base
+        self.forbidden = forbidden
+        self.say = say
+        self.before = ModelRespondent(self.loaded)
+        self._before_cache: tuple[str, dict[Any, Any]] = ("", {})
+        self._work: LoadedModel | None = None
+        self._replays: dict[str, list[Encoded] | PosttrainError] = {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Weights and template of the untouched model."""
+        return f"{weights_fingerprint(self.loaded.model)}-{template_fingerprint(self.loaded.tokenizer)}"
+
+    @property
+    def chunk(self) -> int:
+        """Probes asked at once: all on a small model, few on a large one, so that a kill loses little."""
+        return 4096 if sum(p.numel() for p in self.loaded.model.parameters()) < LARGE else 64
+
+    def check_untouched(self) -> None:
+        """PosttrainError when a method has changed the model that all cells start from."""
+        now = f"{weights_fingerprint(self.loaded.model)}-{template_fingerprint(self.loaded.tokenizer)}"
+        if now != self.fingerprint:
+            raise PosttrainError(
+                Problem(self.name, "the untouched model was changed during the study", "please report this bug")
+            )
+
+    def working(self) -> LoadedModel:
+        """A fresh copy of the model, free to be changed; the copy before it is given up."""
+        self.release()
+        self._work = self.loaded._replace(model=copy.deepcopy(self.loaded.model))
+        return self._work
+
+    def release(self) -> None:
+        """Give up the working copy, and a GPU's memory with it."""
+        self._work = None
+        import torch
+
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    def before_cache(self, change: str) -> dict[Any, Any]:
+        """What the untouched model said to the probes of a change; kept while that change's cells run."""
+        if self._before_cache[0] != change:
+            self._before_cache = (change, {})
+        return self._before_cache[1]
+
+    def replay(self, config: Config, seed: int, max_length: int) -> list[Encoded]:
+        """The encoded rows of a replay, made once per study; what failed once is not tried again."""
+        assert isinstance(config, ReplayConfig)
+        key = f"{seed} {max_length} {config.model_dump_json(exclude={'share'})}"
+        if key not in self._replays:
+            try:
+                self._replays[key] = self._make_replay(config, seed, max_length)
+            except PosttrainError as error:
+                self._replays[key] = error
+        made = self._replays[key]
+        if isinstance(made, PosttrainError):
+            raise made
+        return made
+
+    def _make_replay(self, config: ReplayConfig, seed: int, max_length: int) -> list[Encoded]:
+        context = ReplayContext(
+            respondent=self.before,
+            fingerprint=self.fingerprint,
+            seed=seed,
+            forbidden=self.forbidden,
+            base=self.base,
+            say=self.say,
+        )
+        conversations = registry.load("replay", config.kind).function(config, context)
+        encoded = encode_all(
+            conversations, self.loaded.tokenizer, max_length=max_length, over_long="drop", on_bad_row="skip"
+        )
+        if encoded.dropped or encoded.problems:
+            words = f"{encoded.dropped} rows longer than {max_length} tokens and {len(encoded.problems)} bad ones"
+            self.say(f"replay: {words} left out")
+        if not encoded.rows:
+            raise DataError(Problem("", "no replay row can be used", f"raise max_length above {max_length}"))
+        return encoded.rows

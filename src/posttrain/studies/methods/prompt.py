@@ -1,0 +1,78 @@
+"""Tell the model the new fact in its prompt and train nothing.
+
+The cheapest change there is, and the measure for all others: it costs tokens with every question, the model may not
+believe it, and questions about other things are asked under its influence too.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Literal
+
+from pydantic import field_validator
+
+from posttrain.config.base import Config
+from posttrain.config.change import Change
+from posttrain.inference.respondents import PromptedRespondent
+from posttrain.registry import register
+from posttrain.studies.config import MethodConfig
+from posttrain.studies.context import MethodContext, MethodResult
+
+__all__ = ["PromptMethodConfig", "prompt", "wording_of"]
+
+WORDINGS = {
+    "zh": "請記住：「{prompt}」這個問題的答案是「{answer}」。",
+    "en": "Remember: the answer to the question “{prompt}” is “{answer}”.",
+}
+
+
+class PromptMethodConfig(MethodConfig):
+    """The new fact in the prompt."""
+
+    kind: Literal["prompt"] = "prompt"
+    """The new fact stands in the prompt."""
+    wording: str | dict[str, str] = WORDINGS
+    """How the fact is told, with {prompt} and {answer}; one text, or one per language (zh, en)."""
+    place: Literal["user", "system"] = "user"
+    """Before the user's question, or as the system message where the template has a place for it."""
+
+    @field_validator("wording")
+    @classmethod
+    def _holds_the_fact(cls, value: str | dict[str, str]) -> str | dict[str, str]:
+        for text in [value] if isinstance(value, str) else value.values():
+            try:
+                told = text.format(prompt="\0", answer="\1")
+            except (KeyError, IndexError, ValueError) as error:
+                raise ValueError("only {prompt} and {answer} may stand in braces") from error
+            if "\1" not in told:
+                raise ValueError("the wording must hold {answer}")
+        if isinstance(value, dict) and not value:
+            raise ValueError("no wording is given")
+        return value
+
+
+def language_of(text: str) -> str:
+    """`zh` when a text has Chinese characters, else `en`."""
+    return "zh" if any(unicodedata.name(c, "").startswith("CJK UNIFIED") for c in text) else "en"
+
+
+def wording_of(config: PromptMethodConfig, change: Change) -> str:
+    """The sentences that tell the change's targets, one per line, in the language of each."""
+    lines = []
+    for target in change.target:
+        if isinstance(config.wording, str):
+            wording = config.wording
+        else:
+            language = change.language or language_of(target.question)
+            wording = config.wording.get(language) or next(iter(config.wording.values()))
+        lines.append(wording.format(prompt=target.question, answer=target.answer[0]))
+    return "\n".join(lines)
+
+
+@register("method", "prompt", config=PromptMethodConfig)
+def prompt(config: Config, context: MethodContext) -> MethodResult:
+    """The untouched model, told the new fact with every question."""
+    assert isinstance(config, PromptMethodConfig)
+    text = wording_of(config, context.change)
+    respondent = PromptedRespondent(context.before, text, place=config.place)
+    return MethodResult(respondent, notes=(f"Told with every question: {text}",))

@@ -1,0 +1,145 @@
+"""results.json and the files of a cell, each written whole or not at all.
+
+A cell's own `result.json` says that it is done and for which content hash; results.json is put together from these.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from posttrain.exams.scores import ExamResult, summarise
+from posttrain.exams.statistics import Interval
+
+__all__ = [
+    "CellResult",
+    "Examined",
+    "read_result",
+    "summarise_cells",
+    "to_yaml",
+    "write_json",
+    "write_lines",
+    "write_text",
+]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """The scores of one checkpoint of a cell; ci95 and n by score; folder: where its samples are."""
+
+    checkpoint: str
+    scores: Mapping[str, float]
+    ci95: Mapping[str, tuple[float, float]]
+    n: Mapping[str, int]
+    folder: str
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What is known of a cell once it was run."""
+
+    hash: str
+    model: str
+    method: str
+    change: str
+    seed: int
+    status: str
+    error: str = ""
+    exit_code: int = 0
+    examined: Sequence[Examined] = ()
+    cost: Mapping[str, float] = field(default_factory=dict)
+    weights: str = ""
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The lines of results.json: one per checkpoint, or one that says what failed."""
+        head = {"model": self.model, "method": self.method, "change": self.change, "seed": self.seed}
+        tail = {"status": self.status, "cost": dict(self.cost), "hash": self.hash}
+        if self.status != "done":
+            empty: dict[str, Any] = {"scores": {}, "ci95": {}, "n": {}}
+            return [{**head, "checkpoint": "final", **tail, "error": self.error, **empty}]
+        return [
+            {**head, **asdict(one), **tail, **({"weights": self.weights} if self.weights else {})}
+            for one in self.examined
+        ]
+
+
+def finite(value: Any) -> Any:
+    """NaN and infinities as None, which JSON can say."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    temporary.replace(path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_text(path, json.dumps(finite(data), ensure_ascii=False, indent=1) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSONL whole or not at all."""
+    write_text(path, "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows))
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """A mapping as YAML, keys in their order."""
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 100
+    stream = io.StringIO()
+    yaml.dump(dict(data), stream)
+    return stream.getvalue()
+
+
+def read_result(folder: Path) -> CellResult | None:
+    """What `result.json` of a cell says; None when there is none that can be read."""
+    try:
+        data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        examined = [Examined(**one) for one in data.pop("examined")]
+        return CellResult(**data, examined=examined)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _of_change(seeds: Sequence[Examined]) -> ExamResult:
+    """One change's seeds as one result: scores are averaged; with one seed its own intervals are kept."""
+    names = list(dict.fromkeys(name for one in seeds for name in one.scores))
+    scores = {name: mean(one.scores[name] for one in seeds if name in one.scores) for name in names}
+    ci95 = {name: Interval(*pair) for name, pair in seeds[0].ci95.items()} if len(seeds) == 1 else {}
+    return ExamResult(scores, ci95, {name: sum(one.n.get(name, 0) for one in seeds) for name in names})
+
+
+def summarise_cells(results: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """Per model x method x checkpoint: means over changes (a change's seeds are averaged first), with intervals.
+
+    n: probes; changes: how many changes have the score.
+    """
+    groups: dict[tuple[str, str, str], dict[str, list[Examined]]] = {}
+    for result in results:
+        for one in result.examined if result.status == "done" else ():
+            key = (result.model, result.method, one.checkpoint)
+            groups.setdefault(key, {}).setdefault(result.change, []).append(one)
+    lines = []
+    for (model, method, checkpoint), changes in groups.items():
+        summary = summarise([_of_change(seeds) for seeds in changes.values()])
+        lines.append({"model": model, "method": method, "checkpoint": checkpoint, **asdict(summary)})
+    return lines
