@@ -28,7 +28,17 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "EncodeResult", "Encoded", "LossOn", "OverLong", "encode_all", "encode_prompt", "render"]
+__all__ = [
+    "IGNORED",
+    "EncodeResult",
+    "Encoded",
+    "LossOn",
+    "OverLong",
+    "encode_all",
+    "encode_prompt",
+    "outcomes",
+    "render",
+]
 
 IGNORED = -100
 """The label of a token that is not in the loss (PyTorch's cross-entropy and transformers agree on it)."""
@@ -63,7 +73,7 @@ Outcome: TypeAlias = Encoded | Problem
 
 def render(record: Record, tokenizer: PreTrainedTokenizerBase, *, loss_on: LossOn = "assistant") -> Encoded:
     """One record as ids and labels. TemplateError or DataError naming the row when it cannot be."""
-    return _raise(next(_encode([record], tokenizer, loss_on)))
+    return _raise(next(outcomes([record], tokenizer, loss_on)))
 
 
 def encode_all(
@@ -84,7 +94,7 @@ def encode_all(
     bad: list[Problem] = []
     long: list[Problem] = []
     dropped = truncated = 0
-    for outcome in _encode(records, tokenizer, loss_on):
+    for outcome in outcomes(records, tokenizer, loss_on):
         if isinstance(outcome, Problem):
             bad.append(outcome)
             continue
@@ -203,27 +213,29 @@ def _reader(tokenizer: PreTrainedTokenizerBase) -> _Reader:
     return reader
 
 
-def _encode(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Iterator[Outcome]:
-    """Outcomes in the records' order, tokenised in chunks."""
+def outcomes(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Iterator[Outcome]:
+    """Each record, in order, as ids and labels or as what is wrong with it; whatever its length. Rows with nothing to
+    learn are let through.
+    """
     for at in range(0, len(records), CHUNK):
         chunk = records[at : at + CHUNK]
         chats: list[Conversation] = []
-        outcomes: list[Outcome | None] = []
+        found: list[Outcome | None] = []
         for record in chunk:
             if isinstance(record, Completion) and tokenizer.chat_template:
                 record = record.as_conversation()
             if isinstance(record, Conversation):
                 if not tokenizer.chat_template:
-                    outcomes.append(_no_template(record.place).problems[0])
+                    found.append(_no_template(record.place).problems[0])
                 else:
                     chats.append(record)
-                    outcomes.append(None)
+                    found.append(None)
             elif isinstance(record, Completion):
-                outcomes.append(_completion(record, tokenizer, loss_on))
+                found.append(_completion(record, tokenizer, loss_on))
             else:
-                outcomes.append(_document(record, tokenizer))
+                found.append(_document(record, tokenizer))
         rendered = _encode_chats(chats, tokenizer, _reader(tokenizer), loss_on) if chats else iter(())
-        for outcome in outcomes:
+        for outcome in found:
             yield next(rendered) if outcome is None else outcome
 
 
@@ -339,15 +351,15 @@ def _first_token(encoding: Encoding, char: int) -> int:
     tokenizers trim from their offsets.
     """
     token = encoding.char_to_token(char)
-    return bisect_right([end for _, end in encoding.offsets], char) if token is None else int(token)
+    return bisect_right([end for _, end in encoding.offsets], char) if token is None else token
 
 
 def _token_from(encoding: Encoding, char: int) -> int:
     """The first token that begins at a character or after it."""
     token = encoding.char_to_token(char)
-    if token is None or encoding.token_to_chars(token)[0] < char:
+    if token is None or encoding.offsets[token][0] < char:
         return bisect_left([begin for begin, _ in encoding.offsets], char)
-    return int(token)
+    return token
 
 
 def _close(

@@ -1,0 +1,232 @@
+"""`posttrain data show | check`: what training would see of a data file, before anything is trained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from posttrain.cli.options import JsonOption, OfflineOption, console, emit, talk
+from posttrain.cli.plain import plain
+from posttrain.errors import ConfigError, DataError, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from posttrain.data.chat import Encoded
+    from posttrain.data.readers import DataSource
+    from posttrain.data.survey import Lengths, StopCheck
+
+__all__ = ["app", "check", "show"]
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+OPEN, CLOSE = "⟦", "⟧"
+"""Around supervised text where there are no colours."""
+
+FileArgument = Annotated[
+    str, typer.Argument(metavar="FILE", help="A .jsonl or .txt file; a data set's name with --hub.")
+]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Whose tokenizer and chat template to use.")]
+MaxLengthOption = Annotated[int, typer.Option(min=1, help="Longest row in tokens.")]
+HubOption = Annotated[bool, typer.Option("--hub", help="FILE is a data set on the Hugging Face hub.")]
+SubsetOption = Annotated[str | None, typer.Option(help="The hub data set's configuration.")]
+SplitOption = Annotated[str, typer.Option(help="The hub data set's split.")]
+ColumnsOption = Annotated[
+    list[str] | None, typer.Option("--column", metavar="OURS=THEIRS", help="Map a column, e.g. prompt=question.")
+]
+LossOption = Annotated[Literal["assistant", "all"], typer.Option("--loss-on", help="Which tokens are learned.")]
+BadRowOption = Annotated[
+    Literal["fail", "skip"], typer.Option(help="A bad row is an error, or is left out and counted.")
+]
+
+
+@app.command()
+def show(
+    file: FileArgument,
+    model: ModelOption,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="How many rows to print.")] = 3,
+    max_length: MaxLengthOption = 1024,
+    loss_on: LossOption = "assistant",
+    hub: HubOption = False,
+    subset: SubsetOption = None,
+    split: SplitOption = "train",
+    column: ColumnsOption = None,
+    download: OfflineOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Print rows as the model will see them: what is learned is coloured (in ⟦ ⟧ off a terminal), special tokens shown.
+
+    Then the lengths of all rows, and whether generation stops at the token that the learned turns end with.
+    """
+    from posttrain.data.readers import data_error, read_records
+    from posttrain.data.survey import check_stop, lengths_of, segments, survey
+    from posttrain.models.load import load_tokenizer, stop_ids
+
+    source = _source(file, hub, subset, split, column, download)
+    tokenizer = load_tokenizer(model, offline=not download)
+    read = read_records(source, on_bad_row="skip")
+    found = survey(read.records, tokenizer, loss_on=loss_on)
+    problems = [*read.problems, *found.problems]
+    if not found.rows:
+        raise data_error(problems, read.rows)
+    lengths = lengths_of(found.rows, max_length)
+    stop = check_stop(found.rows, tokenizer, stop_ids(model, tokenizer, offline=not download))
+    shown = found.rows[:rows]
+    if json:
+        emit(
+            {
+                "file": file,
+                "model": model,
+                "rows": read.rows,
+                "bad": len(problems),
+                "problems": [str(problem) for problem in problems[:20]],
+                "shown": [_row_json(row, tokenizer) for row in shown],
+                "lengths": {**lengths._asdict(), "max_length": max_length},
+                "stop": stop._asdict(),
+            }
+        )
+        return
+    for row in shown:
+        _print_row(row, [(s.text, s.supervised) for s in segments(row, tokenizer)])
+    _print_summary(read.rows, problems, lengths, max_length, stop)
+
+
+@app.command()
+def check(
+    file: FileArgument,
+    model: ModelOption,
+    max_length: MaxLengthOption = 1024,
+    over_long: Annotated[
+        Literal["raise", "drop", "truncate"], typer.Option(help="Rows over --max-length are errors, left out, or cut.")
+    ] = "raise",
+    on_bad_row: BadRowOption = "fail",
+    loss_on: LossOption = "assistant",
+    hub: HubOption = False,
+    subset: SubsetOption = None,
+    split: SplitOption = "train",
+    column: ColumnsOption = None,
+    download: OfflineOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
+    from posttrain.data.chat import encode_all
+    from posttrain.data.readers import read_records
+    from posttrain.data.survey import check_stop, lengths_of
+    from posttrain.models.load import load_tokenizer, stop_ids
+
+    source = _source(file, hub, subset, split, column, download)
+    tokenizer = load_tokenizer(model, offline=not download)
+    read = read_records(source, on_bad_row="skip")
+    bad = list(read.problems)
+    try:
+        encoded = encode_all(
+            read.records, tokenizer, max_length=max_length, over_long=over_long, loss_on=loss_on, on_bad_row="skip"
+        )
+    except DataError as error:  # over-long rows, or nothing left
+        raise DataError(*bad[:20], *error.problems) from error
+    bad += encoded.problems
+    stop = check_stop(encoded.rows, tokenizer, stop_ids(model, tokenizer, offline=not download))
+    lengths = lengths_of(encoded.rows, max_length)
+    counts = {
+        "rows": read.rows,
+        "usable": len(encoded.rows),
+        "bad": len(bad),
+        "dropped": encoded.dropped,
+        "truncated": encoded.truncated,
+        "tokens": lengths.total,
+        "supervised_tokens": sum(_supervised(row) for row in encoded.rows),
+    }
+    if json:
+        emit(
+            {
+                "file": file,
+                "model": model,
+                **counts,
+                "lengths": {**lengths._asdict(), "max_length": max_length},
+                "stop": stop._asdict(),
+                "problems": [{"place": p.place, "cause": p.cause, "mend": p.mend} for p in bad],
+            }
+        )
+    else:
+        for name, count in counts.items():
+            print(f"{name.replace('_', ' '):<18}{count:>12,}")
+        _print_stop(stop)
+    if bad and on_bad_row == "fail":
+        from posttrain.data.readers import data_error
+
+        raise data_error(bad, read.rows)
+    for problem in bad[:20]:
+        talk(f"left out: {plain(str(problem))}")
+    if len(bad) > 20:
+        talk(f"... and {len(bad) - 20} more")
+
+
+def _source(
+    file: str, hub: bool, subset: str | None, split: str, column: list[str] | None, download: bool
+) -> DataSource:
+    from posttrain.config.load import check as validate
+    from posttrain.data.readers import DataSource
+
+    columns: dict[str, str] = {}
+    for item in column or []:
+        ours, equals, theirs = item.partition("=")
+        if not equals:
+            raise ConfigError(Problem(f"--column {item}", "expected OURS=THEIRS", "for example prompt=question"))
+        columns[ours] = theirs
+    where = {"hub": file, "subset": subset, "split": split, "download": download} if hub else {"path": file}
+    return validate({**where, "columns": columns}, DataSource, "command line")
+
+
+def _supervised(row: Encoded) -> int:
+    return sum(label >= 0 for label in row.labels)
+
+
+def _row_json(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    from posttrain.data.survey import segments
+
+    return {
+        "place": row.place,
+        "tokens": len(row.input_ids),
+        "supervised": _supervised(row),
+        "segments": [segment._asdict() for segment in segments(row, tokenizer)],
+    }
+
+
+def _print_row(row: Encoded, parts: list[tuple[str, bool]]) -> None:
+    from rich.text import Text
+
+    supervised = _supervised(row)
+    place = Path(row.place).name if "/" in row.place else row.place
+    head = f"{plain(place)}: {len(row.input_ids)} tokens, {supervised} learned"
+    if not sys.stdout.isatty():
+        body = "".join(f"{OPEN}{plain(text)}{CLOSE}" if learned else plain(text) for text, learned in parts)
+        print(f"--- {head}\n{body}\n")
+        return
+    out = console(stderr=False)
+    out.print(Text(f"─── {head}", style="bold"))
+    out.print(Text.assemble(*((plain(text), "bold green" if learned else "dim") for text, learned in parts)))
+    out.print()
+
+
+def _print_summary(rows: int, problems: list[Problem], lengths: Lengths, max_length: int, stop: StopCheck) -> None:
+    print(f"rows     {rows:,}, {len(problems):,} of them bad")
+    print(
+        f"tokens   {lengths.total:,}; per row: shortest {lengths.min:,}, median {lengths.median:,}, "
+        f"95 % at most {lengths.p95:,}, longest {lengths.max:,}"
+    )
+    print(f"over     {lengths.over:,} rows are longer than max_length {max_length:,}")
+    _print_stop(stop)
+    for problem in problems[:20]:
+        talk(f"bad row: {plain(str(problem))}")
+    if len(problems) > 20:
+        talk(f"... and {len(problems) - 20} more")
+
+
+def _print_stop(stop: StopCheck) -> None:
+    if stop.problem:
+        print(f"stop     PROBLEM: {stop.problem}")
+    else:
+        print(f"stop     ok: turns end with {', '.join(stop.ends)}, generation stops at {', '.join(stop.stops)}")

@@ -1,0 +1,115 @@
+"""What training would see of a data file: rendered text with its supervised parts, lengths, and the stop token.
+
+This is what `posttrain data show` and `data check` print; it uses the very functions that training uses.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from posttrain.data.chat import IGNORED, Encoded, LossOn, outcomes
+from posttrain.data.records import Record
+from posttrain.errors import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Lengths", "Segment", "StopCheck", "Survey", "check_stop", "lengths_of", "segments", "survey"]
+
+
+class Segment(NamedTuple):
+    """A run of tokens as text, special tokens shown, and whether it is in the loss."""
+
+    text: str
+    supervised: bool
+
+
+class Lengths(NamedTuple):
+    """Row lengths in tokens, and how many rows are longer than max_length."""
+
+    min: int
+    median: int
+    p95: int
+    max: int
+    total: int
+    over: int
+
+
+class StopCheck(NamedTuple):
+    """The tokens that supervised turns end with, those at which generation stops, and what is wrong ("" if nothing)."""
+
+    ends: tuple[str, ...]
+    stops: tuple[str, ...]
+    problem: str
+
+
+class Survey(NamedTuple):
+    """All rows that can be rendered, and what is wrong with the others."""
+
+    rows: list[Encoded]
+    problems: list[Problem]
+
+
+def survey(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, *, loss_on: LossOn = "assistant") -> Survey:
+    """Render every record, whatever its length."""
+    rows: list[Encoded] = []
+    problems: list[Problem] = []
+    for outcome in outcomes(records, tokenizer, loss_on):
+        if isinstance(outcome, Problem):
+            problems.append(outcome)
+        else:
+            rows.append(outcome)
+    return Survey(rows, problems)
+
+
+def segments(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[Segment]:
+    """The row as runs of supervised and unsupervised text; a turn's end starts a new run."""
+    runs: list[tuple[list[int], bool]] = []
+    for token, label in zip(row.input_ids, row.labels, strict=True):
+        supervised = label != IGNORED
+        if not runs or runs[-1][1] != supervised:
+            runs.append(([], supervised))
+        runs[-1][0].append(token)
+    return [
+        Segment(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False), supervised)
+        for ids, supervised in runs
+    ]
+
+
+def lengths_of(rows: Sequence[Encoded], max_length: int) -> Lengths:
+    """Length statistics; rows must not be empty. p95: the smallest length that 95 % of the rows do not exceed."""
+    lengths = sorted(len(row.input_ids) for row in rows)
+    p95 = lengths[-(-95 * len(lengths) // 100) - 1]
+    over = sum(length > max_length for length in lengths)
+    return Lengths(lengths[0], int(statistics.median_low(lengths)), p95, lengths[-1], sum(lengths), over)
+
+
+def check_stop(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> StopCheck:
+    """Whether generation stops at every token that the supervised turns end with.
+
+    stops: the model's end-of-sequence ids (`models.load.stop_ids`). A model trained to end its turns with a token that
+    generation does not stop at talks on after its answer.
+    """
+    ends = sorted({end for row in rows for end in _ends(row)})
+    names = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in ends)
+    stop_names = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in stops)
+    lacking = [name for i, name in zip(ends, names, strict=True) if i not in stops]
+    problem = ""
+    if not ends:
+        problem = "no supervised turn"
+    elif lacking:
+        problem = (
+            f"turns end with {', '.join(lacking)}, but generation stops at {', '.join(stop_names) or 'nothing'}: "
+            f"add it to eos_token_id in generation_config.json"
+        )
+    return StopCheck(names, stop_names, problem)
+
+
+def _ends(row: Encoded) -> set[int]:
+    """The last token of every supervised run (adjoining turns count as one)."""
+    following = [*row.labels[1:], IGNORED]
+    if row.truncated:
+        following[-1] = row.labels[-1]  # the last run was cut off before its end
+    return {label for label, after in zip(row.labels, following, strict=True) if label != IGNORED and after == IGNORED}
