@@ -161,7 +161,8 @@ def _json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
             yield place, json.loads(line)
         except json.JSONDecodeError as error:
             cut = error.pos >= len(line) - 1 or "Unterminated" in error.msg
-            cause = f"not valid JSON: {error.msg.removesuffix(" starting at")} at column {error.colno}"
+            what = error.msg.removesuffix(" starting at")
+            cause = f"not valid JSON: {what} at column {error.colno}"
             if number == 1 and line in {"{", "["}:
                 mend = "write each row on a line of its own (JSON Lines), not indented"
             else:
