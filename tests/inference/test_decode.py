@@ -31,7 +31,8 @@ def load(path: Path) -> Any:
 @torch.no_grad()
 def reference(model: Any, prompt: Sequence[int], stop: frozenset[int], limit: int) -> tuple[Decoded, bool]:
     """Greedy, no cache, no batch; and whether no two candidates were as good as equal."""
-    ids, said, clear = list(prompt), [], True
+    ids, clear = list(prompt), True
+    said: list[int] = []
     for _ in range(limit):
         top = model(torch.tensor([ids]), use_cache=False).logits[0, -1].topk(2)
         clear = clear and float(top.values[0] - top.values[1]) > TIE

@@ -1,0 +1,53 @@
+"""Respondents that say what a table says, and count what they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from posttrain.inference.respondents import Answer, Distributions, Prompt, Scored
+
+
+class Fake:
+    """says: prompt -> answer; likes: answer -> log-probability in nats; tables: prompt -> (A, V) distributions."""
+
+    def __init__(
+        self,
+        name: str,
+        says: Mapping[str, str],
+        *,
+        likes: Mapping[str, float] | None = None,
+        tables: Mapping[str, Sequence[Sequence[float]]] | None = None,
+        cut: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.fingerprint = name
+        self.says = says
+        self.likes = likes or {}
+        self.tables = tables
+        self.cut = cut
+        self.asked: list[list[Prompt]] = []
+        self.shown = 0
+
+    def answers(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+    ) -> list[Answer]:
+        self.asked.append(list(prompts))
+        words = [p if isinstance(p, str) else p[-1].content for p in prompts]
+        return [Answer(self.says[w], len(self.says[w]), w not in self.cut) for w in words]
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
+        return [a.text for a in self.answers(prompts)]
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Scored]:
+        return [Scored(self.likes.get(answer, -9.0), len(answer), False) for _, answer in pairs]
+
+    def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
+        if self.tables is None:
+            return None
+        self.shown += len(prompts)
+        tables = [torch.tensor(self.tables[str(p)]).log() for p in prompts]
+        return [Distributions(tuple(range(len(t))), t) for t in tables]
