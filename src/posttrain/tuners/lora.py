@@ -2,7 +2,8 @@
 
     y = W x + s B A x,   A: (r, in) random, B: (out, r) zero, s = alpha / r
 
-rsLoRA (arXiv:2312.03732) scales by alpha / sqrt(r). Built by PEFT; saved as a PEFT adapter folder that names its base model.
+rsLoRA (arXiv:2312.03732) scales by alpha / sqrt(r). Built by PEFT; saved as a PEFT adapter folder that names its
+base model.
 """
 
 from __future__ import annotations

@@ -1,0 +1,131 @@
+"""`posttrain train`: train a model on examples, as a YAML file says, or as options say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from posttrain.cli.options import DryRunOption, JsonOption, OfflineOption, OutputOption, SetOption, emit, quiet, talk
+from posttrain.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from posttrain.training.config import TrainConfig
+
+__all__ = ["train"]
+
+
+def train(
+    file: Annotated[Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="What to train, and how.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Hub id, folder, or pocket:chat.")] = None,
+    data: Annotated[str | None, typer.Option("--data", "-d", metavar="FILE", help="Examples: .jsonl or .txt.")] = None,
+    objective: Annotated[str | None, typer.Option(help="What is minimised: sft or clm.")] = None,
+    tuner: Annotated[str | None, typer.Option(help="Which parameters move: full or lora.")] = None,
+    output: OutputOption = None,
+    sets: SetOption = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over instead of resuming.")] = False,
+    on_bad_row: Annotated[str | None, typer.Option("--on-bad-row", metavar="fail|skip", help="Bad rows.")] = None,
+    download: OfflineOption = False,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train a model on examples. Ctrl-C saves; the same command goes on where it stopped.
+
+    Options win over the file; --set reaches every key: --set optimizer.learning_rate=1e-4 --set tuner.rank=8.
+    """
+    given = {
+        "model": model,
+        "data": data,
+        "objective": objective,
+        "tuner": tuner,
+        "on_bad_row": on_bad_row,
+        "download": download or None,
+    }
+    config, folder = configured(file, {k: v for k, v in given.items() if v is not None}, output, sets or [])
+    base = file.parent if file else Path()
+    if dry_run:
+        from posttrain.training.preview import preview
+
+        seen = preview(config, base=base, say=talk)
+        if json:
+            emit(seen._asdict())
+            return
+        for line in (
+            f"rows        {seen.rows:,} with {seen.row_tokens:,} tokens"
+            + (f", {seen.validation_rows:,} more for validation" if seen.validation_rows else ""),
+            f"steps       {seen.steps:,} ({seen.epochs:.2f} passes over the rows)",
+            f"tokens      {seen.tokens:,} read in all",
+            f"parameters  {seen.trainable:,} of {seen.parameters:,} move ({seen.trainable / seen.parameters:.2%})",
+            f"disk        {size(seen.disk_gib)} at most: {size(seen.model_gib)} for the result, "
+            f"{size(seen.checkpoint_gib)} per checkpoint",
+            f"output      {folder}",
+        ):
+            print(line)
+        return
+
+    from posttrain.training.progress import progress_for
+    from posttrain.training.run import train as run
+
+    result = run(config, output=folder, resume=not restart, progress=progress_for(silent=quiet()), base=base)
+    if json:
+        emit(
+            {
+                "output": str(folder),
+                "model": str(folder / "model"),
+                "steps": result.steps,
+                "loss_nats": result.loss_nats,
+                "tokens": result.tokens,
+                "wall_s": result.wall_s,
+                "peak_gib": result.peak_gib,
+                "trainable": result.moved.trainable,
+                "parameters": result.moved.total,
+                "stopped": result.stopped,
+                "best_step": result.best_step,
+            }
+        )
+    else:
+        print(folder / "model")
+
+
+def size(gib: float) -> str:
+    """GiB, or MiB when that is less than one."""
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
+
+
+def configured(
+    file: Path | None, given: dict[str, Any], output: Path | None, sets: list[str]
+) -> tuple[TrainConfig, Path]:
+    """The configuration and the run's folder; paths in a file are relative to it, on the command line to the shell.
+
+    Without `output` a file's run goes to runs/<file's name>; without a file it must be said.
+    """
+    from posttrain.config.load import apply_sets, check, read_yaml
+    from posttrain.training.config import TrainConfig
+
+    node: dict[str, Any] = read_yaml(file) if file else {}
+    for key, value in given.items():
+        node[key] = value
+    apply_sets(node, sets)
+    if "model" not in node:
+        mend = "add `model:` to the file or give --model"
+        raise ConfigError(Problem(str(file or "train"), "no model", f"{mend}, for example pocket:chat"))
+    if "data" not in node:
+        raise ConfigError(Problem(str(file or "train"), "no data", "add `data: rows.jsonl` or give --data rows.jsonl"))
+    config = check(node, TrainConfig, str(file or "command line"))
+    if file is not None:
+        moved: dict[str, Any] = {}
+        if "data" not in given and config.data is not None:
+            moved["data"] = config.data.at(file.parent)
+        if config.validation is not None:
+            moved["validation"] = config.validation.at(file.parent)
+        if "model" not in given and not Path(config.model).is_absolute() and (file.parent / config.model).is_dir():
+            moved["model"] = str(file.parent / config.model)
+        config = config.model_copy(update=moved)
+    if output is not None:
+        return config, output
+    if config.output is not None:
+        return config, (file.parent if file else Path()) / config.output
+    if file is not None:
+        return config, Path("runs") / file.stem
+    raise ConfigError(Problem("train", "no output folder", "give --output runs/first"))

@@ -1,0 +1,83 @@
+"""What a run would do: rows, tokens, steps, moving parameters and disk, without reading the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from posttrain import registry
+from posttrain.models.load import LoadedModel, load_tokenizer, resolve
+from posttrain.training.config import TrainConfig
+from posttrain.training.run import kind_of, load_for_training, material_of, plan_of
+from posttrain.tuners._moved import count_moved
+
+__all__ = ["Preview", "preview"]
+
+
+class Preview(NamedTuple):
+    """rows, validation_rows: after dropping; tokens: that the run reads, replay included (as `share` says);
+    trainable, parameters: numbers; model_gib, checkpoint_gib: size of the final weights and of each checkpoint."""
+
+    rows: int
+    validation_rows: int
+    row_tokens: int
+    steps: int
+    epochs: float
+    tokens: int
+    trainable: int
+    parameters: int
+    model_gib: float
+    checkpoint_gib: float
+    disk_gib: float
+
+
+def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str], None] = print) -> Preview:
+    """Read and render the data, lay out the steps, and build the model without its weights."""
+    loaded = skeleton(config)
+    if config.replay is not None:
+        say("replayed rows are not made in a dry run; tokens are estimated from their share")
+    material = material_of(config, loaded, replay_rows=[], base=base, say=say)
+    moved = count_moved(registry.load("tuner", kind_of(config.tuner)).function(loaded.model, config.tuner))
+    plan, steps = plan_of(config, material)
+    lengths = [len(row.input_ids) for row in material.new]
+    epochs, new_tokens = 0.0, 0
+    for step in islice(plan, steps):
+        epochs = step.epoch
+        new_tokens += sum(lengths[row] for micro in step.micro_batches for row in micro)
+    gib = 4 / 2**30  # float32
+    checkpoint = moved.trainable * 3 * gib  # weights and AdamW's two moments
+    saves = steps // config.save_every_steps if config.save_every_steps else 0
+    kept = min(saves, config.keep_checkpoints or saves) + bool(material.validation and config.keep_best)
+    return Preview(
+        rows=len(material.new),
+        validation_rows=len(material.validation),
+        row_tokens=sum(lengths),
+        steps=steps,
+        epochs=epochs,
+        tokens=round(new_tokens / (1 - plan.share)),
+        trainable=moved.trainable,
+        parameters=moved.total,
+        model_gib=moved.trainable * gib,
+        checkpoint_gib=checkpoint,
+        # one more than is kept exists while it is written, and an interruption saves one
+        disk_gib=moved.trainable * gib + (kept + 1) * checkpoint,
+    )
+
+
+def skeleton(config: TrainConfig) -> LoadedModel:
+    """The model without weights (on torch's meta device), and its tokenizer; an adapter folder is loaded whole."""
+    folder = resolve(config.model)
+    if (Path(folder) / "adapter_config.json").is_file():
+        return load_for_training(config)
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code, offline=not config.download)
+    settings = AutoConfig.from_pretrained(
+        folder, trust_remote_code=config.trust_remote_code, local_files_only=not config.download
+    )
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)
+    return LoadedModel(model, tokenizer, config.model)
