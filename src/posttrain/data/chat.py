@@ -365,12 +365,19 @@ def _token_from(encoding: Encoding, char: int) -> int:
 def _close(
     ids: Sequence[int], first: int, stop: int, tokenizer: PreTrainedTokenizerBase, reader: _Reader
 ) -> int | None:
-    """The index after the end-of-turn token of the turn at tokens [first, stop); None when nothing closes it."""
-    last = stop
-    while last > first and reader.is_blank(ids[last - 1], tokenizer):
-        last -= 1
-    if last > first and ids[last - 1] in reader.special:
-        return last
+    """The index after the end-of-turn token of the turn at tokens [first, stop); None when nothing closes it.
+
+    White space before the token is learned with it, since the model has to write it; what follows is not. Some turns
+    end with two tokens side by side (Command R: `<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`); both belong to the end.
+    """
+    tail = stop
+    while tail > first and (ids[tail - 1] in reader.special or reader.is_blank(ids[tail - 1], tokenizer)):
+        tail -= 1
+    end = next((i for i in range(tail, stop) if ids[i] in reader.special), None)
+    if end is not None:
+        while end < stop and ids[end] in reader.special:
+            end += 1
+        return end
     after = stop
     while after < len(ids) and reader.is_blank(ids[after], tokenizer):
         after += 1
@@ -407,7 +414,8 @@ def _verified(
             if isinstance(outcome, Encoded) and prefix != outcome.input_ids[:token]:
                 outcomes[at] = Problem(
                     outcome.place,
-                    "the first token of a turn joins the template's tag and the turn's words",
-                    "remove white space at the start of the turn's content, or end the tag with a special token",
+                    "the first token of a turn joins the end of the template's tag and the beginning of the turn",
+                    "remove white space at the start of the turn's content (or, where the template begins the turn "
+                    "with <think>, give the row its reasoning_content)",
                 )
     return outcomes

@@ -57,6 +57,7 @@ class ChatTemplate:
         self.variables = dict(tokenizer.special_tokens_map)
         self.sources: dict[bool, str] = {}
         self.untold_tag: bool | None = None
+        self.tag_marked: bool | None = None
 
     def source(self, tools: bool = False) -> str:
         """The Jinja source (some tokenizers keep another one for tools)."""
@@ -110,13 +111,28 @@ class ChatTemplate:
             if not message.supervised:
                 continue
             if own is not None and message.role == "assistant":
-                start, end = own[i]
+                start, end = self._without_prompt(record, i, text, own[i])
             elif message.role == "assistant":
                 start, end = self._assistant_span(record, i, text)
             else:
                 start, end = self._other_span(record, i, text)
             spans.append(Span(start, end, i == len(record.messages) - 1))
         return Rendered(text, spans, record.place)
+
+    def _without_prompt(self, record: Conversation, i: int, text: str, place: tuple[int, int]) -> tuple[int, int]:
+        """The marked place without what the generation prompt gives already (some templates mark a part of the tag)."""
+        if self.tag_marked is None:
+            asked = (Message("user", "Hi"),)
+            whole, places = self._run(
+                [m.for_template() for m in (*asked, Message("assistant", "Yo"))], None, "", False, marked=True
+            )
+            prompt = self.text(asked, None, "", prompt=True)
+            self.tag_marked = not places or places[0][0] != len(prompt) or not whole.startswith(prompt)
+        if self.tag_marked:
+            prompt = self.text(record.messages[:i], record.tools, record.place, prompt=True)
+            if text.startswith(prompt) and place[0] < len(prompt) < place[1]:
+                return len(prompt), place[1]
+        return place
 
     def _check_fields(self, record: Conversation) -> None:
         """A field that the template never reads would be dropped silently."""
@@ -136,7 +152,9 @@ class ChatTemplate:
     def _assistant_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
         before = self.text(record.messages[:i], record.tools, record.place, prompt=True)
         if not text.startswith(before):
-            raise self._unverified(record, i, "what it renders before the turn is not how the whole text begins")
+            at = next(at for at, character in enumerate(before) if text[at : at + 1] != character)
+            why = f"generation would begin with {before[at : at + 30]!r} where the text has {text[at : at + 30]!r}"
+            raise self._unverified(record, i, why)
         start = len(before)
         up_to = (
             self.text(record.messages[: i + 1], record.tools, record.place) if i + 1 < len(record.messages) else text
