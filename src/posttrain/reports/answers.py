@@ -1,0 +1,72 @@
+"""The before and after answers as compact JSON for the page's script, which draws rows only when they are looked at.
+
+Questions and differences that repeat (the same probe under every method) are stored once; a row is four numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from posttrain.reports.diff import difference
+from posttrain.reports.folder import Run
+
+__all__ = ["CONTAINS", "FLAGS", "payload", "prompt_text", "safe_json"]
+
+FLAGS: tuple[str, ...] = ("ok", "strict", "leak", "new_beats_old")
+"""Bit i of a row's flags is samples.jsonl's field of this name; a target that is not ok is wrong, an old answer changed."""
+
+CONTAINS = "… {} …"
+"""How `answer_contains` is shown."""
+
+
+def payload(run: Run) -> dict[str, Any]:
+    """The data of the answers section.
+
+    cells: [model, method, change, seed, checkpoint]; probes: [group, question, expected]; diffs: see `diff.py`;
+    rows: cell, probe, diff, flags, cell, probe, diff, flags, ... in the order of the run.
+    """
+    probes: dict[tuple[str, str, str], int] = {}
+    pairs: dict[tuple[str, str], int] = {}
+    diffs: list[Sequence[str]] = []
+    cells, rows = [], []
+    for cell in run.cells:
+        if not cell.samples:
+            continue
+        cells.append([cell.model, cell.method, cell.change, cell.seed, cell.checkpoint])
+        for sample in cell.samples:
+            probe = (str(sample.get("group", "")), prompt_text(sample.get("prompt")), _expected(sample))
+            pair = (str(sample.get("before") or ""), str(sample.get("after") or ""))
+            if pair not in pairs:
+                pairs[pair] = len(diffs)
+                diffs.append(difference(*pair))
+            rows += [len(cells) - 1, probes.setdefault(probe, len(probes)), pairs[pair], _flags(sample)]
+    return {"cells": cells, "probes": list(probes), "diffs": diffs, "rows": rows}
+
+
+def _expected(sample: Mapping[str, Any]) -> str:
+    if sample.get("answer_contains"):
+        return CONTAINS.format(sample["answer_contains"])
+    return str(sample.get("answer") or "")
+
+
+def _flags(sample: Mapping[str, Any]) -> int:
+    return sum(1 << i for i, name in enumerate(FLAGS) if sample.get(name))
+
+
+def prompt_text(prompt: Any) -> str:
+    """A prompt as text: a string as it is, messages as `role: content` lines."""
+    if isinstance(prompt, list):
+        return "\n".join(f"{m.get('role', '?')}: {m.get('content', '')}" for m in prompt if isinstance(m, dict))
+    return str(prompt or "")
+
+
+def safe_json(data: Any) -> Markup:
+    """JSON for inside `<script type="application/json">`: no `<`, `>`, `&`, U+2028 or U+2029 can end or break it."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    # A lone surrogate cannot be written as UTF-8; as an escape it is valid JSON.
+    text = "".join(f"\\u{ord(c):04x}" if c in "<>&\u2028\u2029" or 0xD800 <= ord(c) <= 0xDFFF else c for c in text)
+    return Markup(text)

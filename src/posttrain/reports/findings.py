@@ -1,0 +1,196 @@
+"""What is seen, in words computed from the scores: no sentence here knows how a study came out.
+
+Each method gets a paragraph (what it learned, what it forgot); above them stand the best trade-off, what nobody
+achieved, and what failed. Words follow thresholds that are named below, so that a reader can check them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from posttrain.reports import numbers
+from posttrain.reports.folder import Row, Run
+from posttrain.reports.texts import Message, known, say
+
+__all__ = ["KEPT", "LEARNED", "LOST", "Finding", "describe_method", "findings", "group_name"]
+
+LEARNED = 0.8
+"""A method has learned when its learned score is at least this."""
+KEPT = 0.9
+"""Old answers count as kept when at least this share is."""
+LOST = 0.5
+"""Old answers count as lost when at most this share is left."""
+ABSENT = 0.2
+"""What no method gets above this is named as not achieved."""
+
+LOCALITY_REST = ("locality.neighbour", "locality.unrelated", "locality.format", "locality.refusal")
+
+
+class Finding(NamedTuple):
+    """A paragraph: its sentences, and whether it is bad news (shown with a sign, not only a colour)."""
+
+    sentences: tuple[Message, ...]
+    kind: str  # "best", "bad", "plain"
+
+
+def group_name(key: str) -> Message:
+    """The readable name of a score or probe group; its key where the catalogue has none."""
+    return say(f"group.{key}") if known(f"group.{key}") else say("verbatim", text=key)
+
+
+def findings(run: Run) -> list[Finding]:
+    """The general findings, then one per row of the table."""
+    rows = [row for row in run.rows if row.scores]
+    found = [*_general(rows), *_failed(run)]
+    return found + [Finding(tuple(_row(row, _label(row, run))), _kind(row)) for row in rows]
+
+
+def _label(row: Row, run: Run) -> str:
+    parts = [f"`{row.method}`"]
+    if len(run.models) > 1:
+        parts.append(f"({row.model})")
+    if len({r.checkpoint for r in run.rows}) > 1:
+        parts.append(f"[{row.checkpoint}]")
+    return " ".join(parts)
+
+
+def _kind(row: Row) -> str:
+    new, lost = numbers.learned(row.scores), numbers.forgotten(row.scores)
+    return "bad" if (new is not None and new < LOST) or (lost is not None and lost > 1 - LOST) else "plain"
+
+
+def _general(rows: Sequence[Row]) -> Iterator[Finding]:
+    ranked = sorted(
+        ((numbers.trade_off(row.scores) or 0.0, row) for row in rows if numbers.trade_off(row.scores) is not None),
+        key=lambda pair: -pair[0],
+    )
+    if len(ranked) > 1:
+        yield from _best(ranked)
+    for group in _columns(rows, "generality."):
+        scores = [row.scores[group] for row in rows if group in row.scores]
+        if max(scores) < ABSENT:
+            most = numbers.percent(max(scores))
+            yield Finding((say("seen.absent", group=group_name(group), most=most),), "bad")
+    if rows and not any(row.scores.get("reliability", 0.0) > LOST for row in rows):
+        yield Finding((say("seen.none_learned"),), "bad")
+
+
+def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
+    best = ranked[0][1]
+    new, lost = numbers.learned(best.scores) or 0.0, numbers.forgotten(best.scores) or 0.0
+    model = say("seen.on_model", model=best.model) if len({row.model for _, row in ranked}) > 1 else ""
+    shown = {"learned": numbers.percent(new), "kept": numbers.percent(1 - lost)}
+    sentences = [say("seen.best", method=best.method, model=model, **shown)]
+    close = [row.method for _, row in ranked[1:] if _within(best, row)]
+    if close:
+        sentences.append(say("seen.close", methods=say_list(close)))
+    yield Finding(tuple(sentences), "best")
+    if _shown(new) < LEARNED or _shown(1 - lost) < LEARNED:
+        yield Finding((say("seen.no_good", least=numbers.percent(LEARNED)),), "bad")
+
+
+def _within(a: Row, b: Row) -> bool:
+    """Whether two methods cannot be told apart: intervals of the trade-off over changes overlap."""
+    intervals = []
+    for row in (a, b):
+        values = [v for v in (numbers.trade_off(cell.scores) for cell in row.cells) if v is not None]
+        if len(values) < 2:
+            return False
+        intervals.append(numbers.bootstrap(values))
+    return intervals[0][0] <= intervals[1][1] and intervals[1][0] <= intervals[0][1]
+
+
+def say_list(names: Sequence[str]) -> str:
+    """Method names as code, separated so that it reads in either language."""
+    return " · ".join(f"`{name}`" for name in names)
+
+
+def _failed(run: Run) -> Iterator[Finding]:
+    failed = [cell for cell in run.cells if not cell.done]
+    if failed:
+        yield Finding((say("seen.failed", k=len(failed), n=len(run.cells)),), "bad")
+
+
+def _columns(rows: Sequence[Row], prefix: str) -> list[str]:
+    keys = [c.key for c in numbers.columns(key for row in rows for key in row.scores)]
+    return [key for key in keys if key.startswith(prefix)]
+
+
+def _row(row: Row, label: str) -> Iterator[Message]:
+    scores = row.scores
+    if "reliability" in scores:
+        cells = [cell for cell in row.cells if "reliability" in cell.scores]
+        k = sum(cell.scores["reliability"] > 0.5 for cell in cells)
+        key = "seen.learned_cells" if cells else "seen.learned"
+        yield say(key, method=label, k=k, n=len(cells), share=numbers.percent(scores["reliability"]))
+    if "generality.rephrase" in scores:
+        yield say("seen.rephrase", share=numbers.percent(scores["generality.rephrase"]))
+    if "locality.same_pattern" in scores:
+        yield _pattern(row, scores["locality.same_pattern"])
+    rest = [key for key in LOCALITY_REST if key in scores]
+    lost = [key for key in rest if _shown(scores[key]) <= LOST]
+    if lost:
+        yield say("seen.lost", groups=_shares(lost, scores))
+    worn = [key for key in rest if LOST < _shown(scores[key]) < KEPT]
+    if worn:
+        yield say("seen.worn", groups=_shares(worn, scores))
+    kept = [key for key in rest if _shown(scores[key]) >= KEPT]
+    if kept:
+        yield say("seen.kept", groups=_shares(kept, scores))
+    yield from _length(scores)
+
+
+def _shown(share: float) -> float:
+    """A share as it is printed, so that a word never contradicts the number beside it."""
+    return round(share, 2)
+
+
+def _pattern(row: Row, share: float) -> Message:
+    shown = numbers.percent(share)
+    leak = leak_of(row, "locality.same_pattern")
+    if _shown(share) > LOST:
+        return say("seen.pattern_kept" if _shown(share) >= KEPT else "seen.pattern_worn", share=shown)
+    if leak is None:
+        return say("seen.pattern_lost", share=shown)
+    return say("seen.pattern_leak", share=shown, leak=numbers.percent(leak))
+
+
+def leak_of(row: Row, group: str) -> float | None:
+    """The share of a group's probes that are answered with the new object, from the samples; None without any."""
+    leaks = [bool(s["leak"]) for cell in row.cells for s in cell.samples if s.get("group") == group and "leak" in s]
+    return numbers.mean([float(leak) for leak in leaks]) if leaks else None
+
+
+def _shares(keys: Sequence[str], scores: Mapping[str, float]) -> Message:
+    """`refusals 16 %, format 40 %` with translated names."""
+    listed: Message = say("list.one", name=group_name(keys[0]), share=numbers.percent(scores[keys[0]]))
+    for key in keys[1:]:
+        listed = say("list.more", head=listed, name=group_name(key), share=numbers.percent(scores[key]))
+    return listed
+
+
+def _length(scores: Mapping[str, float]) -> Iterator[Message]:
+    old, new = scores.get("length.before"), scores.get("length.after")
+    if old and new is not None and not 0.7 <= new / old <= 1.4:
+        key = "seen.shorter" if new < old else "seen.longer"
+        yield say(key, before=f"{old:.1f}", after=f"{new:.1f}")
+
+
+def describe_method(config: Mapping[str, object]) -> list[Message]:
+    """What a method does, from its entry in study.yaml: its kind, tuner and replay, in plain language."""
+    parts = []
+    kind = str(config.get("kind", ""))
+    if known(f"method.{kind}"):
+        parts.append(say(f"method.{kind}"))
+    elif kind:
+        parts.append(say("method.other", kind=kind))
+    for part, default in (("tuner", "full" if kind == "train" else ""), ("replay", "")):
+        given = config.get(part, default)
+        name = str(given.get("kind", "")) if isinstance(given, Mapping) else str(given or "")
+        if name:
+            share = given.get("share", 0.9) if isinstance(given, Mapping) else 0.9
+            key = f"{part}.{name}" if known(f"{part}.{name}") else f"{part}.other"
+            shown = numbers.percent(share) if isinstance(share, int | float) else share
+            parts.append(say(key, kind=name, share=shown))
+    return parts

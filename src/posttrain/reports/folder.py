@@ -1,0 +1,258 @@
+"""A run folder as the report sees it: results, samples, loss curves, configs. Only files are read, nothing is run.
+
+A run may still be going or may have been killed: missing files and a torn last line are left out and counted in
+`Run.problems`, which the report prints.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from posttrain.errors import DataError, MissingError, Problem
+from posttrain.reports import numbers
+
+__all__ = ["Cell", "Row", "Run", "read_run", "rows_of"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model x method x change x seed x checkpoint, with what its folder holds."""
+
+    model: str
+    method: str
+    change: str
+    seed: int
+    checkpoint: str
+    status: str
+    error: str
+    scores: Mapping[str, float]
+    ci95: Mapping[str, tuple[float, float]]
+    n: Mapping[str, int]
+    cost: Mapping[str, float]
+    metrics: tuple[Mapping[str, Any], ...] = ()
+    samples: tuple[Mapping[str, Any], ...] = ()
+    config: str = ""
+    env: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        """Whether it has scores."""
+        return self.status == "done"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the main table: a model and a method, averaged over changes and seeds."""
+
+    model: str
+    method: str
+    checkpoint: str
+    scores: Mapping[str, float]
+    ci95: Mapping[str, tuple[float, float]]
+    n: Mapping[str, int]
+    cells: tuple[Cell, ...] = ()
+
+    @cached_property
+    def cost(self) -> dict[str, float]:
+        """Mean of each cost over the row's finished cells; peaks are maxima."""
+        values: dict[str, list[float]] = {}
+        for cell in self.cells:
+            for key, value in cell.cost.items():
+                values.setdefault(key, []).append(value)
+        return {k: max(v) if k.startswith("peak") else numbers.mean(v) for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything the report is made of."""
+
+    name: str
+    study: Mapping[str, Any]
+    study_text: str
+    cells: tuple[Cell, ...]
+    rows: tuple[Row, ...]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The study's own title, else its name."""
+        return str(self.study.get("title") or self.name)
+
+    @property
+    def notes(self) -> str:
+        """The study's own words about itself."""
+        return str(self.study.get("notes") or "")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Models in the order of the rows."""
+        return tuple(dict.fromkeys(row.model for row in self.rows))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods in the order of the rows; the marks of the plots go by it."""
+        return tuple(dict.fromkeys(row.method for row in self.rows))
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Changes in the order of the cells."""
+        return tuple(dict.fromkeys(cell.change for cell in self.cells))
+
+    def method_config(self, name: str) -> Mapping[str, Any]:
+        """What study.yaml says about a method."""
+        for entry in self.study.get("methods") or ():
+            if isinstance(entry, Mapping) and entry.get("name", entry.get("kind")) == name:
+                return entry
+        return {}
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder. MissingError without results.json, DataError when it is not what `posttrain run` writes."""
+    problems: list[str] = []
+    results = read_results(folder)
+    study_text = _text(folder / "study.yaml", problems)
+    study = _yaml(study_text, "study.yaml", problems)
+    cells = tuple(_cell(entry, folder, problems) for entry in results["cells"])
+    return Run(
+        str(results.get("study", folder.name)), study, study_text, cells, rows_of(results, cells), tuple(problems)
+    )
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """results.json of a run folder, as a mapping with a list of `cells`."""
+    path = folder / "results.json"
+    if not path.is_file():
+        what = "no such folder" if not folder.is_dir() else "no results.json in this folder"
+        raise MissingError(Problem(str(folder), what, "give the folder that `posttrain run STUDY.yaml` wrote"))
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(
+            Problem(str(path), f"not valid JSON: {error}", "run the study again; finished cells are kept")
+        ) from error
+    if not isinstance(results, dict) or not isinstance(results.get("cells"), list):
+        raise DataError(Problem(str(path), "a mapping with a list of 'cells' is expected"))
+    wanted = ("model", "method", "change")
+    bad = [
+        Problem(f"{path}: cells[{i}]", f"{', '.join(wanted)} are expected")
+        for i, entry in enumerate(results["cells"])
+        if not isinstance(entry, dict) or not all(key in entry for key in wanted)
+    ]
+    if bad:
+        raise DataError(*bad)
+    return results
+
+
+def rows_of(results: Mapping[str, Any], cells: tuple[Cell, ...] | None = None) -> tuple[Row, ...]:
+    """The main table's rows: results.json's own summary; means over finished cells for rows that it lacks."""
+    if cells is None:
+        cells = tuple(_bare_cell(entry) for entry in results["cells"])
+    grouped: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        grouped.setdefault((cell.model, cell.method, cell.checkpoint), []).append(cell)
+    summary = {(s["model"], s["method"], str(s.get("checkpoint", "final"))): s for s in results.get("summary") or ()}
+    rows = []
+    for (model, method, checkpoint), members in grouped.items():
+        done = tuple(cell for cell in members if cell.done)
+        given = summary.get((model, method, checkpoint))
+        if given is None:
+            rows.append(Row(model, method, checkpoint, *numbers.average([cell.scores for cell in done]), done))
+        else:
+            ci95 = _intervals(given.get("ci95"))
+            rows.append(Row(model, method, checkpoint, _floats(given.get("scores")), ci95, given.get("n") or {}, done))
+    return tuple(rows)
+
+
+def _bare_cell(entry: Mapping[str, Any], **files: Any) -> Cell:
+    return Cell(
+        model=str(entry["model"]),
+        method=str(entry["method"]),
+        change=str(entry["change"]),
+        seed=int(entry.get("seed", 0)),
+        checkpoint=str(entry.get("checkpoint", "final")),
+        status=str(entry.get("status", "done")),
+        error=str(entry.get("error") or ""),
+        scores=_floats(entry.get("scores")),
+        ci95=_intervals(entry.get("ci95")),
+        n=entry.get("n") or {},
+        cost=_floats(entry.get("cost")),
+        **files,
+    )
+
+
+def _cell(entry: Mapping[str, Any], folder: Path, problems: list[str]) -> Cell:
+    """A cell of results.json with the files of its folder."""
+    place = folder / str(entry["folder"]) if entry.get("folder") else folder / "cells" / cell_folder(entry)
+    if not place.is_dir():
+        if entry.get("status", "done") == "done":
+            problems.append(f"{place.relative_to(folder)}: no such folder")
+        return _bare_cell(entry)
+    env = _text(place / "env.json", None)
+    return _bare_cell(
+        entry,
+        metrics=tuple(_jsonl(place / "metrics.jsonl", folder, problems)),
+        samples=tuple(_jsonl(place / "samples.jsonl", folder, problems)),
+        config=_text(place / "config.yaml", None),
+        env=json.loads(env) if env else {},
+    )
+
+
+def cell_folder(entry: Mapping[str, Any]) -> str:
+    """The folder name of a cell that does not say its own: <model>--<method>--<change>--s<seed>, made safe."""
+    parts = (entry["model"], entry["method"], entry["change"], f"s{entry.get('seed', 0)}")
+    return "--".join(re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", str(part))).strip("-.") or "x" for part in parts)
+
+
+def _jsonl(path: Path, folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file that is appended to; a line that cannot be read is counted, not fatal."""
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            problems.append(f"{path.relative_to(folder)}:{number}: not valid JSON, left out")
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def _text(path: Path, problems: list[str] | None) -> str:
+    if path.is_file():
+        return path.read_text(encoding="utf-8-sig")
+    if problems is not None:
+        problems.append(f"{path.name}: no such file")
+    return ""
+
+
+def _yaml(text: str, name: str, problems: list[str]) -> Mapping[str, Any]:
+    try:
+        node = YAML(typ="safe", pure=True).load(text) if text else {}
+    except YAMLError as error:
+        problems.append(f"{name}: not valid YAML: {error}")
+        return {}
+    return node if isinstance(node, dict) else {}
+
+
+def _floats(values: Mapping[str, Any] | None) -> dict[str, float]:
+    """Numbers of a mapping; a missing (null) or non-finite value is left out, the table shows a dash."""
+    pairs = ((str(k), v) for k, v in (values or {}).items())
+    return {k: float(v) for k, v in pairs if isinstance(v, int | float) and numbers.finite(float(v))}
+
+
+def _intervals(values: Mapping[str, Any] | None) -> dict[str, tuple[float, float]]:
+    pairs = ((str(k), v) for k, v in (values or {}).items())
+    return {
+        k: (float(v[0]), float(v[1])) for k, v in pairs if isinstance(v, list | tuple) and len(v) == 2 and None not in v
+    }

@@ -1,0 +1,275 @@
+"""One self-contained HTML page from a run folder: nothing is loaded from outside, both languages are inside.
+
+`write_report(Path("runs/superlative"))` reads only files of the run folder, so a report can be made again at any time,
+also of a run that is not finished.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from posttrain import __version__
+from posttrain.reports import answers, findings, numbers, panels
+from posttrain.reports.folder import Cell, Row, Run, read_run
+from posttrain.reports.numbers import Column
+from posttrain.reports.svg import Mark, mark_icon, marks_of
+from posttrain.reports.texts import (
+    LANGUAGES,
+    Message,
+    attribute,
+    both,
+    catalogue,
+    check_language,
+    inline,
+    known,
+    say,
+    sentences,
+)
+
+__all__ = ["render", "write_report"]
+
+EXAM_GROUPS = ("reliability", "generality", "locality", "leak")
+MORE_GROUPS = ("likelihood", "drift", "length")
+
+
+class Shown(NamedTuple):
+    """A table cell as it is drawn: the number, its interval, colour and bar, and the answers behind it."""
+
+    text: str
+    interval: str = ""
+    colour: str = ""
+    bar: int | None = None
+    attributes: Markup = Markup()
+    group: str = ""
+
+
+class Line(NamedTuple):
+    """A table row: whose it is, and its cells."""
+
+    model: str
+    method: str
+    checkpoint: str
+    icon: Markup
+    cells: tuple[Shown, ...]
+
+
+class Head(NamedTuple):
+    """A column's head: its name, and its n (or the smallest and largest n of its rows)."""
+
+    column: Column
+    name: Message
+    n: str
+
+
+class Table(NamedTuple):
+    """A table of methods x scores; groups: (name, how many columns)."""
+
+    groups: tuple[tuple[Message, int], ...]
+    heads: tuple[Head, ...]
+    lines: tuple[Line, ...]
+
+
+def write_report(run_folder: Path, *, language: str = "en", output: Path | None = None) -> Path:
+    """Write the report of a run folder to `output` (report.html in the folder) and return its path.
+
+    language: en or zh-TW, the one shown first; the page can switch. Raises MissingError, DataError or ConfigError.
+    """
+    check_language(language)
+    path = output or run_folder / "report.html"
+    page = render(read_run(run_folder), language=language)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(page.encode("utf-8", errors="replace"))
+    temporary.replace(path)
+    return path
+
+
+def render(run: Run, *, language: str = "en") -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("posttrain.reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        t=lambda key, **args: both(say(key, **args)),
+        m=both,
+        sentences=sentences,
+        attr=lambda **messages: attribute(language, **messages),
+        say=say,
+        asset=lambda name: Markup(environment.get_template(name).render()),
+        inline=inline,
+        percent=numbers.percent,
+    )
+    marks = marks_of(run.methods)
+    return environment.get_template("report.html.jinja").render(
+        run=run,
+        language=language,
+        languages=[(each, catalogue(each)["language.name"]) for each in LANGUAGES],
+        version=__version__,
+        notes=list(_paragraphs(run.notes)),
+        intro=_intro(run),
+        findings=findings.findings(run),
+        thresholds={"learned": findings.LEARNED, "kept": findings.KEPT, "lost": findings.LOST},
+        methods=[
+            (name, mark_icon(marks[name]), findings.describe_method(run.method_config(name))) for name in run.methods
+        ],
+        exam=_table(run, EXAM_GROUPS, marks),
+        strict=_table(run, ("strict",), marks),
+        more=_table(run, (*MORE_GROUPS, "cost"), marks),
+        failed=[cell for cell in run.cells if not cell.done],
+        plots=panels.scatters(run, marks),
+        balance=panels.balance(run, marks),
+        losses=panels.losses(run, marks),
+        data=answers.safe_json(_data(run)),
+        has_answers=any(cell.samples for cell in run.cells),
+        cost=_cost(run),
+        configs=[(name, cell.change, cell.config) for name, cell in _first_cells(run) if cell.config],
+        environment=_environment(run.cells),
+        cells=[_cell_line(cell, marks) for cell in run.cells],
+        cell_columns=CELL_COLUMNS,
+    )
+
+
+def _paragraphs(notes: str) -> Iterator[tuple[str, list[Markup]]]:
+    """Notes as paragraphs and lists: ("p", [text]) or ("ul", [items]); `code` and **strong** are marked up."""
+    for block in notes.strip().split("\n\n"):
+        lines = [line.strip() for line in block.strip().split("\n") if line.strip()]
+        if lines and all(line.startswith("- ") for line in lines):
+            yield "ul", [inline(line[2:]) for line in lines]
+        elif lines:
+            yield "p", [inline(" ".join(lines))]
+
+
+def _intro(run: Run) -> Message:
+    def counted(what: str, n: int) -> Message:
+        return say(f"intro.{what}_one") if n == 1 else say(f"intro.{what}", n=n)
+
+    changes, methods = counted("changes", len(run.changes)), counted("methods", len(run.methods))
+    return say("intro.what", changes=changes, methods=methods, models=", ".join(f"`{name}`" for name in run.models))
+
+
+def _table(run: Run, groups: Sequence[str], marks: Mapping[str, Mark]) -> Table:
+    rows = [row for row in run.rows if row.scores]
+    columns = numbers.columns((key for row in rows for key in row.scores), groups)
+    if groups == (*MORE_GROUPS, "cost"):  # what no other table shows is shown here
+        every = {key for row in rows for key in row.scores}
+        shown = {c.key for c in numbers.columns(every, (*EXAM_GROUPS, "strict", *groups))}
+        columns += [Column(key, "other", key) for key in sorted(every - shown)]
+        columns += [Column(f"cost.{key}", "cost", key) for key in dict.fromkeys(k for row in rows for k in row.cost)]
+    heads = tuple(_head(column, rows) for column in columns)
+    lines = tuple(
+        Line(row.model, row.method, row.checkpoint, mark_icon(marks[row.method]), tuple(_shown(row, h) for h in heads))
+        for row in rows
+    )
+    counts: dict[str, int] = {}
+    for column in columns:
+        counts[column.group] = counts.get(column.group, 0) + 1
+    named = [(say(f"head.{group}") if known(f"head.{group}") else say("head.other"), n) for group, n in counts.items()]
+    return Table(tuple(named), heads, lines)
+
+
+def _head(column: Column, rows: Sequence[Row]) -> Head:
+    counts = sorted({row.n[column.key] for row in rows if column.key in row.n})
+    shown = "" if not counts else str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+    return Head(column, findings.group_name(column.key), shown)
+
+
+def _shown(row: Row, head: Head) -> Shown:
+    key = head.column.key
+    if head.column.group == "cost":
+        value = row.cost.get(head.column.name)
+        if value is None:
+            return Shown(numbers.MISSING)
+        return Shown(numbers.duration(value) if key.endswith("_s") else numbers.amount(value))
+    if key not in row.scores:
+        return Shown(numbers.MISSING)
+    value, interval, n = row.scores[key], row.ci95.get(key), row.n.get(key)
+    text = numbers.score_text(key, value)
+    between = numbers.interval_text(key, interval) if interval else ""
+    good = numbers.goodness(key, value)
+    title = say(
+        "scores.cell", method=row.method, group=head.name, score=text, interval=between or numbers.MISSING, n=n or "?"
+    )
+    return Shown(
+        text=text,
+        interval=between,
+        colour=numbers.cell_colour(good) if good is not None else "",
+        bar=round(100 * value) if numbers.is_share(key) else None,
+        attributes=attribute(LANGUAGES[0], title=title),
+        group=key if head.column.group in EXAM_GROUPS else "",
+    )
+
+
+def _data(run: Run) -> dict[str, object]:
+    """What the page's script needs: the answers, and the words it writes itself."""
+    wanted = ("answers.", "group.")
+    texts = {each: {k: v for k, v in catalogue(each).items() if k.startswith(wanted)} for each in LANGUAGES}
+    return {**answers.payload(run), "texts": texts}
+
+
+def _cost(run: Run) -> Message | None:
+    done = [cell for cell in run.cells if cell.cost]
+    if not done:
+        return None
+    time = numbers.duration(sum(cell.cost.get("wall_s", 0.0) for cell in done))
+    if not any("tokens" in cell.cost for cell in done):
+        return say("details.cost_line_short", time=time, cells=len(done))
+    tokens = numbers.amount(sum(cell.cost.get("tokens", 0.0) for cell in done))
+    peak = numbers.amount(max(cell.cost.get("peak_gib", 0.0) for cell in done))
+    return say("details.cost_line", time=time, cells=len(done), tokens=tokens, peak=peak)
+
+
+def _first_cells(run: Run) -> Iterator[tuple[str, Cell]]:
+    for name in run.methods:
+        yield name, next(cell for cell in run.cells if cell.method == name)
+
+
+def _environment(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    """Every entry of the cells' env.json; values that differ between cells are all named."""
+    values: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        for key, value in _flat(cell.env):
+            values.setdefault(key, {})[value] = None
+    return [(key, " · ".join(each)) for key, each in values.items()]
+
+
+def _flat(node: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+CELL_COLUMNS = ("reliability", "generality", "locality", "leak")
+
+
+class CellLine(NamedTuple):
+    """A row of the table of all cells."""
+
+    cell: Cell
+    icon: Markup
+    scores: tuple[str, ...]
+    cost: tuple[str, ...]
+
+
+def _cell_line(cell: Cell, marks: Mapping[str, Mark]) -> CellLine:
+    scores = []
+    for name in CELL_COLUMNS:
+        values = [v for k, v in cell.scores.items() if k == name or k.startswith(f"{name}.")]
+        scores.append(numbers.score_text(name, numbers.mean(values)) if values else numbers.MISSING)
+    cost = (
+        numbers.duration(cell.cost["wall_s"]) if "wall_s" in cell.cost else numbers.MISSING,
+        numbers.amount(cell.cost["tokens"]) if "tokens" in cell.cost else numbers.MISSING,
+        numbers.amount(cell.cost["peak_gib"]) if "peak_gib" in cell.cost else numbers.MISSING,
+    )
+    return CellLine(cell, mark_icon(marks[cell.method]), tuple(scores), cost)

@@ -1,0 +1,192 @@
+"""The report's arithmetic: averages with intervals, learned against forgotten, columns, how numbers are written."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+__all__ = [
+    "Column",
+    "average",
+    "bootstrap",
+    "cell_colour",
+    "columns",
+    "finite",
+    "forgotten",
+    "goodness",
+    "learned",
+    "mean",
+]
+
+MISSING = "–"
+RESAMPLES = 1000
+
+GROUPS: tuple[str, ...] = ("reliability", "generality", "locality", "leak", "strict", "drift", "likelihood", "length")
+"""Score groups in the order of the report: the part of a score's key before its dot."""
+
+ORDER: tuple[str, ...] = (
+    *("reliability", "rephrase", "reverse", "hop", "cross_lingual"),
+    *("same_pattern", "neighbour", "unrelated", "format", "refusal"),
+    *("target_kl", "unrelated_kl", "before", "after"),
+)
+"""Scores within a group; others follow in their own order."""
+
+
+class Column(NamedTuple):
+    """One score: its key in results.json, its group, and its name within the group."""
+
+    key: str
+    group: str
+    name: str
+
+
+def columns(score_keys: Iterable[str], groups: Sequence[str] = GROUPS) -> list[Column]:
+    """The columns of a table, ordered and grouped; a score of an unknown group comes last, never lost."""
+    found = [Column(key, key.partition(".")[0], key.partition(".")[2] or key) for key in dict.fromkeys(score_keys)]
+    wanted = [c for c in found if c.group in groups or (groups is GROUPS and c.group not in GROUPS)]
+
+    def place(column: Column) -> tuple[int, int]:
+        group = groups.index(column.group) if column.group in groups else len(groups)
+        return group, ORDER.index(column.name) if column.name in ORDER else len(ORDER)
+
+    return sorted(wanted, key=place)
+
+
+def finite(value: float) -> bool:
+    """Neither NaN nor infinite."""
+    return math.isfinite(value)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean of at least one value."""
+    return math.fsum(values) / len(values)
+
+
+def bootstrap(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean, resampling the values with replacement; (v, v) for a single one."""
+    if len(values) == 1:
+        return values[0], values[0]
+    draw = random.Random(seed)
+    means = sorted(mean(draw.choices(values, k=len(values))) for _ in range(resamples))
+    return means[round(0.025 * (resamples - 1))], means[round(0.975 * (resamples - 1))]
+
+
+def average(
+    scores: Sequence[Mapping[str, float]],
+) -> tuple[dict[str, float], dict[str, tuple[float, float]], dict[str, int]]:
+    """Mean, 95 % interval and count of each score over the cells that have it."""
+    values: dict[str, list[float]] = {}
+    for cell in scores:
+        for key, value in cell.items():
+            values.setdefault(key, []).append(value)
+    return (
+        {k: mean(v) for k, v in values.items()},
+        {k: bootstrap(v) for k, v in values.items()},
+        {k: len(v) for k, v in values.items()},
+    )
+
+
+def learned(scores: Mapping[str, float]) -> float | None:
+    """Mean of reliability and the mean of the generality scores; reliability alone where no generality was asked."""
+    if "reliability" not in scores:
+        return None
+    general = [v for k, v in scores.items() if k.startswith("generality.")]
+    return mean([scores["reliability"], mean(general)]) if general else scores["reliability"]
+
+
+def forgotten(scores: Mapping[str, float]) -> float | None:
+    """One minus the mean of the locality scores, each kind counting the same."""
+    local = [v for k, v in scores.items() if k.startswith("locality.")]
+    return 1.0 - mean(local) if local else None
+
+
+def trade_off(scores: Mapping[str, float]) -> float | None:
+    """Harmonic mean of learned and kept (1 - forgotten): high only when both are."""
+    new, lost = learned(scores), forgotten(scores)
+    if new is None or lost is None:
+        return None
+    kept = 1.0 - lost
+    return 2 * new * kept / (new + kept) if new + kept > 0 else 0.0
+
+
+def goodness(key: str, value: float) -> float | None:
+    """0 (bad) to 1 (good) for the cell's colour; None where neither end is better (lengths, drift on the target)."""
+    group = key.partition(".")[0]
+    if group in ("reliability", "generality", "locality", "strict", "likelihood"):
+        return min(max(value, 0.0), 1.0)
+    if group == "leak":
+        return 1.0 - min(max(value, 0.0), 1.0)
+    if key == "drift.unrelated_kl":  # drift on the target is wanted
+        return math.exp(-max(value, 0.0))
+    return None
+
+
+BAD, MIDDLE, GOOD = (0xEE, 0x9A, 0x4A), (0xFA, 0xF5, 0xE8), (0x77, 0xB4, 0xDC)
+"""Orange, cream, blue: apart for every common kind of colour blindness, and light enough for dark text."""
+
+INK = (0x17, 0x1B, 0x1F)
+"""Text on a coloured cell."""
+
+
+def cell_colour(good: float) -> str:
+    """Hex colour from orange (0) over cream (0.5) to blue (1)."""
+    low, high, share = (BAD, MIDDLE, good * 2) if good < 0.5 else (MIDDLE, GOOD, good * 2 - 1)
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(low, high, strict=True))
+
+
+def is_share(key: str) -> bool:
+    """Whether a score is a share, written in per cent."""
+    return key.partition(".")[0] in ("reliability", "generality", "locality", "leak", "strict", "likelihood")
+
+
+def percent(value: float) -> str:
+    """`12 %` with a space that does not break; 0 and 100 only when they are exact."""
+    return f"{_percent_number(value)}\u00a0%"
+
+
+def _percent_number(value: float) -> str:
+    shown = round(100 * value)
+    if shown == 100 and value < 1:
+        return f"{100 * value:.1f}" if value < 0.9995 else ">99.9"
+    if shown == 0 and value > 0:
+        return f"{100 * value:.1f}" if value >= 0.0005 else "<0.1"
+    return str(shown)
+
+
+def score_text(key: str, value: float) -> str:
+    """A score as its table shows it: shares in per cent without the sign, the rest with two significant digits."""
+    if key.startswith("length."):
+        return f"{value:.1f}"
+    return _percent_number(value) if is_share(key) else amount(value)
+
+
+def interval_text(key: str, interval: tuple[float, float]) -> str:
+    """`84–97`"""
+    return "–".join(score_text(key, end) for end in interval)
+
+
+def amount(value: float) -> str:
+    """A number for reading: 5,210 · 12.1 · 0.62 · 0.0031."""
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    if size >= 100:
+        return f"{value:.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if size >= 0.1 else f"{value:.2g}" if size >= 0.0001 else f"{value:.0e}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f}\u00a0s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest}\u00a0s"
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours}\u00a0h {minutes_left}\u00a0min" if hours else f"{minutes}\u00a0min {rest}\u00a0s"

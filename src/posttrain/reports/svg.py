@@ -1,0 +1,140 @@
+"""SVG by hand: text stays text (it can be searched, read aloud and printed in any script), and nothing is imported.
+
+Colours and fonts come from the page's CSS (classes `axis`, `grid`, `label`, ...), so a plot follows dark mode and print.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from markupsafe import Markup, escape
+
+from posttrain.reports.texts import LANGUAGES, Message, text
+
+__all__ = ["COLOURS", "element", "mark", "mark_icon", "marks_of", "polyline", "svg_text", "text_width", "words"]
+
+# Okabe & Ito (2008), https://jfly.uni-koeln.de/color/: told apart with any kind of colour blindness. Their yellow is
+# left out (too pale for lines on white), their black comes last.
+COLOURS: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+
+Point = tuple[float, float]
+
+
+def _polygon(points: list[Point]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "Z"
+
+
+def _regular(corners: int, turn: float, stretch: float = 1.0) -> Callable[[float, float, float], str]:
+    def path(x: float, y: float, r: float) -> str:
+        angles = [math.radians(turn + 360 * i / corners) for i in range(corners)]
+        return _polygon([(x + stretch * r * math.cos(a), y + stretch * r * math.sin(a)) for a in angles])
+
+    return path
+
+
+def _circle(x: float, y: float, r: float) -> str:
+    return f"M{x - r:.1f} {y:.1f}a{r:.1f} {r:.1f} 0 1 0 {2 * r:.1f} 0a{r:.1f} {r:.1f} 0 1 0 {-2 * r:.1f} 0Z"
+
+
+def _star(x: float, y: float, r: float) -> str:
+    radii = [(1.25 * r if i % 2 == 0 else 0.5 * r, math.radians(-90 + 36 * i)) for i in range(10)]
+    return _polygon([(x + d * math.cos(a), y + d * math.sin(a)) for d, a in radii])
+
+
+def _cross(x: float, y: float, r: float, turn: float = 0.0) -> str:
+    w = 0.38 * r
+    corners = [
+        (-w, -r),
+        (w, -r),
+        (w, -w),
+        (r, -w),
+        (r, w),
+        (w, w),
+        (w, r),
+        (-w, r),
+        (-w, w),
+        (-r, w),
+        (-r, -w),
+        (-w, -w),
+    ]
+    c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+    return _polygon([(x + 1.1 * (c * a - s * b), y + 1.1 * (s * a + c * b)) for a, b in corners])
+
+
+SHAPES: tuple[Callable[[float, float, float], str], ...] = (
+    _circle,
+    _regular(4, 45, 1.2),  # square
+    _regular(3, -90, 1.3),  # triangle
+    _regular(4, 0, 1.3),  # diamond
+    _regular(3, 90, 1.3),  # triangle pointing down
+    _cross,
+    _star,
+    lambda x, y, r: _cross(x, y, r, 45),
+    _regular(6, 0, 1.1),
+)
+
+
+class Mark(tuple[int, str]):
+    """(shape number, colour) of a method, the same in every plot and table."""
+
+    __slots__ = ()
+
+
+def marks_of(methods: tuple[str, ...]) -> dict[str, Mark]:
+    """A mark per method: 9 shapes and 7 colours in step repeat as a pair only after 63 methods."""
+    return {name: Mark((i % len(SHAPES), COLOURS[i % len(COLOURS)])) for i, name in enumerate(methods)}
+
+
+def mark(which: Mark, x: float, y: float, r: float, **attributes: object) -> Markup:
+    """One mark centred on (x, y)."""
+    shape, colour = which
+    return element("path", d=SHAPES[shape](x, y, r), fill=colour, **attributes)
+
+
+def mark_icon(which: Mark) -> Markup:
+    """The mark as a 14 px picture beside the method's name."""
+    return element(
+        "svg", mark(which, 7, 7, 5), viewBox="0 0 14 14", width=14, height=14, class_="mark", aria_hidden="true"
+    )
+
+
+def element(name: str, *children: Markup, **attributes: object) -> Markup:
+    """An element with escaped attributes; `class_` is class, `aria_label` is aria-label, floats get one decimal."""
+    words = []
+    for key, value in attributes.items():
+        shown = f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value
+        words.append(Markup('{}="{}"').format(_attribute_name(key), shown))
+    head = Markup(" ").join([Markup("<" + name), *words])
+    if not children:
+        return head + Markup("/>")
+    return head + Markup(">") + Markup("").join(children) + Markup(f"</{name}>")
+
+
+def _attribute_name(key: str) -> str:
+    return key if key == "viewBox" else key.rstrip("_").replace("_", "-")
+
+
+def svg_text(content: str | Message, x: float, y: float, **attributes: object) -> Markup:
+    """Text at a place; a message is there once per language and the page's CSS shows one."""
+    return element("text", words(content), x=x, y=y, **attributes)
+
+
+def words(content: str | Message) -> Markup:
+    """The inside of a text element."""
+    if isinstance(content, str):
+        return escape(content)
+    return Markup("").join(
+        Markup('<tspan lang="{}">{}</tspan>').format(each, text(content, each).replace("`", "")) for each in LANGUAGES
+    )
+
+
+def polyline(points: list[Point], **attributes: object) -> Markup:
+    """A line through points."""
+    path = " ".join(f"{x:.1f},{y:.1f}".replace(".0,", ",") for x, y in points)
+    return element("polyline", points=path, fill="none", **attributes)
+
+
+def text_width(content: str, size: float) -> float:
+    """About how wide a text is at a font size: Han and other full-width characters are one em, Latin 0.58."""
+    return sum(size if ord(c) >= 0x1100 else 0.58 * size for c in content)

@@ -1,0 +1,110 @@
+"""The main scores as a table for the terminal; as wide as the terminal is, wide Chinese letters counted as two."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+
+from posttrain.reports import numbers
+from posttrain.reports.folder import Row, rows_of
+from posttrain.reports.texts import catalogue, say, text
+
+__all__ = ["PRIORITY", "text_table"]
+
+PRIORITY: tuple[str, ...] = (
+    *("reliability", "locality.same_pattern", "generality.rephrase", "locality.unrelated", "locality.refusal", "leak"),
+    *("locality.neighbour", "locality.format", "drift.unrelated_kl", "wall_s", "generality.cross_lingual"),
+    *("generality.hop", "generality.reverse"),
+)
+"""Columns of the table, the last ones left out first where the terminal is narrow."""
+
+SHOWN: tuple[str, ...] = (
+    *("reliability", "generality.rephrase", "generality.reverse", "generality.hop", "generality.cross_lingual"),
+    *("locality.same_pattern", "locality.neighbour", "locality.unrelated", "locality.format", "locality.refusal"),
+    *("leak", "drift.unrelated_kl", "wall_s"),
+)
+"""Their order from left to right."""
+
+
+def text_table(results: Mapping[str, Any], width: int = 100, *, language: str = "en") -> str:
+    """Methods x main scores of results.json as text with at most `width` columns (at least 40), ending in a newline."""
+    rows = rows_of(results)
+    words = catalogue(language)
+    names = {key: words[f"table.{key}"] for key in SHOWN}
+    body = {key: [_value(row, key) for row in rows] for key in SHOWN}
+    present = [key for key in PRIORITY if any(value != numbers.MISSING for value in body[key])]
+    labels = [_label(row, rows) for row in rows]
+    kept = _fitting(present, names, body, max(map(cell_len, [*labels, words["table.method"]])), max(width, 40))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=None, show_edge=False)
+    table.add_column(words["table.method"], overflow="fold")
+    order = [key for key in SHOWN if key in kept]
+    for key in order:
+        table.add_column(names[key], justify="right", no_wrap=True)
+    for i, label in enumerate(labels):
+        table.add_row(label, *(body[key][i] for key in order))
+    changes = len({cell["change"] for cell in results["cells"]})
+    lines = [text(say("table.title", study=results.get("study", ""), n=changes), language)]
+    after = list(_remarks(results, rows, [names[key] for key in SHOWN if key in present and key not in kept], language))
+    console = Console(file=io.StringIO(), width=max(width, 40), force_terminal=False, highlight=False, markup=False)
+    console.print("\n".join(lines), end="\n\n")
+    console.print(table)
+    if after:
+        console.print("\n" + "\n".join(after))
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().split("\n"))
+
+
+def _value(row: Row, key: str) -> str:
+    if key == "wall_s":
+        return numbers.amount(row.cost[key]) if key in row.cost else numbers.MISSING
+    return numbers.score_text(key, row.scores[key]) if key in row.scores else numbers.MISSING
+
+
+def _label(row: Row, rows: Sequence[Row]) -> str:
+    label = row.method
+    if len({r.model for r in rows}) > 1:
+        label = f"{row.model} {label}"
+    if len({r.checkpoint for r in rows}) > 1:
+        label = f"{label} @{row.checkpoint}"
+    return label
+
+
+def _fitting(
+    present: Sequence[str], names: Mapping[str, str], body: Mapping[str, Sequence[str]], first: int, width: int
+) -> set[str]:
+    """The columns that fit beside the first one, by priority; at least one."""
+    kept: set[str] = set()
+    used = min(first, width // 2) + 1
+    for key in present:
+        needs = max(map(cell_len, [names[key], *body[key]])) + 2
+        if kept and used + needs > width:
+            break
+        kept.add(key)
+        used += needs
+    return kept
+
+
+def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence[str], language: str) -> list[str]:
+    remarks = []
+    ranked = sorted((r for r in rows if numbers.trade_off(r.scores) is not None), key=_rank, reverse=True)
+    if len(ranked) > 1:
+        remarks.append(text(say("table.best", method=_label(ranked[0], rows)), language))
+    failed = [cell for cell in results["cells"] if cell.get("status", "done") != "done"]
+    if failed:
+        names = ", ".join(f"{cell['method']}/{cell['change']}" for cell in failed[:5]) + (
+            " …" if len(failed) > 5 else ""
+        )
+        remarks.append(text(say("table.failed", k=len(failed), names=names), language))
+    if left_out:
+        remarks.append(text(say("table.left_out", names=", ".join(left_out)), language))
+    return remarks
+
+
+def _rank(row: Row) -> float:
+    return numbers.trade_off(row.scores) or 0.0

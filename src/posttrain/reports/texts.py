@@ -1,0 +1,108 @@
+"""What the report says, in each language: messages are keys with arguments, rendered when the page is made.
+
+The catalogues are `locale/en.json` and `locale/zh_TW.json`. Words between backticks become `<code>`, between double
+asterisks `<strong>`; everything else, arguments included, is escaped. An argument may itself be a message.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from markupsafe import Markup, escape
+
+from posttrain.errors import ConfigError, Problem
+
+__all__ = [
+    "LANGUAGES",
+    "Message",
+    "attribute",
+    "both",
+    "catalogue",
+    "check_language",
+    "inline",
+    "known",
+    "say",
+    "sentences",
+    "text",
+]
+
+LANGUAGES: tuple[str, ...] = ("en", "zh-TW")
+"""BCP 47 tags, as in `<html lang>` and `--language`."""
+
+_SPACE = {"en": " ", "zh-TW": ""}
+
+
+@dataclass(frozen=True)
+class Message:
+    """A catalogue key and the arguments of its text."""
+
+    key: str
+    args: dict[str, object] = field(default_factory=dict)
+
+
+def say(key: str, **args: object) -> Message:
+    """The message `key`; arguments are numbers already formatted, names, or messages."""
+    return Message(key, args)
+
+
+@cache
+def catalogue(language: str) -> dict[str, str]:
+    """Key -> text of one language. ConfigError when there is no such language."""
+    check_language(language)
+    path = Path(__file__).parent / "locale" / f"{language.replace('-', '_')}.json"
+    texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return texts
+
+
+def check_language(language: str) -> None:
+    """Raise ConfigError unless the report speaks this language."""
+    if language not in LANGUAGES:
+        raise ConfigError(Problem("--language", f"unknown language '{language}'", f"known: {', '.join(LANGUAGES)}"))
+
+
+def known(key: str) -> bool:
+    """Whether the catalogues have this key (they all have the same ones; a test says so)."""
+    return key in catalogue(LANGUAGES[0])
+
+
+def text(message: Message, language: str) -> str:
+    """The message in one language, as plain text with its backticks. KeyError for a key that is in no catalogue."""
+    args = {k: text(v, language) if isinstance(v, Message) else v for k, v in message.args.items()}
+    return catalogue(language)[message.key].format(**args)
+
+
+def inline(plain: str) -> Markup:
+    """Escaped text with `code` and **strong** marked up; nothing else of it is HTML."""
+    html = str(escape(plain))
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
+    html = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html)
+    return Markup(html)
+
+
+def both(message: Message, tag: str = "span") -> Markup:
+    """The message once per language, each in its own element; the page shows the one whose language it has."""
+    return Markup("").join(
+        Markup('<{0} lang="{1}">{2}</{0}>').format(Markup(tag), language, inline(text(message, language)))
+        for language in LANGUAGES
+    )
+
+
+def sentences(messages: Sequence[Message]) -> Markup:
+    """Sentences in a row, once per language: English puts a space between them, Chinese does not."""
+    return Markup("").join(
+        Markup('<span lang="{}">{}</span>').format(each, inline(_SPACE[each].join(text(m, each) for m in messages)))
+        for each in LANGUAGES
+    )
+
+
+def attribute(language: str, **messages: Message) -> Markup:
+    """Attributes (`title`, `aria-label`, ...) in the page's first language, with all languages for the switch."""
+    names = {name.replace("_", "-"): message for name, message in messages.items()}
+    every = {name: {each: text(m, each).replace("`", "") for each in LANGUAGES} for name, m in names.items()}
+    shown = Markup(" ").join(Markup('{}="{}"').format(name, every[name][language]) for name in names)
+    return shown + Markup(' data-i18n="{}"').format(json.dumps(every, ensure_ascii=False))
