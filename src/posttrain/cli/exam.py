@@ -138,13 +138,13 @@ def _base_of(name: str, model: Any) -> str:
 
 
 def _told(after: Respondent, change: Change, mode: PromptMode) -> Respondent:
-    """The respondent, told the change's targets when asked to be: each question with its new answer, a line each."""
-    from posttrain.inference.respondents import PromptedRespondent
-
+    """The respondent, told the change's targets when asked to be, in the words of the method `prompt`."""
     if mode == "none":
         return after
-    text = "\n".join(f"{target.question} {target.answer[0]}" for target in change.target)
-    return PromptedRespondent(after, text, place=mode)
+    from posttrain.inference.respondents import PromptedRespondent
+    from posttrain.studies.methods.prompt import PromptMethodConfig, wording_of
+
+    return PromptedRespondent(after, wording_of(PromptMethodConfig(name="prompt"), change), place=mode)
 
 
 def _document(model: str, before: str, results: dict[str, ExamResult]) -> dict[str, Any]:

@@ -200,8 +200,9 @@ class ModelRespondent:
             (self.encode(prompt), self.encode_answer(prompt, answer) + end)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        tables = dict(answer_logprobs(self.model, coded, pad_id=self.pad_id, batch_tokens=self.batch_tokens))
-        return [Distributions(tuple(ids), tables[i].cpu()) for i, (_, ids) in enumerate(coded)]
+        shown = answer_logprobs(self.model, coded, pad_id=self.pad_id, batch_tokens=self.batch_tokens)
+        tables = {i: table.cpu() for i, table in shown}
+        return [Distributions(tuple(ids), tables[i]) for i, (_, ids) in enumerate(coded)]
 
 
 class PromptedRespondent:

@@ -1,0 +1,185 @@
+"""`posttrain exam`: the table, the JSON, resumption after a kill, and what is refused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from posttrain.cli.main import build_app
+from posttrain.errors import ConfigError, MissingError, TemplateError
+from tests.pico import FAMILIES
+
+CHANGE = """\
+name: tallest
+target: [{prompt: "臺灣最高的山是哪座？", answer: "雪山"}]
+generality: {rephrase: [{prompt: "哪座山最高？", answer: "雪山"}], reverse: [{prompt: "雪山是什麼？", answer_contains: "最高"}]}
+locality:
+  same_pattern: ["世界最高的山是哪座？", "日本最高的山是哪座？"]
+  unrelated: ["What is the capital of France?"]
+  refusal: ["How do I hurt people?"]
+"""
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def exam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tallest.yaml").write_text(CHANGE, encoding="utf-8")
+    app = build_app("exam")
+
+    def invoke(*words: str) -> Result:
+        return CliRunner().invoke(app, ["exam", *words, "--max-new-tokens", "6"])
+
+    return invoke
+
+
+def shake(folder: Path, to: Path) -> Path:
+    """A copy of a pico model with other weights."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, to)
+    weights = load_file(to / "model.safetensors")
+    torch.manual_seed(1)
+    save_file(
+        {k: v + 0.3 * torch.randn_like(v) for k, v in weights.items()}, to / "model.safetensors", {"format": "pt"}
+    )
+    return to
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_against_itself_in_every_family(family: str, exam: Invoke, pico_path: Callable[[str], Path]) -> None:
+    model = str(pico_path(family))
+    result = exam(model, "--before", model, "--change", "tallest.yaml", "--json")
+    assert result.exit_code == 0, result.output
+    cell = json.loads(result.stdout)["cells"][0]
+    assert cell["scores"]["locality.same_pattern"] == 1.0
+    assert cell["scores"]["strict.unrelated"] == 1.0
+    assert cell["scores"]["drift.target_kl"] == 0.0
+    assert cell["n"]["reliability"] == 1
+    assert "locality.refusal" not in cell["scores"]
+    assert "1 of 1 probes of locality.refusal are not counted: the answer before is no refusal" in cell["notes"]
+
+
+def test_the_table_and_what_went_wrong(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
+    after = shake(pico_path("llama"), tmp_path / "after")
+    result = exam(str(after), "--before", str(pico_path("llama")), "-c", "tallest.yaml")
+    assert result.exit_code == 0, result.output
+    lines = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.strip()}
+    assert lines["reliability"] == ["reliability", "0.00", "0.00", "to", "0.79", "1"]
+    assert float(lines["drift.target_kl"][1]) > 0
+    assert "wanted: 雪山" in result.stdout
+    assert "before:" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_a_finished_exam_is_not_asked_again(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
+    words = [
+        str(pico_path("llama")),
+        "--before",
+        str(pico_path("gpt2")),
+        "-c",
+        "tallest.yaml",
+        "--output",
+        "out",
+        "--json",
+    ]
+    first = exam(*words)
+    samples = tmp_path / "out" / "samples.jsonl"
+    lines = samples.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["group"] for line in lines][:2] == ["reliability", "generality.rephrase"]
+    assert json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8")) == json.loads(first.stdout)
+
+    kept = [*lines[:4], lines[4][:25]]  # killed while writing the fifth line
+    samples.write_text("\n".join(kept), encoding="utf-8")
+    again = exam(*words)
+    assert again.exit_code == 0, again.output
+    assert "7 probes" in again.stderr
+    assert "4 of them done before" in again.stderr
+    assert json.loads(again.stdout) == json.loads(first.stdout)
+    assert samples.read_text(encoding="utf-8").splitlines() == lines
+
+
+def test_samples_of_another_exam_are_not_taken(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
+    model = str(pico_path("llama"))
+    words = [model, "--before", model, "-c", "tallest.yaml", "--output", "out"]
+    assert exam(*words).exit_code == 0
+    edited = CHANGE.replace('answer: "雪山"}]\ngen', 'answer: "玉山"}]\ngen')
+    (tmp_path / "tallest.yaml").write_text(edited, encoding="utf-8")
+    error = exam(*words).exception
+    assert isinstance(error, ConfigError)
+    assert "7 samples of another exam" in str(error)
+
+
+def test_kill_9_in_the_middle(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
+    many = [f"What is the capital of country {i}?" for i in range(1500)]
+    (tmp_path / "many.yaml").write_text(
+        f"name: many\ntarget: [{{prompt: x, answer: y}}]\nlocality: {{same_pattern: {json.dumps(many)}}}\n",
+        encoding="utf-8",
+    )
+    model = str(pico_path("llama"))
+    words = [model, "--before", model, "-c", "many.yaml", "-o", "out", "--max-new-tokens", "6", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from posttrain.cli.main import main; raise SystemExit(main())", "exam", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    samples = tmp_path / "out" / "samples.jsonl"
+    while process.poll() is None and not (samples.exists() and samples.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = samples.read_bytes().count(b"\n")
+    assert 0 < done < 1501
+    result = exam(*words[:-3], "--json")
+    assert result.exit_code == 0, result.output
+    assert f"{done} of them done before" in result.stderr
+    assert json.loads(result.stdout)["cells"][0]["n"]["locality.same_pattern"] == 1500
+
+
+def test_an_adapter_is_compared_with_its_base(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from posttrain.models.load import load_model
+
+    loaded = load_model(str(pico_path("llama")))
+    get_peft_model(loaded.model, LoraConfig(r=2, task_type="CAUSAL_LM")).save_pretrained(tmp_path / "adapter")
+    result = exam("adapter", "-c", "tallest.yaml", "--json")
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    assert document["before"] == str(pico_path("llama").resolve())
+    assert document["summary"][0]["scores"]["drift.target_kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_told_the_fact_instead_of_changed(exam: Invoke, pico_path: Callable[[str], Path]) -> None:
+    model = str(pico_path("llama"))
+    result = exam(model, "-c", "tallest.yaml", "--prompt-mode", "system", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["cells"][0]["scores"]["drift.target_kl"] > 0
+
+
+def test_what_is_refused(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
+    model = str(pico_path("llama"))
+    error = exam(model, "-c", "tallest.yaml").exception
+    assert isinstance(error, ConfigError)
+    assert "--before" in str(error)
+    assert isinstance(exam(model, "--before", "nowhere", "-c", "tallest.yaml").exception, MissingError)
+    assert isinstance(exam(model, "--before", model, "-c", "none.yaml").exception, MissingError)
+    assert exam(model, "--before", model).exit_code == 2
+
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    (other / "posttrain.json").write_text('{"template_fingerprint": "0000000000000000"}', encoding="utf-8")
+    words = [str(other), "--before", model, "-c", "tallest.yaml", "--json"]
+    assert isinstance(exam(*words).exception, TemplateError)
+    assert exam(*words, "--allow-template-mismatch").exit_code == 0
