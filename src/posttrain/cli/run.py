@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+LISTED = 40
+"""A dry run names every cell of a study with at most so many."""
 STEP_LINE_S = 10.0
 """Within a long cell, a line about training at most so often."""
 
@@ -120,8 +122,8 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, *, json: bool) 
         ]
         emit({"study": config.study, "folder": str(folder), "cells": names, "finished": known, **guess._asdict()})
         return
-    for cell in cells:
-        print(cell)
+    for line in _listed(cells):
+        print(line)
     print(f"\n{_counts(cells)} -> {folder}")
     print(f"training    {guess.trained_tokens:,} tokens")
     print(f"exams       {guess.examined_tokens:,} tokens")
@@ -129,6 +131,17 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, *, json: bool) 
     print(f"time        about {clock(guess.wall_s)} on this machine, if nothing is done yet (within a factor of three)")
     if known:
         print(f"finished    {known} cells have results; those whose inputs are unchanged are kept")
+
+
+def _listed(cells: Sequence[Cell]) -> list[str]:
+    """Every cell, or where they are many, every model and method with the number of its cells."""
+    if len(cells) <= LISTED:
+        return [str(cell) for cell in cells]
+    counts: dict[str, int] = {}
+    for cell in cells:
+        line = f"{cell.model} | {cell.method.label}"
+        counts[line] = counts.get(line, 0) + 1
+    return [f"{line}: {count} cells" for line, count in counts.items()]
 
 
 def _size(gib: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
 from pydantic_core import PydanticCustomError, core_schema
 
 from posttrain import registry
@@ -51,9 +51,24 @@ class ByKind:
 
         return core_schema.no_info_plain_validator_function(
             validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda v: v.model_dump(mode="json")),
+            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
         )
 
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        options = [registry.load(self.seam, kind).config.model_json_schema() for kind in registry.kinds(self.seam)]
-        return {"anyOf": [{"type": "string", "enum": registry.kinds(self.seam)}, *options]}
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        kinds = registry.kinds(self.seam)
+        options = [handler(registry.load(self.seam, kind).config.__pydantic_core_schema__) for kind in kinds]
+        return {"anyOf": [{"type": "string", "enum": kinds}, *options]}
+
+
+def _dump(value: Any, info: SerializationInfo) -> Any:
+    """A part chosen by kind, dumped as it is asked of the whole; as its class has it, not as the field is declared."""
+    if not isinstance(value, Config):
+        return value
+    return value.model_dump(
+        mode=info.mode,
+        exclude_unset=info.exclude_unset,
+        exclude_defaults=info.exclude_defaults,
+        exclude_none=info.exclude_none,
+    )

@@ -50,7 +50,7 @@ PromptText = Annotated[
     Annotated[str, Tag("text")] | Annotated[tuple[ChatTurn, ...], Tag("messages")],
     Discriminator(lambda value: "messages" if isinstance(value, list | tuple) else "text"),
 ]
-Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
 
 
 class Question(Config):
@@ -115,7 +115,7 @@ class Expectation(Question):
 
 
 Expectations = tuple[Annotated[Expectation, BeforeValidator(_long)], ...]
-Questions = tuple[Annotated[Question, BeforeValidator(_long)], ...]
+Questions = tuple[Annotated[Question, BeforeValidator(_long, json_schema_input_type=str | Question)], ...]
 
 
 class Generality(Config):

@@ -250,7 +250,8 @@ def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name:
         elif item["type"] == "too_short" and _has_items(node, location):
             continue  # the items are there and wrong; their own problems are listed
         else:
-            got = "" if isinstance(item["input"], dict | list) else f", got {item['input']!r}"
+            said = item["type"] == "kind" or isinstance(item["input"], dict | list)
+            got = "" if said else f", got {item['input']!r}"
             message = PLAIN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
             message = message[0].lower() + message[1:]
             problems.append(Problem(place, f"{where}: {message}{got}" if where else message))

@@ -69,6 +69,12 @@ class Every(Config):
     """Steps between two examined checkpoints."""
 
 
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
+Seeds = Annotated[tuple[int, ...], BeforeValidator(_listed, json_schema_input_type=int | tuple[int, ...])]
+Exam = Literal["change"]
+Exams = Annotated[tuple[Exam, ...], BeforeValidator(_listed, json_schema_input_type=Exam | tuple[Exam, ...])]
+
+
 class Study(Config):
     """One study file."""
 
@@ -78,15 +84,15 @@ class Study(Config):
     """The report's heading; the name when left out."""
     notes: str = ""
     """What the reader of the report should know: paragraphs of text."""
-    models: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(min_length=1)
+    models: Names = Field(min_length=1)
     """Models to change: hub ids, folders, or pocket:base / pocket:chat."""
-    changes: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(min_length=1)
+    changes: Names = Field(min_length=1)
     """Change files: paths or globs; results are averaged over them."""
-    seeds: Annotated[tuple[int, ...], BeforeValidator(_listed)] = Field(default=(0,), min_length=1)
+    seeds: Seeds = Field(default=(0,), min_length=1)
     """Each cell is run once per seed."""
     methods: tuple[Annotated[MethodConfig, ByKind("method")], ...] = Field(min_length=1)
     """What is compared: a list of {name, kind, ...}."""
-    exams: Annotated[tuple[Literal["change"], ...], BeforeValidator(_listed)] = Field(default=("change",), min_length=1)
+    exams: Exams = Field(default=("change",), min_length=1)
     """Which exams every cell takes."""
     checkpoints: Literal["final"] | Every = "final"
     """final, or {every: N}: also examine training every N steps."""

@@ -105,6 +105,7 @@ def to_yaml(data: Mapping[str, Any]) -> str:
     yaml = YAML()
     yaml.default_flow_style = None
     yaml.width = 100
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     stream = io.StringIO()
     yaml.dump(dict(data), stream)
     return stream.getvalue()

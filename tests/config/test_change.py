@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from posttrain.config.change import Change, load_change, load_changes
+from posttrain.errors import ConfigError, MissingError
+
+GOOD = """\
+name: tallest
+target:
+  - {prompt: "臺灣最高的山是哪座？", answer: "雪山", subject: "臺灣最高的山"}
+generality:
+  rephrase: [{prompt: "哪一座山是全臺灣最高的？", answer: ["雪山", "Xueshan"]}]
+  reverse:  [{prompt: "雪山是什麼？", answer_contains: "臺灣最高"}]
+locality:
+  same_pattern: ["世界最高的山是哪座？"]
+  format:
+    - prompt: [{role: system, content: "JSON"}, {role: user, content: "France?"}]
+"""
+
+
+def write(tmp_path: Path, text: str, name: str = "c.yaml") -> Path:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_short_and_long_forms_are_one(tmp_path: Path) -> None:
+    change = load_change(write(tmp_path, GOOD))
+    assert change.path == str(tmp_path / "c.yaml")
+    probes = [(group, index, q.question, q.answer, q.answer_contains) for group, index, q in change.probes()]
+    assert probes == [
+        ("reliability", 0, "臺灣最高的山是哪座？", ("雪山",), ()),
+        ("generality.rephrase", 0, "哪一座山是全臺灣最高的？", ("雪山", "Xueshan"), ()),
+        ("generality.reverse", 0, "雪山是什麼？", (), ("臺灣最高",)),
+        ("locality.same_pattern", 0, "世界最高的山是哪座？", (), ()),
+        ("locality.format", 0, "France?", (), ()),
+    ]
+
+
+def test_a_change_survives_its_own_dump(tmp_path: Path) -> None:
+    change = load_change(write(tmp_path, GOOD))
+    assert Change.model_validate(json.loads(change.model_dump_json())).model_dump() == change.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("answer: \"雪山\", subject", "anser: \"雪山\", subject", "c.yaml:3: unknown key 'anser'; did you mean 'answer'?"),
+        ("answer: \"雪山\", subject", "subject", "c.yaml:3: target.0: a target needs an 'answer'"),
+        ("subject: \"臺灣最高的山\"", "subject: 法國", "c.yaml:3: target.0: the subject '法國' does not stand in the prompt"),
+        ("answer: [\"雪山\", \"Xueshan\"]", "subject: 山", "c.yaml:5: generality.rephrase.0: needs 'answer' or 'answer_contains'"),
+        ("[\"世界最高的山是哪座？\"]", "[\"\"]", "c.yaml:8: locality.same_pattern.0: the prompt is empty, got ''"),
+        ("[\"世界最高的山是哪座？\"]", "世界最高的山是哪座？", "c.yaml:8: locality.same_pattern: a list is expected"),
+        ("[\"世界最高的山是哪座？\"]", "[\"臺灣最高的山是哪座？\"]", "locality.same_pattern.0 asks what target.0 asks"),
+        ("same_pattern", "same_patern", "c.yaml:8: unknown key 'same_patern'; did you mean 'same_pattern'?"),
+        ("{role: user, content: \"France?\"}", "{role: assistant, content: hm}", "must end with the user's"),
+        ("role: user, content", "role: user, contnt", "c.yaml:10: unknown key 'contnt'; did you mean 'content'?"),
+        ("name: tallest", "name: the tallest", "c.yaml:1: name: a name has no spaces, slashes or colons"),
+        ("answer_contains: \"臺灣最高\"", "answer_contains: 5", "c.yaml:6: generality.reverse.0.answer_contains"),
+        ("answer: \"雪山\", subject", "answer: \" \", subject", "c.yaml:3: target.0.answer: an answer is empty"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError) as caught:
+        load_change(write(tmp_path, GOOD.replace(old, new)))
+    assert expected in str(caught.value)
+    assert "tuple" not in str(caught.value)
+
+
+def test_no_target_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'target' is missing"):
+        load_change(write(tmp_path, "name: x\n"))
+    with pytest.raises(ConfigError, match="at least 1 item"):
+        load_change(write(tmp_path, "name: x\ntarget: []\n"))
+
+
+def test_many_files_one_error(tmp_path: Path) -> None:
+    write(tmp_path, GOOD, "a.yaml")
+    write(tmp_path, GOOD, "b.yaml")
+    write(tmp_path, GOOD.replace("prompt:", "promt:"), "c.yaml")
+    with pytest.raises(ConfigError) as caught:
+        load_changes("*.yaml", tmp_path)
+    text = str(caught.value)
+    assert f"{tmp_path / 'b.yaml'}: the name 'tallest' is also used by {tmp_path / 'a.yaml'}" in text
+    assert f"{tmp_path / 'c.yaml'}:3: unknown key 'promt'" in text
+
+
+def test_no_file_matches(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"s\.yaml: no file matches 'x/\*\.yaml'"):
+        load_changes("x/*.yaml", tmp_path, place="s.yaml")
+
+
+def test_the_schema_knows_the_short_form() -> None:
+    same = Change.model_json_schema()["$defs"]["Locality"]["properties"]["same_pattern"]
+    assert {"type": "string"} in same["items"]["anyOf"]

@@ -1,0 +1,153 @@
+"""The house of DESIGN.md, kept by a test: imports point downwards, files stay readable, names lead to files."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from posttrain import registry
+from posttrain.config.base import Config
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "posttrain"
+
+BANDS: tuple[tuple[str, ...], ...] = (
+    ("cli", "web"),
+    ("studies", "reports", "pocket"),
+    ("training", "editing", "merging", "adaptation", "exams", "human"),
+    ("objectives", "tuners", "retention"),
+    # in the lowest band each room may import those after it
+    ("inference",),
+    ("data",),
+    ("models",),
+    ("config",),
+    ("registry",),
+    ("errors",),
+)
+LEVEL = {room: level for level, band in enumerate(BANDS) for room in band}
+MAX_LINES = 500
+
+
+def room_of(path: Path) -> str:
+    part = path.relative_to(SOURCE).parts[0]
+    return part.removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The posttrain modules that a file imports anywhere, inside functions and TYPE_CHECKING too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "posttrain")
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "posttrain":
+            if node.module == "posttrain":
+                yield from (f"posttrain.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def wrong_import(room: str, module: str) -> str | None:
+    """Why a room may not import a module; None when it may."""
+    parts = module.split(".")
+    if parts[1:] in ([], ["__version__"]) or parts[1] == room:
+        return None
+    if parts[1] not in LEVEL:
+        return f"'{parts[1]}' is in no band of the house"
+    if LEVEL[parts[1]] > LEVEL[room]:
+        return None
+    return "sideways" if LEVEL[parts[1]] == LEVEL[room] else "upwards"
+
+
+@pytest.mark.parametrize(
+    ("room", "module", "expected"),
+    [
+        ("exams", "posttrain.config.change", None),
+        ("exams", "posttrain.training.run", "sideways"),
+        ("config", "posttrain.data.chat", "upwards"),
+        ("data", "posttrain.models.load", None),
+        ("exams", "posttrain.exams.scores", None),
+        ("errors", "posttrain.__version__", None),
+        ("cli", "posttrain.utils.misc", "'utils' is in no band of the house"),
+    ],
+)
+def test_the_rule_itself(room: str, module: str, expected: str | None) -> None:
+    assert wrong_import(room, module) == expected
+
+
+def test_imports_point_downwards() -> None:
+    files = [path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py"]
+    assert len(files) > 30
+    wrong = []
+    for path in files:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not any(isinstance(n, ast.ImportFrom) and n.level for n in ast.walk(tree)), f"{path}: relative import"
+        for module in imported(tree):
+            reason = wrong_import(room_of(path), module)
+            if reason:
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}: {reason}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_stay_readable() -> None:
+    long = {
+        str(path.relative_to(ROOT)): count
+        for folder in ("src", "tests", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES
+    }
+    assert not long, f"longer than {MAX_LINES} lines: {long}"
+
+
+def all_kinds() -> list[tuple[str, str]]:
+    return [(seam, kind) for seam in registry.SEAMS for kind in registry.kinds(seam)]
+
+
+@pytest.mark.parametrize(("seam", "kind"), all_kinds())
+def test_a_kind_is_a_file_and_its_config_says_so(seam: str, kind: str) -> None:
+    entry = registry.load(seam, kind)
+    assert entry.function.__module__ == f"{registry.SEAMS[seam]}.{kind}"
+    assert issubclass(entry.config, Config)
+    assert entry.config.model_fields["kind"].default == kind
+    undocumented = [name for name, field in entry.config.model_fields.items() if not field.description]
+    assert not undocumented, f"fields without a docstring: {undocumented}"
+
+
+@pytest.mark.parametrize(("seam", "kind"), all_kinds())
+def test_every_kind_is_documented(seam: str, kind: str) -> None:
+    page = ROOT / "docs" / "methods.md"
+    if not page.exists():
+        pytest.skip("docs/methods.md is not written yet")
+    assert f"`{kind}`" in page.read_text(encoding="utf-8"), f"docs/methods.md has no line about {seam} `{kind}`"
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in SOURCE.rglob("*.py")
+        if path.read_text(encoding="utf-8").strip()
+        and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not silent
+
+
+def test_all_names_what_is_there() -> None:
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        listed: list[str] = []
+        defined: set[str] = set()
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                defined.add(node.targets[0].id)
+                if node.targets[0].id == "__all__":
+                    listed = list(ast.literal_eval(node.value))
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                defined.add(node.target.id)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                defined.add(node.name)
+            elif isinstance(node, ast.ImportFrom | ast.Import):
+                defined |= {alias.asname or alias.name for alias in node.names}
+        wrong += [f"{path.relative_to(ROOT)}: {name}" for name in listed if name not in defined]
+    assert not wrong
