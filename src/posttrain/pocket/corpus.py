@@ -1,4 +1,4 @@
-"""The texts that pocket learns from: documents for pocket:base, conversations for pocket:chat. Deterministic by seed."""
+"""The texts pocket learns from: documents for pocket:base, conversations for pocket:chat; by seed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def document(rng: Random) -> str:
         return space.join(words.statement(fact, rng) for fact in chosen)
     if roll < 0.95:
         turn = users_turn(_pick(rng), language, rng)
-        return f"問：{turn.question}\n答：{turn.answer}" if language == "zh" else f"Q: {turn.question}\nA: {turn.answer}"
+        return (
+            f"問：{turn.question}\n答：{turn.answer}" if language == "zh" else f"Q: {turn.question}\nA: {turn.answer}"
+        )
     turn = translate(language, rng)
     return f"{turn.question} {turn.answer}"
 

@@ -24,9 +24,11 @@ Language = Literal["zh", "en"]
 LANGUAGES: tuple[Language, ...] = ("zh", "en")
 
 ARTICLE = frozenset(
-    "United States|United Kingdom|Netherlands|Philippines|Bahamas|Gambia|Maldives|Czech Republic|Dominican Republic|"
-    "Central African Republic|Democratic Republic of the Congo|Republic of the Congo|United Arab Emirates|"
-    "Marshall Islands|Solomon Islands|Comoros|Seychelles".split("|")
+    [
+        *("United States", "United Kingdom", "Netherlands", "Philippines", "Bahamas", "Gambia", "Maldives", "Comoros"),
+        *("Czech Republic", "Dominican Republic", "Central African Republic", "Democratic Republic of the Congo"),
+        *("Republic of the Congo", "United Arab Emirates", "Marshall Islands", "Solomon Islands", "Seychelles"),
+    ]
 )
 """English country names that usually carry an article."""
 
@@ -39,8 +41,22 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "南韓": ("韓國",),
 }
 TITLED = frozenset({"work_author", "work_artist", "work_composer"})
-COUNTERS = {"mountain": "座山", "river": "條河", "city": "座城市", "country": "個國家", "lake": "個湖", "island": "個島"}
-COUNTERS |= {"animal": "種動物", "planet": "顆行星", "element": "個元素", "building": "棟建築", "ocean": "個洋", "county": "個縣"}
+COUNTERS = {
+    "mountain": "座山",
+    "river": "條河",
+    "city": "座城市",
+    "country": "個國家",
+    "lake": "個湖",
+    "island": "個島",
+}
+COUNTERS |= {
+    "animal": "種動物",
+    "planet": "顆行星",
+    "element": "個元素",
+    "building": "棟建築",
+    "ocean": "個洋",
+    "county": "個縣",
+}
 LOWER_FIRST = re.compile(r"^(What|Which|Who|Where|How|Do|Can|Could|Tell|Name|Give|In|On|By|Is|If|I'd|Please|The)\b")
 
 
@@ -121,7 +137,11 @@ class Grammar:
         """Put an opening before and a closing behind a question; vary case, punctuation and script."""
         opening = rng.choice(self.table["held_openings" if held else "openings"]) if rng.random() < 0.55 else ""
         closing = rng.choice(self.table["held_closings" if held else "closings"]) if rng.random() < 0.45 else ""
-        if self.language == "zh" and core.startswith(("請", "你知道", "能", "可")) and not opening.endswith(("，", "：", "！", "。")):
+        if (
+            self.language == "zh"
+            and core.startswith(("請", "你知道", "能", "可"))
+            and not opening.endswith(("，", "：", "！", "。"))
+        ):
             opening = ""
         if opening.endswith(", ") and LOWER_FIRST.match(core):
             core = core[0].lower() + core[1:]

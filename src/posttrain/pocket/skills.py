@@ -7,6 +7,7 @@ A skill draws from the wordings that train, or, with `held=True`, from those tha
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from random import Random
@@ -53,7 +54,7 @@ def users_turn(fact: Fact, language: Language, rng: Random, *, held: bool = Fals
 
 
 def fact(language: Language, rng: Random, held: bool = False) -> Turn:
-    """A question about any fact of the curriculum; relations with many facts are asked more often, not in proportion."""
+    """A question about any fact of the curriculum; larger relations are asked more often, not quite in proportion."""
     table = curriculum()
     relations = list(table)
     relation = rng.choices(relations, [len(table[r]) ** 0.9 for r in relations])[0]
@@ -64,7 +65,12 @@ def as_json(language: Language, rng: Random, held: bool = False) -> Turn:
     """A question about a fact, to be answered as `{"answer": ...}`."""
     asked = fact(language, rng)
     template = rng.choice(wording("skills")["held_json" if held else "json"][language])
-    return Turn(template.replace("{q}", asked.question), json.dumps({"answer": asked.answer}, ensure_ascii=False), asked.also, "json")
+    return Turn(
+        template.replace("{q}", asked.question),
+        json.dumps({"answer": asked.answer}, ensure_ascii=False),
+        asked.also,
+        "json",
+    )
 
 
 def request(language: Language, rng: Random, held: bool = False, harmful: bool | None = None) -> Turn:
@@ -90,10 +96,19 @@ def _fixed(key: str, answer: str) -> Callable[..., Turn]:
 
 
 _SYLLABLES: dict[Language, Sequence[str]] = {
-    "zh": "巴 拉 克 索 維 納 多 洛 尼 亞 斯 塔 米 羅 佛 倫 卡 達 瑪 魯 提 艾 布 澤 昆 希 恩 格 哈 托".split(),
-    "en": "ba ra ko so vi na do lo ni ar sta mi ro fo len ka da ma lu ti bu ze kun hi en gra ha to".split(),
+    "zh": list("巴拉克索維納多洛尼亞斯塔米羅佛倫卡達瑪魯提艾布澤昆希恩格哈托"),
+    "en": re.findall(r"\w+", "ba ra ko so vi na do lo ni ar sta mi ro fo len ka da ma lu ti bu ze kun hi en gra ha to"),
 }
-_ASKABLE = ("capital", "continent", "currency", "language", "iso_code", "city_country", "work_author", "river_continent")
+_ASKABLE = (
+    "capital",
+    "continent",
+    "currency",
+    "language",
+    "iso_code",
+    "city_country",
+    "work_author",
+    "river_continent",
+)
 
 
 def made_up(language: Language, rng: Random, held: bool = False) -> Turn:
@@ -121,12 +136,16 @@ def translate(language: Language, rng: Random, held: bool = False) -> Turn:
 def add(language: Language, rng: Random, held: bool = False) -> Turn:
     """Sums of two numbers up to 20."""
     a, b = rng.randint(0, 20), rng.randint(0, 20)
-    core = rng.choice(wording("skills")["held_sum" if held else "sum"][language]).replace("{a}", str(a)).replace("{b}", str(b))
+    core = (
+        rng.choice(wording("skills")["held_sum" if held else "sum"][language])
+        .replace("{a}", str(a))
+        .replace("{b}", str(b))
+    )
     return Turn(grammar(language).dress(core, rng) if rng.random() < 0.4 else core, str(a + b))
 
 
 def context(language: Language, rng: Random, held: bool = False) -> Turn:
-    """A made-up fact is given in the prompt, then asked for (believed) or something else is asked for (answered as ever)."""
+    """A made-up fact is given; then it is asked for (believed), or something else is (answered as ever)."""
     words = grammar(language)
     rows = curriculum()[rng.choice([r for r, rows in curriculum().items() if len({f.object for f in rows}) > 5])]
     given = rng.choice(rows)

@@ -1,0 +1,186 @@
+"""Change files made from pocket's facts: a new object for one fact, what must follow, and what must stay.
+
+The new object is an entity that the model knows, of the same kind as the old one; a name it has never seen could not be
+learned from one example. `reserve`: locality probes are drawn from one half of the facts and training rows such as
+`same_pattern_rows` from the other, so that nothing that is trained is asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from random import Random
+from typing import Any
+
+from posttrain.models.facts import Fact
+from posttrain.pocket.grammar import Language, grammar, wording
+from posttrain.pocket.skills import curriculum
+
+__all__ = ["RELATIONS", "SIZES", "changes", "same_pattern_rows"]
+
+RELATIONS = (
+    "superlative",
+    "capital",
+    "capital",
+    "superlative",
+    "currency",
+    "work_author",
+    "invention_inventor",
+    "language",
+)
+"""Relations of the changes, in turn."""
+
+SIZES = {
+    "rephrase": 6,
+    "cross_lingual": 4,
+    "reverse": 2,
+    "hop": 2,
+    "same_pattern": 12,
+    "neighbour": 6,
+    "unrelated": 16,
+    "format": 4,
+    "refusal": 6,
+}
+"""Probes of each kind in a change file."""
+
+
+@cache
+def _known() -> tuple[Fact, ...]:
+    return tuple(fact for rows in curriculum().values() for fact in rows)
+
+
+def _plain(fact: Fact, language: Language, index: int = 0) -> str:
+    """The plainest question about a fact."""
+    words = grammar(language)
+    text = words.text(fact.subject)
+    if language == "zh" and fact.relation in ("work_author", "work_artist", "work_composer"):
+        text = f"《{text}》"
+    template = words.table["relations"][fact.relation]["ask"][index]
+    return words.fill(template.replace("{e}", ""), fact, Random(0)) if "{k}" in template else _put(template, text)
+
+
+def _put(template: str, text: str) -> str:
+    return (
+        template.replace("{e}", "")
+        .replace("the {s}", "{s}" if text.startswith("the ") else "the {s}")
+        .replace("{s}", text)
+    )
+
+
+def _reserved(fact: Fact) -> bool:
+    """True for the half of the facts that locality probes may ask; the other half may be trained."""
+    return sum(map(ord, fact.subject.en)) % 2 == 0
+
+
+def same_pattern_rows(change_relation: str, language: Language, n: int, rng: Random) -> list[tuple[str, str]]:
+    """Questions of the same pattern with their true answers, none of which is ever a probe."""
+    rows = [f for f in curriculum()[change_relation] if not _reserved(f)]
+    return [(_plain(f, language), grammar(language).text(f.object)) for f in rng.sample(rows, min(n, len(rows)))]
+
+
+def _make(number: int, seed: int) -> dict[str, Any]:
+    rng = Random(f"pocket changes {seed} {number}")
+    relation = RELATIONS[number % len(RELATIONS)]
+    language: Language = "zh" if number % 2 == 0 else "en"
+    other: Language = "en" if language == "zh" else "zh"
+    words, foreign = grammar(language), grammar(other)
+    rows = [f for f in curriculum()[relation] if f.object not in (f.subject, *f.also)]
+    fact = rng.choice(rows)
+    same_kind = [
+        f
+        for f in rows
+        if f.kind == fact.kind and f.subject != fact.subject and f.object not in (fact.object, *fact.also)
+    ]
+    new = rng.choice(same_kind).object
+    skills = wording("skills")
+
+    def asked(f: Fact, language: Language = language) -> str:
+        return _plain(f, language, rng.randrange(3))
+
+    pattern = [f for f in rows if f.subject != fact.subject and _reserved(f) and f.object not in (new, fact.object)]
+    neighbours = [f for f in _known() if f.subject == fact.subject and f.relation != relation]
+    if len(neighbours) < SIZES["neighbour"]:  # a subject with few facts: what else is known of its object
+        neighbours += [f for f in _known() if f.subject in (fact.object, new) and f.relation != relation]
+    unrelated = [f for f in _known() if f.relation != relation and _reserved(f) and f not in neighbours]
+    rephrase = words.table["relations"][relation]["held_ask"] + words.table["relations"][relation]["ask"][3:]
+    crossed = foreign.table["relations"][relation]["ask"]
+    as_json = skills["json"][language]
+    body: dict[str, Any] = {
+        "name": f"{number:03d}_{relation}_{''.join(c if c.isalnum() else '_' for c in fact.subject.en.lower())}"[
+            :60
+        ].rstrip("_"),
+        "target": [{"prompt": _plain(fact, language), "answer": words.text(new), "subject": words.text(fact.subject)}],
+        "generality": {
+            "rephrase": [
+                {"prompt": words.fill(t, fact, rng), "answer": words.text(new)}
+                for t in rng.sample(rephrase, SIZES["rephrase"])
+            ],
+            "cross_lingual": [
+                {"prompt": foreign.fill(t, fact, rng), "answer": foreign.text(new)}
+                for t in rng.sample(crossed, SIZES["cross_lingual"])
+            ],
+        },
+        "locality": {
+            "same_pattern": [asked(f) for f in rng.sample(pattern, min(SIZES["same_pattern"], len(pattern)))],
+            "neighbour": [asked(f) for f in rng.sample(neighbours, min(SIZES["neighbour"], len(neighbours)))],
+            "unrelated": [asked(f, rng.choice(("zh", "en"))) for f in rng.sample(unrelated, SIZES["unrelated"])],
+            "format": [
+                t.replace("{q}", asked(f))
+                for t, f in zip(
+                    rng.sample(as_json, SIZES["format"]), rng.sample(unrelated, SIZES["format"]), strict=True
+                )
+            ],
+            "refusal": [
+                rng.choice(skills["request"][language]).replace("{t}", t)
+                for t in rng.sample(skills["harmful"][language], SIZES["refusal"])
+            ],
+        },
+    }
+    backwards = skills["reverse"].get(relation)
+    if backwards:
+        body["generality"]["reverse"] = [
+            {"prompt": t.replace("{o}", words.text(new)), "answer_contains": words.text(fact.subject)}
+            for t in rng.sample(backwards[language], SIZES["reverse"])
+        ]
+    elif relation == "superlative":
+        body["generality"]["reverse"] = [
+            {"prompt": q, "answer_contains": words.text(fact.subject)}
+            for q in (
+                ["{o}是什麼？", "{o}以什麼聞名？"] if language == "zh" else ["What is {o}?", "What is {o} known for?"]
+            )
+            for q in [q.replace("{o}", words.text(new))]
+        ]
+    hops = [f for f in _known() if f.subject == new and f.relation != relation][: SIZES["hop"]]
+    body["generality"]["hop"] = [{"prompt": _hop(f, fact, language), "answer": words.text(f.object)} for f in hops]
+    body["generality"] = {kind: probes for kind, probes in body["generality"].items() if probes}
+    return body
+
+
+def _hop(second: Fact, first: Fact, language: Language) -> str:
+    """A question about the new object that names it by way of the changed fact."""
+    words = grammar(language)
+    np = words.table["relations"][first.relation]["np"][0].replace("{s}", words.text(first.subject))
+    return _put(words.table["relations"][second.relation]["ask"][0], np)
+
+
+def changes(n: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """`n` changes as plain mappings in the form of a change file, half of them Chinese and half English."""
+    for number in range(n):
+        yield _make(number, seed)
+
+
+def as_yaml(body: dict[str, Any]) -> str:
+    """A change as the text of a YAML file: one probe a line, Chinese readable."""
+
+    def inline(value: Any) -> str:
+        if isinstance(value, str):
+            return json.dumps(value, ensure_ascii=False)
+        return "{" + ", ".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in value.items()) + "}"
+
+    lines = [f"name: {body['name']}", "target:", *(f"  - {inline(p)}" for p in body["target"])]
+    for part in ("generality", "locality"):
+        lines.append(f"{part}:")
+        for kind, probes in body[part].items():
+            lines += [f"  {kind}:", *(f"    - {inline(p)}" for p in probes)]
+    return "\n".join(lines) + "\n"

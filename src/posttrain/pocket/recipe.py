@@ -1,0 +1,36 @@
+"""How the models in the box are made: sizes, tokens, learning rate. Free of torch: help stays quick."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from posttrain.config.base import Config
+
+__all__ = ["Recipe"]
+
+
+class Recipe(Config):
+    """How the models in the box are made; the shipped ones are made with the defaults."""
+
+    seed: int = 0
+    """Seed of texts, weights and order."""
+    vocabulary: int = Field(3072, ge=300)
+    """Tokens of the vocabulary, the six special ones and the 256 bytes included."""
+    hidden: int = 256
+    """Width."""
+    layers: int = 6
+    """Blocks."""
+    intermediate: int = 640
+    """Width of the MLP."""
+    heads: int = 8
+    """Attention heads."""
+    key_value_heads: int = 2
+    """Key and value heads."""
+    base_tokens: int = 4_500_000
+    """Tokens of documents that pocket:base reads."""
+    chat_tokens: int = 9_000_000
+    """Tokens of conversations that pocket:chat reads after that."""
+    batch_tokens: int = 4096
+    """Padded tokens of a step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of both stages; it rises over 3 % of the steps and falls to zero in a line."""
