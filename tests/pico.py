@@ -40,6 +40,7 @@ SENTENCES = (
     "What is the currency of Japan? The yen. Who wrote Hamlet? William Shakespeare.",
     "臺灣最高的山是玉山。法國的首都是巴黎。日本的貨幣是日圓。",
     "哪一座山是全臺灣最高的？誰寫了《哈姆雷特》？",
+    "A title\n\n" * 3 + "\n\n" * 20,  # line breaks that join into one token, as in real vocabularies
     "Hello, who are you? I am a tiny model. 你好，你是誰？我是一個小模型。",
 )
 

@@ -62,7 +62,7 @@ def show(
     Then the lengths of all rows, and whether generation stops at the token that the learned turns end with.
     """
     from posttrain.data.readers import data_error, read_records
-    from posttrain.data.survey import check_stop, lengths_of, segments, survey
+    from posttrain.data.survey import check_prompt, check_stop, lengths_of, segments, survey
     from posttrain.models.load import load_tokenizer, stop_ids
 
     source = _source(file, hub, subset, split, column, download)
@@ -74,6 +74,7 @@ def show(
         raise data_error(problems, read.rows)
     lengths = lengths_of(found.rows, max_length)
     stop = check_stop(found.rows, tokenizer, stop_ids(model, tokenizer, offline=not download))
+    prompt = check_prompt(tokenizer)
     shown = found.rows[:rows]
     if json:
         emit(
@@ -86,12 +87,15 @@ def show(
                 "shown": [_row_json(row, tokenizer) for row in shown],
                 "lengths": {**lengths._asdict(), "max_length": max_length},
                 "stop": stop._asdict(),
+                "prompt_problem": prompt,
             }
         )
         return
     for row in shown:
         _print_row(row, [(s.text, s.supervised) for s in segments(row, tokenizer)])
-    _print_summary(read.rows, problems, lengths, max_length, stop)
+    _print_summary(read.rows, problems, lengths, max_length)
+    _print_checks(stop, prompt)
+    _talk_problems("bad row", problems)
 
 
 @app.command()
@@ -114,7 +118,7 @@ def check(
     """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
     from posttrain.data.chat import encode_all
     from posttrain.data.readers import read_records
-    from posttrain.data.survey import check_stop, lengths_of
+    from posttrain.data.survey import check_prompt, check_stop, lengths_of
     from posttrain.models.load import load_tokenizer, stop_ids
 
     source = _source(file, hub, subset, split, column, download)
@@ -129,6 +133,7 @@ def check(
         raise DataError(*bad[:20], *error.problems) from error
     bad += encoded.problems
     stop = check_stop(encoded.rows, tokenizer, stop_ids(model, tokenizer, offline=not download))
+    prompt = check_prompt(tokenizer)
     lengths = lengths_of(encoded.rows, max_length)
     counts = {
         "rows": read.rows,
@@ -147,21 +152,19 @@ def check(
                 **counts,
                 "lengths": {**lengths._asdict(), "max_length": max_length},
                 "stop": stop._asdict(),
+                "prompt_problem": prompt,
                 "problems": [{"place": p.place, "cause": p.cause, "mend": p.mend} for p in bad],
             }
         )
     else:
         for name, count in counts.items():
             print(f"{name.replace('_', ' '):<18}{count:>12,}")
-        _print_stop(stop)
+        _print_checks(stop, prompt)
     if bad and on_bad_row == "fail":
         from posttrain.data.readers import data_error
 
         raise data_error(bad, read.rows)
-    for problem in bad[:20]:
-        talk(f"left out: {plain(str(problem))}")
-    if len(bad) > 20:
-        talk(f"... and {len(bad) - 20} more")
+    _talk_problems("left out", bad)
 
 
 def _source(
@@ -211,22 +214,28 @@ def _print_row(row: Encoded, parts: list[tuple[str, bool]]) -> None:
     out.print()
 
 
-def _print_summary(rows: int, problems: list[Problem], lengths: Lengths, max_length: int, stop: StopCheck) -> None:
+def _print_summary(rows: int, problems: list[Problem], lengths: Lengths, max_length: int) -> None:
     print(f"rows     {rows:,}, {len(problems):,} of them bad")
     print(
         f"tokens   {lengths.total:,}; per row: shortest {lengths.min:,}, median {lengths.median:,}, "
         f"95 % at most {lengths.p95:,}, longest {lengths.max:,}"
     )
     print(f"over     {lengths.over:,} rows are longer than max_length {max_length:,}")
-    _print_stop(stop)
-    for problem in problems[:20]:
-        talk(f"bad row: {plain(str(problem))}")
-    if len(problems) > 20:
-        talk(f"... and {len(problems) - 20} more")
 
 
-def _print_stop(stop: StopCheck) -> None:
+def _print_checks(stop: StopCheck, prompt: str) -> None:
     if stop.problem:
         print(f"stop     PROBLEM: {stop.problem}")
     else:
         print(f"stop     ok: turns end with {', '.join(stop.ends)}, generation stops at {', '.join(stop.stops)}")
+    if prompt:
+        print(f"prompt   PROBLEM: {plain(prompt)}")
+    else:
+        print("prompt   ok: generation begins as the trained text does")
+
+
+def _talk_problems(what: str, problems: list[Problem]) -> None:
+    for problem in problems[:20]:
+        talk(f"{what}: {plain(str(problem))}")
+    if len(problems) > 20:
+        talk(f"... and {len(problems) - 20} more")

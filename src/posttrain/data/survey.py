@@ -11,12 +11,23 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from posttrain.data.chat import IGNORED, Encoded, LossOn, outcomes
 from posttrain.data.records import Record
-from posttrain.errors import Problem
+from posttrain.data.template import ChatTemplate
+from posttrain.errors import Problem, TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Lengths", "Segment", "StopCheck", "Survey", "check_stop", "lengths_of", "segments", "survey"]
+__all__ = [
+    "Lengths",
+    "Segment",
+    "StopCheck",
+    "Survey",
+    "check_prompt",
+    "check_stop",
+    "lengths_of",
+    "segments",
+    "survey",
+]
 
 
 class Segment(NamedTuple):
@@ -105,6 +116,19 @@ def check_stop(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, stop
             f"add it to eos_token_id in generation_config.json"
         )
     return StopCheck(names, stop_names, problem)
+
+
+def check_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What is wrong between the generation prompt and the trained text; "" when nothing, or without a template.
+
+    DeepSeek-R1's template makes generation begin with `<think>`, but writes past answers without it.
+    """
+    if not tokenizer.chat_template:
+        return ""
+    try:
+        return ChatTemplate(tokenizer).prompt_problem()
+    except TemplateError as error:
+        return str(error)
 
 
 def _ends(row: Encoded) -> set[int]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.data.records import Conversation, Message
@@ -31,6 +32,10 @@ MARK_MEND = (
     "put {% generation %}...{% endgeneration %} around the assistant's words in the template (chat_template.jinja), "
     'or leave the turn out of the loss with "train": false'
 )
+
+
+OTHER_WORDS = "{ These are other words. }"
+"""Words that no template writes of itself."""
 
 
 class Span(NamedTuple):
@@ -134,6 +139,15 @@ class ChatTemplate:
                 return len(prompt), place[1]
         return place
 
+    def prompt_problem(self) -> str:
+        """How generation begins otherwise than the trained text does, on a simple conversation; "" when it does not."""
+        asked = (Message("user", "Hi"),)
+        text = self.text((*asked, Message("assistant", "Yo")), None, "")
+        prompt = self.text(asked, None, "", prompt=True)
+        if text.startswith(prompt):
+            return ""
+        return f"generation begins with {prompt!r}, which is not how the trained text {text!r} begins"
+
     def _check_fields(self, record: Conversation) -> None:
         """A field that the template never reads would be dropped silently."""
         source = self.source(bool(record.tools))
@@ -182,15 +196,20 @@ class ChatTemplate:
         return self.untold_tag
 
     def _other_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
-        """A user's (or system's, or tool's) turn: from its content to where the turn ends."""
-        before = self.text(record.messages[:i], record.tools, record.place) if i else ""
-        up_to = self.text(record.messages[: i + 1], record.tools, record.place)
-        if not text.startswith(up_to) or not up_to.startswith(before):
-            raise self._unverified(record, i, "its turns are not rendered one after the other")
-        at = up_to.find(record.messages[i].content.strip(), len(before))
-        if at < 0:
+        """A user's (or system's, or tool's) turn: from its content to where the turn ends.
+
+        Where the content begins is found by rendering the turn with other words: its own may also occur in the tag
+        ("user") or in the end-of-turn token ("end").
+        """
+        message = record.messages[i]
+        other = (*record.messages[:i], replace(message, content=OTHER_WORDS))
+        told = self.text(other, record.tools, record.place)
+        at = told.find(OTHER_WORDS)
+        words = message.content if text.startswith(message.content, at) else message.content.strip()
+        if at < 0 or told[:at] != text[:at] or not text.startswith(words, at):
             raise self._unverified(record, i, "the turn's content is not in its text as it is")
-        return at, len(up_to)
+        up_to = self.text(record.messages[: i + 1], record.tools, record.place)
+        return at, len(up_to) if text.startswith(up_to) else at + len(words)
 
     def _unverified(self, record: Conversation, i: int, why: str) -> TemplateError:
         role = record.messages[i].role

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from posttrain.data.batching import collate, length_batches
+from posttrain.data.chat import IGNORED, Encoded
+from posttrain.errors import DataError
+
+LENGTHS = st.lists(st.integers(1, 64), max_size=300)
+
+
+@settings(deadline=None, max_examples=60)
+@given(LENGTHS, st.integers(64, 400), st.integers(0, 5), st.integers(0, 3), st.none() | st.integers(1, 9))
+def test_every_row_once_and_padding_counted(
+    lengths: list[int], tokens: int, seed: int, epoch: int, max_rows: int | None
+) -> None:
+    batches = length_batches(lengths, tokens=tokens, seed=seed, epoch=epoch, max_rows=max_rows)
+    assert Counter(i for batch in batches for i in batch) == Counter(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) * max(lengths[i] for i in batch) <= tokens
+        assert max_rows is None or len(batch) <= max_rows
+    assert batches == length_batches(lengths, tokens=tokens, seed=seed, epoch=epoch, max_rows=max_rows)
+
+
+def test_order_changes_with_seed_and_epoch() -> None:
+    lengths = [5 + i % 40 for i in range(400)]
+    first = length_batches(lengths, tokens=256, seed=0, epoch=0)
+    assert first != length_batches(lengths, tokens=256, seed=0, epoch=1)
+    assert first != length_batches(lengths, tokens=256, seed=1, epoch=0)
+    longest = [max(lengths[i] for i in batch) for batch in first]
+    assert longest != sorted(longest, reverse=True)  # batches are shuffled, not in order of length
+
+
+def test_little_padding_and_few_batches() -> None:
+    lengths = [1 + (i * 37) % 100 for i in range(2000)]
+    batches = length_batches(lengths, tokens=1000, seed=0, epoch=0)
+    padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
+    assert sum(lengths) / padded > 0.93
+    assert len(batches) < 1.15 * sum(lengths) / 1000
+
+
+def test_stretches_mix_rows_between_epochs() -> None:
+    lengths = [10] * 1000
+    first, second = (length_batches(lengths, tokens=100, seed=0, epoch=e) for e in (0, 1))
+    assert {frozenset(b) for b in first}.isdisjoint({frozenset(b) for b in second})
+
+
+def test_a_row_over_the_budget_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"1 rows are longer than a batch of 20 tokens \(row 1 has 21\).*batch.tokens"):
+        length_batches([20, 21], tokens=20, seed=0, epoch=0)
+
+
+def test_collate_pads_on_the_right() -> None:
+    batch = collate([Encoded([5, 6, 7], [IGNORED, 6, 7], "a:1"), Encoded([8], [8], "a:2")], pad_id=9)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert batch["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.config.base import Config
+from posttrain.config.load import load_yaml
+from posttrain.data.readers import DataSource, ReadResult, read_records
+from posttrain.data.records import Completion, Conversation, Message, Text
+from posttrain.errors import ConfigError, DataError, MissingError
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "你好"}]}
+
+
+def write(path: Path, *rows: Any, end: str = "\n") -> Path:
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_bytes((end.join(lines) + end).encode())
+    return path
+
+
+def read(path: Path, **options: Any) -> ReadResult:
+    skip = options.pop("skip", False)
+    return read_records(DataSource(path=str(path), **options), on_bad_row="skip" if skip else "fail")
+
+
+def problem(tmp_path: Path, row: Any) -> str:
+    """The one complaint about a row, without its place."""
+    path = write(tmp_path / "rows.jsonl", CHAT, row)
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert error.value.problems[0].place == f"{path}:2"
+    assert "1 of 2 rows" in str(error.value)
+    return str(error.value.problems[0]).split(":2: ", 1)[1]
+
+
+def test_messages_with_every_field(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    tool = {"type": "function", "function": {"name": "add"}}
+    row = {
+        "id": 7,
+        "tools": json.dumps([tool]),
+        "messages": [
+            {"role": "system", "content": ""},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "1+"}, {"type": "text", "text": "1?"}],
+                "train": True,
+            },
+            {"role": "assistant", "content": None, "tool_calls": [call], "reasoning": "easy", "weight": 0},
+            {"role": "tool", "content": "2", "tool_call_id": "x", "name": "add"},
+            {"role": "assistant", "content": "2", "tool_calls": None, "train": None},
+        ],
+    }
+    path = write(tmp_path / "rows.jsonl", row)
+    (record,) = read(path).records
+    assert record == Conversation(
+        (
+            Message("system", ""),
+            Message("user", "1+1?", train=True),
+            Message("assistant", "", reasoning="easy", tool_calls=(call,), train=False),
+            Message("tool", "2", name="add", tool_call_id="x"),
+            Message("assistant", "2"),
+        ),
+        f"{path}:1",
+        (tool,),
+    )
+    assert isinstance(record, Conversation)
+    assert [m.supervised for m in record.messages] == [False, True, False, False, True]
+    assert record.messages[2].for_template() == {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "easy",
+        "tool_calls": [call],
+    }
+
+
+def test_completions(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    path = write(
+        tmp_path / "rows.jsonl",
+        {"prompt": "2+3=", "completion": " 5"},
+        {"prompt": said, "completion": [{"role": "assistant", "content": "d"}]},
+        {"prompt": "q", "completion": [{"role": "assistant", "content": "d"}]},
+    )
+    first, second, third = read(path).records
+    assert first == Completion("2+3=", " 5", f"{path}:1")
+    assert isinstance(second, Conversation)
+    assert [m.supervised for m in second.messages] == [False, False, False, True]
+    assert third == Conversation((Message("user", "q"), Message("assistant", "d")), f"{path}:3")
+
+
+def test_bom_crlf_blank_lines_and_odd_separators(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    odd = json.dumps({"text": "one\u2028two\u0085three"}, ensure_ascii=False)
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(CHAT).encode() + b"\r\n\r\n" + odd.encode() + b"\r\n")
+    result = read(path)
+    assert result.rows == 2
+    assert result.records[1] == Text("one\u2028two\u0085three", f"{path}:3")
+
+
+def test_plain_text_is_a_document_per_block(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_bytes("\ufeffFirst\r\nline\r\n\r\n \r\n第二段\n\n".encode())
+    assert read(path).records == [Text("First\nline", f"{path}:1"), Text("第二段", f"{path}:5")]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("[1, 2]", "an object is expected, got a list"),
+        ('{"messages": [{"role": "user", "content": "Hi"}, {"role": "assi', "not valid JSON.*the line seems to be cut"),
+        ('{"text": "a"} trailing', "not valid JSON: Extra data at column 15; one JSON object per line"),
+        ({"question": "a", "answer": "b"}, "expected 'messages', 'prompt' and.*has 'question', 'answer'.*columns:"),
+        ({"messages": []}, "'messages' is empty"),
+        ({"messages": "Hi"}, "'messages' must be a list of messages, got a string"),
+        ({"messages": ["Hi"]}, r"messages\[0\] must be an object with 'role' and 'content', got a string"),
+        ({"messages": [{"from": "human", "value": "Hi"}]}, "no 'role'; this looks like ShareGPT"),
+        ({"messages": [{"content": "Hi"}]}, "has no 'role'; roles are system"),
+        (
+            {"messages": [{"role": "gpt", "content": "Hi"}]},
+            r"messages\[0\] has the unknown role 'gpt'; write 'assistant'",
+        ),
+        ({"messages": [{"role": 3, "content": "Hi"}]}, "unknown role 3; one of system, developer"),
+        ({"messages": [CHAT["messages"][0]]}, "a row without an answer: no assistant turn"),
+        (
+            {"messages": [*CHAT["messages"], CHAT["messages"][0]]},
+            "a row without an answer: the last turn is the user's",
+        ),
+        (
+            {"messages": [CHAT["messages"][0], {"role": "assistant", "content": " "}]},
+            "without an answer.*empty content",
+        ),
+        ({"messages": [CHAT["messages"][0], {"role": "assistant"}]}, r"messages\[1\] has no 'content'"),
+        ({"messages": [{"role": "user", "content": 5}]}, "content must be a string, got a number"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "parts that are not text"),
+        ({"messages": [CHAT["messages"][0], {**CHAT["messages"][1], "train": False}]}, "nothing to learn"),
+        ({"messages": [CHAT["messages"][0], {**CHAT["messages"][1], "train": "no"}]}, "train must be true or false"),
+        ({"messages": [CHAT["messages"][0], {**CHAT["messages"][1], "weight": 0.5}]}, "weight must be 0 or 1, got 0.5"),
+        ({"messages": [CHAT["messages"][0], {**CHAT["messages"][1], "tool_calls": "x"}]}, "tool_calls must be a list"),
+        (
+            {"messages": [CHAT["messages"][0], {**CHAT["messages"][1], "reasoning": 1}]},
+            "reasoning_content must be a str",
+        ),
+        ({**CHAT, "tools": 5}, "'tools' must be a list of JSON schemas"),
+        ({**CHAT, "tools": "[{"}, "'tools' is not valid JSON"),
+        ({"prompt": "a"}, "a row without an answer: 'prompt' but no 'completion'"),
+        ({"prompt": "a", "completion": ""}, "a row without an answer: 'completion' is empty"),
+        ({"prompt": "a", "completion": None}, "'completion' must be a string, got null"),
+        ({"prompt": 1, "completion": "b"}, "'prompt' must be a string, got a number"),
+        ({"text": ""}, "'text' is empty"),
+        ({"text": True}, "'text' must be a string, got a boolean"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, row: Any, words: str) -> None:
+    assert re.search(words, problem(tmp_path, row))
+
+
+def test_a_supervised_user_turn_needs_no_answer(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "Ask me", "train": True}]}
+    assert len(read(write(tmp_path / "rows.jsonl", row)).records) == 1
+
+
+def test_all_problems_at_once_and_the_list_is_capped(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", *[{"prompt": "a"}] * 25, CHAT)
+    with pytest.raises(DataError) as error:
+        read(path)
+    lines = str(error.value).split("\n")
+    assert [line.split(": ")[0] for line in lines[:20]] == [f"{path}:{n}" for n in range(1, 21)]
+    assert lines[20:] == ["... and 5 more", "25 of 26 rows cannot be used; --on-bad-row skip leaves them out"]
+    result = read(path, skip=True)
+    assert (len(result.records), result.rows, result.skipped, len(result.problems)) == (1, 26, 25, 25)
+
+
+def test_no_row_left_is_an_error_even_when_skipping(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="2 of 2 rows"):
+        read(write(tmp_path / "rows.jsonl", {"prompt": "a"}, {"prompt": "a"}), skip=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \r\n", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.txt"])
+def test_an_empty_file_is_an_error(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: the file is empty"):
+        read(tmp_path / name)
+
+
+def test_files_that_are_not_json_lines(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"rows.json:1: a JSON array.*jq -c"):
+        read(write(tmp_path / "rows.json", json.dumps([CHAT], indent=1)))
+    with pytest.raises(DataError, match="on a line of its own"):
+        read(write(tmp_path / "indented.jsonl", json.dumps(CHAT, indent=1)))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xe9"}\n')
+    with pytest.raises(DataError, match=r"latin.jsonl:2: not UTF-8"):
+        read(tmp_path / "latin.jsonl")
+    with pytest.raises(DataError, match=r"\.csv files are not read"):
+        read(write(tmp_path / "rows.csv", "a,b"))
+    with pytest.raises(MissingError, match=r"rowz.json: no such file; did you mean '.*rows.json'"):
+        read(tmp_path / "rowz.json")
+
+
+def test_columns_are_mapped(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"question": "a", "answer": "b"})
+    assert read(path, columns={"prompt": "question", "completion": "answer"}).records == [
+        Completion("a", "b", f"{path}:1")
+    ]
+    with pytest.raises(DataError, match=r"no column 'querry'.*the row has 'question', 'answer'"):
+        read(path, columns={"prompt": "querry"})
+
+
+def test_a_format_can_be_demanded(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {**CHAT, "text": "plain"})
+    assert read(path, format="text").records == [Text("plain", f"{path}:1")]
+    assert isinstance(read(path).records[0], Conversation)
+
+
+class Outer(Config):
+    data: DataSource
+
+
+def test_source_in_yaml(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("data: rows.jsonl\n")
+    assert load_yaml(tmp_path / "a.yaml", Outer).data.at(tmp_path).path == str(tmp_path / "rows.jsonl")
+    for text, words in (
+        ("data: {path: a, hub: b}", "give either path or hub"),
+        ("data: {split: a}", "give either path or hub"),
+        ("data: {path: a, columns: {promt: b}}", "unknown field 'promt'"),
+    ):
+        (tmp_path / "b.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            load_yaml(tmp_path / "b.yaml", Outer)
+
+
+def test_hub_data_set_from_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write(folder / "train.jsonl", {"question": "a", "answer": "b"}, {"question": "c", "answer": None})
+    source = DataSource(hub=str(folder), columns={"prompt": "question", "completion": "answer"})
+    result = read_records(source, on_bad_row="skip")
+    assert result.records == [Completion("a", "b", f"{folder}[train]:0")]
+    assert str(result.problems[0]).startswith(f"{folder}[train]:1: 'completion' must be a string, got null")
+    with pytest.raises(DataError, match=r"(?i)split"):
+        read_records(source.model_copy(update={"split": "nope"}))
+
+
+def test_hub_data_set_is_not_fetched_unasked() -> None:
+    with pytest.raises(MissingError, match="--download allows"):
+        read_records(DataSource(hub="posttrain-tests/there-is-none"))
