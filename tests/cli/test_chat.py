@@ -70,6 +70,14 @@ def test_what_no_longer_fits_is_forgotten_and_said(asked: list[Prompt], pico_pat
     assert "no longer fit" in result.stderr
 
 
+def test_words_that_do_not_fit_are_said_and_the_conversation_goes_on(pico_path: Callable[[str], Path]) -> None:
+    result = chat(str(pico_path("gpt2")), "--json", "--max-new-tokens", "3", stdin=f"{'很' * 600}\nHi\n")
+    assert result.exit_code == 0, result.output
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert "512 positions" in first["error"]
+    assert len(second["answers"]) == 1
+
+
 def test_a_base_model_continues_text(asked: list[Prompt], tmp_path: Path) -> None:
     folder = str(pico("llama", tmp_path, template=None))
     result = chat(folder, stdin="The capital\nThe river\n")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from posttrain.data.records import Message
+from posttrain.data.chat import render
+from posttrain.data.records import Conversation, Message
 from posttrain.errors import TemplateError
-from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
+from posttrain.inference.respondents import ModelRespondent, Prompt, PromptedRespondent
 from posttrain.models.load import load_model
 from tests.pico import FAMILIES, pico
 
@@ -108,11 +109,32 @@ def test_a_model_without_a_template_continues_text(tmp_path: Path) -> None:
     assert base.end_of_turn == base.tokenizer.eos_token_id
     assert len(base.generate(["The capital of France is"], max_new_tokens=4)) == 1
     encode = base.tokenizer.encode
-    assert base.encode_answer("The capital is", "Paris") == encode(" Paris")
-    assert base.encode_answer("首都是", "巴黎") == encode("巴黎")
-    assert base.encode_answer("Q: ", "Paris") == encode("Paris")
+    assert base.encode_pair("The capital is", "Paris") == (
+        encode("The capital is"),
+        encode(" Paris"),
+        [base.end_of_turn],
+    )
+    assert base.encode_pair("首都是", "巴黎").answer == encode("巴黎")
+    assert base.encode_pair("Q: ", "Paris").answer == encode("Paris")
+    assert base.encode_pair("Q:", "").answer == []
     with pytest.raises(TemplateError):
         base.generate([(Message("user", "Hi"),)])
+
+
+@pytest.mark.parametrize("prompt", ["Hi", (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))])
+def test_an_answer_is_scored_as_training_sees_it(llama: ModelRespondent, prompt: Prompt) -> None:
+    talk = prompt if not isinstance(prompt, str) else (Message("user", prompt),)
+    row = render(Conversation((*talk, Message("assistant", "巴黎 it is")), ""), llama.tokenizer)
+    head, answer, end = llama.encode_pair(prompt, "巴黎 it is")
+    assert [*head, *answer, *end] == row.input_ids
+    assert head == llama.encode(prompt)
+    assert end == [llama.end_of_turn]
+    assert answer == llama.tokenizer.encode("巴黎 it is", add_special_tokens=False)
+
+
+def test_an_answer_with_control_tokens_is_scored_all_the_same(llama: ModelRespondent) -> None:
+    assert llama.encode_pair("Hi", "a<|user|>b").prompt == llama.encode("Hi")
+    assert llama.logprobs([("Hi", "a<|user|>b")])[0].tokens > 0
 
 
 def test_thoughts_are_no_part_of_the_answer(llama: ModelRespondent) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as _json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 
 from posttrain.cli.options import JsonOption, OfflineOption, console, emit, talk
 from posttrain.cli.plain import plain
+from posttrain.errors import PosttrainError
 
 if TYPE_CHECKING:
     from posttrain.data.records import Message
@@ -37,10 +39,16 @@ class Talk:
         from posttrain.data.records import Message
 
         self.messages.append(Message("user", words))
-        prompt = self._fitting(max_new_tokens)
-        answer = self.respondent.answers(
-            [prompt], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed + len(self.messages)
-        )[0]
+        try:
+            answer = self.respondent.answers(
+                [self._fitting(max_new_tokens)],
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed + len(self.messages),
+            )[0]
+        except PosttrainError:  # such as words longer than the model's positions: as if not said
+            self.messages.pop()
+            raise
         self.messages.append(Message("assistant", answer.text))
         return answer
 
@@ -122,10 +130,23 @@ def chat(
             talk("the conversation is forgotten")
         elif command.startswith("/"):
             talk(HELP if command == "/help" else f"unknown command {plain(command)}\n{HELP}")
-        elif json:
-            print(_json.dumps({"question": command, "answers": turn(command)}, ensure_ascii=False), flush=True)
         else:
-            _show(turn(command))
+            _turn(command, turn, json)
+
+
+def _turn(words: str, turn: Callable[[str], list[dict[str, Any]]], json: bool) -> None:
+    """One turn; what a model cannot answer is said, and the conversation goes on."""
+    try:
+        rows = turn(words)
+    except PosttrainError as error:
+        talk(str(error))
+        if json:
+            print(_json.dumps({"question": words, "error": str(error)}, ensure_ascii=False), flush=True)
+        return
+    if json:
+        print(_json.dumps({"question": words, "answers": rows}, ensure_ascii=False), flush=True)
+    else:
+        _show(rows)
 
 
 def _lines() -> Any:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -268,7 +269,9 @@ def _with_drift(
             break
         for i, p, q in zip(part, was, now, strict=True):
             if p.ids == q.ids and p.logprobs.shape == q.logprobs.shape and p.ids:
-                drift[i] = replace(results[i], kl_nats=kl_nats(p.logprobs, q.logprobs), kl_tokens=len(p.ids))
+                kl = kl_nats(p.logprobs, q.logprobs)
+                if math.isfinite(kl):  # infinite where a model rules tokens out altogether
+                    drift[i] = replace(results[i], kl_nats=kl, kl_tokens=len(p.ids))
     for i, result in enumerate(results):
         yield drift.get(i, result)
 

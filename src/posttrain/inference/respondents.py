@@ -8,6 +8,7 @@ becomes tokens is `data.chat.encode_prompt`'s business, the same that training u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from posttrain.data.chat import IGNORED, encode_prompt, render
 from posttrain.data.records import Conversation, Message
-from posttrain.errors import PosttrainError, TemplateError
+from posttrain.errors import DataError, PosttrainError, TemplateError
 from posttrain.inference.decode import answer_logprobs, decode
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel
@@ -54,6 +55,14 @@ class Distributions(NamedTuple):
 
     ids: tuple[int, ...]
     logprobs: Tensor
+
+
+class Pair(NamedTuple):
+    """Token ids of a prompt, of an answer, and of the end of its turn (one token, or none)."""
+
+    prompt: list[int]
+    answer: list[int]
+    end: list[int]
 
 
 class Respondent(Protocol):
@@ -141,15 +150,33 @@ class ModelRespondent:
         """Prompt -> token ids, ready for the answer."""
         return encode_prompt(prompt, self.tokenizer, system=self.system_prefix)
 
-    def encode_answer(self, prompt: Prompt, answer: str) -> list[int]:
-        """An answer's ids as they would follow the prompt.
+    def encode_pair(self, prompt: Prompt, answer: str) -> Pair:
+        """Prompt and answer as training would see them: the template says how the answer follows and ends."""
+        if self.tokenizer.chat_template:
+            try:
+                return self._rendered(prompt, answer)
+            except DataError:  # a template that training refuses, or control tokens in the answer
+                pass
+        end = [] if self.end_of_turn is None else [self.end_of_turn]
+        return Pair(self.encode(prompt), self._continuation(prompt, answer), end)
 
-        Without a template the answer continues plain text, so a space is put between the two unless one of them is
-        Chinese or the prompt ends with one. The line break in front keeps tokenizers from adding their own space.
+    def _rendered(self, prompt: Prompt, answer: str) -> Pair:
+        asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+        system = (Message("system", self.system_prefix),) if self.system_prefix else ()
+        turns = tuple(replace(message, train=False) for message in (*system, *asked))
+        row = render(Conversation((*turns, Message("assistant", answer)), ""), self.tokenizer)
+        learned = [at for at, label in enumerate(row.labels) if label != IGNORED]
+        first, last = learned[0], learned[-1]
+        return Pair(row.input_ids[:first], row.input_ids[first:last], row.input_ids[last : last + 1])
+
+    def _continuation(self, prompt: Prompt, answer: str) -> list[int]:
+        """The answer as it continues a plain text: after a space, unless one of the two is Chinese.
+
+        The line break in front keeps tokenizers from adding their own space.
         """
         if not self.tokenizer.chat_template and isinstance(prompt, str):
             spaced = prompt[-1:].isascii() and answer[:1].isascii() and not prompt[-1:].isspace()
-            answer = f" {answer}" if spaced else answer
+            answer = f" {answer}" if spaced and answer else answer
         plain: list[int] = self.tokenizer.encode(answer, add_special_tokens=False)
         head: list[int] = self.tokenizer.encode("\n", add_special_tokens=False)
         both: list[int] = self.tokenizer.encode("\n" + answer, add_special_tokens=False)
@@ -185,7 +212,7 @@ class ModelRespondent:
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Scored]:
         """Each answer's log-probability after its prompt. An empty answer has no tokens: 0 nats."""
-        coded = [(self.encode(prompt), self.encode_answer(prompt, answer)) for prompt, answer in pairs]
+        coded = [self.encode_pair(prompt, answer)[:2] for prompt, answer in pairs]
         scored: list[Scored] = [Scored(0.0, 0, True)] * len(coded)
         for i, table in answer_logprobs(self.model, coded, pad_id=self.pad_id, batch_tokens=self.batch_tokens):
             ids = torch.tensor(coded[i][1], dtype=torch.long, device=table.device)  # (A,)
@@ -195,11 +222,8 @@ class ModelRespondent:
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions]:
         """Distributions along the answers, the end-of-turn token included, on the CPU in float32."""
-        end = [] if self.end_of_turn is None else [self.end_of_turn]
-        coded = [
-            (self.encode(prompt), self.encode_answer(prompt, answer) + end)
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
+        pairs = [self.encode_pair(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        coded = [(pair.prompt, pair.answer + pair.end) for pair in pairs]
         shown = answer_logprobs(self.model, coded, pad_id=self.pad_id, batch_tokens=self.batch_tokens)
         tables = {i: table.cpu() for i, table in shown}
         return [Distributions(tuple(ids), tables[i]) for i, (_, ids) in enumerate(coded)]
