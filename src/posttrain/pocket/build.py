@@ -124,6 +124,7 @@ def build(
                 "model": f"pocket:{name}",
                 "objective": objective,
                 "optimizer": {
+                    "kind": "muon",
                     "learning_rate": recipe.learning_rate,
                     "epochs": 1,
                     "schedule": "linear",

@@ -32,5 +32,5 @@ class Recipe(Config):
     """Tokens of conversations that pocket:chat reads after that."""
     batch_tokens: int = 4096
     """Padded tokens of a step."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """Peak learning rate of both stages; it rises over 3 % of the steps and falls to zero in a line."""

@@ -30,6 +30,7 @@ from posttrain.training.checkpoints import check_identity, checkpoints_in, remov
 from posttrain.training.config import TrainConfig
 from posttrain.training.folder import RunFolder
 from posttrain.training.metrics import MetricsLog, peak_gib
+from posttrain.training.muon import muon_for
 from posttrain.training.prepare import hold_out, longest_row, make_replay, read_rows, rows_fingerprint
 from posttrain.training.progress import RunProgress, Silent
 from posttrain.training.signals import stop_on_signal
@@ -300,9 +301,21 @@ def build(
         report_to=list(config.report_to) or "none",
         disable_tqdm=True,
     )
+    muon = None
+    if optimizer.kind == "muon":
+        if args.world_size > 1:
+            raise ConfigError(Problem("optimizer.kind", "muon runs in a single process", "use adamw with torchrun"))
+        muon = muon_for(
+            tuned,
+            learning_rate=optimizer.learning_rate,
+            betas=optimizer.betas,
+            epsilon=optimizer.epsilon,
+            weight_decay=optimizer.weight_decay,
+        )
     return PostTrainer(
         tuned,
         args,
+        optimizer=muon,
         tokenizer=tokenizer,
         objective=partial(entry.function, config=config.objective),
         rows=rows,

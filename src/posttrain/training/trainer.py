@@ -65,7 +65,8 @@ class PostTrainer(Trainer):
     """Trains `model` on the steps of `loader` with `objective`.
 
     rows: all rows, by number, for messages; new_rows: numbers below are new rows, the others replayed;
-    validation: micro batches whose loss is measured; autocast: dtype of the forward pass, None for the weights' own.
+    validation: micro batches whose loss is measured; autocast: dtype of the forward pass, None for the weights' own;
+    optimizer: None for AdamW as `args` says.
     """
 
     control: Any
@@ -87,8 +88,9 @@ class PostTrainer(Trainer):
         autocast: torch.dtype | None = None,
         on_checkpoint: Callable[[Path, int], None] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        super().__init__(model=model, args=args, eval_dataset=validation or None)
+        super().__init__(model=model, args=args, eval_dataset=validation or None, optimizers=(optimizer, None))
         # The Trainer empties its accelerator before the loop, which costs a whole garbage collection (0.2 s); this
         # one is new and holds nothing.
         self.accelerator.free_memory = lambda *objects: list(objects)
@@ -378,7 +380,7 @@ class PostTrainer(Trainer):
                     )
                 )
         else:  # through from_pretrained, which knows how each family stores its weights
-            stored = type(self.core).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
+            stored = type(self.core).from_pretrained(resume_from_checkpoint, dtype=self.core.dtype)
             self.core.load_state_dict(stored.state_dict(), strict=True)
 
 
