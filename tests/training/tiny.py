@@ -1,0 +1,57 @@
+"""What the tests of training share: pico models as LoadedModel, rows of a few tokens, a progress that remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain.data.chat import Encoded
+from posttrain.models.load import LoadedModel, load_model
+from posttrain.training.config import TrainConfig
+from posttrain.training.progress import Silent
+
+PicoPath = Callable[[str], Path]
+
+
+def load(pico_path: PicoPath, family: str = "llama") -> LoadedModel:
+    return load_model(str(pico_path(family)), device="cpu")
+
+
+def row(ids: list[int], prompt: int, place: str) -> Encoded:
+    """The first `prompt` tokens are read, the others learned."""
+    return Encoded(ids, [-100] * prompt + ids[prompt:], place)
+
+
+def rows(count: int, seed: int = 0, *, name: str = "rows.jsonl") -> list[Encoded]:
+    """Random rows of 4 to 20 tokens with 1 to 6 supervised ones: no two steps supervise equally many."""
+    draw = torch.Generator().manual_seed(seed)
+    made = []
+    for i in range(count):
+        learned = int(torch.randint(1, 7, (), generator=draw))
+        length = learned + int(torch.randint(3, 15, (), generator=draw))
+        ids = torch.randint(10, 300, (length,), generator=draw).tolist()
+        made.append(row(ids, length - learned, f"{name}:{i + 1}"))
+    return made
+
+
+def config(**settings: Any) -> TrainConfig:
+    return TrainConfig.model_validate({"model": "pico", **settings})
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+class Remembers(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.entries: list[Mapping[str, Any]] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def step(self, entry: Mapping[str, Any]) -> None:
+        self.entries.append(entry)
