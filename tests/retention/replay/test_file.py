@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from posttrain.errors import DataError
+from posttrain.retention.replay.file import FileReplayConfig, file
+from posttrain.retention.selection import ReplayContext
+
+ROWS = '{"prompt": "a?", "completion": "b"}\n{"messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}\n'
+
+
+def config(**fields: object) -> FileReplayConfig:
+    return FileReplayConfig.model_validate({"data": "old.jsonl", **fields})
+
+
+def test_rows_are_read_beside_the_study(context: ReplayContext, tmp_path: Path, told: list[str]) -> None:
+    (tmp_path / "old.jsonl").write_text(ROWS, encoding="utf-8")
+    rows = file(config(), context)
+    assert [[m.content for m in row.messages] for row in rows] == [["a?", "b"], ["c", "d"]]
+    assert rows[1].place.endswith("old.jsonl:2")
+    assert told == ["replay from old.jsonl: 2 conversations"]
+    assert config().files() == ["old.jsonl"]
+
+
+def test_the_exams_questions_are_left_out(context: ReplayContext, tmp_path: Path, told: list[str]) -> None:
+    (tmp_path / "old.jsonl").write_text(ROWS, encoding="utf-8")
+    rows = file(config(), dataclasses.replace(context, forbidden=frozenset({"A"})))
+    assert len(rows) == 1
+    assert told == ["replay from old.jsonl: 1 conversations (1 asked by the exam left out)"]
+    assert len(file(config(n=1), context)) == 1
+
+
+def test_plain_text_is_no_conversation(context: ReplayContext, tmp_path: Path) -> None:
+    (tmp_path / "old.jsonl").write_text('{"text": "once upon a time"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"old\.jsonl:1: replay needs conversations"):
+        file(config(), context)
