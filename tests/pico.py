@@ -35,6 +35,12 @@ MARKED = (
 
 UNMARKED = MARKED.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", "")
 
+CHATML = (
+    "{%- for m in messages %}{{ '<|user|>' + m.role + '\n' + m.content + '<|end|>\n' }}{% endfor -%}"
+    "{%- if add_generation_prompt %}{{ '<|user|>assistant\n' }}{% endif -%}"
+)
+"""Tags that end with a line break, as Qwen's do, without markers."""
+
 SENTENCES = (
     "The capital of France is Paris. The highest mountain in Taiwan is Yushan.",
     "What is the currency of Japan? The yen. Who wrote Hamlet? William Shakespeare.",

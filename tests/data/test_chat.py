@@ -13,12 +13,8 @@ from posttrain.data.chat import IGNORED, Encoded, encode_all, encode_prompt, ren
 from posttrain.data.records import Completion, Conversation, Message, Record, Text
 from posttrain.errors import DataError, TemplateError
 from posttrain.models.load import load_tokenizer
-from tests.pico import FAMILIES, MARKED, UNMARKED, tokenizer
+from tests.pico import CHATML, FAMILIES, MARKED, UNMARKED, tokenizer
 
-CHATML = (
-    "{%- for m in messages %}{{ '<|user|>' + m.role + '\n' + m.content + '<|end|>\n' }}{% endfor -%}"
-    "{%- if add_generation_prompt %}{{ '<|user|>assistant\n' }}{% endif -%}"
-)
 GEMMA_LIKE = (  # marks the words but not the end-of-turn token, and a part of the tag
     "{{ bos_token }}{%- for m in messages %}{{ '<|user|>' }}{% if m.role == 'assistant' %}"
     "{% generation %}{{ 'model\n' + m.content | trim }}{% endgeneration %}{% else %}{{ m.role + '\n' + m.content | trim }}"

@@ -38,9 +38,7 @@ def test_share_is_right_to_half_a_row_at_every_moment(
 
 @settings(max_examples=60, deadline=None)
 @given(lengths, steps, shares, st.integers(0, 5))
-def test_without_replacement_until_all_were_used(
-    lengths: list[int], steps: list[int], share: float, seed: int
-) -> None:
+def test_without_replacement_until_all_were_used(lengths: list[int], steps: list[int], share: float, seed: int) -> None:
     old = OldRows(lengths, share=share, seed=seed)
     used: Counter[int] = Counter()
     for tokens in steps:

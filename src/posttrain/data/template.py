@@ -58,16 +58,19 @@ class ChatTemplate:
     """Renders conversations with one tokenizer's template; raises TemplateError naming the row."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
+        # Not the tokenizer itself: instances are kept as long as it lives (chat.py), which must not be for ever.
         self.variables = dict(tokenizer.special_tokens_map)
-        self.sources: dict[bool, str] = {}
+        try:
+            self.sources = {
+                tools: tokenizer.get_chat_template(tools=[{}] if tools else None) for tools in (False, True)
+            }
+        except ValueError as error:  # several templates, none of them the default
+            raise TemplateError(Problem("", str(error), "name one of them 'default'")) from error
         self.untold_tag: bool | None = None
         self.tag_marked: bool | None = None
 
     def source(self, tools: bool = False) -> str:
         """The Jinja source (some tokenizers keep another one for tools)."""
-        if tools not in self.sources:
-            self.sources[tools] = self.tokenizer.get_chat_template(tools=[{}] if tools else None)
         return self.sources[tools]
 
     def text(

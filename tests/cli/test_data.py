@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.cli.main import main
+from posttrain.data.chat import Encoded
+from posttrain.data.survey import check_prompt, check_stop, lengths_of
+from tests.pico import CHATML, MARKED, pico, tokenizer
+
+PicoPath = Callable[[str], Path]
+
+ROWS: list[Any] = [
+    {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "你好"}]},
+    {"prompt": "2+3?", "completion": "5 \u001b[31mred"},
+    {"messages": [{"role": "user", "content": "word " * 30}, {"role": "assistant", "content": "yes"}]},
+]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def model(pico_path: PicoPath) -> str:
+    return str(pico_path("llama"))
+
+
+def test_show(rows: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "show", str(rows), "--model", model, "--rows", "2", "--max-length", "40"]) == 0
+    out = capsys.readouterr().out
+    assert "--- rows.jsonl:1: 11 tokens, 5 learned\n<|bos|><|user|>Hi<|end|><|assistant|>⟦你好<|end|>⟧\n" in out
+    assert "⟦5 \\x1b[31mred<|end|>⟧" in out  # an escape sequence in the data is text
+    assert "rows.jsonl:3" not in out
+    assert "rows     3, 0 of them bad" in out
+    assert "over     1 rows are longer than max_length 40" in out
+    assert "stop     ok: turns end with <|end|>, generation stops at <|end|>" in out
+    assert "prompt   ok" in out
+
+
+def test_show_as_json(rows: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "show", str(rows), "-m", model, "-n", "1", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["rows"] == 3
+    (row,) = data["shown"]
+    assert row == {
+        "place": f"{rows}:1",
+        "tokens": 11,
+        "supervised": 5,
+        "segments": [
+            {"text": "<|bos|><|user|>Hi<|end|><|assistant|>", "supervised": False},
+            {"text": "你好<|end|>", "supervised": True},
+        ],
+    }
+    assert data["lengths"]["min"] == 11
+    assert data["stop"] == {"ends": ["<|end|>"], "stops": ["<|end|>"], "problem": ""}
+
+
+def test_show_goes_on_with_bad_rows_and_names_them(rows: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.write_text(rows.read_text() + '{"prompt": "a"}\n' + '{"prompt": "a", "completion": "<|end|>"}\n')
+    assert main(["data", "show", str(rows), "-m", model]) == 0
+    shown = capsys.readouterr()
+    assert "rows     5, 2 of them bad" in shown.out
+    assert f"bad row: {rows}:4: a row without an answer" in shown.err
+    assert f"bad row: {rows}:5: turn 1 (assistant) holds the control token" in shown.err
+
+
+def test_colours_on_a_terminal(
+    rows: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert main(["data", "show", str(rows), "-m", model, "-n", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b[1;32m你好<|end|>\x1b[0m" in out
+    assert "⟦" not in out
+
+
+def test_check(rows: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(rows), "-m", model, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["rows"], data["usable"], data["bad"], data["dropped"], data["truncated"]) == (3, 3, 0, 0, 0)
+    assert data["supervised_tokens"] < data["tokens"] == data["lengths"]["total"]
+
+
+def test_check_fails_on_bad_rows_and_skips_when_told(
+    rows: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows.write_text(rows.read_text() + '{"prompt": "a"}\n' + '{"messages": [{"role": "us')
+    assert main(["data", "check", str(rows), "-m", model]) == 1
+    shown = capsys.readouterr()
+    assert f"{rows}:4: a row without an answer" in shown.err
+    assert f"{rows}:5: not valid JSON" in shown.err
+    assert "2 of 5 rows cannot be used; --on-bad-row skip" in shown.err
+    assert [line.split() for line in shown.out.splitlines()[:3]] == [["rows", "5"], ["usable", "3"], ["bad", "2"]]
+    assert main(["data", "check", str(rows), "-m", model, "--on-bad-row", "skip"]) == 0
+    shown = capsys.readouterr()
+    assert f"left out: {rows}:4" in shown.err
+
+
+def test_over_long_rows(rows: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    check = ["data", "check", str(rows), "-m", model, "--max-length", "40"]
+    assert main(check) == 1
+    assert f"{rows}:3:" in capsys.readouterr().err
+    assert main([*check, "--over-long", "drop", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dropped"] == 1
+    assert main([*check, "--over-long", "truncate"]) == 1  # nothing is left to learn of row 3
+    assert "no supervised token is left after cutting" in capsys.readouterr().err
+
+
+def test_columns_hub_and_mistakes(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], rows: Path) -> None:
+    path = tmp_path / "qa.jsonl"
+    path.write_text('{"q": "a", "a": "b"}\n')
+    columns = ["--column", "prompt=q", "--column", "completion=a"]
+    assert main(["data", "check", str(path), "-m", model, *columns]) == 0
+    assert main(["data", "check", str(path), "-m", model, "--column", "prompt"]) == 2
+    assert main(["data", "check", str(path), "-m", model, "--column", "promt=q"]) == 2
+    assert "unknown field 'promt'" in capsys.readouterr().err
+    assert main(["data", "check", "posttrain-tests/none", "--hub", "-m", model]) == 3
+    assert "--download allows" in capsys.readouterr().err
+    assert main(["data", "check", str(tmp_path / "rowz.jsonl"), "-m", model]) == 3
+    assert main(["data", "show", str(rows), "-m", str(tmp_path / "nope")]) == 3
+
+
+def test_a_model_that_would_not_stop(tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = pico("llama", tmp_path, template=MARKED.replace("{{ '<|end|>' }}", "{{ '<|tool|>' }}"))
+    assert main(["data", "show", str(rows), "-m", str(folder), "-n", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "stop     PROBLEM: turns end with <|tool|>, but generation stops at <|end|>: add it to eos_token_id" in out
+
+
+def test_survey_numbers() -> None:
+    made = [Encoded([0] * n, [0] * n, "a:1") for n in range(1, 101)]
+    assert lengths_of(made, max_length=97) == (1, 50, 95, 100, 5050, 3)
+    assert lengths_of(made[:1], max_length=1) == (1, 1, 1, 1, 1, 0)
+    tok = tokenizer(MARKED)
+    whole = Encoded([4, 70, 2], [-100, 70, 2], "a:1")
+    cut = Encoded([4, 70], [-100, 70], "a:2", truncated=True)
+    assert check_stop([whole, cut], tok, (2, 4)).problem == ""
+    assert "generation stops at nothing" in check_stop([whole], tok, ()).problem
+    assert check_stop([cut], tok, (2,)).problem == "no supervised turn"
+
+
+def test_prompt_check() -> None:
+    assert check_prompt(tokenizer(MARKED)) == check_prompt(tokenizer(None)) == ""
+    assert "<think>" in check_prompt(tokenizer(CHATML.replace("assistant\n", "assistant\n<think>")))
+    assert "refuses" in check_prompt(tokenizer("{{ raise_exception('no') }}"))
