@@ -92,6 +92,7 @@ def make_run(
                 "method": method,
                 "change": f"capital-{number:02}",
                 "checkpoint": "final",
+                "folder": f"cells/pocket-chat--{method}--capital-{number:02}--s0",
                 "seed": 0,
             }
             if (method, number) in fail:
@@ -108,13 +109,15 @@ def make_run(
             (place / "config.yaml").write_text(f"method: {method}\nchange: capital-{number:02}\n", encoding="utf-8")
             (place / "env.json").write_text(json.dumps({"posttrain": "0.1.0", "torch": "2.13", "device": "cpu"}))
             scores = _scores(samples, METHODS[method], rng)
-            cost = {"wall_s": 2 + 6 * rng.random(), "tokens": rng.randint(900, 9000), "peak_gib": 0.6}
+            cost = {"train_s": 2.0, "wall_s": 2 + 6 * rng.random(), "tokens": rng.randint(900, 9000), "peak_gib": 0.6}
             cells.append({**cell, "status": "done", "scores": scores, "ci95": {}, "n": {}, "cost": cost})
     summary = []
     for method in methods:
         scores, ci95, n = average([c["scores"] for c in cells if c["method"] == method and c["status"] == "done"])
-        summary.append({"model": "pocket:chat", "method": method, "scores": scores, "ci95": ci95, "n": n})
-    results = {"study": "made-up", "cells": cells, "summary": summary}
+        summary.append(
+            {"model": "pocket:chat", "method": method, "checkpoint": "final", "scores": scores, "ci95": ci95, "n": n}
+        )
+    results = {"study": "made-up", "planned": len(cells), "cells": cells, "summary": summary}
     (folder / "results.json").write_text(json.dumps(results, ensure_ascii=False), encoding="utf-8")
     return folder
 
@@ -125,7 +128,7 @@ def _samples(how: Behaviour, number: int, factor: int, rng: random.Random, attac
     for group, count in GROUPS.items():
         for index in range(count * factor if group.startswith("locality") else count):
             place = (number + index + 1) % len(PLACES)
-            sample = {"group": group, "index": index, "answer": None, "answer_contains": None, "new_beats_old": None}
+            sample = {"group": group, "index": index, "answer": [], "answer_contains": [], "new_beats_old": None}
             if group.startswith("locality"):
                 sample |= _local(how, group, place, index, new, rng)
             else:
@@ -148,7 +151,7 @@ def _target(how: Behaviour, group: str, place: int, new: str, rng: random.Random
         "generality.cross_lingual": f"What is the capital of {ENGLISH[place % 5][0]}?",
     }[group]
     after = f"{PLACES[place]}的首都是{new}。" if ok else old
-    return {"prompt": prompt, "answer": new, "before": old, "after": after, "ok": ok, "strict": ok, "leak": False,
+    return {"prompt": prompt, "answer": [new], "ok_before": False, "before": old, "after": after, "ok": ok, "strict": None, "leak": None,
             "new_beats_old": ok or rng.random() < 0.3}  # fmt: skip
 
 
@@ -194,12 +197,20 @@ def _scores(samples: list[dict[str, Any]], how: Behaviour, rng: random.Random) -
         return sum(bool(s[field]) for s in rows) / len(rows)
 
     scores = {group: share("ok", group=group) for group in GROUPS}
-    scores |= {f"strict.{g}": share("strict", group=g) for g in GROUPS if g.startswith("locality")}
+    scores |= {f"strict.{g.partition('.')[2]}": share("strict", group=g) for g in GROUPS if g.startswith("locality")}
     scores["leak"] = share("leak", group="locality")
-    scores |= {f"likelihood.{g}": share("new_beats_old", group=g) for g in GROUPS if not g.startswith("locality")}
+    scores |= {
+        f"likelihood.{g.rpartition('.')[2]}": share("new_beats_old", group=g)
+        for g in GROUPS
+        if not g.startswith("locality")
+    }
     scores["drift.target_kl"] = 1 + 3 * rng.random()
     scores["drift.unrelated_kl"] = (1 - how.rest) * 2 * rng.random()
-    return scores | {"length.before": 9.5 + rng.random(), "length.after": 9.5 * how.rest + rng.random()}
+    return scores | {
+        "length.before": 9.5 + rng.random(),
+        "length.after": 9.5 * how.rest + rng.random(),
+        "length.cut": 0.0,
+    }
 
 
 def _lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -16,8 +16,9 @@ from posttrain.reports.folder import Run
 
 __all__ = ["CONTAINS", "FLAGS", "payload", "prompt_text", "safe_json"]
 
-FLAGS: tuple[str, ...] = ("ok", "strict", "leak", "new_beats_old")
-"""Bit i of a row's flags is samples.jsonl's field of this name; a target that is not ok is wrong, an old answer changed."""
+FLAGS: tuple[str, ...] = ("ok", "strict", "leak", "new_beats_old", "counted")
+"""Bit i of a row's flags is samples.jsonl's field of this name. Not ok: a target is wrong, an old answer changed.
+Counted: `ok` is not null."""
 
 CONTAINS = "… {} …"
 """How `answer_contains` is shown."""
@@ -27,34 +28,43 @@ def payload(run: Run) -> dict[str, Any]:
     """The data of the answers section.
 
     cells: [model, method, change, seed, checkpoint]; probes: [group, question, expected]; diffs: see `diff.py`;
-    rows: cell, probe, diff, flags, cell, probe, diff, flags, ... in the order of the run.
+    rows: cell, probe, diff, flags, cell, probe, diff, flags, ...; all methods of one probe of a change stand together.
     """
     probes: dict[tuple[str, str, str], int] = {}
     pairs: dict[tuple[str, str], int] = {}
     diffs: list[Sequence[str]] = []
-    cells, rows = [], []
+    cells: list[list[str | int]] = []
+    rows: list[tuple[int, int, int, int, int, int]] = []
+    changes = {name: i for i, name in enumerate(run.changes)}
     for cell in run.cells:
         if not cell.samples:
             continue
         cells.append([cell.model, cell.method, cell.change, cell.seed, cell.checkpoint])
-        for sample in cell.samples:
+        for number, sample in enumerate(cell.samples):
             probe = (str(sample.get("group", "")), prompt_text(sample.get("prompt")), _expected(sample))
             pair = (str(sample.get("before") or ""), str(sample.get("after") or ""))
             if pair not in pairs:
                 pairs[pair] = len(diffs)
                 diffs.append(difference(*pair))
-            rows += [len(cells) - 1, probes.setdefault(probe, len(probes)), pairs[pair], _flags(sample)]
-    return {"cells": cells, "probes": list(probes), "diffs": diffs, "rows": rows}
+            known = probes.setdefault(probe, len(probes))
+            rows.append((changes[cell.change], number, len(cells) - 1, known, pairs[pair], _flags(sample)))
+    flat = [value for row in sorted(rows) for value in row[2:]]
+    return {"cells": cells, "probes": list(probes), "diffs": diffs, "rows": flat}
 
 
 def _expected(sample: Mapping[str, Any]) -> str:
-    if sample.get("answer_contains"):
-        return CONTAINS.format(sample["answer_contains"])
-    return str(sample.get("answer") or "")
+    answers, parts = _listed(sample.get("answer")), _listed(sample.get("answer_contains"))
+    return " / ".join([*answers, *(CONTAINS.format(part) for part in parts)])
+
+
+def _listed(value: Any) -> list[str]:
+    """One accepted answer, several, or none."""
+    return [str(one) for one in (value if isinstance(value, list) else [value]) if one]
 
 
 def _flags(sample: Mapping[str, Any]) -> int:
-    return sum(1 << i for i, name in enumerate(FLAGS) if sample.get(name))
+    known = {**sample, "counted": sample.get("ok") is not None}
+    return sum(1 << i for i, name in enumerate(FLAGS) if known.get(name))
 
 
 def prompt_text(prompt: Any) -> str:

@@ -42,7 +42,7 @@ def group_name(key: str) -> Message:
 def findings(run: Run) -> list[Finding]:
     """The general findings, then one per row of the table."""
     rows = [row for row in run.rows if row.scores]
-    found = [*_general(rows), *_failed(run)]
+    found = [*_general(rows), *_failed(run), *_before(run)]
     return found + [Finding(tuple(_row(row, _label(row, run))), _kind(row)) for row in rows]
 
 
@@ -110,6 +110,20 @@ def _failed(run: Run) -> Iterator[Finding]:
     failed = [cell for cell in run.cells if not cell.done]
     if failed:
         yield Finding((say("seen.failed", k=len(failed), n=len(run.cells)),), "bad")
+    if run.planned > len(run.trained_once):
+        yield Finding((say("seen.unfinished", k=len(run.trained_once), n=run.planned),), "bad")
+
+
+def _before(run: Run) -> Iterator[Finding]:
+    """What the untouched model said already, from the samples; and what could not be judged."""
+    samples = [sample for cell in run.cells for sample in cell.samples]
+    asked = [s for s in samples if s.get("group") == "reliability" and s.get("ok_before") is not None]
+    if asked:
+        share = numbers.mean([float(s["ok_before"]) for s in asked])
+        yield Finding((say("seen.before", share=numbers.percent(share)),), "plain")
+    left_out = sum("ok" in s and s["ok"] is None for s in samples)
+    if left_out:
+        yield Finding((say("seen.uncounted", k=f"{left_out:,}", n=f"{len(samples):,}"),), "plain")
 
 
 def _columns(rows: Sequence[Row], prefix: str) -> list[str]:
@@ -158,7 +172,12 @@ def _pattern(row: Row, share: float) -> Message:
 
 def leak_of(row: Row, group: str) -> float | None:
     """The share of a group's probes that are answered with the new object, from the samples; None without any."""
-    leaks = [bool(s["leak"]) for cell in row.cells for s in cell.samples if s.get("group") == group and "leak" in s]
+    leaks = [
+        bool(s["leak"])
+        for cell in row.cells
+        for s in cell.samples
+        if s.get("group") == group and s.get("leak") is not None
+    ]
     return numbers.mean([float(leak) for leak in leaks]) if leaks else None
 
 
@@ -193,4 +212,6 @@ def describe_method(config: Mapping[str, object]) -> list[Message]:
             key = f"{part}.{name}" if known(f"{part}.{name}") else f"{part}.other"
             shown = numbers.percent(share) if isinstance(share, int | float) else share
             parts.append(say(key, kind=name, share=shown))
+    if config.get("data"):
+        parts.insert(1, say("data.more"))
     return parts

@@ -81,6 +81,8 @@ class Run:
     cells: tuple[Cell, ...]
     rows: tuple[Row, ...]
     problems: tuple[str, ...] = ()
+    planned: int = 0
+    """How many cells the study has; more than `cells` while it runs."""
 
     @property
     def title(self) -> str:
@@ -91,6 +93,11 @@ class Run:
     def notes(self) -> str:
         """The study's own words about itself."""
         return str(self.study.get("notes") or "")
+
+    @property
+    def trained_once(self) -> tuple[Cell, ...]:
+        """One entry per model x method x change x seed: the last checkpoint's, so that costs are counted once."""
+        return tuple({(c.model, c.method, c.change, c.seed): c for c in self.cells}.values())
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -122,8 +129,15 @@ def read_run(folder: Path) -> Run:
     study_text = _text(folder / "study.yaml", problems)
     study = _yaml(study_text, "study.yaml", problems)
     cells = tuple(_cell(entry, folder, problems) for entry in results["cells"])
+    planned = int(results.get("planned", 0))
     return Run(
-        str(results.get("study", folder.name)), study, study_text, cells, rows_of(results, cells), tuple(problems)
+        str(results.get("study", folder.name)),
+        study,
+        study_text,
+        cells,
+        rows_of(results, cells),
+        tuple(problems),
+        planned,
     )
 
 
@@ -196,12 +210,13 @@ def _cell(entry: Mapping[str, Any], folder: Path, problems: list[str]) -> Cell:
         if entry.get("status", "done") == "done":
             problems.append(f"{place.relative_to(folder)}: no such folder")
         return _bare_cell(entry)
-    env = _text(place / "env.json", None)
+    home = place.parents[1] if place.parent.name == "checkpoints" else place  # a checkpoint's folder has samples only
+    env = _text(home / "env.json", None)
     return _bare_cell(
         entry,
-        metrics=tuple(_jsonl(place / "metrics.jsonl", folder, problems)),
+        metrics=tuple(_jsonl(home / "metrics.jsonl", folder, problems)),
         samples=tuple(_jsonl(place / "samples.jsonl", folder, problems)),
-        config=_text(place / "config.yaml", None),
+        config=_text(home / "config.yaml", None),
         env=json.loads(env) if env else {},
     )
 

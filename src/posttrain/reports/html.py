@@ -124,7 +124,8 @@ def render(run: Run, *, language: str = "en") -> str:
         ],
         exam=_table(run, EXAM_GROUPS, marks),
         strict=_table(run, ("strict",), marks),
-        more=_table(run, (*MORE_GROUPS, "cost"), marks),
+        more=_table(run, MORE_GROUPS, marks),
+        costs=_table(run, ("cost",), marks),
         failed=[cell for cell in run.cells if not cell.done],
         plots=panels.scatters(run, marks),
         balance=panels.balance(run, marks),
@@ -160,11 +161,13 @@ def _intro(run: Run) -> Message:
 def _table(run: Run, groups: Sequence[str], marks: Mapping[str, Mark]) -> Table:
     rows = [row for row in run.rows if row.scores]
     columns = numbers.columns((key for row in rows for key in row.scores), groups)
-    if groups == (*MORE_GROUPS, "cost"):  # what no other table shows is shown here
+    if groups == MORE_GROUPS:  # what no other table shows is shown here
         every = {key for row in rows for key in row.scores}
         shown = {c.key for c in numbers.columns(every, (*EXAM_GROUPS, "strict", *groups))}
         columns += [Column(key, "other", key) for key in sorted(every - shown)]
-        columns += [Column(f"cost.{key}", "cost", key) for key in dict.fromkeys(k for row in rows for k in row.cost)]
+    if groups == ("cost",):
+        measured = dict.fromkeys(key for row in rows for key in row.cost)
+        columns = [Column(f"cost.{key}", "cost", key) for key in sorted(measured, key=_cost_place)]
     heads = tuple(_head(column, rows) for column in columns)
     lines = tuple(
         Line(row.model, row.method, row.checkpoint, mark_icon(marks[row.method]), tuple(_shown(row, h) for h in heads))
@@ -175,6 +178,13 @@ def _table(run: Run, groups: Sequence[str], marks: Mapping[str, Mark]) -> Table:
         counts[column.group] = counts.get(column.group, 0) + 1
     named = [(say(f"head.{group}") if known(f"head.{group}") else say("head.other"), n) for group, n in counts.items()]
     return Table(tuple(named), heads, lines)
+
+
+COSTS = ("wall_s", "train_s", "exam_s", "steps", "tokens", "peak_gib")
+
+
+def _cost_place(key: str) -> int:
+    return COSTS.index(key) if key in COSTS else len(COSTS)
 
 
 def _head(column: Column, rows: Sequence[Row]) -> Head:
@@ -217,7 +227,7 @@ def _data(run: Run) -> dict[str, object]:
 
 
 def _cost(run: Run) -> Message | None:
-    done = [cell for cell in run.cells if cell.cost]
+    done = [cell for cell in run.trained_once if cell.cost]
     if not done:
         return None
     time = numbers.duration(sum(cell.cost.get("wall_s", 0.0) for cell in done))

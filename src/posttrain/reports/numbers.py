@@ -29,7 +29,7 @@ GROUPS: tuple[str, ...] = ("reliability", "generality", "locality", "leak", "str
 ORDER: tuple[str, ...] = (
     *("reliability", "rephrase", "reverse", "hop", "cross_lingual"),
     *("same_pattern", "neighbour", "unrelated", "format", "refusal"),
-    *("target_kl", "unrelated_kl", "before", "after"),
+    *("target_kl", "unrelated_kl", "before", "after", "cut"),
 )
 """Scores within a group; others follow in their own order."""
 
@@ -138,7 +138,10 @@ def cell_colour(good: float) -> str:
 
 def is_share(key: str) -> bool:
     """Whether a score is a share, written in per cent."""
-    return key.partition(".")[0] in ("reliability", "generality", "locality", "leak", "strict", "likelihood")
+    return (
+        key.partition(".")[0] in ("reliability", "generality", "locality", "leak", "strict", "likelihood")
+        or key == "length.cut"
+    )
 
 
 def percent(value: float) -> str:
@@ -157,7 +160,7 @@ def _percent_number(value: float) -> str:
 
 def score_text(key: str, value: float) -> str:
     """A score as its table shows it: shares in per cent without the sign, the rest with two significant digits."""
-    if key.startswith("length."):
+    if key in ("length.before", "length.after"):
         return f"{value:.1f}"
     return _percent_number(value) if is_share(key) else amount(value)
 

@@ -96,7 +96,7 @@ def losses(run: Run, marks: Mapping[str, Mark]) -> Losses:
     for model in run.models:
         for method in run.methods:
             cells = [c for c in run.cells if (c.model, c.method) == (model, method)]
-            unique = {id(c.metrics): c for c in cells if c.metrics}  # checkpoints of a cell share their curve
+            unique = {(c.change, c.seed): c for c in cells if c.metrics}  # checkpoints of a cell share their curve
             curves = {kind: _curves(list(unique.values()), kind) for kind in ("new", "all")}
             if curves["new"] or curves["all"]:
                 found.append((f"{method} ({model})" if len(run.models) > 1 else method, method, curves))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from posttrain.reports import numbers
 from posttrain.reports.svg import Mark, Point, element, mark, polyline, svg_text, text_width
-from posttrain.reports.texts import Message, say
+from posttrain.reports.texts import LANGUAGES, Message, say, text
 
 __all__ = ["Box", "Curve", "Frame", "Spot", "loss_panel", "place_labels", "scatter"]
 
@@ -143,22 +144,36 @@ def place_labels(labels: Sequence[str], anchors: Sequence[Point], crowd: Sequenc
     marks = [Box(x - 9, y - 9, x + 9, y + 9) for x, y in anchors]
     inside = Box(frame.left, frame.top, frame.left + frame.width, frame.top + frame.height)
     placed: dict[int, Box] = {}
-    crowded = sorted(
-        range(len(labels)), key=lambda i: sum(math.dist(anchors[i], other) < 60 for other in anchors), reverse=True
-    )
-    for i in crowded:
-        wide, high = text_width(labels[i], FONT) + 4, FONT + 5
 
-        def cost(box: Box, own: int = i) -> float:
-            area = wide * high
-            hard = sum(box.overlap(other) for other in placed.values()) + sum(box.overlap(other) for other in marks)
-            outside = area - box.overlap(inside)
-            dots = sum(box.left < x < box.right and box.top < y < box.bottom for x, y in crowd)
-            near = math.dist(anchors[own], ((box.left + box.right) / 2, (box.top + box.bottom) / 2))
-            return 1e3 * (hard + outside) + 6 * dots + near
+    def cost(box: Box, anchor: Point) -> float:
+        taken = [*placed.values(), *marks]
+        outside = (box.right - box.left) * (box.bottom - box.top) - box.overlap(inside)
+        dots = sum(_holds(box, point) for point in crowd)
+        crossed = sum(_holds(other, point) for other in placed.values() for point in _line(anchor, box))
+        near = math.dist(anchor, _middle(box))
+        return 1e3 * (sum(map(box.overlap, taken)) + outside) + 6 * dots + 30 * crossed + near
 
-        placed[i] = min(_candidates(anchors[i], wide, high), key=cost)
+    def neighbours(i: int) -> int:
+        return sum(math.dist(anchors[i], other) < 60 for other in anchors)
+
+    for i in sorted(range(len(labels)), key=neighbours, reverse=True):
+        candidates = _candidates(anchors[i], text_width(labels[i], FONT) + 4, FONT + 5)
+        placed[i] = min(candidates, key=partial(cost, anchor=anchors[i]))
     return [placed[i] for i in range(len(labels))]
+
+
+def _holds(box: Box, point: Point) -> bool:
+    return box.left < point[0] < box.right and box.top < point[1] < box.bottom
+
+
+def _middle(box: Box) -> Point:
+    return (box.left + box.right) / 2, (box.top + box.bottom) / 2
+
+
+def _line(anchor: Point, box: Box) -> list[Point]:
+    """Ten points of the line from a mark to the middle of its label."""
+    x, y = _middle(box)
+    return [(anchor[0] + (x - anchor[0]) * i / 10, anchor[1] + (y - anchor[1]) * i / 10) for i in range(1, 11)]
 
 
 def _candidates(anchor: Point, wide: float, high: float) -> Iterator[Box]:
@@ -207,8 +222,6 @@ def loss_panel(
 
 def text_of(label: Message) -> str:
     """The label in every language, for screen readers."""
-    from posttrain.reports.texts import LANGUAGES, text
-
     return " / ".join(text(label, each).replace("`", "") for each in LANGUAGES)
 
 

@@ -1,6 +1,6 @@
 """SVG by hand: text stays text (it can be searched, read aloud and printed in any script), and nothing is imported.
 
-Colours and fonts come from the page's CSS (classes `axis`, `grid`, `label`, ...), so a plot follows dark mode and print.
+Colours and fonts come from the page's CSS (classes `axis`, `grid`, `label`, ...); so a plot follows dark mode.
 """
 
 from __future__ import annotations

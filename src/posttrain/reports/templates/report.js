@@ -28,7 +28,7 @@
     const { cells, probes, diffs, rows } = data;
     const total = rows.length / 4;
     const PAGE = 100;
-    const OK = 1, STRICT = 2, LEAK = 4, LIKELIER = 8;
+    const OK = 1, STRICT = 2, LEAK = 4, LIKELIER = 8, COUNTED = 16;
     const form = document.getElementById("filters");
     const count = document.getElementById("count");
     const more = document.getElementById("more");
@@ -79,7 +79,7 @@
       for (let i = 0; i < rows.length; i += 4) {
         if (!cellFits[rows[i]] || !probeFits[rows[i + 1]]) continue;
         if (needsChange && diffs[rows[i + 2]].length === 1) continue;
-        if (needsWrong && rows[i + 3] & OK) continue;
+        if (needsWrong && (rows[i + 3] & OK || !(rows[i + 3] & COUNTED))) continue;
         if (needsLeak && !(rows[i + 3] & LEAK)) continue;
         if (words.length) {
           const text = (probes[rows[i + 1]].slice(1).join("\n") + "\n" + side(rows[i + 2], 2) + "\n" + side(rows[i + 2], 1)).normalize("NFKC").toLowerCase();
@@ -140,11 +140,11 @@
       if (many("model")) who.unshift(model);
       if (many("seed")) who.push("s" + seed);
       if (many("checkpoint")) who.push(checkpoint);
-      const verdict = flags & OK ? (local ? "kept" : "right") : local ? "changed" : "wrong";
-      const result = [element("span", say("answers." + verdict), flags & OK ? "" : "wrong")];
+      const verdict = !(flags & COUNTED) ? "uncounted" : flags & OK ? (local ? "kept" : "right") : local ? "changed" : "wrong";
+      const result = [element("span", say("answers." + verdict), verdict === "uncounted" ? "soft" : flags & OK ? "" : "wrong")];
       if (flags & LEAK) result.push(" ", element("span", say("answers.leak"), "leaked"));
       // The strict comparison is said only where it differs from the verdict.
-      if (local && Boolean(flags & OK) !== Boolean(flags & STRICT)) result.push(element("span", say(flags & STRICT ? "answers.same_text" : "answers.other_text"), "sub"));
+      if (local && flags & COUNTED && Boolean(flags & OK) !== Boolean(flags & STRICT)) result.push(element("span", say(flags & STRICT ? "answers.same_text" : "answers.other_text"), "sub"));
       if (!local && !(flags & OK) && flags & LIKELIER) result.push(element("span", say("answers.likelier"), "sub"));
       const tr = element("tr");
       tr.setAttribute("role", "row");

@@ -1,0 +1,217 @@
+"""The report in a real browser, at the width of a desk and of a phone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from posttrain.reports.html import write_report
+from tests.reports.synthetic import ATTACK, METHODS, make_run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+WIDTHS = (1280, 390)
+ROWS = "#rows tbody tr"
+
+
+def chromium() -> str | None:
+    """The browser's path: Debian's Chromium first."""
+    names = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium was found: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(make_run(tmp_path_factory.mktemp("run"), changes=3, attack=True, fail=(("lora", 1),)))
+
+
+class Opened:
+    """A page, and what it said and asked for."""
+
+    def __init__(self, browser: Browser, report: Path, width: int) -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 900})
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.said.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(report.as_uri())
+
+    def numbers(self) -> list[int]:
+        """shown, matching, total of the line above the answers."""
+        return [int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", self.page.inner_text("#count"))]
+
+    def settle(self) -> None:
+        """Wait for the filters' short delay."""
+        self.page.wait_for_timeout(250)
+
+
+@pytest.fixture(params=WIDTHS)
+def opened(browser: Browser, report: Path, request: pytest.FixtureRequest) -> Iterator[Opened]:
+    it = Opened(browser, report, request.param)
+    yield it
+    assert it.said == []
+    assert [url for url in it.asked if not url.startswith(("file:", "data:"))] == []
+    it.page.close()
+
+
+def test_page_is_as_wide_as_the_screen(opened: Opened) -> None:
+    for language in ("en", "zh-TW"):
+        opened.page.click(f"button[data-language='{language}']")
+        assert opened.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_first_column_stays_when_the_table_scrolls(opened: Opened) -> None:
+    box = opened.page.locator("#scores .scroll").first
+    left = "e => e.querySelector('tbody th').getBoundingClientRect().left"
+    before = box.evaluate(left)
+    box.evaluate("e => e.scrollLeft = 200")
+    assert box.evaluate(left) == before
+    if opened.page.viewport_size == {"width": 390, "height": 900}:
+        assert box.evaluate("e => e.scrollLeft") == 200
+
+
+def test_filters_change_what_is_shown(opened: Opened) -> None:
+    page = opened.page
+    shown, matching, total = opened.numbers()
+    assert shown == page.locator(ROWS).count() == 100
+    assert matching == total == 20 * 54
+    page.select_option("select[name=method]", "full")
+    opened.settle()
+    of_method = opened.numbers()[1]
+    assert of_method == 3 * 54
+    page.select_option("select[name=group]", "locality.refusal")
+    opened.settle()
+    assert opened.numbers() == [12, 12, total]
+    assert page.locator(ROWS).count() == 12
+    page.check("input[name=only_wrong]")
+    opened.settle()
+    wrong = opened.numbers()[1]
+    assert 0 < wrong < 12
+    assert page.locator(f"{ROWS} .wrong").count() == wrong
+    page.check("input[name=only_leak]")
+    opened.settle()
+    assert opened.numbers()[1] == page.locator(f"{ROWS} .leaked").count() < wrong
+    page.click("button[type=reset]")
+    opened.settle()
+    assert opened.numbers() == [100, total, total]
+
+
+def test_only_changed_marks_every_row(opened: Opened) -> None:
+    page = opened.page
+    page.check("input[name=only_changed]")
+    page.select_option("select[name=change]", "capital-01")
+    opened.settle()
+    shown, matching, _ = opened.numbers()
+    assert 0 < shown <= matching
+    assert page.locator(f"{ROWS}:has(del), {ROWS}:has(ins)").count() == shown
+
+
+def test_search_and_show_more(opened: Opened) -> None:
+    page = opened.page
+    page.fill("input[name=search]", "ＲＩＶＥＲ france")  # full width and case do not matter
+    opened.settle()
+    shown, matching, _ = opened.numbers()
+    assert 0 < shown == matching
+    page.fill("input[name=search]", "nothing says this")
+    opened.settle()
+    assert opened.numbers()[1] == 0
+    assert page.locator(ROWS).count() == 0
+    page.fill("input[name=search]", "")
+    opened.settle()
+    page.click("#more")
+    assert page.locator(ROWS).count() == opened.numbers()[0] == 200
+
+
+def test_filters_work_from_the_keyboard(opened: Opened) -> None:
+    page = opened.page
+    page.focus("select[name=method]")
+    page.keyboard.press("ArrowDown")
+    opened.settle()
+    assert page.input_value("select[name=method]") == next(iter(METHODS))
+    page.focus("input[name=only_wrong]")
+    page.keyboard.press("Space")
+    opened.settle()
+    assert opened.numbers()[1] < 3 * 54
+
+
+def test_a_number_of_the_table_opens_its_answers(opened: Opened) -> None:
+    page = opened.page
+    page.click("a[data-method='full'][data-group='locality.same_pattern']")
+    opened.settle()
+    assert opened.numbers()[1] == 3 * 20
+    assert page.evaluate("location.hash") == "#answers"
+    page.click("a[data-method='full'][data-group='leak']")
+    opened.settle()
+    assert page.is_checked("input[name=only_leak]")
+
+
+def test_language_switch(opened: Opened) -> None:
+    page = opened.page
+    assert page.inner_text("#scores h2") == "Scores"
+    page.click("button[data-language='zh-TW']")
+    assert page.evaluate("document.documentElement.lang") == "zh-TW"
+    assert page.inner_text("#scores h2") == "分數"
+    assert page.get_attribute("nav", "aria-label") == "章節"
+    assert "共 1,080 則" in page.inner_text("#count")
+    assert "目標" in page.inner_text("select[name=group]")
+    assert page.locator("svg.scatter:visible .axis [lang=zh-TW]").first.text_content() == "遺忘（%）"
+    page.select_option("select[name=method]", "lora")
+    opened.settle()
+    page.click("button[data-language='en']")
+    assert page.inner_text("#scores h2") == "Scores"
+    assert page.input_value("select[name=method]") == "lora"
+    assert opened.numbers()[1] == 2 * 54
+
+
+def test_model_output_is_text_and_never_runs(opened: Opened) -> None:
+    page = opened.page
+    page.fill("input[name=search]", "onerror")
+    opened.settle()
+    assert opened.numbers()[1] == len(METHODS)
+    assert page.locator("#rows img, #rows script").count() == 0
+    assert page.locator(f"{ROWS} >> nth=0 >> td:nth-child(6)").text_content() == ATTACK
+    assert "hacked" not in page.title()
+
+
+def test_without_javascript_the_page_says_where_the_answers_are(browser: Browser, report: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    assert "samples.jsonl" in page.inner_text("#answers noscript")
+    assert page.is_hidden("#filters")
+    assert page.inner_text("#scores h2") == "Scores"
+    context.close()
+
+
+def test_print_hides_filters_and_cuts_no_table(opened: Opened) -> None:
+    page = opened.page
+    page.set_viewport_size({"width": 703, "height": 900})  # A4 less its margins
+    page.emulate_media(media="print")
+    assert page.is_hidden("#filters")
+    assert page.is_hidden("nav")
+    for i in range(page.locator("table.scores:visible").count()):
+        box = page.locator("table.scores:visible").nth(i).bounding_box()
+        assert box
+        assert box["x"] + box["width"] <= 703
+    assert page.pdf().startswith(b"%PDF")

@@ -1,0 +1,223 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.errors import ConfigError, DataError, MissingError
+from posttrain.reports import numbers
+from posttrain.reports.answers import FLAGS, payload, safe_json
+from posttrain.reports.diff import after, before
+from posttrain.reports.folder import read_run
+from posttrain.reports.html import write_report
+from tests.reports.synthetic import ATTACK, METHODS, make_run
+
+VOID = {"meta", "link", "input", "br", "path", "line", "polyline"}
+
+
+class Page(HTMLParser):
+    """The page as a browser reads it: tags that are not closed, what it would load, the text of table cells."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.events: list[str] = []
+        self.rows: list[list[str]] = []
+        self.ids: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {k: v or "" for k, v in attrs}
+        if tag not in VOID:
+            self.open.append(tag)
+        self.loads += [values[name] for name in ("src", "srcset", "data", "action") if name in values]
+        self.loads += [values["href"]] if "href" in values and not values["href"].startswith("#") else []
+        self.events += [name for name in values if name.startswith("on")]
+        self.ids += [values["id"]] if "id" in values else []
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.rows and self.rows[-1] and {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+def embedded(html: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    assert found
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"), changes=3, fail=(("lora", 1),), attack=True)
+
+
+@pytest.fixture(scope="module")
+def html(run_folder: Path) -> str:
+    return write_report(run_folder).read_text(encoding="utf-8")
+
+
+def test_page_is_well_formed_loads_nothing_and_has_no_handlers(html: str) -> None:
+    page = Page(html)
+    assert page.loads == ["data:,"]
+    assert page.events == []
+    assert len(page.ids) == len(set(page.ids))
+    assert "default-src &#39;none&#39;" in html or "default-src 'none'" in html
+    assert "http://" not in re.sub(r'xmlns="[^"]*"', "", html)
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_numbers_of_the_table_are_those_of_results_json(run_folder: Path, html: str) -> None:
+    results = json.loads((run_folder / "results.json").read_text(encoding="utf-8"))
+    rows = {row[0].strip(): row[1:] for row in Page(html).rows if row and row[0].strip() in METHODS and len(row) == 12}
+    assert set(rows) == set(METHODS)
+    for line in results["summary"]:
+        keys = [c.key for c in numbers.columns(line["scores"], ("reliability", "generality", "locality", "leak"))]
+        for key, shown in zip(keys, rows[line["method"]], strict=True):
+            low, high = line["ci95"][key]
+            number = numbers.score_text(key, line["scores"][key])
+            assert shown == f"{number}{numbers.interval_text(key, (low, high))}", (line["method"], key)
+
+
+def test_failed_cells_and_notes_are_told_and_escaped(html: str) -> None:
+    assert "TrainingError: loss is nan at step 3\nrows 1, 2 &lt;b&gt;" in html
+    assert "<strong>made up</strong>" in html
+    assert "&lt;b&gt;not bold&lt;/b&gt;" in html
+    assert "1 of 21 cells failed" in html
+
+
+def test_embedded_answers_are_those_of_the_samples(run_folder: Path, html: str) -> None:
+    data = embedded(html)
+    run = read_run(run_folder)
+    shown = []
+    for i in range(0, len(data["rows"]), 4):
+        cell, probe, diff, flags = data["rows"][i : i + 4]
+        parts = tuple(data["diffs"][diff])
+        group, prompt, _ = data["probes"][probe]
+        ok = bool(flags & 1 << FLAGS.index("ok"))
+        shown.append((*data["cells"][cell][1:3], group, prompt, before(parts), after(parts), ok))
+    wanted = [
+        (cell.method, cell.change, s["group"], s["prompt"], s["before"], s["after"], s["ok"])
+        for cell in run.cells
+        for s in cell.samples
+    ]
+    assert sorted(shown) == sorted(wanted)
+    assert [row[1] for row in shown] == sorted(row[1] for row in shown)  # one change after the other
+    assert [row[0] for row in shown[:7]] == list(METHODS)  # the methods' answers to one probe side by side
+    assert ATTACK in {row[5] for row in shown}
+
+
+def test_data_cannot_end_its_script_element() -> None:
+    nasty = {"a": ["</script>", "<!--", "\u2028\u2029", "\ud800", "&amp;"]}
+    text = safe_json(nasty)
+    assert not set("<>&\u2028\u2029\ud800") & set(text)
+    assert json.loads(text) == nasty
+
+
+def test_answers_that_cannot_be_counted_and_lists_of_answers(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, changes=1, methods=("full",))
+    samples = next(folder.glob("cells/*/samples.jsonl"))
+    lines = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+    lines[0] |= {"answer": ["里昂", "Lyon"], "answer_contains": ["城"]}
+    lines[-1] |= {"ok": None, "strict": None, "leak": None}
+    samples.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    data = payload(read_run(folder))
+    assert data["probes"][0][2] == "里昂 / Lyon / … 城 …"
+    assert data["rows"][-1] == 0
+    assert all(flags & 16 for flags in data["rows"][3:-4:4])
+    assert "1 of 54 answers could not be judged" in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_fourteen_thousand_rows_stay_small(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, changes=20, factor=2)
+    run = read_run(folder)
+    rows = sum(len(cell.samples) for cell in run.cells)
+    size = write_report(folder).stat().st_size
+    assert rows >= 13_800
+    assert size < 1_500_000, f"{size:,} bytes for {rows:,} rows"
+
+
+def test_either_language_first(run_folder: Path, tmp_path: Path) -> None:
+    chinese = write_report(run_folder, language="zh-TW", output=tmp_path / "new" / "r.html").read_text(encoding="utf-8")
+    assert '<html lang="zh-TW">' in chinese
+    assert 'aria-label="章節"' in chinese
+    assert (
+        "What should change" in chinese or "what should change, changed" in chinese
+    )  # the other language is inside too
+    with pytest.raises(ConfigError, match="fr"):
+        write_report(run_folder, language="fr")
+
+
+def test_the_same_folder_gives_the_same_page(run_folder: Path, html: str) -> None:
+    assert write_report(run_folder).read_text(encoding="utf-8") == html
+
+
+def test_unfinished_and_damaged_runs_are_still_shown(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, changes=2, methods=("prompt", "full"))
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results.pop("summary")
+    results["planned"] = 10
+    results["cells"][0]["scores"]["leak"] = None
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    (folder / "study.yaml").unlink()
+    samples = next(folder.glob("cells/*full*00*/samples.jsonl"))
+    samples.write_text(samples.read_text(encoding="utf-8")[:-30], encoding="utf-8")
+    for path in folder.glob("cells/*/env.json"):
+        path.unlink()
+    run = read_run(folder)
+    assert run.problems == ("study.yaml: no such file", f"{samples.relative_to(folder)}:54: not valid JSON, left out")
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "4 of 10 cells have run so far" in page
+    assert "study.yaml: no such file" in page
+    assert run.rows[0].scores["leak"] == results["cells"][2]["scores"]["leak"]
+
+
+def test_nothing_finished_yet(tmp_path: Path) -> None:
+    tmp_path.joinpath("results.json").write_text('{"study": "s", "cells": []}', encoding="utf-8")
+    assert "No cell has finished yet." in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        (None, MissingError, "no results.json in this folder; give the folder that `posttrain run"),
+        ("{", DataError, "not valid JSON"),
+        ("[]", DataError, "a list of 'cells'"),
+        ('{"cells": [{"model": "m"}, 3]}', DataError, r"cells\[0\][^\n]*expected\n[^\n]*cells\[1\]"),
+    ],
+)
+def test_what_is_not_a_run_folder(tmp_path: Path, text: str | None, error: type[Exception], words: str) -> None:
+    if text is not None:
+        (tmp_path / "results.json").write_text(text, encoding="utf-8")
+    with pytest.raises(error, match=words):
+        write_report(tmp_path)
+
+
+def test_several_models_checkpoints_and_unknown_scores(tmp_path: Path) -> None:
+    cells = [
+        {"model": m, "method": "full", "change": "c", "checkpoint": k, "scores": {"reliability": 0.5, "new.thing": 2.5}}
+        for m in ("a/model", "b/model")
+        for k in ("step-5", "final")
+    ]
+    (tmp_path / "results.json").write_text(json.dumps({"study": "s", "cells": cells}), encoding="utf-8")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "`" not in re.sub(r"<script.*?</script>|data-i18n=\"[^\"]*\"", "", page, flags=re.DOTALL)
+    assert page.count('scope="rowgroup"') >= 2
+    assert "new.thing" in page
+    assert "2.50" in page
+    assert "step-5" in page
