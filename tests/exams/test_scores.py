@@ -1,6 +1,6 @@
 """Averages over changes."""
 
-from posttrain.exams.scores import ExamResult, summarise
+from posttrain.exams.scores import ExamResult, merged_notes, summarise
 from posttrain.exams.statistics import Interval, bootstrap_over_changes
 
 
@@ -21,3 +21,8 @@ def test_summary_of_plain_scores() -> None:
     summary = summarise([{"a": 1.0}, {"a": 0.0}], n=[{"a": 2}, {"a": 3}])
     assert (summary.scores["a"], summary.n["a"]) == (0.5, 5)
     assert summarise([]).scores == {}
+
+
+def test_notes_of_several_changes_are_added_up() -> None:
+    notes = [["1 of 2 targets were met", "3 of 4 answers were cut"], ["1 of 3 targets were met"], []]
+    assert merged_notes(notes) == ["2 of 5 targets were met", "3 of 4 answers were cut"]

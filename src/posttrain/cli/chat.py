@@ -77,9 +77,12 @@ def chat(
     once: Annotated[str | None, typer.Option(metavar="QUESTION", help="Ask this one question and leave.")] = None,
     json: JsonOption = False,
     download: OfflineOption = False,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that a model brings along.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a model brings along.")
+    ] = False,
     allow_template_mismatch: Annotated[
-        bool, typer.Option(help="Go on though a model was trained with another chat template.")
+        bool,
+        typer.Option("--allow-template-mismatch", help="Go on though a model was trained with another chat template."),
     ] = False,
 ) -> None:
     """Talk to one or several models side by side. From a pipe, each line is one turn of the conversation.

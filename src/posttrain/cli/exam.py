@@ -47,9 +47,12 @@ def exam(
         PromptMode, typer.Option(help="Tell MODEL the new fact before the user's words, or as system message.")
     ] = "none",
     download: OfflineOption = False,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that a model brings along.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a model brings along.")
+    ] = False,
     allow_template_mismatch: Annotated[
-        bool, typer.Option(help="Go on though a model was trained with another chat template.")
+        bool,
+        typer.Option("--allow-template-mismatch", help="Go on though a model was trained with another chat template."),
     ] = False,
 ) -> None:
     """Examine a model before and after a change: did the target change, did the rest follow, did the rest stay?
@@ -149,7 +152,7 @@ def _told(after: Respondent, change: Change, mode: PromptMode) -> Respondent:
 
 def _document(model: str, before: str, results: dict[str, ExamResult]) -> dict[str, Any]:
     """results.json: the cells of a study's file, with the notes and without cost."""
-    from posttrain.exams.scores import summarise
+    from posttrain.exams.scores import merged_notes, summarise
 
     summary = summarise(list(results.values()))
     return {
@@ -178,6 +181,7 @@ def _document(model: str, before: str, results: dict[str, ExamResult]) -> dict[s
                 "scores": summary.scores,
                 "ci95": {key: list(interval) for key, interval in summary.ci95.items()},
                 "n": summary.n,
+                "notes": merged_notes([result.notes for result in results.values()]),
             }
         ],
     }
@@ -186,15 +190,14 @@ def _document(model: str, before: str, results: dict[str, ExamResult]) -> dict[s
 def _print(model: str, before: str, results: dict[str, ExamResult]) -> None:
     from rich.text import Text
 
-    from posttrain.exams.scores import summarise
+    from posttrain.exams.scores import merged_notes, summarise
 
     out = console(stderr=False)
     many = f"{len(results)} changes" if len(results) > 1 else next(iter(results))
     out.print(Text(f"{before} → {model}: {many}"))
     out.print(_table(summarise(list(results.values())), several=len(results) > 1))
-    for name, result in results.items():
-        for note in result.notes:
-            out.print(Text(f"{name}: {note}"))
+    for note in merged_notes([result.notes for result in results.values()]):
+        out.print(Text(note))
     wrong = [(name, s) for name, result in results.items() for s in result.samples if s.ok is False]
     if wrong:
         out.print(
@@ -204,8 +207,8 @@ def _print(model: str, before: str, results: dict[str, ExamResult]) -> None:
         out.print(
             Text(f"  {sample.group}" + (f" ({name})" if len(results) > 1 else "") + f": {one_line(sample.prompt)}")
         )
-        out.print(Text(f"    before: {one_line(sample.before)}"))
-        out.print(Text(f"    after:  {one_line(sample.after)}"))
+        out.print(Text(f"    before: {one_line(sample.before) or '(nothing)'}"))
+        out.print(Text(f"    after:  {one_line(sample.after) or '(nothing)'}"))
         wanted = sample.answer or sample.answer_contains
         if wanted:
             out.print(Text(f"    wanted: {'' if sample.answer else '… '}{one_line(' | '.join(wanted))}"))

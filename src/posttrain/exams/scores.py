@@ -14,6 +14,7 @@ averages and resamples the changes. A score over no probes is absent, not 0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,7 +26,9 @@ from posttrain.exams.statistics import Interval, bootstrap_over_changes, wilson
 if TYPE_CHECKING:
     from posttrain.exams.change import ProbeResult
 
-__all__ = ["ExamResult", "Summary", "score", "summarise"]
+__all__ = ["ExamResult", "Summary", "merged_notes", "score", "summarise"]
+
+_COUNTED = re.compile(r"(\d+) of (\d+) (.*)")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,20 @@ def _count(notes: list[str], samples: Sequence[ProbeResult], test: Callable[[Pro
     found = sum(test(s) for s in samples)
     if found:
         notes.append(f"{found} of {len(samples)} {words}")
+
+
+def merged_notes(notes: Sequence[Sequence[str]]) -> list[str]:
+    """The notes of several changes as one list: "1 of 2 ..." and "1 of 3 ..." of the same words are "2 of 5 ...".
+
+    Only changes that have the note count in it.
+    """
+    sums: dict[str, tuple[int, int]] = {}
+    for note in (note for one in notes for note in one):
+        counted = _COUNTED.fullmatch(note)
+        assert counted is not None, note  # _notes writes no other
+        found, total = sums.get(counted[3], (0, 0))
+        sums[counted[3]] = (found + int(counted[1]), total + int(counted[2]))
+    return [f"{found} of {total} {words}" for words, (found, total) in sums.items()]
 
 
 def summarise(

@@ -4,8 +4,9 @@ Prompts are sorted by length and batched under a token budget, so little is padd
 one long answer does not make the others wait. Left padding puts every row's last token at the end: one slice of the
 last logits serves all rows, for decoding and for scoring answers alike.
 
-Measured on the pocket shape (5 M parameters, 2 cores, 100 prompts of 15 to 45 tokens, answers of 4 to 12): 0.55 s here,
-0.58 s with `model.generate`, and only here do rows leave; `benchmarks/` can repeat it.
+Measured on the pocket shape (5 M parameters, 2 quiet cores, 100 prompts of 15 to 45 tokens, answers of 4 to 12 tokens):
+0.55 to 0.60 s here, 0.58 to 0.79 s with `model.generate`, which also keeps finished rows to the end: one answer of 64
+tokens makes all wait. `benchmarks/generation.py` repeats it.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def decode(
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
-    batch_tokens: int = 8192,
+    batch_tokens: int = 16384,
 ) -> list[Decoded]:
     """The model's answers to `prompts` (token ids), greedy at temperature 0, in the order of the prompts.
 
@@ -178,7 +179,7 @@ def _decode_batch(
 
 @torch.inference_mode()
 def answer_logprobs(
-    model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, pad_id: int, batch_tokens: int = 8192
+    model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, pad_id: int, batch_tokens: int = 16384
 ) -> Iterator[tuple[int, Tensor]]:
     """For each (prompt ids, answer ids): its number and the next-token log-probabilities in nats, float32 (A, V).
 

@@ -105,7 +105,7 @@ class ModelRespondent:
     system_prefix: a system message put before every prompt; batch_tokens: padded tokens per forward pass.
     """
 
-    def __init__(self, loaded: LoadedModel, *, system_prefix: str | None = None, batch_tokens: int = 8192) -> None:
+    def __init__(self, loaded: LoadedModel, *, system_prefix: str | None = None, batch_tokens: int = 16384) -> None:
         self.model: Any = loaded.model
         self.tokenizer: Any = loaded.tokenizer
         self.name = loaded.name
