@@ -5,7 +5,8 @@ from posttrain.reports.texts import text
 
 def run_of(**methods: tuple[dict[str, float], int]) -> Run:
     """Methods with the scores of each of their n changes."""
-    cells, rows = [], []
+    cells: list[Cell] = []
+    rows: list[Row] = []
     for name, (scores, n) in methods.items():
         own = tuple(Cell("pocket:chat", name, f"c{i}", 0, "final", "done", "", scores, {}, {}, {}) for i in range(n))
         cells += own
