@@ -111,9 +111,12 @@ def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> None:
         for i, key in enumerate(keys):
             last = i == len(keys) - 1
             if isinstance(at, list):
-                named = [j for j, v in enumerate(at) if isinstance(v, dict) and v.get("name") == key]
+                names = [v.get("name", v.get("kind")) if isinstance(v, dict) else None for v in at]
+                named = [j for j, name in enumerate(names) if name == key]
                 if not named and not (key.isdigit() and int(key) < len(at)):
-                    raise ConfigError(Problem(f"--set {item}", f"'{key}' is neither a name nor a number in the list"))
+                    known = ", ".join(str(name) for name in names if name) or f"0 to {len(at) - 1}"
+                    cause = f"'{key}' is neither a name nor a number in the list"
+                    raise ConfigError(Problem(f"--set {item}", cause, f"known: {known}"))
                 index = named[0] if named else int(key)
                 if last:
                     at[index] = parse_value(value)

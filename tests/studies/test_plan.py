@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.config.change import load_changes
+from posttrain.config.load import load_yaml
+from posttrain.errors import ConfigError, MissingError
+from posttrain.studies.config import Study
+from posttrain.studies.plan import Cell, content_hash, make_plan, select
+
+FORBIDDEN = frozenset({"x"})
+
+
+def planned(path: Path, sets: tuple[str, ...] = ()) -> tuple[Study, list[Cell]]:
+    study = load_yaml(path, Study, sets)
+    return study, make_plan(study, load_changes(study.changes, path.parent), path.parent)
+
+
+def hashes(path: Path, *sets: str, fingerprint: str = "w", forbidden: frozenset[str] = FORBIDDEN) -> dict[str, str]:
+    study, cells = planned(path, sets)
+    names = dict.fromkeys(study.models, fingerprint)
+    return {
+        f"{c.method.label}/{c.change.name}": content_hash(c, study, names, path.parent, {}, forbidden) for c in cells
+    }
+
+
+def test_every_cell_once_all_methods_of_a_change_together(make_study: Callable[..., Path]) -> None:
+    _, cells = planned(make_study(models=["a/b", "pocket:chat"], seeds=[0, 1]))
+    assert len(cells) == len({cell.folder for cell in cells}) == 2 * 4 * 2 * 2
+    assert cells[0].folder == "a-b--prompt--france--s0"
+    assert [cell.method.label for cell in cells[:4]] == ["prompt", "full", "full+self", "lora"]
+    assert {cell.change.name for cell in cells[:8]} == {"france"}
+    assert str(cells[2]) == "a/b | full+self | france | seed 0"
+
+
+def test_two_models_of_one_folder_name_are_refused(make_study: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="share the folder a-b--prompt--france--s0"):
+        planned(make_study(models=["a/b", "a:b"]))
+
+
+def test_a_file_that_a_method_reads_must_be_there(make_study: Callable[..., Path]) -> None:
+    methods = [{"kind": "train", "data": "rows/{change}.jsonl"}, {"kind": "prompt"}]
+    with pytest.raises(MissingError) as caught:
+        planned(make_study(methods=methods))
+    assert [p.cause for p in caught.value.problems] == [
+        f"method 'train' reads rows/{name}.jsonl, which is not there" for name in ("france", "japan")
+    ]
+
+
+def test_select(make_study: Callable[..., Path]) -> None:
+    _, cells = planned(make_study())
+    assert [c.folder for c in select(cells, only=["lora"])] == [c.folder for c in cells if c.method.label == "lora"]
+    assert {c.change.name for c in select(cells, changes=1)} == {"france"}
+    assert len(select(cells, changes=99)) == len(cells)
+    with pytest.raises(ConfigError, match=r"--only: no method 'lroa'; known: prompt, full, full\+self, lora"):
+        select(cells, only=["lroa"])
+
+
+@pytest.mark.parametrize(
+    ("sets", "changed"),
+    [
+        (("methods.full.optimizer.learning_rate=1e-3",), {"full"}),
+        (("methods.lora.tuner.rank=4",), {"lora"}),
+        (("methods.full.name=other",), set()),
+        (("title=Another", "notes=more"), set()),
+        (("max_new_tokens=13",), {"prompt", "full", "full+self", "lora"}),
+        (("keep=final",), {"prompt", "full", "full+self", "lora"}),
+        (("methods.prompt.place=system",), {"prompt"}),
+    ],
+)
+def test_settings_that_count_change_the_hash(
+    make_study: Callable[..., Path], sets: tuple[str, ...], changed: set[str]
+) -> None:
+    before, after = hashes(make_study()), hashes(make_study(), *sets)
+    differing = {
+        a.split("/")[0] for (a, one), other in zip(before.items(), after.values(), strict=True) if one != other
+    }
+    assert differing == changed
+
+
+def test_everything_that_goes_in_changes_the_hash(make_study: Callable[..., Path]) -> None:
+    path = make_study()
+    before = hashes(path)
+    assert len(set(before.values())) == len(before)
+    assert hashes(path) == before
+    assert not set(before.values()) & set(hashes(path, fingerprint="other").values())
+
+    def differing(after: dict[str, Any]) -> set[str]:
+        return {name for name, value in after.items() if before[name] != value}
+
+    with (path.parent / "prompts.jsonl").open("a", encoding="utf-8") as file:
+        file.write('\n{"prompt": "new"}')
+    assert differing(hashes(path)) == {"full+self/france", "full+self/japan"}
+    path = make_study()
+    assert differing(hashes(path, forbidden=frozenset({"y"}))) == {"full+self/france", "full+self/japan"}
+    change = path.parent / "changes" / "japan.yaml"
+    change.write_text(change.read_text(encoding="utf-8").replace("Paris", "Rome"), encoding="utf-8")
+    assert differing(hashes(path)) == {f"{m}/japan" for m in ("prompt", "full", "full+self", "lora")}

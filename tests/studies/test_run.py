@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.config.change import load_changes
+from posttrain.config.load import load_yaml
+from posttrain.errors import Interrupted, PosttrainError
+from posttrain.studies.config import Study
+from posttrain.studies.methods import prompt as prompt_method
+from posttrain.studies.plan import make_plan, select
+from posttrain.studies.run import Event, Outcome, Silent, run_study
+
+
+class Listener(Silent):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.events: list[Event] = []
+        self.steps: list[Mapping[str, Any]] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def ends(self, event: Event) -> None:
+        self.events.append(event)
+
+    def step(self, entry: Mapping[str, Any]) -> None:
+        self.steps.append(entry)
+
+    @property
+    def ran(self) -> list[str]:
+        return [f"{e.cell.method.label}/{e.cell.change.name}" for e in self.events]
+
+
+def go(
+    path: Path, *sets: str, only: Sequence[str] = (), changes: int | None = None, restart: bool = False
+) -> tuple[Outcome, Listener]:
+    study = load_yaml(path, Study, sets)
+    plan = make_plan(study, load_changes(study.changes, path.parent), path.parent)
+    listener = Listener()
+    outcome = run_study(
+        study,
+        plan,
+        select(plan, only=only, changes=changes),
+        base=path.parent,
+        folder=path.parent / "run",
+        watcher=listener,
+        restart=restart,
+    )
+    return outcome, listener
+
+
+def results(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((path.parent / "run" / "results.json").read_text(encoding="utf-8"))
+    return data
+
+
+def scores(path: Path, method: str) -> dict[str, float]:
+    found: dict[str, float] = next(s["scores"] for s in results(path)["summary"] if s["method"] == method)
+    return found
+
+
+def test_a_study_from_end_to_end_and_nothing_twice(make_study: Callable[..., Path]) -> None:
+    path = make_study()
+    outcome, listener = go(path)
+    assert (outcome.ran, outcome.skipped, outcome.failed) == (8, 0, [])
+    assert listener.events[-1].left_s == 0
+    assert (listener.events[0].done, listener.events[0].total) == (1, 8)
+    data = results(path)
+    assert data["study"] == data["title"] == "tiny"
+    assert [c["method"] for c in data["cells"][:4]] == ["prompt", "full", "full+self", "lora"]
+    assert scores(path, "full")["reliability"] == 1.0
+    # what the talker knows stays with its own answers mixed in
+    assert scores(path, "full+self")["reliability"] == 1.0
+    assert scores(path, "full+self")["drift.unrelated_kl"] < scores(path, "full")["drift.unrelated_kl"]
+    # "Capital of France" is asked by the exam, so two of three prompts are replayed
+    assert "replay of own answers: 2 conversations (1 asked by the exam left out)" in listener.lines
+
+    for cell in data["cells"]:
+        folder = path.parent / "run" / cell["folder"]
+        samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert [s["group"] for s in samples] == [
+            "reliability",
+            "generality.rephrase",
+            "locality.same_pattern",
+            "locality.unrelated",
+            "locality.unrelated",
+        ]
+        assert "## Scores" in (folder / "card.md").read_text(encoding="utf-8")
+        assert "torch" in (folder / "env.json").read_text(encoding="utf-8")
+        steps = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        assert len(steps) == (0 if cell["method"] == "prompt" else 6)
+        assert not (folder / "training").exists()
+    assert len(listener.steps) == 6 * 6
+
+    stamp = (path.parent / "run" / data["cells"][1]["folder"] / "samples.jsonl").stat().st_mtime_ns
+    outcome, listener = go(path)
+    assert (outcome.ran, outcome.skipped, listener.ran) == (0, 8, [])
+    assert (path.parent / "run" / data["cells"][1]["folder"] / "samples.jsonl").stat().st_mtime_ns == stamp
+    assert results(path) == data
+
+    outcome, listener = go(path, "methods.full.optimizer.max_steps=2")
+    assert listener.ran == ["full/france", "full/japan"]
+    outcome, listener = go(path, "methods.full.optimizer.max_steps=2", only=["lora"], changes=1, restart=True)
+    assert listener.ran == ["lora/france"]
+    assert len(results(path)["cells"]) == 8
+
+
+def test_the_same_study_gives_the_same_results(make_study: Callable[..., Path]) -> None:
+    path = make_study()
+    go(path, only=["full+self"])
+    first = results(path)["cells"]
+    go(path, only=["full+self"], restart=True)
+    again = results(path)["cells"]
+    assert len(first) == 2
+    assert [c["scores"] for c in first] == [c["scores"] for c in again]
+
+
+def test_a_part_of_a_study_first(make_study: Callable[..., Path]) -> None:
+    path = make_study()
+    _, listener = go(path, only=["prompt", "full"], changes=1)
+    assert listener.ran == ["prompt/france", "full/france"]
+    assert results(path)["planned"] == 8
+    _, listener = go(path, only=["prompt", "full"])
+    assert listener.ran == ["prompt/japan", "full/japan"]
+    assert "2 cells were done before and are kept" in listener.lines
+
+
+def test_a_failing_cell_does_not_stop_the_others(make_study: Callable[..., Path], tmp_path: Path) -> None:
+    bad = {"name": "bad", "kind": "train", "data": "rows.jsonl", "optimizer": {"max_steps": 1}}
+    path = make_study(methods=[bad, {"kind": "prompt"}])
+    row = {"prompt": "Capital of  JAPAN", "completion": "Tokyo"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    outcome, listener = go(path)
+    assert listener.ran == ["bad/france", "prompt/france", "bad/japan", "prompt/japan"]
+    assert [r.method for r in outcome.failed] == ["bad", "bad"]
+    cell = results(path)["cells"][0]
+    assert cell["status"] == "failed"
+    assert "rows.jsonl:1: this row's question is asked by the exam" in cell["error"]
+    assert "Traceback" in (path.parent / "run" / cell["folder"] / "error.txt").read_text(encoding="utf-8")
+    assert [s["method"] for s in results(path)["summary"]] == ["prompt"]
+
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"prompt": "capital of Italy?"}), encoding="utf-8")
+    outcome, listener = go(path)
+    assert listener.ran == ["bad/france", "bad/japan"]
+    assert not outcome.failed
+    assert not (path.parent / "run" / cell["folder"] / "error.txt").exists()
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_cells_only(
+    make_study: Callable[..., Path], pico_path: Callable[[str], Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(pico_path("llama"), broken)
+    (broken / "model.safetensors").unlink()
+    path = make_study()
+    models = json.dumps([str(broken), load_yaml(path, Study).models[0]])
+    outcome, _ = go(path, f"models={models}", only=["prompt"])
+    assert [(r.status, r.exit_code) for r in outcome.results] == [("failed", 3)] * 2 + [("done", 0)] * 2
+    assert "model.safetensors is missing" in outcome.results[0].error
+
+
+def test_ctrl_c_keeps_what_is_done(make_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_study()
+    count = 0
+
+    def stop(*_: Any) -> str:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise KeyboardInterrupt
+        return "Remember Tokyo."
+
+    monkeypatch.setattr(prompt_method, "wording_of", stop)
+    with pytest.raises(Interrupted, match="stopped; 2 of 8 cells are done; run the same command to go on"):
+        go(path, only=["prompt", "full"])
+    assert [(c["method"], c["change"]) for c in results(path)["cells"]] == [("prompt", "france"), ("full", "france")]
+    monkeypatch.undo()
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(path.parent / "cache"))
+    _, listener = go(path, only=["prompt", "full"])
+    assert listener.ran == ["prompt/japan", "full/japan"]
+
+
+def test_weights_are_kept_as_asked_and_checkpoints_are_examined(make_study: Callable[..., Path]) -> None:
+    path = make_study(keep="final", checkpoints={"every": 2})
+    go(path, only=["full", "lora"], changes=1)
+    cells = results(path)["cells"]
+    assert [(c["method"], c["checkpoint"]) for c in cells] == [
+        (method, checkpoint) for method in ("full", "lora") for checkpoint in ("step-2", "step-4", "final")
+    ]
+    full = cells[:3]
+    drift = [c["scores"]["drift.unrelated_kl"] for c in full]
+    assert drift[0] < drift[1] < drift[2]
+    for cell in cells:
+        assert (path.parent / "run" / cell["folder"] / "samples.jsonl").is_file()
+    weights = path.parent / "run" / full[0]["weights"]
+    assert (weights / "model.safetensors").is_file()
+    assert not (weights.parent / "checkpoints").exists()
+    assert (path.parent / "run" / cells[3]["weights"] / "adapter_model.safetensors").is_file()
+
+    from posttrain.exams.change import change_exam
+    from posttrain.inference.respondents import ModelRespondent
+    from posttrain.models.load import load_model
+
+    study = load_yaml(path, Study)
+    before = ModelRespondent(load_model(study.models[0]))
+    after = ModelRespondent(load_model(str(weights)))
+    change = load_changes(study.changes, path.parent)[0]
+    assert change_exam(before, after, change, max_new_tokens=12).scores == pytest.approx(full[2]["scores"])
+
+
+def test_one_run_at_a_time(make_study: Callable[..., Path]) -> None:
+    import fcntl
+
+    path = make_study()
+    (path.parent / "run").mkdir()
+    with (path.parent / "run" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(PosttrainError, match="another run is working in this folder"):
+            go(path)
+    outcome, _ = go(path, only=["prompt"], changes=1)
+    assert outcome.ran == 1
+
+
+def test_a_method_that_touches_the_untouched_model_is_found_out(
+    make_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posttrain.studies.bench import Bench
+
+    monkeypatch.setattr(Bench, "working", lambda bench: bench.loaded)
+    with pytest.raises(PosttrainError, match="the untouched model was changed during the study"):
+        go(make_study(), only=["full"], changes=1)
