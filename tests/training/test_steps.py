@@ -23,7 +23,9 @@ def test_each_pass_reads_each_row_once_within_the_budget(
     first, two = plan.steps_in(1), plan.steps_in(2)
     steps = list(islice(plan, two))
     for part, epoch in ((steps[:first], 1), (steps[first:], 2)):
-        assert sorted(row for step in part for micro in step.micro_batches for row in micro) == list(range(len(lengths)))
+        assert sorted(row for step in part for micro in step.micro_batches for row in micro) == list(
+            range(len(lengths))
+        )
         assert part[-1].epoch == epoch
     for step in steps:
         assert 1 <= len(step.micro_batches) <= accumulate

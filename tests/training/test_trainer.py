@@ -181,9 +181,7 @@ def test_stop_at_loss_looks_at_new_rows_only(pico_path: PicoPath) -> None:
 def test_the_loss_of_a_mixed_step_is_the_mean_over_all_its_tokens(pico_path: PicoPath) -> None:
     new, old = rows(1, name="new.jsonl"), rows(2, seed=5, name="old.jsonl")
     share = sum(len(r.input_ids) for r in old) / sum(len(r.input_ids) for r in [*new, *old])
-    settings = config(
-        optimizer={"max_steps": 1}, replay={"kind": "file", "data": "unused.jsonl", "share": share}
-    )
+    settings = config(optimizer={"max_steps": 1}, replay={"kind": "file", "data": "unused.jsonl", "share": share})
     losses = reference(doubled(pico_path), [[*new, *old]]), reference(doubled(pico_path), [new])
     entry = train(settings, loaded=load(pico_path), rows=new, replay_rows=old).history[0]
     assert (entry["loss_nats"], entry["loss_new_nats"]) == pytest.approx((losses[0][0], losses[1][0]), abs=1e-5)

@@ -277,7 +277,9 @@ def build(
     supervise_all = entry.config.supervises == "all"
     plan, steps = plan_of(config, material)
     rows = [*material.new, *material.old]
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    # Padding is never seen (it is on the right), so any token will do; the pad token itself makes some models warn that
+    # there is no attention mask.
+    pad_id = 0 if tokenizer.pad_token_id != 0 else 1
     optimizer = config.optimizer
     warmup = optimizer.warmup_steps if optimizer.warmup_steps is not None else round(optimizer.warmup_share * steps)
     schedule = "constant_with_warmup" if optimizer.schedule == "constant" and warmup else optimizer.schedule

@@ -171,8 +171,6 @@ class PostTrainer(Trainer):
         """
         step: Step = inputs
         self.step = step
-        if not model.training:
-            model.train()
         processes = self.accelerator.num_processes
         sums = [0.0, 0.0, 0.0, 0.0]  # nats of new rows, of old rows, tokens of new rows, of old rows
         for i, micro in enumerate(step.micro_batches):
@@ -271,6 +269,7 @@ class PostTrainer(Trainer):
             for micro in self.validation[self.accelerator.process_index :: self.accelerator.num_processes]:
                 _, nats, tokens = self.loss_of(model, micro)
                 sums += torch.tensor([sum(nats), sum(tokens)], dtype=torch.float64)
+        model.train()
         if self.accelerator.num_processes > 1:
             sums = self.accelerator.reduce(sums.to(self.args.device), "sum").cpu()
         loss_nats = float(sums[0] / sums[1])
@@ -389,6 +388,10 @@ class Flow(TrainerCallback):
 
     def __init__(self, trainer: PostTrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Dropout on where the model has some; all modules are told, for new LoRA layers sit in a model at rest."""
+        self.trainer.model_wrapped.train()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
