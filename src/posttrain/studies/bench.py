@@ -16,7 +16,7 @@ from typing import Any
 from posttrain import registry
 from posttrain.config.base import Config
 from posttrain.data.chat import Encoded, encode_all
-from posttrain.errors import DataError, PosttrainError, Problem
+from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.fingerprint import check_template, template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
@@ -115,6 +115,4 @@ class Bench:
         if encoded.dropped or encoded.problems:
             words = f"{encoded.dropped} rows longer than {max_length} tokens and {len(encoded.problems)} bad ones"
             self.say(f"replay: {words} left out")
-        if not encoded.rows:
-            raise DataError(Problem("", "no replay row can be used", f"raise max_length above {max_length}"))
         return encoded.rows

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from posttrain.config.change import Change
+from posttrain.config.load import check
+from posttrain.data.records import Completion, Conversation, Message, Text
+from posttrain.errors import ConfigError, DataError
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.fingerprint import weights_fingerprint
+from posttrain.models.load import LoadedModel, load_model
+from posttrain.studies.config import Work
+from posttrain.studies.context import MethodContext
+from posttrain.studies.methods.train import TrainMethodConfig, extra_rows, seeded, target_rows, train
+from tests.talker import talker
+
+CHANGE = Change.model_validate(
+    {"name": "france", "target": [{"prompt": "capital of France?", "answer": ["Tokyo", "東京"]}]}
+)
+
+
+def config(**fields: Any) -> TrainMethodConfig:
+    optimizer = {"learning_rate": 3e-3, "max_steps": 6}
+    return check({"kind": "train", "optimizer": optimizer, **fields}, TrainMethodConfig, "test")
+
+
+class Bench:
+    """Hands out copies of the talker, like the study's bench."""
+
+    def __init__(self) -> None:
+        self.loaded = load_model(str(talker()), device="cpu")
+        self.copies: list[LoadedModel] = []
+
+    def working(self) -> LoadedModel:
+        self.copies.append(self.loaded._replace(model=copy.deepcopy(self.loaded.model)))
+        return self.copies[-1]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.fixture
+def context(bench: Bench, tmp_path: Path) -> MethodContext:
+    return MethodContext(
+        change=CHANGE,
+        seed=0,
+        base=tmp_path,
+        folder=tmp_path / "cell",
+        key="k",
+        before=ModelRespondent(bench.loaded),
+        working=bench.working,
+        replay=lambda *_: [],
+        forbidden=frozenset({"who wrote Hamlet?"}),
+    )
+
+
+def test_targets_become_rows_with_their_first_answer() -> None:
+    change = Change.model_validate(
+        {
+            "name": "x",
+            "target": [
+                {"prompt": "a?", "answer": ["b", "c"]},
+                {
+                    "prompt": [
+                        {"role": "user", "content": "hi"},
+                        {"role": "assistant", "content": "hello"},
+                        {"role": "user", "content": "d?"},
+                    ],
+                    "answer": "e",
+                },
+            ],
+        }
+    )
+    rows = target_rows(change)
+    assert rows[0] == Conversation((Message("user", "a?"), Message("assistant", "b")), "x: target 1")
+    assert [m.supervised for m in rows[1].messages] == [False, False, False, True]
+
+
+def test_training_learns_and_leaves_the_model_alone(context: MethodContext, bench: Bench) -> None:
+    before = weights_fingerprint(bench.loaded.model)
+    steps: list[Any] = []
+    made = train(config(), dataclasses.replace(context, on_step=steps.append))
+    assert made.respondent.generate(["capital of France?"]) == ["Tokyo"]
+    assert context.before.generate(["capital of France?"]) == ["Paris"]
+    assert weights_fingerprint(bench.loaded.model) == before
+    assert len(steps) == len(made.metrics) == made.cost["steps"] == 6
+    assert made.cost["tokens"] > 0
+    assert made.weights is None
+    assert not context.folder.exists()
+
+
+def test_extra_rows_are_learned_too(context: MethodContext, tmp_path: Path) -> None:
+    rows = [{"prompt": "capital of Italy?", "completion": "Rome"}]
+    (tmp_path / "france.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    wanted = config(data="{change}.jsonl", optimizer={"learning_rate": 3e-3, "max_steps": 40})
+    assert wanted.files("france") == ["france.jsonl"]
+    made = train(wanted, context)
+    assert made.respondent.generate(["capital of France?", "capital of Italy?"]) == ["Tokyo", "Rome"]
+
+
+def test_rows_that_the_exam_asks_are_named(context: MethodContext, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "capital of Italy?", "completion": "Rome"},
+        {"prompt": "WHO wrote Hamlet", "completion": "Marlowe"},
+        {"text": "who wrote Hamlet?"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        extra_rows(config(data="rows.jsonl"), context)
+    assert [str(p).split(";")[0] for p in caught.value.problems] == [
+        f"{tmp_path / 'rows.jsonl'}:2: this row's question is asked by the exam"
+    ]
+    allowed = extra_rows(config(data="rows.jsonl"), dataclasses.replace(context, forbidden=frozenset()))
+    assert [type(row) for row in allowed] == [Completion, Completion, Text]
+
+
+def test_replayed_rows_reach_the_training(context: MethodContext) -> None:
+    from posttrain.data.chat import encode_all
+
+    old = [Conversation((Message("user", "hello"), Message("assistant", "hi")), "old")]
+    asked: list[Any] = []
+
+    def replay(*what: Any) -> Any:
+        asked.append(what)
+        return encode_all(old, context.before.tokenizer, max_length=64).rows
+
+    made = train(config(replay={"kind": "self", "share": 0.5}), dataclasses.replace(context, replay=replay, seed=3))
+    assert [(what[0].kind, what[1], what[2]) for what in asked] == [("self", 3, 512)]
+    share = sum(entry["old_share"] for entry in made.metrics) / 6
+    assert share == pytest.approx(0.5, abs=0.15)
+
+
+def test_weights_are_kept_when_asked(context: MethodContext) -> None:
+    made = train(config(tuner="lora"), dataclasses.replace(context, keep="final"))
+    assert made.weights == context.folder / "training" / "model"
+    again = ModelRespondent(load_model(str(made.weights), device="cpu"))
+    assert again.generate(["capital of France?", "hello"]) == made.respondent.generate(["capital of France?", "hello"])
+
+
+def test_a_finished_training_is_not_trained_again(context: MethodContext) -> None:
+    kept = dataclasses.replace(context, keep="final")
+    first = train(config(), kept)
+    steps: list[Any] = []
+    again = train(config(), dataclasses.replace(kept, on_step=steps.append))
+    assert steps == []
+    assert again.respondent.fingerprint == first.respondent.fingerprint
+
+
+def test_seeds_reach_the_random_parts_of_a_tuner(context: MethodContext) -> None:
+    lora = config(tuner="lora").tuner
+    assert seeded(lora, 5).model_dump()["seed"] == 5
+    assert seeded(config(tuner={"kind": "lora", "seed": 1}).tuner, 5).model_dump()["seed"] == 1
+    assert seeded(config(tuner="full").tuner, 5) == config(tuner="full").tuner
+    one, other = (train(config(tuner="lora"), dataclasses.replace(context, seed=seed)) for seed in (0, 1))
+    assert one.respondent.fingerprint != other.respondent.fingerprint
+
+
+def test_work_is_counted_with_replay() -> None:
+    assert config().work(30) == Work(6, 180)
+    assert config(replay={"kind": "self", "share": 0.75}).work(30) == Work(6, 720)
+    assert config(optimizer={"epochs": 2}).work(30) == Work(2, 60)
+
+
+def test_a_row_longer_than_allowed_is_refused(context: MethodContext) -> None:
+    with pytest.raises(DataError, match="target 1"):
+        train(config(max_length=4), context)
+
+
+def test_a_wrong_key_has_its_kind(context: MethodContext) -> None:
+    with pytest.raises(ConfigError, match="unknown key 'sharre'; did you mean 'share'"):
+        config(replay={"kind": "self", "sharre": 0.5})
+
+
+def test_the_global_random_state_is_not_needed(context: MethodContext) -> None:
+    torch.manual_seed(1)
+    one = train(config(tuner="lora"), context).respondent.fingerprint
+    torch.manual_seed(2)
+    assert train(config(tuner="lora"), context).respondent.fingerprint == one

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from posttrain.config.base import Config
+from posttrain.errors import DataError, PosttrainError
+from posttrain.retention.replay.self import SelfReplayConfig
+from posttrain.studies.bench import Bench
+from tests.talker import talker
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def bench(tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "p.jsonl").write_text('"hello"\n"who wrote Hamlet?"\n', encoding="utf-8")
+    return Bench(str(talker()), base=tmp_path, forbidden=frozenset({"Hello"}), download=False, say=told.append)
+
+
+def replay(**fields: object) -> Config:
+    return SelfReplayConfig.model_validate({"prompts": "p.jsonl", **fields})
+
+
+def test_every_copy_is_fresh(bench: Bench) -> None:
+    first = bench.working().model
+    with torch.no_grad():
+        next(first.parameters()).add_(1.0)
+    second = bench.working().model
+    assert second is not first
+    assert torch.equal(next(second.parameters()), next(bench.loaded.model.parameters()))
+    bench.check_untouched()
+    assert not second.training
+
+
+def test_a_touched_model_is_found_out(bench: Bench) -> None:
+    assert bench.fingerprint
+    with torch.no_grad():
+        next(bench.loaded.model.parameters())[0, 0] += 1e-3
+    with pytest.raises(PosttrainError, match="was changed during the study"):
+        bench.check_untouched()
+
+
+def test_a_replay_is_made_once_whatever_its_share(bench: Bench, told: list[str]) -> None:
+    rows = bench.replay(replay(share=0.9), 0, 64)
+    assert bench.replay(replay(share=0.5), 0, 64) is rows
+    assert len(rows) == 1  # hello is asked by the exam
+    assert sum("prompts answered" in line for line in told) == 1
+    assert bench.replay(replay(share=0.9), 1, 64) is not rows
+
+
+def test_a_replay_that_fails_is_not_tried_again(bench: Bench, told: list[str]) -> None:
+    errors = []
+    for _ in range(2):
+        with pytest.raises(DataError) as caught:
+            bench.replay(replay(max_new_tokens=1), 0, 64)
+        errors.append(caught.value)
+    assert errors[0] is errors[1]
+    assert len(told) == 1
+
+
+def test_rows_that_are_too_long_are_counted(bench: Bench, told: list[str], tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('"日本的貨幣？"\n"who wrote Hamlet?"\n', encoding="utf-8")
+    rows = bench.replay(replay(), 0, 64)
+    short, long = sorted(len(row.input_ids) for row in rows)
+    assert len(bench.replay(replay(), 0, long - 1)) == 1
+    assert told[-1] == f"replay: 1 rows longer than {long - 1} tokens and 0 bad ones left out"
+    with pytest.raises(DataError, match=f"2 dropped as longer than {short - 1}"):
+        bench.replay(replay(), 0, short - 1)
+
+
+def test_answers_before_are_kept_for_one_change_at_a_time(bench: Bench) -> None:
+    first = bench.before_cache("a")
+    assert bench.before_cache("a") is first
+    assert bench.before_cache("b") is not first
