@@ -120,6 +120,7 @@ def pico(family: str, tmp_path: Path, *, template: str | None = MARKED) -> Path:
     torch.manual_seed(FAMILIES.index(family))
     model = transformers.AutoModelForCausalLM.from_config(config(family), dtype=torch.float32)
     torch.random.set_rng_state(state)
+    transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer(template).save_pretrained(folder)
     return folder

@@ -36,7 +36,7 @@ def model(pico_path: PicoPath) -> str:
 def test_show(rows: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "show", str(rows), "--model", model, "--rows", "2", "--max-length", "40"]) == 0
     out = capsys.readouterr().out
-    assert "--- rows.jsonl:1: 11 tokens, 5 learned\n<|bos|><|user|>Hi<|end|><|assistant|>⟦你好<|end|>⟧\n" in out
+    assert "--- rows.jsonl:1: 10 tokens, 4 learned\n<|bos|><|user|>Hi<|end|><|assistant|>⟦你好<|end|>⟧\n" in out
     assert "⟦5 \\x1b[31mred<|end|>⟧" in out  # an escape sequence in the data is text
     assert "rows.jsonl:3" not in out
     assert "rows     3, 0 of them bad" in out
@@ -52,14 +52,14 @@ def test_show_as_json(rows: Path, model: str, capsys: pytest.CaptureFixture[str]
     (row,) = data["shown"]
     assert row == {
         "place": f"{rows}:1",
-        "tokens": 11,
-        "supervised": 5,
+        "tokens": 10,
+        "supervised": 4,
         "segments": [
             {"text": "<|bos|><|user|>Hi<|end|><|assistant|>", "supervised": False},
             {"text": "你好<|end|>", "supervised": True},
         ],
     }
-    assert data["lengths"]["min"] == 11
+    assert data["lengths"]["min"] == 10
     assert data["stop"] == {"ends": ["<|end|>"], "stops": ["<|end|>"], "problem": ""}
 
 

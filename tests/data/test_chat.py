@@ -243,6 +243,7 @@ def test_all_tokens() -> None:
     assert render(talk(ASK, ANSWER), tok).input_ids == row.input_ids
 
 
+MUTE = MARKED.replace("{{ message['content'] }}", "")
 NO_PROMPT = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
 THINKING_PROMPT = CHATML.replace("assistant\n", "assistant\n<think>\n")
 NO_END = "{% for m in messages %}{{ '\n' + m.role + ': ' + m.content }}{% endfor %}{% if add_generation_prompt %}{{ '\nassistant: ' }}{% endif %}"
@@ -261,6 +262,7 @@ DUMB = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' i
         ),
         (REVERSED, "turn 1 .assistant.*cannot be told apart"),
         (DUMB, "renders the turn without its content"),
+        (MUTE, "renders the turn without its content"),
         (NO_END, "does not end this turn with a special token.*eos_token"),
         ("{{ raise_exception('Roles must alternate') }}", "refuses this conversation .user, assistant.: Roles must"),
         (None, "no chat template.*'prompt' and 'completion'"),
@@ -275,6 +277,13 @@ def test_a_turn_cannot_be_rendered_otherwise_later() -> None:
     changing = CHATML.replace("m.content", "('*' if m.role == 'assistant' and not loop.last else '') + m.content")
     with pytest.raises(TemplateError, match=r"turn 1 .*renders the turn otherwise when more turns follow"):
         render(talk(ASK, ANSWER, ASK, ANSWER), using(changing))
+
+
+def test_a_question_in_a_text_that_depends_on_what_follows_is_not_guessed_at() -> None:
+    counting = "{{ messages | length }}" + MARKED
+    record = talk(Message("user", "Who?", train=True), ANSWER)
+    with pytest.raises(TemplateError, match=r"turn 0 \(user\).*content is not in its text as it is"):
+        render(record, using(counting))
 
 
 def test_words_that_join_the_tag_are_refused() -> None:
@@ -371,6 +380,8 @@ def test_a_row_with_nothing_left_to_learn_is_an_error() -> None:
         encode_all(LONG, tok, max_length=30, over_long="truncate")
     result = encode_all(LONG, tok, max_length=30, over_long="truncate", on_bad_row="skip")
     assert [p.place for p in result.problems] == ["a:2"]
+    with pytest.raises(DataError, match=r"a:8: no supervised token is left"):  # the first token is told from nothing
+        encode_all([Text("Hi", "a:8")], tok, max_length=1, over_long="truncate")
     with pytest.raises(DataError, match="a:9: no supervised token"):
         render(talk(ASK, place="a:9"), tok)
 

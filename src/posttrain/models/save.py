@@ -71,8 +71,10 @@ def save_model(
 
 
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    import transformers
     from peft import PeftModel
 
+    transformers.utils.logging.disable_progress_bar()  # transformers' own "Writing model shards" bars
     if isinstance(model, PeftModel):
         # "auto" asks the hub whether the vocabulary grew; posttrain never grows it behind the user's back.
         model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
