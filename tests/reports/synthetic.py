@@ -106,7 +106,8 @@ def make_run(
             metrics = _metrics(METHODS[method], rng)
             _lines(place / "samples.jsonl", samples)
             _lines(place / "metrics.jsonl", metrics)
-            (place / "config.yaml").write_text(f"method: {method}\nchange: capital-{number:02}\n", encoding="utf-8")
+            config = {"method": {"name": method, **METHODS[method].entry}, "change": f"capital-{number:02}"}
+            (place / "config.yaml").write_text(json.dumps(config, indent=1), encoding="utf-8")
             (place / "env.json").write_text(json.dumps({"posttrain": "0.1.0", "torch": "2.13", "device": "cpu"}))
             scores = _scores(samples, METHODS[method], rng)
             cost = {"train_s": 2.0, "wall_s": 2 + 6 * rng.random(), "tokens": rng.randint(900, 9000), "peak_gib": 0.6}

@@ -43,6 +43,10 @@ def test_negative_results_are_said_plainly() -> None:
     assert "No method learned the new facts in more than half of the changes." in said(run_of(a=(deaf, 3), b=(deaf, 3)))
 
 
+def test_nobody_is_best_who_learned_nothing() -> None:
+    assert not any("Best" in line for line in said(run_of(a=(DEAF, 3), b=(DEAF, 3))))
+
+
 def test_methods_that_cannot_be_told_apart_are_named() -> None:
     shown = said(run_of(good=(GOOD, 20), twin=(GOOD, 20), full=(FORGETS, 20)))
     assert shown[0].endswith("Not told apart from it by these changes (intervals overlap): `twin`.")

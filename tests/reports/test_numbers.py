@@ -58,7 +58,17 @@ def test_0_and_100_per_cent_are_said_only_when_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(0, "0"), (5210, "5,210"), (123.4, "123"), (12.13, "12.1"), (0.62, "0.62"), (0.0031, "0.0031")]
+    ("value", "shown"),
+    [
+        (0, "0"),
+        (5210, "5,210"),
+        (123.4, "123"),
+        (12.13, "12.1"),
+        (0.62, "0.62"),
+        (5.0, "5"),
+        (3e-5, "<0.0001"),
+        (0.0031, "0.0031"),
+    ],
 )
 def test_amounts(value: float, shown: str) -> None:
     assert numbers.amount(value) == shown

@@ -24,8 +24,8 @@ demo: per cent over 2 change(s); drift in nats per token
 
 method     reliab.  rephrase  pattern  leak  s/cell
 ───────────────────────────────────────────────────
-full           100        50        5    70    3.00
-重播 self      100       100       80     –    3.00
+full           100        50        5    70       3
+重播 self      100       100       80     –       3
 
 Best trade-off of learned and kept: 重播 self
 1 cell(s) failed: 重播 self/b

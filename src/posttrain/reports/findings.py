@@ -41,7 +41,8 @@ def group_name(key: str) -> Message:
 
 def findings(run: Run) -> list[Finding]:
     """The general findings, then one per row of the table."""
-    rows = [row for row in run.rows if row.scores]
+    last = {(row.model, row.method): row for row in run.rows if row.scores}  # a method's last checkpoint speaks for it
+    rows = list(last.values())
     found = [*_general(rows), *_failed(run), *_before(run)]
     return found + [Finding(tuple(_row(row, _label(row, run))), _kind(row)) for row in rows]
 
@@ -50,8 +51,6 @@ def _label(row: Row, run: Run) -> str:
     parts = [f"`{row.method}`"]
     if len(run.models) > 1:
         parts.append(f"({row.model})")
-    if len({r.checkpoint for r in run.rows}) > 1:
-        parts.append(f"[{row.checkpoint}]")
     return " ".join(parts)
 
 
@@ -85,7 +84,8 @@ def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
     close = [row.method for _, row in ranked[1:] if _within(best, row)]
     if close:
         sentences.append(say("seen.close", methods=say_list(close)))
-    yield Finding(tuple(sentences), "best")
+    if new > 0 and lost < 1:
+        yield Finding(tuple(sentences), "best")
     if _shown(new) < LEARNED or _shown(1 - lost) < LEARNED:
         yield Finding((say("seen.no_good", least=numbers.percent(LEARNED)),), "bad")
 

@@ -115,9 +115,14 @@ class Run:
         return tuple(dict.fromkeys(cell.change for cell in self.cells))
 
     def method_config(self, name: str) -> Mapping[str, Any]:
-        """What study.yaml says about a method."""
+        """A method's configuration, from the config.yaml of its cells; study.yaml's entry when there is none."""
+        for cell in self.cells:
+            whole = _yaml(cell.config, "config.yaml", []) if cell.method == name else {}
+            if isinstance(whole.get("method"), Mapping):
+                found: Mapping[str, Any] = whole["method"]
+                return found
         for entry in self.study.get("methods") or ():
-            if isinstance(entry, Mapping) and entry.get("name", entry.get("kind")) == name:
+            if isinstance(entry, Mapping) and (entry.get("name") or entry.get("kind")) == name:
                 return entry
         return {}
 

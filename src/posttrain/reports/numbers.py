@@ -171,17 +171,17 @@ def interval_text(key: str, interval: tuple[float, float]) -> str:
 
 
 def amount(value: float) -> str:
-    """A number for reading: 5,210 · 12.1 · 0.62 · 0.0031."""
+    """A number for reading: 5,210 · 12.1 · 3 · 0.62 · 0.0031."""
     size = abs(value)
-    if size == 0:
-        return "0"
-    if size >= 1000:
+    if size < 0.0001:
+        return "<0.0001" if size else "0"
+    if size >= 1000 or value == round(value):
         return f"{value:,.0f}"
     if size >= 100:
         return f"{value:.0f}"
     if size >= 10:
         return f"{value:.1f}"
-    return f"{value:.2f}" if size >= 0.1 else f"{value:.2g}" if size >= 0.0001 else f"{value:.0e}"
+    return f"{value:.2f}" if size >= 0.1 else f"{value:.2g}"
 
 
 def duration(seconds: float) -> str:
