@@ -49,7 +49,9 @@ def test_nobody_is_best_who_learned_nothing() -> None:
 
 def test_methods_that_cannot_be_told_apart_are_named() -> None:
     shown = said(run_of(good=(GOOD, 20), twin=(GOOD, 20), full=(FORGETS, 20)))
-    assert shown[0].endswith("Not told apart from it by these changes (intervals overlap): `twin`.")
+    assert shown[0].endswith(
+        "Not told apart from it by these changes (the 95 % interval of the paired difference holds 0): `twin`."
+    )
 
 
 def test_word_and_number_never_disagree_at_a_threshold() -> None:

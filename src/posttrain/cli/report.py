@@ -25,10 +25,12 @@ def report(
     Nothing is run again and no model is loaded. Example: posttrain report runs/superlative --language zh-TW
     """
     from posttrain.reports.folder import read_run
-    from posttrain.reports.html import write_report
+    from posttrain.reports.html import write_page
+    from posttrain.reports.texts import check_language
 
-    path = write_report(run_folder, language=language, output=output)
+    check_language(language)
     run = read_run(run_folder)
+    path = write_page(run, output or run_folder / "report.html", language=language)
     for problem in run.problems:
         talk(f"left out: {problem}")
     failed = sum(not cell.done for cell in run.cells)

@@ -91,14 +91,15 @@ def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
 
 
 def _within(a: Row, b: Row) -> bool:
-    """Whether two methods cannot be told apart: intervals of the trade-off over changes overlap."""
-    intervals = []
-    for row in (a, b):
-        values = [v for v in (numbers.trade_off(cell.scores) for cell in row.cells) if v is not None]
-        if len(values) < 2:
-            return False
-        intervals.append(numbers.bootstrap(values))
-    return intervals[0][0] <= intervals[1][1] and intervals[1][0] <= intervals[0][1]
+    """Whether two methods cannot be told apart: the mean difference of their trade-offs, paired by change and seed,
+    has a 95 % interval that holds 0."""
+    others = {(cell.change, cell.seed): numbers.trade_off(cell.scores) for cell in b.cells}
+    pairs = [(numbers.trade_off(cell.scores), others.get((cell.change, cell.seed))) for cell in a.cells]
+    differences = [one - other for one, other in pairs if one is not None and other is not None]
+    if a.model != b.model or len(differences) < 2:
+        return False
+    low, high = numbers.bootstrap(differences)
+    return low <= 0 <= high
 
 
 def say_list(names: Sequence[str]) -> str:

@@ -32,7 +32,7 @@ from posttrain.reports.texts import (
     sentences,
 )
 
-__all__ = ["render", "write_report"]
+__all__ = ["render", "write_page", "write_report"]
 
 EXAM_GROUPS = ("reliability", "generality", "locality", "leak")
 MORE_GROUPS = ("likelihood", "drift", "length")
@@ -81,8 +81,12 @@ def write_report(run_folder: Path, *, language: str = "en", output: Path | None 
     language: en or zh-TW, the one shown first; the page can switch. Raises MissingError, DataError or ConfigError.
     """
     check_language(language)
-    path = output or run_folder / "report.html"
-    page = render(read_run(run_folder), language=language)
+    return write_page(read_run(run_folder), output or run_folder / "report.html", language=language)
+
+
+def write_page(run: Run, path: Path, *, language: str = "en") -> Path:
+    """Write the page of a run that has been read, whole or not at all."""
+    page = render(run, language=language)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(page.encode("utf-8", errors="replace"))
