@@ -22,9 +22,14 @@ from posttrain.training.checkpoints import (
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     final = tmp_path / "step-1"
-    with pytest.raises(RuntimeError), whole_folder(final) as temporary:
-        (temporary / "half").write_text("x", encoding="utf-8")
-        raise RuntimeError
+
+    def fails() -> None:
+        with whole_folder(final) as temporary:
+            (temporary / "half").write_text("x", encoding="utf-8")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
     assert not final.exists()
     assert remove_leftovers(tmp_path) == [".tmp-step-1"]
     with whole_folder(final) as temporary:

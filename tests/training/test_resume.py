@@ -89,7 +89,7 @@ def test_three_and_three_steps_are_six(
     output, before = tmp_path / "run", signal.getsignal(number)
     with monkeypatch.context() as patch:
         signal_in_step(patch, 3, number)
-        with pytest.raises(Interrupted, match="stopped after step 3 of 6.*step-3") as caught:
+        with pytest.raises(Interrupted, match=r"stopped after step 3 of 6.*step-3") as caught:
             run(pico_path, output)
     assert caught.value.exit_code == 130
     assert signal.getsignal(number) == before
@@ -114,8 +114,14 @@ def test_three_and_three_steps_are_six(
     assert lines == again.history
 
 
-def test_lora_resumes_bit_for_bit(pico_path: PicoPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = settings(tuner={"kind": "lora", "rank": 4, "dropout": 0.1})
+MUON = {"kind": "muon", "max_steps": 6, "schedule": "linear"}
+
+
+@pytest.mark.parametrize("more", [{"tuner": {"kind": "lora", "rank": 4, "dropout": 0.1}}, {"optimizer": MUON}])
+def test_lora_and_muon_resume_bit_for_bit(
+    pico_path: PicoPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    chosen = settings(**more)
     straight = run(pico_path, tmp_path / "straight", chosen)
     with monkeypatch.context() as patch:
         signal_in_step(patch, 3)
@@ -126,7 +132,7 @@ def test_lora_resumes_bit_for_bit(pico_path: PicoPath, tmp_path: Path, monkeypat
 
 def test_interrupted_without_a_folder_says_so(pico_path: PicoPath, monkeypatch: pytest.MonkeyPatch) -> None:
     signal_in_step(monkeypatch, 1)
-    with pytest.raises(Interrupted, match="stopped after step 1 of 6$"):
+    with pytest.raises(Interrupted, match=r"stopped after step 1 of 6$"):
         train(settings(), loaded=load(pico_path), rows=rows(17), replay_rows=OLD)
 
 
@@ -201,9 +207,8 @@ def test_nothing_is_written_without_an_output(
     opened: list[str] = []
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if watching and event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
-            opened.append(str(arguments[0]))
-        elif watching and event in ("os.mkdir", "os.rename"):
+        writes = event == "open" and isinstance(arguments[1], str) and bool(set(arguments[1]) & set("wax+"))
+        if watching and (writes or event in ("os.mkdir", "os.rename")):
             opened.append(str(arguments[0]))
 
     watching = True

@@ -35,13 +35,14 @@ def reference(loaded: LoadedModel, steps: list[list[Encoded]], *, all_tokens: bo
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-3, weight_decay=0.0)
     losses = []
     for step in steps:
-        total, tokens = torch.zeros((), dtype=torch.float64), 0
+        total: torch.Tensor = torch.zeros((), dtype=torch.float64)
+        tokens = 0
         for one in step:
             labels = torch.tensor(one.input_ids if all_tokens else one.labels)
             logits = model(torch.tensor([one.input_ids])).logits[0, :-1]
             total = total + cross_entropy(logits, labels[1:], ignore_index=-100, reduction="sum")
             tokens += int((labels[1:] != -100).sum())
-        (total / tokens).backward()
+        torch.autograd.backward(total / tokens)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

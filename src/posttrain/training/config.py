@@ -27,8 +27,8 @@ class OptimizerConfig(Config):
     """The optimiser, its schedule, and when to stop."""
 
     kind: Literal["adamw", "muon"] = "adamw"
-    """`adamw`, or `muon`: orthogonalised steps for the matrices of the blocks and AdamW for the rest; learns faster from
-    scratch, single process only."""
+    """`adamw`, or `muon`: orthogonalised steps for the matrices of the blocks and AdamW for the rest; learns faster
+    from scratch, single process only."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate."""
     max_steps: int | None = Field(None, ge=1)

@@ -121,7 +121,9 @@ def muon_for(
     outside = {
         id(m.weight) for name, m in model.named_modules() if isinstance(m, nn.Embedding) or name.endswith("lm_head")
     }
-    matrices, tables, vectors = [], [], []
+    matrices: list[Tensor] = []
+    tables: list[Tensor] = []
+    vectors: list[Tensor] = []
     for p in model.parameters():
         if p.requires_grad:
             (vectors if p.ndim < 2 else tables if id(p) in outside or p.ndim > 2 else matrices).append(p)

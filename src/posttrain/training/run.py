@@ -23,7 +23,7 @@ from posttrain.data.batching import length_batches
 from posttrain.data.chat import Encoded
 from posttrain.errors import ConfigError, DataError, Interrupted, Problem
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
-from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.load import LoadedModel, load_model, resolve
 from posttrain.retention.selection import ReplayConfig
 from posttrain.training.batches import MicroBatch, StepLoader, make_micro_batch
 from posttrain.training.checkpoints import check_identity, checkpoints_in, remove_leftovers
@@ -217,7 +217,13 @@ def kind_of(part: Any) -> str:
 
 
 def load_for_training(config: TrainConfig) -> LoadedModel:
-    """The model as the configuration names it; an adapter folder is merged into its base first."""
+    """The model as the configuration names it; an adapter folder is merged into its base first.
+
+    ConfigError when an adapter shall be put on an adapter: it would be saved with the name of a base without the first.
+    """
+    if (Path(resolve(config.model)) / "adapter_config.json").is_file() and kind_of(config.tuner) != "full":
+        mend = "train it with tuner: full, or save the merged model as a folder first"
+        raise ConfigError(Problem(config.model, f"is an adapter, and {kind_of(config.tuner)} would make another", mend))
     return load_model(
         config.model,
         adapter_merged=True,

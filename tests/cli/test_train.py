@@ -1,0 +1,124 @@
+"""`posttrain train` as a person types it: with a file, with options, with mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from posttrain.cli.main import main
+from tests.training.tiny import PicoPath
+
+
+@pytest.fixture
+def study(tmp_path: Path, pico_path: PicoPath, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A YAML file with rows beside it; the shell stands elsewhere."""
+    home = tmp_path / "study"
+    home.mkdir()
+    talks = [[{"role": "user", "content": f"Say {i}"}, {"role": "assistant", "content": str(i)}] for i in range(6)]
+    text = "".join(json.dumps({"messages": talk}) + "\n" for talk in talks)
+    (home / "rows.jsonl").write_text(text, encoding="utf-8")
+    (home / "sft.yaml").write_text(
+        f"model: {pico_path('llama')}\ndata: rows.jsonl\ntuner: lora\noptimizer:\n  max_steps: 3\n", encoding="utf-8"
+    )
+    (tmp_path / "shell").mkdir()
+    monkeypatch.chdir(tmp_path / "shell")
+    return home
+
+
+def test_a_file(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(study / "sft.yaml"), "--json", "--set", "optimizer.max_steps=2"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["output"] == "runs/sft"
+    assert result["steps"] == 2
+    assert 0 < result["trainable"] < result["parameters"]
+    assert Path("runs/sft/model/adapter_config.json").is_file()
+    assert "6 rows read" in captured.err
+    assert "parameters move" in captured.err
+    assert "step 2/2" in captured.err
+    # the same again: nothing to do; then from the start
+    assert main(["train", str(study / "sft.yaml"), "--set", "optimizer.max_steps=2"]) == 0
+    captured = capsys.readouterr()
+    assert "is finished" in captured.err
+    assert captured.out.strip() == "runs/sft/model"
+    assert main(["train", str(study / "sft.yaml")]) == 2
+    assert "optimizer.max_steps: 2 -> 3" in capsys.readouterr().err
+    assert main(["train", str(study / "sft.yaml"), "--restart", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_options_alone(study: Path, pico_path: PicoPath, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--model", str(pico_path("llama")), "--data", str(study / "rows.jsonl"), "--objective", "sft"]
+    words += ["--tuner", "lora", "--set", "tuner.rank=2", "--set", "optimizer.learning_rate=1e-3"]
+    assert main(words) == 2
+    assert "--output" in capsys.readouterr().err
+    assert main([*words, "--output", "here", "--set", "optimizer.max_steps=1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 1
+    adapter = json.loads(Path("here/model/adapter_config.json").read_text(encoding="utf-8"))
+    assert adapter["r"] == 2
+
+
+def test_dry_run_writes_nothing(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(study / "sft.yaml"), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    for word in ("rows", "steps", "tokens", "parameters", "disk", "runs/sft"):
+        assert word in out
+    assert main(["train", str(study / "sft.yaml"), "--dry-run", "--json"]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    assert (seen["rows"], seen["steps"]) == (6, 3)
+    assert list(Path().iterdir()) == []
+
+
+def test_mistakes(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def message(*words: str, code: int) -> str:
+        assert main(["train", *words]) == code
+        return capsys.readouterr().err
+
+    config = study / "sft.yaml"
+    right = config.read_text(encoding="utf-8")
+    config.write_text(right.replace("max_steps", "max_step"), encoding="utf-8")
+    assert f"{config}:5: unknown key 'max_step'; did you mean 'max_steps'?" in message(str(config), code=2)
+    config.write_text(right.replace("rows.jsonl", "row.jsonl"), encoding="utf-8")
+    assert "did you mean" in message(str(config), code=3)
+    config.write_text(right, encoding="utf-8")
+    assert "did you mean 'lora'" in message(str(config), "--tuner", "lorra", code=2)
+    assert "no such" in message(str(config), "--model", "/nowhere/model", code=3)
+    assert "no data" in message("--model", "pocket:chat", code=2)
+    assert "no model" in message("--data", "rows.jsonl", code=2)
+    rows = study / "rows.jsonl"
+    with rows.open("a", encoding="utf-8") as file:
+        file.write('{"messages": [{"role": "user"')
+    assert f"{rows}:7" in message(str(config), code=1)
+    assert main(["train", str(config), "--on-bad-row", "skip", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "1 bad ones skipped" in captured.err
+    assert f"{rows}:7" in captured.err
+
+
+def test_ctrl_c_saves(study: Path) -> None:
+    command = [sys.executable, "-m", "posttrain.cli.main", "train", str(study / "sft.yaml")]
+    command = [*command, "--set", "optimizer.max_steps=4000", "--set", "tuner=full"]
+    code = "import sys; from posttrain.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *command[3:]]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    metrics = Path("runs/sft/metrics.jsonl")
+    until = time.monotonic() + 100
+    while time.monotonic() < until and not (metrics.exists() and metrics.read_bytes().count(b"\n") > 3):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    (saved,) = Path("runs/sft/checkpoints").iterdir()
+    step = int(saved.name.removeprefix("step-"))
+    assert f"stopped after step {step} of 4000; saved in runs/sft/checkpoints/step-{step}" in err
+    assert (saved / "optimizer.pt").is_file()

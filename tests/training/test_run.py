@@ -1,0 +1,215 @@
+"""`train()` from files to a folder, for every family; what it says; what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from posttrain.config.load import load_yaml
+from posttrain.errors import ConfigError, DataError
+from posttrain.models.fingerprint import read_notes, template_fingerprint
+from posttrain.models.load import LoadedModel, load_model
+from posttrain.training.config import TrainConfig
+from posttrain.training.preview import preview
+from posttrain.training.run import train
+from tests.pico import FAMILIES
+from tests.training.tiny import PicoPath, Remembers, config, load, row, rows
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> Path:
+    """Twelve conversations of different length."""
+    path = tmp_path / "rows.jsonl"
+    talks = [[("user", f"What is {i}?"), ("assistant", "number " * (i % 4 + 1) + str(i))] for i in range(12)]
+    lines = [json.dumps({"messages": [{"role": r, "content": c} for r, c in talk]}) for talk in talks]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    return path
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_trained_saved_and_loaded_again(
+    pico_path: PicoPath, examples: Path, tmp_path: Path, family: str, kind: str
+) -> None:
+    folder = pico_path(family)
+    chosen = TrainConfig.model_validate(
+        {
+            "model": str(folder),
+            "data": str(examples),
+            "tuner": {"kind": "lora", "rank": 4} if kind == "lora" else "full",
+            "optimizer": {"max_steps": 4, "learning_rate": 1e-2},
+            "batch": {"tokens": 128},
+        }
+    )
+    output = tmp_path / "run"
+    result = train(chosen, output=output)
+    assert result.history[-1]["loss_nats"] < result.history[0]["loss_nats"]
+    again = load_model(str(output / "model"), device="cpu")
+    ids = torch.tensor([[5, 60, 70, 80, 2]])
+    with torch.no_grad():
+        trained, loaded, untrained = (
+            m(ids).logits for m in (result.model, again.model, load_model(str(folder), device="cpu").model)
+        )
+    assert (trained - loaded).abs().max() <= 1e-6
+    assert (trained - untrained).abs().max() > 1e-3
+    assert read_notes(output / "model")["template_fingerprint"] == template_fingerprint(again.tokenizer)
+    assert result.model.config.use_cache is True
+    assert (
+        json.loads((output / "model" / "config.json").read_text(encoding="utf-8")).get("use_cache", True)
+        if (kind == "full")
+        else (output / "model" / "adapter_config.json").exists()
+    )
+
+
+def test_the_folder_holds_what_a_reader_needs(pico_path: PicoPath, examples: Path, tmp_path: Path) -> None:
+    output, remembers = tmp_path / "run", Remembers()
+    chosen = TrainConfig.model_validate(
+        {
+            "model": str(pico_path("llama")),
+            "data": str(examples),
+            "validation_share": 0.25,
+            "optimizer": {"epochs": 2},
+            "batch": {"rows": 3},
+            "save_every_steps": 2,
+            "keep_checkpoints": 2,
+            "output": str(output),
+        }
+    )
+    saved: list[tuple[str, int]] = []
+    train(chosen, output=output, progress=remembers, on_checkpoint=lambda path, step: saved.append((path.name, step)))
+    assert load_yaml(output / "config.yaml", TrainConfig) == chosen
+    environment = json.loads((output / "env.json").read_text(encoding="utf-8"))
+    assert environment["packages"]["torch"] == torch.__version__
+    history = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [e for e in history if "loss_nats" in e]
+    assert [e["step"] for e in steps] == [1, 2, 3, 4, 5, 6]  # nine rows left, three a step, twice
+    assert all(e["tokens_per_s"] > 0 and e["peak_gib"] > 0 for e in steps)
+    assert steps[5]["tokens"] == 2 * steps[2]["tokens"] > 0  # the same nine rows in both passes
+    assert [e["step"] for e in history if "validation_loss_nats" in e] == [1, 2, 3, 4, 5, 6]
+    assert ("step-2", 2) in saved
+    assert ("step-6", 6) in saved
+    assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["step-5", "step-6"]
+    card = (output / "card.md").read_text(encoding="utf-8")
+    assert card == (output / "model" / "README.md").read_text(encoding="utf-8")
+    assert "optimiser steps | 6" in card
+    assert any("12 rows read, 0 bad ones skipped" in line for line in remembers.said)
+    assert any("3 rows held out, 9 rows" in line for line in remembers.said)
+    # a checkpoint is a model folder
+    assert load_model(str(output / "checkpoints" / "step-6"), device="cpu").tokenizer.chat_template
+
+
+def test_clm_on_texts_learns_every_token(pico_path: PicoPath, tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "Yushan is high."}\n{"text": "臺灣最高的山是玉山。"}\n', encoding="utf-8")
+    chosen = TrainConfig.model_validate(
+        {"model": str(pico_path("llama")), "data": str(path), "objective": "clm", "optimizer": {"max_steps": 1}}
+    )
+    entry = train(chosen).history[0]
+    assert entry["supervised"] == entry["tokens"] - 2  # the first token of each text has nothing before it
+
+
+def test_replay_from_a_file_relative_to_the_base(pico_path: PicoPath, examples: Path, tmp_path: Path) -> None:
+    chosen = TrainConfig.model_validate(
+        {
+            "model": str(pico_path("llama")),
+            "replay": {"kind": "file", "data": examples.name, "share": 0.8},
+            "optimizer": {"max_steps": 8},
+        }
+    )
+    remembers = Remembers()
+    result = train(chosen, rows=rows(1), base=tmp_path, progress=remembers)
+    assert sum(e["old_share"] for e in result.history) / 8 == pytest.approx(0.8, abs=0.03)
+    assert any("replay: 12 rows" in line for line in remembers.said)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedules_by_hand(pico_path: PicoPath, schedule: str) -> None:
+    chosen = config(optimizer={"max_steps": 4, "learning_rate": 1.0e-3, "schedule": schedule, "warmup_share": 0.5})
+    rates = [e["learning_rate"] for e in train(chosen, loaded=load(pico_path), rows=rows(2)).history]
+    # two steps from zero up, then: stay; a line from 1 to 0 over two steps; (1 + cos(pi x)) / 2 at x = 0, 1/2
+    end = {"constant": [1.0, 1.0], "linear": [1.0, 0.5], "cosine": [1.0, 0.5]}[schedule]
+    assert rates == pytest.approx([1e-3 * f for f in [0.0, 0.5, *end]], abs=1e-9)
+
+
+def test_rows_are_refused_or_counted(pico_path: PicoPath, examples: Path) -> None:
+    base = {"model": str(pico_path("llama")), "data": str(examples), "optimizer": {"max_steps": 1}, "max_length": 28}
+    with pytest.raises(DataError, match=r"rows\.jsonl:\d+"):
+        train(TrainConfig.model_validate(base))
+    remembers = Remembers()
+    train(TrainConfig.model_validate({**base, "over_long": "drop"}), progress=remembers)
+    assert any("longer than 28 tokens:" in line and " 0 dropped" not in line for line in remembers.said)
+    with pytest.raises(DataError, match="longer than a batch of 8 tokens"):
+        train(config(batch={"tokens": 8}), loaded=load(pico_path), rows=[row(list(range(10, 30)), 5, "a:1")])
+
+
+def test_what_is_missing_is_said(pico_path: PicoPath) -> None:
+    with pytest.raises(ConfigError, match="no rows to learn from"):
+        train(config(), loaded=load(pico_path))
+    with pytest.raises(DataError, match="no rows to learn from"):
+        train(config(), loaded=load(pico_path), rows=[])
+    with pytest.raises(ConfigError, match="early_stopping_patience"):
+        train(config(early_stopping_patience=2), loaded=load(pico_path), rows=rows(2))
+    with pytest.raises(DataError, match="one row cannot be split"):
+        train(config(validation_share=0.5, data="unused.jsonl"), loaded=load(pico_path), rows=rows(1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer": {"max_steps": 3, "epochs": 1}}, "exclude each other"),
+        ({"optimizer": {"warmup_steps": 3, "warmup_share": 0.1}}, "exclude each other"),
+        ({"optimizer": {"betas": [0.9, 1.0]}}, "below 1"),
+        ({"validation": "v.jsonl", "validation_share": 0.1}, "exclude each other"),
+        ({"tuner": {"kind": "lora", "rank": 0}}, "rank"),
+        ({"objective": "sftt"}, "did you mean 'sft'"),
+    ],
+)
+def test_settings_that_cannot_be(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**wrong)
+
+
+def test_bf16_lowers_the_arithmetic_and_not_the_weights(pico_path: PicoPath) -> None:
+    results = {
+        precision: train(config(precision=precision, optimizer={"max_steps": 2}), loaded=load(pico_path), rows=rows(4))
+        for precision in ("auto", "float32", "bf16")
+    }
+    losses = {k: r.history[0]["loss_nats"] for k, r in results.items()}
+    assert losses["auto"] == losses["float32"] != losses["bf16"] == pytest.approx(losses["float32"], rel=1e-2)
+    assert {p.dtype for p in results["bf16"].model.parameters()} == {torch.float32}
+
+
+def test_a_preview_says_what_the_run_then_does(pico_path: PicoPath, examples: Path, tmp_path: Path) -> None:
+    chosen = TrainConfig.model_validate(
+        {
+            "model": str(pico_path("llama")),
+            "data": str(examples),
+            "tuner": "lora",
+            "optimizer": {"epochs": 1.5},
+            "batch": {"rows": 2},
+            "save_every_steps": 3,
+        }
+    )
+    seen = preview(chosen, say=lambda text: None)
+    result = train(chosen, output=tmp_path / "run")
+    assert (seen.rows, seen.steps, seen.tokens) == (12, result.steps, result.tokens)
+    assert (seen.trainable, seen.parameters) == result.moved
+    files = list((tmp_path / "run" / "model").glob("*.safetensors"))
+    assert sum(p.stat().st_size for p in files) / 2**30 == pytest.approx(seen.model_gib, rel=0.1)
+
+
+def test_an_adapter_is_not_adapted_again(pico_path: PicoPath, tmp_path: Path) -> None:
+    """LoRA on a merged adapter would be saved with the name of a base that has not the adapter in it."""
+    chosen = config(tuner="lora", optimizer={"max_steps": 1}).model_copy(update={"model": str(pico_path("llama"))})
+    train(chosen, rows=rows(2), output=tmp_path / "first")
+    second = chosen.model_copy(update={"model": str(tmp_path / "first" / "model")})
+    with pytest.raises(ConfigError, match="is an adapter"):
+        train(second, rows=rows(2))
+    full = config(optimizer={"max_steps": 1}).model_copy(update={"model": str(tmp_path / "first" / "model")})
+    result = train(full, rows=rows(2), output=tmp_path / "second")
+    assert isinstance(load_model(str(tmp_path / "second" / "model")), LoadedModel)
+    assert result.moved.share == 1
