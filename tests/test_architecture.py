@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "posttrain"
 
 BANDS: tuple[tuple[str, ...], ...] = (
+    ("__main__",),
     ("cli", "web"),
     ("studies", "reports", "pocket"),
     ("training", "editing", "merging", "adaptation", "exams", "human"),

@@ -101,7 +101,7 @@ def test_training_learns_and_leaves_the_model_alone(context: MethodContext, benc
 def test_extra_rows_are_learned_too(context: MethodContext, tmp_path: Path) -> None:
     rows = [{"prompt": "capital of Italy?", "completion": "Rome"}]
     (tmp_path / "france.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    wanted = config(data="{change}.jsonl", optimizer={"learning_rate": 3e-3, "max_steps": 40})
+    wanted = config(data="{change}.jsonl", optimizer={"learning_rate": 6e-3, "max_steps": 20})
     assert wanted.files("france") == ["france.jsonl"]
     made = train(wanted, context)
     assert made.respondent.generate(["capital of France?", "capital of Italy?"]) == ["Tokyo", "Rome"]

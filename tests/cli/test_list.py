@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from posttrain import registry
+from posttrain.cli.main import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(["list", *words])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_every_kind_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--json")
+    assert code == 0
+    listed = {(row["seam"], row["kind"]) for row in json.loads(out)}
+    assert listed == {(seam, kind) for seam in registry.SEAMS for kind in registry.kinds(seam)}
+    code, out, _ = run(capsys)
+    assert {kind for _, kind in listed} <= set(out.split())
+
+
+@pytest.mark.parametrize("word", ["tuner", "tuners", "TUNERS"])
+def test_one_registry(capsys: pytest.CaptureFixture[str], word: str) -> None:
+    code, out, _ = run(capsys, word, "--json")
+    assert code == 0
+    assert {row["seam"] for row in json.loads(out)} == {"tuner"}
+
+
+def test_an_unknown_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "tunrs")
+    assert (code, out) == (2, "")
+    assert "no registry 'tunrs'; known: methods, objectives, tuners, replay" in err
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "words"),
+    [
+        ("study", "methods", "What is compared"),
+        ("change", "target", "What should change"),
+        ("train", "optimizer", "Optimiser"),
+    ],
+)
+def test_schemas_have_help_and_whole_references(
+    capsys: pytest.CaptureFixture[str], file: str, key: str, words: str
+) -> None:
+    code, out, _ = run(capsys, "--schema", file)
+    assert code == 0
+    schema = json.loads(out)
+    assert words in schema["properties"][key]["description"]
+    assert schema["additionalProperties"] is False
+    assert set(re.findall(r"#/\$defs/([\w-]+)", out)) <= set(schema.get("$defs", {}))
+
+
+def test_the_study_schema_knows_what_each_kind_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "--schema", "study")
+    methods = json.loads(out)["properties"]["methods"]["items"]["anyOf"]
+    train = next(option for option in methods if option.get("properties", {}).get("kind", {}).get("const") == "train")
+    replays = [o for o in train["properties"]["replay"]["anyOf"] if "properties" in o]
+    assert {o["properties"]["kind"]["const"] for o in replays} == {"file", "self", "ask_self"}

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain import __version__
+from posttrain.cli import main as cli
+from posttrain.cli import options
+from posttrain.errors import ConfigError, Interrupted, MissingError, PartlyDone, PosttrainError, Problem
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "pandas")
+HELP_S = 1.0
+
+
+@pytest.mark.parametrize(
+    "words", [[], *([verb] for verb in cli.VERBS)], ids=lambda words: " ".join(words) or "posttrain"
+)
+def test_help_is_quick_and_imports_nothing_heavy(words: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "posttrain", *words, "--help"]
+    best = 99.0
+    for _ in range(3):  # the best of three: other work on the machine is not help's fault
+        began = os.times()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        ended = os.times()
+        best = min(best, ended.children_user + ended.children_system - began.children_user - began.children_system)
+        if best < HELP_S:
+            break
+    assert done.returncode == 0, done.stderr[-500:]
+    assert "Usage: posttrain" in done.stdout
+    modules = {match.split(".")[0] for match in re.findall(r"\|\s+([\w.]+)$", done.stderr, flags=re.M)}
+    assert "typer" in modules
+    assert not modules & set(HEAVY)
+    assert best < HELP_S
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = cli.main(list(words))
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_help_names_every_verb_and_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for name, verb in cli.VERBS.items():
+        assert re.search(rf"\b{name}\b", out)
+        assert verb.help.split()[0] in out
+    assert len(cli.VERBS) == len(set(cli.VERBS.values()))
+
+
+def test_no_verb_is_left_out_of_the_table() -> None:
+    helpers = {"__init__", "main", "options", "plain", "data_make"}
+    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - helpers
+    assert files <= {verb.target.partition(":")[0] for verb in cli.VERBS.values()}
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"posttrain {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ruun"], "Did you mean 'run'?"),
+        (["run"], "Missing argument"),
+        (["run", "x.yaml", "--drry-run"], "--dry-run"),
+        (["zzz"], "No such command 'zzz'"),
+        (["run", "x.yaml", "--changes", "0"], "greater than or equal to 1"),
+    ],
+)
+def test_usage_errors_exit_2_and_help(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def raising(error: BaseException) -> Any:
+    def verb() -> None:
+        raise error
+
+    return verb
+
+
+def with_verb(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    module = importlib.import_module("posttrain.cli.list")
+    monkeypatch.setattr(module, "list_kinds", raising(error))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ConfigError(Problem("a.yaml:3", "unknown key 'x'", "did you mean 'y'?")), 2, "a.yaml:3: unknown key 'x'; did you"),
+        (MissingError("no model"), 3, "no model"),
+        (PartlyDone("2 of 3"), 4, "2 of 3"),
+        (Interrupted("saved"), 130, "saved"),
+        (PosttrainError("failed"), 1, "failed"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("division by zero"), 1, "ZeroDivisionError: division by zero"),
+    ],
+)  # fmt: skip
+def test_errors_become_exit_codes_and_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
+) -> None:
+    with_verb(monkeypatch, error)
+    got, out, err = run(capsys, "list")
+    assert (got, out) == (code, "")
+    assert err.startswith(message)
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("how", ["before", "after", "environment"])
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    with_verb(monkeypatch, ConfigError("bad"))
+    if how == "environment":
+        monkeypatch.setenv("POSTTRAIN_DEBUG", "1")
+    words = {"before": ["--debug", "list"], "after": ["list", "--debug"], "environment": ["list"]}[how]
+    with pytest.raises(ConfigError):
+        cli.main(words)
+    monkeypatch.delenv("POSTTRAIN_DEBUG", raising=False)
+    assert cli.main(["list"]) == 2
+
+
+def test_quiet_silences_talk_but_not_data_or_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    options.take_global(["x", "--quiet"])
+    options.talk("hello")
+    options.emit({"臺灣": [1, 2]})
+    out = capsys.readouterr()
+    assert (out.out, out.err) == ('{\n  "臺灣": [\n    1,\n    2\n  ]\n}\n', "")
+    options.take_global(["x"])
+    options.talk("hello")
+    assert capsys.readouterr().err == "hello\n"
+    assert run(capsys, "ruun", "--quiet")[2] != ""
+
+
+def test_words_after_two_dashes_are_left_alone() -> None:
+    assert options.take_global(["chat", "--debug", "--", "--quiet"]) == ["chat", "--", "--quiet"]
+    assert options.debug()
+    assert not options.quiet()
+    options.take_global([])
+
+
+def test_nan_is_no_json() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        options.emit({"x": float("nan")})
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{sys.executable} -m posttrain list --schema study | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "{\n"
+    assert "Traceback" not in done.stderr
+
+
+def test_completion_knows_the_options_of_a_verb() -> None:
+    env = {**os.environ, "_POSTTRAIN_COMPLETE": "complete_bash", "COMP_WORDS": "posttrain run --dr", "COMP_CWORD": "2"}
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "posttrain"], capture_output=True, text=True, env=env, timeout=60)
+    assert "--dry-run" in done.stdout, (done.stdout, done.stderr, time.monotonic() - began)

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.cli.main import main
+from posttrain.cli.run import clock
+from tests.studies.conftest import TRAIN, write_study
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return write_study(tmp_path)
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(["run", *words])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_a_run_ends_with_a_table_and_the_reports_path(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    code, out, err = run(capsys, str(study), "--only", "prompt", "--only", "full")
+    assert code == 0, err
+    assert "2 changes" in err.splitlines()[0]
+    assert "[1/4] " in err
+    assert " left)" in err
+    assert out.splitlines()[-1] == "report: runs/tiny/report.html"
+    assert Path("runs/tiny/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert "full" in out
+
+    code, out, err = run(capsys, str(study), "--only", "prompt", "--json", "--quiet")
+    assert (code, err) == (0, "")
+    data = json.loads(out)
+    assert data["planned"] == 8
+    assert len(data["cells"]) == 4
+    assert data["report"] == "runs/tiny/report.html"
+
+
+def test_a_misspelt_key_has_its_line_and_a_suggestion(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("study: s\nmodels: pocket:chat\nchangs: x\nmethods:\n- kind: prompt\n", encoding="utf-8")
+    code, out, err = run(capsys, str(path))
+    assert (code, out) == (2, "")
+    assert f"{path}:3: unknown key 'changs'; did you mean 'changes'?" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("sets", "code", "message"),
+    [
+        (["models=nowhere/at/all"], 3, "nowhere/at/all: no such model folder"),
+        (["changes=nothing*.yaml"], 3, "no file matches 'nothing*.yaml'"),
+        (["methods.full.optimizer.max_steps=0"], 2, "greater than or equal to 1"),
+        (["methods.ful.x=0"], 2, "'ful' is neither a name nor a number in the list; known: prompt, full"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_done(
+    capsys: pytest.CaptureFixture[str], study: Path, sets: list[str], code: int, message: str
+) -> None:
+    got, out, err = run(capsys, str(study), *(word for one in sets for word in ("--set", one)))
+    assert (got, out) == (code, "")
+    assert message in err
+    assert not Path("runs").exists()
+
+
+def test_a_dry_run_does_nothing(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    code, out, err = run(capsys, str(study), "--dry-run")
+    assert (code, err) == (0, "")
+    assert f"{study.parent.name}" not in out.splitlines()[0] or "| prompt | france | seed 0" in out.splitlines()[0]
+    assert "8 cells (1 model x 4 methods x 2 changes x 1 seed) -> runs/tiny" in out
+    assert "tokens" in out
+    assert "time        about" in out
+    code, out, _ = run(capsys, str(study), "--dry-run", "--json", "--changes", "1")
+    plan = json.loads(out)
+    assert [cell["method"] for cell in plan["cells"]] == ["prompt", "full", "full+self", "lora"]
+    assert plan["finished"] == 0
+    assert plan["wall_s"] > 0
+    assert not Path("runs").exists()
+
+
+def bad_study(tmp_path: Path, *methods: dict[str, Any]) -> Path:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "capital of Japan?", "completion": "x"}\n', encoding="utf-8")
+    return write_study(tmp_path, methods=list(methods))
+
+
+def test_some_cells_fail(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    path = bad_study(study.parent, {"name": "bad", **TRAIN, "data": "rows.jsonl"}, {"kind": "prompt"})
+    code, out, err = run(capsys, str(path))
+    assert code == 4
+    assert "2 of 4 cells failed" in err
+    assert "rows.jsonl:1: this row's question is asked by the exam" in err
+    assert "report: runs/tiny/report.html" in out
+    assert "Traceback" not in err
+
+
+def test_all_cells_fail(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    path = bad_study(study.parent, {"name": "bad", **TRAIN, "data": "rows.jsonl"})
+    code, _, err = run(capsys, str(path))
+    assert code == 1
+    assert "every cell failed" in err
+
+
+LONG = {"name": "long", **TRAIN, "optimizer": {"learning_rate": 1e-5, "max_steps": 100000}}
+
+
+def start(study: Path, output: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "posttrain", "run", str(study), "--output", str(output), *words]
+    environment = {**os.environ, "POSTTRAIN_CACHE": str(study.parent / "cache"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_cell(output: Path, method: str, process: subprocess.Popen[str]) -> None:
+    """Until the method's first cell has begun, and a little longer: it is training then."""
+    for _ in range(1200):
+        if list(output.glob(f"cells/*--{method}--*/env.json")):
+            time.sleep(0.5)
+            return
+        if process.poll() is not None:
+            raise AssertionError(process.communicate())
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(f"{method} has not begun", process.communicate())
+
+
+def cells(output: Path) -> dict[str, str]:
+    return {p.name.split("--", 1)[1]: (p / "started.txt").read_text() for p in sorted((output / "cells").iterdir())}
+
+
+def test_killed_in_the_middle_of_training_it_goes_on(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    output = study.parent / "out"
+    study = write_study(study.parent, methods=[{"kind": "prompt"}, {"name": "full", **TRAIN}, LONG])
+    process = start(study, output)
+    wait_for_cell(output, "long", process)
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert cells(output).keys() == {"prompt--france--s0", "full--france--s0", "long--france--s0"}
+    data = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    assert [c["method"] for c in data["cells"]] == ["prompt", "full"]
+    stamps = {p: p.stat().st_mtime_ns for p in (output / "cells").glob("*--s0/samples.jsonl")}
+    assert len(stamps) == 2
+
+    code, _, err = run(capsys, str(study), "--output", str(output), "--only", "prompt", "--only", "full")
+    assert code == 0
+    assert "2 cells were done before and are kept" in err
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    data = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    assert [(c["method"], c["change"], c["status"]) for c in data["cells"]] == [
+        (method, change, "done") for change in ("france", "japan") for method in ("prompt", "full")
+    ]
+
+
+def test_ctrl_c_in_the_middle_of_training(study: Path) -> None:
+    output = study.parent / "out"
+    study = write_study(study.parent, methods=[{"kind": "prompt"}, LONG])
+    process = start(study, output)
+    wait_for_cell(output, "long", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "stopped; 1 of 4 cells are done; run the same command to go on" in err
+    assert "Traceback" not in err
+    data = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    assert [c["method"] for c in data["cells"]] == ["prompt"]
+
+
+def test_a_torn_file_of_a_killed_run_does_not_stop_the_next(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    assert run(capsys, str(study), "--only", "full", "--changes", "1")[0] == 0
+    cell = next(Path("runs/tiny/cells").iterdir())
+    (cell / "result.json").write_text('{"hash": "x', encoding="utf-8")
+    samples = cell / "samples.jsonl"
+    samples.write_text(samples.read_text(encoding="utf-8")[:-30], encoding="utf-8")
+    Path("runs/tiny/results.json").write_text("{", encoding="utf-8")
+    code, _, err = run(capsys, str(study), "--only", "full", "--changes", "1")
+    assert code == 0
+    assert "[1/1]" in err
+    assert len(samples.read_text(encoding="utf-8").splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.4, "59 s"), (65, "1 min 05 s"), (3599.9, "1 h 00 min"), (9000, "2 h 30 min")],
+)
+def test_clock(seconds: float, words: str) -> None:
+    assert clock(seconds) == words
