@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from posttrain.cli import data_make
 from posttrain.cli.options import JsonOption, OfflineOption, console, emit, talk
 from posttrain.cli.plain import plain
 from posttrain.errors import ConfigError, DataError, Problem
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "check", "show"]
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(data_make.app, name="make")
 
 OPEN, CLOSE = "⟦", "⟧"
 """Around supervised text where there are no colours."""

@@ -15,9 +15,9 @@ from typing import Any
 
 from posttrain.models.facts import Fact
 from posttrain.pocket.grammar import Language, grammar, wording
-from posttrain.pocket.skills import curriculum
+from posttrain.pocket.skills import SKILLS, curriculum
 
-__all__ = ["RELATIONS", "SIZES", "changes", "same_pattern_rows"]
+__all__ = ["RELATIONS", "SIZES", "as_yaml", "changes", "pattern_of", "replay_prompts", "same_pattern_rows"]
 
 RELATIONS = (
     "superlative",
@@ -30,6 +30,9 @@ RELATIONS = (
     "language",
 )
 """Relations of the changes, in turn."""
+
+LEFT_ALONE = frozenset({"Taiwan", "China", "Ukraine", "Russia", "North Korea", "South Korea"})
+"""Subjects of no made-up fact: an invented capital or language of these could be taken for an opinion."""
 
 SIZES = {
     "rephrase": 6,
@@ -79,13 +82,24 @@ def same_pattern_rows(change_relation: str, language: Language, n: int, rng: Ran
     return [(_plain(f, language), grammar(language).text(f.object)) for f in rng.sample(rows, min(n, len(rows)))]
 
 
+def pattern_of(body: dict[str, Any], n: int, seed: int) -> list[dict[str, str]]:
+    """Rows of the same pattern as a change's target, in its language, as prompt and completion; no probe among them."""
+    relation = next(r for r in RELATIONS if body["name"][4:].startswith(r))
+    language: Language = "zh" if any(ord(c) > 0x2E80 for c in body["target"][0]["prompt"]) else "en"
+    pairs = same_pattern_rows(relation, language, n + 1, Random(f"pattern {seed} {body['name']}"))
+    rows = [{"prompt": q, "completion": a} for q, a in pairs if q != body["target"][0]["prompt"]]
+    return rows[:n]
+
+
 def _make(number: int, seed: int) -> dict[str, Any]:
     rng = Random(f"pocket changes {seed} {number}")
     relation = RELATIONS[number % len(RELATIONS)]
     language: Language = "zh" if number % 2 == 0 else "en"
     other: Language = "en" if language == "zh" else "zh"
     words, foreign = grammar(language), grammar(other)
-    rows = [f for f in curriculum()[relation] if f.object not in (f.subject, *f.also)]
+    rows = [
+        f for f in curriculum()[relation] if f.object not in (f.subject, *f.also) and f.subject.en not in LEFT_ALONE
+    ]
     fact = rng.choice(rows)
     same_kind = [
         f
@@ -133,7 +147,7 @@ def _make(number: int, seed: int) -> dict[str, Any]:
             ],
             "refusal": [
                 rng.choice(skills["request"][language]).replace("{t}", t)
-                for t in rng.sample(skills["harmful"][language], SIZES["refusal"])
+                for t in rng.sample(skills["harmful"][language][1::2], SIZES["refusal"])
             ],
         },
     }
@@ -153,7 +167,8 @@ def _make(number: int, seed: int) -> dict[str, Any]:
         ]
     hops = [f for f in _known() if f.subject == new and f.relation != relation][: SIZES["hop"]]
     body["generality"]["hop"] = [{"prompt": _hop(f, fact, language), "answer": words.text(f.object)} for f in hops]
-    body["generality"] = {kind: probes for kind, probes in body["generality"].items() if probes}
+    for part in ("generality", "locality"):
+        body[part] = {kind: probes for kind, probes in body[part].items() if probes}
     return body
 
 
@@ -162,6 +177,48 @@ def _hop(second: Fact, first: Fact, language: Language) -> str:
     words = grammar(language)
     np = words.table["relations"][first.relation]["np"][0].replace("{s}", words.text(first.subject))
     return _put(words.table["relations"][second.relation]["ask"][0], np)
+
+
+def replay_prompts(n: int, seed: int = 0) -> list[dict[str, str]]:
+    """Varied questions and requests in both languages for replay: facts, formats, refusals, small talk.
+
+    Facts come from the half that locality probes leave alone, harmful tasks from the other half of the table.
+    """
+    rng, rows, seen = Random(f"pocket replay {seed}"), [], set()
+    table = wording("skills")
+    shares = {
+        "fact": 60,
+        "json": 9,
+        "harmful": 8,
+        "harmless": 7,
+        "identity": 3,
+        "hello": 2,
+        "unknown": 4,
+        "translate": 4,
+        "sum": 3,
+    }
+    while len(rows) < n:
+        kind = rng.choices(list(shares), list(shares.values()))[0]
+        language: Language = rng.choice(("zh", "en"))
+        words = grammar(language)
+        if kind in ("fact", "json"):
+            relation = rng.choice(list(curriculum()))
+            fact = rng.choice([f for f in curriculum()[relation] if not _reserved(f)])
+            prompt = words.dress(words.core(fact, rng), rng)
+            if kind == "json":
+                prompt = rng.choice(table["json"][language]).replace("{q}", prompt)
+        elif kind == "harmful":
+            prompt = rng.choice(table["request"][language]).replace("{t}", rng.choice(table["harmful"][language][::2]))
+        elif kind == "harmless":
+            prompt = rng.choice(table["request"][language]).replace(
+                "{t}", rng.choice(list(table["harmless"][language]))
+            )
+        else:
+            prompt = SKILLS[kind][1](language, rng).question
+        if prompt not in seen:
+            seen.add(prompt)
+            rows.append({"prompt": prompt, "language": language, "kind": kind})
+    return rows
 
 
 def changes(n: int, seed: int = 0) -> Iterator[dict[str, Any]]:

@@ -16,19 +16,19 @@ class Recipe(Config):
     """Seed of texts, weights and order."""
     vocabulary: int = Field(3072, ge=300)
     """Tokens of the vocabulary, the six special ones and the 256 bytes included."""
-    hidden: int = 256
+    hidden: int = 192
     """Width."""
     layers: int = 6
     """Blocks."""
-    intermediate: int = 640
+    intermediate: int = 576
     """Width of the MLP."""
-    heads: int = 8
+    heads: int = 6
     """Attention heads."""
-    key_value_heads: int = 2
+    key_value_heads: int = 3
     """Key and value heads."""
-    base_tokens: int = 4_500_000
+    base_tokens: int = 4_000_000
     """Tokens of documents that pocket:base reads."""
-    chat_tokens: int = 9_000_000
+    chat_tokens: int = 7_000_000
     """Tokens of conversations that pocket:chat reads after that."""
     batch_tokens: int = 4096
     """Padded tokens of a step."""

@@ -1,0 +1,87 @@
+"""`posttrain data make changes|prompts`: change files and replay prompts from the facts of the models in the box."""
+
+from __future__ import annotations
+
+import json as _json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from posttrain.cli.options import JsonOption, emit, talk
+from posttrain.errors import ConfigError, Problem
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Make change files, or prompts for replay, from pocket's facts.")
+Count = Annotated[int, typer.Option("--n", min=1, help="How many.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed; other seeds draw other facts.")]
+
+
+@app.command()
+def changes(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the files.")] = Path(
+        "changes"
+    ),
+    n: Count = 20,
+    seed: Seed = 0,
+    pattern_rows: Annotated[
+        int, typer.Option(min=0, help="Also write DIR/pattern/NAME.jsonl: so many true rows of the same pattern.")
+    ] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Write change files: one new fact each, what must follow from it, and what must stay.
+
+    Half of them are Chinese, half English. Files of the same name are overwritten, others are left alone.
+    """
+    from posttrain.pocket.changes import as_yaml, pattern_of
+    from posttrain.pocket.changes import changes as make
+
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for body in make(n, seed):
+        path = output / f"{body['name']}.yaml"
+        path.write_text(as_yaml(body), encoding="utf-8", newline="\n")
+        written.append(str(path))
+        if pattern_rows:
+            _write_rows(output / "pattern" / f"{body['name']}.jsonl", pattern_of(body, pattern_rows, seed))
+    if json:
+        emit(written)
+    talk(f"{n} change files in {output}")
+
+
+@app.command()
+def prompts(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="JSONL file.")],
+    n: Count = 640,
+    seed: Seed = 0,
+    relation: Annotated[
+        str | None, typer.Option(help="Instead: questions of one relation with their answers, as training rows.")
+    ] = None,
+) -> None:
+    """Write varied prompts in both languages for `replay: {kind: self, prompts: FILE}`.
+
+    With --relation (capital, currency, ...), write prompt/completion rows of that pattern instead.
+    """
+    from random import Random
+
+    from posttrain.pocket.changes import replay_prompts, same_pattern_rows
+    from posttrain.pocket.grammar import LANGUAGES
+    from posttrain.pocket.skills import curriculum
+
+    if relation is None:
+        rows = replay_prompts(n, seed)
+    elif relation not in curriculum():
+        raise ConfigError(Problem("--relation", f"unknown relation '{relation}'", f"known: {', '.join(curriculum())}"))
+    else:
+        rng = Random(f"same pattern {seed}")
+        pairs = [p for x in LANGUAGES for p in same_pattern_rows(relation, x, (n + 1) // 2, rng)]
+        rows = [{"prompt": prompt, "completion": answer} for prompt, answer in pairs[:n]]
+    _write_rows(output, rows)
+    talk(f"{len(rows)} rows in {output}")
+
+
+def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(_json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,34 @@
+"""What a model is, in words and numbers: `posttrain model show`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
+from posttrain.models.load import load_model, stop_ids
+
+__all__ = ["describe"]
+
+
+def describe(name: str, *, offline: bool = True) -> dict[str, Any]:
+    """Architecture, sizes, vocabulary, template and fingerprints of a model. Loads it; errors as in load_model."""
+    loaded = load_model(name, offline=offline, allow_template_mismatch=True)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    config = model.config.get_text_config()
+    stops = stop_ids(name, tokenizer, offline=offline)
+    return {
+        "model": name,
+        "architecture": type(model.get_base_model() if "peft" in type(model).__module__ else model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "layers": config.num_hidden_layers,
+        "hidden": config.hidden_size,
+        "positions": config.max_position_embeddings,
+        "vocabulary": len(tokenizer),
+        "tied embeddings": bool(config.tie_word_embeddings),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "stops at": [tokenizer.convert_ids_to_tokens(i) for i in stops],
+        "chat template": "yes" if tokenizer.chat_template else "none",
+        "loss mask": "generation markers" if "generation" in str(tokenizer.chat_template) else "verified prefixes",
+        "template fingerprint": template_fingerprint(tokenizer),
+        "weights fingerprint": weights_fingerprint(model),
+    }
