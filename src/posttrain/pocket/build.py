@@ -94,7 +94,7 @@ def build(
     """Make `output/base` and `output/chat` (float16 safetensors) and return what it cost. Resumes when interrupted."""
     recipe = recipe or Recipe()
     began = time.monotonic()
-    tokenizer = train_tokenizer(texts(recipe.seed, 40_000), recipe.vocabulary)
+    tokenizer = train_tokenizer(texts(recipe.seed, recipe.tokenizer_texts), recipe.vocabulary)
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(_config(recipe, tokenizer))
     model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -26,6 +26,8 @@ class Recipe(Config):
     """Attention heads."""
     key_value_heads: int = 3
     """Key and value heads."""
+    tokenizer_texts: int = Field(40_000, ge=1)
+    """Documents, and conversations, that the tokenizer is trained on."""
     base_tokens: int = 4_000_000
     """Tokens of documents that pocket:base reads."""
     chat_tokens: int = 7_000_000
