@@ -14,7 +14,7 @@ from posttrain.data.batching import collate
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.training.steps import PlannedStep, RowPlan
 
-__all__ = ["MicroBatch", "Step", "StepLoader", "make_micro_batch"]
+__all__ = ["MicroBatch", "Step", "StepLoader", "make_micro_batch", "part_of"]
 
 
 class MicroBatch(NamedTuple):
@@ -35,13 +35,15 @@ class MicroBatch(NamedTuple):
 class Step:
     """One optimiser step.
 
-    micro_batches: those of this process; supervised: tokens in the loss over all processes; tokens: tokens read,
-    padding left out, over all processes; epoch: passes over the new rows once the step is done.
+    micro_batches: those of this process; supervised: tokens in the loss over all processes; tokens, old_tokens:
+    tokens read, padding left out, and those of replayed rows, over all processes; epoch: passes over the new rows once
+    the step is done.
     """
 
     micro_batches: list[MicroBatch]
     supervised: int
     tokens: int
+    old_tokens: int
     epoch: float
 
 
@@ -62,12 +64,21 @@ def make_micro_batch(
     return MicroBatch(batch["input_ids"][:, :-1], targets, columns, row_numbers)
 
 
+def part_of(micro_batches: list[MicroBatch], rank: int, processes: int) -> list[MicroBatch]:
+    """Every n-th micro batch. All processes must go through the model equally often, or the others wait for ever: one
+    that has less repeats the first with nothing supervised."""
+    part = micro_batches[rank::processes]
+    if len(part) < -(-len(micro_batches) // processes):
+        first = micro_batches[0]
+        part = [*part, first._replace(targets=torch.full_like(first.targets, IGNORED))]
+    return part
+
+
 class StepLoader:
     """Iterates over the steps of a run from `first()` on; its length is that of the whole run.
 
     transformers.Trainer sees one epoch whose batches are optimiser steps. Where a resumed run begins is asked when
-    iteration starts, since the Trainer reads its state only then. With several processes each takes every n-th micro
-    batch of a step; one that would have none repeats the first with nothing supervised.
+    iteration starts, since the Trainer reads its state only then. With several processes each takes its part.
     """
 
     def __init__(
@@ -105,15 +116,13 @@ class StepLoader:
     def make(self, planned: PlannedStep) -> Step:
         """The tensors of this process's part of a step."""
         numbers = [i for micro in planned.micro_batches for i in micro]
-        micro_batches = [self._micro(micro) for micro in planned.micro_batches[self.rank :: self.processes]]
-        share = -(-len(planned.micro_batches) // self.processes)
-        while len(micro_batches) < share:  # all processes must go through the model equally often
-            idle = self._micro(planned.micro_batches[0])
-            micro_batches.append(idle._replace(targets=torch.full_like(idle.targets, IGNORED)))
+        whole = [self._micro(micro) for micro in planned.micro_batches]
+        micro_batches = part_of(whole, self.rank, self.processes)
         return Step(
             micro_batches,
             sum(self.supervised[i] for i in numbers),
             sum(len(self.rows[i].input_ids) for i in numbers),
+            sum(len(self.rows[i].input_ids) for i in numbers if i >= self.plan.new_rows),
             planned.epoch,
         )
 

@@ -42,10 +42,10 @@ class MetricsLog:
             if entry["step"] <= step:
                 self.history.append(entry)
 
-    def take_up(self, step: int) -> None:
+    def take_up(self, step: int, *, write: bool = True) -> None:
         """Go on after `step`: keep the lines up to it and drop those after, which a killed run had written."""
         self.read(step)
-        if self.path is not None:
+        if self.path is not None and write:
             write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in self.history))
 
     def add(self, entry: dict[str, Any]) -> None:

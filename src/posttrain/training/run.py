@@ -8,6 +8,7 @@ model/ and card.md; run again it goes on where it stopped, and says so when it i
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -155,7 +156,8 @@ def train(
     if folder and resume and (done := folder.finished(identity)):
         progress.say(f"{output} is finished ({done['steps']} steps); --restart trains again")
         return finished_result(folder, done)
-    if folder:
+    main = int(os.environ.get("RANK", "0")) == 0  # under torchrun only the first process writes
+    if folder and main:
         folder.open(config, identity, resume=resume)
         for name in remove_leftovers(folder.checkpoints):
             progress.say(f"removed {name}: a checkpoint that was cut short")
@@ -170,7 +172,7 @@ def train(
     if newest:
         check_identity(newest[start], identity)
         progress.say(f"going on after step {start}")
-    trainer.metrics.take_up(start)
+    trainer.metrics.take_up(start, write=main)
     trainer.wall_before_s = trainer.metrics.wall_s
     trainer.began = began = time.monotonic()
     if model.device.type == "cuda":
@@ -205,7 +207,7 @@ def train(
         trainer.stopped,
         trainer.state.best_global_step if config.keep_best and material.validation else None,
     )
-    if folder and trainer.accelerator.is_main_process:
+    if folder and main:
         folder.finish(config, identity, tuned, tokenizer, result._asdict())
         progress.say(f"saved in {folder.model}")
     return result
@@ -308,6 +310,7 @@ def build(
         activation_checkpointing=config.batch.activation_checkpointing,
         report_to=list(config.report_to) or "none",
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
     )
     muon = None
     if optimizer.kind == "muon":

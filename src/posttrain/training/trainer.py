@@ -28,7 +28,7 @@ from posttrain.data.chat import Encoded
 from posttrain.errors import Problem, TrainingError
 from posttrain.models.save import save_model
 from posttrain.objectives._tokens import Loss
-from posttrain.training.batches import MicroBatch, Step, StepLoader
+from posttrain.training.batches import MicroBatch, Step, StepLoader, part_of
 from posttrain.training.checkpoints import IDENTITY, rotate, whole_folder, write_text
 from posttrain.training.metrics import MetricsLog, peak_gib
 from posttrain.training.progress import RunProgress
@@ -172,7 +172,8 @@ class PostTrainer(Trainer):
         step: Step = inputs
         self.step = step
         processes = self.accelerator.num_processes
-        sums = [0.0, 0.0, 0.0, 0.0]  # nats of new rows, of old rows, tokens of new rows, of old rows
+        # nats of new rows, of old rows, tokens of new rows, of old rows, and whether any process was asked to stop
+        sums = [0.0, 0.0, 0.0, 0.0, float(self.stop_asked)]
         for i, micro in enumerate(step.micro_batches):
             last = i == len(step.micro_batches) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
@@ -186,15 +187,13 @@ class PostTrainer(Trainer):
                 sums[2 + old] += row_tokens
         if processes > 1:
             sums = self.accelerator.reduce(torch.tensor(sums, device=self.args.device), "sum").tolist()
+            self.stop_asked = sums[4] > 0
         mean = (sums[0] + sums[1]) / max(step.supervised, 1)
         self.entry = {
             "loss_nats": mean,
             "loss_new_nats": sums[0] / max(sums[2], 1.0),
             "supervised": step.supervised,
-            "old_share": sum(
-                len(self.rows[r].input_ids) for m in step.micro_batches for r in m.row_numbers if r >= self.new_rows
-            )
-            / max(step.tokens, 1),
+            "old_share": step.old_tokens / max(step.tokens, 1),
         }
         return torch.tensor(mean, device=self.args.device)
 
@@ -266,7 +265,7 @@ class PostTrainer(Trainer):
         model.eval()
         sums = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad():
-            for micro in self.validation[self.accelerator.process_index :: self.accelerator.num_processes]:
+            for micro in part_of(self.validation, self.accelerator.process_index, self.accelerator.num_processes):
                 _, nats, tokens = self.loss_of(model, micro)
                 sums += torch.tensor([sum(nats), sum(tokens)], dtype=torch.float64)
         model.train()
