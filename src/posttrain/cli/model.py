@@ -49,15 +49,19 @@ def check(
     ] = None,
     questions: Annotated[int, typer.Option(min=1, help="Questions per relation, language and kind.")] = 40,
     everything: Annotated[bool, typer.Option("--all", help="Print the score of every relation, too.")] = False,
+    card: Annotated[bool, typer.Option("--card", help="Write the scores into the README.md of both folders.")] = False,
 ) -> None:
     """Ask the models in the box what they should know; exit 1 when a floor is missed."""
-    from posttrain.models.load import load_model
+    from posttrain.models.load import load_model, resolve
+    from posttrain.pocket.card import write_cards
     from posttrain.pocket.check import as_rows, check_base, check_chat, failures
 
     names = {kind: str(folder / kind) if folder else f"pocket:{kind}" for kind in ("base", "chat")}
     talk("asking pocket:base and pocket:chat, about a minute on two cores")
     scores = check_base(load_model(names["base"]), n=questions) | check_chat(load_model(names["chat"]), n=questions)
     missed = failures(scores)
+    if card:
+        write_cards({kind: Path(resolve(name)) for kind, name in names.items()}, scores)
     if json:
         emit({"scores": scores, "missed": missed})
     else:

@@ -1,0 +1,33 @@
+"""`posttrain data make`: change files and prompts, by seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from posttrain.cli.main import main
+
+
+def test_changes_with_rows_of_the_same_pattern(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "make", "changes", "--n", "3", "-o", str(tmp_path), "--pattern-rows", "5", "--json"]) == 0
+    written = [Path(p) for p in json.loads(capsys.readouterr().out)]
+    assert len(written) == 3
+    for path in written:
+        assert path.read_text(encoding="utf-8").startswith("name: ")
+        rows = (tmp_path / "pattern" / f"{path.stem}.jsonl").read_text(encoding="utf-8").strip().split("\n")
+        assert len(rows) == 5
+        assert set(json.loads(rows[0])) == {"prompt", "completion"}
+
+
+def test_prompts_and_rows_of_a_relation(tmp_path: Path) -> None:
+    assert main(["data", "make", "prompts", "--n", "30", "-o", str(tmp_path / "p.jsonl")]) == 0
+    assert len((tmp_path / "p.jsonl").read_text(encoding="utf-8").strip().split("\n")) == 30
+    assert main(["data", "make", "prompts", "--n", "8", "-o", str(tmp_path / "c.jsonl"), "--relation", "capital"]) == 0
+    assert len((tmp_path / "c.jsonl").read_text(encoding="utf-8").strip().split("\n")) == 8
+
+
+def test_an_unknown_relation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "make", "prompts", "-o", str(tmp_path / "p.jsonl"), "--relation", "capitol"]) == 2
+    assert "capital" in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""Building from a seed: the same recipe gives the same weights, bit for bit, also after an interruption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from posttrain.cli.main import main
+from posttrain.models.fingerprint import weights_fingerprint
+from posttrain.models.load import load_model
+from posttrain.pocket.build import build
+from posttrain.pocket.check import asks, failures
+from posttrain.pocket.compare import distance
+from posttrain.pocket.recipe import Recipe
+
+TINY = Recipe(
+    vocabulary=400,
+    hidden=16,
+    layers=2,
+    intermediate=32,
+    heads=2,
+    key_value_heads=1,
+    tokenizer_texts=50,
+    base_tokens=4096,
+    chat_tokens=4096,
+    batch_tokens=1024,
+)
+
+
+def test_the_same_seed_builds_the_same_models(tmp_path: Path) -> None:
+    said: list[str] = []
+    cost = build(tmp_path / "a", TINY, say=said.append)
+    build(tmp_path / "b", TINY, say=said.append)
+    for kind in ("base", "chat"):
+        one, two = (weights_fingerprint(load_model(str(tmp_path / x / kind)).model) for x in "ab")
+        assert one == two
+        assert cost[kind]["steps"] >= 4
+    again = build(tmp_path / "a", TINY, say=said.append)  # finished: reads the result back
+    assert again["chat"]["steps"] == cost["chat"]["steps"]
+    base, chat = (load_model(str(tmp_path / "a" / kind)).model for kind in ("base", "chat"))
+    assert weights_fingerprint(base) != weights_fingerprint(chat)
+
+
+def test_another_shape_than_the_shipped_one_is_said(tmp_path: Path) -> None:
+    build(tmp_path, TINY, say=lambda line: None)
+    assert "shape" in distance(tmp_path)["chat"]["summary"]
+
+
+def test_gates_say_what_is_missed() -> None:
+    assert failures({"chat.json": 0.96, "chat.refused.harmless": 0.05, "chat.two_hop.zh": 0.0}) == []
+    missed = failures({"chat.json": 0.94, "chat.refused.harmless": 0.06, "chat.unseen_templates.zh.capital": 0.49})
+    assert len(missed) == 3
+    assert "94.0%" in missed[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("法國的首都是哪裡", True), ("Who wrote Hamlet", True), ("貓貓貓貓", False), ("", False), ("what \ufffd", False)],
+)
+def test_what_parses_as_a_question(text: str, right: bool) -> None:
+    assert asks(text) is right
+
+
+def test_recipe_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "pocket", "build", "x", "--dry-run", "--json", "--set", "layers=8"]) == 0
+    assert '"layers": 8' in capsys.readouterr().out
+    assert main(["model", "pocket", "build", "x", "--dry-run", "--set", "layrs=8"]) == 2
+    assert "did you mean 'layers'" in capsys.readouterr().err
