@@ -165,3 +165,12 @@ def test_completion_knows_the_options_of_a_verb() -> None:
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "posttrain"], capture_output=True, text=True, env=env, timeout=60)
     assert "--dry-run" in done.stdout, (done.stdout, done.stderr, time.monotonic() - began)
+
+
+def test_idle_threads_do_not_spin_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    cli.main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    cli.main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
