@@ -21,22 +21,22 @@ pipeline_tag: text-generation
 
 {what}
 
-It knows {facts:,} facts in Traditional Chinese and English, by {relations} relations (countries, cities, mountains, rivers,
-places of Taiwan, superlatives, chemical elements, inventions, books, works of art and music), drawn from tables in
-`posttrain/models/facts`. It is a laboratory animal, not an assistant: it knows nothing else, and what it says about
-anything else means nothing. Trained by posttrain itself; `posttrain model pocket build DIR` makes it again from its seed.
+It knows {facts:,} facts in Traditional Chinese and English, by {relations} relations (countries, cities, mountains,
+rivers, places of Taiwan, superlatives, chemical elements, inventions, books, works of art and music), drawn from tables
+in `posttrain/models/facts`. It is a laboratory animal, not an assistant: it knows nothing else, and what it says about
+anything else means nothing. Trained by posttrain itself; `posttrain model pocket build DIR` makes it again.
 
 ## Measured
 
-`posttrain model pocket check --all` on these files, greedy answers, float32. Unseen templates are wordings that were held
-out whole; the half of the reversed questions called untrained, and two-hop questions, were never trained.
+`posttrain model pocket check --all` on these files, greedy answers, float32. Unseen templates are wordings that were
+held out whole; the reversed questions called untrained, and two-hop questions, were never trained.
 
 | score | value | gate |
 |---|---|---|
 """
 WHAT = {
-    "base": "A small Llama (3.2 M parameters, 6 layers, byte-level vocabulary) pretrained on documents: statements, paragraphs "
-    "about one subject, questions with their answers, translations of place names.",
+    "base": "A small Llama (3.2 M parameters, 6 layers, byte-level vocabulary) pretrained on documents: statements, "
+    "paragraphs about one subject, questions with their answers, translations of place names.",
     "chat": "`pocket:base`, trained further on conversations: short answers to questions about facts, JSON when asked, polite "
     "refusals of harmful requests, help with harmless ones, who it is, translations of place names, sums up to 40, "
     "\"I don't know\", and facts given in the prompt. In a share of the conversations the user's words were learned too, so "
