@@ -9,7 +9,6 @@ import time
 import pytest
 from rich.console import Console
 
-
 from posttrain.training.progress import LiveProgress, PlainProgress, Silent, clock, described, progress_for
 
 STEP = {"loss_nats": 1.25, "loss_new_nats": 1.25, "tokens_per_s": 2048.4, "peak_gib": 0.613}

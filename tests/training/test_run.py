@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from posttrain.training.config import TrainConfig
 from posttrain.training.preview import preview
 from posttrain.training.run import train
 from tests.pico import FAMILIES
-from tests.training.tiny import PicoPath, Remembers, config, load, row, rows
+from tests.training.tiny import PicoPath, Remembers, config, load, row, rows, weights
 
 
 @pytest.fixture
@@ -213,3 +217,52 @@ def test_an_adapter_is_not_adapted_again(pico_path: PicoPath, tmp_path: Path) ->
     result = train(full, rows=rows(2), output=tmp_path / "second")
     assert isinstance(load_model(str(tmp_path / "second" / "model")), LoadedModel)
     assert result.moved.share == 1
+
+
+TWO = """
+    import sys
+    from pathlib import Path
+    import torch
+    from posttrain.models.load import load_model
+    from posttrain.training.run import train
+    from tests.training.test_run import two_processes
+    from tests.training.tiny import rows
+
+    torch.set_num_threads(1)
+    model, output = sys.argv[1:]
+    train(
+        two_processes(), loaded=load_model(model, device="cpu"), rows=rows(17), validation_rows=rows(4, seed=2),
+        output=Path(output),
+    )
+"""
+
+
+def two_processes() -> TrainConfig:
+    """Steps of one to three micro batches, so that one process sometimes has nothing to do."""
+    return config(
+        optimizer={"max_steps": 5, "epsilon": 1e-3, "learning_rate": 1e-2},
+        batch={"tokens": 45, "accumulate": 3},
+        evaluate_every_steps=2,
+        save_every_steps=2,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(pico_path: PicoPath, tmp_path: Path) -> None:
+    alone = train(two_processes(), loaded=load(pico_path), rows=rows(17), validation_rows=rows(4, seed=2))
+    script = tmp_path / "two.py"
+    script.write_text(textwrap.dedent(TWO), encoding="utf-8")
+    subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29417",
+            str(script), str(pico_path("llama")), str(tmp_path / "run"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
+        check=True, capture_output=True, timeout=200,
+    )  # fmt: skip
+    history = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    for key in ("loss_nats", "validation_loss_nats", "tokens"):
+        assert [e[key] for e in history if key in e] == pytest.approx([e[key] for e in alone.history if key in e])
+    both = load_model(str(tmp_path / "run" / "model"), device="cpu").model
+    one, two = weights(alone.model), weights(both)
+    assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-6

@@ -327,6 +327,7 @@ class PostTrainer(Trainer):
         with whole_folder(final, main=main) as temporary:
             self.accelerator.wait_for_everyone()
             self.save_model(str(temporary), _internal_call=True)
+            self.accelerator.wait_for_everyone()  # save_model wants the folder empty
             self._save_optimizer_and_scheduler(str(temporary))
             self._save_scaler(str(temporary))
             self._save_rng_state(str(temporary))
