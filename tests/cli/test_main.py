@@ -28,7 +28,7 @@ def test_help_is_quick_and_imports_nothing_heavy(words: list[str]) -> None:
     best = 99.0
     for _ in range(3):  # the best of three: other work on the machine is not help's fault
         began = os.times()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         ended = os.times()
         best = min(best, ended.children_user + ended.children_system - began.children_user - began.children_system)
         if best < HELP_S:
@@ -155,7 +155,7 @@ def test_nan_is_no_json() -> None:
 
 def test_a_closed_pipe_is_no_traceback() -> None:
     command = f"{sys.executable} -m posttrain list --schema study | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=240)
     assert done.stdout == "{\n"
     assert "Traceback" not in done.stderr
 
@@ -163,7 +163,7 @@ def test_a_closed_pipe_is_no_traceback() -> None:
 def test_completion_knows_the_options_of_a_verb() -> None:
     env = {**os.environ, "_POSTTRAIN_COMPLETE": "complete_bash", "COMP_WORDS": "posttrain run --dr", "COMP_CWORD": "2"}
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "posttrain"], capture_output=True, text=True, env=env, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "posttrain"], capture_output=True, text=True, env=env, timeout=240)
     assert "--dry-run" in done.stdout, (done.stdout, done.stderr, time.monotonic() - began)
 
 

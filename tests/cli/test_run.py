@@ -122,7 +122,7 @@ def start(study: Path, output: Path, *words: str) -> subprocess.Popen[str]:
 
 def wait_for_cell(output: Path, method: str, process: subprocess.Popen[str]) -> None:
     """Until the method's first cell has begun, and a little longer: it is training then."""
-    for _ in range(1200):
+    for _ in range(4000):
         if list(output.glob(f"cells/*--{method}--*/env.json")):
             time.sleep(0.5)
             return
@@ -167,7 +167,7 @@ def test_ctrl_c_in_the_middle_of_training(study: Path) -> None:
     process = start(study, output)
     wait_for_cell(output, "long", process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 130, err
     assert out == ""
     assert "stopped; 1 of 4 cells are done; run the same command to go on" in err
