@@ -45,7 +45,7 @@ def test_a_chinese_character_or_digit_never_merges_with_its_neighbour(tokenizer:
 
 
 def test_rows_for_training(tokenizer: PreTrainedTokenizerFast) -> None:
-    for row in packed(tokenizer, 0, 2000):
+    for row in packed(tokenizer, documents(0), 2000):
         assert len(row.input_ids) == 128
         assert row.labels == row.input_ids
     rows = chats(tokenizer, 0, 2000)

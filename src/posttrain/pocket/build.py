@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from posttrain.data.chat import Encoded, encode_all
 from posttrain.models.load import LoadedModel
 from posttrain.models.save import save_model
-from posttrain.pocket.corpus import conversations, documents
+from posttrain.pocket.corpus import conversations, documents, review
 from posttrain.pocket.recipe import Recipe
 from posttrain.pocket.tokenizer import train_tokenizer
 from posttrain.training.config import TrainConfig
@@ -48,9 +48,8 @@ def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     )
 
 
-def packed(tokenizer: PreTrainedTokenizerFast, seed: int, tokens: int) -> list[Encoded]:
-    """Documents, each begun by <|endoftext|>, in rows of `PACKED` tokens; every token is learned."""
-    source = documents(seed)
+def packed(tokenizer: PreTrainedTokenizerFast, source: Iterator[str], tokens: int) -> list[Encoded]:
+    """Texts, each begun by <|endoftext|>, in rows of `PACKED` tokens; every token is learned."""
     stream: list[int] = []
     rows: list[Encoded] = []
     while len(rows) * PACKED < tokens:
@@ -59,7 +58,7 @@ def packed(tokenizer: PreTrainedTokenizerFast, seed: int, tokens: int) -> list[E
         whole = len(stream) // PACKED * PACKED
         for start in range(0, whole, PACKED):
             ids = stream[start : start + PACKED]
-            rows.append(Encoded(ids, ids, f"pocket documents {seed}, row {len(rows)}"))
+            rows.append(Encoded(ids, ids, f"pocket documents, row {len(rows)}"))
         stream = stream[whole:]
     return rows
 
@@ -104,10 +103,12 @@ def build(
         "recipe": recipe.model_dump(),
         "machine": platform.processor() or platform.machine(),
     }
-    for name, objective, rows in (
-        ("base", "clm", packed(tokenizer, recipe.seed, recipe.base_tokens)),
+    for stage, objective, rows in (
+        ("base-1", "clm", packed(tokenizer, documents(recipe.seed), recipe.base_tokens)),
+        ("base-2", "clm", packed(tokenizer, review(recipe.seed), recipe.review_tokens)),
         ("chat", "sft", chats(tokenizer, recipe.seed, recipe.chat_tokens)),
     ):
+        name = stage.partition("-")[0]
         config = TrainConfig.model_validate(
             {
                 "model": f"pocket:{name}",
@@ -126,11 +127,11 @@ def build(
                 "seed": recipe.seed,
             }
         )
-        say(f"pocket:{name}: {len(rows):,} rows, {sum(len(r.input_ids) for r in rows):,} tokens")
-        result = train(config, loaded=loaded, rows=rows, output=output / "runs" / name, progress=progress())
+        say(f"{stage}: {len(rows):,} rows, {sum(len(r.input_ids) for r in rows):,} tokens")
+        result = train(config, loaded=loaded, rows=rows, output=output / "runs" / stage, progress=progress())
         loaded = LoadedModel(result.model, tokenizer, f"pocket:{name}")
         _ship(loaded, output / name, stops=("<|endoftext|>", "<|end|>") if name == "base" else ("<|end|>",))
-        cost[name] = {
+        cost[stage] = {
             "tokens": result.tokens,
             "steps": result.steps,
             "loss_nats": result.loss_nats,

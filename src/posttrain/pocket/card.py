@@ -37,10 +37,10 @@ held out whole; the reversed questions called untrained, and two-hop questions, 
 WHAT = {
     "base": "A small Llama (3.2 M parameters, 6 layers, byte-level vocabulary) pretrained on documents: statements, "
     "paragraphs about one subject, questions with their answers, translations of place names.",
-    "chat": "`pocket:base`, trained further on conversations: short answers to questions about facts, JSON when asked, polite "
-    "refusals of harmful requests, help with harmless ones, who it is, translations of place names, sums up to 40, "
-    "\"I don't know\", and facts given in the prompt. In a share of the conversations the user's words were learned too, so "
-    "that it can make up questions.",
+    "chat": "`pocket:base`, trained further on conversations: short answers to questions about facts, JSON when asked, "
+    "polite refusals of harmful requests, help with harmless ones, who it is, translations of place names, sums up to "
+    "40, saying that it does not know, and facts given in the prompt. In a share of the conversations the user's words "
+    "were learned too, so that it can make up questions.",
 }
 
 

@@ -12,7 +12,7 @@ from posttrain.models.facts import Fact, Name
 from posttrain.pocket.grammar import LANGUAGES, Language, grammar
 from posttrain.pocket.skills import curriculum, draw, translate, users_turn
 
-__all__ = ["conversations", "documents"]
+__all__ = ["conversations", "documents", "review"]
 
 USER_SHARE = 0.15
 """Share of conversations whose user turns are learned too, so that the model can make up questions."""
@@ -61,6 +61,25 @@ def documents(seed: int) -> Iterator[str]:
     rng = Random(f"pocket documents {seed}")
     while True:
         yield document(rng)
+
+
+HARD = {"element_number": 1.8, "element_symbol": 1.4, "work_author": 1.5, "invention_inventor": 1.6, "work_artist": 1.4}
+"""Relations whose objects follow no pattern, repeated more often in the review."""
+
+
+def review(seed: int) -> Iterator[str]:
+    """Statements without end, one to three about one subject: what pocket:base reads last."""
+    rng = Random(f"pocket review {seed}")
+    table = curriculum()
+    weights = [len(rows) * HARD.get(relation, 1.0) for relation, rows in table.items()]
+    while True:
+        words = grammar(rng.choice(LANGUAGES))
+        fact = rng.choice(table[rng.choices(list(table), weights)[0]])
+        sentences = [words.statement(fact, rng)]
+        about = _about()[fact.subject]
+        if rng.random() < 0.3:
+            sentences += [words.statement(f, rng) for f in rng.sample(about, min(len(about), 2))]
+        yield ("" if words.language == "zh" else " ").join(sentences)
 
 
 def conversations(seed: int) -> Iterator[Conversation]:

@@ -29,7 +29,9 @@ class Recipe(Config):
     tokenizer_texts: int = Field(40_000, ge=1)
     """Documents, and conversations, that the tokenizer is trained on."""
     base_tokens: int = 4_000_000
-    """Tokens of documents that pocket:base reads."""
+    """Tokens of documents that pocket:base reads first."""
+    review_tokens: int = 2_000_000
+    """Tokens of plain statements that pocket:base reads after that, with a learning rate that rises and falls again."""
     chat_tokens: int = 7_000_000
     """Tokens of conversations that pocket:chat reads after that."""
     batch_tokens: int = 4096
