@@ -39,7 +39,7 @@ def test_the_new_answer_is_known_and_wrong() -> None:
 
 def test_no_trained_row_is_a_probe() -> None:
     replayed = {normalise_prompt(row["prompt"]) for row in replay_prompts(720)}
-    for body in changes(24, seed=1):
+    for body in changes(20, seed=1):
         groups = [*body["generality"].values(), *body["locality"].values()]
         probes = {normalise_prompt(p if isinstance(p, str) else p["prompt"]) for group in groups for p in group}
         kept_apart = {
@@ -52,8 +52,8 @@ def test_no_trained_row_is_a_probe() -> None:
 
 
 def test_shipped_files_are_what_the_command_writes() -> None:
-    """`posttrain data make changes --n 24 -o examples/changes/superlatives --pattern-rows 12 --seed 1`."""
-    made = {body["name"]: as_yaml(body) for body in changes(24, seed=1)}
+    """`posttrain data make changes --n 20 -o examples/changes/superlatives --pattern-rows 12 --seed 1`."""
+    made = {body["name"]: as_yaml(body) for body in changes(20, seed=1)}
     assert {path.stem: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.yaml")} == made
     lines = PACKAGED_PROMPTS.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == replay_prompts(720)
