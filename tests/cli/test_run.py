@@ -89,6 +89,15 @@ def test_a_dry_run_does_nothing(capsys: pytest.CaptureFixture[str], study: Path)
     assert not Path("runs").exists()
 
 
+def test_a_model_of_the_hub_is_not_fetched_unasked(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    words = [str(study), "--set", "models=nobody/nothing", "--only", "prompt"]
+    for more in ([], ["--dry-run"]):
+        code, _, err = run(capsys, *words, *more)
+        assert code == 3
+        assert "nobody/nothing" in err
+        assert "--download allows fetching it" in err
+
+
 def bad_study(tmp_path: Path, *methods: dict[str, Any]) -> Path:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "capital of Japan?", "completion": "x"}\n', encoding="utf-8")
     return write_study(tmp_path, methods=list(methods))

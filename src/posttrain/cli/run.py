@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posttrain.cli.options import DryRunOption, JsonOption, OutputOption, SetOption, console, emit, quiet, talk
+from posttrain.cli.options import (
+    DryRunOption,
+    JsonOption,
+    OfflineOption,
+    OutputOption,
+    SetOption,
+    console,
+    emit,
+    quiet,
+    talk,
+)
 from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
 
 if TYPE_CHECKING:
@@ -39,6 +49,7 @@ def run(
         str, typer.Option("--language", "-l", metavar="en|zh-TW", help="Of the table and report.")
     ] = "en",
     sets: SetOption = None,
+    download: OfflineOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -51,7 +62,7 @@ def run(
     from posttrain.studies.config import Study
     from posttrain.studies.plan import make_plan, select
 
-    config = load_yaml(study, Study, sets or [])
+    config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
     base = study.parent
     plan = make_plan(config, load_changes(config.changes, base, place=str(study)), base)
     selected = select(plan, only=only or (), changes=changes)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from posttrain.errors import MissingError, Problem
 from posttrain.models.load import load_tokenizer
 from posttrain.models.names import resolve
 from posttrain.studies.config import Study
@@ -55,12 +56,16 @@ def flops_per_s() -> float:
     return 2 * size**3 / best
 
 
-def parameters_of(model: str) -> int:
-    """Parameters of a model, from its configuration (no weights are read)."""
+def parameters_of(model: str, *, download: bool = False) -> int:
+    """Parameters of a model, from its configuration (no weights are read). MissingError when it has none here."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(resolve(model), local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(resolve(model), local_files_only=not download)
+    except OSError as error:
+        mend = "--download allows fetching it; a study runs on an adapter folder, but its size is not guessed"
+        raise MissingError(Problem(model, "no config.json here or in the hub's cache", mend)) from error
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config)
     return sum(p.numel() for p in empty.parameters())
@@ -79,7 +84,7 @@ def estimate(study: Study, cells: Sequence[Cell]) -> Estimate:
             sample = questions[:500]
             tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False)["input_ids"])
             per_character = tokens / max(sum(map(len, sample)), 1)
-            sizes[cell.model] = parameters_of(cell.model), per_character
+            sizes[cell.model] = parameters_of(cell.model, download=study.download), per_character
         parameters, per_character = sizes[cell.model]
         probes = [question.question for _, _, question in cell.change.probes()]
         asked = round(sum(map(len, probes)) * per_character) + len(probes) * ANSWER_TOKENS

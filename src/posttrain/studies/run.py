@@ -188,7 +188,7 @@ class _Run:
                 if cell.folder in self.selected:
                     self._record(cell, self._failed(cell, "", error, 0.0))
             return
-        waiting = []
+        waiting, kept = [], 0
         for cell in cells:
             key = content_hash(
                 cell, self.study, {model: bench.fingerprint}, self.base, self.file_hashes, self.forbidden
@@ -196,12 +196,13 @@ class _Run:
             known = read_result(self._place(cell))
             if known is not None and known.hash == key and known.status == "done" and not self._again(cell):
                 self.results[cell.folder] = known
-                self.outcome.skipped += cell.folder in self.selected
+                kept += cell.folder in self.selected
             elif cell.folder in self.selected:
                 waiting.append((cell, key))
         self._write_results()
-        if self.outcome.skipped:
-            self.watcher.say(f"{self.outcome.skipped} cells were done before and are kept")
+        self.outcome.skipped += kept
+        if kept:
+            self.watcher.say(f"{kept} cells were done before and are kept")
         for number, (cell, key) in enumerate(waiting):
             self.watcher.begins(Event(cell, number, len(waiting)))
             began = time.monotonic()
