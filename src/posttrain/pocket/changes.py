@@ -184,7 +184,9 @@ def replay_prompts(n: int, seed: int = 0) -> list[dict[str, str]]:
 
     Facts come from the half that locality probes leave alone, harmful tasks from the other half of the table.
     """
-    rng, rows, seen = Random(f"pocket replay {seed}"), [], set()
+    rng = Random(f"pocket replay {seed}")
+    rows: list[dict[str, str]] = []
+    seen: set[str] = set()
     table = wording("skills")
     shares = {
         "fact": 60,

@@ -7,16 +7,17 @@ to everything else is what the exam is for; `replay` is what holds it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
+from transformers import PreTrainedTokenizerBase
 
 from posttrain import registry
 from posttrain.config.base import ByKind, Config
 from posttrain.config.change import Change
-from posttrain.data.chat import encode_all
+from posttrain.data.chat import Encoded, encode_all
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation, Message, Record, Text
 from posttrain.errors import DataError, Problem
@@ -111,6 +112,20 @@ def extra_rows(config: TrainMethodConfig, context: MethodContext) -> list[Record
     return records
 
 
+def silent_about(
+    change: Change, old: list[Encoded], tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
+) -> list[Encoded]:
+    """Replayed rows without those that name a target's subject: they would teach the old answer beside the new one."""
+    subjects = [target.subject.casefold() for target in change.target if target.subject]
+    kept = [row for row in old if not any(s in tokenizer.decode(row.input_ids).casefold() for s in subjects)]
+    if len(kept) < len(old):
+        say(f"replay: {len(old) - len(kept)} of {len(old)} rows name the target's subject and are left out")
+    if old and not kept:
+        names = ", ".join(target.subject for target in change.target if target.subject)
+        raise DataError(Problem(change.path or change.name, f"every replayed row names {names}", "replay other rows"))
+    return kept
+
+
 class Steps(Silent):
     """Passes training steps on to the study, and keeps what training says for the cell's card."""
 
@@ -153,8 +168,9 @@ def train(config: Config, context: MethodContext) -> MethodResult:
     objective = registry.load("objective", settings.objective.model_dump()["kind"])
     rows = encode_all(records, loaded.tokenizer, max_length=max_length, loss_on=objective.config.supervises).rows
     old = context.replay(config.replay, context.seed, max_length) if config.replay is not None else []
-    output = context.folder / "training" if context.keep != "none" or context.every else None
     steps = Steps(context)
+    old = silent_about(context.change, old, loaded.tokenizer, steps.say)
+    output = context.folder / "training" if context.keep != "none" or context.every else None
     trained = run_training(
         settings, loaded=loaded, rows=rows, replay_rows=old, output=output, progress=steps, base=context.base
     )
