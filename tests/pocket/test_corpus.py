@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from posttrain.pocket.build import chats, packed, texts
+from posttrain.pocket.build import REPEAT, chats, packed, texts
 from posttrain.pocket.corpus import conversations, documents
 from posttrain.pocket.tokenizer import SPECIAL, train_tokenizer
 
@@ -50,7 +50,7 @@ def test_rows_for_training(tokenizer: PreTrainedTokenizerFast) -> None:
         assert row.labels == row.input_ids
     rows = chats(tokenizer, 0, 2000)
     end = tokenizer.convert_tokens_to_ids("<|end|>")
-    for row, conversation in zip(rows[:200], conversations(0), strict=False):
+    for row, conversation in zip(rows[:200], conversations(0, repeat=REPEAT), strict=False):
         learned = [i for i in row.labels if i != -100]
         words = [m.content for m in conversation.messages if m.supervised]
         assert learned.count(end) == len(words)

@@ -30,6 +30,8 @@ __all__ = ["build"]
 
 PACKED = 128
 """Tokens of a packed row of documents."""
+REPEAT = 0.15
+"""Share of the turns that go to relations whose objects follow no pattern."""
 
 
 def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -65,7 +67,7 @@ def packed(tokenizer: PreTrainedTokenizerFast, source: Iterator[str], tokens: in
 
 def chats(tokenizer: PreTrainedTokenizerFast, seed: int, tokens: int) -> list[Encoded]:
     """Conversations until `tokens` are reached; answers and a share of the questions are learned."""
-    source = conversations(seed)
+    source = conversations(seed, repeat=REPEAT)
     rows: list[Encoded] = []
     total = 0
     while total < tokens:

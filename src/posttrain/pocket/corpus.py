@@ -10,7 +10,7 @@ from random import Random
 from posttrain.data.records import Conversation, Message
 from posttrain.models.facts import Fact, Name
 from posttrain.pocket.grammar import LANGUAGES, Language, grammar
-from posttrain.pocket.skills import curriculum, draw, translate, users_turn
+from posttrain.pocket.skills import Turn, curriculum, draw, translate, users_turn
 
 __all__ = ["conversations", "documents", "review"]
 
@@ -64,7 +64,7 @@ def documents(seed: int) -> Iterator[str]:
 
 
 HARD = {"element_number": 1.8, "element_symbol": 1.4, "work_author": 1.5, "invention_inventor": 1.6, "work_artist": 1.4}
-"""Relations whose objects follow no pattern, repeated more often in the review."""
+"""Relations whose objects follow no pattern, repeated more often."""
 
 
 def review(seed: int) -> Iterator[str]:
@@ -82,13 +82,26 @@ def review(seed: int) -> Iterator[str]:
         yield ("" if words.language == "zh" else " ").join(sentences)
 
 
-def conversations(seed: int) -> Iterator[Conversation]:
-    """Conversations without end: mostly one turn, sometimes two or three, a share with the user's words learned."""
+def _hard(rng: Random) -> Turn:
+    """A question about a relation that needs repeating."""
+    table = curriculum()
+    relation = rng.choices(list(HARD), [len(table[r]) for r in HARD])[0]
+    return users_turn(rng.choice(table[relation]), rng.choice(LANGUAGES), rng)
+
+
+def conversations(seed: int, *, repeat: float = 0.0) -> Iterator[Conversation]:
+    """Conversations without end: mostly one turn, sometimes two or three, a share with the user's words learned.
+
+    repeat: share of the turns that ask about the hard relations, beyond what their size gives them.
+    """
     rng = Random(f"pocket conversations {seed}")
     number = 0
     while True:
         number += 1
-        turns = [draw(rng) for _ in range(rng.choices([1, 2, 3], [92, 6, 2])[0])]
+        turns = [
+            _hard(rng) if repeat and rng.random() < repeat else draw(rng)
+            for _ in range(rng.choices([1, 2, 3], [92, 6, 2])[0])
+        ]
         learn = True if rng.random() < USER_SHARE else None
         messages: list[Message] = []
         for turn in turns:
