@@ -1,68 +1,104 @@
-"""Every file under examples/ is read by the code that will run it, and its header says how to run it."""
+"""Every file under examples/ validates, and its first line says how to run it."""
 
 from __future__ import annotations
 
 import re
+import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from posttrain.config.change import Change, load_change, load_changes
+from posttrain.config.base import Config
+from posttrain.config.change import Change, load_changes
 from posttrain.config.load import load_yaml, read_yaml
+from posttrain.data.readers import DataSource, read_records
 from posttrain.studies.config import Study
 from posttrain.studies.plan import make_plan
 from posttrain.training.config import TrainConfig
+from tests.test_docs import problem_of
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-YAMLS = sorted(EXAMPLES.rglob("*.yaml"))
+YAML = sorted(EXAMPLES.rglob("*.yaml"))
+ROWS = sorted(EXAMPLES.rglob("*.jsonl"))
+KINDS: dict[str, tuple[type[Config], str]] = {
+    "study": (Study, "run"),
+    "target": (Change, "exam"),
+    "model": (TrainConfig, "train"),
+}
 
 
-def kind_of(path: Path) -> str:
-    keys = set(read_yaml(path))
-    return "study" if "study" in keys else "change" if "target" in keys else "train"
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-RUN = [path for path in YAMLS if kind_of(path) != "change"]
-CHANGES = [path for path in YAMLS if kind_of(path) == "change"]
+def kind_of(path: Path) -> tuple[type[Config], str]:
+    """The config class and the verb of a file, by its keys."""
+    found = [KINDS[key] for key in KINDS if key in read_yaml(path)]
+    assert len(found) == 1, f"{named(path)} is not one of {', '.join(KINDS)}"
+    return found[0]
 
 
-@pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)
-def test_a_file_to_run_validates_and_says_how(path: Path) -> None:
-    verb = {"study": "run", "train": "train"}[kind_of(path)]
-    name = path.relative_to(ROOT).as_posix()
-    assert f"posttrain {verb} {name}" in path.read_text(encoding="utf-8").split("\n\n")[0]
-    if verb == "run":
-        study = load_yaml(path, Study)
-        changes = load_changes(study.changes, path.parent)
-        assert make_plan(study, changes, path.parent)
-        assert study.title
-        assert study.notes
-    else:
-        load_yaml(path, TrainConfig)
+def test_there_are_examples_of_each_kind() -> None:
+    verbs = Counter(kind_of(path)[1] for path in YAML)
+    assert set(verbs) == {"run", "train", "exam"}
+    assert verbs["exam"] >= 20
 
 
-def test_every_change_validates() -> None:
-    problems = []
-    for path in CHANGES:
-        change = load_change(path)
-        asked = [question.question for _, _, question in change.probes()]
-        twice = {prompt for prompt in asked if asked.count(prompt) > 1}
-        if twice:
-            problems.append(f"{path.name}: asked twice: {twice}")
-    assert not problems
+@pytest.mark.parametrize("path", YAML, ids=named)
+def test_an_example_validates(path: Path) -> None:
+    load_yaml(path, kind_of(path)[0])
 
 
-def test_the_kinds_are_told_apart() -> None:
-    assert {"target"} <= set(Change.model_fields)
-    assert not {"study", "target"} & set(TrainConfig.model_fields)
-    assert "target" not in Study.model_fields
+@pytest.mark.parametrize("path", [path for path in YAML if path.parent == EXAMPLES], ids=named)
+def test_the_first_line_runs_the_file(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    command = re.fullmatch(r"# (posttrain .+?)(?:  +\(.*\))?", first)
+    assert command is not None, first
+    assert shlex.split(command[1])[1:3] == [kind_of(path)[1], named(path)]
+    assert problem_of(command[1]) is None
+    for option in re.findall(r"(?<!\S)--[\w-]+", first):  # within the remark, too
+        assert problem_of(f"posttrain {kind_of(path)[1]} {option}") is None, option
+
+
+@pytest.mark.parametrize("path", [path for path in YAML if kind_of(path)[1] == "run"], ids=named)
+def test_a_study_finds_its_changes_and_files(path: Path) -> None:
+    study = load_yaml(path, Study)
+    assert study.title
+    assert study.notes
+    changes = load_changes(study.changes, path.parent)
+    assert len(make_plan(study, changes, path.parent)) >= len(study.methods) * 2
+
+
+@pytest.mark.parametrize("path", [path for path in YAML if kind_of(path)[1] == "train"], ids=named)
+def test_a_training_finds_its_data(path: Path) -> None:
+    config = load_yaml(path, TrainConfig)
+    assert config.data is not None
+    assert read_records(config.data.at(path.parent)).rows > 5
+
+
+@pytest.mark.parametrize("path", ROWS, ids=named)
+def test_rows_can_be_read(path: Path) -> None:
+    result = read_records(DataSource(path=str(path)))
+    assert result.problems == []
+    assert len(result.records) == result.rows > 5
+
+
+@pytest.mark.parametrize("path", [path for path in YAML if kind_of(path)[1] == "exam"], ids=named)
+def test_a_change_asks_nothing_twice_and_every_part(path: Path) -> None:
+    change = load_yaml(path, Change)
+    assert change.generality.rephrase
+    assert change.locality.same_pattern
+    assert change.locality.unrelated
+    asked = Counter(question.question for _, _, question in change.probes())
+    assert [question for question, times in asked.items() if times > 1] == []
 
 
 def test_files_named_in_comments_exist() -> None:
     missing = [
-        f"{path.name}: {name}"
-        for path in YAMLS
+        f"{named(path)}: {name}"
+        for path in YAML
         for name in re.findall(r"examples/[\w./-]+\.(?:yaml|jsonl)", path.read_text(encoding="utf-8"))
         if not (ROOT / name).exists()
     ]
