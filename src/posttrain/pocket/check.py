@@ -20,6 +20,7 @@ from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.pocket import skills
+from posttrain.pocket.corpus import about
 from posttrain.pocket.grammar import LANGUAGES, Language, grammar
 from posttrain.pocket.skills import SKILLS, Turn, curriculum
 
@@ -170,10 +171,12 @@ def check_base(loaded: LoadedModel, *, n: int = PER_RELATION) -> dict[str, float
         words = grammar(language)
         for relation, rows in curriculum().items():
             for fact in rng.sample(rows, min(n, len(rows))):
-                text = words.statement(fact, rng, cloze=True).split("{o}")[0].rstrip()
-                asked.append(
-                    (f"base.cloze.{language}.{relation}", text, tuple(map(words.text, (fact.object, *fact.also))))
-                )
+                template = rng.choice(words.cloze(relation))
+                text = words.fill(template, fact, rng).split("{o}")[0].rstrip()
+                # "The Nile is in ..." may go on with a country or a continent; both are true
+                same = [f for f in about(fact.subject) if template in words.stating(f)]
+                objects = tuple(words.text(o) for f in same for o in (f.object, *f.also))
+                asked.append((f"base.cloze.{language}.{relation}", text, objects))
     ids = [[tokenizer.bos_token_id, *tokenizer(text)["input_ids"]] for _, text, _ in asked]
     stop = frozenset({int(tokenizer.bos_token_id)})
     decoded = decode(loaded.model, ids, stop=stop, pad_id=tokenizer.pad_token_id, max_new_tokens=16)

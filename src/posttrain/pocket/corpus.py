@@ -12,7 +12,7 @@ from posttrain.models.facts import Fact, Name
 from posttrain.pocket.grammar import LANGUAGES, Language, grammar
 from posttrain.pocket.skills import Turn, curriculum, draw, translate, users_turn
 
-__all__ = ["conversations", "documents", "review"]
+__all__ = ["about", "conversations", "documents", "review"]
 
 USER_SHARE = 0.15
 """Share of conversations whose user turns are learned too, so that the model can make up questions."""
@@ -26,6 +26,11 @@ def _about() -> dict[Name, tuple[Fact, ...]]:
         for fact in rows:
             table[fact.subject].append(fact)
     return {name: tuple(rows) for name, rows in table.items()}
+
+
+def about(subject: Name) -> tuple[Fact, ...]:
+    """All facts of the curriculum about a subject."""
+    return _about()[subject]
 
 
 def _pick(rng: Random) -> Fact:
@@ -44,8 +49,8 @@ def document(rng: Random) -> str:
     if roll < 0.40:
         return words.statement(_pick(rng), rng)
     if roll < 0.65:
-        about = _about()[_pick(rng).subject]
-        chosen = rng.sample(about, min(len(about), rng.randint(2, 4)))
+        known = about(_pick(rng).subject)
+        chosen = rng.sample(known, min(len(known), rng.randint(2, 4)))
         return space.join(words.statement(fact, rng) for fact in chosen)
     if roll < 0.95:
         turn = users_turn(_pick(rng), language, rng)
@@ -76,9 +81,9 @@ def review(seed: int) -> Iterator[str]:
         words = grammar(rng.choice(LANGUAGES))
         fact = rng.choice(table[rng.choices(list(table), weights)[0]])
         sentences = [words.statement(fact, rng)]
-        about = _about()[fact.subject]
+        known = about(fact.subject)
         if rng.random() < 0.3:
-            sentences += [words.statement(f, rng) for f in rng.sample(about, min(len(about), 2))]
+            sentences += [words.statement(f, rng) for f in rng.sample(known, min(len(known), 2))]
         yield ("" if words.language == "zh" else " ").join(sentences)
 
 

@@ -156,15 +156,16 @@ class Grammar:
             text = text.replace("臺", "台")
         return text
 
-    def statement(self, fact: Fact, rng: Random, *, cloze: bool = False) -> str:
-        """The fact as a sentence; `cloze`: only sentences that name the object last, `{o}` left open."""
-        part = self.table["relations"][fact.relation]
+    def statement(self, fact: Fact, rng: Random) -> str:
+        """The fact as a sentence."""
+        return self.fill(rng.choice(self.stating(fact)), fact, rng).replace("{o}", self.text(fact.object))
+
+    def cloze(self, relation: str) -> list[str]:
+        """The statement templates of a relation that name the object last."""
+        part = self.table["relations"][relation]
         templates = part["state"] + part.get("extra_state", [])
-        if cloze:
-            last = [t for t in templates if re.search(r"\{o\}[。.]$", t)]
-            templates = last or [t for t in templates if t.index("{s}") < t.index("{o}")]
-        text = self.fill(rng.choice(templates), fact, rng)
-        return text if cloze else text.replace("{o}", self.text(fact.object))
+        last = [t for t in templates if re.search(r"\{o\}[。.]$", t)]
+        return last or [t for t in templates if t.index("{s}") < t.index("{o}")]
 
     def stating(self, fact: Fact) -> Sequence[str]:
         """All statement templates of a fact's relation."""
