@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import load_model, stop_ids
 
 __all__ = ["describe"]
+
+MARKERS = re.compile(r"\{%-?\s*generation\b")
 
 
 def describe(name: str, *, offline: bool = True) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def describe(name: str, *, offline: bool = True) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "stops at": [tokenizer.convert_ids_to_tokens(i) for i in stops],
         "chat template": "yes" if tokenizer.chat_template else "none",
-        "loss mask": "generation markers" if "generation" in str(tokenizer.chat_template) else "verified prefixes",
+        "loss mask": "generation markers" if MARKERS.search(str(tokenizer.chat_template)) else "verified prefixes",
         "template fingerprint": template_fingerprint(tokenizer),
         "weights fingerprint": weights_fingerprint(model),
     }

@@ -28,7 +28,11 @@ def resolve(name: str) -> str:
             )
         if not (_HERE / kind / "config.json").is_file():
             raise MissingError(
-                Problem(name, f"{_HERE / kind} has no weights", "build them: posttrain model pocket build")
+                Problem(
+                    name,
+                    f"{_HERE / kind} has no weights",
+                    "install the package again, or build them with: posttrain model pocket build DIR",
+                )
             )
         return str(_HERE / kind)
     if name.startswith("~"):
