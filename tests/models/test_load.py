@@ -161,7 +161,7 @@ def test_hub_models_are_not_fetched_unasked() -> None:
 
 def test_pocket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pico_path: PicoPath) -> None:
     monkeypatch.setattr(names, "_HERE", tmp_path)
-    with pytest.raises(MissingError, match=r"pocket:base: .*has no weights; build them"):
+    with pytest.raises(MissingError, match=r"pocket:base: .*has no weights; install again"):
         resolve("pocket:base")
     shutil.copytree(pico_path("llama"), tmp_path / "chat")
     assert resolve("pocket:chat") == str(tmp_path / "chat")
