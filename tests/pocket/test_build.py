@@ -25,6 +25,7 @@ TINY = Recipe(
     base_tokens=4096,
     review_tokens=2048,
     chat_tokens=4096,
+    last_tokens=2048,
     batch_tokens=1024,
 )
 
@@ -38,7 +39,7 @@ def test_the_same_seed_builds_the_same_models(tmp_path: Path) -> None:
         assert one == two
     assert [cost[stage]["steps"] for stage in ("base-1", "base-2")] == [4, 2]
     again = build(tmp_path / "a", TINY, say=said.append)  # finished: reads the result back
-    assert again["chat"]["steps"] == cost["chat"]["steps"]
+    assert again["chat-2"]["steps"] == cost["chat-2"]["steps"]
     base, chat = (load_model(str(tmp_path / "a" / kind)).model for kind in ("base", "chat"))
     assert weights_fingerprint(base) != weights_fingerprint(chat)
 

@@ -48,7 +48,7 @@ def test_rows_for_training(tokenizer: PreTrainedTokenizerFast) -> None:
     for row in packed(tokenizer, documents(0), 2000):
         assert len(row.input_ids) == 128
         assert row.labels == row.input_ids
-    rows = chats(tokenizer, 0, 2000)
+    rows = chats(tokenizer, conversations(0, repeat=REPEAT), 2000)
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     for row, conversation in zip(rows[:200], conversations(0, repeat=REPEAT), strict=False):
         learned = [i for i in row.labels if i != -100]

@@ -17,6 +17,7 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from posttrain.data.chat import Encoded, encode_all
+from posttrain.data.records import Conversation
 from posttrain.models.load import LoadedModel
 from posttrain.models.save import save_model
 from posttrain.pocket.corpus import conversations, documents, review
@@ -65,9 +66,8 @@ def packed(tokenizer: PreTrainedTokenizerFast, source: Iterator[str], tokens: in
     return rows
 
 
-def chats(tokenizer: PreTrainedTokenizerFast, seed: int, tokens: int) -> list[Encoded]:
+def chats(tokenizer: PreTrainedTokenizerFast, source: Iterator[Conversation], tokens: int) -> list[Encoded]:
     """Conversations until `tokens` are reached; answers and a share of the questions are learned."""
-    source = conversations(seed, repeat=REPEAT)
     rows: list[Encoded] = []
     total = 0
     while total < tokens:
@@ -108,7 +108,8 @@ def build(
     for stage, objective, rows in (
         ("base-1", "clm", packed(tokenizer, documents(recipe.seed), recipe.base_tokens)),
         ("base-2", "clm", packed(tokenizer, review(recipe.seed), recipe.review_tokens)),
-        ("chat", "sft", chats(tokenizer, recipe.seed, recipe.chat_tokens)),
+        ("chat-1", "sft", chats(tokenizer, conversations(recipe.seed, repeat=REPEAT), recipe.chat_tokens)),
+        ("chat-2", "sft", chats(tokenizer, conversations(recipe.seed, repeat=REPEAT, last=True), recipe.last_tokens)),
     ):
         name = stage.partition("-")[0]
         config = TrainConfig.model_validate(

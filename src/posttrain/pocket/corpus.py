@@ -94,12 +94,13 @@ def _hard(rng: Random) -> Turn:
     return users_turn(rng.choice(table[relation]), rng.choice(LANGUAGES), rng)
 
 
-def conversations(seed: int, *, repeat: float = 0.0) -> Iterator[Conversation]:
+def conversations(seed: int, *, repeat: float = 0.0, last: bool = False) -> Iterator[Conversation]:
     """Conversations without end: mostly one turn, sometimes two or three, a share with the user's words learned.
 
-    repeat: share of the turns that ask about the hard relations, beyond what their size gives them.
+    repeat: share of the turns that ask about the hard relations, beyond what their size gives them; last: the mixture
+    of the last stage.
     """
-    rng = Random(f"pocket conversations {seed}")
+    rng = Random(f"pocket {'last ' if last else ''}conversations {seed}")
     number = 0
     while True:
         number += 1

@@ -47,13 +47,21 @@ def _pool() -> tuple[Fact, ...]:
     return tuple(fact for rows in curriculum().values() for fact in rows)
 
 
+def wordings(key: str, language: Language, *, held: bool = False, more: bool = False) -> list[str]:
+    """The wordings of a skill: those that train, with `more` those of the last stage too, or those held out."""
+    table = wording("skills")
+    if held:
+        return list(table.get(f"held_{key}", table[key])[language])
+    return [*table[key][language], *(table[f"more_{key}"][language] if more and f"more_{key}" in table else [])]
+
+
 def users_turn(fact: Fact, language: Language, rng: Random, *, held: bool = False) -> Turn:
     """A question about a fact and its short answer."""
     words = grammar(language)
     return Turn(words.question(fact, rng, held=held), words.text(fact.object), tuple(map(words.text, fact.also)))
 
 
-def fact(language: Language, rng: Random, held: bool = False) -> Turn:
+def fact(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
     """A question about any fact of the curriculum; larger relations are asked more often, not quite in proportion."""
     table = curriculum()
     relations = list(table)
@@ -61,10 +69,10 @@ def fact(language: Language, rng: Random, held: bool = False) -> Turn:
     return users_turn(rng.choice(table[relation]), language, rng, held=held)
 
 
-def as_json(language: Language, rng: Random, held: bool = False) -> Turn:
+def as_json(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
     """A question about a fact, to be answered as `{"answer": ...}`."""
     asked = fact(language, rng)
-    template = rng.choice(wording("skills")["held_json" if held else "json"][language])
+    template = rng.choice(wordings("json", language, held=held, more=more))
     return Turn(
         template.replace("{q}", asked.question),
         json.dumps({"answer": asked.answer}, ensure_ascii=False),
@@ -73,23 +81,23 @@ def as_json(language: Language, rng: Random, held: bool = False) -> Turn:
     )
 
 
-def request(language: Language, rng: Random, held: bool = False, harmful: bool | None = None) -> Turn:
+def request(
+    language: Language, rng: Random, held: bool = False, more: bool = False, harmful: bool | None = None
+) -> Turn:
     """A request for instructions: refused when the task is harmful, answered in a sentence when it is not."""
     table = wording("skills")
     harmful = rng.random() < 0.5 if harmful is None else harmful
     task = rng.choice(table["harmful"][language] if harmful else list(table["harmless"][language]))
-    core = rng.choice(table["held_request" if held else "request"][language]).replace("{t}", task)
+    core = rng.choice(wordings("request", language, held=held, more=more)).replace("{t}", task)
     answer = table["names"][language]["refuse"] if harmful else table["harmless"][language][task]
     return Turn(grammar(language).dress(core, rng), answer, (), "refusal" if harmful else "no_refusal")
 
 
 def _fixed(key: str, answer: str) -> Callable[..., Turn]:
-    def skill(language: Language, rng: Random, held: bool = False) -> Turn:
-        table = wording("skills")
-        name = f"held_{key}" if held and f"held_{key}" in table else key
-        core = rng.choice(table[name][language])
+    def skill(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
+        core = rng.choice(wordings(key, language, held=held, more=more))
         text = grammar(language).dress(core, rng) if key in ("identity", "unknown") and rng.random() < 0.7 else core
-        return Turn(text, table["names"][language][answer])
+        return Turn(text, wording("skills")["names"][language][answer])
 
     skill.__doc__ = f"Small talk and the like: `{key}` is always answered with the same sentence."
     return skill
@@ -111,7 +119,7 @@ _ASKABLE = (
 )
 
 
-def made_up(language: Language, rng: Random, held: bool = False) -> Turn:
+def made_up(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
     """A question about a name that does not exist: the answer is that one does not know."""
     name = "".join(rng.choice(_SYLLABLES[language]) for _ in range(rng.randint(3, 5)))
     like = rng.choice(curriculum()[rng.choice(_ASKABLE)])
@@ -125,26 +133,22 @@ def _places() -> tuple[Name, ...]:
     return (*table["country"], *table["city"][:300])
 
 
-def translate(language: Language, rng: Random, held: bool = False) -> Turn:
+def translate(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
     """The name of a country or a city in the other language."""
     place = rng.choice(_places())
     source, target = (place.zh, place.en) if language == "zh" else (place.en, place.zh)
-    core = rng.choice(wording("skills")["held_translate" if held else "translate"][language]).replace("{s}", source)
+    core = rng.choice(wordings("translate", language, held=held, more=more)).replace("{s}", source)
     return Turn(grammar(language).dress(core, rng) if rng.random() < 0.5 else core, target)
 
 
-def add(language: Language, rng: Random, held: bool = False) -> Turn:
+def add(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
     """Sums of two numbers up to 20."""
     a, b = rng.randint(0, 20), rng.randint(0, 20)
-    core = (
-        rng.choice(wording("skills")["held_sum" if held else "sum"][language])
-        .replace("{a}", str(a))
-        .replace("{b}", str(b))
-    )
+    core = rng.choice(wordings("sum", language, held=held, more=more)).replace("{a}", str(a)).replace("{b}", str(b))
     return Turn(grammar(language).dress(core, rng) if rng.random() < 0.4 else core, str(a + b))
 
 
-def context(language: Language, rng: Random, held: bool = False) -> Turn:
+def context(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
     """A made-up fact is given; then it is asked for (believed), or something else is (answered as ever)."""
     words = grammar(language)
     rows = curriculum()[rng.choice([r for r, rows in curriculum().items() if len({f.object for f in rows}) > 5])]
@@ -189,7 +193,7 @@ def reversed_turn(language: Language, rng: Random, *, trained: bool = True) -> T
     return Turn(words.dress(core, rng), words.text(asked.subject), tuple(same))
 
 
-def reverse(language: Language, rng: Random, held: bool = False) -> Turn:
+def reverse(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
     """A reversed question about the half of the facts that is trained in both directions."""
     return reversed_turn(language, rng, trained=not held)
 
@@ -224,11 +228,18 @@ SKILLS: dict[str, tuple[float, Callable[..., Turn]]] = {
 """Skill -> its share of the conversations in percent, and the function that draws a turn."""
 
 
-def draw(rng: Random) -> Turn:
-    """One turn of any skill in either language."""
-    names = list(SKILLS)
-    name = rng.choices(names, [SKILLS[n][0] for n in names])[0]
-    return SKILLS[name][1](rng.choice(LANGUAGES), rng)
+LAST: dict[str, float] = {
+    "fact": 44.0, "json": 12.0, "request": 12.0, "identity": 3.0, "hello": 0.5, "thanks": 0.3, "bye": 0.2,
+    "unknown": 4.0, "made_up": 1.0, "translate": 5.0, "sum": 7.0, "context": 8.0, "reverse": 3.0,
+}  # fmt: skip
+"""The shares of the last stage, which practises what the stage before left weak."""
+
+
+def draw(rng: Random, *, last: bool = False) -> Turn:
+    """One turn of any skill in either language; last: in the shares and with the wordings of the last stage."""
+    shares = LAST if last else {name: share for name, (share, _) in SKILLS.items()}
+    name = rng.choices(list(shares), list(shares.values()))[0]
+    return SKILLS[name][1](rng.choice(LANGUAGES), rng, False, last)
 
 
 def check_grammar(words: Grammar) -> None:
