@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from posttrain.cli.main import build_app
+from posttrain.cli.main import build_app, main
 from posttrain.cli.plain import one_line, plain
 from posttrain.inference.respondents import Answer, ModelRespondent, Prompt
 from tests.pico import pico
@@ -92,3 +92,8 @@ def test_plain_text_cannot_steer_a_terminal(text: str) -> None:
     assert not any(c in shown for c in "\x1b\r\x07\x9b\u202e\u2066\u200e")
     assert "\n" not in one_line(text)
     assert plain("臺灣\t[bold]👩\u200d🔬") == "臺灣\t[bold]👩\u200d🔬"
+
+
+def test_an_empty_question_is_refused_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "/nowhere", "--once", " "]) == 2
+    assert "--once: the question is empty" in capsys.readouterr().err

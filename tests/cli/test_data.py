@@ -10,6 +10,7 @@ import pytest
 from posttrain.cli.main import main
 from posttrain.data.chat import Encoded
 from posttrain.data.survey import check_prompt, check_stop, lengths_of
+from posttrain.models.save import write_notes
 from tests.pico import CHATML, MARKED, pico, tokenizer
 
 PicoPath = Callable[[str], Path]
@@ -154,3 +155,23 @@ def test_prompt_check() -> None:
     assert check_prompt(tokenizer(MARKED)) == check_prompt(tokenizer(None)) == ""
     assert "<think>" in check_prompt(tokenizer(CHATML.replace("assistant\n", "assistant\n<think>")))
     assert "refuses" in check_prompt(tokenizer("{{ raise_exception('no') }}"))
+
+
+def test_a_template_that_the_weights_do_not_know(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pico("llama", tmp_path)
+    write_notes(folder, tokenizer(CHATML))
+    for verb in ("show", "check"):
+        assert main(["data", verb, str(rows), "--model", str(folder)]) == 0
+        assert "template PROBLEM: " in (out := capsys.readouterr().out)
+        assert "the weights were trained with the chat template" in out
+    assert main(["data", "show", str(rows), "-m", str(folder), "--json"]) == 0
+    assert "answers would be garbage" in json.loads(capsys.readouterr().out)["template_problem"]
+
+
+def test_a_template_that_is_no_jinja(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = pico("llama", tmp_path, template="{% for m in messages %}\n{{ m.content }")
+    assert main(["data", "show", str(rows), "--model", str(folder)]) == 1
+    err = capsys.readouterr().err
+    assert f"{folder}: the tokenizer's chat template is not valid Jinja: line 2: unexpected '}}'; correct" in err

@@ -104,6 +104,9 @@ def with_verb(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (Interrupted("saved"), 130, "saved"),
         (PosttrainError("failed"), 1, "failed"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (PermissionError(13, "Permission denied", "/x/y"), 1, "/x/y: Permission denied; let this user read and write"),
+        (FileExistsError(17, "File exists", "/x/y"), 1, "/x/y: File exists; a file stands where a folder is needed"),
+        (OSError(28, "No space left on device"), 1, "No space left on device; free some space"),
         (ZeroDivisionError("division by zero"), 1, "ZeroDivisionError: division by zero"),
     ],
 )  # fmt: skip
@@ -174,3 +177,11 @@ def test_idle_threads_do_not_spin_unless_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     cli.main(["--version"])
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+@pytest.mark.parametrize("words", [["run"], ["chat"], ["data", "show"], ["data", "make", "changes"], ["model", "show"]])
+def test_help_speaks_no_python(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    code, out, _ = run(capsys, *words, "--help")
+    assert code == 0
+    assert "--json" in out
+    assert not re.search(r"<(bool|int|float)", out)

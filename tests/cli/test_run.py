@@ -204,3 +204,23 @@ def test_a_torn_file_of_a_killed_run_does_not_stop_the_next(capsys: pytest.Captu
 )
 def test_clock(seconds: float, words: str) -> None:
     assert clock(seconds) == words
+
+
+def test_what_cannot_go_well_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path
+) -> None:
+    code, _, err = run(capsys, str(study), "--language", "fr")
+    assert (code, err) == (2, "--language: unknown language 'fr'; known: en, zh-TW\n")
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "hollow" / "config.json").write_text("{}")
+    code, _, err = run(capsys, str(study), "--set", f"models=[{tmp_path / 'hollow'}]", "--dry-run")
+    assert code == 3
+    assert "no weights: model.safetensors is missing" in err
+    assert not Path("runs").exists()
+
+
+def test_two_methods_of_one_name_have_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("study: s\nmodels: x\nchanges: x\nmethods:\n- kind: prompt\n- {kind: prompt}\n", encoding="utf-8")
+    code, _, err = run(capsys, str(path))
+    assert (code, err) == (2, f"{path}:5: methods: two methods are called prompt; give each a 'name' of its own\n")

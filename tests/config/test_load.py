@@ -169,3 +169,23 @@ def test_find_files(tmp_path: Path) -> None:
 def test_a_file_whose_name_looks_like_a_pattern_is_found(tmp_path: Path) -> None:
     (tmp_path / "a[1].yaml").touch()
     assert find_files("a[1].yaml", tmp_path) == [tmp_path / "a[1].yaml"]
+
+
+def test_what_a_missing_file_is_likened_to(tmp_path: Path) -> None:
+    for name in ("train.yaml", "long.yaml"):
+        (tmp_path / name).touch()
+    with pytest.raises(MissingError, match=r"did you mean '.*train.yaml'"):
+        read_text(tmp_path / "Trian.yml")
+    with pytest.raises(MissingError, match=f"looked in {tmp_path}$"):  # the ending alone is no likeness
+        read_text(tmp_path / "missing.yaml")
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.yaml").write_text("name: x\n")
+
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read everything, so a mode of 0 would not do
+    with pytest.raises(MissingError, match=r"a.yaml: cannot be read: Permission denied; let this user read it"):
+        load_yaml(tmp_path / "a.yaml", Outer)

@@ -252,3 +252,10 @@ def test_hub_data_set_from_a_local_folder(tmp_path: Path, monkeypatch: pytest.Mo
 def test_hub_data_set_is_not_fetched_unasked() -> None:
     with pytest.raises(MissingError, match="--download allows"):
         read_records(DataSource(hub="posttrain-tests/there-is-none"))
+
+
+def test_skipping_is_proposed_only_where_it_would_help(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"2 of 2 rows cannot be used$"):
+        read(write(tmp_path / "all.jsonl", {"prompt": "a"}, {"prompt": "a"}))
+    with pytest.raises(DataError, match=r"1 of 2 rows cannot be used; --on-bad-row skip leaves them out$"):
+        read(write(tmp_path / "some.jsonl", {"prompt": "a"}, CHAT))

@@ -11,7 +11,7 @@ import torch
 
 from posttrain.errors import MissingError, PosttrainError, TemplateError
 from posttrain.models import names
-from posttrain.models.load import load_model, load_tokenizer, resolve, stop_ids
+from posttrain.models.load import check_folder, load_model, load_tokenizer, resolve, stop_ids
 from posttrain.models.save import save_model
 from tests.pico import CHATML, FAMILIES, pico
 
@@ -161,7 +161,7 @@ def test_hub_models_are_not_fetched_unasked() -> None:
 
 def test_pocket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pico_path: PicoPath) -> None:
     monkeypatch.setattr(names, "_HERE", tmp_path)
-    with pytest.raises(MissingError, match=r"pocket:base: .*has no weights; install again"):
+    with pytest.raises(MissingError, match=r"pocket:base: .*has no weights; install the package again"):
         resolve("pocket:base")
     shutil.copytree(pico_path("llama"), tmp_path / "chat")
     assert resolve("pocket:chat") == str(tmp_path / "chat")
@@ -270,3 +270,23 @@ def test_pico_models_are_the_same_each_time(tmp_path: Path, pico_path: PicoPath)
     config = json.loads((again / "config.json").read_text())
     assert config["sliding_window"] == 16
     assert set(config["layer_types"]) == {"sliding_attention", "full_attention"}
+
+
+def test_a_folder_is_looked_at_without_loading_it(copied: Path, tmp_path: Path) -> None:
+    check_folder(str(copied))
+    check_folder("owner/model")  # a hub id: loading will tell
+    (copied / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(MissingError, match="does not list the weights' files"):
+        check_folder(str(copied))
+    (copied / "model.safetensors.index.json").unlink()
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(MissingError, match=r"no weights: model.safetensors is missing"):
+        check_folder(str(copied))
+
+
+def test_a_file_for_a_folder(copied: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=f"is a file, a model is a folder; did you mean '{copied}'"):
+        resolve(str(copied / "model.safetensors"))
+    (tmp_path / "rows.jsonl").touch()
+    with pytest.raises(MissingError, match="is a file, a model is a folder; give a folder, a hub id or pocket:chat"):
+        resolve(str(tmp_path / "rows.jsonl"))

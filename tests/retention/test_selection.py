@@ -121,3 +121,10 @@ def test_the_cache_has_a_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_in_brief() -> None:
     assert in_brief("a\n b") == "a b"
     assert in_brief("x" * 50) == "x" * 39 + "…"
+
+
+def test_the_cache_keeps_every_character(context: ReplayContext) -> None:
+    odd = [conversation("a\u2028b\x85c\nd", "e\u2029f\x1cg\r\nh", "x"), conversation("2", "3", "x")]
+    cached(context, {"kind": "a"}, lambda: odd)
+    again = cached(context, {"kind": "a"}, list)
+    assert [c.messages for c in again] == [c.messages for c in odd]

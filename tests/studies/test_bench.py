@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from posttrain.config.base import Config
-from posttrain.errors import DataError, PosttrainError
+from posttrain.errors import DataError, PosttrainError, TemplateError
+from posttrain.models.fingerprint import template_fingerprint
 from posttrain.retention.replay.self import SelfReplayConfig
 from posttrain.studies.bench import Bench
 from tests.talker import talker
@@ -79,3 +81,12 @@ def test_answers_before_are_kept_for_one_change_at_a_time(bench: Bench) -> None:
     first = bench.before_cache("a")
     assert bench.before_cache("a") is first
     assert bench.before_cache("b") is not first
+
+
+def test_a_template_mismatch_is_refused_unless_told(tmp_path: Path, told: list[str]) -> None:
+    folder = Path(shutil.copytree(talker(), tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<|end|>{% endfor %}")
+    with pytest.raises(TemplateError, match="allow_template_mismatch: true"):
+        Bench(str(folder), base=tmp_path, forbidden=frozenset(), say=told.append)
+    told_so = Bench(str(folder), base=tmp_path, forbidden=frozenset(), say=told.append, allow_template_mismatch=True)
+    assert told_so.fingerprint.endswith(template_fingerprint(told_so.loaded.tokenizer))

@@ -6,14 +6,15 @@ import json as _json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posttrain.cli.options import JsonOption, OfflineOption, console, emit, talk
+from posttrain.cli.options import DownloadOption, JsonOption, MismatchOption, TrustOption, console, emit, talk
 from posttrain.cli.plain import plain
-from posttrain.errors import PosttrainError
+from posttrain.errors import ConfigError, PosttrainError, Problem
 
 if TYPE_CHECKING:
     from posttrain.data.records import Message
@@ -69,21 +70,22 @@ class Talk:
 
 
 def chat(
-    models: Annotated[list[str], typer.Argument(help="Models: folders, adapter folders, hub ids or pocket:chat.")],
-    system: Annotated[str | None, typer.Option(help="A system message for all of them.")] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest answer; above: sampled.")] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="An answer is cut after so many tokens.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="For sampling.")] = 0,
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL", help="Models: folders, adapter folders, hub ids or pocket:chat.")
+    ],
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message for all of them.")] = None,
+    temperature: Annotated[
+        float, typer.Option(metavar="NUMBER", min=0.0, help="0: the likeliest answer; above: sampled.")
+    ] = 0.0,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="An answer is cut after so many tokens.")
+    ] = 256,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="For sampling.")] = 0,
     once: Annotated[str | None, typer.Option(metavar="QUESTION", help="Ask this one question and leave.")] = None,
     json: JsonOption = False,
-    download: OfflineOption = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that a model brings along.")
-    ] = False,
-    allow_template_mismatch: Annotated[
-        bool,
-        typer.Option("--allow-template-mismatch", help="Go on though a model was trained with another chat template."),
-    ] = False,
+    download: DownloadOption = False,
+    trust_remote_code: TrustOption = False,
+    allow_template_mismatch: MismatchOption = False,
 ) -> None:
     """Talk to one or several models side by side. From a pipe, each line is one turn of the conversation.
 
@@ -92,6 +94,8 @@ def chat(
     from posttrain.inference.respondents import ModelRespondent
     from posttrain.models.load import load_model
 
+    if once is not None and not once.strip():
+        raise ConfigError(Problem("--once", "the question is empty", "for example --once 'Who are you?'"))
     talks = []
     for name in models:
         talk(f"loading {name}")
@@ -157,7 +161,8 @@ def _lines() -> Any:
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
-    import readline  # noqa: F401  (line editing and history for input())
+    with suppress(ImportError):  # Windows has its own line editing
+        import readline  # noqa: F401  (line editing and history for input())
 
     talk("/help lists the commands; /quit leaves")
     while True:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from posttrain.cli import data_make
-from posttrain.cli.options import JsonOption, OfflineOption, console, emit, talk
+from posttrain.cli.options import DownloadOption, JsonOption, PlainCommand, PlainGroup, console, emit, talk
 from posttrain.cli.plain import plain
-from posttrain.errors import ConfigError, DataError, Problem
+from posttrain.errors import ConfigError, DataError, Problem, TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "check", "show"]
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=PlainGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_make.app, name="make")
 
 OPEN, CLOSE = "⟦", "⟧"
@@ -31,11 +31,13 @@ OPEN, CLOSE = "⟦", "⟧"
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="A .jsonl or .txt file; a data set's name with --hub.")
 ]
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Whose tokenizer and chat template to use.")]
-MaxLengthOption = Annotated[int, typer.Option(min=1, help="Longest row in tokens.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", metavar="MODEL", help="Whose tokenizer and chat template to use.")
+]
+MaxLengthOption = Annotated[int, typer.Option(metavar="N", min=1, help="Longest row in tokens.")]
 HubOption = Annotated[bool, typer.Option("--hub", help="FILE is a data set on the Hugging Face hub.")]
-SubsetOption = Annotated[str | None, typer.Option(help="The hub data set's configuration.")]
-SplitOption = Annotated[str, typer.Option(help="The hub data set's split.")]
+SubsetOption = Annotated[str | None, typer.Option(metavar="NAME", help="The hub data set's configuration.")]
+SplitOption = Annotated[str, typer.Option(metavar="NAME", help="The hub data set's split.")]
 ColumnsOption = Annotated[
     list[str] | None, typer.Option("--column", metavar="OURS=THEIRS", help="Map a column, e.g. prompt=question.")
 ]
@@ -45,18 +47,18 @@ BadRowOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def show(
     file: FileArgument,
     model: ModelOption,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="How many rows to print.")] = 3,
+    rows: Annotated[int, typer.Option("--rows", "-n", metavar="N", min=0, help="How many rows to print.")] = 3,
     max_length: MaxLengthOption = 1024,
     loss_on: LossOption = "assistant",
     hub: HubOption = False,
     subset: SubsetOption = None,
     split: SplitOption = "train",
     column: ColumnsOption = None,
-    download: OfflineOption = False,
+    download: DownloadOption = False,
     json: JsonOption = False,
 ) -> None:
     """Print rows as the model will see them: what is learned is coloured (in ⟦ ⟧ off a terminal), special tokens shown.
@@ -76,7 +78,7 @@ def show(
         raise data_error(problems, read.rows)
     lengths = lengths_of(found.rows, max_length)
     stop = check_stop(found.rows, tokenizer, stop_ids(model, tokenizer, offline=not download))
-    prompt = check_prompt(tokenizer)
+    prompt, template = check_prompt(tokenizer), _template_problem(model, tokenizer)
     shown = found.rows[:rows]
     if json:
         emit(
@@ -90,17 +92,18 @@ def show(
                 "lengths": {**lengths._asdict(), "max_length": max_length},
                 "stop": stop._asdict(),
                 "prompt_problem": prompt,
+                "template_problem": template,
             }
         )
         return
     for row in shown:
         _print_row(row, [(s.text, s.supervised) for s in segments(row, tokenizer)])
     _print_summary(read.rows, problems, lengths, max_length)
-    _print_checks(stop, prompt)
+    _print_checks(stop, prompt, template)
     _talk_problems("bad row", problems)
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def check(
     file: FileArgument,
     model: ModelOption,
@@ -114,7 +117,7 @@ def check(
     subset: SubsetOption = None,
     split: SplitOption = "train",
     column: ColumnsOption = None,
-    download: OfflineOption = False,
+    download: DownloadOption = False,
     json: JsonOption = False,
 ) -> None:
     """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
@@ -135,7 +138,7 @@ def check(
         raise DataError(*bad[:20], *error.problems) from error
     bad += encoded.problems
     stop = check_stop(encoded.rows, tokenizer, stop_ids(model, tokenizer, offline=not download))
-    prompt = check_prompt(tokenizer)
+    prompt, template = check_prompt(tokenizer), _template_problem(model, tokenizer)
     lengths = lengths_of(encoded.rows, max_length)
     counts = {
         "rows": read.rows,
@@ -155,13 +158,14 @@ def check(
                 "lengths": {**lengths._asdict(), "max_length": max_length},
                 "stop": stop._asdict(),
                 "prompt_problem": prompt,
+                "template_problem": template,
                 "problems": [{"place": p.place, "cause": p.cause, "mend": p.mend} for p in bad],
             }
         )
     else:
         for name, count in counts.items():
             print(f"{name.replace('_', ' '):<18}{count:>12,}")
-        _print_checks(stop, prompt)
+        _print_checks(stop, prompt, template)
     if bad and on_bad_row == "fail":
         from posttrain.data.readers import data_error
 
@@ -225,7 +229,18 @@ def _print_summary(rows: int, problems: list[Problem], lengths: Lengths, max_len
     print(f"over     {lengths.over:,} rows are longer than max_length {max_length:,}")
 
 
-def _print_checks(stop: StopCheck, prompt: str) -> None:
+def _template_problem(model: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What training and examining will refuse: a template that is not the one the weights were trained with."""
+    from posttrain.models.fingerprint import check_template
+
+    try:
+        check_template(model, tokenizer)
+    except TemplateError as error:
+        return str(error)
+    return ""
+
+
+def _print_checks(stop: StopCheck, prompt: str, template: str) -> None:
     if stop.problem:
         print(f"stop     PROBLEM: {stop.problem}")
     else:
@@ -234,6 +249,8 @@ def _print_checks(stop: StopCheck, prompt: str) -> None:
         print(f"prompt   PROBLEM: {plain(prompt)}")
     else:
         print("prompt   ok: generation begins as the trained text does")
+    if template:
+        print(f"template PROBLEM: {plain(template)}")
 
 
 def _talk_problems(what: str, problems: list[Problem]) -> None:

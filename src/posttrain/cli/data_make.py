@@ -8,17 +8,19 @@ from typing import Annotated
 
 import typer
 
-from posttrain.cli.options import JsonOption, emit, talk
+from posttrain.cli.options import JsonOption, PlainCommand, PlainGroup, emit, talk
 from posttrain.errors import ConfigError, Problem
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Make change files, or prompts for replay, from pocket's facts.")
-Count = Annotated[int, typer.Option("--n", min=1, help="How many.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed; other seeds draw other facts.")]
+app = typer.Typer(
+    cls=PlainGroup, no_args_is_help=True, help="Make change files, or prompts for replay, from pocket's facts."
+)
+Count = Annotated[int, typer.Option("--n", metavar="N", min=1, help="How many.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed; other seeds draw other facts.")]
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def changes(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the files.")] = Path(
         "changes"
@@ -26,7 +28,10 @@ def changes(
     n: Count = 20,
     seed: Seed = 0,
     pattern_rows: Annotated[
-        int, typer.Option(min=0, help="Also write DIR/pattern/NAME.jsonl: so many true rows of the same pattern.")
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Also write DIR/pattern/NAME.jsonl: so many true rows of the same pattern."
+        ),
     ] = 0,
     json: JsonOption = False,
 ) -> None:
@@ -50,13 +55,14 @@ def changes(
     talk(f"{n} change files in {output}")
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def prompts(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="JSONL file.")],
     n: Count = 640,
     seed: Seed = 0,
     relation: Annotated[
-        str | None, typer.Option(help="Instead: questions of one relation with their answers, as training rows.")
+        str | None,
+        typer.Option(metavar="NAME", help="Instead: questions of one relation with their answers, as training rows."),
     ] = None,
 ) -> None:
     """Write varied prompts in both languages for `replay: {kind: self, prompts: FILE}`.

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from posttrain.cli.options import JsonOption, OfflineOption, OutputOption, console, emit, talk
+from posttrain.cli.options import (
+    DownloadOption,
+    JsonOption,
+    MismatchOption,
+    OutputOption,
+    TrustOption,
+    console,
+    emit,
+    talk,
+)
 from posttrain.cli.plain import one_line
 from posttrain.errors import ConfigError, Problem
 
@@ -32,28 +41,28 @@ Match = Literal["first_sentence", "exact"]
 
 
 def exam(
-    model: Annotated[str, typer.Argument(help="The changed model: folder, adapter folder, hub id or pocket:chat.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="The changed model: folder, adapter folder, hub id or pocket:chat.")
+    ],
     change: Annotated[
         list[str], typer.Option("--change", "-c", metavar="FILE", help="Change file or glob; repeatable.")
     ],
     before: Annotated[
-        str | None, typer.Option("--before", "-b", help="The model before; an adapter's base when left out.")
+        str | None,
+        typer.Option("--before", "-b", metavar="MODEL", help="The model before; an adapter's base when left out."),
     ] = None,
     output: OutputOption = None,
     json: JsonOption = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="An answer is cut after so many tokens.")] = 64,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="An answer is cut after so many tokens.")
+    ] = 64,
     match: Annotated[Match, typer.Option(help="Answers are equal, or said in the first sentence.")] = "first_sentence",
     prompt_mode: Annotated[
         PromptMode, typer.Option(help="Tell MODEL the new fact before the user's words, or as system message.")
     ] = "none",
-    download: OfflineOption = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that a model brings along.")
-    ] = False,
-    allow_template_mismatch: Annotated[
-        bool,
-        typer.Option("--allow-template-mismatch", help="Go on though a model was trained with another chat template."),
-    ] = False,
+    download: DownloadOption = False,
+    trust_remote_code: TrustOption = False,
+    allow_template_mismatch: MismatchOption = False,
 ) -> None:
     """Examine a model before and after a change: did the target change, did the rest follow, did the rest stay?
 

@@ -24,7 +24,7 @@ class SchemaOf(StrEnum):
 
 
 def list_kinds(
-    seam: Annotated[str | None, typer.Argument(metavar="[METHODS|OBJECTIVES|...]", help="Only this registry.")] = None,
+    seam: Annotated[str | None, typer.Argument(metavar="METHODS|OBJECTIVES|...", help="Only this registry.")] = None,
     schema: Annotated[
         SchemaOf | None, typer.Option("--schema", help="Print the JSON Schema of a file, for editors that check YAML.")
     ] = None,

@@ -9,6 +9,7 @@ Exit codes: 0 ok, 1 failed, 2 the configuration or the command line is wrong, 3 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -19,7 +20,7 @@ import typer
 
 from posttrain import __version__
 from posttrain.cli import options
-from posttrain.errors import PosttrainError
+from posttrain.errors import PosttrainError, Problem
 
 __all__ = ["VERBS", "Verb", "build_app", "main"]
 
@@ -73,7 +74,9 @@ def _wanted(arguments: Sequence[str]) -> str | None:
 
 def build_app(verb: str | None) -> typer.Typer:
     """The application with every verb named and only `verb` imported."""
-    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP)
+    app = typer.Typer(
+        cls=options.PlainGroup, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP
+    )
     app.callback(epilog="Start with: posttrain run examples/superlative.yaml")(_root)
     for name, (target, line) in VERBS.items():
         found: Any = _not_imported
@@ -86,12 +89,24 @@ def build_app(verb: str | None) -> typer.Typer:
             command: Callable[..., Any] = found
             app.command(
                 name,
+                cls=options.PlainCommand,
                 short_help=line,
                 help=None if name == verb else line,
                 epilog=options.EVERYWHERE,
                 context_settings=HELP,
             )(command)
     return app
+
+
+def _os_mend(error: OSError) -> str:
+    """What a person can do about the system's refusal."""
+    if isinstance(error, PermissionError):
+        return "let this user read and write there, or choose another place"
+    if error.errno == errno.ENOSPC:
+        return "free some space, or choose another place; the same command goes on where it stopped"
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file stands where a folder is needed: choose another place"
+    return "--debug shows where"
 
 
 HELP = {"help_option_names": ["--help", "-h"]}
@@ -120,6 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(str(error), file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if options.debug():
+            raise
+        print(Problem(str(error.filename or ""), error.strerror or str(error), _os_mend(error)), file=sys.stderr)
+        return 1
     except Exception as error:
         if options.debug():
             raise

@@ -7,20 +7,33 @@ from typing import Annotated, Any
 
 import typer
 
-from posttrain.cli.options import JsonOption, OfflineOption, SetOption, console, emit, talk
+from posttrain.cli.options import (
+    DownloadOption,
+    JsonOption,
+    PlainCommand,
+    PlainGroup,
+    SetOption,
+    console,
+    emit,
+    talk,
+)
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True)
-pocket = typer.Typer(no_args_is_help=True, help="The models in the box: check what they know, rebuild them.")
+app = typer.Typer(cls=PlainGroup, no_args_is_help=True)
+pocket = typer.Typer(
+    cls=PlainGroup, no_args_is_help=True, help="The models in the box: check what they know, rebuild them."
+)
 app.add_typer(pocket, name="pocket")
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def show(
-    model: Annotated[str, typer.Argument(help="Hub id, local folder, adapter folder, pocket:base or pocket:chat.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Hub id, local folder, adapter folder, pocket:base or pocket:chat.")
+    ],
     json: JsonOption = False,
-    download: OfflineOption = False,
+    download: DownloadOption = False,
 ) -> None:
     """Print a model's architecture, size, vocabulary, chat template and fingerprints."""
     from posttrain.models.describe import describe
@@ -41,13 +54,13 @@ def _print_table(rows: dict[str, Any]) -> None:
     console(stderr=False).print(table, markup=False)
 
 
-@pocket.command()
+@pocket.command(cls=PlainCommand)
 def check(
     json: JsonOption = False,
     folder: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Check DIR/base and DIR/chat instead of the shipped ones.")
     ] = None,
-    questions: Annotated[int, typer.Option(min=1, help="Questions per relation, language and kind.")] = 40,
+    questions: Annotated[int, typer.Option(metavar="N", min=1, help="Questions per relation, language and kind.")] = 40,
     everything: Annotated[bool, typer.Option("--all", help="Print the score of every relation, too.")] = False,
     card: Annotated[bool, typer.Option("--card", help="Write the scores into the README.md of both folders.")] = False,
 ) -> None:
@@ -78,9 +91,9 @@ def check(
         raise typer.Exit(1)
 
 
-@pocket.command()
+@pocket.command(cls=PlainCommand)
 def build(
-    output: Annotated[Path, typer.Argument(help="Folder for base/, chat/ and the run's logs.")],
+    output: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for base/, chat/ and the run's logs.")],
     json: JsonOption = False,
     sets: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and stop.")] = False,

@@ -16,17 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
     "EVERYWHERE",
+    "DownloadOption",
     "DryRunOption",
     "JsonOption",
-    "OfflineOption",
+    "MismatchOption",
     "OutputOption",
+    "PlainCommand",
+    "PlainGroup",
     "SetOption",
+    "TrustOption",
     "console",
     "debug",
     "emit",
@@ -42,9 +47,38 @@ SetOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and how long it takes.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
-OfflineOption = Annotated[
+DownloadOption = Annotated[
     bool, typer.Option("--download", help="Allow a model or data set to be fetched from the Hugging Face hub.")
 ]
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a model brings along.")]
+MismatchOption = Annotated[
+    bool,
+    typer.Option("--allow-template-mismatch", help="Go on though a model was trained with another chat template."),
+]
+
+
+class PlainCommand(TyperCommand):
+    """A command whose help shows nothing to be typed after a switch (typer writes `<bool>`)."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, switches with an empty metavar."""
+        return _without_bool(super().get_params(ctx))
+
+
+class PlainGroup(TyperGroup):
+    """The same for a verb with sub-verbs."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, switches with an empty metavar."""
+        return _without_bool(super().get_params(ctx))
+
+
+def _without_bool(params: list[Any]) -> list[Any]:
+    for param in params:
+        if isinstance(param, TyperOption) and param.is_flag and param.metavar is None:
+            param.metavar = ""
+    return params
+
 
 EVERYWHERE = "Everywhere: --debug shows the traceback of an error, --quiet keeps stderr silent."
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posttrain.cli.options import (
+    DownloadOption,
     DryRunOption,
     JsonOption,
-    OfflineOption,
     OutputOption,
     SetOption,
     console,
@@ -42,14 +42,16 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="METHOD", help="Run only this method; may be repeated.")
     ] = None,
-    changes: Annotated[int | None, typer.Option("--changes", min=1, help="Run only the first so many changes.")] = None,
+    changes: Annotated[
+        int | None, typer.Option("--changes", metavar="N", min=1, help="Run only the first so many changes.")
+    ] = None,
     output: OutputOption = None,
     restart: Annotated[bool, typer.Option("--restart", help="Run cells again that are done.")] = False,
     language: Annotated[
-        str, typer.Option("--language", "-l", metavar="en|zh-TW", help="Of the table and report.")
+        str, typer.Option("--language", "-l", metavar="en|zh-TW", help="Language of the table and the report.")
     ] = "en",
     sets: SetOption = None,
-    download: OfflineOption = False,
+    download: DownloadOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -59,9 +61,11 @@ def run(
     """
     from posttrain.config.change import load_changes
     from posttrain.config.load import load_yaml
+    from posttrain.reports.texts import check_language
     from posttrain.studies.config import Study
     from posttrain.studies.plan import make_plan, select
 
+    check_language(language)
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
     base = study.parent
     plan = make_plan(config, load_changes(config.changes, base, place=str(study)), base)
@@ -88,12 +92,12 @@ def run(
 def _check_models(config: Study) -> None:
     """Every model is looked for before the first one is worked with; all that are missing are named."""
     from posttrain.errors import MissingError
-    from posttrain.models.names import resolve
+    from posttrain.models.load import check_folder
 
     problems: list[Problem] = []
     for model in config.models:
         try:
-            resolve(model)
+            check_folder(model)
         except MissingError as error:
             problems += error.problems
     if problems:

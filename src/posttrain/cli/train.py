@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posttrain.cli.options import DryRunOption, JsonOption, OfflineOption, OutputOption, SetOption, emit, quiet, talk
+from posttrain.cli.options import DownloadOption, DryRunOption, JsonOption, OutputOption, SetOption, emit, quiet, talk
 from posttrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -17,16 +17,21 @@ __all__ = ["train"]
 
 
 def train(
-    file: Annotated[Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="What to train, and how.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Hub id, folder, or pocket:chat.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="What to train, and how.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="MODEL", help="Hub id, folder, or pocket:chat.")
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", "-d", metavar="FILE", help="Examples: .jsonl or .txt.")] = None,
-    objective: Annotated[str | None, typer.Option(help="What is minimised: sft or clm.")] = None,
-    tuner: Annotated[str | None, typer.Option(help="Which parameters move: full or lora.")] = None,
+    objective: Annotated[str | None, typer.Option(metavar="KIND", help="What is minimised: sft or clm.")] = None,
+    tuner: Annotated[str | None, typer.Option(metavar="KIND", help="Which parameters move: full or lora.")] = None,
     output: OutputOption = None,
     sets: SetOption = None,
     restart: Annotated[bool, typer.Option("--restart", help="Start over instead of resuming.")] = False,
-    on_bad_row: Annotated[str | None, typer.Option("--on-bad-row", metavar="fail|skip", help="Bad rows.")] = None,
-    download: OfflineOption = False,
+    on_bad_row: Annotated[
+        str | None,
+        typer.Option("--on-bad-row", metavar="fail|skip", help="A bad row is an error, or is left out and counted."),
+    ] = None,
+    download: DownloadOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:

@@ -30,19 +30,25 @@ C = TypeVar("C", bound=Config)
 def read_text(path: Path) -> str:
     """A UTF-8 file as text, with or without BOM, any line ends. MissingError, or ConfigError when not UTF-8."""
     if not path.exists():
-        near = get_close_matches(
-            path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [], n=1
-        )
-        raise MissingError(
-            Problem(str(path), "no such file", f"did you mean '{path.with_name(near[0])}'?" if near else "")
-        )
+        near = _near(path)
+        mend = f"did you mean '{near}'?" if near else f"looked in {path.parent.absolute()}"
+        raise MissingError(Problem(str(path), "no such file", mend))
     if path.is_dir():
-        raise MissingError(Problem(str(path), "is a folder, a file is expected"))
+        raise MissingError(Problem(str(path), "is a folder, a file is expected", "name a file in it"))
     try:
         return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:  # no permission, a bad disk
+        raise MissingError(Problem(str(path), f"cannot be read: {error.strerror}", "let this user read it")) from error
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise ConfigError(Problem(f"{path}:{line}", "not UTF-8", "save the file as UTF-8")) from error
+
+
+def _near(path: Path) -> Path | None:
+    """The file beside a missing one whose name is most like it; the ending alone makes no likeness."""
+    names = {p.stem.casefold(): p for p in sorted(path.parent.iterdir()) if p.is_file()} if path.parent.is_dir() else {}
+    close = get_close_matches(path.stem.casefold(), names, n=1)
+    return names[close[0]] if close else None
 
 
 def read_yaml(path: Path) -> CommentedMap:
@@ -57,7 +63,13 @@ def read_yaml(path: Path) -> CommentedMap:
     except YAMLError as error:
         raise ConfigError(Problem(str(path), f"not valid YAML: {error}")) from error
     if node is None:
-        raise ConfigError(Problem(f"{path}:1", "the file is empty"))
+        raise ConfigError(
+            Problem(
+                f"{path}:1",
+                "the file is empty",
+                "`posttrain list --schema study` shows what a study may say (change and train likewise)",
+            )
+        )
     if not isinstance(node, CommentedMap):
         raise ConfigError(Problem(f"{path}:1", f"a mapping (key: value) is expected, got {type(node).__name__}"))
     return node

@@ -113,9 +113,8 @@ def encode_all(
         truncated += outcome.truncated
         rows.append(outcome)
     if long or (bad and on_bad_row == "fail"):
-        raise data_error(
-            [*bad, *long] if on_bad_row == "fail" else long, len(records), TemplateError if bad else DataError
-        )
+        found = [*bad, *long] if on_bad_row == "fail" else long
+        raise data_error(found, len(records), TemplateError if bad else DataError, skippable=not long)
     if not rows:
         cause = f"no row is left of {len(records)} ({dropped} dropped as longer than {max_length}, {len(bad)} bad)"
         raise DataError(Problem("", cause, "raise max_length or look at the rows with: posttrain data show"), *bad[:20])

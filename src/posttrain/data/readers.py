@@ -117,13 +117,19 @@ def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadRe
     return ReadResult(records, rows, len(problems), problems)
 
 
-def data_error(problems: list[Problem], rows: int, kind: type[DataError] = DataError) -> DataError:
-    """One error for all bad rows: the first ones listed, the rest counted."""
+def data_error(
+    problems: list[Problem], rows: int, kind: type[DataError] = DataError, *, skippable: bool = True
+) -> DataError:
+    """One error for all bad rows: the first ones listed, the rest counted.
+
+    skippable: whether `--on-bad-row skip` would help; it never does when no row would be left.
+    """
     more = len(problems) - LISTED_PROBLEMS
     listed: list[Problem | str] = list(problems[:LISTED_PROBLEMS])
     if more > 0:
         listed.append(f"... and {more} more")
-    listed.append(f"{len(problems)} of {rows} rows cannot be used; --on-bad-row skip leaves them out")
+    mend = "--on-bad-row skip leaves them out" if skippable and len(problems) < rows else ""
+    listed.append(Problem("", f"{len(problems)} of {rows} rows cannot be used", mend))
     return kind(*listed)
 
 

@@ -59,6 +59,7 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         # Not the tokenizer itself: instances are kept as long as it lives (chat.py), which must not be for ever.
+        self.name = str(tokenizer.name_or_path)
         self.variables = dict(tokenizer.special_tokens_map)
         try:
             self.sources = {
@@ -99,6 +100,11 @@ class ChatTemplate:
                 return_assistant_tokens_mask=marked,
                 **self.variables,
             )
+        except jinja2.TemplateSyntaxError as error:
+            cause = f"the tokenizer's chat template is not valid Jinja: line {error.lineno}: {error.message}"
+            raise TemplateError(
+                Problem(self.name, cause, "correct chat_template.jinja in the model's folder")
+            ) from error
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             roles = ", ".join(message["role"] for message in chat)
             cause = (

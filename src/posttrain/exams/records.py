@@ -62,7 +62,7 @@ class SamplesFile:
         whole = raw[: raw.rfind(b"\n") + 1]
         foreign = 0
         problems = []
-        for number, text in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
+        for number, text in enumerate(whole.split(b"\n")[:-1], start=1):
             try:
                 row: dict[str, Any] = json.loads(text)
                 line = Line(row["exam"], row["change"], ProbeResult.from_json(row))

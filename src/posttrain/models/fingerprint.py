@@ -105,10 +105,9 @@ def read_notes(folder: Path) -> dict[str, Any]:
         return {}
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise TemplateError(
-            Problem(f"{path}:{error.lineno}", "not valid JSON", "delete the file or train again")
-        ) from error
+    except ValueError as error:  # not JSON, or not UTF-8
+        place = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else str(path)
+        raise TemplateError(Problem(place, "not valid JSON", "delete the file or train again")) from error
     return notes if isinstance(notes, dict) else {}
 
 
@@ -130,6 +129,7 @@ def check_template(
                 str(folder / NOTES_FILE),
                 f"the weights were trained with the chat template {saved}, the tokenizer's is {found}: "
                 "answers would be garbage",
-                "restore the tokenizer files saved with the weights, or pass --allow-template-mismatch",
+                "restore the tokenizer files saved with the weights, or allow it: --allow-template-mismatch, in a YAML "
+                "file `allow_template_mismatch: true`",
             )
         )

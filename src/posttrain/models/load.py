@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LoadedModel", "load_model", "load_tokenizer", "resolve", "stop_ids"]
+__all__ = ["LoadedModel", "check_folder", "load_model", "load_tokenizer", "resolve", "stop_ids"]
 
 BIG_PARAMETERS = 1_000_000_000
 """Above this many parameters weights are kept in bfloat16 on a GPU that supports it."""
@@ -84,8 +84,7 @@ def _load_weights(
     import safetensors
     import transformers
 
-    if Path(folder).is_dir():
-        _check_folder(Path(folder))
+    check_folder(folder)
     transformers.utils.logging.disable_progress_bar()  # transformers' own "Loading weights" bars
     source = {"local_files_only": offline, "trust_remote_code": trust}
     try:
@@ -154,15 +153,21 @@ def _adapter_base(folder: Path) -> str | None:
         return None
     try:
         base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise MissingError(Problem(str(path), "does not name the adapter's base (base_model_name_or_path)")) from error
     if not isinstance(base, str) or not base:
         raise MissingError(Problem(str(path), "base_model_name_or_path is empty", "write the base model's name there"))
     return base
 
 
-def _check_folder(folder: Path) -> None:
-    """MissingError for a folder without configuration, weights, or one of the shards that its index names."""
+def check_folder(name: str) -> None:
+    """MissingError for a folder without configuration, weights, or one of the shards that its index names.
+
+    An adapter's folder and a name that is no folder here pass: loading says what they lack.
+    """
+    folder = Path(resolve(name))
+    if not folder.is_dir() or (folder / "adapter_config.json").is_file():
+        return
     if not (folder / "config.json").is_file():
         raise MissingError(
             Problem(str(folder), "no config.json: not a model folder", "a model folder has config.json and weights")
@@ -170,7 +175,10 @@ def _check_folder(folder: Path) -> None:
     for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         index = folder / index_name
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise MissingError(Problem(str(index), "does not list the weights' files", "copy it again")) from error
             lacking = [shard for shard in shards if not (folder / shard).is_file()]
             if lacking:
                 raise MissingError(
@@ -270,7 +278,7 @@ def _unloadable(name: str, folder: str, offline: bool, error: Exception) -> Post
 def _mend(error: Exception, trust: bool) -> str:
     if "trust_remote_code" in str(error) and not trust:
         return "the model brings its own code: pass --trust-remote-code if you trust it"
-    return ""
+    return "copy the model again"
 
 
 def _first_line(error: Exception) -> str:

@@ -41,13 +41,14 @@ def resolve(name: str) -> str:
     if path.is_dir():
         return name
     if path.is_file():
-        raise MissingError(Problem(name, "is a file, a model is a folder", f"did you mean '{path.parent}'?"))
+        holder = (path.parent / "config.json").is_file()
+        mend = f"did you mean '{path.parent}'?" if holder else "give a folder, a hub id or pocket:chat"
+        raise MissingError(Problem(name, "is a file, a model is a folder", mend))
     if name == "" or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
         near = get_close_matches(path.name, siblings, n=1)
-        raise MissingError(
-            Problem(name, "no such model folder", f"did you mean '{path.with_name(near[0])}'?" if near else "")
-        )
+        mend = f"did you mean '{path.with_name(near[0])}'?" if near else "give a folder, a hub id or pocket:chat"
+        raise MissingError(Problem(name, "no such model folder", mend))
     return name
 
 

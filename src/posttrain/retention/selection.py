@@ -182,7 +182,8 @@ def cached(
     path = (context.cache or default_cache()) / "replay" / f"{key}.jsonl"
     if path.is_file():
         context.say(f"replay: read from the cache ({path})")
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: answers may hold U+2028 and U+0085
+        rows = [json.loads(line) for line in lines if line]
         return [conversation(row["prompt"], row["answer"], f"{path}:{i}") for i, row in enumerate(rows, start=1)]
     made = make()
     if not made:  # nothing worth keeping: the selection says why

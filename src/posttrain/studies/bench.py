@@ -18,7 +18,7 @@ from posttrain.config.base import Config
 from posttrain.data.chat import Encoded, encode_all
 from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.respondents import ModelRespondent
-from posttrain.models.fingerprint import check_template, template_fingerprint, weights_fingerprint
+from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.retention.selection import ReplayConfig, ReplayContext
 
@@ -33,10 +33,22 @@ class Bench:
     """A loaded model with what its cells share: fingerprint, untouched respondent, replays, answers before."""
 
     def __init__(
-        self, name: str, *, base: Path, forbidden: frozenset[str], download: bool, say: Callable[[str], None]
+        self,
+        name: str,
+        *,
+        base: Path,
+        forbidden: frozenset[str],
+        say: Callable[[str], None],
+        download: bool = False,
+        trust_remote_code: bool = False,
+        allow_template_mismatch: bool = False,
     ) -> None:
-        self.loaded: LoadedModel = load_model(name, offline=not download)
-        check_template(name, self.loaded.tokenizer)
+        self.loaded: LoadedModel = load_model(
+            name,
+            offline=not download,
+            trust_remote_code=trust_remote_code,
+            allow_template_mismatch=allow_template_mismatch,
+        )
         self.name = name
         self.base = base
         self.forbidden = forbidden

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from posttrain.config.base import ByKind, Config
 
@@ -104,6 +104,10 @@ class Study(Config):
     """The longest answer to a probe, in tokens."""
     download: bool = False
     """Whether models and data sets may be fetched from the Hugging Face hub."""
+    trust_remote_code: bool = False
+    """Run code that comes with a model."""
+    allow_template_mismatch: bool = False
+    """Go on although a model was trained with another chat template than its tokenizer's."""
 
     @field_validator("models", "seeds", "changes")
     @classmethod
@@ -113,13 +117,14 @@ class Study(Config):
             raise ValueError(f"named twice: {', '.join(twice)}")
         return value
 
-    @model_validator(mode="after")
-    def _names_differ(self) -> Study:
-        names = [safe_name(method.label) for method in self.methods]
+    @field_validator("methods")
+    @classmethod
+    def _names_differ(cls, value: tuple[MethodConfig, ...]) -> tuple[MethodConfig, ...]:
+        names = [safe_name(method.label) for method in value]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two methods are called {', '.join(twice)}; give each a 'name' of its own")
-        return self
+        return value
 
     @field_validator("study")
     @classmethod

@@ -56,18 +56,20 @@ def flops_per_s() -> float:
     return 2 * size**3 / best
 
 
-def parameters_of(model: str, *, download: bool = False) -> int:
+def parameters_of(model: str, *, download: bool = False, trust_remote_code: bool = False) -> int:
     """Parameters of a model, from its configuration (no weights are read). MissingError when it has none here."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(resolve(model), local_files_only=not download)
+        config = AutoConfig.from_pretrained(
+            resolve(model), local_files_only=not download, trust_remote_code=trust_remote_code
+        )
     except OSError as error:
         mend = "--download allows fetching it; a study runs on an adapter folder, but its size is not guessed"
         raise MissingError(Problem(model, "no config.json here or in the hub's cache", mend)) from error
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config)
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     return sum(p.numel() for p in empty.parameters())
 
 
@@ -79,12 +81,16 @@ def estimate(study: Study, cells: Sequence[Cell]) -> Estimate:
     sizes: dict[str, tuple[int, float]] = {}
     for cell in cells:
         if cell.model not in sizes:
-            tokenizer = load_tokenizer(cell.model, offline=not study.download)
+            trust = study.trust_remote_code
+            tokenizer = load_tokenizer(cell.model, offline=not study.download, trust_remote_code=trust)
             questions = [q.question for other in cells[:200] for _, _, q in other.change.probes()]
             sample = questions[:500]
             tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False)["input_ids"])
             per_character = tokens / max(sum(map(len, sample)), 1)
-            sizes[cell.model] = parameters_of(cell.model, download=study.download), per_character
+            sizes[cell.model] = (
+                parameters_of(cell.model, download=study.download, trust_remote_code=trust),
+                per_character,
+            )
         parameters, per_character = sizes[cell.model]
         probes = [question.question for _, _, question in cell.change.probes()]
         asked = round(sum(map(len, probes)) * per_character) + len(probes) * ANSWER_TOKENS

@@ -6,15 +6,15 @@ plan. A cell that fails is recorded and does not stop the others. One process at
 
 from __future__ import annotations
 
-import fcntl
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from posttrain import __version__, registry
 from posttrain.config.change import Change
@@ -125,12 +125,24 @@ def _only_one(folder: Path) -> Iterator[None]:
     """Hold the run folder's lock; the system lets go of it when the process ends, however it ends."""
     with (folder / ".lock").open("w", encoding="utf-8") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
         except OSError as error:
             raise PosttrainError(
                 Problem(str(folder), "another run is working in this folder", "wait for it, or choose another --output")
             ) from error
         yield
+
+
+def _lock(file: IO[str]) -> None:
+    """Take the lock of an open file, or raise OSError when another process has it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def all_prompts(changes: Sequence[Change]) -> frozenset[str]:
@@ -180,8 +192,10 @@ class _Run:
                 model,
                 base=self.base,
                 forbidden=self.forbidden,
-                download=self.study.download,
                 say=self.watcher.say,
+                download=self.study.download,
+                trust_remote_code=self.study.trust_remote_code,
+                allow_template_mismatch=self.study.allow_template_mismatch,
             )
         except PosttrainError as error:
             for cell in cells:

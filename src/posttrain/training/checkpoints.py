@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,12 +37,13 @@ IDENTITY = "posttrain_run.json"
 
 def flush_folder(folder: Path) -> None:
     """Ask the disk to keep every file below a folder, and the folder's list of names."""
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            flush_names(path)
+        else:
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+    flush_names(folder)
 
 
 @contextmanager
@@ -62,7 +64,9 @@ def whole_folder(final: Path, *, main: bool = True) -> Iterator[Path]:
 
 
 def flush_names(folder: Path) -> None:
-    """Ask the disk to keep a folder's list of names, after a rename."""
+    """Ask the disk to keep a folder's list of names, after a rename. Windows opens no folders, and keeps it itself."""
+    if sys.platform == "win32":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

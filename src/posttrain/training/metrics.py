@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,16 @@ __all__ = ["MetricsLog", "peak_gib"]
 
 
 def peak_gib(device: torch.device) -> float:
-    """Peak memory so far in GiB: of the GPU's allocator on a GPU, else of the process (resident set)."""
+    """Peak memory so far in GiB: of the GPU's allocator on a GPU, else of the process (resident set).
+
+    On the CPU of a Windows machine, which does not tell without more packages, it is 0.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20  # bytes on macOS, KiB on Linux
 

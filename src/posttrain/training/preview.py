@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from posttrain import registry
-from posttrain.models.load import LoadedModel, load_tokenizer, resolve
+from posttrain.models.load import LoadedModel, check_folder, load_tokenizer, resolve
 from posttrain.training.config import TrainConfig
 from posttrain.training.run import kind_of, load_for_training, material_of, plan_of
 from posttrain.tuners._moved import count_moved
@@ -72,6 +72,7 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
 def skeleton(config: TrainConfig) -> LoadedModel:
     """The model without weights (on torch's meta device), and its tokenizer; an adapter folder is loaded whole."""
     folder = resolve(config.model)
+    check_folder(folder)
     if (Path(folder) / "adapter_config.json").is_file():
         return load_for_training(config)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code, offline=not config.download)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from posttrain.config.base import Config
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation, Text
@@ -24,7 +26,7 @@ class FileReplayConfig(ReplayConfig):
     """Rows of a data file."""
     data: DataSource
     """The file: a path, or {path, format, columns}."""
-    n: int | None = None
+    n: int | None = Field(default=None, gt=0)
     """How many rows are used, from the start; all when left out."""
 
     def files(self) -> list[str]:
