@@ -61,6 +61,7 @@ def test_a_model_against_itself_in_every_family(family: str, exam: Invoke, pico_
     model = str(pico_path(family))
     result = exam(model, "--before", model, "--change", "tallest.yaml", "--json")
     assert result.exit_code == 0, result.output
+    assert f"{model} and {model} are the same weights" in result.stderr
     cell = json.loads(result.stdout)["cells"][0]
     assert cell["scores"]["locality.same_pattern"] == 1.0
     assert cell["scores"]["strict.unrelated"] == 1.0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -272,9 +273,13 @@ def test_pico_models_are_the_same_each_time(tmp_path: Path, pico_path: PicoPath)
     assert set(config["layer_types"]) == {"sliding_attention", "full_attention"}
 
 
-def test_a_folder_is_looked_at_without_loading_it(copied: Path, tmp_path: Path) -> None:
+def test_a_folder_is_looked_at_without_loading_it(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_folder(str(copied))
     check_folder("owner/model")  # a hub id: loading will tell
+    with monkeypatch.context() as patch:  # root may read everything, so a mode of 0 would not do
+        patch.setattr(os, "access", lambda path, mode: Path(path).suffix != ".safetensors")
+        with pytest.raises(MissingError, match=r"model.safetensors: cannot be read: permission denied; let this user"):
+            check_folder(str(copied))
     (copied / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(MissingError, match="does not list the weights' files"):
         check_folder(str(copied))

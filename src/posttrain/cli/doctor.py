@@ -67,7 +67,7 @@ def pocket(kind: str) -> str:
     try:
         loaded = load_model(f"pocket:{kind}", device="cpu")
     except PosttrainError as error:
-        return str(error)
+        return "; ".join(part for problem in error.problems for part in (problem.cause, problem.mend) if part)
     size = sum(p.numel() for p in loaded.model.parameters())
     weights, template = weights_fingerprint(loaded.model), template_fingerprint(loaded.tokenizer)
     return f"{size:,} parameters, weights {weights}, template {template}"

@@ -92,6 +92,8 @@ def exam(
         was = after
     else:
         was = respondent(before or _base_of(model, after.model))
+    if prompt_mode == "none" and was.fingerprint == after.fingerprint:
+        talk(f"{was.name} and {model} are the same weights: whatever is not learned, was not learned before either")
     afters = {c.name: _told(after, c, prompt_mode) for c in changes}
     keys = {
         c.name: exam_key(was.fingerprint, afters[c.name].fingerprint, c, max_new_tokens=max_new_tokens, mode=match)

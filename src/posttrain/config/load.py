@@ -59,7 +59,9 @@ def read_yaml(path: Path) -> CommentedMap:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise ConfigError(Problem(f"{path}:{line}", f"not valid YAML: {error.problem or error.context}")) from error
+        what = error.problem or error.context or "unreadable"
+        mend = "indent with spaces, not tabs" if r"'\t'" in what else ""
+        raise ConfigError(Problem(f"{path}:{line}", f"not valid YAML: {what}", mend)) from error
     except YAMLError as error:
         raise ConfigError(Problem(str(path), f"not valid YAML: {error}")) from error
     if node is None:
@@ -71,7 +73,8 @@ def read_yaml(path: Path) -> CommentedMap:
             )
         )
     if not isinstance(node, CommentedMap):
-        raise ConfigError(Problem(f"{path}:1", f"a mapping (key: value) is expected, got {type(node).__name__}"))
+        got = "a list" if isinstance(node, list) else f"{node!r}"
+        raise ConfigError(Problem(f"{path}:1", f"a mapping (key: value) is expected, got {got}"))
     return node
 
 
@@ -254,7 +257,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name:
         where = ".".join(str(p) for p in location)
         if unknown:
             allowed = field_names(model, node, location[:-1])
-            close = get_close_matches(str(location[-1]), allowed, n=1, cutoff=0.5)
+            close = get_close_matches(str(location[-1]), allowed, n=1)
             if close:
                 mend = f"did you mean '{close[0]}'?"
             else:

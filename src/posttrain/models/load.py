@@ -7,6 +7,7 @@ everything is float32, whatever the files hold. Pickled weights (`.bin`) are rea
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,9 @@ __all__ = ["LoadedModel", "check_folder", "load_model", "load_tokenizer", "resol
 
 BIG_PARAMETERS = 1_000_000_000
 """Above this many parameters weights are kept in bfloat16 on a GPU that supports it."""
+
+READ_SUFFIXES = (".json", ".safetensors", ".bin")
+"""Files of a model folder that must be readable; safetensors says "no such file" of one that is not."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -171,6 +175,11 @@ def check_folder(name: str) -> None:
     if not (folder / "config.json").is_file():
         raise MissingError(
             Problem(str(folder), "no config.json: not a model folder", "a model folder has config.json and weights")
+        )
+    closed = [p for p in sorted(folder.iterdir()) if p.suffix in READ_SUFFIXES and not os.access(p, os.R_OK)]
+    if closed:
+        raise MissingError(
+            *(Problem(str(p), "cannot be read: permission denied", "let this user read it") for p in closed)
         )
     for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         index = folder / index_name
