@@ -154,6 +154,21 @@ def test_a_failing_cell_does_not_stop_the_others(make_study: Callable[..., Path]
     assert not (path.parent / "run" / cell["folder"] / "error.txt").exists()
 
 
+def test_an_unexpected_failure_says_where_its_traceback_is(
+    make_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_study()
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr("posttrain.studies.run.change_exam", broken)
+    outcome, _ = go(path, only=["prompt"], changes=1)
+    told, _, where = outcome.results[0].error.partition("; the traceback is in ")
+    assert told == "ZeroDivisionError: by nothing"
+    assert "Traceback" in Path(where).read_text(encoding="utf-8")
+
+
 def test_a_model_that_cannot_be_loaded_fails_its_cells_only(
     make_study: Callable[..., Path], pico_path: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -216,13 +216,17 @@ def _cell(entry: Mapping[str, Any], folder: Path, problems: list[str]) -> Cell:
             problems.append(f"{place.relative_to(folder)}: no such folder")
         return _bare_cell(entry)
     home = place.parents[1] if place.parent.name == "checkpoints" else place  # a checkpoint's folder has samples only
-    env = _text(home / "env.json", None)
+    try:
+        env: Any = json.loads(_text(home / "env.json", None) or "{}")
+    except ValueError:
+        problems.append(f"{(home / 'env.json').relative_to(folder)}: not valid JSON, left out")
+        env = {}
     return _bare_cell(
         entry,
         metrics=tuple(_jsonl(home / "metrics.jsonl", folder, problems)),
         samples=tuple(_jsonl(place / "samples.jsonl", folder, problems)),
         config=_text(home / "config.yaml", None),
-        env=json.loads(env) if env else {},
+        env=env if isinstance(env, dict) else {},
     )
 
 

@@ -270,7 +270,8 @@ class _Run:
 
     def _failed(self, cell: Cell, key: str, error: Exception, wall_s: float) -> CellResult:
         known = isinstance(error, PosttrainError)
-        message = str(error) if known else f"{type(error).__name__}: {error}"
+        where = f"; the traceback is in {self._place(cell) / 'error.txt'}"
+        message = str(error) if known else f"{type(error).__name__}: {error}{where}"
         code = error.exit_code if isinstance(error, PosttrainError) else 1
         return CellResult(
             key,
