@@ -15,6 +15,7 @@ from posttrain import registry
 from posttrain.data.chat import Encoded, encode_all
 from posttrain.data.readers import DataSource, read_records
 from posttrain.errors import DataError, Problem
+from posttrain.inference.decode import context_limit
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.retention.selection import ReplayConfig, ReplayContext
@@ -28,9 +29,7 @@ LISTED = 5
 
 def longest_row(config: TrainConfig, model: PreTrainedModel) -> int:
     """The longest row allowed: `max_length`, or what the model was made for when that is less."""
-    limits = {"max_position_embeddings", "n_positions"} & set(model.config.to_dict())
-    made_for = [int(model.config.to_dict()[name]) for name in limits if model.config.to_dict()[name]]
-    return min([config.max_length, *made_for])
+    return min(config.max_length, context_limit(model))
 
 
 def read_rows(
