@@ -123,7 +123,8 @@ def check_chat(loaded: LoadedModel, *, n: int = PER_RELATION) -> dict[str, float
             for kind in ("seen", "unseen"):
                 name = f"chat.{kind}_templates.{language}.{relation}"
                 sheet.add(name, _facts(language, relation, rng, held=kind == "unseen", n=n))
-        sheet.add(f"chat.json.{language}", [skills.as_json(language, rng, held=True) for _ in range(4 * n)])
+        for name, held in (("json", False), ("json_unseen", True)):
+            sheet.add(f"chat.{name}.{language}", [skills.as_json(language, rng, held=held) for _ in range(4 * n)])
         for harmful in (True, False):
             turns = [skills.request(language, rng, held=True, harmful=harmful) for _ in range(4 * n)]
             sheet.add(

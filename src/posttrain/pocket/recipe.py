@@ -34,7 +34,7 @@ class Recipe(Config):
     """Tokens of plain statements that pocket:base reads after that, with a learning rate that rises and falls again."""
     chat_tokens: int = 7_000_000
     """Tokens of conversations that pocket:chat reads after that."""
-    last_tokens: int = 2_000_000
+    last_tokens: int = 1_800_000
     """Tokens of conversations in another mixture, which practises what is still weak, read last."""
     batch_tokens: int = 4096
     """Padded tokens of a step."""
