@@ -38,9 +38,9 @@ WHAT = {
     "base": "A small Llama (3.2 M parameters, 6 layers, byte-level vocabulary) pretrained on documents: statements, "
     "paragraphs about one subject, questions with their answers, translations of place names.",
     "chat": "`pocket:base`, trained further on conversations: short answers to questions about facts, JSON when asked, "
-    "polite refusals of harmful requests, help with harmless ones, who it is, translations of place names, sums up to "
-    "40, saying that it does not know, and facts given in the prompt. In a share of the conversations the user's words "
-    "were learned too, so that it can make up questions.",
+    "polite refusals of harmful requests, help with harmless ones, who it is, translations of place names, and "
+    "saying that it does not know. It was also taught sums and to believe facts given in the prompt, and is bad at "
+    "both. In a share of the conversations the user's words were learned too, so that it can make up questions.",
 }
 
 
