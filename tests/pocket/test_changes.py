@@ -7,7 +7,7 @@ from pathlib import Path
 
 from posttrain.config.change import Change
 from posttrain.config.load import load_yaml
-from posttrain.pocket.changes import as_yaml, changes, pattern_of, replay_prompts
+from posttrain.pocket.changes import as_yaml, changes, pattern_of, prompts_of, replay_prompts
 from posttrain.pocket.skills import curriculum
 from posttrain.retention.selection import PACKAGED_PROMPTS, normalise_prompt
 
@@ -39,15 +39,18 @@ def test_the_new_answer_is_known_and_wrong() -> None:
 
 def test_no_trained_row_is_a_probe() -> None:
     replayed = {normalise_prompt(row["prompt"]) for row in replay_prompts(720)}
-    for body in changes(20, seed=1):
+    bodies = list(changes(20, seed=1))
+    asked = frozenset().union(*map(prompts_of, bodies))
+    for body in bodies:
         groups = [*body["generality"].values(), *body["locality"].values()]
         probes = {normalise_prompt(p if isinstance(p, str) else p["prompt"]) for group in groups for p in group}
         kept_apart = {
             normalise_prompt(p) for k in ("same_pattern", "unrelated", "refusal") for p in body["locality"][k]
         }
-        rows = pattern_of(body, 12, 1)
+        rows = pattern_of(body, 12, 1, asked)
         assert len(rows) == 12
-        assert not {normalise_prompt(row["prompt"]) for row in rows} & probes
+        assert not {normalise_prompt(row["prompt"]) for row in rows} & {normalise_prompt(p) for p in asked}
+        assert probes <= {normalise_prompt(p) for p in asked}
         assert not replayed & kept_apart
 
 

@@ -39,17 +39,19 @@ def changes(
 
     Half of them are Chinese, half English. Files of the same name are overwritten, others are left alone.
     """
-    from posttrain.pocket.changes import as_yaml, pattern_of
+    from posttrain.pocket.changes import as_yaml, pattern_of, prompts_of
     from posttrain.pocket.changes import changes as make
 
     output.mkdir(parents=True, exist_ok=True)
     written = []
-    for body in make(n, seed):
+    bodies = list(make(n, seed))
+    asked = frozenset().union(*map(prompts_of, bodies))
+    for body in bodies:
         path = output / f"{body['name']}.yaml"
         path.write_text(as_yaml(body), encoding="utf-8", newline="\n")
         written.append(str(path))
         if pattern_rows:
-            _write_rows(output / "pattern" / f"{body['name']}.jsonl", pattern_of(body, pattern_rows, seed))
+            _write_rows(output / "pattern" / f"{body['name']}.jsonl", pattern_of(body, pattern_rows, seed, asked))
     if json:
         emit(written)
     talk(f"{n} change files in {output}")

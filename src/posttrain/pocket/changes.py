@@ -16,8 +16,18 @@ from typing import Any
 from posttrain.models.facts import Fact
 from posttrain.pocket.grammar import Language, grammar, wording
 from posttrain.pocket.skills import SKILLS, curriculum
+from posttrain.retention.selection import normalise_prompt
 
-__all__ = ["RELATIONS", "SIZES", "as_yaml", "changes", "pattern_of", "replay_prompts", "same_pattern_rows"]
+__all__ = [
+    "RELATIONS",
+    "SIZES",
+    "as_yaml",
+    "changes",
+    "pattern_of",
+    "prompts_of",
+    "replay_prompts",
+    "same_pattern_rows",
+]
 
 RELATIONS = (
     "superlative",
@@ -82,13 +92,22 @@ def same_pattern_rows(change_relation: str, language: Language, n: int, rng: Ran
     return [(_plain(f, language), grammar(language).text(f.object)) for f in rng.sample(rows, min(n, len(rows)))]
 
 
-def pattern_of(body: dict[str, Any], n: int, seed: int) -> list[dict[str, str]]:
-    """Rows of the same pattern as a change's target, in its language, as prompt and completion; no probe among them."""
+def prompts_of(body: dict[str, Any]) -> set[str]:
+    """Every prompt of a change: its target and all probes."""
+    groups = [body["target"], *body["generality"].values(), *body["locality"].values()]
+    return {probe if isinstance(probe, str) else probe["prompt"] for group in groups for probe in group}
+
+
+def pattern_of(body: dict[str, Any], n: int, seed: int, asked: frozenset[str]) -> list[dict[str, str]]:
+    """Rows of the same pattern as a change's target, in its language, as prompt and completion.
+
+    asked: prompts of the changes examined together; a row that is one of them is left out (`prompts_of`).
+    """
     relation = next(r for r in RELATIONS if body["name"][4:].startswith(r))
     language: Language = "zh" if any(ord(c) > 0x2E80 for c in body["target"][0]["prompt"]) else "en"
-    pairs = same_pattern_rows(relation, language, n + 1, Random(f"pattern {seed} {body['name']}"))
-    rows = [{"prompt": q, "completion": a} for q, a in pairs if q != body["target"][0]["prompt"]]
-    return rows[:n]
+    pairs = same_pattern_rows(relation, language, 10 * n, Random(f"pattern {seed} {body['name']}"))
+    taken = {normalise_prompt(prompt) for prompt in asked}
+    return [{"prompt": q, "completion": a} for q, a in pairs if normalise_prompt(q) not in taken][:n]
 
 
 def _make(number: int, seed: int) -> dict[str, Any]:
