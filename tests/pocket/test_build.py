@@ -37,7 +37,7 @@ def test_the_same_seed_builds_the_same_models(tmp_path: Path) -> None:
     for kind in ("base", "chat"):
         one, two = (weights_fingerprint(load_model(str(tmp_path / x / kind)).model) for x in "ab")
         assert one == two
-    assert [cost[stage]["steps"] for stage in ("base-1", "base-2")] == [4, 2]
+    assert all(cost[stage]["steps"] >= 2 for stage in ("base-1", "base-2", "chat-1", "chat-2"))
     again = build(tmp_path / "a", TINY, say=said.append)  # finished: reads the result back
     assert again["chat-2"]["steps"] == cost["chat-2"]["steps"]
     base, chat = (load_model(str(tmp_path / "a" / kind)).model for kind in ("base", "chat"))

@@ -229,7 +229,7 @@ KILLED = """
     from tests.training.test_resume import FAMILY, OLD, settings
     from tests.training.tiny import rows
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # sums depend on it in the last bit
     where, model, output = sys.argv[1:]
     save, saves = torch.save, []
 
@@ -263,7 +263,7 @@ def test_kill_9_then_the_same_command(pico_path: PicoPath, tmp_path: Path, whole
     script.write_text(textwrap.dedent(KILLED), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(script), where, str(pico_path(FAMILY)), str(output)],
-        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
