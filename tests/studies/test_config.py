@@ -18,7 +18,7 @@ from posttrain.studies.config import Every, Study, safe_name
     [
         ("pocket:chat", "pocket-chat"),
         ("Qwen/Qwen3-8B", "Qwen-Qwen3-8B"),
-        ("/home/me/my model", "home-me-my-model"),
+        ("/models/my model", "models-my-model"),
         ("full+self", "full+self"),
         ("a--b", "a-b"),
         ("../..", "x"),
