@@ -30,6 +30,7 @@ SEAMS: dict[str, str] = {
     "objective": "posttrain.objectives",
     "tuner": "posttrain.tuners",
     "replay": "posttrain.retention.replay",
+    "exam": "posttrain.exams.tasks",
 }
 """Seam -> the package whose public modules are its kinds."""
 

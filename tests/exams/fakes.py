@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from posttrain.inference.respondents import Answer, Distributions, Prompt, Scored
+from posttrain.inference.respondents import Answer, Distributions, Plain, Prompt, Scored, Usage
 
 
 class Fake:
@@ -29,21 +29,40 @@ class Fake:
         self.cut = cut
         self.asked: list[list[Prompt]] = []
         self.shown = 0
+        self.usage = Usage()
 
     def answers(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        on_answer: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
         self.asked.append(list(prompts))
-        words = [p if isinstance(p, str) else p[-1].content for p in prompts]
-        return [Answer(self.says[w], len(self.says[w]), w not in self.cut) for w in words]
+        words = [p if isinstance(p, str) else p.text if isinstance(p, Plain) else p[-1].content for p in prompts]
+        said = [Answer(self.says[w], len(self.says[w]), w not in self.cut) for w in words]
+        for i, answer in enumerate(said if on_answer else ()):
+            on_answer(i, answer)  # type: ignore[misc]
+        return said
 
     def generate(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
     ) -> list[str]:
         return [a.text for a in self.answers(prompts)]
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Scored]:
-        return [Scored(self.likes.get(answer, -9.0), len(answer), False) for _, answer in pairs]
+    def logprobs(
+        self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
+    ) -> list[Scored]:
+        scored = [Scored(self.likes.get(answer, -9.0), len(answer), False) for _, answer in pairs]
+        for i, one in enumerate(scored if on_scored else ()):
+            on_scored(i, one)  # type: ignore[misc]
+        return scored
+
+    def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
+        return self.logprobs([("", text) for text in texts], on_scored=on_scored)
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
         if self.tables is None:

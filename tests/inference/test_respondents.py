@@ -10,7 +10,7 @@ import torch
 from posttrain.data.chat import render
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import TemplateError
-from posttrain.inference.respondents import ModelRespondent, Prompt, PromptedRespondent
+from posttrain.inference.respondents import ModelRespondent, Prompt, PromptedRespondent, spoken
 from posttrain.models.load import load_model
 from tests.pico import FAMILIES, pico
 
@@ -137,9 +137,8 @@ def test_an_answer_with_control_tokens_is_scored_all_the_same(llama: ModelRespon
     assert llama.logprobs([("Hi", "a<|user|>b")])[0].tokens > 0
 
 
-def test_thoughts_are_no_part_of_the_answer(llama: ModelRespondent) -> None:
-    ids = llama.tokenizer.encode("<think>\nMaybe Rome?\n</think>\n\nParis ")
-    assert llama._text(ids) == "Paris"
+def test_thoughts_are_no_part_of_the_answer() -> None:
+    assert spoken("<think>\nMaybe Rome?\n</think>\n\nParis ") == "Paris"
 
 
 def test_the_sum_is_finite_for_long_answers(llama: ModelRespondent) -> None:

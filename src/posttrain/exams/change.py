@@ -34,7 +34,7 @@ from posttrain.config.change import Change, Question
 from posttrain.data.records import Message
 from posttrain.exams.matching import MatchMode, contains, is_refusal, json_values, matches, normalise, same_values
 from posttrain.exams.scores import ExamResult, score
-from posttrain.inference.respondents import Answer, Distributions, Prompt, Respondent
+from posttrain.inference.protocol import Answer, Distributions, Prompt, Respondent, Spoken
 
 __all__ = ["BeforeCache", "Probe", "ProbeResult", "change_exam", "kl_nats", "probes_of"]
 
@@ -53,7 +53,7 @@ class Probe:
 
     group: str
     index: int
-    prompt: Prompt
+    prompt: Spoken
     answer: tuple[str, ...] = ()
     answer_contains: tuple[str, ...] = ()
     subject: str | None = None
@@ -121,7 +121,7 @@ def probes_of(change: Change) -> list[Probe]:
     ]
 
 
-def _prompt(question: Question) -> Prompt:
+def _prompt(question: Question) -> Spoken:
     if isinstance(question.prompt, str):
         return question.prompt
     return tuple(Message(turn.role, turn.content) for turn in question.prompt)

@@ -1,60 +1,38 @@
-"""Respondents: anything that answers. Exams see nothing else.
+"""Respondents of this machine: a loaded model, and anything that answers when told a text with every prompt.
 
-`answers` and `generate` answer prompts, `logprobs` says how likely a given answer is, `next_token_logprobs` shows whole
-distributions where the respondent has them. A prompt is the user's words, or a conversation that ends with them; how it
-becomes tokens is `data.chat.encode_prompt`'s business, the same that training uses.
+How a prompt becomes tokens is `data.chat.encode_prompt`'s business, the same that training uses; what exams may ask is
+in `inference/protocol.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from posttrain.data.chat import IGNORED, encode_prompt, render
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, PosttrainError, TemplateError
-from posttrain.inference.decode import answer_logprobs, decode
+from posttrain.inference.decode import Decoded, answer_logprobs, context_limit, decode
+from posttrain.inference.plain import TokenPair, cut_left, encode_plain, plain_pair, prefix_token, rolling_windows
+from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Respondent, Scored, Usage
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel
 
-__all__ = ["Answer", "Distributions", "ModelRespondent", "Prompt", "PromptedRespondent", "Respondent", "Scored"]
-
-Prompt = str | tuple[Message, ...]
-
-
-class Answer(NamedTuple):
-    """text: without special tokens and thoughts, stripped; tokens: as generated, the stop token not counted;
-    ended: the respondent stopped by itself, otherwise it was cut at the limit.
-    """
-
-    text: str
-    tokens: int
-    ended: bool
-
-
-class Scored(NamedTuple):
-    """An answer's log-probability: sum over its own tokens in nats (no end-of-turn token), how many they are, and
-    whether each of them is the likeliest in its place.
-    """
-
-    sum_nats: float
-    tokens: int
-    greedy: bool
-
-
-class Distributions(NamedTuple):
-    """Next-token log-probabilities in nats (A, V), each row predicting one of the answer's tokens `ids` (A).
-
-    The end-of-turn token is the last.
-    """
-
-    ids: tuple[int, ...]
-    logprobs: Tensor
+__all__ = [
+    "Answer",
+    "Distributions",
+    "ModelRespondent",
+    "Plain",
+    "Prompt",
+    "PromptedRespondent",
+    "Respondent",
+    "Scored",
+    "Usage",
+]
 
 
 class Pair(NamedTuple):
@@ -65,38 +43,9 @@ class Pair(NamedTuple):
     end: list[int]
 
 
-class Respondent(Protocol):
-    """What an exam can ask of anything that answers."""
-
-    @property
-    def name(self) -> str:
-        """As the user calls it."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """The same for two respondents only when they answer alike; keys of caches."""
-        ...
-
-    def answers(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
-    ) -> list[Answer]:
-        """One answer per prompt, in order; greedy at temperature 0."""
-        ...
-
-    def generate(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
-    ) -> list[str]:
-        """The texts of `answers`."""
-        ...
-
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Scored]:
-        """How likely each answer is after its prompt, teacher-forced."""
-        ...
-
-    def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
-        """Distributions along given answers and their end of turn; None from a respondent that cannot show them."""
-        ...
+def spoken(text: str) -> str:
+    """What was said aloud: without thoughts and the spaces around."""
+    return text.rsplit("</think>", 1)[-1].strip()
 
 
 class ModelRespondent:
@@ -111,6 +60,7 @@ class ModelRespondent:
         self.name = loaded.name
         self.system_prefix = system_prefix
         self.batch_tokens = batch_tokens
+        self.usage = Usage()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -147,11 +97,15 @@ class ModelRespondent:
         return 0 if pad is None else int(pad)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Prompt -> token ids, ready for the answer."""
+        """Prompt -> token ids, ready for the answer; `Plain` text keeps its last tokens when it is too long."""
+        if isinstance(prompt, Plain):
+            return encode_plain(prompt.text, self.tokenizer) if prompt.text else [prefix_token(self.tokenizer)]
         return encode_prompt(prompt, self.tokenizer, system=self.system_prefix)
 
     def encode_pair(self, prompt: Prompt, answer: str) -> Pair:
         """Prompt and answer as training would see them: the template says how the answer follows and ends."""
+        if isinstance(prompt, Plain):
+            return Pair(*plain_pair(prompt.text, answer, self.tokenizer), [])
         if self.tokenizer.chat_template:
             try:
                 return self._rendered(prompt, answer)
@@ -183,12 +137,19 @@ class ModelRespondent:
         return both[len(head) :] if both[: len(head)] == head else plain
 
     def answers(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        on_answer: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
         """One answer per prompt, in order; a sampled one depends on the seed and its place in the list."""
         decoded = decode(
             self.model,
-            [self.encode(p) for p in prompts],
+            [self._fitting(p, max_new_tokens) for p in prompts],
             stop=self.stop_ids,
             pad_id=self.pad_id,
             max_new_tokens=max_new_tokens,
@@ -196,11 +157,27 @@ class ModelRespondent:
             seed=seed,
             batch_tokens=self.batch_tokens,
         )
-        return [Answer(self._text(d.ids), len(d.ids), d.ended) for d in decoded]
+        answers = [self._answer(p, d, stop) for p, d in zip(prompts, decoded, strict=True)]
+        for i, answer in enumerate(answers if on_answer else ()):
+            on_answer(i, answer)  # type: ignore[misc]
+        return answers
 
-    def _text(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text.rsplit("</think>", 1)[-1].strip()
+    def _fitting(self, prompt: Prompt, room: int) -> list[int]:
+        """A prompt's ids; plain text is cut on the left so that `room` more tokens fit, and that is counted."""
+        ids = self.encode(prompt)
+        limit = context_limit(self.model) - room
+        if isinstance(prompt, Plain) and len(ids) > limit > 0:
+            self.usage.truncated += 1
+            return ids[-limit:]
+        return ids
+
+    def _answer(self, prompt: Prompt, decoded: Decoded, stop: Sequence[str]) -> Answer:
+        text: str = self.tokenizer.decode(decoded.ids, skip_special_tokens=True)
+        ends = [at for each in stop if (at := text.find(each)) >= 0]
+        text = text[: min(ends)] if ends else text
+        return Answer(
+            text if isinstance(prompt, Plain) else spoken(text), len(decoded.ids), decoded.ended or bool(ends)
+        )
 
     def generate(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
@@ -210,14 +187,40 @@ class ModelRespondent:
             a.text for a in self.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         ]
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Scored]:
+    def logprobs(
+        self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
+    ) -> list[Scored]:
         """Each answer's log-probability after its prompt. An empty answer has no tokens: 0 nats."""
-        coded = [self.encode_pair(prompt, answer)[:2] for prompt, answer in pairs]
+        coded = [TokenPair(*self.encode_pair(prompt, answer)[:2]) for prompt, answer in pairs]
+        limit = context_limit(self.model)
+        fitting = [cut_left(c, limit) if isinstance(p, Plain) else c for c, (p, _) in zip(coded, pairs, strict=True)]
+        self.usage.truncated += sum(new is not old and new != old for new, old in zip(fitting, coded, strict=True))
+        return self._score(fitting, on_scored)
+
+    def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
+        """Each text's log-probability from the beginning of a document, in windows that do not overlap."""
+        limit = context_limit(self.model)
+        prefix = prefix_token(self.tokenizer)
+        windows = [list(rolling_windows(encode_plain(text, self.tokenizer), prefix, limit)) for text in texts]
+        flat = iter(self._score([window for each in windows for window in each], None))
+        whole = []
+        for i, each in enumerate(windows):
+            parts = [next(flat) for _ in each]
+            whole.append(
+                Scored(sum(p.sum_nats for p in parts), sum(p.tokens for p in parts), all(p.greedy for p in parts))
+            )
+            if on_scored is not None:
+                on_scored(i, whole[-1])
+        return whole
+
+    def _score(self, coded: Sequence[TokenPair], on_scored: Callable[[int, Scored], None] | None) -> list[Scored]:
         scored: list[Scored] = [Scored(0.0, 0, True)] * len(coded)
         for i, table in answer_logprobs(self.model, coded, pad_id=self.pad_id, batch_tokens=self.batch_tokens):
             ids = torch.tensor(coded[i][1], dtype=torch.long, device=table.device)  # (A,)
             own = table.gather(1, ids[:, None])[:, 0]  # (A,)
             scored[i] = Scored(float(own.double().sum()), len(ids), bool((table.argmax(-1) == ids).all()))
+            if on_scored is not None:
+                on_scored(i, scored[i])
         return scored
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions]:
@@ -255,8 +258,15 @@ class PromptedRespondent:
         """The inner one's with the text."""
         return f"{self.inner.fingerprint}+{self.place}:{self.text}"
 
+    @property
+    def usage(self) -> Usage:
+        """The inner one's."""
+        return self.inner.usage
+
     def told(self, prompt: Prompt) -> Prompt:
-        """The prompt with the text in its place."""
+        """The prompt with the text in its place; before plain text on a line of its own."""
+        if isinstance(prompt, Plain):
+            return Plain(f"{self.text}\n{prompt.text}")
         if self.place == "system":
             messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
             own = f"\n\n{messages[0].content}" if messages[0].role == "system" else ""
@@ -266,11 +276,24 @@ class PromptedRespondent:
         return (*prompt[:-1], Message("user", f"{self.text}\n{prompt[-1].content}"))
 
     def answers(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        on_answer: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
         """The inner respondent's answers, told the text."""
-        told = [self.told(p) for p in prompts]
-        return self.inner.answers(told, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        return self.inner.answers(
+            [self.told(p) for p in prompts],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            stop=stop,
+            on_answer=on_answer,
+        )
 
     def generate(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
@@ -279,9 +302,15 @@ class PromptedRespondent:
         told = [self.told(p) for p in prompts]
         return self.inner.generate(told, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Scored]:
+    def logprobs(
+        self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
+    ) -> list[Scored]:
         """The inner respondent's, told the text."""
-        return self.inner.logprobs([(self.told(prompt), answer) for prompt, answer in pairs])
+        return self.inner.logprobs([(self.told(prompt), answer) for prompt, answer in pairs], on_scored=on_scored)
+
+    def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
+        """The inner respondent's: a document is not a question, so nothing is told."""
+        return self.inner.rolling(texts, on_scored=on_scored)
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
         """The inner respondent's, told the text."""
