@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from posttrain.config.base import Config
+from posttrain.errors import MissingError, Problem
 from posttrain.exams.statistics import Interval, bootstrap_over_changes, wilson
 from posttrain.inference.protocol import Answer, Prompt, Scored
 
@@ -36,7 +38,13 @@ __all__ = [
     "TaskConfig",
     "averages",
     "content_id",
+    "draw",
+    "resolve",
 ]
+
+BUILTIN = "builtin:"
+"""A path that begins so is a file of this package."""
+DATA = Path(__file__).parent / "data"
 
 Reply = Answer | Scored
 Perturbation = Literal["typos", "spaces", "lower", "width", "simplified", "traditional", "variants"]
@@ -66,8 +74,8 @@ class TaskConfig(Config):
         return self.name or self.kind
 
     def files(self) -> list[str]:
-        """Paths of the files that this task reads; their bytes are part of its fingerprint."""
-        return [self.path] if self.path else []
+        """Paths of the files that this task reads; their bytes are part of its fingerprint. `builtin:` is no file."""
+        return [self.path] if self.path and not self.path.startswith(BUILTIN) else []
 
 
 class Ask(NamedTuple):
@@ -190,6 +198,8 @@ class Task:
     seed: int = 0
     notes: tuple[str, ...] = ()
     """What a reader has to know: rows left out, files of no answers."""
+    finish: Callable[[str, Sequence[Sample]], Sequence[str]] | None = None
+    """Called with the respondent's name and every sample once all are in (CapTrack's response files); says notes."""
 
     @property
     def fingerprint(self) -> str:
@@ -205,5 +215,19 @@ def content_id(*parts: Any) -> str:
 
 
 def resolve(path: str, base: Path) -> Path:
-    """A path of a config, relative to the study's folder."""
-    return base / Path(path).expanduser()
+    """A path of a config, relative to the study's folder; `builtin:NAME` is the file that comes with posttrain."""
+    if not path.startswith(BUILTIN):
+        return base / Path(path).expanduser()
+    name = path.removeprefix(BUILTIN)
+    shipped = {p.stem: p for p in sorted(DATA.iterdir()) if p.is_file()} if DATA.is_dir() else {}
+    if name not in shipped:
+        raise MissingError(Problem(path, "there is no such file in the box", f"known: {', '.join(shipped)}"))
+    return shipped[name]
+
+
+def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
+    """At most `limit` items in their order, each as likely as any other; all of them without a limit."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    kept = set(random.Random(f"limit {seed}").sample(range(len(items)), limit))
+    return [item for i, item in enumerate(items) if i in kept]
