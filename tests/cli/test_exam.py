@@ -176,7 +176,9 @@ def test_what_is_refused(exam: Invoke, pico_path: Callable[[str], Path], tmp_pat
     assert "--before" in str(error)
     assert isinstance(exam(model, "--before", "nowhere", "-c", "tallest.yaml").exception, MissingError)
     assert isinstance(exam(model, "--before", model, "-c", "none.yaml").exception, MissingError)
-    assert exam(model, "--before", model).exit_code == 2
+    error = exam(model, "--before", model).exception
+    assert isinstance(error, ConfigError)
+    assert "give --change FILE, --exam KIND[=PATH] or --tasks NAME" in str(error)
 
     other = tmp_path / "other"
     shutil.copytree(model, other)

@@ -1,251 +1,224 @@
-"""`posttrain exam MODEL --before MODEL --change FILE`: the change exam for any two models, however made."""
+"""`posttrain exam MODEL`: the change exam, own tasks, lm-eval's tasks; one loaded model, one results.json.
+
+Each way has its file and returns the same kind of document: `exam_change.py` (--change), `exam_tasks.py` (--exam,
+--exams), `exam_harness.py` (--tasks).
+"""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from posttrain.cli.exam_change import Match, PromptMode
 from posttrain.cli.options import (
     DownloadOption,
     JsonOption,
     MismatchOption,
     OutputOption,
     TrustOption,
-    console,
     emit,
     talk,
 )
-from posttrain.cli.plain import one_line
 from posttrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from posttrain.config.change import Change
-    from posttrain.exams.change import BeforeCache, ProbeResult
-    from posttrain.exams.records import SamplesFile
-    from posttrain.exams.scores import ExamResult, Summary
-    from posttrain.inference.respondents import Respondent
+    from posttrain.inference.respondents import ModelRespondent
 
 __all__ = ["exam"]
-
-SHOWN = 8
-"""So many answers that went wrong are printed."""
-CHUNK = 64
-"""Probes asked at once when samples are written: what a kill can lose."""
-
-
-PromptMode = Literal["none", "user", "system"]
-Match = Literal["first_sentence", "exact"]
 
 
 def exam(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="The changed model: folder, adapter folder, hub id or pocket:chat.")
+        str, typer.Argument(metavar="MODEL", help="The model: folder, adapter folder, hub id or pocket:chat.")
     ],
     change: Annotated[
-        list[str], typer.Option("--change", "-c", metavar="FILE", help="Change file or glob; repeatable.")
-    ],
+        list[str] | None, typer.Option("--change", "-c", metavar="FILE", help="Change file or glob; repeatable.")
+    ] = None,
+    exams: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exam", "-e", metavar="KIND[=PATH]", help="A task of `posttrain list exams`, with its file; repeatable."
+        ),
+    ] = None,
+    exams_file: Annotated[
+        Path | None, typer.Option("--exams", metavar="FILE", help="A YAML list of tasks with their settings.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option("--tasks", "-t", metavar="A,B", help="Tasks or groups of lm-eval, or their YAML files."),
+    ] = None,
     before: Annotated[
         str | None,
-        typer.Option("--before", "-b", metavar="MODEL", help="The model before; an adapter's base when left out."),
+        typer.Option("--before", "-b", metavar="MODEL", help="The model before; --change takes an adapter's base."),
     ] = None,
     output: OutputOption = None,
     json: JsonOption = False,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Only so many questions of each task, to try things out.")
+    ] = None,
+    batch_tokens: Annotated[
+        int, typer.Option(metavar="N", min=64, help="So many tokens go through the model at once.")
+    ] = 16384,
     max_new_tokens: Annotated[
-        int, typer.Option(metavar="N", min=1, help="An answer is cut after so many tokens.")
+        int, typer.Option(metavar="N", min=1, help="--change: an answer is cut after so many tokens.")
     ] = 64,
-    match: Annotated[Match, typer.Option(help="Answers are equal, or said in the first sentence.")] = "first_sentence",
+    match: Annotated[
+        Match, typer.Option(help="--change: answers are equal, or said in the first sentence.")
+    ] = "first_sentence",
     prompt_mode: Annotated[
-        PromptMode, typer.Option(help="Tell MODEL the new fact before the user's words, or as system message.")
+        PromptMode,
+        typer.Option(help="--change: tell MODEL the new fact before the user's words, or as system message."),
     ] = "none",
+    include_path: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="--tasks: a folder of task YAML files, before lm-eval's own; repeatable."),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="--tasks: so many examples instead of the task's number.")
+    ] = None,
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="--tasks: put questions as a user of the chat template.")
+    ] = False,
+    fewshot_as_multiturn: Annotated[
+        bool, typer.Option(help="--tasks: with a template, examples are earlier turns, or all in one.")
+    ] = True,
+    system_instruction: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="--tasks: stands before every question.")
+    ] = None,
+    gen_kwargs: Annotated[
+        str | None, typer.Option(metavar="K=V,...", help="--tasks: settings of generation, over the task's own.")
+    ] = None,
     download: DownloadOption = False,
     trust_remote_code: TrustOption = False,
     allow_template_mismatch: MismatchOption = False,
 ) -> None:
-    """Examine a model before and after a change: did the target change, did the rest follow, did the rest stay?
+    """Examine a model: before and after a change, on tasks of your own files, on any task of lm-eval.
 
-    With --output every finished probe is written to samples.jsonl at once; the same command goes on after a kill.
+    With --output everything answered is on the disk at once; the same command goes on after a kill.
     """
-    from posttrain.config.change import load_changes
-    from posttrain.exams.change import change_exam
-    from posttrain.exams.records import SamplesFile, exam_key
-    from posttrain.inference.respondents import ModelRespondent
-    from posttrain.models.load import load_model
+    if not (change or exams or exams_file or tasks):
+        cause = "nothing to examine"
+        raise ConfigError(Problem("posttrain exam", cause, "give --change FILE, --exam KIND[=PATH] or --tasks NAME"))
+    if tasks:
+        from posttrain.cli.exam_harness import go_offline
 
-    changes = load_changes(change, Path.cwd(), place="--change")
+        go_offline(download=download)
+    loaded: dict[str, ModelRespondent] = {}
 
-    def respondent(name: str) -> ModelRespondent:
-        talk(f"loading {name}")
-        return ModelRespondent(
-            load_model(
+    def load(name: str) -> ModelRespondent:
+        from posttrain.inference.respondents import ModelRespondent
+        from posttrain.models.load import load_model
+
+        if name not in loaded:
+            talk(f"loading {name}")
+            found = load_model(
                 name,
+                device=_own_device(),
                 offline=not download,
                 trust_remote_code=trust_remote_code,
                 allow_template_mismatch=allow_template_mismatch,
             )
+            loaded[name] = ModelRespondent(found, batch_tokens=batch_tokens)
+        return loaded[name]
+
+    documents: list[dict[str, Any]] = []
+
+    def keep(document: dict[str, Any] | None) -> None:
+        """Add a finished part: what comes after may fail."""
+        if document is not None:
+            documents.append(document)
+            _write(output, documents)
+
+    if change:
+        from posttrain.cli.exam_change import exam_change
+
+        keep(
+            exam_change(
+                model,
+                load,
+                changes=change,
+                before=before,
+                output=output,
+                table=not json,
+                max_new_tokens=max_new_tokens,
+                match=match,
+                prompt_mode=prompt_mode,
+            )
         )
+    if exams or exams_file:
+        from posttrain.cli.exam_tasks import exam_tasks
 
-    after = respondent(model)
-    if before is None and prompt_mode != "none":
-        was = after
-    else:
-        was = respondent(before or _base_of(model, after.model))
-    if prompt_mode == "none" and was.fingerprint == after.fingerprint:
-        talk(f"{was.name} and {model} are the same weights: whatever is not learned, was not learned before either")
-    afters = {c.name: _told(after, c, prompt_mode) for c in changes}
-    keys = {
-        c.name: exam_key(was.fingerprint, afters[c.name].fingerprint, c, max_new_tokens=max_new_tokens, mode=match)
-        for c in changes
-    }
-    samples = SamplesFile(output / "samples.jsonl", keys) if output else None
-    results: dict[str, ExamResult] = {}
-    cache: BeforeCache = {}
-    for number, one in enumerate(changes, start=1):
-        start = time.perf_counter()
-        done = samples.done[one.name] if samples else {}
-        results[one.name] = change_exam(
-            was,
-            afters[one.name],
-            one,
-            before_cache=cache,
-            on_sample=_keeper(samples, one.name),
-            done=done,
-            max_new_tokens=max_new_tokens,
-            mode=match,
-            chunk=CHUNK if samples else 4096,
+        keep(
+            exam_tasks(
+                model,
+                load,
+                exams=exams or [],
+                exams_file=exams_file,
+                before=before,
+                output=output,
+                table=not json,
+                limit=limit,
+            )
         )
-        total, seconds = len(results[one.name].samples), time.perf_counter() - start
-        kept = f", {len(done)} of them done before" if done else ""
-        talk(f"[{number}/{len(changes)}] {one.name}: {total} probes in {seconds:.1f} s{kept}")
-    document = _document(model, was.name, results)
-    if samples and output:
-        from json import dumps
+    if tasks:
+        from posttrain.cli.exam_harness import exam_harness
 
-        from posttrain.exams.records import write_atomically
-
-        samples.rewrite({name: result.samples for name, result in results.items()})
-        write_atomically(output / "results.json", dumps(document, ensure_ascii=False, indent=2) + "\n")
-        talk(f"wrote {output / 'samples.jsonl'} and {output / 'results.json'}")
-    if json:
-        emit(document)
-    else:
-        _print(model, was.name, results)
-
-
-def _keeper(samples: SamplesFile | None, change: str) -> Any:
-    return (lambda result: samples.append(change, result)) if samples else None
-
-
-def _base_of(name: str, model: Any) -> str:
-    """The base that an adapter names; ConfigError for a model that is none."""
-    from peft import PeftModel
-
-    base = model.peft_config["default"].base_model_name_or_path if isinstance(model, PeftModel) else None
-    if not base:
-        raise ConfigError(
-            Problem("--before", f"'{name}' is no adapter, so the model before is not known", "add --before MODEL")
+        keep(
+            exam_harness(
+                model,
+                load,
+                tasks=tasks,
+                include_path=include_path or [],
+                before=before,
+                output=output,
+                table=not json,
+                download=download,
+                limit=limit,
+                num_fewshot=num_fewshot,
+                apply_chat_template=apply_chat_template,
+                fewshot_as_multiturn=fewshot_as_multiturn,
+                system_instruction=system_instruction,
+                gen_kwargs=gen_kwargs,
+            )
         )
-    talk(f"before: {base} (the adapter's base)")
-    return str(base)
+    if documents and output:
+        talk(f"wrote {output / 'results.json'}")
+    if documents and json:
+        emit(merged(documents))
 
 
-def _told(after: Respondent, change: Change, mode: PromptMode) -> Respondent:
-    """The respondent, told the change's targets when asked to be, in the words of the method `prompt`."""
-    if mode == "none":
-        return after
-    from posttrain.inference.respondents import PromptedRespondent
-    from posttrain.studies.methods.prompt import PromptMethodConfig, wording_of
-
-    return PromptedRespondent(after, wording_of(PromptMethodConfig(name="prompt"), change), place=mode)
-
-
-def _document(model: str, before: str, results: dict[str, ExamResult]) -> dict[str, Any]:
-    """results.json: the cells of a study's file, with the notes and without cost."""
-    from posttrain.exams.scores import merged_notes, summarise
-
-    summary = summarise(list(results.values()))
-    return {
-        "study": "exam",
-        "before": before,
-        "cells": [
-            {
-                "model": model,
-                "method": "exam",
-                "change": name,
-                "checkpoint": "final",
-                "seed": 0,
-                "status": "done",
-                "scores": result.scores,
-                "ci95": {key: list(interval) for key, interval in result.ci95.items()},
-                "n": result.n,
-                "notes": result.notes,
-            }
-            for name, result in results.items()
-        ],
-        "summary": [
-            {
-                "model": model,
-                "method": "exam",
-                "changes": len(results),
-                "scores": summary.scores,
-                "ci95": {key: list(interval) for key, interval in summary.ci95.items()},
-                "n": summary.n,
-                "notes": merged_notes([result.notes for result in results.values()]),
-            }
-        ],
-    }
+def merged(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """The parts as one document: lists one after the other, tables key by key, anything else from the first."""
+    whole: dict[str, Any] = {}
+    for document in documents:
+        for key, value in document.items():
+            if isinstance(value, list) and key in whole:
+                whole[key] = [*whole[key], *value]
+            elif isinstance(value, dict) and key in whole:
+                whole[key] = {**whole[key], **value}
+            else:
+                whole.setdefault(key, value)
+    return whole
 
 
-def _print(model: str, before: str, results: dict[str, ExamResult]) -> None:
-    from rich.text import Text
+def _write(output: Path | None, documents: list[dict[str, Any]]) -> None:
+    if output is None:
+        return
+    from json import dumps
 
-    from posttrain.exams.scores import merged_notes, summarise
+    from posttrain.exams.records import write_atomically
 
-    out = console(stderr=False)
-    many = f"{len(results)} changes" if len(results) > 1 else next(iter(results))
-    out.print(Text(f"{before} → {model}: {many}"))
-    out.print(_table(summarise(list(results.values())), several=len(results) > 1))
-    for note in merged_notes([result.notes for result in results.values()]):
-        out.print(Text(note))
-    wrong = [(name, s) for name, result in results.items() for s in result.samples if s.ok is False]
-    if wrong:
-        out.print(
-            Text(f"\n{len(wrong)} answers are not as they should be" + (", such as" if len(wrong) > SHOWN else ""))
-        )
-    for name, sample in _spread(wrong)[:SHOWN]:
-        out.print(
-            Text(f"  {sample.group}" + (f" ({name})" if len(results) > 1 else "") + f": {one_line(sample.prompt)}")
-        )
-        out.print(Text(f"    before: {one_line(sample.before) or '(nothing)'}"))
-        out.print(Text(f"    after:  {one_line(sample.after) or '(nothing)'}"))
-        wanted = sample.answer or sample.answer_contains
-        if wanted:
-            out.print(Text(f"    wanted: {'' if sample.answer else '… '}{one_line(' | '.join(wanted))}"))
+    write_atomically(output / "results.json", dumps(merged(documents), ensure_ascii=False, indent=2) + "\n")
 
 
-def _spread(wrong: list[tuple[str, ProbeResult]]) -> list[tuple[str, ProbeResult]]:
-    """One of each group first, then the second of each, and so on."""
-    seen: dict[str, int] = {}
-    ranked = []
-    for item in wrong:
-        seen[item[1].group] = seen.get(item[1].group, 0) + 1
-        ranked.append((seen[item[1].group], item))
-    return [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
+def _own_device() -> str | None:
+    """This process's GPU under torchrun; None leaves the choice to `load_model`."""
+    import os
 
+    import torch
 
-def _table(summary: Summary, *, several: bool) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("score")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval" + (" (over changes)" if several else ""))
-    table.add_column("probes", justify="right")
-    for name, value in summary.scores.items():
-        digits = 4 if name.startswith("drift.") else 1 if name in ("length.before", "length.after") else 2
-        interval = summary.ci95.get(name)
-        shown = f"{interval.low:.{digits}f} to {interval.high:.{digits}f}" if interval else ""
-        table.add_row(name, f"{value:.{digits}f}", shown, str(summary.n[name]))
-    return table
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None

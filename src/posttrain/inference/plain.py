@@ -2,7 +2,7 @@
 
     pair      spaces at the context's end move to the continuation; the whole is encoded and cut at the length of the
               encoded context (lm_eval/api/model.py, `_encode_pair`); an empty context is the prefix token
-    rolling   one prefix token, then windows of the model's context that do not overlap (`loglikelihood_rolling`)
+    rolling   one prefix token, then windows of the model's context; only the last looks back (`loglikelihood_rolling`)
 """  # fmt: skip
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def cut_left(pair: TokenPair, limit: int) -> TokenPair:
 
 
 def rolling_windows(ids: Sequence[int], prefix: int, limit: int) -> Iterator[TokenPair]:
-    """Windows of `limit` tokens: the first after the prefix token, the next after the last token of the one before."""
+    """Windows of `limit` tokens, each token scored once: the first after the prefix token, the next after the last
+    token of the one before; the last one, shorter, after as many tokens as fit (`get_rolling_token_windows`).
+    """
     for start in range(0, len(ids), limit):
         part = list(ids[start : start + limit])
-        yield TokenPair([prefix if start == 0 else ids[start - 1]], part)
+        context = list(ids[start + len(part) - limit - 1 : start]) if start else [prefix]
+        yield TokenPair(context, part)

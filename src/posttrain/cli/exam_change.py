@@ -1,0 +1,207 @@
+"""The change exam of `posttrain exam`: two models, however made, before and after one or several changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from posttrain.cli.options import console, talk
+from posttrain.cli.plain import one_line
+from posttrain.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from posttrain.config.change import Change
+    from posttrain.exams.change import BeforeCache, ProbeResult
+    from posttrain.exams.records import SamplesFile
+    from posttrain.exams.scores import ExamResult, Summary
+    from posttrain.inference.respondents import ModelRespondent, Respondent
+
+__all__ = ["Match", "PromptMode", "exam_change"]
+
+SHOWN = 8
+"""So many answers that went wrong are printed."""
+CHUNK = 64
+"""Probes asked at once when samples are written: what a kill can lose."""
+
+PromptMode = Literal["none", "user", "system"]
+Match = Literal["first_sentence", "exact"]
+
+
+def exam_change(
+    model: str,
+    load: Callable[[str], ModelRespondent],
+    *,
+    changes: Sequence[str],
+    before: str | None = None,
+    output: Path | None = None,
+    table: bool = True,
+    max_new_tokens: int = 64,
+    match: Match = "first_sentence",
+    prompt_mode: PromptMode = "none",
+) -> dict[str, Any]:
+    """Take the exam of every change file and return the document of results.json; `table`: print it for people too.
+
+    With `output` every finished probe is written to samples.jsonl there at once, and a second start goes on.
+    """
+    from posttrain.config.change import load_changes
+    from posttrain.exams.change import change_exam
+    from posttrain.exams.records import SamplesFile, exam_key
+
+    read = load_changes(changes, Path.cwd(), place="--change")
+    after = load(model)
+    if before is None and prompt_mode != "none":
+        was = after
+    else:
+        was = load(before or _base_of(model, after.model))
+    if prompt_mode == "none" and was.fingerprint == after.fingerprint:
+        talk(f"{was.name} and {model} are the same weights: whatever is not learned, was not learned before either")
+    afters = {c.name: _told(after, c, prompt_mode) for c in read}
+    keys = {
+        c.name: exam_key(was.fingerprint, afters[c.name].fingerprint, c, max_new_tokens=max_new_tokens, mode=match)
+        for c in read
+    }
+    samples = SamplesFile(output / "samples.jsonl", keys) if output else None
+    results: dict[str, ExamResult] = {}
+    cache: BeforeCache = {}
+    for number, one in enumerate(read, start=1):
+        start = time.perf_counter()
+        done = samples.done[one.name] if samples else {}
+        results[one.name] = change_exam(
+            was,
+            afters[one.name],
+            one,
+            before_cache=cache,
+            on_sample=_keeper(samples, one.name),
+            done=done,
+            max_new_tokens=max_new_tokens,
+            mode=match,
+            chunk=CHUNK if samples else 4096,
+        )
+        total, seconds = len(results[one.name].samples), time.perf_counter() - start
+        kept = f", {len(done)} of them done before" if done else ""
+        talk(f"[{number}/{len(read)}] {one.name}: {total} probes in {seconds:.1f} s{kept}")
+    if samples and output:
+        samples.rewrite({name: result.samples for name, result in results.items()})
+        talk(f"wrote {output / 'samples.jsonl'}")
+    if table:
+        _print(model, was.name, results)
+    return _document(model, was.name, results)
+
+
+def _keeper(samples: SamplesFile | None, change: str) -> Any:
+    return (lambda result: samples.append(change, result)) if samples else None
+
+
+def _base_of(name: str, model: Any) -> str:
+    """The base that an adapter names; ConfigError for a model that is none."""
+    from peft import PeftModel
+
+    base = model.peft_config["default"].base_model_name_or_path if isinstance(model, PeftModel) else None
+    if not base:
+        raise ConfigError(
+            Problem("--before", f"'{name}' is no adapter, so the model before is not known", "add --before MODEL")
+        )
+    talk(f"before: {base} (the adapter's base)")
+    return str(base)
+
+
+def _told(after: Respondent, change: Change, mode: PromptMode) -> Respondent:
+    """The respondent, told the change's targets when asked to be, in the words of the method `prompt`."""
+    if mode == "none":
+        return after
+    from posttrain.inference.respondents import PromptedRespondent
+    from posttrain.studies.methods.prompt import PromptMethodConfig, wording_of
+
+    return PromptedRespondent(after, wording_of(PromptMethodConfig(name="prompt"), change), place=mode)
+
+
+def _document(model: str, before: str, results: dict[str, ExamResult]) -> dict[str, Any]:
+    """results.json: the cells of a study's file, with the notes and without cost."""
+    from posttrain.exams.scores import merged_notes, summarise
+
+    summary = summarise(list(results.values()))
+    return {
+        "study": "exam",
+        "before": before,
+        "cells": [
+            {
+                "model": model,
+                "method": "exam",
+                "change": name,
+                "checkpoint": "final",
+                "seed": 0,
+                "status": "done",
+                "scores": result.scores,
+                "ci95": {key: list(interval) for key, interval in result.ci95.items()},
+                "n": result.n,
+                "notes": result.notes,
+            }
+            for name, result in results.items()
+        ],
+        "summary": [
+            {
+                "model": model,
+                "method": "exam",
+                "changes": len(results),
+                "scores": summary.scores,
+                "ci95": {key: list(interval) for key, interval in summary.ci95.items()},
+                "n": summary.n,
+                "notes": merged_notes([result.notes for result in results.values()]),
+            }
+        ],
+    }
+
+
+def _print(model: str, before: str, results: dict[str, ExamResult]) -> None:
+    from rich.text import Text
+
+    from posttrain.exams.scores import merged_notes, summarise
+
+    out = console(stderr=False)
+    many = f"{len(results)} changes" if len(results) > 1 else next(iter(results))
+    out.print(Text(f"{before} → {model}: {many}"))
+    out.print(_table(summarise(list(results.values())), several=len(results) > 1))
+    for note in merged_notes([result.notes for result in results.values()]):
+        out.print(Text(note))
+    wrong = [(name, s) for name, result in results.items() for s in result.samples if s.ok is False]
+    if wrong:
+        out.print(
+            Text(f"\n{len(wrong)} answers are not as they should be" + (", such as" if len(wrong) > SHOWN else ""))
+        )
+    for name, sample in _spread(wrong)[:SHOWN]:
+        out.print(
+            Text(f"  {sample.group}" + (f" ({name})" if len(results) > 1 else "") + f": {one_line(sample.prompt)}")
+        )
+        out.print(Text(f"    before: {one_line(sample.before) or '(nothing)'}"))
+        out.print(Text(f"    after:  {one_line(sample.after) or '(nothing)'}"))
+        wanted = sample.answer or sample.answer_contains
+        if wanted:
+            out.print(Text(f"    wanted: {'' if sample.answer else '… '}{one_line(' | '.join(wanted))}"))
+
+
+def _spread(wrong: list[tuple[str, ProbeResult]]) -> list[tuple[str, ProbeResult]]:
+    """One of each group first, then the second of each, and so on."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for item in wrong:
+        seen[item[1].group] = seen.get(item[1].group, 0) + 1
+        ranked.append((seen[item[1].group], item))
+    return [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _table(summary: Summary, *, several: bool) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval" + (" (over changes)" if several else ""))
+    table.add_column("probes", justify="right")
+    for name, value in summary.scores.items():
+        digits = 4 if name.startswith("drift.") else 1 if name in ("length.before", "length.after") else 2
+        interval = summary.ci95.get(name)
+        shown = f"{interval.low:.{digits}f} to {interval.high:.{digits}f}" if interval else ""
+        table.add_row(name, f"{value:.{digits}f}", shown, str(summary.n[name]))
+    return table
