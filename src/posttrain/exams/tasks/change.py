@@ -1,0 +1,40 @@
+"""One change: did the target change, did the rest follow, did everything else stay? (in studies, and `--change`)
+
+It compares two models probe by probe, so it is no `Task`: `exams/change.py` has it, a study gives it each cell's change
+and the untouched model, and `posttrain exam M --change FILE --before B` asks by hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from posttrain.config.base import Config
+from posttrain.errors import ConfigError, Problem
+from posttrain.registry import register
+
+__all__ = ["ChangeExamConfig", "change"]
+
+
+class ChangeExamConfig(Config):
+    """The change exam of a study: each cell's own change file."""
+
+    kind: Literal["change"] = "change"
+    """The exam of the cell's change."""
+
+    @property
+    def label(self) -> str:
+        """The name in tables."""
+        return self.kind
+
+    def files(self) -> list[str]:
+        """None of its own: changes are the study's."""
+        return []
+
+
+@register("exam", "change", config=ChangeExamConfig)
+def change(config: Config, base: Path) -> NoReturn:
+    """A ConfigError: this exam needs a second model and a change."""
+    raise ConfigError(
+        Problem("exam change", "compares two models and needs a change file", "use --change FILE --before MODEL")
+    )
