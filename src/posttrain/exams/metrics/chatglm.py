@@ -1,0 +1,91 @@
+"""The scores of the ChatGLM fine-tuning scripts, to the last digit, without their crash on an empty answer.
+
+ChatGLM-6B and ChatGLM2-6B (`ptuning/main.py`) and ChatGLM3 (`finetune_hf.py`) cut prediction and label with jieba,
+join the pieces with spaces and hand both to rouge_chinese 1.0.3 (`Rouge().get_scores`):
+
+    words: the pieces between spaces of all sentences in a row; a sentence of nothing but spaces is one empty word
+    rouge-n: P, R of the sets of n-grams (repeats count once);  rouge-l: P, R of the longest common subsequence
+    F = 2 P R / (P + R + 1e-8)
+
+BLEU-4 is nltk 3's `sentence_bleu` with `SmoothingFunction().method3`: of p_1..p_4 (clipped; denominators at least 1)
+the j-th that is 0 becomes 1 / (2^j * denominator); times exp(1 - r/c) where the prediction (c) is not longer than the label
+(r); 0 when not one unit is shared. The first two scripts take characters, ChatGLM3's takes jieba's pieces.
+
+    rouge_jieba-1, -2, -l, bleu4_char    rounded to 4 decimals per pair, as the scripts do before they average
+    bleu4_jieba                          not rounded; ChatGLM3's script leaves it in 0 to 1, here it is times 100
+
+All 0 to 100; a corpus's score is their plain mean. An empty answer or label scores 0, where the scripts raise
+`ValueError: Hypothesis is empty.` Never equal to rouge-score's ROUGE, hence the other names. jieba's dictionary is
+Simplified: on Traditional text these depend on how it happens to be cut.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from posttrain.exams.metrics.lcs import lcs_length
+from posttrain.exams.metrics.tokens import jieba_cut, jieba_signature
+
+__all__ = ["CHATGLM_SCORES", "chatglm_scores", "chatglm_signature"]
+
+CHATGLM_SCORES = ("rouge_jieba-1", "rouge_jieba-2", "rouge_jieba-l", "bleu4_char", "bleu4_jieba")
+_SENTENCE_END = re.compile(r"(?<=[。！？?])(?=[^”’])|(?<=\.{6})(?=[^”’])")
+"""Where rouge_chinese begins a new sentence, in text whose pieces stand between spaces."""
+
+
+def chatglm_scores(prediction: str, reference: str) -> dict[str, float]:
+    """The five scores of one pair, each 0 to 100; the module's docstring has the formulas."""
+    if not prediction.strip() or not reference.strip():
+        return dict.fromkeys(CHATGLM_SCORES, 0.0)
+    pieces, wanted = jieba_cut(prediction), jieba_cut(reference)
+    words, wanted_words = _words(pieces), _words(wanted)
+    return {
+        "rouge_jieba-1": _rouge_n(words, wanted_words, 1),
+        "rouge_jieba-2": _rouge_n(words, wanted_words, 2),
+        "rouge_jieba-l": _rouge_f(lcs_length(wanted_words, words), len(words), len(wanted_words)),
+        "bleu4_char": round(100 * _bleu4(list(prediction), list(reference)), 4),
+        "bleu4_jieba": 100 * _bleu4(pieces, wanted),
+    }
+
+
+def chatglm_signature() -> str:
+    """What the scores depend on, in the manner of sacrebleu's signatures."""
+    return f"chatglm:ptuning+v3|rouge:rouge_chinese-1.0.3,sets|bleu:nltk-method3|tok:{jieba_signature()}|empty:0"
+
+
+def _words(pieces: Sequence[str]) -> list[str]:
+    text = _SENTENCE_END.sub("\n", " ".join(pieces)).rstrip()
+    return [word for sentence in text.split("\n") if sentence for word in sentence.split() or [""]]
+
+
+def _rouge_n(words: Sequence[str], wanted: Sequence[str], n: int) -> float:
+    ours, theirs = (set(zip(*(tokens[i:] for i in range(n)), strict=False)) for tokens in (words, wanted))
+    return _rouge_f(len(ours & theirs), len(ours), len(theirs))
+
+
+def _rouge_f(shared: int, predicted: int, wanted: int) -> float:
+    precision = shared / predicted if predicted else 0.0
+    recall = shared / wanted if wanted else 0.0
+    return round(100 * (2.0 * ((precision * recall) / (precision + recall + 1e-8))), 4)
+
+
+def _bleu4(prediction: Sequence[str], reference: Sequence[str]) -> float:
+    """0 to 1. The order of the operations is nltk's: the last digit depends on it."""
+    logs: list[float] = []
+    misses = 0
+    for n in range(1, 5):
+        ours, theirs = (
+            Counter(zip(*(tokens[i:] for i in range(n)), strict=False)) for tokens in (prediction, reference)
+        )
+        shared = sum(min(count, theirs[gram]) for gram, count in ours.items())
+        total = max(1, ours.total())
+        if not shared:
+            if n == 1:
+                return 0.0
+            misses += 1
+        logs.append(0.25 * math.log(shared / total if shared else 1 / (2**misses * total)))
+    longer = len(prediction) > len(reference)
+    return (1.0 if longer else math.exp(1 - len(reference) / len(prediction))) * math.exp(math.fsum(logs))

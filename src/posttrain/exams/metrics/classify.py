@@ -1,0 +1,80 @@
+"""Scores of classification and regression over a data set, as GLUE and SuperGLUE use them.
+
+Labels are any values with equality. An answer that is no label (None, or a text that names none) is a wrong label.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+__all__ = ["accuracy", "f1_binary", "macro_f1", "matthews", "pearson", "spearman"]
+
+
+def accuracy(predicted: Sequence[Hashable], wanted: Sequence[Hashable]) -> float:
+    """Share of equal labels, 0 to 1."""
+    _paired(predicted, wanted)
+    return sum(a == b for a, b in zip(predicted, wanted, strict=True)) / len(wanted)
+
+
+def f1_binary(predicted: Sequence[Hashable], wanted: Sequence[Hashable], *, positive: Hashable = 1) -> float:
+    """F1 = 2 TP / (2 TP + FP + FN) of the label `positive`, 0 to 1; 0 where it neither occurs nor is said."""
+    _paired(predicted, wanted)
+    hits = sum(a == b == positive for a, b in zip(predicted, wanted, strict=True))
+    named = sum(a == positive for a in predicted) + sum(b == positive for b in wanted)
+    return 2 * hits / named if named else 0.0
+
+
+def macro_f1(predicted: Sequence[Hashable], wanted: Sequence[Hashable]) -> float:
+    """Mean of `f1_binary` over every label that occurs or is said, 0 to 1."""
+    labels = dict.fromkeys([*wanted, *predicted])
+    return sum(f1_binary(predicted, wanted, positive=label) for label in labels) / len(labels)
+
+
+def matthews(predicted: Sequence[Hashable], wanted: Sequence[Hashable]) -> float:
+    """Matthews' correlation, -1 to 1, for any number of labels (Gorodkin 2004); 0 where either side has one label.
+
+        (c s - sum_k p_k t_k) / sqrt((s² - sum_k p_k²)(s² - sum_k t_k²))
+
+    c: equal labels, s: samples, p_k, t_k: how often label k is said and occurs.
+    """  # fmt: skip
+    _paired(predicted, wanted)
+    labels = dict.fromkeys([*wanted, *predicted])
+    said = [sum(a == label for a in predicted) for label in labels]
+    true = [sum(b == label for b in wanted) for label in labels]
+    samples = len(wanted)
+    right = sum(a == b for a, b in zip(predicted, wanted, strict=True))
+    above = right * samples - sum(p * t for p, t in zip(said, true, strict=True))
+    below = (samples**2 - sum(p * p for p in said)) * (samples**2 - sum(t * t for t in true))
+    return above / math.sqrt(below) if below else 0.0
+
+
+def pearson(predicted: Sequence[float], wanted: Sequence[float]) -> float:
+    """Pearson's correlation, -1 to 1; 0 where either side is constant and none is defined."""
+    _paired(predicted, wanted)
+    a, b = (np.asarray(values, dtype=np.float64) for values in (predicted, wanted))  # (N,) each
+    if (a == a[0]).all() or (b == b[0]).all():
+        return 0.0
+    a, b = a - a.mean(), b - b.mean()
+    a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
+    return float(np.clip(a @ b, -1, 1))
+
+
+def spearman(predicted: Sequence[float], wanted: Sequence[float]) -> float:
+    """Pearson's correlation of the ranks, -1 to 1; equal values share the mean of their ranks."""
+    _paired(predicted, wanted)
+    return pearson(_ranks(predicted), _ranks(wanted))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    data = np.asarray(values, dtype=np.float64)
+    _, places, counts = np.unique(data, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return list((last - (counts - 1) / 2)[places])
+
+
+def _paired(predicted: Sequence[object], wanted: Sequence[object]) -> None:
+    if len(predicted) != len(wanted) or not wanted:
+        raise ValueError(f"{len(predicted)} predictions for {len(wanted)} samples")

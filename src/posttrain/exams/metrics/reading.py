@@ -1,0 +1,118 @@
+"""Exact match and F1 of reading comprehension, in English and Chinese; each 0 to 1, the best over all references.
+
+    F1 = 2 P R / (P + R),   P = h / length of the prediction,   R = h / length of the reference,   0 where h = 0
+
+    exact_match, f1_squad   SQuAD 1.1 (arXiv 1606.05250): lower case, without ASCII punctuation and the articles a, an,
+                            the; h: words shared, each as often as both have it
+    em_zh, f1_char_bag      DRCD practice: NFKC, lower case, without punctuation and symbols; every Chinese character
+                            is a unit, so is a run of other letters and digits; h: units shared, each as often as both
+                            have it
+    f1_char_subsequence     the same units; h: the longest common subsequence (in order, gaps allowed)
+    em_cmrc, f1_cmrc_lcs    CMRC 2018's script (arXiv 1810.07366): without its own list of marks; h: the longest common
+                            *substring* (its function is called find_lcs, but allows no gap)
+
+f1_char_bag >= f1_char_subsequence; a gap costs f1_cmrc_lcs everything on the shorter side of it. An empty answer scores
+0 in all of them.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from posttrain.exams.matching import CJK
+from posttrain.exams.metrics.lcs import lcs_length, substring_length
+
+__all__ = ["em_cmrc", "em_zh", "exact_match", "f1_char_bag", "f1_char_subsequence", "f1_cmrc_lcs", "f1_squad"]
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_NO_ASCII_MARKS = str.maketrans("", "", string.punctuation)
+_UNITS = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
+_CMRC_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+"""The script's list. Its '……' is two characters and so never equals one: the ellipsis stays."""
+_CMRC_UNITS = re.compile(r"[\u4e00-\u9fa5]|[^\W_\u4e00-\u9fa5]+(?:[.'’,][^\W_\u4e00-\u9fa5]+)*|\S")
+
+
+def exact_match(prediction: str, references: Sequence[str], language: Literal["en", "zh"] = "en") -> float:
+    """1 where the normalised texts are equal: SQuAD 1.1's rule in English, `em_zh` in Chinese."""
+    if language == "zh":
+        return em_zh(prediction, references)
+    return _best(prediction, references, lambda a, b: float(_squad(a) == _squad(b)))
+
+
+def f1_squad(prediction: str, references: Sequence[str]) -> float:
+    """SQuAD 1.1's F1 over words (a multiset, not a set)."""
+    return _best(prediction, references, lambda a, b: _bag(_squad(a), _squad(b)))
+
+
+def em_zh(prediction: str, references: Sequence[str]) -> float:
+    """1 where both texts have the same units (see the module's docstring) in the same order."""
+    return _best(prediction, references, lambda a, b: float(_units(a) == _units(b)))
+
+
+def f1_char_bag(prediction: str, references: Sequence[str]) -> float:
+    """F1 over characters as a multiset: order does not count."""
+    return _best(prediction, references, lambda a, b: _bag(_units(a), _units(b)))
+
+
+def f1_char_subsequence(prediction: str, references: Sequence[str]) -> float:
+    """F1 of the longest common subsequence of characters: order counts, gaps are allowed."""
+
+    def one(a: str, b: str) -> float:
+        ours, theirs = _units(a), _units(b)
+        return _f1(lcs_length(ours, theirs), len(ours), len(theirs))
+
+    return _best(prediction, references, one)
+
+
+def em_cmrc(prediction: str, references: Sequence[str]) -> float:
+    """CMRC 2018's exact match: equal in lower case without the script's list of marks; no NFKC, spaces count."""
+    return _best(prediction, references, lambda a, b: float(_cmrc_text(a) == _cmrc_text(b)))
+
+
+def f1_cmrc_lcs(prediction: str, references: Sequence[str]) -> float:
+    """CMRC 2018's F1: of the longest common substring over its mixed segmentation.
+
+    Characters U+4E00 to U+9FA5 are units; what is between them the script hands to nltk's English tokenizer, here a
+    word with its inner points, commas and apostrophes is a unit and any other mark is one. They differ where nltk
+    takes words apart (don't: do, n't) or keeps marks together (``, --, ...).
+    """
+
+    def one(a: str, b: str) -> float:
+        ours, theirs = (_CMRC_UNITS.findall(_cmrc_text(text)) for text in (a, b))
+        return _f1(substring_length(theirs, ours), len(ours), len(theirs))
+
+    return _best(prediction, references, one)
+
+
+def _best(prediction: str, references: Sequence[str], score: Callable[[str, str], float]) -> float:
+    if not prediction.strip():
+        return 0.0
+    return max((score(prediction, one) for one in references), default=0.0)
+
+
+def _f1(shared: int, predicted: int, wanted: int) -> float:
+    if not shared:
+        return 0.0
+    precision, recall = shared / predicted, shared / wanted
+    return 2 * precision * recall / (precision + recall)
+
+
+def _bag(ours: Sequence[str], theirs: Sequence[str]) -> float:
+    return _f1((Counter(ours) & Counter(theirs)).total(), len(ours), len(theirs))
+
+
+def _squad(text: str) -> list[str]:
+    return _ARTICLES.sub(" ", text.lower().translate(_NO_ASCII_MARKS)).split()
+
+
+def _units(text: str) -> list[str]:
+    return _UNITS.findall(unicodedata.normalize("NFKC", text).lower())
+
+
+def _cmrc_text(text: str) -> str:
+    return "".join(character for character in text.lower().strip() if character not in _CMRC_MARKS)
