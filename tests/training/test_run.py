@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,11 @@ import torch
 
 from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, DataError
-from posttrain.models.fingerprint import read_notes, template_fingerprint
+from posttrain.models.fingerprint import read_notes, template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.training.config import TrainConfig
 from posttrain.training.preview import preview
-from posttrain.training.run import train
+from posttrain.training.run import TrainResult, train
 from tests.pico import FAMILIES
 from tests.training.tiny import PicoPath, Remembers, config, load, row, rows, weights
 
@@ -224,7 +226,7 @@ TWO = """
     from pathlib import Path
     import torch
     from posttrain.models.load import load_model
-    from posttrain.training.run import train
+    from posttrain.training.run import TrainResult, train
     from tests.training.test_run import two_processes
     from tests.training.tiny import rows
 
@@ -266,3 +268,38 @@ def test_two_processes_do_what_one_does(pico_path: PicoPath, tmp_path: Path) -> 
     both = load_model(str(tmp_path / "run" / "model"), device="cpu").model
     one, two = weights(alone.model), weights(both)
     assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-6
+
+
+def test_checkpoints_at_exactly_these_steps_are_examined_and_training_does_not_notice(
+    tmp_path: Path, pico_path: PicoPath
+) -> None:
+    def run(name: str, **fields: Any) -> tuple[TrainResult, list[tuple[int, str]]]:
+        seen: list[tuple[int, str]] = []
+
+        def examine(model: Any, step: int) -> None:
+            assert not model.training
+            assert model.config.use_cache
+            assert (tmp_path / name / "checkpoints" / f"step-{step}").is_dir()  # saved before: a kill loses nothing
+            torch.rand(3)  # an exam may draw
+            random.random()
+            time.sleep(0.5)
+            seen.append((step, weights_fingerprint(model)))
+
+        optimizer = {"max_steps": 7, "learning_rate": 1e-3}
+        chosen = config(optimizer=optimizer, tuner={"kind": "lora", "dropout": 0.1}, batch={"tokens": 64}, **fields)
+        began = time.monotonic()
+        result = train(chosen, loaded=load(pico_path), rows=rows(9), output=tmp_path / name, examine=examine)
+        assert result.wall_s < time.monotonic() - began - 0.5 * len(seen)
+        return result, seen
+
+    plain, none = run("plain")
+    result, seen = run("watched", save_at_steps=[2, 5], keep_checkpoints=None)
+    assert none == []
+    assert [step for step, _ in seen] == [2, 5]
+    assert sorted(p.name for p in (tmp_path / "watched" / "checkpoints").iterdir()) == ["step-2", "step-5"]
+    for step, fingerprint in seen:  # what was examined is what lies on the disk
+        saved = load_model(str(tmp_path / "watched" / "checkpoints" / f"step-{step}"), device="cpu")
+        assert weights_fingerprint(saved.model) == fingerprint
+    assert [e["loss_nats"] for e in result.history] == [e["loss_nats"] for e in plain.history]
+    assert weights_fingerprint(result.model) == weights_fingerprint(plain.model)
+    assert result.model.config.use_cache == plain.model.config.use_cache

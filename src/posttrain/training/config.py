@@ -123,6 +123,8 @@ class TrainConfig(Config):
     """With validation rows: end with the weights of the best validation, not of the last step."""
     save_every_steps: int | None = Field(None, ge=1)
     """Steps between two checkpoints; none but the one of an interruption when not given."""
+    save_at_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Checkpoints at exactly these steps, besides."""
     keep_checkpoints: int | None = Field(1, ge=1)
     """Checkpoints kept, the newest (and the best besides); null keeps all."""
     report_to: tuple[str, ...] = ()

@@ -51,7 +51,9 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
         new_tokens += sum(lengths[row] for micro in step.micro_batches for row in micro)
     gib = 4 / 2**30  # float32
     checkpoint = moved.trainable * 3 * gib  # weights and AdamW's two moments
-    saves = steps // config.save_every_steps if config.save_every_steps else 0
+    saves = len(
+        {*range(0, steps + 1, config.save_every_steps or steps + 1), *config.save_at_steps} & {*range(1, steps + 1)}
+    )
     kept = min(saves, config.keep_checkpoints or saves) + bool(material.validation and config.keep_best)
     return Preview(
         rows=len(material.new),

@@ -45,7 +45,8 @@ BIG_PARAMETERS = 1_000_000_000
 """From here on `precision: auto` computes in bfloat16 on a GPU that has it."""
 HASHED_PARAMETERS = 500_000_000
 """Up to here a run's identity holds the fingerprint of the weights it starts from; above, their name only."""
-WITHOUT_EFFECT = {"output", "report_to", "save_every_steps", "keep_checkpoints", "data", "validation", "download"}
+WITHOUT_EFFECT = {"output", "report_to", "data", "validation", "download"}
+WITHOUT_EFFECT |= {"save_every_steps", "save_at_steps", "keep_checkpoints"}
 """Settings that may change between a run and its resumption; data are compared by their tokens instead."""
 
 
@@ -128,6 +129,7 @@ def train(
     resume: bool = True,
     progress: RunProgress | None = None,
     on_checkpoint: Callable[[Path, int], None] | None = None,
+    examine: Callable[[PreTrainedModel | PeftModel, int], None] | None = None,
     callbacks: list[TrainerCallback] | None = None,
     base: Path | None = None,
 ) -> TrainResult:
@@ -135,8 +137,10 @@ def train(
 
     loaded: is changed in place (LoRA layers are put into it); rows: already encoded; output: folder of the run, None
     writes nothing (`config.output` is for the command line); resume: go on from the last checkpoint in it, False
-    starts over. Raises Interrupted after a signal (with an output folder: after saving), TrainingError when loss or
-    gradient is not finite, ConfigError when the checkpoint was made by another configuration.
+    starts over; examine: called after each checkpoint that the configuration asks for, with the model at rest
+    (evaluation mode; clock and random states stand still). Raises Interrupted after a signal (with an output folder:
+    after saving), TrainingError when loss or gradient is not finite, ConfigError when the checkpoint was made by
+    another configuration.
     """
     progress = progress or Silent()
     if loaded is None:
@@ -167,6 +171,7 @@ def train(
     progress.say(f"{config.model}: {moved}")
     cached_keys = model.config.use_cache
     trainer = build(config, tuned, tokenizer, material, folder, identity, progress, on_checkpoint, callbacks)
+    trainer.examine = examine
     newest = checkpoints_in(folder.checkpoints) if folder and resume else {}
     start = max(newest, default=0)
     if newest:
@@ -174,7 +179,7 @@ def train(
         progress.say(f"going on after step {start}")
     trainer.metrics.take_up(start, write=main)
     trainer.wall_before_s = trainer.metrics.wall_s
-    trainer.began = began = time.monotonic()
+    trainer.began = time.monotonic()
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
     try:
@@ -200,7 +205,7 @@ def train(
         steps,
         losses[-1] if losses else math.nan,
         int(trainer.state.num_input_tokens_seen),
-        trainer.wall_before_s + time.monotonic() - began,
+        trainer.wall_before_s + time.monotonic() - trainer.began,
         peak_gib(model.device),
         trainer.metrics.history,
         moved,
@@ -348,6 +353,7 @@ def build(
             patience=config.early_stopping_patience,
             keep_best=config.keep_best,
             save_every=config.save_every_steps,
+            save_at=frozenset(config.save_at_steps),
             keep_checkpoints=config.keep_checkpoints,
             checkpoints=folder.checkpoints if folder else None,
             identity=identity,

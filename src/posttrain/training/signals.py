@@ -16,6 +16,8 @@ class Stoppable(Protocol):
     """Something that looks at a flag after each step."""
 
     stop_asked: bool
+    resting: bool
+    """Somebody else's work is done between two steps, everything is saved: a signal stops it at once."""
 
 
 @contextmanager
@@ -29,7 +31,7 @@ def stop_on_signal(target: Stoppable) -> Iterator[None]:
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if target.stop_asked and number == signal.SIGINT:
+        if target.resting or (target.stop_asked and number == signal.SIGINT):
             raise KeyboardInterrupt
         target.stop_asked = True
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
@@ -56,9 +58,14 @@ class Rules:
     patience: int | None = None
     keep_best: bool = True
     save_every: int | None = None
+    save_at: frozenset[int] = frozenset()
     keep_checkpoints: int | None = 1
     checkpoints: Path | None = None
     identity: dict[str, Any] = field(default_factory=dict)
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due after a step."""
+        return step in self.save_at or (self.save_every is not None and step % self.save_every == 0)
 
 
 class PostTrainer(Trainer):
@@ -111,6 +118,8 @@ class PostTrainer(Trainer):
         self.progress = progress
         self.autocast_dtype = autocast
         self.on_checkpoint = on_checkpoint
+        self.examine: Callable[[PreTrainedModel | PeftModel, int], None] | None = None
+        self.resting = False
         self.stop_asked = False  # set by a signal: save after this step and stop
         self.stopped = ""  # why the run ended before its last step
         self.entry: dict[str, Any] = {}  # the step under way, for metrics.jsonl
@@ -339,6 +348,25 @@ class PostTrainer(Trainer):
             rotate(folder, self.rules.keep_checkpoints, self.state.best_global_step)
             if self.on_checkpoint is not None:
                 self.on_checkpoint(final, self.state.global_step)
+            if self.examine is not None and self.rules.saves(self.state.global_step) and not self.stop_asked:
+                with self.at_rest():
+                    self.examine(self.model, self.state.global_step)
+
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """The model as anybody may use it; afterwards training goes on as if nothing had happened."""
+        began, python_state, numpy_state = time.monotonic(), random.getstate(), np.random.get_state()
+        self.model.eval()
+        self.resting = True
+        try:
+            with torch.random.fork_rng(), self.cache_switched_on():
+                yield
+        finally:
+            self.resting = False
+            self.model.train()
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+            self.began += time.monotonic() - began
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Any] | None = None) -> None:
         """A folder that loads like any model; no pickled arguments beside it."""
@@ -409,7 +437,5 @@ class Flow(TrainerCallback):
         control.should_training_stop = last
         due = rules.evaluate_every is not None and state.global_step % rules.evaluate_every == 0
         control.should_evaluate = bool(trainer.validation) and (due or (last and not trainer.stop_asked))
-        control.should_save = trainer.stop_asked or (
-            rules.save_every is not None and state.global_step % rules.save_every == 0
-        )
+        control.should_save = trainer.stop_asked or rules.saves(state.global_step)
         return control
