@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from pydantic import Field
+
 from posttrain.config.base import Config
 from posttrain.errors import ConfigError, Problem
 from posttrain.registry import register
@@ -17,15 +19,21 @@ __all__ = ["ChangeExamConfig", "change"]
 
 
 class ChangeExamConfig(Config):
-    """The change exam of a study: each cell's own change file."""
+    """The change exam of a study: each cell's own change file. Its scores stand without the exam's name."""
 
     kind: Literal["change"] = "change"
     """The exam of the cell's change."""
+    name: str = ""
+    """The name in tables; the kind when left out."""
+    max_new_tokens: int | None = Field(default=None, gt=0)
+    """The longest answer to a probe, in tokens; the study's `max_new_tokens` when left out."""
+    mode: Literal["first_sentence", "exact"] = "first_sentence"
+    """An answer is right when its first sentence says an accepted one, or only when it equals one."""
 
     @property
     def label(self) -> str:
         """The name in tables."""
-        return self.kind
+        return self.name or self.kind
 
     def files(self) -> list[str]:
         """None of its own: changes are the study's."""
