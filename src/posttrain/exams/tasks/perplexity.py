@@ -1,0 +1,178 @@
+"""How well plain text is predicted: nats and bits per token, byte, character and word of any text file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from posttrain.config.load import read_text
+from posttrain.errors import ConfigError, DataError, Problem
+from posttrain.exams.behaviour import language_of
+from posttrain.exams.rows import Rows, no_path
+from posttrain.exams.statistics import Interval
+from posttrain.exams.task import Ask, Item, Reply, Sample, Score, Task, TaskConfig, draw, resolve
+from posttrain.inference.protocol import Plain, Scored
+from posttrain.registry import register
+
+__all__ = ["PerplexityConfig", "perplexity"]
+
+SHOWN = 200
+RESAMPLES = 2000
+
+
+class PerplexityConfig(TaskConfig):
+    """A text, or rows with texts."""
+
+    kind: Literal["perplexity"] = "perplexity"
+    """Likelihood of plain text."""
+    paths: tuple[str, ...] = ()
+    """More files; each file is a group of its own in the scores."""
+    characters: int | None = Field(default=2000, ge=20)
+    """A .txt file is cut at line ends into pieces of at most so many characters; null: the whole file is one text."""
+    field: str = "text"
+    """The key of the text in rows of JSON Lines, JSON, CSV or Parquet; each row is a text of its own."""
+
+    def files(self) -> list[str]:
+        """Every file."""
+        return [*super().files(), *self.paths]
+
+
+@register("exam", "perplexity", config=PerplexityConfig)
+def perplexity(config: PerplexityConfig, base: Path) -> Task:
+    """The task of one or more files of text."""
+    if not config.files():
+        raise no_path("perplexity", "a text file")
+    if config.perturbations:
+        mend = "leave perturbations out, or disturb the file itself"
+        raise ConfigError(Problem(config.label, "a text has no question to disturb", mend))
+    if config.template == "chat":
+        raise ConfigError(Problem(config.label, "a text is no conversation", "leave template out"))
+    items: list[Item] = []
+    notes = []
+    paths = [resolve(one, base) for one in config.files()]
+    for path in paths:
+        rowwise = path.suffix.lower() not in {".txt", ".md", ".text", ""}
+        texts = _rows(path, config.field) if rowwise else _pieces(path, config.characters)
+        group = path.name if len(paths) > 1 else ""
+        items += [
+            Item(f"{path.name}:{place}", text[:SHOWN], (Ask("text", Plain(""), text),), group, {"text": text})
+            for place, text in texts
+        ]
+        if not rowwise and config.characters is not None:
+            size = config.characters
+            notes.append(f"{path.name} was cut at line ends into {len(texts)} texts of at most {size} characters")
+    cut = f"pieces of {config.characters} characters" if config.characters else "whole files"
+    return Task(
+        name=config.label,
+        items=draw(items, config.limit, config.seed),
+        judge=_judge,
+        aggregate=_aggregate,
+        headline="bits_per_byte",
+        capabilities={"bits_per_byte": "can.knowledge"},
+        signature=f"perplexity|{'+'.join(p.name for p in paths)}|{cut}|each text from a document's beginning|v1",
+        higher_is_better=False,
+        seed=config.seed,
+        notes=tuple(notes),
+    )
+
+
+def _rows(path: Path, field: str) -> list[tuple[int, str]]:
+    rows = Rows(path)
+    found = [(number, text) for number, row in enumerate(rows, start=1) if (text := row.text(field)) is not None]
+    rows.check()
+    return found
+
+
+def _pieces(path: Path, size: int | None) -> list[tuple[int, str]]:
+    """(number, text): whole lines together, up to `size` characters; a longer line is cut where it must be.
+
+    Nothing is left out or added: the pieces joined are the file, blank pieces aside.
+    """
+    try:
+        text = read_text(path)
+    except ConfigError as error:  # not UTF-8
+        raise DataError(*error.problems) from error
+    if not text.strip():
+        raise DataError(Problem(str(path), "the file is empty: no text"))
+    if size is None:
+        return [(1, text)]
+    pieces: list[str] = []
+    held = ""
+    for line in text.splitlines(keepends=True):
+        if held and len(held) + len(line) > size:
+            pieces.append(held)
+            held = ""
+        held += line
+        while len(held) > size:
+            pieces.append(held[:size])
+            held = held[size:]
+    pieces.append(held)
+    return list(enumerate((piece for piece in pieces if piece.strip()), start=1))
+
+
+def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
+    from posttrain.exams.metrics import perplexity as metrics
+
+    (said,) = replies
+    assert isinstance(said, Scored)
+    text = str(item.doc["text"])
+    size = {
+        "nats": -said.sum_nats,
+        "tokens": said.tokens,
+        **metrics.units_of(text)._asdict(),
+        "spaced": language_of(text) not in ("zh", "ja", "th"),
+    }
+    return Sample(
+        id=item.id,
+        group=item.group,
+        question=item.question,
+        answer="",
+        target="",
+        scores={
+            "bits_per_byte": metrics.bits_per_byte(said.sum_nats, size["bytes"]),
+            "nats_per_token": metrics.cross_entropy(said.sum_nats, max(1, said.tokens)),
+        },
+        tokens=said.tokens,
+        extra=size,
+    )
+
+
+def _aggregate(samples: Sequence[Sample]) -> dict[str, Score]:
+    """Sums over sums, so that long texts weigh more: not the mean of the texts' own scores."""
+    made: dict[str, Score] = {}
+    groups = list(dict.fromkeys(s.group for s in samples if s.group))
+    for group in ["", *groups] if len(groups) > 1 else [""]:
+        own = [s for s in samples if not group or s.group == group]
+        for name, score in _of(own).items():
+            made[f"{name}/{group}" if group else name] = score
+    return made
+
+
+def _of(samples: Sequence[Sample]) -> dict[str, Score]:
+    from posttrain.exams.metrics import perplexity as metrics
+
+    nats = np.array([s.extra["nats"] for s in samples])
+    drawn = np.random.default_rng(0).integers(0, len(samples), size=(RESAMPLES, len(samples)))  # (R, N)
+
+    def score(unit: str, metric: Callable[[float, int], float]) -> Score:
+        units = np.array([s.extra[unit] for s in samples])
+        each = nats[drawn].sum(axis=1) / units[drawn].sum(axis=1)  # (R,)
+        low, high = (metric(-float(bound), 1) for bound in np.percentile(each, [2.5, 97.5]))
+        interval = Interval(low, high) if len(samples) > 1 else None
+        return Score(metric(-float(nats.sum()), int(units.sum())), interval, len(samples))
+
+    made = {
+        "bits_per_byte": score("bytes", metrics.bits_per_byte),
+        "nats_per_token": score("tokens", metrics.cross_entropy),
+        "nats_per_character": score("characters", metrics.cross_entropy),
+        "nats_per_byte": score("bytes", metrics.cross_entropy),
+        "token_perplexity": score("tokens", metrics.token_perplexity),
+        "byte_perplexity": score("bytes", metrics.byte_perplexity),
+    }
+    if all(s.extra["spaced"] for s in samples):  # what spaces set apart are no words in Chinese
+        made["word_perplexity"] = score("words", metrics.word_perplexity)
+    return made

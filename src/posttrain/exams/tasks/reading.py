@@ -1,0 +1,235 @@
+"""Reading comprehension: a passage, a question, an answer in words of the passage (SQuAD, DRCD, CMRC 2018)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from posttrain.config.load import read_text
+from posttrain.errors import DataError, Problem
+from posttrain.exams.behaviour import language_of
+from posttrain.exams.rows import Row, Rows, no_path, read_json
+from posttrain.exams.task import Ask, Item, Reply, Sample, Task, TaskConfig, averages, draw, resolve
+from posttrain.inference.protocol import Answer, Plain
+from posttrain.registry import register
+
+__all__ = ["ReadingConfig", "reading"]
+
+UNANSWERABLE = {"en": "unanswerable", "zh": "無法回答"}
+SCORES = {
+    "en": ("em", "f1"),
+    "zh": ("em_zh", "f1_char_bag", "f1_char_subsequence", "em_cmrc", "f1_cmrc_lcs"),
+}
+NO_ANSWER = frozenset(("", "unanswerable", "no answer", "not answerable", "無法回答", "無答案", "沒有答案", "无法回答"))
+
+
+class ReadingConfig(TaskConfig):
+    """A file of passages with questions."""
+
+    kind: Literal["reading"] = "reading"
+    """Reading comprehension."""
+    language: Literal["auto", "en", "zh"] = "auto"
+    """The language of the prompt and of the scores; auto: what most passages are written in."""
+    max_new_tokens: int = Field(default=32, gt=0)
+    """Tokens of an answer; its first line counts."""
+    passage_characters: int | None = Field(default=None, ge=50)
+    """Cut longer passages to so many characters around an answer, for models of a short context; the notes say so."""
+
+
+class Question(NamedTuple):
+    """One question as it stands in the file; starts: where its answers begin in the passage, where that is known."""
+
+    id: str
+    title: str
+    passage: str
+    question: str
+    answers: list[str]
+    starts: list[int]
+
+
+@register("exam", "reading", config=ReadingConfig, paper="arXiv:1606.05250")
+def reading(config: ReadingConfig, base: Path) -> Task:
+    """The task of a SQuAD, DRCD or CMRC file, or of flat rows {passage, question, answers}."""
+    if config.path is None:
+        raise no_path("reading", "a file of SQuAD's format")
+    path = resolve(config.path, base)
+    questions = _read(path)
+    language = config.language
+    if language == "auto":
+        some = [q.passage for q in questions[:: max(1, len(questions) // 50)]]
+        language = "zh" if sum(language_of(p) == "zh" for p in some) * 2 > len(some) else "en"
+    answerable = all(q.answers for q in questions)
+    rng = random.Random(config.seed)
+    notes, items, cut = [], [], 0
+    for q in questions:
+        passage = _window(q, config.passage_characters, rng)
+        cut += passage is not q.passage
+        items.append(_item(q, passage, language, config, may_decline=not answerable))
+    if cut:
+        notes.append(
+            f"{cut} of {len(questions)} passages were cut to {config.passage_characters} characters around an answer"
+        )
+    if not answerable:
+        notes.append(f"{sum(not q.answers for q in questions)} questions have no answer: right is to say so")
+    settings = f"{config.template}|{config.max_new_tokens} tokens|passages {config.passage_characters or 'whole'}"
+    headline = "f1" if language == "en" else "f1_char_bag"
+    names = SCORES[language]
+    return Task(
+        name=config.label,
+        items=draw(items, config.limit, config.seed),
+        judge=_judge,
+        aggregate=averages,
+        headline=headline,
+        capabilities=dict.fromkeys((*names, *([] if answerable else ["unanswerable.em"])), "can.in_context"),
+        signature=f"reading|{path.name}|{language}|0-shot|{settings}|first line|v1",
+        perturbations=config.perturbations,
+        seed=config.seed,
+        notes=tuple(notes),
+    )
+
+
+def _read(path: Path) -> list[Question]:
+    if path.suffix.lower() == ".json" and not read_text(path).lstrip().startswith("["):
+        return _squad(path)
+    rows = Rows(path)
+    questions = [q for number, row in enumerate(rows, start=1) if (q := _flat(row, number)) is not None]
+    rows.check()
+    return _unique(questions, path)
+
+
+def _flat(row: Row, number: int) -> Question | None:
+    passage = row.text("passage" if "passage" in row else "context")
+    question = row.text("question")
+    answers = [] if row.value.get("answers") in ([], None) and "answers" in row.value else row.texts("answers")
+    if passage is None or question is None or answers is None:
+        return None
+    starts = [at for a in answers if (at := passage.find(a)) >= 0]
+    return Question(
+        str(row.value.get("id", number)), str(row.value.get("title", "")), passage, question, answers, starts
+    )
+
+
+def _squad(path: Path) -> list[Question]:
+    """The nested form: data -> paragraphs -> qas."""
+    value = read_json(path)
+    problems: list[Problem] = []
+    found = list(_nested(value, str(path), problems))
+    if problems:
+        raise DataError(*problems[:20], *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
+    if not found:
+        raise DataError(Problem(str(path), "no questions", "SQuAD's format is expected: data, paragraphs, qas"))
+    return _unique(found, path)
+
+
+def _nested(value: Any, name: str, problems: list[Problem]) -> Iterator[Question]:
+    articles = value.get("data") if isinstance(value, dict) else None
+    if not isinstance(articles, list):
+        problems.append(Problem(name, "no list 'data'", "SQuAD's format is expected: data, paragraphs, qas"))
+        return
+    for a, article in enumerate(articles):
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        if not isinstance(paragraphs, list):
+            problems.append(Problem(f"{name}: data[{a}]", "no list 'paragraphs'"))
+            continue
+        for p, paragraph in enumerate(paragraphs):
+            place = f"{name}: data[{a}].paragraphs[{p}]"
+            passage = paragraph.get("context") if isinstance(paragraph, dict) else None
+            if not isinstance(passage, str) or not isinstance(paragraph.get("qas"), list):
+                problems.append(Problem(place, "'context' (a text) and 'qas' (a list) are expected"))
+                continue
+            for q, asked in enumerate(paragraph["qas"]):
+                try:
+                    yield _question(asked, str(article.get("title", "")), passage)
+                except (KeyError, TypeError, AttributeError) as error:
+                    cause = f"a question needs 'id', 'question' and 'answers' of {{text, answer_start}}: {error!r}"
+                    problems.append(Problem(f"{place}.qas[{q}]", cause))
+
+
+def _question(asked: dict[str, Any], title: str, passage: str) -> Question:
+    declined = bool(asked.get("is_impossible"))
+    answers = [] if declined else asked["answers"]
+    texts = list(dict.fromkeys(str(a["text"]) for a in answers))
+    starts = [int(a["answer_start"]) for a in answers if a.get("answer_start") is not None]
+    return Question(str(asked["id"]), title, passage, str(asked["question"]), texts, starts)
+
+
+def _unique(questions: list[Question], path: Path) -> list[Question]:
+    seen: set[str] = set()
+    problems = []
+    for q in questions:
+        if q.id in seen:
+            problems.append(Problem(str(path), f"the id {q.id!r} stands twice", "give every question its own id"))
+        seen.add(q.id)
+    if problems:
+        raise DataError(*problems[:20])
+    return questions
+
+
+def _window(q: Question, room: int | None, rng: random.Random) -> str:
+    """The passage, or `room` characters of it that hold an answer at a random place."""
+    if room is None or len(q.passage) <= room:
+        return q.passage
+    if not q.starts or not q.answers:
+        return q.passage[:room]
+    start, size = q.starts[0], len(q.answers[0])
+    low = max(0, start + size - room)
+    return q.passage[(at := rng.randint(low, max(low, min(start, len(q.passage) - room)))) : at + room]
+
+
+def _item(q: Question, passage: str, language: str, config: ReadingConfig, *, may_decline: bool) -> Item:
+    declined = UNANSWERABLE[language]
+    if language == "zh":
+        unless = f"文章中沒有答案時，只回答「{declined}」。" if may_decline else ""
+        told = f"閱讀文章，用文章中的詞語簡短回答問題，只寫答案。{unless}"
+        text = f"{told}\n\n文章：{passage}\n\n問題：{q.question}"
+        plain = f"{text}\n\n答案："
+    else:
+        unless = f' When the passage has no answer, answer only "{declined}".' if may_decline else ""
+        told = (
+            f"Read the passage and answer the question briefly in words of the passage. Write the answer only.{unless}"
+        )
+        text = f"{told}\n\nPassage: {passage}\n\nQuestion: {q.question}"
+        plain = f"{text}\n\nAnswer:"
+    prompt = Plain(plain) if config.template == "plain" else text
+    stop = ("\n",) if config.template == "plain" else ()
+    ask = Ask("say", prompt, max_new_tokens=config.max_new_tokens, stop=stop)
+    return Item(q.id, q.question, (ask,), doc={"answers": q.answers, "language": language, "declined": declined})
+
+
+def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
+    from posttrain.exams.metrics import reading as metrics
+
+    (said,) = replies
+    assert isinstance(said, Answer)
+    lines = said.text.strip().splitlines()
+    answer = lines[0].strip() if lines else ""
+    gold, language = list(item.doc["answers"]), item.doc["language"]
+    if not gold:  # SQuAD 2: the right answer is none
+        right = float(answer.strip(" .。!！").lower() in NO_ANSWER)
+        scores = {**dict.fromkeys(SCORES[language], right), "unanswerable.em": right}
+    elif language == "en":
+        scores = {"em": metrics.exact_match(answer, gold), "f1": metrics.f1_squad(answer, gold)}
+    else:
+        scores = {
+            "em_zh": metrics.em_zh(answer, gold),
+            "f1_char_bag": metrics.f1_char_bag(answer, gold),
+            "f1_char_subsequence": metrics.f1_char_subsequence(answer, gold),
+            "em_cmrc": metrics.em_cmrc(answer, gold),
+            "f1_cmrc_lcs": metrics.f1_cmrc_lcs(answer, gold),
+        }
+    name = "em" if language == "en" else "em_zh"
+    return Sample(
+        id=item.id,
+        group=item.group,
+        question=item.question,
+        answer=answer,
+        target=gold[0] if gold else str(item.doc["declined"]),
+        scores={name: float(value) for name, value in scores.items()},
+        correct=bool(scores[name] == 1.0),
+        tokens=said.tokens,
+        ended=said.ended,
+    )
