@@ -8,8 +8,8 @@ join the pieces with spaces and hand both to rouge_chinese 1.0.3 (`Rouge().get_s
     F = 2 P R / (P + R + 1e-8)
 
 BLEU-4 is nltk 3's `sentence_bleu` with `SmoothingFunction().method3`: of p_1..p_4 (clipped; denominators at least 1)
-the j-th that is 0 becomes 1 / (2^j * denominator); times exp(1 - r/c) where the prediction (c) is not longer than the label
-(r); 0 when not one unit is shared. The first two scripts take characters, ChatGLM3's takes jieba's pieces.
+the j-th that is 0 becomes 1 / (2^j * denominator); times exp(1 - r/c) where the prediction (c) is not longer than the
+label (r); 0 when not one unit is shared. The first two scripts take characters, ChatGLM3's takes jieba's pieces.
 
     rouge_jieba-1, -2, -l, bleu4_char    rounded to 4 decimals per pair, as the scripts do before they average
     bleu4_jieba                          not rounded; ChatGLM3's script leaves it in 0 to 1, here it is times 100

@@ -1,0 +1,148 @@
+"""Drift by capability: which capability each score belongs to, and how much each changed, relative to before.
+
+The groups are those of CapTrack (Thede et al., arXiv 2603.06610): what a model *can* do, what it *will* do by default,
+*how* it keeps to protocols. As there, the change of a score is
+
+    (after - before) / |before|         negated where lower is better; of verbosity and formatting as it is
+
+and a group's change is the mean over its scores. Scores that were 0 before have no relative change: they are listed
+with their difference and left out of the mean. The change exam compares with the answers before, so its own baselines
+are known: locality was 1, and lengths are measured on both sides; what the change was meant to change has no baseline.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["CAPABILITIES", "CHANGE_EXAM", "Capability", "relative_changes"]
+
+Direction = Literal["better", "none"]
+
+
+@dataclass(frozen=True)
+class Capability:
+    """id: stable key of a group, names are the report's; captrack: its code there; direct: more is better or worse,
+    otherwise a change is only a change.
+    """
+
+    id: str
+    captrack: str
+    direct: bool = True
+
+
+CAPABILITIES: Mapping[str, Capability] = {
+    c.id: c
+    for c in (
+        Capability("can.knowledge", "C1"),
+        Capability("can.reasoning", "C2"),
+        Capability("can.in_context", "C3"),
+        Capability("can.faithfulness", "C4"),
+        Capability("can.robust_prompts", "C5a"),
+        Capability("can.domains", "C5b"),
+        Capability("can.languages", "C5c"),
+        Capability("will.refusal", "W1"),
+        Capability("will.coverage", "W2"),
+        Capability("will.verbosity", "W3a", direct=False),
+        Capability("will.formatting", "W3b", direct=False),
+        Capability("will.language", ""),  # CapTrack has no group for the language of the answer
+        Capability("how.instructions", "H1"),
+        Capability("how.schema", "H2"),
+        Capability("how.tools", "H3"),
+        Capability("how.turns", "H4"),
+        Capability("how.long_context", "H5"),
+        Capability("how.citations", "H6"),
+    )
+}
+"""In the order of reports."""
+
+CHANGE_EXAM: Mapping[str, str] = {
+    "reliability": "can.knowledge",
+    "generality.rephrase": "can.robust_prompts",
+    "generality.reverse": "can.reasoning",
+    "generality.hop": "can.reasoning",
+    "generality.cross_lingual": "can.languages",
+    "locality.same_pattern": "can.knowledge",
+    "locality.neighbour": "can.knowledge",
+    "locality.unrelated": "can.knowledge",
+    "locality.format": "how.schema",
+    "locality.refusal": "will.refusal",
+    "strict.same_pattern": "can.knowledge",
+    "strict.neighbour": "can.knowledge",
+    "strict.unrelated": "can.knowledge",
+    "strict.format": "how.schema",
+    "strict.refusal": "will.refusal",
+    "leak": "can.knowledge",
+    "likelihood.reliability": "can.knowledge",
+    "likelihood.rephrase": "can.robust_prompts",
+    "likelihood.reverse": "can.reasoning",
+    "likelihood.hop": "can.reasoning",
+    "likelihood.cross_lingual": "can.languages",
+    "drift.target_kl": "can.knowledge",
+    "drift.unrelated_kl": "can.knowledge",
+    "length.before": "will.verbosity",
+    "length.after": "will.verbosity",
+    "length.cut": "will.verbosity",
+}
+"""Score of the change exam -> group. Only locality and length count towards a group's change: the others ask about the
+change itself, or are locality once more."""
+
+LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "cross_entropy", "nats", "ece", "overreach", "over_refusal", "leak")
+"""Parts of names of scores (not headlines, whose task says) of which less is better."""
+
+
+def relative_changes(
+    before: Mapping[str, float], after: Mapping[str, float], exams: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Group -> its relative change with the scores behind it, as plain values; groups without a score are absent.
+
+    before, after: `<exam>.<score>` -> value, as in a study's results; of the change exam without a prefix, in `after`.
+    exams: `results.json`'s: exam -> headline, capabilities, higher_is_better.
+
+        {"can.knowledge": {"change": -0.12, "direction": "better", "scores": [
+            {"score": "mmlu.acc", "before": 0.5, "after": 0.44, "difference": -0.06, "change": -0.12}]}}
+
+    change: None where no score has one; direction: `better` (positive is better), `none` (a change is only a change).
+    """  # fmt: skip
+    groups: dict[str, list[dict[str, Any]]] = {name: [] for name in CAPABILITIES}
+    for exam, info in exams.items():
+        for score, group in info.get("capabilities", {}).items():
+            key = f"{exam}.{score}"
+            if key in after and group in groups:
+                groups[group].append(
+                    _entry(key, before.get(key), after[key], group, higher=_higher_is_better(score, info))
+                )
+    for score, group in CHANGE_EXAM.items():
+        if score in after and score.startswith(("locality.", "length.after")):
+            old = 1.0 if score.startswith("locality.") else after.get("length.before")
+            groups[group].append(_entry(score, old, after[score], group, higher=True))
+    return {name: _summed(name, entries) for name, entries in groups.items() if entries}
+
+
+def _entry(key: str, old: float | None, new: float, group: str, *, higher: bool) -> dict[str, Any]:
+    sign = 1 if higher or not CAPABILITIES[group].direct else -1
+    return {
+        "score": key,
+        "before": old,
+        "after": new,
+        "difference": None if old is None else new - old,
+        "change": sign * (new - old) / abs(old) if old else None,
+        "note": "not asked before" if old is None else "" if old else "was 0 before: no relative change",
+    }
+
+
+def _summed(group: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    counted = [entry["change"] for entry in entries if entry["change"] is not None]
+    direction: Direction = "better" if CAPABILITIES[group].direct else "none"
+    return {
+        "change": sum(counted) / len(counted) if counted else None,
+        "direction": direction,
+        "scores": entries,
+    }
+
+
+def _higher_is_better(score: str, info: Mapping[str, Any]) -> bool:
+    if score == info.get("headline"):
+        return bool(info.get("higher_is_better", True))
+    return not any(part in score for part in LOWER_IS_BETTER)

@@ -1,0 +1,232 @@
+"""Two models on the same samples: is there a difference, and what was forgotten and gained, sample by sample?
+
+Samples are paired by their key; disturbed questions are left out. Right before and wrong after is forgetting (1 → 0),
+wrong before and right after backward transfer (0 → 1): Harmon, Hochlehnert, Bethge, Prabhu, "Mapping Post-Training
+Forgetting in Language Models at Scale", arXiv 2510.17776. An average hides both, as far as they cancel.
+
+Chance-adjusted forms. Assume that a model either knows the answer to a question, and is right, or does not, and
+chooses uniformly among its k choices, independently of the other model's choice. A question is then known to both
+(p11), only before (p10, truly forgotten), only after (p01, truly gained) or to neither (p00), and with g = 1/k:
+
+    P(0 → 0) = p00 (1-g)²
+    P(1 → 0) = p10 (1-g) + p00 g (1-g)        knew it, then guessed wrong; or guessed right, then wrong
+    P(0 → 1) = p01 (1-g) + p00 g (1-g)
+
+The first gives p00, the others then p10 and p01. With g / (1-g) = 1 / (k-1):
+
+    p10 = (P(1 → 0) - P(0 → 0) / (k-1)) * k / (k-1)
+    p01 = (P(0 → 1) - P(0 → 0) / (k-1)) * k / (k-1)
+
+The estimates put observed shares for the probabilities. Each is linear in them, so with questions of different k every
+sample adds its own term, ([1 → 0] - [0 → 0] / (k-1)) * k / (k-1), and the mean is unbiased; a question without
+choices (k infinite) adds [1 → 0]. Two guessers score 0 in expectation, p01 - p10 is the difference of the two
+accuracies corrected for guessing, (A k - 1) / (k-1), and if being wrong before and after were independent, P(0 → 0)
+would be (1 - A before)(1 - A after), the form from the accuracies alone. Nothing is cut at 0: below 0 means that the
+two models' wrong answers agree more often than independent guesses would (a model beside itself), no forgetting.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple
+
+from posttrain.exams.statistics import Interval, mcnemar, paired_bootstrap, wilson
+from posttrain.exams.task import Sample
+
+__all__ = ["Comparison", "Quadrants", "compare", "quadrants"]
+
+SIGNIFICANT = 0.05
+FEWEST = 6
+"""With fewer differing pairs no exact test can reach 0.05: five on one side have 2 * 0.5^5 = 0.0625."""
+
+
+class Quadrants(NamedTuple):
+    """Keys of samples by right or wrong before and after, in the order of the file before."""
+
+    kept_right: list[str]
+    forgotten: list[str]
+    gained: list[str]
+    kept_wrong: list[str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Before against after on the samples that both have; `None` where something does not apply.
+
+    n: pairs; score: what is compared, the headline, or `correct` where samples do not carry the headline (it is a score
+    of the whole data set); before, after: its means; difference: after - before, with its paired bootstrap interval;
+    p_value: exact McNemar, where all pairs have `correct`; different: see `compare`; better: a difference in the good
+    direction.
+
+    kept_right ... kept_wrong: counts; forgotten_share, gained_share: of all n, with Wilson intervals; *_adjusted: the
+    module's chance-adjusted estimates (None where no sample has `choices`), which may be below 0; chance: accuracy of
+    guessing, where every sample has `choices`. unpaired: samples (originals) that only one side has, or whose number of
+    choices differs.
+    """
+
+    n: int
+    headline: str
+    score: str
+    before: float | None
+    after: float | None
+    difference: float | None
+    ci95: Interval | None
+    p_value: float | None
+    different: bool
+    better: bool | None
+    higher_is_better: bool = True
+    kept_right: int | None = None
+    forgotten: int | None = None
+    gained: int | None = None
+    kept_wrong: int | None = None
+    forgotten_share: float | None = None
+    gained_share: float | None = None
+    forgotten_ci95: Interval | None = None
+    gained_ci95: Interval | None = None
+    forgotten_adjusted: float | None = None
+    gained_adjusted: float | None = None
+    chance: float | None = None
+    unpaired: int = 0
+    notes: list[str] = field(default_factory=list)
+    """What a reader has to know: samples not paired, another score than the headline."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Comparison:
+        """The other way; keys of later versions are left aside."""
+        known = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        for name in ("ci95", "forgotten_ci95", "gained_ci95"):
+            known[name] = None if known.get(name) is None else Interval(*known[name])
+        return cls(**known)
+
+
+def compare(
+    before: Sequence[Sample],
+    after: Sequence[Sample],
+    *,
+    headline: str,
+    seed: int = 0,
+    higher_is_better: bool = True,
+) -> Comparison:
+    """Compare two models' samples of one exam.
+
+    `different` only when the paired interval of the difference excludes 0, at least 6 pairs differ, and, where every
+    pair has `correct`, McNemar's exact p < 0.05 too. The interval sees the size of a difference but is too narrow for
+    few samples; McNemar's is exact for any number but sees only right and wrong. Asking both calls less than 5 % of
+    equal models different.
+    """
+    pairs, unpaired, notes = _paired(before, after)
+    marked = bool(pairs) and all(a.correct is not None and b.correct is not None for a, b in pairs)
+    score, values = _values(pairs, headline, marked)
+    if pairs and not values:
+        notes.append(f"nothing to compare: samples have neither '{headline}' nor right and wrong")
+    elif pairs and score != headline:
+        notes.append(f"'{headline}' is a score of all samples together; compared is the share that is right")
+    elif len(values) < len(pairs):
+        notes.append(f"{len(pairs) - len(values)} of {len(pairs)} pairs have no '{headline}'")
+    old, new = [a for a, _ in values], [b for _, b in values]
+    n = len(values)
+    difference = sum(new) / n - sum(old) / n if n else None
+    interval = paired_bootstrap(old, new, seed=seed)
+    forgotten = sum(bool(a.correct and not b.correct) for a, b in pairs) if marked else 0
+    gained = sum(bool(b.correct and not a.correct) for a, b in pairs) if marked else 0
+    p_value = mcnemar(forgotten, gained) if marked else None
+    different = (
+        interval is not None
+        and not interval.low <= 0 <= interval.high
+        and sum(a != b for a, b in values) >= FEWEST
+        and (p_value is None or p_value < SIGNIFICANT)
+    )
+    return Comparison(
+        n=n,
+        headline=headline,
+        score=score,
+        before=sum(old) / n if n else None,
+        after=sum(new) / n if n else None,
+        difference=difference,
+        ci95=interval,
+        p_value=p_value,
+        different=different,
+        better=(difference > 0) == higher_is_better if different and difference is not None else None,
+        higher_is_better=higher_is_better,
+        **(_forgetting(pairs, forgotten, gained) if marked else {}),
+        unpaired=unpaired,
+        notes=notes,
+    )
+
+
+def quadrants(before: Sequence[Sample], after: Sequence[Sample]) -> Quadrants:
+    """The keys behind the counts of a comparison; pairs without `correct` are in none."""
+    found = Quadrants([], [], [], [])
+    for a, b in _paired(before, after)[0]:
+        if a.correct is not None and b.correct is not None:
+            found[(not a.correct) * 2 + (a.correct == b.correct if not a.correct else not b.correct)].append(a.key)
+    return found
+
+
+def _paired(before: Sequence[Sample], after: Sequence[Sample]) -> tuple[list[tuple[Sample, Sample]], int, list[str]]:
+    """Pairs of originals, how many samples have no partner, and notes about it."""
+    old, new = ({s.key: s for s in samples if not s.perturbation} for samples in (before, after))
+    pairs = [(old[key], new[key]) for key in old if key in new and old[key].choices == new[key].choices]
+    only_old, only_new = len(old.keys() - new.keys()), len(new.keys() - old.keys())
+    changed = len(old.keys() & new.keys()) - len(pairs)
+    notes = []
+    if only_old:
+        notes.append(f"{only_old} samples are only in the answers before")
+    if only_new:
+        notes.append(f"{only_new} samples are only in the answers after")
+    if changed:
+        notes.append(f"{changed} samples have another number of choices after")
+    return pairs, only_old + only_new + changed, notes
+
+
+def _values(
+    pairs: Sequence[tuple[Sample, Sample]], headline: str, marked: bool
+) -> tuple[str, list[tuple[float, float]]]:
+    """The name of the score that is compared, and its values before and after."""
+    found = [
+        (float(a.scores[headline]), float(b.scores[headline]))
+        for a, b in pairs
+        if headline in a.scores and headline in b.scores
+    ]
+    if not found and marked:
+        return "correct", [(float(bool(a.correct)), float(bool(b.correct))) for a, b in pairs]
+    return headline, found
+
+
+def _forgetting(pairs: Sequence[tuple[Sample, Sample]], forgotten: int, gained: int) -> dict[str, Any]:
+    n = len(pairs)
+    kept_right = sum(bool(a.correct and b.correct) for a, b in pairs)
+    made: dict[str, Any] = {
+        "kept_right": kept_right,
+        "forgotten": forgotten,
+        "gained": gained,
+        "kept_wrong": n - kept_right - forgotten - gained,
+        "forgotten_share": forgotten / n,
+        "gained_share": gained / n,
+        "forgotten_ci95": wilson(forgotten, n),
+        "gained_ci95": wilson(gained, n),
+    }
+    choices = [a.choices for a, _ in pairs]
+    if any(k is not None for k in choices):
+        made["forgotten_adjusted"] = sum(_term(a, b) for a, b in pairs) / n
+        made["gained_adjusted"] = sum(_term(b, a) for a, b in pairs) / n
+    if all(k is not None for k in choices):
+        made["chance"] = sum(1 / k for k in choices if k) / n
+    return made
+
+
+def _term(first: Sample, second: Sample) -> float:
+    """([1 → 0] - [0 → 0] / (k-1)) * k / (k-1) of one sample from first to second; [1 → 0] without choices."""
+    if second.correct:
+        return 0.0
+    if first.choices is None:
+        return float(bool(first.correct))
+    others = first.choices - 1
+    if others < 1:
+        raise ValueError(f"sample {first.key} has {first.choices} choices; a choice is between two at least")
+    return (1.0 if first.correct else -1 / others) * first.choices / others
