@@ -52,9 +52,8 @@ class TaskProgress:
 class TaskResult:
     """A task's scores over one respondent, the samples behind them, and what it cost.
 
-    cost: `wall_s`, `forwarded_tokens` (scoring and reading prompts, padding counted), `least_tokens` (the scoring that
-    no arrangement could save), `generated_tokens`, `shared_prefixes`, `shared_tokens`, `plain_requests`, `truncated`,
-    `requests`, `peak_gib`, `cost_usd`; of this call only, when others had asked a part before.
+    cost: `wall_s`, `forwarded_tokens` (`scored_tokens` + `prompt_tokens`), the numbers of `Usage`, and `peak_gib` of
+    the process; of this call only, when an earlier one had asked a part.
     """
 
     task: str
@@ -317,11 +316,11 @@ def _scored(
     robust, notes = _robustness(task, samples)
     calibration, doubts = _calibration(originals)
     scores |= robust | calibration
-    cost = meter.spent()
+    spent = meter.spent()
     cost = {
         "wall_s": meter.wall_s,
-        "forwarded_tokens": cost.pop("scored_tokens") + cost.pop("prompt_tokens"),
-        **cost,
+        "forwarded_tokens": spent["scored_tokens"] + spent["prompt_tokens"],
+        **spent,
         "peak_gib": _peak_gib(),
     }
     total = len(task.items)
