@@ -31,6 +31,7 @@ SEAMS: dict[str, str] = {
     "tuner": "posttrain.tuners",
     "replay": "posttrain.retention.replay",
     "exam": "posttrain.exams.tasks",
+    "respondent": "posttrain.inference.kinds",
 }
 """Seam -> the package whose public modules are its kinds."""
 

@@ -1,0 +1,283 @@
+"""Any OpenAI-compatible endpoint: a vendor's API, or a server of one's own (vLLM, llama.cpp, SGLang, TGI, ...).
+
+Answers come from `/chat/completions` (plain text: `/completions`). How likely a given text is can only be asked of
+servers whose `/completions` echo their prompt with log-probabilities (`echo`, as vLLM does); others say so in an error,
+and the exam can be asked for answers instead. Requests run side by side, within a rate limit; 429, 5xx and broken
+connections are tried again, after what `Retry-After` says. What it costs is counted from the tokens that the server
+bills. Needs the extra `api`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import Field
+
+from posttrain.config.base import Config
+from posttrain.errors import MissingError, PosttrainError, Problem
+from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored, Usage
+from posttrain.registry import register
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["ApiConfig", "ApiRespondent", "api"]
+
+FATAL = {
+    400: "the server refuses the request",
+    401: "the key is missing or wrong",
+    403: "the key may not use this model",
+    404: "no such model or path",
+    422: "the server refuses the request",
+}
+"""Statuses that another try does not mend."""
+
+T = TypeVar("T")
+
+
+class ApiConfig(Config):
+    """An OpenAI-compatible endpoint."""
+
+    kind: Literal["api"] = "api"
+    """An OpenAI-compatible endpoint."""
+    model: str = Field(min_length=1)
+    """The model's name at the server."""
+    base_url: str = "https://api.openai.com/v1"
+    """Where the server is, with the version part of the path."""
+    key_env: str = "OPENAI_API_KEY"
+    """The environment variable with the key; an empty one sends none. The key itself is never written down."""
+    system_prefix: str | None = None
+    """A system message put before every prompt."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """No more requests than that begin within a minute."""
+    concurrency: int = Field(default=8, ge=1, le=256)
+    """Requests that run at the same time."""
+    retries: int = Field(default=6, ge=0)
+    """How often a request is tried again."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds that one try may take."""
+    price_in_usd: float = Field(default=0.0, ge=0)
+    """Price of a million prompt tokens."""
+    price_out_usd: float = Field(default=0.0, ge=0)
+    """Price of a million generated tokens."""
+
+
+class RateLimit:
+    """Lets requests begin at even distances."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self.distance_s = 60.0 / per_minute if per_minute else 0.0
+        self.next = 0.0
+        self.lock = threading.Lock()
+
+    def wait(self) -> None:
+        """Return when the next request may begin."""
+        with self.lock:
+            now = time.monotonic()
+            begin = max(now, self.next)
+            self.next = begin + self.distance_s
+        if begin > now:
+            time.sleep(begin - now)
+
+
+class ApiRespondent:
+    """Answers of a remote model. Its fingerprint is its address: what stands behind it may change without notice."""
+
+    def __init__(self, config: ApiConfig) -> None:
+        try:
+            import httpx
+        except ImportError as error:
+            raise MissingError(Problem("", "an API needs the package httpx", "pip install 'posttrain[api]'")) from error
+        self.config = config
+        self.name = f"api:{config.model}"
+        self.fingerprint = f"api:{config.base_url}:{config.model}:{config.system_prefix or ''}"
+        self.usage = Usage()
+        self.limit = RateLimit(config.requests_per_minute)
+        self.lock = threading.Lock()
+        key = os.environ.get(config.key_env, "")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.client: httpx.Client = httpx.Client(headers=headers, timeout=config.timeout_s)
+
+    def answers(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        on_answer: Callable[[int, Answer], None] | None = None,
+    ) -> list[Answer]:
+        """One answer per prompt, in order. More than four stop strings are cut here: servers take no more."""
+        settings: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature}
+        settings |= {"stop": list(stop[:4])} if stop else {}
+
+        def ask(i: int) -> Answer:
+            own = settings | ({"seed": seed + i} if temperature > 0 else {})
+            return self._answer(prompts[i], own, stop)
+
+        return self._all(ask, len(prompts), on_answer)
+
+    def _answer(self, prompt: Prompt, settings: dict[str, Any], stop: Sequence[str]) -> Answer:
+        if isinstance(prompt, Plain):
+            choice, used = self._post("completions", {"prompt": prompt.text, **settings})
+            text = choice.get("text") or ""
+        else:
+            choice, used = self._post("chat/completions", {"messages": self._messages(prompt), **settings})
+            text = choice.get("message", {}).get("content") or ""
+        ends = [at for each in stop if (at := text.find(each)) >= 0]
+        text = text[: min(ends)] if ends else text
+        if not isinstance(prompt, Plain):
+            text = text.rsplit("</think>", 1)[-1].strip()
+        return Answer(
+            text, int(used.get("completion_tokens", 0)), choice.get("finish_reason") != "length" or bool(ends)
+        )
+
+    def _messages(self, prompt: Prompt) -> list[dict[str, str]]:
+        assert not isinstance(prompt, Plain)
+        system = [("system", self.config.system_prefix)] if self.config.system_prefix else []
+        turns = [("user", prompt)] if isinstance(prompt, str) else [(m.role, m.content) for m in prompt]
+        return [{"role": role, "content": text} for role, text in [*system, *turns]]
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
+        """The texts of `answers`."""
+        said = self.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        return [answer.text for answer in said]
+
+    def logprobs(
+        self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
+    ) -> list[Scored]:
+        """How likely continuations of plain text are, from servers that echo. The words of a chat cannot be asked: its
+        template is the server's secret.
+        """
+        chats = sum(not isinstance(prompt, Plain) for prompt, _ in pairs)
+        if chats:
+            raise PosttrainError(
+                Problem(
+                    self.name,
+                    "a chat API does not say how likely a given answer is",
+                    "ask in plain text (template: plain), ask for answers instead, or examine a local model",
+                )
+            )
+        texts = [(prompt.text, text) for prompt, text in pairs if isinstance(prompt, Plain)]
+        return self._all(lambda i: self._echoed(*texts[i]), len(texts), on_scored)
+
+    def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
+        """How likely whole texts are; the first token has nothing before it, so that servers leave it out."""
+        return self._all(lambda i: self._echoed("", texts[i]), len(texts), on_scored)
+
+    def _echoed(self, context: str, text: str) -> Scored:
+        spaces = len(context) - len(context.rstrip())
+        start = len(context) - spaces
+        body = {"prompt": context + text, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+        choice, _ = self._post("completions", body)
+        shown = choice.get("logprobs") or {}
+        offsets, values, tops = (shown.get(key) for key in ("text_offset", "token_logprobs", "top_logprobs"))
+        if not offsets or not values or len(offsets) != len(values) or offsets[0] >= max(start, 1):
+            raise PosttrainError(
+                Problem(
+                    self.name,
+                    "the server does not echo its prompt with log-probabilities",
+                    "ask for answers instead, or use a server that knows `echo` with `logprobs`, such as vLLM",
+                )
+            )
+        own = [i for i, at in enumerate(offsets) if start <= at < len(context) + len(text) and values[i] is not None]
+        best = tops or [None] * len(values)
+        greedy = all(not best[i] or values[i] >= max(best[i].values()) - 1e-9 for i in own)
+        return Scored(sum(values[i] for i in own), len(own), greedy)
+
+    def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
+        """None: no API shows whole distributions."""
+        return None
+
+    def _all(self, ask: Callable[[int], T], n: int, told: Callable[[int, T], None] | None) -> list[T]:
+        """`ask` of 0 to n-1, side by side; the first failure stops those that have not begun."""
+        done: dict[int, T] = {}
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            futures: dict[Future[T], int] = {pool.submit(ask, i): i for i in range(n)}
+            try:
+                for future in as_completed(futures):
+                    i = futures[future]
+                    done[i] = future.result()
+                    if told is not None:
+                        told(i, done[i])
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise
+        return [done[i] for i in range(n)]
+
+    def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The first choice of the server's reply, and what it bills; tried again where that may help."""
+        import httpx
+
+        url = f"{self.config.base_url.rstrip('/')}/{path}"
+        said = ""
+        for wait_s in self._waits():
+            self.limit.wait()
+            try:
+                reply = self.client.post(url, json={"model": self.config.model, **body})
+            except httpx.TransportError as error:
+                said = f"{type(error).__name__}: {error}"
+                time.sleep(wait_s)
+                continue
+            if reply.is_success:
+                return self._counted(reply)
+            said = f"HTTP {reply.status_code}: {_message(reply)}"
+            if reply.status_code in FATAL:
+                cause = f"{FATAL[reply.status_code]} ({said})"
+                raise PosttrainError(Problem(f"{self.name} at {url}", cause, f"key from {self.config.key_env}"))
+            time.sleep(max(wait_s, _retry_after_s(reply)) if wait_s else 0.0)
+        raise PosttrainError(
+            Problem(f"{self.name} at {url}", f"no answer after {self.config.retries + 1} tries: {said}", "try later")
+        )
+
+    def _waits(self) -> Iterator[float]:
+        """Seconds to wait after each try: doubling, with a random part so that requests do not come back in step."""
+        for i in range(self.config.retries):
+            yield min(60.0, 0.5 * 2**i) * (0.75 + random.random() / 2)
+        yield 0.0
+
+    def _counted(self, reply: httpx.Response) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            data = reply.json()
+            choice: dict[str, Any] = data["choices"][0]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise PosttrainError(
+                Problem(self.name, f"the reply is no completion: {reply.text[:200]}", "is base_url right?")
+            ) from error
+        used: dict[str, Any] = data.get("usage") or {}
+        asked, said = int(used.get("prompt_tokens") or 0), int(used.get("completion_tokens") or 0)
+        with self.lock:
+            self.usage.requests += 1
+            self.usage.prompt_tokens += asked
+            self.usage.generated_tokens += said
+            self.usage.cost_usd += (asked * self.config.price_in_usd + said * self.config.price_out_usd) / 1e6
+        return choice, used
+
+
+def _message(reply: httpx.Response) -> str:
+    try:
+        said = reply.json()["error"]
+        return str(said["message"] if isinstance(said, dict) else said)[:300]
+    except (ValueError, KeyError, TypeError):
+        return reply.text[:300]
+
+
+def _retry_after_s(reply: httpx.Response) -> float:
+    value = reply.headers.get("retry-after", "")
+    return min(float(value), 120.0) if value.replace(".", "", 1).isdigit() else 0.0
+
+
+@register("respondent", "api", config=ApiConfig)
+def api(config: ApiConfig) -> ApiRespondent:
+    """A remote model."""
+    return ApiRespondent(config)

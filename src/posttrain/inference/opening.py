@@ -1,0 +1,61 @@
+"""A respondent from what the user wrote: a model's name, `api:MODEL@URL`, `vllm:MODEL`, or a YAML file.
+
+The file says `kind:` (see `posttrain list respondents`) and that kind's settings::
+
+    kind: api
+    model: qwen3-8b
+    base_url: http://localhost:8000/v1
+    requests_per_minute: 120
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posttrain import registry
+from posttrain.config.load import load_yaml, read_yaml
+from posttrain.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from posttrain.inference.protocol import Respondent
+
+__all__ = ["is_remote", "open_respondent"]
+
+
+def is_remote(name: str) -> bool:
+    """Whether a name is no model to be loaded here, so that its weights cannot be looked at."""
+    return name.startswith(("api:", "vllm:")) or Path(name).suffix in (".yaml", ".yml")
+
+
+def open_respondent(
+    name: str, *, offline: bool = True, trust_remote_code: bool = False, allow_template_mismatch: bool = False
+) -> Respondent:
+    """What answers under this name. Errors as those of `load_model` and of YAML files."""
+    if not is_remote(name):
+        from posttrain.inference.respondents import ModelRespondent
+        from posttrain.models.load import load_model
+
+        return ModelRespondent(
+            load_model(
+                name,
+                offline=offline,
+                trust_remote_code=trust_remote_code,
+                allow_template_mismatch=allow_template_mismatch,
+            )
+        )
+    if Path(name).suffix in (".yaml", ".yml"):
+        kind = read_yaml(Path(name)).get("kind")
+        if kind is None:
+            known = ", ".join(registry.kinds("respondent"))
+            raise ConfigError(Problem(name, "the file does not say what kind of respondent it is", f"kind: {known}"))
+        entry = registry.load("respondent", str(kind), name)
+        made: Respondent = entry.function(load_yaml(name, entry.config))
+        return made
+    kind, _, rest = name.partition(":")
+    model, at, url = rest.partition("@") if kind == "api" else (rest, "", "")
+    if not model:
+        raise ConfigError(Problem(name, "no model is named", "api:MODEL@http://localhost:8000/v1, or vllm:FOLDER"))
+    entry = registry.load("respondent", kind, name)
+    opened: Respondent = entry.function(entry.config(model=model, **({"base_url": url} if at else {})))
+    return opened

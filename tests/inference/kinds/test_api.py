@@ -1,0 +1,201 @@
+"""The API respondent against a server of the OpenAI protocol with a pico model behind it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from posttrain.data.records import Message
+from posttrain.errors import PosttrainError
+from posttrain.inference.kinds.api import ApiConfig, ApiRespondent, RateLimit
+from posttrain.inference.opening import open_respondent
+from posttrain.inference.respondents import ModelRespondent, Plain, Prompt
+from posttrain.models.load import load_model
+from tests.pico import pico
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers with the model; `failures` are statuses to give first; `seen` are the requests."""
+
+    model: ClassVar[ModelRespondent]
+    lock = threading.Lock()
+    failures: ClassVar[list[tuple[int, dict[str, str]]]] = []
+    seen: ClassVar[list[dict[str, Any]]] = []
+    echoes = True
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with Server.lock:
+            Server.seen.append({"path": self.path, "key": self.headers.get("authorization"), **body})
+            failure = Server.failures.pop(0) if Server.failures else None
+            status, headers, reply = (*failure, {"error": {"message": "not now"}}) if failure else self.reply(body)
+        raw = json.dumps(reply).encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def reply(self, body: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
+        usage = {"prompt_tokens": 100, "completion_tokens": 10}
+        if body.get("echo"):
+            return 200, {}, {"choices": [{"text": "", "logprobs": self.echoed(body["prompt"])}], "usage": usage}
+        if self.path.endswith("/chat/completions"):
+            prompt: Any = tuple(Message(m["role"], m["content"]) for m in body["messages"])
+        else:
+            prompt = Plain(body["prompt"])
+        said = self.model.answers([prompt], max_new_tokens=body["max_tokens"])[0]
+        end = "stop" if said.ended else "length"
+        choice = {"message": {"content": said.text}, "text": said.text, "finish_reason": end}
+        return 200, {}, {"choices": [choice], "usage": usage}
+
+    def echoed(self, text: str) -> dict[str, Any] | None:
+        """Letter by letter, as if letters were tokens: -1 nat each, and the likeliest where it is a vowel."""
+        if not Server.echoes:
+            return None
+        values = [None, *[-1.0] * (len(text) - 1), -0.5]
+        tops = [{"x": -1.0 if c in "aeiou" else -0.25} for c in [*text, "!"]]
+        return {"text_offset": list(range(len(text) + 1)), "token_logprobs": values, "top_logprobs": tops}
+
+    def log_message(self, *_: Any) -> None:
+        return None
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    Server.model = ModelRespondent(load_model(str(pico("llama", Path(tmp_path_factory.mktemp("api")))), device="cpu"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    Server.failures, Server.seen, Server.echoes = [], [], True
+
+
+def respondent(address: str, **settings: Any) -> ApiRespondent:
+    return ApiRespondent(ApiConfig(model="pico", base_url=address, retries=2, **settings))
+
+
+PROMPTS: list[Prompt] = [
+    "hello",
+    (Message("user", "hi"), Message("assistant", "yes"), Message("user", "臺灣最高的山？")),
+    Plain("The cap"),
+]
+
+
+def test_answers_are_those_of_the_model_behind(address: str) -> None:
+    told: list[int] = []
+    api = respondent(address)
+    said = api.answers(PROMPTS, max_new_tokens=5, on_answer=lambda i, _: told.append(i))
+    assert [a.text for a in said] == [a.text for a in Server.model.answers(PROMPTS, max_new_tokens=5)]
+    assert sorted(told) == [0, 1, 2]
+    assert {s["path"] for s in Server.seen} == {"/v1/chat/completions", "/v1/completions"}
+
+
+def test_stop_strings_are_sent_and_kept_to(address: str) -> None:
+    whole = respondent(address).generate([PROMPTS[2]], max_new_tokens=8)[0]
+    middle = whole[2:4]
+    answer = respondent(address).answers([PROMPTS[2]], max_new_tokens=8, stop=[middle, "b", "c", "d", "e"])[0]
+    assert answer.text == whole[: whole.find(middle)]
+    assert answer.ended
+    assert Server.seen[-1]["stop"] == [middle, "b", "c", "d"]
+
+
+def test_cost_is_counted_from_the_bill(address: str) -> None:
+    api = respondent(address, price_in_usd=2.0, price_out_usd=30.0)
+    api.answers(["a", "b", "c"])
+    assert api.usage.prompt_tokens == 300
+    assert api.usage.generated_tokens == 30
+    assert api.usage.cost_usd == pytest.approx(3 * (100 * 2 + 10 * 30) / 1e6)
+
+
+def test_a_busy_server_is_asked_again(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("posttrain.inference.kinds.api.time.sleep", waited.append)
+    Server.failures = [(429, {"retry-after": "7"}), (503, {})]
+    assert len(respondent(address, concurrency=1).answers(["hello"])) == 1
+    assert len(Server.seen) == 3
+    assert waited[0] == 7.0
+    assert 0.5 < waited[1] < 1.5
+
+
+def test_a_server_that_stays_busy(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posttrain.inference.kinds.api.time.sleep", lambda _: None)
+    Server.failures = [(500, {})] * 3
+    with pytest.raises(PosttrainError, match=r"no answer after 3 tries: HTTP 500: not now"):
+        respondent(address).answers(["hello"])
+
+
+def test_a_refused_key_is_not_tried_again(address: str) -> None:
+    Server.failures = [(401, {})]
+    with pytest.raises(PosttrainError, match="the key is missing or wrong"):
+        respondent(address).answers(["hello"])
+    assert len(Server.seen) == 1
+
+
+def test_the_key_is_read_from_the_environment(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "secret")
+    api = respondent(address, key_env="MY_KEY")
+    api.answers(["hello"])
+    assert Server.seen[-1]["key"] == "Bearer secret"
+    assert "secret" not in api.fingerprint
+
+
+def test_nobody_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posttrain.inference.kinds.api.time.sleep", lambda _: None)
+    with pytest.raises(PosttrainError, match="no answer after 3 tries: ConnectError"):
+        respondent("http://127.0.0.1:9/v1").answers(["hello"])
+
+
+def test_echoed_likelihood(address: str) -> None:
+    scored = respondent(address).logprobs([(Plain("one "), "eau"), (Plain("one"), " two"), (Plain("a"), "eio")])
+    assert [s.sum_nats for s in scored] == [-4.0, -4.0, -3.0]  # the space goes with what follows
+    assert [s.tokens for s in scored] == [4, 4, 3]
+    assert [s.greedy for s in scored] == [False, False, True]
+    assert respondent(address).rolling(["abc"])[0] == (-2.0, 2, False)
+
+
+def test_chats_and_deaf_servers_cannot_be_scored(address: str) -> None:
+    with pytest.raises(PosttrainError, match="a chat API does not say how likely"):
+        respondent(address).logprobs([("hello", "hi")])
+    Server.echoes = False
+    with pytest.raises(PosttrainError, match="does not echo its prompt"):
+        respondent(address).logprobs([(Plain("a"), "b")])
+
+
+def test_the_rate_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, slept = [100.0], list[float]()
+    monkeypatch.setattr("posttrain.inference.kinds.api.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("posttrain.inference.kinds.api.time.sleep", slept.append)
+    limit = RateLimit(60)
+    for _ in range(3):
+        limit.wait()
+    assert slept == [1.0, 2.0]
+    clock[0] += 10
+    limit.wait()
+    assert slept == [1.0, 2.0]
+
+
+def test_opened_by_name_and_by_file(address: str, tmp_path: Path) -> None:
+    named = open_respondent(f"api:pico@{address}")
+    assert named.generate(["hello"]) == Server.model.generate(["hello"])
+    file = tmp_path / "server.yaml"
+    file.write_text(f"kind: api\nmodel: pico\nbase_url: {address}\n", encoding="utf-8")
+    assert open_respondent(str(file)).fingerprint == named.fingerprint
+    file.write_text(f"kind: api\nmodel: pico\nbase_ur: {address}\n", encoding="utf-8")
+    with pytest.raises(PosttrainError, match=r"server.yaml:3: unknown key 'base_ur'; did you mean 'base_url'"):
+        open_respondent(str(file))
+    file.write_text("model: pico\n", encoding="utf-8")
+    with pytest.raises(PosttrainError, match="does not say what kind"):
+        open_respondent(str(file))

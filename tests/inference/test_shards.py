@@ -1,0 +1,87 @@
+"""Requests shared out over processes: the results of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posttrain.inference.shards import block
+from tests.pico import pico
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import json, sys
+from posttrain.inference.protocol import Plain
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.inference.shards import ShardedRespondent, is_sharded, rank, sharing, work
+from posttrain.models.load import load_model
+import posttrain.inference.shards as shards
+
+shards.CHUNK = 2
+folder, output = sys.argv[1:]
+prompts = [f"question {i} of a few" for i in range(7)]
+pairs = [(Plain(f"one {i}"), " two three") for i in range(5)]
+
+def ask(respondent):
+    told = []
+    answers = respondent.answers(prompts, max_new_tokens=4, on_answer=lambda i, a: told.append(i))
+    scored = respondent.logprobs(pairs)
+    rolled = respondent.rolling(["some text", "another one"])
+    return {"answers": [a.text for a in answers], "told": sorted(told), "scored": [s.sum_nats for s in scored],
+            "rolled": [s.sum_nats for s in rolled], "generated": respondent.usage.generated_tokens}
+
+inner = ModelRespondent(load_model(folder, device="cpu"))
+if not is_sharded():
+    result = ask(inner)
+else:
+    with sharing():
+        if rank():
+            work(inner)
+            sys.exit()
+        with ShardedRespondent(inner) as respondent:
+            result = ask(respondent)
+            try:
+                respondent.answers(["x" * 5000])
+            except Exception as error:
+                result["error"] = str(error)
+open(output, "w").write(json.dumps(result))
+"""
+
+
+@given(st.integers(0, 200), st.integers(1, 9))
+def test_blocks_are_all_and_apart(n: int, of: int) -> None:
+    assert [i for index in range(of) for i in block(n, index, of)] == list(range(n))
+    sizes = [len(block(n, index, of)) for index in range(of)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def run(script: Path, folder: Path, output: Path, *, processes: int) -> dict[str, object]:
+    start = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    command = [sys.executable, *(start if processes > 1 else []), str(script), str(folder), str(output)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result: dict[str, object] = json.loads(output.read_text())
+    return result
+
+
+def test_two_processes_answer_as_one(tmp_path: Path) -> None:
+    folder = pico("llama", tmp_path)
+    script = tmp_path / "ask.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    one = run(script, folder, tmp_path / "one.json", processes=1)
+    two = run(script, folder, tmp_path / "two.json", processes=2)
+    assert two["answers"] == one["answers"]
+    assert two["told"] == list(range(7))
+    assert two["scored"] == pytest.approx(one["scored"], abs=1e-4)
+    assert two["rolled"] == pytest.approx(one["rolled"], abs=1e-4)
+    assert "process 1" in str(two["error"])
+    assert "positions" in str(two["error"])
