@@ -37,10 +37,11 @@ _SCRIPTS: tuple[tuple[Language, str], ...] = (
 )
 _KANA = re.compile("[\u3040-\u30ff]")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-_LATIN = re.compile("[A-Za-zÀ-ɏ]+")
+_LATIN = re.compile("[A-Za-zÀ-ɏ]+(?:['’][A-Za-z]+)?")
 COMMON_ENGLISH = """
 the of and to in is are was were be it that this for on with as at by an not you i we they he she or from but have has
 can do does what how a if so my your there their will would which yes no
+don't i'm it's can't i'll that's sorry please
 """
 _ENGLISH = frozenset(COMMON_ENGLISH.split())
 
@@ -73,7 +74,7 @@ def language_of(text: str) -> Language:
     counts: dict[Language, float] = {name: len(re.findall(f"[{chars}]", text)) / 3 for name, chars in _SCRIPTS}
     han, kana = len(_HAN.findall(text)), len(_KANA.findall(text))
     counts["ja" if kana * 10 > han else "zh"] = (han + kana) / 2
-    common = sum(word.lower() in _ENGLISH for word in latin)
+    common = sum(word.lower().replace("’", "'") in _ENGLISH for word in latin)
     counts["en" if len(latin) < 4 or common * 5 >= len(latin) else "other"] = len(latin)
     best = max(counts, key=lambda name: counts[name])
     return best if counts[best] else "none"

@@ -50,9 +50,9 @@ def refusal(config: RefusalConfig, base: Path) -> Task:
             continue
         asked = Plain(f"{prompt}\n") if config.template == "plain" else prompt
         doc = {"kind": kind, "language": str(row.value.get("language", "")), "category": row.value.get("category")}
-        items.append(Item(name, prompt, (Ask("say", asked, max_new_tokens=config.max_new_tokens),), kind, doc))
+        items.append(Item(name, prompt, (Ask("say", asked, max_new_tokens=config.max_new_tokens),), doc=doc))
     rows.check()
-    counts = {kind: sum(item.group == kind for item in items) for kind in KINDS}
+    counts = {kind: sum(item.doc["kind"] == kind for item in items) for kind in KINDS}
     return Task(
         name=config.label,
         items=draw(items, config.limit, config.seed),

@@ -1,0 +1,132 @@
+"""Instructions that a program can check (IFEval's format and ids, with own ones for Traditional Chinese)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from posttrain.exams.behaviour import CAPABILITIES, behaviour
+from posttrain.exams.instructions import is_followed, loose_forms, unsupported
+from posttrain.exams.rows import Row, Rows
+from posttrain.exams.task import (
+    Ask,
+    Item,
+    Reply,
+    Sample,
+    Score,
+    Task,
+    TaskConfig,
+    averages,
+    draw,
+    mean_score,
+    resolve,
+)
+from posttrain.inference.protocol import Answer, Plain
+from posttrain.registry import register
+
+__all__ = ["IfevalConfig", "ifeval"]
+
+
+class IfevalConfig(TaskConfig):
+    """A file of prompts with checkable instructions."""
+
+    kind: Literal["ifeval"] = "ifeval"
+    """Checkable instructions."""
+    path: str | None = "builtin:instructions"
+    """Rows {key, prompt, instruction_id_list, kwargs}, as IFEval's input file; 40 prompts come with posttrain."""
+    unsupported: Literal["error", "skip"] = "error"
+    """What to do with instructions that cannot be checked: stop, or leave their prompts out and count them."""
+    max_new_tokens: int = Field(default=512, gt=0)
+    """Tokens of an answer."""
+
+
+@register("exam", "ifeval", config=IfevalConfig, paper="arXiv:2311.07911")
+def ifeval(config: IfevalConfig, base: Path) -> Task:
+    """The task of a file of prompts; strict judges the answer as it is, loose without asterisks and outer lines too."""
+    path = resolve(config.path or "builtin:instructions", base)
+    rows = Rows(path)
+    items: list[Item] = []
+    left_out: list[str] = []
+    for number, row in enumerate(rows, start=1):
+        prompt, ids = row.text("prompt"), row.texts("instruction_id_list")
+        if prompt is None or ids is None:
+            continue
+        given = row.value.get("kwargs") or [{} for _ in ids]
+        if not isinstance(given, list) or len(given) != len(ids) or not all(isinstance(g, dict) for g in given):
+            row.bad(f"'kwargs' must be a list of {len(ids)} objects, one for each instruction")
+            continue
+        kwargs = [{k: v for k, v in one.items() if v is not None} for one in given]
+        wrong = [why for name, args in zip(ids, kwargs, strict=True) if (why := unsupported(name, args))]
+        if wrong:
+            _refuse(row, wrong, left_out, skip=config.unsupported == "skip")
+            continue
+        asked = Plain(f"{prompt}\n") if config.template == "plain" else prompt
+        ask = Ask("say", asked, max_new_tokens=config.max_new_tokens)
+        items.append(Item(str(row.value.get("key", number)), prompt, (ask,), doc={"ids": ids, "kwargs": kwargs}))
+    rows.check(len(items))
+    notes = [f"{len(left_out)} prompts left out: {'; '.join(sorted(set(left_out)))}"] if left_out else []
+    return Task(
+        name=config.label,
+        items=draw(items, config.limit, config.seed),
+        judge=_judge,
+        aggregate=_aggregate,
+        headline="prompt_strict",
+        capabilities={
+            **dict.fromkeys(
+                ("prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose"), "how.instructions"
+            ),
+            **CAPABILITIES,
+        },
+        signature=f"ifeval|{path.name}|{config.template}|{config.max_new_tokens} tokens|own checkers|v1",
+        chance=None,
+        perturbations=config.perturbations,
+        seed=config.seed,
+        notes=tuple(notes),
+    )
+
+
+def _refuse(row: Row, wrong: Sequence[str], left_out: list[str], *, skip: bool) -> None:
+    if skip:
+        left_out.extend(wrong)
+        return
+    for why in wrong:
+        row.bad(why, "unsupported: skip leaves such prompts out")
+
+
+def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
+    (said,) = replies
+    assert isinstance(said, Answer)
+    asked = list(zip(item.doc["ids"], item.doc["kwargs"], strict=True))
+    strict = [is_followed(name, said.text, args) for name, args in asked]
+    forms = loose_forms(said.text)
+    loose = [any(is_followed(name, form, args) for form in forms) for name, args in asked]
+    return Sample(
+        id=item.id,
+        group=item.group,
+        question=item.question,
+        answer=said.text,
+        target=", ".join(item.doc["ids"]),
+        scores={"prompt_strict": float(all(strict)), "prompt_loose": float(all(loose))}
+        | behaviour(item.question, said.text),
+        correct=all(strict),
+        tokens=said.tokens,
+        ended=said.ended,
+        extra={"ids": list(item.doc["ids"]), "strict": strict, "loose": loose},
+    )
+
+
+def _aggregate(samples: Sequence[Sample]) -> dict[str, Score]:
+    """Means over prompts, over all instructions, and strictly by group of instructions (`keywords`, `startend`)."""
+    made = averages(samples)
+    for rule in ("strict", "loose"):
+        made[f"instruction_{rule}"] = mean_score([float(kept) for s in samples for kept in s.extra[rule]])
+    groups: dict[str, list[float]] = {}
+    for s in samples:
+        for name, kept in zip(s.extra["ids"], s.extra["strict"], strict=True):
+            groups.setdefault(name.partition(":")[0], []).append(float(kept))
+    for group, values in sorted(groups.items()):
+        made[f"instruction_strict/{group}"] = mean_score(values)
+    return made
