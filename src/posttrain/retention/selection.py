@@ -13,6 +13,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -29,6 +30,7 @@ __all__ = [
     "ReplayContext",
     "Selection",
     "cached",
+    "conversation_key",
     "default_cache",
     "in_brief",
     "normalise_prompt",
@@ -54,6 +56,10 @@ class ReplayConfig(Config):
     def files(self) -> list[str]:
         """Paths of the files that this replay reads."""
         return []
+
+    def rows(self, base: Path) -> Sequence[Conversation] | None:
+        """The rows whose prompts are known before any model has spoken; None where the model makes them up."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,32 @@ def last_question(conversation: Conversation) -> str:
     return next((m.content for m in reversed(conversation.messages) if m.role == "user"), "")
 
 
+def conversation_key(messages: Sequence[Message]) -> str:
+    """A conversation up to a user's turn as one prompt: what was said, system messages aside."""
+    return "\n".join(message.content for message in messages if message.role != "system")
+
+
+@lru_cache(maxsize=8)
+def normalised(prompts: frozenset[str]) -> frozenset[str]:
+    """A set of prompts, each in its one spelling; a study asks for the same thousands again and again."""
+    return frozenset(normalise_prompt(prompt) for prompt in prompts)
+
+
 def prompts_collide(conversations: Iterable[Conversation], forbidden: Iterable[str]) -> list[Conversation]:
-    """The conversations in which a user asks one of the forbidden prompts."""
-    keys = {normalise_prompt(prompt) for prompt in forbidden}
-    return [
-        c for c in conversations if any(m.role == "user" and normalise_prompt(m.content) in keys for m in c.messages)
-    ]
+    """The conversations in which a user asks one of the forbidden prompts: by itself, or with all that came before."""
+    keys = normalised(frozenset(forbidden))
+
+    def asks(messages: Sequence[Message]) -> bool:
+        return any(
+            message.role == "user"
+            and (
+                normalise_prompt(message.content) in keys
+                or (at > 0 and normalise_prompt(conversation_key(messages[: at + 1])) in keys)
+            )
+            for at, message in enumerate(messages)
+        )
+
+    return [c for c in conversations if asks(c.messages)]
 
 
 def select(conversations: Sequence[Conversation], forbidden: Iterable[str], source: str) -> Selection:

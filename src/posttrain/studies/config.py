@@ -9,11 +9,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from posttrain.config.base import ByKind, Config
+from posttrain.exams.tasks.change import ChangeExamConfig
 
-__all__ = ["Every", "MethodConfig", "Study", "Work", "safe_name"]
+__all__ = ["Every", "MethodConfig", "Saves", "Study", "Work", "safe_name"]
 
 
 def safe_name(name: str) -> str:
@@ -49,9 +50,15 @@ class MethodConfig(Config):
         return self.name or self.kind
 
     @property
-    def brings_rows(self) -> bool:
-        """Whether rows other than the change's own take part, which must not ask what an exam asks."""
-        return False
+    def needs_change(self) -> bool:
+        """Whether there is nothing to do without a change."""
+        return True
+
+    def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
+        """What the exams' prompts keep out of this method's rows: a part of the content hash, since it decides what is
+        trained. change: its name, or empty.
+        """
+        return []
 
     def work(self, new_tokens: int) -> Work:
         """Roughly what training the method does for so many tokens of new rows; for `--dry-run`."""
@@ -69,10 +76,35 @@ class Every(Config):
     """Steps between two examined checkpoints."""
 
 
+class Saves(NamedTuple):
+    """After which steps a checkpoint is saved and examined: multiples of `every`, or those of `at`."""
+
+    every: int | None = None
+    at: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.every is not None or bool(self.at)
+
+    def due(self, last: int) -> list[int]:
+        """The steps up to `last`, in order."""
+        return [*range(self.every, last + 1, self.every)] if self.every else [s for s in self.at if s <= last]
+
+
+def _checkpoints(value: Any) -> Any:
+    """One message for everything that is neither of the three."""
+    whole = isinstance(value, list | tuple) and value and all(type(v) is int and v > 0 for v in value)
+    if value == "final" or isinstance(value, dict | Every) or whole:
+        return value
+    raise ValueError("final, {every: 500} or a list of steps such as [500, 1000] is expected")
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_listed, json_schema_input_type=int | tuple[int, ...])]
-Exam = Literal["change"]
-Exams = Annotated[tuple[Exam, ...], BeforeValidator(_listed, json_schema_input_type=Exam | tuple[Exam, ...])]
+Exam = Annotated[Config, ByKind("exam")]
+Steps = tuple[Annotated[int, Field(gt=0)], ...]
+Checkpoints = Annotated[Literal["final"] | Every | Steps, BeforeValidator(_checkpoints)]
+OWN_SCORES = ("reliability", "generality", "locality", "strict", "leak", "likelihood", "drift", "length")
+"""How scores of the change exam begin; no other exam may be called so."""
 
 
 class Study(Config):
@@ -86,16 +118,22 @@ class Study(Config):
     """What the reader of the report should know: paragraphs of text."""
     models: Names = Field(min_length=1)
     """Models to change: hub ids, folders, or pocket:base / pocket:chat."""
-    changes: Names = Field(min_length=1)
-    """Change files: paths or globs; results are averaged over them."""
+    changes: Names = ()
+    """Change files: paths or globs; results are averaged over them. None where methods only learn from `data`."""
     seeds: Seeds = Field(default=(0,), min_length=1)
     """Each cell is run once per seed."""
     methods: tuple[Annotated[MethodConfig, ByKind("method")], ...] = Field(min_length=1)
     """What is compared: a list of {name, kind, ...}."""
-    exams: Exams = Field(default=("change",), min_length=1)
-    """Which exams every cell takes."""
-    checkpoints: Literal["final"] | Every = "final"
-    """final, or {every: N}: also examine training every N steps."""
+    exams: tuple[Exam, ...] = Field(default=("change",), min_length=1, validate_default=True)
+    """Which exams every cell takes: a list of kinds, or of {kind, name, path, ...}."""
+    checkpoints: Checkpoints = "final"
+    """final, or {every: N}, or a list of steps: training is examined there, too."""
+    every: int | None = Field(default=None, gt=0)
+    """Short for checkpoints: {every: N}."""
+    reference: str | None = None
+    """A CSV or JSON file of scores to stand beside the models, such as people's."""
+    may_train_on: Names = ()
+    """Exams whose questions the training data may hold, because it is memory that they measure."""
     keep: Literal["none", "final", "all"] = "none"
     """Which weights stay on disk."""
     output: str | None = None
@@ -125,6 +163,64 @@ class Study(Config):
         if twice:
             raise ValueError(f"two methods are called {', '.join(twice)}; give each a 'name' of its own")
         return value
+
+    @field_validator("methods")
+    @classmethod
+    def _have_what_to_learn(cls, value: tuple[MethodConfig, ...], info: ValidationInfo) -> tuple[MethodConfig, ...]:
+        lacking = [method.label for method in value if method.needs_change]
+        if lacking and info.data.get("changes") == ():
+            raise ValueError(f"'changes' is missing: {', '.join(lacking)} has nothing to learn without a change")
+        return value
+
+    @field_validator("exams", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | dict) else value
+
+    @field_validator("exams")
+    @classmethod
+    def _exams_differ(cls, value: tuple[Any, ...], info: ValidationInfo) -> tuple[Config, ...]:
+        names = [safe_name(exam.label) for exam in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two exams are called {', '.join(twice)}; give each a 'name' of its own")
+        own = [exam for exam in value if isinstance(exam, ChangeExamConfig)]
+        if len(own) > 1:
+            raise ValueError("there is one change exam; give it once")
+        for exam in value:
+            taken = safe_name(exam.label) in (*OWN_SCORES, "change") or set(exam.label) & set("./|")
+            if taken and not isinstance(exam, ChangeExamConfig):
+                raise ValueError(f"an exam cannot be called '{exam.label}'; give it another 'name'")
+        if own and info.data.get("changes") == ():
+            raise ValueError("'changes' is missing: the exam 'change' asks about them; name them, or give other exams")
+        return value
+
+    @field_validator("may_train_on")
+    @classmethod
+    def _exams_that_are(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = [exam.label for exam in info.data.get("exams", ()) if not isinstance(exam, ChangeExamConfig)]
+        unknown = [name for name in value if name not in known]
+        if unknown and "exams" in info.data:
+            raise ValueError(f"no exam is called '{unknown[0]}'; known: {', '.join(known) or 'none but change'}")
+        return value
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Study:
+        if self.every is not None and self.checkpoints != "final":
+            raise ValueError("every and checkpoints exclude each other; give one")
+        return self
+
+    @property
+    def saves(self) -> Saves:
+        """Where training is examined, the end aside."""
+        if isinstance(self.checkpoints, tuple):
+            return Saves(at=tuple(sorted(set(self.checkpoints))))
+        return Saves(self.checkpoints.every if isinstance(self.checkpoints, Every) else self.every)
+
+    @property
+    def change_exam(self) -> ChangeExamConfig | None:
+        """The change exam, where the study has it."""
+        return next((exam for exam in self.exams if isinstance(exam, ChangeExamConfig)), None)
 
     @field_validator("study")
     @classmethod

@@ -5,6 +5,7 @@ The rows of the file are mixed into training as they are: use what the model was
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -33,17 +34,21 @@ class FileReplayConfig(ReplayConfig):
         """The data file."""
         return [self.data.path] if self.data.path else []
 
+    def rows(self, base: Path) -> list[Conversation]:
+        """The file's conversations. DataError for rows that are none."""
+        records = read_records(self.data.at(base)).records
+        texts = [r.place for r in records if isinstance(r, Text)]
+        if texts:
+            mend = "give `messages` rows"
+            raise DataError(*(Problem(place, "replay needs conversations", mend) for place in texts[:20]))
+        rows = [r.as_conversation() if isinstance(r, Completion) else r for r in records if not isinstance(r, Text)]
+        return rows[: self.n]
+
 
 @register("replay", "file", config=FileReplayConfig)
 def file(config: Config, context: ReplayContext) -> list[Conversation]:
     """The conversations of the file, without those that the exam asks."""
     assert isinstance(config, FileReplayConfig)
-    records = read_records(config.data.at(context.base)).records
-    texts = [r.place for r in records if isinstance(r, Text)]
-    if texts:
-        raise DataError(*(Problem(place, "replay needs conversations", "give `messages` rows") for place in texts[:20]))
-    rows = [r.as_conversation() if isinstance(r, Completion) else r for r in records if not isinstance(r, Text)]
-    rows = rows[: config.n]
-    selection = select(rows, context.forbidden, str(config.data.path or config.data.hub))
+    selection = select(config.rows(context.base), context.forbidden, str(config.data.path or config.data.hub))
     context.say(f"replay from {config.data.path or config.data.hub}: {selection}")
     return selection.conversations

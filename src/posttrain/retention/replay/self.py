@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -45,6 +46,11 @@ class SelfReplayConfig(ReplayConfig):
     def files(self) -> list[str]:
         """The prompts file."""
         return [self.prompts] if self.prompts else []
+
+    def rows(self, base: Path) -> list[Conversation]:
+        """The prompts, not answered yet."""
+        path = base / self.prompts if self.prompts else PACKAGED_PROMPTS
+        return [conversation(prompt, "", str(path)) for prompt in read_prompts(path)]
 
 
 def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
