@@ -1,0 +1,384 @@
+"""posttrain's scorer and decoder as a model of lm-eval 0.4.13: same requests, same answers as its `hf` backend, faster.
+
+    import posttrain.exams.lm_eval                          # registers the name
+    lm_eval.simple_evaluate(model="posttrain", model_args="pretrained=pocket:chat", tasks=["my_task"])
+    lm_eval.simple_evaluate(model=PosttrainLM("pocket:chat"), tasks=["my_task"])
+
+How text becomes tokens, is truncated and stopped follows `lm_eval/models/huggingface.py` (HFLM) rule by rule; what is
+forwarded differs: `inference/scoring.py` shares prefixes, `inference/decode.py` batches answers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posttrain.errors import MissingError, PosttrainError, Problem, TemplateError
+from posttrain.exams.responses import KeptResponses, request_id
+from posttrain.inference.plain import TokenPair, cut_left, prefix_token, rolling_windows
+from posttrain.inference.protocol import Scored, Usage
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.fingerprint import template_fingerprint
+from posttrain.models.load import LoadedModel, load_model
+
+try:
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import resolve_max_length
+except ImportError as error:
+    raise MissingError(Problem("lm-eval", "is not installed", "pip install 'posttrain[lm-eval]'")) from error
+
+__all__ = ["PosttrainLM"]
+
+MAX_GEN_TOKENS = 256
+"""An answer's limit where a task gives none (HFLM.max_gen_toks)."""
+TOKENISED_AT_ONCE = 1024
+PROBE = "The 3 quick foxes.\n\t你好，世界！  é🙂"
+"""Its tokens are part of the key of kept responses: tokenizers without a template have no other fingerprint."""
+
+Response = tuple[float, bool] | float | str
+Done = Callable[[int, Any], None]
+
+
+@register_model("posttrain")
+class PosttrainLM(TemplateLM):
+    """A model under lm-eval. The arguments of `HFLM` that say how text is read mean here what they mean there.
+
+    pretrained: a name for `load_model`, or what is loaded already; batch_tokens: positions per forward pass, in place
+    of a batch size; responses: a JSONL file that keeps every response; on_progress(kind, done, total): told as
+    responses come; batch_size, max_batch_size: accepted because lm-eval passes them, without meaning here.
+    Under torchrun (WORLD_SIZE > 1) lm-eval gives each process its share of the documents.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | LoadedModel | ModelRespondent,
+        *,
+        batch_tokens: int = 16384,
+        max_length: int | None = None,
+        add_bos_token: bool | None = None,
+        prefix_token_id: int | None = None,
+        think_end_token: str | int | None = None,
+        enable_thinking: bool | None = None,
+        chat_template_args: dict[str, Any] | None = None,
+        seed: int = 0,
+        responses: Path | str | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
+        device: str | None = None,
+        dtype: str = "auto",
+        download: bool = False,
+        trust_remote_code: bool = False,
+        allow_template_mismatch: bool = False,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if enable_thinking and think_end_token is None:
+            raise PosttrainError("enable_thinking needs think_end_token: what ends the thoughts")
+        self._rank, self._world_size = join_world()
+        if isinstance(pretrained, str):
+            pretrained = load_model(
+                pretrained,
+                device=device or own_device(),
+                dtype=dtype,
+                offline=not download,
+                trust_remote_code=trust_remote_code,
+                allow_template_mismatch=allow_template_mismatch,
+            )
+        if isinstance(pretrained, LoadedModel):
+            pretrained = ModelRespondent(pretrained, batch_tokens=batch_tokens)
+        self.respondent = pretrained
+        self.model: Any = pretrained.model
+        self.tokenizer: Any = pretrained.tokenizer
+        self._device = self.model.device
+        self.batch_tokens = batch_tokens
+        self.add_bos_token = add_bos_token
+        self.own_prefix = prefix_token_id
+        digits = isinstance(think_end_token, str) and think_end_token.isdigit()
+        self.think_end_token = int(think_end_token) if digits and think_end_token else think_end_token
+        self.enable_thinking = enable_thinking
+        self.chat_template_args = (chat_template_args or {}) | (
+            {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        )
+        self.seed = seed
+        self.max_length = max_length or resolve_max_length(self.model.config, self.tokenizer)
+        self.on_progress = on_progress
+        path = Path(responses) if responses is not None else None
+        self.kept = KeptResponses(path, self.fingerprint if path else "", rank=self._rank)
+
+    @classmethod
+    def from_pretrained(cls, name: str, **settings: Any) -> PosttrainLM:
+        """The same as calling the class with a name."""
+        return cls(name, **settings)
+
+    # ---- what lm-eval asks about the model -----------------------------------------------------------------------
+
+    @property
+    def usage(self) -> Usage:
+        """What this process has spent so far, truncations and prefixes shared among it."""
+        return self.respondent.usage
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of everything that responses depend on: weights and their precision, template, tokens, limits."""
+        reads = [self.max_length, self.add_bos_token, self.prefix_token_id, self.think_end_token, self.seed]
+        tokens = self.tokenizer.encode(PROBE)
+        text = repr([self.respondent.fingerprint, str(self.model.dtype), tokens, reads])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def eot_token_id(self) -> int | None:
+        """The tokenizer's eos, if it has one."""
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What an empty context stands for: bos, or eos where there is none."""
+        return prefix_token(self.tokenizer) if self.own_prefix is None else self.own_prefix
+
+    @property
+    def tokenizer_name(self) -> str:
+        """In the key of lm-eval's cache of requests: the tokenizer's name and its template's fingerprint."""
+        return f"{self.tokenizer.name_or_path.replace('/', '__')}-{template_fingerprint(self.tokenizer)}"
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Added to lm-eval's results; `model_sha` is the weights' fingerprint."""
+        return {
+            "model_num_parameters": self.model.num_parameters(),
+            "model_dtype": str(self.model.dtype),
+            "model_revision": self.respondent.name,
+            "model_sha": self.respondent.fingerprint,
+        }
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation as text; without its system turn where the template refuses one (HFLM does the same)."""
+        import jinja2
+
+        if not self.tokenizer.chat_template:
+            raise TemplateError(
+                Problem(self.respondent.name, "has no chat template", "leave out --apply-chat-template")
+            )
+        settings = {
+            "tokenize": False,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": not add_generation_prompt,
+            **self.chat_template_args,
+        }
+        try:
+            return self.tokenizer.apply_chat_template(chat_history, **settings)
+        except jinja2.TemplateError:
+            rest = [message for message in chat_history if message["role"] != "system"]
+            return self.tokenizer.apply_chat_template(rest, **settings)
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """lm-eval's `use_cache`, with a table for these weights and this template instead of one for all models.
+
+        Its keys are requests alone, so another model of the same path would get this one's answers.
+        """
+        super().set_cache_hook(cache_hook)
+        if cache_hook.dbdict is not None:
+            store = cache_hook.dbdict
+            store.tablename = f"posttrain_{self.fingerprint}"
+            store.conn.execute(f'CREATE TABLE IF NOT EXISTS "{store.tablename}" (key TEXT PRIMARY KEY, value BLOB)')
+            store.conn.commit()
+
+    # ---- requests ------------------------------------------------------------------------------------------------
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """(log-probability in nats, whether greedy) of each continuation after its context."""
+        if self.enable_thinking:
+            raise PosttrainError("enable_thinking is for tasks that generate: log-probabilities leave no room to think")
+        found = self._remembered("loglikelihood", requests, self._score_pairs)
+        return [(nats, greedy) for nats, greedy in found]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Log-probability in nats of each whole text, in windows of the model's context."""
+        return self._remembered("loglikelihood_rolling", requests, self._score_texts)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Each context's continuation up to a stop string."""
+        from posttrain.exams.lm_eval_generation import generate
+
+        return self._remembered("generate_until", requests, lambda arguments, done: generate(self, arguments, done))
+
+    def _remembered(
+        self, kind: str, requests: Sequence[Any], ask: Callable[[list[tuple[Any, ...]], Done], None]
+    ) -> list[Any]:
+        """Responses in the order of the requests; only what is not kept yet is asked, each request once."""
+        arguments = [tuple(request.args) for request in requests]
+        names = self._names(kind, arguments)
+        todo = {
+            name: args for name, args in zip(names, arguments, strict=True) if name not in self.kept.found
+        }  # of equal requests the first
+        waiting = list(todo)
+        total, finished = len(set(names)), len(set(names)) - len(todo)
+
+        def done(i: int, response: Response) -> None:
+            nonlocal finished
+            finished += 1
+            self.kept.append(waiting[i], response)
+            self.cache_hook.add_partial(kind, todo[waiting[i]], response)
+            if self.on_progress is not None:
+                self.on_progress(kind, finished, total)
+
+        if waiting:
+            ask([todo[name] for name in waiting], done)
+        return [self.kept.found[name] for name in names]
+
+    def _names(self, kind: str, arguments: Sequence[tuple[Any, ...]]) -> list[str]:
+        """A name per response wanted: equal requests share one, unless they are sampled."""
+        seen: dict[str, int] = {}
+        names = []
+        for args in arguments:
+            name = request_id(kind, args)
+            if kind == "generate_until" and (args[1].get("do_sample") or args[1].get("temperature")):
+                seen[name] = seen.get(name, -1) + 1
+                name = f"{name}#{seen[name]}"
+            names.append(name)
+        return names
+
+    # ---- scoring -------------------------------------------------------------------------------------------------
+
+    def _score_pairs(self, arguments: list[tuple[Any, ...]], done: Done) -> None:
+        pairs = self._pairs(arguments)
+        self._score(pairs, lambda i, scored: done(i, (scored.sum_nats, scored.greedy)))
+
+    def _score_texts(self, arguments: list[tuple[Any, ...]], done: Done) -> None:
+        coded = self._encode_all([text for (text,) in arguments])
+        windows = [list(rolling_windows(coded[text], self.prefix_token_id, self.max_length)) for (text,) in arguments]
+        of = [i for i, each in enumerate(windows) for _ in each]
+        sums: list[dict[int, float]] = [{} for _ in windows]
+
+        def add(window: int, scored: Scored) -> None:
+            text = of[window]
+            sums[text][window] = scored.sum_nats
+            if len(sums[text]) == len(windows[text]):
+                done(text, sum(sums[text][w] for w in sorted(sums[text])))
+
+        for i, each in enumerate(windows):
+            if not each:  # an empty text
+                done(i, 0.0)
+        self._score([window for each in windows for window in each], add)
+
+    def _score(self, pairs: Sequence[TokenPair], on_scored: Callable[[int, Scored], None]) -> None:
+        fitting = [cut_left(pair, self.max_length) for pair in pairs]
+        self.usage.truncated += sum(new != old for new, old in zip(fitting, pairs, strict=True))
+        self.respondent._score(fitting, on_scored)
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """The seam of other TemplateLMs, for code that calls it."""
+        found: dict[int, tuple[float, bool]] = {}
+        pairs = [TokenPair(context, continuation) for _, context, continuation in requests]
+        self._score(pairs, lambda i, scored: found.update({i: (scored.sum_nats, scored.greedy)}))
+        return [found[i] for i in range(len(requests))]
+
+    # ---- text to tokens ------------------------------------------------------------------------------------------
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Ids of a text; `add_special_tokens` None: as the tokenizer has it, bos not twice."""
+        if add_special_tokens is None:
+            return self._encode_all([string])[string]
+        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+        """Text of ids."""
+        return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
+
+    def _encode_all(self, texts: Iterable[str]) -> dict[str, list[int]]:
+        """Ids by text, each text once and many at a time: few-shot prompts come once per choice."""
+        bos = self.tokenizer.decode(self.prefix_token_id)
+        unique = list(dict.fromkeys(texts))
+        coded: dict[str, list[int]] = {}
+        for marked in (False, True):
+            some = [text for text in unique if bool(bos and text.startswith(bos)) == marked]
+            special = False if marked else self.add_bos_token
+            flags = {} if special is None else {"add_special_tokens": special}
+            for start in range(0, len(some), TOKENISED_AT_ONCE):
+                part = some[start : start + TOKENISED_AT_ONCE]
+                rows = self.tokenizer(
+                    part, return_attention_mask=False, return_token_type_ids=False, verbose=False, **flags
+                )
+                coded.update(zip(part, rows["input_ids"], strict=True))
+        return coded
+
+    def _pairs(self, arguments: Sequence[tuple[Any, ...]]) -> list[TokenPair]:
+        """`TemplateLM.loglikelihood` and `_encode_pair` for all requests at once."""
+        split = [_move_spaces(context, continuation) for context, continuation in arguments]
+        coded = self._encode_all(
+            text for context, continuation in split if context for text in (context, context + continuation)
+        )
+        pairs = []
+        for (context, continuation), (given, _) in zip(split, arguments, strict=True):
+            if given == "":
+                ids = self.tokenizer.encode(continuation, add_special_tokens=False)
+                own = ids[:1] == [self.prefix_token_id]
+                pairs.append(TokenPair(ids[:1], ids[1:]) if own else TokenPair([self.prefix_token_id], ids))
+            elif context:
+                whole, length = coded[context + continuation], len(coded[context])
+                pairs.append(TokenPair(whole[:length], whole[length:]))
+            else:  # nothing but spaces, where HFLM fails unless the tokenizer puts bos in front
+                whole, length = self.tok_encode(continuation), len(self.tok_encode(""))
+                pairs.append(
+                    TokenPair(whole[:length], whole[length:]) if length else TokenPair([self.prefix_token_id], whole)
+                )
+        return pairs
+
+    # ---- several processes ---------------------------------------------------------------------------------------
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, one after the other along the first dimension."""
+        if self._world_size == 1:
+            return tensor
+        parts = [torch.zeros_like(tensor) for _ in range(self._world_size)]
+        torch.distributed.all_gather(parts, tensor)
+        return torch.cat([part if part.dim() else part[None] for part in parts])
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        """The objects of all processes on `dst`, None elsewhere."""
+        if self._world_size == 1:
+            return [obj]
+        gathered: list[Any] | None = [None] * self._world_size if self._rank == dst else None
+        torch.distributed.gather_object(obj, gathered, dst=dst)
+        return gathered
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self._world_size > 1:
+            torch.distributed.barrier()
+
+
+def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
+    """Spaces at the context's end belong to the continuation (`TemplateLM._encode_pair`)."""
+    kept = context.rstrip()
+    return kept, context[len(kept) :] + continuation
+
+
+def own_device() -> str | None:
+    """This process's GPU under torchrun; None leaves the choice to `load_model`."""
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
+
+
+def join_world() -> tuple[int, int]:
+    """(rank, world size); joins the processes that torchrun started, once."""
+    distributed = torch.distributed
+    if not distributed.is_available() or (
+        not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1
+    ):
+        return 0, 1
+    if not distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(distributed.destroy_process_group)
+    return distributed.get_rank(), distributed.get_world_size()

@@ -1,0 +1,164 @@
+"""lm-eval's `generate_until` for `PosttrainLM`: limits, stop strings and settings as in HFLM, answered by our decoder.
+
+Settings that the decoder does not have (beams, repetition penalties, other processors of `model.generate`) take the
+plain path: `model.generate`, one prompt at a time, as HFLM with batch size 1; that is counted and said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from posttrain.errors import PosttrainError, Problem
+from posttrain.inference.decode import decode
+
+if TYPE_CHECKING:
+    from posttrain.exams.lm_eval import PosttrainLM
+
+__all__ = ["generate"]
+
+OWN = frozenset({"do_sample", "temperature", "top_p", "top_k"})
+"""Settings that `decode` has."""
+WITHOUT_EFFECT = OWN | {
+    "bos_token_id", "eos_token_id", "pad_token_id", "max_length", "transformers_version", "use_cache",
+    "_from_model_config", "cache_implementation", "output_attentions", "output_hidden_states", "output_scores",
+    "return_dict_in_generate", "trust_remote_code",
+}  # fmt: skip
+"""Keys of a generation config that change no greedy answer, or that are read here."""
+
+
+class Settings(NamedTuple):
+    """One group's: stop strings, limit of new tokens, sampling, and settings for `model.generate` only."""
+
+    until: list[str]
+    limit: int
+    sampled: bool
+    given: dict[str, Any]
+
+
+def generate(
+    lm: PosttrainLM, arguments: Sequence[tuple[str, dict[str, Any]]], done: Callable[[int, str], None]
+) -> None:
+    """Answer every (context, settings); requests of equal settings together, `done` told each text as it is ready."""
+    groups: dict[str, list[int]] = {}
+    for i, (_, given) in enumerate(arguments):
+        groups.setdefault(json.dumps(given, sort_keys=True), []).append(i)
+    for rows in groups.values():
+        settings = _settings(lm, arguments[rows[0]][1])
+        prompts = _prompts(lm, [arguments[i][0] for i in rows], settings.limit)
+        reason = _only_plain(lm, settings)
+        if reason:
+            lm.usage.plain_requests += len(rows)
+            lm.usage.plain_reason = lm.usage.plain_reason or reason
+        ask = _generate_plainly if reason else _decode
+        ask(lm, prompts, settings, partial(_finish, lm, rows, settings, done))
+
+
+def _finish(
+    lm: PosttrainLM, rows: list[int], settings: Settings, done: Callable[[int, str], None], at: int, ids: list[int]
+) -> None:
+    done(rows[at], _text(lm, ids, settings))
+
+
+def _settings(lm: PosttrainLM, given: dict[str, Any]) -> Settings:
+    from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+
+    from posttrain.exams.lm_eval import MAX_GEN_TOKENS
+
+    kwargs: dict[str, Any] = dict(normalize_gen_kwargs(given, MAX_GEN_TOKENS))
+    eos = lm.eot_token_id
+    until = handle_stop_sequences(
+        kwargs.pop("until", None), eos=None if eos is None else lm.tok_decode(eos, skip_special_tokens=False)
+    )
+    limit = kwargs.pop("max_gen_toks")
+    if limit >= lm.max_length:
+        cause = f"max_gen_toks {limit} leaves no room for a prompt: the model has {lm.max_length} positions"
+        raise PosttrainError(Problem("generation_kwargs", cause, "--gen-kwargs max_gen_toks=64"))
+    return Settings([term for term in until if term], limit, bool(kwargs["do_sample"]), kwargs)
+
+
+def _prompts(lm: PosttrainLM, contexts: Sequence[str], limit: int) -> list[list[int]]:
+    """Ids, cut on the left so that `limit` more fit (`HFLM.tok_batch_encode`); an empty context is the prefix token."""
+    room = lm.max_length - limit
+    coded = lm._encode_all(contexts)
+    lm.usage.truncated += sum(len(coded[text]) > room for text in contexts)
+    return [coded[text][-room:] or [lm.prefix_token_id] for text in contexts]
+
+
+def _only_plain(lm: PosttrainLM, settings: Settings) -> str:
+    """Why `decode` cannot answer these; empty when it can."""
+    config = lm.model.generation_config
+    extra = sorted(settings.given.keys() - OWN)
+    if config is not None:
+        extra += sorted(k for k, v in config.to_diff_dict().items() if k not in WITHOUT_EFFECT and v is not None)
+    if extra:
+        return f"generation settings that only model.generate has: {', '.join(dict.fromkeys(extra))}"
+    special = set(lm.tokenizer.all_special_ids)
+    if any(i not in special for i in _stop_ids(lm)):
+        return "an end token that is ordinary text"
+    return ""
+
+
+def _stop_ids(lm: PosttrainLM) -> frozenset[int]:
+    """The generation config's end tokens, and the tokenizer's, which HFLM has as a stop string."""
+    config = lm.model.generation_config
+    listed = config.eos_token_id if config is not None else None
+    listed = listed if isinstance(listed, list) else [listed]
+    return frozenset(i for i in [*listed, lm.eot_token_id] if i is not None)
+
+
+def _decode(
+    lm: PosttrainLM, prompts: list[list[int]], settings: Settings, done: Callable[[int, list[int]], None]
+) -> None:
+    temperature = float(settings.given.get("temperature") or 1.0) if settings.sampled else 0.0
+    decoded = decode(
+        lm.model,
+        prompts,
+        stop=_stop_ids(lm),
+        pad_id=lm.respondent.pad_id,
+        max_new_tokens=settings.limit,
+        temperature=temperature,
+        seed=lm.seed,
+        batch_tokens=lm.batch_tokens,
+    )
+    for at, answer in enumerate(decoded):
+        done(at, answer.ids)
+
+
+@torch.inference_mode()
+def _generate_plainly(
+    lm: PosttrainLM, prompts: list[list[int]], settings: Settings, done: Callable[[int, list[int]], None]
+) -> None:
+    from lm_eval.models.utils_hf import stop_sequences_criteria
+
+    given = dict(settings.given)
+    if not settings.sampled and not given.get("temperature"):
+        given.pop("temperature", None)
+    torch.manual_seed(lm.seed)
+    for at, prompt in enumerate(prompts):
+        out = lm.model.generate(
+            input_ids=torch.tensor([prompt], device=lm.model.device),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=lm.model.device),
+            max_length=given.pop("max_length", None) or len(prompt) + settings.limit,
+            stopping_criteria=stop_sequences_criteria(lm.tokenizer, settings.until, len(prompt), 1),
+            pad_token_id=lm.respondent.pad_id,
+            use_cache=True,
+            **given,
+        )
+        done(at, out[0, len(prompt) :].tolist())
+
+
+def _text(lm: PosttrainLM, ids: list[int], settings: Settings) -> str:
+    """The answer without special tokens, thoughts, and what follows a stop string."""
+    from lm_eval.models.utils import postprocess_generated_text
+
+    end = lm.think_end_token
+    if isinstance(end, int) and end in ids:
+        ids = ids[len(ids) - ids[::-1].index(end) :]
+    text = lm.tok_decode(ids)
+    text = text.lstrip() if isinstance(end, int) else text
+    return postprocess_generated_text(text, settings.until, end if isinstance(end, str) else None)

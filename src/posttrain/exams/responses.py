@@ -1,0 +1,77 @@
+"""`responses.jsonl`: what a model answered lm-eval's requests, kept as it comes, so that a kill loses nothing.
+
+Each line carries the key of the model (weights, template, how text is cut) and the request's hash; the answers of
+another model are never taken for this one's. lm-eval's own cache of responses stores pickles without the model's
+name in the key; files that a person may pass on are never unpickled here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import ConfigError, DataError, Problem
+
+__all__ = ["KeptResponses", "request_id"]
+
+
+def request_id(kind: str, arguments: Iterable[Any]) -> str:
+    """The same only for the same kind of request with the same arguments."""
+    text = json.dumps([kind, *arguments], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class KeptResponses:
+    """Responses by request. Without a path they are kept in memory only.
+
+    Under torchrun each process appends to a file of its own (`responses-1.jsonl` beside the first's) and reads all.
+    """
+
+    def __init__(self, path: Path | None, key: str, *, rank: int = 0) -> None:
+        """ConfigError when a file holds another model's responses."""
+        self.path = path and (path.with_stem(f"{path.stem}-{rank}") if rank else path)
+        self.key = key
+        self.found: dict[str, Any] = {}
+        if path is not None:
+            for each in sorted({path, *path.parent.glob(f"{path.stem}-*{path.suffix}")}):
+                self._read(each, own=each == self.path)
+
+    def _read(self, path: Path, *, own: bool) -> None:
+        if not path.exists():
+            return
+        raw = path.read_bytes()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        foreign = 0
+        problems = []
+        for number, text in enumerate(whole.split(b"\n")[:-1], start=1):
+            try:
+                row = json.loads(text)
+                key, request, response = row["exam"], row["request"], row["response"]
+            except (ValueError, KeyError, TypeError):
+                problems.append(Problem(f"{path}:{number}", "not a response to a request", "delete the line"))
+                continue
+            if key == self.key:
+                self.found[request] = response
+            else:
+                foreign += 1
+        if problems:
+            raise DataError(*problems)
+        if foreign:
+            cause = f"holds {foreign} responses of another model (other weights, template or limits)"
+            raise ConfigError(Problem(str(path), cause, "give another --output, or delete the file"))
+        if own and len(whole) < len(raw):  # a line torn by a kill
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+
+    def append(self, request: str, response: Any) -> None:
+        """Add one response; given to the system whole when this returns."""
+        self.found[request] = response
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"exam": self.key, "request": request, "response": response}, ensure_ascii=False)
+        with self.path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(line + "\n")
