@@ -12,6 +12,7 @@ are known: locality was 1, and lengths are measured on both sides; what the chan
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -88,8 +89,10 @@ CHANGE_EXAM: Mapping[str, str] = {
 """Score of the change exam -> group. Only locality and length count towards a group's change: the others ask about the
 change itself, or are locality once more."""
 
-LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "cross_entropy", "nats", "ece", "overreach", "over_refusal", "leak")
-"""Parts of names of scores (not headlines, whose task says) of which less is better."""
+_LESS_IS_BETTER = re.compile(
+    r"(?:^|[._])(?:perplexity|bits_per_byte|cross_entropy|nats|ece|overreach|over_refusal|leak)(?:$|[._/])"
+)
+"""In names of scores; a headline's direction is its task's."""
 
 
 def relative_changes(
@@ -108,8 +111,10 @@ def relative_changes(
     groups: dict[str, list[dict[str, Any]]] = {name: [] for name in CAPABILITIES}
     for exam, info in exams.items():
         for score, group in info.get("capabilities", {}).items():
+            if group not in groups:
+                raise ValueError(f"exam '{exam}': no capability is called '{group}'")
             key = f"{exam}.{score}"
-            if key in after and group in groups:
+            if key in after:
                 groups[group].append(
                     _entry(key, before.get(key), after[key], group, higher=_higher_is_better(score, info))
                 )
@@ -145,4 +150,4 @@ def _summed(group: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
 def _higher_is_better(score: str, info: Mapping[str, Any]) -> bool:
     if score == info.get("headline"):
         return bool(info.get("higher_is_better", True))
-    return not any(part in score for part in LOWER_IS_BETTER)
+    return not _LESS_IS_BETTER.search(score)

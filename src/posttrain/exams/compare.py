@@ -164,7 +164,7 @@ def quadrants(before: Sequence[Sample], after: Sequence[Sample]) -> Quadrants:
     found = Quadrants([], [], [], [])
     for a, b in _paired(before, after)[0]:
         if a.correct is not None and b.correct is not None:
-            found[(not a.correct) * 2 + (a.correct == b.correct if not a.correct else not b.correct)].append(a.key)
+            found[2 * (not a.correct) + (not b.correct)].append(a.key)
     return found
 
 
