@@ -1,0 +1,211 @@
+"""Multiple-choice questions from files: MMLU's CSV, with or without a first line of names, JSON Lines, and folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from posttrain.config.load import read_text
+from posttrain.errors import DataError, MissingError, Problem
+from posttrain.exams.rows import Row, Rows
+
+__all__ = ["LETTERS", "Question", "Read", "read_questions"]
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+HEAVENLY = "甲乙丙丁戊己庚辛壬癸"
+ANSWER_KEYS = ("answer", "label", "target", "correct", "gold", "答案")
+QUESTION_KEYS = ("question", "prompt", "題目", "問題")
+SUBJECT_KEYS = ("subject", "category", "科目")
+SPLIT = re.compile(r"(.+?)[_-](dev|train|val|validation|test)", re.IGNORECASE)
+
+Split = Literal["test", "dev"]
+
+
+class Question(NamedTuple):
+    """One question. answer: the index of the right choice; number: its place in its subject's file, from 1."""
+
+    subject: str
+    number: int
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+class Read(NamedTuple):
+    """What files hold: questions to ask, questions for examples, and what a reader has to know."""
+
+    asked: list[Question]
+    examples: list[Question]
+    notes: list[str]
+
+
+class _Draft(NamedTuple):
+    """A row whose answer may be a number counted from 0 or from 1."""
+
+    row: Row
+    question: Question
+    counted: int | None
+
+
+def read_questions(path: Path) -> Read:
+    """Read a file, or a folder of files. DataError with every wrong row of all of them."""
+    files = list(_files(path))
+    rows: dict[Split, list[_Draft]] = {"test": [], "dev": []}
+    problems: list[Problem] = []
+    notes: list[str] = []
+    for file, split, subject in files:
+        drafts, reader = _read_file(file, subject)
+        notes += _settle(drafts, file, reader)
+        problems += reader.problems
+        rows[split] += drafts
+    if problems:
+        shown = problems[:20]
+        raise DataError(*shown, *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
+    if not rows["test"]:
+        raise DataError(Problem(str(path), "no questions", "MMLU's CSV or JSONL is expected: docs/exams.md"))
+    return Read(_numbered(rows["test"]), _numbered(rows["dev"]), notes)
+
+
+def _files(path: Path) -> Iterator[tuple[Path, Split, str]]:
+    """Each file with its split and its subject; '' where the rows say it themselves or there is none."""
+    if not path.is_dir():
+        yield path, "test", ""
+        return
+    found = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in (".csv", ".tsv", ".jsonl") and p.is_file()]
+    if not found:
+        raise MissingError(Problem(str(path), "no .csv, .tsv or .jsonl file in the folder", "name another folder"))
+    for file in found:
+        named = SPLIT.fullmatch(file.stem)
+        split = named[2].lower() if named else file.parent.name.lower()
+        subject = named[1] if named else file.stem
+        if split in ("dev", "train"):
+            yield file, "dev", subject
+        elif split not in ("val", "validation") and file.parent.name not in ("val", "auxiliary_train"):
+            yield file, "test", subject
+
+
+def _read_file(file: Path, subject: str) -> tuple[list[_Draft], Rows]:
+    rows = Rows(file, header=_header(file))
+    drafts = [draft for row in rows if (draft := _draft(row, subject)) is not None]
+    if not rows.count and not rows.problems:
+        rows.problems.append(Problem(str(file), "the file is empty: no rows"))
+    return drafts, rows
+
+
+def _header(file: Path) -> tuple[str, ...] | None:
+    """Names for the columns of a table whose first line is a question already, as in the original MMLU."""
+    if file.suffix.lower() not in (".csv", ".tsv"):
+        return None
+    table = csv.reader(io.StringIO(read_text(file), newline=""), delimiter="\t" if file.suffix == ".tsv" else ",")
+    first = next((cells for cells in table if cells), [])
+    names = {cell.strip().lower() for cell in first}
+    if names & set(QUESTION_KEYS) or names >= {"a", "b"}:
+        return None
+    if len(first) < 4:
+        cause = f"{len(first)} columns; a question, at least two choices and the answer are expected"
+        raise DataError(Problem(f"{file}:1", cause, "question,A,B,C,D,answer is MMLU's order"))
+    return ("question", *LETTERS[: len(first) - 2], "answer")
+
+
+def _draft(row: Row, subject: str) -> _Draft | None:
+    names = {str(key).strip().lower(): key for key in row.value}
+    asked = _first(names, QUESTION_KEYS)
+    if asked is None:
+        row.bad("no column 'question'", f"the row has {', '.join(map(str, row.value))}")
+        return None
+    question = row.text(asked)
+    choices = _choices(row, names)
+    if question is None or choices is None:
+        return None
+    key = _first(names, ANSWER_KEYS)
+    value = row.value.get(key) if key else None
+    own = _first(names, SUBJECT_KEYS)
+    own_subject = str(row.value[own]).strip() if own and row.value[own] else subject
+    draft = Question(own_subject, 0, question.strip(), choices, -1)
+    answer = _answer(value, choices)
+    if answer is None:
+        letters = f"{LETTERS[0]} to {LETTERS[len(choices) - 1]}"
+        cause = f"the answer {value!r} is none of the {len(choices)} choices" if key else "no column 'answer'"
+        row.bad(cause, f"write {letters}, the number of the choice, or its words")
+        return None
+    index, counted = answer
+    return _Draft(row, draft._replace(answer=index), counted)
+
+
+def _first(names: dict[str, Any], wanted: Sequence[str]) -> Any:
+    return next((names[name] for name in wanted if name in names), None)
+
+
+def _choices(row: Row, names: dict[str, Any]) -> tuple[str, ...] | None:
+    """`choices` (a list, or {text: [...]}) or the columns A, B, C, ...; two at least, all different from nothing."""
+    value: Any = row.value.get(_first(names, ("choices", "options")))
+    if isinstance(value, dict):
+        value = value.get("text")
+    if value is None:
+        value = []
+        for letter in LETTERS.lower():
+            if letter not in names:
+                break
+            value.append(row.value[names[letter]])
+        while value and not str(value[-1] or "").strip():  # a question of fewer choices than the table has columns
+            value.pop()
+    if not isinstance(value, list) or len(value) < 2 or len(value) > len(LETTERS):
+        row.bad("at least two choices are expected", "a list 'choices', or columns A, B, C, D")
+        return None
+    texts = tuple(str(one).strip() if isinstance(one, str | int | float) else "" for one in value)
+    empty = [LETTERS[i] for i, text in enumerate(texts) if not text]
+    if empty:
+        row.bad(f"choice {', '.join(empty)} is empty")
+        return None
+    return texts
+
+
+def _answer(value: Any, choices: Sequence[str]) -> tuple[int, int | None] | None:
+    """(index, None) of a letter or of a choice's words; (-1, number) of a number, which `_settle` makes an index."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int):
+        return (-1, value) if 0 <= value <= len(choices) else None
+    text = unicodedata.normalize("NFKC", str(value)).strip()
+    bare = text.strip("()[]{}.、:：。 \t【】「」").upper()
+    if len(bare) == 1 and bare in LETTERS[: len(choices)]:
+        return LETTERS.index(bare), None
+    if len(bare) == 1 and bare in HEAVENLY[: len(choices)]:
+        return HEAVENLY.index(bare), None
+    same = [i for i, choice in enumerate(choices) if unicodedata.normalize("NFKC", choice).strip() == text]
+    if bare.isdecimal() and int(bare) <= len(choices) and len(same) != 1:
+        return -1, int(bare)
+    return (same[0], None) if len(same) == 1 else None
+
+
+def _settle(drafts: list[_Draft], file: Path, rows: Rows) -> Iterator[str]:
+    """Numbers count from 0 where one is 0, from 1 where one is the number of the choices; both is an error."""
+    numbers = [draft for draft in drafts if draft.counted is not None]
+    zero = [d for d in numbers if d.counted == 0]
+    last = [d for d in numbers if d.counted == len(d.question.choices)]
+    if zero and last:
+        last[0].row.bad(
+            f"answer {last[0].counted}, and {zero[0].row.place} has 0: do they count from 0 or from 1?",
+            "write letters instead of numbers",
+        )
+    first = 1 if last and not zero else 0
+    if numbers and not zero and not last:
+        yield f"{file.name}: no answer is 0 or the last number; they are taken to count from 0"
+    for i, draft in enumerate(drafts):
+        if draft.counted is not None:
+            drafts[i] = draft._replace(question=draft.question._replace(answer=draft.counted - first))
+
+
+def _numbered(drafts: Sequence[_Draft]) -> list[Question]:
+    counts: dict[str, int] = {}
+    numbered = []
+    for draft in drafts:
+        subject = draft.question.subject
+        counts[subject] = counts.get(subject, 0) + 1
+        numbered.append(draft.question._replace(number=counts[subject]))
+    return numbered
