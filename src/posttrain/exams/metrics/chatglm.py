@@ -32,8 +32,8 @@ from posttrain.exams.metrics.tokens import jieba_cut, jieba_signature
 __all__ = ["CHATGLM_SCORES", "chatglm_scores", "chatglm_signature"]
 
 CHATGLM_SCORES = ("rouge_jieba-1", "rouge_jieba-2", "rouge_jieba-l", "bleu4_char", "bleu4_jieba")
-_SENTENCE_END = re.compile(r"(?<=[。！？?])(?=[^”’])|(?<=\.{6})(?=[^”’])")
-"""Where rouge_chinese begins a new sentence, in text whose pieces stand between spaces."""
+_SENTENCE_END = re.compile(r"([。！？?]|\.{6})([^”’])")
+"""Where rouge_chinese begins a new sentence, before group 2, in text whose pieces stand between spaces."""
 
 
 def chatglm_scores(prediction: str, reference: str) -> dict[str, float]:
@@ -57,7 +57,7 @@ def chatglm_signature() -> str:
 
 
 def _words(pieces: Sequence[str]) -> list[str]:
-    text = _SENTENCE_END.sub("\n", " ".join(pieces)).rstrip()
+    text = _SENTENCE_END.sub(r"\1\n\2", " ".join(pieces)).rstrip()
     return [word for sentence in text.split("\n") if sentence for word in sentence.split() or [""]]
 
 

@@ -50,8 +50,8 @@ def f1_squad(prediction: str, references: Sequence[str]) -> float:
 
 
 def em_zh(prediction: str, references: Sequence[str]) -> float:
-    """1 where both texts have the same units (see the module's docstring) in the same order."""
-    return _best(prediction, references, lambda a, b: float(_units(a) == _units(b)))
+    """1 where both texts have the same units (see the module's docstring) in the same order, and any at all."""
+    return _best(prediction, references, lambda a, b: float(bool(_units(a)) and _units(a) == _units(b)))
 
 
 def f1_char_bag(prediction: str, references: Sequence[str]) -> float:
