@@ -11,14 +11,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-import torch
-
 from posttrain.data.chat import IGNORED, encode_prompt, render
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, PosttrainError, TemplateError
-from posttrain.inference.decode import Decoded, answer_logprobs, context_limit, decode
+from posttrain.inference.decode import Decoded, context_limit, decode
 from posttrain.inference.plain import TokenPair, cut_left, encode_plain, plain_pair, prefix_token, rolling_windows
 from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Respondent, Scored, Usage
+from posttrain.inference.scoring import distributions, score
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel
 
@@ -214,20 +213,13 @@ class ModelRespondent:
         return whole
 
     def _score(self, coded: Sequence[TokenPair], on_scored: Callable[[int, Scored], None] | None) -> list[Scored]:
-        scored: list[Scored] = [Scored(0.0, 0, True)] * len(coded)
-        for i, table in answer_logprobs(self.model, coded, pad_id=self.pad_id, batch_tokens=self.batch_tokens):
-            ids = torch.tensor(coded[i][1], dtype=torch.long, device=table.device)  # (A,)
-            own = table.gather(1, ids[:, None])[:, 0]  # (A,)
-            scored[i] = Scored(float(own.double().sum()), len(ids), bool((table.argmax(-1) == ids).all()))
-            if on_scored is not None:
-                on_scored(i, scored[i])
-        return scored
+        return score(self.model, coded, usage=self.usage, batch_tokens=self.batch_tokens, on_scored=on_scored)
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions]:
         """Distributions along the answers, the end-of-turn token included, on the CPU in float32."""
         pairs = [self.encode_pair(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         coded = [(pair.prompt, pair.answer + pair.end) for pair in pairs]
-        shown = answer_logprobs(self.model, coded, pad_id=self.pad_id, batch_tokens=self.batch_tokens)
+        shown = distributions(self.model, coded, usage=self.usage, batch_tokens=self.batch_tokens)
         tables = {i: table.cpu() for i, table in shown}
         return [Distributions(tuple(ids), tables[i]) for i, (_, ids) in enumerate(coded)]
 

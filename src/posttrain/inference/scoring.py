@@ -1,0 +1,156 @@
+"""How likely given continuations are: requests arranged as a prefix tree, every shared token forwarded once.
+
+`score` gives sums and whether each token was the likeliest, `distributions` whole rows. Both follow the plan of
+`inference/tree.py` in the way that the model can take (`inference/attention.py`); `inference/support.py` finds it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posttrain.errors import PosttrainError, Problem
+from posttrain.inference.attention import Reading, Support, core, numbers_of, read
+from posttrain.inference.decode import context_limit
+from posttrain.inference.plain import TokenPair
+from posttrain.inference.protocol import Scored, Usage
+from posttrain.inference.support import support, taking_masks, warn
+from posttrain.inference.tree import Ints, Limits, Tree, plan
+
+__all__ = ["LOGITS_BYTES", "distributions", "score"]
+
+LOGITS_BYTES = 1 << 29
+"""At most this much float32 logits at once; a 150k vocabulary would otherwise fill the memory."""
+SLICE = 1 << 22
+"""Logits taken through the softmax at once: small enough for a processor's cache."""
+WORTH = 256
+"""Tokens that sharing must save before a model is tried for what it can take."""
+
+Pairs = Sequence[TokenPair] | Sequence[tuple[Sequence[int], Sequence[int]]]
+
+
+def score(
+    model: Any,
+    pairs: Pairs,
+    *,
+    usage: Usage,
+    batch_tokens: int = 16384,
+    on_scored: Callable[[int, Scored], None] | None = None,
+    say: Callable[[str], None] = warn,
+) -> list[Scored]:
+    """For each (context ids, continuation ids) the continuation's log-probability and whether it is greedy.
+
+    on_scored: told each pair's number and result as soon as it is known, in the order of the plan. say: told once
+    per model why it cannot share, if it cannot. Raises PosttrainError for pairs that do not fit, all at once.
+    """
+    scored = [Scored(0.0, len(continuation), True) for _, continuation in pairs]
+    left = [len(continuation) for _, continuation in pairs]
+    sums = [0.0] * len(pairs)
+    greedy = [True] * len(pairs)
+    if on_scored is not None:
+        for i, tokens in enumerate(left):
+            if not tokens:
+                on_scored(i, scored[i])
+    for reading in _readings(model, pairs, usage, batch_tokens, say):
+        requests, steps = reading.asked.requests.tolist(), reading.asked.steps.tolist()
+        targets = [pairs[i][1][t] for i, t in zip(requests, steps, strict=True)]
+        nats, likeliest = _of_targets(reading.logits, reading.asked.row, targets)
+        for i, value, best in zip(requests, nats, likeliest, strict=True):
+            sums[i] += value
+            greedy[i] = greedy[i] and best
+            left[i] -= 1
+            if not left[i]:
+                scored[i] = Scored(sums[i], len(pairs[i][1]), greedy[i])
+                if on_scored is not None:
+                    on_scored(i, scored[i])
+    return scored
+
+
+@torch.inference_mode()
+def _of_targets(logits: Tensor, row: Ints, targets: Sequence[int]) -> tuple[list[float], list[bool]]:
+    """Log-probability in nats of each target in its row of logits (N, V), and whether it is the likeliest there."""
+    step = max(1, SLICE // logits.shape[-1])
+    parts = [part.float() for part in torch.split(logits, step)]
+    normal = torch.cat([part.logsumexp(-1) for part in parts])  # (N)
+    if bool(torch.isnan(normal).any()):
+        raise PosttrainError("the model gives no finite logits: its weights are broken (training may have diverged)")
+    best = torch.cat([part.argmax(-1) for part in parts])  # (N)
+    at = torch.from_numpy(row).to(logits.device)
+    wanted = torch.tensor(targets, dtype=torch.long, device=logits.device)
+    nats = logits[at, wanted].float() - normal[at]
+    return nats.double().tolist(), (best[at] == wanted).tolist()
+
+
+def distributions(
+    model: Any, pairs: Pairs, *, usage: Usage, batch_tokens: int = 16384, say: Callable[[str], None] = warn
+) -> Iterator[tuple[int, Tensor]]:
+    """For each pair: its number and the next-token log-probabilities in nats, float32 (A, V), on the model's device.
+
+    Row t is the distribution that predicts the continuation's token t, everything before it given. Pairs come as they
+    are finished. Raises PosttrainError for pairs that do not fit, all at once.
+    """
+    vocabulary = int(numbers_of(model)["vocab_size"])
+    for i, (_, continuation) in enumerate(pairs):
+        if not len(continuation):
+            yield i, torch.zeros(0, vocabulary, device=core(model).device)
+    found: defaultdict[int, dict[int, Tensor]] = defaultdict(dict)
+    for reading in _readings(model, pairs, usage, batch_tokens, say):
+        asked = reading.asked
+        for i, t, row in zip(asked.requests.tolist(), asked.steps.tolist(), asked.row.tolist(), strict=True):
+            found[i][t] = torch.log_softmax(reading.logits[row].float(), -1)
+            if len(found[i]) == len(pairs[i][1]):
+                rows = found.pop(i)
+                yield i, torch.stack([rows[step] for step in range(len(rows))])
+
+
+def _readings(
+    model: Any, pairs: Pairs, usage: Usage, batch_tokens: int, say: Callable[[str], None]
+) -> Iterator[Reading]:
+    """Plan, read, count."""
+    limit = context_limit(model)
+    _check(pairs, limit)
+    usage.requests += len(pairs)
+    tree = Tree(pairs)
+    usage.least_tokens += tree.least_tokens
+    if not tree.rows:
+        return
+    with taking_masks(model, say):
+        can = Support("plain")
+        if tree.row_tokens - tree.least_tokens >= WORTH:
+            can = support(model, max(tree.deepest), say)
+            usage.plain_reason = can.reason if can.kind == "plain" else usage.plain_reason
+            usage.plain_requests += sum(tree.ends) if can.kind == "plain" else 0
+        if can.kind == "plain":
+            tree = Tree(pairs, share=False)
+        answers = max(1, LOGITS_BYTES // (4 * int(numbers_of(model)["vocab_size"])))
+        limits = Limits(
+            pack=can.kind == "tree",
+            grow=can.kind != "plain",
+            batch_tokens=batch_tokens if can.batched else 1,
+            answers=answers,
+            positions=limit,
+        )
+        real = 0
+        for reading in read(model, tree, plan(tree, limits), can, answers=answers, tokens=batch_tokens):
+            usage.scored_tokens += reading.forwarded
+            usage.logit_positions += len(reading.logits)
+            usage.shared_prefixes += reading.shared
+            real += reading.tokens
+            yield reading
+        usage.shared_tokens += tree.row_tokens - real
+
+
+def _check(pairs: Pairs, limit: int) -> None:
+    problems = [
+        Problem(f"request {i + 1}", "has no token before its continuation")
+        if not len(context)
+        else Problem(f"request {i + 1}", f"has {tokens} tokens, the model has {limit} positions", "shorten it")
+        for i, (context, continuation) in enumerate(pairs)
+        if (tokens := len(context) + max(0, len(continuation) - 1)) > limit or not len(context)
+    ]
+    if problems:
+        raise PosttrainError(*problems)

@@ -1,0 +1,218 @@
+"""What a model can take, found by trial: random tokens read the shared ways against plain forward passes.
+
+No list of architectures: the first way that gives the plain passes' log-probabilities is taken, and a model that none
+suits is read plainly, which is said once. Trials go beyond the lengths at which a configuration says that something
+changes (a sliding window, a chunk, another scale of the positions) whenever a request is that long.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from posttrain.inference.attention import Support, core, forward, numbers_of, read
+from posttrain.inference.decode import context_limit
+from posttrain.inference.plain import TokenPair
+from posttrain.inference.tree import Batch, Grow, Limits, Step, Tree
+
+__all__ = ["support", "taking_masks", "warn"]
+
+TOLERANCE = 1e-4
+"""Nats by which a shared reading may differ from a plain one in float32, where log-probabilities spread by 1."""
+COARSE = 0.08
+"""The same in half precision: root mean square, as a share of the spread of the plain log-probabilities."""
+CHANGES = ("window", "chunk", "block", "local", "original_max_position")
+"""Numbers with such names in a configuration may be lengths at which attention or positions change."""
+NO_LENGTHS = ("layers", "pattern", "every", "num_")
+
+
+def warn(text: str) -> None:
+    """The usual way to say something once."""
+    warnings.warn(text, stacklevel=2)
+
+
+@contextmanager
+def taking_masks(model: Any, say: Callable[[str], None]) -> Iterator[None]:
+    """Attention that takes any mask, for as long as this lasts: flash and flex attention know their own shapes only."""
+    inner = core(model)
+    was = inner.config.get_text_config()._attn_implementation
+    if was in ("sdpa", "eager", None):
+        yield
+        return
+    try:
+        inner.set_attn_implementation("sdpa")
+    except ValueError:
+        inner.set_attn_implementation("eager")
+    _once(
+        model,
+        f"scoring uses {inner.config.get_text_config()._attn_implementation} attention: {was} takes no tree mask",
+        say,
+    )
+    try:
+        yield
+    finally:
+        inner.set_attn_implementation(was)
+
+
+@dataclass
+class _Known:
+    """What trials have shown about a model: up to which length, and what has been said about it."""
+
+    reach: int = 0
+    support: Support | None = None
+    said: set[str] = field(default_factory=set)
+
+
+_known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
+
+
+def _once(model: Any, text: str, say: Callable[[str], None]) -> None:
+    known = _known.setdefault(model, _Known())
+    if text not in known.said:
+        known.said.add(text)
+        say(text)
+
+
+def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Support:
+    """What the model can take for rows of up to `longest` tokens; found by trial and remembered."""
+    known = _known.setdefault(model, _Known())
+    reach = _reach(model, longest + Limits().row_tokens)
+    if known.support is None or (reach > known.reach and known.support.kind != "plain"):
+        known.support, known.reach = _tried(model, reach), reach
+    if known.support.reason:
+        how = "scored one by one" if known.support.kind == "plain" else "scored with shared prefixes, one per row"
+        _once(model, f"requests are {how}: {known.support.reason}", say)
+    return known.support
+
+
+def _reach(model: Any, widest: int) -> int:
+    """The longest text within `widest` beyond which the configuration says that something changes: a window, a chunk,
+    another scale of the positions; 0 when nothing does.
+    """
+    found = [0]
+
+    def look(config: dict[str, Any]) -> None:
+        for key, value in config.items():
+            if isinstance(value, dict):
+                look(value)
+            elif isinstance(value, int) and not isinstance(value, bool):
+                named = any(word in key for word in CHANGES) and not any(word in key for word in NO_LENGTHS)
+                if named and 1 < value < widest:
+                    found.append(value)
+
+    look(numbers_of(model))
+    return max(found)
+
+
+def _tried(model: Any, reach: int) -> Support:
+    """Read random tokens the shared ways, compare with plain passes, and take the first way that agrees."""
+    if core(model)._is_stateful:
+        problem = _agree(model, reach, Support("plain"))
+        return Support("plain", batched=not problem, reason="it has recurrent layers")
+    config = numbers_of(model)
+    forms: list[Support] = []
+    if set(config.get("layer_types") or ()) - {"full_attention"}:
+        forms.append(Support("tree", "types"))
+    if config.get("sliding_window"):
+        forms.append(Support("tree", "window"))
+    forms.append(Support("tree", "full"))
+    why = ""
+    for form in [*forms, Support("prefix")]:
+        problem = _agree(model, reach, form)
+        if not problem:
+            return form._replace(reason=f"a tree mask does not suit it ({why})" if form.kind == "prefix" else "")
+        why = why or problem
+    return Support(
+        "plain", batched=not _agree(model, reach, Support("plain")), reason=f"sharing would be wrong for it ({problem})"
+    )
+
+
+def _agree(model: Any, reach: int, way: Support) -> str:
+    """What is wrong with reading that way; empty when it agrees with plain passes."""
+    pairs = _trial(model, reach)
+    tree, expected = Tree(pairs, share=way.kind != "plain"), _expected(model, pairs)
+    p, a, b, c, d, other = range(1, 7)
+    steps: list[list[Step]]
+    if way.kind == "tree":
+        steps = [
+            [Batch([[p, a, b, c, d], [other]])],
+            [Grow([p]), Batch([[a], [b, c, d]])],
+        ]
+    elif way.kind == "prefix":
+        steps = [[Batch([[p, a], [other]])], [Grow([p]), Batch([[a], [b, c], [b, d]])]]
+    else:
+        steps = [[Batch([[n] for n in range(1, 5)])]]
+    try:
+        for each in steps:
+            for reading in read(model, tree, each, way, answers=1 << 30, tokens=1 << 30):
+                asked = reading.asked
+                found = torch.log_softmax(reading.logits.float(), -1)
+                for i, t, row in zip(asked.requests.tolist(), asked.steps.tolist(), asked.row.tolist(), strict=True):
+                    problem = _differ(found[row], expected[i][t], core(model).dtype)
+                    if problem:
+                        return problem
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return ""
+
+
+def _trial(model: Any, reach: int) -> list[TokenPair]:
+    """Rows p+a, p+b+c, p+b+d and one that shares nothing, of random tokens: with `reach`, p is almost that long, so
+    that its branches go beyond, and a is so long that c and d lie far from p in the row that they share.
+    """
+    config, limit = numbers_of(model), context_limit(model)
+    special = {
+        number
+        for key, value in config.items()
+        if key.endswith(("token_id", "token_index"))
+        for number in (value if isinstance(value, list) else [value])
+    }
+    choose = random.Random(0)
+    allowed = [
+        i for i in choose.sample(range(config["vocab_size"]), min(config["vocab_size"], 256)) if i not in special
+    ]
+    start, *first, after = sorted(choose.sample(allowed, 4))  # the order of first tokens is the order of branches
+
+    def some(length: int) -> list[int]:
+        return choose.choices(allowed, k=length)
+
+    length = max(1, min(max(12, reach - 3), limit - 24))
+    wide = min(Limits().row_tokens, limit - length - 24) if reach else 0
+    shared = [start, *some(length - 1)]
+    a, b = [first[0], *some(4 + max(0, wide))], [first[1], *some(3)]
+    c, d = ([token, *some(more)] for token, more in ((first[0], 2), (first[1], 5)))
+    rows = [shared + a, shared + b + c, shared + b + d, [after, *some(8)]]
+    cut = [length - 1 or 1] * 3 + [4]
+    return [TokenPair(row[:at], row[at:] + some(1)) for row, at in zip(rows, cut, strict=True)]
+
+
+@torch.inference_mode()
+def _expected(model: Any, pairs: list[TokenPair]) -> list[Tensor]:
+    """Log-probabilities (A, V) of each pair by a forward pass of its own."""
+    found = []
+    for context, continuation in pairs:
+        ids = torch.tensor([[*context, *continuation][:-1]], device=core(model).device)
+        index = torch.arange(len(context) - 1, ids.shape[1])
+        found.append(torch.log_softmax(forward(model, ids, index).float(), -1))
+    return found
+
+
+def _differ(found: Tensor, expected: Tensor, dtype: torch.dtype) -> str:
+    """What is wrong with log-probabilities (V); empty when they are as good as equal."""
+    gap = found - expected
+    spread = float(expected.std())
+    if dtype in (torch.float32, torch.float64):
+        worst = float(gap.abs().max())
+        return "" if worst <= TOLERANCE * max(1.0, spread) else f"log-probabilities differ by {worst:.2g}"
+    share = float(gap.square().mean().sqrt()) / max(spread, 1e-6)
+    return "" if share <= COARSE else f"log-probabilities differ by {share:.0%} of their spread"
