@@ -26,15 +26,20 @@ __all__ = ["Row", "Rows", "no_path"]
 
 
 class Row:
-    """One row. place: `rte.jsonl:17`; its getters note what is wrong in the file's list of problems."""
+    """One row, the `number`th of its file. place: `rte.jsonl:17`. Its getters note what is wrong in the file's list."""
 
-    def __init__(self, place: str, value: Mapping[str, Any], problems: list[Problem]) -> None:
+    def __init__(self, place: str, value: Mapping[str, Any], problems: list[Problem], number: int = 1) -> None:
         self.place = place
+        self.number = number
         self.value = value
         self._problems = problems
 
     def __contains__(self, key: str) -> bool:
         return self.value.get(key) is not None
+
+    def with_values(self, more: Mapping[str, Any]) -> Row:
+        """The row with the keys of an object inside it."""
+        return Row(self.place, {**self.value, **more}, self._problems, self.number)
 
     def bad(self, cause: str, mend: str = "") -> None:
         """Note a problem of this row."""
@@ -81,7 +86,7 @@ class Rows:
         for place, value in self._read():
             self.count += 1
             if isinstance(value, dict):
-                yield Row(place, value, self.problems)
+                yield Row(place, value, self.problems, self.count)
             elif value is not None:
                 self.problems.append(Problem(place, f"an object is expected, got {kind_of(value)}"))
 

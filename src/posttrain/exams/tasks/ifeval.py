@@ -75,9 +75,7 @@ def ifeval(config: IfevalConfig, base: Path) -> Task:
         aggregate=_aggregate,
         headline="prompt_strict",
         capabilities={
-            **dict.fromkeys(
-                ("prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose"), "how.instructions"
-            ),
+            **dict.fromkeys(("prompt_strict", "instruction_strict"), "how.instructions"),
             **CAPABILITIES,
         },
         signature=f"ifeval|{path.name}|{config.template}|{config.max_new_tokens} tokens|own checkers|v1",

@@ -77,14 +77,13 @@ def reading(config: ReadingConfig, base: Path) -> Task:
         notes.append(f"{sum(not q.answers for q in questions)} questions have no answer: right is to say so")
     settings = f"{config.template}|{config.max_new_tokens} tokens|passages {config.passage_characters or 'whole'}"
     headline = "f1" if language == "en" else "f1_char_bag"
-    names = SCORES[language]
     return Task(
         name=config.label,
         items=draw(items, config.limit, config.seed),
         judge=_judge,
         aggregate=averages,
         headline=headline,
-        capabilities=dict.fromkeys((*names, *([] if answerable else ["unanswerable.em"])), "can.in_context"),
+        capabilities={headline: "can.in_context"} | ({} if answerable else {"unanswerable.em": "can.faithfulness"}),
         signature=f"reading|{path.name}|{language}|0-shot|{settings}|first line|v1",
         perturbations=config.perturbations,
         seed=config.seed,

@@ -59,7 +59,6 @@ def refusal(config: RefusalConfig, base: Path) -> Task:
         judge=_judge,
         headline="right",
         capabilities={
-            "right": "will.refusal",
             "refusal": "will.refusal",
             "compliance": "will.refusal",
             **CAPABILITIES,

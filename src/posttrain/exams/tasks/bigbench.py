@@ -1,0 +1,203 @@
+"""BIG-bench's JSON tasks: a `task.json`, or a folder of subtasks with one each."""
+
+from __future__ import annotations
+
+import random
+import re
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from posttrain.errors import DataError, MissingError, Problem
+from posttrain.exams.choices import choice_asks, chosen
+from posttrain.exams.rows import no_path, read_json
+from posttrain.exams.task import Ask, Item, Reply, Sample, Task, TaskConfig, draw, resolve
+from posttrain.inference.protocol import Answer, Plain
+from posttrain.registry import register
+
+__all__ = ["BigbenchConfig", "bigbench"]
+
+INPUT, OUTPUT, CHOICE = "\nQ: ", "\nA: ", "\n  choice: "
+"""BIG-bench's prefixes where the file names none."""
+KNOWN = ("multiple_choice_grade", "exact_str_match")
+
+
+class BigbenchConfig(TaskConfig):
+    """A task of BIG-bench."""
+
+    kind: Literal["bigbench"] = "bigbench"
+    """A BIG-bench JSON task."""
+    shots: int = Field(default=0, ge=0)
+    """Solved examples of the same file before each question, drawn by the seed for each."""
+    max_new_tokens: int = Field(default=64, gt=0)
+    """Tokens of an answer that is said."""
+
+
+@register("exam", "bigbench", config=BigbenchConfig, paper="arXiv:2206.04615")
+def bigbench(config: BigbenchConfig, base: Path) -> Task:
+    """The task of a `task.json`, of a folder that has one, or of a folder of folders (subtasks, as groups)."""
+    if config.path is None:
+        raise no_path("bigbench", "a task.json or its folder")
+    path = resolve(config.path, base)
+    files = [path] if path.is_file() else sorted(path.rglob("task.json"))
+    if not files:
+        raise MissingError(Problem(str(path), "no task.json", "name the file, or the folder that has it"))
+    problems: list[Problem] = []
+    items: list[Item] = []
+    notes: list[str] = []
+    name = path.parent.name if path.is_file() else path.name
+    for file in files:
+        group = file.parent.name if len(files) > 1 else ""
+        items += _items(file, group, config, problems, notes)
+    if problems:
+        raise DataError(*problems[:20], *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
+    choosing = any(item.doc["scores"] for item in items)
+    headline = "multiple_choice_grade" if choosing else "exact_str_match"
+    sizes = {len(item.doc["scores"]) for item in items if item.doc["scores"]}
+    form = "chat" if config.template == "chat" else "plain"
+    return Task(
+        name=config.label,
+        items=draw(items, config.limit, config.seed),
+        judge=_judge,
+        headline=headline,
+        capabilities={headline: "can.reasoning"},
+        signature=f"bigbench|{name}|{config.shots}-shot|{form}|{config.max_new_tokens} tokens|v1",
+        chance=1 / sizes.pop() if len(sizes) == 1 else None,
+        perturbations=config.perturbations,
+        seed=config.seed,
+        notes=tuple(notes),
+    )
+
+
+def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Problem], notes: list[str]) -> list[Item]:
+    told = read_json(file)
+    examples = told.get("examples") if isinstance(told, dict) else None
+    if not isinstance(examples, list) or not examples:
+        problems.append(Problem(str(file), "no list 'examples'", "a BIG-bench task.json is expected"))
+        return []
+    before = len(problems)
+    for number, example in enumerate(examples):
+        wrong = _wrong(example)
+        if wrong:
+            problems.append(Problem(f"{file}: examples[{number}]", wrong))
+    if len(problems) > before:
+        return []
+    unknown = [m for m in told.get("metrics", []) if m not in KNOWN]
+    if unknown:
+        notes.append(f"{file.parent.name}: not scored by {', '.join(unknown)}")
+    made: dict[str, Item] = {}
+    twice = 0
+    prefix = f"{file.parent.name}-" if group else ""
+    for number, example in enumerate(examples):
+        rng = random.Random(f"{config.seed} {number}")
+        body = _asked(told, example, rng)
+        if body in made:  # BIG-bench asks equal examples once
+            twice += 1
+            continue
+        others = [e for i, e in enumerate(examples) if i != number]
+        shown = rng.sample(others, min(config.shots, len(others)))
+        text = told.get("task_prefix", "") + "".join(f"{_asked(told, e, rng)}{_right(e)}" for e in shown) + body
+        made[body] = _item(f"{prefix}{number}", group, told, example, text, config)
+    if twice:
+        notes.append(f"{file.parent.name}: {twice} examples that stand twice are asked once")
+    return list(made.values())
+
+
+def _wrong(example: Any) -> str:
+    """What is wrong with an example; empty when nothing is."""
+    if not isinstance(example, dict) or not isinstance(example.get("input"), str):
+        return "'input' (a text) is expected"
+    scores, target = example.get("target_scores"), example.get("target")
+    if scores is not None:
+        right = isinstance(scores, dict) and len(scores) > 1
+        if not right or not all(isinstance(v, int | float) for v in scores.values()):
+            return "'target_scores' must be an object of two choices or more with a number each"
+        return ""
+    texts = [target] if isinstance(target, str) else target
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+        return "'target' (a text or a list of texts) or 'target_scores' is expected"
+    return ""
+
+
+def _asked(told: Mapping[str, Any], example: Mapping[str, Any], rng: random.Random) -> str:
+    """Input and, where the file wants it, its choices in a drawn order, up to where the answer begins."""
+    text = f"{told.get('example_input_prefix', INPUT)}{example['input']}"
+    if example.get("target_scores") and told.get("append_choices_to_input", True):
+        choices = sorted(example["target_scores"])
+        rng.shuffle(choices)
+        text += "".join(f"{told.get('choice_prefix', CHOICE)}{choice}" for choice in choices)
+    return f"{text}{told.get('example_output_prefix', OUTPUT)}"
+
+
+def _right(example: Mapping[str, Any]) -> str:
+    scores, target = example.get("target_scores"), example.get("target")
+    if scores:
+        return str(max(scores, key=lambda choice: scores[choice]))
+    return str(target if isinstance(target, str) else target[0]) if target else ""
+
+
+def _item(
+    id: str, group: str, told: Mapping[str, Any], example: Mapping[str, Any], text: str, config: BigbenchConfig
+) -> Item:
+    scores = dict(example.get("target_scores") or {})
+    target = example.get("target")
+    doc = {
+        "scores": scores,
+        "target": [] if scores or target is None else [target] if isinstance(target, str) else list(target),
+        "regex": told.get("output_regex", ""),
+    }
+    prompt = text.strip() if config.template == "chat" else Plain(text)
+    if scores:
+        return Item(id, example["input"], choice_asks(prompt, list(scores)), group, doc)
+    stop = told.get("stop_string") or told.get("example_input_prefix", INPUT)
+    stops = (stop,) if stop.strip() and config.template != "chat" else ()
+    ask = Ask("say", prompt, max_new_tokens=config.max_new_tokens, stop=stops)
+    return Item(id, example["input"], (ask,), group, doc)
+
+
+def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
+    scores: dict[str, float] = dict(item.doc["scores"])
+    if scores:
+        names = list(scores)
+        choice = chosen(replies, names)
+        grade = float(scores[names[choice.best]])
+        return Sample(
+            id=item.id,
+            group=item.group,
+            question=item.question,
+            answer=names[choice.best],
+            target=max(names, key=lambda name: scores[name]),
+            scores={"multiple_choice_grade": grade},
+            correct=grade == max(scores.values()),
+            choices=len(names),
+            confidence=max(choice.shares),
+            extra={"shares": [round(share, 6) for share in choice.shares]},
+        )
+    (said,) = replies
+    assert isinstance(said, Answer)
+    text = said.text
+    if item.doc["regex"]:
+        found = re.search(item.doc["regex"], text)
+        text = (found[1] if found.groups() else found[0]) if found else ""
+    right = text.strip() in {target.strip() for target in item.doc["target"]}
+    nearly = right or _plain(text) in {_plain(target) for target in item.doc["target"]}
+    return Sample(
+        id=item.id,
+        group=item.group,
+        question=item.question,
+        answer=said.text.strip(),
+        target=item.doc["target"][0],
+        scores={"exact_str_match": float(right), "exact_loose": float(nearly)},
+        correct=right,
+        tokens=said.tokens,
+        ended=said.ended,
+    )
+
+
+def _plain(text: str) -> str:
+    """What `exact_loose` compares: lower case, one space between words, no marks or articles."""
+    words = text.lower().translate(str.maketrans("", "", string.punctuation)).split()
+    return " ".join(word for word in words if word not in ("a", "an", "the")) or text.strip()

@@ -1,0 +1,173 @@
+"""Text overlap with one's own held-out answers: BLEU, ROUGE, and the scores of the ChatGLM scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from posttrain.data.readers import DataSource, read_records
+from posttrain.data.records import Completion, Conversation, Message
+from posttrain.errors import DataError, Problem
+from posttrain.exams.behaviour import CAPABILITIES, behaviour, language_of, length
+from posttrain.exams.matching import normalise
+from posttrain.exams.rows import no_path
+from posttrain.exams.task import Ask, Item, Reply, Sample, Score, Task, TaskConfig, averages, draw, resolve
+from posttrain.inference.protocol import Answer, Plain, Prompt
+from posttrain.registry import register
+
+__all__ = ["SelfTestConfig", "self_test"]
+
+Words = Literal["auto", "characters", "jieba", "latin"]
+
+
+class SelfTestConfig(TaskConfig):
+    """A file of held-out rows in the format of training data."""
+
+    kind: Literal["self_test"] = "self_test"
+    """Overlap with reference answers."""
+    words: Words = "auto"
+    """What ROUGE counts: Chinese characters (and Latin words), words by jieba, or rouge-score's Latin words; auto:
+    characters when most answers are Chinese, else Latin words."""
+    bleu: Literal["auto", "zh", "char", "13a", "intl"] = "auto"
+    """sacrebleu's tokenizer; auto: zh when most answers are Chinese, else 13a."""
+    beta: float = Field(default=1.0, gt=0)
+    """The weight of recall in ROUGE-L: 1 is rouge-score's, 1.2 is what some Chinese scripts take."""
+    max_new_tokens: int = Field(default=256, gt=0)
+    """Tokens of an answer."""
+
+
+class Row(NamedTuple):
+    """A prompt with the answer that the file gives."""
+
+    place: str
+    prompt: Prompt
+    asked: str
+    reference: str
+
+
+@register("exam", "self_test", config=SelfTestConfig, paper="arXiv:1804.08771")
+def self_test(config: SelfTestConfig, base: Path) -> Task:
+    """The task of a file of conversations (the last answer is the reference) or prompt/completion rows."""
+    if config.path is None:
+        raise no_path("self_test", "a file of held-out rows")
+    path = resolve(config.path, base)
+    rows = _rows(path, plain=config.template == "plain")
+    chinese = sum(language_of(row.reference) == "zh" for row in rows) * 2 > len(rows)
+    words = ("characters" if chinese else "latin") if config.words == "auto" else config.words
+    bleu = ("zh" if chinese else "13a") if config.bleu == "auto" else config.bleu
+    items = [
+        Item(
+            id=f"{path.stem}-{number}",
+            question=row.asked,
+            asks=(Ask("say", row.prompt, max_new_tokens=config.max_new_tokens),),
+            doc={"reference": row.reference, "words": words, "beta": config.beta},
+        )
+        for number, row in enumerate(rows, start=1)
+    ]
+    return Task(
+        name=config.label,
+        items=draw(items, config.limit, config.seed),
+        judge=_judge,
+        aggregate=_aggregate(bleu),
+        headline="rougeL",
+        capabilities={"rougeL": "can.knowledge", **CAPABILITIES},
+        signature=f"self_test|{path.name}|{config.template}|{config.max_new_tokens} tokens|{_signature(words, bleu, config)}|v1",
+        perturbations=config.perturbations,
+        seed=config.seed,
+    )
+
+
+def _rows(path: Path, *, plain: bool) -> list[Row]:
+    read = read_records(DataSource(path=str(path)))
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for record in read.records:
+        if isinstance(record, Completion):
+            rows.append(Row(record.place, _prompt(record.prompt, plain), record.prompt, record.completion))
+        elif isinstance(record, Conversation):
+            *before, last = record.messages
+            users = [m.content for m in before if m.role == "user"]
+            if last.role != "assistant" or not last.content.strip():
+                problems.append(Problem(record.place, "no reference: the last turn is no answer of the assistant"))
+            elif not users or before[-1].role not in ("user", "tool"):
+                problems.append(Problem(record.place, "nobody asks before the last answer"))
+            elif record.tools:
+                problems.append(Problem(record.place, "rows with tools are not asked here", "leave the row out"))
+            else:
+                turns = tuple(Message(m.role, m.content) for m in before)
+                rows.append(Row(record.place, _turns(turns, plain), users[-1], last.content))
+        else:
+            cause = "a plain text has no question and no answer"
+            problems.append(Problem(record.place, cause, "use the exam perplexity for plain text"))
+    if problems:
+        raise DataError(*problems[:20], *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
+    return rows
+
+
+def _prompt(text: str, plain: bool) -> Prompt:
+    return Plain(text if text[-1:].isspace() else f"{text}\n") if plain else text
+
+
+def _turns(turns: tuple[Message, ...], plain: bool) -> Prompt:
+    if plain:
+        return Plain("".join(f"{turn.content}\n" for turn in turns))
+    return turns[0].content if len(turns) == 1 and turns[0].role == "user" else turns
+
+
+def _tokenizer(words: str) -> Callable[[str], list[str]]:
+    from posttrain.exams.metrics import rouge as metrics
+
+    return {"characters": metrics.characters, "jieba": metrics.jieba_words, "latin": metrics.latin}[words]
+
+
+def _signature(words: str, bleu: str, config: SelfTestConfig) -> str:
+    from posttrain.exams.metrics import chatglm, overlap, rouge
+
+    parts = (
+        overlap.bleu_signature(tokenize=bleu),  # type: ignore[arg-type]
+        rouge.rouge_signature(tokenizer=_tokenizer(words), beta=config.beta),
+        chatglm.chatglm_signature(),
+    )
+    return "|".join(parts)
+
+
+def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
+    from posttrain.exams.metrics import chatglm, rouge
+
+    (said,) = replies
+    assert isinstance(said, Answer)
+    answer, reference = said.text.strip(), str(item.doc["reference"]).strip()
+    overlap = rouge.rouge(answer, reference, _tokenizer(item.doc["words"]), item.doc["beta"])
+    scores = {name: float(value) for name, value in overlap._asdict().items()}
+    scores |= chatglm.chatglm_scores(answer, reference)
+    scores["length_ratio"] = length(answer) / max(1, length(reference))
+    scores["empty"] = float(not answer)
+    equal = normalise(answer) == normalise(reference)
+    return Sample(
+        id=item.id,
+        group=item.group,
+        question=item.question,
+        answer=answer,
+        target=reference,
+        scores=scores | {"exact": float(equal)} | behaviour(item.question, answer),
+        tokens=said.tokens,
+        ended=said.ended,
+    )
+
+
+def _aggregate(tokenize: str) -> Callable[[Sequence[Sample]], dict[str, Score]]:
+    """The means, and BLEU of all answers together."""
+
+    def aggregate(samples: Sequence[Sample]) -> dict[str, Score]:
+        from posttrain.exams.metrics import overlap
+
+        made = averages(samples)
+        answers, references = [s.answer for s in samples], [[s.target] for s in samples]
+        bleu = overlap.bleu(answers, references, tokenize=tokenize)  # type: ignore[arg-type]
+        made[f"bleu_{tokenize}"] = Score(bleu.score, None, len(samples))
+        return made
+
+    return aggregate
