@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import PosttrainError
-from posttrain.inference.decode import Decoded, answer_logprobs, batches, decode, left_pad
+from posttrain.inference.decode import Decoded, batches, decode, left_pad
 from tests.pico import FAMILIES, POSITIONS
 
 TIE = 1e-4
@@ -57,20 +57,6 @@ def test_batched_with_cache_equals_one_by_one_without(family: str, pico_path: Ca
         answers = decode(model, PROMPTS, stop=stop, pad_id=0, max_new_tokens=24, batch_tokens=tokens)
         for answer, (wanted, clear) in zip(answers, expected, strict=True):
             assert answer == wanted or not clear
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_batched_logprobs_equal_separate_ones(family: str, pico_path: Callable[[str], Path]) -> None:
-    model = load(pico_path(family))
-    pairs = [(p, [9 + (i * k) % 300 for k in range(1 + i % 4)]) for i, p in enumerate(PROMPTS)]
-    found = dict(answer_logprobs(model, pairs, pad_id=0, batch_tokens=120))
-    assert sorted(found) == list(range(len(pairs)))
-    for i, (prompt, answer) in enumerate(pairs):
-        with torch.no_grad():
-            logits = model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
-        plain = logits[len(prompt) - 1 : -1].log_softmax(-1)
-        assert found[i].shape == plain.shape
-        torch.testing.assert_close(found[i], plain, atol=2e-4, rtol=1e-4)
 
 
 def test_garbage_is_cut_and_says_so(pico_path: Callable[[str], Path]) -> None:

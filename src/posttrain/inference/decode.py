@@ -1,8 +1,8 @@
-"""Batched decoding and teacher forcing on token ids: left padding, right positions, a KV cache, early exit.
+"""Batched decoding on token ids: left padding, right positions, a KV cache, early exit.
 
 Prompts are sorted by length and batched under a token budget, so little is padded; a batch's finished rows leave it, so
 one long answer does not make the others wait. Left padding puts every row's last token at the end: one slice of the
-last logits serves all rows, for decoding and for scoring answers alike.
+last logits serves all rows.
 
 Measured on the pocket shape (5 M parameters, 2 quiet cores, 100 prompts of 15 to 45 tokens, answers of 4 to 12 tokens):
 0.55 to 0.60 s here, 0.58 to 0.79 s with `model.generate`, which also keeps finished rows to the end: one answer of 64
@@ -19,10 +19,8 @@ from torch import Tensor
 
 from posttrain.errors import PosttrainError, Problem
 
-__all__ = ["Batch", "Decoded", "answer_logprobs", "batches", "context_limit", "decode", "left_pad"]
+__all__ = ["Batch", "Decoded", "batches", "context_limit", "decode", "left_pad"]
 
-LOGITS_BYTES = 1 << 29
-"""At most this much float32 logits at once when scoring; a 150k vocabulary would otherwise fill the memory."""
 COMPACT = 0.25
 """Finished rows leave the batch when they are this share of it: leaving costs a copy of the cache."""
 
@@ -175,45 +173,3 @@ def _decode_batch(
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         positions = positions + 1
     return [Decoded(*answer) for answer in zip(said, ended, strict=True)]
-
-
-@torch.inference_mode()
-def answer_logprobs(
-    model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, pad_id: int, batch_tokens: int = 16384
-) -> Iterator[tuple[int, Tensor]]:
-    """For each (prompt ids, answer ids): its number and the next-token log-probabilities in nats, float32 (A, V).
-
-    Row t is the distribution that predicts the answer's token t, everything before it given (teacher forcing). Logits
-    are computed at answer positions only. Pairs come in the order of the batches, longest first.
-    Raises PosttrainError for pairs that do not fit, all at once.
-    """
-    _check_lengths([len(p) and len(p) + max(0, len(a) - 1) for p, a in pairs], context_limit(model) + 1)
-    vocabulary = model.config.get_text_config().vocab_size
-    asked = []
-    for index, (_, answer) in enumerate(pairs):
-        if answer:
-            asked.append(index)
-        else:
-            yield index, torch.zeros(0, vocabulary, device=model.device)
-    rows = {i: [*pairs[i][0], *pairs[i][1]][:-1] for i in asked}
-    for places in batches([len(rows[i]) for i in asked], tokens=batch_tokens):
-        batch = [asked[place] for place in places]
-        longest = max(len(pairs[i][1]) for i in batch)
-        for part in _split(batch, max(1, LOGITS_BYTES // (4 * vocabulary * longest))):
-            padded = left_pad([rows[i] for i in part], pad_id, model.device)
-            keep = max(len(pairs[i][1]) for i in part)
-            logits = model(
-                input_ids=padded.ids,
-                attention_mask=padded.mask,
-                position_ids=padded.positions,
-                use_cache=False,
-                logits_to_keep=keep,
-            ).logits  # (B, keep, V)
-            for row, index in enumerate(part):
-                length = len(pairs[index][1])
-                yield index, torch.log_softmax(logits[row, logits.shape[1] - length :].float(), -1)  # (A, V)
-
-
-def _split(items: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
