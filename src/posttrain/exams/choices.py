@@ -13,8 +13,8 @@ __all__ = ["Chosen", "choice_asks", "chosen"]
 
 
 class Chosen(NamedTuple):
-    """best: number of the likeliest choice; shares: each choice's probability among the choices; normed: the likeliest per
-    byte, which does not favour short choices (lm-eval's `acc_norm`).
+    """best: number of the likeliest choice; shares: each choice's probability among the choices; normed: the likeliest
+    per byte, which does not favour short choices (lm-eval's `acc_norm`).
     """
 
     best: int

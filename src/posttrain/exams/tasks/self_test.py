@@ -67,6 +67,7 @@ def self_test(config: SelfTestConfig, base: Path) -> Task:
         )
         for number, row in enumerate(rows, start=1)
     ]
+    measured = _signature(words, bleu, config)
     return Task(
         name=config.label,
         items=draw(items, config.limit, config.seed),
@@ -74,7 +75,7 @@ def self_test(config: SelfTestConfig, base: Path) -> Task:
         aggregate=_aggregate(bleu),
         headline="rougeL",
         capabilities={"rougeL": "can.knowledge", **CAPABILITIES},
-        signature=f"self_test|{path.name}|{config.template}|{config.max_new_tokens} tokens|{_signature(words, bleu, config)}|v1",
+        signature=f"self_test|{path.name}|{config.template}|{config.max_new_tokens} tokens|{measured}|v1",
         perturbations=config.perturbations,
         seed=config.seed,
     )
@@ -140,7 +141,7 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     (said,) = replies
     assert isinstance(said, Answer)
     answer, reference = said.text.strip(), str(item.doc["reference"]).strip()
-    overlap = rouge.rouge(answer, reference, _tokenizer(item.doc["words"]), item.doc["beta"])
+    overlap = rouge.rouge(answer, reference, tokenizer=_tokenizer(item.doc["words"]), beta=item.doc["beta"])
     scores = {name: float(value) for name, value in overlap._asdict().items()}
     scores |= chatglm.chatglm_scores(answer, reference)
     scores["length_ratio"] = length(answer) / max(1, length(reference))
