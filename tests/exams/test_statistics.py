@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from posttrain.exams.statistics import bootstrap_over_changes, wilson
+from posttrain.exams.statistics import bootstrap_over_changes, mcnemar, paired_bootstrap, wilson
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,61 @@ def test_bootstrap_of_too_few_or_equal_values() -> None:
     assert bootstrap_over_changes([]) is None
     assert bootstrap_over_changes([0.5]) is None
     assert bootstrap_over_changes([1.0, 1.0, 1.0]) == (1.0, 1.0)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_binomial_test(b: int, c: int) -> None:
+    expected = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
+    assert mcnemar(b, c) == mcnemar(c, b) == pytest.approx(expected)
+
+
+def test_mcnemar_by_hand() -> None:
+    """Five to none: 2 / 2^5; ten to two: 2 (1 + 12 + 66) / 2^12; no disagreement says nothing."""
+    assert mcnemar(5, 0) == 2 / 32
+    assert mcnemar(10, 2) == 158 / 4096
+    assert mcnemar(0, 0) == mcnemar(3, 3) == 1
+    assert mcnemar(0, 5000) == 0  # 2^-4999 is below the smallest float
+    assert mcnemar(7000, 7000) == 1
+
+
+def test_paired_bootstrap_of_right_and_wrong_is_the_plain_one() -> None:
+    """The multinomial draws and whole pairs resampled one by one give the same interval but for chance."""
+    random.seed(5)
+    before = [random.random() < 0.6 for _ in range(400)]
+    after = [b if random.random() < 0.7 else not b for b in before]
+    differences = np.array(after, float) - np.array(before, float)
+    means = [np.mean(random.choices(list(differences), k=400)) for _ in range(4000)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    assert paired_bootstrap(before, after) == pytest.approx((low, high), abs=0.006)
+
+
+def test_paired_bootstrap_of_many_values_is_normal() -> None:
+    """mean ± 1.96 sd / sqrt(N) for many samples of any distribution."""
+    generator = np.random.default_rng(1)
+    before = generator.normal(size=5000)
+    after = before + generator.exponential(size=5000) * 0.1
+    middle, half = float(np.mean(after - before)), float(1.96 * np.std(after - before) / math.sqrt(5000))
+    found = paired_bootstrap(list(before), list(after))
+    assert found == pytest.approx((middle - half, middle + half), abs=half / 10)
+
+
+def test_paired_bootstrap_is_seeded_and_signed() -> None:
+    before, after = [0, 0, 0, 1, 0, 1], [1, 1, 0, 1, 1, 1]
+    found = paired_bootstrap(before, after, seed=3)
+    assert found == paired_bootstrap(before, after, seed=3)
+    assert found is not None
+    assert paired_bootstrap(after, before, seed=3) == pytest.approx((-found.high, -found.low), abs=0.2)
+    assert paired_bootstrap([1.0], [0.0]) is None
+    assert paired_bootstrap([1.0, 0.5], [0.5, 0.0]) == (-0.5, -0.5)
+
+
+def test_pairing_takes_out_what_is_hard_for_both() -> None:
+    """Scores that vary much between questions and little between models: the paired interval sees the difference."""
+    generator = np.random.default_rng(0)
+    before = generator.uniform(0, 100, size=200)
+    after = before + generator.normal(1, 1, size=200)
+    paired = paired_bootstrap(list(before), list(after))
+    alone = [bootstrap_over_changes(list(values)) for values in (before, after)]
+    assert paired is not None
+    assert paired.low > 0
+    assert all(interval is not None and interval.high - interval.low > 5 for interval in alone)

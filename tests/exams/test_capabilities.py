@@ -1,0 +1,135 @@
+"""Groups and relative changes by hand."""
+
+import json
+from typing import Any
+
+import pytest
+
+from posttrain.exams.capabilities import CAPABILITIES, CHANGE_EXAM, relative_changes
+from posttrain.exams.change import ProbeResult
+from posttrain.exams.scores import score
+
+EXAMS: dict[str, dict[str, Any]] = {
+    "mmlu": {"headline": "acc", "capabilities": {"acc": "can.knowledge", "robust.acc": "can.robust_prompts"}},
+    "drcd": {"headline": "f1", "capabilities": {"f1": "can.in_context", "em": "can.in_context"}},
+    "text": {"headline": "nll", "capabilities": {"nll": "can.knowledge"}, "higher_is_better": False},
+}
+
+
+def test_by_hand() -> None:
+    """mmlu 0.5 → 0.4 is -0.2, perplexity 2 → 3 is -0.5 because lower is better: -0.35 on average."""
+    before = {"mmlu.acc": 0.5, "mmlu.acc/law": 0.1, "text.nll": 2.0, "mmlu.robust.acc": 0.4}
+    after = {"mmlu.acc": 0.4, "mmlu.acc/law": 0.9, "text.nll": 3.0, "mmlu.robust.acc": 0.5}
+    found = relative_changes(before, after, EXAMS)
+    assert list(found) == ["can.knowledge", "can.robust_prompts"]
+    knowledge = found["can.knowledge"]
+    assert knowledge["change"] == pytest.approx(-0.35)
+    assert [(s["score"], s["change"]) for s in knowledge["scores"]] == [
+        ("mmlu.acc", pytest.approx(-0.2)),
+        ("text.nll", pytest.approx(-0.5)),
+    ]
+    assert found["can.robust_prompts"]["change"] == pytest.approx(0.25)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_zero_before_is_listed_and_not_counted() -> None:
+    found = relative_changes({"drcd.f1": 0.5, "drcd.em": 0.0}, {"drcd.f1": 0.6, "drcd.em": 0.1}, EXAMS)[
+        "can.in_context"
+    ]
+    assert found["change"] == pytest.approx(0.2)
+    assert found["scores"][1] == {
+        "score": "drcd.em", "before": 0.0, "after": 0.1, "difference": 0.1, "change": None,
+        "note": "was 0 before: no relative change",
+    }  # fmt: skip
+    alone = relative_changes({"drcd.em": 0.0}, {"drcd.em": 0.1}, EXAMS)["can.in_context"]
+    assert alone["change"] is None
+
+
+def test_a_negative_score_that_falls_got_worse() -> None:
+    exams = {"t": {"headline": "bleu_diff", "capabilities": {"bleu_diff": "can.faithfulness"}}}
+    assert relative_changes({"t.bleu_diff": -2.0}, {"t.bleu_diff": -3.0}, exams)["can.faithfulness"]["change"] == -0.5
+
+
+def test_asked_only_after() -> None:
+    found = relative_changes({}, {"mmlu.acc": 0.4}, EXAMS)["can.knowledge"]
+    assert (found["change"], found["scores"][0]["note"]) == (None, "not asked before")
+
+
+def test_verbosity_has_no_good_direction() -> None:
+    exams = {"chat": {"headline": "words", "capabilities": {"words": "will.verbosity"}, "higher_is_better": False}}
+    found = relative_changes({"chat.words": 100.0}, {"chat.words": 130.0}, exams)["will.verbosity"]
+    assert (found["change"], found["direction"]) == (pytest.approx(0.3), "none")
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"),
+    [
+        ("calibration.ece_em10", -1),
+        ("calibration.piece", 1),
+        ("word_perplexity", -1),
+        ("over_refusal", -1),
+        ("precedence", 1),
+        ("acc", 1),
+    ],
+)
+def test_scores_beside_the_headline(name: str, sign: int) -> None:
+    exams = {"t": {"headline": "other", "capabilities": {name: "can.knowledge"}}}
+    change = relative_changes({f"t.{name}": 1.0}, {f"t.{name}": 1.5}, exams)["can.knowledge"]["change"]
+    assert change == sign * 0.5
+
+
+def test_the_change_exam_knows_its_own_baselines() -> None:
+    """Locality was 1, lengths are measured on both sides; what should change has no baseline."""
+    after = {
+        "reliability": 1.0, "generality.hop": 0.2, "locality.unrelated": 0.9, "locality.neighbour": 0.5,
+        "locality.refusal": 0.25, "strict.unrelated": 0.1, "leak": 0.3, "length.before": 10.0, "length.after": 12.0,
+    }  # fmt: skip
+    found = relative_changes({}, after, {})
+    assert {name: group["change"] for name, group in found.items()} == {
+        "can.knowledge": pytest.approx(-0.3),
+        "will.refusal": pytest.approx(-0.75),
+        "will.verbosity": pytest.approx(0.2),
+    }
+
+
+def test_every_score_of_the_change_exam_has_a_group() -> None:
+    groups = ["reliability", *(f"generality.{k}" for k in ("rephrase", "reverse", "hop", "cross_lingual"))]
+    groups += [f"locality.{k}" for k in ("same_pattern", "neighbour", "unrelated", "format", "refusal")]
+    samples = [
+        ProbeResult("", g, i, "p", (), (), "b", "b", ok=True, strict=True, leak=False, new_beats_old=True,
+                    kl_nats=1.0, kl_tokens=1)
+        for i, g in enumerate(groups)
+    ]  # fmt: skip
+    scores = {name for name in score(samples).scores if not name.startswith("likelihood.") or name in CHANGE_EXAM}
+    assert scores <= set(CHANGE_EXAM) <= scores | {name for name in CHANGE_EXAM if name.startswith("likelihood.")}
+    assert set(CHANGE_EXAM.values()) <= set(CAPABILITIES)
+
+
+def test_an_unknown_group_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"can\.fly"):
+        relative_changes({}, {}, {"t": {"headline": "acc", "capabilities": {"acc": "can.fly"}}})
+
+
+def test_groups_are_captracks() -> None:
+    assert len(CAPABILITIES) == 18
+    codes = [c.captrack for c in CAPABILITIES.values() if c.captrack]
+    assert codes == [
+        "C1",
+        "C2",
+        "C3",
+        "C4",
+        "C5a",
+        "C5b",
+        "C5c",
+        "W1",
+        "W2",
+        "W3a",
+        "W3b",
+        "H1",
+        "H2",
+        "H3",
+        "H4",
+        "H5",
+        "H6",
+    ]
+    assert [c.id for c in CAPABILITIES.values() if not c.direct] == ["will.verbosity", "will.formatting"]
