@@ -280,6 +280,8 @@ def _print(
     from rich.text import Text
 
     out = console(stderr=False)
+    if not out.is_terminal:
+        out.width = 200  # a file has no edge: rich would cut names at 80
     out.print(Text(model))
     out.print(_table(results))
     if compared:
