@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from posttrain.reports import numbers
+from posttrain.reports.exam_findings import exam_sentences
 from posttrain.reports.folder import Row, Run
 from posttrain.reports.texts import Message, known, say
 
@@ -41,10 +42,10 @@ def group_name(key: str) -> Message:
 
 def findings(run: Run) -> list[Finding]:
     """The general findings, then one per row of the table."""
-    last = {(row.model, row.method): row for row in run.rows if row.scores}  # a method's last checkpoint speaks for it
-    rows = list(last.values())
+    rows = [row for row in run.final if row.scores]  # a method's last checkpoint speaks for it
     found = [*_general(rows), *_failed(run), *_before(run)]
-    return found + [Finding(tuple(_row(row, _label(row, run))), _kind(row)) for row in rows]
+    found += [Finding(said, _kind(row)) for row in rows if (said := tuple(_row(row, _label(row, run))))]
+    return found + [Finding(said, "bad" if bad else "plain") for said, bad in exam_sentences(run)]
 
 
 def _label(row: Row, run: Run) -> str:
@@ -71,23 +72,33 @@ def _general(rows: Sequence[Row]) -> Iterator[Finding]:
         if max(scores) < ABSENT:
             most = numbers.percent(max(scores))
             yield Finding((say("seen.absent", group=group_name(group), most=most),), "bad")
-    if rows and not any(row.scores.get("reliability", 0.0) > LOST for row in rows):
+    asked = [row for row in rows if "reliability" in row.scores]
+    if asked and not any(numbers.has_learned(row.scores) for row in asked):
         yield Finding((say("seen.none_learned"),), "bad")
 
 
 def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
-    best = ranked[0][1]
-    new, lost = numbers.learned(best.scores) or 0.0, numbers.forgotten(best.scores) or 0.0
-    model = say("seen.on_model", model=best.model) if len({row.model for _, row in ranked}) > 1 else ""
-    shown = {"learned": numbers.percent(new), "kept": numbers.percent(1 - lost)}
-    sentences = [say("seen.best", method=best.method, model=model, **shown)]
-    close = [row.method for _, row in ranked[1:] if _within(best, row)]
-    if close:
-        sentences.append(say("seen.close", methods=say_list(close)))
-    if new > 0 and lost < 1:
-        yield Finding(tuple(sentences), "best")
-    if _shown(new) < LEARNED or _shown(1 - lost) < LEARNED:
+    """The best trade-off among the methods that learned: keeping everything is no feat of one that learned nothing."""
+    able = [row for _, row in ranked if numbers.has_learned(row.scores)]
+    if able:
+        best = able[0]
+        new, lost = numbers.learned(best.scores) or 0.0, numbers.forgotten(best.scores) or 0.0
+        model = say("seen.on_model", model=best.model) if len({row.model for _, row in ranked}) > 1 else ""
+        shown = {"learned": numbers.percent(new), "kept": numbers.percent(1 - lost)}
+        sentences = [say("seen.best", method=best.method, model=model, **shown)]
+        close = [row.method for row in able[1:] if _within(best, row)]
+        if close:
+            sentences.append(say("seen.close", methods=say_list(close)))
+        if lost < 1:
+            yield Finding(tuple(sentences), "best")
+    if not any(_good(row.scores) for _, row in ranked):
         yield Finding((say("seen.no_good", least=numbers.percent(LEARNED)),), "bad")
+
+
+def _good(scores: Mapping[str, float]) -> bool:
+    """Whether a method has both learned and kept."""
+    new, lost = numbers.learned(scores), numbers.forgotten(scores)
+    return new is not None and lost is not None and _shown(new) >= LEARNED and _shown(1 - lost) >= LEARNED
 
 
 def _within(a: Row, b: Row) -> bool:

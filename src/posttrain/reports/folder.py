@@ -19,8 +19,24 @@ from ruamel.yaml.error import YAMLError
 
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.reports import numbers
+from posttrain.reports.examined import (
+    Before,
+    Compared,
+    Drift,
+    ExamInfo,
+    Reference,
+    floats,
+    intervals,
+    pool,
+    pool_drift,
+    read_before,
+    read_compare,
+    read_drift,
+    read_exams,
+    read_reference,
+)
 
-__all__ = ["Cell", "Row", "Run", "read_run", "rows_of"]
+__all__ = ["Cell", "Row", "Run", "read_lines", "read_run", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,13 @@ class Cell:
     samples: tuple[Mapping[str, Any], ...] = ()
     config: str = ""
     env: Mapping[str, Any] = field(default_factory=dict)
+    step: int | None = None
+    """The training step of the checkpoint; None where results.json does not say it."""
+    folder: str = ""
+    """Where its samples are, below the run folder."""
+    compare: Mapping[str, Compared] = field(default_factory=dict)
+    drift: Mapping[str, Drift] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -60,6 +83,23 @@ class Row:
     ci95: Mapping[str, tuple[float, float]]
     n: Mapping[str, int]
     cells: tuple[Cell, ...] = ()
+
+    @property
+    def step(self) -> int | None:
+        """The training step of its checkpoint: of its cells the largest."""
+        return max((cell.step for cell in self.cells if cell.step is not None), default=None)
+
+    @cached_property
+    def compare(self) -> dict[str, Compared]:
+        """Exam -> comparison with the untouched model, the row's cells pooled."""
+        names = dict.fromkeys(name for cell in self.cells for name in cell.compare)
+        pooled = {name: pool([cell.compare[name] for cell in self.cells if name in cell.compare]) for name in names}
+        return {name: one for name, one in pooled.items() if one is not None}
+
+    @cached_property
+    def drift(self) -> dict[str, Drift]:
+        """Capability group -> relative change, mean over the row's cells."""
+        return pool_drift([cell.drift for cell in self.cells])
 
     @cached_property
     def cost(self) -> dict[str, float]:
@@ -83,6 +123,12 @@ class Run:
     problems: tuple[str, ...] = ()
     planned: int = 0
     """How many cells the study has; more than `cells` while it runs."""
+    exams: tuple[ExamInfo, ...] = ()
+    """The exams beyond the change exam."""
+    before: tuple[Before, ...] = ()
+    reference: tuple[Reference, ...] = ()
+    place: Path | None = None
+    """The run folder."""
 
     @property
     def title(self) -> str:
@@ -114,6 +160,36 @@ class Run:
         """Changes in the order of the cells."""
         return tuple(dict.fromkeys(cell.change for cell in self.cells))
 
+    @property
+    def stepped(self) -> bool:
+        """Whether checkpoints were examined whose steps are known."""
+        return any(len({r.step for r in self.rows_of(*key) if r.step is not None}) > 1 for key in self.versions)
+
+    @property
+    def versions(self) -> tuple[tuple[str, str], ...]:
+        """Every (model, method) in the order of the rows."""
+        return tuple(dict.fromkeys((row.model, row.method) for row in self.rows))
+
+    def rows_of(self, model: str, method: str) -> tuple[Row, ...]:
+        """The rows of a model and a method, its checkpoints by step."""
+        own = [row for row in self.rows if (row.model, row.method) == (model, method)]
+        return tuple(sorted(own, key=lambda row: (row.checkpoint == "final", row.step or 0)))
+
+    @cached_property
+    def final(self) -> tuple[Row, ...]:
+        """The last checkpoint of every model and method that has scores, else its last."""
+        every = [self.rows_of(*version) for version in self.versions]
+        return tuple(next((row for row in reversed(rows) if row.scores), rows[-1]) for rows in every)
+
+    @property
+    def shown(self) -> tuple[Row, ...]:
+        """The rows of the change exam's tables: the final ones where a section of its own shows them over steps."""
+        return self.final if self.stepped else self.rows
+
+    def untouched(self, model: str) -> Before | None:
+        """The exams of a model before anything was done to it."""
+        return next((one for one in self.before if one.model == model), None)
+
     def method_config(self, name: str) -> Mapping[str, Any]:
         """A method's configuration, from the config.yaml of its cells; study.yaml's entry when there is none."""
         for cell in self.cells:
@@ -143,6 +219,10 @@ def read_run(folder: Path) -> Run:
         rows_of(results, cells),
         tuple(problems),
         planned,
+        read_exams(results),
+        read_before(results),
+        read_reference(results),
+        folder,
     )
 
 
@@ -183,11 +263,13 @@ def rows_of(results: Mapping[str, Any], cells: tuple[Cell, ...] | None = None) -
     for (model, method, checkpoint), members in grouped.items():
         done = tuple(cell for cell in members if cell.done)
         given = summary.get((model, method, checkpoint))
-        if given is None:
+        if given is None and len(done) == 1 and done[0].ci95:
+            rows.append(Row(model, method, checkpoint, done[0].scores, done[0].ci95, done[0].n, done))
+        elif given is None:
             rows.append(Row(model, method, checkpoint, *numbers.average([cell.scores for cell in done]), done))
         else:
-            ci95 = _intervals(given.get("ci95"))
-            rows.append(Row(model, method, checkpoint, _floats(given.get("scores")), ci95, given.get("n") or {}, done))
+            ci95 = intervals(given.get("ci95"))
+            rows.append(Row(model, method, checkpoint, floats(given.get("scores")), ci95, given.get("n") or {}, done))
     return tuple(rows)
 
 
@@ -200,10 +282,15 @@ def _bare_cell(entry: Mapping[str, Any], **files: Any) -> Cell:
         checkpoint=str(entry.get("checkpoint", "final")),
         status=str(entry.get("status", "done")),
         error=str(entry.get("error") or ""),
-        scores=_floats(entry.get("scores")),
-        ci95=_intervals(entry.get("ci95")),
+        scores=floats(entry.get("scores")),
+        ci95=intervals(entry.get("ci95")),
         n=entry.get("n") or {},
-        cost=_floats(entry.get("cost")),
+        cost=floats(entry.get("cost")),
+        step=int(entry["step"]) if isinstance(entry.get("step"), int | float) else None,
+        folder=str(entry.get("folder") or ""),
+        compare=read_compare(entry.get("compare")),
+        drift=read_drift(entry.get("drift")),
+        notes=tuple(map(str, entry.get("notes") or ())),
         **files,
     )
 
@@ -215,6 +302,7 @@ def _cell(entry: Mapping[str, Any], folder: Path, problems: list[str]) -> Cell:
         if entry.get("status", "done") == "done":
             problems.append(f"{place.relative_to(folder)}: no such folder")
         return _bare_cell(entry)
+    entry = {**entry, "folder": str(place.relative_to(folder))}
     home = place.parents[1] if place.parent.name == "checkpoints" else place  # a checkpoint's folder has samples only
     try:
         env: Any = json.loads(_text(home / "env.json", None) or "{}")
@@ -234,6 +322,11 @@ def cell_folder(entry: Mapping[str, Any]) -> str:
     """The folder name of a cell that does not say its own: <model>--<method>--<change>--s<seed>, made safe."""
     parts = (entry["model"], entry["method"], entry["change"], f"s{entry.get('seed', 0)}")
     return "--".join(re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", str(part))).strip("-.") or "x" for part in parts)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file; none where it is missing, and a line that cannot be read is left out."""
+    yield from _jsonl(path, path.parent, [])
 
 
 def _jsonl(path: Path, folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
@@ -267,16 +360,3 @@ def _yaml(text: str, name: str, problems: list[str]) -> Mapping[str, Any]:
         problems.append(f"{name}: not valid YAML: {error}")
         return {}
     return node if isinstance(node, dict) else {}
-
-
-def _floats(values: Mapping[str, Any] | None) -> dict[str, float]:
-    """Numbers of a mapping; a missing (null) or non-finite value is left out, the table shows a dash."""
-    pairs = ((str(k), v) for k, v in (values or {}).items())
-    return {k: float(v) for k, v in pairs if isinstance(v, int | float) and numbers.finite(float(v))}
-
-
-def _intervals(values: Mapping[str, Any] | None) -> dict[str, tuple[float, float]]:
-    pairs = ((str(k), v) for k, v in (values or {}).items())
-    return {
-        k: (float(v[0]), float(v[1])) for k, v in pairs if isinstance(v, list | tuple) and len(v) == 2 and None not in v
-    }

@@ -15,10 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from posttrain import __version__
-from posttrain.reports import answers, findings, numbers, panels
+from posttrain.reports import answers, exam_page, findings, numbers, panels, quadrants, steps_page
+from posttrain.reports.examined import QUADRANTS
 from posttrain.reports.folder import Cell, Row, Run, read_run
 from posttrain.reports.numbers import Column
 from posttrain.reports.svg import Mark, mark_icon, marks_of
+from posttrain.reports.tables_out import html_rows, pretty
 from posttrain.reports.texts import (
     LANGUAGES,
     Message,
@@ -96,6 +98,7 @@ def write_page(run: Run, path: Path, *, language: str = "en") -> Path:
 
 def render(run: Run, *, language: str = "en") -> str:
     """The page as text."""
+    samples = quadrants.payload(run)
     environment = Environment(
         loader=PackageLoader("posttrain.reports", "templates"),
         autoescape=True,
@@ -109,9 +112,15 @@ def render(run: Run, *, language: str = "en") -> str:
         sentences=sentences,
         attr=lambda **messages: attribute(language, **messages),
         say=say,
-        asset=lambda name: Markup(environment.get_template(name).render()),
+        asset=lambda name: Markup(environment.get_template(name).render(with_samples=bool(samples))),
         inline=inline,
         percent=numbers.percent,
+        known=known,
+        pretty=pretty,
+        table_rows=lambda table: html_rows(table, untouched=both(say("tables.untouched"))),
+        quadrants=QUADRANTS,
+        cap=quadrants.CAP,
+        letters=f"{quadrants.TEXT_CAP:,}",
     )
     marks = marks_of(run.methods)
     return environment.get_template("report.html.jinja").render(
@@ -134,7 +143,14 @@ def render(run: Run, *, language: str = "en") -> str:
         plots=panels.scatters(run, marks),
         balance=panels.balance(run, marks),
         losses=panels.losses(run, marks),
-        data=answers.safe_json(_data(run)),
+        data=answers.safe_json(_data(run, samples)),
+        with_exams=bool(run.exams or any(row.drift for row in run.rows)),
+        has_change=any(_of_change(run, key) for row in run.rows for key in row.scores),
+        capabilities=exam_page.capabilities(run, marks),
+        exams=exam_page.exam_views(run, marks),
+        forgetting=exam_page.forgetting(run, marks),
+        has_samples=bool(samples),
+        steps=steps_page.steps_view(run, marks),
         has_answers=any(cell.samples for cell in run.cells),
         cost=_cost(run),
         configs=[(name, cell.change, cell.config) for name, cell in _first_cells(run) if cell.config],
@@ -159,14 +175,27 @@ def _intro(run: Run) -> Message:
         return say(f"intro.{what}_one") if n == 1 else say(f"intro.{what}", n=n)
 
     changes, methods = counted("changes", len(run.changes)), counted("methods", len(run.methods))
-    return say("intro.what", changes=changes, methods=methods, models=", ".join(f"`{name}`" for name in run.models))
+    models = ", ".join(f"`{name}`" for name in run.models)
+    if not run.exams:
+        return say("intro.what", changes=changes, methods=methods, models=models)
+    exams = say("intro.exam_names", names=" · ".join(f"`{exam.name}`" for exam in run.exams))
+    if any(_of_change(run, key) for row in run.rows for key in row.scores):
+        return say(
+            "intro.with_exams", what=say("intro.what", changes=changes, methods=methods, models=models), exams=exams
+        )
+    return say("intro.only_exams", methods=methods, models=models, exams=exams)
+
+
+def _of_change(run: Run, key: str) -> bool:
+    """Whether a score is the change exam's."""
+    return all(exam.score(key) is None for exam in run.exams)
 
 
 def _table(run: Run, groups: Sequence[str], marks: Mapping[str, Mark]) -> Table:
-    rows = [row for row in run.rows if row.scores]
+    rows = [row for row in run.shown if row.scores]
     columns = numbers.columns((key for row in rows for key in row.scores), groups)
     if groups == MORE_GROUPS:  # what no other table shows is shown here
-        every = {key for row in rows for key in row.scores}
+        every = {key for row in rows for key in row.scores if _of_change(run, key)}
         shown = {c.key for c in numbers.columns(every, (*EXAM_GROUPS, "strict", *groups))}
         columns += [Column(key, "other", key) for key in sorted(every - shown)]
     if groups == ("cost",):
@@ -223,11 +252,11 @@ def _shown(row: Row, head: Head) -> Shown:
     )
 
 
-def _data(run: Run) -> dict[str, object]:
+def _data(run: Run, samples: Mapping[str, object]) -> dict[str, object]:
     """What the page's script needs: the answers, and the words it writes itself."""
-    wanted = ("answers.", "group.")
+    wanted = ("answers.", "group.", *(("quadrant.", "forgetting.") if samples else ()))
     texts = {each: {k: v for k, v in catalogue(each).items() if k.startswith(wanted)} for each in LANGUAGES}
-    return {**answers.payload(run), "texts": texts}
+    return {**answers.payload(run), "texts": texts, **({"quadrants": samples} if samples else {})}
 
 
 def _cost(run: Run) -> Message | None:

@@ -184,6 +184,41 @@ def amount(value: float) -> str:
     return f"{value:.2f}" if size >= 0.1 else f"{value:.2g}"
 
 
+def digits(values: Iterable[float]) -> int:
+    """Decimals of a column of exam scores: 3 where none is above 1 in size, 2 below 1000, else 1."""
+    top = max((abs(value) for value in values), default=0.0)
+    return 3 if top <= 1 else 2 if top < 1000 else 1
+
+
+def fixed(value: float, places: int) -> str:
+    """A number with so many decimals and a real minus: `0.312`, `−1.20`."""
+    shown = f"{value:.{places}f}"
+    return shown.removeprefix("-") if float(shown) == 0 else shown.replace("-", "\u2212")
+
+
+def signed(value: float, places: int) -> str:
+    """The same with its sign: `+0.041`, `−0.041`, `0.000`."""
+    shown = fixed(value, places)
+    return f"+{shown}" if value > 0 and float(shown) != 0 else shown
+
+
+def p_text(value: float) -> str:
+    """`p = 0.031`, `p < 0.001`."""
+    return "p\u00a0<\u00a00.001" if value < 0.001 else f"p\u00a0=\u00a0{value:.3f}"
+
+
+def change_text(value: float) -> str:
+    """A relative change in per cent with its sign: `−12 %`, `+3.4 %`, `0 %`."""
+    shown = f"{100 * value:.1f}" if abs(value) < 0.0995 else f"{100 * value:.0f}"
+    sign = "+" if float(shown) > 0 else "\u2212" if float(shown) < 0 else ""
+    return f"{sign}{shown.lstrip('-') if float(shown) else '0'}\u00a0%"
+
+
+def has_learned(scores: Mapping[str, float]) -> bool:
+    """Whether the new answer is given to more than half of the target questions: no other method is called best."""
+    return scores.get("reliability", 0.0) > 0.5
+
+
 def duration(seconds: float) -> str:
     """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 10:

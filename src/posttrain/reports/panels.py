@@ -37,7 +37,7 @@ class Losses(NamedTuple):
 
 def scatters(run: Run, marks: Mapping[str, Mark]) -> tuple[Markup, ...]:
     """The learned-against-forgotten plot for a wide and for a narrow screen; nothing when an axis has no scores."""
-    spots = [spot for row in run.rows if (spot := _spot(row, run, marks)) is not None]
+    spots = [spot for row in run.shown if (spot := _spot(row, run, marks)) is not None]
     if not spots:
         return ()
     wide = scatter(spots, width=720, height=470, class_="scatter wide")
@@ -57,7 +57,7 @@ class Balance(NamedTuple):
 
 def balance(run: Run, marks: Mapping[str, Mark]) -> list[Balance]:
     """The numbers of the scatter plot's large marks, in the order of the rows."""
-    spots = [spot for row in run.rows if (spot := _spot(row, run, marks)) is not None]
+    spots = [spot for row in run.shown if (spot := _spot(row, run, marks)) is not None]
     share = "locality"  # any share: it says that they are written in per cent
     return [
         Balance(mark_icon(s.mark), s.label, numbers.score_text(share, s.y), numbers.interval_text(share, s.y_ci),
@@ -71,7 +71,7 @@ def row_label(row: Row, run: Run) -> str:
     label = row.method
     if len(run.models) > 1:
         label += f" ({row.model.rsplit('/', 1)[-1]})"
-    if len({r.checkpoint for r in run.rows}) > 1:
+    if len({r.checkpoint for r in run.shown}) > 1:
         label += f" {row.checkpoint}"
     return label
 

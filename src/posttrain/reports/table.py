@@ -93,7 +93,8 @@ def _fitting(
 def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence[str], language: str) -> list[str]:
     remarks = []
     ranked = sorted((r for r in rows if numbers.trade_off(r.scores) is not None), key=_rank, reverse=True)
-    if len(ranked) > 1:
+    ranked = [row for row in ranked if numbers.has_learned(row.scores)] if len(ranked) > 1 else []
+    if ranked:
         remarks.append(text(say("table.best", method=_label(ranked[0], rows)), language))
     failed = [cell for cell in results["cells"] if cell.get("status", "done") != "done"]
     if failed:

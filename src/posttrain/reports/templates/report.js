@@ -22,6 +22,8 @@
 
   const body = document.querySelector("#rows tbody");
   if (body) answers(body);
+  const picks = document.querySelector("#samples tbody");
+  if (picks) samples(picks);
   setLanguage(root.lang);
 
   function answers(body) {
@@ -179,4 +181,7 @@
     redraw.push(() => { fill(); find(); });
     form.hidden = false;
   }
+{% if with_samples %}
+{% include "samples.js" %}
+{% endif %}
 })();

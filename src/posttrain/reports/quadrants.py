@@ -1,0 +1,120 @@
+"""Forgetting, sample by sample (arXiv:2510.17776): what was right and is wrong now, and the other three quadrants.
+
+The counts come from results.json; here the samples behind them are found and drawn for the page, which holds at most
+`CAP` of each quadrant of an exam and a method.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from posttrain.reports.examined import QUADRANTS
+from posttrain.reports.folder import Cell, Run, read_lines
+
+__all__ = ["CAP", "TEXT_CAP", "Pair", "draw", "pairs_of", "payload", "quadrant_of"]
+
+CAP = 50
+"""Samples of a quadrant of an exam and a method that the page holds."""
+
+TEXT_CAP = 1500
+"""Letters of a question or an answer that the page holds; the rest is in the run folder."""
+
+
+class Pair(NamedTuple):
+    """One question before and after."""
+
+    id: str
+    quadrant: int
+    question: str
+    wanted: str
+    before: str
+    after: str
+    change: str
+    seed: int
+
+
+def quadrant_of(before: bool, after: bool) -> int:
+    """The place in `QUADRANTS`: kept right 0, forgotten 1, gained 2, kept wrong 3."""
+    return 2 * (not before) + (not after)
+
+
+def pairs_of(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]], cell: Cell) -> Iterator[Pair]:
+    """The undisturbed questions that both files judge as right or wrong, joined by their id."""
+    known = {row["id"]: row for row in before if _counts(row)}
+    for row in after:
+        old = known.get(row.get("id")) if _counts(row) else None
+        if old is not None and old.get("choices") == row.get("choices"):
+            yield Pair(
+                str(row["id"]),
+                quadrant_of(bool(old["correct"]), bool(row["correct"])),
+                _text(row.get("question")),
+                _text(row.get("target")),
+                _text(old.get("answer")),
+                _text(row.get("answer")),
+                cell.change,
+                cell.seed,
+            )
+
+
+def _counts(row: Mapping[str, Any]) -> bool:
+    return row.get("id") is not None and not row.get("perturbation") and isinstance(row.get("correct"), bool)
+
+
+def _text(value: Any) -> str:
+    text = str(value if value is not None else "")
+    return text if len(text) <= TEXT_CAP else text[:TEXT_CAP] + " …"
+
+
+def draw(pairs: Iterable[Pair], cap: int = CAP) -> list[Pair]:
+    """At most `cap` pairs of each quadrant, by the hash of their id: neither the first nor the nicest, and the same
+    questions for every method."""
+
+    def place(pair: Pair) -> tuple[str, str, str, int]:
+        return hashlib.sha256(pair.id.encode()).hexdigest(), pair.id, pair.change, pair.seed
+
+    drawn: list[Pair] = []
+    ordered = sorted(pairs, key=place)
+    for quadrant in range(len(QUADRANTS)):
+        drawn += [pair for pair in ordered if pair.quadrant == quadrant][:cap]
+    return drawn
+
+
+def payload(run: Run, cap: int = CAP) -> dict[str, Any]:
+    """The samples of the forgetting section, for the page's script; empty when there are none.
+
+    exams: names; versions: [model, method]; items: [question, wanted, before], each once;
+    rows: exam, version, quadrant, item, after (in texts), where (in places: change and seed), ...
+    """
+    exams, versions = [exam.name for exam in run.exams], list(run.versions)
+    places: dict[tuple[str, int], int] = {}
+    items: dict[tuple[str, str, str], int] = {}
+    texts: dict[str, int] = {}
+    rows: list[int] = []
+    for e, exam in enumerate(exams):
+        for v, version in enumerate(versions):
+            for pair in draw(_version_pairs(run, exam, version), cap):
+                where = places.setdefault((pair.change, pair.seed), len(places))
+                item = items.setdefault((pair.question, pair.wanted, pair.before), len(items))
+                after = texts.setdefault(pair.after, len(texts))
+                rows += [e, v, pair.quadrant, item, after, where]
+    if not rows:
+        return {}
+    every = {"exams": exams, "versions": versions, "places": list(places)}
+    return {**every, "items": list(items), "texts": list(texts), "rows": rows}
+
+
+def _version_pairs(run: Run, exam: str, version: tuple[str, str]) -> Iterator[Pair]:
+    untouched = run.untouched(version[0])
+    if untouched is None or run.place is None:
+        return
+    before = list(read_lines(_file(run.place, untouched.folder, exam)))
+    for cell in run.rows_of(*version)[-1].cells:
+        if before and cell.folder:
+            yield from pairs_of(before, read_lines(_file(run.place, cell.folder, exam)), cell)
+
+
+def _file(place: Path, folder: str, exam: str) -> Path:
+    return place / folder / "exams" / f"{exam}.jsonl"

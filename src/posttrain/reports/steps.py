@@ -1,0 +1,57 @@
+"""An exam over training: which checkpoint is best, and from where on a score has really fallen. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+__all__ = ["StepPoint", "best", "range_ticks", "starts_to_fall"]
+
+
+class StepPoint(NamedTuple):
+    """A checkpoint: its step and headline; different, difference: against the untouched model, None without one."""
+
+    step: int
+    value: float
+    ci95: tuple[float, float] | None = None
+    difference: float | None = None
+    different: bool = False
+    checkpoint: str = ""
+
+
+def best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
+    """The checkpoint of the highest (or lowest) headline; of equal ones the earliest. None without checkpoints."""
+    sign = -1.0 if higher_is_better else 1.0
+    return min(points, key=lambda point: (sign * point.value, point.step), default=None)
+
+
+def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
+    """The first checkpoint from which on every checkpoint is worse than the untouched model by a real difference.
+
+    A fall that a later checkpoint makes good, or that cannot be told from chance, is none. None: it does not fall.
+    """
+    first = None
+    for point in sorted(points, key=lambda point: -point.step):
+        worse = point.difference is not None and (point.difference < 0) is higher_is_better and point.difference != 0
+        if not (worse and point.different):
+            break
+        first = point
+    return first
+
+
+def range_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers that hold low..high between the first and the last of them, about `count` steps apart."""
+    if not high > low:
+        low, high = low - abs(low or 1.0) * 0.05, high + abs(high or 1.0) * 0.05
+    raw = (high - low) / count
+    power = 10.0
+    while power > raw:
+        power /= 10
+    while power * 10 <= raw:
+        power *= 10
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+    first = int(low / step) - (1 if low < 0 and low % step else 0)
+    ticks = [first * step]
+    while ticks[-1] < high - 1e-9 * step:
+        ticks.append(first * step + len(ticks) * step)
+    return [round(tick, 12) for tick in ticks]
