@@ -10,7 +10,7 @@ from posttrain.exams.change import ProbeResult
 from posttrain.exams.scores import score
 
 EXAMS: dict[str, dict[str, Any]] = {
-    "mmlu": {"headline": "acc", "capabilities": {"acc": "can.knowledge", "robust.acc": "can.robust_prompts"}},
+    "mmlu": {"headline": "acc", "capabilities": {"acc": "can.knowledge"}},
     "drcd": {"headline": "f1", "capabilities": {"f1": "can.in_context", "em": "can.in_context"}},
     "text": {"headline": "nll", "capabilities": {"nll": "can.knowledge"}, "higher_is_better": False},
 }
@@ -48,6 +48,15 @@ def test_zero_before_is_listed_and_not_counted() -> None:
 def test_a_negative_score_that_falls_got_worse() -> None:
     exams = {"t": {"headline": "bleu_diff", "capabilities": {"bleu_diff": "can.faithfulness"}}}
     assert relative_changes({"t.bleu_diff": -2.0}, {"t.bleu_diff": -3.0}, exams)["can.faithfulness"]["change"] == -0.5
+
+
+def test_scores_that_any_exam_may_have() -> None:
+    """The worst case over perturbations goes the headline's way; of calibration only the area counts."""
+    before = {"text.robust.nll": 2.0, "mmlu.calibration.selective_area": 0.8, "mmlu.calibration.ece_em10": 0.01}
+    after = {"text.robust.nll": 3.0, "mmlu.calibration.selective_area": 0.6, "mmlu.calibration.ece_em10": 0.05}
+    found = relative_changes(before, after, EXAMS)
+    assert found["can.robust_prompts"]["change"] == -0.5
+    assert found["can.faithfulness"]["change"] == pytest.approx(-0.25)
 
 
 def test_asked_only_after() -> None:

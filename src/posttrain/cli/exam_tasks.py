@@ -222,7 +222,12 @@ def _compared(before: Mapping[str, TaskResult], after: Mapping[str, TaskResult])
     from posttrain.exams.compare import compare
 
     return {
-        name: compare(_originals(before[name]), _originals(result), headline=result.headline)
+        name: compare(
+            _originals(before[name]),
+            _originals(result),
+            headline=result.headline,
+            higher_is_better=result.higher_is_better,
+        )
         for name, result in after.items()
     }
 

@@ -101,7 +101,9 @@ def relative_changes(
     """Group -> its relative change with the scores behind it, as plain values; groups without a score are absent.
 
     before, after: `<exam>.<score>` -> value, as in a study's results; of the change exam without a prefix, in `after`.
-    exams: `results.json`'s: exam -> headline, capabilities, higher_is_better.
+    exams: `results.json`'s: exam -> headline, capabilities, higher_is_better. Beside an exam's own mapping,
+    `robust.<headline>` is robustness to prompts, and `calibration.selective_area` faithfulness: whether confidence
+    tells right from wrong (ECE is near 0 in good models, so that its relative change would drown everything else).
 
         {"can.knowledge": {"change": -0.12, "direction": "better", "scores": [
             {"score": "mmlu.acc", "before": 0.5, "after": 0.44, "difference": -0.06, "change": -0.12}]}}
@@ -110,7 +112,7 @@ def relative_changes(
     """  # fmt: skip
     groups: dict[str, list[dict[str, Any]]] = {name: [] for name in CAPABILITIES}
     for exam, info in exams.items():
-        for score, group in info.get("capabilities", {}).items():
+        for score, group in _groups_of(info).items():
             if group not in groups:
                 raise ValueError(f"exam '{exam}': no capability is called '{group}'")
             key = f"{exam}.{score}"
@@ -147,7 +149,15 @@ def _summed(group: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _groups_of(info: Mapping[str, Any]) -> dict[str, str]:
+    """The exam's own mapping, and the scores that any exam may have."""
+    common = {"calibration.selective_area": "can.faithfulness"}
+    if "headline" in info:
+        common[f"robust.{info['headline']}"] = "can.robust_prompts"
+    return {**common, **info.get("capabilities", {})}
+
+
 def _higher_is_better(score: str, info: Mapping[str, Any]) -> bool:
-    if score == info.get("headline"):
+    if "headline" in info and score.removeprefix("robust.") == info["headline"]:
         return bool(info.get("higher_is_better", True))
     return not _LESS_IS_BETTER.search(score)
