@@ -80,7 +80,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> TaskManager:
     folder = tmp_path_factory.mktemp("tasks")
     named = [row for row in read("countries") if row["capital_en"] and row["capital_zh"]]
     countries = sorted(named, key=lambda row: len("".join(row.values()).encode()))  # five fit into 512 pico tokens
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "question": f"Capital of {row['en']}?" if i % 2 else f"{row['zh']}的首都？",
             "choices": [countries[(i + step) % len(countries)]["capital_en" if i % 2 else "capital_zh"] for step in
@@ -120,14 +120,15 @@ def loaded(pico_path: Callable[[str], Path]) -> Callable[[str], LoadedModel]:
     return cache(lambda name: load_model(name if ":" in name else str(pico_path(name))))
 
 
-class CountedHF(HFLM):
+class CountedHF(HFLM):  # type: ignore[misc]
     """lm-eval's backend, counting the positions that it forwards."""
 
     forwarded = 0
 
     def _model_call(self, inps: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
         self.forwarded += inps.numel()
-        return super()._model_call(inps, *rest, **more)
+        logits: torch.Tensor = super()._model_call(inps, *rest, **more)
+        return logits
 
 
 def hf(model: LoadedModel, **settings: Any) -> CountedHF:
@@ -159,10 +160,10 @@ def assert_responses(mine: Any, expected: Any) -> None:
     for own, other in zip(mine, expected, strict=True):
         assert len(own) == len(other) == 1
         if isinstance(other[0], tuple):
-            assert own[0][0] == pytest.approx(other[0][0], abs=NATS, rel=2e-7)  # hf sums in float32
+            assert own[0][0] == pytest.approx(other[0][0], abs=NATS, rel=5e-7)  # hf sums in float32
             assert own[0][1] == other[0][1]
         elif isinstance(other[0], float):
-            assert own[0] == pytest.approx(other[0], abs=NATS, rel=2e-7)
+            assert own[0] == pytest.approx(other[0], abs=NATS, rel=5e-7)
         else:
             assert own[0] == other[0]
 
@@ -199,7 +200,7 @@ def test_with_a_chat_template(tasks: TaskManager, loaded: Callable[[str], Loaded
 
 
 def ask(lm: Any, kind: str, *arguments: tuple[Any, ...]) -> list[Any]:
-    return getattr(lm, kind)([Instance(kind, {}, args, i) for i, args in enumerate(arguments)])
+    return list(getattr(lm, kind)([Instance(kind, {}, args, i) for i, args in enumerate(arguments)]))
 
 
 LONG = "The capital of France is Paris. 臺灣最高的山是玉山。" * 60

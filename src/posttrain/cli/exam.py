@@ -6,7 +6,6 @@ Each way has its file and returns the same kind of document: `exam_change.py` (-
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +17,7 @@ from posttrain.cli.options import (
     JsonOption,
     MismatchOption,
     OutputOption,
+    SetOption,
     TrustOption,
     emit,
     talk,
@@ -91,6 +91,10 @@ def exam(
     gen_kwargs: Annotated[
         str | None, typer.Option(metavar="K=V,...", help="--tasks: settings of generation, over the task's own.")
     ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="--exam, --tasks: throw away what an earlier start left in --output.")
+    ] = False,
+    sets: SetOption = None,
     download: DownloadOption = False,
     trust_remote_code: TrustOption = False,
     allow_template_mismatch: MismatchOption = False,
@@ -161,6 +165,8 @@ def exam(
                 output=output,
                 table=not json,
                 limit=limit,
+                restart=restart,
+                sets=sets or [],
             )
         )
     if tasks:
@@ -175,7 +181,7 @@ def exam(
                 before=before,
                 output=output,
                 table=not json,
-                download=download,
+                restart=restart,
                 limit=limit,
                 num_fewshot=num_fewshot,
                 apply_chat_template=apply_chat_template,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from posttrain.exams.responses import KeptResponses, request_id
 from posttrain.inference.plain import TokenPair, cut_left, prefix_token, rolling_windows
 from posttrain.inference.protocol import Scored, Usage
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.inference.scoring import score
 from posttrain.models.fingerprint import template_fingerprint
 from posttrain.models.load import LoadedModel, load_model
 
@@ -54,7 +56,8 @@ class PosttrainLM(TemplateLM):
 
     pretrained: a name for `load_model`, or what is loaded already; batch_tokens: positions per forward pass, in place
     of a batch size; responses: a JSONL file that keeps every response; on_progress(kind, done, total): told as
-    responses come; batch_size, max_batch_size: accepted because lm-eval passes them, without meaning here.
+    responses come; say: told once why prefixes are not shared, where they are not; batch_size, max_batch_size:
+    accepted because lm-eval passes them, without meaning here.
     Under torchrun (WORLD_SIZE > 1) lm-eval gives each process its share of the documents.
     """
 
@@ -72,6 +75,7 @@ class PosttrainLM(TemplateLM):
         seed: int = 0,
         responses: Path | str | None = None,
         on_progress: Callable[[str, int, int], None] | None = None,
+        say: Callable[[str], None] = warnings.warn,
         device: str | None = None,
         dtype: str = "auto",
         download: bool = False,
@@ -111,6 +115,7 @@ class PosttrainLM(TemplateLM):
         self.seed = seed
         self.max_length = max_length or resolve_max_length(self.model.config, self.tokenizer)
         self.on_progress = on_progress
+        self.say = say
         path = Path(responses) if responses is not None else None
         self.kept = KeptResponses(path, self.fingerprint if path else "", rank=self._rank)
 
@@ -271,7 +276,7 @@ class PosttrainLM(TemplateLM):
     def _score(self, pairs: Sequence[TokenPair], on_scored: Callable[[int, Scored], None]) -> None:
         fitting = [cut_left(pair, self.max_length) for pair in pairs]
         self.usage.truncated += sum(new != old for new, old in zip(fitting, pairs, strict=True))
-        self.respondent._score(fitting, on_scored)
+        score(self.model, fitting, usage=self.usage, batch_tokens=self.batch_tokens, on_scored=on_scored, say=self.say)
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any

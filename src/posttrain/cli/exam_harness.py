@@ -1,0 +1,164 @@
+"""lm-eval's tasks in `posttrain exam --tasks`: offline, with progress, every response on the disk as it comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.cli import exam_tasks
+from posttrain.cli.options import debug, talk
+from posttrain.errors import Interrupted, PosttrainError, Problem
+from posttrain.studies.config import safe_name
+
+if TYPE_CHECKING:
+    from posttrain.exams.lm_eval import PosttrainLM
+    from posttrain.exams.lm_eval_results import Evaluated
+    from posttrain.exams.lm_eval_tasks import Loaded
+    from posttrain.exams.running import TaskProgress
+    from posttrain.inference.respondents import ModelRespondent
+
+__all__ = ["exam_harness", "go_offline"]
+
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def go_offline(*, download: bool) -> None:
+    """Before anything of Hugging Face is imported: nothing is fetched unless asked, and no bars beside ours."""
+    for name in OFFLINE:
+        if download:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = "1"
+    if not debug():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
+
+
+def exam_harness(
+    model: str,
+    load: Callable[[str], ModelRespondent],
+    *,
+    tasks: str,
+    include_path: Sequence[Path] = (),
+    before: str | None = None,
+    output: Path | None = None,
+    table: bool = True,
+    restart: bool = False,
+    **settings: Any,
+) -> dict[str, Any] | None:
+    """Put lm-eval's tasks to the model (and to the model before); the document of results.json.
+
+    tasks: names with commas between; settings: of `exams.lm_eval_results.evaluate_tasks`. None in the processes of
+    torchrun that are not the first.
+    """
+    from posttrain.exams.lm_eval_tasks import load_tasks
+
+    _hush()
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    loaded = load_tasks(names, include_path, say=talk)
+    talk(f"lm-eval: {len(loaded['tasks'])} tasks")
+    runs: dict[str, Evaluated] = {}
+    for name in dict.fromkeys([before, model] if before else [model]):
+        assert name is not None
+        folder = None if output is None else output if name == model else output / "before" / safe_name(name)
+        found = _run(load(name), loaded, folder, restart=restart, **settings)
+        if found is None:
+            return None
+        runs[name] = found
+    after, was = runs[model], runs.get(before or "")
+    compared = exam_tasks._compared(_with_samples(was), _with_samples(after)) if was and before != model else {}
+    if table:
+        exam_tasks._print(model, after, before if compared else None, compared)
+    document = exam_tasks._document(model, after, before, was, compared)
+    document["lm_eval"] = _plain({name: run.raw for name, run in runs.items()})
+    return document
+
+
+def _with_samples(results: Evaluated) -> dict[str, Any]:
+    """The tasks; a group's averages are those of its tasks."""
+    return {name: result for name, result in results.items() if result.samples}
+
+
+def _run(
+    respondent: ModelRespondent, loaded: Loaded, folder: Path | None, *, restart: bool, **settings: Any
+) -> Evaluated | None:
+    from posttrain.exams.lm_eval import PosttrainLM
+    from posttrain.exams.lm_eval_results import evaluate_tasks
+    from posttrain.exams.task import content_id
+    from posttrain.exams.task_files import SampleFile
+
+    if restart and folder:
+        for path in folder.glob("responses*.jsonl"):
+            path.unlink()
+    lm = PosttrainLM(
+        respondent,
+        batch_tokens=respondent.batch_tokens,
+        responses=folder / "responses.jsonl" if folder else None,
+        say=talk,
+    )
+    if settings.get("apply_chat_template") and not lm.tokenizer.chat_template:
+        raise PosttrainError(Problem(respondent.name, "has no chat template", "leave out --apply-chat-template"))
+    head = f"{', '.join(list(loaded['tasks'])[:3])}{' ...' if len(loaded['tasks']) > 3 else ''} on {respondent.name}"
+    earlier = len(lm.kept.found)
+    try:
+        with exam_tasks._shown(head) as tell:
+            lm.on_progress = _Meter(lm, tell)
+            found = evaluate_tasks(lm, loaded, **settings)
+    except KeyboardInterrupt as error:
+        kept = "the same command goes on where it stopped" if folder else "nothing was kept: give --output to go on"
+        raise Interrupted(f"{head}: stopped; {kept}") from error
+    if found is None:
+        return None
+    cost = found.raw["cost"]
+    for name, result in found.items():  # all tasks are asked together, so the first carries what all cost
+        found[name] = replace(result, cost=cost if name == next(iter(found)) else dict.fromkeys(cost, 0.0))
+        if folder and result.samples:
+            key = f"{lm.fingerprint}-{content_id(result.signature, settings)}"
+            file = SampleFile(folder / "exams" / f"{safe_name(name)}.jsonl", key, restart=True)
+            file.rewrite(result.samples)
+    kept = f", {earlier:,} responses were there" if earlier else ""
+    talk(f"{head}: {exam_tasks._cost(cost)}{kept}")
+    return found
+
+
+class _Meter:
+    """lm-eval's requests as progress, of the kind that runs: scores, texts and answers come one after the other."""
+
+    def __init__(self, lm: PosttrainLM, tell: Callable[[TaskProgress], None]) -> None:
+        self.lm = lm
+        self.tell = tell
+        self.began = time.perf_counter()
+        self.kind = ""
+        self.kind_began = self.began
+        self.there = 0
+
+    def __call__(self, kind: str, done: int, total: int) -> None:
+        from posttrain.exams.running import TaskProgress
+
+        now = time.perf_counter()
+        if kind != self.kind:
+            self.kind, self.kind_began, self.there = kind, now, done - 1
+        usage = self.lm.usage
+        tokens = usage.scored_tokens + usage.prompt_tokens + usage.generated_tokens
+        left_s = (now - self.kind_began) * (total - done) / (done - self.there)
+        self.tell(TaskProgress(done, total, now - self.began, tokens, left_s))
+
+
+def _hush() -> None:
+    """lm-eval's own talk: hundreds of lines about defaults; its errors stay."""
+    import logging
+
+    if not debug():
+        for name in ("lm_eval", "datasets", "transformers.tokenization_utils_base"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: functions and the like as their names, numbers that are none as null."""
+    return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)

@@ -1,0 +1,224 @@
+"""lm-eval's tasks by name, offline and without parsing its 14,000 YAML files: own folders first, then what is needed.
+
+lm-eval's index of all of its tasks takes 8 to 20 seconds. Here the names wanted are looked for in the files' text
+(about a second), and only the folders that have them are indexed; the whole index is built when that does not do.
+
+`data_files` of a task that are relative paths are looked for from the working directory, as lm-eval does, and then
+beside the YAML file, which is where a person expects them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import ConfigError, MissingError, Problem
+
+try:
+    import lm_eval.tasks
+    from lm_eval.api.group import Group
+    from lm_eval.tasks import TaskManager
+except ImportError as error:
+    raise MissingError(Problem("lm-eval", "is not installed", "pip install 'posttrain[lm-eval]'")) from error
+
+__all__ = ["Loaded", "load_tasks"]
+
+NAMED = re.compile(rb"^(?:task|group|tag):[ \t]*[\"']?([^\s\"'#\[]+)", re.MULTILINE)
+LOCAL_BUILDERS = frozenset({"json", "csv", "parquet", "text", "arrow", "xml", "pandas"})
+"""Readers of `datasets` whose data_files are files; elsewhere they are files of a repository."""
+
+Loaded = dict[str, dict[str, Any]]
+"""What `lm_eval.evaluate` takes: "tasks" by name, "groups" by name, "group_map"."""
+
+
+def load_tasks(names: Sequence[str], include: Sequence[Path] = (), *, say: Callable[[str], None] = print) -> Loaded:
+    """Tasks and groups by name, glob (`mmlu_*`) or YAML file, those of `include` before lm-eval's own.
+
+    ConfigError for names that are not there, with close ones; MissingError for data that is not on this machine.
+    """
+    _check_folders(include)
+    names = [str(Path(name).resolve()) if _is_file(name) else name for name in names]
+    manager, wanted = _manager(names, include)
+    folders = {name: _folders(manager, name) for name in wanted}
+    problems = [
+        Problem(name, f"its data files lie in several folders ({', '.join(map(str, sorted(f)))})", "write whole paths")
+        for name, f in folders.items()
+        if len(f) > 1
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    for name, found in folders.items():
+        for folder in found:
+            say(f"{name}: data files are read from {folder}")
+    built: list[Any] = []
+    for places in dict.fromkeys(frozenset(f) for f in folders.values()):
+        some = [name for name in wanted if folders[name] == places]
+        with contextlib.chdir(next(iter(places))) if places else contextlib.nullcontext():
+            built += _objects(_load(manager, some))
+    return _load(manager, built)
+
+
+def _load(manager: TaskManager, wanted: Sequence[Any]) -> Loaded:
+    try:
+        return manager.load(list(wanted))
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        first = str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
+        names = ", ".join(str(each) for each in wanted)
+        if isinstance(error, OSError):  # offline, no such repository, no such file
+            mend = "--download allows fetching it from the hub; a task YAML may name local files"
+            raise MissingError(Problem(names, f"the data is not on this machine: {first}", mend)) from error
+        raise ConfigError(Problem(names, f"lm-eval cannot load it: {type(error).__name__}: {first}")) from error
+
+
+def _objects(loaded: Loaded) -> list[Any]:
+    """Groups that stand in no other, and tasks that stand in no group: what loads to the same again."""
+    groups = loaded.get("groups", {})
+    inner = {child.name for group in groups.values() for child in group if isinstance(child, Group)}
+    grouped = {task.task_name for group in groups.values() for task in group.get_all_tasks()}
+    return [group for name, group in groups.items() if name not in inner] + [
+        task for name, task in loaded["tasks"].items() if name not in grouped
+    ]
+
+
+def _check_folders(include: Sequence[Path]) -> None:
+    lacking = [path for path in include if not path.is_dir()]
+    if lacking:
+        raise MissingError(*(Problem("--include-path", f"'{path}' is no folder here") for path in lacking))
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+def _manager(names: Sequence[str], include: Sequence[Path]) -> tuple[TaskManager, list[str]]:
+    """An index that has every name, as small as may be, and the names with globs written out."""
+    own = [str(path.resolve()) for path in include]
+    tried = [own]
+    if not include or _lacking(TaskManager(include_path=own, include_defaults=False), names):
+        tried = [[*_default_folders(names), *own]]
+    for paths in tried:
+        manager = TaskManager(include_path=paths, include_defaults=False)
+        if not _lacking(manager, names) and _complete(manager, names):
+            return manager, _written_out(manager, names)
+    manager = TaskManager(include_path=own)
+    unknown = _lacking(manager, names)
+    if unknown:
+        raise ConfigError(*(_unknown(name, manager.all_tasks) for name in unknown))
+    return manager, _written_out(manager, names)
+
+
+def _unknown(name: str, known: Sequence[str]) -> Problem:
+    close = get_close_matches(name, known, n=4, cutoff=0.6)
+    mend = f"did you mean {', '.join(close)}?" if close else "--include-path DIR adds a folder of task files"
+    return Problem("--tasks", f"'{name}' is no task, group or tag of lm-eval, and no YAML file", mend)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) and Path(name).is_file()
+
+
+def _lacking(manager: TaskManager, names: Sequence[str]) -> list[str]:
+    known = set(manager.all_tasks)
+    return [
+        name for name in names if not (name in known or _is_file(name) or ("*" in name and manager.match_tasks([name])))
+    ]
+
+
+def _written_out(manager: TaskManager, names: Sequence[str]) -> list[str]:
+    known = set(manager.all_tasks)
+    parts = [manager.match_tasks([n]) if "*" in n and n not in known else [n] for n in names]
+    return list(dict.fromkeys(name for part in parts for name in part))
+
+
+def _complete(manager: TaskManager, names: Sequence[str]) -> bool:
+    """Whether everything that the groups name is in the index too."""
+    index = manager.task_index
+    return all(
+        leaf in index for name in _written_out(manager, names) if not _is_file(name) for leaf in _leaves(manager, name)
+    )
+
+
+def _leaves(manager: TaskManager, name: str, within: tuple[str, ...] = ()) -> Iterator[str]:
+    """The tasks of a group or tag, or the name itself; a group's own inline tasks have no name of their own."""
+    entry = manager.task_index.get(name)
+    if entry is None or name in within:
+        yield name
+        return
+    members = [*sorted(entry.tags)] if entry.kind.name == "TAG" else (entry.cfg or {}).get("task")
+    if entry.kind.name not in ("TAG", "GROUP") or not isinstance(members, list):
+        yield name
+        return
+    for member in members:
+        inner = member if isinstance(member, str) else member.get("group") or member.get("task")
+        if isinstance(member, dict) and (isinstance(inner, list) or "dataset_path" in member or "task" not in member):
+            continue
+        yield from _leaves(manager, str(inner), (*within, name))
+
+
+def _default_folders(names: Sequence[str]) -> list[str]:
+    """The folders of lm-eval's own tasks in which one of the names stands as a task, group or tag."""
+    root = Path(lm_eval.tasks.__file__).parent
+    plain = {name.encode() for name in names if "*" not in name}
+    globs = [re.compile(re.escape(name).replace(r"\*", ".*").encode()) for name in names if "*" in name]
+    found: dict[str, None] = {}
+    for folder, _, files in os.walk(root):
+        for file in files:
+            if not file.endswith(".yaml"):
+                continue
+            text = Path(folder, file).read_bytes()
+            named = NAMED.findall(text)
+            if plain.intersection(named) or any(g.fullmatch(n) for g in globs for n in named):
+                found[str(root / Path(folder).relative_to(root).parts[0])] = None
+    return list(found)
+
+
+# ---- data files ------------------------------------------------------------------------------------------------------
+
+
+def _folders(manager: TaskManager, name: str) -> set[Path]:
+    """Where the working directory has to be for a task's relative data files: empty when it does not matter."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    needed: set[Path] = set()
+    problems = []
+    for leaf in [name] if _is_file(name) else _leaves(manager, name):
+        if _is_file(leaf):
+            path: Path | None = Path(leaf).resolve()
+            config = load_yaml(path, resolve_func=False)
+        else:
+            entry = manager.task_index[leaf]
+            path, config = entry.yaml_path, entry.cfg or {}
+        if path is None or config.get("dataset_path") not in LOCAL_BUILDERS:
+            continue
+        given = (config.get("dataset_kwargs") or {}).get("data_files")
+        for file in _relative(given):
+            if _there(Path.cwd(), file):
+                continue
+            if _there(path.parent, file):
+                needed.add(path.parent.resolve())
+            else:
+                problems.append(
+                    Problem(str(path), f"data file '{file}' is neither in {Path.cwd()} nor beside it", "check the path")
+                )
+    if problems:
+        raise MissingError(*problems)
+    return needed
+
+
+def _relative(given: Any) -> list[str]:
+    """The relative paths in `data_files`: a path, a list of them, or splits with either."""
+    if isinstance(given, dict):
+        return [file for part in given.values() for file in _relative(part)]
+    if isinstance(given, list):
+        return [file for part in given for file in _relative(part)]
+    if isinstance(given, str) and "://" not in given and not Path(given).is_absolute():
+        return [given]
+    return []
+
+
+def _there(folder: Path, file: str) -> bool:
+    return any(True for _ in folder.glob(file)) if "*" in file else (folder / file).exists()
