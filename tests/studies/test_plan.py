@@ -10,7 +10,7 @@ from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, MissingError
 from posttrain.studies.config import Study
-from posttrain.studies.plan import Cell, content_hash, make_plan, select
+from posttrain.studies.plan import Cell, content_hash, make_plan, select, training_hash
 
 FORBIDDEN = frozenset({"x"})
 
@@ -20,12 +20,14 @@ def planned(path: Path, sets: tuple[str, ...] = ()) -> tuple[Study, list[Cell]]:
     return study, make_plan(study, load_changes(study.changes, path.parent), path.parent)
 
 
-def hashes(path: Path, *sets: str, fingerprint: str = "w", forbidden: frozenset[str] = FORBIDDEN) -> dict[str, str]:
+def hashes(
+    path: Path, *sets: str, fingerprint: str = "w", forbidden: frozenset[str] = FORBIDDEN, exams: Any = None
+) -> dict[str, str]:
     study, cells = planned(path, sets)
     names = dict.fromkeys(study.models, fingerprint)
-    return {
-        f"{c.method.label}/{c.change.name}": content_hash(c, study, names, path.parent, {}, forbidden) for c in cells
-    }
+    training = {c.folder: training_hash(c, names, path.parent, {}, forbidden) for c in cells}
+    exams = {"change": "x"} if exams is None else exams
+    return {f"{c.method.label}/{c.change_name}": content_hash(study, training[c.folder], exams) for c in cells}
 
 
 def test_every_cell_once_all_methods_of_a_change_together(make_study: Callable[..., Path]) -> None:
@@ -33,7 +35,7 @@ def test_every_cell_once_all_methods_of_a_change_together(make_study: Callable[.
     assert len(cells) == len({cell.folder for cell in cells}) == 2 * 4 * 2 * 2
     assert cells[0].folder == "a-b--prompt--france--s0"
     assert [cell.method.label for cell in cells[:4]] == ["prompt", "full", "full+self", "lora"]
-    assert {cell.change.name for cell in cells[:8]} == {"france"}
+    assert {cell.change_name for cell in cells[:8]} == {"france"}
     assert str(cells[2]) == "a/b | full+self | france | seed 0"
 
 
@@ -54,7 +56,7 @@ def test_a_file_that_a_method_reads_must_be_there(make_study: Callable[..., Path
 def test_select(make_study: Callable[..., Path]) -> None:
     _, cells = planned(make_study())
     assert [c.folder for c in select(cells, only=["lora"])] == [c.folder for c in cells if c.method.label == "lora"]
-    assert {c.change.name for c in select(cells, changes=1)} == {"france"}
+    assert {c.change_name for c in select(cells, changes=1)} == {"france"}
     assert len(select(cells, changes=99)) == len(cells)
     with pytest.raises(ConfigError, match=r"--only: no method 'lroa'; known: prompt, full, full\+self, lora"):
         select(cells, only=["lroa"])
@@ -69,6 +71,8 @@ def test_select(make_study: Callable[..., Path]) -> None:
         (("title=Another", "notes=more"), set()),
         (("max_new_tokens=13",), {"prompt", "full", "full+self", "lora"}),
         (("keep=final",), {"prompt", "full", "full+self", "lora"}),
+        (("every=3",), {"prompt", "full", "full+self", "lora"}),
+        (("checkpoints=[3]",), {"prompt", "full", "full+self", "lora"}),
         (("methods.prompt.place=system",), {"prompt"}),
     ],
 )
@@ -96,7 +100,10 @@ def test_everything_that_goes_in_changes_the_hash(make_study: Callable[..., Path
         file.write('\n{"prompt": "new"}')
     assert differing(hashes(path)) == {"full+self/france", "full+self/japan"}
     path = make_study()
-    assert differing(hashes(path, forbidden=frozenset({"y"}))) == {"full+self/france", "full+self/japan"}
+    # only prompts that keep rows out count: an exam that asks something else trains nothing anew
+    assert differing(hashes(path, forbidden=frozenset({"y"}))) == set()
+    assert differing(hashes(path, forbidden=frozenset({"y", "Hello!"}))) == {"full+self/france", "full+self/japan"}
+    assert len(differing(hashes(path, exams={"change": "x", "mmlu": "y"}))) == len(before)
     change = path.parent / "changes" / "japan.yaml"
     change.write_text(change.read_text(encoding="utf-8").replace("Paris", "Rome"), encoding="utf-8")
     assert differing(hashes(path)) == {f"{m}/japan" for m in ("prompt", "full", "full+self", "lora")}

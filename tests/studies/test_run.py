@@ -36,7 +36,7 @@ class Listener(Silent):
 
     @property
     def ran(self) -> list[str]:
-        return [f"{e.cell.method.label}/{e.cell.change.name}" for e in self.events]
+        return [f"{e.cell.method.label}/{e.cell.change_name}" for e in self.events]
 
 
 def go(
@@ -162,7 +162,7 @@ def test_an_unexpected_failure_says_where_its_traceback_is(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr("posttrain.studies.run.change_exam", broken)
+    monkeypatch.setattr("posttrain.studies.examine.change_exam", broken)
     outcome, _ = go(path, only=["prompt"], changes=1)
     told, _, where = outcome.results[0].error.partition("; the traceback is in ")
     assert told == "ZeroDivisionError: by nothing"

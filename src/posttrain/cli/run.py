@@ -1,4 +1,4 @@
-"""`posttrain run STUDY`: every method on every change, one exam, one report; what is done is not done again."""
+"""`posttrain run STUDY`: every method on every change, the same exams, one report; what is done is not done again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from posttrain.cli.options import (
 from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
 
 if TYPE_CHECKING:
+    from posttrain.config.change import Change
     from posttrain.studies.config import Study
+    from posttrain.studies.examine import ExamEvent
+    from posttrain.studies.exams import Exams
     from posttrain.studies.plan import Cell
     from posttrain.studies.run import Event, Outcome
 
@@ -33,6 +36,8 @@ __all__ = ["run"]
 
 LISTED = 40
 """A dry run names every cell of a study with at most so many."""
+LIVE_S = 0.2
+"""The live line is written again at most so often."""
 STEP_LINE_S = 10.0
 """Within a long cell, a line about training at most so often."""
 
@@ -63,25 +68,31 @@ def run(
     from posttrain.config.load import load_yaml
     from posttrain.reports.texts import check_language
     from posttrain.studies.config import Study
+    from posttrain.studies.exams import prepare_exams
     from posttrain.studies.plan import make_plan, select
 
     check_language(language)
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
     base = study.parent
-    plan = make_plan(config, load_changes(config.changes, base, place=str(study)), base)
+    known = load_changes(config.changes, base, place=str(study)) if config.changes else []
+    plan = make_plan(config, known, base)
     selected = select(plan, only=only or (), changes=changes)
     folder = output or config.folder(base)
-    _check_models(config)
+    _check_models(config, base)
+    exams = prepare_exams(config, known, base, place=str(study))
+    _check_reference(config, known, exams, base)
     if dry_run:
-        _dry_run(config, selected, folder, json=json)
+        _dry_run(config, selected, folder, exams, base, json=json)
         return
 
     from posttrain.studies.run import run_study
 
     talk(f"{config.study}: {_counts(selected)} -> {folder}")
-    watcher = Watcher()
+    watcher = Watcher([f"{task.name}.{task.headline}" for task in exams.tasks])
     try:
-        outcome = run_study(config, plan, selected, base=base, folder=folder, watcher=watcher, restart=restart)
+        outcome = run_study(
+            config, plan, selected, base=base, folder=folder, watcher=watcher, exams=exams, restart=restart
+        )
     except Interrupted:
         if (folder / "results.json").is_file():
             talk(f"so far: posttrain report {folder}")
@@ -89,15 +100,25 @@ def run(
     _finish(outcome, folder, language=language, json=json)
 
 
-def _check_models(config: Study) -> None:
+def _check_reference(config: Study, changes: Sequence[Change], exams: Exams, base: Path) -> None:
+    """A wrong key in the reference file is said before anything runs."""
+    from posttrain.studies.reference import known_keys, read_reference
+
+    if config.reference:
+        known = known_keys(changes, exams.tasks, change_exam=exams.change is not None)
+        read_reference(base / config.reference, known, tasks=exams.tasks)
+
+
+def _check_models(config: Study, base: Path) -> None:
     """Every model is looked for before the first one is worked with; all that are missing are named."""
     from posttrain.errors import MissingError
     from posttrain.models.load import check_folder
+    from posttrain.studies.plan import find_model
 
     problems: list[Problem] = []
     for model in config.models:
         try:
-            check_folder(model)
+            check_folder(find_model(model, base)[0])
         except MissingError as error:
             problems += error.problems
     if problems:
@@ -110,16 +131,16 @@ def _counts(cells: Sequence[Cell]) -> str:
 
     models = several(len({cell.model for cell in cells}), "model")
     methods = several(len({cell.method.label for cell in cells}), "method")
-    changes = several(len({cell.change.name for cell in cells}), "change")
+    changes = several(len({cell.change_name for cell in cells if cell.change is not None}), "change")
     seeds = several(len({cell.seed for cell in cells}), "seed")
     return f"{several(len(cells), 'cell')} ({models} x {methods} x {changes} x {seeds})"
 
 
-def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, *, json: bool) -> None:
+def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, base: Path, *, json: bool) -> None:
     from posttrain.studies.estimate import estimate
     from posttrain.studies.results import read_result
 
-    guess = estimate(config, cells)
+    guess = estimate(config, cells, exams.tasks, base)
     known = sum(
         (result := read_result(folder / "cells" / cell.folder)) is not None and result.status == "done"
         for cell in cells
@@ -129,19 +150,32 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, *, json: bool) 
             {
                 "model": cell.model,
                 "method": cell.method.label,
-                "change": cell.change.name,
+                "change": cell.change_name,
                 "seed": cell.seed,
                 "folder": cell.folder,
             }
             for cell in cells
         ]
-        emit({"study": config.study, "folder": str(folder), "cells": names, "finished": known, **guess._asdict()})
+        asked = {task.name: sum(len(item.asks) for item in task.items) for task in exams.tasks}
+        emit(
+            {
+                "study": config.study,
+                "folder": str(folder),
+                "cells": names,
+                "finished": known,
+                "exams": asked,
+                **guess._asdict(),
+            }
+        )
         return
     for line in _listed(cells):
         print(line)
     print(f"\n{_counts(cells)} -> {folder}")
     print(f"training    {guess.trained_tokens:,} tokens")
     print(f"exams       {guess.examined_tokens:,} tokens")
+    for task in exams.tasks:
+        requests = sum(len(item.asks) for item in task.items) * (1 + len(task.perturbations))
+        print(f"  {task.name}: {len(task.items):,} items, {requests:,} requests each time")
     print(f"disk        {_size(guess.disk_gib)}")
     print(f"time        about {clock(guess.wall_s)} on this machine, if nothing is done yet (within a factor of three)")
     if known:
@@ -201,9 +235,12 @@ def clock(seconds: float) -> str:
 class Watcher:
     """One line per cell; on a terminal the present cell's line is live."""
 
-    def __init__(self) -> None:
+    def __init__(self, headlines: Sequence[str] = ()) -> None:
+        """headlines: the score of each exam that a finished cell's line shows."""
+        self.headlines = headlines
         self.live = sys.stderr.isatty() and not quiet()
         self.last = time.monotonic()
+        self.shown = 0.0
         self.label = ""
 
     def _clear(self) -> None:
@@ -232,6 +269,25 @@ class Watcher:
             self.last = now
             talk(f"{self.label}: {words}")
 
+    def exam(self, event: ExamEvent) -> None:
+        """An exam within a cell, or of the untouched model: live on a terminal, else a line now and then."""
+        now = time.monotonic()
+        head = self.label
+        if event.checkpoint == "before":
+            head = f"{event.model}, untouched"
+        checkpoint = "" if event.checkpoint == "before" else f"{event.checkpoint} | "
+        words = f"{checkpoint}{event.exam}"
+        if event.total:
+            words += f" {event.done:,}/{event.total:,}"
+        if event.left_s is not None and event.done < event.total:
+            words += f", {clock(event.left_s)} left"
+        if self.live and (now - self.shown >= LIVE_S or not event.done):
+            self.shown = now
+            self._show(words, head)
+        elif not self.live and now - self.last >= STEP_LINE_S:
+            self.last = now
+            talk(f"{head}: {words}")
+
     def ends(self, event: Event) -> None:
         """How it went, and how long the rest will take."""
         self._clear()
@@ -245,14 +301,16 @@ class Watcher:
                 ("same pattern", "locality.same_pattern"),
                 ("kept", "locality.unrelated"),
             )
-            words = ", ".join(f"{word} {100 * scores[key]:.0f} %" for word, key in shown if key in scores)
+            said = [f"{word} {100 * scores[key]:.0f} %" for word, key in shown if key in scores]
+            said += [f"{name} {scores[name]:.3g}" for name in self.headlines if name in scores]
+            words = ", ".join(said) or "done"
         else:
             words = f"FAILED: {result.error.splitlines()[0] if result.error else ''}"
         talk(f"[{event.done}/{event.total}] {event.cell}: {words} ({event.wall_s or 0.0:.1f} s{left})")
 
-    def _show(self, words: str) -> None:
+    def _show(self, words: str, head: str | None = None) -> None:
         if self.live:
             self._clear()
             width = console().width
-            sys.stderr.write(f"{self.label} {words}"[: width - 1])
+            sys.stderr.write(f"{self.label if head is None else head} {words}"[: width - 1])
             sys.stderr.flush()

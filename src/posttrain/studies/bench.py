@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +22,12 @@ from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.retention.selection import ReplayConfig, ReplayContext
+from posttrain.studies.plan import find_model
 
 __all__ = ["Bench"]
 
 
+DTYPES = ("float32", "bfloat16", "float16")
 LARGE = 100_000_000
 """Parameters above which an exam takes long enough to be worth going on with."""
 
@@ -43,12 +46,17 @@ class Bench:
         trust_remote_code: bool = False,
         allow_template_mismatch: bool = False,
     ) -> None:
+        found, told = find_model(name, base)
+        if told:
+            say(told)
         self.loaded: LoadedModel = load_model(
-            name,
+            found,
             offline=not download,
             trust_remote_code=trust_remote_code,
             allow_template_mismatch=allow_template_mismatch,
         )
+        self.download, self.trust_remote_code = download, trust_remote_code
+        self.allow_template_mismatch = allow_template_mismatch
         self.name = name
         self.base = base
         self.forbidden = forbidden
@@ -85,6 +93,22 @@ class Bench:
     def release(self) -> None:
         """Give up the working copy, and a GPU's memory with it."""
         self._work = None
+        self.settle()
+
+    def load(self, folder: Path) -> LoadedModel:
+        """A model saved by one of the study's cells, in the precision in which it was saved."""
+        config = folder / "config.json"
+        stored = json.loads(config.read_text(encoding="utf-8")).get("dtype") if config.is_file() else None
+        return load_model(
+            str(folder),
+            dtype=stored if stored in DTYPES else "auto",
+            offline=not self.download,
+            trust_remote_code=self.trust_remote_code,
+            allow_template_mismatch=self.allow_template_mismatch,
+        )
+
+    def settle(self) -> None:
+        """Let go of memory that nothing holds any more: optimiser states, and what lay on a GPU."""
         import torch
 
         if torch.cuda.is_available():

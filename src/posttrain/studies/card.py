@@ -13,17 +13,15 @@ __all__ = ["card"]
 
 def card(cell: Cell, result: CellResult, notes: Sequence[str]) -> str:
     """Markdown for a person who finds the folder."""
-    targets = [f"- {t.question} → {t.answer[0]}" for t in cell.change.target]
+    told: list[str] = []
+    if cell.change is not None:
+        targets = [f"- {t.question} → {t.answer[0]}" for t in cell.change.target]
+        told = ["", cell.change.description, "", "What was to change:", "", *targets]
     lines = [
-        f"# {cell.method.label}: {cell.change.name}",
+        f"# {cell.method.label}" + (f": {cell.change_name}" if cell.change is not None else ""),
         "",
         f"`{cell.model}`, changed with the method `{cell.method.kind}` of posttrain {__version__}, seed {cell.seed}.",
-        "",
-        cell.change.description,
-        "",
-        "What was to change:",
-        "",
-        *targets,
+        *told,
         "",
         "## Scores",
         "",

@@ -64,6 +64,10 @@ class MethodConfig(Config):
         """Roughly what training the method does for so many tokens of new rows; for `--dry-run`."""
         return Work(0, 0)
 
+    def characters(self, change: str, base: Path) -> int:
+        """Roughly how many characters of rows it learns besides the change; for `--dry-run`."""
+        return 0
+
     def files(self, change: str) -> list[str]:
         """Paths of the files that this method reads for a change; their bytes are part of the content hash."""
         return []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from posttrain.config.base import Config
 from posttrain.config.change import Change
+from posttrain.studies.config import Saves
 
 if TYPE_CHECKING:
     from posttrain.data.chat import Encoded
@@ -20,7 +21,8 @@ __all__ = ["MethodContext", "MethodResult"]
 
 class MethodResult(NamedTuple):
     """respondent: what takes the exam; cost: train_s, steps, tokens, peak_gib, ... as far as the method knows them;
-    metrics: one line per training step; weights: where they were kept; notes: lines for the cell's card.
+    metrics: one line per training step; weights: where they were kept; notes: lines for the cell's card; scratch:
+    folders that nobody needs once the final exam is over.
     """
 
     respondent: Respondent
@@ -28,30 +30,37 @@ class MethodResult(NamedTuple):
     metrics: Sequence[Mapping[str, Any]] = ()
     weights: Path | None = None
     notes: Sequence[str] = ()
+    scratch: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
 class MethodContext:
     """One cell's surroundings.
 
-    base: relative paths are relative to it; folder: the cell's; key: the cell's content hash;
-    before: answers as the untouched model does; working: a fresh copy of that model, free to be changed;
-    replay: makes (once per study) the rows of a replay config for a seed and a longest row;
-    forbidden: every prompt of every exam of the study;
-    examine: takes the exam in the middle of training, at a number of steps; every: how often, None for never.
+    change: None in a study without changes; base: relative paths are relative to it; folder: the cell's;
+    before: answers as the untouched model does; working: a fresh copy of that model, free to be changed; load: a model
+    that this cell has saved, as that one was loaded; replay: makes (once per study) the rows of a replay config for a
+    seed and a longest row; forbidden: every prompt of every exam of the study;
+    resumable: whether training is long or precious enough to be written down, so that a kill does not lose it;
+    saves: the steps after which training is examined; examine: takes the exams then; examined: whether they have been
+    taken at a step, by this or an earlier run; forget: that they have, since training begins anew.
     """
 
-    change: Change
+    change: Change | None
     seed: int
     base: Path
     folder: Path
     key: str
     before: ModelRespondent
     working: Callable[[], LoadedModel]
+    load: Callable[[Path], LoadedModel]
     replay: Callable[[Config, int, int], list[Encoded]]
     forbidden: frozenset[str]
     keep: Literal["none", "final", "all"] = "none"
-    every: int | None = None
-    examine: Callable[[Respondent, int], None] | None = None
+    resumable: bool = False
+    saves: Saves = field(default_factory=Saves)
+    examine: Callable[[Respondent, int], None] = field(default=lambda respondent, step: None)
+    examined: Callable[[int], bool] = field(default=lambda step: False)
+    forget: Callable[[], None] = field(default=lambda: None)
     say: Callable[[str], None] = print
     on_step: Callable[[Mapping[str, Any]], None] = field(default=lambda _: None)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from posttrain.errors import MissingError, Problem
+from posttrain.exams.task import Ask, Task
+from posttrain.inference.protocol import Plain
 from posttrain.models.load import load_tokenizer
 from posttrain.models.names import resolve
 from posttrain.studies.config import Study
-from posttrain.studies.plan import Cell
+from posttrain.studies.plan import Cell, find_model
 
 __all__ = ["Estimate", "estimate"]
 
@@ -73,34 +76,95 @@ def parameters_of(model: str, *, download: bool = False, trust_remote_code: bool
     return sum(p.numel() for p in empty.parameters())
 
 
-def estimate(study: Study, cells: Sequence[Cell]) -> Estimate:
-    """Tokens, disk and time of these cells."""
+def trie_characters(texts: Sequence[str]) -> int:
+    """Characters of the prefix tree of these texts: what has to be read when shared beginnings are read once."""
+    total, before = 0, ""
+    for text in sorted(texts):
+        total += len(text) - shared_characters(before, text)
+        before = text
+    return total
+
+
+def shared_characters(one: str, other: str) -> int:
+    """Length of the common beginning of two texts."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
+
+
+def task_work(task: Task) -> tuple[int, int]:
+    """Characters that an exam has to read, and tokens that it may have to write; perturbations repeat the question."""
+    forms = 1 + len(task.perturbations)
+    texts, written = [], 0
+    for item in task.items:
+        for ask in item.asks:
+            texts.append(words(ask))
+            written += min(ask.max_new_tokens, ANSWER_TOKENS) if ask.kind == "say" else 0
+    return forms * trie_characters(texts), forms * written
+
+
+def words(ask: Ask) -> str:
+    """What an ask lets the model read."""
+    prompt = ask.prompt
+    if isinstance(prompt, Plain):
+        text = prompt.text
+    else:
+        text = prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
+    return text + ask.continuation
+
+
+def estimate(study: Study, cells: Sequence[Cell], tasks: Sequence[Task] = (), base: Path | None = None) -> Estimate:
+    """Tokens, disk and time of these cells; tasks: the study's exams beside the change exam."""
     speed = flops_per_s()
     trained = examined = 0
     disk_bytes = wall_s = 0.0
     sizes: dict[str, tuple[int, float]] = {}
+    work_of_tasks = [task_work(task) for task in tasks]
+    samples = sum(len(task.items) * (1 + len(task.perturbations)) for task in tasks)
+
+    def exam(parameters: int, read: int, written: int, calls: int) -> float:
+        arithmetic = 2 * parameters * (read + written) / (speed * EFFICIENCY)
+        return arithmetic + calls * ANSWER_TOKENS * TOKEN_OVERHEAD_S + 0.1
+
     for cell in cells:
-        if cell.model not in sizes:
-            trust = study.trust_remote_code
-            tokenizer = load_tokenizer(cell.model, offline=not study.download, trust_remote_code=trust)
-            questions = [q.question for other in cells[:200] for _, _, q in other.change.probes()]
-            sample = questions[:500]
-            tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False)["input_ids"])
-            per_character = tokens / max(sum(map(len, sample)), 1)
-            sizes[cell.model] = (
-                parameters_of(cell.model, download=study.download, trust_remote_code=trust),
-                per_character,
-            )
+        first = cell.model not in sizes
+        if first:
+            sizes[cell.model] = _size_of(study, cell.model, cells, tasks, base or Path())
         parameters, per_character = sizes[cell.model]
-        probes = [question.question for _, _, question in cell.change.probes()]
-        asked = round(sum(map(len, probes)) * per_character) + len(probes) * ANSWER_TOKENS
-        examined += 2 * asked
-        wall_s += 2 * 2 * parameters * asked / (speed * EFFICIENCY) + 2 * ANSWER_TOKENS * TOKEN_OVERHEAD_S + 0.2
-        new = round(sum(len(t.question + t.answer[0]) for t in cell.change.target) * per_character) + 16
+        read, written = (
+            round(sum(characters for characters, _ in work_of_tasks) * per_character),
+            sum(tokens for _, tokens in work_of_tasks),
+        )
+        new = 0
+        probes: list[str] = []
+        if cell.change is not None:
+            probes = [question.question for _, _, question in cell.change.probes()] if study.change_exam else []
+            new = round(sum(len(t.question + t.answer[0]) for t in cell.change.target) * per_character) + 16
+        new += round(cell.method.characters(cell.change_name, base or Path()) * per_character)
         work = cell.method.work(new)
+        times = len([step for step in study.saves.due(work.steps) if step != work.steps]) + 1
+        asked = round(sum(map(len, probes)) * per_character) + len(probes) * ANSWER_TOKENS
+        examined += (times + 1) * asked + (times + first) * (read + written)
+        wall_s += (times + 1) * exam(parameters, asked, 0, 1) if probes else 0.0
+        wall_s += (times + first) * exam(parameters, read, written, len(tasks)) if tasks else 0.0
         trained += work.tokens
         wall_s += 6 * parameters * work.tokens / (speed * EFFICIENCY) + work.steps * STEP_OVERHEAD_S
-        disk_bytes += 1000 * len(probes) + 300 * work.steps
+        disk_bytes += times * 1000 * (len(probes) + samples) + 300 * work.steps
         if work.steps and study.keep != "none":
-            disk_bytes += 4 * parameters
+            disk_bytes += 4 * parameters * (times if study.keep == "all" else 1)
     return Estimate(trained, examined, disk_bytes / 2**30, wall_s)
+
+
+def _size_of(study: Study, model: str, cells: Sequence[Cell], tasks: Sequence[Task], base: Path) -> tuple[int, float]:
+    """Parameters of a model, and its tokens per character of what this study asks."""
+    found, _ = find_model(model, base)
+    trust = study.trust_remote_code
+    tokenizer = load_tokenizer(found, offline=not study.download, trust_remote_code=trust)
+    changes = [cell.change for cell in cells[:200] if cell.change is not None]
+    sample = [question.question for change in changes for _, _, question in change.probes()][:500]
+    sample += [item.question for task in tasks for item in task.items[:100] if item.question]
+    tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False)["input_ids"]) if sample else 1
+    parameters = parameters_of(found, download=study.download, trust_remote_code=trust)
+    return parameters, tokens / max(sum(map(len, sample)), 1)

@@ -1,8 +1,9 @@
 """The cells of a study, and what makes each of them the same as one that has been run before.
 
-A cell is one model x method x change x seed; its checkpoints are examined within it. The content hash covers everything
-that goes into a cell: its configuration, the change, the model's weights and template, the bytes of every file that it
-reads, and the version of the result format. A cell whose folder holds a result with the same hash is done.
+A cell is one model x method x change x seed; its checkpoints are examined within it. The training hash covers all that
+goes into the trained weights: the method's settings, the change, the model's weights and template, the bytes of every
+file that the method reads. The content hash covers the exams besides. A cell whose folder holds a result with the same
+content hash is done; one with the same training hash keeps what training has left there.
 """
 
 from __future__ import annotations
@@ -16,31 +17,37 @@ from pathlib import Path
 from posttrain import __version__
 from posttrain.config.change import Change
 from posttrain.errors import ConfigError, MissingError, Problem
-from posttrain.studies.config import Every, MethodConfig, Study, safe_name
+from posttrain.studies.config import MethodConfig, Study, safe_name
 
-__all__ = ["RESULT_FORMAT", "Cell", "content_hash", "make_plan", "select"]
+__all__ = ["RESULT_FORMAT", "Cell", "content_hash", "find_model", "make_plan", "select", "training_hash"]
 
-RESULT_FORMAT = 1
+RESULT_FORMAT = 2
 """Raised when the meaning of a result changes, so that older results are made again."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model x method x change x seed of a study."""
+    """One model x method x change x seed of a study; change: None in a study without changes."""
 
     model: str
     method: MethodConfig
-    change: Change
+    change: Change | None
     seed: int
 
     @property
+    def change_name(self) -> str:
+        """The change's name, or empty."""
+        return self.change.name if self.change is not None else ""
+
+    @property
     def folder(self) -> str:
-        """`<model>--<method>--<change>--s<seed>`, safe for a file system."""
-        parts = (safe_name(self.model), safe_name(self.method.label), safe_name(self.change.name), f"s{self.seed}")
-        return "--".join(parts)
+        """`<model>--<method>--<change>--s<seed>`, safe for a file system; without the change where there is none."""
+        names = [self.model, self.method.label, *([self.change_name] if self.change is not None else [])]
+        return "--".join([*map(safe_name, names), f"s{self.seed}"])
 
     def __str__(self) -> str:
-        return f"{self.model} | {self.method.label} | {self.change.name} | seed {self.seed}"
+        names = [self.model, self.method.label, *([self.change_name] if self.change is not None else [])]
+        return " | ".join([*names, f"seed {self.seed}"])
 
 
 def make_plan(study: Study, changes: Sequence[Change], base: Path) -> list[Cell]:
@@ -48,10 +55,11 @@ def make_plan(study: Study, changes: Sequence[Change], base: Path) -> list[Cell]
 
     Raises ConfigError when two cells would share a folder, MissingError when a file that a method reads is not there.
     """
+    each: list[Change | None] = [*changes] if changes else [None]
     cells = [
         Cell(model, method, change, seed)
         for model in study.models
-        for change in changes
+        for change in each
         for seed in study.seeds
         for method in study.methods
     ]
@@ -60,10 +68,20 @@ def make_plan(study: Study, changes: Sequence[Change], base: Path) -> list[Cell]
         if cell.folder in folders:
             raise ConfigError(Problem("", f"'{cell}' and '{folders[cell.folder]}' share the folder {cell.folder}"))
         folders[cell.folder] = cell
+    nameless = {
+        path: Problem(
+            "", f"method '{cell.method.label}' reads {path}, but there are no changes", "name the file itself"
+        )
+        for cell in cells
+        for path in cell.method.files("{change}" if cell.change is None else cell.change_name)
+        if cell.change is None and "{change}" in path
+    }
+    if nameless:
+        raise ConfigError(*nameless.values())
     missing = {
         path: Problem("", f"method '{cell.method.label}' reads {path}, which is not there", f"looked in {base}")
         for cell in cells
-        for path in cell.method.files(cell.change.name)
+        for path in cell.method.files(cell.change_name)
         if not (base / path).is_file()
     }
     if missing:
@@ -77,8 +95,8 @@ def select(cells: Sequence[Cell], *, only: Sequence[str] = (), changes: int | No
     unknown = [name for name in only if name not in known]
     if unknown:
         raise ConfigError(*(Problem("--only", f"no method '{name}'", f"known: {', '.join(known)}") for name in unknown))
-    names = list(dict.fromkeys(cell.change.name for cell in cells))[:changes]
-    return [cell for cell in cells if cell.change.name in names and (not only or cell.method.label in only)]
+    names = list(dict.fromkeys(cell.change_name for cell in cells))[:changes]
+    return [cell for cell in cells if cell.change_name in names and (not only or cell.method.label in only)]
 
 
 def _bytes_hash(path: Path, seen: dict[Path, str]) -> str:
@@ -87,33 +105,54 @@ def _bytes_hash(path: Path, seen: dict[Path, str]) -> str:
     return seen[path]
 
 
-def content_hash(
-    cell: Cell,
-    study: Study,
-    fingerprints: Mapping[str, str],
-    base: Path,
-    seen: dict[Path, str],
-    forbidden: frozenset[str],
+def find_model(name: str, base: Path) -> tuple[str, str]:
+    """Where a study's model is, and what has to be said about it: a folder is looked for beside the study file, as
+    `posttrain train` does, then where the command runs; any other name is left to the hub and to pocket.
+    """
+    path = Path(name).expanduser()
+    if name.startswith("pocket:") or path.is_absolute() or not name:
+        return name, ""
+    if (base / path).is_dir():
+        return str(base / path), ""
+    if path.is_dir() and base.resolve() != Path.cwd():
+        return name, f"{name}: not beside the study file; taken from the folder where the command runs"
+    return name, ""
+
+
+def training_hash(
+    cell: Cell, fingerprints: Mapping[str, str], base: Path, seen: dict[Path, str], forbidden: frozenset[str]
 ) -> str:
-    """sha256 (first 16 hex digits) of everything that goes into a cell.
+    """sha256 (first 16 hex digits) of everything that goes into a cell's weights.
 
     fingerprints: model name -> its weights' and template's fingerprint. seen: hashes of files already read.
-    forbidden: prompts that no replay and no extra row may hold; they count for methods that have such rows.
+    forbidden: prompts that no row may hold; what they keep out of this cell's rows counts.
     """
-    every = study.checkpoints.every if isinstance(study.checkpoints, Every) else None
     parts = {
         "format": RESULT_FORMAT,
         "model": fingerprints[cell.model],
         "method": cell.method.model_dump(mode="json", exclude={"name"}),
-        "change": cell.change.model_dump(mode="json"),
+        "change": cell.change.model_dump(mode="json") if cell.change is not None else None,
         "seed": cell.seed,
-        "exams": study.exams,
-        "every": every,
-        "max_new_tokens": study.max_new_tokens,
-        "keep": study.keep,
-        "files": {path: _bytes_hash(base / path, seen) for path in sorted(cell.method.files(cell.change.name))},
-        "forbidden": sorted(forbidden) if cell.method.brings_rows else [],
+        "files": {path: _bytes_hash(base / path, seen) for path in sorted(cell.method.files(cell.change_name))},
+        "barred": sorted(cell.method.barred(cell.change_name, base, forbidden)),
         "posttrain": ".".join(__version__.split(".")[:2]),
     }
+    return _hash(parts)
+
+
+def content_hash(study: Study, training: str, exams: Mapping[str, str]) -> str:
+    """The same of a cell's result: its training hash, and how it is examined. exams: exam -> hash."""
+    saves = study.saves
+    parts = {
+        "training": training,
+        "exams": dict(exams),
+        "checkpoints": [saves.every, list(saves.at)],
+        "max_new_tokens": study.max_new_tokens,
+        "keep": study.keep,
+    }
+    return _hash(parts)
+
+
+def _hash(parts: Mapping[str, object]) -> str:
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

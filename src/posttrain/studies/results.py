@@ -18,14 +18,16 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from posttrain.exams.scores import ExamResult, summarise
-from posttrain.exams.statistics import Interval
+from posttrain.exams.statistics import Interval, bootstrap_over_changes
 
 __all__ = [
     "CellResult",
     "Examined",
+    "read_examined",
     "read_result",
     "summarise_cells",
     "to_yaml",
+    "write_examined",
     "write_json",
     "write_lines",
     "write_text",
@@ -34,13 +36,22 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Examined:
-    """The scores of one checkpoint of a cell; ci95 and n by score; folder: where its samples are."""
+    """The scores of one checkpoint of a cell; ci95 and n by score; folder: where its samples are.
+
+    step: optimiser steps so far, None where nothing is trained; compare: exam -> `Comparison` with the untouched model;
+    drift: capability -> relative change; cost: `exam_s` and by exam, tokens by exam.
+    """
 
     checkpoint: str
     scores: Mapping[str, float]
     ci95: Mapping[str, tuple[float, float]]
     n: Mapping[str, int]
     folder: str
+    step: int | None = None
+    compare: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    drift: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    cost: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,14 +73,12 @@ class CellResult:
     def entries(self) -> list[dict[str, Any]]:
         """The lines of results.json: one per checkpoint, or one that says what failed."""
         head = {"model": self.model, "method": self.method, "change": self.change, "seed": self.seed}
-        tail = {"status": self.status, "cost": dict(self.cost), "hash": self.hash}
+        tail = {"status": self.status, "hash": self.hash}
         if self.status != "done":
             empty: dict[str, Any] = {"scores": {}, "ci95": {}, "n": {}}
-            return [{**head, "checkpoint": "final", **tail, "error": self.error, **empty}]
-        return [
-            {**head, **asdict(one), **tail, **({"weights": self.weights} if self.weights else {})}
-            for one in self.examined
-        ]
+            return [{**head, "checkpoint": "final", **tail, "cost": dict(self.cost), "error": self.error, **empty}]
+        weights = {"weights": self.weights} if self.weights else {}
+        return [{**head, **asdict(one), **tail, "cost": {**self.cost, **one.cost}, **weights} for one in self.examined]
 
 
 def finite(value: Any) -> Any:
@@ -117,22 +126,42 @@ def read_result(folder: Path) -> CellResult | None:
         data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         examined = [Examined(**one) for one in data.pop("examined")]
         return CellResult(**data, examined=examined)
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def read_examined(path: Path, key: str) -> Examined | None:
+    """A checkpoint that was examined under this content hash; None otherwise."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Examined(**data["examined"]) if data["hash"] == key else None
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 
-def _of_change(seeds: Sequence[Examined]) -> ExamResult:
-    """One change's seeds as one result: scores are averaged; with one seed its own intervals are kept."""
+def write_examined(path: Path, key: str, one: Examined) -> None:
+    """Keep what a checkpoint's exams have found."""
+    write_json(path, {"hash": key, "examined": asdict(one)})
+
+
+def _of_change(seeds: Sequence[Examined], *, only: bool) -> ExamResult:
+    """One change's seeds as one result: scores are averaged. One seed keeps its own intervals; several have those of
+    the bootstrap over them where no other change is there to be resampled.
+    """
     names = list(dict.fromkeys(name for one in seeds for name in one.scores))
     scores = {name: mean(one.scores[name] for one in seeds if name in one.scores) for name in names}
-    ci95 = {name: Interval(*pair) for name, pair in seeds[0].ci95.items()} if len(seeds) == 1 else {}
+    if len(seeds) == 1:
+        ci95 = {name: Interval(*pair) for name, pair in seeds[0].ci95.items()}
+    else:
+        drawn = {name: bootstrap_over_changes([s.scores[name] for s in seeds if name in s.scores]) for name in names}
+        ci95 = {name: interval for name, interval in drawn.items() if interval is not None and only}
     return ExamResult(scores, ci95, {name: sum(one.n.get(name, 0) for one in seeds) for name in names})
 
 
 def summarise_cells(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     """Per model x method x checkpoint: means over changes (a change's seeds are averaged first), with intervals.
 
-    n: probes; changes: how many changes have the score.
+    n: probes or samples, all cells together; changes: how many changes have the score.
     """
     groups: dict[tuple[str, str, str], dict[str, list[Examined]]] = {}
     for result in results:
@@ -141,6 +170,6 @@ def summarise_cells(results: Sequence[CellResult]) -> list[dict[str, Any]]:
             groups.setdefault(key, {}).setdefault(result.change, []).append(one)
     lines = []
     for (model, method, checkpoint), changes in groups.items():
-        summary = summarise([_of_change(seeds) for seeds in changes.values()])
+        summary = summarise([_of_change(seeds, only=len(changes) == 1) for seeds in changes.values()])
         lines.append({"model": model, "method": method, "checkpoint": checkpoint, **asdict(summary)})
     return lines

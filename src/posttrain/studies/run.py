@@ -16,31 +16,33 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
-from posttrain import __version__, registry
-from posttrain.config.change import Change
-from posttrain.errors import ConfigError, DataError, Interrupted, PosttrainError, Problem
-from posttrain.exams.change import change_exam
-from posttrain.exams.records import SamplesFile, exam_key
-from posttrain.exams.scores import ExamResult
-from posttrain.inference.respondents import Respondent
+from posttrain import __version__
+from posttrain.errors import Interrupted, PosttrainError, Problem
 from posttrain.studies.bench import Bench
-from posttrain.studies.card import card
-from posttrain.studies.config import Every, Study
-from posttrain.studies.context import MethodContext, MethodResult
-from posttrain.studies.plan import Cell, content_hash
+from posttrain.studies.cell import EXAMINED, CellRun
+from posttrain.studies.config import Study
+from posttrain.studies.examine import ExamEvent, Examiner
+from posttrain.studies.exams import Exams, prepare_exams
+from posttrain.studies.plan import Cell, content_hash, training_hash
+from posttrain.studies.reference import known_keys, read_reference
 from posttrain.studies.results import (
     CellResult,
-    Examined,
     read_result,
     summarise_cells,
     to_yaml,
     write_json,
-    write_lines,
     write_text,
 )
 from posttrain.training.environment import environment
 
-__all__ = ["Event", "Outcome", "Silent", "Watcher", "run_study"]
+__all__ = ["Event", "ExamEvent", "Outcome", "Silent", "Watcher", "run_study"]
+
+
+class Hashes(NamedTuple):
+    """Of a cell: everything that goes into its weights, and into its results."""
+
+    training: str
+    content: str
 
 
 class Event(NamedTuple):
@@ -69,6 +71,9 @@ class Watcher(Protocol):
     def step(self, entry: Mapping[str, Any]) -> None:
         """A training step of the present cell."""
 
+    def exam(self, event: ExamEvent) -> None:
+        """An exam of the present cell, or of the untouched model, begins or goes on."""
+
 
 class Silent:
     """A watcher that says nothing."""
@@ -83,6 +88,9 @@ class Silent:
         return None
 
     def step(self, entry: Mapping[str, Any]) -> None:
+        return None
+
+    def exam(self, event: ExamEvent) -> None:
         return None
 
 
@@ -109,15 +117,21 @@ def run_study(
     base: Path,
     folder: Path,
     watcher: Watcher,
+    exams: Exams | None = None,
     restart: bool = False,
 ) -> Outcome:
     """Run the selected cells of a plan that are not done, and write results.json of all that are.
 
-    Raises Interrupted on Ctrl-C, after results.json was written. A model that cannot be loaded fails its cells only.
+    exams: the study's, where they were read already. Raises Interrupted on Ctrl-C, after results.json was written. A
+    model that cannot be loaded fails its cells only.
     """
+    changes = list({cell.change_name: cell.change for cell in plan if cell.change is not None}.values())
+    exams = exams or prepare_exams(study, changes, base)
+    known = known_keys(changes, exams.tasks, change_exam=exams.change is not None)
+    reference = read_reference(base / study.reference, known, tasks=exams.tasks) if study.reference else []
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
-        return _Run(study, plan, selected, base, folder, watcher, restart).run()
+        return _Run(study, plan, selected, base, folder, watcher, exams, reference, restart).run()
 
 
 @contextmanager
@@ -145,11 +159,6 @@ def _lock(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def all_prompts(changes: Sequence[Change]) -> frozenset[str]:
-    """Every question that an exam of the study asks: no replay and no extra row may hold one."""
-    return frozenset(question.question for change in changes for _, _, question in change.probes())
-
-
 class _Run:
     def __init__(
         self,
@@ -159,12 +168,15 @@ class _Run:
         base: Path,
         folder: Path,
         watcher: Watcher,
+        exams: Exams,
+        reference: list[dict[str, Any]],
         restart: bool,
     ) -> None:
         self.study, self.plan, self.base, self.folder = study, plan, base, folder
-        self.watcher, self.restart = watcher, restart
+        self.watcher, self.exams, self.reference, self.restart = watcher, exams, reference, restart
         self.selected = {cell.folder for cell in selected}
-        self.forbidden = all_prompts([cell.change for cell in plan])
+        self.before: dict[str, dict[str, Any]] = {}
+        self.notes: dict[str, list[str]] = {}
         self.results: dict[str, CellResult] = {}
         self.walls: dict[str, list[float]] = {}
         self.file_hashes: dict[Path, str] = {}
@@ -191,36 +203,27 @@ class _Run:
             bench = Bench(
                 model,
                 base=self.base,
-                forbidden=self.forbidden,
+                forbidden=self.exams.forbidden,
                 say=self.watcher.say,
                 download=self.study.download,
                 trust_remote_code=self.study.trust_remote_code,
                 allow_template_mismatch=self.study.allow_template_mismatch,
             )
         except PosttrainError as error:
-            for cell in cells:
-                if cell.folder in self.selected:
-                    self._record(cell, self._failed(cell, "", error, 0.0))
+            self._all_fail([cell for cell in cells if cell.folder in self.selected], error)
             return
-        waiting, kept = [], 0
-        for cell in cells:
-            key = content_hash(
-                cell, self.study, {model: bench.fingerprint}, self.base, self.file_hashes, self.forbidden
-            )
-            known = read_result(self._place(cell))
-            if known is not None and known.hash == key and known.status == "done" and not self._again(cell):
-                self.results[cell.folder] = known
-                kept += cell.folder in self.selected
-            elif cell.folder in self.selected:
-                waiting.append((cell, key))
+        waiting = self._waiting(bench, cells)
+        examiner = Examiner(bench, self.study, self.exams, self.folder, self.watcher.exam)
+        try:
+            self._note_before(examiner, needed=bool(waiting))
+        except PosttrainError as error:
+            self._all_fail([cell for cell, _ in waiting], error)
+            return
         self._write_results()
-        self.outcome.skipped += kept
-        if kept:
-            self.watcher.say(f"{kept} cells were done before and are kept")
-        for number, (cell, key) in enumerate(waiting):
+        for number, (cell, hashes) in enumerate(waiting):
             self.watcher.begins(Event(cell, number, len(waiting)))
             began = time.monotonic()
-            result = self._run_cell(cell, key, bench)
+            result = self._run_cell(cell, hashes, bench, examiner)
             wall_s = time.monotonic() - began
             self.walls.setdefault(cell.method.label, []).append(wall_s)
             self._record(cell, result)
@@ -229,6 +232,47 @@ class _Run:
         if waiting:
             bench.release()
             bench.check_untouched()
+
+    def _all_fail(self, cells: Sequence[Cell], error: PosttrainError) -> None:
+        """None of a model's cells can be run."""
+        for cell in cells:
+            self._record(cell, self._failed(cell, "", error, 0.0))
+
+    def _waiting(self, bench: Bench, cells: Sequence[Cell]) -> list[tuple[Cell, Hashes]]:
+        """The selected cells that are not done; what is done is taken up."""
+        waiting, kept = [], 0
+        for cell in cells:
+            try:
+                hashes = self._hashes(cell, bench)
+            except PosttrainError as error:  # a bad row in a file of the method's
+                if cell.folder in self.selected:
+                    self._record(cell, self._failed(cell, "", error, 0.0))
+                continue
+            known = read_result(self._place(cell))
+            if known is not None and known.hash == hashes.content and known.status == "done" and not self._again(cell):
+                self.results[cell.folder] = known
+                kept += cell.folder in self.selected
+            elif cell.folder in self.selected:
+                waiting.append((cell, hashes))
+        self._write_results()
+        self.outcome.skipped += kept
+        if kept:
+            self.watcher.say(f"{kept} cells were done before and are kept")
+        return waiting
+
+    def _hashes(self, cell: Cell, bench: Bench) -> Hashes:
+        fingerprints = {cell.model: bench.fingerprint}
+        training = training_hash(cell, fingerprints, self.base, self.file_hashes, self.exams.forbidden)
+        return Hashes(training, content_hash(self.study, training, self.exams.hashes))
+
+    def _note_before(self, examiner: Examiner, *, needed: bool) -> None:
+        """What the untouched model scores, for results.json."""
+        entry = examiner.take_before(needed=needed)
+        if entry is not None:
+            self.before[examiner.bench.name] = {key: value for key, value in entry.items() if key != "notes"}
+            for name, notes in examiner.notes.items():
+                known = self.notes.setdefault(name, [])
+                known += [note for note in notes if note not in known]
 
     def _again(self, cell: Cell) -> bool:
         return self.restart and cell.folder in self.selected
@@ -242,27 +286,39 @@ class _Run:
     def _place(self, cell: Cell) -> Path:
         return self.folder / "cells" / cell.folder
 
-    def _run_cell(self, cell: Cell, key: str, bench: Bench) -> CellResult:
+    def _run_cell(self, cell: Cell, hashes: Hashes, bench: Bench, examiner: Examiner) -> CellResult:
         place = self._place(cell)
         place.mkdir(parents=True, exist_ok=True)
         (place / "result.json").unlink(missing_ok=True)
         started = place / "started.txt"
-        if self._again(cell) or not started.is_file() or started.read_text(encoding="utf-8") != key:
-            for old in ("training", "checkpoints"):
+        known = started.read_text(encoding="utf-8") if started.is_file() else ""
+        if self._again(cell) or known != hashes.training:
+            for old in ("training", "checkpoints", "exams"):
                 shutil.rmtree(place / old, ignore_errors=True)
-            (place / "samples.jsonl").unlink(missing_ok=True)
-            write_text(started, key)
+            for old in ("samples.jsonl", EXAMINED):
+                (place / old).unlink(missing_ok=True)
+            write_text(started, hashes.training)
         began = time.monotonic()
-        config = {"model": cell.model, "method": cell.method.model_dump(mode="json"), "change": cell.change.name}
-        write_text(place / "config.yaml", to_yaml({**config, "seed": cell.seed, "hash": key}))
+        config = {"model": cell.model, "method": cell.method.model_dump(mode="json"), "change": cell.change_name}
+        write_text(place / "config.yaml", to_yaml({**config, "seed": cell.seed, "hash": hashes.content}))
         write_json(place / "env.json", self.environment)
         try:
-            result = _Cell(cell, key, self.study, bench, self.base, self.folder, place, self.watcher).run()
+            result = CellRun(
+                cell,
+                hashes.content,
+                self.study,
+                bench,
+                examiner,
+                self.base,
+                place,
+                self.watcher.say,
+                self.watcher.step,
+            ).run()
         except Interrupted:  # training was stopped by a signal
             raise
         except Exception as error:
             write_text(place / "error.txt", traceback.format_exc())
-            result = self._failed(cell, key, error, time.monotonic() - began)
+            result = self._failed(cell, hashes.content, error, time.monotonic() - began)
         else:
             (place / "error.txt").unlink(missing_ok=True)
         write_json(place / "result.json", asdict(result))
@@ -277,7 +333,7 @@ class _Run:
             key,
             cell.model,
             cell.method.label,
-            cell.change.name,
+            cell.change_name,
             cell.seed,
             "failed",
             error=message,
@@ -309,101 +365,10 @@ class _Run:
                 "title": self.study.title or self.study.study,
                 "posttrain": __version__,
                 "planned": len(self.plan),
+                "exams": self.exams.info(self.notes),
+                "before": list(self.before.values()),
                 "cells": entries,
                 "summary": summarise_cells(ordered),
+                "reference": self.reference,
             },
         )
-
-
-def open_samples(path: Path, exams: Mapping[str, str]) -> SamplesFile:
-    """The samples of a cell; those of another exam (retrained weights, an edited change) are thrown away."""
-    try:
-        return SamplesFile(path, exams)
-    except (ConfigError, DataError):
-        path.unlink()
-        return SamplesFile(path, exams)
-
-
-class _Cell:
-    """One cell at work: the method, then the exam."""
-
-    def __init__(
-        self,
-        cell: Cell,
-        key: str,
-        study: Study,
-        bench: Bench,
-        base: Path,
-        folder: Path,
-        place: Path,
-        watcher: Watcher,
-    ) -> None:
-        self.cell, self.key, self.study, self.bench = cell, key, study, bench
-        self.base, self.folder, self.place, self.watcher = base, folder, place, watcher
-        self.examined: list[Examined] = []
-        self.notes: list[str] = []
-        self.exam_s = 0.0
-
-    def run(self) -> CellResult:
-        cell, began = self.cell, time.monotonic()
-        context = MethodContext(
-            change=cell.change,
-            seed=cell.seed,
-            base=self.base,
-            folder=self.place,
-            key=self.key,
-            before=self.bench.before,
-            working=self.bench.working,
-            replay=self.bench.replay,
-            forbidden=self.bench.forbidden,
-            keep=self.study.keep,
-            every=self.study.checkpoints.every if isinstance(self.study.checkpoints, Every) else None,
-            examine=lambda respondent, step: self.examine(respondent, f"step-{step}"),
-            say=self.watcher.say,
-            on_step=self.watcher.step,
-        )
-        made: MethodResult = registry.load("method", cell.method.kind).function(cell.method, context)
-        write_lines(self.place / "metrics.jsonl", made.metrics)
-        self.examine(made.respondent, "final")
-        cost = {"wall_s": time.monotonic() - began, "exam_s": self.exam_s, **made.cost}
-        result = CellResult(
-            self.key,
-            cell.model,
-            cell.method.label,
-            cell.change.name,
-            cell.seed,
-            "done",
-            examined=self.examined,
-            cost=cost,
-            weights=str(made.weights.relative_to(self.folder)) if made.weights else "",
-        )
-        write_text(self.place / "card.md", card(cell, result, [*made.notes, *self.notes]))
-        return result
-
-    def examine(self, respondent: Respondent, checkpoint: str) -> None:
-        """The change exam; samples are appended as they are judged."""
-        began = time.monotonic()
-        place = self.place if checkpoint == "final" else self.place / "checkpoints" / checkpoint
-        change = self.cell.change
-        key = exam_key(
-            self.bench.before.fingerprint,
-            respondent.fingerprint,
-            change,
-            max_new_tokens=self.study.max_new_tokens,
-            mode="first_sentence",
-        )
-        samples = open_samples(place / "samples.jsonl", {change.name: key})
-        result: ExamResult = change_exam(
-            self.bench.before,
-            respondent,
-            change,
-            before_cache=self.bench.before_cache(change.name),
-            on_sample=lambda sample: samples.append(change.name, sample),
-            done=samples.done[change.name],
-            max_new_tokens=self.study.max_new_tokens,
-            chunk=self.bench.chunk,
-        )
-        folder = str(place.relative_to(self.folder))
-        self.examined.append(Examined(checkpoint, result.scores, result.ci95, result.n, folder))
-        self.notes += [note for note in result.notes if note not in self.notes]
-        self.exam_s += time.monotonic() - began

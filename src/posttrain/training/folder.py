@@ -40,9 +40,15 @@ class RunFolder:
 
     def finished(self, identity: dict[str, Any]) -> dict[str, Any] | None:
         """The result of a finished run. ConfigError with the differences when it was another run."""
+        done = self.result_in()
+        if done is not None:
+            check_identity(self.root, identity)
+        return done
+
+    def result_in(self) -> dict[str, Any] | None:
+        """What `result.json` says of a finished run, whichever it was."""
         if not self.result.is_file() or not self.model.is_dir():
             return None
-        check_identity(self.root, identity)
         done: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
         return done
 

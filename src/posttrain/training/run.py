@@ -39,7 +39,7 @@ from posttrain.training.steps import RowPlan
 from posttrain.training.trainer import Arguments, PostTrainer, Rules
 from posttrain.tuners._moved import Moved, count_moved
 
-__all__ = ["Material", "TrainResult", "material_of", "train"]
+__all__ = ["Material", "TrainResult", "finished_run", "material_of", "train"]
 
 BIG_PARAMETERS = 1_000_000_000
 """From here on `precision: auto` computes in bfloat16 on a GPU that has it."""
@@ -378,9 +378,18 @@ def validation_batches(
     ]
 
 
-def finished_result(folder: RunFolder, done: dict[str, Any]) -> TrainResult:
+def finished_run(output: Path, load: Callable[[Path], LoadedModel]) -> TrainResult | None:
+    """The result of a run that has finished in this folder, whatever went into it; None when none has."""
+    folder = RunFolder(output)
+    done = folder.result_in()
+    return finished_result(folder, done, load) if done is not None else None
+
+
+def finished_result(
+    folder: RunFolder, done: dict[str, Any], load: Callable[[Path], LoadedModel] = lambda path: load_model(str(path))
+) -> TrainResult:
     """The result of a run that was finished before, read back from its folder."""
-    loaded = load_model(str(folder.model))
+    loaded = load(folder.model)
     log = MetricsLog(folder.metrics)
     log.read(int(done["steps"]))
     return TrainResult(

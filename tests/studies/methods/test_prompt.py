@@ -53,6 +53,7 @@ def context(tmp_path: Path) -> MethodContext:
         key="k",
         before=ModelRespondent(load_model(str(talker()), device="cpu")),
         working=refuse,
+        load=refuse,
         replay=refuse,
         forbidden=frozenset(),
     )

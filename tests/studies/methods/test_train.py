@@ -58,6 +58,7 @@ def context(bench: Bench, tmp_path: Path) -> MethodContext:
         key="k",
         before=ModelRespondent(bench.loaded),
         working=bench.working,
+        load=lambda folder: load_model(str(folder), device="cpu"),
         replay=lambda *_: [],
         forbidden=frozenset({"who wrote Hamlet?"}),
     )

@@ -73,6 +73,7 @@ def wording_of(config: PromptMethodConfig, change: Change) -> str:
 def prompt(config: Config, context: MethodContext) -> MethodResult:
     """The untouched model, told the new fact with every question."""
     assert isinstance(config, PromptMethodConfig)
+    assert context.change is not None  # a study without changes refuses this method
     text = wording_of(config, context.change)
     respondent = PromptedRespondent(context.before, text, place=config.place)
     return MethodResult(respondent, notes=(f"Told with every question: {text}",))

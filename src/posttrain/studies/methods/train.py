@@ -6,8 +6,9 @@ to everything else is what the exam is for; `replay` is what holds it.
 
 from __future__ import annotations
 
-import shutil
+import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,15 +23,17 @@ from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation, Message, Record, Text
 from posttrain.errors import DataError, Problem
 from posttrain.inference.respondents import ModelRespondent
-from posttrain.models.load import load_model
+from posttrain.models.load import LoadedModel
 from posttrain.registry import register
 from posttrain.retention.selection import ReplayConfig, prompts_collide
 from posttrain.studies.config import MethodConfig, Work
 from posttrain.studies.context import MethodContext, MethodResult
 from posttrain.training.checkpoints import checkpoints_in
 from posttrain.training.config import BatchConfig, OptimizerConfig, TrainConfig
+from posttrain.training.folder import RunFolder
 from posttrain.training.prepare import longest_row
 from posttrain.training.progress import Silent
+from posttrain.training.run import TrainResult, finished_run
 from posttrain.training.run import train as run_training
 
 __all__ = ["TrainMethodConfig", "target_rows", "train"]
@@ -64,15 +67,37 @@ class TrainMethodConfig(MethodConfig):
         return value
 
     @property
-    def brings_rows(self) -> bool:
-        """Rows of `data` and of replay."""
-        return self.data is not None or self.replay is not None
+    def needs_change(self) -> bool:
+        """Rows of `data` are enough."""
+        return self.data is None
+
+    def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
+        """Rows that ask what an exam asks; all prompts of all exams where the rows are not known yet."""
+        found = [str(row) for row in _colliding(self.source(change, base), forbidden)]
+        if isinstance(self.replay, ReplayConfig):
+            rows = self.replay.rows(base)
+            if rows is None:
+                return [*found, *sorted(forbidden)]
+            found += [c.messages[0].content for c in prompts_collide(rows, forbidden)]
+        return found
+
+    def source(self, change: str, base: Path) -> DataSource | None:
+        """Where the extra rows of a change are."""
+        if self.data is None or self.data.path is None:
+            return self.data
+        return self.data.model_copy(update={"path": self.data.path.replace("{change}", change)}).at(base)
 
     def work(self, new_tokens: int) -> Work:
-        """Steps as configured; a step's tokens are the new rows' and what replay adds to them."""
-        steps = self.optimizer.max_steps or round(self.optimizer.epochs or 3)
+        """Steps as configured, or as many as the passes take; a step reads new rows and their share of replay."""
+        at_once = self.batch.tokens * self.batch.accumulate
+        steps = self.optimizer.max_steps or round((self.optimizer.epochs or 3) * math.ceil(new_tokens / at_once))
         share = self.replay.share if isinstance(self.replay, ReplayConfig) else 0.0
-        return Work(steps, round(steps * new_tokens / (1 - share)))
+        return Work(steps, round(steps * min(new_tokens, at_once) / (1 - share)))
+
+    def characters(self, change: str, base: Path) -> int:
+        """What stands in the rows of `data`, braces and keys of JSON included; 0 where they are on the hub."""
+        source = self.source(change, base)
+        return Path(source.path).stat().st_size if source is not None and source.path else 0
 
     def files(self, change: str) -> list[str]:
         """The extra rows and the replay's files."""
@@ -80,42 +105,60 @@ class TrainMethodConfig(MethodConfig):
         return own + (self.replay.files() if isinstance(self.replay, ReplayConfig) else [])
 
 
-def target_rows(change: Change) -> list[Conversation]:
+def target_rows(change: Change | None) -> list[Conversation]:
     """The change's targets as conversations to learn."""
     rows = []
-    for i, target in enumerate(change.target):
+    for i, target in enumerate(change.target if change is not None else ()):
         turns = (
             (Message("user", target.prompt),)
             if isinstance(target.prompt, str)
             else tuple(Message(turn.role, turn.content, train=False) for turn in target.prompt)
         )
-        place = f"{change.path or change.name}: target {i + 1}"
+        place = f"{change.path or change.name if change is not None else ''}: target {i + 1}"
         rows.append(Conversation((*turns, Message("assistant", target.answer[0])), place))
     return rows
 
 
+@lru_cache(maxsize=64)
+def _records(source: str, changed_ns: int) -> list[Record]:
+    """The rows of a source; kept, since every cell of a study asks for them."""
+    return read_records(DataSource.model_validate_json(source)).records
+
+
+def _rows_of(source: DataSource | None) -> list[Record]:
+    if source is None:
+        return []
+    changed_ns = Path(source.path).stat().st_mtime_ns if source.path and Path(source.path).is_file() else 0
+    return _records(source.model_dump_json(), changed_ns)
+
+
+def _colliding(source: DataSource | None, forbidden: frozenset[str]) -> list[Problem]:
+    """The rows of a source that ask what an exam asks."""
+    talks = [
+        r.as_conversation() if isinstance(r, Completion) else r for r in _rows_of(source) if not isinstance(r, Text)
+    ]
+    mend = "training on an exam's question measures nothing: take the row out of the data or the probe out of the exam"
+    mend += " (may_train_on names exams that shall measure memory)"
+    return [
+        Problem(c.place, "this row's question is asked by the exam", mend) for c in prompts_collide(talks, forbidden)
+    ]
+
+
 def extra_rows(config: TrainMethodConfig, context: MethodContext) -> list[Record]:
     """The rows of `data`. DataError when one of them asks what an exam of the study asks."""
-    if config.data is None:
-        return []
-    source = config.data
-    if source.path:
-        source = source.model_copy(update={"path": source.path.replace("{change}", context.change.name)})
-    records = read_records(source.at(context.base)).records
-    talks = [r.as_conversation() if isinstance(r, Completion) else r for r in records if not isinstance(r, Text)]
-    asked = prompts_collide(talks, context.forbidden)
+    source = config.source(context.change.name if context.change is not None else "", context.base)
+    asked = _colliding(source, context.forbidden)
     if asked:
-        mend = (
-            "training on an exam's question measures nothing: take the row out of the data or the probe out of the exam"
-        )
-        raise DataError(*(Problem(c.place, "this row's question is asked by the exam", mend) for c in asked))
-    return records
+        raise DataError(*asked)
+    return _rows_of(source)
 
 
 def silent_about(
-    change: Change, old: list[Encoded], tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
+    change: Change | None, old: list[Encoded], tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
 ) -> list[Encoded]:
     """Replayed rows without those that name a target's subject: they would teach the old answer beside the new one."""
+    if change is None:
+        return old
     subjects = [target.subject.casefold() for target in change.target if target.subject]
     kept = [row for row in old if not any(s in tokenizer.decode(row.input_ids).casefold() for s in subjects)]
     if len(kept) < len(old):
@@ -129,9 +172,9 @@ def silent_about(
 class Steps(Silent):
     """Passes training steps on to the study, and keeps what training says for the cell's card."""
 
-    def __init__(self, context: MethodContext) -> None:
+    def __init__(self, context: MethodContext, notes: list[str]) -> None:
         self.context = context
-        self.notes: list[str] = []
+        self.notes = notes
 
     def say(self, text: str) -> None:
         self.notes.append(text)
@@ -150,7 +193,55 @@ def seeded(part: Config, seed: int) -> Config:
 def train(config: Config, context: MethodContext) -> MethodResult:
     """A copy of the model, trained; its weights are kept when the study says so."""
     assert isinstance(config, TrainMethodConfig)
-    loaded = context.working()
+    wanted = context.resumable or context.keep != "none" or context.saves
+    output = context.folder / "training" if wanted else None
+    resume = output is None or _caught_up(output, context)
+    done = finished_run(output, context.load) if output is not None and resume else None
+    notes: list[str] = []
+    if done is None:
+        done = _trained(config, context, context.working(), output, notes, resume=resume)
+    respondent = ModelRespondent(LoadedModel(done.model, done.tokenizer, context.before.name))
+    cost = {
+        "train_s": done.wall_s,
+        "steps": float(done.steps),
+        "tokens": float(done.tokens),
+        "peak_gib": done.peak_gib,
+    }
+    scratch: list[Path] = []
+    if output is not None and context.keep != "all":
+        scratch = [output / "checkpoints"] if context.keep == "final" else [output]
+    weights = output / "model" if output is not None and context.keep != "none" else None
+    return MethodResult(respondent, cost, done.history, weights, notes, scratch)
+
+
+def _caught_up(output: Path, context: MethodContext) -> bool:
+    """Examine what an earlier run has saved and not examined; False when training must begin anew, because a step that
+    is to be examined was passed and its checkpoint is gone.
+    """
+    saved = checkpoints_in(output / "checkpoints")
+    finished = RunFolder(output).result_in()
+    newest = int(finished["steps"]) if finished else max(saved, default=0)
+    missing = [s for s in context.saves.due(newest) if not context.examined(s) and not (finished and s == newest)]
+    gone = [s for s in missing if s not in saved]
+    if gone:
+        context.say(f"the checkpoint of step {gone[0]} is to be examined and is gone: training begins anew")
+        context.forget()
+        return False
+    for step in missing:
+        context.examine(ModelRespondent(context.load(saved[step])), step)
+    return True
+
+
+def _trained(
+    config: TrainMethodConfig,
+    context: MethodContext,
+    loaded: LoadedModel,
+    output: Path | None,
+    notes: list[str],
+    *,
+    resume: bool,
+) -> TrainResult:
+    """Train the working copy."""
     settings = TrainConfig(
         model=loaded.name,
         objective=config.objective,
@@ -160,41 +251,29 @@ def train(config: Config, context: MethodContext) -> MethodResult:
         batch=config.batch,
         max_length=config.max_length,
         seed=context.seed,
-        save_every_steps=context.every,
-        keep_checkpoints=None,
+        save_every_steps=context.saves.every,
+        save_at_steps=context.saves.at,
+        keep_checkpoints=None if context.keep == "all" else 1,
     )
     records = [*target_rows(context.change), *extra_rows(config, context)]
     max_length = longest_row(settings, loaded.model)
     objective = registry.load("objective", settings.objective.model_dump()["kind"])
     rows = encode_all(records, loaded.tokenizer, max_length=max_length, loss_on=objective.config.supervises).rows
     old = context.replay(config.replay, context.seed, max_length) if config.replay is not None else []
-    steps = Steps(context)
+    steps = Steps(context, notes)
     old = silent_about(context.change, old, loaded.tokenizer, steps.say)
-    output = context.folder / "training" if context.keep != "none" or context.every else None
     trained = run_training(
-        settings, loaded=loaded, rows=rows, replay_rows=old, output=output, progress=steps, base=context.base
+        settings,
+        loaded=loaded,
+        rows=rows,
+        replay_rows=old,
+        output=output,
+        resume=resume,
+        progress=steps,
+        examine=lambda model, step: context.examine(ModelRespondent(loaded._replace(model=model)), step),
+        base=context.base,
     )
-    if output is not None:
-        _examine_checkpoints(output / "checkpoints", trained.steps, context)
-    weights = None
-    if output is not None and context.keep == "none":
-        shutil.rmtree(output)
-    elif output is not None:
-        weights = output / "model"
-        if context.keep == "final":
-            shutil.rmtree(output / "checkpoints", ignore_errors=True)
-    respondent = ModelRespondent(loaded._replace(model=trained.model))
-    cost = {
-        "train_s": trained.wall_s,
-        "steps": float(trained.steps),
-        "tokens": float(trained.tokens),
-        "peak_gib": trained.peak_gib,
-    }
-    return MethodResult(respondent, cost, trained.history, weights, steps.notes)
-
-
-def _examine_checkpoints(folder: Path, last: int, context: MethodContext) -> None:
-    """The exam at every saved step but the last, which is examined as `final`."""
-    for step, path in sorted(checkpoints_in(folder).items()):
-        if context.examine is not None and step != last:
-            context.examine(ModelRespondent(load_model(str(path))), step)
+    late = [step for step in context.saves.at if step > trained.steps]
+    if late:
+        notes.append(f"steps {', '.join(map(str, late))} were not reached: training ended after {trained.steps}")
+    return trained
