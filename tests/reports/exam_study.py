@@ -54,7 +54,7 @@ def make_study(folder: Path, *, n: int = 200, attack: bool = True, seeds: tuple[
     _write(folder / place, old)
     counts = {"mmlu.acc": n, "role-test.bleu4": 20, "wiki.token_perplexity": 30, "refusal.refused": 40}
     before = {"model": MODEL, "scores": before_scores, "ci95": before_ci, "n": counts, "folder": place, "cost": {}}
-    cells = []
+    cells: list[dict[str, Any]] = []
     for method in ("lora", "full"):
         for seed in seeds:
             for step in STEPS:
@@ -82,7 +82,7 @@ def make_study(folder: Path, *, n: int = 200, attack: bool = True, seeds: tuple[
             (folder / home / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
     human = {"name": "human", "scores": {"mmlu.acc": 0.893, "role-test.bleu4": 31.5}}
     results = {
-        "study": "role", "planned": len(cells), "exams": EXAMS, "before": [before], "cells": cells, "summary": [],
+        "study": "role", "planned": 2 * len(seeds), "exams": EXAMS, "before": [before], "cells": cells, "summary": [],
         "reference": [human],
     }  # fmt: skip
     (folder / "results.json").write_text(json.dumps(results, ensure_ascii=False), encoding="utf-8")

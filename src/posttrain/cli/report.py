@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from posttrain.cli.options import JsonOption, emit, talk
+
+if TYPE_CHECKING:
+    from posttrain.reports.folder import Run
+
+ALL = "all"
 
 
 def report(
@@ -17,6 +22,14 @@ def report(
     ] = "en",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="RUN_FOLDER/report.html when left out.")
+    ] = None,
+    tables: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tables",
+            metavar="EXAM|all",
+            help="Only the plain table of an exam: print it, write it as HTML, CSV and LaTeX. May be repeated.",
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -30,9 +43,12 @@ def report(
 
     check_language(language)
     run = read_run(run_folder)
-    path = write_page(run, output or run_folder / "report.html", language=language)
     for problem in run.problems:
         talk(f"left out: {problem}")
+    if tables:
+        _tables(run, run_folder, tables, language=language, json=json)
+        return
+    path = write_page(run, output or run_folder / "report.html", language=language)
     failed = sum(not cell.done for cell in run.cells)
     size = path.stat().st_size
     if json:
@@ -48,5 +64,34 @@ def report(
             }
         )
     else:
+        if run.exams:
+            talk(f"plain tables of {len(run.exams)} exams: {run_folder / 'tables'}")
         talk(f"{len(run.cells)} cells ({failed} failed), {size / 1e6:.1f} MB")
         print(path)
+
+
+def _tables(run: Run, folder: Path, wanted: list[str], *, language: str, json: bool) -> None:
+    """Write the tables; their paths go to stderr and the tables themselves to stdout."""
+    from posttrain.errors import ConfigError, Problem
+    from posttrain.reports.tables_out import plain_table, table_names, to_text, write_tables
+
+    known = table_names(run)
+    unknown = [name for name in wanted if name not in (*known, ALL)]
+    if unknown:
+        raise ConfigError(
+            *(Problem("--tables", f"no exam '{name}'", f"known: {', '.join([*known, ALL])}") for name in unknown)
+        )
+    names = known if ALL in wanted else list(dict.fromkeys(wanted))
+    files = write_tables(run, folder, names=names, language=language) if names else []
+    found = [plain_table(run, name, language=language) for name in names]
+    if json:
+        rows = {
+            table.name: [dict(zip((*table.heads, *table.columns), (*row.labels, *row.values), strict=True))
+                         for row in table.rows]
+            for table in found
+        }  # fmt: skip
+        emit({"tables": rows, "files": [str(path) for path in files]})
+        return
+    for path in files:
+        talk(f"written: {path}")
+    print("\n".join(to_text(table) for table in found), end="")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from posttrain.reports import numbers
 from posttrain.reports.exam_page import label_of, verdict_kind
 from posttrain.reports.examined import Compared, ExamInfo
-from posttrain.reports.folder import Row, Run
+from posttrain.reports.folder import Run
 from posttrain.reports.steps_page import exam_points, falls
 from posttrain.reports.texts import Message, say
 
@@ -24,7 +24,7 @@ def exam_sentences(run: Run) -> Iterator[tuple[tuple[Message, ...], bool]]:
             if compared is not None:
                 sorted_out[_kind(compared, exam)].append(_named(compared, exam))
         sentences = [
-            say(key, method=f"`{label_of(row, run)}`", exams=_listed(sorted_out[kind]))
+            say(key, exams=_listed(sorted_out[kind]))
             for kind, key in (
                 ("worse", "seen.exams_fell"),
                 ("better", "seen.exams_rose"),
@@ -36,10 +36,12 @@ def exam_sentences(run: Run) -> Iterator[tuple[tuple[Message, ...], bool]]:
         bad = bool(sorted_out["worse"])
         for version, exam, point in fallen:
             if version == (row.model, row.method):
-                sentences.append(_knowledge(run, row, exam, point.step if point else None))
+                last = exam_points(run, exam, version)[-1].step
+                key = "seen.knowledge_falls" if point else "seen.knowledge_stays"
+                sentences.append(say(key, exam=exam.name, step=point.step if point else last))
                 bad = bad or point is not None
         if sentences:
-            yield tuple(sentences), bad
+            yield (say("seen.exams", method=f"`{label_of(row, run)}`"), *sentences), bad
 
 
 def _kind(compared: Compared, exam: ExamInfo) -> str:
@@ -58,11 +60,3 @@ def _listed(names: Sequence[Message]) -> Message:
     for name in names[1:]:
         listed = say("list.two", head=listed, tail=name)
     return listed
-
-
-def _knowledge(run: Run, row: Row, exam: ExamInfo, step: int | None) -> Message:
-    method = f"`{label_of(row, run)}`"
-    if step is not None:
-        return say("seen.knowledge_falls", method=method, exam=exam.name, step=step)
-    last = exam_points(run, exam, (row.model, row.method))[-1].step
-    return say("seen.knowledge_stays", method=method, exam=exam.name, step=last)

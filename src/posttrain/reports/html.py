@@ -20,12 +20,13 @@ from posttrain.reports.examined import QUADRANTS
 from posttrain.reports.folder import Cell, Row, Run, read_run
 from posttrain.reports.numbers import Column
 from posttrain.reports.svg import Mark, mark_icon, marks_of
-from posttrain.reports.tables_out import html_rows, pretty
+from posttrain.reports.tables_out import html_rows, pretty, write_tables
 from posttrain.reports.texts import (
     LANGUAGES,
     Message,
     attribute,
     both,
+    breakable,
     catalogue,
     check_language,
     inline,
@@ -87,9 +88,11 @@ def write_report(run_folder: Path, *, language: str = "en", output: Path | None 
 
 
 def write_page(run: Run, path: Path, *, language: str = "en") -> Path:
-    """Write the page of a run that has been read, whole or not at all."""
+    """Write the page of a run that has been read, whole or not at all, and the plain tables of its exams."""
     page = render(run, language=language)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if run.exams and run.place is not None:
+        write_tables(run, run.place, language=language)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(page.encode("utf-8", errors="replace"))
     temporary.replace(path)
@@ -116,6 +119,7 @@ def render(run: Run, *, language: str = "en") -> str:
         inline=inline,
         percent=numbers.percent,
         known=known,
+        breakable=breakable,
         pretty=pretty,
         table_rows=lambda table: html_rows(table, untouched=both(say("tables.untouched"))),
         quadrants=QUADRANTS,

@@ -126,8 +126,9 @@ def _panel(
     fall = None
     remarks = []
     if top is not None and len(points) > 1:
-        places = numbers.digits([p.value for p in points])
-        remarks.append(say("steps.best", step=top.step, value=numbers.fixed(top.value, places)))
+        shown = numbers.fixed(top.value, numbers.digits([p.value for p in points]))
+        value = shown if exam else numbers.percent(top.value / 100)
+        remarks.append(say("steps.best", step=top.step, value=value))
     if exam is not None and exam.capability == KNOWLEDGE and len(points) > 1:
         fall = starts_to_fall(points, higher_is_better=higher)
         remarks.append(say("steps.falls", step=fall.step) if fall else say("steps.no_fall"))

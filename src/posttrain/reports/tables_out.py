@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
+from rich.cells import cell_len
 
 from posttrain.reports import numbers
 from posttrain.reports.examined import CHANGE, ExamInfo
@@ -223,6 +224,22 @@ def to_html(table: PlainTable, *, language: str = "en") -> str:
         "<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n</body>\n</html>\n"
     )
     return str(page.format(lang=language, caption=table.caption, style=Markup(style), head=head, body=html_rows(table)))
+
+
+def to_text(table: PlainTable) -> str:
+    """For the terminal: columns as wide as they need to be, wide Chinese letters counted as two."""
+    lines = [(*table.heads, *map(pretty, table.columns))]
+    lines += [(*row.labels, *values) for row, values in zip(table.rows, table.shown(), strict=True)]
+    widths = [max(cell_len(line[i]) for line in lines) for i in range(len(lines[0]))]
+
+    def padded(line: tuple[str, ...]) -> str:
+        cells = []
+        for i, (cell, width) in enumerate(zip(line, widths, strict=True)):
+            gap = " " * (width - cell_len(cell))
+            cells.append(cell + gap if i < len(table.heads) else gap + cell)
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([table.caption, "", *map(padded, lines), ""])
 
 
 def html_rows(table: PlainTable, *, untouched: Markup | None = None) -> Markup:

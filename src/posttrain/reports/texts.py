@@ -22,6 +22,7 @@ __all__ = [
     "Message",
     "attribute",
     "both",
+    "breakable",
     "catalogue",
     "check_language",
     "inline",
@@ -82,6 +83,11 @@ def inline(plain: str) -> Markup:
     html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
     html = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html)
     return Markup(html)
+
+
+def breakable(name: str) -> Markup:
+    """A technical name that may be broken after its dots, dashes, slashes and underscores."""
+    return Markup(re.sub(r"([._/~-])(?=.)", r"\1<wbr>", str(escape(name)).replace("&#", "\0"))).replace("\0", "&#")
 
 
 def both(message: Message, tag: str = "span") -> Markup:

@@ -22,8 +22,9 @@
 
   const body = document.querySelector("#rows tbody");
   if (body) answers(body);
-  const picks = document.querySelector("#samples tbody");
-  if (picks) samples(picks);
+{% if with_samples %}
+  samples(document.querySelector("#samples tbody"));
+{% endif %}
   setLanguage(root.lang);
 
   function answers(body) {
