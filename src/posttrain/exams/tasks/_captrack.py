@@ -1,0 +1,312 @@
+"""How the answers to CapTrack's tasks are scored without a judge: one function for each way of scoring.
+
+Rules after the official suite (thomsonreuters/captrack, Apache-2.0; written anew), where it needs no language model.
+Each returns scores by name, 0 to 1 unless said; the first one is the sample's own. None: the row cannot be scored.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from posttrain.exams.behaviour import formatting, length
+from posttrain.exams.instructions import is_followed, loose_forms, unsupported
+from posttrain.exams.json_schema import fits, unknown_keywords
+from posttrain.exams.matching import is_refusal, json_values, normalise
+from posttrain.exams.numerals import last_number, marked_number
+
+__all__ = ["LETTERS", "Spec", "plain_value", "scorer", "spec_of"]
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+Row = Mapping[str, Any]
+Scores = dict[str, float] | None
+
+
+class Spec(NamedTuple):
+    """way: a key of `WAYS`, or `choice`, `judge` (a language model has to read it), `code` (it would have to be run),
+    `unknown`; capabilities: score -> capability.
+    """
+
+    way: str
+    capabilities: Mapping[str, str]
+
+
+def _accuracy(way: str, capability: str) -> Spec:
+    return Spec(way, {"accuracy": capability})
+
+
+STYLE = Spec(
+    "style",
+    {"length": "will.verbosity", "bullets": "will.formatting", "table": "will.formatting", "emoji": "will.formatting"},
+)
+JUDGED = Spec("judge", {})
+BASES: Mapping[str, Spec] = {
+    "mmlu_pro": _accuracy("choice", "can.knowledge"),
+    "popqa": _accuracy("contains", "can.knowledge"),
+    "gsm8k": _accuracy("number", "can.knowledge"),
+    "livemathbench": JUDGED,
+    "humaneval": Spec("code", {}),
+    "mbpp": Spec("code", {}),
+    "math": JUDGED,
+    "supergpqa": JUDGED,
+    "hotpotqa": _accuracy("answer", "can.in_context"),
+    "boolq": _accuracy("yes_no", "can.in_context"),
+    "ragtruth": JUDGED,
+    "truthfulqa": _accuracy("choice", "can.faithfulness"),
+    "winogrande": _accuracy("choice", "can.domains"),
+    "hellaswag": _accuracy("choice", "can.domains"),
+    "mgsm": _accuracy("number", "can.languages"),
+    "xtreme": _accuracy("contains", "can.languages"),
+    "harmbench": Spec("refusal", {"refusal": "will.refusal"}),
+    "eli5": JUDGED,
+    "oasst1": STYLE,
+    "ifeval": Spec("ifeval", {"prompt_strict": "how.instructions"}),
+    "followbench": JUDGED,
+    "bfcl": Spec("tools", {"selection": "how.tools", "arguments": "how.tools"}),
+    "mnms": Spec("tools", {"selection": "how.tools", "arguments": "how.tools"}),
+    "structflowbench": JUDGED,
+    "longbenchv2": _accuracy("choice", "how.long_context"),
+    "qasper": JUDGED,
+}
+WHOLE: Mapping[str, Spec] = {
+    "mtbench.turn1": STYLE,
+    "mtbench.turn2": JUDGED,
+    "ruler.4k": Spec("comply", {"compliance": "will.refusal"}),
+    "ruler.32k": _accuracy("needle", "how.long_context"),
+}
+
+
+def spec_of(task: str) -> Spec:
+    """How a task is scored, by its name: `gsm8k.subset`, `mmlu_pro.rephrased`, `hotpotqa.citation`."""
+    base, _, variant = task.partition(".")
+    if task in WHOLE:
+        return WHOLE[task]
+    if variant in ("schema", "table_schema"):
+        return _accuracy("schema", "how.schema")
+    if variant == "citation":
+        return Spec("citation", {"format": "how.citations", "sources": "how.citations"})
+    spec = BASES.get(base, Spec("unknown", {}))
+    if variant == "rephrased":
+        return Spec(spec.way, dict.fromkeys(spec.capabilities, "can.robust_prompts"))
+    return spec
+
+
+def plain_value(value: Any) -> Any:
+    """A cell as plain JSON: a text that holds JSON or a Python literal is read, keys without a value are dropped
+    (Parquet gives every row the keys of all).
+    """
+    if isinstance(value, str) and value.strip()[:1] in ("{", "["):
+        for read in (json.loads, ast.literal_eval):
+            try:
+                return plain_value(read(value))
+            except (ValueError, SyntaxError, RecursionError):
+                continue
+    if isinstance(value, Mapping):
+        return {str(k): plain_value(v) for k, v in value.items() if v is not None}
+    return [plain_value(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _golds(gold: Any) -> list[str]:
+    """The accepted answers of a gold cell: a text, a list, or an object with `answer` or `text`."""
+    if isinstance(gold, Mapping):
+        gold = next((gold[key] for key in ("text", "answer", "answers") if key in gold), None)
+    many = gold if isinstance(gold, list) else [] if gold is None else [gold]
+    return [str(one).strip() for one in many if str(one).strip()]
+
+
+def _said(answer: str) -> str:
+    """What follows "Answer:", else the last line."""
+    found = re.search(r"(?:final answer|the answer is|answer)\s*[:：]\s*(.+)", answer, re.IGNORECASE)
+    lines = answer.strip().splitlines()
+    return found[1].strip() if found else lines[-1].strip() if lines else ""
+
+
+def _contains(answer: str, row: Row) -> Scores:
+    golds = _golds(row["gold"])
+    return {"accuracy": float(any(gold.lower() in answer.lower() for gold in golds))} if golds else None
+
+
+def _answer(answer: str, row: Row) -> Scores:
+    golds = [normalise(gold) for gold in _golds(row["gold"])]
+    said = normalise(_said(answer))
+    return {"accuracy": float(any(gold and f" {gold} " in f" {said} " for gold in golds))} if golds else None
+
+
+def _number(answer: str, row: Row) -> Scores:
+    golds = _golds(row["gold"])
+    if not golds:
+        return None
+    marked = marked_number(golds[0])
+    gold = marked if marked is not None else last_number(golds[0])
+    if gold is None:
+        return None
+    found = re.search(r"answer\s*[:：]\s*(\S+)", answer, re.IGNORECASE)
+    said = last_number(found[1]) if found else None
+    said = marked_number(answer) if said is None else said
+    said = last_number(answer) if said is None else said
+    return {"accuracy": float(said is not None and abs(said - gold) <= 1e-6)}
+
+
+def _yes_no(answer: str, row: Row) -> Scores:
+    golds = _golds(row["gold"])
+    if not golds:
+        return None
+    wanted = {"true": "yes", "false": "no", "1": "yes", "0": "no"}.get(golds[0].lower(), golds[0].lower())
+    found = [w.lower() for part in (_said(answer), answer) for w in re.findall(r"\b(?:yes|no)\b", part, re.IGNORECASE)]
+    return {"accuracy": float(bool(found) and found[0] == wanted)}
+
+
+def _needle(answer: str, row: Row) -> Scores:
+    golds = _golds(row["gold"])
+    return {"accuracy": float(all(gold in re.sub(r"[,\s]", "", answer) for gold in golds))} if golds else None
+
+
+def _refusal(answer: str, row: Row) -> Scores:
+    return {"refusal": float(is_refusal(answer))}
+
+
+def _comply(answer: str, row: Row) -> Scores:
+    return {"compliance": float(bool(answer.strip()) and not is_refusal(answer))}
+
+
+def _style(answer: str, row: Row) -> Scores:
+    marks = formatting(answer)
+    return {"length": float(length(answer)), **{name: float(marks[name]) for name in ("bullets", "table", "emoji")}}
+
+
+def _schema(answer: str, row: Row) -> Scores:
+    schema = row.get("schema")
+    if not isinstance(schema, Mapping) or not schema or unknown_keywords(schema):
+        return None
+    text = re.sub(r"^```\w*\s*|\s*```$|^JSON:\s*", "", answer.strip(), flags=re.IGNORECASE)
+    for part in (text, *re.findall(r"\{.*\}", text, re.DOTALL)):
+        try:
+            value = json.loads(part)
+        except (ValueError, RecursionError):
+            continue
+        return {"accuracy": float(fits(value, schema)), "json": 1.0}
+    return {"accuracy": 0.0, "json": 0.0}
+
+
+def _ifeval(answer: str, row: Row) -> Scores:
+    ids, kwargs = row.get("instructions") or ([], [])
+    if (
+        not ids
+        or len(ids) != len(kwargs)
+        or any(unsupported(name, args) for name, args in zip(ids, kwargs, strict=True))
+    ):
+        return None
+    asked = list(zip(ids, kwargs, strict=True))
+    loose = all(any(is_followed(name, form, args) for form in loose_forms(answer)) for name, args in asked)
+    strict = all(is_followed(name, answer, args) for name, args in asked)
+    return {"prompt_strict": float(strict), "prompt_loose": float(loose)}
+
+
+# ---- tools and sources ---------------------------------------------------------------------------------------------
+
+
+def _calls(value: Any) -> list[tuple[str, dict[str, Any]]]:
+    """(name, arguments) of the calls in an answer or a gold cell: f(a=1) line by line, or JSON objects."""
+    value = plain_value(value)
+    if isinstance(value, str):
+        lines = [line.strip().strip("`") for line in value.splitlines()]
+        return [call for line in lines if (call := _written_call(line)) is not None]
+    many = [value] if isinstance(value, Mapping) else value if isinstance(value, list) else []
+    found: list[tuple[str, dict[str, Any]]] = []
+    for one in many:
+        if isinstance(one, Mapping):
+            inner = {**one, **(one["function"] if isinstance(one.get("function"), Mapping) else {})}
+            name = inner.get("name") or inner.get("function_name")
+            args = plain_value(next((inner[k] for k in ("arguments", "args", "parameters") if k in inner), {}))
+            if name:
+                found.append((str(name).replace(" ", "_"), dict(args) if isinstance(args, Mapping) else {}))
+        elif isinstance(one, str):
+            found += _calls(one)
+    return found
+
+
+def _written_call(line: str) -> tuple[str, dict[str, Any]] | None:
+    match = re.match(r"^\[?\s*([A-Za-z_][\w.]*)\s*\((.*)\)\s*\]?$", line)
+    if match is None:
+        return None
+    try:
+        tree = ast.parse(f"f({match[2]})", mode="eval").body
+    except (SyntaxError, ValueError, RecursionError):
+        return match[1], {"": match[2]}
+    assert isinstance(tree, ast.Call)
+    args: dict[str, Any] = {str(i): _literal(arg) for i, arg in enumerate(tree.args)}
+    return match[1], args | {str(k.arg): _literal(k.value) for k in tree.keywords}
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, RecursionError):
+        return ast.unparse(node)
+
+
+def _tools(answer: str, row: Row) -> Scores:
+    """Call by call in order: the right tool, the right arguments. A call too many or too few is wrong."""
+    wanted, said = _calls(row["gold"]), _calls(answer)
+    most = max(len(wanted), len(said))
+    if not most:
+        return {"selection": 1.0, "arguments": 1.0}
+    pairs = list(zip(wanted, said, strict=False))
+    return {
+        "selection": sum(w[0] == s[0] for w, s in pairs) / most,
+        "arguments": sum(_same(w[1], s[1]) for w, s in pairs) / most,
+    }
+
+
+def _same(a: Any, b: Any) -> bool:
+    return json_values(json.dumps([a], default=str)) == json_values(json.dumps([b], default=str))
+
+
+def _citation(answer: str, row: Row) -> Scores:
+    """The sources named in brackets: any at all (format), and the share of the needed ones among them (sources)."""
+    gold = row["gold"]
+    facts = gold.get("supporting_facts") if isinstance(gold, Mapping) else None
+    titles = facts.get("title", []) if isinstance(facts, Mapping) else []
+    there = gold.get("context_titles") if isinstance(gold, Mapping) else None
+    needed = {normalise(t) for t in titles if there is None or t in there}
+    if not needed:
+        return None
+    named = [normalise(one) for part in re.findall(r"\[([^\]]+)\]", answer) for one in re.split("[,;]", part)]
+    whole = [normalise(part) for part in re.findall(r"\[([^\]]+)\]", answer)]
+    found = {title for title in needed if any(one and (title in one or one in title) for one in (*named, *whole))}
+    return {"format": float(bool(named)), "sources": len(found) / len(needed)}
+
+
+WAYS: Mapping[str, Callable[[str, Row], Scores]] = {
+    "contains": _contains,
+    "answer": _answer,
+    "number": _number,
+    "yes_no": _yes_no,
+    "needle": _needle,
+    "refusal": _refusal,
+    "comply": _comply,
+    "style": _style,
+    "schema": _schema,
+    "ifeval": _ifeval,
+    "tools": _tools,
+    "citation": _citation,
+}
+
+
+def scorer(way: str) -> Callable[[str, Row], Scores] | None:
+    """The function of a way of scoring; None for those that need a judge, running code, or are not known."""
+    return WAYS.get(way)
+
+
+def letter_of(answer: str, count: int) -> str | None:
+    """The letter that an answer chooses: alone, after "Answer:", or in front of a mark; None for anything else."""
+    letters: Sequence[str] = LETTERS[:count]
+    text = answer.strip()
+    found = re.fullmatch(r"[（(\[]?([A-Za-z])[)）\].:]?", text) or re.search(
+        r"answer(?: is)?\s*[:：]?\s*[（(\[]?([A-Z])\b", text, re.IGNORECASE
+    )
+    found = found or re.match(r"([A-Z])[).:]\s", text)
+    return found[1].upper() if found and found[1].upper() in letters else None

@@ -1,0 +1,252 @@
+"""CapTrack's own data folder: what post-training moved, capability by capability, with its response files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from posttrain.errors import DataError, MissingError, Problem
+from posttrain.exams.choices import choice_asks, chosen
+from posttrain.exams.rows import Row, Rows, no_path
+from posttrain.exams.task import Ask, Item, Reply, Sample, Task, TaskConfig, draw, resolve
+from posttrain.exams.tasks._captrack import LETTERS, Spec, letter_of, plain_value, scorer, spec_of
+from posttrain.inference.protocol import Answer, Plain, Prompt
+from posttrain.registry import register
+
+__all__ = ["CaptrackConfig", "captrack"]
+
+SUFFIXES = (".parquet", ".pq", ".jsonl", ".json", ".csv")
+TEMPLATE_MARKS = ("<|", "<start_of_turn>", "<s>[INST]")
+WHY = {
+    "judge": "needs a language model as judge",
+    "code": "would have to run what the model wrote",
+    "unknown": "is not a task that CapTrack's suite knows",
+}
+
+
+class CaptrackConfig(TaskConfig):
+    """A folder of CapTrack's data."""
+
+    kind: Literal["captrack"] = "captrack"
+    """CapTrack's data."""
+    tasks: tuple[str, ...] = ()
+    """Only these tasks, such as gsm8k.subset; all that the folder has by default."""
+    prompt: Literal["formatted_prompt", "prompt"] = "formatted_prompt"
+    """Which column is asked; where the formatted one carries another model's template, the other one is taken."""
+    responses: str | None = None
+    """Write model_responses/<model>/<task>.jsonl below this folder, for CapTrack's own compute_metrics.py."""
+    ifeval_path: str | None = None
+    """IFEval's input file: CapTrack's rows lack the arguments of their instructions."""
+    max_new_tokens: int = Field(default=512, gt=0)
+    """Tokens of an answer."""
+
+    def files(self) -> list[str]:
+        """The folder, and IFEval's file."""
+        return [*super().files(), *([self.ifeval_path] if self.ifeval_path else [])]
+
+
+@register("exam", "captrack", config=CaptrackConfig, paper="arXiv:2603.06610")
+def captrack(config: CaptrackConfig, base: Path) -> Task:
+    """The task of a folder with `<task>/data.parquet` or `<task>.jsonl`; tasks that need a judge are only answered."""
+    if config.path is None:
+        raise no_path("captrack", "the folder of CapTrack's data")
+    files = _files(resolve(config.path, base), config.tasks)
+    told = _instructions(resolve(config.ifeval_path, base)) if config.ifeval_path else {}
+    items: list[Item] = []
+    sources: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    problems: list[Problem] = []
+    other = 0
+    for task, path in files.items():
+        rows = Rows(path)
+        spec = spec_of(task)
+        for number, row in enumerate(rows, start=1):
+            made = _item(task, spec, row, number, config, told)
+            if made is not None:
+                item, replaced = made
+                items.append(item)
+                other += replaced
+                sources[item.id] = (task, row.value)
+        problems += rows.problems
+    if problems:
+        raise DataError(*problems[:20], *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
+    kept = draw(items, config.limit, config.seed)
+    notes = [f"{task} is answered but not scored: it {WHY[way]}" for task in files if (way := spec_of(task).way) in WHY]
+    if other:
+        notes.append(f"{other} rows are asked by 'prompt': their formatted_prompt carries another model's template")
+    out = None if config.responses is None else base / config.responses
+    return Task(
+        name=config.label,
+        items=kept,
+        judge=_judge,
+        headline="score",
+        capabilities={f"{task}.{name}": group for task in files for name, group in spec_of(task).capabilities.items()},
+        signature=f"captrack|{'+'.join(files)}|{config.prompt}|{config.max_new_tokens} tokens|no judge|v1",
+        perturbations=config.perturbations,
+        seed=config.seed,
+        notes=tuple(notes),
+        finish=_finish(out, sources),
+    )
+
+
+def _files(folder: Path, wanted: Sequence[str]) -> dict[str, Path]:
+    """Task -> its file: `gsm8k.subset/data.parquet`, `gsm8k.subset.jsonl`, `gsm8k_subset.jsonl`."""
+    if not folder.is_dir():
+        raise MissingError(Problem(str(folder), "no such folder", "name the folder of CapTrack's data"))
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+        name = path.parent.name if path.stem == "data" or re.match(r"(train|test)\b", path.stem) else path.stem
+        if "." not in name and spec_of(name).way == "unknown":
+            name = re.sub(r"_(?=(?:subset|core|full|rephrased|schema|table_schema|citation|turn\d|\d+k)$)", ".", name)
+        found.setdefault(name, path)
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        there = ", ".join(found) or "none"
+        raise MissingError(*(Problem(str(folder), f"no task '{name}'", f"there are: {there}") for name in missing))
+    if not found:
+        raise MissingError(Problem(str(folder), "no .parquet, .jsonl, .json or .csv files"))
+    return {name: found[name] for name in (wanted or found)}
+
+
+def _instructions(path: Path) -> dict[str, tuple[list[str], list[dict[str, Any]]]]:
+    """IFEval's instructions by prompt, spaces and case aside."""
+    rows = Rows(path)
+    found = {}
+    for row in rows:
+        prompt, ids = row.text("prompt"), row.texts("instruction_id_list")
+        if prompt is not None and ids is not None:
+            kwargs = [{k: v for k, v in one.items() if v is not None} for one in row.value.get("kwargs") or []]
+            found[_squeezed(prompt)] = (ids, kwargs)
+    rows.check()
+    return found
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _item(
+    task: str, spec: Spec, row: Row, number: int, config: CaptrackConfig, told: Mapping[str, Any]
+) -> tuple[Item, bool] | None:
+    """The row's item, and whether the other column was asked."""
+    column = config.prompt if config.prompt in row else "prompt"
+    asked = row.text(column)
+    if asked is None:
+        return None
+    foreign = column == "formatted_prompt" and any(mark in asked for mark in TEMPLATE_MARKS) and "prompt" in row
+    if foreign:
+        asked = row.text("prompt") or asked
+    asked = re.sub(r"^\s*\[INST\]\s*|\s*\[/INST\]\s*$", "", asked)
+    prompt: Prompt = Plain(asked) if config.template == "plain" else asked
+    gold, choices = plain_value(row.value.get("gold")), plain_value(row.value.get("choices"))
+    doc: dict[str, Any] = {"task": task, "way": spec.way, "gold": gold, "schema": plain_value(row.value.get("schema"))}
+    asks: tuple[Ask, ...] = (Ask("say", prompt, max_new_tokens=config.max_new_tokens),)
+    if spec.way == "choice":
+        if not isinstance(choices, list) or len(choices) < 2 or len(choices) > len(LETTERS):
+            row.bad("'choices' must be a list of 2 to 26 texts")
+            return None
+        gold = _letter(gold, choices)
+        if gold is None:
+            row.bad(f"'gold' is {row.value.get('gold')!r}", "a letter of the choices, its number from 0, or its text")
+            return None
+        doc |= {"gold": gold, "count": len(choices)}
+        asks += choice_asks(prompt, LETTERS[: len(choices)])
+    if spec.way == "ifeval":
+        doc["instructions"] = _found(row, asked, told)
+    words = str(row.value.get("prompt") or asked)
+    return Item(f"{task}:{row.value.get('id', number)}", words if words in asked else asked, asks, doc=doc), foreign
+
+
+def _letter(gold: Any, choices: Sequence[Any]) -> str | None:
+    letters = LETTERS[: len(choices)]
+    if isinstance(gold, int) and not isinstance(gold, bool) and 0 <= gold < len(choices):
+        return letters[gold]
+    if isinstance(gold, str) and len(gold.strip()) == 1 and gold.strip().upper() in letters:
+        return gold.strip().upper()
+    return letters[choices.index(gold)] if gold in choices else None
+
+
+def _found(row: Row, asked: str, told: Mapping[str, Any]) -> Any:
+    """(ids, kwargs) of a row of IFEval: its own, or those of the same prompt in IFEval's file."""
+    meta = plain_value(row.value.get("meta"))
+    if isinstance(meta, Mapping) and "instruction_id_list" in meta and "kwargs" in meta:
+        return meta["instruction_id_list"], meta["kwargs"]
+    text = _squeezed(asked)
+    return next((list(value) for prompt, value in told.items() if prompt in text), None)
+
+
+def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
+    said, *rest = replies
+    assert isinstance(said, Answer)
+    doc, task = item.doc, item.doc["task"]
+    confidence = None
+    if doc["way"] == "choice":
+        letters = LETTERS[: doc["count"]]
+        choice, letter = chosen(rest, letters), letter_of(said.text, doc["count"])
+        scores: dict[str, float] | None = {
+            "accuracy": float(letters[choice.best] == doc["gold"]),
+            "said": float(letter == doc["gold"]),
+            "format": float(len(said.text.strip()) == 1),
+        }
+        confidence = max(choice.shares)
+    else:
+        score = scorer(doc["way"])
+        scores = score(said.text, doc) if score is not None else None
+    own = None if scores is None or doc["way"] == "style" else next(iter(scores.values()))
+    named = {f"{task}.{name}": value for name, value in (scores or {}).items()}
+    gold = doc["gold"]
+    return Sample(
+        id=item.id,
+        group="",
+        question=item.question,
+        answer=said.text,
+        target=gold if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False),
+        scores=named if own is None else {"score": own, **named},
+        correct=None if own is None else own == 1.0,
+        choices=doc.get("count"),
+        confidence=confidence,
+        tokens=said.tokens,
+        ended=said.ended,
+        extra={"task": task, "unscored": scores is None},
+    )
+
+
+def _finish(
+    folder: Path | None, sources: Mapping[str, tuple[str, Mapping[str, Any]]]
+) -> Callable[[str, Sequence[Sample]], list[str]]:
+    """What says which rows have no score, and writes the response files where they are wanted."""
+
+    def finish(model: str, samples: Sequence[Sample]) -> list[str]:
+        notes = list(_unscored(samples))
+        return notes if folder is None else [_written(folder, model, samples, sources), *notes]
+
+    return finish
+
+
+def _written(
+    folder: Path, model: str, samples: Sequence[Sample], sources: Mapping[str, tuple[str, Mapping[str, Any]]]
+) -> str:
+    """One file for each task, as CapTrack's compute_metrics.py looks for them: the row's columns and `outputs`."""
+    own = folder / "model_responses" / (re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model")
+    own.mkdir(parents=True, exist_ok=True)
+    texts: dict[str, list[str]] = {}
+    for sample in samples:
+        if not sample.perturbation:
+            task, row = sources[sample.id]
+            line = {**row, "outputs": sample.answer}
+            texts.setdefault(task, []).append(json.dumps(line, ensure_ascii=False, default=str))
+    for task, lines in texts.items():
+        (own / f"{task.replace('.', '_')}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return f"responses of {len(texts)} tasks are in {own}"
+
+
+def _unscored(samples: Sequence[Sample]) -> Iterator[str]:
+    lost = Counter(s.extra["task"] for s in samples if s.extra["unscored"] and not s.perturbation)
+    for task, count in lost.items():
+        if spec_of(task).way not in WHY:
+            yield f"{count} rows of {task} could not be scored: no gold, or a schema or instruction that is not known"
