@@ -3,7 +3,7 @@
 A score of overlap means nothing without the way its texts were cut: 今天天氣很好，我們去公園散步。 beside
 今天天氣非常好，我們一起去公園散步吧。 has ROUGE-1 of 0.80 by characters, 0.78 by jieba's words and 0.75 by the words of
 their Simplified forms. jieba's dictionary is Simplified, so it cuts Traditional text in other places than the same
-sentence in Simplified; `jieba_simplified` cuts where jieba cuts the Simplified text and keeps the characters as written.
+sentence in Simplified; `jieba_simplified` cuts where jieba cuts the Simplified text, in the characters as written.
 Every way drops punctuation and folds case, as rouge-score does.
 """
 
