@@ -20,10 +20,10 @@ The first gives p00, the others then p10 and p01. With g / (1-g) = 1 / (k-1):
 The estimates put observed shares for the probabilities. Each is linear in them, so with questions of different k every
 sample adds its own term, ([1 → 0] - [0 → 0] / (k-1)) * k / (k-1), and the mean is unbiased; a question without
 choices (k infinite) adds [1 → 0]. Two guessers score 0 in expectation, p01 - p10 is the difference of the two
-accuracies corrected for guessing, (A k - 1) / (k-1). Were being wrong before and being wrong after independent, P(0 → 0)
-would be (1 - A before)(1 - A after) and the accuracies would suffice; the cell itself needs no such assumption. Nothing
-is cut at 0: below 0 means that the
-two models' wrong answers agree more often than independent guesses would (a model beside itself), no forgetting.
+accuracies corrected for guessing, (A k - 1) / (k-1). Were being wrong before and being wrong after independent,
+P(0 → 0) would be (1 - A before)(1 - A after) and the accuracies would suffice; the cell itself needs no such
+assumption. Nothing is cut at 0: below 0 means that the two models' wrong answers agree more often than independent
+guesses would (a model beside itself), no forgetting.
 """  # fmt: skip
 
 from __future__ import annotations
