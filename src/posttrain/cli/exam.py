@@ -6,6 +6,7 @@ Each way has its file and returns the same kind of document: `exam_change.py` (-
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,12 +21,13 @@ from posttrain.cli.options import (
     SetOption,
     TrustOption,
     emit,
+    hush,
     talk,
 )
 from posttrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from posttrain.inference.respondents import ModelRespondent
+    from posttrain.inference.protocol import Respondent
 
 __all__ = ["exam"]
 
@@ -110,22 +112,26 @@ def exam(
         from posttrain.cli.exam_harness import go_offline
 
         go_offline(download=download)
-    loaded: dict[str, ModelRespondent] = {}
+    from posttrain.inference.opening import open_respondent
+    from posttrain.inference.respondents import ModelRespondent
+    from posttrain.inference.shards import ShardedRespondent, is_sharded, rank, sharing, work
 
-    def load(name: str) -> ModelRespondent:
-        from posttrain.inference.respondents import ModelRespondent
-        from posttrain.models.load import load_model
+    if is_sharded() and rank():
+        hush()
+    loaded: dict[str, Respondent] = {}
 
+    def load(name: str) -> Respondent:
         if name not in loaded:
             talk(f"loading {name}")
-            found = load_model(
+            opened = open_respondent(
                 name,
-                device=_own_device(),
                 offline=not download,
                 trust_remote_code=trust_remote_code,
                 allow_template_mismatch=allow_template_mismatch,
             )
-            loaded[name] = ModelRespondent(found, batch_tokens=batch_tokens)
+            if isinstance(opened, ModelRespondent):
+                opened.batch_tokens = batch_tokens
+            loaded[name] = opened
         return loaded[name]
 
     documents: list[dict[str, Any]] = []
@@ -136,39 +142,57 @@ def exam(
             documents.append(document)
             _write(output, documents)
 
-    if change:
-        from posttrain.cli.exam_change import exam_change
+    def own_parts() -> None:
+        if change:
+            from posttrain.cli.exam_change import exam_change
 
-        keep(
-            exam_change(
-                model,
-                load,
-                changes=change,
-                before=before,
-                output=output,
-                table=not json,
-                max_new_tokens=max_new_tokens,
-                match=match,
-                prompt_mode=prompt_mode,
+            keep(
+                exam_change(
+                    model,
+                    load,
+                    changes=change,
+                    before=before,
+                    output=output,
+                    table=not json,
+                    max_new_tokens=max_new_tokens,
+                    match=match,
+                    prompt_mode=prompt_mode,
+                )
             )
-        )
-    if exams or exams_file:
-        from posttrain.cli.exam_tasks import exam_tasks
+        if exams or exams_file:
+            from posttrain.cli.exam_tasks import exam_tasks
 
-        keep(
-            exam_tasks(
-                model,
-                load,
-                exams=exams or [],
-                exams_file=exams_file,
-                before=before,
-                output=output,
-                table=not json,
-                limit=limit,
-                restart=restart,
-                sets=sets or [],
+            keep(
+                exam_tasks(
+                    model,
+                    load,
+                    exams=exams or [],
+                    exams_file=exams_file,
+                    before=before,
+                    output=output,
+                    table=not json,
+                    limit=limit,
+                    restart=restart,
+                    sets=sets or [],
+                )
             )
-        )
+
+    if not is_sharded():
+        own_parts()
+    elif not tasks:
+        if change or before:
+            cause = "several processes share the questions of --exam and --tasks; --change and --before want one"
+            raise ConfigError(Problem("torchrun", cause, "start them without torchrun"))
+        with sharing():
+            inner = load(model)
+            if rank():
+                work(inner)
+                return
+            with ShardedRespondent(inner) as shared:
+                loaded[model] = shared
+                own_parts()
+    elif change or exams or exams_file:
+        raise ConfigError(Problem("torchrun", "--tasks stands alone under torchrun", "use two commands"))
     if tasks:
         from posttrain.cli.exam_harness import exam_harness
 
@@ -196,18 +220,44 @@ def exam(
         emit(merged(documents))
 
 
-def merged(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    """The parts as one document: lists one after the other, tables key by key, anything else from the first."""
+def merged(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The parts as one: tables key by key, rows of one model together, anything else from the first."""
     whole: dict[str, Any] = {}
     for document in documents:
         for key, value in document.items():
-            if isinstance(value, list) and key in whole:
-                whole[key] = [*whole[key], *value]
-            elif isinstance(value, dict) and key in whole:
+            if key not in whole or (isinstance(value, list) and isinstance(whole[key], str)):
+                whole[key] = value  # the change exam names the model before, the others have its scores
+            elif isinstance(value, list) and isinstance(whole[key], list):
+                whole[key] = _joined(whole[key], value)
+            elif isinstance(value, dict) and isinstance(whole[key], dict):
                 whole[key] = {**whole[key], **value}
-            else:
-                whole.setdefault(key, value)
     return whole
+
+
+SAME = ("model", "method", "change", "checkpoint", "seed")
+
+
+def _joined(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of cells: those of the same model, change and checkpoint become one, its costs summed."""
+    rows = [dict(row) for row in old]
+    for row in new:
+        same = next((r for r in rows if all(r.get(k) == row.get(k) for k in SAME)), None)
+        if same is None:
+            rows.append(row)
+            continue
+        for key, value in row.items():
+            if key == "cost":
+                was = same.get(key, {})
+                same[key] = {k: (max if k == "peak_gib" else _sum)(was.get(k, 0.0), v) for k, v in value.items()}
+            elif isinstance(value, dict):
+                same[key] = {**same.get(key, {}), **value}
+            elif isinstance(value, list):
+                same[key] = [*same.get(key, []), *value]
+    return rows
+
+
+def _sum(a: float, b: float) -> float:
+    return a + b
 
 
 def _write(output: Path | None, documents: list[dict[str, Any]]) -> None:
@@ -218,13 +268,3 @@ def _write(output: Path | None, documents: list[dict[str, Any]]) -> None:
     from posttrain.exams.records import write_atomically
 
     write_atomically(output / "results.json", dumps(merged(documents), ensure_ascii=False, indent=2) + "\n")
-
-
-def _own_device() -> str | None:
-    """This process's GPU under torchrun; None leaves the choice to `load_model`."""
-    import os
-
-    import torch
-
-    rank = os.environ.get("LOCAL_RANK")
-    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None

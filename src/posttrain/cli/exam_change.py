@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from posttrain.exams.change import BeforeCache, ProbeResult
     from posttrain.exams.records import SamplesFile
     from posttrain.exams.scores import ExamResult, Summary
-    from posttrain.inference.respondents import ModelRespondent, Respondent
+    from posttrain.inference.respondents import Respondent
 
 __all__ = ["Match", "PromptMode", "exam_change"]
 
@@ -31,7 +31,7 @@ Match = Literal["first_sentence", "exact"]
 
 def exam_change(
     model: str,
-    load: Callable[[str], ModelRespondent],
+    load: Callable[[str], Respondent],
     *,
     changes: Sequence[str],
     before: str | None = None,
@@ -54,7 +54,7 @@ def exam_change(
     if before is None and prompt_mode != "none":
         was = after
     else:
-        was = load(before or _base_of(model, after.model))
+        was = load(before or _base_of(model, after))
     if prompt_mode == "none" and was.fingerprint == after.fingerprint:
         talk(f"{was.name} and {model} are the same weights: whatever is not learned, was not learned before either")
     afters = {c.name: _told(after, c, prompt_mode) for c in read}
@@ -94,10 +94,13 @@ def _keeper(samples: SamplesFile | None, change: str) -> Any:
     return (lambda result: samples.append(change, result)) if samples else None
 
 
-def _base_of(name: str, model: Any) -> str:
+def _base_of(name: str, respondent: Respondent) -> str:
     """The base that an adapter names; ConfigError for a model that is none."""
     from peft import PeftModel
 
+    from posttrain.inference.respondents import ModelRespondent
+
+    model = respondent.model if isinstance(respondent, ModelRespondent) else None
     base = model.peft_config["default"].base_model_name_or_path if isinstance(model, PeftModel) else None
     if not base:
         raise ConfigError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.cli import exam_tasks
 from posttrain.cli.options import debug, talk
-from posttrain.errors import Interrupted, PosttrainError, Problem
+from posttrain.errors import ConfigError, Interrupted, PosttrainError, Problem
 from posttrain.studies.config import safe_name
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from posttrain.exams.lm_eval_results import Evaluated
     from posttrain.exams.lm_eval_tasks import Loaded
     from posttrain.exams.running import TaskProgress
-    from posttrain.inference.respondents import ModelRespondent
+    from posttrain.inference.protocol import Respondent
 
 __all__ = ["exam_harness", "go_offline"]
 
@@ -42,7 +42,7 @@ def go_offline(*, download: bool) -> None:
 
 def exam_harness(
     model: str,
-    load: Callable[[str], ModelRespondent],
+    load: Callable[[str], Respondent],
     *,
     tasks: str,
     include_path: Sequence[Path] = (),
@@ -57,9 +57,11 @@ def exam_harness(
     tasks: names with commas between; settings: of `exams.lm_eval_results.evaluate_tasks`. None in the processes of
     torchrun that are not the first.
     """
+    from posttrain.exams.lm_eval import join_world
     from posttrain.exams.lm_eval_tasks import load_tasks
 
     _hush()
+    join_world()  # under torchrun, before a model chooses its GPU
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     loaded = load_tasks(names, include_path, say=talk)
     talk(f"lm-eval: {len(loaded['tasks'])} tasks")
@@ -86,13 +88,17 @@ def _with_samples(results: Evaluated) -> dict[str, Any]:
 
 
 def _run(
-    respondent: ModelRespondent, loaded: Loaded, folder: Path | None, *, restart: bool, **settings: Any
+    respondent: Respondent, loaded: Loaded, folder: Path | None, *, restart: bool, **settings: Any
 ) -> Evaluated | None:
     from posttrain.exams.lm_eval import PosttrainLM
     from posttrain.exams.lm_eval_results import evaluate_tasks
     from posttrain.exams.task import content_id
     from posttrain.exams.task_files import SampleFile
+    from posttrain.inference.respondents import ModelRespondent
 
+    if not isinstance(respondent, ModelRespondent):
+        mend = "lm-eval itself has backends for servers; --exam takes any respondent"
+        raise ConfigError(Problem(respondent.name, "--tasks needs a model on this machine", mend))
     if restart and folder:
         for path in folder.glob("responses*.jsonl"):
             path.unlink()

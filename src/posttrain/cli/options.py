@@ -35,6 +35,7 @@ __all__ = [
     "console",
     "debug",
     "emit",
+    "hush",
     "quiet",
     "take_global",
     "talk",
@@ -107,6 +108,11 @@ def debug() -> bool:
 def quiet() -> bool:
     """Whether talk on stderr is unwanted (`--quiet`)."""
     return _state["quiet"]
+
+
+def hush() -> None:
+    """From now on as with --quiet: of the processes of torchrun only the first talks."""
+    _state["quiet"] = True
 
 
 def talk(message: str = "") -> None:

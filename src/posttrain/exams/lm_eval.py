@@ -91,7 +91,7 @@ class PosttrainLM(TemplateLM):
         if isinstance(pretrained, str):
             pretrained = load_model(
                 pretrained,
-                device=device or own_device(),
+                device=device,
                 dtype=dtype,
                 offline=not download,
                 trust_remote_code=trust_remote_code,
@@ -366,12 +366,6 @@ def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
     """Spaces at the context's end belong to the continuation (`TemplateLM._encode_pair`)."""
     kept = context.rstrip()
     return kept, context[len(kept) :] + continuation
-
-
-def own_device() -> str | None:
-    """This process's GPU under torchrun; None leaves the choice to `load_model`."""
-    rank = os.environ.get("LOCAL_RANK")
-    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
 
 
 def join_world() -> tuple[int, int]:
