@@ -186,7 +186,8 @@ class _Lines:
 
 def _progress(progress: TaskProgress) -> str:
     rate = progress.tokens / max(progress.wall_s, 1e-9)
-    return f"{progress.done:,}/{progress.total:,}  {rate:,.0f} tokens/s  {_clock(progress.left_s)} left"
+    left = "" if progress.left_s is None else f"  {_clock(progress.left_s)} left"
+    return f"{progress.done:,}/{progress.total:,}  {rate:,.0f} tokens/s{left}"
 
 
 def _clock(seconds: float) -> str:
@@ -295,6 +296,8 @@ def _print(
         for name, one in compared.items():
             if one.forgotten is not None:
                 out.print(Text(f"{name}: {one.forgotten} were right and are wrong now, {one.gained} the other way"))
+            for note in one.notes:
+                out.print(Text(f"{name}: {note}"))
     for name, result in results.items():
         out.print(Text(f"\n{name}: {one_line(result.signature, 400)}"))
         for note in result.notes:
@@ -329,10 +332,15 @@ def _differences(results: Mapping[str, TaskResult], compared: Mapping[str, Compa
         table.add_column(column, justify="left" if column in ("score", "95 % interval") else "right")
     table.add_column("")
     for name, one in compared.items():
-        interval = f"{one.ci95[0]:+.3f} to {one.ci95[1]:+.3f}" if one.ci95 else ""
-        verdict = "a difference" if one.different else "no difference that this many questions could show"
+        if one.before is None or one.after is None or one.difference is None:
+            table.add_row(f"{name}.{results[name].headline}", *[""] * 5, "nothing to compare")
+            continue
+        interval = f"{one.ci95.low:+.3f} to {one.ci95.high:+.3f}" if one.ci95 else ""
+        verdict = (
+            ("better" if one.better else "worse") if one.different else "no difference that can be told from chance"
+        )
         table.add_row(
-            f"{name}.{results[name].headline}",
+            f"{name}.{one.score}",
             f"{one.before:.3f}",
             f"{one.after:.3f}",
             f"{one.difference:+.3f}",

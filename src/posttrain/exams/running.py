@@ -33,19 +33,21 @@ CHUNK = 8192
 more forward of the prefix that they share."""
 ENOUGH_FOR_CALIBRATION = 300
 """Fewer samples give a calibration error that is mostly noise (HELM says so of its own)."""
+KNOWN = 0.02
+"""The share of the work after which its pace is taken to be known: the first replies wait for the prefixes of all."""
 WEIGHT = {"score": 1.0, "text": 4.0, "say": 8.0}
 """What an ask takes, roughly, for the time left: an answer is many forward passes, a text many tokens."""
 
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """How far a task is. done, total: asks; tokens: forwarded and generated so far; left_s: expected."""
+    """How far a task is. done, total: asks; tokens: forwarded and generated so far; left_s: expected, None at first."""
 
     done: int
     total: int
     wall_s: float
     tokens: int
-    left_s: float
+    left_s: float | None
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ class _Meter:
     def __init__(
         self, respondent: Respondent, forms: Sequence[Form], tell: Callable[[TaskProgress], None] | None
     ) -> None:
-        self.usage = respondent.usage
+        self.respondent = respondent
         self.before = replace(respondent.usage)
         self.tell = tell
         self.total = sum(len(form.item.asks) for form in forms)
@@ -228,7 +230,9 @@ class _Meter:
     def spent(self) -> dict[str, float]:
         """Every number of `Usage`, since the beginning."""
         was = asdict(self.before)
-        return {name: value - was[name] for name, value in asdict(self.usage).items() if name != "plain_reason"}
+        return {
+            name: value - was[name] for name, value in asdict(self.respondent.usage).items() if name != "plain_reason"
+        }
 
     @property
     def wall_s(self) -> float:
@@ -241,7 +245,8 @@ class _Meter:
         if self.tell is not None:
             spent = self.spent()
             tokens = int(spent["scored_tokens"] + spent["prompt_tokens"] + spent["generated_tokens"])
-            left_s = self.wall_s * (self.whole / self.weight - 1)
+            known = self.weight >= KNOWN * self.whole
+            left_s = self.wall_s * (self.whole / self.weight - 1) if known else None
             self.tell(TaskProgress(self.done, self.total, self.wall_s, tokens, left_s))
 
 
@@ -329,7 +334,7 @@ def _scored(
         *(f"{kind} changes nothing in {count} of {total} questions" for kind, count in unchanged.items() if count),
         *notes,
         *doubts,
-        *_cost_notes(cost, meter.usage, samples, earlier),
+        *_cost_notes(cost, respondent.usage, samples, earlier),
     ]
     if task.finish is not None:
         notes += task.finish(respondent.name, samples)
