@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -44,14 +45,8 @@ def range_ticks(low: float, high: float, count: int = 4) -> list[float]:
     if not high > low:
         low, high = low - abs(low or 1.0) * 0.05, high + abs(high or 1.0) * 0.05
     raw = (high - low) / count
-    power = 10.0
-    while power > raw:
-        power /= 10
-    while power * 10 <= raw:
-        power *= 10
+    power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
-    first = int(low / step) - (1 if low < 0 and low % step else 0)
-    ticks = [first * step]
-    while ticks[-1] < high - 1e-9 * step:
-        ticks.append(first * step + len(ticks) * step)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = [i * step for i in range(first, last + 1)]
     return [round(tick, 12) for tick in ticks]
