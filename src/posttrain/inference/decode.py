@@ -1,32 +1,37 @@
-"""Batched decoding on token ids: left padding, right positions, a KV cache, early exit.
+"""Batched decoding on token ids: shared prefixes read once, a KV cache, a batch that is refilled as answers end.
 
-Prompts are sorted by length and batched under a token budget, so little is padded; a batch's finished rows leave it, so
-one long answer does not make the others wait. Left padding puts every row's last token at the end: one slice of the
-last logits serves all rows.
-
-Measured on the pocket shape (5 M parameters, 2 quiet cores, 100 prompts of 15 to 45 tokens, answers of 4 to 12 tokens):
-0.55 to 0.60 s here, 0.58 to 0.79 s with `model.generate`, which also keeps finished rows to the end: one answer of 64
-tokens makes all wait. `benchmarks/generation.py` repeats it.
+`decode` is the way in. How the batch runs is `inference/refill.py`; which prompts share a prefix, `prefixes.py`; what
+the next token is, `sampling.py`; where a stop string ends an answer, `stops.py`. A model whose cache can not be cut
+and joined takes the plain path, `one_length.py`. `benchmarks/generation.py` measures against `model.generate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from posttrain.errors import PosttrainError, Problem
+from posttrain.inference.kv_cache import why_plain
+from posttrain.inference.one_length import answer_by_length
+from posttrain.inference.prefixes import groups_of
+from posttrain.inference.protocol import Usage
+from posttrain.inference.refill import Answers, RefilledBatch
+from posttrain.inference.sampling import Sampling
+from posttrain.inference.stops import StopWatch
 
 __all__ = ["Batch", "Decoded", "batches", "context_limit", "decode", "left_pad"]
 
-COMPACT = 0.25
-"""Finished rows leave the batch when they are this share of it: leaving costs a copy of the cache."""
-
 
 class Decoded(NamedTuple):
-    """One answer in token ids, without the stop token; ended: a stop token was met before the limit."""
+    """One answer in token ids, without the stop token; ended: a stop token or a stop string was met before the limit.
+
+    The tokens that hold a stop string are kept: a string may end inside a token (`stops.cut_at_stop` cuts the text).
+    """
 
     ids: list[int]
     ended: bool
@@ -81,17 +86,6 @@ def _check_lengths(lengths: Sequence[int], limit: int) -> None:
         raise PosttrainError(*problems)
 
 
-def _pick(logits: Tensor, temperature: float, uniform: Tensor | None) -> Tensor:
-    """Next tokens (B,) from logits (B, V): the largest, or by inverse CDF at each row's own number in [0, 1)."""
-    if not bool(torch.isfinite(logits).any(-1).all()):
-        raise PosttrainError("the model gives no finite logits: its weights are broken (training may have diverged)")
-    if uniform is None:
-        return logits.argmax(-1)
-    cumulative = torch.softmax(logits.float() / temperature, -1).cumsum(-1)  # (B, V)
-    target = uniform[:, None].to(cumulative) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
-
-
 @torch.inference_mode()
 def decode(
     model: Any,
@@ -99,77 +93,79 @@ def decode(
     *,
     stop: frozenset[int],
     pad_id: int,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     temperature: float = 0.0,
     seed: int = 0,
+    top_p: float = 1.0,
+    top_k: int = 0,
     batch_tokens: int = 16384,
+    stop_texts: Sequence[str] = (),
+    text_of: Callable[[list[int]], str] | None = None,
+    on_done: Callable[[int, Decoded], None] | None = None,
+    usage: Usage | None = None,
 ) -> list[Decoded]:
     """The model's answers to `prompts` (token ids), greedy at temperature 0, in the order of the prompts.
 
     A sampled answer depends on the seed and on the prompt's place in the list, not on how rows were batched.
-    Answers stop at any id of `stop`, after `max_new_tokens`, or where the model's positions end.
+    Answers stop at any id of `stop`, as soon as their text (`text_of` their ids) holds one of `stop_texts`, after
+    `max_new_tokens` (of all, or of each), or where the model's positions end. batch_tokens: cached tokens at once.
+    on_done: told each prompt's number and answer as soon as it is known. usage: counts what was forwarded.
     Raises PosttrainError for prompts that do not fit, all at once, and for a model without finite logits.
     """
     limit = context_limit(model)
     _check_lengths([len(p) for p in prompts], limit)
-    generator = torch.Generator().manual_seed(seed)
-    uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator) if temperature > 0 else None  # (N, L)
+    usage = usage if usage is not None else Usage()
+    most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    limits = [min(new, limit - len(p)) for new, p in zip(most, prompts, strict=True)]
     answers: list[Decoded] = [Decoded([], False)] * len(prompts)
-    for rows in batches([len(p) for p in prompts], tokens=batch_tokens, extra=max_new_tokens):
-        longest = max(len(prompts[r]) for r in rows)
-        draws = uniforms[rows] if uniforms is not None else None
-        done = _decode_batch(
-            model,
-            left_pad([prompts[r] for r in rows], pad_id, model.device),
-            stop,
-            min(max_new_tokens, limit - longest),
-            temperature,
-            draws,
-        )
-        for row, answer in zip(rows, done, strict=True):
-            answers[row] = answer
+
+    def done(row: int, ids: list[int], ended: bool) -> None:
+        answers[row] = Decoded(ids, ended)
+        usage.generated_tokens += len(ids)
+        if on_done is not None:
+            on_done(row, answers[row])
+
+    usage.requests += len(prompts)
+    asked = [row for row in range(len(prompts)) if limits[row] > 0]
+    for row in range(len(prompts)):
+        if limits[row] <= 0:
+            done(row, [], False)
+    watch = _watcher(stop_texts, text_of)
+    told = Answers(limits, stop, Sampling(temperature, seed, top_p, top_k), met=watch, on_done=done)
+    reason = why_plain(model, max((len(prompts[row]) + limits[row] for row in asked), default=0))
+    if reason:
+        usage.plain_requests += len(asked)
+        usage.plain_reason = usage.plain_reason or reason
+        _say_once(model, f"answers are generated without padding, shared prefixes and refilling: {reason}")
+        answer_by_length(model, prompts, asked, told, tokens=batch_tokens, usage=usage)
+    else:
+        groups = [
+            group._replace(rows=[asked[i] for i in group.rows]) for group in groups_of([prompts[i] for i in asked])
+        ]
+        RefilledBatch(model, prompts, told, pad_id=pad_id, tokens=batch_tokens, usage=usage).run(groups)
     return answers
 
 
-def _decode_batch(
-    model: Any, batch: Batch, stop: frozenset[int], steps: int, temperature: float, draws: Tensor | None
-) -> list[Decoded]:
-    from transformers import DynamicCache
+def _watcher(
+    stops: Sequence[str], text_of: Callable[[list[int]], str] | None
+) -> Callable[[int, list[int]], bool] | None:
+    """Whether a row's tokens hold a stop string; None when there are none to look for."""
+    if not any(stops):
+        return None
+    if text_of is None:
+        raise TypeError("stop_texts need text_of: tokens alone do not show them")
+    watches: dict[int, StopWatch] = {}
 
-    cache = DynamicCache(config=model.config)
-    stops = torch.tensor(sorted(stop), device=batch.ids.device)
-    said: list[list[int]] = [[] for _ in range(len(batch.ids))]
-    ended = [False] * len(said)
-    rows = torch.arange(len(said))  # which answer each row of the batch writes
-    alive = [True] * len(said)
-    ids, mask, positions = batch
-    for step in range(steps):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # (B, V)
-        uniform = draws[rows, step] if draws is not None else None
-        tokens = _pick(logits, temperature, uniform)  # (B,)
-        stopped = torch.isin(tokens, stops).tolist()
-        for place, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist(), strict=True)):
-            if alive[place] and stopped[place]:
-                alive[place], ended[row] = False, True
-            elif alive[place]:
-                said[row].append(token)
-        if not any(alive):
-            break
-        positions = positions[:, -1:]
-        if alive.count(False) >= COMPACT * len(alive):
-            keep = torch.tensor([place for place, live in enumerate(alive) if live])
-            rows, alive = rows[keep], [True] * len(keep)
-            keep = keep.to(tokens.device)
-            cache.batch_select_indices(keep)
-            tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
-        ids = tokens[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        positions = positions + 1
-    return [Decoded(*answer) for answer in zip(said, ended, strict=True)]
+    def met(row: int, ids: list[int]) -> bool:
+        return watches.setdefault(row, StopWatch(stops, text_of)).met(ids)
+
+    return met
+
+
+_said: WeakSet[Any] = WeakSet()
+
+
+def _say_once(model: Any, text: str) -> None:
+    if model not in _said:
+        _said.add(model)
+        warnings.warn(text, stacklevel=3)

@@ -1,0 +1,225 @@
+"""A running batch that is refilled: finished rows leave, waiting prompts join, shared prefixes are read once.
+
+Rows are padded on the left, so every row's last token is in the last column and one slice of logits serves all.
+
+    budget     rows x (the most tokens that one of the rows may come to) stays within `tokens`; one row always may run
+    leaving    an answer is reported the moment it ends; its row leaves when a quarter of the rows have ended (or all),
+               or when the room for new columns is used up, because leaving copies what stays
+    joining    at the same moments, from the front of the waiting, as many prompts as the budget then takes; prompts of
+               one group in one forward pass; all parts are then copied once into a new buffer, without the columns
+               that no row needs any more
+    prefixes   a group's prefix is read once, in a batch of one, and kept until the last of the group has joined
+
+A row that is a tokens shorter than the longest beside it reads the last a tokens of the prefix once more, instead of
+padding: rows stay without holes. Every row is copied a few times in its life, not at every token.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import Cache
+
+from posttrain.inference.attention import core
+from posttrain.inference.kv_cache import Part, RunningCache, expanded
+from posttrain.inference.prefixes import Group
+from posttrain.inference.protocol import Usage
+from posttrain.inference.sampling import Sampling, pick
+
+__all__ = ["Answers", "RefilledBatch"]
+
+LEAVE = 0.25
+"""Ended rows leave when they are this share of the batch."""
+ROOM = 64
+"""Columns that a new buffer has for new tokens at most: memory is held for them."""
+
+
+class Answers:
+    """What is known of each prompt's answer. `take` is told each new token and says whether the answer goes on.
+
+    limits: the most tokens of each; met: whether a stop string is in an answer's tokens; on_done: told each prompt's
+    number, tokens and whether it stopped by itself.
+    """
+
+    def __init__(
+        self,
+        limits: Sequence[int],
+        stop: frozenset[int],
+        sampling: Sampling,
+        *,
+        met: Callable[[int, list[int]], bool] | None,
+        on_done: Callable[[int, list[int], bool], None],
+    ) -> None:
+        self.limits, self.stop, self.sampling = limits, stop, sampling
+        self.met, self.on_done = met, on_done
+        self.said: dict[int, list[int]] = {}
+        self._draws: dict[int, list[float]] = {}
+
+    def uniform(self, row: int) -> float:
+        """The number that decides the row's next token."""
+        if self.sampling.temperature == 0:
+            return 0.0
+        if row not in self._draws:
+            self._draws[row] = self.sampling.draws(row, self.limits[row])
+        return self._draws[row][len(self.said.get(row, ()))]
+
+    def take(self, row: int, token: int) -> bool:
+        """Add a token to a row's answer; False when that ended it."""
+        said = self.said.setdefault(row, [])
+        ended = token in self.stop
+        if not ended:
+            said.append(token)
+            ended = self.met is not None and self.met(row, said)
+        if not ended and len(said) < self.limits[row]:
+            return True
+        self._draws.pop(row, None)
+        self.on_done(row, self.said.pop(row), ended)
+        return False
+
+
+class Rows(NamedTuple):
+    """Rows of a batch: prompts' numbers, tokens so far in the cache, tokens to read next (B,), which still go on."""
+
+    cache: Cache
+    numbers: list[int]
+    lengths: list[int]
+    tokens: Tensor
+    alive: list[bool]
+
+    def part(self) -> Part:
+        """Those that go on, for a joint cache."""
+        keep = None if all(self.alive) else torch.tensor([i for i, live in enumerate(self.alive) if live])
+        return Part(self.cache, keep)
+
+
+class RefilledBatch:
+    """Answers prompts in a batch that is refilled. The model's cache must be of a kind that can be cut and joined."""
+
+    def __init__(
+        self, model: Any, prompts: Sequence[Sequence[int]], answers: Answers, *, pad_id: int, tokens: int, usage: Usage
+    ) -> None:
+        self.model, self.prompts, self.answers = model, prompts, answers
+        self.pad_id, self.budget, self.usage = pad_id, tokens, usage
+        self.device: torch.device = core(model).device
+        parameters = inspect.signature(core(model).forward).parameters
+        self.takes_positions = "position_ids" in parameters
+        self.keep = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self.prefix: Cache | None = None
+
+    def run(self, groups: Sequence[Group]) -> None:
+        """Answer the prompts of all groups, in this order."""
+        waiting = deque((group, row) for group in groups for row in group.rows)
+        rows: Rows | None = None
+        mask, room = torch.empty(0), 0
+        while waiting or rows is not None:
+            if rows is None or not room or rows.alive.count(False) >= LEAVE * len(rows.alive):
+                rows, mask, room = self._reshaped(rows, waiting)
+            if rows is not None:
+                room -= 1
+                rows = self._step(rows, mask[:, : mask.shape[1] - room])
+
+    def _final(self, row: int) -> int:
+        """Tokens that a row may come to."""
+        return len(self.prompts[row]) + self.answers.limits[row]
+
+    def _reshaped(self, rows: Rows | None, waiting: deque[tuple[Group, int]]) -> tuple[Rows | None, Tensor, int]:
+        """What goes on and what joins, in one cache; its mask with the room's columns, and the room."""
+        parts = [rows] if rows is not None and any(rows.alive) else []
+        running = [n for part in parts for n, live in zip(part.numbers, part.alive, strict=True) if live]
+        while waiting:
+            taken = self._taken(running, waiting)
+            if not taken:
+                break
+            part = self._prefilled(waiting[0][0], taken)
+            for _ in taken:
+                waiting.popleft()
+            if any(part.alive):
+                parts.append(part)
+                running += [n for n, live in zip(part.numbers, part.alive, strict=True) if live]
+        if not parts:
+            return None, torch.empty(0), 0
+        lengths = [n for part in parts for n, live in zip(part.lengths, part.alive, strict=True) if live]
+        width = max(lengths)
+        room = min(ROOM, max(self._final(row) - length for row, length in zip(running, lengths, strict=True)))
+        held = [part.part() for part in parts]
+        tokens = torch.cat(
+            [p.tokens if h.rows is None else p.tokens[h.rows.to(self.device)] for p, h in zip(parts, held, strict=True)]
+        )
+        cache = RunningCache(held, width, room)
+        column = torch.arange(width + room, device=self.device)
+        mask = (column >= width - torch.tensor(lengths, device=self.device)[:, None]).long()  # (B, width + room)
+        return Rows(cache, running, lengths, tokens, [True] * len(running)), mask, room
+
+    def _taken(self, running: list[int], waiting: deque[tuple[Group, int]]) -> list[int]:
+        """From the front of the waiting, of one group, as many as the budget takes beside those that run."""
+        group = waiting[0][0]
+        most = max((self._final(row) for row in running), default=0)
+        taken: list[int] = []
+        for other, row in waiting:
+            most = max(most, self._final(row))
+            if other is not group or (len(running) + len(taken) + 1) * most > self.budget:
+                break
+            taken.append(row)
+        return taken or ([] if running else [waiting[0][1]])
+
+    def _prefilled(self, group: Group, numbers: list[int]) -> Rows:
+        """Read prompts of one group and pick their first tokens; before the first of them, the group's prefix."""
+        if group.prefix and numbers[0] == group.rows[0]:
+            self._read_prefix(group)
+        lengths = [len(self.prompts[n]) for n in numbers]
+        width = max(lengths)
+        padded = torch.tensor(
+            [[self.pad_id] * (width - len(self.prompts[n])) + list(self.prompts[n]) for n in numbers],
+            device=self.device,
+        )
+        pads = width - torch.tensor(lengths)
+        mask = (torch.arange(width) >= pads[:, None]).long().to(self.device)  # (B, T)
+        cache = DynamicCache()
+        if self.prefix is not None:
+            cache = expanded(self.prefix, pads)
+            self.usage.shared_tokens += int((group.prefix - pads).clamp_min(0).sum())
+        if numbers[-1] == group.rows[-1]:
+            self.prefix = None
+        logits = self._forward(padded[:, group.prefix :], mask, cache)
+        self.usage.prompt_tokens += len(numbers) * (width - group.prefix)
+        return self._next(Rows(cache, numbers, lengths, padded[:, -1], [True] * len(numbers)), logits)
+
+    def _read_prefix(self, group: Group) -> None:
+        ids = torch.tensor([list(self.prompts[group.rows[0]][: group.prefix])], device=self.device)
+        self.prefix = DynamicCache()
+        self._forward(ids, torch.ones_like(ids), self.prefix)
+        self.usage.prompt_tokens += group.prefix
+        self.usage.shared_prefixes += 1
+        self.usage.shared_tokens -= group.prefix
+
+    def _step(self, rows: Rows, mask: Tensor) -> Rows:
+        """One more token for every row."""
+        logits = self._forward(rows.tokens[:, None], mask, rows.cache)
+        return self._next(rows._replace(lengths=[length + 1 for length in rows.lengths]), logits)
+
+    def _next(self, rows: Rows, logits: Tensor) -> Rows:
+        """Tokens from logits (B, V), told to the answers that still go on."""
+        uniforms = [self.answers.uniform(n) if live else 0.0 for n, live in zip(rows.numbers, rows.alive, strict=True)]
+        tokens = pick(logits, self.answers.sampling, uniforms)
+        alive = [
+            live and self.answers.take(n, token)
+            for n, token, live in zip(rows.numbers, tokens.tolist(), rows.alive, strict=True)
+        ]
+        return rows._replace(tokens=tokens, alive=alive)
+
+    def _forward(self, ids: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        """Logits (B, V) after the last of `ids` (B, T), the last columns of what `mask` shows."""
+        positions = {}
+        if self.takes_positions:
+            positions["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        out = self.model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **positions, **self.keep
+        )
+        logits: Tensor = out.logits[:, -1]
+        return logits
