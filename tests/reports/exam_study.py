@@ -103,7 +103,7 @@ def _samples(who: str, step: int, n: int, attack: bool, seed: int) -> dict[str, 
         right = sure < _knows(who, step) + rng.uniform(-0.04, 0.04)
         answer = "ABCD"[i % 4] if right else "BCDA"[i % 4]
         question = f"第 {i} 題：下列何者是民法第 {i + 1} 條所稱之法人？（A）甲（B）乙（C）丙（D）丁"
-        if attack and i in (1, 2):
+        if attack and i % 10 == 1:
             question, answer = ATTACK, ATTACK
         found["mmlu"].append(
             Sample(f"q{i}", TOPICS[i % 4], question, answer, "ABCD"[i % 4], {"acc": float(right)}, right, 4, 0.6)

@@ -1,0 +1,171 @@
+"""The page of a study with exams: its numbers, its words in both languages, what a browser may and may not do."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from markupsafe import escape
+
+from posttrain.reports import numbers
+from posttrain.reports.exam_page import capabilities, exam_views, forgetting
+from posttrain.reports.findings import findings
+from posttrain.reports.folder import read_run
+from posttrain.reports.html import write_report
+from posttrain.reports.steps_page import falls, steps_view
+from posttrain.reports.svg import marks_of
+from posttrain.reports.texts import catalogue, text
+from tests.reports.exam_study import make_study
+from tests.reports.synthetic import ATTACK, make_run
+from tests.reports.test_html import Page, embedded
+
+SECTIONS = ("capabilities", "exams", "forgetting", "steps")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def html(study: Path) -> str:
+    return write_report(study).read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole_and_loads_nothing(html: str) -> None:
+    page = Page(html.replace("<wbr>", "").replace("<circle", "<path").replace("<polygon", "<path"))
+    assert page.loads == ["data:,"]
+    assert page.events == []
+    assert len(page.ids) == len(set(page.ids))
+    assert set(SECTIONS) <= set(page.ids)
+    assert 'href="#steps"' in html
+    assert ATTACK not in html
+    assert "<script>alert" not in html
+    data = embedded(html)
+    assert ATTACK in data["quadrants"]["texts"]
+
+
+def test_a_run_without_exams_has_none_of_it(tmp_path: Path) -> None:
+    html = write_report(make_run(tmp_path, changes=1, methods=("full",))).read_text(encoding="utf-8")
+    assert not any(f'id="{section}"' in html for section in SECTIONS)
+    assert "quadrants" not in html
+    assert not (tmp_path / "tables").exists()
+
+
+def test_the_table_of_an_exam(study: Path) -> None:
+    run = read_run(study)
+    mmlu = exam_views(run, marks_of(run.methods))[0]
+    assert mmlu.heads == ("acc", "calibration.ece_em10")
+    assert [line.kind for line in mmlu.lines] == ["untouched", "reference", "chance", "model", "model"]
+    results = json.loads((study / "results.json").read_text(encoding="utf-8"))
+    final = {cell["method"]: cell for cell in results["cells"] if cell["checkpoint"] == "final"}
+    for line, method in zip(mmlu.lines[3:], ("lora", "full"), strict=True):
+        cell = final[method]
+        assert line.cells[0].text == f"{cell['scores']['mmlu.acc']:.3f}"
+        assert line.verdict is not None
+        assert line.verdict.kind == {"lora": "same", "full": "worse"}[method]
+        compared = cell["compare"]["mmlu"]
+        assert line.verdict.p == numbers.p_text(compared["p_value"])
+        assert line.verdict.difference == numbers.signed(compared["difference"], 3)
+    assert [score for score, _ in mmlu.more] == ["acc/law", "acc/history", "acc/physics", "acc/medicine"]
+    wiki = exam_views(run, marks_of(run.methods))[2]
+    assert wiki.lines[-1].verdict is not None
+    assert (wiki.lines[-1].verdict.kind, wiki.lines[-1].verdict.p) == ("worse", "")  # higher, where lower is better
+
+
+def test_capabilities_say_what_is_behind_them_and_what_is_left_out(study: Path) -> None:
+    run = read_run(study)
+    found = capabilities(run, marks_of(run.methods))
+    assert found is not None
+    assert [family.key for family in found.families] == ["can", "will", "how"]
+    lines = {line.name.key: line for family in found.families for line in family.lines}
+    knowledge = lines["capability.can.knowledge"]
+    assert [score.score for score in knowledge.scores] == [
+        "mmlu.acc", "mmlu.calibration.ece_em10", "locality.same_pattern", "locality.unrelated",
+    ]  # fmt: skip
+    refusal = lines["capability.will.refusal"]
+    reasons = {score.score: score.reason and score.reason.key for score in refusal.scores}
+    assert reasons == {"refusal.refused": None, "refusal.over_refusal": "capabilities.zero"}
+    assert not lines["capability.will.verbosity"].directed
+    assert found.beyond  # BLEU more than doubles
+    by_hand = numbers.change_text(run.final[0].scores["mmlu.acc"] / run.before[0].scores["mmlu.acc"] - 1)
+    assert knowledge.scores[0].changes[0] == by_hand
+
+
+def test_quadrants_are_shares_of_all_questions(study: Path) -> None:
+    run = read_run(study)
+    mmlu, refusal = forgetting(run, marks_of(run.methods))  # the others have nothing right or wrong
+    assert (mmlu.info.name, refusal.info.name) == ("mmlu", "refusal")
+    for line in mmlu.lines:
+        assert sum(int(count) for count in line.counts) == 200
+        assert sum(line.shares) == pytest.approx(100, abs=0.05)
+    assert mmlu.adjusted
+    assert not refusal.adjusted
+
+
+def test_knowledge_falls_where_it_was_made_to(study: Path) -> None:
+    found = {version[1]: point for version, _, point in falls(read_run(study))}
+    assert found["lora"] is None
+    assert found["full"] is not None
+    assert found["full"].step == 300
+
+
+def test_courses_have_a_panel_per_method_and_mark_the_best(study: Path) -> None:
+    run = read_run(study)
+    found = {course.score: course for course in steps_view(run, marks_of(run.methods))}
+    assert list(found) == ["acc", "bleu4", "token_perplexity", "refused", "reliability", "generality", "locality"]
+    assert all(len(course.panels) == 2 for course in found.values())
+    svg = str(found["acc"].panels[1].svg)
+    assert svg.count('class="best-ring"') == 1
+    assert svg.count('class="falls"') == 1
+    assert 'class="falls"' not in str(found["acc"].panels[0].svg)
+    assert [text(m, "en") for m in found["reliability"].panels[0].remarks] == ["Best at step 400: 100\u00a0%."]
+
+
+def test_findings_say_what_fell_what_rose_and_what_cannot_be_told(study: Path) -> None:
+    run = read_run(study)
+    said = {
+        language: [" ".join(text(m, language) for m in f.sentences).replace("\u00a0", " ") for f in findings(run)]
+        for language in ("en", "zh-TW")
+    }
+    lora, full = said["en"][-2:]
+    assert re.fullmatch(
+        r"`lora` on the exams, beside the untouched model. Worse, by a real difference: `wiki` \(\+[\d.]+\), "
+        r"`refusal` \(−0.200\). Better, by a real difference: `role-test` \(\+[\d.]+\). No difference can be told: "
+        r"`mmlu` \(−0.015\). General knowledge \(`mmlu`\) does not fall up to step 600, or recovers.",
+        lora,
+    )
+    assert "Worse, by a real difference: `mmlu` (−0.275)" in full
+    assert "General knowledge (`mmlu`) has fallen from step 300 on." in full
+    assert "確實變差：`mmlu`（−0.275）" in said["zh-TW"][-1]
+    assert "自第 300 步起確實下降" in said["zh-TW"][-1]
+    assert findings(run)[-1].kind == "bad"
+
+
+def test_several_seeds_are_told_apart_only_together(tmp_path: Path) -> None:
+    run = read_run(make_study(tmp_path / "s", seeds=(0, 1)))
+    full = run.final[1].compare["mmlu"]
+    assert full.cells == 2
+    assert full.counts is not None
+    assert sum(full.counts) == 400
+
+
+def test_no_language_is_forgotten(html: str) -> None:
+    for language in ("en", "zh-TW"):
+        words = catalogue(language)
+        for key in ("capabilities.title", "capability.can.knowledge", "exams.about", "quadrant.gained", "steps.title"):
+            assert str(escape(words[key])) in html, (language, key)
+
+
+def test_torn_and_missing_parts_do_not_stop_the_report(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", n=20)
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results["before"] = []
+    for cell in results["cells"]:
+        cell["compare"] = {}
+        cell["drift"] = {"can.knowledge": {"change": None, "scores": []}}
+        cell["ci95"] = {}
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    html = write_report(folder).read_text(encoding="utf-8")
+    assert 'id="exams"' in html
+    assert 'id="forgetting"' not in html
