@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from posttrain import errors, registry
+from posttrain.cli.exam_tasks import ExamsFile
 from posttrain.cli.main import VERBS, build_app
 from posttrain.config.base import Config
 from posttrain.config.change import Change, ChatTurn, Generality, Locality, Question
@@ -24,6 +25,7 @@ from posttrain.config.load import check, parse_value
 from posttrain.data.readers import DataSource, record_of
 from posttrain.exams.change import ProbeResult
 from posttrain.exams.scores import score
+from posttrain.exams.task import TaskConfig
 from posttrain.pocket.check import GATES
 from posttrain.studies.config import Study
 from posttrain.training.config import BatchConfig, OptimizerConfig, TrainConfig
@@ -31,7 +33,7 @@ from posttrain.training.config import BatchConfig, OptimizerConfig, TrainConfig
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "examples" / "README.md"])
-SEAM_HEADINGS = {"method": "Methods", "objective": "Objectives", "tuner": "Tuners", "replay": "Replay"}
+SEAM_HEADINGS = {"method": "Methods", "objective": "Objectives", "tuner": "Tuners", "replay": "Replay", "exam": "Kinds"}
 ANYWHERE = {"--help", "-h", "--debug", "--quiet"}
 
 
@@ -95,7 +97,7 @@ def documented_keys(text: str) -> dict[str, str]:
 @cache
 def kind_sections() -> dict[tuple[str, str], str]:
     found = {}
-    text = text_of(DOCS / "methods.md")
+    text = text_of(DOCS / "methods.md") + text_of(DOCS / "exams.md")
     for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         seam = next((s for s, word in SEAM_HEADINGS.items() if part.startswith(word)), "optimizer")
         for paragraph in re.split(r"^### ", part, flags=re.MULTILINE)[1:]:
@@ -111,7 +113,8 @@ ALL_KINDS = [(seam, kind) for seam in registry.SEAMS for kind in registry.kinds(
 def test_every_kind_has_its_section_with_every_key(seam: str, kind: str) -> None:
     body = kind_sections()[seam, kind]
     assert len(body.split()) > 15
-    assert_table_is(documented_keys(body), [registry.load(seam, kind).config], leave_out={"kind"})
+    common = set(TaskConfig.model_fields) if seam == "exam" else {"kind"}  # these have a table of their own
+    assert_table_is(documented_keys(body), [registry.load(seam, kind).config], leave_out=common)
 
 
 def test_no_section_is_about_a_kind_that_is_not() -> None:
@@ -128,6 +131,7 @@ def test_no_section_is_about_a_kind_that_is_not() -> None:
         ("training.md", ("Keys", "batch"), [BatchConfig]),
         ("data.md", ("Where rows come from",), [DataSource]),
         ("change-files.md", ("Keys",), [Change, Question]),
+        ("exams.md", ("Keys of every exam",), [TaskConfig]),
     ],
 )
 def test_every_key_is_documented_with_its_default(
@@ -345,9 +349,10 @@ def test_yaml_in_the_text_validates(block: Block) -> None:
     node = parse_value(block.body)
     if isinstance(node, list):
         for entry in node:
-            check(entry, registry.load("method", entry["kind"]).config, named(block.page))
+            seam = "exam" if entry["kind"] in registry.kinds("exam") else "method"
+            check(entry, registry.load(seam, entry["kind"]).config, named(block.page))
         return
-    kinds: dict[str, type[Config]] = {"study": Study, "target": Change, "model": TrainConfig}
+    kinds: dict[str, type[Config]] = {"study": Study, "target": Change, "model": TrainConfig, "exams": ExamsFile}
     config = next((kinds[key] for key in kinds if key in node), None)
     assert config is not None, "neither a study, a change nor a training"
     check(node, config, named(block.page))
