@@ -159,6 +159,7 @@ class ExamView(NamedTuple):
     n: str
     more: tuple[tuple[str, tuple[str, ...]], ...]
     more_heads: tuple[Message, ...]
+    cost: Message | None
 
 
 def exam_views(run: Run, marks: Mapping[str, Mark]) -> list[ExamView]:
@@ -209,7 +210,19 @@ def _view(run: Run, exam: ExamInfo, marks: Mapping[str, Mark]) -> ExamView | Non
     counts = sorted({n[exam.key] for n in every_n if exam.key in n})
     n = "" if not counts else f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}\u2013{counts[-1]:,}"
     capability = capability_name(exam.capability) if exam.capability else None
-    return ExamView(exam, capability, heads, lines, n, more, tuple(s.name for s in sources))
+    names = tuple(s.name for s in sources)
+    return ExamView(exam, capability, heads, lines, n, more, names, _cost(run, exam.name))
+
+
+def _cost(run: Run, exam: str) -> Message | None:
+    """Time and tokens of an exam over the untouched models and every checkpoint."""
+    costs = [*(one.cost for one in run.before), *(cell.cost for cell in run.cells)]
+    each = [cost for cost in costs if f"exam_s.{exam}" in cost]
+    if not each:
+        return None
+    time = numbers.duration(sum(cost[f"exam_s.{exam}"] for cost in each))
+    tokens = numbers.amount(sum(cost.get(f"exam_tokens.{exam}", 0.0) for cost in each))
+    return say("exams.cost", n=len(each), time=time, tokens=tokens)
 
 
 def _digits(sources: Sequence[_Source], key: str) -> int:

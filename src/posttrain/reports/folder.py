@@ -36,7 +36,7 @@ from posttrain.reports.examined import (
     read_reference,
 )
 
-__all__ = ["Cell", "Row", "Run", "read_lines", "read_run", "rows_of"]
+__all__ = ["Cell", "Row", "Run", "read_lines", "read_run", "rows_of", "safe_name"]
 
 
 @dataclass(frozen=True)
@@ -321,7 +321,12 @@ def _cell(entry: Mapping[str, Any], folder: Path, problems: list[str]) -> Cell:
 def cell_folder(entry: Mapping[str, Any]) -> str:
     """The folder name of a cell that does not say its own: <model>--<method>--<change>--s<seed>, made safe."""
     parts = (entry["model"], entry["method"], entry["change"], f"s{entry.get('seed', 0)}")
-    return "--".join(re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", str(part))).strip("-.") or "x" for part in parts)
+    return "--".join(safe_name(str(part)) for part in parts)
+
+
+def safe_name(name: str) -> str:
+    """A name as a part of a path, as `posttrain run` writes it."""
+    return re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", name)).strip("-.") or "x"
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

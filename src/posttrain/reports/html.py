@@ -203,7 +203,9 @@ def _table(run: Run, groups: Sequence[str], marks: Mapping[str, Mark]) -> Table:
         shown = {c.key for c in numbers.columns(every, (*EXAM_GROUPS, "strict", *groups))}
         columns += [Column(key, "other", key) for key in sorted(every - shown)]
     if groups == ("cost",):
-        measured = dict.fromkeys(key for row in rows for key in row.cost)
+        measured = dict.fromkeys(
+            key for row in rows for key in row.cost if "." not in key
+        )  # an exam's own: with the exam
         columns = [Column(f"cost.{key}", "cost", key) for key in sorted(measured, key=_cost_place)]
     heads = tuple(_head(column, rows) for column in columns)
     lines = tuple(
@@ -217,7 +219,7 @@ def _table(run: Run, groups: Sequence[str], marks: Mapping[str, Mark]) -> Table:
     return Table(tuple(named), heads, lines)
 
 
-COSTS = ("wall_s", "train_s", "exam_s", "steps", "tokens", "peak_gib")
+COSTS = ("wall_s", "train_s", "exam_s", "exam_tokens", "steps", "tokens", "peak_gib")
 
 
 def _cost_place(key: str) -> int:

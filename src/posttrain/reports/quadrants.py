@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.reports.examined import QUADRANTS
-from posttrain.reports.folder import Cell, Run, read_lines
+from posttrain.reports.folder import Cell, Run, read_lines, safe_name
 
 __all__ = ["CAP", "TEXT_CAP", "Pair", "draw", "pairs_of", "payload", "quadrant_of"]
 
@@ -117,4 +117,4 @@ def _version_pairs(run: Run, exam: str, version: tuple[str, str]) -> Iterator[Pa
 
 
 def _file(place: Path, folder: str, exam: str) -> Path:
-    return place / folder / "exams" / f"{exam}.jsonl"
+    return place / folder / "exams" / f"{safe_name(exam)}.jsonl"

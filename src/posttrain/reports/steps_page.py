@@ -11,10 +11,10 @@ from posttrain.reports import numbers
 from posttrain.reports.exam_page import label_of
 from posttrain.reports.exam_plots import PanelScale, step_panel
 from posttrain.reports.examined import ExamInfo
-from posttrain.reports.folder import Row, Run
+from posttrain.reports.folder import Row, Run, safe_name
 from posttrain.reports.steps import StepPoint, best, range_ticks, starts_to_fall
 from posttrain.reports.svg import Mark, mark_icon
-from posttrain.reports.tables_out import PlainTable, plain_table, table_stem
+from posttrain.reports.tables_out import PlainTable, plain_table
 from posttrain.reports.texts import Message, say
 
 __all__ = ["KNOWLEDGE", "Course", "StepPanel", "courses", "exam_points", "falls", "steps_view"]
@@ -101,7 +101,7 @@ def _exam_course(
         for version, points in series.items()
     )
     name = say("verbatim", text=exam.name)
-    return Course(name, exam.headline, panels, plain_table(run, exam.name), table_stem(exam.name))
+    return Course(name, exam.headline, panels, plain_table(run, exam.name), safe_name(exam.name))
 
 
 def _scale(series: Iterable[Sequence[StepPoint]], levels: Iterable[float]) -> PanelScale:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from posttrain.reports import numbers
+from posttrain.reports.examined import Before, read_before, read_exams
 from posttrain.reports.folder import Row, rows_of
 from posttrain.reports.texts import catalogue, say, text
 
@@ -36,21 +37,28 @@ def text_table(results: Mapping[str, Any], width: int = 100, *, language: str = 
     """Methods x main scores of results.json as text with at most `width` columns (at least 40), ending in a newline."""
     rows = rows_of(results)
     words = catalogue(language)
-    names = {key: words[f"table.{key}"] for key in SHOWN}
-    body = {key: [_value(row, key) for row in rows] for key in SHOWN}
-    present = [key for key in PRIORITY if any(value != numbers.MISSING for value in body[key])]
-    labels = [_label(row, rows) for row in rows]
+    exams = {exam.key: exam.name for exam in read_exams(results)}
+    every = (*SHOWN, *exams)
+    names = {key: words[f"table.{key}"] for key in SHOWN} | exams
+    shown = [*(_untouched(one, words["table.untouched"]) for one in read_before(results)), *rows] if exams else rows
+    body = {key: [_value(row, key) for row in shown] for key in SHOWN}
+    body |= {key: _column([row.scores.get(key) for row in shown]) for key in exams}
+    order = (PRIORITY[0], *exams, *PRIORITY[1:])
+    present = [key for key in order if any(value != numbers.MISSING for value in body[key])]
+    labels = [_label(row, shown) for row in shown]
     kept = _fitting(present, names, body, max(map(cell_len, [*labels, words["table.method"]])), max(width, 40))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=None, show_edge=False)
     table.add_column(words["table.method"], overflow="fold")
-    order = [key for key in SHOWN if key in kept]
-    for key in order:
+    columns = [key for key in every if key in kept]
+    for key in columns:
         table.add_column(names[key], justify="right", no_wrap=True)
     for i, label in enumerate(labels):
-        table.add_row(label, *(body[key][i] for key in order))
+        table.add_row(label, *(body[key][i] for key in columns))
     changes = len({cell["change"] for cell in results["cells"]})
-    lines = [text(say("table.title", study=results.get("study", ""), n=changes), language)]
-    after = list(_remarks(results, rows, [names[key] for key in SHOWN if key in present and key not in kept], language))
+    mixed = set(present) & {*SHOWN} - {"wall_s"}
+    title = "table.title" if not exams else "table.title_both" if mixed else "table.title_exams"
+    lines = [text(say(title, study=results.get("study", ""), n=changes), language)]
+    after = list(_remarks(results, rows, [names[key] for key in every if key in present and key not in kept], language))
     console = Console(file=io.StringIO(), width=max(width, 40), force_terminal=False, highlight=False, markup=False)
     console.print("\n".join(lines), end="\n\n")
     console.print(table)
@@ -66,11 +74,21 @@ def _value(row: Row, key: str) -> str:
     return numbers.score_text(key, row.scores[key]) if key in row.scores else numbers.MISSING
 
 
+def _column(values: Sequence[float | None]) -> list[str]:
+    """An exam's main scores, all with the same number of decimals."""
+    places = numbers.digits(value for value in values if value is not None)
+    return [numbers.MISSING if value is None else numbers.fixed(value, places) for value in values]
+
+
+def _untouched(one: Before, name: str) -> Row:
+    return Row(one.model, name, "", one.scores, one.ci95, one.n)
+
+
 def _label(row: Row, rows: Sequence[Row]) -> str:
     label = row.method
     if len({r.model for r in rows}) > 1:
         label = f"{row.model} {label}"
-    if len({r.checkpoint for r in rows}) > 1:
+    if row.checkpoint and len({r.checkpoint for r in rows if r.checkpoint}) > 1:
         label = f"{label} @{row.checkpoint}"
     return label
 

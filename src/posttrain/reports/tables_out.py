@@ -19,7 +19,7 @@ from rich.cells import cell_len
 
 from posttrain.reports import numbers
 from posttrain.reports.examined import CHANGE, ExamInfo
-from posttrain.reports.folder import Run
+from posttrain.reports.folder import Run, safe_name
 from posttrain.reports.texts import catalogue
 
 __all__ = ["FORMATS", "PlainRow", "PlainTable", "direction", "plain_table", "pretty", "table_names", "write_tables"]
@@ -259,17 +259,12 @@ def html_rows(table: PlainTable, *, untouched: Markup | None = None) -> Markup:
     return Markup("").join(rows)
 
 
-def table_stem(name: str) -> str:
-    """The file name of an exam's tables, without its ending."""
-    return re.sub(r"[^\w.+-]", "-", name).strip("-.") or "x"
-
-
 def write_tables(run: Run, folder: Path, *, names: Sequence[str] = (), language: str = "en") -> list[Path]:
     """Write tables/<exam>.{html,csv,tex} below a folder, of the named exams or of all, and return their paths."""
     written: list[Path] = []
     for name in names or table_names(run):
         table = plain_table(run, name, language=language)
-        stem = table_stem(name)
+        stem = safe_name(name)
         while any(path.stem == stem for path in written):  # two names that are the same once they are made safe
             stem += "-2"
         (folder / "tables").mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@
       const [change, seed] = places[rows[i + 5]];
       const who = [];
       if (values.model.length > 1) who.push(model);
-      if (places.length > 1) who.push(change, "s" + seed);
+      if (places.length > 1) who.push(...(change ? [change] : []), "s" + seed);
       const right = [rows[i + 2] < 2, rows[i + 2] % 2 === 0];
       const judged = (text, good) => [words(text), element("span", say(good ? "answers.right" : "answers.wrong"), good ? "sub" : "sub wrong")];
       const tr = element("tr");
