@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import string
@@ -94,13 +95,14 @@ def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Proble
     for number, example in enumerate(examples):
         rng = random.Random(f"{config.seed} {number}")
         body = _asked(told, example, rng)
-        if body in made:  # BIG-bench asks equal examples once
+        key = json.dumps(example, sort_keys=True)
+        if key in made:  # BIG-bench asks equal examples once
             twice += 1
             continue
         others = [e for i, e in enumerate(examples) if i != number]
         shown = rng.sample(others, min(config.shots, len(others)))
         text = told.get("task_prefix", "") + "".join(f"{_asked(told, e, rng)}{_right(e)}" for e in shown) + body
-        made[body] = _item(f"{prefix}{number}", group, told, example, text, config)
+        made[key] = _item(f"{prefix}{number}", group, told, example, text, config)
     if twice:
         notes.append(f"{file.parent.name}: {twice} examples that stand twice are asked once")
     return list(made.values())
