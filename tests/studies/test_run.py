@@ -14,7 +14,7 @@ from posttrain.errors import Interrupted, PosttrainError
 from posttrain.studies.config import Study
 from posttrain.studies.methods import prompt as prompt_method
 from posttrain.studies.plan import make_plan, select
-from posttrain.studies.run import Event, Outcome, Silent, run_study
+from posttrain.studies.run import Event, ExamEvent, Outcome, Silent, run_study
 
 
 class Listener(Silent):
@@ -24,6 +24,7 @@ class Listener(Silent):
         self.lines: list[str] = []
         self.events: list[Event] = []
         self.steps: list[Mapping[str, Any]] = []
+        self.exams: list[ExamEvent] = []
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -33,6 +34,9 @@ class Listener(Silent):
 
     def step(self, entry: Mapping[str, Any]) -> None:
         self.steps.append(entry)
+
+    def exam(self, event: ExamEvent) -> None:
+        self.exams.append(event)
 
     @property
     def ran(self) -> list[str]:
