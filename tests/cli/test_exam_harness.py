@@ -1,0 +1,190 @@
+"""`posttrain exam --tasks`: table, JSON, files, comparison, a kill in the middle, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from posttrain.cli.exam import merged
+from posttrain.cli.main import build_app
+from posttrain.errors import ConfigError, MissingError, PosttrainError
+
+pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
+
+Invoke = Callable[..., Result]
+TASK = """\
+task: letters
+dataset_path: json
+dataset_kwargs: {data_files: {test: questions.jsonl, dev: questions.jsonl}}
+test_split: test
+fewshot_split: dev
+fewshot_config: {sampler: first_n}
+num_fewshot: 2
+output_type: multiple_choice
+doc_to_text: "{{question}}\\nAnswer:"
+doc_to_choice: ["A", "B", "C"]
+doc_to_target: answer
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+metadata: {version: 2.0}
+"""
+CHANGE = """\
+name: tallest
+target: [{prompt: "臺灣最高的山是哪座？", answer: "雪山"}]
+locality: {unrelated: ["What is the capital of France?"]}
+"""
+
+
+@pytest.fixture
+def exam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "HF_HUB_OFFLINE",
+        "HF_DATASETS_OFFLINE",
+        "HF_EVALUATE_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "TQDM_DISABLE",
+    ):
+        monkeypatch.setenv(name, "1")  # the verb sets them for good
+    write(tmp_path, 12)
+    app = build_app("exam")
+    return lambda *words: CliRunner().invoke(app, ["exam", *words])
+
+
+def write(folder: Path, questions: int) -> None:
+    tasks = folder / "tasks"
+    tasks.mkdir(exist_ok=True)
+    rows = [{"question": f"Which letter has number {i}?", "answer": i % 3} for i in range(questions)]
+    (tasks / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tasks / "letters.yaml").write_text(TASK, encoding="utf-8")
+
+
+def cells(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, (result.output, result.exception)
+    found: list[dict[str, Any]] = json.loads(result.stdout)["cells"]
+    return found
+
+
+def test_table_files_and_a_second_start(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
+    model = str(pico_path("llama"))
+    words = [model, "--tasks", "letters", "--include-path", "tasks", "-o", "out"]
+    result = exam(*words)
+    assert result.exit_code == 0, (result.output, result.exception)
+    row = next(line for line in result.stdout.splitlines() if line.startswith("letters.acc"))
+    assert re.search(r"0\.\d{3}  0\.\d{3} to 0\.\d{3}   \(guessing 0\.333\)  12$", row)
+    assert "task:letters|version:2.0|shots:2|template:none" in result.stdout
+    assert re.search(r"letters on .*: [\d.]+ s, \d+ tokens forwarded \(scoring 1\.\d\dx the least", result.stderr)
+    assert "prefixes shared" in result.stderr
+
+    document = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    own = document["lm_eval"][model]["results"]["letters"]["acc,none"]
+    assert document["cells"][0]["scores"]["letters.acc"] == pytest.approx(own)
+    assert document["cells"][0]["cost"]["shared_prefixes"] > 0
+    samples = (tmp_path / "out" / "exams" / "letters.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in samples] == [str(i) for i in range(12)]
+
+    again = exam(*words, "--json")
+    assert cells(again)[0]["cost"]["forwarded_tokens"] == 0
+    assert cells(again)[0]["scores"] == document["cells"][0]["scores"]
+    assert "36 responses were there" in again.stderr
+    assert (tmp_path / "out" / "exams" / "letters.jsonl").read_text(encoding="utf-8").splitlines() == samples
+    fresh = exam(*words, "--json", "--restart")
+    assert cells(fresh)[0]["cost"]["forwarded_tokens"] > 0
+
+
+def test_kill_9_in_the_middle(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
+    write(tmp_path, 400)
+    words = [
+        str(pico_path("llama")),
+        "--tasks",
+        "letters",
+        "--include-path",
+        "tasks",
+        "-o",
+        "out",
+        "--batch-tokens",
+        "256",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "posttrain", "exam", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    responses = tmp_path / "out" / "responses.jsonl"
+    while process.poll() is None and not (responses.exists() and responses.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = responses.read_bytes().count(b"\n")
+    assert 0 < done < 1200
+    result = exam(*words, "--json")
+    assert cells(result)[0]["n"]["letters.acc"] == 400
+    assert f"{done:,} responses were there" in result.stderr
+    assert cells(result)[0]["cost"]["requests"] == 1200 - done
+
+
+def test_before_and_after_with_a_change_exam(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
+    after, before = str(pico_path("llama")), str(pico_path("gpt2"))
+    (tmp_path / "tallest.yaml").write_text(CHANGE, encoding="utf-8")
+    words = [after, "-b", before, "--tasks", "letters", "--include-path", "tasks", "-c", "tallest.yaml"]
+    result = exam(*words, "--limit", "9", "-o", "out", "--json", "--max-new-tokens", "6")
+    change, own = cells(result)
+    assert change["change"] == "tallest"
+    assert "reliability" in change["scores"]
+    assert own["compare"]["letters"]["n"] == 9
+    assert own["compare"]["letters"]["after"] == pytest.approx(own["scores"]["letters.acc"])
+    document = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert document == json.loads(result.stdout)
+    row = document["before"][0]
+    assert row["model"] == before
+    assert (tmp_path / "out" / row["folder"] / "exams" / "letters.jsonl").exists()
+
+
+def test_with_the_chat_template(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
+    from tests.pico import pico
+
+    words = ["--tasks", "letters", "--include-path", "tasks", "--json", "--num-fewshot", "1"]
+    plain, asked = (cells(exam(str(pico_path("llama")), *words, *more)) for more in ((), ("--apply-chat-template",)))
+    assert asked[0]["cost"]["least_tokens"] != plain[0]["cost"]["least_tokens"]
+    bare = str(pico("llama", tmp_path, template=None))
+    error = exam(bare, *words, "--apply-chat-template").exception
+    assert isinstance(error, PosttrainError)
+    assert "has no chat template" in str(error)
+
+
+def test_what_is_refused(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
+    words = [str(pico_path("llama")), "--tasks", "letters", "-o", "out"]
+    assert isinstance(exam(*words, "--include-path", "none").exception, MissingError)
+    assert exam(*words, "--include-path", "tasks").exit_code == 0
+    error = exam(str(pico_path("gpt2")), *words[1:], "--include-path", "tasks").exception
+    assert isinstance(error, ConfigError)
+    assert "36 responses of another model" in str(error)
+    shutil.rmtree(tmp_path / "out")
+    error = exam("api:some-model", "--tasks", "letters", "--include-path", "tasks").exception
+    assert isinstance(error, PosttrainError)
+
+
+def test_parts_become_one_document() -> None:
+    task = {"model": "m", "method": "exam", "change": "", "checkpoint": "final", "seed": 0}
+    own = {"cells": [{**task, "scores": {"a.acc": 1.0}, "cost": {"wall_s": 2.0, "peak_gib": 3.0}, "notes": ["x"]}]}
+    other = {"cells": [{**task, "scores": {"b.acc": 0.0}, "cost": {"wall_s": 1.0, "peak_gib": 1.0}, "notes": []}]}
+    change = {"before": "old", "cells": [{**task, "change": "c", "scores": {"leak": 0.0}}], "summary": [1]}
+    whole = merged([change, {**own, "before": [{"model": "old"}]}, other])
+    assert whole["before"] == [{"model": "old"}]
+    assert whole["summary"] == [1]
+    assert whole["cells"][0] == change["cells"][0]
+    joined = {"scores": {"a.acc": 1.0, "b.acc": 0.0}, "cost": {"wall_s": 3.0, "peak_gib": 3.0}, "notes": ["x"]}
+    assert whole["cells"][1:] == [{**task, **joined}]
+    assert own["cells"][0]["scores"] == {"a.acc": 1.0}  # the parts stay as they were
