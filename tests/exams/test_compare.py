@@ -140,6 +140,20 @@ def test_few_pairs_prove_nothing() -> None:
     assert (six.different, six.better) == (True, True)
 
 
+def test_both_tests_must_say_so() -> None:
+    """Seven against one of twenty: the interval excludes 0, p = 2 (1 + 8) / 2^8 does not. And the other way round:
+    ten more are right and none fewer, but the headline went up and down.
+    """
+    eager = compare(answered([False] * 7 + [True] * 13), answered([True] * 7 + [False] + [True] * 12), headline="acc")
+    assert eager.ci95 is not None
+    assert eager.ci95.low > 0
+    assert (eager.p_value, eager.different) == (18 / 256, False)
+    before = [sample(str(i), False, f1=0.5) for i in range(10)]
+    after = [sample(str(i), True, f1=0.6 if i % 2 else 0.4) for i in range(10)]
+    mixed = compare(before, after, headline="f1")
+    assert (mixed.p_value, mixed.different) == (2 / 2**10, False)
+
+
 def test_lower_is_better() -> None:
     before = [sample(str(i), None, cross_entropy=2.0 + i / 10) for i in range(20)]
     after = [sample(str(i), None, cross_entropy=2.3 + i / 9) for i in range(20)]
