@@ -18,6 +18,7 @@ from posttrain.inference.decode import Decoded, context_limit, decode
 from posttrain.inference.plain import TokenPair, cut_left, encode_plain, plain_pair, prefix_token, rolling_windows
 from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Respondent, Scored, Usage
 from posttrain.inference.scoring import distributions, score
+from posttrain.inference.stops import cut_at_stop
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel
 
@@ -146,7 +147,14 @@ class ModelRespondent:
         on_answer: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
         """One answer per prompt, in order; a sampled one depends on the seed and its place in the list."""
-        decoded = decode(
+        answers: dict[int, Answer] = {}
+
+        def done(place: int, decoded: Decoded) -> None:
+            answers[place] = self._answer(prompts[place], decoded, stop)
+            if on_answer is not None:
+                on_answer(place, answers[place])
+
+        decode(
             self.model,
             [self._fitting(p, max_new_tokens) for p in prompts],
             stop=self.stop_ids,
@@ -155,11 +163,16 @@ class ModelRespondent:
             temperature=temperature,
             seed=seed,
             batch_tokens=self.batch_tokens,
+            stop_texts=stop,
+            text_of=self._text,
+            on_done=done,
+            usage=self.usage,
         )
-        answers = [self._answer(p, d, stop) for p, d in zip(prompts, decoded, strict=True)]
-        for i, answer in enumerate(answers if on_answer else ()):
-            on_answer(i, answer)  # type: ignore[misc]
-        return answers
+        return [answers[place] for place in range(len(prompts))]
+
+    def _text(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     def _fitting(self, prompt: Prompt, room: int) -> list[int]:
         """A prompt's ids; plain text is cut on the left so that `room` more tokens fit, and that is counted."""
@@ -171,12 +184,8 @@ class ModelRespondent:
         return ids
 
     def _answer(self, prompt: Prompt, decoded: Decoded, stop: Sequence[str]) -> Answer:
-        text: str = self.tokenizer.decode(decoded.ids, skip_special_tokens=True)
-        ends = [at for each in stop if (at := text.find(each)) >= 0]
-        text = text[: min(ends)] if ends else text
-        return Answer(
-            text if isinstance(prompt, Plain) else spoken(text), len(decoded.ids), decoded.ended or bool(ends)
-        )
+        text, stopped = cut_at_stop(self._text(decoded.ids), stop)
+        return Answer(text if isinstance(prompt, Plain) else spoken(text), len(decoded.ids), decoded.ended or stopped)
 
     def generate(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
