@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
+TOP_K = 50
+"""Of `model.generate` when nobody says otherwise."""
 OWN = frozenset({"do_sample", "temperature", "top_p", "top_k"})
 """Settings that `decode` has."""
 WITHOUT_EFFECT = OWN | {
@@ -114,19 +116,43 @@ def _stop_ids(lm: PosttrainLM) -> frozenset[int]:
 def _decode(
     lm: PosttrainLM, prompts: list[list[int]], settings: Settings, done: Callable[[int, list[int]], None]
 ) -> None:
-    temperature = float(settings.given.get("temperature") or 1.0) if settings.sampled else 0.0
-    decoded = decode(
+    chosen = _sampling(lm, settings)
+    decode(
         lm.model,
         prompts,
         stop=_stop_ids(lm),
         pad_id=lm.respondent.pad_id,
         max_new_tokens=settings.limit,
-        temperature=temperature,
+        temperature=chosen.temperature,
         seed=lm.seed,
+        top_p=chosen.top_p,
+        top_k=chosen.top_k,
         batch_tokens=lm.batch_tokens,
+        stop_texts=settings.until,
+        text_of=lm.tok_decode,
+        on_done=lambda at, answer: done(at, answer.ids),
+        usage=lm.usage,
     )
-    for at, answer in enumerate(decoded):
-        done(at, answer.ids)
+
+
+class Sampling(NamedTuple):
+    """Temperature 0 is greedy; top_p 1 and top_k 0 cut nothing."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+
+
+def _sampling(lm: PosttrainLM, settings: Settings) -> Sampling:
+    """The task's, else the generation config's, else what `model.generate` does without either (top_k 50)."""
+    if not settings.sampled:
+        return Sampling(0.0, 1.0, 0)
+    config = lm.model.generation_config
+    own = {} if config is None else config.to_dict()
+    chosen = {"temperature": 1.0, "top_p": 1.0, "top_k": TOP_K}
+    for given in (own, settings.given):
+        chosen |= {key: value for key in Sampling._fields if (value := given.get(key)) is not None}
+    return Sampling(float(chosen["temperature"]), float(chosen["top_p"]), int(chosen["top_k"]))
 
 
 @torch.inference_mode()
