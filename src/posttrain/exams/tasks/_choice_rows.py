@@ -104,7 +104,7 @@ def _header(file: Path) -> tuple[str, ...] | None:
     table = csv.reader(io.StringIO(read_text(file), newline=""), delimiter="\t" if file.suffix == ".tsv" else ",")
     first = next((cells for cells in table if cells), [])
     names = {cell.strip().lower() for cell in first}
-    if names & set(QUESTION_KEYS) or names >= {"a", "b"}:
+    if names & {*QUESTION_KEYS, *ANSWER_KEYS}:
         return None
     if len(first) < 4:
         cause = f"{len(first)} columns; a question, at least two choices and the answer are expected"
