@@ -10,7 +10,9 @@ ONE = Compared(100, 0.6, 0.5, -0.1, (-0.15, -0.05), 0.01, (45, 15, 5, 35), (0.05
 
 
 def test_several_cells_differ_only_when_each_does() -> None:
-    other = dataclasses.replace(ONE, after=0.58, difference=-0.02, p_value=0.4, agree=0, counts=(57, 3, 1, 39))
+    other = dataclasses.replace(
+        ONE, ci95=(-0.06, 0.02), after=0.58, difference=-0.02, p_value=0.4, agree=0, counts=(57, 3, 1, 39)
+    )
     both = pool([ONE, ONE])
     assert both is not None
     assert both.different
@@ -20,6 +22,7 @@ def test_several_cells_differ_only_when_each_does() -> None:
     assert mixed is not None
     assert not mixed.different
     assert (mixed.agree, mixed.cells, mixed.p_value) == (1, 2, 0.4)
+    assert mixed.ci95 == (-0.15, 0.02)  # the span of both
     assert mixed.difference == pytest.approx(-0.06)
     assert mixed.counts == (102, 18, 6, 74)
 

@@ -47,6 +47,22 @@ def test_nobody_is_best_who_learned_nothing() -> None:
     assert not any("Best" in line for line in said(run_of(a=(DEAF, 3), b=(DEAF, 3))))
 
 
+def test_keeping_everything_is_no_feat_of_a_method_that_learned_nothing() -> None:
+    hardly = {**DEAF, "reliability": 0.1}  # its trade-off of 0.1 is above that of `wrecked`, 0.08
+    wrecked = {**FORGETS, "locality.same_pattern": 0.04, "locality.refusal": 0.04}
+    shown = said(run_of(hardly=(hardly, 3), wrecked=(wrecked, 3)))
+    assert shown[0].startswith("Best trade-off: `wrecked`")
+    nobody = said(run_of(hardly=(hardly, 3), deaf=(DEAF, 3)))
+    assert not any("Best" in line for line in nobody)
+    assert "No method reached 80 % both in learning and in keeping." in nobody
+
+
+def test_no_method_reached_is_said_of_all_methods_and_not_of_the_best_alone() -> None:
+    even = {"reliability": 0.81, "generality.rephrase": 0.81, "locality.a": 0.81}  # trade-off 0.81
+    uneven = {"reliability": 0.75, "generality.rephrase": 0.75, "locality.a": 1.0}  # trade-off 0.86
+    assert not any("No method reached" in line for line in said(run_of(even=(even, 2), uneven=(uneven, 2))))
+
+
 def test_methods_that_cannot_be_told_apart_are_named() -> None:
     shown = said(run_of(good=(GOOD, 20), twin=(GOOD, 20), full=(FORGETS, 20)))
     assert shown[0].endswith(

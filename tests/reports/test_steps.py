@@ -63,4 +63,5 @@ def test_ticks_by_hand() -> None:
     assert range_ticks(0.25, 0.7) == [0.2, 0.4, 0.6, 0.8]
     assert range_ticks(20.4, 30.4) == [20.0, 22.5, 25.0, 27.5, 30.0, 32.5]
     assert range_ticks(1.0, 1.0) == [0.95, 0.975, 1.0, 1.025, 1.05]  # one value alone stands in the middle
+    assert range_ticks(0.0, 0.0) == [0.0, 0.02, 0.04, 0.06]  # what is not below 0 has no axis below it
     assert range_ticks(-0.3, 0.2) == [-0.4, -0.2, 0.0, 0.2]

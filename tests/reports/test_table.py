@@ -55,3 +55,35 @@ def test_markup_in_names_is_shown_as_it_is() -> None:
 
 def test_no_cells(tmp_path: Path) -> None:
     assert "method" in text_table({"study": "s", "cells": []}, 80)
+
+
+def test_nobody_is_best_who_learned_nothing() -> None:
+    cells = [
+        {"model": "m", "method": name, "change": "a", "status": "done",
+         "scores": {"reliability": 0.3, "locality.same_pattern": 1.0}} for name in ("a", "b")
+    ]  # fmt: skip
+    assert "Best" not in text_table({"study": "s", "cells": cells}, 80)
+
+
+EXAMS = {
+    "study": "demo",
+    "exams": {"mmlu": {"headline": "acc"}, "wiki": {"headline": "token_perplexity", "higher_is_better": False}},
+    "before": [{"model": "m", "scores": {"mmlu.acc": 0.5, "wiki.token_perplexity": 20.25}}],
+    "cells": [
+        {"model": "m", "method": "full", "change": "", "status": "done",
+         "scores": {"mmlu.acc": 0.25, "mmlu.acc/law": 0.1}},
+    ],
+}  # fmt: skip
+
+GOLDEN_EXAMS = """\
+demo: main score of each exam
+
+method      mmlu   wiki
+───────────────────────
+untouched  0.500  20.25
+full       0.250      –
+"""
+
+
+def test_exams_stand_beside_the_untouched_model() -> None:
+    assert text_table(EXAMS, 80) == GOLDEN_EXAMS

@@ -188,7 +188,8 @@ def _sources(run: Run, exam: ExamInfo, marks: Mapping[str, Mark]) -> Iterator[_S
     for row in run.final:
         name = say("verbatim", text=label_of(row, run))
         icon = mark_icon(marks[row.method])
-        yield _Source("model", name, icon, row.scores, row.ci95, row.compare.get(exam.name))
+        intervals = {key: pair for key in row.scores if (pair := row.interval(key)) is not None}
+        yield _Source("model", name, icon, row.scores, intervals, row.compare.get(exam.name))
 
 
 def _view(run: Run, exam: ExamInfo, marks: Mapping[str, Mark]) -> ExamView | None:
@@ -206,7 +207,7 @@ def _view(run: Run, exam: ExamInfo, marks: Mapping[str, Mark]) -> ExamView | Non
         for s in sources
     )  # fmt: skip
     more = tuple((score, tuple(_cell(s, exam, score, measured).text for s in sources)) for score in rest)
-    every_n = [*(one.n for one in run.before), *(row.n for row in run.final)]
+    every_n = [*(one.n for one in run.before), *(cell.n for row in run.final for cell in row.cells)]
     counts = sorted({n[exam.key] for n in every_n if exam.key in n})
     n = "" if not counts else f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}\u2013{counts[-1]:,}"
     capability = capability_name(exam.capability) if exam.capability else None
@@ -221,8 +222,10 @@ def _cost(run: Run, exam: str) -> Message | None:
     if not each:
         return None
     time = numbers.duration(sum(cost[f"exam_s.{exam}"] for cost in each))
-    tokens = numbers.amount(sum(cost.get(f"exam_tokens.{exam}", 0.0) for cost in each))
-    return say("exams.cost", n=len(each), time=time, tokens=tokens)
+    tokens = sum(cost.get(f"exam_tokens.{exam}", 0.0) for cost in each)
+    if not tokens:
+        return say("exams.cost_time", n=len(each), time=time)
+    return say("exams.cost", n=len(each), time=time, tokens=numbers.amount(tokens))
 
 
 def _digits(sources: Sequence[_Source], key: str) -> int:

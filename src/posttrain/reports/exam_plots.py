@@ -106,7 +106,7 @@ def step_panel(
     """A headline over steps with its 95 % band; dashed the untouched model's level, dotted that of guessing; a ring
     round the best checkpoint, a line where the fall begins."""
     width, height = 300.0, 190.0
-    frame = Frame(46, 12, width - 46 - 12, height - 12 - 34)
+    frame = Frame(52, 12, width - 52 - 12, height - 12 - 34)
 
     def at(step: float, value: float) -> Point:
         return frame.x(step / scale.steps), frame.y(scale.y(value))

@@ -236,12 +236,14 @@ def pool(each: Sequence[Compared]) -> Compared | None:
     """Comparisons of several cells (changes, seeds) as one.
 
     before, after, difference: means. counts: sums. adjusted: means. p_value: the largest of the cells, since a
-    difference is called one only when it is one in every cell. ci95: of the mean difference, by bootstrap over cells.
+    difference is called one only when it is one in every cell. ci95: the span of the cells' intervals, which excludes 0
+    only when each of them does on the same side.
     """
     if len(each) < 2:
         return each[0] if each else None
     mean = numbers.mean([c.difference for c in each])
     values = [c.p_value for c in each]
+    ends = [c.ci95 for c in each if c.ci95 is not None]
     counts = [c.counts for c in each if c.counts is not None]
     sums = [sum(column) for column in zip(*counts, strict=True)]
     return Compared(
@@ -249,7 +251,7 @@ def pool(each: Sequence[Compared]) -> Compared | None:
         before=numbers.mean([c.before for c in each]),
         after=numbers.mean([c.after for c in each]),
         difference=mean,
-        ci95=numbers.bootstrap([c.difference for c in each]),
+        ci95=(min(low for low, _ in ends), max(high for _, high in ends)) if len(ends) == len(each) else None,
         p_value=None if None in values else max(v for v in values if v is not None),
         counts=(sums[0], sums[1], sums[2], sums[3]) if len(counts) == len(each) else None,
         adjusted=(_mean([c.adjusted[0] for c in each]), _mean([c.adjusted[1] for c in each])),

@@ -89,6 +89,14 @@ class Row:
         """The training step of its checkpoint: of its cells the largest."""
         return max((cell.step for cell in self.cells if cell.step is not None), default=None)
 
+    def interval(self, key: str) -> tuple[float, float] | None:
+        """An exam score's interval. Every cell answers the same questions, so that differences between cells say little
+        about them: several cells have the mean of their own intervals' ends."""
+        own = [cell.ci95[key] for cell in self.cells if key in cell.ci95]
+        if not own:
+            return self.ci95.get(key)
+        return numbers.mean([low for low, _ in own]), numbers.mean([high for _, high in own])
+
     @cached_property
     def compare(self) -> dict[str, Compared]:
         """Exam -> comparison with the untouched model, the row's cells pooled."""

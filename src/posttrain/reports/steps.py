@@ -43,7 +43,8 @@ def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True
 def range_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round numbers that hold low..high between the first and the last of them, about `count` steps apart."""
     if not high > low:
-        low, high = low - abs(low or 1.0) * 0.05, high + abs(high or 1.0) * 0.05
+        pad = abs(low or 1.0) * 0.05
+        low, high = max(low - pad, 0.0) if low >= 0 else low - pad, high + pad
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)

@@ -52,7 +52,7 @@ def exam_points(run: Run, exam: ExamInfo, version: tuple[str, str]) -> list[Step
             compared = row.compare.get(exam.name)
             points.append(
                 StepPoint(
-                    row.step, row.scores[exam.key], row.ci95.get(exam.key), compared.difference if compared else None,
+                    row.step, row.scores[exam.key], row.interval(exam.key), compared.difference if compared else None,
                     compared is not None and compared.different, row.checkpoint,
                 )
             )  # fmt: skip
@@ -85,7 +85,7 @@ def courses(run: Run, marks: Mapping[str, Mark]) -> Iterator[Course]:
         own = {version: _group_points(run.rows_of(*version), group) for version in run.versions}
         own = {version: points for version, points in own.items() if points}
         if own:
-            scale = _scale(own.values(), ())
+            scale = PanelScale((0.0, 25.0, 50.0, 75.0, 100.0), max(max(p.step for p in each) for each in own.values()))
             panels = tuple(_panel(run, v, points, scale, marks, say(f"group.{group}")) for v, points in own.items())
             yield Course(say("steps.change", group=say(f"group.{group}")), group, panels, None)
 

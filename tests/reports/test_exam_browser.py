@@ -1,0 +1,76 @@
+"""The exams' part of the page in a real browser: samples are shown as text, at a desk and on a phone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from posttrain.reports.html import write_report
+from tests.reports.exam_study import make_study
+from tests.reports.synthetic import ATTACK
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.browser
+ROWS = "#samples tbody tr"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    path = shutil.which("/usr/bin/chromium") or shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium was found: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(make_study(tmp_path_factory.mktemp("study")))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_samples_are_drawn_late_filtered_and_never_run(browser: Browser, report: Path, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: said.append(f"dialog: {dialog.message}"))
+    page.goto(report.as_uri())
+    assert page.locator(ROWS).count() == 0  # nothing before it is looked at
+    page.locator("#pick").scroll_into_view_if_needed()
+    page.wait_for_selector(ROWS)
+    assert page.locator(ROWS).count() == 50
+    page.select_option('#pick select[name="method"]', "lora")
+    page.select_option('#pick select[name="quadrant"]', "0")
+    page.fill('#pick input[name="search"]', "alert(1)")
+    page.wait_for_timeout(400)  # the search waits until typing has stopped
+    assert page.locator(ROWS).count() < 50
+    shown = page.locator(ROWS)
+    assert shown.count() > 0
+    assert ATTACK.split()[0] in shown.first.inner_text()
+    assert page.title() == "A role with its own voice · posttrain"
+    page.click('button[data-language="zh-TW"]')
+    assert "答對" in shown.first.inner_text()
+    assert page.locator("#picked").inner_text().startswith("顯示")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert said == []
+    page.close()
+
+
+def test_without_javascript_the_numbers_are_there(browser: Browser, report: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    assert page.locator("#exams table.examined").count() == 4
+    assert page.locator("#forgetting .stacked").count() == 4
+    assert page.locator("#forgetting noscript").is_visible() or "JavaScript" in page.locator("#forgetting").inner_text()
+    context.close()
