@@ -33,7 +33,15 @@ from posttrain.training.config import BatchConfig, OptimizerConfig, TrainConfig
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "examples" / "README.md"])
-SEAM_HEADINGS = {"method": "Methods", "objective": "Objectives", "tuner": "Tuners", "replay": "Replay", "exam": "Kinds"}
+SEAM_HEADINGS = {
+    "method": "Methods",
+    "objective": "Objectives",
+    "tuner": "Tuners",
+    "replay": "Replay",
+    "exam": "Kinds",
+    "respondent": "Respondents",
+}
+KIND_PAGES = ("methods.md", "exams.md", "exams-tasks.md", "respondents.md")
 ANYWHERE = {"--help", "-h", "--debug", "--quiet"}
 
 
@@ -97,7 +105,7 @@ def documented_keys(text: str) -> dict[str, str]:
 @cache
 def kind_sections() -> dict[tuple[str, str], str]:
     found = {}
-    text = "".join(text_of(DOCS / page) for page in ("methods.md", "exams.md", "exams-tasks.md"))
+    text = "".join(text_of(DOCS / page) for page in KIND_PAGES)
     for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         seam = next((s for s, word in SEAM_HEADINGS.items() if part.startswith(word)), "optimizer")
         for paragraph in re.split(r"^### ", part, flags=re.MULTILINE)[1:]:
