@@ -79,7 +79,7 @@ def exam_tasks(
         runs[name] = _run(load(name), tasks, folder, restart=restart)
     compared = _compared(runs[before], runs[model]) if before and before != model else {}
     if table:
-        _print(model, runs[model], before if compared else None, compared)
+        _print(model, runs[model], before, runs.get(before or ""), compared)
     return _document(model, runs[model], before, runs.get(before or ""), compared)
 
 
@@ -256,14 +256,26 @@ def _document(
         "compare": {name: comparison.to_json() for name, comparison in compared.items()},
         "notes": [f"{name}: {note}" for name, result in results.items() for note in result.notes],
     }
-    document: dict[str, Any] = {"study": "exam", "exams": {n: r.to_json() for n, r in results.items()}}
-    for about in document["exams"].values():  # what a model scored stands in its own line
-        for key in ("task", "scores", "ci95", "n", "cost"):
-            del about[key]
+    document: dict[str, Any] = {"study": "exam", "exams": _about(results)}
+    if compared and was is not None:
+        cell["drift"] = _drift(was, results)
     if before is not None and was is not None:
         folder = "." if before == model else f"before/{safe_name(before)}"
         document["before"] = [{"model": before, **_flat(was), "folder": folder}]
     return {**document, "cells": [cell]}
+
+
+def _about(results: Mapping[str, TaskResult]) -> dict[str, dict[str, Any]]:
+    """What each exam is, apart from what a model scored in it."""
+    own = ("headline", "capabilities", "signature", "chance", "higher_is_better", "notes")
+    return {name: {key: result.to_json()[key] for key in own} for name, result in results.items()}
+
+
+def _drift(before: Mapping[str, TaskResult], after: Mapping[str, TaskResult]) -> dict[str, dict[str, Any]]:
+    """Capability -> its relative change, with the scores behind it."""
+    from posttrain.exams.capabilities import relative_changes
+
+    return relative_changes(_flat(before)["scores"], _flat(after)["scores"], _about(after))
 
 
 def _flat(results: Mapping[str, TaskResult]) -> dict[str, Any]:
@@ -281,7 +293,11 @@ def _flat(results: Mapping[str, TaskResult]) -> dict[str, Any]:
 
 
 def _print(
-    model: str, results: Mapping[str, TaskResult], before: str | None, compared: Mapping[str, Comparison]
+    model: str,
+    results: Mapping[str, TaskResult],
+    before: str | None,
+    was: Mapping[str, TaskResult] | None,
+    compared: Mapping[str, Comparison],
 ) -> None:
     from rich.text import Text
 
@@ -290,7 +306,7 @@ def _print(
         out.width = 200  # a file has no edge: rich would cut names at 80
     out.print(Text(model))
     out.print(_table(results))
-    if compared:
+    if compared and was is not None:
         out.print(Text(f"\n{before} → {model}"))
         out.print(_differences(results, compared))
         for name, one in compared.items():
@@ -298,6 +314,9 @@ def _print(
                 out.print(Text(f"{name}: {one.forgotten} were right and are wrong now, {one.gained} the other way"))
             for note in one.notes:
                 out.print(Text(f"{name}: {note}"))
+        for group, drift in _drift(was, results).items():
+            if drift["change"] is not None:
+                out.print(Text(f"{group}: {drift['change']:+.1%} of what it was"))
     for name, result in results.items():
         out.print(Text(f"\n{name}: {one_line(result.signature, 400)}"))
         for note in result.notes:

@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from posttrain.errors import ConfigError, Problem
 from posttrain.exams.matching import is_refusal
 from posttrain.exams.rows import no_path
 from posttrain.exams.task import (
@@ -102,12 +103,14 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
     questions, notes = read_truthful(path)
     own = path.suffix.lower() not in (".csv", ".tsv")
     mode = config.mode if config.mode != "auto" else "both" if own else "mc"
+    if config.sheet and mode == "mc":
+        raise ConfigError(Problem(config.label, "a sheet holds free answers, and there are none", "add mode: both"))
     chat = config.template == "chat" or (config.template == "auto" and own)
     items = draw([_item(q, mode, config.max_new_tokens, chat=chat) for q in questions], config.limit, config.seed)
     binary = mode != "generation" and any(item.doc["binary"] for item in items)
     headline = "binary" if binary else "truthful" if mode == "generation" else "mc1"
     sheet = resolve(config.sheet, base) if config.sheet else None
-    marks = read_marks(sheet) if sheet and mode != "mc" else {}
+    marks = read_marks(sheet) if sheet else {}
     digest = hashlib.sha256(repr(questions).encode()).hexdigest()[:8]
     how = "chat" if chat else "plain, 6-shot QA primer"
     capabilities = {headline: "can.knowledge", "refused": "will.refusal"}
@@ -123,7 +126,7 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
         perturbations=config.perturbations,
         seed=config.seed,
         notes=tuple(notes),
-        finish=partial(_finish, sheet, config.seed) if sheet and mode != "mc" else None,
+        finish=partial(_finish, sheet, config.seed) if sheet else None,
     )
 
 

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.cli import exam_tasks as module
+from posttrain.cli.exam_tasks import exam_tasks
+from posttrain.cli.main import main
+from posttrain.errors import ConfigError, Interrupted, MissingError
+from posttrain.exams.running import TaskProgress
+from posttrain.inference.protocol import Respondent
+from tests.exams.table import Table
+from tests.exams.tasks.told import write_rows
+
+ROWS = [
+    {"subject": "law" if i % 2 else "art", "question": f"Question {i}?", "choices": ["w", "x", "y", "z"], "answer": "A"}
+    for i in range(20)
+]
+MODELS = {"good": 20, "bad": 5}
+"""Model -> how many of the questions it knows."""
+
+
+@pytest.fixture
+def questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return write_rows(tmp_path / "questions.jsonl", ROWS)
+
+
+@pytest.fixture
+def load() -> Callable[[str], Respondent]:
+    loaded: dict[str, Table] = {}
+
+    def one(name: str) -> Table:
+        assert name not in loaded, "a model is loaded once"
+
+        def likes(prompt: str, continuation: str) -> float:
+            number = int(prompt.rsplit("Question ", 1)[1].split("?")[0])
+            return -1.0 if (continuation == " A") == (number < MODELS[name]) else -2.0
+
+        loaded[name] = Table(name=name, likes=likes)
+        return loaded[name]
+
+    return one
+
+
+def test_results_and_samples_are_written(
+    questions: Path, tmp_path: Path, load: Callable[[str], Respondent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    document = exam_tasks("good", load, exams=["mmlu=questions.jsonl"], output=out)
+    assert list(document) == ["study", "exams", "cells"]
+    assert document["exams"]["mmlu"]["headline"] == "acc"
+    assert document["exams"]["mmlu"]["chance"] == 0.25
+    assert "scores" not in document["exams"]["mmlu"]
+    (cell,) = document["cells"]
+    assert cell["scores"] | {"mmlu.acc": 1.0, "mmlu.acc/law": 1.0, "mmlu.acc_macro": 1.0} == cell["scores"]
+    assert cell["n"]["mmlu.acc/law"] == 10
+    assert cell["ci95"]["mmlu.acc"] == [pytest.approx(0.8389, abs=1e-4), 1.0]  # Wilson, 20 of 20
+    assert cell["cost"]["scored_tokens"] == 80
+    assert len((out / "exams" / "mmlu.jsonl").read_text().splitlines()) == 20
+    json.dumps(document)
+    shown = capsys.readouterr()
+    assert "mmlu.acc " in shown.out
+    assert "(guessing 0.250)" in shown.out
+    assert "calibration is over 20 samples only" in shown.out
+    assert "[1/1] mmlu on good: 20 samples, " in shown.err
+    assert "80 tokens forwarded" in shown.err
+
+
+def test_before_and_after_with_what_was_forgotten(
+    questions: Path, tmp_path: Path, load: Callable[[str], Respondent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    document = exam_tasks("bad", load, exams=["mmlu=questions.jsonl"], before="good", output=out)
+    (before,) = document["before"]
+    assert (before["model"], before["folder"], before["scores"]["mmlu.acc"]) == ("good", "before/good", 1.0)
+    assert (out / "before" / "good" / "exams" / "mmlu.jsonl").exists()
+    (cell,) = document["cells"]
+    compare = cell["compare"]["mmlu"]
+    assert (compare["before"], compare["after"], compare["forgotten"], compare["gained"]) == (1.0, 0.25, 15, 0)
+    assert compare["different"]
+    assert cell["drift"]["can.knowledge"]["change"] == pytest.approx(-0.75)
+    shown = capsys.readouterr().out
+    assert "good → bad" in shown
+    assert "-0.750" in shown
+    assert "worse" in shown
+    assert "mmlu: 15 were right and are wrong now, 0 the other way" in shown
+    assert "can.knowledge: -75.0% of what it was" in shown
+
+
+def test_no_difference_is_called_none(
+    questions: Path,
+    load: Callable[[str], Respondent],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(MODELS, "bad", 18)
+    document = exam_tasks("bad", load, exams=["mmlu=questions.jsonl"], before="good")
+    assert not document["cells"][0]["compare"]["mmlu"]["different"]
+    assert "no difference that can be told from chance" in capsys.readouterr().out
+
+
+def test_a_file_of_exams_its_paths_and_overrides(
+    questions: Path, tmp_path: Path, load: Callable[[str], Respondent]
+) -> None:
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    (folder / "exams.yaml").write_text(
+        "exams:\n"
+        "  - {kind: mmlu, path: ../questions.jsonl, shots: 0}\n"
+        "  - {kind: mmlu, name: other, path: ../questions.jsonl, limit: 3, perturbations: [lower, width]}\n"
+    )
+    document = exam_tasks("good", load, exams_file=folder / "exams.yaml", sets=["exams.0.shots=2"], table=False)
+    assert "|2-shot" in document["exams"]["mmlu"]["signature"]
+    scores, n = document["cells"][0]["scores"], document["cells"][0]["n"]
+    assert (scores["other.robust.acc"], n["other.robust.acc"], n["other.acc~width"]) == (1.0, 3, 3)
+    assert document["cells"][0]["cost"]["wall_s"] > 0
+    limited = exam_tasks("bad", load, exams_file=folder / "exams.yaml", limit=4, table=False)
+    assert limited["cells"][0]["n"]["mmlu.acc"] == limited["cells"][0]["n"]["other.acc"] == 4
+
+
+def test_a_kind_that_stands_twice_is_told_apart_by_its_files(
+    questions: Path, load: Callable[[str], Respondent]
+) -> None:
+    write_rows(Path("more.jsonl"), ROWS[:8])
+    document = exam_tasks("good", load, exams=["mmlu=questions.jsonl", "mmlu=more.jsonl"], table=False)
+    assert list(document["exams"]) == ["mmlu-questions", "mmlu-more"]
+    with pytest.raises(ConfigError, match="several exams are called mmlu-more"):
+        exam_tasks("bad", load, exams=["mmlu=more.jsonl", "mmlu=more.jsonl"], table=False)
+
+
+def test_what_is_wrong_is_told_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def load(name: str) -> Any:
+        raise AssertionError(name)
+
+    with pytest.raises(ConfigError, match=r"--exam mlu=x: .*unknown exam 'mlu'; did you mean 'mmlu'\?"):
+        exam_tasks("good", load, exams=["mlu=x"])
+    with pytest.raises(MissingError, match=r"a\.jsonl: no such file(.|\n)*b\.csv: no such file"):
+        exam_tasks("good", load, exams=["mmlu=a.jsonl", "truthfulqa=b.csv"])
+    with pytest.raises(ConfigError, match=r"'path' is missing(.|\n)*no such file"):
+        exam_tasks("good", load, exams=["mmlu", "truthfulqa=b.csv"])
+    with pytest.raises(ConfigError, match="use --change FILE --before MODEL"):
+        exam_tasks("good", load, exams=["change"])
+    (tmp_path / "e.yaml").write_text("exams:\n  - {kind: mmlu, path: a.jsonl, shotz: 3}\n")
+    with pytest.raises(ConfigError, match=r"e.yaml:2: .*shotz"):
+        exam_tasks("good", load, exams_file=tmp_path / "e.yaml")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_control_c_says_how_to_go_on(questions: Path, tmp_path: Path, kept: bool) -> None:
+    class Stopped(Table):
+        def logprobs(self, pairs, *, on_scored=None):  # type: ignore[no-untyped-def]
+            replies = super().logprobs(pairs)
+            for i in range(44):
+                on_scored(i, replies[i])
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out" if kept else None
+    wanted = "the same command goes on where it stopped" if kept else "nothing was kept: give --output to go on"
+    with pytest.raises(Interrupted, match=wanted):
+        exam_tasks("good", lambda name: Stopped(name=name), exams=["mmlu=questions.jsonl"], output=out)
+    if out:
+        assert len((out / "exams" / "mmlu.jsonl").read_text().splitlines()) == 11
+        rest = Table(name="good")
+        exam_tasks("good", lambda name: rest, exams=["mmlu=questions.jsonl"], output=out, table=False)
+        assert [len(asks) for _, asks in rest.calls] == [36]
+
+
+def test_progress_off_a_terminal_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 1.0, 11.0, 12.0, 3700.0])
+    monkeypatch.setattr("posttrain.cli.exam_tasks.time.monotonic", lambda: next(clock))
+    lines = module._Lines("[1/1] mmlu on good")
+    for done, left_s in [(1, None), (50, None), (51, 9.0), (3000, 3725.0)]:
+        lines(TaskProgress(done, 4000, 2.0, 5000, left_s))
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/1] mmlu on good: 50/4,000  2,500 tokens/s",
+        "[1/1] mmlu on good: 3,000/4,000  2,500 tokens/s  1:02:05 left",
+    ]
+
+
+def test_the_command_on_a_small_model(
+    questions: Path, pico_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["exam", str(pico_path("llama")), "--exam", "mmlu=questions.jsonl", "-o", "out", "--limit", "6", "--json"]
+    assert main(command) == 0
+    first = json.loads(capsys.readouterr().out)
+    samples = Path("out/exams/mmlu.jsonl").read_bytes()
+    assert first["cells"][0]["n"]["mmlu.acc"] == 6
+    assert first["cells"][0]["cost"]["shared_prefixes"] > 0
+    assert json.loads(Path("out/results.json").read_text())["cells"] == first["cells"]
+    assert main(command) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert second["cells"][0]["scores"] == first["cells"][0]["scores"]
+    assert second["cells"][0]["cost"]["forwarded_tokens"] == 0
+    assert Path("out/exams/mmlu.jsonl").read_bytes() == samples
