@@ -360,6 +360,9 @@ def test_yaml_in_the_text_validates(block: Block) -> None:
             seam = "exam" if entry["kind"] in registry.kinds("exam") else "method"
             check(entry, registry.load(seam, entry["kind"]).config, named(block.page))
         return
+    if "kind" in node:  # a respondent's own file
+        check(node, registry.load("respondent", node["kind"]).config, named(block.page))
+        return
     kinds: dict[str, type[Config]] = {"study": Study, "target": Change, "model": TrainConfig, "exams": ExamsFile}
     config = next((kinds[key] for key in kinds if key in node), None)
     assert config is not None, "neither a study, a change nor a training"
