@@ -169,3 +169,18 @@ def test_torn_and_missing_parts_do_not_stop_the_report(tmp_path: Path) -> None:
     html = write_report(folder).read_text(encoding="utf-8")
     assert 'id="exams"' in html
     assert 'id="forgetting"' not in html
+
+
+def test_a_study_without_the_change_exam_does_not_speak_of_changes(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", n=20)
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    for cell in results["cells"]:
+        cell["change"] = ""
+        cell["scores"] = {k: v for k, v in cell["scores"].items() if k.split(".")[0] in results["exams"]}
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    html = write_report(folder).read_text(encoding="utf-8")
+    ids = Page(html.replace("<wbr>", "").replace("<circle", "<path").replace("<polygon", "<path")).ids
+    assert not {"plot", "answers", "rows"} & set(ids)
+    assert {*SECTIONS, "scores", "loss", "details"} <= set(ids)
+    assert "new fact" not in html
+    assert "trained on the study&#39;s data" in html

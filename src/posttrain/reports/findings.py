@@ -208,11 +208,13 @@ def _length(scores: Mapping[str, float]) -> Iterator[Message]:
         yield say(key, before=f"{old:.1f}", after=f"{new:.1f}")
 
 
-def describe_method(config: Mapping[str, object]) -> list[Message]:
+def describe_method(config: Mapping[str, object], *, change: bool = True) -> list[Message]:
     """What a method does, from its entry in study.yaml: its kind, tuner and replay, in plain language."""
     parts = []
     kind = str(config.get("kind", ""))
-    if known(f"method.{kind}"):
+    if kind == "train" and not change:
+        parts.append(say("method.train_data"))
+    elif known(f"method.{kind}"):
         parts.append(say(f"method.{kind}"))
     elif kind:
         parts.append(say("method.other", kind=kind))
@@ -224,6 +226,6 @@ def describe_method(config: Mapping[str, object]) -> list[Message]:
             key = f"{part}.{name}" if known(f"{part}.{name}") else f"{part}.other"
             shown = numbers.percent(share) if isinstance(share, int | float) else share
             parts.append(say(key, kind=name, share=shown))
-    if config.get("data"):
+    if change and config.get("data"):
         parts.insert(1, say("data.more"))
     return parts

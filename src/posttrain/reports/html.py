@@ -137,7 +137,8 @@ def render(run: Run, *, language: str = "en") -> str:
         findings=findings.findings(run),
         thresholds={"learned": findings.LEARNED, "kept": findings.KEPT, "lost": findings.LOST},
         methods=[
-            (name, mark_icon(marks[name]), findings.describe_method(run.method_config(name))) for name in run.methods
+            (name, mark_icon(marks[name]), findings.describe_method(run.method_config(name), change=has_change(run)))
+            for name in run.methods
         ],
         exam=_table(run, EXAM_GROUPS, marks),
         strict=_table(run, ("strict",), marks),
@@ -149,7 +150,7 @@ def render(run: Run, *, language: str = "en") -> str:
         losses=panels.losses(run, marks),
         data=answers.safe_json(_data(run, samples)),
         with_exams=bool(run.exams or any(row.drift for row in run.rows)),
-        has_change=any(_of_change(run, key) for row in run.rows for key in row.scores),
+        has_change=has_change(run),
         capabilities=exam_page.capabilities(run, marks),
         exams=exam_page.exam_views(run, marks),
         forgetting=exam_page.forgetting(run, marks),
@@ -182,12 +183,16 @@ def _intro(run: Run) -> Message:
     models = ", ".join(f"`{name}`" for name in run.models)
     if not run.exams:
         return say("intro.what", changes=changes, methods=methods, models=models)
-    exams = say("intro.exam_names", names=" · ".join(f"`{exam.name}`" for exam in run.exams))
-    if any(_of_change(run, key) for row in run.rows for key in row.scores):
-        return say(
-            "intro.with_exams", what=say("intro.what", changes=changes, methods=methods, models=models), exams=exams
-        )
-    return say("intro.only_exams", methods=methods, models=models, exams=exams)
+    names = " · ".join(f"`{exam.name}`" for exam in run.exams)
+    if not has_change(run):
+        return say("intro.only_exams", methods=methods, models=models, names=names)
+    what = say("intro.what", changes=changes, methods=methods, models=models)
+    return say("intro.with_exams", what=what, exams=say("intro.exam_names", names=names))
+
+
+def has_change(run: Run) -> bool:
+    """Whether the change exam was taken, or nothing is known yet."""
+    return not run.exams or any(_of_change(run, key) for row in run.rows for key in row.scores)
 
 
 def _of_change(run: Run, key: str) -> bool:
