@@ -70,7 +70,7 @@ def test_options_change_scores_and_signature(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_question(tmp_path: Path) -> None:
-    rows = [{"text": "just text"}, {"messages": [{"role": "assistant", "content": "hi"}]}]
+    rows: list[dict[str, Any]] = [{"text": "just text"}, {"messages": [{"role": "assistant", "content": "hi"}]}]
     write_rows(tmp_path / "h.jsonl", rows)
     with pytest.raises(DataError) as error:
         build("self_test", tmp_path, path="h.jsonl")
