@@ -2,6 +2,8 @@
 
 What a model can take is found by trial, once per model, on a few random tokens against plain forward passes:
 
+    flat     a line of tokens without padding, attention taken apart (models whose attention goes through transformers'
+             interface, texts within the sliding window)
     tree     a 4-D mask and restarted positions: branches share a row (rotary and learned positions)
     prefix   a cache shared by rows of one branch each (positions that come from the mask, such as ALiBi)
     plain    every row for itself (recurrent layers, attention that looks ahead)
@@ -12,7 +14,7 @@ keys, so sharing stays right beyond the window too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from posttrain.inference.bins import Flat, FlatLayout, lay_flat
+from posttrain.inference.flat import NAME, attending
 from posttrain.inference.tree import Asked, Batch, Crop, Grow, Layout, Step, Tree, lay_out
 
 __all__ = ["PrefixCache", "Reading", "Support", "core", "forward", "numbers_of", "read", "tree_mask"]
@@ -30,10 +34,10 @@ Form = Literal["types", "window", "full"]
 
 class Support(NamedTuple):
     """What a model can take. form: a mask per layer type, one mask with the window, one without; batched: rows of
-    unequal length may be padded; reason: why it is not `tree`.
+    unequal length may be padded; reason: why branches cannot share a row.
     """
 
-    kind: Literal["tree", "prefix", "plain"]
+    kind: Literal["flat", "tree", "prefix", "plain"]
     form: Form = "full"
     batched: bool = True
     reason: str = ""
@@ -115,7 +119,7 @@ def _masks(model: Any, layout: Layout, cached: int, form: Form) -> Tensor | dict
 
     def made(mask: Tensor) -> Tensor:
         mask = mask.to(inner.device)
-        if inner.config.get_text_config()._attn_implementation == "sdpa":
+        if inner.config.get_text_config()._attn_implementation in ("sdpa", NAME):
             return mask
         return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
@@ -188,7 +192,7 @@ class Reading(NamedTuple):
 
 @torch.inference_mode()
 def read(
-    model: Any, tree: Tree, steps: Iterator[Step] | Sequence[Step], support: Support, *, answers: int, tokens: int
+    model: Any, tree: Tree, steps: Iterable[Step | Flat], support: Support, *, answers: int, tokens: int
 ) -> Iterator[Reading]:
     """Follow a plan. answers: logits of so many places at most at once; tokens: so many in one growth of the cache."""
     cache = PrefixCache()
@@ -198,6 +202,8 @@ def read(
             cache.cut(step.length)
         elif isinstance(step, Grow):
             yield from _grown(model, lay_out(tree, [step.nodes], done), cache, answers, tokens)
+        elif isinstance(step, Flat):
+            yield _flat(model, lay_flat(tree, step.nodes, cache.length, done), cache, support)
         elif isinstance(step, Batch):
             yield from _batch(model, lay_out(tree, step.rows, done), cache, support, answers)
 
@@ -222,6 +228,25 @@ def _grown(model: Any, layout: Layout, cache: PrefixCache, answers: int, tokens:
         cache.length += stop - begin
         yield Reading(logits, _part(layout.asked, first, until), stop - begin, stop - begin, int(begin == 0))
         begin = stop
+
+
+def _flat(model: Any, layout: FlatLayout, cache: PrefixCache, support: Support) -> Reading:
+    """A line of tokens over the cache."""
+    device, dtype = core(model).device, core(model).dtype
+    none = torch.zeros(1, 1, 1, 1, dtype=dtype, device=device)  # keeps the model from making a mask
+    types = numbers_of(model).get("layer_types") or ()
+    inputs: dict[str, Any] = {
+        "attention_mask": dict.fromkeys(types, none) if support.form == "types" else none,
+        "position_ids": torch.from_numpy(layout.positions)[None].to(device),
+    }
+    if cache.length:
+        cache.grow(False)
+        inputs["past_key_values"] = cache
+    places = layout.asked.places
+    index = torch.from_numpy(places) if len(places) else torch.zeros(1, dtype=torch.long)
+    with attending(layout, cache.length, device, dtype):
+        logits = forward(model, torch.from_numpy(layout.ids)[None].to(device), index, **inputs)
+    return Reading(logits, layout.asked, len(layout.ids), len(layout.ids), layout.shared)
 
 
 def _batch(model: Any, layout: Layout, cache: PrefixCache, support: Support, answers: int) -> Iterator[Reading]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.attention import Reading, Support, core, numbers_of, read
+from posttrain.inference.bins import plan_flat
 from posttrain.inference.decode import context_limit
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.protocol import Scored, Usage
@@ -128,14 +129,15 @@ def _readings(
             tree = Tree(pairs, share=False)
         answers = max(1, LOGITS_BYTES // (4 * int(numbers_of(model)["vocab_size"])))
         limits = Limits(
-            pack=can.kind == "tree",
+            pack=can.kind in ("flat", "tree"),
             grow=can.kind != "plain",
             batch_tokens=batch_tokens if can.batched else 1,
             answers=answers,
             positions=limit,
         )
         real = 0
-        for reading in read(model, tree, plan(tree, limits), can, answers=answers, tokens=batch_tokens):
+        steps = plan_flat(tree, limits) if can.kind == "flat" else plan(tree, limits)
+        for reading in read(model, tree, steps, can, answers=answers, tokens=batch_tokens):
             usage.scored_tokens += reading.forwarded
             usage.logit_positions += len(reading.logits)
             usage.shared_prefixes += reading.shared

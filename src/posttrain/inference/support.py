@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from posttrain.inference.attention import Support, core, forward, numbers_of, read
+from posttrain.inference.bins import Flat
 from posttrain.inference.decode import context_limit
+from posttrain.inference.flat import NAME
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.tree import Batch, Grow, Limits, Step, Tree
 
@@ -44,18 +46,19 @@ def taking_masks(model: Any, say: Callable[[str], None]) -> Iterator[None]:
     """Attention that takes any mask, for as long as this lasts: flash and flex attention know their own shapes only."""
     inner = core(model)
     was = inner.config.get_text_config()._attn_implementation
-    if was in ("sdpa", "eager", None):
+    if was in (NAME, "eager", None):
         yield
         return
     try:
-        inner.set_attn_implementation("sdpa")
+        inner.set_attn_implementation(NAME)
     except ValueError:
         inner.set_attn_implementation("eager")
-    _once(
-        model,
-        f"scoring uses {inner.config.get_text_config()._attn_implementation} attention: {was} takes no tree mask",
-        say,
-    )
+    if was != "sdpa":
+        _once(
+            model,
+            f"scoring uses {inner.config.get_text_config()._attn_implementation} attention: {was} takes no tree mask",
+            say,
+        )
     try:
         yield
     finally:
@@ -64,10 +67,9 @@ def taking_masks(model: Any, say: Callable[[str], None]) -> Iterator[None]:
 
 @dataclass
 class _Known:
-    """What trials have shown about a model: up to which length, and what has been said about it."""
+    """What trials have shown about a model, by how far they went, and what has been said about it."""
 
-    reach: int = 0
-    support: Support | None = None
+    support: dict[tuple[int, bool], Support] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
 
 
@@ -84,18 +86,20 @@ def _once(model: Any, text: str, say: Callable[[str], None]) -> None:
 def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Support:
     """What the model can take for rows of up to `longest` tokens; found by trial and remembered."""
     known = _known.setdefault(model, _Known())
-    reach = _reach(model, longest + Limits().row_tokens)
-    if known.support is None or (reach > known.reach and known.support.kind != "plain"):
-        known.support, known.reach = _tried(model, reach), reach
-    if known.support.reason:
-        how = "scored one by one" if known.support.kind == "plain" else "scored with shared prefixes, one per row"
-        _once(model, f"requests are {how}: {known.support.reason}", say)
-    return known.support
+    reach = _reach(model, longest)
+    wide = _reach(model, longest + Limits().row_tokens) > 0
+    found = known.support.get((reach, wide))
+    if found is None:
+        found = known.support[reach, wide] = _tried(model, reach, wide)
+    if found.reason:
+        how = "scored one by one" if found.kind == "plain" else "scored over shared prefixes, one to a row"
+        _once(model, f"{how}: {found.reason}", say)
+    return found
 
 
 def _reach(model: Any, widest: int) -> int:
-    """The longest text within `widest` beyond which the configuration says that something changes: a window, a chunk,
-    another scale of the positions; 0 when nothing does.
+    """The longest text of fewer than `widest` tokens beyond which the configuration says that something changes: a
+    window, a chunk, another scale of the positions; 0 when nothing does.
     """
     found = [0]
 
@@ -112,40 +116,44 @@ def _reach(model: Any, widest: int) -> int:
     return max(found)
 
 
-def _tried(model: Any, reach: int) -> Support:
+def _tried(model: Any, reach: int, wide: bool) -> Support:
     """Read random tokens the shared ways, compare with plain passes, and take the first way that agrees."""
     if core(model)._is_stateful:
-        problem = _agree(model, reach, Support("plain"))
+        problem = _agree(model, reach, wide, Support("plain"))
         return Support("plain", batched=not problem, reason="it has recurrent layers")
     config = numbers_of(model)
+    types = bool(set(config.get("layer_types") or ()) - {"full_attention"})
     forms: list[Support] = []
-    if set(config.get("layer_types") or ()) - {"full_attention"}:
+    if core(model).config.get_text_config()._attn_implementation == NAME:
+        forms.append(Support("flat", "types" if types else "full"))
+    if types:
         forms.append(Support("tree", "types"))
     if config.get("sliding_window"):
         forms.append(Support("tree", "window"))
     forms.append(Support("tree", "full"))
     why = ""
     for form in [*forms, Support("prefix")]:
-        problem = _agree(model, reach, form)
+        problem = _agree(model, reach, wide, form)
         if not problem:
             return form._replace(reason=f"a tree mask does not suit it ({why})" if form.kind == "prefix" else "")
-        why = why or problem
-    return Support(
-        "plain", batched=not _agree(model, reach, Support("plain")), reason=f"sharing would be wrong for it ({problem})"
-    )
+        why = problem
+    batched = not _agree(model, reach, wide, Support("plain"))
+    return Support("plain", batched=batched, reason=f"sharing would be wrong for it ({why})")
 
 
-def _agree(model: Any, reach: int, way: Support) -> str:
+def _agree(model: Any, reach: int, wide: bool, way: Support) -> str:
     """What is wrong with reading that way; empty when it agrees with plain passes."""
-    pairs = _trial(model, reach)
+    pairs = _trial(model, reach, wide)
     tree, expected = Tree(pairs, share=way.kind != "plain"), _expected(model, pairs)
     p, a, b, c, d, other = range(1, 7)
-    steps: list[list[Step]]
+    steps: list[list[Step | Flat]]
     if way.kind == "tree":
         steps = [
             [Batch([[p, a, b, c, d], [other]])],
             [Grow([p]), Batch([[a], [b, c, d]])],
         ]
+    elif way.kind == "flat":
+        steps = [[Flat([p, a, b, c, d, other])], [Grow([p]), Flat([a, b, c, d])]]
     elif way.kind == "prefix":
         steps = [[Batch([[p, a], [other]])], [Grow([p]), Batch([[a], [b, c], [b, d]])]]
     else:
@@ -166,9 +174,9 @@ def _agree(model: Any, reach: int, way: Support) -> str:
     return ""
 
 
-def _trial(model: Any, reach: int) -> list[TokenPair]:
+def _trial(model: Any, reach: int, wide: bool) -> list[TokenPair]:
     """Rows p+a, p+b+c, p+b+d and one that shares nothing, of random tokens: with `reach`, p is almost that long, so
-    that its branches go beyond, and a is so long that c and d lie far from p in the row that they share.
+    that its branches go beyond; `wide`: a is so long that c and d lie far from p in the row that they share.
     """
     config, limit = numbers_of(model), context_limit(model)
     special = {
@@ -187,9 +195,9 @@ def _trial(model: Any, reach: int) -> list[TokenPair]:
         return choose.choices(allowed, k=length)
 
     length = max(1, min(max(12, reach - 3), limit - 24))
-    wide = min(Limits().row_tokens, limit - length - 24) if reach else 0
+    far = min(Limits().row_tokens, limit - length - 24) if wide else 0
     shared = [start, *some(length - 1)]
-    a, b = [first[0], *some(4 + max(0, wide))], [first[1], *some(3)]
+    a, b = [first[0], *some(4 + max(0, far))], [first[1], *some(3)]
     c, d = ([token, *some(more)] for token, more in ((first[0], 2), (first[1], 5)))
     rows = [shared + a, shared + b + c, shared + b + d, [after, *some(8)]]
     cut = [length - 1 or 1] * 3 + [4]

@@ -23,7 +23,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Asked", "Batch", "Crop", "Grow", "Ints", "Layout", "Limits", "Step", "Tree", "lay_out", "plan"]
+__all__ = ["Asked", "Batch", "Crop", "Grow", "Ints", "Layout", "Limits", "Step", "Tree", "ask", "lay_out", "plan"]
 
 Ints: TypeAlias = NDArray[np.int64]
 
@@ -359,9 +359,7 @@ def lay_out(tree: Tree, rows: Sequence[Sequence[int]], done: set[int]) -> Layout
     ids = np.zeros((len(rows), width), dtype=np.int64)
     positions = np.zeros_like(ids)
     last = np.tile(np.arange(1, width + 1, dtype=np.int64), (len(rows), 1))
-    places: list[Ints] = []
-    requests: list[Ints] = []
-    steps: list[Ints] = []
+    standing: list[tuple[int, int]] = []
     straight, shared = True, 0
     for at, row in enumerate(rows):
         place = 0
@@ -381,23 +379,33 @@ def lay_out(tree: Tree, rows: Sequence[Sequence[int]], done: set[int]) -> Layout
             length = tree.edge(node)
             ids[at, place : place + length] = tree.ids(node)
             positions[at, place : place + length] = np.arange(tree.start[node], tree.end[node])
-            if node not in done:
-                done.add(node)
-                for request, begin, stop in tree.asked[node]:
-                    depths = np.arange(begin, stop, dtype=np.int64)
-                    places.append(at * width + place - tree.start[node] + depths)
-                    requests.append(np.full(stop - begin, request, dtype=np.int64))
-                    steps.append(depths - tree.first[request])
+            standing.append((node, at * width + place))
             path.append((node, place))
             place += length
         ids[at, place:] = ids[at, place - 1]
         shared += sum(readers > 1 for readers in held.values())
+    return Layout(ids, positions, last, lengths, straight, shared, ask(tree, standing, done))
+
+
+def ask(tree: Tree, standing: Sequence[tuple[int, int]], done: set[int]) -> Asked:
+    """What is asked of nodes that stand at the given places, of each node once; `done` grows by them."""
+    places: list[Ints] = []
+    requests: list[Ints] = []
+    steps: list[Ints] = []
+    for node, place in standing:
+        if node in done:
+            continue
+        done.add(node)
+        for request, begin, stop in tree.asked[node]:
+            depths = np.arange(begin, stop, dtype=np.int64)
+            places.append(place - tree.start[node] + depths)
+            requests.append(np.full(stop - begin, request, dtype=np.int64))
+            steps.append(depths - tree.first[request])
     flat = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
-    unique, row_of = np.unique(flat, return_inverse=True)
-    asked = Asked(
+    unique, row = np.unique(flat, return_inverse=True)
+    return Asked(
         unique,
-        row_of.astype(np.int64),
+        row.astype(np.int64),
         np.concatenate(requests) if requests else flat,
         np.concatenate(steps) if steps else flat,
     )
-    return Layout(ids, positions, last, lengths, straight, shared, asked)
