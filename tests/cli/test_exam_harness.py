@@ -172,6 +172,12 @@ def test_what_is_refused(exam: Invoke, pico_path: Callable[[str], Path], tmp_pat
     assert isinstance(error, ConfigError)
     assert "36 responses of another model" in str(error)
     shutil.rmtree(tmp_path / "out")
+    (tmp_path / "tasks" / "code.yaml").write_text(
+        TASK.replace("letters", "code") + "unsafe_code: true\n", encoding="utf-8"
+    )
+    error = exam(words[0], "--tasks", "code", "--include-path", "tasks").exception
+    assert isinstance(error, ConfigError)
+    assert "runs code that the model writes" in str(error)
     error = exam("api:some-model", "--tasks", "letters", "--include-path", "tasks").exception
     assert isinstance(error, PosttrainError)
 

@@ -64,6 +64,10 @@ def exam_harness(
     join_world()  # under torchrun, before a model chooses its GPU
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     loaded = load_tasks(names, include_path, say=talk)
+    unsafe = [name for name, task in loaded["tasks"].items() if task.config.unsafe_code]
+    if unsafe:
+        cause = "runs code that the model writes, which posttrain does not do"
+        raise ConfigError(*(Problem(name, cause, "use lm-eval itself, in a sandbox") for name in unsafe))
     talk(f"lm-eval: {len(loaded['tasks'])} tasks")
     runs: dict[str, Evaluated] = {}
     for name in dict.fromkeys([before, model] if before else [model]):
