@@ -44,7 +44,6 @@ class Question(NamedTuple):
     """One question as it stands in the file; starts: where its answers begin in the passage, where that is known."""
 
     id: str
-    title: str
     passage: str
     question: str
     answers: list[str]
@@ -142,18 +141,18 @@ def _nested(value: Any, name: str, problems: list[Problem]) -> Iterator[Question
                 continue
             for q, asked in enumerate(paragraph["qas"]):
                 try:
-                    yield _question(asked, str(article.get("title", "")), passage)
+                    yield _question(asked, passage)
                 except (KeyError, TypeError, AttributeError) as error:
                     cause = f"a question needs 'id', 'question' and 'answers' of {{text, answer_start}}: {error!r}"
                     problems.append(Problem(f"{place}.qas[{q}]", cause))
 
 
-def _question(asked: dict[str, Any], title: str, passage: str) -> Question:
+def _question(asked: dict[str, Any], passage: str) -> Question:
     declined = bool(asked.get("is_impossible"))
     answers = [] if declined else asked["answers"]
     texts = list(dict.fromkeys(str(a["text"]) for a in answers))
     starts = [int(a["answer_start"]) for a in answers if a.get("answer_start") is not None]
-    return Question(str(asked["id"]), title, passage, str(asked["question"]), texts, starts)
+    return Question(str(asked["id"]), passage, str(asked["question"]), texts, starts)
 
 
 def _unique(questions: list[Question], path: Path) -> list[Question]:
