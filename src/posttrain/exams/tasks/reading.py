@@ -106,9 +106,7 @@ def _flat(row: Row, number: int) -> Question | None:
     if passage is None or question is None or answers is None:
         return None
     starts = [at for a in answers if (at := passage.find(a)) >= 0]
-    return Question(
-        str(row.value.get("id", number)), str(row.value.get("title", "")), passage, question, answers, starts
-    )
+    return Question(str(row.value.get("id", number)), passage, question, answers, starts)
 
 
 def _squad(path: Path) -> list[Question]:
