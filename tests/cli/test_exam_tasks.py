@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.cli import exam_tasks as module
+from posttrain.cli import exam_output as module
 from posttrain.cli.exam_tasks import exam_tasks
 from posttrain.cli.main import main
 from posttrain.errors import ConfigError, Interrupted, MissingError
@@ -176,7 +176,7 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 1.0, 11.0, 12.0, 3700.0])
-    monkeypatch.setattr("posttrain.cli.exam_tasks.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("posttrain.cli.exam_output.time.monotonic", lambda: next(clock))
     lines = module._Lines("[1/1] mmlu on good")
     for done, left_s in [(1, None), (50, None), (51, 9.0), (3000, 3725.0)]:
         lines(TaskProgress(done, 4000, 2.0, 5000, left_s))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.cli import exam_tasks
+from posttrain.cli.exam_output import compared_results, cost_line, print_results, results_document, shown
 from posttrain.cli.options import debug, talk
 from posttrain.errors import ConfigError, Interrupted, PosttrainError, Problem
 from posttrain.studies.config import safe_name
@@ -78,10 +78,10 @@ def exam_harness(
             return None
         runs[name] = found
     after, was = runs[model], runs.get(before or "")
-    compared = exam_tasks._compared(_with_samples(was), _with_samples(after)) if was and before != model else {}
+    compared = compared_results(_with_samples(was), _with_samples(after)) if was and before != model else {}
     if table:
-        exam_tasks._print(model, after, before if compared else None, compared)
-    document = exam_tasks._document(model, after, before, was, compared)
+        print_results(model, after, before, was, compared)
+    document = results_document(model, after, before, was, compared)
     document["lm_eval"] = _plain({name: run.raw for name, run in runs.items()})
     return document
 
@@ -117,7 +117,7 @@ def _run(
     head = f"{', '.join(list(loaded['tasks'])[:3])}{' ...' if len(loaded['tasks']) > 3 else ''} on {respondent.name}"
     earlier = len(lm.kept.found)
     try:
-        with exam_tasks._shown(head) as tell:
+        with shown(head) as tell:
             lm.on_progress = _Meter(lm, tell)
             found = evaluate_tasks(lm, loaded, **settings)
     except KeyboardInterrupt as error:
@@ -133,7 +133,7 @@ def _run(
             file = SampleFile(folder / "exams" / f"{safe_name(name)}.jsonl", key, restart=True)
             file.rewrite(result.samples)
     kept = f", {earlier:,} responses were there" if earlier else ""
-    talk(f"{head}: {exam_tasks._cost(cost)}{kept}")
+    talk(f"{head}: {cost_line(cost)}{kept}")
     return found
 
 
