@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 from posttrain.errors import PosttrainError
@@ -37,8 +37,13 @@ def encode_plain(text: str, tokenizer: Any) -> list[int]:
     return ids
 
 
-def plain_pair(context: str, continuation: str, tokenizer: Any) -> TokenPair:
-    """A context and its continuation as ids, cut on the tokens of the whole."""
+def plain_pair(
+    context: str, continuation: str, tokenizer: Any, lengths: MutableMapping[str, int] | None = None
+) -> TokenPair:
+    """A context and its continuation as ids, cut on the tokens of the whole.
+
+    lengths: of contexts that have been encoded already, in tokens; several choices of a question share one.
+    """
     if not context:
         ids: list[int] = tokenizer.encode(continuation, add_special_tokens=False)
         prefix = prefix_token(tokenizer)
@@ -47,7 +52,11 @@ def plain_pair(context: str, continuation: str, tokenizer: Any) -> TokenPair:
     if spaces:
         context, continuation = context[:-spaces], context[-spaces:] + continuation
     whole = encode_plain(context + continuation, tokenizer)
-    length = len(encode_plain(context, tokenizer)) if context else 0
+    length = lengths.get(context) if lengths is not None else None
+    if length is None:
+        length = len(encode_plain(context, tokenizer)) if context else 0
+        if lengths is not None:
+            lengths[context] = length
     if not length:  # nothing but spaces, and a tokenizer that puts nothing in front
         return TokenPair([prefix_token(tokenizer)], whole)
     return TokenPair(whole[:length], whole[length:])

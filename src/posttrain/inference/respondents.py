@@ -199,7 +199,13 @@ class ModelRespondent:
         self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
     ) -> list[Scored]:
         """Each answer's log-probability after its prompt. An empty answer has no tokens: 0 nats."""
-        coded = [TokenPair(*self.encode_pair(prompt, answer)[:2]) for prompt, answer in pairs]
+        lengths: dict[str, int] = {}
+        coded = [
+            plain_pair(prompt.text, answer, self.tokenizer, lengths)
+            if isinstance(prompt, Plain)
+            else TokenPair(*self.encode_pair(prompt, answer)[:2])
+            for prompt, answer in pairs
+        ]
         limit = context_limit(self.model)
         fitting = [cut_left(c, limit) if isinstance(p, Plain) else c for c, (p, _) in zip(coded, pairs, strict=True)]
         self.usage.truncated += sum(new is not old and new != old for new, old in zip(fitting, coded, strict=True))
@@ -210,15 +216,22 @@ class ModelRespondent:
         limit = context_limit(self.model)
         prefix = prefix_token(self.tokenizer)
         windows = [list(rolling_windows(encode_plain(text, self.tokenizer), prefix, limit)) for text in texts]
-        flat = iter(self._score([window for each in windows for window in each], None))
-        whole = []
-        for i, each in enumerate(windows):
-            parts = [next(flat) for _ in each]
-            whole.append(
-                Scored(sum(p.sum_nats for p in parts), sum(p.tokens for p in parts), all(p.greedy for p in parts))
-            )
-            if on_scored is not None:
-                on_scored(i, whole[-1])
+        of = [i for i, each in enumerate(windows) for _ in each]  # the text of each window
+        left = [len(each) for each in windows]
+        whole = [Scored(0.0, 0, True)] * len(texts)
+
+        def add(window: int, part: Scored) -> None:
+            i = of[window]
+            sum_nats, tokens, greedy = whole[i]
+            whole[i] = Scored(sum_nats + part.sum_nats, tokens + part.tokens, greedy and part.greedy)
+            left[i] -= 1
+            if on_scored is not None and not left[i]:
+                on_scored(i, whole[i])
+
+        for i, count in enumerate(left):
+            if on_scored is not None and not count:  # an empty text
+                on_scored(i, whole[i])
+        self._score([window for each in windows for window in each], add)
         return whole
 
     def _score(self, coded: Sequence[TokenPair], on_scored: Callable[[int, Scored], None] | None) -> list[Scored]:
