@@ -352,6 +352,19 @@ def test_results_of_groups_and_generation(folder: Path, pico_path: PicoPath) -> 
     assert "shots:0|template:none" in near.signature
 
 
-def test_load_model_is_used_as_it_is(pico_path: PicoPath) -> None:
+def test_a_model_as_it_is_and_as_it_becomes(pico_path: PicoPath) -> None:
+    """An exam during training: no response of the weights before is taken for those after."""
+    import torch
+
     loaded = load_model(str(pico_path("gpt2")))
-    assert PosttrainLM(loaded).model is loaded.model
+    lm = PosttrainLM(loaded.model, loaded.tokenizer)
+    assert lm.model is loaded.model
+    request = [Instance("loglikelihood", {}, ("Hello", " there"), 0)]
+    was, key = lm.loglikelihood(request), lm.fingerprint
+    assert lm.loglikelihood(request) == was
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    assert lm.loglikelihood(request) != was
+    assert lm.fingerprint != key

@@ -129,7 +129,7 @@ def _run(
     for name, result in found.items():  # all tasks are asked together, so the first carries what all cost
         found[name] = replace(result, cost=cost if name == next(iter(found)) else dict.fromkeys(cost, 0.0))
         if folder and result.samples:
-            key = f"{lm.fingerprint}-{content_id(result.signature, settings)}"
+            key = f"{lm.kept.key}-{content_id(result.signature, settings)}"
             file = SampleFile(folder / "exams" / f"{safe_name(name)}.jsonl", key, restart=True)
             file.rewrite(result.samples)
     kept = f", {earlier:,} responses were there" if earlier else ""

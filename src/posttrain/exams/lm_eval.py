@@ -15,9 +15,8 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ from posttrain.inference.plain import TokenPair, cut_left, prefix_token, rolling
 from posttrain.inference.protocol import Scored, Usage
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.scoring import score
-from posttrain.models.fingerprint import template_fingerprint
+from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
 
 try:
@@ -38,7 +37,10 @@ try:
 except ImportError as error:
     raise MissingError(Problem("lm-eval", "is not installed", "pip install 'posttrain[lm-eval]'")) from error
 
-__all__ = ["PosttrainLM"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["PosttrainLM", "join_world"]
 
 MAX_GEN_TOKENS = 256
 """An answer's limit where a task gives none (HFLM.max_gen_toks)."""
@@ -54,16 +56,18 @@ Done = Callable[[int, Any], None]
 class PosttrainLM(TemplateLM):
     """A model under lm-eval. The arguments of `HFLM` that say how text is read mean here what they mean there.
 
-    pretrained: a name for `load_model`, or what is loaded already; batch_tokens: positions per forward pass, in place
-    of a batch size; responses: a JSONL file that keeps every response; on_progress(kind, done, total): told as
-    responses come; say: told once why prefixes are not shared, where they are not; batch_size, max_batch_size:
-    accepted because lm-eval passes them, without meaning here.
+    pretrained: a name for `load_model`, or what is loaded already, a model of transformers with its `tokenizer`; the
+    weights may change between two calls (an exam during training), but not while one runs; batch_tokens: positions per
+    forward pass, in place of a batch size; responses: a JSONL file that keeps every response; on_progress(kind, done,
+    total): told as responses come; say: told once why prefixes are not shared, where they are not; batch_size,
+    max_batch_size: accepted because lm-eval passes them, without meaning here.
     Under torchrun (WORLD_SIZE > 1) lm-eval gives each process its share of the documents.
     """
 
     def __init__(
         self,
-        pretrained: str | LoadedModel | ModelRespondent,
+        pretrained: str | LoadedModel | ModelRespondent | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         batch_tokens: int = 16384,
         max_length: int | None = None,
@@ -97,9 +101,12 @@ class PosttrainLM(TemplateLM):
                 trust_remote_code=trust_remote_code,
                 allow_template_mismatch=allow_template_mismatch,
             )
+        elif tokenizer is not None:
+            model: Any = pretrained
+            pretrained = LoadedModel(model, tokenizer, model.name_or_path)
         if isinstance(pretrained, LoadedModel):
             pretrained = ModelRespondent(pretrained, batch_tokens=batch_tokens)
-        self.respondent = pretrained
+        self.respondent: ModelRespondent = pretrained
         self.model: Any = pretrained.model
         self.tokenizer: Any = pretrained.tokenizer
         self._device = self.model.device
@@ -131,12 +138,12 @@ class PosttrainLM(TemplateLM):
         """What this process has spent so far, truncations and prefixes shared among it."""
         return self.respondent.usage
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Of everything that responses depend on: weights and their precision, template, tokens, limits."""
+        """Of what responses depend on, as it is now: weights and their precision, template, tokens, limits."""
         reads = [self.max_length, self.add_bos_token, self.prefix_token_id, self.think_end_token, self.seed]
-        tokens = self.tokenizer.encode(PROBE)
-        text = repr([self.respondent.fingerprint, str(self.model.dtype), tokens, reads])
+        texts = [template_fingerprint(self.tokenizer), self.tokenizer.encode(PROBE)]
+        text = repr([weights_fingerprint(self.model), str(self.model.dtype), texts, reads])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -160,7 +167,7 @@ class PosttrainLM(TemplateLM):
             "model_num_parameters": self.model.num_parameters(),
             "model_dtype": str(self.model.dtype),
             "model_revision": self.respondent.name,
-            "model_sha": self.respondent.fingerprint,
+            "model_sha": weights_fingerprint(self.model),
         }
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -218,6 +225,8 @@ class PosttrainLM(TemplateLM):
         self, kind: str, requests: Sequence[Any], ask: Callable[[list[tuple[Any, ...]], Done], None]
     ) -> list[Any]:
         """Responses in the order of the requests; only what is not kept yet is asked, each request once."""
+        if self.kept.path is None:  # kept for this call alone
+            self.kept.found.clear()
         arguments = [tuple(request.args) for request in requests]
         names = self._names(kind, arguments)
         todo = {

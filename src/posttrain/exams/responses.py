@@ -25,7 +25,7 @@ def request_id(kind: str, arguments: Iterable[Any]) -> str:
 
 
 class KeptResponses:
-    """Responses by request. Without a path they are kept in memory only.
+    """Responses by request. Without a path they are in memory only.
 
     Under torchrun each process appends to a file of its own (`responses-1.jsonl` beside the first's) and reads all.
     """
