@@ -105,7 +105,7 @@ def documented_keys(text: str) -> dict[str, str]:
 @cache
 def kind_sections() -> dict[tuple[str, str], str]:
     found = {}
-    text = "".join(text_of(DOCS / page) for page in KIND_PAGES)
+    text = "\n## \n".join(text_of(DOCS / page) for page in KIND_PAGES)
     for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         seam = next((s for s, word in SEAM_HEADINGS.items() if part.startswith(word)), "optimizer")
         for paragraph in re.split(r"^### ", part, flags=re.MULTILINE)[1:]:
