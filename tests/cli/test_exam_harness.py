@@ -194,3 +194,15 @@ def test_parts_become_one_document() -> None:
     joined = {"scores": {"a.acc": 1.0, "b.acc": 0.0}, "cost": {"wall_s": 3.0, "peak_gib": 3.0}, "notes": ["x"]}
     assert whole["cells"][1:] == [{**task, **joined}]
     assert own["cells"][0]["scores"] == {"a.acc": 1.0}  # the parts stay as they were
+
+
+def test_without_lm_eval_the_install_line_is_told(
+    exam: Invoke, pico_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "lm_eval"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("lm_eval", "lm_eval_tasks", "lm_eval_results"):
+        monkeypatch.delitem(sys.modules, f"posttrain.exams.{name}", raising=False)
+    error = exam(str(pico_path("llama")), "--tasks", "letters", "--include-path", "tasks").exception
+    assert isinstance(error, MissingError)
+    assert str(error) == "lm-eval: is not installed; pip install 'posttrain[lm-eval]'"
