@@ -92,7 +92,7 @@ class Tree:
                 rows.setdefault(row.tobytes(), []).append(i)
         keyed = sorted((np.frombuffer(row, np.uint32).astype(TOKEN).tobytes(), row) for row in rows)
         self.rows = [row for row, _ in keyed]
-        shared = [0, *(_common(a, b) for a, b in pairwise(self.rows))]
+        shared = [0, *(_common(a, b) for a, b in pairwise(self.rows))][: len(self.rows)]
         lengths = [len(row) // TOKEN.itemsize for row in self.rows]
         self.row_tokens = sum(len(rows[key]) * length for (_, key), length in zip(keyed, lengths, strict=True))
         """Tokens of all requests' rows, each for itself."""
