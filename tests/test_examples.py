@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +18,8 @@ from posttrain.config.change import Change, load_changes
 from posttrain.config.load import load_yaml, read_yaml
 from posttrain.data.readers import DataSource, read_records
 from posttrain.studies.config import Study
+from posttrain.studies.exams import prepare_exams
+from posttrain.studies.methods.train import TrainMethodConfig
 from posttrain.studies.plan import make_plan
 from posttrain.training.config import TrainConfig
 from tests.test_docs import problem_of
@@ -68,7 +74,14 @@ def test_a_study_finds_its_changes_and_files(path: Path) -> None:
     assert study.title
     assert study.notes
     changes = load_changes(study.changes, path.parent)
-    assert len(make_plan(study, changes, path.parent)) >= len(study.methods) * 2
+    assert len(make_plan(study, changes, path.parent)) >= len(study.methods) * len(changes) > 0
+    exams = prepare_exams(study, changes, path.parent)
+    for method in study.methods:  # no row that is trained asks what an exam asks
+        if method.kind == "train":
+            assert isinstance(method, TrainMethodConfig)
+            for change in changes:
+                rows = method.model_copy(update={"replay": None}).barred(change.name, path.parent, exams.forbidden)
+                assert rows == []
 
 
 @pytest.mark.parametrize("path", [path for path in YAML if kind_of(path)[1] == "train"], ids=named)
@@ -99,7 +112,17 @@ def test_files_named_in_comments_exist() -> None:
     missing = [
         f"{named(path)}: {name}"
         for path in YAML
-        for name in re.findall(r"examples/[\w./-]+\.(?:yaml|jsonl)", path.read_text(encoding="utf-8"))
+        for name in re.findall(r"examples/[\w./-]+\.(?:yaml|jsonl|csv|py)", path.read_text(encoding="utf-8"))
         if not (ROOT / name).exists()
     ]
     assert not missing
+
+
+def test_the_questions_of_the_role_study_are_those_that_its_script_writes(tmp_path: Path) -> None:
+    for name in ("make_mmlu.py", "facts.yaml"):
+        shutil.copy(EXAMPLES / "role" / name, tmp_path)
+    subprocess.run([sys.executable, str(tmp_path / "make_mmlu.py")], check=True)
+    assert (tmp_path / "mmlu_pocket.csv").read_bytes() == (EXAMPLES / "role" / "mmlu_pocket.csv").read_bytes()
+    rows = list(csv.DictReader((tmp_path / "mmlu_pocket.csv").read_text(encoding="utf-8").splitlines()))
+    assert len({row["question"] for row in rows}) == len(rows) == 100
+    assert all(len({row[letter] for letter in "ABCD"}) == 4 for row in rows)

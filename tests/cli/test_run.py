@@ -62,6 +62,8 @@ def test_a_misspelt_key_has_its_line_and_a_suggestion(capsys: pytest.CaptureFixt
         (["models=nowhere/at/all"], 3, "nowhere/at/all: no such model folder"),
         (["changes=nothing*.yaml"], 3, "no file matches 'nothing*.yaml'"),
         (["methods.full.optimizer.max_steps=0"], 2, "greater than or equal to 1"),
+        (["exams=[{kind: mmlu, path: gone.csv}]"], 3, "study.yaml: exam 'mmlu': "),
+        (["reference=nobody.csv"], 3, "nobody.csv: no such file"),
         (["methods.ful.x=0"], 2, "'ful' is neither a name nor a number in the list; known: prompt, full"),
     ],
 )
@@ -168,6 +170,36 @@ def test_killed_in_the_middle_of_training_it_goes_on(capsys: pytest.CaptureFixtu
     assert [(c["method"], c["change"], c["status"]) for c in data["cells"]] == [
         (method, change, "done") for change in ("france", "japan") for method in ("prompt", "full")
     ]
+
+
+def test_killed_between_checkpoints_it_goes_on_from_the_last(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    output = study.parent / "out"
+    rows = [json.dumps({"prompt": f"what is {i}?", "completion": "hi"}) for i in range(6)]
+    (study.parent / "known.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    exams = ["change", {"kind": "self_test", "path": "known.jsonl", "max_new_tokens": 4}]
+    method = {**TRAIN, "name": "full", "optimizer": {"learning_rate": 1e-4, "max_steps": 300}}
+    study = write_study(study.parent, methods=[method], changes="changes/france.yaml", exams=exams, every=50)
+    process = start(study, output)
+    for _ in range(2000):
+        if list(output.glob("cells/*/checkpoints/step-100/examined.json")) or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    (cell,) = (output / "cells").iterdir()
+    done = [p for step in (50, 100) for p in cell.glob(f"checkpoints/step-{step}/**/*") if p.is_file()]
+    assert len(done) == 6  # of each checkpoint: what was found, the change's samples, the exam's
+    stamps = {p: p.stat().st_mtime_ns for p in done}
+    before = (output / "before").rglob("*.jsonl")
+    stamps |= {p: p.stat().st_mtime_ns for p in before}
+
+    code, _, err = run(capsys, str(study), "--output", str(output))
+    assert code == 0, err
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    data = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    assert [c["checkpoint"] for c in data["cells"]] == [*(f"step-{n}" for n in range(50, 300, 50)), "final"]
+    assert len((cell / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 300
 
 
 def test_ctrl_c_in_the_middle_of_training(study: Path) -> None:
