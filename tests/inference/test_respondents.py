@@ -10,7 +10,8 @@ import torch
 from posttrain.data.chat import render
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import TemplateError
-from posttrain.inference.respondents import ModelRespondent, Prompt, PromptedRespondent, spoken
+from posttrain.inference.encoding import spoken
+from posttrain.inference.respondents import ModelRespondent, Prompt, PromptedRespondent
 from posttrain.models.load import load_model
 from tests.pico import FAMILIES, pico
 

@@ -7,14 +7,13 @@ in `inference/protocol.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from posttrain.data.chat import IGNORED, encode_prompt, render
-from posttrain.data.records import Conversation, Message
-from posttrain.errors import DataError, PosttrainError, TemplateError
+from posttrain.data.records import Message
+from posttrain.errors import PosttrainError
 from posttrain.inference.decode import Decoded, context_limit, decode
+from posttrain.inference.encoding import PromptEncoder, spoken
 from posttrain.inference.plain import TokenPair, cut_left, encode_plain, plain_pair, prefix_token, rolling_windows
 from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Respondent, Scored, Usage
 from posttrain.inference.scoring import distributions, score
@@ -35,20 +34,7 @@ __all__ = [
 ]
 
 
-class Pair(NamedTuple):
-    """Token ids of a prompt, of an answer, and of the end of its turn (one token, or none)."""
-
-    prompt: list[int]
-    answer: list[int]
-    end: list[int]
-
-
-def spoken(text: str) -> str:
-    """What was said aloud: without thoughts and the spaces around."""
-    return text.rsplit("</think>", 1)[-1].strip()
-
-
-class ModelRespondent:
+class ModelRespondent(PromptEncoder):
     """A loaded model that answers by itself. Its weights must stay as they are while it is asked.
 
     system_prefix: a system message put before every prompt; batch_tokens: padded tokens per forward pass.
@@ -69,18 +55,6 @@ class ModelRespondent:
         return "-".join(parts + ([self.system_prefix] if self.system_prefix else []))
 
     @cached_property
-    def end_of_turn(self) -> int | None:
-        """The token that the template puts after an assistant's words, or the tokenizer's eos without a template."""
-        eos = self.tokenizer.eos_token_id
-        if not self.tokenizer.chat_template:
-            return eos
-        talk = Conversation((Message("user", "a"), Message("assistant", "b")), "")
-        try:
-            return next(label for label in reversed(render(talk, self.tokenizer).labels) if label != IGNORED)
-        except TemplateError:  # a template that training refuses can still be examined
-            return eos
-
-    @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Every id that ends an answer: the generation config's, the tokenizer's eos and the template's end of turn."""
         listed = self.model.generation_config.eos_token_id if self.model.generation_config else None
@@ -95,46 +69,6 @@ class ModelRespondent:
         """Fills the left; masked, so any id will do."""
         pad = self.tokenizer.pad_token_id
         return 0 if pad is None else int(pad)
-
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Prompt -> token ids, ready for the answer; `Plain` text keeps its last tokens when it is too long."""
-        if isinstance(prompt, Plain):
-            return encode_plain(prompt.text, self.tokenizer) if prompt.text else [prefix_token(self.tokenizer)]
-        return encode_prompt(prompt, self.tokenizer, system=self.system_prefix)
-
-    def encode_pair(self, prompt: Prompt, answer: str) -> Pair:
-        """Prompt and answer as training would see them: the template says how the answer follows and ends."""
-        if isinstance(prompt, Plain):
-            return Pair(*plain_pair(prompt.text, answer, self.tokenizer), [])
-        if self.tokenizer.chat_template:
-            try:
-                return self._rendered(prompt, answer)
-            except DataError:  # a template that training refuses, or control tokens in the answer
-                pass
-        end = [] if self.end_of_turn is None else [self.end_of_turn]
-        return Pair(self.encode(prompt), self._continuation(prompt, answer), end)
-
-    def _rendered(self, prompt: Prompt, answer: str) -> Pair:
-        asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-        system = (Message("system", self.system_prefix),) if self.system_prefix else ()
-        turns = tuple(replace(message, train=False) for message in (*system, *asked))
-        row = render(Conversation((*turns, Message("assistant", answer)), ""), self.tokenizer)
-        learned = [at for at, label in enumerate(row.labels) if label != IGNORED]
-        first, last = learned[0], learned[-1]
-        return Pair(row.input_ids[:first], row.input_ids[first:last], row.input_ids[last : last + 1])
-
-    def _continuation(self, prompt: Prompt, answer: str) -> list[int]:
-        """The answer as it continues a plain text: after a space, unless one of the two is Chinese.
-
-        The line break in front keeps tokenizers from adding their own space.
-        """
-        if not self.tokenizer.chat_template and isinstance(prompt, str):
-            spaced = prompt[-1:].isascii() and answer[:1].isascii() and not prompt[-1:].isspace()
-            answer = f" {answer}" if spaced and answer else answer
-        plain: list[int] = self.tokenizer.encode(answer, add_special_tokens=False)
-        head: list[int] = self.tokenizer.encode("\n", add_special_tokens=False)
-        both: list[int] = self.tokenizer.encode("\n" + answer, add_special_tokens=False)
-        return both[len(head) :] if both[: len(head)] == head else plain
 
     def answers(
         self,

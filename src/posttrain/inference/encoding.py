@@ -1,0 +1,90 @@
+"""Prompts and answers as token ids, for every respondent that has a tokenizer: what training sees, exams ask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from posttrain.data.chat import IGNORED, encode_prompt, render
+from posttrain.data.records import Conversation, Message
+from posttrain.errors import DataError, TemplateError
+from posttrain.inference.plain import encode_plain, plain_pair, prefix_token
+from posttrain.inference.protocol import Plain, Prompt
+
+__all__ = ["Pair", "PromptEncoder", "spoken"]
+
+
+class Pair(NamedTuple):
+    """Token ids of a prompt, of an answer, and of the end of its turn (one token, or none)."""
+
+    prompt: list[int]
+    answer: list[int]
+    end: list[int]
+
+
+def spoken(text: str) -> str:
+    """What was said aloud: without thoughts and the spaces around."""
+    return text.rsplit("</think>", 1)[-1].strip()
+
+
+class PromptEncoder:
+    """How prompts become tokens; the base of respondents with a tokenizer.
+
+    system_prefix: a system message put before every prompt.
+    """
+
+    tokenizer: Any
+    system_prefix: str | None
+
+    @cached_property
+    def end_of_turn(self) -> int | None:
+        """The token that the template puts after an assistant's words, or the tokenizer's eos without a template."""
+        eos = self.tokenizer.eos_token_id
+        if not self.tokenizer.chat_template:
+            return eos
+        talk = Conversation((Message("user", "a"), Message("assistant", "b")), "")
+        try:
+            return next(label for label in reversed(render(talk, self.tokenizer).labels) if label != IGNORED)
+        except TemplateError:  # a template that training refuses can still be examined
+            return eos
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Prompt -> token ids, ready for the answer; `Plain` text keeps its last tokens when it is too long."""
+        if isinstance(prompt, Plain):
+            return encode_plain(prompt.text, self.tokenizer) if prompt.text else [prefix_token(self.tokenizer)]
+        return encode_prompt(prompt, self.tokenizer, system=self.system_prefix)
+
+    def encode_pair(self, prompt: Prompt, answer: str) -> Pair:
+        """Prompt and answer as training would see them: the template says how the answer follows and ends."""
+        if isinstance(prompt, Plain):
+            return Pair(*plain_pair(prompt.text, answer, self.tokenizer), [])
+        if self.tokenizer.chat_template:
+            try:
+                return self._rendered(prompt, answer)
+            except DataError:  # a template that training refuses, or control tokens in the answer
+                pass
+        end = [] if self.end_of_turn is None else [self.end_of_turn]
+        return Pair(self.encode(prompt), self._continuation(prompt, answer), end)
+
+    def _rendered(self, prompt: Prompt, answer: str) -> Pair:
+        asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+        system = (Message("system", self.system_prefix),) if self.system_prefix else ()
+        turns = tuple(replace(message, train=False) for message in (*system, *asked))
+        row = render(Conversation((*turns, Message("assistant", answer)), ""), self.tokenizer)
+        learned = [at for at, label in enumerate(row.labels) if label != IGNORED]
+        first, last = learned[0], learned[-1]
+        return Pair(row.input_ids[:first], row.input_ids[first:last], row.input_ids[last : last + 1])
+
+    def _continuation(self, prompt: Prompt, answer: str) -> list[int]:
+        """The answer as it continues a plain text: after a space, unless one of the two is Chinese.
+
+        The line break in front keeps tokenizers from adding their own space.
+        """
+        if not self.tokenizer.chat_template and isinstance(prompt, str):
+            spaced = prompt[-1:].isascii() and answer[:1].isascii() and not prompt[-1:].isspace()
+            answer = f" {answer}" if spaced and answer else answer
+        plain: list[int] = self.tokenizer.encode(answer, add_special_tokens=False)
+        head: list[int] = self.tokenizer.encode("\n", add_special_tokens=False)
+        both: list[int] = self.tokenizer.encode("\n" + answer, add_special_tokens=False)
+        return both[len(head) :] if both[: len(head)] == head else plain

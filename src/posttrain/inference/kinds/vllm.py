@@ -1,0 +1,173 @@
+"""A model in vLLM, for large sets on a GPU: its own batching and prefix cache, the prompts as everywhere here.
+
+vLLM's numbers differ from those of transformers in the last bits (its kernels are others), so that results of the two
+are not mixed: the fingerprint says which it was. Log-probabilities of given texts come from `prompt_logprobs`, one
+forward per text. Needs the extra `vllm`, and a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from posttrain.config.base import Config
+from posttrain.errors import MissingError, Problem
+from posttrain.inference.encoding import PromptEncoder, spoken
+from posttrain.inference.plain import TokenPair, cut_left, encode_plain, prefix_token, rolling_windows
+from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored, Usage
+from posttrain.registry import register
+
+__all__ = ["VllmConfig", "VllmRespondent", "vllm"]
+
+
+class VllmConfig(Config):
+    """A model in vLLM."""
+
+    kind: Literal["vllm"] = "vllm"
+    """A model in vLLM."""
+    model: str = Field(min_length=1)
+    """A local folder, or a hub id when downloads are allowed."""
+    system_prefix: str | None = None
+    """A system message put before every prompt."""
+    dtype: str = "auto"
+    """As vLLM has it: auto, bfloat16, float16, float32."""
+    max_length: int | None = Field(default=None, gt=0)
+    """Tokens of prompt and answer, at most; the model's own when left out."""
+    gpus: int = Field(default=1, ge=1)
+    """GPUs that share the weights (tensor parallelism)."""
+    memory_share: float = Field(default=0.9, gt=0, le=1)
+    """The share of each GPU's memory that vLLM may take."""
+
+
+class VllmRespondent(PromptEncoder):
+    """Answers of a model in vLLM."""
+
+    def __init__(self, config: VllmConfig) -> None:
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise MissingError(
+                Problem("", "this respondent needs the package vllm", "pip install 'posttrain[vllm]'")
+            ) from error
+        from posttrain.models.fingerprint import template_fingerprint
+        from posttrain.models.load import load_tokenizer
+
+        self.config = config
+        self.name = f"vllm:{config.model}"
+        self.usage = Usage()
+        self.tokenizer = load_tokenizer(config.model)
+        self.system_prefix = config.system_prefix
+        self.fingerprint = f"vllm:{config.model}:{template_fingerprint(self.tokenizer)}:{config.system_prefix or ''}"
+        self.engine: Any = LLM(
+            model=config.model,
+            dtype=config.dtype,
+            max_model_len=config.max_length,
+            tensor_parallel_size=config.gpus,
+            gpu_memory_utilization=config.memory_share,
+            enable_prefix_caching=True,
+        )
+
+    def answers(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        on_answer: Callable[[int, Answer], None] | None = None,
+    ) -> list[Answer]:
+        """One answer per prompt, in order; a sampled one depends on the seed and its place in the list."""
+        from vllm import SamplingParams
+
+        end = self.end_of_turn
+        settings = [
+            SamplingParams(
+                max_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed + i if temperature > 0 else None,
+                stop=list(stop) or None,
+                stop_token_ids=[end] if end is not None else None,
+            )
+            for i in range(len(prompts))
+        ]
+        asked = [{"prompt_token_ids": self.encode(prompt)} for prompt in prompts]
+        answers = []
+        for i, (prompt, output) in enumerate(zip(prompts, self.engine.generate(asked, settings), strict=True)):
+            said = output.outputs[0]
+            text = said.text if isinstance(prompt, Plain) else spoken(said.text)
+            answers.append(Answer(text, len(said.token_ids), said.finish_reason != "length"))
+            self.usage.requests += 1
+            self.usage.prompt_tokens += len(output.prompt_token_ids)
+            self.usage.generated_tokens += len(said.token_ids)
+            if on_answer is not None:
+                on_answer(i, answers[-1])
+        return answers
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
+        """The texts of `answers`."""
+        said = self.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        return [answer.text for answer in said]
+
+    def logprobs(
+        self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
+    ) -> list[Scored]:
+        """How likely each continuation is after its prompt; plain text that is too long is cut on the left."""
+        coded = [TokenPair(*self.encode_pair(prompt, text)[:2]) for prompt, text in pairs]
+        fitting = [
+            cut_left(c, self.longest) if isinstance(p, Plain) else c for c, (p, _) in zip(coded, pairs, strict=True)
+        ]
+        self.usage.truncated += sum(new != old for new, old in zip(fitting, coded, strict=True))
+        return self._scored(fitting, on_scored)
+
+    @property
+    def longest(self) -> int:
+        """Tokens before the last of a text to be scored: vLLM wants room for one that it generates."""
+        return int(self.engine.llm_engine.model_config.max_model_len) - 2
+
+    def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
+        """How likely whole texts are, in windows of the model's context."""
+        tokenizer = self.tokenizer
+        windows = [
+            list(rolling_windows(encode_plain(text, tokenizer), prefix_token(tokenizer), self.longest))
+            for text in texts
+        ]
+        parts = iter(self._scored([window for each in windows for window in each], None))
+        whole = []
+        for i, each in enumerate(windows):
+            own = [next(parts) for _ in each]
+            whole.append(Scored(sum(p.sum_nats for p in own), sum(p.tokens for p in own), all(p.greedy for p in own)))
+            if on_scored is not None:
+                on_scored(i, whole[-1])
+        return whole
+
+    def _scored(self, coded: Sequence[TokenPair], on_scored: Callable[[int, Scored], None] | None) -> list[Scored]:
+        from vllm import SamplingParams
+
+        settings = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1)
+        asked = [{"prompt_token_ids": [*pair.context, *pair.continuation]} for pair in coded]
+        scored = []
+        for i, (pair, output) in enumerate(zip(coded, self.engine.generate(asked, settings), strict=True)):
+            shown = output.prompt_logprobs[len(pair.context) :]  # a mapping of token to log-probability per position
+            own = [entry[token] for entry, token in zip(shown, pair.continuation, strict=True)]
+            greedy = all(entry.rank == 1 for entry in own)
+            scored.append(Scored(sum(entry.logprob for entry in own), len(own), greedy))
+            self.usage.requests += 1
+            self.usage.scored_tokens += len(pair.context) + len(pair.continuation)
+            if on_scored is not None:
+                on_scored(i, scored[-1])
+        return scored
+
+    def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
+        """None: vLLM shows the likeliest tokens only."""
+        return None
+
+
+@register("respondent", "vllm", config=VllmConfig)
+def vllm(config: VllmConfig) -> VllmRespondent:
+    """A model in vLLM."""
+    return VllmRespondent(config)
