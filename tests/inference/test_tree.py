@@ -74,7 +74,7 @@ def seen_in_rows(layout: Layout, cached: list[int]) -> list[list[int]]:
         row, q = divmod(place, width)
         assert q < layout.lengths[row]
         keys = [k for k in range(q + 1) if q < layout.last[row, k]]
-        ids = cached + layout.ids[row, keys].tolist()
+        ids = [*cached, *layout.ids[row, keys].tolist()]
         texts.append(by_position(ids, [*range(len(cached)), *layout.positions[row, keys].tolist()]))
         if layout.straight:
             assert keys == list(range(q + 1))
@@ -136,7 +136,8 @@ def test_without_a_cache_nothing_grows() -> None:
 
 
 def some(seed: int, length: int) -> list[int]:
-    return np.random.default_rng(seed).integers(10, 30_000, length).tolist()
+    ids: list[int] = np.random.default_rng(seed).integers(10, 30_000, length).tolist()
+    return ids
 
 
 def questions(shots: int, subjects: int = 4, each: int = 50, text: bool = True) -> list[TokenPair]:

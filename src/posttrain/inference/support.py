@@ -90,7 +90,8 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
     wide = _reach(model, longest + Limits().row_tokens) > 0
     found = known.support.get((reach, wide))
     if found is None:
-        found = known.support[reach, wide] = _tried(model, reach, wide)
+        with taking_masks(model, say):
+            found = known.support[reach, wide] = _tried(model, reach, wide)
     if found.reason:
         how = "scored one by one" if found.kind == "plain" else "scored over shared prefixes, one to a row"
         _once(model, f"{how}: {found.reason}", say)
@@ -143,7 +144,7 @@ def _tried(model: Any, reach: int, wide: bool) -> Support:
 
 def _agree(model: Any, reach: int, wide: bool, way: Support) -> str:
     """What is wrong with reading that way; empty when it agrees with plain passes."""
-    pairs = _trial(model, reach, wide)
+    pairs = _trial(model, reach, wide and way.kind != "flat")  # a line knows no rows in which to be far
     tree, expected = Tree(pairs, share=way.kind != "plain"), _expected(model, pairs)
     p, a, b, c, d, other = range(1, 7)
     steps: list[list[Step | Flat]]
@@ -194,7 +195,7 @@ def _trial(model: Any, reach: int, wide: bool) -> list[TokenPair]:
     def some(length: int) -> list[int]:
         return choose.choices(allowed, k=length)
 
-    length = max(1, min(max(12, reach - 3), limit - 24))
+    length = max(1, min(max(6, reach - 3), limit - 24))
     far = min(Limits().row_tokens, limit - length - 24) if wide else 0
     shared = [start, *some(length - 1)]
     a, b = [first[0], *some(4 + max(0, far))], [first[1], *some(3)]

@@ -1,0 +1,165 @@
+"""Masks by hand, attention taken apart against attention in one piece, the cache that rows share."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from posttrain.inference.attention import PrefixCache, core, forward, tree_mask
+from posttrain.inference.flat import attend
+from posttrain.inference.plain import TokenPair
+from posttrain.inference.support import support, taking_masks
+from posttrain.inference.tree import Tree, lay_out
+from tests.inference.test_scoring import made
+
+A, B, C = [1, 2], [3], [4, 5]  # a stem, and two branches
+
+
+def branches() -> Any:
+    tree = Tree([TokenPair(A, [*B, 9]), TokenPair(A, [*C, 9])])
+    return lay_out(tree, [[1, 2, 3]], set())
+
+
+def test_a_branch_sees_its_stem_and_not_its_neighbour() -> None:
+    layout = branches()
+    assert layout.ids.tolist() == [[1, 2, 3, 4, 5]]
+    assert layout.positions.tolist() == [[0, 1, 2, 2, 3]]
+    assert not layout.straight
+    assert tree_mask(layout, 0)[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 0, 1, 0],
+        [1, 1, 0, 1, 1],
+    ]
+
+
+def test_windows_and_chunks_count_positions_not_places() -> None:
+    layout = branches()
+    layout = layout._replace(positions=layout.positions + 2)  # over two cached tokens
+    assert tree_mask(layout, 2, window=3)[0, 0].int().tolist() == [
+        [1, 1, 1, 0, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0, 0],
+        [0, 0, 1, 1, 1, 0, 0],
+        [0, 0, 1, 1, 0, 1, 0],
+        [0, 0, 0, 1, 0, 1, 1],
+    ]
+    assert tree_mask(layout, 2, chunk=4)[0, 0].int().tolist() == [
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 1, 1],
+    ]
+
+
+def test_padding_sees_itself() -> None:
+    tree = Tree([TokenPair([1, 2, 3], [4]), TokenPair([5], [6])])
+    layout = lay_out(tree, [[1], [2]], set())
+    assert layout.lengths.tolist() == [3, 1]
+    assert tree_mask(layout, 0)[1, 0].int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("width", [8, 5])  # values as wide as queries, and not (the kernel wants them equal)
+@pytest.mark.parametrize("masked", ["mask", "causal", "none"])
+def test_attention_with_its_weight(width: int, masked: str) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, 40, 8), torch.randn(2, 3, 40, 8), torch.randn(2, 3, 40, width)
+    seen = torch.rand(2, 1, 40, 40) > 0.5
+    seen |= torch.eye(40, dtype=torch.bool)
+    mask = torch.zeros(2, 1, 40, 40).masked_fill(~seen, torch.finfo(torch.float32).min)
+    scores = 0.3 * q @ k.transpose(-1, -2)
+    if masked == "mask":
+        scores = scores + mask
+    elif masked == "causal":
+        scores = scores.masked_fill(torch.ones(40, 40).triu(1).bool(), -torch.inf)
+    out, total = attend(q, k, v, mask if masked == "mask" else None, 0.3, causal=masked == "causal")
+    torch.testing.assert_close(out, scores.softmax(-1) @ v, atol=1e-5, rtol=0)
+    torch.testing.assert_close(total, scores.logsumexp(-1), atol=1e-5, rtol=0)
+
+
+def test_the_cache_is_a_stack_that_rows_read() -> None:
+    model = made("llama")
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    last = torch.tensor([5])
+    with torch.inference_mode():
+        wanted = forward(model, ids, last)
+        cache = PrefixCache()
+        forward(model, ids[:, :3], torch.tensor([0]), past_key_values=cache)
+        cache.length = 3
+        forward(model, torch.tensor([[11, 12]]), torch.tensor([0]), past_key_values=cache)
+        cache.length = 5
+        cache.cut(3)
+        cache.grow(False)
+        for _ in range(2):  # reading leaves nothing behind
+            rows = torch.cat([torch.tensor([[11, 12, 13]]), ids[:, 3:]])
+            found = forward(model, rows, last, past_key_values=cache)
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+        assert cache.get_seq_length() == 3
+        assert cache.layers[0].keys.shape[0] == 1
+
+
+def test_virtual_tokens_before_a_row_are_no_places_of_it() -> None:
+    from peft import PromptTuningConfig, TaskType, get_peft_model
+
+    base = made("llama")
+    model = get_peft_model(base, PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)).eval()
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    with torch.inference_mode():
+        found = forward(model, ids, torch.tensor([1, 5]))
+        wanted = model(input_ids=ids).logits[:, 4:]
+    torch.testing.assert_close(found, torch.stack([wanted[0, 1], wanted[1, 2]]), atol=1e-5, rtol=0)
+    assert core(model) is base
+
+
+def test_what_the_model_does_after_the_head_is_kept() -> None:
+    import transformers
+
+    shape = transformers.Gemma2Config(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.5,
+    )  # fmt: skip
+    model: Any = transformers.Gemma2ForCausalLM(shape).eval()
+    with torch.inference_mode():
+        model.lm_head.weight.mul_(1000)
+        found = forward(model, torch.tensor([[5, 6, 7]]), torch.tensor([0, 2]))
+        wanted = model(input_ids=torch.tensor([[5, 6, 7]])).logits[0, [0, 2]]
+    assert float(found.abs().max()) <= 0.5
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("longest", "kind"), [(10, "flat"), (16, "flat"), (17, "tree"), (200, "tree")])
+def test_a_window_ends_the_line_where_texts_go_beyond_it(longest: int, kind: str) -> None:
+    assert support(made("mistral-window"), longest).kind == kind
+
+
+def test_attention_that_looks_ahead_is_found_out() -> None:
+    model = made("llama")
+    for layer in model.model.layers:
+        true = layer.self_attn.forward
+
+        def both_ways(hidden_states: Any, *args: Any, true: Any = true, **kwargs: Any) -> Any:
+            out, weights = true(hidden_states, *args, **kwargs)
+            return out + hidden_states.mean(1, keepdim=True), weights
+
+        layer.self_attn.forward = both_ways
+    said: list[str] = []
+    found = support(model, 100, said.append)
+    assert (found.kind, found.batched) == ("plain", False)  # padding would be looked at as well
+    assert "sharing would be wrong" in said[0]
+
+
+def test_masks_are_taken_by_name_and_put_back() -> None:
+    model = made("llama")
+    said: list[str] = []
+    with taking_masks(model, said.append):
+        assert model.config._attn_implementation == "posttrain_tree"
+        ids = torch.tensor([[5, 6, 7, 0]])
+        with torch.inference_mode():
+            padded = model(input_ids=ids, attention_mask=torch.tensor([[1, 1, 1, 0]])).logits[0, :3]
+    with torch.inference_mode():
+        torch.testing.assert_close(padded, model(input_ids=ids[:, :3]).logits[0], atol=1e-5, rtol=0)
+    assert model.config._attn_implementation == "sdpa"
+    assert said == []
+    assert np.isfinite(padded.numpy()).all()
