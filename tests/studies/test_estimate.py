@@ -10,7 +10,8 @@ from posttrain.config.load import load_yaml
 from posttrain.models.load import load_model
 from posttrain.studies import estimate as module
 from posttrain.studies.config import Study
-from posttrain.studies.estimate import estimate, parameters_of
+from posttrain.studies.estimate import estimate, parameters_of, shared_characters, trie_characters
+from posttrain.studies.exams import prepare_exams
 from posttrain.studies.plan import make_plan, select
 from tests.talker import talker
 
@@ -37,3 +38,32 @@ def test_arithmetic_by_hand(make_study: Callable[..., Path], monkeypatch: pytest
     twice = estimate(study, select(cells, only=["full"]))
     assert twice.wall_s == pytest.approx(2 * full.wall_s, rel=0.1)
     assert twice.examined_tokens == pytest.approx(2 * full.examined_tokens, rel=0.1)
+
+
+def test_shared_beginnings_are_read_once() -> None:
+    assert shared_characters("abcd", "abxd") == 2
+    assert shared_characters("", "a") == 0
+    assert shared_characters("abc", "abc") == 3
+    # ab -> c, d -> e; and x: a, b, c, d, e, x
+    assert trie_characters(["abc", "abd", "x", "abde", "abc"]) == 6
+
+
+def test_exams_are_counted_for_every_checkpoint_and_once_before(
+    make_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "flops_per_s", lambda: 1e9)
+
+    def tokens(**fields: object) -> int:
+        path = make_study(changes="changes/france.yaml", **fields)
+        study = load_yaml(path, Study)
+        changes = load_changes(study.changes, path.parent)
+        cells = make_plan(study, changes, path.parent)
+        tasks = prepare_exams(study, changes, path.parent).tasks
+        return estimate(study, select(cells, only=["full"]), tasks, path.parent).examined_tokens
+
+    refusal = {"kind": "refusal", "limit": 20}
+    once = tokens(exams=[refusal])  # before, and at the end
+    assert once > 2 * 20 * 24  # 24 tokens of each answer, and the questions
+    assert tokens(exams=[refusal], every=2) == 2 * once  # before, steps 2 and 4, the end
+    assert tokens(exams=[refusal], checkpoints=[1, 6]) == pytest.approx(1.5 * once)  # step 6 is the end
+    assert tokens(exams=[refusal, {**refusal, "name": "again"}]) == pytest.approx(2 * once, rel=0.05)

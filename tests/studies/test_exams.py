@@ -434,3 +434,19 @@ def test_unknown_keys_of_a_reference_are_errors(
     assert len(caught.value.problems) == len(messages)
     for message, problem in zip(messages, caught.value.problems, strict=True):
         assert message in str(problem)
+
+
+def test_an_exam_that_breaks_on_the_untouched_model_fails_the_cells_and_says_where(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr("posttrain.studies.examine.run_task", broken)
+    path = study()
+    outcome, _ = go(path)
+    assert [r.status for r in outcome.results] == ["failed"]
+    told, _, where = outcome.results[0].error.partition("; traceback in ")
+    assert told.endswith("ZeroDivisionError: by nothing")
+    assert "Traceback" in Path(where).read_text(encoding="utf-8")
+    assert results(path)["before"] == []

@@ -10,14 +10,15 @@ from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, MissingError
 from posttrain.studies.config import Study
-from posttrain.studies.plan import Cell, content_hash, make_plan, select, training_hash
+from posttrain.studies.plan import Cell, content_hash, find_model, make_plan, select, training_hash
 
 FORBIDDEN = frozenset({"x"})
 
 
 def planned(path: Path, sets: tuple[str, ...] = ()) -> tuple[Study, list[Cell]]:
     study = load_yaml(path, Study, sets)
-    return study, make_plan(study, load_changes(study.changes, path.parent), path.parent)
+    changes = load_changes(study.changes, path.parent) if study.changes else []
+    return study, make_plan(study, changes, path.parent)
 
 
 def hashes(
@@ -107,3 +108,29 @@ def test_everything_that_goes_in_changes_the_hash(make_study: Callable[..., Path
     change = path.parent / "changes" / "japan.yaml"
     change.write_text(change.read_text(encoding="utf-8").replace("Paris", "Rome"), encoding="utf-8")
     assert differing(hashes(path)) == {f"{m}/japan" for m in ("prompt", "full", "full+self", "lora")}
+
+
+def test_a_models_folder_is_looked_for_beside_the_file_then_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, shell = tmp_path / "study", tmp_path / "shell"
+    for folder in (study / "both", shell / "both", shell / "mine"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(shell)
+    assert find_model("both", study) == (str(study / "both"), "")
+    found, told = find_model("mine", study)
+    assert found == "mine"
+    assert "taken from the folder where the command runs" in told
+    assert find_model("mine", shell) == (str(shell / "mine"), "")
+    for name in ("Qwen/Qwen3-0.6B", "pocket:chat", str(shell / "mine")):
+        assert find_model(name, study) == (name, "")
+
+
+def test_a_study_without_changes_has_no_change_in_its_folders(make_study: Callable[..., Path]) -> None:
+    method = {"kind": "train", "name": "full", "data": "prompts.jsonl"}
+    refusal = {"kind": "refusal", "path": "builtin:refusals"}
+    _, cells = planned(make_study(models="a/b", changes=[], methods=[method], exams=[refusal], seeds=[0, 1]))
+    assert [cell.folder for cell in cells] == ["a-b--full--s0", "a-b--full--s1"]
+    assert str(cells[0]) == "a/b | full | seed 0"
+    with pytest.raises(ConfigError, match=r"reads .*change\}\.jsonl, but there are no changes"):
+        planned(make_study(changes=[], methods=[{**method, "data": "{change}.jsonl"}], exams=[refusal]))

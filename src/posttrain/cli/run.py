@@ -25,7 +25,6 @@ from posttrain.cli.options import (
 from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
 
 if TYPE_CHECKING:
-    from posttrain.config.change import Change
     from posttrain.studies.config import Study
     from posttrain.studies.examine import ExamEvent
     from posttrain.studies.exams import Exams
@@ -70,6 +69,7 @@ def run(
     from posttrain.studies.config import Study
     from posttrain.studies.exams import prepare_exams
     from posttrain.studies.plan import make_plan, select
+    from posttrain.studies.reference import reference_of
 
     check_language(language)
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
@@ -80,7 +80,7 @@ def run(
     folder = output or config.folder(base)
     _check_models(config, base)
     exams = prepare_exams(config, known, base, place=str(study))
-    _check_reference(config, known, exams, base)
+    reference_of(config, known, exams, base)  # a wrong key is said before anything runs
     if dry_run:
         _dry_run(config, selected, folder, exams, base, json=json)
         return
@@ -98,15 +98,6 @@ def run(
             talk(f"so far: posttrain report {folder}")
         raise
     _finish(outcome, folder, language=language, json=json)
-
-
-def _check_reference(config: Study, changes: Sequence[Change], exams: Exams, base: Path) -> None:
-    """A wrong key in the reference file is said before anything runs."""
-    from posttrain.studies.reference import known_keys, read_reference
-
-    if config.reference:
-        known = known_keys(changes, exams.tasks, change_exam=exams.change is not None)
-        read_reference(base / config.reference, known, tasks=exams.tasks)
 
 
 def _check_models(config: Study, base: Path) -> None:

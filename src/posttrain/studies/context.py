@@ -64,3 +64,7 @@ class MethodContext:
     forget: Callable[[], None] = field(default=lambda: None)
     say: Callable[[str], None] = print
     on_step: Callable[[Mapping[str, Any]], None] = field(default=lambda _: None)
+
+    def name(self, step: int | None = None) -> str:
+        """What a respondent of this cell is called, in sheets for marking and in files of answers."""
+        return f"{self.folder.name}--{'final' if step is None else f'step-{step}'}"

@@ -20,8 +20,10 @@ from posttrain.config.load import read_text
 from posttrain.errors import ConfigError, Problem
 from posttrain.exams.task import Task
 from posttrain.inference.protocol import Answer, Scored
+from posttrain.studies.config import Study
+from posttrain.studies.exams import Exams
 
-__all__ = ["known_keys", "read_reference"]
+__all__ = ["known_keys", "read_reference", "reference_of"]
 
 BY_NAME = ("leak", "drift.target_kl", "drift.unrelated_kl", "length.before", "length.after", "length.cut")
 DERIVED = ("robust.", "calibration.")
@@ -29,6 +31,14 @@ DERIVED = ("robust.", "calibration.")
 DEFAULT_NAME = "human"
 TRIED = 25
 """Items that are judged to learn the names of a task's scores."""
+
+
+def reference_of(study: Study, changes: Sequence[Change], exams: Exams, base: Path) -> list[dict[str, Any]]:
+    """The reference rows of a study; none without a file."""
+    if study.reference is None:
+        return []
+    known = known_keys(changes, exams.tasks, change_exam=exams.change is not None)
+    return read_reference(base / study.reference, known, tasks=exams.tasks)
 
 
 def known_keys(changes: Sequence[Change], tasks: Sequence[Task], *, change_exam: bool) -> list[str]:
@@ -63,9 +73,7 @@ def score_names(task: Task) -> list[str]:
     return list(dict.fromkeys([task.headline, *names, *task.capabilities]))
 
 
-def read_reference(
-    path: Path, known: Sequence[str], *, tasks: Sequence[Task] = (), place: str = ""
-) -> list[dict[str, Any]]:
+def read_reference(path: Path, known: Sequence[str], *, tasks: Sequence[Task] = ()) -> list[dict[str, Any]]:
     """`[{"name", "scores"}]` of a file. ConfigError with every key that no exam of the study has."""
     rows = _csv_rows(path) if path.suffix.lower() in (".csv", ".tsv") else _json_rows(path)
     problems: list[Problem] = []

@@ -24,7 +24,7 @@ from posttrain.studies.config import Study
 from posttrain.studies.examine import ExamEvent, Examiner
 from posttrain.studies.exams import Exams, prepare_exams
 from posttrain.studies.plan import Cell, content_hash, training_hash
-from posttrain.studies.reference import known_keys, read_reference
+from posttrain.studies.reference import reference_of
 from posttrain.studies.results import (
     CellResult,
     read_result,
@@ -127,8 +127,7 @@ def run_study(
     """
     changes = list({cell.change_name: cell.change for cell in plan if cell.change is not None}.values())
     exams = exams or prepare_exams(study, changes, base)
-    known = known_keys(changes, exams.tasks, change_exam=exams.change is not None)
-    reference = read_reference(base / study.reference, known, tasks=exams.tasks) if study.reference else []
+    reference = reference_of(study, changes, exams, base)
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
         return _Run(study, plan, selected, base, folder, watcher, exams, reference, restart).run()
@@ -216,8 +215,12 @@ class _Run:
         examiner = Examiner(bench, self.study, self.exams, self.folder, self.watcher.exam)
         try:
             self._note_before(examiner, needed=bool(waiting))
-        except PosttrainError as error:
-            self._all_fail([cell for cell, _ in waiting], error)
+        except Exception as error:
+            examiner.place.mkdir(parents=True, exist_ok=True)
+            write_text(examiner.place / "error.txt", traceback.format_exc())
+            where = Problem(model, f"{type(error).__name__}: {error}", f"traceback in {examiner.place / 'error.txt'}")
+            known = error if isinstance(error, PosttrainError) else PosttrainError(where)
+            self._all_fail([cell for cell, _ in waiting], known)
             return
         self._write_results()
         for number, (cell, hashes) in enumerate(waiting):

@@ -200,7 +200,7 @@ def train(config: Config, context: MethodContext) -> MethodResult:
     notes: list[str] = []
     if done is None:
         done = _trained(config, context, context.working(), output, notes, resume=resume)
-    respondent = ModelRespondent(LoadedModel(done.model, done.tokenizer, context.before.name))
+    respondent = ModelRespondent(LoadedModel(done.model, done.tokenizer, context.name()))
     cost = {
         "train_s": done.wall_s,
         "steps": float(done.steps),
@@ -228,7 +228,7 @@ def _caught_up(output: Path, context: MethodContext) -> bool:
         context.forget()
         return False
     for step in missing:
-        context.examine(ModelRespondent(context.load(saved[step])), step)
+        context.examine(ModelRespondent(context.load(saved[step])._replace(name=context.name(step))), step)
     return True
 
 
@@ -270,7 +270,9 @@ def _trained(
         output=output,
         resume=resume,
         progress=steps,
-        examine=lambda model, step: context.examine(ModelRespondent(loaded._replace(model=model)), step),
+        examine=lambda model, step: context.examine(
+            ModelRespondent(loaded._replace(model=model, name=context.name(step))), step
+        ),
         base=context.base,
     )
     late = [step for step in context.saves.at if step > trained.steps]
