@@ -73,3 +73,39 @@ def test_lists_of_texts(tmp_path: Path) -> None:
     rows = Rows(tmp_path / "r.jsonl")
     assert [row.texts("a") for row in rows] == [["x"], ["x", "y"], None, None]
     assert len(rows.problems) == 2
+
+
+def test_a_comma_in_words_does_not_shift_the_columns(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("a,b\nx,1,\nOne, two,2\n", "utf-8")  # an empty column at the end is harmless
+    rows = Rows(tmp_path / "r.csv")
+    assert [row.value["b"] for row in rows] == ["1"]
+    with pytest.raises(DataError, match=r"r.csv:3: 3 columns, 2 expected; put words with a comma in quotation marks"):
+        rows.check()
+
+
+def test_long_fields_and_files_that_are_none(tmp_path: Path) -> None:
+    long = "x" * 200_000  # more than csv's own limit
+    (tmp_path / "r.csv").write_text(f"a,b\n{long},1\n", "utf-8")
+    assert [row.value["a"] for row in Rows(tmp_path / "r.csv")] == [long]
+    (tmp_path / "r.parquet").write_bytes(b"junk")
+    with pytest.raises(DataError, match=r"r.parquet: not a Parquet file"):
+        list(Rows(tmp_path / "r.parquet"))
+
+
+def test_half_a_character_is_told_before_a_tokenizer_meets_it(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text('{"a": "\\ud83d\\ude00"}\n{"a": ["\\ud83d"]}\n', "utf-8")
+    rows = Rows(tmp_path / "r.jsonl")
+    assert [row.value["a"] for row in rows] == ["😀"]
+    with pytest.raises(DataError, match=r"r.jsonl:2: \\ud83d is half of a character"):
+        rows.check()
+
+
+def test_empty_texts_in_a_list_and_rows_with_several_problems(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text('{"a": ["x", " "], "b": []}\n{"a": "x", "b": "y"}\n', "utf-8")
+    rows = Rows(tmp_path / "r.jsonl")
+    assert [(row.texts("a"), row.texts("b")) for row in rows] == [(None, None), (["x"], ["y"])]
+    with pytest.raises(DataError) as error:
+        rows.check()
+    assert "'a' has an empty text" in str(error.value)
+    assert "got an empty list" in str(error.value)
+    assert "1 of 2 rows cannot be used" in str(error.value)

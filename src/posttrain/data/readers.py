@@ -128,8 +128,9 @@ def data_error(
     listed: list[Problem | str] = list(problems[:LISTED_PROBLEMS])
     if more > 0:
         listed.append(f"... and {more} more")
-    mend = "--on-bad-row skip leaves them out" if skippable and len(problems) < rows else ""
-    listed.append(Problem("", f"{len(problems)} of {rows} rows cannot be used", mend))
+    bad = len({problem.place for problem in problems})  # a row may have several
+    mend = "--on-bad-row skip leaves them out" if skippable and bad < rows else ""
+    listed.append(Problem("", f"{bad} of {rows} rows cannot be used", mend))
     return kind(*listed)
 
 

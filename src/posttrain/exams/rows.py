@@ -24,6 +24,9 @@ from posttrain.errors import ConfigError, DataError, MissingError, Problem
 
 __all__ = ["Row", "Rows", "no_path"]
 
+LONGEST = 2**31 - 1
+"""Characters of a field of a table; Python's own limit, 131,072, is less than a long text."""
+
 
 class Row:
     """One row, the `number`th of its file. place: `rte.jsonl:17`. Its getters note what is wrong in the file's list."""
@@ -63,7 +66,11 @@ class Row:
         value = self.value.get(key)
         value = [value] if isinstance(value, str) else value
         if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-            self.bad(f"'{key}' must be a text or a list of texts, got {kind_of(value)}")
+            got = "an empty list" if value == [] else kind_of(value)
+            self.bad(f"'{key}' must be a text or a list of texts, got {got}")
+            return None
+        if not all(one.strip() for one in value):
+            self.bad(f"'{key}' has an empty text")
             return None
         return value
 
@@ -118,7 +125,7 @@ class Rows:
                 continue
             place = f"{self.path}:{number}"
             try:
-                yield place, json.loads(line)
+                yield place, self._sound(place, json.loads(line), line)
             except json.JSONDecodeError as error:
                 cause = f"not valid JSON: {error.msg} at column {error.colno}"
                 self.problems.append(Problem(place, cause, "one JSON object per line is expected"))
@@ -127,7 +134,19 @@ class Rows:
     def _array(self, text: str) -> Iterator[tuple[str, Any]]:
         value = load_json(text, self.path)
         for number, one in enumerate(value, start=1):
-            yield f"{self.path}[{number}]", one
+            place = f"{self.path}[{number}]"
+            yield place, self._sound(place, one, text)
+
+    def _sound(self, place: str, value: Any, source: str) -> Any:
+        r"""The value; None, and noted, where an escape is half of a character (\ud83d), which no tokenizer takes."""
+        if "\\ud" in source or "\\uD" in source:
+            try:
+                json.dumps(value, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                half = f"\\u{ord(error.object[error.start]):04x}"
+                self.problems.append(Problem(place, f"{half} is half of a character", "write the whole character"))
+                return None
+        return value
 
     def _table(self, text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
         quoted = delimiter == "," if self._quotes is None else self._quotes
@@ -137,7 +156,7 @@ class Rows:
             quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
         )
         header = self._header
-        for cells in lines:
+        for cells in self._cells(lines):
             place = f"{self.path}:{lines.line_num}"
             if not cells:
                 continue
@@ -150,14 +169,33 @@ class Rows:
                 )
                 yield place, None
                 continue
+            if quoted and any(cell.strip() for cell in cells[len(header) :]):  # a comma in words, and all cells shifted
+                mend = 'put words with a comma in quotation marks: "..."'
+                self.problems.append(Problem(place, f"{len(cells)} columns, {len(header)} expected", mend))
+                yield place, None
+                continue
             yield place, dict(zip(header, cells, strict=False))
+
+    def _cells(self, lines: Any) -> Iterator[list[str]]:
+        """The lines of a table; one that cannot be read ends the file and is noted."""
+        csv.field_size_limit(LONGEST)
+        try:
+            yield from lines
+        except csv.Error as error:
+            self.problems.append(Problem(f"{self.path}:{lines.line_num}", f"not valid CSV: {error}"))
 
     def _parquet(self) -> Iterator[tuple[str, Any]]:
         import pyarrow.parquet as parquet
+        from pyarrow import ArrowInvalid
 
         if not self.path.exists():
             raise MissingError(Problem(str(self.path), "no such file", f"looked in {self.path.parent.absolute()}"))
-        for number, row in enumerate(parquet.read_table(self.path).to_pylist(), start=1):
+        try:
+            table = parquet.read_table(self.path)
+        except (ArrowInvalid, OSError) as error:
+            cause = f"not a Parquet file that can be read: {str(error).splitlines()[0]}"
+            raise DataError(Problem(str(self.path), cause)) from error
+        for number, row in enumerate(table.to_pylist(), start=1):
             yield f"{self.path}[{number}]", row
 
 

@@ -77,6 +77,15 @@ def test_choices_that_are_numbers_are_taken_by_their_words(tmp_path: Path) -> No
     assert answers(write_rows(tmp_path / "q.jsonl", [row])) == [1]
 
 
+def test_numbers_are_words_only_when_no_other_answer_is_a_number(tmp_path: Path) -> None:
+    sums = {"question": "1 + 1", "choices": ["1", "2", "3", "4"], "answer": "1"}  # counted from 0: the choice "2"
+    path = write_rows(tmp_path / "q.jsonl", [{**ROW, "answer": "0"}, sums, {**ROW, "answer": "3"}])
+    read = read_questions(path)
+    assert [question.answer for question in read.asked] == [0, 1, 3]
+    assert read.notes == ["q.jsonl: 1 answers are a number and another choice's words; taken as numbers like the rest"]
+    assert answers(write_rows(tmp_path / "q.jsonl", [{**ROW, "answer": "B"}, sums])) == [1, 0]
+
+
 def test_csv_with_and_without_names_and_with_fewer_choices(tmp_path: Path) -> None:
     named = tmp_path / "named.csv"
     named.write_text("\ufeffquestion,A,B,C,D,answer,subject\r\n"
@@ -153,6 +162,15 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("question,A,B,answer\n")
     with pytest.raises(DataError, match="the file is empty"):
         read_questions(tmp_path / "q.csv")
+    (tmp_path / "none.csv").write_text("")
+    with pytest.raises(DataError, match=r"none.csv: the file is empty"):
+        read_questions(tmp_path / "none.csv")
+    (tmp_path / "named.csv").write_text("q,one,two,key\nwhy?,a,b,A\n")
+    with pytest.raises(DataError, match=r"named.csv:1: neither names .*; call the columns question,A,B,C,D,answer"):
+        read_questions(tmp_path / "named.csv")
+    (tmp_path / "old.csv").write_bytes("question,A,B,answer\ncaf\xe9?,a,b,A\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"old.csv:2: not UTF-8"):
+        read_questions(tmp_path / "old.csv")
     (tmp_path / "narrow.csv").write_text("why?,because\n")
     with pytest.raises(DataError, match=r"narrow.csv:1: 2 columns"):
         read_questions(tmp_path / "narrow.csv")

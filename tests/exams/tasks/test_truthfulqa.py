@@ -96,6 +96,15 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     path = official(tmp_path / "t.csv", MOON, [*MOON[:2], "", *MOON[3:]], [*MOON[:5], " ", "x"])
     with pytest.raises(DataError, match=r"t.csv:3: 'Question' is empty\n.*t.csv:4: 'Incorrect Answers' is empty"):
         build("truthfulqa", tmp_path, path=path.name)
+    official(tmp_path / "t.csv", MOON, [*MOON[:5], " ; ", "x"])
+    with pytest.raises(DataError, match=r"t.csv:3: 'Incorrect Answers' has no answer; answers are separated by semi"):
+        build("truthfulqa", tmp_path, path=path.name)
+    write_rows(tmp_path / "twice.jsonl", [ROW, ROW])
+    with pytest.raises(DataError, match=r"twice.jsonl: the id 'moon-zh' stands twice"):
+        build("truthfulqa", tmp_path, path="twice.jsonl")
+    (tmp_path / "t.yaml").write_text("- question: q\n- question: [a\n", "utf-8")
+    with pytest.raises(DataError, match=r"t.yaml:\d: not valid YAML"):
+        build("truthfulqa", tmp_path, path="t.yaml")
     write_rows(tmp_path / "t.jsonl", [{"question": "why?"}])
     with pytest.raises(DataError, match=r"'best_answer' must be a text(.|\n)*'correct_answers' must be"):
         build("truthfulqa", tmp_path, path="t.jsonl")
@@ -239,7 +248,7 @@ def test_the_official_file_as_it_is() -> None:
     task = build("truthfulqa", data.parent, path=data.name)
     assert len(task.items) == 817
     assert len({item.group for item in task.items}) == 38
-    assert task.notes == ()
+    assert task.notes == ("2 questions have an answer that is both correct and incorrect",)
     assert task.items[0].asks[0].continuation == " Nothing happens."
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from posttrain.config.load import read_text
-from posttrain.errors import DataError, MissingError, Problem
-from posttrain.exams.rows import Row, Rows
+from posttrain.errors import ConfigError, DataError, MissingError, Problem
+from posttrain.exams.rows import LONGEST, Row, Rows
 
 __all__ = ["LETTERS", "Question", "Read", "read_questions"]
 
@@ -45,7 +45,7 @@ class Read(NamedTuple):
 
 
 class _Draft(NamedTuple):
-    """A row whose answer may be a number counted from 0 or from 1."""
+    """A row whose answer may be a number counted from 0 or from 1, and a number that may be a choice's own words."""
 
     row: Row
     question: Question
@@ -101,15 +101,30 @@ def _header(file: Path) -> tuple[str, ...] | None:
     """Names for the columns of a table whose first line is a question already, as in the original MMLU."""
     if file.suffix.lower() not in (".csv", ".tsv"):
         return None
-    table = csv.reader(io.StringIO(read_text(file), newline=""), delimiter="\t" if file.suffix == ".tsv" else ",")
-    first = next((cells for cells in table if cells), [])
+    try:
+        text = read_text(file)
+    except ConfigError as error:  # not UTF-8
+        raise DataError(*error.problems) from error
+    first = _first_cells(text, "\t" if file.suffix.lower() == ".tsv" else ",")
     names = {cell.strip().lower() for cell in first}
-    if names & {*QUESTION_KEYS, *ANSWER_KEYS}:
+    if not first or names & {*QUESTION_KEYS, *ANSWER_KEYS}:
         return None
     if len(first) < 4:
         cause = f"{len(first)} columns; a question, at least two choices and the answer are expected"
         raise DataError(Problem(f"{file}:1", cause, "question,A,B,C,D,answer is MMLU's order"))
+    if _answer(first[-1], [cell.strip() for cell in first[1:-1]]) is None:
+        cause = "neither names of columns nor a question, its choices and its answer"
+        raise DataError(Problem(f"{file}:1", cause, "call the columns question,A,B,C,D,answer"))
     return ("question", *LETTERS[: len(first) - 2], "answer")
+
+
+def _first_cells(text: str, delimiter: str) -> list[str]:
+    """The first line's cells; none when it cannot be read, which `Rows` then says."""
+    csv.field_size_limit(LONGEST)
+    try:
+        return next((cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if cells), [])
+    except csv.Error:
+        return []
 
 
 def _draft(row: Row, subject: str) -> _Draft | None:
@@ -160,13 +175,15 @@ def _choices(row: Row, names: dict[str, Any]) -> tuple[str, ...] | None:
     texts = tuple(str(one).strip() if isinstance(one, str | int | float) else "" for one in value)
     empty = [LETTERS[i] for i, text in enumerate(texts) if not text]
     if empty:
-        row.bad(f"choice {', '.join(empty)} is empty")
+        row.bad(f"choice {', '.join(empty)} is empty or no text")
         return None
     return texts
 
 
 def _answer(value: Any, choices: Sequence[str]) -> tuple[int, int | None] | None:
-    """(index, None) of a letter or of a choice's words; (-1, number) of a number, which `_settle` makes an index."""
+    """(index, None) of a letter or of a choice's words; (-1, number) of a number, which `_settle` makes an index;
+    (index, number) of words that are a number.
+    """
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int):
@@ -178,13 +195,18 @@ def _answer(value: Any, choices: Sequence[str]) -> tuple[int, int | None] | None
     if len(bare) == 1 and bare in HEAVENLY[: len(choices)]:
         return HEAVENLY.index(bare), None
     same = [i for i, choice in enumerate(choices) if unicodedata.normalize("NFKC", choice).strip() == text]
-    if bare.isdecimal() and int(bare) <= len(choices) and len(same) != 1:
-        return -1, int(bare)
-    return (same[0], None) if len(same) == 1 else None
+    number = int(bare) if bare.isdecimal() and int(bare) <= len(choices) else None
+    if len(same) == 1:
+        return same[0], number
+    return None if number is None else (-1, number)
 
 
 def _settle(drafts: list[_Draft], file: Path, rows: Rows) -> Iterator[str]:
-    """Numbers count from 0 where one is 0, from 1 where one is the number of the choices; both is an error."""
+    """Numbers count from 0 where one is 0, from 1 where one is the number of the choices; both is an error. A number
+    that is also a choice's words ("2" of 1, 2, 3, 4) is words, unless other answers of the file are numbers.
+    """
+    if all(draft.counted is None or draft.question.answer >= 0 for draft in drafts):
+        drafts[:] = [draft._replace(counted=None) for draft in drafts]
     numbers = [draft for draft in drafts if draft.counted is not None]
     zero = [d for d in numbers if d.counted == 0]
     last = [d for d in numbers if d.counted == len(d.question.choices)]
@@ -196,9 +218,13 @@ def _settle(drafts: list[_Draft], file: Path, rows: Rows) -> Iterator[str]:
     first = 1 if last and not zero else 0
     if numbers and not zero and not last:
         yield f"{file.name}: no answer is 0 or the last number; they are taken to count from 0"
+    other = 0
     for i, draft in enumerate(drafts):
         if draft.counted is not None:
+            other += draft.question.answer >= 0 and draft.question.answer != draft.counted - first
             drafts[i] = draft._replace(question=draft.question._replace(answer=draft.counted - first))
+    if other:
+        yield f"{file.name}: {other} answers are a number and another choice's words; taken as numbers like the rest"
 
 
 def _numbered(drafts: Sequence[_Draft]) -> list[Question]:

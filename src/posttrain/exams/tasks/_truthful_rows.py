@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.config.load import parse_value, read_text
-from posttrain.errors import DataError, Problem
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from posttrain.config.load import read_text
+from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.rows import Row, Rows
 
 __all__ = ["Question", "read_truthful"]
@@ -47,14 +51,36 @@ def read_truthful(path: Path) -> tuple[list[Question], list[str]]:
         as_row = _columns if path.suffix.lower() in (".csv", ".tsv") else _listed
         read = [as_row(row, number) for number, row in enumerate(reader, start=1)]
         reader.check()
-    questions = [question for question, _ in (one for one in read if one is not None)]
-    added = sum(added for _, added in (one for one in read if one is not None))
+    found = [one for one in read if one is not None]
+    questions = [question for question, _ in found]
+    _check_ids(path, questions)
+    added = sum(added for _, added in found)
+    both = sum(bool({*question.true} & {*question.false}) for question in questions)
     notes = [f"{added} best answers were not among the correct ones and were added"] if added else []
+    notes += [f"{both} questions have an answer that is both correct and incorrect"] if both else []
     return questions, notes
 
 
+def _check_ids(path: Path, questions: Sequence[Question]) -> None:
+    twice = [name for name, count in Counter(question.id for question in questions).items() if count > 1]
+    if twice:
+        raise DataError(*(Problem(str(path), f"the id '{name}' stands twice", "give each its own") for name in twice))
+
+
+def _yaml_value(path: Path) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(read_text(path))
+    except ConfigError as error:  # not UTF-8
+        raise DataError(*error.problems) from error
+    except YAMLError as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        what = (error.problem if isinstance(error, MarkedYAMLError) else None) or "unreadable"
+        raise DataError(Problem(place, f"not valid YAML: {what}", "quote the words, or close the bracket")) from error
+
+
 def _yaml_rows(path: Path, problems: list[Problem]) -> Iterator[Row]:
-    value = parse_value(read_text(path))
+    value = _yaml_value(path)
     value = value.get("questions", value) if isinstance(value, dict) else value
     if not isinstance(value, list) or not value:
         raise DataError(Problem(str(path), "a list of questions is expected", "or `questions:` with a list"))
@@ -77,6 +103,10 @@ def _columns(row: Row, number: int) -> tuple[Question, bool] | None:
         [part.strip() for part in found[key].split(";") if part.strip()]
         for key in ("Correct Answers", "Incorrect Answers")
     )
+    empty = [key for key, parts in (("Correct Answers", true), ("Incorrect Answers", false)) if not parts]
+    if empty:
+        row.bad(f"'{empty[0]}' has no answer", "answers are separated by semicolons")
+        return None
     wrong = row.value.get("Best Incorrect Answer") or None
     return _question(
         str(number), found["Question"], found["Best Answer"], wrong, true, false, found["Category"], "en", ""
