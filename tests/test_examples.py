@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from posttrain import registry
+from posttrain.cli.exam_tasks import ExamsFile
 from posttrain.config.base import Config
 from posttrain.config.change import Change, load_changes
 from posttrain.config.load import load_yaml, read_yaml
@@ -26,12 +28,15 @@ from tests.test_docs import problem_of
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-YAML = sorted(EXAMPLES.rglob("*.yaml"))
+LM_EVAL = sorted(EXAMPLES.glob("tasks/*.yaml"))
+"""Tasks of lm-eval: their keys are its own."""
+YAML = sorted({*EXAMPLES.rglob("*.yaml")} - {*LM_EVAL})
 ROWS = sorted(EXAMPLES.rglob("*.jsonl"))
 KINDS: dict[str, tuple[type[Config], str]] = {
     "study": (Study, "run"),
     "target": (Change, "exam"),
     "model": (TrainConfig, "train"),
+    "exams": (ExamsFile, "exam"),
 }
 
 
@@ -41,7 +46,8 @@ def named(path: Path) -> str:
 
 def kind_of(path: Path) -> tuple[type[Config], str]:
     """The config class and the verb of a file, by its keys."""
-    found = [KINDS[key] for key in KINDS if key in read_yaml(path)]
+    keys = set(read_yaml(path))
+    found = [KINDS[key] for key in KINDS if key in keys and not (key == "exams" and "study" in keys)]
     assert len(found) == 1, f"{named(path)} is not one of {', '.join(KINDS)}"
     return found[0]
 
@@ -50,6 +56,7 @@ def test_there_are_examples_of_each_kind() -> None:
     verbs = Counter(kind_of(path)[1] for path in YAML)
     assert set(verbs) == {"run", "train", "exam"}
     assert verbs["exam"] >= 20
+    assert LM_EVAL
 
 
 @pytest.mark.parametrize("path", YAML, ids=named)
@@ -57,15 +64,18 @@ def test_an_example_validates(path: Path) -> None:
     load_yaml(path, kind_of(path)[0])
 
 
-@pytest.mark.parametrize("path", [path for path in YAML if path.parent == EXAMPLES], ids=named)
+@pytest.mark.parametrize("path", [*(path for path in YAML if path.parent == EXAMPLES), *LM_EVAL], ids=named)
 def test_the_first_line_runs_the_file(path: Path) -> None:
     first = path.read_text(encoding="utf-8").splitlines()[0]
     command = re.fullmatch(r"# (posttrain .+?)(?:  +\(.*\))?", first)
     assert command is not None, first
-    assert shlex.split(command[1])[1:3] == [kind_of(path)[1], named(path)]
+    verb = "exam" if path in LM_EVAL else kind_of(path)[1]
+    words = shlex.split(command[1])
+    assert words[1] == verb
+    assert path.stem in words if path in LM_EVAL else named(path) in words
     assert problem_of(command[1]) is None
     for option in re.findall(r"(?<!\S)--[\w-]+", first):  # within the remark, too
-        assert problem_of(f"posttrain {kind_of(path)[1]} {option}") is None, option
+        assert problem_of(f"posttrain {verb} {option}") is None, option
 
 
 @pytest.mark.parametrize("path", [path for path in YAML if kind_of(path)[1] == "run"], ids=named)
@@ -98,7 +108,29 @@ def test_rows_can_be_read(path: Path) -> None:
     assert len(result.records) == result.rows > 5
 
 
-@pytest.mark.parametrize("path", [path for path in YAML if kind_of(path)[1] == "exam"], ids=named)
+@pytest.mark.parametrize("path", [path for path in YAML if kind_of(path)[0] is ExamsFile], ids=named)
+def test_exams_find_their_files(path: Path) -> None:
+    for config in load_yaml(path, ExamsFile).exams:
+        kind = config.model_dump()["kind"]
+        assert len(registry.load("exam", kind).function(config, path.parent).items) > 10
+
+
+@pytest.mark.parametrize("path", LM_EVAL, ids=named)
+def test_a_task_of_lm_eval_asks_what_its_file_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'posttrain[lm-eval]'")
+    from posttrain.exams.lm_eval_tasks import load_tasks
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (task,) = load_tasks([path.stem], [path.parent])["tasks"].values()
+    docs = list(task.test_docs())
+    assert len(docs) > 10
+    for doc in docs:
+        choices = task.doc_to_choice(doc)
+        assert choices == [doc[letter] for letter in "ABCD"]
+        assert choices[task.doc_to_target(doc)] == doc[doc["answer"]]
+
+
+@pytest.mark.parametrize("path", [path for path in YAML if kind_of(path)[0] is Change], ids=named)
 def test_a_change_asks_nothing_twice_and_every_part(path: Path) -> None:
     change = load_yaml(path, Change)
     assert change.generality.rephrase
