@@ -15,7 +15,7 @@ keys, so sharing stays right beyond the window too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from posttrain.inference.bins import Flat, FlatLayout, lay_flat
 from posttrain.inference.flat import NAME, attending
+from posttrain.inference.last_layer import feeding_only
 from posttrain.inference.tree import Asked, Batch, Crop, Grow, Layout, Step, Tree, lay_out
 
 __all__ = ["PrefixCache", "Reading", "Support", "core", "forward", "numbers_of", "read", "tree_mask"]
@@ -34,12 +35,14 @@ Form = Literal["types", "window", "full"]
 
 class Support(NamedTuple):
     """What a model can take. form: a mask per layer type, one mask with the window, one without; batched: rows of
-    unequal length may be padded; reason: why branches cannot share a row.
+    unequal length may be padded; brief: the last layer may leave out what nobody asks for; reason: why branches cannot
+    share a row.
     """
 
     kind: Literal["flat", "tree", "prefix", "plain"]
     form: Form = "full"
     batched: bool = True
+    brief: bool = False
     reason: str = ""
 
 
@@ -170,10 +173,13 @@ def _gather(states: Tensor, index: Tensor, width: int) -> Tensor:
     return states.reshape(-1, states.shape[-1])[at][None]
 
 
-def forward(model: Any, ids: Tensor, index: Tensor, **inputs: Any) -> Tensor:
-    """Logits (N, V) at the flat places `index` of the rows `ids` (B, T)."""
+def forward(model: Any, ids: Tensor, index: Tensor, *, brief: bool = False, **inputs: Any) -> Tensor:
+    """Logits (N, V) at the flat places `index` of the rows `ids` (B, T); brief: and nothing after the last keys and
+    values elsewhere.
+    """
     inputs.setdefault("use_cache", inputs.get("past_key_values") is not None)
-    with _only(model, index, ids.shape[1]) as gathered:
+    feeding = feeding_only(model, index, ids.shape[1]) if brief else nullcontext()
+    with feeding, _only(model, index, ids.shape[1]) as gathered:
         logits: Tensor = model(input_ids=ids, **inputs).logits
     return (logits if gathered else _gather(logits, index, ids.shape[1]))[0]
 
@@ -201,14 +207,16 @@ def read(
         if isinstance(step, Crop):
             cache.cut(step.length)
         elif isinstance(step, Grow):
-            yield from _grown(model, lay_out(tree, [step.nodes], done), cache, answers, tokens)
+            yield from _grown(model, lay_out(tree, [step.nodes], done), cache, support, answers, tokens)
         elif isinstance(step, Flat):
             yield _flat(model, lay_flat(tree, step.nodes, cache.length, done), cache, support)
         elif isinstance(step, Batch):
             yield from _batch(model, lay_out(tree, step.rows, done), cache, support, answers)
 
 
-def _grown(model: Any, layout: Layout, cache: PrefixCache, answers: int, tokens: int) -> Iterator[Reading]:
+def _grown(
+    model: Any, layout: Layout, cache: PrefixCache, support: Support, answers: int, tokens: int
+) -> Iterator[Reading]:
     """One row onto the cache, in pieces that keep to the limits."""
     places, width = layout.asked.places, layout.ids.shape[1]
     device = core(model).device
@@ -224,7 +232,7 @@ def _grown(model: Any, layout: Layout, cache: PrefixCache, answers: int, tokens:
             index = torch.zeros(1, dtype=torch.long)  # a head may not take nothing
         cache.grow(True)
         ids = torch.from_numpy(layout.ids[:, begin:stop]).to(device)
-        logits = forward(model, ids, index, past_key_values=cache)
+        logits = forward(model, ids, index, brief=support.brief, past_key_values=cache)
         cache.length += stop - begin
         yield Reading(logits, _part(layout.asked, first, until), stop - begin, stop - begin, int(begin == 0))
         begin = stop
@@ -244,8 +252,9 @@ def _flat(model: Any, layout: FlatLayout, cache: PrefixCache, support: Support) 
         inputs["past_key_values"] = cache
     places = layout.asked.places
     index = torch.from_numpy(places) if len(places) else torch.zeros(1, dtype=torch.long)
-    with attending(layout, cache.length, device, dtype):
-        logits = forward(model, torch.from_numpy(layout.ids)[None].to(device), index, **inputs)
+    last = int(numbers_of(model)["num_hidden_layers"]) - 1 if support.brief else None
+    with attending(layout, cache.length, device, dtype, last=last):
+        logits = forward(model, torch.from_numpy(layout.ids)[None].to(device), index, brief=support.brief, **inputs)
     return Reading(logits, layout.asked, len(layout.ids), len(layout.ids), layout.shared)
 
 
@@ -268,7 +277,7 @@ def _batch(model: Any, layout: Layout, cache: PrefixCache, support: Support, ans
     for first in range(0, max(1, len(places)), answers):
         until = min(first + answers, len(places))
         index = torch.from_numpy(places[first:until]) if until else torch.zeros(1, dtype=torch.long)
-        logits = forward(model, ids, index, **inputs)
+        logits = forward(model, ids, index, brief=support.brief, **inputs)
         fresh = (0, 0) if first else (int(layout.lengths.sum()), layout.shared)
         yield Reading(logits, _part(layout.asked, first, until), ids.numel(), *fresh)
 

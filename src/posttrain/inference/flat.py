@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
@@ -33,19 +34,27 @@ class _Bins(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """A layout as tensors on the model's device; cached: keys before the line's own."""
+    """A layout as tensors on the model's device; cached: keys before the line's own; last: the number of the last
+    layer, and `brief` what it needs of `dense`, when nobody reads the rest.
+    """
 
     cached: int
     dense: list[tuple[Tensor, Tensor]]
     bins: list[_Bins]
+    last: int | None
+    brief: list[tuple[Tensor, Tensor]]
 
 
 _line: ContextVar[_Line | None] = ContextVar("line", default=None)
 
 
 @contextmanager
-def attending(layout: FlatLayout, cached: int, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Attention as the layout says, for one forward pass of its line."""
+def attending(
+    layout: FlatLayout, cached: int, device: torch.device, dtype: torch.dtype, *, last: int | None = None
+) -> Iterator[None]:
+    """Attention as the layout says, for one forward pass of its line; last: the layer after which only the places that
+    are asked are read.
+    """
     bins = []
     for each in layout.bins:
         real = torch.from_numpy(each.real).reshape(-1)
@@ -59,7 +68,12 @@ def attending(layout: FlatLayout, cached: int, device: torch.device, dtype: torc
         flat = real.nonzero()[:, 0]
         bins.append(_Bins(queries.to(device), keys, mask, flat.to(device), queries.reshape(-1)[flat].to(device)))
     dense = [(torch.from_numpy(d.queries).to(device), torch.from_numpy(d.keys).to(device)) for d in layout.dense]
-    token = _line.set(_Line(cached, dense, bins))
+    brief = []
+    for d in layout.dense if last is not None else ():
+        asked = d.queries[np.isin(d.queries, layout.asked.places)]
+        if len(asked):
+            brief.append((torch.from_numpy(asked).to(device), torch.from_numpy(d.keys).to(device)))
+    token = _line.set(_Line(cached, dense, bins, last, brief))
     try:
         yield
     finally:
@@ -67,7 +81,7 @@ def attending(layout: FlatLayout, cached: int, device: torch.device, dtype: torc
 
 
 def _attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """query (1, heads, N, d); key, value (1, key heads, P + N, d), the cache's first -> (1, N, heads, d)."""
     line = _line.get()
@@ -95,7 +109,7 @@ def _attention(
         )
         out[bins.places] = part.transpose(1, 2).flatten(0, 1)[bins.real]
         weight[bins.places] = total.transpose(1, 2).flatten(0, 1)[bins.real]
-    for queries, keys in line.dense:
+    for queries, keys in line.brief if module.layer_idx == line.last else line.dense:
         # the heads that share keys stand one after the other: no mask, so they may as well be more queries
         asking = q[queries].reshape(len(queries), kinds, groups, -1).permute(1, 2, 0, 3).flatten(1, 2)[None]
         part, total = attend(

@@ -134,9 +134,11 @@ def _tried(model: Any, reach: int, wide: bool) -> Support:
     forms.append(Support("tree", "full"))
     why = ""
     for form in [*forms, Support("prefix")]:
-        problem = _agree(model, reach, wide, form)
-        if not problem:
-            return form._replace(reason=f"a tree mask does not suit it ({why})" if form.kind == "prefix" else "")
+        for brief in (True, False):
+            problem = _agree(model, reach, wide, form._replace(brief=brief))
+            if not problem:
+                reason = f"a tree mask does not suit it ({why})" if form.kind == "prefix" else ""
+                return form._replace(brief=brief, reason=reason)
         why = problem
     batched = not _agree(model, reach, wide, Support("plain"))
     return Support("plain", batched=batched, reason=f"sharing would be wrong for it ({why})")
