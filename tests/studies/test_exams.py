@@ -120,7 +120,7 @@ def test_every_saved_checkpoint_takes_all_exams_and_the_untouched_model_once(
         assert cell["compare"]["known"]["difference"] == pytest.approx(mean - 1.0)
         assert cell["ci95"]["mmlu.acc"][0] <= cell["scores"]["mmlu.acc"] <= cell["ci95"]["mmlu.acc"][1]
         assert {"exam_s", "exam_s.change", "exam_s.known", "exam_tokens.known", "wall_s"} <= cell["cost"].keys()
-        entry = next(e for e in cell["drift"]["can.knowledge"]["scores"] if e["score"] == "known.rougeL")
+        entry = next(e for e in cell["drift"]["can.domains"]["scores"] if e["score"] == "known.rougeL")
         assert entry["change"] == pytest.approx(mean - 1.0)
         assert not (folder / cell["folder"] / "training").exists()
     first = read_samples(folder / before["folder"] / "exams" / "mmlu.jsonl")
@@ -133,7 +133,7 @@ def test_every_saved_checkpoint_takes_all_exams_and_the_untouched_model_once(
         "step-4",
     ]
     assert data["exams"]["mmlu"]["headline"] == "acc"
-    assert data["exams"]["known"]["capabilities"]["rougeL"] == "can.knowledge"
+    assert data["exams"]["known"]["capabilities"]["rougeL"] == "can.domains"
     assert {"known.rougeL", "mmlu.acc", "reliability"} <= data["summary"][0]["scores"].keys()
     assert {(e.checkpoint, e.exam) for e in listener.exams} >= {
         ("before", "mmlu"),
