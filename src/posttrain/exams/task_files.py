@@ -45,7 +45,7 @@ class SampleFile:
                 foreign += 1
         if foreign:
             cause = f"holds {foreign} samples of another exam (another model or template, other questions or settings)"
-            raise ConfigError(Problem(str(self.path), cause, "give another --output, or delete the file"))
+            raise ConfigError(Problem(str(self.path), cause, "give another --output, or --restart to throw them away"))
         if len(whole) < len(raw):
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
