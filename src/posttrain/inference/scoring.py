@@ -28,9 +28,9 @@ LOGITS_BYTES = 1 << 29
 """At most this much float32 logits at once; a 150k vocabulary would otherwise fill the memory."""
 SLICE = 1 << 22
 """Logits taken through the softmax at once: small enough for a processor's cache."""
-CPU_TOKENS = 4096
-"""A processor reads no more at once: larger activations leave its caches (measured on 5 M and 12.5 M parameters, 2
-cores: 16384 tokens take 5 to 13 % more time than 4096).
+CPU_TOKENS = 2048
+"""A processor reads no more at once: larger activations leave its caches (measured on 3 M and 12.5 M parameters, one
+thread: 16384 tokens take 5 to 13 % more time).
 """
 WORTH = 256
 """Tokens that sharing must save before a model is tried for what it can take."""
