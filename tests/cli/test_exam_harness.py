@@ -168,6 +168,7 @@ def test_what_is_refused(exam: Invoke, pico_path: Callable[[str], Path], tmp_pat
     words = [str(pico_path("llama")), "--tasks", "letters", "-o", "out"]
     assert isinstance(exam(*words, "--include-path", "none").exception, MissingError)
     assert exam(*words, "--include-path", "tasks").exit_code == 0
+    (tmp_path / "out" / "results.json").unlink()  # as after a kill
     error = exam(str(pico_path("gpt2")), *words[1:], "--include-path", "tasks").exception
     assert isinstance(error, ConfigError)
     assert "36 responses of another model" in str(error)
@@ -178,6 +179,12 @@ def test_what_is_refused(exam: Invoke, pico_path: Callable[[str], Path], tmp_pat
     error = exam(words[0], "--tasks", "code", "--include-path", "tasks").exception
     assert isinstance(error, ConfigError)
     assert "runs code that the model writes" in str(error)
+    (tmp_path / "rows.jsonl").write_text('{"question": "q", "choices": ["a", "b"], "answer": "A"}\n', encoding="utf-8")
+    (tmp_path / "own.yaml").write_text("exams: [{kind: mmlu, path: rows.jsonl, name: letters}]", encoding="utf-8")
+    error = exam(*words, "--include-path", "tasks", "--exams", str(tmp_path / "own.yaml")).exception
+    assert isinstance(error, ConfigError)
+    assert "--tasks letters: an exam of --exam is called so too" in str(error)
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
     error = exam("api:some-model", "--tasks", "letters", "--include-path", "tasks").exception
     assert isinstance(error, PosttrainError)
 

@@ -201,3 +201,86 @@ def test_the_command_on_a_small_model(
     assert second["cells"][0]["scores"] == first["cells"][0]["scores"]
     assert second["cells"][0]["cost"]["forwarded_tokens"] == 0
     assert Path("out/exams/mmlu.jsonl").read_bytes() == samples
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_many_groups_are_shown_only_when_asked_for(
+    questions: Path, load: Callable[[str], Respondent], capsys: pytest.CaptureFixture[str], asked: bool
+) -> None:
+    write_rows(questions, [{**row, "subject": f"field {i % 9}"} for i, row in enumerate(ROWS)])
+    document = exam_tasks("good", load, exams=["mmlu=questions.jsonl"], by_group=asked)
+    assert document["cells"][0]["n"]["mmlu.acc/field 8"] == 2
+    out = capsys.readouterr().out
+    assert ("mmlu.acc/field 8" in out) == asked
+    assert ("mmlu: 9 groups are not shown (acc/field 0, ...); results.json has them, --by-group" in out) != asked
+
+
+def test_one_folder_is_filled_by_several_commands(
+    questions: Path, pico_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(pico_path("llama"))
+    write_rows(Path("others.jsonl"), ROWS[:4])
+    Path("exams.yaml").write_text("exams: [{kind: mmlu, path: others.jsonl, name: others}]")
+    base = str(pico_path("gpt2"))
+
+    def run(*words: str) -> dict[str, Any]:
+        assert main(["exam", *words, "-o", "out"]) == 0
+        found: dict[str, Any] = json.loads(Path("out/results.json").read_text())
+        return found
+
+    first = run(model, "--exam", "mmlu=questions.jsonl", "--limit", "6", "--before", base)
+    both = run(model, "--exams", "exams.yaml", "--before", base)
+    assert list(both["exams"]) == ["mmlu", "others"]
+    (cell,), (old,) = both["cells"], both["before"]
+    assert (cell["n"]["mmlu.acc"], cell["n"]["others.acc"], old["n"]["mmlu.acc"]) == (6, 4, 6)
+    assert list(cell["compare"]) == ["mmlu", "others"]
+    assert [one["score"] for one in cell["drift"]["can.knowledge"]["scores"]] == ["mmlu.acc", "others.acc"]
+    again = run(model, "--exam", "mmlu=questions.jsonl", "--limit", "6", "--before", base)
+    assert again["cells"][0]["scores"] == cell["scores"]  # taken again: once, and the other stays
+    assert (
+        again["cells"][0]["notes"].count("mmlu: calibration is over 6 samples only; below 300 it is mostly noise") == 1
+    )
+    assert first["cells"][0]["scores"].items() <= cell["scores"].items()
+
+    kept = Path("out/results.json").read_bytes()
+    capsys.readouterr()
+    assert main(["exam", base, "--exam", "refusal", "--limit", "1", "-o", "out"]) == 2
+    assert "results.json: holds results of other weights" in capsys.readouterr().err
+    assert Path("out/results.json").read_bytes() == kept
+    assert list(run(base, "--exam", "refusal", "--limit", "1", "--restart")["exams"]) == ["refusal"]
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(
+    questions: Path, pico_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["exam", str(pico_path("llama")), "--exam", "mmlu=questions.jsonl", "--limit", "2", "-o"]
+    Path("out").mkdir()
+    for text, cause in [
+        ('{"study": "role", "cells": []}', "is of the study 'role', which would be lost; give another --output"),
+        ("[]", "is not posttrain's"),
+        ("{", "not valid JSON"),
+    ]:
+        Path("out/results.json").write_text(text)
+        assert main([*command, "out", "--restart"]) == 2
+        assert cause in capsys.readouterr().err
+        assert Path("out/results.json").read_text() == text
+    assert main([*command, "questions.jsonl/out"]) == 1
+    told = capsys.readouterr().err
+    assert "a file stands where a folder is needed" in told
+    assert "loading" not in told  # the place is looked at first
+
+
+def test_overrides_without_a_file_are_refused(questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["exam", "good", "--exam", "mmlu=questions.jsonl", "--set", "exams.0.shots=0"]) == 2
+    assert "--set exams.0.shots=0: there is no file to override; --set is for --exams FILE" in capsys.readouterr().err
+
+
+def test_scores_beyond_all_numbers_are_left_out_and_said(
+    questions: Path, pico_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("text.txt").write_text("see " + "x%q" * 300 + "\n", encoding="utf-8")
+    assert main(["exam", str(pico_path("llama")), "--exam", "perplexity=text.txt", "-o", "out", "--json"]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert "perplexity.word_perplexity" not in cell["scores"]
+    assert "perplexity.bits_per_byte" in cell["scores"]
+    assert "perplexity: word_perplexity is left out: it is too large for a number, or none" in cell["notes"]

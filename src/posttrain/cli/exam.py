@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posttrain.cli.exam_change import Match, PromptMode
+from posttrain.cli.exam_earlier import check_folder, earlier_results, without
 from posttrain.cli.options import (
     DownloadOption,
     JsonOption,
@@ -93,6 +94,9 @@ def exam(
     gen_kwargs: Annotated[
         str | None, typer.Option(metavar="K=V,...", help="--tasks: settings of generation, over the task's own.")
     ] = None,
+    by_group: Annotated[
+        bool, typer.Option("--by-group", help="Print scores by subject or category, however many there are.")
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="--exam, --tasks: throw away what an earlier start left in --output.")
     ] = False,
@@ -108,6 +112,8 @@ def exam(
     if not (change or exams or exams_file or tasks):
         cause = "nothing to examine"
         raise ConfigError(Problem("posttrain exam", cause, "give --change FILE, --exam KIND[=PATH] or --tasks NAME"))
+    if sets and not exams_file:
+        raise ConfigError(Problem(f"--set {sets[0]}", "there is no file to override", "--set is for --exams FILE"))
     if tasks:
         from posttrain.cli.exam_harness import go_offline
 
@@ -119,9 +125,13 @@ def exam(
     if is_sharded() and rank():
         hush()
     loaded: dict[str, Respondent] = {}
+    earlier: dict[str, Any] | None = None
 
     def load(name: str) -> Respondent:
+        nonlocal earlier
         if name not in loaded:
+            if output and not loaded:
+                check_folder(output)
             talk(f"loading {name}")
             opened = open_respondent(
                 name,
@@ -132,6 +142,8 @@ def exam(
             if isinstance(opened, ModelRespondent):
                 opened.batch_tokens = batch_tokens
             loaded[name] = opened
+            if output and name == model and not restart:
+                earlier = earlier_results(output, model, opened.fingerprint)
         return loaded[name]
 
     documents: list[dict[str, Any]] = []
@@ -139,8 +151,10 @@ def exam(
     def keep(document: dict[str, Any] | None) -> None:
         """Add a finished part: what comes after may fail."""
         if document is not None:
+            for cell in document["cells"]:
+                cell["weights"] = loaded[model].fingerprint
             documents.append(document)
-            _write(output, documents)
+            _write(output, documents, earlier)
 
     def own_parts() -> None:
         if change:
@@ -174,6 +188,7 @@ def exam(
                     limit=limit,
                     restart=restart,
                     sets=sets or [],
+                    by_group=by_group,
                 )
             )
 
@@ -205,6 +220,8 @@ def exam(
                 before=before,
                 output=output,
                 table=not json,
+                by_group=by_group,
+                taken=[name for document in documents for name in document.get("exams", {})],
                 restart=restart,
                 limit=limit,
                 num_fewshot=num_fewshot,
@@ -231,6 +248,11 @@ def merged(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 whole[key] = _joined(whole[key], value)
             elif isinstance(value, dict) and isinstance(whole[key], dict):
                 whole[key] = {**whole[key], **value}
+    for cell in whole.get("cells", []):
+        if "drift" in cell and len(whole["before"]) == 1:  # of the exams of all parts
+            from posttrain.exams.capabilities import relative_changes
+
+            cell["drift"] = relative_changes(whole["before"][0]["scores"], cell["scores"], whole["exams"])
     return whole
 
 
@@ -260,11 +282,18 @@ def _sum(a: float, b: float) -> float:
     return a + b
 
 
-def _write(output: Path | None, documents: list[dict[str, Any]]) -> None:
+def _write(output: Path | None, documents: list[dict[str, Any]], earlier: dict[str, Any] | None) -> None:
+    """The parts, and what an earlier command left of other exams."""
     if output is None:
         return
     from json import dumps
 
     from posttrain.exams.records import write_atomically
 
-    write_atomically(output / "results.json", dumps(merged(documents), ensure_ascii=False, indent=2) + "\n")
+    parts = list(documents)
+    if earlier is not None:
+        exams = [name for document in documents for name in document.get("exams", {})]
+        changes = [cell["change"] for document in documents for cell in document["cells"] if cell["change"]]
+        parts.insert(0, without(earlier, exams, changes))
+    text = dumps(merged(parts), ensure_ascii=False, indent=2, allow_nan=False)
+    write_atomically(output / "results.json", text + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,12 +49,15 @@ def exam_harness(
     before: str | None = None,
     output: Path | None = None,
     table: bool = True,
+    by_group: bool = False,
+    taken: Collection[str] = (),
     restart: bool = False,
     **settings: Any,
 ) -> dict[str, Any] | None:
     """Put lm-eval's tasks to the model (and to the model before); the document of results.json.
 
-    tasks: names with commas between; settings: of `exams.lm_eval_results.evaluate_tasks`. None in the processes of
+    tasks: names with commas between; taken: names of exams that this command has taken already, whose samples would be
+    overwritten; settings: of `exams.lm_eval_results.evaluate_tasks`. None in the processes of
     torchrun that are not the first.
     """
     from posttrain.exams.lm_eval import join_world
@@ -68,6 +71,10 @@ def exam_harness(
     if unsafe:
         cause = "runs code that the model writes, which posttrain does not do"
         raise ConfigError(*(Problem(name, cause, "use lm-eval itself, in a sandbox") for name in unsafe))
+    both = [name for name in loaded["tasks"] if safe_name(name) in {safe_name(one) for one in taken}]
+    if both:
+        mend = "give the one of --exams a `name` of its own, or take them in two commands with two --output"
+        raise ConfigError(*(Problem(f"--tasks {name}", "an exam of --exam is called so too", mend) for name in both))
     talk(f"lm-eval: {len(loaded['tasks'])} tasks")
     runs: dict[str, Evaluated] = {}
     for name in dict.fromkeys([before, model] if before else [model]):
@@ -80,7 +87,7 @@ def exam_harness(
     after, was = runs[model], runs.get(before or "")
     compared = compared_results(_with_samples(was), _with_samples(after)) if was and before != model else {}
     if table:
-        print_results(model, after, before, was, compared)
+        print_results(model, after, before, was, compared, by_group=by_group)
     document = results_document(model, after, before, was, compared)
     document["lm_eval"] = _plain({name: run.raw for name, run in runs.items()})
     return document

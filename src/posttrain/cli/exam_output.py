@@ -21,6 +21,8 @@ __all__ = ["compared_results", "cost_line", "print_results", "results_document",
 
 LINE_EVERY_S = 10.0
 """Seconds between two lines of progress off a terminal."""
+FEW_GROUPS = 8
+"""More groups than that would bury the scores of the whole."""
 
 
 @contextmanager
@@ -172,15 +174,19 @@ def print_results(
     before: str | None,
     was: Mapping[str, TaskResult] | None,
     compared: Mapping[str, Comparison],
+    *,
+    by_group: bool = False,
 ) -> None:
-    """The tables on stdout: scores, differences, what a reader has to know."""
+    """The tables on stdout: scores, differences, what a reader has to know. by_group: groups, however many."""
     from rich.text import Text
 
     out = console(stderr=False)
     if not out.is_terminal:
         out.width = 200  # a file has no edge: rich would cut names at 80
     out.print(Text(model))
-    out.print(_table(results))
+    out.print(_table(results, by_group=by_group))
+    for line in [] if by_group else _left_out(results):
+        out.print(Text(line))
     if compared and was is not None:
         out.print(Text(f"\n{before} → {model}"))
         out.print(_differences(results, compared))
@@ -198,8 +204,21 @@ def print_results(
             out.print(Text(f"  {one_line(note, 400)}"))
 
 
-def _table(results: Mapping[str, TaskResult]) -> Table:
-    """Every score, those by group only of the headline."""
+def _groups(result: TaskResult) -> list[str]:
+    """The headline's scores by group."""
+    return [key for key in result.scores if key.startswith(f"{result.headline}/")]
+
+
+def _left_out(results: Mapping[str, TaskResult]) -> Iterator[str]:
+    for name, result in results.items():
+        groups = _groups(result)
+        if len(groups) > FEW_GROUPS:
+            where = "results.json has them, --by-group prints them"
+            yield f"{name}: {len(groups)} groups are not shown ({groups[0]}, ...); {where}"
+
+
+def _table(results: Mapping[str, TaskResult], *, by_group: bool) -> Table:
+    """Every score; those by group only of the headline, and when they are few or asked for."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -208,8 +227,10 @@ def _table(results: Mapping[str, TaskResult]) -> Table:
     table.add_column("95 % interval")
     table.add_column("n", justify="right")
     for name, result in results.items():
+        groups = _groups(result)
+        shown_groups = {*groups} if by_group or len(groups) <= FEW_GROUPS else set()
         for key, value in result.scores.items():
-            if "/" in key and key.partition("/")[0] != result.headline:
+            if "/" in key and key not in shown_groups:
                 continue
             interval = result.ci95.get(key)
             shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""

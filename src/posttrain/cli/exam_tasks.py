@@ -57,11 +57,13 @@ def exam_tasks(
     limit: int | None = None,
     restart: bool = False,
     sets: Sequence[str] = (),
+    by_group: bool = False,
 ) -> dict[str, Any]:
     """Put every exam to the model (and to the model before); the document of results.json.
 
     exams: `KIND` or `KIND=PATH`; exams_file: a YAML file with `exams:`; load: name -> a respondent, called once per
-    model; limit: overrides that of each exam; restart: samples on the disk are thrown away; sets: `--set` of the file.
+    model; limit: overrides that of each exam; restart: samples on the disk are thrown away; sets: `--set` of the file;
+    by_group: print scores of groups, however many.
     """
     tasks = _tasks(_wanted(exams, exams_file, limit, sets))
     runs: dict[str, dict[str, TaskResult]] = {}
@@ -71,7 +73,7 @@ def exam_tasks(
         runs[name] = _run(load(name), tasks, folder, restart=restart)
     compared = compared_results(runs[before], runs[model]) if before and before != model else {}
     if table:
-        print_results(model, runs[model], before, runs.get(before or ""), compared)
+        print_results(model, runs[model], before, runs.get(before or ""), compared, by_group=by_group)
     return results_document(model, runs[model], before, runs.get(before or ""), compared)
 
 

@@ -10,6 +10,7 @@ asked: an answer to the same words is no evidence of robustness.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
@@ -321,6 +322,8 @@ def _scored(
     robust, notes = _robustness(task, samples)
     calibration, doubts = _calibration(originals)
     scores |= robust | calibration
+    beyond = [name for name, score in scores.items() if not math.isfinite(score.value)]  # JSON has no infinity
+    scores = {name: score for name, score in scores.items() if name not in beyond}
     spent = meter.spent()
     cost = {
         "wall_s": meter.wall_s,
@@ -334,6 +337,7 @@ def _scored(
         *(f"{kind} changes nothing in {count} of {total} questions" for kind, count in unchanged.items() if count),
         *notes,
         *doubts,
+        *(f"{name} is left out: it is too large for a number, or none" for name in beyond),
         *_cost_notes(cost, respondent.usage, samples, earlier),
     ]
     if task.finish is not None:
