@@ -19,10 +19,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from posttrain.inference.bins import FlatLayout
+from posttrain.inference.tree import Ints
 
 __all__ = ["NAME", "attending"]
 
 NAME = "posttrain_tree"
+
+
+Places = slice | Tensor
+"""Where tokens stand; a stretch without gaps needs no copy."""
 
 
 class _Bins(NamedTuple):
@@ -39,10 +44,10 @@ class _Line(NamedTuple):
     """
 
     cached: int
-    dense: list[tuple[Tensor, Tensor]]
+    dense: list[tuple[Places, Places]]
     bins: list[_Bins]
     last: int | None
-    brief: list[tuple[Tensor, Tensor]]
+    brief: list[tuple[Places, Places]]
 
 
 _line: ContextVar[_Line | None] = ContextVar("line", default=None)
@@ -67,17 +72,24 @@ def attending(
         keys = torch.from_numpy(each.keys).to(device)
         flat = real.nonzero()[:, 0]
         bins.append(_Bins(queries.to(device), keys, mask, flat.to(device), queries.reshape(-1)[flat].to(device)))
-    dense = [(torch.from_numpy(d.queries).to(device), torch.from_numpy(d.keys).to(device)) for d in layout.dense]
+    dense = [(_places(d.queries, device), _places(d.keys, device)) for d in layout.dense]
     brief = []
     for d in layout.dense if last is not None else ():
         asked = d.queries[np.isin(d.queries, layout.asked.places)]
         if len(asked):
-            brief.append((torch.from_numpy(asked).to(device), torch.from_numpy(d.keys).to(device)))
+            brief.append((_places(asked, device), _places(d.keys, device)))
     token = _line.set(_Line(cached, dense, bins, last, brief))
     try:
         yield
     finally:
         _line.reset(token)
+
+
+def _places(numbers: Ints, device: torch.device) -> Places:
+    first, last = int(numbers[0]), int(numbers[-1])
+    if last - first + 1 == len(numbers):
+        return slice(first, last + 1)
+    return torch.from_numpy(numbers).to(device)
 
 
 def _attention(
@@ -110,15 +122,20 @@ def _attention(
         out[bins.places] = part.transpose(1, 2).flatten(0, 1)[bins.real]
         weight[bins.places] = total.transpose(1, 2).flatten(0, 1)[bins.real]
     for queries, keys in line.brief if module.layer_idx == line.last else line.dense:
+        asking = q[queries]
+        count = len(asking)
         # the heads that share keys stand one after the other: no mask, so they may as well be more queries
-        asking = q[queries].reshape(len(queries), kinds, groups, -1).permute(1, 2, 0, 3).flatten(1, 2)[None]
+        asking = asking.transpose(0, 1).reshape(1, kinds, groups * count, -1)
         part, total = attend(
             asking, k[keys].transpose(0, 1)[None], v[keys].transpose(0, 1)[None], None, scale, causal=False
         )
-        part = part[0].reshape(kinds, groups, len(queries), -1).permute(2, 0, 1, 3).flatten(1, 2)  # (n, heads, d)
-        total = total[0].reshape(kinds, groups, len(queries)).permute(2, 0, 1).flatten(1, 2)  # (n, heads)
+        part = part[0].reshape(kinds * groups, count, -1).transpose(0, 1)  # (n, heads, d)
+        total = total[0].reshape(kinds * groups, count).transpose(0, 1)  # (n, heads)
         share = torch.sigmoid(total - weight[queries])[..., None].to(part)
-        out[queries] = torch.lerp(out[queries], part, share)
+        if isinstance(queries, slice):
+            out[queries].lerp_(part, share)
+        else:
+            out[queries] = torch.lerp(out[queries], part, share)
     return out[None], None
 
 
