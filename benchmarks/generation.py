@@ -1,11 +1,15 @@
-"""Time to answer 100 short probes on pocket's shape: posttrain's decoding loop against `model.generate`.
+"""Time to answer prompts on pocket's shape: posttrain's decoding against `model.generate` in batches of 8 and 32.
 
-    python benchmarks/generation.py [--json] [--repetitions 5]
+    python benchmarks/generation.py [--json] [--repetitions 3]
 
-A random Llama of pocket's shape (hidden 256, 6 layers, vocabulary 4,096), 100 prompts of 15 to 45 random tokens. Random
-weights end nowhere, so `here` and `generate` both write 8 tokens per answer; `early` stops at ids that end most answers
-within a few tokens and has a limit of 64: what a study's exams look like. CPU seconds of the process and wall seconds,
-the median over the repetitions; the answers of both are compared first.
+A random Llama of pocket's shape (hidden 256, 6 layers, vocabulary 4,096). Random weights end nowhere, so about one
+token in twelve of the vocabulary is declared to end an answer: answers are short and of uneven length.
+
+    short     100 prompts of 15 to 45 random tokens, at most 64 new ones: what a study's self test looks like
+    few-shot  60 questions of 20 to 40 tokens behind 400 tokens that all share, at most 32 new ones
+
+Both get the prompts sorted by length, longest first. Greedy answers are compared before anything is timed. CPU seconds
+of the process and wall seconds, the median over the repetitions, the three ways in turn; ratios are generate / here.
 """
 
 from __future__ import annotations
@@ -21,67 +25,121 @@ from typing import Any
 import torch
 
 from posttrain.inference.decode import decode, left_pad
+from posttrain.inference.protocol import Usage
 
-NEVER = frozenset({1 << 30})
+VOCABULARY = 4096
+STOP = frozenset(range(0, VOCABULARY, 12))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--repetitions", type=int, default=3)
     options = parser.parse_args()
-    model, prompts = shape(), draw_prompts()
-    answers = decode(model, prompts, stop=NEVER, pad_id=0, max_new_tokens=8)
-    agree = sum(ours.ids == theirs for ours, theirs in zip(answers, generate(model, prompts, 8), strict=True))
-    often = frozenset(range(0, 4096, 6))  # about one token in six ends the answer
-    cases: dict[str, Callable[[], Any]] = {
-        "here": lambda: decode(model, prompts, stop=NEVER, pad_id=0, max_new_tokens=8),
-        "generate": lambda: generate(model, prompts, 8),
-        "early": lambda: decode(
-            model, prompts, stop=often, pad_id=0, max_new_tokens=64, temperature=1.0, batch_tokens=16384
-        ),
-    }
-    times = {name: timed(case, options.repetitions) for name, case in cases.items()}
+    model = shape()
+    found = [
+        measured(model, "short", *short(), options.repetitions),
+        measured(model, "few-shot", *few_shot(), options.repetitions),
+    ]
     if options.json:
-        print(json.dumps({"agree": agree, "prompts": len(prompts), **times}))
+        print(json.dumps({"threads": torch.get_num_threads(), "cases": found}))
         return
-    print(f"{agree} of {len(prompts)} answers agree (rounding may decide between equals)")
-    for name, (cpu_s, wall_s) in times.items():
-        print(f"{name:9} {cpu_s:.3f} CPU s  {wall_s:.3f} s")
+    for case in found:
+        usage = case["usage"]
+        print(
+            f"{case['name']}: {case['prompts']} prompts, {usage['generated_tokens']} tokens generated, "
+            f"{case['agree']} answers equal; {usage['prompt_tokens']} prompt positions read, "
+            f"{usage['shared_tokens']} saved by sharing"
+        )
+        for way, (cpu_s, wall_s) in case["seconds"].items():
+            ratio = f"  {case['ratios'][way][0]:.2f}x CPU  {case['ratios'][way][1]:.2f}x wall" if way != "here" else ""
+            print(f"  {way:12} {cpu_s:7.3f} CPU s {wall_s:7.3f} s{ratio}")
+
+
+def measured(model: Any, name: str, prompts: list[list[int]], limit: int, repetitions: int) -> dict[str, Any]:
+    """Both ways on the same prompts: equal answers, seconds, ratios."""
+    usage = Usage()
+
+    def here(counted: Usage | None = None) -> list[list[int]]:
+        answers = decode(model, prompts, stop=STOP, pad_id=0, max_new_tokens=limit, usage=counted)
+        return [answer.ids for answer in answers]
+
+    ways: dict[str, Callable[[], list[list[int]]]] = {
+        "here": here,
+        "generate 8": lambda: generate(model, prompts, limit, 8),
+        "generate 32": lambda: generate(model, prompts, limit, 32),
+    }
+    ours, theirs = here(usage), ways["generate 8"]()
+    agree = sum(one == other for one, other in zip(ours, theirs, strict=True))
+    spent: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for _ in range(repetitions):
+        for way, case in ways.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            case()
+            spent[way].append((time.process_time() - cpu, time.perf_counter() - wall))
+    seconds = {way: tuple(map(statistics.median, zip(*each, strict=True))) for way, each in spent.items()}
+    own = seconds["here"]
+    return {
+        "name": name,
+        "prompts": len(prompts),
+        "agree": agree,
+        "seconds": seconds,
+        "ratios": {way: (s[0] / own[0], s[1] / own[1]) for way, s in seconds.items() if way != "here"},
+        "usage": vars(usage),
+    }
 
 
 def shape() -> Any:
+    """Pocket's shape with random weights, spread so that no two tokens are equally likely."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=4096, hidden_size=256, num_hidden_layers=6, intermediate_size=688, num_attention_heads=4,
+        vocab_size=VOCABULARY, hidden_size=256, num_hidden_layers=6, intermediate_size=688, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True, eos_token_id=None,
     )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0) if parameter.dim() > 1 else None
+    return model
 
 
-def draw_prompts() -> list[list[int]]:
+def some(draw: random.Random, count: int) -> list[int]:
+    return [draw.randrange(5, VOCABULARY) for _ in range(count)]
+
+
+def short() -> tuple[list[list[int]], int]:
     draw = random.Random(0)
-    return [[draw.randrange(5, 4096) for _ in range(draw.randint(15, 45))] for _ in range(100)]
+    return [some(draw, draw.randint(15, 45)) for _ in range(100)], 64
 
 
-def generate(model: Any, prompts: list[list[int]], steps: int) -> list[list[int]]:
-    batch = left_pad(prompts, 0)
-    with torch.inference_mode():
-        out = model.generate(
-            input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=steps, do_sample=False, pad_token_id=0
-        )
-    return [row[batch.ids.shape[1] :] for row in out.tolist()]
+def few_shot() -> tuple[list[list[int]], int]:
+    draw = random.Random(1)
+    shared = some(draw, 400)
+    return [shared + some(draw, draw.randint(20, 40)) for _ in range(60)], 32
 
 
-def timed(case: Callable[[], Any], repetitions: int) -> tuple[float, float]:
-    spent = []
-    for _ in range(repetitions):
-        cpu, wall = time.process_time(), time.perf_counter()
-        case()
-        spent.append((time.process_time() - cpu, time.perf_counter() - wall))
-    return statistics.median(cpu for cpu, _ in spent), statistics.median(wall for _, wall in spent)
+def generate(model: Any, prompts: list[list[int]], limit: int, size: int) -> list[list[int]]:
+    """`model.generate` on batches of similar length; answers without what follows the end."""
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    answers: list[list[int]] = [[]] * len(prompts)
+    for first in range(0, len(order), size):
+        rows = order[first : first + size]
+        batch = left_pad([prompts[i] for i in rows], 0)
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                max_new_tokens=limit,
+                do_sample=False,
+                pad_token_id=0,
+                eos_token_id=sorted(STOP),
+            )
+        for i, row in zip(rows, out.tolist(), strict=True):
+            new = row[batch.ids.shape[1] :]
+            answers[i] = new[: next((at for at, token in enumerate(new) if token in STOP), len(new))]
+    return answers
 
 
 if __name__ == "__main__":
