@@ -252,7 +252,7 @@ def _flat(model: Any, layout: FlatLayout, cache: PrefixCache, support: Support) 
         inputs["past_key_values"] = cache
     places = layout.asked.places
     index = torch.from_numpy(places) if len(places) else torch.zeros(1, dtype=torch.long)
-    last = int(numbers_of(model)["num_hidden_layers"]) - 1 if support.brief else None
+    last = core(model).config.get_text_config().num_hidden_layers - 1 if support.brief else None
     with attending(layout, cache.length, device, dtype, last=last):
         logits = forward(model, torch.from_numpy(layout.ids)[None].to(device), index, brief=support.brief, **inputs)
     return Reading(logits, layout.asked, len(layout.ids), len(layout.ids), layout.shared)
