@@ -391,3 +391,21 @@ def test_the_first_python_example_runs(pico_path: Callable[[str], Path], capsys:
     out = capsys.readouterr().out
     assert out.startswith("reliability ")
     assert "locality.unrelated Who wrote Hamlet?" in out
+
+
+@pytest.mark.parametrize(
+    ("heading", "printed"),
+    [
+        ("Exams on files", "mmlu|mmlu_pocket.csv#"),
+        ("Likelihoods", "The capital of Spain is Madrid"),
+        ("Respondents", "William"),
+        pytest.param("lm-eval", "1.0 ", marks=pytest.mark.slow),
+    ],
+)
+def test_the_other_python_examples_run(
+    heading: str, printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (code,) = re.findall(r"```python\n(.*?)```", section("python-api.md", heading), re.DOTALL)
+    exec(compile(code, "docs/python-api.md", "exec"), {"__name__": "docs"})
+    assert printed in capsys.readouterr().out
