@@ -11,9 +11,9 @@ from posttrain.data.chat import render
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import TemplateError
 from posttrain.inference.encoding import spoken
-from posttrain.inference.respondents import ModelRespondent, Prompt, PromptedRespondent
+from posttrain.inference.respondents import ModelRespondent, Plain, Prompt, PromptedRespondent
 from posttrain.models.load import load_model
-from tests.pico import FAMILIES, pico
+from tests.pico import FAMILIES, POSITIONS, pico
 
 QUESTIONS = ["臺灣最高的山是哪座？", "What is the capital of France?", "Hi"]
 
@@ -146,3 +146,79 @@ def test_the_sum_is_finite_for_long_answers(llama: ModelRespondent) -> None:
     scored = llama.logprobs([("Hi", "巴黎" * 40)])
     assert math.isfinite(scored[0].sum_nats)
     assert scored[0].tokens > 40
+
+
+def by_hand(llama: ModelRespondent, context: list[int], continuation: list[int]) -> float:
+    with torch.no_grad():
+        table = llama.model(torch.tensor([[*context, *continuation[:-1]]])).logits[0].log_softmax(-1)
+    return sum(float(table[len(context) - 1 + t, token]) for t, token in enumerate(continuation))
+
+
+def test_plain_text_as_lm_eval_cuts_it(llama: ModelRespondent) -> None:
+    encode, bos = llama.tokenizer.encode, llama.tokenizer.bos_token_id
+    context, whole = encode("The capital of France is"), encode("The capital of France is Paris.")
+    wanted = by_hand(llama, whole[: len(context)], whole[len(context) :])
+    plain, spaced, empty, nothing = llama.logprobs(
+        [
+            (Plain("The capital of France is"), " Paris."),
+            (Plain("The capital of France is "), "Paris."),  # its space belongs to what follows
+            (Plain(""), "Paris."),
+            (Plain("The capital"), ""),
+        ]
+    )
+    assert plain.sum_nats == pytest.approx(wanted, abs=1e-4)
+    assert spaced == plain
+    alone = encode("Paris.", add_special_tokens=False)
+    assert empty.sum_nats == pytest.approx(by_hand(llama, [bos], alone), abs=1e-4)
+    assert nothing == (0.0, 0, True)
+
+
+def test_what_is_too_long_loses_its_left_end_and_is_counted(llama: ModelRespondent) -> None:
+    before = llama.usage.truncated
+    ids = llama.tokenizer.encode("玉山" * 400 + " Paris", add_special_tokens=False)
+    answer = llama.tokenizer.encode(" Paris", add_special_tokens=False)
+    found = llama.logprobs([(Plain("玉山" * 400), " Paris"), (Plain("Hi"), " Paris")])
+    kept = ids[-(POSITIONS + 1) :]
+    wanted = by_hand(llama, kept[: -len(answer)], answer)
+    assert found[0].sum_nats == pytest.approx(wanted, abs=1e-4)
+    assert llama.usage.truncated == before + 1
+
+
+def test_a_tokenizer_without_a_beginning_starts_from_the_end(tmp_path: Path) -> None:
+    loaded = load_model(str(pico("llama", tmp_path)))
+    loaded.tokenizer.bos_token = None
+    respondent = ModelRespondent(loaded)
+    own = loaded.tokenizer.encode("Paris", add_special_tokens=False)
+    found = respondent.logprobs([(Plain(""), "Paris")])[0]
+    assert found.sum_nats == pytest.approx(by_hand(respondent, [loaded.tokenizer.eos_token_id], own), abs=1e-4)
+    assert found.tokens == len(own)
+
+
+def test_whole_texts_in_windows_of_the_context(llama: ModelRespondent) -> None:
+    texts = ["", "Hello, who are you?", "臺灣最高的山是玉山。" * 90]
+    told: list[int] = []
+    found = llama.rolling(texts, on_scored=lambda i, one: told.append(i))
+    assert sorted(told) == [0, 1, 2]
+    for text, one in zip(texts, found, strict=True):
+        ids = llama.tokenizer.encode(text)
+        stream = [llama.tokenizer.bos_token_id, *ids]
+        wanted = by_hand(llama, stream[:1], ids[:POSITIONS])
+        if len(ids) > POSITIONS:  # the last window looks back as far as it can
+            assert len(ids) < 2 * POSITIONS
+            wanted += by_hand(llama, ids[len(ids) - POSITIONS - 1 : POSITIONS], ids[POSITIONS:])
+        assert one.tokens == len(ids)
+        assert one.sum_nats == pytest.approx(wanted, rel=1e-6, abs=1e-4)
+    assert found[2].tokens > POSITIONS
+
+
+def test_usage_shows_what_was_shared(pico_path: Callable[[str], Path]) -> None:
+    respondent = ModelRespondent(load_model(str(pico_path("qwen3"))))
+    head = "The highest mountain in Taiwan is Yushan. " * 5
+    pairs = [(Plain(f"{head}Q{q}: who?\nAnswer:"), f" {c}") for q in range(10) for c in "ABCD"]
+    respondent.logprobs(pairs)
+    usage = respondent.usage
+    assert usage.requests == 40
+    assert usage.shared_prefixes > 0
+    assert usage.least_tokens <= usage.scored_tokens <= 1.05 * usage.least_tokens
+    assert usage.shared_tokens > 5 * usage.scored_tokens
+    assert usage.logit_positions < usage.scored_tokens
