@@ -61,7 +61,7 @@ class KeptResponses:
             raise DataError(*problems)
         if foreign:
             cause = f"holds {foreign} responses of another model (other weights, template or limits)"
-            raise ConfigError(Problem(str(path), cause, "give another --output, or delete the file"))
+            raise ConfigError(Problem(str(path), cause, "give another --output, or --restart"))
         if own and len(whole) < len(raw):  # a line torn by a kill
             with path.open("r+b") as file:
                 file.truncate(len(whole))
