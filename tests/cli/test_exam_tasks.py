@@ -20,6 +20,7 @@ ROWS = [
     {"subject": "law" if i % 2 else "art", "question": f"Question {i}?", "choices": ["w", "x", "y", "z"], "answer": "A"}
     for i in range(20)
 ]
+CHANGE = "name: it\ntarget: [{prompt: Who is it?, answer: me}]\nlocality: {unrelated: [What is one?]}\n"
 MODELS = {"good": 20, "bad": 5}
 """Model -> how many of the questions it knows."""
 
@@ -284,3 +285,19 @@ def test_scores_beyond_all_numbers_are_left_out_and_said(
     assert "perplexity.word_perplexity" not in cell["scores"]
     assert "perplexity.bits_per_byte" in cell["scores"]
     assert "perplexity: word_perplexity is left out: it is too large for a number, or none" in cell["notes"]
+
+
+def test_a_report_of_an_exam_has_its_samples(
+    questions: Path, pico_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("change.yaml").write_text(CHANGE, encoding="utf-8")
+    models = [str(pico_path("llama")), "--before", str(pico_path("gpt2"))]
+    words = ["--exam", "mmlu=questions.jsonl", "--change", "change.yaml", "-o", "out"]
+    assert main(["exam", *models, *words]) == 0
+    capsys.readouterr()
+    assert main(["report", "out", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["problems"] == []
+    assert told["answers"] == len(
+        Path("out/samples.jsonl").read_text().splitlines()
+    )  # none of them in the cell of mmlu

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,10 +77,8 @@ def test_one_call_for_each_kind_of_ask_and_the_same_ask_once() -> None:
 
 def test_scores_cost_and_what_the_task_says_of_itself() -> None:
     likes = {" yes": -1.0, " no": -2.0}
-    result = run_task(
-        Table(likes=lambda prompt, text: likes[text] - 9 * (text == " yes" and "iron" in prompt)),
-        task([item(name, say=True) for name in NAMES], notes=("a note",)),
-    )
+    exam = task([item(name, say=True) for name in NAMES], notes=("a note",))
+    result = run_task(Table(likes=lambda prompt, text: likes[text] - 9 * (text == " yes" and "iron" in prompt)), exam)
     assert result.scores == {"acc": pytest.approx(5 / 6)}
     assert result.ci95 == {"acc": wilson(5, 6)}
     assert result.n == {"acc": 6}
@@ -87,7 +86,10 @@ def test_scores_cost_and_what_the_task_says_of_itself() -> None:
     assert result.cost["requests"] == 18
     assert result.cost["peak_gib"] > 0.01
     assert result.notes == ["a note", "6 of 6 samples have an answer cut at max_new_tokens"]
-    assert (result.headline, result.chance, result.signature) == ("acc", 0.5, "small|v1")
+    assert (result.headline, result.chance) == ("acc", 0.5)
+    assert result.signature == exam.whole_signature
+    assert re.fullmatch(rf"small\|v1\|n {len(exam.items)}\|#[0-9a-f]{{8}}", result.signature)
+    assert replace(exam, items=exam.items[1:]).whole_signature[-8:] != result.signature[-8:]  # of the questions
 
 
 def test_every_sample_is_on_the_disk_as_soon_as_it_is_judged(tmp_path: Path) -> None:
@@ -299,3 +301,14 @@ def test_usage_that_is_a_new_object_each_time_is_read_again() -> None:
             return done
 
     assert run_task(Sharded(), task([item("a")])).cost["scored_tokens"] == 500
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    file = SampleFile(path, "key")
+    path.symlink_to("/dev/full")  # only now: reading it never ends
+    with pytest.raises(OSError, match="No space left on device") as error:
+        file.append(Sample("a", "", "q", "yes", "yes", {"acc": 1.0}))
+    assert error.value.filename == str(path)
+    file.close()  # without a second error

@@ -152,7 +152,7 @@ def exam(
         """Add a finished part: what comes after may fail."""
         if document is not None:
             for cell in document["cells"]:
-                cell["weights"] = loaded[model].fingerprint
+                cell |= {"weights": loaded[model].fingerprint, "folder": "."}
             documents.append(document)
             _write(output, documents, earlier)
 

@@ -21,8 +21,12 @@ __all__ = ["check_folder", "earlier_results", "without"]
 def check_folder(output: Path) -> None:
     """Whether results can go there, before a model is loaded: OSError when not, ConfigError for a study's folder."""
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=output):
-        pass
+    try:
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        error.filename = str(output)  # not the name that was tried
+        raise
     found = _read(output)
     if found and found.get("study") != "exam":
         cause = f"is of the study '{found.get('study')}', which would be lost"

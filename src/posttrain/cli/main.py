@@ -100,9 +100,9 @@ def build_app(verb: str | None) -> typer.Typer:
 
 def _os_mend(error: OSError) -> str:
     """What a person can do about the system's refusal."""
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return "let this user read and write there, or choose another place"
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free some space, or choose another place; the same command goes on where it stopped"
     if isinstance(error, FileExistsError | NotADirectoryError):
         return "a file stands where a folder is needed: choose another place"

@@ -24,6 +24,12 @@ CHECKERS: dict[str, Checker] = {}
 ARGUMENTS: dict[str, tuple[str, ...]] = {}
 """Instruction id -> the arguments that it must have; `relation` and its like may be left out."""
 
+RELATIONS = ("less than", "at least", "exactly", "at most")
+COUNTS = frozenset(
+    ("frequency", "let_frequency", "num_words", "num_sentences", "num_paragraphs", "nth_paragraph", "num_bullets",
+     "num_highlights", "num_sections", "num_placeholders", "capital_frequency", "num_characters")
+)  # fmt: skip
+"""Arguments that must be numbers."""
 LANGUAGES = frozenset(("zh", "en", "ja", "ko", "th", "ar", "he", "ru", "el", "hi", "bn"))
 CONSTRAINED = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -51,6 +57,11 @@ def unsupported(name: str, arguments: Arguments) -> str | None:
     missing = [key for key in ARGUMENTS[name] if arguments.get(key) is None]
     if missing:
         return f"'{name}' needs {', '.join(missing)} in its kwargs"
+    for key, value in arguments.items():
+        if key in COUNTS and not (isinstance(value, int | float) or str(value).strip().isdecimal()):
+            return f"'{key}' of '{name}' must be a number, got {value!r}"
+        if key.endswith("relation") and value not in RELATIONS:
+            return f"'{key}' of '{name}' is {value!r}; known: {', '.join(RELATIONS)}"
     if name == "language:response_language" and _language(arguments) not in LANGUAGES:
         return f"the language '{arguments['language']}' cannot be told from others by its script"
     return None

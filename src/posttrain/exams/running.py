@@ -352,7 +352,7 @@ def _scored(
         notes=notes,
         headline=task.headline,
         capabilities=task.capabilities,
-        signature=task.signature,
+        signature=task.whole_signature,
         chance=task.chance,
         higher_is_better=task.higher_is_better,
         earlier=earlier,

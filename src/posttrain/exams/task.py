@@ -204,8 +204,16 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """The same only for the same questions, settings and ways of judging."""
-        asked = [[i.id, i.question, i.group, i.asks, i.doc] for i in self.items]
-        return content_id(self.name, self.signature, asked, self.perturbations, self.seed)
+        return content_id(self.name, self.signature, self._asked, self.perturbations, self.seed)
+
+    @property
+    def whole_signature(self) -> str:
+        """For results: the kind's signature, how many questions were asked, and a digest of them and of all prompts."""
+        return f"{self.signature}|n {len(self.items)}|#{content_id(self._asked)[:8]}"
+
+    @property
+    def _asked(self) -> list[list[Any]]:
+        return [[i.id, i.question, i.group, i.asks, i.doc] for i in self.items]
 
 
 def content_id(*parts: Any) -> str:

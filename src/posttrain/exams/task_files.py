@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,8 +56,12 @@ class SampleFile:
         if self._open is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._open = self.path.open("a", encoding="utf-8", newline="\n")
-        self._open.write(self._line(sample))
-        self._open.flush()
+        try:
+            self._open.write(self._line(sample))
+            self._open.flush()
+        except OSError as error:  # a full disk says no name
+            error.filename = str(self.path)
+            raise
         self._order.append(sample.key)
 
     def rewrite(self, samples: Iterable[Sample]) -> None:
@@ -68,8 +73,9 @@ class SampleFile:
     def close(self) -> None:
         """No more are appended."""
         if self._open is not None:
-            self._open.close()
-            self._open = None
+            file, self._open = self._open, None
+            with suppress(OSError):  # every sample was flushed, or its failure told
+                file.close()
 
     def _line(self, sample: Sample) -> str:
         return json.dumps({"exam": self.key, **sample.to_json()}, ensure_ascii=False) + "\n"

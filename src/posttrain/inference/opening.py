@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain import registry
-from posttrain.config.load import load_yaml, read_yaml
+from posttrain.config.load import check, load_yaml, read_yaml
 from posttrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -57,5 +57,6 @@ def open_respondent(
     if not model:
         raise ConfigError(Problem(name, "no model is named", "api:MODEL@http://localhost:8000/v1, or vllm:FOLDER"))
     entry = registry.load("respondent", kind, name)
-    opened: Respondent = entry.function(entry.config(model=model, **({"base_url": url} if at else {})))
+    settings = {"kind": kind, "model": model, **({"base_url": url} if at else {})}
+    opened: Respondent = entry.function(check(settings, entry.config, name))
     return opened

@@ -215,7 +215,8 @@ def read_run(folder: Path) -> Run:
     """Read a run folder. MissingError without results.json, DataError when it is not what `posttrain run` writes."""
     problems: list[str] = []
     results = read_results(folder)
-    study_text = _text(folder / "study.yaml", problems)
+    alone = results.get("study") == "exam"  # of `posttrain exam`, which has no study
+    study_text = _text(folder / "study.yaml", None if alone else problems)
     study = _yaml(study_text, "study.yaml", problems)
     cells = tuple(_cell(entry, folder, problems) for entry in results["cells"])
     planned = int(results.get("planned", 0))
@@ -320,7 +321,11 @@ def _cell(entry: Mapping[str, Any], folder: Path, problems: list[str]) -> Cell:
     return _bare_cell(
         entry,
         metrics=tuple(_jsonl(home / "metrics.jsonl", folder, problems)),
-        samples=tuple(_jsonl(place / "samples.jsonl", folder, problems)),
+        samples=tuple(
+            row
+            for row in _jsonl(place / "samples.jsonl", folder, problems)
+            if row.get("change", entry["change"]) == entry["change"]  # `posttrain exam` has all changes in one file
+        ),
         config=_text(home / "config.yaml", None),
         env=env if isinstance(env, dict) else {},
     )

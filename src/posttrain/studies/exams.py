@@ -39,7 +39,7 @@ class Exams:
         return {
             task.name: {
                 "headline": task.headline,
-                "signature": task.signature,
+                "signature": task.whole_signature,
                 "capabilities": dict(task.capabilities),
                 "chance": task.chance,
                 "higher_is_better": task.higher_is_better,

@@ -105,6 +105,10 @@ def test_every_id_of_ifeval_is_there_and_every_checker_tested() -> None:
 def test_what_cannot_be_checked_is_named() -> None:
     assert unsupported("keywords:existence", {}) == "'keywords:existence' needs keywords in its kwargs"
     assert "not known" in str(unsupported("keywords:exist", {}))
+    words = "length_constraints:number_words"
+    assert unsupported(words, {"num_words": "x"}) == f"'num_words' of '{words}' must be a number, got 'x'"
+    assert "'relation' of" in str(unsupported(words, {"num_words": 5, "relation": "about"}))
+    assert unsupported(words, {"num_words": "5", "relation": "at least"}) is None
     assert "'fr'" in str(unsupported("language:response_language", {"language": "fr"}))
     assert unsupported("language:response_language", {"language": "zh-TW"}) is None
 
@@ -139,6 +143,9 @@ def test_unsupported_ones_are_an_error_or_counted(tmp_path: Path) -> None:
     write_rows(tmp_path / "i.jsonl", rows[:2])
     with pytest.raises(DataError, match=r"i\.jsonl:2: the instruction 'made:up' is not known; unsupported: skip"):
         build("ifeval", tmp_path, path="i.jsonl")
+    write_rows(tmp_path / "twice.jsonl", [rows[0], rows[0]])
+    with pytest.raises(DataError, match=r"twice\.jsonl:2: the key '1' stands twice"):
+        build("ifeval", tmp_path, path="twice.jsonl")
     task = build("ifeval", tmp_path, path="i.jsonl", unsupported="skip")
     assert len(task.items) == 1
     assert "1 prompts left out" in task.notes[0]

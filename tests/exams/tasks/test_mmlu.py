@@ -327,7 +327,7 @@ def test_limit_draws_the_same_questions_and_keeps_examples(tmp_path: Path) -> No
 def test_the_signature_names_what_the_scores_depend_on(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "q.jsonl", rows(6))
     told = build("mmlu", tmp_path, path=path.name, shots=3).signature
-    assert re.fullmatch(r"mmlu\|q.jsonl#\w{8}\|n 6\|3-shot \(others of the subject\)\|en\|letters\|plain\|v1", told)
+    assert re.fullmatch(r"mmlu\|q.jsonl#\w{8}\|3-shot \(others of the subject\)\|en\|letters\|plain\|v1", told)
     path.write_text(path.read_text().replace("kings", "queens"))
     assert build("mmlu", tmp_path, path=path.name, shots=3).signature != told
 

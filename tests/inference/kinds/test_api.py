@@ -196,6 +196,9 @@ def test_opened_by_name_and_by_file(address: str, tmp_path: Path) -> None:
     file.write_text(f"kind: api\nmodel: pico\nbase_ur: {address}\n", encoding="utf-8")
     with pytest.raises(PosttrainError, match=r"server.yaml:3: unknown key 'base_ur'; did you mean 'base_url'"):
         open_respondent(str(file))
+    for name in ("api:pico@", "api:pico@localhost:8000"):
+        with pytest.raises(PosttrainError, match=f"{name}: base_url: an address is expected that begins with http"):
+            open_respondent(name)
     file.write_text("model: pico\n", encoding="utf-8")
     with pytest.raises(PosttrainError, match="does not say what kind"):
         open_respondent(str(file))

@@ -50,6 +50,7 @@ def ifeval(config: IfevalConfig, base: Path) -> Task:
     rows = Rows(path)
     items: list[Item] = []
     left_out: list[str] = []
+    seen: set[str] = set()
     for number, row in enumerate(rows, start=1):
         prompt, ids = row.text("prompt"), row.texts("instruction_id_list")
         if prompt is None or ids is None:
@@ -63,9 +64,14 @@ def ifeval(config: IfevalConfig, base: Path) -> Task:
         if wrong:
             _refuse(row, wrong, left_out, skip=config.unsupported == "skip")
             continue
+        name = str(row.value.get("key", number))
+        if name in seen:
+            row.bad(f"the key '{name}' stands twice", "give every prompt its own key")
+            continue
+        seen.add(name)
         asked = Plain(f"{prompt}\n") if config.template == "plain" else prompt
         ask = Ask("say", asked, max_new_tokens=config.max_new_tokens)
-        items.append(Item(str(row.value.get("key", number)), prompt, (ask,), doc={"ids": ids, "kwargs": kwargs}))
+        items.append(Item(name, prompt, (ask,), doc={"ids": ids, "kwargs": kwargs}))
     rows.check(len(items))
     notes = [f"{len(left_out)} prompts left out: {'; '.join(sorted(set(left_out)))}"] if left_out else []
     return Task(

@@ -105,7 +105,7 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
     headline = "acc" if config.score == "letters" else "acc_norm"
     template = "chat" if config.template == "chat" else "plain"
     shots = f"{config.shots}-shot ({'dev' if dev else 'others of the subject'})"
-    signature = f"mmlu|{path.name}#{_digest(read.asked)}|n {len(items)}|{shots}|{language}|{config.score}|{template}|v1"
+    signature = f"mmlu|{path.name}#{_digest(read.asked)}|{shots}|{language}|{config.score}|{template}|v1"
     return Task(
         name=config.label,
         items=items,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from posttrain.config.base import Config
 from posttrain.errors import MissingError, PosttrainError, Problem
@@ -66,6 +66,13 @@ class ApiConfig(Config):
     """Price of a million prompt tokens."""
     price_out_usd: float = Field(default=0.0, ge=0)
     """Price of a million generated tokens."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):  # else every request is tried again, for a minute
+            raise ValueError("an address is expected that begins with http:// or https://")
+        return value
 
 
 class RateLimit:
