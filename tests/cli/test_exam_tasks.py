@@ -301,3 +301,5 @@ def test_a_report_of_an_exam_has_its_samples(
     assert told["answers"] == len(
         Path("out/samples.jsonl").read_text().splitlines()
     )  # none of them in the cell of mmlu
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert '"Question 7?"' in page  # the questions behind the quadrants

@@ -137,6 +137,8 @@ class Run:
     reference: tuple[Reference, ...] = ()
     place: Path | None = None
     """The run folder."""
+    alone: bool = False
+    """Of `posttrain exam`: one model, and the model before."""
 
     @property
     def title(self) -> str:
@@ -195,7 +197,11 @@ class Run:
         return self.final if self.stepped else self.rows
 
     def untouched(self, model: str) -> Before | None:
-        """The exams of a model before anything was done to it."""
+        """The exams of a model before anything was done to it; of `posttrain exam`, which may name it otherwise, the
+        one that --before named.
+        """
+        if self.alone and len(self.before) == 1:
+            return self.before[0]
         return next((one for one in self.before if one.model == model), None)
 
     def method_config(self, name: str) -> Mapping[str, Any]:
@@ -232,6 +238,7 @@ def read_run(folder: Path) -> Run:
         read_before(results),
         read_reference(results),
         folder,
+        alone,
     )
 
 

@@ -309,6 +309,10 @@ def test_marks_that_are_none_are_told_with_their_lines(tmp_path: Path) -> None:
     marked(tmp_path / "marks", {"said 第0題？": "good", "said 第1題？": "correct"})
     with pytest.raises(DataError, match=r"sheet-\w+.csv:\d+: 'good' is no verdict; write one of correct, wrong"):
         read_marks(tmp_path / "marks")
+    (key,) = (tmp_path / "marks" / "keys").glob("*.json")
+    key.write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"keys.sheet-\w+.json: not the key of a sheet; put back what was there"):
+        read_marks(tmp_path / "marks")
 
 
 def test_samples_of_a_perturbation_are_not_on_the_sheet(tmp_path: Path) -> None:

@@ -68,7 +68,12 @@ def read_marks(folder: Path) -> Marks:
     for sheet in sorted(folder.glob("sheet-*.csv")):
         if not _key_of(sheet).exists():
             raise MissingError(Problem(str(_key_of(sheet)), "the key of the sheet is not there", "put it back"))
-        items: dict[str, str] = json.loads(read_text(_key_of(sheet)))["items"]
+        try:
+            items: dict[str, str] = json.loads(read_text(_key_of(sheet)))["items"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                Problem(str(_key_of(sheet)), "not the key of a sheet", "put back what was there")
+            ) from error
         rows = csv.DictReader(io.StringIO(read_text(sheet), newline=""))
         for row in rows:
             place = f"{sheet}:{rows.line_num}"
