@@ -185,6 +185,9 @@ def test_what_is_refused(exam: Invoke, pico_path: Callable[[str], Path], tmp_pat
     assert isinstance(error, ConfigError)
     assert "--tasks letters: an exam of --exam is called so too" in str(error)
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    error = exam(words[0], "--tasks", " , ").exception
+    assert isinstance(error, ConfigError)
+    assert "no task is named" in str(error)
     error = exam("api:some-model", "--tasks", "letters", "--include-path", "tasks").exception
     assert isinstance(error, PosttrainError)
 

@@ -303,3 +303,12 @@ def test_a_report_of_an_exam_has_its_samples(
     )  # none of them in the cell of mmlu
     page = Path("out/report.html").read_text(encoding="utf-8")
     assert '"Question 7?"' in page  # the questions behind the quadrants
+
+
+def test_both_models_are_there_before_one_is_asked(
+    questions: Path, pico_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["exam", "no-such-model", "--before", str(pico_path("llama")), "--exam", "mmlu=questions.jsonl"]
+    assert main([*command, "-o", "out"]) == 3
+    assert "samples" not in capsys.readouterr().err
+    assert not list(Path("out").rglob("*.jsonl"))

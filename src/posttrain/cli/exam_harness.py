@@ -66,6 +66,8 @@ def exam_harness(
     _hush()
     join_world()  # under torchrun, before a model chooses its GPU
     names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(Problem(f"--tasks {tasks!r}", "no task is named", "posttrain exam MODEL --tasks NAME,NAME"))
     loaded = load_tasks(names, include_path, say=talk)
     unsafe = [name for name, task in loaded["tasks"].items() if task.config.unsafe_code]
     if unsafe:
@@ -77,10 +79,11 @@ def exam_harness(
         raise ConfigError(*(Problem(f"--tasks {name}", "an exam of --exam is called so too", mend) for name in both))
     talk(f"lm-eval: {len(loaded['tasks'])} tasks")
     runs: dict[str, Evaluated] = {}
+    respondents = {name: load(name) for name in dict.fromkeys((model, before)) if name}
     for name in dict.fromkeys([before, model] if before else [model]):
         assert name is not None
         folder = None if output is None else output if name == model else output / "before" / safe_name(name)
-        found = _run(load(name), loaded, folder, restart=restart, **settings)
+        found = _run(respondents[name], loaded, folder, restart=restart, **settings)
         if found is None:
             return None
         runs[name] = found

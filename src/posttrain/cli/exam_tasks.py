@@ -67,10 +67,12 @@ def exam_tasks(
     """
     tasks = _tasks(_wanted(exams, exams_file, limit, sets))
     runs: dict[str, dict[str, TaskResult]] = {}
+    # both before one of them is asked for hours: a name may be wrong, and the folder another model's
+    respondents = {name: load(name) for name in dict.fromkeys((model, before)) if name}
     for name in dict.fromkeys([before, model] if before else [model]):
         assert name is not None
         folder = None if output is None else output if name == model else output / "before" / safe_name(name)
-        runs[name] = _run(load(name), tasks, folder, restart=restart)
+        runs[name] = _run(respondents[name], tasks, folder, restart=restart)
     compared = compared_results(runs[before], runs[model]) if before and before != model else {}
     if table:
         print_results(model, runs[model], before, runs.get(before or ""), compared, by_group=by_group)
