@@ -238,7 +238,7 @@ def test_truthfulqa_plus_is_in_the_box() -> None:
     assert all(pairs.count(pair) == 2 for pair in pairs)
     assert {item.doc["tongue"] for item in task.items} == {"zh-TW", "en"}
     assert all(item.doc["binary"] for item in task.items)
-    assert task.capabilities == {"binary": "can.knowledge", "refused": "will.refusal"}
+    assert task.capabilities == {"binary": "can.faithfulness", "refused": "will.refusal"}
 
 
 def test_the_official_file_as_it_is() -> None:

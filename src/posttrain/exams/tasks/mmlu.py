@@ -104,7 +104,8 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
     items = draw(items, config.limit, config.seed)
     headline = "acc" if config.score == "letters" else "acc_norm"
     template = "chat" if config.template == "chat" else "plain"
-    shots = f"{config.shots}-shot ({'dev' if dev else 'others of the subject'})"
+    source = "dev" if dev else "others of the subject"
+    shots = f"{config.shots}-shot" + (f" ({source})" if config.shots else "")
     signature = f"mmlu|{path.name}#{_digest(read.asked)}|{shots}|{language}|{config.score}|{template}|v1"
     return Task(
         name=config.label,

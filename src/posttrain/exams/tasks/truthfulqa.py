@@ -113,13 +113,13 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
     marks = read_marks(sheet) if sheet else {}
     digest = hashlib.sha256(repr(questions).encode()).hexdigest()[:8]
     how = "chat" if chat else "plain, 6-shot QA primer"
-    capabilities = {headline: "can.knowledge", "refused": "will.refusal"}
+    capabilities = {headline: "can.faithfulness", "refused": "will.refusal"}
     return Task(
         name=config.label,
         items=items,
         judge=_judge,
         headline=headline,
-        capabilities=capabilities if mode != "mc" else {headline: "can.knowledge"},
+        capabilities=capabilities if mode != "mc" else {headline: "can.faithfulness"},
         signature=f"truthfulqa|{path.name}#{digest}|{mode}|{how}|{_measures(mode)}v1",
         aggregate=partial(_scores, marks=marks),
         chance=_chance(headline, items),
