@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSli
 
 from posttrain.inference.attention import core, numbers_of
 
-__all__ = ["Part", "RunningCache", "expanded", "why_plain"]
+__all__ = ["Part", "RunningCache", "expanded", "is_prompt_learning", "why_plain"]
 
 KEEPS_KEYS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
 """Layers whose memory is keys and values by column, nothing else; subclasses remember more."""
@@ -28,7 +28,7 @@ KEEPS_KEYS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
 def why_plain(model: Any, longest: int) -> str:
     """Why a model's cache can not be cut and joined for texts of up to `longest` tokens; empty when it can."""
     inner = core(model)
-    if inner is not model and any(config.is_prompt_learning for config in model.peft_config.values()):
+    if is_prompt_learning(model):
         return "virtual tokens stand in front of every row"
     if inner._is_stateful:
         return "it has recurrent layers"
@@ -46,6 +46,11 @@ def why_plain(model: Any, longest: int) -> str:
         if rope.get("rope_type") in ("dynamic", "longrope") and longest > usual:
             return f"its positions are scaled by the longest row beyond {usual} tokens"
     return ""
+
+
+def is_prompt_learning(model: Any) -> bool:
+    """Whether a PEFT wrapper puts virtual tokens in front of what it reads."""
+    return core(model) is not model and any(config.is_prompt_learning for config in model.peft_config.values())
 
 
 def _ropes(config: dict[str, Any]) -> list[dict[str, Any]]:

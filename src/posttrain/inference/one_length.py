@@ -1,71 +1,137 @@
 """Decoding for models whose cache can not be cut and joined: rows of equal length together, no padding, no refilling.
 
-Nothing is assumed about what the model remembers; it is handed back as it came, under the name it came by. A model
-that remembers nothing reads the whole text again for every token.
+Nothing is assumed about what the model remembers; it is handed back as it came, under the name it came by. Whether that
+is right is tried once per model on a few tokens: RWKV of transformers 5.23, for one, mixes the rows of a batch. A model
+whose memory is not to be trusted, or that has none, reads the whole text again for every token.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
-from posttrain.inference.attention import core
+from posttrain.inference.attention import core, numbers_of
+from posttrain.inference.kv_cache import is_prompt_learning
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers
 from posttrain.inference.sampling import pick
 
-__all__ = ["answer_by_length"]
+__all__ = ["Way", "answer_by_length", "way_of"]
 
 MEMORIES = ("past_key_values", "cache_params", "state")
 """Names by which models of transformers hand out what they remember (attention and hybrids; Mamba, xLSTM; RWKV)."""
+TOLERANCE = 1e-3
+"""How much logits may differ in float32, as a share of their standard deviation."""
+COARSE = 0.1
+"""The same in half precision, root mean square."""
+
+
+class Way(NamedTuple):
+    """How to go on after the first token. memory: the name of what the model remembers, None: read everything again;
+    together: several rows in one forward pass.
+    """
+
+    memory: str | None
+    together: bool
+
+
+_ways: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()
+
+
+def way_of(model: Any) -> Way:
+    """The cheapest way that gives what whole texts one by one give; tried once."""
+    if model not in _ways:
+        parameters = inspect.signature(core(model).forward).parameters
+        # virtual tokens are put in front again whenever a PEFT model is asked: it must see the whole text
+        known = () if is_prompt_learning(model) else MEMORIES
+        names = [*(name for name in known if name in parameters), None]
+        ways = [Way(name, together) for name in names for together in (True, False)]
+        with torch.inference_mode():
+            expected = _trial(model, ways[-1], 1)
+            _ways[model] = next(way for way in ways if way is ways[-1] or _agrees(model, way, expected))
+    return _ways[model]
+
+
+def _agrees(model: Any, way: Way, expected: Tensor) -> bool:
+    try:
+        gap = _trial(model, way, 2 if way.together else 1) - expected
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError):  # it can not be read so
+        return False
+    spread = float(expected.std())
+    if core(model).dtype in (torch.float32, torch.float64):
+        return float(gap.abs().max()) <= TOLERANCE * spread
+    return float(gap.square().mean().sqrt()) <= COARSE * spread
+
+
+def _trial(model: Any, way: Way, rows: int) -> Tensor:
+    """Logits (2, 3, V) after 6, 7 and 8 random tokens of two texts, `rows` of them in a forward pass."""
+    draw = torch.Generator().manual_seed(0)
+    texts = torch.randint(numbers_of(model)["vocab_size"], (2, 8), generator=draw).to(core(model).device)
+    found = []
+    for part in texts.split(rows):
+        memory: Any = None
+        steps = []
+        for length in (6, 7, 8):
+            logits, memory = _read(model, part[:, :length], way, memory)
+            steps.append(logits.float())
+        found.append(torch.stack(steps, 1))
+    return torch.cat(found)
+
+
+def _read(model: Any, whole: Tensor, way: Way, memory: Any) -> tuple[Tensor, Any]:
+    """Logits (B, V) after texts (B, T), of which `memory` holds all but the last token, and the memory then."""
+    parameters = inspect.signature(core(model).forward).parameters
+    ids = whole if memory is None else whole[:, -1:]
+    given: dict[str, Any] = {"use_cache": way.memory is not None} if "use_cache" in parameters else {}
+    if "position_ids" in parameters:  # some hybrids (Bamba) count wrongly without
+        given["position_ids"] = torch.arange(whole.shape[1], device=whole.device)[-ids.shape[1] :].expand_as(ids)
+    if way.memory is None:
+        return model(input_ids=ids, **given).logits[:, -1], None
+    if memory is not None:
+        given[way.memory] = memory
+    out = model(input_ids=ids, **given)
+    return out.logits[:, -1], out[way.memory]
 
 
 def answer_by_length(
     model: Any, prompts: Sequence[Sequence[int]], rows: Sequence[int], answers: Answers, *, tokens: int, usage: Usage
 ) -> None:
     """Answer the prompts with these numbers: rows x (length + new tokens) within `tokens`, one row always."""
+    if not rows:
+        return
+    way = way_of(model)
     batch: list[int] = []
     most = 0
     for row in sorted(rows, key=lambda row: (-len(prompts[row]), row)):
         final = len(prompts[row]) + answers.limits[row]
         other = batch and len(prompts[row]) != len(prompts[batch[0]])
-        if batch and (other or (len(batch) + 1) * max(most, final) > tokens):
-            _answer(model, prompts, batch, answers, usage)
+        if batch and (other or not way.together or (len(batch) + 1) * max(most, final) > tokens):
+            _answer(model, prompts, batch, answers, way, usage)
             batch, most = [], 0
         batch.append(row)
         most = max(most, final)
-    if batch:
-        _answer(model, prompts, batch, answers, usage)
+    _answer(model, prompts, batch, answers, way, usage)
 
 
 def _answer(
-    model: Any, prompts: Sequence[Sequence[int]], numbers: Sequence[int], answers: Answers, usage: Usage
+    model: Any, prompts: Sequence[Sequence[int]], numbers: Sequence[int], answers: Answers, way: Way, usage: Usage
 ) -> None:
-    inner = core(model)
-    whole = torch.tensor([list(prompts[n]) for n in numbers], device=inner.device)  # (B, T)
+    whole = torch.tensor([list(prompts[n]) for n in numbers], device=core(model).device)  # (B, T)
     usage.prompt_tokens += whole.numel()
-    parameters = inspect.signature(inner.forward).parameters
-    # virtual tokens are put in front again whenever a PEFT model is asked: it must see the whole text
-    known = () if inner is not model and _is_prompt_learning(model) else MEMORIES
-    name = next((name for name in known if name in parameters), None)
     memory: Any = None
     alive = [True] * len(numbers)
     while any(alive):
-        given: dict[str, Any] = {"use_cache": name is not None} if "use_cache" in parameters else {}
-        if name is not None and memory is not None:
-            given[name] = memory
-        out = model(input_ids=whole if memory is None else whole[:, -1:], **given)
-        memory = out[name] if name is not None and name in out else None
+        logits, memory = _read(model, whole, way, memory)
         uniforms = [answers.uniform(n) if live else 0.0 for n, live in zip(numbers, alive, strict=True)]
-        chosen = pick(out.logits[:, -1], answers.sampling, uniforms)
+        chosen = pick(logits, answers.sampling, uniforms)
         alive = [
             live and answers.take(n, token) for n, token, live in zip(numbers, chosen.tolist(), alive, strict=True)
         ]
         whole = torch.cat([whole, chosen[:, None]], 1)
-
-
-def _is_prompt_learning(model: Any) -> bool:
-    return any(config.is_prompt_learning for config in model.peft_config.values())
