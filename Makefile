@@ -36,9 +36,10 @@ docs: $(STAMP)  ## the documentation as a site in site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/zensical build
 
-benchmarks: $(STAMP)  ## the training loop against a bare PyTorch loop; generation
+benchmarks: $(STAMP)  ## the training loop against a bare PyTorch loop; generation; exams against lm-eval
 	$(BIN)/python benchmarks/train_loop.py
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/exam.py
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,15 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from posttrain import registry
 from posttrain.data.records import Message
 from posttrain.errors import ConfigError, DataError, PosttrainError
 from posttrain.exams import running
 from posttrain.exams.running import TaskProgress, run_task, samples_key
 from posttrain.exams.statistics import wilson
-from posttrain.exams.task import Ask, Item, Reply, Sample, Task, mean_score
+from posttrain.exams.task import Ask, Item, Reply, Sample, Task, build, mean_score
 from posttrain.exams.task_files import SampleFile, read_samples
 from posttrain.inference.protocol import Answer, Plain, Scored
+from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
+from posttrain.models.load import load_model
 from tests.exams.table import BrokeDownError, Table
+from tests.pico import pico
 
 
 def two_choices(item: Item, replies: Sequence[Reply]) -> Sample:
@@ -312,3 +316,18 @@ def test_a_full_disk_is_told_with_its_file(tmp_path: Path) -> None:
         file.append(Sample("a", "", "q", "yes", "yes", {"acc": 1.0}))
     assert error.value.filename == str(path)
     file.close()  # without a second error
+
+
+def test_a_chat_template_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
+    plain = ModelRespondent(load_model(str(pico("llama", tmp_path, template=None)), device="cpu"))
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"prompt": "hello", "kind": "benign", "id": "a"}\n', encoding="utf-8")
+    for wanted, fails in (("auto", False), ("chat", True)):
+        config = registry.load("exam", "refusal").config(path=str(file), template=wanted)
+        task = build(config, tmp_path)
+        if fails:
+            told = PromptedRespondent(plain, "Remember this.")
+            with pytest.raises(ConfigError, match=r"refusal: the exam asks in the chat template .*, and .* has none"):
+                run_task(told, task)
+        else:
+            assert run_task(plain, task).samples

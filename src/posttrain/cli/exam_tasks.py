@@ -109,14 +109,14 @@ def _wanted(exams: Sequence[str], exams_file: Path | None, limit: int | None, se
 
 def _tasks(wanted: Sequence[Wanted]) -> list[Task]:
     """Every exam read before any model is; what is wrong with any of them is told at once."""
-    from posttrain import registry
+    from posttrain.exams.task import build
 
     tasks: list[Task] = []
     errors: list[PosttrainError] = []
     for one in wanted:
         try:
             config = one.config if one.name == one.config.label else one.config.model_copy(update={"name": one.name})
-            tasks.append(registry.load("exam", one.kind).function(config, one.base))
+            tasks.append(build(config, one.base))
         except PosttrainError as error:
             errors.append(error)
     if len({type(error) for error in errors}) == 1:

@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.records import Message
-from posttrain.errors import DataError, PosttrainError, Problem
+from posttrain.errors import ConfigError, DataError, PosttrainError, Problem
 from posttrain.exams.perturb import perturb
 from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Ask, Item, Perturbation, Reply, Sample, Score, Task, content_id, mean_score
 from posttrain.exams.task_files import SampleFile
+from posttrain.inference.encoding import PromptEncoder
 from posttrain.inference.protocol import Plain, Prompt, Respondent, Usage
+from posttrain.inference.respondents import PromptedRespondent
+from posttrain.inference.shards import ShardedRespondent
 
 __all__ = ["TaskProgress", "TaskResult", "run_task", "samples_key"]
 
@@ -107,6 +110,7 @@ def run_task(
     """Ask, judge, score. samples_path: every sample is appended there at once, and those there are not asked again;
     restart: throw that file away first. ConfigError when it holds samples of another model or task.
     """
+    _check_template(respondent, task)
     forms, unchanged = _forms(task)
     file = SampleFile(samples_path, samples_key(respondent, task), restart=restart) if samples_path else None
     done: dict[str, Sample] = dict(file.done) if file else {}
@@ -130,6 +134,16 @@ def run_task(
     if file:
         file.rewrite(samples)
     return _scored(respondent, task, samples, meter, unchanged, earlier)
+
+
+def _check_template(respondent: Respondent, task: Task) -> None:
+    """ConfigError for `template: chat` and a model without one, which would be asked in plain text instead."""
+    inner = respondent
+    while isinstance(inner, PromptedRespondent | ShardedRespondent):
+        inner = inner.inner
+    if task.chat and isinstance(inner, PromptEncoder) and not inner.tokenizer.chat_template:
+        cause = f"the exam asks in the chat template (template: chat), and {respondent.name} has none"
+        raise ConfigError(Problem(task.name, cause, "template: plain, or a chat model"))
 
 
 # ---- what is asked ---------------------------------------------------------------------------------------------------

@@ -15,12 +15,13 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from posttrain import registry
 from posttrain.config.base import Config
 from posttrain.errors import MissingError, Problem
 from posttrain.exams.statistics import Interval, bootstrap_over_changes, wilson
@@ -37,6 +38,7 @@ __all__ = [
     "Task",
     "TaskConfig",
     "averages",
+    "build",
     "content_id",
     "draw",
     "resolve",
@@ -200,6 +202,8 @@ class Task:
     """What a reader has to know: rows left out, files of no answers."""
     finish: Callable[[str, Sequence[Sample]], Sequence[str]] | None = None
     """Called with the respondent's name and every sample once all are in (CapTrack's response files); says notes."""
+    chat: bool = False
+    """The chat template was asked for: a model without one is refused."""
 
     @property
     def fingerprint(self) -> str:
@@ -220,6 +224,12 @@ def content_id(*parts: Any) -> str:
     """sha256 (first 16 hex digits) of JSON values; tuples count as lists."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def build(config: TaskConfig, base: Path) -> Task:
+    """The task that a config describes; base: its paths are relative to it. Errors as the kind's builder has them."""
+    made: Task = registry.load("exam", config.kind).function(config, base)
+    return replace(made, chat=config.template == "chat")
 
 
 def resolve(path: str, base: Path) -> Path:

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain import registry
 from posttrain.config.change import Change
 from posttrain.errors import ConfigError, MissingError, PosttrainError, Problem
-from posttrain.exams.task import Ask, Item, Task, content_id
+from posttrain.exams.task import Ask, Item, Task, TaskConfig, build, content_id
 from posttrain.exams.tasks.change import ChangeExamConfig
 from posttrain.inference.protocol import Plain
 from posttrain.retention.selection import conversation_key
@@ -61,7 +60,8 @@ def prepare_exams(study: Study, changes: Sequence[Change], base: Path, place: st
             hashes[config.label] = content_id(settings)
             continue
         try:
-            task: Task = registry.load("exam", settings["kind"]).function(config, base)
+            assert isinstance(config, TaskConfig)
+            task = build(config, base)
         except PosttrainError as error:
             missing = missing and isinstance(error, MissingError)
             where = f"{place}: exam '{name_of(config)}'" if place else f"exam '{name_of(config)}'"
