@@ -21,6 +21,7 @@ class SchemaOf(StrEnum):
     study = "study"
     change = "change"
     train = "train"
+    exams = "exams"
 
 
 def list_kinds(
@@ -60,13 +61,15 @@ def seam_of(word: str) -> str:
 
 
 def schema_of(file: str) -> dict[str, Any]:
-    """The JSON Schema of a study, a change or a training file, each key with its help text."""
+    """The JSON Schema of a study, a change, a training or an exams file, each key with its help text."""
     if file == "study":
         from posttrain.studies.config import Study as Model
     elif file == "change":
-        from posttrain.config.change import Change as Model  # type: ignore[assignment]  # one of three Config classes
+        from posttrain.config.change import Change as Model  # type: ignore[assignment]  # one of four Config classes
+    elif file == "exams":
+        from posttrain.cli.exam_tasks import ExamsFile as Model  # type: ignore[assignment]  # one of four
     else:
-        from posttrain.training.config import TrainConfig as Model  # type: ignore[assignment]  # one of three
+        from posttrain.training.config import TrainConfig as Model  # type: ignore[assignment]  # one of four
     schema: dict[str, Any] = Model.model_json_schema()
     _json.dumps(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
