@@ -43,6 +43,7 @@ def test_an_unknown_registry(capsys: pytest.CaptureFixture[str]) -> None:
         ("study", "methods", "What is compared"),
         ("change", "target", "What should change"),
         ("train", "optimizer", "Optimiser"),
+        ("exams", "exams", "a list of kinds"),
     ],
 )
 def test_schemas_have_help_and_whole_references(
