@@ -11,7 +11,7 @@ import pytest
 
 from posttrain.errors import ConfigError, DataError
 from posttrain.exams.running import run_task
-from posttrain.exams.task import Sample, Task
+from posttrain.exams.task import DATA, Sample, Task
 from posttrain.exams.tasks._sheets import read_marks
 from posttrain.exams.tasks.truthfulqa import TruthfulqaConfig, truthfulqa
 from posttrain.inference.protocol import Plain
@@ -321,3 +321,17 @@ def test_samples_of_a_perturbation_are_not_on_the_sheet(tmp_path: Path) -> None:
     (sheet,) = (tmp_path / "marks").glob("*.csv")
     assert len(sheet.read_text(encoding="utf-8").splitlines()) == 13
     assert isinstance(result.samples[0], Sample)
+
+
+def test_in_the_box_neither_length_nor_place_gives_the_answer_away() -> None:
+    rows = [json.loads(line) for line in (DATA / "truthfulqa_plus.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 80
+    assert len({row["pair"] for row in rows}) == 40
+    for language in ("en", "zh-TW"):
+        own = [row for row in rows if row["language"] == language]
+        true = sum(len(row["best_answer"]) for row in own) / len(own)
+        false = sum(len(row["best_incorrect_answer"]) for row in own) / len(own)
+        assert true == pytest.approx(false, rel=0.1)
+        longer = sum(len(row["best_answer"]) > len(row["best_incorrect_answer"]) for row in own)
+        assert 0.3 <= longer / len(own) <= 0.7
+        assert all(row["source"] for row in own)
