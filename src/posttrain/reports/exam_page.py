@@ -31,7 +31,9 @@ def capability_name(group: str) -> Message:
 
 
 def label_of(row: Row, run: Run) -> str:
-    """The method, with the model where there are several."""
+    """The method, with the model where there are several; the model alone where nothing was trained."""
+    if run.alone:
+        return row.model
     return f"{row.method} ({row.model.rsplit('/', 1)[-1]})" if len(run.models) > 1 else row.method
 
 
@@ -150,7 +152,8 @@ class ExamLine(NamedTuple):
 
 
 class ExamView(NamedTuple):
-    """An exam's part of the page. more: (score, one text per line) of the scores that the table leaves out."""
+    """An exam's part of the page. more: (score, one text per line) of the scores that the table leaves out; verdicts:
+    whether there is a column of differences."""
 
     info: ExamInfo
     capability: Message | None
@@ -160,6 +163,7 @@ class ExamView(NamedTuple):
     more: tuple[tuple[str, tuple[str, ...]], ...]
     more_heads: tuple[Message, ...]
     cost: Message | None
+    verdicts: bool = True
 
 
 def exam_views(run: Run, marks: Mapping[str, Mark]) -> list[ExamView]:
@@ -180,6 +184,8 @@ def _sources(run: Run, exam: ExamInfo, marks: Mapping[str, Mark]) -> Iterator[_S
     many = len(run.before) > 1
     for one in run.before:
         name = say("exams.untouched_model", model=one.model) if many else say("exams.untouched")
+        if run.alone:
+            name = say("verbatim", text=one.model)
         yield _Source("untouched", name, Markup(), one.scores, one.ci95)
     for other in run.reference:
         yield _Source("reference", say("verbatim", text=other.name), Markup(), other.scores, {})
@@ -212,7 +218,8 @@ def _view(run: Run, exam: ExamInfo, marks: Mapping[str, Mark]) -> ExamView | Non
     n = "" if not counts else f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}\u2013{counts[-1]:,}"
     capability = capability_name(exam.capability) if exam.capability else None
     names = tuple(s.name for s in sources)
-    return ExamView(exam, capability, heads, lines, n, more, names, _cost(run, exam.name))
+    verdicts = not run.alone or any(line.verdict for line in lines)
+    return ExamView(exam, capability, heads, lines, n, more, names, _cost(run, exam.name), verdicts)
 
 
 def _cost(run: Run, exam: str) -> Message | None:

@@ -50,7 +50,7 @@ def findings(run: Run) -> list[Finding]:
 
 def _label(row: Row, run: Run) -> str:
     parts = [f"`{row.method}`"]
-    if len(run.models) > 1:
+    if len(run.models) > 1 and not run.alone:
         parts.append(f"({row.model})")
     return " ".join(parts)
 

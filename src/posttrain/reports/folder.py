@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -138,11 +138,15 @@ class Run:
     place: Path | None = None
     """The run folder."""
     alone: bool = False
-    """Of `posttrain exam`: one model, and the model before."""
+    """Of `posttrain exam`: one model, and the model before. Its rows are named by the model, they have no method."""
+    before_name: str = ""
+    """Of `posttrain exam`: the model before, empty where there is none."""
 
     @property
     def title(self) -> str:
-        """The study's own title, else its name."""
+        """The study's own title, else its name; of `posttrain exam`, the models."""
+        if self.alone and self.models:
+            return " \u2192 ".join([*([self.before_name] if self.before_name else []), ", ".join(self.models)])
         return str(self.study.get("title") or self.name)
 
     @property
@@ -226,20 +230,32 @@ def read_run(folder: Path) -> Run:
     study = _yaml(study_text, "study.yaml", problems)
     cells = tuple(_cell(entry, folder, problems) for entry in results["cells"])
     planned = int(results.get("planned", 0))
+    rows, before = rows_of(results, cells), read_before(results)
+    before_name = ""
+    if alone:
+        rows = tuple(replace(row, method=row.model, cells=_named_by_model(row.cells)) for row in rows)
+        cells = _named_by_model(cells)
+        told = results.get("before")  # of the change exam, whose answers before have no scores, the name only
+        before_name = told if isinstance(told, str) else before[0].model if before else ""
     return Run(
         str(results.get("study", folder.name)),
         study,
         study_text,
         cells,
-        rows_of(results, cells),
+        rows,
         tuple(problems),
         planned,
         read_exams(results),
-        read_before(results),
+        before,
         read_reference(results),
         folder,
         alone,
+        before_name,
     )
+
+
+def _named_by_model(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    return tuple(replace(cell, method=cell.model) for cell in cells)
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from posttrain import __version__
-from posttrain.reports import answers, exam_page, findings, numbers, panels, quadrants, steps_page
+from posttrain.reports import alone, answers, exam_page, findings, numbers, panels, quadrants, steps_page
 from posttrain.reports.examined import QUADRANTS
 from posttrain.reports.folder import Cell, Row, Run, read_run
 from posttrain.reports.numbers import Column
@@ -102,6 +102,7 @@ def write_page(run: Run, path: Path, *, language: str = "en") -> Path:
 def render(run: Run, *, language: str = "en") -> str:
     """The page as text."""
     samples = quadrants.payload(run)
+    voice = alone.voice_of(run)
     environment = Environment(
         loader=PackageLoader("posttrain.reports", "templates"),
         autoescape=True,
@@ -110,10 +111,10 @@ def render(run: Run, *, language: str = "en") -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        t=lambda key, **args: both(say(key, **args)),
-        m=both,
-        sentences=sentences,
-        attr=lambda **messages: attribute(language, **messages),
+        t=lambda key, **args: both(voice.message(say(key, **args))),
+        m=lambda message: both(voice.message(message)),
+        sentences=lambda messages: sentences([voice.message(message) for message in messages]),
+        attr=lambda **messages: attribute(language, **{k: voice.message(each) for k, each in messages.items()}),
         say=say,
         asset=lambda name: Markup(environment.get_template(name).render(with_samples=bool(samples))),
         inline=inline,
@@ -143,12 +144,12 @@ def render(run: Run, *, language: str = "en") -> str:
         exam=_table(run, EXAM_GROUPS, marks),
         strict=_table(run, ("strict",), marks),
         more=_table(run, MORE_GROUPS, marks),
-        costs=_table(run, ("cost",), marks),
+        costs=_model_costs(run, marks) if run.alone else _table(run, ("cost",), marks),
         failed=[cell for cell in run.cells if not cell.done],
         plots=panels.scatters(run, marks),
         balance=panels.balance(run, marks),
         losses=panels.losses(run, marks),
-        data=answers.safe_json(_data(run, samples)),
+        data=answers.safe_json(_data(run, samples, voice)),
         with_exams=bool(run.exams or any(row.drift for row in run.rows)),
         has_change=has_change(run),
         capabilities=exam_page.capabilities(run, marks),
@@ -162,6 +163,7 @@ def render(run: Run, *, language: str = "en") -> str:
         environment=_environment(run.cells),
         cells=[_cell_line(cell, marks) for cell in run.cells],
         cell_columns=CELL_COLUMNS,
+        folder=run.place.resolve().name if run.alone and run.place else run.name,
     )
 
 
@@ -179,6 +181,8 @@ def _intro(run: Run) -> Message:
     def counted(what: str, n: int) -> Message:
         return say(f"intro.{what}_one") if n == 1 else say(f"intro.{what}", n=n)
 
+    if run.alone:
+        return alone.intro(run, counted("changes", len(run.changes)) if has_change(run) else None)
     changes, methods = counted("changes", len(run.changes)), counted("methods", len(run.methods))
     models = ", ".join(f"`{name}`" for name in run.models)
     if not run.exams:
@@ -224,6 +228,20 @@ def _table(run: Run, groups: Sequence[str], marks: Mapping[str, Mark]) -> Table:
     return Table(tuple(named), heads, lines)
 
 
+def _model_costs(run: Run, marks: Mapping[str, Mark]) -> Table:
+    """What each model's exams cost, where nothing was trained."""
+    each = list(alone.costs(run))
+    keys = [key for key in alone.COSTS if any(cost.get(key) for _, cost in each)]
+    heads = tuple(_head(Column(f"cost.{key}", "cost", key), ()) for key in keys)
+    icons = {row.method: mark_icon(marks[row.method]) for row in run.final}
+    lines = tuple(
+        Line(model, model, "final", icons.get(model, Markup()), tuple(_cost_cell(cost, head) for head in heads))
+        for model, cost in each
+        if cost
+    )
+    return Table(((say("head.cost"), len(heads)),) if heads else (), heads if lines else (), lines)
+
+
 COSTS = ("wall_s", "train_s", "exam_s", "exam_tokens", "steps", "tokens", "peak_gib")
 
 
@@ -240,10 +258,7 @@ def _head(column: Column, rows: Sequence[Row]) -> Head:
 def _shown(row: Row, head: Head) -> Shown:
     key = head.column.key
     if head.column.group == "cost":
-        value = row.cost.get(head.column.name)
-        if value is None:
-            return Shown(numbers.MISSING)
-        return Shown(numbers.duration(value) if key.endswith("_s") else numbers.amount(value))
+        return _cost_cell(row.cost, head)
     if key not in row.scores:
         return Shown(numbers.MISSING)
     value, interval, n = row.scores[key], row.ci95.get(key), row.n.get(key)
@@ -263,10 +278,19 @@ def _shown(row: Row, head: Head) -> Shown:
     )
 
 
-def _data(run: Run, samples: Mapping[str, object]) -> dict[str, object]:
+def _cost_cell(cost: Mapping[str, float], head: Head) -> Shown:
+    value = cost.get(head.column.name)
+    if value is None:
+        return Shown(numbers.MISSING)
+    return Shown(numbers.duration(value) if head.column.name.endswith("_s") else numbers.amount(value))
+
+
+def _data(run: Run, samples: Mapping[str, object], voice: alone.Voice) -> dict[str, object]:
     """What the page's script needs: the answers, and the words it writes itself."""
     wanted = ("answers.", "group.", *(("quadrant.", "forgetting.") if samples else ()))
-    texts = {each: {k: v for k, v in catalogue(each).items() if k.startswith(wanted)} for each in LANGUAGES}
+    texts = {
+        each: {k: catalogue(each)[voice.key(k)] for k in catalogue(each) if k.startswith(wanted)} for each in LANGUAGES
+    }
     return {**answers.payload(run), "texts": texts, **({"quadrants": samples} if samples else {})}
 
 

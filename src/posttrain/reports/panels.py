@@ -69,7 +69,7 @@ def balance(run: Run, marks: Mapping[str, Mark]) -> list[Balance]:
 def row_label(row: Row, run: Run) -> str:
     """The method, with model and checkpoint where there are several."""
     label = row.method
-    if len(run.models) > 1:
+    if len(run.models) > 1 and not run.alone:
         label += f" ({row.model.rsplit('/', 1)[-1]})"
     if len({r.checkpoint for r in run.shown}) > 1:
         label += f" {row.checkpoint}"

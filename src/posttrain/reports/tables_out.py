@@ -149,9 +149,12 @@ def plain_table(run: Run, name: str, *, language: str = "en") -> PlainTable:
             rows.append(PlainRow((row.model, row.method, row.checkpoint, step), _values(own(row.scores), names)))
     rows += [PlainRow(("", one.name, "", ""), _values(own(one.scores), names), "reference") for one in run.reference]
     rows = [row for row in rows if any(value is not None for value in row.values)]
-    if not many:
-        rows = [row._replace(labels=row.labels[1:]) for row in rows]
     keys = ("tables.model", *LABELS) if many else LABELS
+    if run.alone:  # nothing was trained: the models are all there is to tell rows apart
+        rows = [row._replace(labels=row.labels[:1]) for row in rows]
+        keys = ("tables.model",)
+    elif not many:
+        rows = [row._replace(labels=row.labels[1:]) for row in rows]
     heads = tuple(words[key] for key in keys)
     better = tuple(direction(exam, score) for score in names)
     caption = f"{run.title}: {name}" + (f" ({exam.signature})" if exam is not None and exam.signature else "")
