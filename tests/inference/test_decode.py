@@ -47,14 +47,14 @@ def reference(model: Any, prompt: Sequence[int], stop: frozenset[int], limit: in
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batched_with_cache_equals_one_by_one_without(family: str, pico_path: Callable[[str], Path]) -> None:
     model = load(pico_path(family))
-    free = [reference(model, p, NO_STOP, 24) for p in PROMPTS]
+    free = [reference(model, p, NO_STOP, 12) for p in PROMPTS]
     common = max({t for d, _ in free for t in d.ids[4:]}, key=lambda t: sum(t in d.ids for d, _ in free))
     stop = frozenset({common})  # a token that ends some answers early and others never
-    expected = [reference(model, p, stop, 24) for p in PROMPTS]
+    expected = [reference(model, p, stop, 12) for p in PROMPTS]
     assert any(d.ended for d, _ in expected)
     assert sum(clear for _, clear in expected) >= 10
     for tokens in (10_000, 150):  # one batch, then several
-        answers = decode(model, PROMPTS, stop=stop, pad_id=0, max_new_tokens=24, batch_tokens=tokens)
+        answers = decode(model, PROMPTS, stop=stop, pad_id=0, max_new_tokens=12, batch_tokens=tokens)
         for answer, (wanted, clear) in zip(answers, expected, strict=True):
             assert answer == wanted or not clear
 

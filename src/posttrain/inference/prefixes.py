@@ -57,7 +57,7 @@ class _Node:
 
 
 def groups_of(prompts: Sequence[Sequence[int]]) -> list[Group]:
-    """The prompts in groups that share a prefix, so that the tokens saved are the most that one level can save.
+    """The prompts in groups that share a prefix, so that one level of sharing saves (nearly) the most tokens.
 
     Sorted prompts are the leaves of a tree whose inner nodes are common prefixes; each node's children either keep
     their own groups or join one at the node. Longest prompts first, among the groups and within them.

@@ -6,8 +6,8 @@ Rows are padded on the left, so every row's last token is in the last column and
     leaving    an answer is reported the moment it ends; its row leaves when a quarter of the rows have ended (or all),
                or when the room for new columns is used up, because leaving copies what stays
     joining    at the same moments, from the front of the waiting, as many prompts as the budget then takes; prompts of
-               one group in one forward pass; all parts are then copied once into a new buffer, without the columns
-               that no row needs any more
+               one group and of similar length in one forward pass; all parts are then copied once into a new buffer,
+               without the columns that no row needs any more
     prefixes   a group's prefix is read once, in a batch of one, and kept until the last of the group has joined
 
 A row that is a tokens shorter than the longest beside it reads the last a tokens of the prefix once more, instead of
@@ -38,6 +38,10 @@ LEAVE = 0.25
 """Ended rows leave when they are this share of the batch."""
 ROOM = 64
 """Columns that a new buffer has for new tokens at most: memory is held for them."""
+EVEN = 0.75
+"""A prompt of less than this share of the longest one's tokens waits for the next forward pass, if ..."""
+PASS = 512
+"""... the pass has so many tokens already: for fewer, padding costs less than another pass."""
 
 
 class Answers:
@@ -158,12 +162,14 @@ class RefilledBatch:
 
     def _taken(self, running: list[int], waiting: deque[tuple[Group, int]]) -> list[int]:
         """From the front of the waiting, of one group, as many as the budget takes beside those that run."""
-        group = waiting[0][0]
+        group, first = waiting[0]
         most = max((self._final(row) for row in running), default=0)
+        widest = len(self.prompts[first]) - group.prefix
         taken: list[int] = []
         for other, row in waiting:
             most = max(most, self._final(row))
-            if other is not group or (len(running) + len(taken) + 1) * most > self.budget:
+            short = len(self.prompts[row]) - group.prefix < EVEN * widest and len(taken) * widest >= PASS
+            if other is not group or short or (len(running) + len(taken) + 1) * most > self.budget:
                 break
             taken.append(row)
         return taken or ([] if running else [waiting[0][1]])
