@@ -1,0 +1,215 @@
+"""The page of a folder that `posttrain exam` wrote: it names its models, and no study, method or training."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.exams.compare import compare
+from posttrain.exams.task import Sample
+from posttrain.reports import alone
+from posttrain.reports.folder import read_run
+from posttrain.reports.html import write_report
+from posttrain.reports.tables_out import plain_table
+from posttrain.reports.texts import LANGUAGES, catalogue, known
+from tests.reports.exam_study import make_study
+from tests.reports.test_html import Page, embedded
+
+BEFORE, AFTER = "pocket:base", "runs/a/model"
+COST = {
+    "wall_s": 2.5, "forwarded_tokens": 11411.0, "requests": 480.0, "scored_tokens": 9149.0, "least_tokens": 9093.0,
+    "logit_positions": 200.0, "prompt_tokens": 2262.0, "generated_tokens": 822.0, "shared_prefixes": 137.0,
+    "shared_tokens": 111503.0, "plain_requests": 0.0, "truncated": 0.0, "cost_usd": 0.0, "peak_gib": 0.49,
+}  # fmt: skip
+STUDY_WORDS = {
+    "en": ("study", "method", "untouched", "training", "trained", "loss", "cell"),
+    "zh-TW": ("研究", "方法", "未經更動", "訓練", "損失", "單元"),
+}
+
+
+def samples(right: int) -> list[Sample]:
+    return [
+        Sample(f"q{i}", "", f"第 {i} 題", "A", "A" if i < right else "B", {"acc": float(i < right)}, i < right, 4)
+        for i in range(20)
+    ]
+
+
+def make_exam(folder: Path, *, before: bool = True, **cost: float) -> Path:
+    """Write what `posttrain exam AFTER [--before BEFORE] --exam mmlu=... -o FOLDER` writes, and return the folder."""
+    about = {"headline": "acc", "capabilities": {"acc": "can.knowledge"}, "signature": "mmlu|5-shot", "chance": 0.25,
+             "higher_is_better": True, "notes": []}  # fmt: skip
+
+    def scored(right: int, place: str) -> dict[str, Any]:
+        home = folder / place / "exams"
+        home.mkdir(parents=True, exist_ok=True)
+        rows = [json.dumps({**sample.to_json(), "exam": "k"}, ensure_ascii=False) for sample in samples(right)]
+        (home / "mmlu.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        share = right / 20
+        return {"scores": {"mmlu.acc": share}, "ci95": {"mmlu.acc": [share - 0.1, share + 0.1]}, "n": {"mmlu.acc": 20},
+                "cost": {**COST, **cost}, "folder": place}  # fmt: skip
+
+    cell = {"model": AFTER, "method": "exam", "change": "", "checkpoint": "final", "seed": 0, "status": "done",
+            **scored(14, "."), "compare": {}, "notes": []}  # fmt: skip
+    document: dict[str, Any] = {"study": "exam", "exams": {"mmlu": about}, "cells": [cell]}
+    if before:
+        document["before"] = [{"model": BEFORE, **scored(10, "before/pocket-base")}]
+        cell["compare"] = {"mmlu": compare(samples(10), samples(14), headline="acc").to_json()}
+        behind = {"score": "mmlu.acc", "before": 0.5, "after": 0.7, "difference": 0.2, "change": 0.4, "note": ""}
+        cell["drift"] = {"can.knowledge": {"change": 0.4, "direction": "better", "scores": [behind]}}
+    (folder / "results.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    return folder
+
+
+def words_of(html: str, language: str) -> str:
+    """What a reader of one language sees: the text of the body without the other language's spans."""
+    other = next(each for each in LANGUAGES if each != language)
+    body = re.sub(r"<(script|style)\b.*?</\1>", "", html[html.index("<body>") :], flags=re.S)
+    body = re.sub(rf'<span lang="{other}">.*?</span>', "", body, flags=re.S)
+    return " ".join(unescape(re.sub(r"<[^>]+>", "", body)).split())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("before", [True, False])
+def test_it_speaks_of_models_and_not_of_a_study(tmp_path: Path, language: str, before: bool) -> None:
+    html = write_report(make_exam(tmp_path, before=before), language=language).read_text(encoding="utf-8")
+    words = words_of(html, language)
+    assert [word for word in STUDY_WORDS[language] if word in words.lower()] == []
+    assert [
+        text for text in embedded(html)["texts"][language].values() if STUDY_WORDS[language][1] in text.lower()
+    ] == []
+    title = f"{BEFORE} → {AFTER}" if before else AFTER
+    assert f"<h1>{title}</h1>" in html
+    assert f"<title>{title} · posttrain</title>" in html
+    intro = {
+        ("en", True): f"Two models took the same exam, {BEFORE} (before) → {AFTER} (after): mmlu.",
+        ("en", False): f"{AFTER} took this exam: mmlu.",
+        ("zh-TW", True): f"兩個模型接受了同一項考試，{BEFORE}（之前）→ {AFTER}（之後）：mmlu。",
+        ("zh-TW", False): f"{AFTER} 接受了這項考試：mmlu。",
+    }
+    assert intro[language, before] in words
+    seen = {
+        "en": f"{AFTER} on the exams, beside {BEFORE}. No difference can be told: mmlu (+0.200).",
+        "zh-TW": f"{AFTER} 的考試與 {BEFORE} 相比：",
+    }
+    assert (seen[language].split(" No ")[0] in words) is before
+    page = Page(re.sub(r"<circle|<polygon", "<path", html.replace("<wbr>", "")))
+    assert not {"loss", "details", "plot", "answers"} & set(page.ids)
+    assert {"scores", "exams"} <= set(page.ids)
+    assert {name for name in ("seen", "capabilities", "forgetting") if name in page.ids} == (
+        {"seen", "capabilities", "forgetting"} if before else set()
+    )
+    for target in re.findall(r'<a href="#(\w+)">', html):
+        assert target in page.ids, target
+
+
+def test_its_rows_and_its_plain_table_are_named_by_the_models(tmp_path: Path) -> None:
+    run = read_run(make_exam(tmp_path))
+    assert (run.before_name, run.models, run.methods) == (BEFORE, (AFTER,), (AFTER,))
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    table = html[html.index('<table class="plain examined">') :]
+    rows = re.findall(r'<tr class="(\w+)"><th scope="row" class="first">(.*?)</th>', table)
+    assert [(kind, words_of("<body>" + name, "en")) for kind, name in rows] == [
+        ("untouched", BEFORE), ("chance", "guessing"), ("model", AFTER),
+    ]  # fmt: skip
+    plain = plain_table(run, "mmlu")
+    assert (plain.heads, [row.labels for row in plain.rows]) == (("model",), [(BEFORE,), (AFTER,)])
+    assert embedded(html)["quadrants"]["versions"] == [[AFTER, AFTER]]
+    assert embedded(html)["texts"]["zh-TW"]["forgetting.method"] == "模型"
+
+
+def test_without_a_model_before_there_is_no_column_of_differences(tmp_path: Path) -> None:
+    assert 'class="verdict"' not in write_report(make_exam(tmp_path, before=False)).read_text(encoding="utf-8")
+
+
+def cost_heads(html: str, language: str) -> list[str]:
+    table = re.search(r'<table class="scores">.*?</thead>', html, re.S)
+    assert table is not None
+    heads = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table[0], re.S)
+    return [words_of(f"<body>{head}", language) for head in heads]
+
+
+def test_costs_have_heads_in_words_and_only_what_was_spent(tmp_path: Path) -> None:
+    html = write_report(make_exam(tmp_path / "a")).read_text(encoding="utf-8")
+    heads = ["time in all", "peak memory, GiB", "tokens forwarded", "of them to score", "least possible to score",
+             "tokens generated", "prefixes shared"]  # fmt: skip
+    assert cost_heads(html, "en") == heads
+    assert len(cost_heads(html, "zh-TW")) == len(heads)
+    assert not any(re.search("_|cost[.]", head) for head in cost_heads(html, "zh-TW"))
+    section = html[html.index('<section id="scores"') : html.index('<section id="exams"')]
+    assert section.count(">11,411<") == 2  # a row for each model
+    assert "111,503" not in section
+    html = write_report(make_exam(tmp_path / "b", plain_requests=3.0, cost_usd=0.25)).read_text(encoding="utf-8")
+    assert cost_heads(html, "en") == [*heads, "requests that shared none", "US dollars"]
+
+
+def test_every_cost_that_is_shown_has_a_name() -> None:
+    assert [key for key in alone.COSTS if not known(f"group.cost.{key}")] == []
+    assert set(alone.COSTS) <= set(COST)
+
+
+def test_other_wordings_replace_messages_that_exist() -> None:
+    for key in catalogue("en"):
+        prefix, _, plain = key.partition(".")
+        if prefix in ("alone", "pair", "single"):
+            assert known(plain), key
+
+
+def test_a_study_keeps_its_words(tmp_path: Path) -> None:
+    run = read_run(make_study(tmp_path / "s", n=20))
+    voice = alone.voice_of(run)
+    assert all(voice.key(key) == key for key in catalogue("en"))
+    words = words_of(write_report(tmp_path / "s").read_text(encoding="utf-8"), "en")
+    for said in ("The methods", "Loss curves", "untouched model", "difference from untouched", "Cost, mean of a cell"):
+        assert said in words
+
+
+def test_the_change_exam_of_two_models(tmp_path: Path) -> None:
+    scores = {"reliability": 1.0, "generality.rephrase": 0.0, "locality.unrelated": 0.5}
+    entry = {"model": AFTER, "method": "exam", "seed": 0, "checkpoint": "final"}
+    cells = [{**entry, "change": name, "status": "done", "scores": scores, "n": {}, "folder": "."} for name in "ab"]
+    summary = [{**entry, "scores": scores, "ci95": {"reliability": [0.3, 1.0]}, "n": {"reliability": 2}}]
+    document = {"study": "exam", "before": BEFORE, "cells": cells, "summary": summary}
+    (tmp_path / "results.json").write_text(json.dumps(document), encoding="utf-8")
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert f"<h1>{BEFORE} → {AFTER}</h1>" in html
+    words = words_of(html, "en")
+    assert f"Two models, {BEFORE} (before) → {AFTER} (after), took the exam of 2 changes" in words
+    assert f"{AFTER} did not carry the new fact over to “rephrased”" in words
+    assert "n = 2" in words  # of the file's own summary
+    assert "All 2 changes" in words
+    for word in ("study", "No method", "Loss"):
+        assert word not in words
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_head_of_a_table_lies_over_another(tmp_path: Path, width: int) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    path = shutil.which("/usr/bin/chromium") or shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium was found: apt-get install chromium")
+    report = write_report(make_exam(tmp_path, plain_requests=3.0, cost_usd=0.25))
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(report.as_uri())
+        for language in LANGUAGES:
+            page.click(f'button[data-language="{language}"]')
+            assert page.evaluate(WIDER) == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        browser.close()
+
+
+WIDER = """() => [...document.querySelectorAll("table.scores thead th, table.examined thead th")].filter((head) => {
+  const text = document.createRange();
+  text.selectNodeContents(head);
+  const inside = text.getBoundingClientRect(), box = head.getBoundingClientRect();
+  return inside.left < box.left - 0.5 || inside.right > box.right + 0.5;
+}).map((head) => head.innerText)"""
+"""The heads whose text is wider than their column."""
