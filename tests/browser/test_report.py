@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from posttrain.reports.html import write_report
+from tests.browsing import chromium
 from tests.reports.synthetic import ATTACK, METHODS, make_run
 
 if TYPE_CHECKING:
@@ -21,22 +21,10 @@ WIDTHS = (1280, 390)
 ROWS = "#rows tbody tr"
 
 
-def chromium() -> str | None:
-    """The browser's path: Debian's Chromium first."""
-    names = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")
-    return next((path for name in names if (path := shutil.which(name))), None)
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    path = chromium()
-    if path is None:
-        pytest.skip("no Chromium was found: apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

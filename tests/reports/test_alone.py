@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from posttrain.reports.folder import read_run
 from posttrain.reports.html import write_report
 from posttrain.reports.tables_out import plain_table
 from posttrain.reports.texts import LANGUAGES, catalogue, known
+from tests.browsing import chromium
 from tests.reports.exam_study import make_study
 from tests.reports.test_html import Page, embedded
 
@@ -190,20 +190,14 @@ def test_the_change_exam_of_two_models(tmp_path: Path) -> None:
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_no_head_of_a_table_lies_over_another(tmp_path: Path, width: int) -> None:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    path = shutil.which("/usr/bin/chromium") or shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium was found: apt-get install chromium")
     report = write_report(make_exam(tmp_path, plain_requests=3.0, cost_usd=0.25))
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": width, "height": 900})
         page.goto(report.as_uri())
         for language in LANGUAGES:
             page.click(f'button[data-language="{language}"]')
             assert page.evaluate(WIDER) == []
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-        browser.close()
 
 
 WIDER = """() => [...document.querySelectorAll("table.scores thead th, table.examined thead th")].filter((head) => {

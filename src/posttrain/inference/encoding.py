@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from posttrain.data.chat import IGNORED, encode_prompt, render
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, TemplateError
-from posttrain.inference.plain import encode_plain, plain_pair, prefix_token
-from posttrain.inference.protocol import Plain, Prompt
+from posttrain.inference.plain import TokenPair, encode_plain, plain_pair, prefix_token, rolling_windows
+from posttrain.inference.protocol import Plain, Prompt, Scored
 
 __all__ = ["Pair", "PromptEncoder", "spoken"]
+
+
+Score: TypeAlias = "Callable[[Sequence[TokenPair], Callable[[int, Scored], None] | None], list[Scored]]"
 
 
 class Pair(NamedTuple):
@@ -88,3 +92,30 @@ class PromptEncoder:
         head: list[int] = self.tokenizer.encode("\n", add_special_tokens=False)
         both: list[int] = self.tokenizer.encode("\n" + answer, add_special_tokens=False)
         return both[len(head) :] if both[: len(head)] == head else plain
+
+    def rolled(
+        self, texts: Sequence[str], limit: int, score: Score, on_scored: Callable[[int, Scored], None] | None
+    ) -> list[Scored]:
+        """Each text's log-probability, added up over windows of `limit` tokens; a text is told when its last is known.
+
+        score: pairs of token ids to results, telling each as soon as it is known.
+        """
+        prefix = prefix_token(self.tokenizer)
+        windows = [list(rolling_windows(encode_plain(text, self.tokenizer), prefix, limit)) for text in texts]
+        of = [i for i, each in enumerate(windows) for _ in each]  # the text of each window
+        left = [len(each) for each in windows]
+        whole = [Scored(0.0, 0, True)] * len(texts)
+
+        def add(window: int, part: Scored) -> None:
+            i = of[window]
+            sum_nats, tokens, greedy = whole[i]
+            whole[i] = Scored(sum_nats + part.sum_nats, tokens + part.tokens, greedy and part.greedy)
+            left[i] -= 1
+            if on_scored is not None and not left[i]:
+                on_scored(i, whole[i])
+
+        for i, count in enumerate(left):
+            if on_scored is not None and not count:  # an empty text
+                on_scored(i, whole[i])
+        score([window for each in windows for window in each], add)
+        return whole

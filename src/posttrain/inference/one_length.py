@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from posttrain.inference.attention import core, numbers_of
+from posttrain.inference.attention import UNFIT, core, numbers_of
 from posttrain.inference.kv_cache import is_prompt_learning
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers
@@ -62,7 +62,7 @@ def _agrees(model: Any, way: Way, expected: Tensor) -> bool:
         gap = _trial(model, way, 2 if way.together else 1) - expected
     except torch.OutOfMemoryError:
         raise
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError):  # it can not be read so
+    except UNFIT:  # it can not be read so
         return False
     spread = float(expected.std())
     if core(model).dtype in (torch.float32, torch.float64):

@@ -14,7 +14,7 @@ from posttrain.data.records import Message
 from posttrain.errors import PosttrainError
 from posttrain.inference.decode import Decoded, context_limit, decode
 from posttrain.inference.encoding import PromptEncoder, spoken
-from posttrain.inference.plain import TokenPair, cut_left, encode_plain, plain_pair, prefix_token, rolling_windows
+from posttrain.inference.plain import TokenPair, cut_left, plain_pair
 from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Respondent, Scored, Usage
 from posttrain.inference.scoring import distributions, score
 from posttrain.inference.stops import cut_at_stop
@@ -147,26 +147,7 @@ class ModelRespondent(PromptEncoder):
 
     def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
         """Each text's log-probability from the beginning of a document, in windows that do not overlap."""
-        limit = context_limit(self.model)
-        prefix = prefix_token(self.tokenizer)
-        windows = [list(rolling_windows(encode_plain(text, self.tokenizer), prefix, limit)) for text in texts]
-        of = [i for i, each in enumerate(windows) for _ in each]  # the text of each window
-        left = [len(each) for each in windows]
-        whole = [Scored(0.0, 0, True)] * len(texts)
-
-        def add(window: int, part: Scored) -> None:
-            i = of[window]
-            sum_nats, tokens, greedy = whole[i]
-            whole[i] = Scored(sum_nats + part.sum_nats, tokens + part.tokens, greedy and part.greedy)
-            left[i] -= 1
-            if on_scored is not None and not left[i]:
-                on_scored(i, whole[i])
-
-        for i, count in enumerate(left):
-            if on_scored is not None and not count:  # an empty text
-                on_scored(i, whole[i])
-        self._score([window for each in windows for window in each], add)
-        return whole
+        return self.rolled(texts, context_limit(self.model), self._score, on_scored)
 
     def _score(self, coded: Sequence[TokenPair], on_scored: Callable[[int, Scored], None] | None) -> list[Scored]:
         return score(self.model, coded, usage=self.usage, batch_tokens=self.batch_tokens, on_scored=on_scored)

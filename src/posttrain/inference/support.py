@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from posttrain.inference.attention import Support, core, forward, numbers_of, read
+from posttrain.inference.attention import UNFIT, Support, core, forward, numbers_of, read
 from posttrain.inference.bins import Flat
 from posttrain.inference.decode import context_limit
 from posttrain.inference.flat import NAME
@@ -172,7 +172,7 @@ def _agree(model: Any, reach: int, wide: bool, way: Support) -> str:
                         return problem
     except torch.OutOfMemoryError:
         raise
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
+    except UNFIT as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return ""
 

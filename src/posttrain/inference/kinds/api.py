@@ -21,7 +21,9 @@ from pydantic import Field, field_validator
 
 from posttrain.config.base import Config
 from posttrain.errors import MissingError, PosttrainError, Problem
+from posttrain.inference.encoding import spoken
 from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored, Usage
+from posttrain.inference.stops import cut_at_stop
 from posttrain.registry import register
 
 if TYPE_CHECKING:
@@ -138,13 +140,9 @@ class ApiRespondent:
         else:
             choice, used = self._post("chat/completions", {"messages": self._messages(prompt), **settings})
             text = choice.get("message", {}).get("content") or ""
-        ends = [at for each in stop if (at := text.find(each)) >= 0]
-        text = text[: min(ends)] if ends else text
-        if not isinstance(prompt, Plain):
-            text = text.rsplit("</think>", 1)[-1].strip()
-        return Answer(
-            text, int(used.get("completion_tokens", 0)), choice.get("finish_reason") != "length" or bool(ends)
-        )
+        text, stopped = cut_at_stop(text, stop)
+        text = text if isinstance(prompt, Plain) else spoken(text)
+        return Answer(text, int(used.get("completion_tokens", 0)), choice.get("finish_reason") != "length" or stopped)
 
     def _messages(self, prompt: Prompt) -> list[dict[str, str]]:
         assert not isinstance(prompt, Plain)

@@ -15,7 +15,7 @@ from pydantic import Field
 from posttrain.config.base import Config
 from posttrain.errors import MissingError, Problem
 from posttrain.inference.encoding import PromptEncoder, spoken
-from posttrain.inference.plain import TokenPair, cut_left, encode_plain, prefix_token, rolling_windows
+from posttrain.inference.plain import TokenPair, cut_left
 from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored, Usage
 from posttrain.registry import register
 
@@ -131,19 +131,7 @@ class VllmRespondent(PromptEncoder):
 
     def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
         """How likely whole texts are, in windows of the model's context."""
-        tokenizer = self.tokenizer
-        windows = [
-            list(rolling_windows(encode_plain(text, tokenizer), prefix_token(tokenizer), self.longest))
-            for text in texts
-        ]
-        parts = iter(self._scored([window for each in windows for window in each], None))
-        whole = []
-        for i, each in enumerate(windows):
-            own = [next(parts) for _ in each]
-            whole.append(Scored(sum(p.sum_nats for p in own), sum(p.tokens for p in own), all(p.greedy for p in own)))
-            if on_scored is not None:
-                on_scored(i, whole[-1])
-        return whole
+        return self.rolled(texts, self.longest, self._scored, on_scored)
 
     def _scored(self, coded: Sequence[TokenPair], on_scored: Callable[[int, Scored], None] | None) -> list[Scored]:
         from vllm import SamplingParams
