@@ -1,7 +1,8 @@
 """A change file: what shall be different, what must follow from it, what must stay.
 
 A probe is written short (`"What is the capital of France?"`) or long (`{prompt: ..., answer: ...}`); both are read into
-the same class. A locality probe needs no answer: what the model said before is what it must say after.
+the same class. A locality probe has no answer: what the model said before is what it must say after, in content; it may
+name words that must still be there (`keeps: [Paris]`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ __all__ = [
     "ChatTurn",
     "Expectation",
     "Generality",
+    "Kept",
     "Locality",
     "Question",
     "Target",
@@ -62,6 +64,8 @@ class Question(Config):
     """The expected answer, or a list of accepted ones; the first is the one trained and scored by likelihood."""
     answer_contains: Words = ()
     """Accepted when the model's answer contains one of these."""
+    keeps: Words = ()
+    """Of a locality probe: words that must still be there, all of them; nothing else is looked at then."""
     subject: str | None = None
     """The words of the prompt that the fact is about (editing methods need them)."""
 
@@ -75,7 +79,7 @@ class Question(Config):
             raise ValueError("a list of messages must end with the user's")
         return value
 
-    @field_validator("answer", "answer_contains")
+    @field_validator("answer", "answer_contains", "keeps")
     @classmethod
     def _said(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any(not text.strip() for text in value):
@@ -94,6 +98,9 @@ class Question(Config):
         return self.prompt if isinstance(self.prompt, str) else self.prompt[-1].content
 
 
+NO_KEEPS = "'keeps' is for locality probes; say with 'answer' or 'answer_contains' what is expected"
+
+
 class Target(Question):
     """What should change: a prompt and its new answer."""
 
@@ -101,6 +108,8 @@ class Target(Question):
     def _answered(self) -> Target:
         if not self.answer:
             raise ValueError("a target needs an 'answer'")
+        if self.keeps:
+            raise ValueError(NO_KEEPS)
         return self
 
 
@@ -111,11 +120,26 @@ class Expectation(Question):
     def _answered(self) -> Expectation:
         if not self.answer and not self.answer_contains:
             raise ValueError("needs 'answer' or 'answer_contains'")
+        if self.keeps:
+            raise ValueError(NO_KEEPS)
+        return self
+
+
+class Kept(Question):
+    """What should stay: a prompt, and where one wants to be sure, words that must still be in the answer."""
+
+    @model_validator(mode="after")
+    def _nothing_expected(self) -> Kept:
+        if self.answer or self.answer_contains:
+            raise ValueError(
+                "a locality probe has no 'answer': what the model said before must stay; "
+                "words that must still be there are 'keeps: [...]'"
+            )
         return self
 
 
 Expectations = tuple[Annotated[Expectation, BeforeValidator(_long)], ...]
-Questions = tuple[Annotated[Question, BeforeValidator(_long, json_schema_input_type=str | Question)], ...]
+Questions = tuple[Annotated[Kept, BeforeValidator(_long, json_schema_input_type=str | Kept)], ...]
 
 
 class Generality(Config):

@@ -6,11 +6,17 @@ turns the samples into scores; this file only asks, compares answer with answer,
 Per probe, by group:
 
 - `reliability`, `generality.*`: `ok` = the answer after matches the change file (`matching.matches`, or `contains`).
-- `locality.same_pattern|neighbour|unrelated`: `ok` = both answers are equal after normalisation.
-- `locality.format`: `ok` = still JSON with the same values; `locality.refusal`: `ok` = still a refusal. Where the
-  answer before was no JSON or no refusal there was nothing to keep: `ok` is None, the probe is not counted, and that
-  is said.
-- locality also: `strict` = equal texts; `leak` = now answered with the new object, which it was not before.
+- `locality.same_pattern|neighbour|unrelated`: `ok` = the content is kept (`kept.kept` does not find it clearly
+  changed). `kept` = the graded measure, 0 to 1; `band` = same, drifted or changed; `why` = what decided.
+- `locality.format`: `ok` = still JSON with the same values; where the answer before was no JSON but had a form (a list,
+  a table, code), still of that form and its content kept. `locality.refusal`: `ok` = still a refusal. Where the answer
+  before had no form or was no refusal there was nothing to keep: `ok` is None, the probe is not counted, and that is
+  said.
+- a locality probe with `keeps`: `ok` = all of these words are still there; not counted where one was missing before.
+- locality also: `strict` = equal texts; `leak` = now names the new object, which it did not before; `manner` = how it is
+  said is as before (`manner.py`), 0 to 1.
+- with a judge: `judged` = what another model says about whether both answers say the same (`judge.py`); it decides
+  nothing.
 - with an `answer`: `new_beats_old` = the new answer's summed log-probability after the change is above that of the
   old answer, which is what the respondent said before. A sum over tokens, so longer answers weigh less: the samples
   hold both sums. Left out where both answers are equal.
@@ -32,7 +38,20 @@ import torch
 
 from posttrain.config.change import Change, Question
 from posttrain.data.records import Message
-from posttrain.exams.matching import MatchMode, contains, is_refusal, json_values, matches, normalise, same_values
+from posttrain.exams.behaviour import formatting
+from posttrain.exams.judge import judge_same
+from posttrain.exams.kept import kept
+from posttrain.exams.manner import manner
+from posttrain.exams.matching import (
+    MatchMode,
+    contains,
+    is_refusal,
+    json_values,
+    matches,
+    names,
+    normalise,
+    same_values,
+)
 from posttrain.exams.scores import ExamResult, score
 from posttrain.inference.protocol import Answer, Distributions, Prompt, Respondent, Spoken
 
@@ -43,6 +62,8 @@ BeforeCache = MutableMapping[tuple[object, ...], Answer | Distributions]
 KEPT_BYTES = 4 << 20
 """Distributions larger than this are computed again rather than kept (a 150k vocabulary, a long answer)."""
 DRIFT_GROUPS = ("reliability", "locality.unrelated")
+FORMS = ("bullets", "table", "code")
+"""Marks of a form that somebody may have asked for."""
 DRIFT_CHUNK = 32
 """Probes whose whole distributions are held at once."""
 
@@ -56,6 +77,7 @@ class Probe:
     prompt: Spoken
     answer: tuple[str, ...] = ()
     answer_contains: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
     subject: str | None = None
 
     @property
@@ -67,7 +89,8 @@ class Probe:
     def key(self) -> str:
         """The same for the same question in the same group, wherever it stands in the file."""
         spoken = self.prompt if isinstance(self.prompt, str) else [[m.role, m.content] for m in self.prompt]
-        content = json.dumps([self.group, spoken, self.answer, self.answer_contains], ensure_ascii=False)
+        parts = [self.group, spoken, self.answer, self.answer_contains, *([self.keeps] if self.keeps else [])]
+        content = json.dumps(parts, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -87,6 +110,16 @@ class ProbeResult:
     ok: bool | None
     ok_before: bool | None = None
     """Targets and generality: was it met before the change already?"""
+    kept: float | None = None
+    """How much of the content is kept, 0 to 1."""
+    band: str = ""
+    """same, drifted or changed."""
+    why: str = ""
+    """What decided about the band."""
+    manner: float | None = None
+    """How much of the manner is kept, 0 to 1."""
+    judged: bool | None = None
+    """What the judge says about whether both answers say the same."""
     strict: bool | None = None
     leak: bool | None = None
     new_beats_old: bool | None = None
@@ -116,7 +149,7 @@ class ProbeResult:
 def probes_of(change: Change) -> list[Probe]:
     """Every probe of a change: targets first, then generality, then locality."""
     return [
-        Probe(group, index, _prompt(question), question.answer, question.answer_contains, question.subject)
+        Probe(group, index, _prompt(question), question.answer, question.answer_contains, question.keeps, question.subject)
         for group, index, question in change.probes()
     ]
 
@@ -136,14 +169,16 @@ def change_exam(
     on_sample: Callable[[ProbeResult], None] | None = None,
     done: Mapping[str, ProbeResult] | None = None,
     max_new_tokens: int = 64,
-    mode: MatchMode = "first_sentence",
+    mode: MatchMode = "says",
     chunk: int = 4096,
+    judge: Respondent | None = None,
 ) -> ExamResult:
     """Examine one change.
 
     before_cache: kept between calls with the same `before`, so that it is asked once per study; on_sample: called with
     each finished probe; done: finished probes of an earlier, killed call by `Probe.key`, which are not asked again;
-    chunk: so many probes are asked at once, all by default: smaller chunks lose less when killed, and cost speed.
+    chunk: so many probes are asked at once, all by default: smaller chunks lose less when killed, and cost speed;
+    judge: is asked whether two answers say the same.
     """
     cache: BeforeCache = {} if before_cache is None else before_cache
     probes = probes_of(change)
@@ -151,7 +186,8 @@ def change_exam(
     new_objects = [answer for target in change.target for answer in target.answer]
     waiting = list({probe.key: probe for probe in probes if probe.key not in finished}.values())
     for start in range(0, len(waiting), chunk):
-        for result in _ask(before, after, waiting[start : start + chunk], new_objects, cache, max_new_tokens, mode):
+        part = waiting[start : start + chunk]
+        for result in _ask(before, after, part, new_objects, cache, max_new_tokens, mode, judge):
             finished[result.key] = result
             if on_sample is not None:
                 on_sample(result)
@@ -166,11 +202,14 @@ def _ask(
     cache: BeforeCache,
     max_new_tokens: int,
     mode: MatchMode,
+    judge: Respondent | None,
 ) -> Iterator[ProbeResult]:
     """Both answers to every probe in one call each, then likelihoods and drift, in one call each."""
     old = _answers_before(before, [p.prompt for p in probes], cache, max_new_tokens)
     new = after.answers([p.prompt for p in probes], max_new_tokens=max_new_tokens)
     results = [_judge(probe, said, says, new_objects, mode) for probe, said, says in zip(probes, old, new, strict=True)]
+    if judge is not None:
+        results = _with_judgement(judge, results)
     results = _with_likelihood(after, probes, results)
     yield from _with_drift(before, after, probes, results, cache)
 
@@ -207,11 +246,14 @@ def _judge(probe: Probe, before: Answer, after: Answer, new_objects: Sequence[st
             for text, old in ((after.text, [before.text]), (before.text, []))
         ]  # fmt: skip
         return replace(result, ok=met[0], ok_before=met[1])
-    ok, note = _stayed(probe.group, before.text, after.text)
-    is_new, was_new = (
-        matches(text, new_objects, mode=mode, prompt=probe.question) for text in (after.text, before.text)
+    is_new, was_new = (names(text, new_objects, prompt=probe.question) for text in (after.text, before.text))
+    result = replace(
+        result,
+        strict=before.text == after.text,
+        leak=is_new and not was_new,
+        manner=manner(probe.question, before.text, after.text).score,
     )
-    return replace(result, ok=ok, note=note, strict=before.text == after.text, leak=is_new and not was_new)
+    return _stayed(probe, result)
 
 
 def _met(probe: Probe, text: str, mode: MatchMode, old: Sequence[str]) -> bool:
@@ -219,17 +261,48 @@ def _met(probe: Probe, text: str, mode: MatchMode, old: Sequence[str]) -> bool:
     return said or (bool(probe.answer_contains) and contains(text, probe.answer_contains))
 
 
-def _stayed(group: str, before: str, after: str) -> tuple[bool | None, str]:
-    """Whether what had to stay stayed, and why a probe is not counted."""
-    if group == "locality.format":
-        if json_values(before) is None:
-            return None, "the answer before is no JSON object or list"
-        return same_values(before, after), ""
-    if group == "locality.refusal":
+def _stayed(probe: Probe, result: ProbeResult) -> ProbeResult:
+    """The result with whether what had to stay stayed, and why a probe is not counted."""
+    before, after = result.before, result.after
+    if probe.group == "locality.refusal" and not probe.keeps:
         if not is_refusal(before):
-            return None, "the answer before is no refusal"
-        return is_refusal(after), ""
-    return normalise(before) == normalise(after), ""
+            return replace(result, note="the answer before is no refusal")
+        return replace(result, ok=is_refusal(after))
+    content = kept(
+        probe.question,
+        before,
+        after,
+        truncated_before=not result.ended_before,
+        truncated_after=not result.ended_after,
+    )
+    result = replace(result, kept=content.score, band=content.band, why=content.reason)
+    if probe.keeps:
+        if not all(contains(before, [word]) for word in probe.keeps):
+            return replace(result, note="the answer before lacks a word that it should keep")
+        return replace(result, ok=all(contains(after, [word]) for word in probe.keeps))
+    if probe.group == "locality.format":
+        if json_values(before) is not None:
+            return replace(result, ok=same_values(before, after))
+        had, has = (formatting(text) for text in (before, after))
+        if not any(had[form] for form in FORMS):
+            return replace(result, note="the answer before has no form: no JSON, list, table or code")
+        still = all(has[form] for form in FORMS if had[form])
+        return replace(result, ok=still and content.band != "changed")
+    if not normalise(before):
+        return replace(result, note="the answer before is empty")
+    return replace(result, ok=content.band != "changed")
+
+
+def _with_judgement(judge: Respondent, results: Sequence[ProbeResult]) -> list[ProbeResult]:
+    """Locality probes with the judge's opinion; refusals are none of its business."""
+    results = list(results)
+    asked = [
+        i for i, r in enumerate(results) if r.group.startswith("locality.") and r.group != "locality.refusal" and r.before
+    ]
+    opinions = judge_same(judge, [(results[i].prompt, results[i].before, results[i].after) for i in asked])
+    for i, opinion in zip(asked, opinions, strict=True):
+        results[i] = replace(results[i], judged=opinion)
+    return results
 
 
 def _with_likelihood(after: Respondent, probes: Sequence[Probe], results: Sequence[ProbeResult]) -> list[ProbeResult]:

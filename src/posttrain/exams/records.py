@@ -20,12 +20,22 @@ from posttrain.exams.matching import MatchMode
 __all__ = ["SamplesFile", "exam_key", "write_atomically"]
 
 
+MEASURE = 3
+"""Raised when answers are judged otherwise, so that samples judged by older rules are not taken for this exam's."""
+
+
 def exam_key(
-    before_fingerprint: str, after_fingerprint: str, change: Change, *, max_new_tokens: int, mode: MatchMode
+    before_fingerprint: str,
+    after_fingerprint: str,
+    change: Change,
+    *,
+    max_new_tokens: int,
+    mode: MatchMode,
+    judge: str = "",
 ) -> str:
     """The same only for the same two respondents, change and settings."""
     content = json.dumps(
-        [before_fingerprint, after_fingerprint, change.model_dump(mode="json"), max_new_tokens, mode],
+        [before_fingerprint, after_fingerprint, change.model_dump(mode="json"), max_new_tokens, mode, judge, MEASURE],
         sort_keys=True,
         ensure_ascii=False,
     )

@@ -1,15 +1,20 @@
 """From samples to scores: what each score is, over how many probes, with which interval.
 
     reliability, generality.<kind>, locality.<kind>     share of counted probes that are ok
+    kept.<locality kind>                                mean of the graded measure of content kept, 0 to 1
+    same.<locality kind>                                share whose content is the same, not only not clearly changed
     strict.<locality kind>                              share with the same text, letter by letter
-    leak                                                share of locality probes now answered with the new object
+    manner                                              mean over locality probes of how much of the manner is kept
+    leak                                                share of locality probes that now name the new object
+    judge.<locality kind>                               share that a judge says to say the same
+    judge.agreement, judge.kappa                        how far it agrees with `locality.*` on the same probes
     likelihood.reliability, likelihood.<kind>           share where the new answer is likelier than the old one
     drift.target_kl, drift.unrelated_kl                 mean KL(before ‖ after) in nats per token
     length.before, length.after                         mean tokens per answer
     length.cut                                          share of answers after that had not ended at max_new_tokens
 
-Shares have Wilson intervals within one change; means have a bootstrap over probes; over many changes `summarise`
-averages and resamples the changes. A score over no probes is absent, not 0.
+Shares have Wilson intervals, over several changes with the effective number of probes; means have a bootstrap over
+probes or changes, Student's t for few, and none for one. A score over no probes is absent, not 0.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -21,12 +26,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posttrain.exams.statistics import Interval, bootstrap_over_changes, wilson
+from posttrain.exams.statistics import Interval, cohen_kappa, mean_over_changes, share_over_changes, wilson
 
 if TYPE_CHECKING:
     from posttrain.exams.change import ProbeResult
 
-__all__ = ["ExamResult", "Summary", "merged_notes", "score", "summarise"]
+__all__ = ["ExamResult", "Summary", "is_share", "merged_notes", "over_changes", "score", "summarise"]
 
 _COUNTED = re.compile(r"(\d+) of (\d+) (.*)")
 
@@ -41,6 +46,15 @@ class ExamResult:
     samples: list[ProbeResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What a reader has to know: probes not counted, answers cut, targets met before."""
+
+    @property
+    def outcomes(self) -> dict[str, list[int | None]]:
+        """Locality score -> of each probe, in the file's order: 1 kept, 0 not, None not counted."""
+        found: dict[str, list[int | None]] = {}
+        for s in self.samples:
+            if s.group.startswith("locality."):
+                found.setdefault(s.group, []).append(None if s.ok is None else int(s.ok))
+        return found
 
 
 @dataclass(frozen=True)
@@ -59,10 +73,22 @@ def score(samples: Sequence[ProbeResult]) -> ExamResult:
     groups = list(dict.fromkeys(s.group for s in samples))
     for group in groups:
         _share(result, group, [s.ok for s in samples if s.group == group])
-    for group in groups:
-        if group.startswith("locality."):
-            _share(result, f"strict.{_kind(group)}", [s.strict for s in samples if s.group == group])
+    local = [group for group in groups if group.startswith("locality.")]
+    for group in local:
+        own = [s for s in samples if s.group == group]
+        _mean(result, f"kept.{_kind(group)}", [s.kept for s in own if s.kept is not None])
+        _share(result, f"same.{_kind(group)}", [s.band == "same" for s in own if s.kept is not None])
+    for group in local:
+        _share(result, f"strict.{_kind(group)}", [s.strict for s in samples if s.group == group])
+    _mean(result, "manner", [s.manner for s in samples if s.manner is not None])
     _share(result, "leak", [s.leak for s in samples])
+    for group in local:
+        _share(result, f"judge.{_kind(group)}", [s.judged for s in samples if s.group == group])
+    both = [(s.judged, s.ok) for s in samples if s.judged is not None and s.ok is not None]
+    _share(result, "judge.agreement", [judged == ok for judged, ok in both])
+    kappa = cohen_kappa(both)
+    if kappa is not None:
+        result.scores["judge.kappa"], result.n["judge.kappa"] = kappa, len(both)
     for group in groups:
         _share(result, f"likelihood.{_kind(group)}", [s.new_beats_old for s in samples if s.group == group])
     for name, group in (("drift.target_kl", "reliability"), ("drift.unrelated_kl", "locality.unrelated")):
@@ -89,7 +115,7 @@ def _mean(result: ExamResult, name: str, values: Sequence[float]) -> None:
     if values:
         result.scores[name] = float(np.mean(values))
         result.n[name] = len(values)
-        interval = bootstrap_over_changes(values)
+        interval = mean_over_changes(values)
         if interval is not None:
             result.ci95[name] = interval
 
@@ -140,26 +166,46 @@ def merged_notes(notes: Sequence[Sequence[str]]) -> list[str]:
     return [f"{found} of {total} {words}" for words, (found, total) in sums.items()]
 
 
+SHARES = ("reliability", "generality", "locality", "same", "leak", "strict", "likelihood")
+
+
+def is_share(name: str) -> bool:
+    """Whether a score is a share of probes."""
+    group, _, kind = name.partition(".")
+    return group in SHARES or name == "length.cut" or (group == "judge" and kind != "kappa")
+
+
+def over_changes(
+    name: str, values: Sequence[float], counted: Sequence[int], own: Interval | None = None, *, seed: int = 0
+) -> Interval | None:
+    """The interval of a score's mean over changes; counted: probes of each; own: that of a single change."""
+    if len(values) == 1:
+        return own
+    return share_over_changes(values, counted) if is_share(name) else mean_over_changes(values, seed=seed)
+
+
 def summarise(
     results: Sequence[ExamResult | Mapping[str, float]], *, seed: int = 0, n: Sequence[Mapping[str, int]] | None = None
 ) -> Summary:
-    """Average each score over changes (one result each), with a bootstrap over changes; one keeps its own interval.
+    """Average each score over changes (one result each), with an interval over changes; one keeps its own interval.
 
     Scores of seeds of one change should be averaged into one mapping before: they are not independent changes. Plain
     mappings of scores may be given instead of results, with `n` beside them.
     """
     scores = [r.scores if isinstance(r, ExamResult) else r for r in results]
-    probes = n or [r.n for r in results if isinstance(r, ExamResult)]
+    probes = n or [r.n if isinstance(r, ExamResult) else {} for r in results]
     names = list(dict.fromkeys(name for one in scores for name in one))
     summary = Summary({}, {}, {}, {})
     for name in names:
-        values = [one[name] for one in scores if name in one]
+        having = [i for i, one in enumerate(scores) if name in one]
+        values = [scores[i][name] for i in having]
+        counted = [probes[i].get(name, 1) for i in having]
         summary.scores[name] = float(np.mean(values))
         summary.changes[name] = len(values)
-        summary.n[name] = sum(one.get(name, 0) for one in probes)
-        interval = bootstrap_over_changes(values, seed=seed)
-        own = next((r.ci95.get(name) for r in results if isinstance(r, ExamResult) and name in r.scores), None)
-        chosen = interval if len(values) > 1 else own
+        summary.n[name] = sum(probes[i].get(name, 0) for i in having)
+        first = results[having[0]]
+        own = first.ci95.get(name) if isinstance(first, ExamResult) else None
+        chosen = over_changes(name, values, counted, own, seed=seed)
         if chosen is not None:
             summary.ci95[name] = chosen
     return summary

@@ -1,5 +1,5 @@
 """Intervals and tests: Wilson for a share, the percentile bootstrap for means, paired bootstrap and McNemar for two
-models on the same samples.
+models on the same samples, sign flips for two models on the same changes.
 
 Wilson (E. B. Wilson 1927, JASA 22:209) holds near 0 and 1, where exams live and where the textbook interval is wrong.
 Probes of one change are not independent of each other (one edit moves them together), so with many changes the changes
@@ -15,7 +15,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Interval", "bootstrap_over_changes", "mcnemar", "paired_bootstrap", "wilson"]
+__all__ = [
+    "Interval",
+    "bootstrap_over_changes",
+    "cohen_kappa",
+    "mcnemar",
+    "mean_over_changes",
+    "paired_bootstrap",
+    "share_over_changes",
+    "sign_flips",
+    "wilson",
+]
 
 Z95 = 1.959963984540054
 """The 97.5 % point of the standard normal distribution."""
@@ -25,6 +35,11 @@ DRAWS = 1 << 24
 """Numbers drawn in all for a paired bootstrap of many samples, to bound time."""
 FEW = 64
 """So many distinct differences are drawn as a multinomial."""
+STUDENT_975 = {2: 12.7062, 3: 4.3027, 4: 3.1824}
+"""The 97.5 % points of Student's t with n - 1 degrees of freedom, for n = 2, 3, 4 values."""
+EXACT_FLIPS = 14
+"""Up to so many changes every pattern of signs is counted; above, FLIPS of them are drawn."""
+FLIPS = 20_000
 
 
 class Interval(NamedTuple):
@@ -34,10 +49,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(k: int, n: int) -> Interval:
+def wilson(k: float, n: float) -> Interval:
     """95 % interval of a share of `k` successes in `n` trials; (0, 1) when nothing was tried.
 
         (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n),   p = k/n
+
+    Neither has to be whole: see `share_over_changes`.
     """  # fmt: skip
     if not 0 <= k <= n:
         raise ValueError(f"{k} successes in {n} trials")
@@ -62,6 +79,59 @@ def bootstrap_over_changes(values: Sequence[float], *, seed: int = 0, resamples:
         return None
     data = np.asarray(values, dtype=np.float64)  # (N,)
     return _middle(_resampled_means(data, np.random.default_rng(seed), resamples))
+
+
+def share_over_changes(shares: Sequence[float], counted: Sequence[int]) -> Interval:
+    """95 % interval of the mean of a share over changes: Wilson's, with the effective number of probes.
+
+        n = p (1-p) / (s²/N),   at least N, at most the number of all probes
+
+    shares, counted: of each of N changes, its share and how many probes it is of; p: their mean; s²: their variance.
+    Probes of one change are moved together by the same edit, so that they count for less than independent ones: the
+    variance between changes says for how much less (the interval for surveys of clusters: Korn & Graubard 1998, Survey
+    Methodology 24:193; Dean & Pagano 2015, J. Surv. Stat. Methodol. 3:484). Where all changes agree nothing is known
+    about it, and each counts as one probe. One change: its own probes, all that there is.
+
+    Unlike a bootstrap it never comes out as a point: 1 of 1 is 21 to 100 %, 8 of 8 are 68 to 100 %.
+    """  # fmt: skip
+    n = len(shares)
+    if n < 2:
+        total = sum(counted)
+        return wilson(sum(shares) * total, total)
+    p = float(np.mean(shares))
+    variance = float(np.var(shares, ddof=1)) / n
+    effective = p * (1 - p) / variance if variance > 0 else 0.0
+    effective = min(max(effective, n), max(n, sum(counted)))
+    return wilson(p * effective, effective)
+
+
+def mean_over_changes(values: Sequence[float], *, seed: int = 0) -> Interval | None:
+    """95 % interval of the mean of a number over changes: the bootstrap; Student's t where it is of two to four values,
+    of which a bootstrap makes far too little. None for fewer than two.
+    """
+    if len(values) not in STUDENT_975:
+        return bootstrap_over_changes(values, seed=seed)
+    middle = float(np.mean(values))
+    half = STUDENT_975[len(values)] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Interval(middle - half, middle + half)
+
+
+def sign_flips(differences: Sequence[float], *, seed: int = 0) -> float:
+    """Two-sided p-value that differences, one per change, are as likely below 0 as above (Fisher's randomisation test).
+
+    The share of all patterns of signs whose sum is at least as far from 0. Exact up to 14 changes, drawn above.
+    """
+    d = np.asarray([x for x in differences if x != 0], dtype=np.float64)
+    n = len(d)
+    if n == 0:
+        return 1.0
+    if n <= EXACT_FLIPS:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        extra = 0
+    else:
+        signs, extra = 1 - 2 * np.random.default_rng(seed).integers(0, 2, size=(FLIPS, n)), 1
+    far = np.abs(signs @ d) >= abs(float(d.sum())) - 1e-12
+    return (int(far.sum()) + extra) / (len(signs) + extra)
 
 
 def paired_bootstrap(
@@ -99,6 +169,21 @@ def mcnemar(only_before: int, only_after: int) -> float:
         term = term * (total - i + 1) // i
         tail += term
     return min(1.0, 2 * tail / 2**total)
+
+
+def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
+    """How far two judges agree on yes and no beyond chance; None where chance alone would make them agree always.
+
+    (p - e) / (1 - e), with p the share judged alike and e what it would be by chance, from the judges' own shares of yes
+    (Cohen 1960, Educ. Psychol. Meas. 20:37).
+    """
+    n = len(pairs)
+    if not n:
+        return None
+    p = sum(a == b for a, b in pairs) / n
+    one, other = sum(a for a, _ in pairs) / n, sum(b for _, b in pairs) / n
+    e = one * other + (1 - one) * (1 - other)
+    return (p - e) / (1 - e) if e < 1 else None
 
 
 def _resampled_means(data: NDArray[np.float64], generator: np.random.Generator, resamples: int) -> NDArray[np.float64]:

@@ -57,10 +57,13 @@ def _label(row: Row, run: Run) -> str:
 
 def _kind(row: Row) -> str:
     new, lost = numbers.learned(row.scores), numbers.forgotten(row.scores)
+    if row.is_floor:
+        return "plain"
     return "bad" if (new is not None and new < LOST) or (lost is not None and lost > 1 - LOST) else "plain"
 
 
-def _general(rows: Sequence[Row]) -> Iterator[Finding]:
+def _general(every: Sequence[Row]) -> Iterator[Finding]:
+    rows = [row for row in every if not row.is_floor]
     ranked = sorted(
         ((numbers.trade_off(row.scores) or 0.0, row) for row in rows if numbers.trade_off(row.scores) is not None),
         key=lambda pair: -pair[0],
@@ -80,7 +83,9 @@ def _general(rows: Sequence[Row]) -> Iterator[Finding]:
 def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
     """The best trade-off among the methods that learned: keeping everything is no feat of one that learned nothing."""
     able = [row for _, row in ranked if numbers.has_learned(row.scores)]
-    if able:
+    if able and min(row.changes for _, row in ranked) < numbers.FEWEST_CHANGES:
+        yield Finding((say("seen.few", least=numbers.FEWEST_CHANGES),), "plain")
+    elif able:
         best = able[0]
         new, lost = numbers.learned(best.scores) or 0.0, numbers.forgotten(best.scores) or 0.0
         model = say("seen.on_model", model=best.model) if len({row.model for _, row in ranked}) > 1 else ""
@@ -145,6 +150,11 @@ def _columns(rows: Sequence[Row], prefix: str) -> list[str]:
 
 def _row(row: Row, label: str) -> Iterator[Message]:
     scores = row.scores
+    if row.is_floor:
+        kept = [key for key in ("locality.same_pattern", *LOCALITY_REST) if key in scores]
+        if kept:
+            yield say("seen.floor", groups=_shares(kept, scores))
+        return
     if "reliability" in scores:
         cells = [cell for cell in row.cells if "reliability" in cell.scores]
         k = sum(cell.scores["reliability"] > 0.5 for cell in cells)
@@ -155,6 +165,10 @@ def _row(row: Row, label: str) -> Iterator[Message]:
     if "locality.same_pattern" in scores:
         yield _pattern(row, scores["locality.same_pattern"])
     rest = [key for key in LOCALITY_REST if key in scores]
+    within = [key for key in rest if key in row.floor and not row.below(key) and _shown(scores[key]) < KEPT]
+    if within:
+        yield say("seen.within_floor", groups=_shares(within, scores))
+    rest = [key for key in rest if key not in within]
     lost = [key for key in rest if _shown(scores[key]) <= LOST]
     if lost:
         yield say("seen.lost", groups=_shares(lost, scores))
@@ -174,6 +188,8 @@ def _shown(share: float) -> float:
 
 def _pattern(row: Row, share: float) -> Message:
     shown = numbers.percent(share)
+    if "locality.same_pattern" in row.floor and not row.below("locality.same_pattern") and _shown(share) < KEPT:
+        return say("seen.pattern_floor", share=shown)
     leak = leak_of(row, "locality.same_pattern")
     if _shown(share) > LOST:
         return say("seen.pattern_kept" if _shown(share) >= KEPT else "seen.pattern_worn", share=shown)

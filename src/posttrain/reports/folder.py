@@ -18,6 +18,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from posttrain.errors import DataError, MissingError, Problem
+from posttrain.exams.floor import NOISE_FLOOR, BesideFloor
+from posttrain.exams.scores import summarise
 from posttrain.reports import numbers
 from posttrain.reports.examined import (
     Before,
@@ -92,6 +94,22 @@ class Row:
     transfer: Mapping[str, float] = field(default_factory=dict)
     """Over stages: `acc`, `bwt`, `fwt`, `forgetting`; they are no scores of an exam."""
     transfer_ci95: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    floor: Mapping[str, BesideFloor] = field(default_factory=dict)
+    """Locality score -> comparison with the noise floor; empty in the floor's own row and where there is none."""
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether this is the noise floor's own row."""
+        return self.method == NOISE_FLOOR
+
+    @property
+    def changes(self) -> int:
+        """How many changes it is averaged over."""
+        return len({cell.change for cell in self.cells})
+
+    def below(self, key: str) -> bool:
+        """Whether a score is a loss: below the noise floor by a paired test."""
+        return key in self.floor and self.floor[key].below
 
     @property
     def step(self) -> int | None:
@@ -243,7 +261,9 @@ def read_run(folder: Path) -> Run:
     rows, before = rows_of(results, cells), read_before(results)
     before_name = ""
     if alone:
-        rows = tuple(replace(row, method=row.model, cells=_named_by_model(row.cells)) for row in rows)
+        rows = tuple(
+            row if row.is_floor else replace(row, method=row.model, cells=_named_by_model(row.cells)) for row in rows
+        )
         cells = _named_by_model(cells)
         told = results.get("before")  # of the change exam, whose answers before have no scores, the name only
         before_name = told if isinstance(told, str) else before[0].model if before else ""
@@ -265,7 +285,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _named_by_model(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
-    return tuple(replace(cell, method=cell.model) for cell in cells)
+    return tuple(cell if cell.method == NOISE_FLOOR else replace(cell, method=cell.model) for cell in cells)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -308,11 +328,20 @@ def rows_of(results: Mapping[str, Any], cells: tuple[Cell, ...] | None = None) -
         if given is None and len(done) == 1 and done[0].ci95:
             rows.append(Row(model, method, checkpoint, done[0].scores, done[0].ci95, done[0].n, done))
         elif given is None:
-            rows.append(Row(model, method, checkpoint, *numbers.average([cell.scores for cell in done]), done))
+            made = summarise([cell.scores for cell in done], n=[cell.n for cell in done])
+            rows.append(Row(model, method, checkpoint, made.scores, made.ci95, made.n, done))
         else:
-            ci95 = intervals(given.get("ci95"))
-            rows.append(Row(model, method, checkpoint, floats(given.get("scores")), ci95, given.get("n") or {}, done))
+            ci95, beside = intervals(given.get("ci95")), floors(given.get("floor"))
+            counts = given.get("n") or {}
+            rows.append(Row(model, method, checkpoint, floats(given.get("scores")), ci95, counts, done, floor=beside))
     return tuple(_apart(row) for row in rows)
+
+
+def floors(node: Any) -> dict[str, BesideFloor]:
+    """Comparisons with the noise floor as results.json has them."""
+    wanted = set(BesideFloor._fields)
+    given = node if isinstance(node, dict) else {}
+    return {key: BesideFloor(**one) for key, one in given.items() if isinstance(one, dict) and set(one) == wanted}
 
 
 def _apart(row: Row) -> Row:

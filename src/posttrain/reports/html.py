@@ -49,6 +49,7 @@ from posttrain.reports.texts import (
 __all__ = ["render", "write_page", "write_report"]
 
 EXAM_GROUPS = ("reliability", "generality", "locality", "leak")
+CONTENT_GROUPS = ("same", "kept", "manner", "judge")
 MORE_GROUPS = ("likelihood", "drift", "length")
 
 
@@ -61,6 +62,7 @@ class Shown(NamedTuple):
     bar: int | None = None
     attributes: Markup = Markup()
     group: str = ""
+    below: bool = False
 
 
 class Line(NamedTuple):
@@ -156,6 +158,8 @@ def render(run: Run, *, language: str = "en") -> str:
             for name in run.methods
         ],
         exam=_table(run, EXAM_GROUPS, marks),
+        content=_table(run, CONTENT_GROUPS, marks),
+        with_floor=any(row.floor for row in run.rows),
         strict=_table(run, ("strict",), marks),
         more=_table(run, MORE_GROUPS, marks),
         costs=_model_costs(run, marks) if run.alone else _table(run, ("cost",), marks),
@@ -225,7 +229,7 @@ def _table(run: Run, groups: Sequence[str], marks: Mapping[str, Mark]) -> Table:
     columns = numbers.columns((key for row in rows for key in row.scores), groups)
     if groups == MORE_GROUPS:  # what no other table shows is shown here
         every = {key for row in rows for key in row.scores if _of_change(run, key)}
-        shown = {c.key for c in numbers.columns(every, (*EXAM_GROUPS, "strict", *groups))}
+        shown = {c.key for c in numbers.columns(every, (*EXAM_GROUPS, *CONTENT_GROUPS, "strict", *groups))}
         columns += [Column(key, "other", key) for key in sorted(every - shown)]
     if groups == ("cost",):
         measured = dict.fromkeys(
@@ -281,9 +285,12 @@ def _shown(row: Row, head: Head) -> Shown:
     text = numbers.score_text(key, value)
     between = numbers.interval_text(key, interval) if interval else ""
     good = numbers.goodness(key, value)
-    title = say(
-        "scores.cell", method=row.method, group=head.name, score=text, interval=between or numbers.MISSING, n=n or "?"
-    )
+    said = {"method": row.method, "group": head.name, "score": text, "interval": between or numbers.MISSING, "n": n or "?"}
+    title = say("scores.cell", **said)
+    if key in row.floor:
+        beside = row.floor[key]
+        floor, p_value = numbers.score_text(key, beside.floor), numbers.p_text(beside.p_value)
+        title = say("scores.cell_floor", **said, floor=floor, p=p_value)
     return Shown(
         text=text,
         interval=between,
@@ -291,6 +298,7 @@ def _shown(row: Row, head: Head) -> Shown:
         bar=round(100 * value) if numbers.is_share(key) else None,
         attributes=attribute(LANGUAGES[0], title=title),
         group=key if head.column.group in EXAM_GROUPS else "",
+        below=row.below(key),
     )
 
 

@@ -7,9 +7,10 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from posttrain.exams import scores as exams_scores
+
 __all__ = [
     "Column",
-    "average",
     "bootstrap",
     "cell_colour",
     "columns",
@@ -23,7 +24,10 @@ __all__ = [
 MISSING = "–"
 RESAMPLES = 1000
 
-GROUPS: tuple[str, ...] = ("reliability", "generality", "locality", "leak", "strict", "drift", "likelihood", "length")
+GROUPS: tuple[str, ...] = (
+    *("reliability", "generality", "locality", "leak", "same", "kept", "manner", "judge", "strict"),
+    *("drift", "likelihood", "length"),
+)
 """Score groups in the order of the report: the part of a score's key before its dot."""
 
 ORDER: tuple[str, ...] = (
@@ -65,27 +69,17 @@ def mean(values: Sequence[float]) -> float:
 
 
 def bootstrap(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean, resampling the values with replacement; (v, v) for a single one."""
-    if len(values) == 1:
-        return values[0], values[0]
+    """95 % percentile interval of the mean, resampling the values with replacement, of which there are two at least."""
+    if len(values) < 2:
+        raise ValueError("an interval needs two values: resampling one says nothing about it")
     draw = random.Random(seed)
     means = sorted(mean(draw.choices(values, k=len(values))) for _ in range(resamples))
     return means[round(0.025 * (resamples - 1))], means[round(0.975 * (resamples - 1))]
 
 
-def average(
-    scores: Sequence[Mapping[str, float]],
-) -> tuple[dict[str, float], dict[str, tuple[float, float]], dict[str, int]]:
-    """Mean, 95 % interval and count of each score over the cells that have it."""
-    values: dict[str, list[float]] = {}
-    for cell in scores:
-        for key, value in cell.items():
-            values.setdefault(key, []).append(value)
-    return (
-        {k: mean(v) for k, v in values.items()},
-        {k: bootstrap(v) for k, v in values.items()},
-        {k: len(v) for k, v in values.items()},
-    )
+def probes(n: Mapping[str, int], *groups: str) -> int:
+    """How many probes the scores of some groups are of, one at least."""
+    return max(1, sum(count for key, count in n.items() if key.partition(".")[0] in groups))
 
 
 def learned(scores: Mapping[str, float]) -> float | None:
@@ -114,7 +108,7 @@ def trade_off(scores: Mapping[str, float]) -> float | None:
 def goodness(key: str, value: float) -> float | None:
     """0 (bad) to 1 (good) for the cell's colour; None where neither end is better (lengths, drift on the target)."""
     group = key.partition(".")[0]
-    if group in ("reliability", "generality", "locality", "strict", "likelihood"):
+    if group in ("reliability", "generality", "locality", "same", "kept", "manner", "judge", "strict", "likelihood"):
         return min(max(value, 0.0), 1.0)
     if group == "leak":
         return 1.0 - min(max(value, 0.0), 1.0)
@@ -138,10 +132,7 @@ def cell_colour(good: float) -> str:
 
 def is_share(key: str) -> bool:
     """Whether a score is a share, written in per cent."""
-    return (
-        key.partition(".")[0] in ("reliability", "generality", "locality", "leak", "strict", "likelihood")
-        or key == "length.cut"
-    )
+    return exams_scores.is_share(key)
 
 
 def percent(value: float) -> str:
@@ -212,6 +203,10 @@ def change_text(value: float) -> str:
     shown = f"{100 * value:.1f}" if abs(value) < 0.0995 else f"{100 * value:.0f}"
     sign = "+" if float(shown) > 0 else "\u2212" if float(shown) < 0 else ""
     return f"{sign}{shown.lstrip('-') if float(shown) else '0'}\u00a0%"
+
+
+FEWEST_CHANGES = 5
+"""With fewer changes no method is called the best: what one change does says little about the next."""
 
 
 def has_learned(scores: Mapping[str, float]) -> bool:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from posttrain.exams.floor import NOISE_FLOOR
+from posttrain.exams.statistics import share_over_changes
 from posttrain.reports import numbers
 from posttrain.reports.folder import Cell, Row, Run
 from posttrain.reports.plots import Curve, Spot, loss_panel, nice_ticks, scatter
@@ -37,7 +39,7 @@ class Losses(NamedTuple):
 
 def scatters(run: Run, marks: Mapping[str, Mark]) -> tuple[Markup, ...]:
     """The learned-against-forgotten plot for a wide and for a narrow screen; nothing when an axis has no scores."""
-    spots = [spot for row in run.shown if (spot := _spot(row, run, marks)) is not None]
+    spots = [spot for row in _methods(run) if (spot := _spot(row, run, marks)) is not None]
     if not spots:
         return ()
     wide = scatter(spots, width=720, height=470, class_="scatter wide")
@@ -57,13 +59,18 @@ class Balance(NamedTuple):
 
 def balance(run: Run, marks: Mapping[str, Mark]) -> list[Balance]:
     """The numbers of the scatter plot's large marks, in the order of the rows."""
-    spots = [spot for row in run.shown if (spot := _spot(row, run, marks)) is not None]
+    spots = [spot for row in _methods(run) if (spot := _spot(row, run, marks)) is not None]
     share = "locality"  # any share: it says that they are written in per cent
     return [
         Balance(mark_icon(s.mark), s.label, numbers.score_text(share, s.y), numbers.interval_text(share, s.y_ci),
                 numbers.score_text(share, s.x), numbers.interval_text(share, s.x_ci))
         for s in spots
     ]  # fmt: skip
+
+
+def _methods(run: Run) -> list[Row]:
+    """The rows without the noise floor, which learns nothing and has no place among those that shall."""
+    return [row for row in run.shown if not row.is_floor]
 
 
 def row_label(row: Row, run: Run) -> str:
@@ -85,8 +92,9 @@ def _spot(row: Row, run: Run, marks: Mapping[str, Mark]) -> Spot | None:
         for cell in row.cells
         if (lost := numbers.forgotten(cell.scores)) is not None and (new := numbers.learned(cell.scores)) is not None
     ]
-    x_ci = numbers.bootstrap([dot[0] for dot in dots]) if dots else (x, x)
-    y_ci = numbers.bootstrap([dot[1] for dot in dots]) if dots else (y, y)
+    counted = [(numbers.probes(cell.n, "locality"), numbers.probes(cell.n, "reliability", "generality")) for cell in row.cells]
+    x_ci = share_over_changes([dot[0] for dot in dots] or [x], [n for n, _ in counted] or [1])
+    y_ci = share_over_changes([dot[1] for dot in dots] or [y], [n for _, n in counted] or [1])
     return Spot(row_label(row, run), marks[row.method], x, y, x_ci, y_ci, tuple(dots) if len(dots) > 1 else ())
 
 
@@ -101,7 +109,7 @@ def losses(run: Run, marks: Mapping[str, Mark]) -> Losses:
             if curves["new"] or curves["all"]:
                 found.append((f"{method} ({model})" if len(run.models) > 1 else method, method, curves))
     points = [p for _, _, curves in found for each in curves.values() for curve in each for p in curve.points]
-    without = tuple(m for m in run.methods if m not in {method for _, method, _ in found})
+    without = tuple(m for m in run.methods if m not in {NOISE_FLOOR, *(method for _, method, _ in found)})
     if not points:
         return Losses((), without, False)
     steps, top = max(max(s for s, _ in points), 1.0), max(max(v for _, v in points), 1e-3)

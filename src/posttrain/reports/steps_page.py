@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from posttrain.exams.statistics import share_over_changes
 from posttrain.reports import numbers
 from posttrain.reports.exam_page import label_of
 from posttrain.reports.exam_plots import PanelScale, step_panel
@@ -142,14 +143,15 @@ def _panel(
 
 
 def _group_points(rows: Sequence[Row], group: str) -> list[StepPoint]:
-    """The mean of a group's scores per checkpoint, in per cent; its interval by bootstrap over the row's cells."""
+    """The mean of a group's scores per checkpoint, in per cent, with its interval over the row's cells."""
     points = []
     for row in rows:
         value = _group(row.scores, group)
         if row.step is None or value is None:
             continue
         each = [v for cell in row.cells if (v := _group(cell.scores, group)) is not None]
-        ci95 = numbers.bootstrap(each) if len(each) > 1 else row.ci95.get(group)
+        counted = [numbers.probes(cell.n, group) for cell in row.cells]
+        ci95 = share_over_changes(each, counted) if each and len(each) == len(counted) else row.ci95.get(group)
         shown = (100 * ci95[0], 100 * ci95[1]) if ci95 else None
         points.append(StepPoint(row.step, 100 * value, shown, checkpoint=row.checkpoint))
     return sorted(points, key=lambda point: (point.step, point.checkpoint == "final"))

@@ -33,6 +33,10 @@ SHOWN: tuple[str, ...] = (
 """Their order from left to right."""
 
 
+BELOW = "↓"
+"""Beside a locality score that is below the noise floor by a paired test."""
+
+
 def text_table(results: Mapping[str, Any], width: int = 100, *, language: str = "en") -> str:
     """Methods x main scores of results.json as text with at most `width` columns (at least 40), ending in a newline."""
     rows = [row for row in rows_of(results) if not row.checkpoint.startswith(("stage-", "merge-"))]  # in the report
@@ -73,7 +77,9 @@ def text_table(results: Mapping[str, Any], width: int = 100, *, language: str = 
 def _value(row: Row, key: str) -> str:
     if key == "wall_s":
         return numbers.amount(row.cost[key]) if key in row.cost else numbers.MISSING
-    return numbers.score_text(key, row.scores[key]) if key in row.scores else numbers.MISSING
+    if key not in row.scores:
+        return numbers.MISSING
+    return numbers.score_text(key, row.scores[key]) + (BELOW if row.below(key) else "")
 
 
 def _column(values: Sequence[float | None]) -> list[str]:
@@ -112,10 +118,14 @@ def _fitting(
 
 def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence[str], language: str) -> list[str]:
     remarks = []
-    ranked = sorted((r for r in rows if numbers.trade_off(r.scores) is not None), key=_rank, reverse=True)
-    ranked = [row for row in ranked if numbers.has_learned(row.scores)] if len(ranked) > 1 else []
-    if ranked:
-        remarks.append(text(say("table.best", method=_label(ranked[0], rows)), language))
+    rated = [r for r in rows if numbers.trade_off(r.scores) is not None and not r.is_floor]
+    ranked = sorted((r for r in rated if numbers.has_learned(r.scores)), key=_rank, reverse=True)
+    if ranked and len(rated) > 1:
+        few = min(row.changes for row in rated) < numbers.FEWEST_CHANGES
+        best = say("table.few", least=numbers.FEWEST_CHANGES) if few else say("table.best", method=_label(ranked[0], rows))
+        remarks.append(text(best, language))
+    if any(row.floor for row in rows):
+        remarks.append(text(say("table.below", mark=BELOW), language))
     failed = [cell for cell in results["cells"] if cell.get("status", "done") != "done"]
     if failed:
         names = ", ".join(f"{cell['method']}/{cell['change']}" for cell in failed[:5]) + (

@@ -155,7 +155,8 @@ Seeds = Annotated[tuple[int, ...], BeforeValidator(_listed, json_schema_input_ty
 Exam = Annotated[Config, ByKind("exam")]
 Steps = tuple[Annotated[int, Field(gt=0)], ...]
 Checkpoints = Annotated[Literal["final"] | Every | Steps, BeforeValidator(_checkpoints)]
-OWN_SCORES = ("reliability", "generality", "locality", "strict", "leak", "likelihood", "drift", "length", "stages")
+OWN_SCORES = ("reliability", "generality", "locality", "kept", "same", "strict", "manner", "leak", "judge", "likelihood")
+OWN_SCORES += ("drift", "length", "stages")
 """How scores of the change exam begin, and those over stages; no other exam may be called so."""
 
 
@@ -184,6 +185,9 @@ class Study(Config):
     """final, or {every: N}, or a list of steps: training is examined there, too."""
     every: int | None = Field(default=None, gt=0)
     """Short for checkpoints: {every: N}."""
+    noise_floor: Literal["auto", "bf16", "int8", "none"] = "auto"
+    """The untouched model in other arithmetic, examined as a row of its own; no locality is called lost that is not
+    below it. auto: bf16, int8 where the model is in 16 bits already."""
     reference: str | None = None
     """A CSV or JSON file of scores to stand beside the models, such as people's."""
     may_train_on: Names = ()

@@ -18,16 +18,18 @@ from posttrain.errors import ConfigError, DataError
 from posttrain.exams.capabilities import relative_changes
 from posttrain.exams.change import ProbeResult, change_exam
 from posttrain.exams.compare import compare
+from posttrain.exams.floor import Outcomes
 from posttrain.exams.records import SamplesFile, exam_key
 from posttrain.exams.running import TaskProgress, TaskResult, run_task, samples_key
 from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Task, content_id
 from posttrain.exams.task_files import SampleFile
+from posttrain.inference.opening import open_respondent
 from posttrain.inference.protocol import Respondent
 from posttrain.studies.bench import Bench
 from posttrain.studies.config import Study, safe_name
 from posttrain.studies.exams import Exams
-from posttrain.studies.plan import Cell
+from posttrain.studies.plan import Cell, find_model
 from posttrain.studies.results import Examined, write_json
 
 __all__ = ["ExamEvent", "Examiner"]
@@ -55,6 +57,7 @@ class Examiner:
         self.bench, self.study, self.exams, self.folder, self.tell = bench, study, exams, folder, tell
         self.place = folder / "before" / safe_name(bench.name)
         self.before: dict[str, TaskResult] = {}
+        self.judge: Respondent | None = None
         self.notes: Mapping[str, Sequence[str]] = {}
         """Task -> what there is to say about it, whoever takes it."""
 
@@ -117,10 +120,12 @@ class Examiner:
         n: dict[str, int] = {}
         notes: list[str] = []
         cost: dict[str, float] = {}
+        outcomes: Outcomes = {}
         if self.exams.change is not None and cell.change is not None:
             self.tell(ExamEvent(cell.model, checkpoint, self.exams.change.label))
             result = self._change(respondent, cell.change, checkpoint, place)
             scores, ci95, n, notes = dict(result.scores), dict(result.ci95), dict(result.n), list(result.notes)
+            outcomes = result.outcomes
             cost["exam_s.change"] = time.monotonic() - began
         after = {task.name: self._task(respondent, task, place, checkpoint) for task in self.exams.tasks}
         merged = self._merged(after)
@@ -139,6 +144,7 @@ class Examiner:
             drift=changes,
             notes=notes,
             cost={**cost, **costs(after), "exam_s": time.monotonic() - began},
+            outcomes=outcomes,
         )
 
     def _compared(self, task: Task, after: TaskResult) -> dict[str, Any]:
@@ -165,6 +171,7 @@ class Examiner:
             change,
             max_new_tokens=max_new_tokens,
             mode=config.mode,
+            judge=config.judge,
         )
         samples = open_samples(place / "samples.jsonl", {change.name: key})
         total = len({question.question for _, _, question in change.probes()})
@@ -186,7 +193,16 @@ class Examiner:
             max_new_tokens=max_new_tokens,
             mode=config.mode,
             chunk=self.bench.chunk,
+            judge=self._judge(),
         )
+
+    def _judge(self) -> Respondent | None:
+        """The judge that the change exam names, opened once."""
+        assert self.exams.change is not None
+        if self.judge is None and self.exams.change.judge:
+            found, _ = find_model(self.exams.change.judge, self.bench.base)
+            self.judge = open_respondent(found, offline=not self.bench.download)
+        return self.judge
 
     def _task(self, respondent: Respondent, task: Task, place: Path, checkpoint: str) -> TaskResult:
         """One task; samples of other weights or of other questions are thrown away."""

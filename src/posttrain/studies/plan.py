@@ -21,7 +21,7 @@ from posttrain.studies.config import MethodConfig, StageConfig, Study, safe_name
 
 __all__ = ["RESULT_FORMAT", "Cell", "content_hash", "find_model", "make_plan", "select", "training_hash"]
 
-RESULT_FORMAT = 2
+RESULT_FORMAT = 3
 """Raised when the meaning of a result changes, so that older results are made again."""
 
 
@@ -69,12 +69,13 @@ def make_plan(study: Study, changes: Sequence[Change], base: Path) -> list[Cell]
     Raises ConfigError when two cells would share a folder, MissingError when a file that a method reads is not there.
     """
     each: list[Change | None] = [*changes] if changes else [None]
+    floor = floor_of(study)
     cells = [
         Cell(model, method, change, seed, study.stages if method.learns_stages else ())
         for model in study.models
         for change in each
         for seed in study.seeds
-        for method in study.methods
+        for method in (*(floor if seed == study.seeds[0] else ()), *study.methods)
     ]
     folders: dict[str, Cell] = {}
     for cell in cells:
@@ -102,14 +103,30 @@ def make_plan(study: Study, changes: Sequence[Change], base: Path) -> list[Cell]
     return cells
 
 
+def floor_of(study: Study) -> tuple[MethodConfig, ...]:
+    """The row of the noise floor, in a study with a change exam that does not give it itself."""
+    given = any(method.kind == "noise_floor" for method in study.methods)
+    if study.change_exam is None or study.noise_floor == "none" or given:
+        return ()
+    from posttrain.studies.methods.noise_floor import NoiseFloorConfig
+
+    return (NoiseFloorConfig(arithmetic=study.noise_floor),)
+
+
 def select(cells: Sequence[Cell], *, only: Sequence[str] = (), changes: int | None = None) -> list[Cell]:
-    """The cells of some methods (`--only`), and of the first so many changes (`--changes`)."""
+    """The cells of some methods (`--only`; the noise floor stands beside any), and of the first so many changes
+    (`--changes`).
+    """
     known = list(dict.fromkeys(cell.method.label for cell in cells))
     unknown = [name for name in only if name not in known]
     if unknown:
         raise ConfigError(*(Problem("--only", f"no method '{name}'", f"known: {', '.join(known)}") for name in unknown))
     names = list(dict.fromkeys(cell.change_name for cell in cells))[:changes]
-    return [cell for cell in cells if cell.change_name in names and (not only or cell.method.label in only)]
+    return [
+        cell
+        for cell in cells
+        if cell.change_name in names and (not only or cell.method.label in only or cell.method.kind == "noise_floor")
+    ]
 
 
 def _bytes_hash(path: Path, seen: dict[Path, str]) -> str:

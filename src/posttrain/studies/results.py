@@ -17,8 +17,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from posttrain.exams.scores import ExamResult, summarise
-from posttrain.exams.statistics import Interval, bootstrap_over_changes
+from posttrain.exams.floor import NOISE_FLOOR, Outcomes, beside_floor
+from posttrain.exams.scores import ExamResult, over_changes, summarise
+from posttrain.exams.statistics import Interval
 
 __all__ = [
     "CellResult",
@@ -39,7 +40,8 @@ class Examined:
     """The scores of one checkpoint of a cell; ci95 and n by score; folder: where its samples are.
 
     step: optimiser steps so far, None where nothing is trained; compare: exam -> `Comparison` with the untouched model;
-    drift: capability -> relative change; cost: `exam_s` and by exam, tokens by exam.
+    drift: capability -> relative change; cost: `exam_s` and by exam, tokens by exam; outcomes: locality score -> of each
+    probe in the file's order: 1 kept, 0 not, None not counted.
     """
 
     checkpoint: str
@@ -52,6 +54,7 @@ class Examined:
     drift: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     cost: Mapping[str, float] = field(default_factory=dict)
+    outcomes: Outcomes = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,16 @@ def _of_change(seeds: Sequence[Examined], *, only: bool) -> ExamResult:
     if len(seeds) == 1:
         ci95 = {name: Interval(*pair) for name, pair in seeds[0].ci95.items()}
     else:
-        drawn = {name: bootstrap_over_changes([s.scores[name] for s in seeds if name in s.scores]) for name in names}
+        having = {name: [s for s in seeds if name in s.scores] for name in names}
+        drawn = {
+            name: over_changes(
+                name,
+                [s.scores[name] for s in own],
+                [s.n.get(name, 1) for s in own],
+                Interval(*own[0].ci95[name]) if name in own[0].ci95 else None,
+            )
+            for name, own in having.items()
+        }
         ci95 = {name: interval for name, interval in drawn.items() if interval is not None and only}
     return ExamResult(scores, ci95, {name: sum(one.n.get(name, 0) for one in seeds) for name in names})
 
@@ -168,8 +180,15 @@ def _of_change(seeds: Sequence[Examined], *, only: bool) -> ExamResult:
 def summarise_cells(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     """Per model x method x checkpoint: means over changes (a change's seeds are averaged first), with intervals.
 
-    n: probes or samples, all cells together; changes: how many changes have the score.
+    n: probes or samples, all cells together; changes: how many changes have the score; floor: locality score -> the
+    comparison with the noise floor (`exams/floor.py`), empty in its own row and where there is none.
     """
+    floors = {
+        (result.model, result.change): one.outcomes
+        for result in results
+        if result.method == NOISE_FLOOR and result.status == "done"
+        for one in result.examined
+    }
     groups: dict[tuple[str, str, str], dict[str, list[Examined]]] = {}
     for result in results:
         for one in result.examined if result.status == "done" else ():
@@ -178,5 +197,24 @@ def summarise_cells(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     lines = []
     for (model, method, checkpoint), changes in groups.items():
         summary = summarise([_of_change(seeds, only=len(changes) == 1) for seeds in changes.values()])
-        lines.append({"model": model, "method": method, "checkpoint": checkpoint, **asdict(summary)})
+        beside: dict[str, Any] = {}
+        if method != NOISE_FLOOR:
+            own = {name: floors[model, name] for name in changes if (model, name) in floors}
+            beside = beside_floor({name: _every_seed(changes[name]) for name in own}, _repeated(own, changes))
+        line = {"model": model, "method": method, "checkpoint": checkpoint, **asdict(summary)}
+        lines.append({**line, "floor": {key: one._asdict() for key, one in beside.items()}})
     return lines
+
+
+def _every_seed(seeds: Sequence[Examined]) -> dict[str, list[int | None]]:
+    """The outcomes of a change's seeds, one after another."""
+    keys = dict.fromkeys(key for one in seeds for key in one.outcomes)
+    return {key: [kept for one in seeds for kept in one.outcomes.get(key, ())] for key in keys}
+
+
+def _repeated(floors: Mapping[str, Outcomes], changes: Mapping[str, Sequence[Examined]]) -> dict[str, Outcomes]:
+    """The floor's outcomes as often as a change has seeds, so that each of them is paired with it."""
+    return {
+        name: {key: [*kept] * sum(key in one.outcomes for one in changes[name]) for key, kept in outcomes.items()}
+        for name, outcomes in floors.items()
+    }

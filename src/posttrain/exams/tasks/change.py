@@ -27,8 +27,12 @@ class ChangeExamConfig(Config):
     """The name in tables; the kind when left out."""
     max_new_tokens: int | None = Field(default=None, gt=0)
     """The longest answer to a probe, in tokens; the study's `max_new_tokens` when left out."""
-    mode: Literal["first_sentence", "exact"] = "first_sentence"
-    """An answer is right when its first sentence says an accepted one, or only when it equals one."""
+    mode: Literal["says", "first_sentence", "exact"] = "says"
+    """An answer is right when it says an accepted one in whatever sentence, when its first sentence is short and says
+    one, or only when it equals one."""
+    judge: str = ""
+    """A model or endpoint (a folder, api:MODEL@URL, a respondent's YAML) that is asked whether two answers say the same;
+    shown apart, with its agreement with the measure."""
 
     @property
     def label(self) -> str:
@@ -37,7 +41,7 @@ class ChangeExamConfig(Config):
 
     def files(self) -> list[str]:
         """None of its own: changes are the study's."""
-        return []
+        return [self.judge] if self.judge.endswith((".yaml", ".yml")) else []
 
 
 @register("exam", "change", config=ChangeExamConfig)

@@ -1,0 +1,54 @@
+"""A model as judge: do two answers to one question say the same?
+
+The judge is any respondent, a model of this machine or an endpoint. It sees the question and both answers, in both
+orders, and answers yes or no; an opinion that the order turns round is none. What it says stands beside the measure of
+`kept.py` with the agreement of the two (share, and Cohen's kappa), and decides nothing: judges are models, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from posttrain.data.scripts import is_cjk
+from posttrain.inference.protocol import Respondent
+
+__all__ = ["judge_same"]
+
+WORDING = {
+    "en": (
+        "Two answers to the same question are given. Do both say the same thing in substance? Differences of wording, "
+        "length or style do not matter; another fact, name, number, or the opposite does.\n\nQuestion: {prompt}\n\n"
+        "Answer A: {a}\n\nAnswer B: {b}\n\nReply with one word, yes or no."
+    ),
+    "zh": (
+        "以下是同一個問題的兩個回答。兩者的實質內容是否相同？用字、長短、語氣不同無妨；事實、人名、數字不同，或意思相反，"
+        "就是不同。\n\n問題：{prompt}\n\n回答甲：{a}\n\n回答乙：{b}\n\n只回答一個字：是或否。"
+    ),
+}
+_YES = re.compile(r"^\W*(?:yes\b|same\b|是|相同|對|同)", re.IGNORECASE)
+_NO = re.compile(r"^\W*(?:no\b|not\b|different\b|否|不|沒)", re.IGNORECASE)
+MAX_NEW_TOKENS = 8
+
+
+def judge_same(judge: Respondent, rows: Sequence[tuple[str, str, str]]) -> list[bool | None]:
+    """Of each (prompt, answer before, answer after): do both say the same? None: no clear opinion.
+
+    Equal texts are not asked about.
+    """
+    asked = [i for i, (_, before, after) in enumerate(rows) if before.strip() != after.strip()]
+    prompts = [_asked(*row) for i in asked for row in (rows[i], (rows[i][0], rows[i][2], rows[i][1]))]
+    said = judge.answers(prompts, max_new_tokens=MAX_NEW_TOKENS) if prompts else []
+    opinions: list[bool | None] = [True] * len(rows)
+    for place, i in enumerate(asked):
+        one, other = (_opinion(said[2 * place + k].text) for k in (0, 1))
+        opinions[i] = one if one == other else None
+    return opinions
+
+
+def _asked(prompt: str, a: str, b: str) -> str:
+    return WORDING["zh" if any(map(is_cjk, prompt)) else "en"].format(prompt=prompt, a=a or "(nothing)", b=b or "(nothing)")
+
+
+def _opinion(text: str) -> bool | None:
+    return True if _YES.match(text) else False if _NO.match(text) else None

@@ -1,0 +1,47 @@
+"""The same model in other arithmetic: what a numerical accident does to its answers is the noise floor of every exam.
+
+`bf16` computes in bfloat16 altogether, as people run models every day. `int8` rounds each row of each weight matrix to
+the 255 steps between minus and plus its largest value (symmetric, per output channel), as weight-only quantisation
+does, and computes as before.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+__all__ = ["Arithmetic", "perturbed", "resolve_arithmetic"]
+
+Arithmetic = Literal["auto", "bf16", "int8"]
+
+
+def resolve_arithmetic(model: nn.Module, arithmetic: Arithmetic) -> Literal["bf16", "int8"]:
+    """`auto`: bf16, or int8 where the model is in 16 bits already and bf16 would be (nearly) the model itself."""
+    if arithmetic != "auto":
+        return arithmetic
+    return "bf16" if next(model.parameters()).dtype == torch.float32 else "int8"
+
+
+def perturbed(model: PreTrainedModel, arithmetic: Literal["bf16", "int8"]) -> PreTrainedModel:
+    """A copy of the model, perturbed; the model itself is left as it is. Its memory is half of the model's or as much.
+
+    Tied weights stay tied. Biases, norms and anything else with one dimension is not rounded by `int8`.
+    """
+    if arithmetic == "bf16":
+        memo: dict[int, object] = {}
+        for parameter in model.parameters():  # converted one by one, so that no second float32 copy is ever in memory
+            low = nn.Parameter(parameter.detach().to(torch.bfloat16), requires_grad=parameter.requires_grad)
+            memo[id(parameter)] = low
+        made = copy.deepcopy(model, memo)
+        return made.to(torch.bfloat16)  # buffers that are no parameters
+    made = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim == 2 and parameter.is_floating_point():
+                scale = parameter.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
+                parameter.copy_((parameter / scale).round() * scale)
+    return made

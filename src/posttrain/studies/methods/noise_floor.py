@@ -1,0 +1,47 @@
+"""The untouched model in other arithmetic: how much an exam finds lost where nothing was changed.
+
+Every study with a change exam has this row, first of all, once per change (`noise_floor: none` leaves it out). No
+method's locality is called a loss unless it is below this row by a paired test (`exams/floor.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from posttrain.config.base import Config
+from posttrain.exams.floor import NOISE_FLOOR
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.load import LoadedModel
+from posttrain.models.perturbed import Arithmetic, perturbed, resolve_arithmetic
+from posttrain.registry import register
+from posttrain.studies.config import MethodConfig
+from posttrain.studies.context import MethodContext, MethodResult
+
+__all__ = ["NoiseFloorConfig", "noise_floor"]
+
+
+class NoiseFloorConfig(MethodConfig):
+    """The untouched model in other arithmetic."""
+
+    kind: Literal["noise_floor"] = "noise_floor"
+    """The untouched model in other arithmetic."""
+    name: str = NOISE_FLOOR
+    """The row's name."""
+    arithmetic: Arithmetic = "auto"
+    """bf16 (computed in bfloat16), int8 (weights rounded), or auto: bf16, and int8 where the model is in 16 bits."""
+
+    @property
+    def needs_change(self) -> bool:
+        """Nothing is learned."""
+        return False
+
+
+@register("method", "noise_floor", config=NoiseFloorConfig)
+def noise_floor(config: Config, context: MethodContext) -> MethodResult:
+    """The untouched model's perturbed copy."""
+    assert isinstance(config, NoiseFloorConfig)
+    before = context.before
+    arithmetic = resolve_arithmetic(before.model, config.arithmetic)
+    loaded = LoadedModel(perturbed(before.model, arithmetic), before.tokenizer, context.name())
+    note = f"The untouched model in other arithmetic ({arithmetic}): what it loses is no loss."
+    return MethodResult(ModelRespondent(loaded), notes=(note,))
