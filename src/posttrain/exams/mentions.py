@@ -1,0 +1,168 @@
+"""Every place where an answer says an object, and how it says it: put forward, denied, left open, or beside others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from posttrain.data.scripts import CJK
+from posttrain.exams import cues
+from posttrain.exams.clauses import Clause
+from posttrain.exams.metrics.tokens import jieba_cut
+from posttrain.exams.normalising import folded, spans_of
+from posttrain.exams.question import Asked
+
+__all__ = ["Manner", "Mention", "manner_of", "mentions_of"]
+
+Manner = Literal["said", "denied", "open", "attributed", "past", "listed"]
+"""said: put forward; denied: "not X"; open: a question, a condition, "maybe X"; attributed: "many think X"; past: "used
+to be X"; listed: one of several candidates."""
+
+_LARGER_NAME = frozenset("new north south east west northern southern eastern western port fort san saint little upper lower".split())
+_LARGER_AFTER = frozenset("falls river lake island islands university street bay strait minster times".split())
+_SUBJECT = re.compile(r"\b(?:is|was|are|were|be|called|named|of|by|in|at|use|uses|used|eat|eats)\b|[是为叫在由用吃]$")
+_TITLE = re.compile(r"[^\W\d_]")
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One place: the clause's index, and its folded words before and after the object."""
+
+    clause: int
+    one: str
+    """The object, folded."""
+    before: str
+    after: str
+
+
+def mentions_of(clauses: Sequence[Clause], objects: Sequence[str], asked: Asked) -> list[Mention]:
+    """All of them, in order; a part of a longer word or name is none (York in New York, 金 in 金屬)."""
+    found = []
+    for index, clause in enumerate(clauses):
+        for raw in dict.fromkeys(objects):
+            one = folded(raw)
+            if _is_symbol(raw) and not re.search(rf"(?<!\w){re.escape(raw.strip())}(?!\w)", clause.raw):
+                continue
+            for start, end in spans_of(clause.text, one):
+                mention = Mention(index, one, clause.text[:start].strip(), clause.text[end:].strip())
+                if _stands_alone(clause.text, start, end, one) and not _in_larger_name(clause.raw, raw, asked):
+                    found.append(mention)
+    return found
+
+
+def _is_symbol(raw: str) -> bool:
+    """Au, Go: short enough to be another word when written small."""
+    return len(raw.strip()) <= 2 and raw.strip().isascii() and raw.strip()[:1].isupper()
+
+
+def _stands_alone(text: str, start: int, end: int, one: str) -> bool:
+    """Chinese: the dictionary's words (jieba, without guessing) do not reach over the object's ends."""
+    if not re.search(f"[{CJK}]", one):
+        return True
+    if text[end : end + 1] == "色" and len(one) == 1:
+        end += 1
+    at, edges = 0, {0}
+    for piece in jieba_cut(text, guess=False):
+        at += len(piece)
+        edges.add(at)
+    left = start in edges or not re.match(f"[{CJK}]", text[start])
+    right = end in edges or not re.match(f"[{CJK}]", text[end - 1])
+    return left and right
+
+
+def _in_larger_name(raw: str, one: str, asked: Asked) -> bool:
+    found = re.search(rf"(?:([A-Z]\w+)\s+)?\b{re.escape(one.strip())}\b(?:\s+([A-Z]\w+))?", raw)
+    if found is None:
+        return False
+    before, after = (folded(word or "") for word in found.groups())
+    return before in _LARGER_NAME or (after in _LARGER_AFTER and not asked.says(after))
+
+
+def manner_of(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> Manner:
+    """How the object is said there."""
+    clause = clauses[mention.clause]
+    before, after = cues.NO_DENIAL.sub(" ", mention.before), mention.after
+    if _denied(before, after, asked) or _rejected(mention.clause, clauses):
+        return "denied"
+    if clause.asks or cues.OPEN.search(clause.text) or cues.CONDITION.search(clause.text) or _hedged(mention, clauses):
+        return "open"
+    if cues.ATTRIBUTED.search(before) or cues.ATTRIBUTED_AFTER.search(after):
+        return "open" if cues.SOME.search(f"{before} {after}") else "attributed"
+    if not cues.PAST_BEFORE.search(asked.text) and (cues.PAST_BEFORE.search(before) or cues.PAST_AFTER.search(after)):
+        return "past"
+    if _listed(mention, clauses, asked):
+        return "listed"
+    return "said"
+
+
+def _denied(before: str, after: str, asked: Asked) -> bool:
+    cancelled = re.sub(r"不是(?![说指因])[^是]{1,8}是$", "", before)
+    if cues.DENIED_BEFORE.search(cancelled):
+        return True
+    if cues.DENIED_AFTER.search(after) and not _SUBJECT.search(before):
+        return True
+    around = f"{before} {after}"
+    return bool(cues.RANK.search(around) and cues.SUPERLATIVE.search(asked.text) and not cues.RANK.search(asked.text))
+
+
+def _rejected(index: int, clauses: Sequence[Clause]) -> bool:
+    """One of the next two clauses says "that is wrong"."""
+    return any(cues.REJECTED.search(clause.text) for clause in clauses[index + 1 : index + 3])
+
+
+def _hedged(mention: Mention, clauses: Sequence[Clause]) -> bool:
+    if cues.HEDGED.search(mention.before) or cues.UNSURE.search(clauses[mention.clause].text):
+        return True
+    near = clauses[max(0, mention.clause - 1) : mention.clause]
+    return any(cues.UNSURE.search(clause.text) for clause in near)
+
+
+def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
+    """One of several candidates: "X or Y", X、Y, "X, Y and Z", a later item of a list."""
+    clause = clauses[mention.clause]
+    if re.search(r"(?:^| )or$|(?:或者?|还是)$", mention.before) or re.match(r"or (?!\w+ly)|或|还是", mention.after):
+        return True
+    if asked.many:
+        return False
+    if clause.item > 1:
+        return True
+    if re.search(r"\w and$|.(?:和|与|及|以及)$", mention.before) or re.match(r"(?:和|与|跟|及|以及)(?=.)", mention.after):
+        return True
+    if re.match(r"and ", mention.after) and re.search(r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", clause.raw):
+        return True
+    following = clauses[mention.clause + 1 : mention.clause + 2]
+    if any(other.glue == "、" and other.sentence == clause.sentence for other in (clause, *following)):
+        return True
+    return _in_comma_list(mention, clauses, asked)
+
+
+def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
+    """The object ends its clause, and bare names stand beside it, three in all, or two with "or" / "and"."""
+    clause = clauses[mention.clause]
+    if mention.after:
+        return False
+    run = 1
+    joined = False
+    for step in (1, -1):
+        at = mention.clause + step
+        if step == -1 and mention.before not in ("", "or", "and"):
+            break
+        while 0 <= at < len(clauses) and clauses[at].sentence == clause.sentence:
+            other = clauses[at]
+            if (other.glue if step == 1 else clauses[at + 1].glue) not in (",", "，", "/", ";"):
+                break
+            bare = re.sub(r"^(?:or|and) ", "", other.text)
+            if not _bare(bare) or asked.says(bare) or cues.ALSO.search(bare):
+                break
+            joined |= bare != other.text
+            run += 1
+            at += step
+    return run >= 3 or (run == 2 and joined)
+
+
+def _bare(text: str) -> bool:
+    if re.search(f"[{CJK}]", text):
+        return len(text) <= 5 and not re.search(r"[是在有的了为叫很]", text)
+    return len(text.split()) <= 2 and not re.search(r"\b(?:is|was|not|it|now|sir|matey|mate|my|ye|of|in|i|you|there)\b", text)
