@@ -49,7 +49,7 @@ DENIED_BEFORE = re.compile(
     r"|从不|从来不|从来没|未必|未曾|别(?!人|名|称)|不对|错|误以为|以为|误|假的|除了|而不|比$|仅?次于$|低于$|高于$|不如$|不及$|取代$|谣言"
 )
 DENIED_AFTER = re.compile(
-    r"^(?:s )?(?:(?:is|was|are|were|has|have|had|do|does|did|can|could|will|would|should) (?:\w+ly |also |just |in fact )?"
+    r"^s not\b|^(?:s )?(?:(?:is|was|are|were|has|have|had|do|does|did|can|could|will|would|should) (?:\w+ly |also |just |in fact )?"
     rf"(?:not(?! only| just)|never|no longer)|(?:\w+ly )?(?:{_BE_NOT}))\b"
     r"|^(?:is|was|would be|as (?:the|an) answer is)? ?(?:an? |the )?(?:wrong|incorrect|false|myth|mistake|misconception)\b"
     r"|^(?:已经|已|也|其实|并|绝对|根本|从来|当然|现在|早就|早已|早|都|可|才)*(?:不(?!过|仅|但|只|同|愧|远|久|错)|没|并非|绝非|未|非(?!常|洲))"

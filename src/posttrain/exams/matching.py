@@ -37,6 +37,8 @@ __all__ = [
 
 MatchMode = Literal["exact", "says", "first_sentence"]
 
+_QUESTION = re.compile(r"[?？]\W*$")
+"""A question back ("Melbourne?") is no answer."""
 SHORT = 120
 """A first sentence of more normalised characters than this is no short answer."""
 _DENIAL = re.compile(r"\b(?:not|isnt|wasnt|arent|dont|doesnt|never|no longer)\b|不是|不再|並非|并非|絕非|而非")
@@ -65,7 +67,7 @@ def matches(
     accepted = [normalise(one) for one in expected]
     if not whole:
         return False
-    if whole in accepted:
+    if whole in accepted and not (mode == "says" and _asks_back(answer, expected)):
         return True
     if mode == "exact":
         return False
@@ -76,6 +78,11 @@ def matches(
         return False
     asked = normalise(prompt)
     return any(_stated(sentence, one, old) for one in accepted if one and not spans_of(asked, one))
+
+
+def _asks_back(answer: str, expected: Sequence[str]) -> bool:
+    """Whether the answer is a question, and not an accepted answer that is one itself."""
+    return bool(_QUESTION.search(answer)) and not any(_QUESTION.search(one) for one in expected)
 
 
 def _stated(sentence: str, one: str, old: Sequence[str]) -> bool:

@@ -10,8 +10,7 @@ from typing import Literal
 from posttrain.data.scripts import CJK
 from posttrain.exams import cues
 from posttrain.exams.clauses import Clause
-from posttrain.exams.metrics.tokens import jieba_cut
-from posttrain.exams.normalising import folded, spans_of
+from posttrain.exams.normalising import folded, words_of
 from posttrain.exams.question import Asked
 
 __all__ = ["Manner", "Mention", "manner_of", "mentions_of"]
@@ -23,7 +22,6 @@ to be X"; listed: one of several candidates."""
 _LARGER_NAME = frozenset("new north south east west northern southern eastern western port fort san saint little upper lower".split())
 _LARGER_AFTER = frozenset("falls river lake island islands university street bay strait minster times".split())
 _SUBJECT = re.compile(r"\b(?:is|was|are|were|be|called|named|of|by|in|at|use|uses|used|eat|eats)\b|[是为叫在由用吃]$")
-_TITLE = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True)
@@ -45,31 +43,18 @@ def mentions_of(clauses: Sequence[Clause], objects: Sequence[str], asked: Asked)
             one = folded(raw)
             if _is_symbol(raw) and not re.search(rf"(?<!\w){re.escape(raw.strip())}(?!\w)", clause.raw):
                 continue
-            for start, end in spans_of(clause.text, one):
-                mention = Mention(index, one, clause.text[:start].strip(), clause.text[end:].strip())
-                if _stands_alone(clause.text, start, end, one) and not _in_larger_name(clause.raw, raw, asked):
-                    found.append(mention)
+            if _in_larger_name(clause.raw, raw, asked):
+                continue
+            possessive = re.search(rf"{re.escape(raw.strip())}['’]s\b", clause.raw, re.IGNORECASE)
+            for start, end in words_of(clause.text, one) + (words_of(clause.text, one + "s") if possessive else []):
+                after = ("s " if possessive else "") + clause.text[end:].strip()
+                found.append(Mention(index, one, clause.text[:start].strip(), after.strip()))
     return found
 
 
 def _is_symbol(raw: str) -> bool:
     """Au, Go: short enough to be another word when written small."""
     return len(raw.strip()) <= 2 and raw.strip().isascii() and raw.strip()[:1].isupper()
-
-
-def _stands_alone(text: str, start: int, end: int, one: str) -> bool:
-    """Chinese: the dictionary's words (jieba, without guessing) do not reach over the object's ends."""
-    if not re.search(f"[{CJK}]", one):
-        return True
-    if text[end : end + 1] == "色" and len(one) == 1:
-        end += 1
-    at, edges = 0, {0}
-    for piece in jieba_cut(text, guess=False):
-        at += len(piece)
-        edges.add(at)
-    left = start in edges or not re.match(f"[{CJK}]", text[start])
-    right = end in edges or not re.match(f"[{CJK}]", text[end - 1])
-    return left and right
 
 
 def _in_larger_name(raw: str, one: str, asked: Asked) -> bool:
@@ -154,7 +139,7 @@ def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) ->
             if (other.glue if step == 1 else clauses[at + 1].glue) not in (",", "，", "/", ";"):
                 break
             bare = re.sub(r"^(?:or|and) ", "", other.text)
-            if not _bare(bare) or asked.says(bare) or cues.ALSO.search(bare):
+            if re.match(r"(?:the|an?)\b", other.raw, re.IGNORECASE) or not _bare(bare) or asked.says(bare) or cues.ALSO.search(bare):
                 break
             joined |= bare != other.text
             run += 1
@@ -165,4 +150,4 @@ def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) ->
 def _bare(text: str) -> bool:
     if re.search(f"[{CJK}]", text):
         return len(text) <= 5 and not re.search(r"[是在有的了为叫很]", text)
-    return len(text.split()) <= 2 and not re.search(r"\b(?:is|was|not|it|now|sir|matey|mate|my|ye|of|in|i|you|there)\b", text)
+    return len(text.split()) <= 2 and not re.search(r"\b(?:is|was|not|it|now|sir|matey|mate|my|ye|of|in|at|on|around|about|near|since|i|you|there)\b", text)

@@ -12,8 +12,9 @@ from functools import cache, lru_cache
 from typing import Any
 
 from posttrain.data.scripts import CJK
+from posttrain.exams.metrics.tokens import jieba_cut
 
-__all__ = ["first_sentence", "folded", "normalise", "spans_of"]
+__all__ = ["first_sentence", "folded", "normalise", "spans_of", "words_of"]
 
 VARIANTS = str.maketrans({"臺": "台", "裏": "裡", "峯": "峰"})
 _SPACE_BESIDE_CJK = re.compile(rf"(?<=[{CJK}]) +| +(?=[{CJK}])")
@@ -61,6 +62,27 @@ def spans_of(text: str, words: str) -> list[tuple[int, int]]:
     left = rf"(?<!{word})(?<!\d\.)" if re.match(word, words) else ""
     right = rf"(?!{word}|\.\d)" if re.match(word, words[-1]) else ""
     return [found.span() for found in re.finditer(left + re.escape(words) + right, text)]
+
+
+def words_of(text: str, words: str) -> list[tuple[int, int]]:
+    """As `spans_of`, and in Chinese only where jieba's dictionary words do not reach over the ends: 金, not 金屬.
+
+    Both folded. A word that the dictionary does not know stands alone wherever it stands; 綠 does in 綠色.
+    """
+    found = spans_of(text, words)
+    if not found or not _HAS_CJK.search(words):
+        return found
+    at, edges = 0, {0}
+    for piece in jieba_cut(text, guess=False):
+        at += len(piece)
+        edges.add(at)
+
+    def alone(start: int, end: int) -> bool:
+        end += text[end : end + 1] == "色" and len(words) == 1
+        left = start in edges or not _HAS_CJK.match(text[start])
+        return left and (end in edges or not _HAS_CJK.match(text[end - 1]))
+
+    return [span for span in found if alone(*span)]
 
 
 def first_sentence(text: str) -> str:

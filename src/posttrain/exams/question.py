@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from posttrain.data.scripts import CJK
-from posttrain.exams.normalising import folded, spans_of
+from posttrain.exams.normalising import folded, words_of
 
 __all__ = ["Asked", "asked"]
 
@@ -63,7 +63,7 @@ class Asked:
 
     def says(self, word: str) -> bool:
         """Whether the question has this folded word or piece."""
-        return bool(spans_of(self.text, word))
+        return bool(words_of(self.text, word))
 
 
 def _same_word(term: str, word: str) -> bool:

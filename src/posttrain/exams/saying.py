@@ -29,6 +29,8 @@ _PRONOUN = re.compile(
     r"(?:its|it|that|thats|this|he|shes|hes|she|they|theyre|the answer|answer|correct answer|right answer|we|i|you|im|my)\b"
     r"|^(?:但|不过|其实|更正|应该|现在|而|当然|正确)*(?:答案|它们?|牠们?|他们?|她们?|这|那|我|本大爷|应该|是|叫)"
 )
+_ASKS_YOU = re.compile(r"\b(?:you|your|yourself)\b|你|您")
+_OF_ITSELF = re.compile(r"^(?:i am|im|my name|names|call me|they call me|i go by)\b|^(?:我|本人)的?(?:叫|是|名字)")
 _ABOUT = re.compile(r"\b(?:near|close to|next to|from|like|outside|beyond|towards?|including|after|before)$|(?:像|例如|靠近|离|邻近|比如)$")
 _COPULA = re.compile(
     r"\b(?:is|are|was|were|be|called|named|means?|equals?|becomes?|became|did|does|remains|uses?|used|has|have)\b"
@@ -77,7 +79,7 @@ def _stands(
     here = clauses[mention.clause]
     own = _answering(mention, here, question)
     for i in rivals:
-        other = question.taken_up(clauses[i].text)
+        other = _weight(clauses[i].text, question)
         if i < mention.clause:
             corrects = _marked(mention.clause, clauses) or cues.CONTRAST.search(here.text)
             if not (corrects and own >= min(other, question.full)) and other >= own:
@@ -101,7 +103,14 @@ def _answering(mention: Mention, clause: Clause, question: Asked) -> float:
     bare = not mention.before and (not mention.after or not _COPULA.search(mention.after))
     if bare or _PRONOUN.search(clause.text):
         return max(question.full, 1.0)
-    return question.taken_up(clause.text)
+    return _weight(clause.text, question)
+
+
+def _weight(text: str, question: Asked) -> float:
+    """How much of the question a clause takes up; all of it where "I am ..." answers "Who are you?"."""
+    if _ASKS_YOU.search(question.text) and _OF_ITSELF.search(text):
+        return max(question.full, 1.0)
+    return question.taken_up(text)
 
 
 def _is_rival(
@@ -109,8 +118,8 @@ def _is_rival(
 ) -> bool:
     """Whether a clause without the object puts something else forward."""
     clause = clauses[i]
-    text = _TAIL.sub("", clause.text)
-    if clause.asks or clause.item > 1 or _weakened(cues.NO_DENIAL.sub(" ", text), question):
+    text = _TAIL.sub("", cues.NO_DENIAL.sub(" ", clause.text)).strip()
+    if clause.asks or clause.item > 1 or _weakened(text, question):
         return False
     if any(text == name for name in former):
         return True
@@ -145,6 +154,7 @@ def _names_other(clause: Clause, text: str, objects: Sequence[str], question: As
     if re.search(f"[{CJK}]", first):
         left = re.sub("|".join(re.escape(term) for term, _ in question.terms) or r"$^", "", text)
         left = re.sub(r"[但是为叫在用有的了它这那答案其实不过事上更正应该而也就现说]", "", left)
+        left = "" if len(left) < 2 and not _COPULA.search(text) else left
         return bool(re.search(f"[{CJK}]", left)) or bool(re.search(r"[a-z0-9]", left))
     words = re.findall(r"[^\W_][\w'’.-]*", clause.raw)
     if any(character.isupper() for one in objects for character in one):
