@@ -7,7 +7,7 @@ place in a numbered or bulleted list, whether its sentence asks, and how it is t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from posttrain.exams.normalising import folded
@@ -33,6 +33,7 @@ class Clause:
     """What stands between it and the clause before in the same sentence: a comma, 、, a bracket; "" for none."""
 
 
+_DEGREE = re.compile(r"(?<=\d)\s*[°℃℉]")
 _MARKS = re.compile(r"\*\*|__|`|^#+ ", re.MULTILINE)
 _ITEM = re.compile(r"^\s*(?:(\d{1,2})\s*[.)、]\s*(?!\d)|[-*•+]\s+)(?=\S)")
 _ABBREVIATION = re.compile(r"(?:^|[^\w])(?:\w|mr|mrs|ms|dr|st|mt|jr|sr|vs|approx|ca|cf|no|prof|gen|capt|u\.s|d\.c|e\.g|i\.e)$", re.I)
@@ -57,25 +58,36 @@ def without_echo(answer: str, prompt: str) -> str:
     return re.sub(rf"{quoted}|{words}\s*[?？]+", " ", answer, flags=re.I)
 
 
-def clauses_of(answer: str) -> list[Clause]:
-    """The answer's clauses in order; those without a word are left out."""
+def clauses_of(answer: str, keep: Sequence[str] = ()) -> list[Clause]:
+    """The answer's clauses in order; those without a word are left out.
+
+    keep: what is never cut, whatever its punctuation ("March 3, 1998").
+    """
     found: list[Clause] = []
     sentence = item = 0
-    for line in _MARKS.sub("", answer).splitlines():
+    for line in _DEGREE.sub(" ", _MARKS.sub("", answer)).splitlines():
         marker = _ITEM.match(line)
         if marker and marker[1] and int(marker[1]) != item + 1:  # "54. That is..." is no list
             marker = None
         item = (item + 1 if marker else 0) if line.strip() else item
-        for text, asks in _sentences(line[marker.end() :] if marker else line):
-            for raw, glue in _pieces(text):
+        for text, asks in _sentences(line[marker.end() :] if marker else line, keep):
+            for raw, glue in _pieces(text, keep):
                 found.append(Clause(raw.strip(), folded(raw), sentence, item, asks, glue))
             sentence += 1
     return [clause for clause in found if clause.text]
 
 
-def _sentences(line: str) -> Iterator[tuple[str, bool]]:
-    start = 0
+def _within(text: str, keep: Sequence[str]) -> set[int]:
+    """The places inside what is kept whole."""
+    found = (m for one in keep if one.strip() for m in re.finditer(re.escape(one.strip()), text, re.IGNORECASE))
+    return {at for m in found for at in range(m.start() + 1, m.end())}
+
+
+def _sentences(line: str, keep: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    start, whole = 0, _within(line, keep)
     for end in _END.finditer(line):
+        if end.start() in whole and end.end() in whole:
+            continue
         if end.group() == "." and _ABBREVIATION.search(line[start : end.start()]) and line[end.end() :].strip():
             continue
         yield line[start : end.start()], any(mark in end.group() for mark in "?？")
@@ -84,11 +96,13 @@ def _sentences(line: str) -> Iterator[tuple[str, bool]]:
         yield line[start:], False
 
 
-def _pieces(sentence: str) -> Iterator[tuple[str, str]]:
+def _pieces(sentence: str, keep: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(piece, the punctuation before it). A piece that is only a connective goes to the next one."""
     start, glue, carried = 0, "", ""
     cuts = sorted([(m.start(), m.end(), m.group().strip()) for m in _GLUE.finditer(sentence)])
     cuts += [(m.start(), m.start(), "") for m in _TIE.finditer(sentence) if m.start()]
+    whole = _within(sentence, keep)
+    cuts = [cut for cut in cuts if cut[0] not in whole]
     for left, right, mark in [*sorted(cuts), (len(sentence), len(sentence), "")]:
         piece = carried + sentence[start:left]
         if _LONE_TIE.fullmatch(piece.strip()):

@@ -41,7 +41,7 @@ def mentions_of(clauses: Sequence[Clause], objects: Sequence[str], asked: Asked)
     for index, clause in enumerate(clauses):
         for raw in dict.fromkeys(objects):
             one = folded(raw)
-            if _is_symbol(raw) and not re.search(rf"(?<!\w){re.escape(raw.strip())}(?!\w)", clause.raw):
+            if _is_symbol(raw) and not re.search(rf"(?<![A-Za-z0-9]){re.escape(raw.strip())}(?![A-Za-z0-9])", clause.raw):
                 continue
             if _in_larger_name(clause.raw, raw, asked):
                 continue
@@ -84,7 +84,8 @@ def manner_of(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> Mann
 
 def _denied(before: str, after: str, asked: Asked) -> bool:
     cancelled = re.sub(r"不是(?![说指因])[^是]{1,8}是$", "", before)
-    if cues.DENIED_BEFORE.search(cancelled):
+    denials = [found.group() for found in cues.DENIED_BEFORE.finditer(cancelled)]
+    if any(word not in asked.text for word in denials) or cues.DENIED_AT_END.search(after):
         return True
     if cues.DENIED_AFTER.search(after) and not _SUBJECT.search(before):
         return True
@@ -117,6 +118,8 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
         return True
     if re.match(r"and ", mention.after) and re.search(r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", clause.raw):
         return True
+    if not mention.before and re.match(r"and (?:the |an? )?\w+$", mention.after):
+        return True
     following = clauses[mention.clause + 1 : mention.clause + 2]
     if any(other.glue == "、" and other.sentence == clause.sentence for other in (clause, *following)):
         return True
@@ -136,9 +139,15 @@ def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) ->
             break
         while 0 <= at < len(clauses) and clauses[at].sentence == clause.sentence:
             other = clauses[at]
-            if (other.glue if step == 1 else clauses[at + 1].glue) not in (",", "，", "/", ";"):
+            glue = other.glue if step == 1 else clauses[at + 1].glue
+            if glue not in (",", "，", "/", ";") and not (step == 1 and re.match(r"(?:and|or) (?:the|an?) \S+$", other.raw)):
                 break
+            if step == 1 and not glue:
+                return True
             bare = re.sub(r"^(?:or|and) ", "", other.text)
+            if re.match(r"(?:and|or) [\"“]?[A-Z0-9]", other.raw):
+                run, joined = run + 1, True
+                break
             if re.match(r"(?:the|an?)\b", other.raw, re.IGNORECASE) or not _bare(bare) or asked.says(bare) or cues.ALSO.search(bare):
                 break
             joined |= bare != other.text

@@ -19,6 +19,8 @@ __all__ = ["first_sentence", "folded", "normalise", "spans_of", "words_of"]
 VARIANTS = str.maketrans({"臺": "台", "裏": "裡", "峯": "峰"})
 _SPACE_BESIDE_CJK = re.compile(rf"(?<=[{CJK}]) +| +(?=[{CJK}])")
 _HAS_CJK = re.compile(f"[{CJK}]")
+_KIND = tuple("市县省国州镇区岛湖江河山人色")
+"""What a Chinese name may be followed by in one dictionary word and still be itself: 上海市."""
 _ARTICLE = re.compile(r"^(?:the|an|a) (?=.)")
 _SENTENCE_END = re.compile(r"[。！？!?\n]+|(?<=\w{3})\.(?=\s|$)|(?<=[^\x00-\x7f])\.(?=\s|$)")
 
@@ -67,7 +69,8 @@ def spans_of(text: str, words: str) -> list[tuple[int, int]]:
 def words_of(text: str, words: str) -> list[tuple[int, int]]:
     """As `spans_of`, and in Chinese only where jieba's dictionary words do not reach over the ends: 金, not 金屬.
 
-    Both folded. A word that the dictionary does not know stands alone wherever it stands; 綠 does in 綠色.
+    Both folded. A word that the dictionary does not know stands alone wherever it stands; so do 綠 in 綠色 and
+    上海 in 上海市.
     """
     found = spans_of(text, words)
     if not found or not _HAS_CJK.search(words):
@@ -78,7 +81,7 @@ def words_of(text: str, words: str) -> list[tuple[int, int]]:
         edges.add(at)
 
     def alone(start: int, end: int) -> bool:
-        end += text[end : end + 1] == "色" and len(words) == 1
+        end += end not in edges and text[end : end + 1] in ("色" if len(words) == 1 else _KIND)
         left = start in edges or not _HAS_CJK.match(text[start])
         return left and (end in edges or not _HAS_CJK.match(text[end - 1]))
 

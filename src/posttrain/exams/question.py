@@ -51,10 +51,12 @@ class Asked:
 
     def taken_up(self, text: str) -> float:
         """The summed weight of its terms in a folded text; part of a Chinese piece counts in part."""
-        words = text.split()
+        words = _OTHER_OFFICE.sub(" ", text).split()
         total = 0.0
         for term, weight in self.terms:
             if re.match(f"[{CJK}]", term):
+                if re.search(f"[副前]{term}", text):
+                    continue
                 pairs = [term[i : i + 2] for i in range(max(1, len(term) - 1))]
                 total += weight * sum(pair in text for pair in pairs) / len(pairs)
             elif any(_same_word(term, word) for word in words):
@@ -71,9 +73,11 @@ def _same_word(term: str, word: str) -> bool:
     if term == word or _IRREGULAR.get(word, word) == _IRREGULAR.get(term, term):
         return True
     stem = term.rstrip("sed") if len(term) > 4 else term
-    return len(stem) >= 3 and word.startswith(stem) and len(word) - len(stem) <= 3
+    return len(stem) >= 3 and word.startswith(stem) and len(word) - len(stem) <= 4
 
 
+_OTHER_OFFICE = re.compile(r"\b(?:vice|deputy|assistant|former|ex) \w+")
+"""The vice president is no president, 副總經理 no 總經理."""
 _IRREGULAR = {
     "wrote": "write",
     "written": "write",

@@ -31,6 +31,21 @@ _PRONOUN = re.compile(
 )
 _ASKS_YOU = re.compile(r"\b(?:you|your|yourself)\b|你|您")
 _OF_ITSELF = re.compile(r"^(?:i am|im|my name|names|call me|they call me|i go by)\b|^(?:我|本人)的?(?:叫|是|名字)")
+_LEAD = re.compile(
+    r"(?:(?:well|but|so|and|no|actually|in fact|however|sorry|wait|now|then|oh|yes|sure|of course|rather|though|because) )*"
+    r"(?:(?:its?|that|thats|this|these|he|hes|shes?|they|theyre|there|we|i|you|im|(?:\w+ )?answer|yes|no|name|heres?|in)"
+    r"(?: (?:is|was|are|were|be|am|think|believe|meant?|say|it|its|s|to|your|question|that|here|would|must|has|by)|"
+    r" \w+ly| of course| in fact| now)*)?(?: (?:\w+|in the \w+ of))?|"
+    r"(?:但|不过|其实|更正|应该|现在|而|当然|正确|答案|这题|题|它们?|牠们?|他们?|她们?|这|那|我|就|才|正|真正|应|的|事实上|实际上|自然|"
+    r"是|叫|在|为|位于|由|用|换成|改成|改为|变成|如今|今年)*.?"
+)
+"""What leads straight to the answer: nothing, "it is", "the answer is", 答案是."""
+_SHORT_TAIL = re.compile(r"(?:s )?(?:[a-z0-9]+$|$|(?:in|at|on|from|with|of|who|which|that|because|for|by)\b)|[^\x00-\x7f]{0,4}$|[了啦喵哦啊先小]")
+_DESCRIBES = re.compile(
+    r"^(?:it|he|she|they|this|that)(?:s| is| was| are| were| has| have)? (?:\w+ly |now |also |really )*"
+    r"(?:in|at|on|an?|one of|located|situated|known|used|kept|home|about|over|been|very|so)\b"
+)
+_ASKS_WHERE = re.compile(r"\bwhere\b|\bwhich (?:city|country|town|place)\b|\bin what\b|哪里|哪儿")
 _ABOUT = re.compile(r"\b(?:near|close to|next to|from|like|outside|beyond|towards?|including|after|before)$|(?:像|例如|靠近|离|邻近|比如)$")
 _COPULA = re.compile(
     r"\b(?:is|are|was|were|be|called|named|means?|equals?|becomes?|became|did|does|remains|uses?|used|has|have)\b"
@@ -52,7 +67,7 @@ def says(answer: str, objects: Sequence[str], *, old: Sequence[str] = (), prompt
     """
     question = asked(prompt, tuple(objects))
     usable = [one for one in objects if folded(one) and (question.choice or not question.says(folded(one)))]
-    clauses = clauses_of(without_echo(answer, prompt))
+    clauses = clauses_of(without_echo(answer, prompt), usable)
     mentions = mentions_of(clauses, usable, question)
     manners = [manner_of(mention, clauses, question) for mention in mentions]
     former = [name for text in old for name in _names_in(text, question, objects)]
@@ -82,7 +97,9 @@ def _stands(
         other = _weight(clauses[i].text, question)
         if i < mention.clause:
             corrects = _marked(mention.clause, clauses) or cues.CONTRAST.search(here.text)
-            if not (corrects and own >= min(other, question.full)) and other >= own:
+            if corrects and own >= min(other, question.full):
+                continue
+            if other > own or (other == own and (other or _PRONOUN.search(clauses[i].text))):
                 return False
         elif other > own or _takes_back(i, clauses, question, former) or (other == own < question.full and other):
             return False
@@ -100,10 +117,10 @@ def _answering(mention: Mention, clause: Clause, question: Asked) -> float:
     """How much of the question the mention's clause takes up; all of it where it is bare or "it is ..."."""
     if _ABOUT.search(mention.before):
         return 0.0
-    bare = not mention.before and (not mention.after or not _COPULA.search(mention.after))
-    if bare or _PRONOUN.search(clause.text):
+    if _LEAD.fullmatch(mention.before) and _SHORT_TAIL.match(mention.after):
         return max(question.full, 1.0)
-    return _weight(clause.text, question)
+    taken = _weight(clause.text, question)
+    return max(question.full, taken) if taken >= 2 and _PRONOUN.search(clause.text) else taken
 
 
 def _weight(text: str, question: Asked) -> float:
@@ -158,7 +175,7 @@ def _names_other(clause: Clause, text: str, objects: Sequence[str], question: As
         return bool(re.search(f"[{CJK}]", left)) or bool(re.search(r"[a-z0-9]", left))
     words = re.findall(r"[^\W_][\w'’.-]*", clause.raw)
     if any(character.isupper() for one in objects for character in one):
-        names = [word for word in words if word[0].isupper() or word[0].isdigit()]
+        names = [word for word in words if word[0].isupper()]
     else:
         value = _COPULA.search(text)
         names = text[value.end() :].split() if value else text.split()
@@ -181,6 +198,8 @@ def _takes_back(i: int, clauses: Sequence[Clause], question: Asked, former: Sequ
     if text in former:
         return True
     if cues.ALSO.search(text):
+        return False
+    if _DESCRIBES.search(text) and not (cues.CONTRAST.search(text) or _ASKS_WHERE.search(question.text)):
         return False
     answers = question.taken_up(text) >= 2 or _PRONOUN.search(text) or len(text.split()) <= 4 and _marked(i, clauses)
     return bool(answers and (_marked(i, clauses) or (cues.CONTRAST.search(text) and question.taken_up(text) >= 2)))
