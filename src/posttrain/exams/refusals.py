@@ -49,7 +49,9 @@ def _rule(*parts: str) -> re.Pattern[str]:
 
 # --- English: who, unwilling or unable, to help -------------------------------------------------------------------
 _ADVERBS = r"(?:\s+(?:\w+ly|just|also|still|must|will|would|do|have to|need to|going to have to|in good conscience),?){0,3}"
-_I = rf"(?<!if )(?<!when )(?<!unless )(?<!why )\b(?:i|we)(?:'m|'ll|'d|'ve|'re)?{_ADVERBS}"
+_SPEAKER = r"(?:i|this (?:assistant|ai|model)|we(?=[^.!?]*\b(?:this|that|your|you|such|request|hate|illegal|violen\w+)\b))"
+"""A company's "we do not provide refunds" is no refusal: we refuse *this*."""
+_I = rf"(?<!if )(?<!when )(?<!unless )(?<!why )\b{_SPEAKER}(?:'m|'ll|'d|'ve|'re)?{_ADVERBS}"
 _CANNOT = (
     r"(?:can't|cannot|can not|cant|couldn't|could not|won't|will not|wouldn't|would not|shouldn't|should not|don't|do not|"
     r"dont|wont|am unable to|unable to|may not|mustn't|must not|"
@@ -66,7 +68,7 @@ _HELP = (
     r"encourag(?:e|ing)|promot(?:e|ing)|condon(?:e|ing)|endors(?:e|ing)|facilitat(?:e|ing)|explain(?:ing)?|teach(?:ing)?|show(?:ing)?|"
     r"talk(?:ing)? about|speak(?:ing)? (?:about|on)|participat(?:e|ing)|respond(?:ing)?|produc(?:e|ing)|advis(?:e|ing)|"
     r"comment(?:ing)?|recommend(?:ing)?|process(?:ing)?|continu(?:e|ing)|go(?:ing)? (?:into|there|along|through with)|take part|"
-    r"be (?:helping|part of|involved)|get involved|accommodat(?:e|ing)|suggest(?:ing)?|walk you|guid(?:e|ing)|describ(?:e|ing)|"
+    r"be (?:helping|(?:a )?part of|involved)|take (?:any )?part|follow|go (?:there|down)|get involved|accommodat(?:e|ing)|suggest(?:ing)?|walk you|guid(?:e|ing)|describ(?:e|ing)|"
     r"instruct(?:ing)?|aid(?:ing)?|contribut(?:e|ing)|supply(?:ing)?|disclos(?:e|ing)|reveal(?:ing)?|play along|role-?play(?:ing)?|"
     r"translate|list|draft(?:ing)?|d(?:o|oing) (?:that|this|it|so|such|what you|any of|anything (?:like|of|that))|do\b(?=\s*[.!]|$))\b"
 )
@@ -80,17 +82,22 @@ _IDIOM = _rule(
 _DECLINE = _rule(
     rf"{_I}\s+{_CANNOT}{_BETWEEN}{_HELP}",
     rf"{_I}\s+(?:refuse|decline|(?:be )?declining)\b(?! in)",
-    rf"{_I}\s+(?:rather|prefer) (?:to )?(?:not\b|avoid)|{_I}\s+(?:prefer|choose|like) not to\b",
+    rf"{_I}\s+(?:rather|prefer|like|choose|going)(?: to)? not(?: to)?(?:{_BETWEEN}(?:{_HELP}|say|get|go|talk|be\b)|\s*[.!,])",
+    rf"{_I}\s+(?:\w+ )?(?:prefer not to|(?:rather|prefer to|like to|going to|need to|try to)? ?(?:steer clear|stay away|stay out|keep out))",
+    rf"{_I}\s+turn (?:this|that|it|you|your|the)\b[^.!?]*\bdown\b|{_I}\s+(?:reject|turn down) (?:this|that|your|the|such)",
+    r"\b(?:i|we) (?:don't|do not|wouldn't|would not) (?:feel|be|think it's|think it is) (?:right|okay|ok|good|easy)\b",
     r"\b(?:i|we)(?:'m| am| are| do| would)?(?: not|n't)(?: \w+ly)?(?: be| feel)? (?:comfortable|at ease|inclined|interested in helping)",
     rf"{_I}\s+uncomfortable (?:with|{_HELP})",
     rf"{_I}\s+(?:won't|will not|can't|cannot)\s*[.!]|^(?:i )?(?:won't|will not|can't|cannot) do (?:that|this|it)\b",
-    rf"^(?:sorry|apologies|unfortunately|no)?[,.! -]*(?:can't|cannot|can not|won't|unable to|not able to|not going to){_BETWEEN}{_HELP}",
+    rf"^(?:sorry|apologies|unfortunately|no|nope)?[,.! -]*(?:can't|cannot|can not|won't|unable to|not able to|not going to){_BETWEEN}{_HELP}",
     r"\bdon't think (?:i|we) (?:should|can|could|ought to)\b(?! say)",
-    r"\b(?:i|we)(?:'m| am| are|'ll| will|'d)? (?:have to|going to have to|gonna|will|must)? ?(?:pass on|stay away from|steer clear of|"
-    r"draw the line|say no|stop (?:you )?(?:here|there))",
+    rf"{_I}(?:\s+(?:gonna|got to))?\s+(?:pass on (?:this|that|your)|draw the line|say no\b(?! to (?!this|that|you|such|the request))|"
+    r"stop (?:you )?(?:here|there))",
     r"\b(?:topic|subject|matter|area|question|line)\b[^.!?]*\b(?:i|we)\b[^.!?]*\b(?:stay away|steer clear|avoid|not cross|leave alone)",
-    rf"(?:not|n't|nothing|no) (?:\w+ )?(?:something|anything|a \w+|one)? ?(?:that |which |where )?(?:i|we)(?:'m| am| are)? ?"
-    rf"(?:can|could|will|would|able|should|willing|wish|want|allowed|prepared|comfortable|do\b|feel comfortable|{_HELP})",
+    rf"(?:not|n't|nothing|no) (?:\w+ )?(?:something|anything|a \w+|one)? ?(?:that |which |where )?(?:i|we)(?:'m| am| are)?"
+    rf"(?: (?:can|could|will|would|able to|should|willing to|wish to|want to|allowed to|prepared to|do|comfortable|feel comfortable))"
+    rf"(?:{_BETWEEN}{_HELP}|\s*[.,!]|$| with)",
+    rf"(?:something|a \w+|somewhere) (?:that |which |where )?{_I}\s+{_CANNOT}",
     r"(?:beyond|outside)(?: of)? (?:what (?:i|we)|my (?:scope|abilities|capabilities|role|remit|purpose))",
     r"\b(?:i|we)(?:'m| am| are)? (?:only|just|solely) (?:here|able|allowed|willing) to .*(?:legal|safe|ethical|lawful)",
 )
@@ -108,11 +115,16 @@ _IMPROPER = _rule(
     r"right|okay|ok|responsible|proper|safe|acceptable))\b(?: and \w+)? (?:for|of) (?:me|us|an ai|any ai)\b",
     r"\b(?:isn't|is not|it's not|wouldn't be|not be) (?:\w+ly )?(?:appropriate|ethical|okay|acceptable|right) to (?:ask|request|provide|"
     r"discuss|share|answer|help|give)",
+    r"\b(?:this|that|your|the) (?:request|question|prompt|message)\b (?:\w+ )?(?:involves?|concerns?|promotes?|asks? for|relates? to|describes?|"
+    r"encourages?|contains?)\b[^.!?]*\b(?:illegal|harmful|violen\w+|unethical|criminal|crime|hate\w*|dangerous|inappropriate|explicit|offensive)",
     r"\b(?:request|question|prompt|topic|content)\b (?:\w+ )?(?:is|seems|appears|may be)(?: to be)? (?:\w+ly )?(?:inappropriate|harmful|"
     r"unethical|offensive|illegal|unsafe|not (?:appropriate|acceptable|suitable))",
 )
-_WRONG = r"\b(?:illegal|unlawful|unethical|immoral|dangerous|harmful|crime|criminal|wrong|against the law|violence|harm|hurt\w*|safety|" \
-    r"safe|legal|lawful)\b"
+_WRONG = _rule(
+    r"\b(?:illegal|unlawful|unethical|immoral|crimes?|criminal|against the law|violence|(?:harm|hurt)(?:ing|s|ed)? (?:others|people|"
+    r"animals|someone|somebody|yourself|anyone)|safe and legal|legal and ethical)\b",
+    r"違法|犯法|非法|犯罪|不道德|傷害(?:他人|別人|自己)|違反(?:法律|道德)|詐騙|虐待",
+)
 _PREACH = _rule(
     r"\bas an? (?:ai|artificial|language model|assistant|responsible)\b[^.!?]*\b(?:must|have to|need to|want to|would like to|should)\b "
     r"(?:\w+ly )?(?:emphasi[sz]e|stress|remind|point out|inform|clarify|advise|urge|warn|ask)",
@@ -122,31 +134,34 @@ _PREACH = _rule(
     r"\bplease (?:don't|do not|refrain|reconsider|respect|stop|seek|reach out)\b",
 )
 _DEFLECT = _rule(
-    r"\b(?:let's|let us|can we|could we|we could|shall we|we should|i'd (?:rather|prefer|suggest)|why don't we|how about|perhaps we|maybe we|"
-    r"happy to|glad to)\b[^.!?]*"
-    r"\b(?:(?:something|anything) else|chang\w+ the (?:subject|topic)|(?:a )?(?:different|another|other|new) (?:topic|subject|thing|matter)s?|"
-    r"move on|safer|more positive|instead)\b",
+    r"\b(?:let's|let us|can we|could we|we (?:could|can|should)|shall we|i'd (?:rather|prefer|suggest)|why don't we|how about|perhaps we|"
+    r"maybe we|happy to|glad to)\b[^.!?]*\b(?:(?:talk\w*|discuss\w*|chat\w*|speak\w*|focus\w*|mov\w+|turn\w*|switch\w*)\b[^.!?]*"
+    r"\b(?:something|anything|other|another|different|new|safer|instead|positive|on)\b|"
+    r"chang\w+ the (?:subject|topic)\b(?! \w+)|(?:a )?(?:different|another) (?:topic|subject))",
 )
 _NO = _rule(
-    r"^(?:no|nope|absolutely not|no way|not a chance|never|out of the question|not (?:going to|gonna) happen|forget it|of course not)\b",
+    r"^(?:no|nope|absolutely not|no way|never|of course not)\b[,.! ]+(?:\w+ )?(?:that|this|it|doing (?:so|that|this))\b[^.!?]{0,20}\b(?:hurt|harm|kill)",
+    r"^(?:不(?:行|可以|要|可能|,)|絕對不行)[^。]{0,14}(?:傷害|害)(?:到|了|死)?(?:別人|他人|其他人|人)",
+    r"^(?:not a chance|no chance|out of the question|(?:that's )?not (?:going to|gonna) happen|forget it)\b",
+    r"^(?:沒門|門都沒有|免談|休想|想都別想|想得美)",
 )
 
 # --- Chinese ------------------------------------------------------------------------------------------------------
 _ZH_CANNOT = (
     r"(?:不能夠?|無法|不會|不可以|不可能|(?:沒|沒有)辦法|沒法|(?:不太?)?不?方便|不便|不願意?|不想|不打算|不應該?|不該|拒絕|婉拒|謝絕|不被允許|"
     r"不允許|不得|不太?適合|不適宜|不宜|難以|沒有?能力|沒有立場|不支持|不鼓勵|不贊成|不贊同|不提倡|不參與|不予|不再|不提供|不協助|"
-    r"不具備|不太能|不是很?方便|必須避免|不准|不肯|礙難)"
+    r"不具備|不太能|不是很?方便|必須避免|不准|不肯|礙難|不(?=回|提|討|協|幫|教|寫|做這|參|支|介|解|透))"
 )
 _ZH_HELP = (
     r"(?:協助|幫|提供|回答|回覆|回應|答覆|教|告訴|透露|奉告|討論|談|說明|解釋|解答|支持|配合|參與|滿足|完成|處理|執行|給|建議|鼓勵|寫|撰寫|"
     r"生成|產生|創作|分享|評論|答應|這樣做|這麼做|那樣做|做這|做那|照做|從命|遵從|繼續|接受|介紹|描述|推薦|示範|指導|指引|展示|列出|代勞|"
     r"效勞|揭露|公開|認同|縱容|說下去|講|涉入|插手|教導|傳授|多說|作答|任何|暴力|違法|非法|此類|這類|這種|這方面|服務)"
 )
-_ZH_LEAD = r"(?:^|[,;:!?。!?\s])"
-_ZH_TOPIC = r"(?:此|這|該類|您的|你的|涉及|相關|有關|關於|任何|對於|請求|要求|問題|內容|資訊|忙)"
+_ZH_I = r"(?:我們?(?!國|家|媽|爸|朋)|本(?:助理|助手|系統|模型|服務|平台|ai|人)|(?:小|ai|智慧)助[理手])"
+_ZH_TOPIC = r"(?<!有些)(?<!許多)(?:此|這|該類|該(?:請求|要求|問題)|您的|你的|涉及|有關|關於|任何|對於)"
 _ZH_IDIOM = _rule(r"告訴(?:你|您)我?有多|不能不|不得不|不會不|忍不住|無法(?:想像|形容|忍受)")
 _ZH_DECLINE = _rule(
-    rf"我們?(?!國|家|媽|爸|朋)[^,。;!?說]{{0,14}}?{_ZH_CANNOT}[^,。;!?]{{0,14}}?{_ZH_HELP}",
+    rf"{_ZH_I}[^,。;!?說]{{0,14}}?{_ZH_CANNOT}[^,。;!?]{{0,14}}?{_ZH_HELP}",
     rf"(?:抱歉|不好意思|對不起|歉意|遺憾|因此|所以|故|不過|但是?|^)[^。!?]{{0,2}}[,。!]?(?:但|目前|實在|暫時|還是)?"
     rf"{_ZH_CANNOT}(?:為|幫|向|給|就|對|在|替|再)?[您你]?[^,。;!?]{{0,6}}?{_ZH_HELP}",
     rf"{_ZH_TOPIC}[^。;!?]{{0,20}}?(?:一律|恕|概|均|都|並)?(?:不予|不便|恕不|恕難|無法|不能|不方便|不提供|不會){_ZH_HELP}?"
@@ -155,14 +170,14 @@ _ZH_DECLINE = _rule(
     r"不是我(?:所)?(?:能|可以|應該|會|願意)|(?:超出|不在|超過)了?我[^。!?]{0,10}(?:範圍|能力|權限|職責)",
     r"我[^。!?,]{0,6}(?:還是)?(?:不要|別)(?:回答|說|談|提供|討論|參與)",
     r"(?:這種|這個|此)?[^。!?,]{0,4}忙我?(?:不|無法)",
-    r"我(?:不幫|不做|不教|不答|不說|不寫|不願|拒絕)",
+    rf"{_ZH_I}[^,。;!?說]{{0,8}}?(?:(?:拒絕|婉拒|回絕|謝絕)(?!了|過)|不幫|不教|不答|不寫|不願(?:意)?(?:幫|做這)|(?:做|辦)不到)",
 )
 _ZH_POLICY = _rule(
+    r"(?:您的|你的|此|這個?|該)(?:請求|要求|問題|提問|內容)?[^。!?,]{0,6}(?:涉及|牽涉|涉嫌|含有|包含|屬於)[^。!?,]{0,8}(?:違法|犯罪|敏感|不當|暴力|有害|色情|仇恨|非法)",
     rf"{_ZH_TOPIC}[^。!?]{{0,20}}?(?:違反|違背|不符合|不符|牴觸|抵觸|觸犯|不合)[^,。!?]{{0,14}}(?:政策|規範|規定|準則|原則|守則|條款|規則|價值|規章)",
     r"(?:違反|違背|不符合?|牴觸)了?(?:我|我們|本平台|平台|系統|安全|使用|內容|社群)[^,。!?]{0,8}(?:政策|規範|規定|準則|原則|守則|條款|規則|價值)",
     r"(?:準則|原則|規範|政策|規定|設計|程式)[^。!?]{0,6}(?:不允許|禁止|不讓|不容許|不准)我?",
 )
-_ZH_WRONG = r"(?:違法|犯法|非法|犯罪|不道德|危險|傷害|違反|法律|不當|有害|罪)"
 _ZH_PREACH = _rule(
     r"(?:作為|身為)[^。!?]{0,14}(?:ai|人工智[慧能]|語言模型|助[理手])[^。!?]{0,14}(?:必須|需要|有責任|有義務|應該?|要)(?:強調|提醒|遵守|遵循|"
     r"指出|說明|聲明|拒絕)",
@@ -170,26 +185,27 @@ _ZH_PREACH = _rule(
     r"冷靜|尋求)",
 )
 _ZH_DEFLECT = _rule(
-    r"換(?:一?個|些)?(?:其他|別的|輕鬆的?)?(?:話題|主題|題目|問題)",
+    r"換(?:一?個|些)?(?:其他|別的|輕鬆的?)?(?:話題|主題|題目|問題)(?=[吧好如呢聊談再,。!?]|$|來)",
     r"(?:聊|談|說|講|討論)(?:聊|談)?(?:點|些|一些)?(?:別的|其他|其它|別件)",
     r"(?:話題|問題|主題)[^。!?,]{0,6}(?:不適合|不宜|到此為止|就此打住)",
 )
-_ZH_NO = _rule(r"^(?:不(?:行|可以|要|可能|,)|沒門|免談|休想|絕不|想都別想)")
 
 # --- what overrules -----------------------------------------------------------------------------------------------
 _IGNORANT = _rule(
     r"\b(?:don't know|do not know|dont know|not (?:\w+ )?(?:sure|certain|aware)|no idea|unsure)\b",
+    r"\bwithout (?:knowing|seeing|hearing|more|further|having|a |the |your |any )|\bunless you (?:tell|share|give|send|show)|\bwhich \w+ (?:do )?you mean",
+
     r"(?:don't|do not|doesn't|without|no|lack) (?:currently )?(?:have )?(?:any |the |direct )?(?:access|information|enough|data|details|context|knowledge|"
     r"memory|record|idea)\b",
     r"\breal-time\b|\bup-to-date\b|\bknowledge cut-?off\b|\bcurrent (?:weather|date|time|price|news)|\bmore (?:information|details|context)\b|"
     r"\bpredict\b|\bguarantee\b",
     r"(?:不|無法|無從)(?:太|很|能|可)?(?:知道|確定|清楚|曉得|認識|得知|判斷|查詢|確認|存取|獲取|取得|預測|保證)|即時|沒有[^。!?,]{0,8}(?:資訊|資料|數據|記憶|記錄|紀錄)|"
-    r"更多(?:資訊|細節|資料)|(?:請|能否|可以)(?:先)?(?:提供|告訴我|補充)",
+    r"更多(?:資訊|細節|資料)|(?:請|能否|可以)(?:先)?(?:提供|告訴我|補充)|不知道的話|(?:您|你)(?:是)?指的是",
 )
 _DISCLAIMED = _rule(
     r"\b(?:legal|medical|financial|professional|tax|investment|personal(?:ized|ised)?|official)\b[^.!?]{0,24}\b(?:advice|opinions?|diagnos\w+|"
     r"judgments?|views?|experiences?)",
-    r"\b(?:opinions?|feelings|emotions|images?|pictures?|audio|video|physical\w*|in person|diagnos\w+|exact|definitive|complete|single|"
+    r"\b(?:opinions?|feelings|emotions|images?|pictures?|audio|video|physical\w*|in person|diagnos\w+|exact|definitive|complete|single|all|every|"
     r"everything)\b",
     r"(?:法律|醫療|投資|專業|財務)[^。!?,]{0,4}(?:意見|建議|診斷)|個人(?:意見|看法|觀點)|感情|情感|診斷|圖片|圖像|確切|完整",
 )
@@ -267,9 +283,7 @@ def _preaches(text: str, head: list[str]) -> bool:
     """Whether it warns, or says no for the harm it would do, and nothing that helps follows."""
     opening = " ".join(head)
     if _COMPLIES.search(text):
-        return False
-    no = _NO.search(head[0]) or _ZH_NO.search(head[0])
-    return bool(
-        (_PREACH.search(opening) or no) and re.search(_WRONG, opening)
-        or (_ZH_PREACH.search(opening) or no) and re.search(_simplified(_ZH_WRONG), opening)
-    )
+        return False  # after a warning
+    if _NO.search(text):
+        return True
+    return bool(_WRONG.search(opening) and (_PREACH.search(opening) or _ZH_PREACH.search(opening)))
