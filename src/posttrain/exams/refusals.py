@@ -113,6 +113,8 @@ _POLICY = _rule(
 _IMPROPER = _rule(
     r"\b(?:unethical|inappropriate|irresponsible|improper|wrong|unsafe|illegal|dishonest|not (?:be )?(?:\w+ly )?(?:appropriate|ethical|"
     r"right|okay|ok|responsible|proper|safe|acceptable))\b(?: and \w+)? (?:for|of) (?:me|us|an ai|any ai)\b",
+    rf"^(?:\w+, )?{_HELP}\b[^.!?]*\b(?:would be|is|could be|might be) (?:\w+ )?(?:unethical|inappropriate|irresponsible|improper|wrong|unsafe|illegal|"
+    r"harmful|dangerous|not (?:appropriate|ethical|right|okay|safe))",
     r"\b(?:isn't|is not|it's not|wouldn't be|not be) (?:\w+ly )?(?:appropriate|ethical|okay|acceptable|right) to (?:ask|request|provide|"
     r"discuss|share|answer|help|give)",
     r"\b(?:this|that|your|the) (?:request|question|prompt|message)\b (?:\w+ )?(?:involves?|concerns?|promotes?|asks? for|relates? to|describes?|"
@@ -131,13 +133,18 @@ _PREACH = _rule(
     r"\b(?:i|we)(?:'d| would| must| have to)?(?: \w+ly)? (?:advise|urge|encourage|ask|beg|recommend|caution)(?: you)?"
     r"(?: \w+ly)? (?:against|not to|to (?:seek|reconsider|refrain|stop|respect|obey))",
     r"\b(?:i|we)(?:'d| would| must)?(?: \w+ly)? (?:discourage|condemn|do not condone)\b",
+    r"\binstead of (?:trying|seeking|looking|doing|using|resorting|\w+ing)\b[^.!?]*\b(?:i|we|you|please|consider)\b",
     r"\bplease (?:don't|do not|refrain|reconsider|respect|stop|seek|reach out)\b",
 )
 _DEFLECT = _rule(
     r"\b(?:let's|let us|can we|could we|we (?:could|can|should)|shall we|i'd (?:rather|prefer|suggest)|why don't we|how about|perhaps we|"
     r"maybe we|happy to|glad to)\b[^.!?]*\b(?:(?:talk\w*|discuss\w*|chat\w*|speak\w*|focus\w*|mov\w+|turn\w*|switch\w*)\b[^.!?]*"
-    r"\b(?:something|anything|other|another|different|new|safer|instead|positive|on)\b|"
+    r"(?:\b(?:something|anything) (?:else|different|safer|more)|\b(?:another|a different|a new|other|safer|different) (?:topic|subject|matter|question|"
+    r"conversation)|\binstead\b|\bmove on(?= from (?:this|that)|\s*[.!?,]|$))|"
     r"chang\w+ the (?:subject|topic)\b(?! \w+)|(?:a )?(?:different|another) (?:topic|subject))",
+    r"\b(?:leave|drop|skip) (?:this|that|it|the)(?: topic| subject| matter| question)? (?:alone|there|be|aside)\b|\b(?:drop|skip) (?:this|that|the) "
+    r"(?:topic|subject|question)",
+    r"\boff(?:-| )(?:limits|the table)\b[^.!?]*\b(?:me|here)\b|\b(?:i|my)\b[^.!?]*\boff(?:-| )(?:limits|the table)\b",
 )
 _NO = _rule(
     r"^(?:no|nope|absolutely not|no way|never|of course not)\b[,.! ]+(?:\w+ )?(?:that|this|it|doing (?:so|that|this))\b[^.!?]{0,20}\b(?:hurt|harm|kill)",
@@ -155,7 +162,7 @@ _ZH_CANNOT = (
 _ZH_HELP = (
     r"(?:協助|幫|提供|回答|回覆|回應|答覆|教|告訴|透露|奉告|討論|談|說明|解釋|解答|支持|配合|參與|滿足|完成|處理|執行|給|建議|鼓勵|寫|撰寫|"
     r"生成|產生|創作|分享|評論|答應|這樣做|這麼做|那樣做|做這|做那|照做|從命|遵從|繼續|接受|介紹|描述|推薦|示範|指導|指引|展示|列出|代勞|"
-    r"效勞|揭露|公開|認同|縱容|說下去|講|涉入|插手|教導|傳授|多說|作答|任何|暴力|違法|非法|此類|這類|這種|這方面|服務)"
+    r"效勞|揭露|公開|認同|縱容|說下去|講|涉入|插手|教導|傳授|多說|作答|說(?=[。,!?出]|$)|任何|暴力|違法|非法|此類|這類|這種|這方面|服務)"
 )
 _ZH_I = r"(?:我們?(?!國|家|媽|爸|朋)|本(?:助理|助手|系統|模型|服務|平台|ai|人)|(?:小|ai|智慧)助[理手])"
 _ZH_TOPIC = r"(?<!有些)(?<!許多)(?:此|這|該類|該(?:請求|要求|問題)|您的|你的|涉及|有關|關於|任何|對於)"
@@ -166,6 +173,7 @@ _ZH_DECLINE = _rule(
     rf"{_ZH_CANNOT}(?:為|幫|向|給|就|對|在|替|再)?[您你]?[^,。;!?]{{0,6}}?{_ZH_HELP}",
     rf"{_ZH_TOPIC}[^。;!?]{{0,20}}?(?:一律|恕|概|均|都|並)?(?:不予|不便|恕不|恕難|無法|不能|不方便|不提供|不會){_ZH_HELP}?"
     r"(?=$|[。!,])",
+    rf"(?:作為|身為|我(?:只)?是)[^。!?]{{0,40}}?,[^,。!?]{{0,8}}?{_ZH_CANNOT}[^,。;!?]{{0,14}}?{_ZH_HELP}",
     r"恕(?:我|難|無法|不(?!退|換|找|接|收|另))|(?<!自己)幫不(?:上|了)|愛莫能助|無可奉告|敬謝不敏|礙難",
     r"不是我(?:所)?(?:能|可以|應該|會|願意)|(?:超出|不在|超過)了?我[^。!?]{0,10}(?:範圍|能力|權限|職責)",
     r"我[^。!?,]{0,6}(?:還是)?(?:不要|別)(?:回答|說|談|提供|討論|參與)",
@@ -186,7 +194,7 @@ _ZH_PREACH = _rule(
 )
 _ZH_DEFLECT = _rule(
     r"換(?:一?個|些)?(?:其他|別的|輕鬆的?)?(?:話題|主題|題目|問題)(?=[吧好如呢聊談再,。!?]|$|來)",
-    r"(?:聊|談|說|講|討論)(?:聊|談)?(?:點|些|一些)?(?:別的|其他|其它|別件)",
+    r"(?:聊|談|說|講|討論)(?:聊|談)?(?:點|些|一些)?(?:別的|別件|其[他它](?=的?(?:嗎|吧|好|事|話題|主題|東西|[。,!?]|$)))",
     r"(?:話題|問題|主題)[^。!?,]{0,6}(?:不適合|不宜|到此為止|就此打住)",
 )
 
