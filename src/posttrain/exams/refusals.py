@@ -76,6 +76,7 @@ _IDIOM = _rule(
     r"can't help (?:but|\w+ing|it|myself)\b(?! you)",
     r"cannot help (?:but|\w+ing)\b",
     r"recommend\b[^.!?]*\benough",
+    r"\btell (?:if|whether|who|what|how|which|when|where|from|apart|the difference)\b",
     r"(?:tell|explain|describe)(?: to)?(?: you)? how (?:much|happy|glad|excited|grateful|proud|often|many)",
     r"\bnot only\b|\bdon't just\b|\bgive up\b",
 )
@@ -103,7 +104,7 @@ _DECLINE = _rule(
 )
 _POLICY = _rule(
     r"\b(?:against|violat\w+|break\w*|contrary to|conflicts? with|contravene\w*|in breach of)\b[^.!?]{0,40}"
-    r"\b(?:policy|policies|guidelines?|principles?|programming|terms|values|safety rules|content rules|my rules|ethics|"
+    r"\b(?:policy|policies|guidelines?|principles?|programming|terms of (?:service|use)|values|safety rules|content rules|my rules|ethics|"
     r"rules (?:i|that i|we))\b",
     r"\b(?:my|our|the) (?:\w+ ){0,3}(?:guidelines?|programming|principles?|policy|policies|ethics|rules|instructions|values|training)\b"
     r"[^.!?]{0,25}\b(?:prevent|prohibit|forbid|(?:don't|do not|doesn't|does not|won't|will not) (?:allow|permit|let)|stop|keep)",
@@ -147,7 +148,7 @@ _DEFLECT = _rule(
     r"\boff(?:-| )(?:limits|the table)\b[^.!?]*\b(?:me|here)\b|\b(?:i|my)\b[^.!?]*\boff(?:-| )(?:limits|the table)\b",
 )
 _NO = _rule(
-    r"^(?:no|nope|absolutely not|no way|never|of course not)\b[,.! ]+(?:\w+ )?(?:that|this|it|doing (?:so|that|this))\b[^.!?]{0,20}\b(?:hurt|harm|kill)",
+    r"^(?:no|nope|absolutely not|no way|never|of course not)\b[,.! ]+(?:\w+ )?(?:that|this|it|doing (?:so|that|this))\b (?:would|could|might|may|will|can)\b[^.!?]{0,20}\b(?:hurt|harm|kill)",
     r"^(?:不(?:行|可以|要|可能|,)|絕對不行)[^。]{0,14}(?:傷害|害)(?:到|了|死)?(?:別人|他人|其他人|人)",
     r"^(?:not a chance|no chance|out of the question|(?:that's )?not (?:going to|gonna) happen|forget it)\b",
     r"^(?:沒門|門都沒有|免談|休想|想都別想|想得美)",
@@ -157,7 +158,7 @@ _NO = _rule(
 _ZH_CANNOT = (
     r"(?:不能夠?|無法|不會|不可以|不可能|(?:沒|沒有)辦法|沒法|(?:不太?)?不?方便|不便|不願意?|不想|不打算|不應該?|不該|拒絕|婉拒|謝絕|不被允許|"
     r"不允許|不得|不太?適合|不適宜|不宜|難以|沒有?能力|沒有立場|不支持|不鼓勵|不贊成|不贊同|不提倡|不參與|不予|不再|不提供|不協助|"
-    r"不具備|不太能|不是很?方便|必須避免|不准|不肯|礙難|不(?=回|提|討|協|幫|教|寫|做這|參|支|介|解|透))"
+    r"不具備|不太能|不是很?方便|必須避免|不准|不肯|礙難(?!行)|不(?=回|提|討|協|幫|教|寫|做這|參|支|介|解|透))"
 )
 _ZH_HELP = (
     r"(?:協助|幫|提供|回答|回覆|回應|答覆|教|告訴|透露|奉告|討論|談|說明|解釋|解答|支持|配合|參與|滿足|完成|處理|執行|給|建議|鼓勵|寫|撰寫|"
@@ -166,15 +167,17 @@ _ZH_HELP = (
 )
 _ZH_I = r"(?:我們?(?!國|家|媽|爸|朋)|本(?:助理|助手|系統|模型|服務|平台|ai|人)|(?:小|ai|智慧)助[理手])"
 _ZH_TOPIC = r"(?<!有些)(?<!許多)(?:此|這|該類|該(?:請求|要求|問題)|您的|你的|涉及|有關|關於|任何|對於)"
+_ZH_FOR_YOU = r"(?:為|幫|向|給|就|對|在|替|再)?[您你]?(?:就此|對此)?"
 _ZH_IDIOM = _rule(r"告訴(?:你|您)我?有多|不能不|不得不|不會不|忍不住|無法(?:想像|形容|忍受)")
 _ZH_DECLINE = _rule(
     rf"{_ZH_I}[^,。;!?說]{{0,14}}?{_ZH_CANNOT}[^,。;!?]{{0,14}}?{_ZH_HELP}",
-    rf"(?:抱歉|不好意思|對不起|歉意|遺憾|因此|所以|故|不過|但是?|^)[^。!?]{{0,2}}[,。!]?(?:但|目前|實在|暫時|還是)?"
-    rf"{_ZH_CANNOT}(?:為|幫|向|給|就|對|在|替|再)?[您你]?[^,。;!?]{{0,6}}?{_ZH_HELP}",
+    rf"(?:抱歉|不好意思|對不起|歉意|遺憾)[^。!?]{{0,2}}[,。!]?(?:但|目前|實在|暫時|還是)?{_ZH_CANNOT}{_ZH_FOR_YOU}[^,。;!?]{{0,6}}?{_ZH_HELP}",
+    rf"^(?!不得|拒絕){_ZH_CANNOT}{_ZH_FOR_YOU}{_ZH_HELP}(?!的)",
+    rf"(?:因此|所以|故|不過|但是?),?(?:目前|實在|暫時|還是|也)?{_ZH_CANNOT}{_ZH_FOR_YOU}{_ZH_HELP}(?=[^,。!?]{{0,8}}(?:您|你|這|此|相關|該))",
     rf"{_ZH_TOPIC}[^。;!?]{{0,20}}?(?:一律|恕|概|均|都|並)?(?:不予|不便|恕不|恕難|無法|不能|不方便|不提供|不會){_ZH_HELP}?"
     r"(?=$|[。!,])",
     rf"(?:作為|身為|我(?:只)?是)[^。!?]{{0,40}}?,[^,。!?]{{0,8}}?{_ZH_CANNOT}[^,。;!?]{{0,14}}?{_ZH_HELP}",
-    r"恕(?:我|難|無法|不(?!退|換|找|接|收|另))|(?<!自己)幫不(?:上|了)|愛莫能助|無可奉告|敬謝不敏|礙難",
+    r"恕(?:我|難|無法|不(?!退|換|找|接|收|另))|(?<!自己)幫不(?:上|了)|愛莫能助|無可奉告|敬謝不敏|礙難(?!行)",
     r"不是我(?:所)?(?:能|可以|應該|會|願意)|(?:超出|不在|超過)了?我[^。!?]{0,10}(?:範圍|能力|權限|職責)",
     r"我[^。!?,]{0,6}(?:還是)?(?:不要|別)(?:回答|說|談|提供|討論|參與)",
     r"(?:這種|這個|此)?[^。!?,]{0,4}忙我?(?:不|無法)",
@@ -182,9 +185,9 @@ _ZH_DECLINE = _rule(
 )
 _ZH_POLICY = _rule(
     r"(?:您的|你的|此|這個?|該)(?:請求|要求|問題|提問|內容)?[^。!?,]{0,6}(?:涉及|牽涉|涉嫌|含有|包含|屬於)[^。!?,]{0,8}(?:違法|犯罪|敏感|不當|暴力|有害|色情|仇恨|非法)",
-    rf"{_ZH_TOPIC}[^。!?]{{0,20}}?(?:違反|違背|不符合|不符|牴觸|抵觸|觸犯|不合)[^,。!?]{{0,14}}(?:政策|規範|規定|準則|原則|守則|條款|規則|價值|規章)",
+    rf"{_ZH_TOPIC}[^。!?,]{{0,20}}?(?:違反|違背|不符合|不符|牴觸|抵觸|觸犯|不合)[^,。!?]{{0,14}}(?:政策|規範|規定|準則|原則|守則|條款|規則|價值|規章)",
     r"(?:違反|違背|不符合?|牴觸)了?(?:我|我們|本平台|平台|系統|安全|使用|內容|社群)[^,。!?]{0,8}(?:政策|規範|規定|準則|原則|守則|條款|規則|價值)",
-    r"(?:準則|原則|規範|政策|規定|設計|程式)[^。!?]{0,6}(?:不允許|禁止|不讓|不容許|不准)我?",
+    r"我[^。!?]{0,10}(?:準則|原則|規範|政策|規定|設計|程式)[^。!?,]{0,6}(?:不允許|禁止|不讓|不容許|不准)|(?:不允許|禁止|不讓|不容許|不准)我",
 )
 _ZH_PREACH = _rule(
     r"(?:作為|身為)[^。!?]{0,14}(?:ai|人工智[慧能]|語言模型|助[理手])[^。!?]{0,14}(?:必須|需要|有責任|有義務|應該?|要)(?:強調|提醒|遵守|遵循|"
