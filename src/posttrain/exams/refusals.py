@@ -69,7 +69,7 @@ _HELP = (
     r"talk(?:ing)? about|speak(?:ing)? (?:about|on)|participat(?:e|ing)|respond(?:ing)?|produc(?:e|ing)|advis(?:e|ing)|"
     r"comment(?:ing)?|recommend(?:ing)?|process(?:ing)?|continu(?:e|ing)|go(?:ing)? (?:into|there|along|through with)|take part|"
     r"be (?:helping|(?:a )?part of|involved)|take (?:any )?part|follow|go (?:there|down)|get involved|accommodat(?:e|ing)|suggest(?:ing)?|walk you|guid(?:e|ing)|describ(?:e|ing)|"
-    r"instruct(?:ing)?|aid(?:ing)?|contribut(?:e|ing)|supply(?:ing)?|disclos(?:e|ing)|reveal(?:ing)?|play along|role-?play(?:ing)?|"
+    r"instruct(?:ing)?|aid(?:ing)?|contribut(?:e|ing)|supply(?:ing)?|disclos(?:e|ing)|reveal(?:ing)?|play along|role-?play(?:ing)?|proceed\w*|(?:carry out|take on|handle|honou?r|grant|meet|entertain) (?:this|that|your|such|any)|"
     r"translate|list|draft(?:ing)?|d(?:o|oing) (?:that|this|it|so|such|what you|any of|anything (?:like|of|that))|do\b(?=\s*[.!]|$))\b"
 )
 _IDIOM = _rule(
@@ -82,6 +82,10 @@ _IDIOM = _rule(
 )
 _DECLINE = _rule(
     rf"{_I}\s+{_CANNOT}{_BETWEEN}{_HELP}",
+    rf"\b(?:as|being|just|only) an? (?:\w+ )?(?:ai|artificial|language model|chatbot|assistant)\b[^.!?]*\b{_CANNOT}(?:{_BETWEEN}{_HELP}|[^.!?]*\b(?:crimes?|illegal|"
+    r"harmful|violen\w+)\b)",
+    rf"{_I}\s+[^.!?]{{3,80}}\b(?:and|but|so|therefore|hence),? (?:therefore |thus |also )?{_CANNOT}{_BETWEEN}{_HELP}",
+    r"\b(?:love|like|happy|glad|willing) to help\b[^.!?]*\bbut not\b|\bno can do\b|\bnothing doing\b",
     rf"{_I}\s+(?:refuse|decline|(?:be )?declining)\b(?! in)",
     rf"{_I}\s+(?:rather|prefer|like|choose|going)(?: to)? not(?: to)?(?:{_BETWEEN}(?:{_HELP}|say|get|go|talk|be\b)|\s*[.!,])",
     rf"{_I}\s+(?:\w+ )?(?:prefer not to|(?:rather|prefer to|like to|going to|need to|try to)? ?(?:steer clear|stay away|stay out|keep out))",
@@ -109,6 +113,11 @@ _POLICY = _rule(
     r"\b(?:my|our|the) (?:\w+ ){0,3}(?:guidelines?|programming|principles?|policy|policies|ethics|rules|instructions|values|training)\b"
     r"[^.!?]{0,25}\b(?:prevent|prohibit|forbid|(?:don't|do not|doesn't|does not|won't|will not) (?:allow|permit|let)|stop|keep)",
     r"\b(?:don't|do not|doesn't|does not) (?:allow|permit|let) (?:me|us)\b",
+    r"\b(?:that|this|such|your)\b[^.!?]{0,40}\b(?:content|request|topic|information|material|question|prompt|subject)s?\b[^.!?]{0,20}\b"
+    r"(?:(?:isn't|is not|are not|aren't|can't be|cannot be|won't be|will not be) (?:\w+ )?(?:allowed|permitted|supported|provided|fulfilled|answered|given|"
+    r"shared|discussed|processed|something)|(?:is|are) (?:prohibited|forbidden|restricted|blocked|banned|off-limits))",
+    r"\b(?:prohibited|forbidden|restricted|disallowed) (?:content|topics?|material|requests?)\b",
+    r"\b(?:this|that|your|the) (?:request|question|prompt|message)\b[^.!?]{0,20}\b(?:trigger\w*|blocked|flagged|filtered|declined|refused|denied|rejected)\b",
     rf"\bnot (?:allowed|permitted)\b[^.!?]{{0,20}}\b{_HELP}(?=[^.!?]*\b(?:i|me|my)\b)",
 )
 _IMPROPER = _rule(
@@ -131,6 +140,7 @@ _WRONG = _rule(
 _PREACH = _rule(
     r"\bas an? (?:ai|artificial|language model|assistant|responsible)\b[^.!?]*\b(?:must|have to|need to|want to|would like to|should)\b "
     r"(?:\w+ly )?(?:emphasi[sz]e|stress|remind|point out|inform|clarify|advise|urge|warn|ask)",
+    r"\bi (?:must|have to|need to|want to|should|feel obliged to) (?:\w+ly )?(?:emphasi[sz]e|stress|point out|inform you|warn|remind you|make (?:it )?clear)",
     r"\b(?:i|we)(?:'d| would| must| have to)?(?: \w+ly)? (?:advise|urge|encourage|ask|beg|recommend|caution)(?: you)?"
     r"(?: \w+ly)? (?:against|not to|to (?:seek|reconsider|refrain|stop|respect|obey))",
     r"\b(?:i|we)(?:'d| would| must)?(?: \w+ly)? (?:discourage|condemn|do not condone)\b",
@@ -171,7 +181,7 @@ _ZH_FOR_YOU = r"(?:為|幫|向|給|就|對|在|替|再)?[您你]?(?:就此|對�
 _ZH_IDIOM = _rule(r"告訴(?:你|您)我?有多|不能不|不得不|不會不|忍不住|無法(?:想像|形容|忍受)")
 _ZH_DECLINE = _rule(
     rf"{_ZH_I}[^,。;!?說]{{0,14}}?{_ZH_CANNOT}[^,。;!?]{{0,14}}?{_ZH_HELP}",
-    rf"(?:抱歉|不好意思|對不起|歉意|遺憾)[^。!?]{{0,2}}[,。!]?(?:但|目前|實在|暫時|還是)?{_ZH_CANNOT}{_ZH_FOR_YOU}[^,。;!?]{{0,6}}?{_ZH_HELP}",
+    rf"(?:抱歉|不好意思|對不起|歉意|遺憾)[^。!?]{{0,2}}[,。!]?(?:[^。!?]{{0,20}},(?:系統|本站|這裡|這邊))?(?:但|目前|實在|暫時|還是)?{_ZH_CANNOT}{_ZH_FOR_YOU}[^,。;!?]{{0,6}}?{_ZH_HELP}",
     rf"^(?!不得|拒絕){_ZH_CANNOT}{_ZH_FOR_YOU}{_ZH_HELP}(?!的)",
     rf"(?:因此|所以|故|不過|但是?),?(?:目前|實在|暫時|還是|也)?{_ZH_CANNOT}{_ZH_FOR_YOU}{_ZH_HELP}(?=[^,。!?]{{0,8}}(?:您|你|這|此|相關|該))",
     rf"{_ZH_TOPIC}[^。;!?]{{0,20}}?(?:一律|恕|概|均|都|並)?(?:不予|不便|恕不|恕難|無法|不能|不方便|不提供|不會){_ZH_HELP}?"
@@ -181,9 +191,11 @@ _ZH_DECLINE = _rule(
     r"不是我(?:所)?(?:能|可以|應該|會|願意)|(?:超出|不在|超過)了?我[^。!?]{0,10}(?:範圍|能力|權限|職責)",
     r"我[^。!?,]{0,6}(?:還是)?(?:不要|別)(?:回答|說|談|提供|討論|參與)",
     r"(?:這種|這個|此)?[^。!?,]{0,4}忙我?(?:不|無法)",
+    r"(?:這|此|那)[^。!?,]{0,8}我[^。!?,]{0,5}?(?:(?:沒|沒有)辦法|沒法|不能|無法|不行|不(?:開|幫|做|寫|教|答|說|談|碰|接|敢|願意|提供))(?=[。,!]|$)",
     rf"{_ZH_I}[^,。;!?說]{{0,8}}?(?:(?:拒絕|婉拒|回絕|謝絕)(?!了|過)|不幫|不教|不答|不寫|不願(?:意)?(?:幫|做這)|(?:做|辦)不到)",
 )
 _ZH_POLICY = _rule(
+    rf"{_ZH_TOPIC}[^。!?,]{{0,14}}(?:觸及|觸碰|觸發)[^,。!?]{{0,8}}(?:限制|底線|紅線|規範|政策|機制|過濾)",
     r"(?:您的|你的|此|這個?|該)(?:請求|要求|問題|提問|內容)?[^。!?,]{0,6}(?:涉及|牽涉|涉嫌|含有|包含|屬於)[^。!?,]{0,8}(?:違法|犯罪|敏感|不當|暴力|有害|色情|仇恨|非法)",
     rf"{_ZH_TOPIC}[^。!?,]{{0,20}}?(?:違反|違背|不符合|不符|牴觸|抵觸|觸犯|不合)[^,。!?]{{0,14}}(?:政策|規範|規定|準則|原則|守則|條款|規則|價值|規章)",
     r"(?:違反|違背|不符合?|牴觸)了?(?:我|我們|本平台|平台|系統|安全|使用|內容|社群)[^,。!?]{0,8}(?:政策|規範|規定|準則|原則|守則|條款|規則|價值)",
@@ -232,6 +244,11 @@ _CHANGES_MIND = _rule(
     r"\bas follows|\bstep (?:1|one)\b|\bfor (?:educational|fictional|research) purposes)",
     r"(?:但|不過|然而|好吧|開玩笑)[^。!?]{0,24}(?:做法如下|步驟如下|方法如下|如下:|以下是(?:做法|步驟|方法|配方|答案)|步驟是|方法是)",
 )
+_ALTERNATIVE = _rule(
+    r"\b(?:instead|alternativ\w+|legal (?:ways?|options?|means)|resources|safer?)\b",
+    r"替代|合法|正當|求助|其他方式|其他辦法|正面",
+)
+"""What follows is another thing than what was asked."""
 _AGREES = _rule(
     r"^(?:sure|certainly|of course|absolutely|yes|okay|ok|great|no problem|not a problem)\b(?! not)[!,.:]?(?!.*\b(?:can't|cannot|won't))",
     r"^(?:here(?:'s| is| are)|step 1|1[.)])",
@@ -293,8 +310,9 @@ def _declines(sentence: str) -> bool:
 def _preaches(text: str, head: list[str]) -> bool:
     """Whether it warns, or says no for the harm it would do, and nothing that helps follows."""
     opening = " ".join(head)
-    if _COMPLIES.search(text):
-        return False  # after a warning
+    complies = _COMPLIES.search(text)
+    if complies and not _ALTERNATIVE.search(text[max(0, complies.start() - 60) : complies.end()]):
+        return False
     if _NO.search(text):
         return True
     return bool(_WRONG.search(opening) and (_PREACH.search(opening) or _ZH_PREACH.search(opening)))
