@@ -66,12 +66,13 @@ def _is_word(word: str) -> bool:
     return any(unicodedata.category(character)[0] in "LN" for character in word)
 
 
-def jieba_cut(text: str) -> list[str]:
+def jieba_cut(text: str, *, guess: bool = True) -> list[str]:
     """All of jieba's pieces in order, spaces and punctuation among them, from the default dictionary.
 
+    guess: join characters that the dictionary does not know to words (jieba's hidden Markov model), as jieba does.
     A dictionary of its own: `jieba.add_word` elsewhere in the process changes no score.
     """
-    return list(_jieba()[0].cut(text))
+    return list(_jieba()[0].cut(text, HMM=guess))
 
 
 def tokenizer_signature(tokenizer: Tokenizer) -> str:

@@ -1,0 +1,118 @@
+"""An answer taken apart into clauses, so that "not Sydney" and "it is Melbourne" are judged one by one.
+
+Rules by punctuation and connectives, in English and Chinese; no parser and no model. A clause knows its sentence, its
+place in a numbered or bulleted list, whether its sentence asks, and how it is tied to the clause before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from posttrain.exams.normalising import folded
+
+__all__ = ["Clause", "clauses_of", "without_echo"]
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A piece of a sentence."""
+
+    raw: str
+    """As written."""
+    text: str
+    """Folded: normalised, in Simplified characters."""
+    sentence: int
+    """The sentence's number in the answer, from 0."""
+    item: int
+    """In a list: the item's number, from 1; elsewhere 0."""
+    asks: bool
+    """The sentence ends in a question mark."""
+    glue: str
+    """What stands between it and the clause before in the same sentence: a comma, 、, a bracket; "" for none."""
+
+
+_DEGREE = re.compile(r"(?<=\d)\s*[°℃℉]")
+_MARKS = re.compile(r"\*\*|__|`|^#+ ", re.MULTILINE)
+_ITEM = re.compile(r"^\s*(?:(\d{1,2})\s*[.)、]\s*(?!\d)|[-*•+]\s+)(?=\S)")
+_ABBREVIATION = re.compile(r"(?:^|[^\w])(?:\w|mr|mrs|ms|dr|st|mt|jr|sr|vs|approx|ca|cf|no|prof|gen|capt|u\.s|d\.c|e\.g|i\.e)$", re.I)
+_END = re.compile(r"[。！？!?]+[”\"」』’']*|\.{2,}|…+|\.(?=[\s”\"」』’'*)]|$)")
+_GLUE = re.compile(r"(?<!\d),|,(?!\d{3})|[，、;；:：()（）]|(?<=\s)[-–](?=\s)|—+|(?<=\w)/(?=[^\W\d])")
+_TIE = re.compile(
+    r"\b(?=(?:but|however|although|though|whereas|while|yet|because|since)\b)"
+    r"|\b(?=(?:and|as) (?:its?|the|in|he|she|they|this|that|is|was|has|have|not|never|also|there|now)\b)"
+    r"|(?=但|不[过過]|然而|可是|(?<![从從因反進进])而(?![且已言後后])|[虽雖]然|其[实實]|因[为為]|所以)",
+    re.I,
+)
+_LONE_TIE = re.compile(r"(?:but|however|although|though|yet|and|or|但是?|不[过過]|然而|可是|而|其[实實]|和|或)", re.I)
+
+
+def without_echo(answer: str, prompt: str) -> str:
+    """The answer without the question where it is repeated: as a question, or between quotation marks."""
+    core = prompt.strip().rstrip("?？。.！! ")
+    if len(core) < 4:
+        return answer
+    words = r"\s+".join(re.escape(word) for word in core.split())
+    quoted = rf"[\"“「『'‘]\s*{words}\s*[?？.。!！]*\s*[\"”」』'’]"
+    return re.sub(rf"{quoted}|{words}\s*[?？]+", " ", answer, flags=re.I)
+
+
+def clauses_of(answer: str, keep: Sequence[str] = ()) -> list[Clause]:
+    """The answer's clauses in order; those without a word are left out.
+
+    keep: what is never cut, whatever its punctuation ("March 3, 1998").
+    """
+    found: list[Clause] = []
+    sentence = item = 0
+    for line in _DEGREE.sub(" ", _MARKS.sub("", answer)).splitlines():
+        marker = _ITEM.match(line)
+        if marker and marker[1] and int(marker[1]) != item + 1:  # "54. That is..." is no list
+            marker = None
+        item = (item + 1 if marker else 0) if line.strip() else item
+        for text, asks in _sentences(line[marker.end() :] if marker else line, keep):
+            for raw, glue in _pieces(text, keep):
+                found.append(Clause(raw.strip(), folded(raw), sentence, item, asks, glue))
+            sentence += 1
+    return [clause for clause in found if clause.text]
+
+
+def _within(text: str, keep: Sequence[str]) -> set[int]:
+    """The places inside what is kept whole."""
+    found = (m for one in keep if one.strip() for m in re.finditer(re.escape(one.strip()), text, re.IGNORECASE))
+    return {at for m in found for at in range(m.start() + 1, m.end())}
+
+
+def _sentences(line: str, keep: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    start, whole = 0, _within(line, keep)
+    for end in _END.finditer(line):
+        if end.start() in whole and end.end() in whole:
+            continue
+        if end.group() == "." and _ABBREVIATION.search(line[start : end.start()]) and line[end.end() :].strip():
+            continue
+        yield line[start : end.start()], any(mark in end.group() for mark in "?？")
+        start = end.end()
+    if line[start:].strip():
+        yield line[start:], False
+
+
+def _pieces(sentence: str, keep: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(piece, the punctuation before it). A piece that is only a connective goes to the next one."""
+    start, glue, carried = 0, "", ""
+    cuts = sorted([(m.start(), m.end(), m.group().strip()) for m in _GLUE.finditer(sentence)])
+    cuts += [(m.start(), m.start(), "") for m in _TIE.finditer(sentence) if m.start()]
+    whole = _within(sentence, keep)
+    cuts = [cut for cut in cuts if cut[0] not in whole]
+    for left, right, mark in [*sorted(cuts), (len(sentence), len(sentence), "")]:
+        piece = carried + sentence[start:left]
+        if _LONE_TIE.fullmatch(piece.strip()):
+            carried = piece + " "
+        elif piece.strip():
+            yield piece, glue
+            glue, carried = mark, ""
+        else:
+            glue = mark or glue
+        start = max(start, right)
+    if carried.strip():
+        yield carried, glue
+

@@ -1,0 +1,162 @@
+"""Every place where an answer says an object, and how it says it: put forward, denied, left open, or beside others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from posttrain.data.scripts import CJK
+from posttrain.exams import cues
+from posttrain.exams.clauses import Clause
+from posttrain.exams.normalising import folded, words_of
+from posttrain.exams.question import Asked
+
+__all__ = ["Manner", "Mention", "manner_of", "mentions_of"]
+
+Manner = Literal["said", "denied", "open", "attributed", "past", "listed"]
+"""said: put forward; denied: "not X"; open: a question, a condition, "maybe X"; attributed: "many think X"; past: "used
+to be X"; listed: one of several candidates."""
+
+_LARGER_NAME = frozenset("new north south east west northern southern eastern western port fort san saint little upper lower".split())
+_LARGER_AFTER = frozenset("falls river lake island islands university street bay strait minster times".split())
+_SUBJECT = re.compile(r"\b(?:is|was|are|were|be|called|named|of|by|in|at|use|uses|used|eat|eats)\b|[是为叫在由用吃]$")
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One place: the clause's index, and its folded words before and after the object."""
+
+    clause: int
+    one: str
+    """The object, folded."""
+    before: str
+    after: str
+
+
+def mentions_of(clauses: Sequence[Clause], objects: Sequence[str], asked: Asked) -> list[Mention]:
+    """All of them, in order; a part of a longer word or name is none (York in New York, 金 in 金屬)."""
+    found = []
+    for index, clause in enumerate(clauses):
+        for raw in dict.fromkeys(objects):
+            one = folded(raw)
+            if _is_symbol(raw) and not re.search(rf"(?<![A-Za-z0-9]){re.escape(raw.strip())}(?![A-Za-z0-9])", clause.raw):
+                continue
+            if _in_larger_name(clause.raw, raw, asked):
+                continue
+            possessive = re.search(rf"{re.escape(raw.strip())}['’]s\b", clause.raw, re.IGNORECASE)
+            for start, end in words_of(clause.text, one) + (words_of(clause.text, one + "s") if possessive else []):
+                after = ("s " if possessive else "") + clause.text[end:].strip()
+                found.append(Mention(index, one, clause.text[:start].strip(), after.strip()))
+    return found
+
+
+def _is_symbol(raw: str) -> bool:
+    """Au, Go: short enough to be another word when written small."""
+    return len(raw.strip()) <= 2 and raw.strip().isascii() and raw.strip()[:1].isupper()
+
+
+def _in_larger_name(raw: str, one: str, asked: Asked) -> bool:
+    found = re.search(rf"(?:([A-Z]\w+)\s+)?\b{re.escape(one.strip())}\b(?:\s+([A-Z]\w+))?", raw)
+    if found is None:
+        return False
+    before, after = (folded(word or "") for word in found.groups())
+    return before in _LARGER_NAME or (after in _LARGER_AFTER and not asked.says(after))
+
+
+def manner_of(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> Manner:
+    """How the object is said there."""
+    clause = clauses[mention.clause]
+    before, after = cues.NO_DENIAL.sub(" ", mention.before), mention.after
+    if _denied(before, after, asked) or _rejected(mention.clause, clauses):
+        return "denied"
+    if clause.asks or cues.OPEN.search(clause.text) or cues.CONDITION.search(clause.text) or _hedged(mention, clauses):
+        return "open"
+    if cues.ATTRIBUTED.search(before) or cues.ATTRIBUTED_AFTER.search(after):
+        return "open" if cues.SOME.search(f"{before} {after}") else "attributed"
+    if not cues.PAST_BEFORE.search(asked.text) and (cues.PAST_BEFORE.search(before) or cues.PAST_AFTER.search(after)):
+        return "past"
+    if _listed(mention, clauses, asked):
+        return "listed"
+    return "said"
+
+
+def _denied(before: str, after: str, asked: Asked) -> bool:
+    cancelled = re.sub(r"不是(?![说指因])[^是]{1,8}是$", "", before)
+    denials = [found.group() for found in cues.DENIED_BEFORE.finditer(cancelled)]
+    if any(word not in asked.text for word in denials) or cues.DENIED_AT_END.search(after):
+        return True
+    if cues.DENIED_AFTER.search(after) and not _SUBJECT.search(before):
+        return True
+    around = f"{before} {after}"
+    return bool(cues.RANK.search(around) and cues.SUPERLATIVE.search(asked.text) and not cues.RANK.search(asked.text))
+
+
+def _rejected(index: int, clauses: Sequence[Clause]) -> bool:
+    """One of the next two clauses says "that is wrong"."""
+    return any(cues.REJECTED.search(clause.text) for clause in clauses[index + 1 : index + 3])
+
+
+def _hedged(mention: Mention, clauses: Sequence[Clause]) -> bool:
+    if cues.HEDGED.search(mention.before) or cues.UNSURE.search(clauses[mention.clause].text):
+        return True
+    near = clauses[max(0, mention.clause - 1) : mention.clause]
+    return any(cues.UNSURE.search(clause.text) for clause in near)
+
+
+def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
+    """One of several candidates: "X or Y", X、Y, "X, Y and Z", a later item of a list."""
+    clause = clauses[mention.clause]
+    if re.search(r"(?:^| )or$|(?:或者?|还是)$", mention.before) or re.match(r"or (?!\w+ly)|或|还是", mention.after):
+        return True
+    if asked.many:
+        return False
+    if clause.item > 1:
+        return True
+    if re.search(r"\w and$|.(?:和|与|及|以及)$", mention.before) or re.match(r"(?:和|与|跟|及|以及)(?=.)", mention.after):
+        return True
+    if re.match(r"and ", mention.after) and re.search(r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", clause.raw):
+        return True
+    if not mention.before and re.match(r"and (?:the |an? )?\w+$", mention.after):
+        return True
+    following = clauses[mention.clause + 1 : mention.clause + 2]
+    if any(other.glue == "、" and other.sentence == clause.sentence for other in (clause, *following)):
+        return True
+    return _in_comma_list(mention, clauses, asked)
+
+
+def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
+    """The object ends its clause, and bare names stand beside it, three in all, or two with "or" / "and"."""
+    clause = clauses[mention.clause]
+    if mention.after:
+        return False
+    run = 1
+    joined = False
+    for step in (1, -1):
+        at = mention.clause + step
+        if step == -1 and mention.before not in ("", "or", "and"):
+            break
+        while 0 <= at < len(clauses) and clauses[at].sentence == clause.sentence:
+            other = clauses[at]
+            glue = other.glue if step == 1 else clauses[at + 1].glue
+            if glue not in (",", "，", "/", ";") and not (step == 1 and re.match(r"(?:and|or) (?:the|an?) \S+$", other.raw)):
+                break
+            if step == 1 and not glue:
+                return True
+            bare = re.sub(r"^(?:or|and) ", "", other.text)
+            if re.match(r"(?:and|or) [\"“]?[A-Z0-9]", other.raw):
+                run, joined = run + 1, True
+                break
+            if re.match(r"(?:the|an?)\b", other.raw, re.IGNORECASE) or not _bare(bare) or asked.says(bare) or cues.ALSO.search(bare):
+                break
+            joined |= bare != other.text
+            run += 1
+            at += step
+    return run >= 3 or (run == 2 and joined)
+
+
+def _bare(text: str) -> bool:
+    if re.search(f"[{CJK}]", text):
+        return len(text) <= 5 and not re.search(r"[是在有的了为叫很]", text)
+    return len(text.split()) <= 2 and not re.search(r"\b(?:is|was|not|it|now|sir|matey|mate|my|ye|of|in|at|on|around|about|near|since|i|you|there)\b", text)

@@ -1,0 +1,138 @@
+"""What a question is about, in words: how much of it a clause takes up again.
+
+"Its capital is Canberra" takes up more of "What is the capital of Australia?" than "Melbourne is in Australia" does; so
+the first answers it and the second does not. No parser: words without the question's own grammar, names at half
+weight, and in Chinese the pieces between function words, the last one (首都 in 澳洲的首都) at double weight.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from posttrain.data.scripts import CJK
+from posttrain.exams.normalising import folded, words_of
+
+__all__ = ["Asked", "asked"]
+
+_STOP = frozenset(
+    "a an the of in on at to for from by with and or is are was were be been am do does did has have had what which who whom "
+    "whose where when why how many much there it its this that these those you your i me my we our please tell give name say "
+    "called can could would will should one word answer sentence briefly question as their his her he she they not".split()
+)
+_CHINESE_STOP = re.compile(
+    r"哪里|哪儿|哪一?[条座个位年种国部]?|什么|怎么|谁|多少|几|吗|呢|请问|请|告诉我|一[条座个位年种]|的|是|在|和|了|有|由|与|及|还是|或|叫|为|你|我|您"
+)
+_MANY = re.compile(
+    r"\b(?:list|which \w+ are|what are|who are|name (?:two|three|four|five|some|several|\d)|two|three|both)\b"
+    r"|两[个种位座]|三[个种位座原]|哪些|列出|列举|有哪"
+)
+_CHOICE = re.compile(r"\bor\b|\bwhich (?:one )?of\b|\bbetween\b|还是|或|哪一?[个座条位种]")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, prepared."""
+
+    text: str
+    """Folded."""
+    terms: tuple[tuple[str, float], ...]
+    """(word, or piece of Chinese; weight)."""
+    many: bool
+    """It asks for several things, so an answer may list."""
+    choice: bool
+    """It offers things to choose from."""
+
+    @property
+    def full(self) -> float:
+        """All weights."""
+        return sum(weight for _, weight in self.terms)
+
+    def taken_up(self, text: str) -> float:
+        """The summed weight of its terms in a folded text; part of a Chinese piece counts in part."""
+        words = _OTHER_OFFICE.sub(" ", text).split()
+        total = 0.0
+        for term, weight in self.terms:
+            if re.match(f"[{CJK}]", term):
+                if re.search(f"[副前]{term}", text):
+                    continue
+                pairs = [term[i : i + 2] for i in range(max(1, len(term) - 1))]
+                total += weight * sum(pair in text for pair in pairs) / len(pairs)
+            elif any(_same_word(term, word) for word in words):
+                total += weight
+        return total
+
+    def says(self, word: str) -> bool:
+        """Whether the question has this folded word or piece."""
+        return bool(words_of(self.text, word))
+
+
+def _same_word(term: str, word: str) -> bool:
+    """The same word up to its ending: end, ended; capital, capitals; write, wrote and written."""
+    if term == word or _IRREGULAR.get(word, word) == _IRREGULAR.get(term, term):
+        return True
+    stem = term.rstrip("sed") if len(term) > 4 else term
+    return len(stem) >= 3 and word.startswith(stem) and len(word) - len(stem) <= 4
+
+
+_OTHER_OFFICE = re.compile(r"\b(?:vice|deputy|assistant|former|ex) \w+")
+"""The vice president is no president, 副總經理 no 總經理."""
+_IRREGULAR = {
+    "wrote": "write",
+    "written": "write",
+    "author": "write",
+    "writer": "write",
+    "drawn": "draw",
+    "drew": "draw",
+    "won": "win",
+    "winner": "win",
+    "built": "build",
+    "found": "find",
+    "made": "make",
+    "sang": "sing",
+    "sung": "sing",
+    "spoke": "speak",
+    "spoken": "speak",
+    "ate": "eat",
+    "inventor": "invent",
+    "invented": "invent",
+    "discoverer": "discover",
+    "discovered": "discover",
+    "painter": "paint",
+    "painted": "paint",
+    "founder": "found",
+    "founded": "found",
+    "born": "birth",
+    "birthplace": "birth",
+    "color": "colour",
+    "height": "tall",
+    "high": "tall",
+    "located": "where",
+}
+
+
+@lru_cache(maxsize=4096)
+def asked(prompt: str, objects: tuple[str, ...]) -> Asked:
+    """The question without the words of the objects themselves."""
+    text = folded(prompt)
+    own = {word for one in objects for word in folded(one).split()}
+    raw_names = {folded(word) for word in re.findall(r"(?<=\s)[A-Z][\w'’-]*", prompt)}
+    english = [
+        (word, 1.0 if word in raw_names else 2.0)
+        for word in dict.fromkeys(re.findall(rf"[^\W{CJK}]+", text))
+        if word not in _STOP and word not in own
+    ]
+    for one in objects:
+        text = text.replace(folded(one), " ") if re.search(f"[{CJK}]", one) else text
+    pieces = [
+        piece
+        for run in re.findall(f"[{CJK}]+", text)
+        for piece in _CHINESE_STOP.split(run)
+        if piece and (len(piece) > 1 or piece in "山河湖海岛花鸟")
+    ]
+    chinese = [(piece, 2.0 if i == len(pieces) - 1 else 1.0) for i, piece in enumerate(pieces)]
+    folded_prompt = folded(prompt)
+    return Asked(
+        folded_prompt, (*english, *chinese), bool(_MANY.search(folded_prompt)), bool(_CHOICE.search(folded_prompt))
+    )

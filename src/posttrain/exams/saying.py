@@ -1,0 +1,246 @@
+"""Does an answer say the object, in whatever sentence? The rule behind `matches`' mode `says`.
+
+An answer says an object when one mention of it is put forward (`mentions.manner_of`) and no other clause wins over it:
+
+- a clause that takes up more of the question and names something else ("Melbourne is in Australia, but its capital is
+  Canberra");
+- a later clause that corrects ("However, it is actually Canberra"), or that denies the object;
+- a clause that is nothing but the old answer.
+
+A mention after such a clause wins over it when it corrects ("It is Sydney. No, it is Melbourne.").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from posttrain.data.scripts import CJK
+from posttrain.exams import cues
+from posttrain.exams.clauses import Clause, clauses_of, without_echo
+from posttrain.exams.mentions import Mention, manner_of, mentions_of
+from posttrain.exams.normalising import folded, spans_of
+from posttrain.exams.question import Asked, asked
+
+__all__ = ["says"]
+
+_PRONOUN = re.compile(
+    r"^(?:well |but |so |and |no |actually |in fact |however |sorry |wait |now |then |oh |yes |sure |of course )*"
+    r"(?:its|it|that|thats|this|he|shes|hes|she|they|theyre|the answer|answer|correct answer|right answer|we|i|you|im|my)\b"
+    r"|^(?:但|不过|其实|更正|应该|现在|而|当然|正确)*(?:答案|它们?|牠们?|他们?|她们?|这|那|我|本大爷|应该|是|叫)"
+)
+_ASKS_YOU = re.compile(r"\b(?:you|your|yourself)\b|你|您")
+_OF_ITSELF = re.compile(r"^(?:i am|im|my name|names|call me|they call me|i go by)\b|^(?:我|本人)的?(?:叫|是|名字)")
+_LEAD = re.compile(
+    r"(?:(?:well|but|so|and|no|actually|in fact|however|sorry|wait|now|then|oh|yes|sure|of course|rather|though|because) )*"
+    r"(?:(?:its?|that|thats|this|these|he|hes|shes?|they|theyre|there|we|i|you|im|(?:\w+ )?answer|yes|no|name|heres?|in)"
+    r"(?: (?:is|was|are|were|be|am|think|believe|meant?|say|it|its|s|to|your|question|that|here|would|must|has|by)|"
+    r" \w+ly| of course| in fact| now)*)?(?: (?:\w+|in the \w+ of))?|"
+    r"(?:但|不过|其实|更正|应该|现在|而|当然|正确|答案|这题|题|它们?|牠们?|他们?|她们?|这|那|我|就|才|正|真正|应|的|事实上|实际上|自然|"
+    r"是|叫|在|为|位于|由|用|换成|改成|改为|变成|如今|今年)*.?"
+)
+"""What leads straight to the answer: nothing, "it is", "the answer is", 答案是."""
+_SHORT_TAIL = re.compile(r"(?:s )?(?:[a-z0-9]+$|$|(?:in|at|on|from|with|of|who|which|that|because|for|by)\b)|[^\x00-\x7f]{0,4}$|[了啦喵哦啊先小]")
+_DESCRIBES = re.compile(
+    r"^(?:it|he|she|they|this|that)(?:s| is| was| are| were| has| have)? (?:\w+ly |now |also |really )*"
+    r"(?:in|at|on|an?|one of|located|situated|known|used|kept|home|about|over|been|very|so)\b"
+)
+_ASKS_WHERE = re.compile(r"\bwhere\b|\bwhich (?:city|country|town|place)\b|\bin what\b|哪里|哪儿")
+_ABOUT = re.compile(r"\b(?:near|close to|next to|from|like|outside|beyond|towards?|including|after|before)$|(?:像|例如|靠近|离|邻近|比如)$")
+_COPULA = re.compile(
+    r"\b(?:is|are|was|were|be|called|named|means?|equals?|becomes?|became|did|does|remains|uses?|used|has|have)\b"
+    r"|[是为叫在用有写吃]|等于|名为|位于"
+)
+_TAIL = re.compile(r"\b(?:rather than|instead of|and not|not)\b.*|而不是.*|而非.*")
+_COMMON = frozenset(
+    "the a an it its this that these those he she they we i you in on at of for from by with as and or but however so "
+    "although though while yet because since if when what which who there here also then now no not yes sure well actually "
+    "answer correction sorry his her their our my your is are was were today located many some most people".split()
+)
+
+
+def says(answer: str, objects: Sequence[str], *, old: Sequence[str] = (), prompt: str = "") -> bool:
+    """Whether the answer says one of the objects; the module docstring has the rule.
+
+    old: what was said before, names or whole sentences: what they name beside the object takes it back; prompt: the
+    question. An object that the question itself says counts only where the question offers a choice.
+    """
+    question = asked(prompt, tuple(objects))
+    usable = [one for one in objects if folded(one) and (question.choice or not question.says(folded(one)))]
+    clauses = clauses_of(without_echo(answer, prompt), usable)
+    mentions = mentions_of(clauses, usable, question)
+    manners = [manner_of(mention, clauses, question) for mention in mentions]
+    former = [name for text in old for name in _names_in(text, question, objects)]
+    holding = {mention.clause for mention in mentions}
+    rivals = [
+        i for i, clause in enumerate(clauses)
+        if i not in holding and _is_rival(i, clauses, usable, former, question)
+    ]  # fmt: skip
+    denials = [m.clause for m, manner in zip(mentions, manners, strict=True) if manner == "denied"]
+    return any(
+        _stands(mention, clauses, rivals, denials, former, question)
+        for mention, manner in zip(mentions, manners, strict=True)
+        if manner == "said" or (manner == "attributed" and not any(i > mention.clause for i in rivals))
+    )
+
+
+def _stands(
+    mention: Mention, clauses: Sequence[Clause], rivals: Sequence[int], denials: Sequence[int], former: Sequence[str],
+    question: Asked,
+) -> bool:  # fmt: skip
+    """Whether no other clause wins over a mention that is put forward."""
+    if _beside(mention, former) or _chosen_beside_other(mention, question):
+        return False
+    here = clauses[mention.clause]
+    own = _answering(mention, here, question)
+    for i in rivals:
+        other = _weight(clauses[i].text, question)
+        if i < mention.clause:
+            corrects = _marked(mention.clause, clauses) or cues.CONTRAST.search(here.text)
+            if corrects and own >= min(other, question.full):
+                continue
+            if other > own or (other == own and (other or _PRONOUN.search(clauses[i].text))):
+                return False
+        elif other > own or _takes_back(i, clauses, question, former) or (other == own < question.full and other):
+            return False
+        elif other and other >= question.full and not cues.ALSO.search(clauses[i].text):
+            return False
+    for i in denials:
+        if i > mention.clause and (question.taken_up(clauses[i].text) >= 1 or _marked(i, clauses)):
+            return False
+        if i < mention.clause and own < 1:
+            return False
+    return True
+
+
+def _answering(mention: Mention, clause: Clause, question: Asked) -> float:
+    """How much of the question the mention's clause takes up; all of it where it is bare or "it is ..."."""
+    if _ABOUT.search(mention.before):
+        return 0.0
+    if _LEAD.fullmatch(mention.before) and _SHORT_TAIL.match(mention.after):
+        return max(question.full, 1.0)
+    taken = _weight(clause.text, question)
+    return max(question.full, taken) if taken >= 2 and _PRONOUN.search(clause.text) else taken
+
+
+def _weight(text: str, question: Asked) -> float:
+    """How much of the question a clause takes up; all of it where "I am ..." answers "Who are you?"."""
+    if _ASKS_YOU.search(question.text) and _OF_ITSELF.search(text):
+        return max(question.full, 1.0)
+    return question.taken_up(text)
+
+
+def _is_rival(
+    i: int, clauses: Sequence[Clause], objects: Sequence[str], former: Sequence[str], question: Asked
+) -> bool:
+    """Whether a clause without the object puts something else forward."""
+    clause = clauses[i]
+    text = _TAIL.sub("", cues.NO_DENIAL.sub(" ", clause.text)).strip()
+    if clause.asks or clause.item > 1 or _weakened(text, question):
+        return False
+    if any(text == name for name in former):
+        return True
+    relative = re.match(r"(?:who|which|that|whose)\b", text)
+    if relative and i and any(clauses[i - 1].text.endswith(folded(one)) for one in objects):
+        return False
+    if not (_COPULA.search(text) or question.taken_up(text) >= 2) and not _marked(i, clauses):
+        return False
+    if relative and i and question.taken_up(text) >= 2:
+        return True
+    return _names_other(clause, text, objects, question)
+
+
+def _weakened(text: str, question: Asked) -> bool:
+    return bool(
+        cues.DENIED_BEFORE.search(text)
+        or cues.HEDGED.search(text)
+        or cues.UNSURE.search(text)
+        or cues.OPEN.search(text)
+        or cues.CONDITION.search(text)
+        or cues.ATTRIBUTED.search(text)
+        or (cues.PAST_BEFORE.search(text) and not cues.PAST_BEFORE.search(question.text))
+        or (cues.RANK.search(text) and not cues.RANK.search(question.text))
+    )
+
+
+def _names_other(clause: Clause, text: str, objects: Sequence[str], question: Asked) -> bool:
+    """Whether it has a value of the object's kind (a name, a number, a word) that the question does not have."""
+    first = folded(objects[0]) if objects else ""
+    if re.search(r"\d", first):
+        return bool(re.search(r"\d", text))
+    if re.search(f"[{CJK}]", first):
+        left = re.sub("|".join(re.escape(term) for term, _ in question.terms) or r"$^", "", text)
+        left = re.sub(r"[但是为叫在用有的了它这那答案其实不过事上更正应该而也就现说]", "", left)
+        left = "" if len(left) < 2 and not _COPULA.search(text) else left
+        return bool(re.search(f"[{CJK}]", left)) or bool(re.search(r"[a-z0-9]", left))
+    words = re.findall(r"[^\W_][\w'’.-]*", clause.raw)
+    if any(character.isupper() for one in objects for character in one):
+        names = [word for word in words if word[0].isupper()]
+    else:
+        value = _COPULA.search(text)
+        names = text[value.end() :].split() if value else text.split()
+    return any(
+        folded(word) not in _COMMON and folded(word) and not question.says(folded(word)) and folded(word) in text
+        for word in names
+    )
+
+
+def _marked(i: int, clauses: Sequence[Clause]) -> bool:
+    """Whether the clause corrects what was said before: by a word of its own, or "Sorry," before it."""
+    before = clauses[i - 1].text if i else ""
+    lone = bool(before) and (len(before.split()) <= 3 and len(before) <= 20) and cues.CORRECTION.search(before)
+    return bool(cues.CORRECTION.search(clauses[i].text) or lone)
+
+
+def _takes_back(i: int, clauses: Sequence[Clause], question: Asked, former: Sequence[str]) -> bool:
+    """A later clause with a word of correction or contrast that answers the question otherwise."""
+    text = clauses[i].text
+    if text in former:
+        return True
+    if cues.ALSO.search(text):
+        return False
+    if _DESCRIBES.search(text) and not (cues.CONTRAST.search(text) or _ASKS_WHERE.search(question.text)):
+        return False
+    answers = question.taken_up(text) >= 2 or _PRONOUN.search(text) or len(text.split()) <= 4 and _marked(i, clauses)
+    return bool(answers and (_marked(i, clauses) or (cues.CONTRAST.search(text) and question.taken_up(text) >= 2)))
+
+
+def _names_in(text: str, question: Asked, objects: Sequence[str]) -> list[str]:
+    """What an old answer names: all of it when short, else its names and numbers; the question's words are none."""
+    own = {folded(one) for one in objects}
+    whole = folded(text)
+    if len(whole.split()) <= 3 and len(whole) <= (8 if re.search(f"[{CJK}]", whole) else 40):
+        return [] if whole in own or not whole else [whole]
+    names = re.findall(r"(?<!^)(?<![.!?] )\b[A-Z][\w'’-]+(?: [A-Z][\w'’-]+)*|\b\d[\d,.]*\b", text)
+    for found in re.finditer(r"[是为叫](?P<name>[^是为叫，。,.的]{1,6})(?=$|[，。,.])", folded_lines(text)):
+        names.append(found["name"])
+    return [
+        name for name in dict.fromkeys(folded(name) for name in names)
+        if name and name not in own and not question.says(name) and name not in _COMMON
+    ]  # fmt: skip
+
+
+def folded_lines(text: str) -> str:
+    """Folded clause by clause, so that the commas stay."""
+    return "，".join(clause.text for clause in clauses_of(text))
+
+
+def _beside(mention: Mention, former: Sequence[str]) -> bool:
+    """Whether an old answer stands right beside the object in its clause: "Lyon Paris", "Lyon and Paris"."""
+    join = r"\s*(?:or|and|和|或|与|及|vs)?\s*"
+    return any(
+        re.match(join + re.escape(name) + r"(?:\W|$)", mention.after)
+        or re.search(r"(?:^|\W)" + re.escape(name) + join + "$", mention.before)
+        for name in former
+    )
+
+
+def _chosen_beside_other(mention: Mention, question: Asked) -> bool:
+    """The question offers the object: another thing that it offers stands in the same clause, so nothing is chosen."""
+    if not question.says(mention.one):
+        return False
+    left = rf"([^\s{CJK}]+|[{CJK}]+?) ?(?:or|and|和|与|还是|或) ?{re.escape(mention.one)}"
+    right = rf"{re.escape(mention.one)} ?(?:or|and|和|与|还是|或) ?([^\s{CJK}]+|[{CJK}]+)"
+    others = [name for found in re.findall(f"{left}|{right}", question.text) for name in found if name]
+    around = f"{mention.before} {mention.after}"
+    return any(spans_of(around, other) for other in others)
