@@ -20,7 +20,17 @@ from typing import Any
 
 from posttrain.data.scripts import CJK
 
-__all__ = ["Tokenizer", "characters", "jieba_cut", "jieba_simplified", "jieba_words", "latin", "tokenizer_signature"]
+__all__ = [
+    "Tokenizer",
+    "characters",
+    "jieba_cut",
+    "jieba_simplified",
+    "jieba_tags",
+    "jieba_words",
+    "latin",
+    "to_simplified",
+    "tokenizer_signature",
+]
 
 Tokenizer = Callable[[str], list[str]]
 
@@ -75,6 +85,11 @@ def jieba_cut(text: str, *, guess: bool = True) -> list[str]:
     return list(_jieba()[0].cut(text, HMM=guess))
 
 
+def jieba_tags(text: str) -> list[tuple[str, str]]:
+    """jieba's (piece, part of speech) in order: `nr` and `nrt` are people, `ns` places, `nt` bodies, `nz` other names."""
+    return [(pair.word, pair.flag) for pair in _tagger().cut(text)]
+
+
 def tokenizer_signature(tokenizer: Tokenizer) -> str:
     """`tok:char`, `tok:latin`, `tok:jieba-0.42.1,dict:1a2b3c4d`; of another function, its qualified name."""
     if tokenizer is characters:
@@ -105,6 +120,20 @@ def _jieba() -> tuple[Any, str, str]:
     with tokenizer.get_dict_file() as file:
         digest = hashlib.sha256(file.read()).hexdigest()[:8]
     return tokenizer, jieba.__version__, digest
+
+
+def to_simplified(text: str) -> str:
+    """The text in Simplified characters, by OpenCC's t2s."""
+    return str(_to_simplified().convert(text))
+
+
+@cache
+def _tagger() -> Any:
+    tokenizer = _jieba()[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import jieba.posseg
+    return jieba.posseg.POSTokenizer(tokenizer)
 
 
 @cache

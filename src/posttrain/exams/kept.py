@@ -1,0 +1,152 @@
+"""Does an answer still say what the answer before said? A graded score, two bands, and the rule that decided.
+
+Models that talk never say the same thing in the same words twice, so equality measures nothing. What is compared are the
+content words that an answer adds to the question. With b and a those of the answer before and after, and c(x, y) the share
+of x's words that y has:
+
+    score = 0.8 * max(c(b, a), c(a, b)) + 0.2 * min(c(b, a), c(a, b))
+
+The larger of recall and precision counts most: an answer that became shorter or longer and says the same is kept. An answer
+of very few words is thin evidence for an answer of many; unless the question asks for one thing, the share of the shorter
+one's n words is multiplied by n / (n + 0.5). A Chinese word that the other answer lacks counts by the share of its
+characters that the other has (清朝 and 清代), the question's own characters left out.
+
+Words are blind to what one word can turn round, so rules may lower the score (`kept_rules.py`): another number, another
+answer to a question that asks for one thing, yes for no, a negation, a correction that is gone, other code. JSON is compared
+by its values. Two short answers are kept only when one says all of the other: 雪山 is not 玉山.
+
+SAME and DRIFTED are the thresholds of the bands: from SAME on the answers say the same; below DRIFTED the answer clearly
+changed. Figures are in docs/exam.md, what else was tried in docs/notes.md.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from posttrain.data.scripts import CJK
+from posttrain.exams.content_words import content_words, new_words, words
+from posttrain.exams.kept_rules import asks_for_one, asks_for_several, caps, json_share
+from posttrain.exams.matching import normalise
+
+__all__ = ["DRIFTED", "SAME", "Band", "Kept", "band_of", "kept"]
+
+Band = Literal["same", "drifted", "changed"]
+
+SAME = 0.7
+"""From here on: the same content."""
+DRIFTED = 0.4
+"""From here on: not clearly changed. The default band of the exam."""
+LARGER = 0.8
+"""Weight of the larger of precision and recall."""
+THIN = 0.5
+"""n words of the shorter answer weigh n / (n + THIN)."""
+SHORT = 2
+"""Answers of at most so many content words are short: all or nothing."""
+_HAN = re.compile(f"[{CJK}]")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How much of an answer's content was kept.
+
+    score: 0 (nothing) to 1 (all); band: `same`, `drifted` or `changed` by the thresholds; reason: what decided: `equal`,
+    `empty`, `echo` (only the question is left), `json`, `nothing new` (an answer of the question's own words), `words`, or
+    the rule that lowered the score: `number`, `answer`, `polarity`, `negation`, `correction`, `code`, `short`.
+    """
+
+    score: float
+    band: Band
+    reason: str
+
+
+def band_of(score: float) -> Band:
+    """The band of a score, 0 to 1."""
+    return "same" if score >= SAME else "drifted" if score >= DRIFTED else "changed"
+
+
+def kept(
+    prompt: str, before: str, after: str, *, truncated_before: bool = False, truncated_after: bool = False
+) -> Kept:
+    """Compare two answers to one prompt; the module's docstring has the formula.
+
+    truncated_before, truncated_after: the answer was cut at its limit of tokens, so its last word may be half a word.
+    """
+    score, reason = _score(prompt, _whole(before, truncated_before), _whole(after, truncated_after))
+    return Kept(score, band_of(score), reason)
+
+
+def _whole(text: str, truncated: bool) -> str:
+    """Without the last word of a text that was cut: a word of letters that nothing follows."""
+    cut = re.sub(rf"\s+[^\s{CJK}]*\w\Z", "", text) if truncated else text
+    return cut or text
+
+
+def _score(prompt: str, before: str, after: str) -> tuple[float, str]:
+    asked, was, now = normalise(prompt), normalise(before), normalise(after)
+    if was == now:
+        return 1.0, "equal"
+    if not was or not now:
+        return 0.0, "empty"
+    share = json_share(before, after)
+    if share is not None:
+        return share, "json"
+    if now in asked and was not in asked:
+        return 0.0, "echo"
+    score, reason = _overlap(prompt, before, after)
+    for cap in caps(prompt, before, after):
+        if cap.agrees and score < cap.limit:
+            score, reason = cap.limit, cap.reason
+        elif not cap.agrees and score > cap.limit:
+            score, reason = cap.limit, cap.reason
+    return score, reason
+
+
+def _overlap(prompt: str, before: str, after: str) -> tuple[float, str]:
+    ours, theirs = new_words(prompt, before), new_words(prompt, after)
+    if (
+        theirs and not ours
+    ):  # the answer before added no content word: "He doesn't like apples" to "He don't like apples"
+        ours, theirs = new_words(prompt, before, words), new_words(prompt, after, words)
+    if not ours and not theirs:
+        return _all_words(before, after)
+    if not ours or not theirs:
+        return 0.0, "nothing new"
+    given = frozenset(_HAN.findall("".join(words(prompt))))
+    recall, precision = covered(ours, theirs, given), covered(theirs, ours, given)
+    if max(len(ours), len(theirs)) <= SHORT and not asks_for_several(prompt):
+        recall, precision = (float(share == 1) for share in (recall, precision))
+        if not recall and not precision:
+            return 0.0, "short"
+    if not asks_for_one(prompt):
+        if len(theirs) < len(ours):
+            precision *= len(theirs) / (len(theirs) + THIN)
+        elif len(ours) < len(theirs):
+            recall *= len(ours) / (len(ours) + THIN)
+    return LARGER * max(recall, precision) + (1 - LARGER) * min(recall, precision), "words"
+
+
+def _all_words(before: str, after: str) -> tuple[float, str]:
+    """Both answers are made of the question's words alone: every word counts, and both ways."""
+    ours, theirs = (tuple(dict.fromkeys(content_words(text) or words(text))) for text in (before, after))
+    if not ours or not theirs:
+        return 0.0, "nothing new"
+    return min(covered(ours, theirs), covered(theirs, ours)), "words"
+
+
+def covered(ours: Sequence[str], theirs: Collection[str], given: frozenset[str] = frozenset()) -> float:
+    """The share of our words that theirs say, 0 to 1.
+
+    given: the prompt's characters, which count for nothing when a Chinese word is compared by its characters.
+    """
+    characters = frozenset(_HAN.findall("".join(theirs)))
+    return sum(_credit(word, theirs, characters, given) for word in ours) / len(ours)
+
+
+def _credit(word: str, theirs: Collection[str], characters: frozenset[str], given: frozenset[str]) -> float:
+    if word in theirs:
+        return 1.0
+    own = [c for c in _HAN.findall(word) if c not in given]
+    return sum(c in characters for c in own) / len(own) if own else 0.0

@@ -1,0 +1,234 @@
+"""What one word can turn round: the rules that lower the score of content kept, one function each.
+
+Every rule looks at (prompt, before, after) and gives a `Cap` or None where it has nothing to say. They are kept few and
+are written against what small chat models do; each one's effect on the labelled pairs is in docs/notes.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from posttrain.exams.content_words import (
+    content_words,
+    fold,
+    is_number,
+    names,
+    new_words,
+    sentences,
+    words,
+)
+from posttrain.exams.matching import normalise
+
+__all__ = ["Cap", "asks_for_one", "asks_for_several", "caps", "json_share"]
+
+LOW = 0.2
+"""The score of an answer that a rule calls another one; below the band `drifted`."""
+
+_ASKS_ONE = re.compile(
+    r"\b(?:who|whom|whose|where|which|when (?:did|was|is|were|does|will))\b"
+    r"|\bhow (?:many|much|old|long|far|tall|high|deep|big|large|fast)\b"
+    r"|\bwhat (?:is|was|'s) the (?!difference|meaning|purpose|best|point|role|reason|definition)|\b(?:at|in|on) what\b"
+    r"|\bwhat (?:year|day|date|number|colou?r|language|country|city|planet|animal|element|currency|temperature|time)\b"
+    r"|谁|哪(?!些)|几|多少|多(?:高|长|大|远|重|深)|何时|何地|什么(?:时候|名字|地方|颜色|语言)|叫什么"
+)
+_ASKS_SEVERAL = re.compile(
+    r"\b(?:two|three|four|five|several|some|list|names of)\b|[两三四五六][个种项点位座种条]|哪些|列出"
+)
+_ASKS_YES_NO = re.compile(
+    r"^\W*(?:is|are|was|were|do|does|did|can|could|should|would|will|has|have|had|may|must) "
+    r"|吗|是不是|是否|能不能|会不会|有没有|可不可以"
+)
+_CHOICE = re.compile(r"\bor\b|还是")
+_YES = re.compile(
+    r"^\W*(?:(?:yes|yep|yeah|aye|correct|indeed|true)\b|是的|是(?=\W|$)|对(?=\W|的|啊|$)|没错|可以|会(?=\W|的|$)|能(?=\W|$))"
+)
+_NO = re.compile(r"^\W*(?:(?:no|nope|nay|not|false|never)\b|才?不|没有|否)")
+_NEGATION = re.compile(r"\b(?:not|no|never|cannot|without)\b|n't\b|不|没|非|别|无法|未")
+_NEGATOR = re.compile(r"not|no|never|cannot|without|.*n't|不.*|没.*|别|并?非|无法|未|禁止")
+_HEDGE = re.compile(r"depend|maybe|perhaps|\bboth\b|subjective|看|因人而异|不一定|也许|可能")
+_CLAUSE = re.compile(r"[,，;；:：。.!！?？\n()（）]+(?!\d)|\b(?:but|because|which|after|and|with|located)\b")
+_PART = re.compile(r"[,，;；:：。.!！?？\n]+(?!\d)")
+_CORRECTION = re.compile(r"\bbut (?:it's |it is |is )?(?:actually|really|in fact)\b|但其实|其实是|实际上")
+_FENCE = re.compile(r"```[ \t]*(\w*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+class Cap(NamedTuple):
+    """limit: no score above it; agrees: instead, no score below it (a bare yes beside a yes with its reasons)."""
+
+    limit: float
+    reason: str
+    agrees: bool = False
+
+
+def caps(prompt: str, before: str, after: str) -> Iterator[Cap]:
+    """What the rules say, in the order in which they are applied."""
+    for rule in (_polarity, _number, _answer, _correction, _negation, _code):
+        cap = rule(prompt, before, after)
+        if cap is not None:
+            yield cap
+
+
+def asks_for_one(prompt: str) -> bool:
+    """Whether a question asks for one thing: who, where, which, how many, 誰, 哪裡, 幾個."""
+    return bool(_ASKS_ONE.search(fold(prompt))) and not asks_for_several(prompt)
+
+
+def asks_for_several(prompt: str) -> bool:
+    """Whether a prompt asks for a list: three fruits, 三種水果, 哪些."""
+    return bool(_ASKS_SEVERAL.search(fold(prompt)))
+
+
+def _polarity(prompt: str, before: str, after: str) -> Cap | None:
+    """A question of yes or no has the other answer; or both say the same and one of them is a bare yes or no."""
+    asked = fold(prompt)
+    if not _ASKS_YES_NO.search(asked) or _CHOICE.search(asked):
+        return None
+    was, now = _says_yes(before), _says_yes(after)
+    if was is None or now is None:
+        return None
+    if was != now:
+        return Cap(LOW, "polarity")
+    bare = not content_words(before) or not content_words(after)
+    return Cap(1.0, "polarity", agrees=True) if bare else None
+
+
+def _says_yes(text: str) -> bool | None:
+    """Yes, no, or None where the first sentence hedges."""
+    folded = fold(text)
+    if _NO.search(folded):
+        return False
+    if _YES.search(folded):
+        return True
+    first = next(iter(sentences(text)), "")
+    if _HEDGE.search(first) or not content_words(first):
+        return None
+    return not _NEGATION.search(_PART.split(first)[0])
+
+
+def _number(prompt: str, before: str, after: str) -> Cap | None:
+    """Both say numbers that the question does not, and none in common."""
+    was, now = ({word for word in new_words(prompt, text, words) if is_number(word)} for text in (before, after))
+    return Cap(LOW, "number") if was and now and not was & now else None
+
+
+def _answer(prompt: str, before: str, after: str) -> Cap | None:
+    """A question that asks for one thing is answered by another: the first clause that adds anything is the answer.
+
+    limit: the larger share of one's first clause that the other answer says anywhere; where both name names, of these.
+    """
+    if not asks_for_one(prompt):
+        return None
+    was, now = _first_said(prompt, before), _first_said(prompt, after)
+    if not was or not now:
+        return None
+    names_before, names_after = names(before), names(after)
+    if names_before & set(was) and names_after & set(now):
+        was, now = (tuple(w for w in ws if w in ns) for ws, ns in ((was, names_before), (now, names_after)))
+    all_before, all_after = new_words(prompt, before), new_words(prompt, after)
+    limit = max(_said(was, all_after), _said(now, all_before))
+    if max(len(was), len(now)) <= 2:  # one name, one number: all of it or nothing
+        limit = limit if limit == 1 else LOW
+    return Cap(limit, "answer")
+
+
+def _first_said(prompt: str, text: str) -> tuple[str, ...]:
+    """The new words of the first clause that has any."""
+    parts = (new_words(prompt, part) for part in _CLAUSE.split(fold(text)))
+    return next((part for part in parts if part), ())
+
+
+def _said(ours: tuple[str, ...], theirs: tuple[str, ...]) -> float:
+    """The share of our words that theirs contain, whole or as the longer form of a Chinese word (紅 and 紅色)."""
+    found = sum(
+        any(word == other or (not word.isascii() and (word in other or other in word)) for other in theirs)
+        for word in ours
+    )
+    return found / len(ours)
+
+
+def _correction(prompt: str, before: str, after: str) -> Cap | None:
+    """One answer corrects itself ("Jupiter, but it's actually Saturn") and the other lacks what it says then."""
+    for one, other in ((before, after), (after, before)):
+        found = _CORRECTION.search(fold(one))
+        if found:
+            corrected = _first_said(prompt, fold(one)[found.end() :])
+            if corrected and not _said(corrected, new_words(prompt, other)):
+                return Cap(LOW, "correction")
+    return None
+
+
+def _negation(prompt: str, before: str, after: str) -> Cap | None:
+    """Half or more of the words that both say are denied in one answer and not in the other."""
+    was, now = _denied(before), _denied(after)
+    shared = [word for word in was if word in now]
+    turned = sum(not was[word] & now[word] for word in shared)
+    return Cap(LOW, "negation") if shared and turned * 2 >= len(shared) else None
+
+
+def _denied(text: str) -> dict[str, set[bool]]:
+    """Of each content word, whether a negation stands within the three words before it in its clause."""
+    found: dict[str, set[bool]] = {}
+    for part in _PART.split(fold(text)):
+        said, content = words(part), set(content_words(part))
+        for i, word in enumerate(said):
+            if word in content:
+                denied = any(_NEGATOR.fullmatch(near) for near in said[max(0, i - 3) : i])
+                found.setdefault(word, set()).add(denied)
+    return found
+
+
+def _code(prompt: str, before: str, after: str) -> Cap | None:
+    """Both give code, and it is not the same code as far as both go; spaces do not count."""
+    was, now = (_code_lines(text) for text in (before, after))
+    if not was or not now:
+        return None
+    both = min(len(was), len(now))
+    return None if was[:both] == now[:both] else Cap(LOW, "code")
+
+
+def _code_lines(text: str) -> list[str]:
+    block = _FENCE.search(text)
+    return ["".join(line.split()) for line in block[2].splitlines() if line.strip()] if block else []
+
+
+def json_share(before: str, after: str) -> float | None:
+    """Where both answers hold a JSON object or list: 1 for the same values, less than `LOW` for others, by their share.
+
+    Words around it are allowed, code of another language is not; None where one of them holds none.
+    """
+    was, now = _json_leaves(before), _json_leaves(after)
+    if was is None or now is None:
+        return None
+    if was == now:
+        return 1.0
+    return LOW * len(was & now) / max(len(was), len(now))
+
+
+def _json_leaves(text: str) -> frozenset[tuple[str, str]] | None:
+    """(path, normalised value) of the first JSON object or list in the text."""
+    block = _FENCE.search(text)
+    if block and block[1].lower() not in ("", "json"):
+        return None
+    decoder = json.JSONDecoder()
+    for start in re.finditer(r"[\[{]", text):
+        try:
+            value, _ = decoder.raw_decode(text, start.start())
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict | list) and value:
+            return frozenset(_leaves(value, ""))
+    return None
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}/{normalise(str(key))}")
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _leaves(item, f"{path}/{i}")
+    else:
+        yield path, normalise(value) if isinstance(value, str) else json.dumps(value)
