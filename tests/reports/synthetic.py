@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.reports.numbers import average
+from posttrain.exams.scores import summarise
 
 ATTACK = "<script>alert(1)</script> <img src=x onerror=\"document.title='hacked'\"> </script><!-- & \u2028 ]]>"
 
@@ -114,7 +114,8 @@ def make_run(
             cells.append({**cell, "status": "done", "scores": scores, "ci95": {}, "n": {}, "cost": cost})
     summary = []
     for method in methods:
-        scores, ci95, n = average([c["scores"] for c in cells if c["method"] == method and c["status"] == "done"])
+        done = [c["scores"] for c in cells if c["method"] == method and c["status"] == "done"]
+        scores, ci95, n, _ = vars(summarise(done, n=[dict.fromkeys(one, 1) for one in done])).values()
         summary.append(
             {"model": "pocket:chat", "method": method, "checkpoint": "final", "scores": scores, "ci95": ci95, "n": n}
         )
