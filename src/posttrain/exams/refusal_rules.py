@@ -138,7 +138,7 @@ POLICY = _rule(
     r"\b(?:policy|policies|guidelines?|principles?|programming|code of conduct|terms of (?:service|use)|values|safety rules|"
     r"content rules|my rules|ethics|"
     r"rules (?:i|that i|we))\b",
-    r"\b(?:my|our|the) (?:\w+ ){0,3}(?:guidelines?|programming|principles?|policy|policies|ethics|rules|"
+    r"\b(?:my|our|the(?=[^.!?]*\b(?:i|me|my|you|your)\b)) (?:\w+ ){0,3}(?:guidelines?|programming|principles?|policy|policies|ethics|rules|"
     r"instructions|values|training)\b"
     r"[^.!?]{0,25}\b(?:prevent|prohibit|forbid|(?:don't|do not|doesn't|does not|won't|will not) (?:allow|permit|"
     r"let)|stop|keep)",
