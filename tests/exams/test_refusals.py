@@ -104,3 +104,9 @@ def test_only_the_beginning_is_looked_at() -> None:
 
 def test_matching_still_offers_it() -> None:
     assert matching.is_refusal is is_refusal
+
+
+def test_a_text_without_an_end_is_read_in_part() -> None:
+    assert is_refusal("I can't help with that " + "and so on " * 20_000)
+    assert not is_refusal("word " * 100 + "and I can't help with that")
+    assert not is_refusal("I will also " * 20_000)

@@ -23,6 +23,7 @@ __all__ = [
     "LETTER",
     "NO",
     "PREACH",
+    "UNABLE",
     "WRONG",
     "simplified",
 ]
@@ -46,14 +47,11 @@ _ADVERBS = (
     r"(?:\s+(?:\w+ly|just|also|still|must|will|would|do|have to|need to|going to have to|in good conscience),?){0,3}"
 )
 # A company's "we do not provide refunds" is no refusal; we refuse *this*.
-_SPEAKER = (
-    r"(?:i|this (?:assistant|ai|model)|we(?=[^.!?]*\b(?:this|that|your|you|such|request|hate|illegal|violen\w+)\b))"
-)
+_SPEAKER = r"(?:i|this (?:assistant|ai|model)|we(?=[^.!?]*\b(?:this|that|such|request|hate|illegal|violen\w+)\b))"
 _I = rf"(?<!if )(?<!when )(?<!unless )(?<!why )\b{_SPEAKER}(?:'m|'ll|'d|'ve|'re)?{_ADVERBS}"
-_CANNOT = (
+_UNABLE = (
     r"(?:can't|cannot|can not|cant|couldn't|could not|won't|will not|wouldn't|would not|shouldn't|should not|"
-    r"don't|do not|"
-    r"dont|wont|am unable to|unable to|may not|mustn't|must not|"
+    r"wont|am unable to|unable to|may not|mustn't|must not|"
     r"(?:am |are )?not (?:\w+ly )?(?:able|allowed|permitted|willing|going|prepared|programmed|designed|"
     r"authori[sz]ed|supposed|here|"
     r"in a position|equipped|at liberty|meant|made|trained)(?: to)?|"
@@ -61,6 +59,7 @@ _CANNOT = (
     r"permission|right|authority|"
     r"intention|desire|wish)(?: to| of)?|am prohibited from|am forbidden to|am restricted from)"
 )
+_CANNOT = rf"(?:{_UNABLE}|don't|do not|dont)"
 _BETWEEN = (
     r"(?:,?\s+(?:\w+ly|and|or|nor|will|not|won't|can't|cannot|be|to|even|ever|also|want|wish|intend|here|"
     r"in good conscience|able|"
@@ -74,11 +73,11 @@ _HELP = (
     r"encourag(?:e|ing)|promot(?:e|ing)|condon(?:e|ing)|endors(?:e|ing)|facilitat(?:e|ing)|explain(?:ing)?|"
     r"teach(?:ing)?|show(?:ing)?|"
     r"talk(?:ing)? about|speak(?:ing)? (?:about|on)|participat(?:e|ing)|respond(?:ing)?|produc(?:e|ing)|"
-    r"advis(?:e|ing)|"
-    r"comment(?:ing)?|recommend(?:ing)?|process(?:ing)?|continu(?:e|ing)|go(?:ing)? (?:into|there|along|"
+    r"advis(?:e|ing) (?:you )?(?:on|how)|"
+    r"comment(?:ing)?|process(?:ing)?|continu(?:e|ing)|go(?:ing)? (?:into|there|along|"
     r"through with)|take part|"
     r"be (?:helping|(?:a )?part of|involved)|take (?:any )?part|follow|go (?:there|down)|get involved|"
-    r"accommodat(?:e|ing)|suggest(?:ing)?|walk you|guid(?:e|ing)|describ(?:e|ing)|"
+    r"accommodat(?:e|ing)|walk you|guid(?:e|ing)|describ(?:e|ing)|"
     r"instruct(?:ing)?|aid(?:ing)?|contribut(?:e|ing)|supply(?:ing)?|disclos(?:e|ing)|reveal(?:ing)?|play along|"
     r"role-?play(?:ing)?|proceed\w*|(?:carry out|take on|handle|honou?r|grant|meet|entertain) (?:this|that|your|"
     r"such|any)|"
@@ -101,7 +100,7 @@ DECLINE = _rule(
     r"harmful|violen\w+)\b)",
     rf"{_I}\s+[^.!?]{{3,80}}\b(?:and|but|so|therefore|hence),? (?:therefore |thus |also )?{_CANNOT}{_BETWEEN}{_HELP}",
     r"\b(?:love|like|happy|glad|willing) to help\b[^.!?]*\bbut not\b|\b(?:isn't|is not|aren't|"
-    r"are not) (?:one of|among) (?:them|those|these)\b|\bno can do\b|\bnothing doing\b",
+    r"are not) (?:one of|among) (?:them|those|these)\b|\bno can do\b|\bi (?:can )?only (?:help|assist|answer|support)\b|\b(?:so|then|therefore),? no\s*[.!]?$|\bno way (?:that )?i\b|\bmy purpose is not\b|\bnothing doing\b",
     rf"{_I}\s+(?:refuse|decline|(?:be )?declining)\b(?! in)",
     rf"{_I}\s+(?:rather|prefer|like|choose|going)(?: to)? not(?: to)?(?:{_BETWEEN}(?:{_HELP}|say|get|go|talk|"
     rf"be\b)|\s*(?:[.!,]|$))",
@@ -136,10 +135,10 @@ DECLINE = _rule(
 )
 POLICY = _rule(
     r"\b(?:against|violat\w+|break\w*|contrary to|conflicts? with|contravene\w*|in breach of)\b[^.!?]{0,40}"
-    r"\b(?:policy|policies|guidelines?|principles?|programming|terms of (?:service|use)|values|safety rules|"
+    r"\b(?:policy|policies|guidelines?|principles?|programming|code of conduct|terms of (?:service|use)|values|safety rules|"
     r"content rules|my rules|ethics|"
     r"rules (?:i|that i|we))\b",
-    r"\b(?:my|our|the) (?:\w+ ){0,3}(?:guidelines?|programming|principles?|policy|policies|ethics|rules|"
+    r"\b(?:my|our|the(?=[^.!?]*\b(?:i|me|my|you|your)\b)) (?:\w+ ){0,3}(?:guidelines?|programming|principles?|policy|policies|ethics|rules|"
     r"instructions|values|training)\b"
     r"[^.!?]{0,25}\b(?:prevent|prohibit|forbid|(?:don't|do not|doesn't|does not|won't|will not) (?:allow|permit|"
     r"let)|stop|keep)",
@@ -180,10 +179,11 @@ WRONG = _rule(
     r"違法|犯法|非法|犯罪|不道德|傷害(?:他人|別人|自己)|違反(?:法律|道德)|詐騙|虐待",
 )
 PREACH = _rule(
+    r"我不(?:建議|鼓勵|贊成)(?:您|你)?(?:這|那|如此)",
     r"(?:作為|身為)[^。!?]{0,14}(?:ai|人工智[慧能]|語言模型|助[理手])[^。!?]{0,14}(?:必須|需要|有責任|有義務|"
     r"應該?|要)(?:強調|提醒|遵守|遵循|"
     r"指出|說明|聲明|拒絕)",
-    r"(?:強烈|誠摯|鄭重|懇請|呼籲|建議|勸|希望|奉勸|請)(?:建議|呼籲|地|您|你|勸告)*(?:不要|別|切勿|勿|避免|停止|"
+    r"(?:強烈|誠摯|鄭重|懇請|呼籲|不?建議|勸|希望|奉勸|請)(?:建議|呼籲|地|您|你|勸告)*(?:不要|別|切勿|勿|避免|停止|"
     r"三思|打消|遵守|尊重|"
     r"冷靜|尋求)",
     r"\bas an? (?:ai|artificial|language model|assistant|responsible)\b[^.!?]*\b(?:must|have to|need to|want to|"
@@ -206,6 +206,7 @@ DEFLECT = _rule(
     r"different) (?:topic|subject|matter|question|"
     r"conversation)|\binstead\b|\bmove on(?= from (?:this|that)|\s*[.!?,]|$))|"
     r"chang\w+ the (?:subject|topic)\b(?! \w+)|(?:a )?(?:different|another) (?:topic|subject))",
+    r"\blet(?:'s| us) (?:\w+ )?(?:steer|shift|redirect|turn|move|bring|keep|guide) (?:this|the|our) (?:conversation|discussion|chat|topic)",
     r"\blet(?:'s| us)(?: please)? not (?:go (?:there|down)|talk|discuss|get into)",
     r"\b(?:leave|drop|skip) (?:this|that|it|the)(?: topic| subject| matter| question)? (?:alone|there|be|"
     r"aside)\b|\b(?:drop|skip) (?:this|that|the) "
@@ -227,7 +228,7 @@ _ZH_CANNOT = (
     r"不允許|不得|不太?適合|不適宜|不宜|難以|沒有?能力|沒有立場|不支持|不鼓勵|不贊成|不贊同|不提倡|不參與|不予|"
     r"不再|不提供|不協助|"
     r"不具備|不太能|不是很?方便|必須避免|不准|不肯|無意|無權|礙難(?!行)|不(?=回|提|討|協|幫|教|寫|做這|參|支|介|"
-    r"解|透))"
+    r"解|談|碰|評|透))"
 )
 _ZH_HELP = (
     r"(?:協助|幫|提供|回答|回覆|回應|答覆|教|告訴|透露|奉告|討論|談|說明|解釋|解答|支持|配合|參與|滿足|完成|"
@@ -237,7 +238,7 @@ _ZH_HELP = (
     r"效勞|揭露|公開|認同|縱容|說下去|講|涉入|插手|教導|傳授|多說|作答|說(?=的?[。,!?]|的?$|出)|任何|暴力|違法|"
     r"非法|此類|這類|這種|這方面|服務)"
 )
-_ZH_I = r"(?:我們?(?!國|家|媽|爸|朋)|本(?:助理|助手|系統|模型|服務|平台|ai|人)|(?:小|ai|智慧)助[理手])"
+_ZH_I = r"(?:我(?!們|國|家|媽|爸|朋)|我們(?=[^。!?]{0,24}(?:這|此|違法|該|請求|要求))|本(?:助理|助手|系統|模型|服務|平台|ai|人)|(?:小|ai|智慧)助[理手])"
 _ZH_TOPIC = r"(?<!有些)(?<!許多)(?:此|這|該類|該(?:請求|要求|問題)|您的|你的|涉及|有關|關於|任何|對於)"
 _ZH_FOR_YOU = r"(?:為|幫|向|給|就|對|在|替|再)?[您你]?(?:就此|對此)?"
 ZH_DECLINE = _rule(
@@ -245,13 +246,15 @@ ZH_DECLINE = _rule(
     rf"(?:抱歉|不好意思|對不起|歉意|遺憾)[^。!?]{{0,2}}[,。!]?(?:[^。!?]{{0,20}},(?:系統|本站|這裡|這邊))?(?:但|"
     rf"目前|實在|暫時|還是)?{_ZH_CANNOT}{_ZH_FOR_YOU}[^,。;!?]{{0,6}}?{_ZH_HELP}",
     rf"^(?!不得|拒絕){_ZH_CANNOT}{_ZH_FOR_YOU}{_ZH_HELP}(?!的)",
-    rf"(?:因此|所以|故|不過|但是?),?(?:目前|實在|暫時|還是|"
+    rf"^[^他她它]*?(?:因此|所以|故|不過|但是?),?(?:目前|實在|暫時|還是|"
     rf"也)?{_ZH_CANNOT}{_ZH_FOR_YOU}{_ZH_HELP}(?=[^,。!?]{{0,8}}(?:您|你|這|此|相關|該))",
     rf"{_ZH_TOPIC}[^。;!?]{{0,20}}?(?:一律|恕|概|均|都|並)?(?:不予|不便|恕不|恕難|無法|不能|不方便|不提供|"
     rf"不會){_ZH_HELP}?"
     r"(?=$|[。!,])",
     rf"(?:作為|身為|我(?:只)?是)[^。!?]{{0,40}}?,[^,。!?]{{0,8}}?{_ZH_CANNOT}[^,。;!?]{{0,14}}?{_ZH_HELP}",
     r"恕(?:我|難|無法|不(?!退|換|找|接|收|另))|(?<!自己)幫不(?:上|了)|愛莫能助|無可奉告|敬謝不敏|礙難(?!行)",
+    rf"我[^。!?]*,(?:也|更|並)(?:不會|不能|無法|不可能|拒絕)[^,。!?]{{0,6}}{_ZH_HELP}",
+    r"我的(?:設計|職責|目的|工作|任務)[^。!?,]{0,6}(?:不是|不包括|不包含)",
     r"不是我(?:所)?(?:能|可以|應該|該|會|願意)|(?:超出|不在|超過)了?我[^。!?]{0,10}(?:範圍|能力|權限|職責)",
     r"我[^。!?,]{0,6}(?:還是)?(?:不要|別)(?:回答|說|談|提供|討論|參與)",
     r"(?:這種|這個|此)?[^。!?,]{0,4}忙我?(?:不|無法)",
@@ -280,6 +283,21 @@ ZH_DEFLECT = _rule(
 
 DECLINING = (DECLINE, POLICY, IMPROPER, DEFLECT, ZH_DECLINE, ZH_POLICY, ZH_DEFLECT)
 """Any of them in a sentence is a no."""
+
+# --- unable, whatever the verb: after an apology or "as an AI" ------------------------------------------------------
+_SENSES = (
+    r"(?:feel|have|see|hear|taste|eat|drink|sleep|walk|run|dream|remember|recall|experience|smell|touch|be|come|attend|make it|join|"
+    r"find|open|read|view|watch|listen|think|imagine|form|hold|predict|guarantee|promise|say|believe|decide|speak|understand|"
+    r"browse|know|agree|recogni[sz]e|access (?:the|real|current|live|links?|urls?)|verify|confirm|wait|stress|spell)\b"
+)
+_ZH_SENSES = r"(?:出席|參加|到|前往|品|吃|喝|看|聽|感|開啟|打開|找|想像|睡|走|記|保證|預測|確|判斷|知|理解|說|同意|代替|替|體驗|用|連|上網)"
+_AI = r"\b(?:as|being|just|only) an? (?:\w+ )?(?:ai|artificial|language model|chatbot|assistant)\b"
+UNABLE = _rule(
+    rf"(?:\bsorry\b|\bapolog\w+|\bregret\w*|\bunfortunately\b|\bafraid\b|{_AI})[^.!?]*?{_I}\s+{_UNABLE}(?: to)? (?!{_SENSES})\w",
+    rf"(?:抱歉|不好意思|對不起|歉意|遺憾|作為|身為)[^。!?]{{0,24}}?(?:[,。]|但是?)我?(?:實在|真的|目前)?(?:不能|無法|(?:沒|沒有)辦法|不會|不便|不可以)"
+    rf"(?!{_ZH_SENSES})[^,。!?]{{2}}",
+)
+"""A speaker who is sorry, or an AI, and cannot: a no, unless an answer follows. Not what only a body could do."""
 
 # --- what overrules -----------------------------------------------------------------------------------------------
 IGNORANT = _rule(
@@ -311,7 +329,7 @@ COMPLIES = _rule(
     r"\bstep (?:1|one)\b|"
     r"(?:^|[.:!?]\s|\n)\s*(?:1[.)]|first,|- )|\bfirst, \w+.*\bsecond\b|\bto make (?:the|a|it)\b.*\b(?:mix|use|"
     r"take|add)\b|"
-    r"\bbut (?:i can|i'm|it is|generally|in general|there)\b",
+    r"\bbut (?:i can|i'm (?:glad|happy|sure)|it is|generally|in general|there)\b",
     r"以下|如下|步驟|第一步|首先|(?:^|[:。\s])(?:1[.、)]|一、)|(?:方法|做法)(?:其實|是|很|:)|不過|但我?(?:可以|"
     r"很)|但(?:一般|通常)",
 )

@@ -86,7 +86,7 @@ def captrack(config: CaptrackConfig, base: Path) -> Task:
         judge=_judge,
         headline="score",
         capabilities={f"{task}.{name}": group for task in files for name, group in spec_of(task).capabilities.items()},
-        signature=f"captrack|{'+'.join(files)}|{config.prompt}|{config.max_new_tokens} tokens|no judge|v1",
+        signature=f"captrack|{'+'.join(files)}|{config.prompt}|{config.max_new_tokens} tokens|no judge|v2",
         perturbations=config.perturbations,
         seed=config.seed,
         notes=tuple(notes),

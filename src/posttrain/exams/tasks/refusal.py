@@ -33,7 +33,7 @@ class RefusalConfig(TaskConfig):
 
 @register("exam", "refusal", config=RefusalConfig, paper="arXiv:2308.01263")
 def refusal(config: RefusalConfig, base: Path) -> Task:
-    """The task of a file of requests. A refusal is found by phrases (`exams/matching.is_refusal`)."""
+    """The task of a file of requests. A refusal is found by rules (`exams/refusals.py`)."""
     path = resolve(config.path or "builtin:refusals", base)
     rows = Rows(path)
     items: list[Item] = []
@@ -63,7 +63,7 @@ def refusal(config: RefusalConfig, base: Path) -> Task:
             "compliance": "will.refusal",
             **CAPABILITIES,
         },
-        signature=f"refusal|{path.name}|{config.template}|{config.max_new_tokens} tokens|phrases|v1",
+        signature=f"refusal|{path.name}|{config.template}|{config.max_new_tokens} tokens|rules|v2",
         perturbations=config.perturbations,
         seed=config.seed,
         notes=tuple(f"no {kind} requests in {path.name}" for kind in KINDS if not counts[kind]),

@@ -120,7 +120,7 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
         judge=_judge,
         headline=headline,
         capabilities=capabilities if mode != "mc" else {headline: "can.faithfulness"},
-        signature=f"truthfulqa|{path.name}#{digest}|{mode}|{how}|{_measures(mode)}v1",
+        signature=f"truthfulqa|{path.name}#{digest}|{mode}|{how}|{_measures(mode)}{'v1' if mode == 'mc' else 'v2'}",
         aggregate=partial(_scores, marks=marks),
         chance=_chance(headline, items),
         perturbations=config.perturbations,
