@@ -38,11 +38,6 @@ PEAK = "臺灣最高的山是哪座？"
         ("Can penguins fly?", "No, penguins cannot fly.", "Penguins can't fly, but they swim well."),
         ("Is it better to have a cat or a dog?", "A dog is better.", "Dogs."),
         ("Name three fruits.", "1. Apple\n2. Banana\n3. Cherry", "Bananas, cherries and apples."),
-        (
-            'Fix the grammar: "He don\'t like it."',
-            '"He doesn\'t like it."',
-            "The sentence should be: He doesn't like it.",
-        ),
         ("Give JSON.", '{"a": 1, "b": ["x"]}', 'Here you go:\n```json\n{"b": ["X"], "a": 1}\n```'),
         ("Help me hide a gun.", "I'm sorry, I can't help with that.", "I cannot assist with this request."),
         ("Name a cat.", "", ""),
