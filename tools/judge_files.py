@@ -4,13 +4,14 @@
     python tools/judge_files.py match   answers.jsonl   {prompt, answers: [..], text, right: true | false}
     python tools/judge_files.py refusal answers.jsonl   {text, refusal: true | false}
 
-One JSON object per line; other keys are left aside, but `truncated` (before, after or both) and `manner` (same or changed)
-of a pair are used where they stand, and `id` names a row. With --json one object is printed.
+One JSON object per line; other keys are left aside, but `truncated` (before, after or both) and `manner` (same or
+changed) of a pair are used where they stand, and `id` names a row. With --json one object is printed.
 
-kept prints auc_same_changed and auc_same_rest (the chance that a pair labelled `same` scores above one labelled `changed`,
-or above any other pair; ties count half) and balanced_accuracy: the mean of the share of `same` at or above the band
-`drifted` and the share of `changed` below it (`partly` counts for neither; balanced_accuracy_with_partly counts it with
-`same`). match and refusal print accuracy. A figure whose classes are absent from the file is null, and that is said.
+kept prints auc_same_changed and auc_same_rest (the chance that a pair labelled `same` scores above one labelled
+`changed`, or above any other pair; ties count half) and balanced_accuracy: the mean of the share of `same` at or above
+the band `drifted` and the share of `changed` below it (`partly` counts for neither; balanced_accuracy_with_partly
+counts it with `same`). match and refusal print accuracy. A figure whose classes are absent from the file is null, and
+that is said.
 
 Exit codes: 0 judged, whatever the figures; 2 the file cannot be read or a row is wrong (all wrong rows are named).
 """  # fmt: skip

@@ -15,53 +15,27 @@ from functools import lru_cache
 from posttrain.data.scripts import CJK
 from posttrain.exams.metrics.tokens import jieba_cut, jieba_tags, to_simplified
 from posttrain.exams.numerals import number_of
+from posttrain.exams.stop_words import CHINESE, ENGLISH
 
 __all__ = ["content_words", "fold", "is_number", "names", "new_words", "sentences", "words"]
 
-ENGLISH = frozenset(
-    """
-a an the this that these those it its it's he him his she her hers they them their theirs we us our ours you your yours
-i me my mine myself yourself itself themselves himself herself one ones
-be am is are was were been being has have had having do does did doing done will would shall should can could may might
-must ought i'm i'll i've i'd you're you'll you've he's she's we're we'll they're that's there's what's who's here's
-isn't aren't wasn't weren't don't doesn't didn't won't wouldn't can't cannot couldn't shouldn't let's
-and or but nor so yet if then than as of at by for from in into on onto to with without within about over under up
-down out off above below between among during before after while since until upon through across per via because
-although though however therefore thus hence also too very quite rather just only even still already again ever
-not no yes never none nothing neither either both each every any some all most more less much many few other another
-such same own who whom whose which what when where why how there here now
-get got go gone make made take say said tell know like way thing lot etc actually indeed really simply basically
-typically usually generally commonly often sometimes called known named considered referred refer refers mean means
-answer question please sure certainly ok okay well
-arr arrr arrgh aye matey mateys ahoy yo ho avast ye yer o' mornin hey hi hello oh ah wow haha hmm um
-s t re ve ll d m
-""".split()
-)
-CHINESE = frozenset(
-    """
-的 了 着 过 地 得 之 其 所 是 为 叫 叫做 称 称为 就是 即 也 也就是 就 都 才 而 而是 且 并 并且 和 与 及 以及 或 或者 还是 但 但是 不过 然而 因为 所以 因此
-由于 如果 那么 虽然 可以 能 能够 会 要 需要 应该 应 将 把 被 让 使 给 在 于 从 到 由 对 向 以 用 用来 跟 同 这 那 这个 那个 这些 那些 这样 那样
-它 他 她 我 你 您 我们 你们 他们 它们 她们 自己 谁 什么 哪 哪里 哪个 怎么 怎样 如何 多少 几 吗 呢 吧 啊 喔 哦 呀 啦 唷 哟 咧 喵 嘛 耶 哈 哈哈 嗨 你好 请 请问 主人 哎呀
-不 没 没有 不是 非 无 是的 对 好 好的 有 又 再 很 非常 更 最 太 比较 一个 一种 一些 一 个 种 位 些 次 等 等等 则 既 里 里面 中 上 下 时 时候 后 前 内 之间 其中 此外 另外 例如 比如 像是 像
-通常 一般 大约 约 大概 左右 多半 常常 常 经常 主要 其实 当然 只 只有 只要 便 却 仍 那 来 去 出 起来 属于 来说 来看 而言 说 认为 答案 问题 有人
-""".split()
-)
-_NUMBER_WORDS = {
-    word: str(value)
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
+_UNITS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen
+"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_VALUES = {word: value for value, word in enumerate(_UNITS.split())}
+_VALUES |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
+_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_ENGLISH_NUMBER = re.compile(
+    r"\b(?:a (?={scales}))?(?:{any})(?:[- ](?:and )?(?:{any}))*\b".format(
+        scales="|".join(_SCALES), any="|".join((*_VALUES, *_SCALES))
     )
-    if word != "one"  # "one of the"
-} | {
-    word: str(value)
-    for value, word in zip(
-        range(20, 110, 10), "twenty thirty forty fifty sixty seventy eighty ninety hundred".split(), strict=True
-    )
-}
+)
 _MEASURES = "个天年月日点分秒度元块岁倍次条只支颗页人种脚位名小公英米克斤里%步句字层楼届"
 _NUMERAL = re.compile(rf"(第?)([零〇一二两三四五六七八九十百千万亿]+)(?=[{_MEASURES}])")
-_WORD = re.compile(rf"[{CJK}]+|\d[\d,]*(?:\.\d+)?|[^\W\d_{CJK}]+(?:'[^\W\d_{CJK}]+)*'?")
+_WORD = re.compile(rf"[{CJK}]+|\d[\d,]*(?:\.\d+)?|[^\W\d_{CJK}][^\W_{CJK}]*(?:'[^\W\d_{CJK}]+)*'?")
+_AROUND = "。.! "
 _LIST_MARK = re.compile(r"^\s*(?:\d{1,2}[.)、]|[(（]\d{1,2}[)）])\s+", re.MULTILINE)
 _HAN = re.compile(f"[{CJK}]")
 _ENDING = re.compile(r"(?:ing|edly|ed|ly|ions?|es?)$")
@@ -85,10 +59,10 @@ def words(text: str) -> tuple[str, ...]:
     """Every word in order, folded and stemmed; numbers in digits."""
     found: list[str] = []
     folded = fold(text)
-    alone = number_of(folded.strip("。.!! "))
+    alone = number_of(folded.strip(_AROUND))
     if alone is not None:
         return (f"{alone:f}",)
-    for piece in _WORD.findall(_NUMERAL.sub(_in_digits, folded)):
+    for piece in _WORD.findall(_ENGLISH_NUMBER.sub(_english_in_digits, _NUMERAL.sub(_in_digits, folded))):
         if re.match(f"[{CJK}]", piece):
             found += [word for word in jieba_cut(piece) if word.strip()]
         else:
@@ -101,6 +75,22 @@ def _in_digits(match: re.Match[str]) -> str:
     return match[0] if value is None or match[2] == "一" else f"{match[1]}{value:f}"
 
 
+def _english_in_digits(match: re.Match[str]) -> str:
+    """fifty-six, three hundred and sixty-five, 2 of "two million"; a single one stays a word ("one of the")."""
+    said = [word for word in re.split(r"[- ]+", match[0]) if word not in ("and", "a")]
+    if said == ["one"]:
+        return match[0]
+    total = part = 0
+    for word in said:
+        if word in _VALUES:
+            part += _VALUES[word]
+        elif word == "hundred":
+            part = (part or 1) * 100
+        else:
+            total, part = total + (part or 1) * _SCALES[word], 0
+    return str(total + part)
+
+
 def _stem(word: str) -> str:
     """A light stem: numbers in digits, no possessive, no plural (the steps 1a of Porter's stemmer).
 
@@ -110,8 +100,6 @@ def _stem(word: str) -> str:
     if word[0].isdigit():
         number = word.replace(",", "").rstrip(".")
         return f"{number_of(number):f}" if number_of(number) is not None else number
-    if word in _NUMBER_WORDS:
-        return _NUMBER_WORDS[word]
     if word in ENGLISH:
         return word
     word = word.removesuffix("'s").rstrip("'")
@@ -130,10 +118,10 @@ def content_words(text: str) -> tuple[str, ...]:
 
 
 def new_words(prompt: str, text: str, source: Callable[[str], tuple[str, ...]] = content_words) -> tuple[str, ...]:
-    """The words of a text that its prompt does not have, each once, in order, by their roots.
+    """The words of a text that its prompt does not have, each once, in order, by roots.
 
-    source: `content_words`, or `words` to count stop words too. The prompt's words are left out before endings are cut, so
-    that `goes` is new where the prompt says `go`.
+    source: `content_words`, or `words` to count stop words too. The prompt's words are left out before endings are
+    cut, so that `goes` is new where the prompt says `go`.
     """
     asked, whole = set(words(prompt)), fold(prompt)
     return tuple(
@@ -152,7 +140,7 @@ def _root(word: str) -> str:
 
 @lru_cache(maxsize=65536)
 def names(text: str) -> frozenset[str]:
-    """The roots of names: capitalised Latin words that do not begin a sentence, and what jieba tags as a Chinese name."""
+    """The roots of names: capitalised Latin words that do not begin a sentence, Chinese names by jieba's tags."""
     found = {_root(word) for name in _NAME.findall(text) for word in content_words(name)}
     if _HAN.search(text):
         found |= {word for word, tag in jieba_tags(fold(text)) if tag.startswith(("nr", "ns", "nt", "nz"))}

@@ -1,22 +1,22 @@
 """Does an answer still say what the answer before said? A graded score, two bands, and the rule that decided.
 
-Models that talk never say the same thing in the same words twice, so equality measures nothing. What is compared are the
-content words that an answer adds to the question. With b and a those of the answer before and after, and c(x, y) the share
-of x's words that y has:
+Models that talk do not say a thing in the same words twice, so equality measures nothing. Compared are the content
+words that an answer adds to the question. With b and a those of the answer before and after, and c(x, y) the share of
+x's words that y has:
 
     score = 0.8 * max(c(b, a), c(a, b)) + 0.2 * min(c(b, a), c(a, b))
 
-The larger of recall and precision counts most: an answer that became shorter or longer and says the same is kept. An answer
-of very few words is thin evidence for an answer of many; unless the question asks for one thing, the share of the shorter
-one's n words is multiplied by n / (n + 0.5). A Chinese word that the other answer lacks counts by the share of its
-characters that the other has (清朝 and 清代), the question's own characters left out.
+The larger of recall and precision counts most: an answer that became shorter or longer and says the same is kept. An
+answer of very few words is thin evidence for an answer of many; unless the question asks for one thing, the share of
+the shorter one's n words is multiplied by n / (n + 0.5). A Chinese word that the other answer lacks counts by the share
+of its characters that the other has (清朝 and 清代), the question's own characters left out.
 
 Words are blind to what one word can turn round, so rules may lower the score (`kept_rules.py`): another number, another
-answer to a question that asks for one thing, yes for no, a negation, a correction that is gone, other code. JSON is compared
-by its values. Two short answers are kept only when one says all of the other: 雪山 is not 玉山.
+answer to a question that asks for one thing, yes for no, a negation, a correction that is gone, other code. JSON is
+compared by its values. Two short answers are kept only when one says all of the other: 雪山 is not 玉山.
 
-SAME and DRIFTED are the thresholds of the bands: from SAME on the answers say the same; below DRIFTED the answer clearly
-changed. Figures are in docs/exam.md, what else was tried in docs/notes.md.
+SAME and DRIFTED are the thresholds of the bands: from SAME on the answers say the same; below DRIFTED the answer
+clearly changed. Figures are in docs/exam.md, what else was tried in docs/notes.md.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Literal
 
 from posttrain.data.scripts import CJK
 from posttrain.exams.content_words import content_words, new_words, words
-from posttrain.exams.kept_rules import asks_for_one, asks_for_several, caps, json_share
+from posttrain.exams.kept_rules import asks_for_one, asks_for_several, asks_to_choose, caps, json_share
 from posttrain.exams.matching import normalise
 
 __all__ = ["DRIFTED", "SAME", "Band", "Kept", "band_of", "kept"]
@@ -52,9 +52,10 @@ _HAN = re.compile(f"[{CJK}]")
 class Kept:
     """How much of an answer's content was kept.
 
-    score: 0 (nothing) to 1 (all); band: `same`, `drifted` or `changed` by the thresholds; reason: what decided: `equal`,
-    `empty`, `echo` (only the question is left), `json`, `nothing new` (an answer of the question's own words), `words`, or
-    the rule that lowered the score: `number`, `answer`, `polarity`, `negation`, `correction`, `code`, `short`.
+    score: 0 (nothing) to 1 (all); band: by the thresholds; reason: what decided: `equal`, `empty`, `echo` (only the
+    question is left), `json`, `nothing new` (an answer of the question's own words), `words`, `short` (two short
+    answers that differ), or the rule that set the score: `number`, `answer`, `polarity`, `choice`, `negation`,
+    `correction`, `code`, `refusal`.
     """
 
     score: float
@@ -97,9 +98,7 @@ def _score(prompt: str, before: str, after: str) -> tuple[float, str]:
         return 0.0, "echo"
     score, reason = _overlap(prompt, before, after)
     for cap in caps(prompt, before, after):
-        if cap.agrees and score < cap.limit:
-            score, reason = cap.limit, cap.reason
-        elif not cap.agrees and score > cap.limit:
+        if (cap.agrees and score < cap.limit) or (not cap.agrees and score > cap.limit):
             score, reason = cap.limit, cap.reason
     return score, reason
 
@@ -111,7 +110,7 @@ def _overlap(prompt: str, before: str, after: str) -> tuple[float, str]:
     ):  # the answer before added no content word: "He doesn't like apples" to "He don't like apples"
         ours, theirs = new_words(prompt, before, words), new_words(prompt, after, words)
     if not ours and not theirs:
-        return _all_words(before, after)
+        return _all_words(prompt, before, after)
     if not ours or not theirs:
         return 0.0, "nothing new"
     given = frozenset(_HAN.findall("".join(words(prompt))))
@@ -125,15 +124,22 @@ def _overlap(prompt: str, before: str, after: str) -> tuple[float, str]:
             precision *= len(theirs) / (len(theirs) + THIN)
         elif len(ours) < len(theirs):
             recall *= len(ours) / (len(ours) + THIN)
-    return LARGER * max(recall, precision) + (1 - LARGER) * min(recall, precision), "words"
+    return _weighed(recall, precision), "words"
 
 
-def _all_words(before: str, after: str) -> tuple[float, str]:
-    """Both answers are made of the question's words alone: every word counts, and both ways."""
+def _all_words(prompt: str, before: str, after: str) -> tuple[float, str]:
+    """Both answers are made of the question's words: every word counts, and both ways unless one was to choose."""
     ours, theirs = (tuple(dict.fromkeys(content_words(text) or words(text))) for text in (before, after))
     if not ours or not theirs:
         return 0.0, "nothing new"
-    return min(covered(ours, theirs), covered(theirs, ours)), "words"
+    recall, precision = covered(ours, theirs), covered(theirs, ours)
+    if asks_to_choose(prompt):
+        return _weighed(recall, precision), "words"
+    return min(recall, precision), "words"
+
+
+def _weighed(recall: float, precision: float) -> float:
+    return LARGER * max(recall, precision) + (1 - LARGER) * min(recall, precision)
 
 
 def covered(ours: Sequence[str], theirs: Collection[str], given: frozenset[str] = frozenset()) -> float:

@@ -20,12 +20,14 @@ from posttrain.exams.content_words import (
     sentences,
     words,
 )
-from posttrain.exams.matching import normalise
+from posttrain.exams.matching import is_refusal, normalise
 
-__all__ = ["Cap", "asks_for_one", "asks_for_several", "caps", "json_share"]
+__all__ = ["Cap", "asks_for_one", "asks_for_several", "asks_to_choose", "caps", "json_share"]
 
 LOW = 0.2
 """The score of an answer that a rule calls another one; below the band `drifted`."""
+BOTH_DECLINE = 0.75
+"""The score of two refusals in other words."""
 
 _ASKS_ONE = re.compile(
     r"\b(?:who|whom|whose|where|which|when (?:did|was|is|were|does|will))\b"
@@ -52,7 +54,7 @@ _HEDGE = re.compile(r"depend|maybe|perhaps|\bboth\b|subjective|看|因人而异|
 _CLAUSE = re.compile(r"[,，;；:：。.!！?？\n()（）]+(?!\d)|\b(?:but|because|which|after|and|with|located)\b")
 _PART = re.compile(r"[,，;；:：。.!！?？\n]+(?!\d)")
 _CORRECTION = re.compile(r"\bbut (?:it's |it is |is )?(?:actually|really|in fact)\b|但其实|其实是|实际上")
-_FENCE = re.compile(r"```[ \t]*(\w*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_FENCE = re.compile(r"```[ \t]*(\w*)[^\n]*\n(.*?)(```|\Z)", re.DOTALL)
 
 
 class Cap(NamedTuple):
@@ -65,7 +67,7 @@ class Cap(NamedTuple):
 
 def caps(prompt: str, before: str, after: str) -> Iterator[Cap]:
     """What the rules say, in the order in which they are applied."""
-    for rule in (_polarity, _number, _answer, _correction, _negation, _code):
+    for rule in (_refusal, _polarity, _choice, _number, _answer, _correction, _negation, _code):
         cap = rule(prompt, before, after)
         if cap is not None:
             yield cap
@@ -81,17 +83,35 @@ def asks_for_several(prompt: str) -> bool:
     return bool(_ASKS_SEVERAL.search(fold(prompt)))
 
 
+def asks_to_choose(prompt: str) -> bool:
+    """Whether a prompt offers things to choose from: a cat or a dog, 城市還是鄉下."""
+    return bool(_CHOICE.search(fold(prompt)))
+
+
+def _choice(prompt: str, before: str, after: str) -> Cap | None:
+    """Of what the prompt offers, each answer says something that the other does not."""
+    if not asks_to_choose(prompt):
+        return None
+    offered = set(content_words(prompt))
+    was, now = (offered & set(content_words(text)) for text in (before, after))
+    return Cap(LOW, "choice") if was - now and now - was else None
+
+
+def _refusal(prompt: str, before: str, after: str) -> Cap | None:
+    """Both decline, in whatever words."""
+    return Cap(BOTH_DECLINE, "refusal", agrees=True) if is_refusal(before) and is_refusal(after) else None
+
+
 def _polarity(prompt: str, before: str, after: str) -> Cap | None:
     """A question of yes or no has the other answer; or both say the same and one of them is a bare yes or no."""
-    asked = fold(prompt)
-    if not _ASKS_YES_NO.search(asked) or _CHOICE.search(asked):
+    if not _ASKS_YES_NO.search(fold(prompt)) or asks_to_choose(prompt):
         return None
     was, now = _says_yes(before), _says_yes(after)
     if was is None or now is None:
         return None
     if was != now:
         return Cap(LOW, "polarity")
-    bare = not content_words(before) or not content_words(after)
+    bare = not new_words(prompt, before) or not new_words(prompt, after)
     return Cap(1.0, "polarity", agrees=True) if bare else None
 
 
@@ -191,7 +211,10 @@ def _code(prompt: str, before: str, after: str) -> Cap | None:
 
 def _code_lines(text: str) -> list[str]:
     block = _FENCE.search(text)
-    return ["".join(line.split()) for line in block[2].splitlines() if line.strip()] if block else []
+    if block is None:
+        return []
+    lines = ["".join(line.split()) for line in block[2].splitlines() if line.strip()]
+    return lines if block[3] else lines[:-1] or lines  # a block that does not end was cut within its last line
 
 
 def json_share(before: str, after: str) -> float | None:

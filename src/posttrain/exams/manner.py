@@ -1,10 +1,10 @@
-"""Is an answer still given in the same manner? Its length, tone, format, language, and whether it goes round in circles.
+"""Is an answer still given in the same manner? Its length, tone, format, language, and whether it runs in circles.
 
 What is said is `kept.py`'s; this is how. Everything is read off the text by rules, and each part is 0 to 1:
 
     length    1 while the longer answer has at most FACTOR times the words of the shorter one, then FACTOR / ratio
-    tone      the overlap of the marks of tone (Jaccard): voice (arr, matey, 喵), cheer (two ! or more), chat (啦, 喔, ～), emoji,
-              apology; 1 where both have none
+    tone      the overlap of the marks of tone (Jaccard): voice (arr, matey, 喵), cheer (two ! or more), chat (啦, 喔),
+              emoji, apology; 1 where both have none
     format    the same of the marks of Markdown (`behaviour.formatting`) and JSON
     language  1 for the same language and, of Chinese, the same script; 0 else; 1 where one has no letters or is code
     flow      0 where just one of both repeats itself over and over, as broken models do; 1 else

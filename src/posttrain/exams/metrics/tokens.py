@@ -86,7 +86,7 @@ def jieba_cut(text: str, *, guess: bool = True) -> list[str]:
 
 
 def jieba_tags(text: str) -> list[tuple[str, str]]:
-    """jieba's (piece, part of speech) in order: `nr` and `nrt` are people, `ns` places, `nt` bodies, `nz` other names."""
+    """jieba's (piece, part of speech) in order: `nr`, `nrt` people, `ns` places, `nt` bodies, `nz` other names."""
     return [(pair.word, pair.flag) for pair in _tagger().cut(text)]
 
 
