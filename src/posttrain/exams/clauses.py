@@ -34,6 +34,7 @@ class Clause:
 
 
 _DEGREE = re.compile(r"(?<=\d)\s*[°℃℉]")
+_ASIDE = re.compile(r"\s*,\s*(?:however|of course|in fact|actually|indeed|though|therefore|in turn|on the other hand)\s*,\s*", re.I)
 _MARKS = re.compile(r"\*\*|__|`|^#+ ", re.MULTILINE)
 _ITEM = re.compile(r"^\s*(?:(\d{1,2})\s*[.)、]\s*(?!\d)|[-*•+]\s+)(?=\S)")
 _ABBREVIATION = re.compile(r"(?:^|[^\w])(?:\w|mr|mrs|ms|dr|st|mt|jr|sr|vs|approx|ca|cf|no|prof|gen|capt|u\.s|d\.c|e\.g|i\.e)$", re.I)
@@ -65,6 +66,7 @@ def clauses_of(answer: str, keep: Sequence[str] = ()) -> list[Clause]:
     """
     found: list[Clause] = []
     sentence = item = 0
+    answer = _ASIDE.sub(" actually ", answer)  # "The capital, however, is" is one clause
     for line in _DEGREE.sub(" ", _MARKS.sub("", answer)).splitlines():
         marker = _ITEM.match(line)
         if marker and marker[1] and int(marker[1]) != item + 1:  # "54. That is..." is no list

@@ -45,12 +45,12 @@ NO_DENIAL = re.compile(
 DENIED_BEFORE = re.compile(
     rf"\b(?:not|{_BE_NOT}|nor|neither|nobody|no one|noone|hardly|false|wrong|incorrect|untrue|myth|misconception|"
     r"mistake|mistaken|mistakenly|wrongly|falsely|incorrectly|instead of|rather than|other than|than|except|unlike|"
-    r"far from|anything but|stopped|avoid|avoids|refrain from|followed by|hate|dislike|detest|confused? with)\b"
+    r"far from|anything but|stopped|(?:help|aid|assistance|support|student|pupil|friend|contemporary|assistant|teacher|son|daughter|wife|husband) of|(?:influenced|inspired|followed|helped|preceded|succeeded|accompanied|mocked|criticised|criticized) by|avoid|avoids|refrain from|followed by|hate|dislike|detest|confused? with)\b"
     r"|不(?=是|再|叫|用|吃|在|会|该|应|能|可|算|属|为|由|位|写|喜|爱|姓|住|得|使|要|想|见|等|止|认)|并非|绝非|决非|而非|非(?=$|是)|没|从未"
     r"|从不|从来不|从来没|未必|未曾|别(?!人|名|称)|不对|错|误以为|以为|误|假的|除了|而不|比$|仅?次于$|低于$|高于$|不如$|不及$|取代$|谣言|其次是?$|避免|勿|讨厌|恨"
 )
 DENIED_AFTER = re.compile(
-    r"^s not\b|^(?:s )?(?:(?:is|was|are|were|has|have|had|do|does|did|can|could|will|would|should) (?:\w+ly |also |just |in fact )?"
+    r"^s not\b|^(?:had|has|have|played|plays) (?:nothing|no)\b|^(?:s )?(?:(?:is|was|are|were|has|have|had|do|does|did|can|could|will|would|should) (?:\w+ly |also |just |in fact )?"
     rf"(?:not(?! only| just)|never|no longer)|(?:\w+ly )?(?:{_BE_NOT}))\b"
     r"|^(?:is|was|would be|as (?:the|an) answer is)? ?(?:an? |the )?(?:wrong|incorrect|false|myth|mistake|misconception)\b"
     r"|^(?:已经|已|也|其实|并|绝对|根本|从来|当然|现在|早就|早已|早|都|可|才)*(?:不(?!过|仅|但|只|同|愧|远|久|错)|没|并非|绝非|未|非(?!常|洲))"
@@ -64,7 +64,7 @@ REJECTED = re.compile(
     r" ?(?:an? |all |completely |simply |of course )?"
     r"(?:wrong|false|incorrect|not true|untrue|not correct|not right|not the case|mistake|myth|lie|error|misconception)\b"
     r"|^(?:that|this|it|which)?(?:s| is)?(?:nt| isnt) (?:true|right|correct|case)\b"
-    r"|^(?:oh |sorry |but |wait |no )*(?:i was|i am|im|i made an?|i have made an?|my) (?:mistaken|wrong|mistake|error)\b|我?(?:说|弄|搞|讲)错"
+    r"|^(?:oh |sorry |but |wait |no )*(?:i was|i am|im|i made an?|i have made an?|my) (?:mistaken|wrong|mistake|error)\b|我?(?:说|弄|搞|讲|记)错"
     r"|^(?:但|可|不过|然而)?(?:那|这|此|这样|这个|这种|该|以上)?(?:说法|答案|回答)?(?:其实|显然|当然)?(?:是|并|都|也)?"
     r"(?:不对|不正确|不是真的|错|假|不实|误|谣言|有误)"
 )
@@ -72,7 +72,7 @@ REJECTED = re.compile(
 HEDGED = re.compile(
     r"\b(?:maybe|perhaps|possibly|might|may be|may have been|could be|could also|could have been|either|depends|"
     r"depending|unclear|undecided|whether|let me guess|wild guess)\b"
-    r"|(?<!最有)可能|也许|或许|说不定|到底|恐怕|要么|要不然|不然就是|看情况|难说"
+    r"|(?<!最有)可能|也许|或许|说不定|到底|恐怕|要么|要不然|不然就是|好像|看情况|难说"
 )
 UNSURE = re.compile(
     r"\b(?:(?:not|never) (?:entirely |quite |really |100 |so |very )?(?:sure|certain)|unsure|uncertain|no idea|hard to say)\b"
@@ -83,7 +83,7 @@ OPEN = re.compile(r"(?:吗|呢|么)$|是不是|是否")
 PAST_BEFORE = re.compile(
     r"\b(?:used to|formerly|once|previously|was going to|were going to|was originally|was initially|in the past|former|"
     r"historically|at one time|had been|until|ex|would have been|should have been|was supposed to)\b"
-    r"|以前|去年|前年|从前|曾|原本|本来|前任|过去|之前|昔日|旧称|一度|古时|早年|早期|原名|差点"
+    r"|\blast (?:year|month|week|season)\b|\byesterday\b|以前|去年|前年|上个?月|上周|上一?届|上一任|昨天|从前|曾|原本|本来|前任|过去|之前|昔日|旧称|一度|古时|早年|早期|原名|差点"
 )
 PAST_AFTER = re.compile(
     r"^(?:s )?(?:used to be|was once|was formerly|was previously|was (?:the )?former|is (?:the )?former|had been)\b"
@@ -118,8 +118,8 @@ CONTRAST = re.compile(
 )
 CORRECTION = re.compile(
     r"\b(?:actually|in fact|correction|sorry|no|wait|rather|i mean|i meant|in reality|in truth|really|apologies|apologize|"
-    r"correct answer|right answer|on second thought|make that|now(?! (?:in|at|on|an?|home|known|one|used|owned|displayed|located|kept|part|called|regarded)\b))\b"
-    r"|其实|事实上|实际上|更正|不对|应该是|抱歉|对不起|正确|说错|真正|才是|现在|改为|改成|换成|变成|改由|如今|我是说"
+    r"correct answer|right answer|on second thought|let me correct|correct that|correct myself|oops|scratch that|strike that|make that|now(?! (?:in|at|on|an?|home|known|one|used|owned|displayed|located|kept|part|called|regarded)\b))\b"
+    r"|其实|事实上|实际上|更正|不对|应该是|抱歉|对不起|正确|[说记弄搞讲]错|才对|等等|真正|才是|现在|改为|改成|换成|变成|改由|如今|我是说"
 )
 ALSO = re.compile(r"\b(?:also|too|as well|another|besides|other|similarly|likewise|one of)\b|之一|也|还|另|其他|同样")
 """A statement about something more, which takes nothing back."""

@@ -22,7 +22,7 @@ _STOP = frozenset(
     "called can could would will should one word answer sentence briefly question as their his her he she they not".split()
 )
 _CHINESE_STOP = re.compile(
-    r"哪里|哪儿|哪一?[条座个位年种国部]?|什么|怎么|谁|多少|几|吗|呢|请问|请|告诉我|一[条座个位年种]|的|是|在|和|了|有|由|与|及|还是|或|叫|为|你|我|您"
+    r"哪里|哪儿|(?:哪一?|什么|何)[条座个位年种国部所家颗只支]?(?:城市|国家|地方|人|动物|年|月|日|行星|语言|运动|颜色)?|什么|怎么|谁|多少|几|吗|呢|请问|请|告诉我|一[条座个位年种]|的|是|在|和|了|有|由|与|及|还是|或|叫|为|你|我|您"
 )
 _MANY = re.compile(
     r"\b(?:list|which \w+ are|what are|who are|name (?:two|three|four|five|some|several|\d)|two|three|both)\b"
@@ -118,8 +118,9 @@ def asked(prompt: str, objects: tuple[str, ...]) -> Asked:
     text = folded(prompt)
     own = {word for one in objects for word in folded(one).split()}
     raw_names = {folded(word) for word in re.findall(r"(?<=\s)[A-Z][\w'’-]*", prompt)}
+    kinds = set(re.findall(r"\b(?:which|what) (\w+)", text))  # "which city is the capital" asks for the capital
     english = [
-        (word, 1.0 if word in raw_names else 2.0)
+        (word, 1.0 if word in raw_names or word in kinds else 2.0)
         for word in dict.fromkeys(re.findall(rf"[^\W{CJK}]+", text))
         if word not in _STOP and word not in own
     ]

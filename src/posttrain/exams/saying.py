@@ -40,12 +40,14 @@ _LEAD = re.compile(
     r"是|叫|在|为|位于|由|用|换成|改成|改为|变成|如今|今年)*.?"
 )
 """What leads straight to the answer: nothing, "it is", "the answer is", 答案是."""
-_SHORT_TAIL = re.compile(r"(?:s )?(?:[a-z0-9]+$|$|(?:in|at|on|from|with|of|who|which|that|because|for|by)\b)|[^\x00-\x7f]{0,4}$|[了啦喵哦啊先小]")
+_SHORT_TAIL = re.compile(r"(?:s )?(?:[a-z0-9]+$|$|(?:in|at|on|from|with|of|who|which|that|because|for|by)\b)|(?![是在有也会则])[^\x00-\x7f]{0,4}$|[了啦喵哦啊先小]")
 _DESCRIBES = re.compile(
     r"^(?:it|he|she|they|this|that)(?:s| is| was| are| were| has| have)? (?:\w+ly |now |also |really )*"
     r"(?:in|at|on|an?|one of|located|situated|known|used|kept|home|about|over|been|very|so)\b"
 )
 _ASKS_WHERE = re.compile(r"\bwhere\b|\bwhich (?:city|country|town|place)\b|\bin what\b|哪里|哪儿")
+_ASKS_NAME = re.compile(r"\byour name\b|\bcall you|\bare you called\b|\bwho are you\b|\byou call yourself\b|你叫|你是谁|你的名字|怎么称呼")
+_OWN = re.compile(r"\b(?:i|im|my|me)\b|我")
 _ABOUT = re.compile(r"\b(?:near|close to|next to|from|like|outside|beyond|towards?|including|after|before)$|(?:像|例如|靠近|离|邻近|比如)$")
 _COPULA = re.compile(
     r"\b(?:is|are|was|were|be|called|named|means?|equals?|becomes?|became|did|does|remains|uses?|used|has|have)\b"
@@ -66,7 +68,7 @@ def says(answer: str, objects: Sequence[str], *, old: Sequence[str] = (), prompt
     question. An object that the question itself says counts only where the question offers a choice.
     """
     question = asked(prompt, tuple(objects))
-    usable = [one for one in objects if folded(one) and (question.choice or not question.says(folded(one)))]
+    usable = [one for one in objects if folded(one)]
     clauses = clauses_of(without_echo(answer, prompt), usable)
     mentions = mentions_of(clauses, usable, question)
     manners = [manner_of(mention, clauses, question) for mention in mentions]
@@ -89,9 +91,9 @@ def _stands(
     question: Asked,
 ) -> bool:  # fmt: skip
     """Whether no other clause wins over a mention that is put forward."""
-    if _beside(mention, former) or _chosen_beside_other(mention, question):
-        return False
     here = clauses[mention.clause]
+    if _beside(mention, former) or _echoes(mention, here, question) or _of_another(mention, here, question):
+        return False
     own = _answering(mention, here, question)
     for i in rivals:
         other = _weight(clauses[i].text, question)
@@ -177,8 +179,7 @@ def _names_other(clause: Clause, text: str, objects: Sequence[str], question: As
     if any(character.isupper() for one in objects for character in one):
         names = [word for word in words if word[0].isupper()]
     else:
-        value = _COPULA.search(text)
-        names = text[value.end() :].split() if value else text.split()
+        names = text.split()
     return any(
         folded(word) not in _COMMON and folded(word) and not question.says(folded(word)) and folded(word) in text
         for word in names
@@ -188,7 +189,7 @@ def _names_other(clause: Clause, text: str, objects: Sequence[str], question: As
 def _marked(i: int, clauses: Sequence[Clause]) -> bool:
     """Whether the clause corrects what was said before: by a word of its own, or "Sorry," before it."""
     before = clauses[i - 1].text if i else ""
-    lone = bool(before) and (len(before.split()) <= 3 and len(before) <= 20) and cues.CORRECTION.search(before)
+    lone = bool(before) and (len(before.split()) <= 5 and len(before) <= 20) and cues.CORRECTION.search(before)
     return bool(cues.CORRECTION.search(clauses[i].text) or lone)
 
 
@@ -235,10 +236,20 @@ def _beside(mention: Mention, former: Sequence[str]) -> bool:
     )
 
 
-def _chosen_beside_other(mention: Mention, question: Asked) -> bool:
-    """The question offers the object: another thing that it offers stands in the same clause, so nothing is chosen."""
+def _of_another(mention: Mention, clause: Clause, question: Asked) -> bool:
+    """"Pip is the hero of a book", where the question is who is asked."""
+    if not _ASKS_NAME.search(question.text) or mention.before:
+        return False
+    return bool(re.match(r"(?:s )?(?:is|was) (?!here|my|me)|是(?!我)", mention.after) and not _OWN.search(clause.text))
+
+
+def _echoes(mention: Mention, clause: Clause, question: Asked) -> bool:
+    """The question has the object. It counts as the whole of an answer ("It is Lyon"), or where the question offers a
+    choice and the clause has nothing else of it."""
     if not question.says(mention.one):
         return False
+    if not question.choice:
+        return not (mention.before and _LEAD.fullmatch(mention.before) and not mention.after)
     left = rf"([^\s{CJK}]+|[{CJK}]+?) ?(?:or|and|和|与|还是|或) ?{re.escape(mention.one)}"
     right = rf"{re.escape(mention.one)} ?(?:or|and|和|与|还是|或) ?([^\s{CJK}]+|[{CJK}]+)"
     others = [name for found in re.findall(f"{left}|{right}", question.text) for name in found if name]
