@@ -43,10 +43,10 @@ NO_DENIAL = re.compile(
 )
 """What looks like a denial and is none; taken out before the denials are looked for."""
 DENIED_BEFORE = re.compile(
-    rf"\b(?:not|{_BE_NOT}|nor|neither|nobody|no one|noone|hardly|false|wrong|incorrect|untrue|myth|misconception|"
+    rf"\b(?:not|{_BE_NOT}|nor|neither|nobody|no one|noone|hardly|no (?:evidence|proof|reason|record|truth)|false|wrong|incorrect|untrue|myth|misconception|"
     r"mistake|mistaken|mistakenly|wrongly|falsely|incorrectly|instead of|rather than|other than|than|except|unlike|"
     r"far from|anything but|stopped|(?:help|aid|assistance|support|student|pupil|friend|contemporary|assistant|teacher|son|daughter|wife|husband) of|(?:influenced|inspired|followed|helped|preceded|succeeded|accompanied|mocked|criticised|criticized) by|avoid|avoids|refrain from|followed by|hate|dislike|detest|confused? with)\b"
-    r"|不(?=是|再|叫|用|吃|在|会|该|应|能|可|算|属|为|由|位|写|喜|爱|姓|住|得|使|要|想|见|等|止|认)|并非|绝非|决非|而非|非(?=$|是)|没|从未"
+    r"|不(?=是|需|必|再|叫|用|吃|在|会|该|应|能|可|算|属|为|由|位|写|喜|爱|姓|住|得|使|要|想|见|等|止|认)|并非|绝非|决非|而非|非(?=$|是)|没|从未"
     r"|从不|从来不|从来没|未必|未曾|别(?!人|名|称)|不对|错|误以为|以为|误|假的|除了|而不|比$|仅?次于$|低于$|高于$|不如$|不及$|取代$|谣言|其次是?$|避免|勿|讨厌|恨"
 )
 DENIED_AFTER = re.compile(
@@ -88,7 +88,7 @@ PAST_BEFORE = re.compile(
 PAST_AFTER = re.compile(
     r"^(?:s )?(?:used to be|was once|was formerly|was previously|was (?:the )?former|is (?:the )?former|had been)\b"
     r"|\b(?:was|were)\b.*\b(?:until|till|formerly|previously|in the past|back then)\b"
-    r"|^(?:以前|去年|前年|从前|曾|过去|原本|本来|之前|一度|早期)"
+    r"|^是.{0,6}前(?=董|总|任|首|校|市|会|国|队|主|院|部|省)|^(?:以前|去年|前年|从前|曾|过去|原本|本来|之前|一度|早期)"
 )
 ATTRIBUTED = re.compile(
     r"\b(?:some|many|most|few|several|people|others|they|students|tourists|books|sources|everyone|everybody|websites) "
@@ -117,9 +117,9 @@ CONTRAST = re.compile(
     r"\b(?:but|however|although|though|yet|instead|whereas|while)\b|但|不过|然而|可是|而(?!且)|虽然|相反|反而"
 )
 CORRECTION = re.compile(
-    r"\b(?:actually|in fact|correction|sorry|no|wait|rather|i mean|i meant|in reality|in truth|really|apologies|apologize|"
+    r"\b(?:actually|in fact|today|nowadays|these days|correction|sorry|no|wait|rather|i mean|i meant|in reality|in truth|really|apologies|apologize|"
     r"correct answer|right answer|on second thought|let me correct|correct that|correct myself|oops|scratch that|strike that|make that|now(?! (?:in|at|on|an?|home|known|one|used|owned|displayed|located|kept|part|called|regarded)\b))\b"
-    r"|其实|事实上|实际上|更正|不对|应该是|抱歉|对不起|正确|[说记弄搞讲]错|才对|等等|真正|才是|现在|改为|改成|换成|变成|改由|如今|我是说"
+    r"|其实|事实上|实际上|更正|不对|应该是|抱歉|对不起|正确|[说记弄搞讲]错|才对|等等|真正|才是|现在|改为|改成|换成|变成|改由|如今|现任|目前|我是说"
 )
 ALSO = re.compile(r"\b(?:also|too|as well|another|besides|other|similarly|likewise|one of)\b|之一|也|还|另|其他|同样")
 """A statement about something more, which takes nothing back."""

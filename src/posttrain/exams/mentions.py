@@ -21,6 +21,7 @@ to be X"; listed: one of several candidates."""
 
 _LARGER_NAME = frozenset("new north south east west northern southern eastern western port fort san saint little upper lower".split())
 _LARGER_AFTER = frozenset("falls river lake island islands university street bay strait minster times".split())
+_NAMED = re.compile(r"(?:the )?[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)*")
 _SUBJECT = re.compile(r"\b(?:is|was|are|were|be|called|named|of|by|in|at|use|uses|used|eat|eats)\b|[是为叫在由用吃]$")
 
 
@@ -142,13 +143,14 @@ def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) ->
             glue = other.glue if step == 1 else clauses[at + 1].glue
             if glue not in (",", "，", "/", ";") and not (step == 1 and re.match(r"(?:and|or) (?:the|an?) \S+$", other.raw)):
                 break
-            if step == 1 and not glue:
+            if step == 1 and not glue and not mention.before:
                 return True
             bare = re.sub(r"^(?:or|and) ", "", other.text)
-            if re.match(r"(?:and|or) [\"“]?[A-Z0-9]", other.raw):
+            last = re.match(r"(?:and|or) (?:the )?[\"“]?[A-Z0-9]", other.raw)
+            if last and (not mention.before or len(other.text.split()) <= 4 and not _SUBJECT.search(other.text)):
                 run, joined = run + 1, True
                 break
-            if re.match(r"(?:the|an?)\b", other.raw, re.IGNORECASE) or not _bare(bare) or asked.says(bare) or cues.ALSO.search(bare):
+            if not _NAMED.fullmatch(other.raw) and re.match(r"(?:the|an?)\b", other.raw, re.IGNORECASE) or not _bare(bare) or asked.says(bare) or cues.ALSO.search(bare):
                 break
             joined |= bare != other.text
             run += 1

@@ -25,8 +25,8 @@ _CHINESE_STOP = re.compile(
     r"哪里|哪儿|(?:哪一?|什么|何)[条座个位年种国部所家颗只支]?(?:城市|国家|地方|人|动物|年|月|日|行星|语言|运动|颜色)?|什么|怎么|谁|多少|几|吗|呢|请问|请|告诉我|一[条座个位年种]|的|是|在|和|了|有|由|与|及|还是|或|叫|为|你|我|您"
 )
 _MANY = re.compile(
-    r"\b(?:list|which \w+ are|what are|who are|name (?:two|three|four|five|some|several|\d)|two|three|both)\b"
-    r"|两[个种位座]|三[个种位座原]|哪些|列出|列举|有哪"
+    r"\b(?:list|which \w+ are|what are|who are|name (?:two|three|four|five|some|several|\d)|two|three|both|need|needed|ingredients|made of|consist of)\b"
+    r"|两[个种位座]|三[个种位座原]|哪些|列出|列举|需要什么|材料|配料|成分|有哪"
 )
 _CHOICE = re.compile(r"\bor\b|\bwhich (?:one )?of\b|\bbetween\b|还是|或|哪一?[个座条位种]")
 
@@ -117,7 +117,7 @@ def asked(prompt: str, objects: tuple[str, ...]) -> Asked:
     """The question without the words of the objects themselves."""
     text = folded(prompt)
     own = {word for one in objects for word in folded(one).split()}
-    raw_names = {folded(word) for word in re.findall(r"(?<=\s)[A-Z][\w'’-]*", prompt)}
+    raw_names = {folded(word) for word in re.findall(r"(?<=\s)(?!C[EFT]O\b)[A-Z][\w'’-]*", prompt)}
     kinds = set(re.findall(r"\b(?:which|what) (\w+)", text))  # "which city is the capital" asks for the capital
     english = [
         (word, 1.0 if word in raw_names or word in kinds else 2.0)

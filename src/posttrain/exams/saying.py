@@ -51,7 +51,7 @@ _OWN = re.compile(r"\b(?:i|im|my|me)\b|我")
 _ABOUT = re.compile(r"\b(?:near|close to|next to|from|like|outside|beyond|towards?|including|after|before)$|(?:像|例如|靠近|离|邻近|比如)$")
 _COPULA = re.compile(
     r"\b(?:is|are|was|were|be|called|named|means?|equals?|becomes?|became|did|does|remains|uses?|used|has|have)\b"
-    r"|[是为叫在用有写吃]|等于|名为|位于"
+    r"|[是为叫在用写吃]|等于|名为|位于"
 )
 _TAIL = re.compile(r"\b(?:rather than|instead of|and not|not)\b.*|而不是.*|而非.*")
 _COMMON = frozenset(
@@ -99,7 +99,8 @@ def _stands(
         other = _weight(clauses[i].text, question)
         if i < mention.clause:
             corrects = _marked(mention.clause, clauses) or cues.CONTRAST.search(here.text)
-            if corrects and own >= min(other, question.full):
+            enough = 2.0 if cues.CORRECTION.search(here.text) else other
+            if corrects and own >= min(other, question.full, enough):
                 continue
             if other > own or (other == own and (other or _PRONOUN.search(clauses[i].text))):
                 return False
@@ -145,7 +146,8 @@ def _is_rival(
     relative = re.match(r"(?:who|which|that|whose)\b", text)
     if relative and i and any(clauses[i - 1].text.endswith(folded(one)) for one in objects):
         return False
-    if not (_COPULA.search(text) or question.taken_up(text) >= 2) and not _marked(i, clauses):
+    counted = bool(re.search(r"[\d一二三四五六七八九十百千]", " ".join(objects)) and "有" in text)
+    if not (counted or _COPULA.search(text) or question.taken_up(text) >= 2) and not _marked(i, clauses):
         return False
     if relative and i and question.taken_up(text) >= 2:
         return True
@@ -189,7 +191,7 @@ def _names_other(clause: Clause, text: str, objects: Sequence[str], question: As
 def _marked(i: int, clauses: Sequence[Clause]) -> bool:
     """Whether the clause corrects what was said before: by a word of its own, or "Sorry," before it."""
     before = clauses[i - 1].text if i else ""
-    lone = bool(before) and (len(before.split()) <= 5 and len(before) <= 20) and cues.CORRECTION.search(before)
+    lone = bool(before) and len(before.split()) <= 5 and len(before) <= (8 if re.search(f"[{CJK}]", before) else 24) and cues.CORRECTION.search(before)
     return bool(cues.CORRECTION.search(clauses[i].text) or lone)
 
 
