@@ -175,7 +175,7 @@ def _names_other(clause: Clause, text: str, objects: Sequence[str], question: As
     if re.search(f"[{CJK}]", first):
         left = re.sub("|".join(re.escape(term) for term, _ in question.terms) or r"$^", "", text)
         left = re.sub(r"[但是为叫在用有的了它这那答案其实不过事上更正应该而也就现说]", "", left)
-        left = "" if len(left) < 2 and not _COPULA.search(text) else left
+        left = "" if len(left) < 2 and not left.isdigit() and not _COPULA.search(text) else left
         return bool(re.search(f"[{CJK}]", left)) or bool(re.search(r"[a-z0-9]", left))
     words = re.findall(r"[^\W_][\w'’.-]*", clause.raw)
     if any(character.isupper() for one in objects for character in one):
