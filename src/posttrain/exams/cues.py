@@ -45,7 +45,7 @@ NO_DENIAL = re.compile(
 DENIED_BEFORE = re.compile(
     rf"\b(?:not|{_BE_NOT}|nor|neither|nobody|no one|noone|hardly|no (?:evidence|proof|reason|record|truth)|false|wrong|incorrect|untrue|myth|misconception|"
     r"mistake|mistaken|mistakenly|wrongly|falsely|incorrectly|instead of|rather than|other than|than|except|unlike|"
-    r"far from|anything but|stopped|(?:help|aid|assistance|support|student|pupil|friend|contemporary|assistant|teacher|son|daughter|wife|husband) of|(?:influenced|inspired|followed|helped|preceded|succeeded|accompanied|mocked|criticised|criticized) by|avoid|avoids|refrain from|followed by|hate|dislike|detest|confused? with)\b"
+    r"far from|anything but|stopped|(?:help|aid|assistance|support|student|pupil|contemporary|assistant) of|(?:influenced|inspired|followed|helped|preceded|succeeded|accompanied|mocked|criticised|criticized) by|avoid|avoids|refrain from|followed by|hate|dislike|detest|confused? with)\b"
     r"|不(?=是|需|必|再|叫|用|吃|在|会|该|应|能|可|算|属|为|由|位|写|喜|爱|姓|住|得|使|要|想|见|等|止|认)|并非|绝非|决非|而非|非(?=$|是)|没|从未"
     r"|从不|从来不|从来没|未必|未曾|别(?!人|名|称)|不对|错|误以为|以为|误|假的|除了|而不|比$|仅?次于$|低于$|高于$|不如$|不及$|取代$|谣言|其次是?$|避免|勿|讨厌|恨"
 )

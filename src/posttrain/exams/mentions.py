@@ -22,6 +22,7 @@ to be X"; listed: one of several candidates."""
 _LARGER_NAME = frozenset("new north south east west northern southern eastern western port fort san saint little upper lower".split())
 _LARGER_AFTER = frozenset("falls river lake island islands university street bay strait minster times".split())
 _NAMED = re.compile(r"(?:the )?[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)*")
+_NOT_IT = re.compile(r"(?:(?:but|and|though|it|its|he|she|is|was|s) )*(?:not|isnt|wasnt)\b|[但而并也]?(?:不是|并非)")
 _SUBJECT = re.compile(r"\b(?:is|was|are|were|be|called|named|of|by|in|at|use|uses|used|eat|eats)\b|[是为叫在由用吃]$")
 
 
@@ -70,7 +71,7 @@ def manner_of(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> Mann
     """How the object is said there."""
     clause = clauses[mention.clause]
     before, after = cues.NO_DENIAL.sub(" ", mention.before), mention.after
-    if _denied(before, after, asked) or _rejected(mention.clause, clauses):
+    if _denied(before, after, asked) or _rejected(mention, clauses, asked):
         return "denied"
     if clause.asks or cues.OPEN.search(clause.text) or cues.CONDITION.search(clause.text) or _hedged(mention, clauses):
         return "open"
@@ -94,9 +95,14 @@ def _denied(before: str, after: str, asked: Asked) -> bool:
     return bool(cues.RANK.search(around) and cues.SUPERLATIVE.search(asked.text) and not cues.RANK.search(asked.text))
 
 
-def _rejected(index: int, clauses: Sequence[Clause]) -> bool:
-    """One of the next two clauses says "that is wrong"."""
-    return any(cues.REJECTED.search(clause.text) for clause in clauses[index + 1 : index + 3])
+def _rejected(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
+    """One of the next two clauses says "that is wrong", or goes on "..., not the capital"."""
+    following = clauses[mention.clause + 1 : mention.clause + 3]
+    if any(cues.REJECTED.search(clause.text) for clause in following):
+        return True
+    return not mention.before and any(
+        _NOT_IT.match(clause.text) and asked.taken_up(clause.text) >= 1.5 for clause in following[:1]
+    )
 
 
 def _hedged(mention: Mention, clauses: Sequence[Clause]) -> bool:

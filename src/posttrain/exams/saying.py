@@ -46,6 +46,7 @@ _DESCRIBES = re.compile(
     r"(?:in|at|on|an?|one of|located|situated|known|used|kept|home|about|over|been|very|so)\b"
 )
 _ASKS_WHERE = re.compile(r"\bwhere\b|\bwhich (?:city|country|town|place)\b|\bin what\b|哪里|哪儿")
+_NUMBER = re.compile(r"\d|[一二两三四五六七八九十百千]|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|thousand)\b")
 _ASKS_NAME = re.compile(r"\byour name\b|\bcall you|\bare you called\b|\bwho are you\b|\byou call yourself\b|你叫|你是谁|你的名字|怎么称呼")
 _OWN = re.compile(r"\b(?:i|im|my|me)\b|我")
 _ABOUT = re.compile(r"\b(?:near|close to|next to|from|like|outside|beyond|towards?|including|after|before)$|(?:像|例如|靠近|离|邻近|比如)$")
@@ -146,7 +147,7 @@ def _is_rival(
     relative = re.match(r"(?:who|which|that|whose)\b", text)
     if relative and i and any(clauses[i - 1].text.endswith(folded(one)) for one in objects):
         return False
-    counted = bool(re.search(r"[\d一二三四五六七八九十百千]", " ".join(objects)) and "有" in text)
+    counted = bool(_NUMBER.search(" ".join(objects)) and "有" in text)
     if not (counted or _COPULA.search(text) or question.taken_up(text) >= 2) and not _marked(i, clauses):
         return False
     if relative and i and question.taken_up(text) >= 2:
@@ -171,11 +172,11 @@ def _names_other(clause: Clause, text: str, objects: Sequence[str], question: As
     """Whether it has a value of the object's kind (a name, a number, a word) that the question does not have."""
     first = folded(objects[0]) if objects else ""
     if re.search(r"\d", first):
-        return bool(re.search(r"\d", text))
+        return bool(_NUMBER.search(text))
     if re.search(f"[{CJK}]", first):
         left = re.sub("|".join(re.escape(term) for term, _ in question.terms) or r"$^", "", text)
         left = re.sub(r"[但是为叫在用有的了它这那答案其实不过事上更正应该而也就现说]", "", left)
-        left = "" if len(left) < 2 and not left.isdigit() and not _COPULA.search(text) else left
+        left = "" if len(left) < 2 and not _NUMBER.search(left) and not _COPULA.search(text) else left
         return bool(re.search(f"[{CJK}]", left)) or bool(re.search(r"[a-z0-9]", left))
     words = re.findall(r"[^\W_][\w'’.-]*", clause.raw)
     if any(character.isupper() for one in objects for character in one):
