@@ -136,7 +136,7 @@ def change_exam(
     on_sample: Callable[[ProbeResult], None] | None = None,
     done: Mapping[str, ProbeResult] | None = None,
     max_new_tokens: int = 64,
-    mode: MatchMode = "first_sentence",
+    mode: MatchMode = "says",
     chunk: int = 4096,
 ) -> ExamResult:
     """Examine one change.

@@ -27,8 +27,9 @@ class ChangeExamConfig(Config):
     """The name in tables; the kind when left out."""
     max_new_tokens: int | None = Field(default=None, gt=0)
     """The longest answer to a probe, in tokens; the study's `max_new_tokens` when left out."""
-    mode: Literal["first_sentence", "exact"] = "first_sentence"
-    """An answer is right when its first sentence says an accepted one, or only when it equals one."""
+    mode: Literal["says", "first_sentence", "exact"] = "says"
+    """An answer is right when it says an accepted one in whatever sentence, when its first sentence is short and says
+    one, or only when it equals one."""
 
     @property
     def label(self) -> str:
