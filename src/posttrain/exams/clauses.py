@@ -45,7 +45,8 @@ _ABBREVIATION = re.compile(
 _END = re.compile(r"[。！？!?]+[”\"」』’']*|\.{2,}|…+|\.(?=[\s”\"」』’'*)]|$)")
 _GLUE = re.compile(r"(?<!\d),|,(?!\d{3})|[，、;；:：()（）]|(?<=\s)[-–](?=\s)|—+|(?<=\w)/(?=[^\W\d])")
 _TIE = re.compile(
-    r"\b(?=(?:but|however|although|though|whereas|while|yet|because|since)\b)"
+    r"\b(?=(?:(?<!everyone )(?<!everybody )(?<!everything )(?<!anything )(?<!\ball )but|however|although|though|"
+    r"whereas|while|yet|because|since)\b)"
     r"|\b(?=(?:and|as) (?:its?|the|in|he|she|they|this|that|is|was|has|have|not|never|also|there|now|died|became|went|"
     r"took|\w{3,}ed)\b)"
     r"|(?=但|不[过過]|然而|可是|(?<![从從因反進进])而(?![且已言後后])|[虽雖]然|其[实實]|因[为為]|所以)",

@@ -162,7 +162,7 @@ def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) ->
             if step == 1 and not glue and not mention.before:
                 return True
             bare = re.sub(r"^(?:or|and) ", "", other.text)
-            last = re.match(r"(?:and|or) (?:the )?[\"“]?[A-Z0-9]", other.raw)
+            last = re.match(r"(?:and|or) (?:the )?[\"“]?[A-Z0-9]|[A-Z]\w+ (?:and|or) [A-Z]", other.raw)
             if last and (not mention.before or (len(other.text.split()) <= 4 and not _SUBJECT.search(other.text))):
                 run, joined = run + 1, True
                 break
