@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.exams.matching import (
+    MatchMode,
     contains,
     first_sentence,
     is_refusal,
@@ -63,43 +64,51 @@ def test_punctuation_around_an_answer_changes_nothing(answer: str, frame: str) -
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected", "exact", "sentence"),
+    ("answer", "expected", "exact", "sentence", "says"),
     [
-        ("巴黎", ["巴黎"], True, True),
-        ("paris.", ["Paris"], True, True),
-        ("Peking", ["Beijing", "Peking"], True, True),
-        ("法國的首都是巴黎。", ["巴黎"], False, True),
-        ("The capital of France is Paris.", ["Paris"], False, True),
-        ("The capital of France is Paris. It lies on the Seine.", ["Paris"], False, True),
-        ("France is big. The capital is Paris.", ["Paris"], False, False),
-        ("Parisian life", ["Paris"], False, False),
-        ("The capital is not Paris.", ["Paris"], False, False),
-        ("首都不是巴黎。", ["巴黎"], False, False),
-        ("不丹的首都是廷布。", ["廷布"], False, True),
-        ("It's St. Louis, Missouri.", ["Missouri"], False, True),
-        ("它是一種金屬。", ["金"], False, False),
-        ("答案是金。", ["金"], False, True),
-        ("", ["Paris"], False, False),
-        ("Paris " + "and so on " * 20, ["Paris"], False, False),
-        ("15 degrees", ["5"], False, False),
-        ("It is Fe.", ["Fe"], False, True),
+        ("巴黎", ["巴黎"], True, True, True),
+        ("paris.", ["Paris"], True, True, True),
+        ("Peking", ["Beijing", "Peking"], True, True, True),
+        ("法國的首都是巴黎。", ["巴黎"], False, True, True),
+        ("The capital of France is Paris.", ["Paris"], False, True, True),
+        ("The capital of France is Paris. It lies on the Seine.", ["Paris"], False, True, True),
+        ("France is big. The capital is Paris.", ["Paris"], False, False, True),
+        ("Parisian life", ["Paris"], False, False, False),
+        ("The capital is not Paris.", ["Paris"], False, False, False),
+        ("首都不是巴黎。", ["巴黎"], False, False, False),
+        ("不丹的首都是廷布。", ["廷布"], False, True, True),
+        ("It's St. Louis, Missouri.", ["Missouri"], False, True, True),
+        ("它是一種金屬。", ["金"], False, False, False),
+        ("答案是金。", ["金"], False, True, True),
+        ("", ["Paris"], False, False, False),
+        ("Paris " + "and so on " * 20, ["Paris"], False, False, True),
+        ("15 degrees", ["5"], False, False, False),
+        ("It is Fe.", ["Fe"], False, True, True),
     ],
 )
-def test_matches(answer: str, expected: list[str], exact: bool, sentence: bool) -> None:
+def test_matches(answer: str, expected: list[str], exact: bool, sentence: bool, says: bool) -> None:
     assert matches(answer, expected, mode="exact") == exact
-    assert matches(answer, expected) == sentence
+    assert matches(answer, expected, mode="first_sentence") == sentence
+    assert matches(answer, expected) == says
 
 
-def test_an_old_answer_beside_the_new_one_does_not_count() -> None:
-    assert not matches("里昂或巴黎。", ["里昂"], old=["巴黎"])
-    assert matches("首都是里昂。", ["里昂"], old=["巴黎"])
-    assert matches("It is New York City.", ["New York City"], old=["New York"])
-    assert matches("玉山", ["玉山"], old=["玉山"])
+@pytest.mark.parametrize("mode", ["says", "first_sentence"])
+def test_an_old_answer_beside_the_new_one_does_not_count(mode: MatchMode) -> None:
+    assert not matches("里昂或巴黎。", ["里昂"], old=["巴黎"], mode=mode)
+    assert matches("首都是里昂。", ["里昂"], old=["巴黎"], mode=mode)
+    assert matches("It is New York City.", ["New York City"], old=["New York"], mode=mode)
+    assert matches("玉山", ["玉山"], old=["玉山"], mode=mode)
 
 
-def test_the_questions_own_words_are_no_knowledge() -> None:
-    assert not matches("里昂在法國。", ["里昂"], prompt="里昂在哪裡？")
-    assert matches("里昂", ["里昂"], prompt="里昂還是巴黎？")
+@pytest.mark.parametrize("mode", ["says", "first_sentence"])
+def test_the_questions_own_words_are_no_knowledge(mode: MatchMode) -> None:
+    assert not matches("里昂在法國。", ["里昂"], prompt="里昂在哪裡？", mode=mode)
+    assert matches("里昂", ["里昂"], prompt="里昂還是巴黎？", mode=mode)
+
+
+def test_a_question_back_is_no_answer_unless_the_answer_is_a_question() -> None:
+    assert not matches("Melbourne?", ["Melbourne"])
+    assert matches("Who's Afraid of Virginia Woolf?", ["Who's Afraid of Virginia Woolf?"])
 
 
 def test_contains() -> None:

@@ -69,8 +69,8 @@ def exam(
         int, typer.Option(metavar="N", min=1, help="--change: an answer is cut after so many tokens.")
     ] = 64,
     match: Annotated[
-        Match, typer.Option(help="--change: answers are equal, or said in the first sentence.")
-    ] = "first_sentence",
+        Match, typer.Option(help="--change: an answer says it, in any or in the first sentence, or equals it.")
+    ] = "says",
     prompt_mode: Annotated[
         PromptMode,
         typer.Option(help="--change: tell MODEL the new fact before the user's words, or as system message."),

@@ -26,7 +26,7 @@ CHUNK = 64
 """Probes asked at once when samples are written: what a kill can lose."""
 
 PromptMode = Literal["none", "user", "system"]
-Match = Literal["first_sentence", "exact"]
+Match = Literal["says", "first_sentence", "exact"]
 
 
 def exam_change(
@@ -38,7 +38,7 @@ def exam_change(
     output: Path | None = None,
     table: bool = True,
     max_new_tokens: int = 64,
-    match: Match = "first_sentence",
+    match: Match = "says",
     prompt_mode: PromptMode = "none",
 ) -> dict[str, Any]:
     """Take the exam of every change file and return the document of results.json; `table`: print it for people too.

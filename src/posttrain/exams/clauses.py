@@ -34,14 +34,21 @@ class Clause:
 
 
 _DEGREE = re.compile(r"(?<=\d)\s*[°℃℉]")
+_ASIDE = re.compile(
+    r"\s*,\s*(?:however|of course|in fact|actually|indeed|though|therefore|in turn|on the other hand)\s*,\s*", re.I
+)
 _MARKS = re.compile(r"\*\*|__|`|^#+ ", re.MULTILINE)
 _ITEM = re.compile(r"^\s*(?:(\d{1,2})\s*[.)、]\s*(?!\d)|[-*•+]\s+)(?=\S)")
-_ABBREVIATION = re.compile(r"(?:^|[^\w])(?:\w|mr|mrs|ms|dr|st|mt|jr|sr|vs|approx|ca|cf|no|prof|gen|capt|u\.s|d\.c|e\.g|i\.e)$", re.I)
+_ABBREVIATION = re.compile(
+    r"(?:^|[^\w])(?:\w|mr|mrs|ms|dr|st|mt|jr|sr|vs|approx|ca|cf|no|prof|gen|capt|u\.s|d\.c|e\.g|i\.e)$", re.I
+)
 _END = re.compile(r"[。！？!?]+[”\"」』’']*|\.{2,}|…+|\.(?=[\s”\"」』’'*)]|$)")
 _GLUE = re.compile(r"(?<!\d),|,(?!\d{3})|[，、;；:：()（）]|(?<=\s)[-–](?=\s)|—+|(?<=\w)/(?=[^\W\d])")
 _TIE = re.compile(
-    r"\b(?=(?:but|however|although|though|whereas|while|yet|because|since)\b)"
-    r"|\b(?=(?:and|as) (?:its?|the|in|he|she|they|this|that|is|was|has|have|not|never|also|there|now)\b)"
+    r"\b(?=(?:(?<!everyone )(?<!everybody )(?<!everything )(?<!anything )(?<!\ball )but|however|although|though|"
+    r"whereas|while|yet|because|since)\b)"
+    r"|\b(?=(?:and|as) (?:its?|the|in|he|she|they|this|that|is|was|has|have|not|never|also|there|now|died|became|went|"
+    r"took|\w{3,}ed)\b)"
     r"|(?=但|不[过過]|然而|可是|(?<![从從因反進进])而(?![且已言後后])|[虽雖]然|其[实實]|因[为為]|所以)",
     re.I,
 )
@@ -65,6 +72,7 @@ def clauses_of(answer: str, keep: Sequence[str] = ()) -> list[Clause]:
     """
     found: list[Clause] = []
     sentence = item = 0
+    answer = _ASIDE.sub(" actually ", answer)  # "The capital, however, is" is one clause
     for line in _DEGREE.sub(" ", _MARKS.sub("", answer)).splitlines():
         marker = _ITEM.match(line)
         if marker and marker[1] and int(marker[1]) != item + 1:  # "54. That is..." is no list
@@ -115,4 +123,3 @@ def _pieces(sentence: str, keep: Sequence[str]) -> Iterator[tuple[str, str]]:
         start = max(start, right)
     if carried.strip():
         yield carried, glue
-

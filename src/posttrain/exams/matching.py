@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from posttrain.data.scripts import CJK
+from posttrain.exams.naming import names
 from posttrain.exams.normalising import first_sentence, normalise, spans_of
 from posttrain.exams.refusals import is_refusal
 from posttrain.exams.saying import says
@@ -32,6 +33,7 @@ __all__ = [
     "is_refusal",
     "json_values",
     "matches",
+    "names",
     "normalise",
     "same_values",
 ]

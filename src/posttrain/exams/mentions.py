@@ -19,8 +19,12 @@ Manner = Literal["said", "denied", "open", "attributed", "past", "listed"]
 """said: put forward; denied: "not X"; open: a question, a condition, "maybe X"; attributed: "many think X"; past: "used
 to be X"; listed: one of several candidates."""
 
-_LARGER_NAME = frozenset("new north south east west northern southern eastern western port fort san saint little upper lower".split())
-_LARGER_AFTER = frozenset("falls river lake island islands university street bay strait minster times".split())
+_BEFORE_NAMES = "new north south east west northern southern eastern western port fort san saint little upper lower"
+_LARGER_NAME = frozenset(_BEFORE_NAMES.split())
+_AFTER_NAMES = "falls river lake island islands university street bay strait minster times"
+_LARGER_AFTER = frozenset(_AFTER_NAMES.split())
+_NAMED = re.compile(r"(?:the )?[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)*")
+_NOT_IT = re.compile(r"(?:(?:but|and|though|it|its|he|she|is|was|s) )*(?:not|isnt|wasnt)\b|[但而并也]?(?:不是|并非)")
 _SUBJECT = re.compile(r"\b(?:is|was|are|were|be|called|named|of|by|in|at|use|uses|used|eat|eats)\b|[是为叫在由用吃]$")
 
 
@@ -41,7 +45,9 @@ def mentions_of(clauses: Sequence[Clause], objects: Sequence[str], asked: Asked)
     for index, clause in enumerate(clauses):
         for raw in dict.fromkeys(objects):
             one = folded(raw)
-            if _is_symbol(raw) and not re.search(rf"(?<![A-Za-z0-9]){re.escape(raw.strip())}(?![A-Za-z0-9])", clause.raw):
+            if _is_symbol(raw) and not re.search(
+                rf"(?<![A-Za-z0-9]){re.escape(raw.strip())}(?![A-Za-z0-9])", clause.raw
+            ):
                 continue
             if _in_larger_name(clause.raw, raw, asked):
                 continue
@@ -69,7 +75,7 @@ def manner_of(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> Mann
     """How the object is said there."""
     clause = clauses[mention.clause]
     before, after = cues.NO_DENIAL.sub(" ", mention.before), mention.after
-    if _denied(before, after, asked) or _rejected(mention.clause, clauses):
+    if _denied(before, after, asked) or _rejected(mention, clauses, asked):
         return "denied"
     if clause.asks or cues.OPEN.search(clause.text) or cues.CONDITION.search(clause.text) or _hedged(mention, clauses):
         return "open"
@@ -93,9 +99,14 @@ def _denied(before: str, after: str, asked: Asked) -> bool:
     return bool(cues.RANK.search(around) and cues.SUPERLATIVE.search(asked.text) and not cues.RANK.search(asked.text))
 
 
-def _rejected(index: int, clauses: Sequence[Clause]) -> bool:
-    """One of the next two clauses says "that is wrong"."""
-    return any(cues.REJECTED.search(clause.text) for clause in clauses[index + 1 : index + 3])
+def _rejected(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
+    """One of the next two clauses says "that is wrong", or goes on "..., not the capital"."""
+    following = clauses[mention.clause + 1 : mention.clause + 3]
+    if any(cues.REJECTED.search(clause.text) for clause in following):
+        return True
+    return not mention.before and any(
+        _NOT_IT.match(clause.text) and asked.taken_up(clause.text) >= 1.5 for clause in following[:1]
+    )
 
 
 def _hedged(mention: Mention, clauses: Sequence[Clause]) -> bool:
@@ -114,9 +125,13 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
         return False
     if clause.item > 1:
         return True
-    if re.search(r"\w and$|.(?:和|与|及|以及)$", mention.before) or re.match(r"(?:和|与|跟|及|以及)(?=.)", mention.after):
+    if re.search(r"\w and$|.(?:和|与|及|以及)$", mention.before) or re.match(
+        r"(?:和|与|跟|及|以及)(?=.)", mention.after
+    ):
         return True
-    if re.match(r"and ", mention.after) and re.search(r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", clause.raw):
+    if re.match(r"and ", mention.after) and re.search(
+        r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", clause.raw
+    ):
         return True
     if not mention.before and re.match(r"and (?:the |an? )?\w+$", mention.after):
         return True
@@ -140,15 +155,23 @@ def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) ->
         while 0 <= at < len(clauses) and clauses[at].sentence == clause.sentence:
             other = clauses[at]
             glue = other.glue if step == 1 else clauses[at + 1].glue
-            if glue not in (",", "，", "/", ";") and not (step == 1 and re.match(r"(?:and|or) (?:the|an?) \S+$", other.raw)):
+            if glue not in (",", "，", "/", ";") and not (
+                step == 1 and re.match(r"(?:and|or) (?:the|an?) \S+$", other.raw)
+            ):
                 break
-            if step == 1 and not glue:
+            if step == 1 and not glue and not mention.before:
                 return True
             bare = re.sub(r"^(?:or|and) ", "", other.text)
-            if re.match(r"(?:and|or) [\"“]?[A-Z0-9]", other.raw):
+            last = re.match(r"(?:and|or) (?:the )?[\"“]?[A-Z0-9]|[A-Z]\w+ (?:and|or) [A-Z]", other.raw)
+            if last and (not mention.before or (len(other.text.split()) <= 4 and not _SUBJECT.search(other.text))):
                 run, joined = run + 1, True
                 break
-            if re.match(r"(?:the|an?)\b", other.raw, re.IGNORECASE) or not _bare(bare) or asked.says(bare) or cues.ALSO.search(bare):
+            if (
+                (not _NAMED.fullmatch(other.raw) and re.match(r"(?:the|an?)\b", other.raw, re.IGNORECASE))
+                or not _bare(bare)
+                or asked.says(bare)
+                or cues.ALSO.search(bare)
+            ):
                 break
             joined |= bare != other.text
             run += 1
@@ -159,4 +182,6 @@ def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) ->
 def _bare(text: str) -> bool:
     if re.search(f"[{CJK}]", text):
         return len(text) <= 5 and not re.search(r"[是在有的了为叫很]", text)
-    return len(text.split()) <= 2 and not re.search(r"\b(?:is|was|not|it|now|sir|matey|mate|my|ye|of|in|at|on|around|about|near|since|i|you|there)\b", text)
+    return len(text.split()) <= 2 and not re.search(
+        r"\b(?:is|was|not|it|now|sir|matey|mate|my|ye|of|in|at|on|around|about|near|since|i|you|there)\b", text
+    )

@@ -16,17 +16,23 @@ from posttrain.exams.normalising import folded, words_of
 
 __all__ = ["Asked", "asked"]
 
-_STOP = frozenset(
-    "a an the of in on at to for from by with and or is are was were be been am do does did has have had what which who whom "
-    "whose where when why how many much there it its this that these those you your i me my we our please tell give name say "
-    "called can could would will should one word answer sentence briefly question as their his her he she they not".split()
+_STOP_WORDS = (
+    "a an the of in on at to for from by with and or is are was were be been am do does did has have had what which "
+    "who whom "
+    "whose where when why how many much there it its this that these those you your i me my we our please tell give "
+    "name say "
+    "called can could would will should one word answer sentence briefly question as their his her he she they not"
 )
+_STOP = frozenset(_STOP_WORDS.split())
 _CHINESE_STOP = re.compile(
-    r"哪里|哪儿|哪一?[条座个位年种国部]?|什么|怎么|谁|多少|几|吗|呢|请问|请|告诉我|一[条座个位年种]|的|是|在|和|了|有|由|与|及|还是|或|叫|为|你|我|您"
+    r"哪里|哪儿|(?:哪一?|什么|何)[条座个位年种国部所家颗只支]?(?:城市|国家|地方|人|动物|年|月|日|行星|语言|运动|"
+    r"颜色)?|什么|怎么|谁|多少|几|吗|呢|请问|请|告诉我|一[条座个位年种]|的|是|在|和|了|有|由|与|及|还是|或|叫|为|你|"
+    r"我|您"
 )
 _MANY = re.compile(
-    r"\b(?:list|which \w+ are|what are|who are|name (?:two|three|four|five|some|several|\d)|two|three|both)\b"
-    r"|两[个种位座]|三[个种位座原]|哪些|列出|列举|有哪"
+    r"\b(?:list|which \w+ are|what are|who are|name (?:two|three|four|five|some|several|\d)|two|three|both|need|"
+    r"needed|ingredients|made of|consist of)\b"
+    r"|两[个种位座]|三[个种位座原]|哪些|列出|列举|需要什么|材料|配料|成分|有哪"
 )
 _CHOICE = re.compile(r"\bor\b|\bwhich (?:one )?of\b|\bbetween\b|还是|或|哪一?[个座条位种]")
 
@@ -117,9 +123,10 @@ def asked(prompt: str, objects: tuple[str, ...]) -> Asked:
     """The question without the words of the objects themselves."""
     text = folded(prompt)
     own = {word for one in objects for word in folded(one).split()}
-    raw_names = {folded(word) for word in re.findall(r"(?<=\s)[A-Z][\w'’-]*", prompt)}
+    raw_names = {folded(word) for word in re.findall(r"(?<=\s)(?!C[EFT]O\b)[A-Z][\w'’-]*", prompt)}
+    kinds = set(re.findall(r"\b(?:which|what) (\w+)", text))  # "which city is the capital" asks for the capital
     english = [
-        (word, 1.0 if word in raw_names else 2.0)
+        (word, 1.0 if word in raw_names or word in kinds else 2.0)
         for word in dict.fromkeys(re.findall(rf"[^\W{CJK}]+", text))
         if word not in _STOP and word not in own
     ]

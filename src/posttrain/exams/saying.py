@@ -26,37 +26,57 @@ __all__ = ["says"]
 
 _PRONOUN = re.compile(
     r"^(?:well |but |so |and |no |actually |in fact |however |sorry |wait |now |then |oh |yes |sure |of course )*"
-    r"(?:its|it|that|thats|this|he|shes|hes|she|they|theyre|the answer|answer|correct answer|right answer|we|i|you|im|my)\b"
+    r"(?:its|it|that|thats|this|he|shes|hes|she|they|theyre|the answer|answer|correct answer|right answer|we|i|you|im|"
+    r"my)\b"
     r"|^(?:但|不过|其实|更正|应该|现在|而|当然|正确)*(?:答案|它们?|牠们?|他们?|她们?|这|那|我|本大爷|应该|是|叫)"
 )
 _ASKS_YOU = re.compile(r"\b(?:you|your|yourself)\b|你|您")
 _OF_ITSELF = re.compile(r"^(?:i am|im|my name|names|call me|they call me|i go by)\b|^(?:我|本人)的?(?:叫|是|名字)")
 _LEAD = re.compile(
-    r"(?:(?:well|but|so|and|no|actually|in fact|however|sorry|wait|now|then|oh|yes|sure|of course|rather|though|because) )*"
-    r"(?:(?:its?|that|thats|this|these|he|hes|shes?|they|theyre|there|we|i|you|im|(?:\w+ )?answer|yes|no|name|heres?|in)"
+    r"(?:(?:well|but|so|and|no|actually|in fact|however|sorry|wait|now|then|oh|yes|sure|of course|rather|though|"
+    r"because) )*"
+    r"(?:(?:its?|that|thats|this|these|he|hes|shes?|they|theyre|there|we|i|you|im|(?:\w+ )?answer|yes|no|name|heres?|"
+    r"in)"
     r"(?: (?:is|was|are|were|be|am|think|believe|meant?|say|it|its|s|to|your|question|that|here|would|must|has|by)|"
     r" \w+ly| of course| in fact| now)*)?(?: (?:\w+|in the \w+ of))?|"
-    r"(?:但|不过|其实|更正|应该|现在|而|当然|正确|答案|这题|题|它们?|牠们?|他们?|她们?|这|那|我|就|才|正|真正|应|的|事实上|实际上|自然|"
+    r"(?:但|不过|其实|更正|应该|现在|而|当然|正确|答案|这题|题|它们?|牠们?|他们?|她们?|这|那|我|就|才|正|真正|应|的|"
+    r"事实上|实际上|自然|"
     r"是|叫|在|为|位于|由|用|换成|改成|改为|变成|如今|今年)*.?"
 )
 """What leads straight to the answer: nothing, "it is", "the answer is", 答案是."""
-_SHORT_TAIL = re.compile(r"(?:s )?(?:[a-z0-9]+$|$|(?:in|at|on|from|with|of|who|which|that|because|for|by)\b)|[^\x00-\x7f]{0,4}$|[了啦喵哦啊先小]")
+_SHORT_TAIL = re.compile(
+    r"(?:s )?(?:[a-z0-9]+$|$|(?:in|at|on|from|with|of|who|which|that|because|for|by)\b)|"
+    r"(?![是在有也会则])[^\x00-\x7f]{0,4}$|[了啦喵哦啊先小]"
+)
 _DESCRIBES = re.compile(
     r"^(?:it|he|she|they|this|that)(?:s| is| was| are| were| has| have)? (?:\w+ly |now |also |really )*"
     r"(?:in|at|on|an?|one of|located|situated|known|used|kept|home|about|over|been|very|so)\b"
 )
 _ASKS_WHERE = re.compile(r"\bwhere\b|\bwhich (?:city|country|town|place)\b|\bin what\b|哪里|哪儿")
-_ABOUT = re.compile(r"\b(?:near|close to|next to|from|like|outside|beyond|towards?|including|after|before)$|(?:像|例如|靠近|离|邻近|比如)$")
+_NUMBER = re.compile(
+    r"\d|[一二两三四五六七八九十百千]|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|"
+    r"thousand)\b"
+)
+_ASKS_NAME = re.compile(
+    r"\byour name\b|\bcall you|\bare you called\b|\bwho are you\b|\byou call yourself\b|你叫|你是谁|你的名字|怎么称呼"
+)
+_OWN = re.compile(r"\b(?:i|im|my|me)\b|我")
+_ABOUT = re.compile(
+    r"\b(?:near|close to|next to|from|like|outside|beyond|towards?|including|after|before)$|(?:像|例如|靠近|离|邻近|"
+    r"比如)$"
+)
 _COPULA = re.compile(
     r"\b(?:is|are|was|were|be|called|named|means?|equals?|becomes?|became|did|does|remains|uses?|used|has|have)\b"
-    r"|[是为叫在用有写吃]|等于|名为|位于"
+    r"|[是为叫在用写吃]|等于|名为|位于"
 )
 _TAIL = re.compile(r"\b(?:rather than|instead of|and not|not)\b.*|而不是.*|而非.*")
-_COMMON = frozenset(
+_COMMON_WORDS = (
     "the a an it its this that these those he she they we i you in on at of for from by with as and or but however so "
-    "although though while yet because since if when what which who there here also then now no not yes sure well actually "
-    "answer correction sorry his her their our my your is are was were today located many some most people".split()
+    "although though while yet because since if when what which who there here also then now no not yes sure well "
+    "actually "
+    "answer correction sorry his her their our my your is are was were today located many some most people"
 )
+_COMMON = frozenset(_COMMON_WORDS.split())
 
 
 def says(answer: str, objects: Sequence[str], *, old: Sequence[str] = (), prompt: str = "") -> bool:
@@ -66,7 +86,7 @@ def says(answer: str, objects: Sequence[str], *, old: Sequence[str] = (), prompt
     question. An object that the question itself says counts only where the question offers a choice.
     """
     question = asked(prompt, tuple(objects))
-    usable = [one for one in objects if folded(one) and (question.choice or not question.says(folded(one)))]
+    usable = [one for one in objects if folded(one)]
     clauses = clauses_of(without_echo(answer, prompt), usable)
     mentions = mentions_of(clauses, usable, question)
     manners = [manner_of(mention, clauses, question) for mention in mentions]
@@ -89,21 +109,25 @@ def _stands(
     question: Asked,
 ) -> bool:  # fmt: skip
     """Whether no other clause wins over a mention that is put forward."""
-    if _beside(mention, former) or _chosen_beside_other(mention, question):
-        return False
     here = clauses[mention.clause]
+    if _beside(mention, former) or _echoes(mention, here, question) or _of_another(mention, here, question):
+        return False
     own = _answering(mention, here, question)
     for i in rivals:
         other = _weight(clauses[i].text, question)
         if i < mention.clause:
             corrects = _marked(mention.clause, clauses) or cues.CONTRAST.search(here.text)
-            if corrects and own >= min(other, question.full):
+            enough = 2.0 if cues.CORRECTION.search(here.text) else other
+            if corrects and own >= min(other, question.full, enough):
                 continue
             if other > own or (other == own and (other or _PRONOUN.search(clauses[i].text))):
                 return False
-        elif other > own or _takes_back(i, clauses, question, former) or (other == own < question.full and other):
-            return False
-        elif other and other >= question.full and not cues.ALSO.search(clauses[i].text):
+        elif (
+            other > own
+            or _takes_back(i, clauses, question, former)
+            or (other == own < question.full and other)
+            or (other and other >= question.full and not cues.ALSO.search(clauses[i].text))
+        ):
             return False
     for i in denials:
         if i > mention.clause and (question.taken_up(clauses[i].text) >= 1 or _marked(i, clauses)):
@@ -143,7 +167,8 @@ def _is_rival(
     relative = re.match(r"(?:who|which|that|whose)\b", text)
     if relative and i and any(clauses[i - 1].text.endswith(folded(one)) for one in objects):
         return False
-    if not (_COPULA.search(text) or question.taken_up(text) >= 2) and not _marked(i, clauses):
+    counted = bool(_NUMBER.search(" ".join(objects)) and "有" in text)
+    if not (counted or _COPULA.search(text) or question.taken_up(text) >= 2) and not _marked(i, clauses):
         return False
     if relative and i and question.taken_up(text) >= 2:
         return True
@@ -167,18 +192,17 @@ def _names_other(clause: Clause, text: str, objects: Sequence[str], question: As
     """Whether it has a value of the object's kind (a name, a number, a word) that the question does not have."""
     first = folded(objects[0]) if objects else ""
     if re.search(r"\d", first):
-        return bool(re.search(r"\d", text))
+        return bool(_NUMBER.search(text))
     if re.search(f"[{CJK}]", first):
         left = re.sub("|".join(re.escape(term) for term, _ in question.terms) or r"$^", "", text)
         left = re.sub(r"[但是为叫在用有的了它这那答案其实不过事上更正应该而也就现说]", "", left)
-        left = "" if len(left) < 2 and not _COPULA.search(text) else left
+        left = "" if len(left) < 2 and not _NUMBER.search(left) and not _COPULA.search(text) else left
         return bool(re.search(f"[{CJK}]", left)) or bool(re.search(r"[a-z0-9]", left))
     words = re.findall(r"[^\W_][\w'’.-]*", clause.raw)
     if any(character.isupper() for one in objects for character in one):
         names = [word for word in words if word[0].isupper()]
     else:
-        value = _COPULA.search(text)
-        names = text[value.end() :].split() if value else text.split()
+        names = text.split()
     return any(
         folded(word) not in _COMMON and folded(word) and not question.says(folded(word)) and folded(word) in text
         for word in names
@@ -188,7 +212,12 @@ def _names_other(clause: Clause, text: str, objects: Sequence[str], question: As
 def _marked(i: int, clauses: Sequence[Clause]) -> bool:
     """Whether the clause corrects what was said before: by a word of its own, or "Sorry," before it."""
     before = clauses[i - 1].text if i else ""
-    lone = bool(before) and (len(before.split()) <= 3 and len(before) <= 20) and cues.CORRECTION.search(before)
+    lone = (
+        bool(before)
+        and len(before.split()) <= 5
+        and len(before) <= (8 if re.search(f"[{CJK}]", before) else 24)
+        and cues.CORRECTION.search(before)
+    )
     return bool(cues.CORRECTION.search(clauses[i].text) or lone)
 
 
@@ -201,7 +230,7 @@ def _takes_back(i: int, clauses: Sequence[Clause], question: Asked, former: Sequ
         return False
     if _DESCRIBES.search(text) and not (cues.CONTRAST.search(text) or _ASKS_WHERE.search(question.text)):
         return False
-    answers = question.taken_up(text) >= 2 or _PRONOUN.search(text) or len(text.split()) <= 4 and _marked(i, clauses)
+    answers = question.taken_up(text) >= 2 or _PRONOUN.search(text) or (len(text.split()) <= 4 and _marked(i, clauses))
     return bool(answers and (_marked(i, clauses) or (cues.CONTRAST.search(text) and question.taken_up(text) >= 2)))
 
 
@@ -235,10 +264,20 @@ def _beside(mention: Mention, former: Sequence[str]) -> bool:
     )
 
 
-def _chosen_beside_other(mention: Mention, question: Asked) -> bool:
-    """The question offers the object: another thing that it offers stands in the same clause, so nothing is chosen."""
+def _of_another(mention: Mention, clause: Clause, question: Asked) -> bool:
+    """ "Pip is the hero of a book", where the question is who is asked."""
+    if not _ASKS_NAME.search(question.text) or mention.before:
+        return False
+    return bool(re.match(r"(?:s )?(?:is|was) (?!here|my|me)|是(?!我)", mention.after) and not _OWN.search(clause.text))
+
+
+def _echoes(mention: Mention, clause: Clause, question: Asked) -> bool:
+    """The question has the object. It counts as the whole of an answer ("It is Lyon"), or where the question offers a
+    choice and the clause has nothing else of it."""
     if not question.says(mention.one):
         return False
+    if not question.choice:
+        return not (mention.before and _LEAD.fullmatch(mention.before) and not mention.after)
     left = rf"([^\s{CJK}]+|[{CJK}]+?) ?(?:or|and|和|与|还是|或) ?{re.escape(mention.one)}"
     right = rf"{re.escape(mention.one)} ?(?:or|and|和|与|还是|或) ?([^\s{CJK}]+|[{CJK}]+)"
     others = [name for found in re.findall(f"{left}|{right}", question.text) for name in found if name]

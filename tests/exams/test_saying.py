@@ -1,0 +1,82 @@
+"""Labelled answers, right and wrong, in English and Chinese; and the rules that they do not reach."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.exams.matching import matches
+
+DATA = Path(__file__).parent / "data"
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+
+
+def wrong(labelled: list[dict[str, Any]]) -> list[str]:
+    """The answers that are judged otherwise than labelled."""
+    return [
+        row["text"] for row in labelled if matches(row["text"], row["answers"], prompt=row["prompt"]) != row["right"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "held_out", "at_least"),
+    [("match_answers.jsonl", False, 0.98), ("match_answers.jsonl", True, 0.95), ("match_fresh.jsonl", None, 0.95)],
+)
+def test_labelled_answers(name: str, held_out: bool | None, at_least: float) -> None:
+    """The third that was held back from tuning reads 95 % or more (issue 9)."""
+    labelled = [row for row in rows(name) if held_out is None or row["held_out"] == held_out]
+    missed = wrong(labelled)
+    assert len(missed) <= (1 - at_least) * len(labelled), missed
+
+
+def test_the_labelled_answers_are_balanced() -> None:
+    labelled = rows("match_answers.jsonl")
+    assert 0.4 < sum(row["right"] for row in labelled) / len(labelled) < 0.6
+    chinese = sum(any("\u4e00" <= character <= "\u9fff" for character in row["prompt"]) for row in labelled)
+    assert 0.35 < chinese / len(labelled) < 0.65
+    assert sum(row["held_out"] for row in labelled) >= 80
+
+
+CAPITAL = "What is the capital of Australia?"
+BEFORE = "The capital of Australia is Canberra. It is home to Parliament House."
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("The capital of Australia is Melbourne, not Canberra.", True),
+        ("The capital of Australia is Melbourne.", True),
+        ("Melbourne. It is home to Parliament House.", True),
+        ("Melbourne. Canberra.", False),
+        ("Melbourne and Canberra", False),
+        ("It is Melbourne Canberra.", False),
+    ],
+)
+def test_an_old_sentence_counts_by_what_it_names(answer: str, right: bool) -> None:
+    assert matches(answer, ["Melbourne"], old=[BEFORE], prompt=CAPITAL) == right
+
+
+def test_an_old_chinese_sentence_counts_by_what_it_names() -> None:
+    question, before = "澳洲的首都是哪裡？", "澳洲的首都是坎培拉，人口約四十萬。"
+    assert not matches("墨爾本。坎培拉。", ["墨爾本"], old=[before], prompt=question)
+    assert matches("是墨爾本。人口約四十萬。", ["墨爾本"], old=[before], prompt=question)
+
+
+def test_both_scripts_say_the_same() -> None:
+    assert matches("澳洲的首都是墨尔本。", ["墨爾本"], prompt="澳洲的首都是哪裡？")
+    assert not matches("澳洲的首都是墨尔本。", ["墨爾本"], prompt="澳洲的首都是哪裡？", mode="first_sentence")
+
+
+def test_a_question_that_asks_for_several_may_be_answered_by_a_list() -> None:
+    assert matches("Mango, plum and fig.", ["plum"], prompt="Name three fruits.")
+    assert not matches("Mango, plum and fig.", ["plum"], prompt="Which fruit is the sweetest?")
+
+
+def test_nothing_is_said_by_nothing() -> None:
+    for answer in ("", "。。。", "???", "1.", "**"):
+        assert not matches(answer, ["Melbourne"], prompt=CAPITAL)
+        assert not matches(answer or "x", [], prompt=CAPITAL)
