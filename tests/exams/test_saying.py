@@ -60,6 +60,41 @@ def test_an_old_sentence_counts_by_what_it_names(answer: str, right: bool) -> No
     assert matches(answer, ["Melbourne"], old=[BEFORE], prompt=CAPITAL) == right
 
 
+@pytest.mark.parametrize(
+    ("prompt", "answers", "text", "right"),
+    [
+        (
+            "What currency is used in Japan?",
+            ["yen"],
+            'In Japan, the currency is called "Yen" and is a fiat currency, meaning it\'s not backed by a government.',
+            True,
+        ),
+        (
+            "What currency is used in Japan?",
+            ["yen"],
+            "The currency is the Japanese yen (JPY), which is the official currency of Japan. However, some businesses",
+            True,
+        ),
+        (
+            "Who invented the light bulb?",
+            ["Thomas Edison", "Edison"],
+            "The light bulb's inventor is often credited to be Thomas Edison, but it's actually a device called a light "
+            "bulb that was invented by Humphry Davy in 1809. Humphry Davy was a British physicist",
+            False,
+        ),
+        (
+            "Which gas do plants absorb?",
+            ["carbon dioxide"],
+            "Plants absorb a wide range of gases, including oxygen, carbon dioxide, nitrogen, and methane",
+            False,
+        ),
+    ],
+)
+def test_what_a_real_model_said(prompt: str, answers: list[str], text: str, right: bool) -> None:
+    """SmolLM2-135M-Instruct, greedily, some as a pirate; cut at 48 tokens."""
+    assert matches(text, answers, prompt=prompt) == right
+
+
 def test_an_old_chinese_sentence_counts_by_what_it_names() -> None:
     question, before = "澳洲的首都是哪裡？", "澳洲的首都是坎培拉，人口約四十萬。"
     assert not matches("墨爾本。坎培拉。", ["墨爾本"], old=[before], prompt=question)

@@ -53,6 +53,8 @@ _DESCRIBES = re.compile(
     r"(?:in|at|on|an?|one of|located|situated|known|used|kept|home|about|over|been|very|so)\b"
 )
 _ASKS_WHERE = re.compile(r"\bwhere\b|\bwhich (?:city|country|town|place)\b|\bin what\b|哪里|哪儿")
+_GOES_ON = re.compile(r"and (?:is|was|has|have|had)\b|也是|且是|并且")
+"""A clause whose subject is that of the clause before."""
 _NUMBER = re.compile(
     r"\d|[一二两三四五六七八九十百千]|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|"
     r"thousand)\b"
@@ -165,7 +167,7 @@ def _is_rival(
     if any(text == name for name in former):
         return True
     relative = re.match(r"(?:who|which|that|whose)\b", text)
-    if relative and i and any(clauses[i - 1].text.endswith(folded(one)) for one in objects):
+    if (relative or _GOES_ON.match(text)) and _follows(i, clauses, objects):
         return False
     counted = bool(_NUMBER.search(" ".join(objects)) and "有" in text)
     if not (counted or _COPULA.search(text) or question.taken_up(text) >= 2) and not _marked(i, clauses):
@@ -173,6 +175,12 @@ def _is_rival(
     if relative and i and question.taken_up(text) >= 2:
         return True
     return _names_other(clause, text, objects, question)
+
+
+def _follows(i: int, clauses: Sequence[Clause], objects: Sequence[str]) -> bool:
+    """Whether the clause before, or the one before a bracket, ends with an object: "..., which is", "... and is"."""
+    back = i - 2 if i > 1 and clauses[i - 1].glue in ("(", "（") else i - 1
+    return back >= 0 and any(clauses[back].text.endswith(folded(one)) for one in objects)
 
 
 def _weakened(text: str, question: Asked) -> bool:
