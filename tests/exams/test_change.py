@@ -63,7 +63,8 @@ def fakes() -> tuple[Fake, Fake]:
 def test_every_score_by_hand() -> None:
     result = change_exam(*fakes(), CHANGE)
     kl = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
-    assert result.scores == {
+    graded = ("kept", "same", "manner")
+    assert {key: value for key, value in result.scores.items() if key.partition(".")[0] not in graded} == {
         "reliability": 1.0,
         "generality.rephrase": 0.5,
         "generality.reverse": 1.0,
@@ -84,12 +85,22 @@ def test_every_score_by_hand() -> None:
         "length.after": pytest.approx(sum(map(len, AFTER.values())) / 15),
         "length.cut": pytest.approx(1 / 15),
     }
+    assert result.scores["same.same_pattern"] == 0.5  # s1 and s4 say the same, s2 and s3 another city
+    assert result.scores["kept.same_pattern"] == 0.5
+    assert 0.9 < result.scores["manner"] < 1
+    assert result.outcomes == {
+        "locality.same_pattern": [1, 0, 0, 1],
+        "locality.unrelated": [1, 0],
+        "locality.format": [1, None],
+        "locality.refusal": [1, None],
+    }
     assert result.n["locality.format"] == 1
     assert result.n["leak"] == 10
     assert result.n["drift.unrelated_kl"] == 1
     assert result.ci95["locality.same_pattern"] == wilson(2, 4)
     assert (
-        "1 of 2 probes of locality.format are not counted: the answer before is no JSON object or list" in result.notes
+        "1 of 2 probes of locality.format are not counted: the answer before has no form: no JSON, list, table or code"
+        in result.notes
     )
     assert "1 of 4 drift probes have no KL (no distributions, or other vocabularies)" in result.notes
     assert "1 of 15 answers after were cut at max_new_tokens" in result.notes
@@ -98,7 +109,7 @@ def test_every_score_by_hand() -> None:
 def test_exact_mode_takes_no_sentence() -> None:
     result = change_exam(*fakes(), CHANGE, mode="exact")
     assert result.scores["generality.rephrase"] == 0.0
-    assert result.scores["leak"] == 0.1
+    assert result.scores["leak"] == 0.2  # naming the new object is a leak in every mode
 
 
 def test_everything_is_asked_in_one_call_and_before_only_once() -> None:

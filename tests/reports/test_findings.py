@@ -50,9 +50,11 @@ def test_nobody_is_best_who_learned_nothing() -> None:
 def test_keeping_everything_is_no_feat_of_a_method_that_learned_nothing() -> None:
     hardly = {**DEAF, "reliability": 0.1}  # its trade-off of 0.1 is above that of `wrecked`, 0.08
     wrecked = {**FORGETS, "locality.same_pattern": 0.04, "locality.refusal": 0.04}
-    shown = said(run_of(hardly=(hardly, 3), wrecked=(wrecked, 3)))
+    shown = said(run_of(hardly=(hardly, 5), wrecked=(wrecked, 5)))
     assert shown[0].startswith("Best trade-off: `wrecked`")
-    nobody = said(run_of(hardly=(hardly, 3), deaf=(DEAF, 3)))
+    few = said(run_of(hardly=(hardly, 4), wrecked=(wrecked, 4)))
+    assert few[0] == "Fewer than 5 changes: no method is called the best."
+    nobody = said(run_of(hardly=(hardly, 5), deaf=(DEAF, 5)))
     assert not any("Best" in line for line in nobody)
     assert "No method reached 80 % both in learning and in keeping." in nobody
 

@@ -62,7 +62,7 @@ def test_matrices_are_means_over_cells(folder: Path) -> None:
     assert one.cells == 2
     assert one.transfer["bwt"][0] == pytest.approx(-0.3)
     assert one.transfer["acc"][0] == pytest.approx((0.75 + 0.55) / 2)
-    assert one.transfer["acc"][1] == pytest.approx((0.55, 0.75))
+    assert one.transfer["acc"][1] == (0.0, 1.0)  # two seeds: by Student's t nothing is known
     assert [[round(value, 6) for value in row] for row in together.matrix] == [[0.7, 0.7]]
     assert list(together.transfer) == ["acc"]
     assert apart.transfer["acc"][0] == pytest.approx((0.9 + 0.7) / 2)

@@ -27,7 +27,7 @@ method     reliab.  rephrase  pattern  leak  s/cell
 full           100        50        5    70       3
 重播 self      100       100       80     –       3
 
-Best trade-off of learned and kept: 重播 self
+Fewer than 5 changes: no best trade-off is named.
 1 cell(s) failed: 重播 self/b
 """
 

@@ -48,10 +48,10 @@ from posttrain.exams.matching import (
     is_refusal,
     json_values,
     matches,
-    names,
     normalise,
     same_values,
 )
+from posttrain.exams.naming import names
 from posttrain.exams.scores import ExamResult, score
 from posttrain.inference.protocol import Answer, Distributions, Prompt, Respondent, Spoken
 
@@ -288,8 +288,6 @@ def _stayed(probe: Probe, result: ProbeResult) -> ProbeResult:
             return replace(result, note="the answer before has no form: no JSON, list, table or code")
         still = all(has[form] for form in FORMS if had[form])
         return replace(result, ok=still and content.band != "changed")
-    if not normalise(before):
-        return replace(result, note="the answer before is empty")
     return replace(result, ok=content.band != "changed")
 
 
