@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.exams.content_words import new_words
@@ -131,6 +131,7 @@ def test_half_a_word_at_the_cut_does_not_count() -> None:
 TEXTS = st.text(alphabet="abc ABC.,!?不是紅色藍玉山12\n{}[]\"`'-", max_size=30)
 
 
+@settings(deadline=None)  # the first text loads jieba
 @given(TEXTS, TEXTS, TEXTS)
 def test_any_texts_have_a_score(prompt: str, before: str, after: str) -> None:
     found = kept(prompt, before, after)
