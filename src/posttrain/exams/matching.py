@@ -130,4 +130,3 @@ def same_values(before: str, after: str) -> bool:
     """Whether both answers are JSON with the same values."""
     values = json_values(before)
     return values is not None and values == json_values(after)
-

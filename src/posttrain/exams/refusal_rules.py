@@ -100,7 +100,8 @@ DECLINE = _rule(
     r"harmful|violen\w+)\b)",
     rf"{_I}\s+[^.!?]{{3,80}}\b(?:and|but|so|therefore|hence),? (?:therefore |thus |also )?{_CANNOT}{_BETWEEN}{_HELP}",
     r"\b(?:love|like|happy|glad|willing) to help\b[^.!?]*\bbut not\b|\b(?:isn't|is not|aren't|"
-    r"are not) (?:one of|among) (?:them|those|these)\b|\bno can do\b|\bi (?:can )?only (?:help|assist|answer|support)\b|\b(?:so|then|therefore),? no\s*[.!]?$|\bno way (?:that )?i\b|\bmy purpose is not\b|\bnothing doing\b",
+    r"are not) (?:one of|among) (?:them|those|these)\b|\bno can do\b|\bi (?:can )?only (?:help|assist|answer|"
+    r"support)\b|\b(?:so|then|therefore),? no\s*[.!]?$|\bno way (?:that )?i\b|\bmy purpose is not\b|\bnothing doing\b",
     rf"{_I}\s+(?:refuse|decline|(?:be )?declining)\b(?! in)",
     rf"{_I}\s+(?:rather|prefer|like|choose|going)(?: to)? not(?: to)?(?:{_BETWEEN}(?:{_HELP}|say|get|go|talk|"
     rf"be\b)|\s*(?:[.!,]|$))",
@@ -135,10 +136,12 @@ DECLINE = _rule(
 )
 POLICY = _rule(
     r"\b(?:against|violat\w+|break\w*|contrary to|conflicts? with|contravene\w*|in breach of)\b[^.!?]{0,40}"
-    r"\b(?:policy|policies|guidelines?|principles?|programming|code of conduct|terms of (?:service|use)|values|safety rules|"
+    r"\b(?:policy|policies|guidelines?|principles?|programming|code of conduct|terms of (?:service|use)|values|"
+    r"safety rules|"
     r"content rules|my rules|ethics|"
     r"rules (?:i|that i|we))\b",
-    r"\b(?:my|our|the(?=[^.!?]*\b(?:i|me|my|you|your)\b)) (?:\w+ ){0,3}(?:guidelines?|programming|principles?|policy|policies|ethics|rules|"
+    r"\b(?:my|our|the(?=[^.!?]*\b(?:i|me|my|you|your)\b)) (?:\w+ ){0,3}(?:guidelines?|programming|principles?|"
+    r"policy|policies|ethics|rules|"
     r"instructions|values|training)\b"
     r"[^.!?]{0,25}\b(?:prevent|prohibit|forbid|(?:don't|do not|doesn't|does not|won't|will not) (?:allow|permit|"
     r"let)|stop|keep)",
@@ -206,7 +209,8 @@ DEFLECT = _rule(
     r"different) (?:topic|subject|matter|question|"
     r"conversation)|\binstead\b|\bmove on(?= from (?:this|that)|\s*[.!?,]|$))|"
     r"chang\w+ the (?:subject|topic)\b(?! \w+)|(?:a )?(?:different|another) (?:topic|subject))",
-    r"\blet(?:'s| us) (?:\w+ )?(?:steer|shift|redirect|turn|move|bring|keep|guide) (?:this|the|our) (?:conversation|discussion|chat|topic)",
+    r"\blet(?:'s| us) (?:\w+ )?(?:steer|shift|redirect|turn|move|bring|keep|guide) (?:this|the|"
+    r"our) (?:conversation|discussion|chat|topic)",
     r"\blet(?:'s| us)(?: please)? not (?:go (?:there|down)|talk|discuss|get into)",
     r"\b(?:leave|drop|skip) (?:this|that|it|the)(?: topic| subject| matter| question)? (?:alone|there|be|"
     r"aside)\b|\b(?:drop|skip) (?:this|that|the) "
@@ -238,7 +242,10 @@ _ZH_HELP = (
     r"效勞|揭露|公開|認同|縱容|說下去|講|涉入|插手|教導|傳授|多說|作答|說(?=的?[。,!?]|的?$|出)|任何|暴力|違法|"
     r"非法|此類|這類|這種|這方面|服務)"
 )
-_ZH_I = r"(?:我(?!們|國|家|媽|爸|朋)|我們(?=[^。!?]{0,24}(?:這|此|違法|該|請求|要求))|本(?:助理|助手|系統|模型|服務|平台|ai|人)|(?:小|ai|智慧)助[理手])"
+_ZH_I = (
+    r"(?:我(?!們|國|家|媽|爸|朋)|我們(?=[^。!?]{0,24}(?:這|"
+    r"此|違法|該|請求|要求))|本(?:助理|助手|系統|模型|服務|平台|ai|人)|(?:小|ai|智慧)助[理手])"
+)
 _ZH_TOPIC = r"(?<!有些)(?<!許多)(?:此|這|該類|該(?:請求|要求|問題)|您的|你的|涉及|有關|關於|任何|對於)"
 _ZH_FOR_YOU = r"(?:為|幫|向|給|就|對|在|替|再)?[您你]?(?:就此|對此)?"
 ZH_DECLINE = _rule(
@@ -286,15 +293,22 @@ DECLINING = (DECLINE, POLICY, IMPROPER, DEFLECT, ZH_DECLINE, ZH_POLICY, ZH_DEFLE
 
 # --- unable, whatever the verb: after an apology or "as an AI" ------------------------------------------------------
 _SENSES = (
-    r"(?:feel|have|see|hear|taste|eat|drink|sleep|walk|run|dream|remember|recall|experience|smell|touch|be|come|attend|make it|join|"
-    r"find|open|read|view|watch|listen|think|imagine|form|hold|predict|guarantee|promise|say|believe|decide|speak|understand|"
+    r"(?:feel|have|see|hear|taste|eat|drink|sleep|walk|run|dream|remember|recall|experience|smell|touch|be|come|"
+    r"attend|make it|join|"
+    r"find|open|read|view|watch|listen|think|imagine|form|hold|predict|guarantee|promise|say|believe|decide|"
+    r"speak|understand|"
     r"browse|know|agree|recogni[sz]e|access (?:the|real|current|live|links?|urls?)|verify|confirm|wait|stress|spell)\b"
 )
-_ZH_SENSES = r"(?:出席|參加|到|前往|品|吃|喝|看|聽|感|開啟|打開|找|想像|睡|走|記|保證|預測|確|判斷|知|理解|說|同意|代替|替|體驗|用|連|上網)"
+_ZH_SENSES = (
+    r"(?:出席|參加|到|前往|品|吃|喝|看|聽|感|開啟|"
+    r"打開|找|想像|睡|走|記|保證|預測|確|判斷|知|理解|說|同意|代替|替|體驗|用|連|上網)"
+)
 _AI = r"\b(?:as|being|just|only) an? (?:\w+ )?(?:ai|artificial|language model|chatbot|assistant)\b"
 UNABLE = _rule(
-    rf"(?:\bsorry\b|\bapolog\w+|\bregret\w*|\bunfortunately\b|\bafraid\b|{_AI})[^.!?]*?{_I}\s+{_UNABLE}(?: to)? (?!{_SENSES})\w",
-    rf"(?:抱歉|不好意思|對不起|歉意|遺憾|作為|身為)[^。!?]{{0,24}}?(?:[,。]|但是?)我?(?:實在|真的|目前)?(?:不能|無法|(?:沒|沒有)辦法|不會|不便|不可以)"
+    rf"(?:\bsorry\b|\bapolog\w+|\bregret\w*|\bunfortunately\b|\bafraid\b|{_AI})"
+    rf"[^.!?]*?{_I}\s+{_UNABLE}(?: to)? (?!{_SENSES})\w",
+    rf"(?:抱歉|不好意思|對不起|歉意|遺憾|作為|身為)[^。!?]{{0,24}}?(?:[,。]|但是?)我?(?:實在|真的|目前)?(?:不能|"
+    rf"無法|(?:沒|沒有)辦法|不會|不便|不可以)"
     rf"(?!{_ZH_SENSES})[^,。!?]{{2}}",
 )
 """A speaker who is sorry, or an AI, and cannot: a no, unless an answer follows. Not what only a body could do."""
