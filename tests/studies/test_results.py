@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.exams.statistics import share_over_changes
 from posttrain.studies.results import CellResult, Examined, read_result, summarise_cells, to_yaml, write_json
 
 
@@ -19,7 +20,9 @@ def test_means_over_changes_where_seeds_count_once() -> None:
     assert len(lines) == 1
     assert lines[0]["scores"] == {"reliability": 0.75}
     low, high = lines[0]["ci95"]["reliability"]
-    assert 0.5 <= low < 0.75 < high <= 1.0
+    assert (low, high) == share_over_changes([0.5, 1.0], [6, 6])
+    assert 0.2 < low < 0.3
+    assert 0.95 < high < 1.0
     assert lines[0]["n"] == {"reliability": 12}
     assert lines[0]["changes"] == {"reliability": 2}
 
@@ -87,3 +90,38 @@ def test_a_failed_cell_has_its_error() -> None:
         "ci95": {},
         "n": {},
     }
+
+
+def beside(change: str, kept: list[int | None], *, method: str = "full", seed: int = 0) -> CellResult:
+    counted = [k for k in kept if k is not None]
+    score = {"locality.unrelated": sum(counted) / len(counted)}
+    one = Examined("final", score, {}, {"locality.unrelated": len(counted)}, "x", outcomes={"locality.unrelated": kept})
+    return CellResult("h", "m", method, change, seed, "done", examined=[one])
+
+
+def test_a_loss_is_below_the_noise_floor_by_a_paired_test() -> None:
+    """Eight changes of four probes: the floor keeps all but one; a method that loses two of each is below it, one that
+    loses what the floor loses is not, nor is one that loses everything of a single change.
+    """
+    names = [f"c{i}" for i in range(8)]
+    floor = [beside(n, [1, 1, 1, 0 if n == "c0" else 1], method="noise floor") for n in names]
+    bad = [beside(n, [0, 0, 1, 1]) for n in names]
+    equal = [beside(n, [1, 1, 1, 0 if n == "c0" else 1], method="good") for n in names]
+    once = [beside(n, [0, 0, 0, 0] if n == "c1" else [1, 1, 1, None], method="once") for n in names]
+    found = {line["method"]: line["floor"] for line in summarise_cells([*floor, *bad, *equal, *once])}
+    assert found["noise floor"] == {}
+    loss = found["full"]["locality.unrelated"]
+    assert (loss["n"], loss["score"], loss["floor"], loss["below"]) == (32, 0.5, 31 / 32, True)
+    assert loss["p_value"] == pytest.approx(2 / 2**8)  # every change fell: the sign flips, above McNemar's
+    assert found["good"]["locality.unrelated"]["p_value"] == 1.0
+    assert not found["good"]["locality.unrelated"]["below"]
+    assert not found["once"]["locality.unrelated"]["below"]
+
+
+def test_each_seed_is_paired_with_the_floor() -> None:
+    floor = [beside("a", [1] * 6, method="noise floor")]
+    seeds = [beside("a", [0, 0, 0, 1, 1, 1], seed=s) for s in (0, 1)]
+    (line,) = [line for line in summarise_cells([*floor, *seeds]) if line["method"] == "full"]
+    beside_it = line["floor"]["locality.unrelated"]
+    assert (beside_it["n"], beside_it["below"]) == (12, True)
+    assert beside_it["p_value"] == pytest.approx(2 / 2**6)

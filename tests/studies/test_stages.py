@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from posttrain.exams.statistics import mean_over_changes
 from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, Interrupted, MissingError
 from posttrain.exams.transfer import transfer_scores
@@ -218,8 +219,7 @@ def test_seeds_are_averaged(study: Callable[..., Path]) -> None:
     each = [c["scores"]["stages.acc"] for c in results(path)["cells"] if c["checkpoint"] == "final"]
     (line,) = [one for one in results(path)["summary"] if one["checkpoint"] == "final"]
     assert line["scores"]["stages.acc"] == pytest.approx(sum(each) / 3)
-    low, high = line["ci95"]["stages.acc"]
-    assert min(each) <= low <= line["scores"]["stages.acc"] <= high <= max(each)
+    assert line["ci95"]["stages.acc"] == list(mean_over_changes(each))  # Student's t of three seeds
 
 
 def test_a_method_with_rows_of_its_own_learns_no_stages(study: Callable[..., Path]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,11 +14,12 @@ from posttrain.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from posttrain.config.change import Change
     from posttrain.exams.change import BeforeCache, ProbeResult
+    from posttrain.exams.floor import BesideFloor
     from posttrain.exams.records import SamplesFile
     from posttrain.exams.scores import ExamResult, Summary
     from posttrain.inference.respondents import Respondent
 
-__all__ = ["Match", "PromptMode", "exam_change"]
+__all__ = ["Floor", "Match", "PromptMode", "exam_change"]
 
 SHOWN = 8
 """So many answers that went wrong are printed."""
@@ -27,6 +28,7 @@ CHUNK = 64
 
 PromptMode = Literal["none", "user", "system"]
 Match = Literal["says", "first_sentence", "exact"]
+Floor = Literal["auto", "bf16", "int8", "none"]
 
 
 def exam_change(
@@ -40,10 +42,12 @@ def exam_change(
     max_new_tokens: int = 64,
     match: Match = "says",
     prompt_mode: PromptMode = "none",
+    noise_floor: Floor = "auto",
 ) -> dict[str, Any]:
     """Take the exam of every change file and return the document of results.json; `table`: print it for people too.
 
-    With `output` every finished probe is written to samples.jsonl there at once, and a second start goes on.
+    With `output` every finished probe is written to samples.jsonl there at once, and a second start goes on; those of the
+    noise floor (a local model before, in other arithmetic) are written to floor/samples.jsonl.
     """
     from posttrain.config.change import load_changes
     from posttrain.exams.change import change_exam
@@ -58,13 +62,14 @@ def exam_change(
     if prompt_mode == "none" and was.fingerprint == after.fingerprint:
         talk(f"{was.name} and {model} are the same weights: whatever is not learned, was not learned before either")
     afters = {c.name: _told(after, c, prompt_mode) for c in read}
+    cache: BeforeCache = {}
+    floor = _floor(was, read, noise_floor, cache, output, max_new_tokens=max_new_tokens, match=match)
     keys = {
         c.name: exam_key(was.fingerprint, afters[c.name].fingerprint, c, max_new_tokens=max_new_tokens, mode=match)
         for c in read
     }
     samples = SamplesFile(output / "samples.jsonl", keys) if output else None
     results: dict[str, ExamResult] = {}
-    cache: BeforeCache = {}
     for number, one in enumerate(read, start=1):
         start = time.perf_counter()
         done = samples.done[one.name] if samples else {}
@@ -86,8 +91,50 @@ def exam_change(
         samples.rewrite({name: result.samples for name, result in results.items()})
         talk(f"wrote {output / 'samples.jsonl'}")
     if table:
-        _print(model, was.name, results)
-    return _document(model, was.name, results)
+        _print(model, was.name, results, floor)
+    return _document(model, was.name, results, floor)
+
+
+def _floor(
+    was: Respondent,
+    changes: Sequence[Change],
+    arithmetic: Floor,
+    cache: BeforeCache,
+    output: Path | None,
+    *,
+    max_new_tokens: int,
+    match: Match,
+) -> dict[str, ExamResult]:
+    """The same exam of the model before in other arithmetic; empty for an endpoint, whose weights are not at hand."""
+    from posttrain.exams.change import change_exam
+    from posttrain.exams.records import SamplesFile, exam_key
+    from posttrain.inference.respondents import ModelRespondent
+    from posttrain.models.load import LoadedModel
+    from posttrain.models.perturbed import perturbed, resolve_arithmetic
+
+    if arithmetic == "none" or not isinstance(was, ModelRespondent):
+        return {}
+    how = resolve_arithmetic(was.model, arithmetic)
+    copy = ModelRespondent(LoadedModel(perturbed(was.model, how), was.tokenizer, f"{was.name} in {how}"))
+    keys = {
+        c.name: exam_key(was.fingerprint, copy.fingerprint, c, max_new_tokens=max_new_tokens, mode=match)
+        for c in changes
+    }
+    samples = SamplesFile(output / "floor" / "samples.jsonl", keys) if output else None
+    talk(f"noise floor: {was.name} in {how}")
+    return {
+        c.name: change_exam(
+            was,
+            copy,
+            c,
+            before_cache=cache,
+            on_sample=_keeper(samples, c.name),
+            done=samples.done[c.name] if samples else {},
+            max_new_tokens=max_new_tokens,
+            mode=match,
+        )
+        for c in changes
+    }
 
 
 def _keeper(samples: SamplesFile | None, change: str) -> Any:
@@ -120,52 +167,73 @@ def _told(after: Respondent, change: Change, mode: PromptMode) -> Respondent:
     return PromptedRespondent(after, wording_of(PromptMethodConfig(name="prompt"), change), place=mode)
 
 
-def _document(model: str, before: str, results: dict[str, ExamResult]) -> dict[str, Any]:
-    """results.json: the cells of a study's file, with the notes and without cost."""
-    from posttrain.exams.scores import merged_notes, summarise
+def _document(
+    model: str, before: str, results: dict[str, ExamResult], floor: dict[str, ExamResult]
+) -> dict[str, Any]:
+    """results.json: the cells of a study's file, with the notes and without cost; the noise floor's first."""
+    from posttrain.exams.floor import NOISE_FLOOR
 
-    summary = summarise(list(results.values()))
+    cells = [_cell(model, NOISE_FLOOR, name, result) | {"folder": "floor"} for name, result in floor.items()]
+    cells += [_cell(model, "exam", name, result) for name, result in results.items()]
+    summary = [_summary(model, NOISE_FLOOR, floor, {})] if floor else []
     return {
         "study": "exam",
         "before": before,
-        "cells": [
-            {
-                "model": model,
-                "method": "exam",
-                "change": name,
-                "checkpoint": "final",
-                "seed": 0,
-                "status": "done",
-                "scores": result.scores,
-                "ci95": {key: list(interval) for key, interval in result.ci95.items()},
-                "n": result.n,
-                "notes": result.notes,
-            }
-            for name, result in results.items()
-        ],
-        "summary": [
-            {
-                "model": model,
-                "method": "exam",
-                "changes": len(results),
-                "scores": summary.scores,
-                "ci95": {key: list(interval) for key, interval in summary.ci95.items()},
-                "n": summary.n,
-                "notes": merged_notes([result.notes for result in results.values()]),
-            }
-        ],
+        "cells": cells,
+        "summary": [*summary, _summary(model, "exam", results, floor)],
     }
 
 
-def _print(model: str, before: str, results: dict[str, ExamResult]) -> None:
+def _cell(model: str, method: str, change: str, result: ExamResult) -> dict[str, Any]:
+    return {
+        "model": model,
+        "method": method,
+        "change": change,
+        "checkpoint": "final",
+        "seed": 0,
+        "status": "done",
+        "scores": result.scores,
+        "ci95": {key: list(interval) for key, interval in result.ci95.items()},
+        "n": result.n,
+        "notes": result.notes,
+        "outcomes": result.outcomes,
+    }
+
+
+def _summary(
+    model: str, method: str, results: dict[str, ExamResult], floor: dict[str, ExamResult]
+) -> dict[str, Any]:
+    from posttrain.exams.floor import beside_floor
+    from posttrain.exams.scores import merged_notes, summarise
+
+    summary = summarise(list(results.values()))
+    own, other = ({name: one.outcomes for name, one in each.items()} for each in (results, floor))
+    return {
+        "model": model,
+        "method": method,
+        "changes": len(results),
+        "scores": summary.scores,
+        "ci95": {key: list(interval) for key, interval in summary.ci95.items()},
+        "n": summary.n,
+        "notes": merged_notes([result.notes for result in results.values()]),
+        "floor": {key: one._asdict() for key, one in beside_floor(own, other).items()},
+    }
+
+
+def _print(model: str, before: str, results: dict[str, ExamResult], floor: dict[str, ExamResult]) -> None:
     from rich.text import Text
 
+    from posttrain.exams.floor import beside_floor
     from posttrain.exams.scores import merged_notes, summarise
 
     out = console(stderr=False)
     many = f"{len(results)} changes" if len(results) > 1 else next(iter(results))
     out.print(Text(f"{before} → {model}: {many}"))
-    out.print(_table(summarise(list(results.values())), several=len(results) > 1))
+    own, other = ({name: one.outcomes for name, one in each.items()} for each in (results, floor))
+    beside = beside_floor(own, other)
+    out.print(_table(summarise(list(results.values())), beside, several=len(results) > 1))
+    if beside:
+        out.print(Text("↓ below the noise floor (the model before in other arithmetic) by a paired test; the rest is no loss"))
     for note in merged_notes([result.notes for result in results.values()]):
         out.print(Text(note))
     wrong = [(name, s) for name, result in results.items() for s in result.samples if s.ok is False]
@@ -194,7 +262,7 @@ def _spread(wrong: list[tuple[str, ProbeResult]]) -> list[tuple[str, ProbeResult
     return [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def _table(summary: Summary, *, several: bool) -> Any:
+def _table(summary: Summary, beside: Mapping[str, BesideFloor], *, several: bool) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -202,9 +270,13 @@ def _table(summary: Summary, *, several: bool) -> Any:
     table.add_column("value", justify="right")
     table.add_column("95 % interval" + (" (over changes)" if several else ""))
     table.add_column("probes", justify="right")
+    if beside:
+        table.add_column("floor", justify="right")
     for name, value in summary.scores.items():
         digits = 4 if name.startswith("drift.") else 1 if name in ("length.before", "length.after") else 2
         interval = summary.ci95.get(name)
         shown = f"{interval.low:.{digits}f} to {interval.high:.{digits}f}" if interval else ""
-        table.add_row(name, f"{value:.{digits}f}", shown, str(summary.n[name]))
+        row = [name, f"{value:.{digits}f}" + ("↓" if name in beside and beside[name].below else ""), shown]
+        row += [str(summary.n[name]), *([f"{beside[name].floor:.2f}" if name in beside else ""] if beside else [])]
+        table.add_row(*row)
     return table
