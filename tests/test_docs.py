@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,10 +181,18 @@ def test_every_score_is_explained_and_no_other() -> None:
         ProbeResult("", group, i, "p", ("a",), (), "b", "a", ok=True, kl_nats=1.0, kl_tokens=1)
         if not group.startswith("locality.")
         else ProbeResult(
-            "", group, i, "p", (), (), "b", "b", ok=True, strict=True, leak=False, kl_nats=1.0, kl_tokens=1
+            "", group, i, "p", (), (), "b", "b", ok=True, strict=True, leak=False, manner=1.0, kl_nats=1.0, kl_tokens=1
         )
         for i, group in enumerate(groups)
     ]
+    graded = {"kept": 1.0, "band": "same", "judged": True}
+    samples = [
+        ProbeResult(**(s.to_json() | graded))
+        if s.group.startswith("locality.") and s.group != "locality.refusal"
+        else s
+        for s in samples
+    ]
+    samples += [replace(s, ok=False, judged=False) for s in samples if s.judged]  # kappa needs both opinions
     samples = [s if s.strict is not None else ProbeResult(**(s.to_json() | {"new_beats_old": True})) for s in samples]
     assert set(documented_keys(section("exam.md", "Scores"))) == set(score(samples).scores)
 

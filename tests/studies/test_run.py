@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from posttrain.studies.config import Study
 from posttrain.studies.methods import prompt as prompt_method
 from posttrain.studies.plan import make_plan, select
 from posttrain.studies.run import Event, ExamEvent, Outcome, Silent, run_study
+from tests.exams.fakes import Fake
 
 
 class Listener(Silent):
@@ -256,3 +258,39 @@ def test_a_method_that_touches_the_untouched_model_is_found_out(
     monkeypatch.setattr(Bench, "working", lambda bench: bench.loaded)
     with pytest.raises(PosttrainError, match="the untouched model was changed during the study"):
         go(make_study(), only=["full"], changes=1)
+
+
+def test_the_noise_floor_is_a_row_of_its_own(make_study: Callable[..., Path]) -> None:
+    """Once per change, whatever the seeds; every other row says how it stands beside it."""
+    path = make_study(noise_floor="auto", seeds=[0, 1], methods=[{"kind": "prompt"}])
+    outcome, listener = go(path, only=["prompt"])
+    assert outcome.failed == []
+    assert listener.ran.count("noise floor/france") == listener.ran.count("noise floor/japan") == 1
+    results = json.loads((path.parent / "run" / "results.json").read_text(encoding="utf-8"))
+    rows = {line["method"]: line for line in results["summary"]}
+    assert rows["noise floor"]["floor"] == {}
+    assert rows["noise floor"]["scores"]["locality.unrelated"] == 1.0  # an overtrained model does not mind bfloat16
+    beside = rows["prompt"]["floor"]["locality.unrelated"]
+    assert (beside["n"], beside["floor"]) == (8, 1.0)  # two changes of two probes, two seeds
+    again, _ = go(path)
+    assert again.ran == 0
+
+
+def test_a_judge_is_asked(make_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def opening(name: str, *, offline: bool) -> Fake:
+        opened.append(name)
+        return Fake("judge", defaultdict(lambda: "No."))
+
+    monkeypatch.setattr("posttrain.studies.examine.open_respondent", opening)
+    path = make_study(exams=[{"kind": "change", "judge": "api:wise@http://localhost:1"}], methods=[{"kind": "prompt"}])
+    outcome, _ = go(path)
+    assert outcome.failed == []
+    assert opened == ["api:wise@http://localhost:1"]  # once for all cells
+    for one in (path.parent / "run" / "cells").glob("*/samples.jsonl"):
+        for sample in map(json.loads, one.read_text(encoding="utf-8").splitlines()):
+            local = sample["group"].startswith("locality.")
+            assert sample["judged"] == ((sample["before"] == sample["after"]) if local else None)
+    results = json.loads((path.parent / "run" / "results.json").read_text(encoding="utf-8"))
+    assert "judge.agreement" in results["summary"][0]["scores"]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from posttrain.exams.statistics import mean_over_changes
 from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, Interrupted, MissingError
+from posttrain.exams.statistics import mean_over_changes
 from posttrain.exams.transfer import transfer_scores
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posttrain.cli.exam_change import Match, PromptMode
+from posttrain.cli.exam_change import Floor, Match, PromptMode
 from posttrain.cli.exam_earlier import check_folder, earlier_results, without
 from posttrain.cli.options import (
     DownloadOption,
@@ -75,6 +75,10 @@ def exam(
         PromptMode,
         typer.Option(help="--change: tell MODEL the new fact before the user's words, or as system message."),
     ] = "none",
+    noise_floor: Annotated[
+        Floor,
+        typer.Option(help="--change: the model before in other arithmetic, examined as well; none leaves it out."),
+    ] = "auto",
     include_path: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="--tasks: a folder of task YAML files, before lm-eval's own; repeatable."),
@@ -152,7 +156,7 @@ def exam(
         """Add a finished part: what comes after may fail."""
         if document is not None:
             for cell in document["cells"]:
-                cell |= {"weights": loaded[model].fingerprint, "folder": "."}
+                cell |= {"weights": loaded[model].fingerprint, "folder": cell.get("folder", ".")}
             documents.append(document)
             _write(output, documents, earlier)
 
@@ -171,6 +175,7 @@ def exam(
                     max_new_tokens=max_new_tokens,
                     match=match,
                     prompt_mode=prompt_mode,
+                    noise_floor=noise_floor,
                 )
             )
         if exams or exams_file:

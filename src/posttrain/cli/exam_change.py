@@ -63,7 +63,6 @@ def exam_change(
         talk(f"{was.name} and {model} are the same weights: whatever is not learned, was not learned before either")
     afters = {c.name: _told(after, c, prompt_mode) for c in read}
     cache: BeforeCache = {}
-    floor = _floor(was, read, noise_floor, cache, output, max_new_tokens=max_new_tokens, match=match)
     keys = {
         c.name: exam_key(was.fingerprint, afters[c.name].fingerprint, c, max_new_tokens=max_new_tokens, mode=match)
         for c in read
@@ -87,6 +86,7 @@ def exam_change(
         total, seconds = len(results[one.name].samples), time.perf_counter() - start
         kept = f", {len(done)} of them done before" if done else ""
         talk(f"[{number}/{len(read)}] {one.name}: {total} probes in {seconds:.1f} s{kept}")
+    floor = _floor(was, read, noise_floor, cache, output, max_new_tokens=max_new_tokens, match=match)
     if samples and output:
         samples.rewrite({name: result.samples for name, result in results.items()})
         talk(f"wrote {output / 'samples.jsonl'}")
@@ -167,20 +167,18 @@ def _told(after: Respondent, change: Change, mode: PromptMode) -> Respondent:
     return PromptedRespondent(after, wording_of(PromptMethodConfig(name="prompt"), change), place=mode)
 
 
-def _document(
-    model: str, before: str, results: dict[str, ExamResult], floor: dict[str, ExamResult]
-) -> dict[str, Any]:
-    """results.json: the cells of a study's file, with the notes and without cost; the noise floor's first."""
+def _document(model: str, before: str, results: dict[str, ExamResult], floor: dict[str, ExamResult]) -> dict[str, Any]:
+    """results.json: the cells of a study's file, with the notes and without cost; the noise floor's last."""
     from posttrain.exams.floor import NOISE_FLOOR
 
-    cells = [_cell(model, NOISE_FLOOR, name, result) | {"folder": "floor"} for name, result in floor.items()]
-    cells += [_cell(model, "exam", name, result) for name, result in results.items()]
+    cells = [_cell(model, "exam", name, result) for name, result in results.items()]
+    cells += [_cell(model, NOISE_FLOOR, name, result) | {"folder": "floor"} for name, result in floor.items()]
     summary = [_summary(model, NOISE_FLOOR, floor, {})] if floor else []
     return {
         "study": "exam",
         "before": before,
         "cells": cells,
-        "summary": [*summary, _summary(model, "exam", results, floor)],
+        "summary": [_summary(model, "exam", results, floor), *summary],
     }
 
 
@@ -200,9 +198,7 @@ def _cell(model: str, method: str, change: str, result: ExamResult) -> dict[str,
     }
 
 
-def _summary(
-    model: str, method: str, results: dict[str, ExamResult], floor: dict[str, ExamResult]
-) -> dict[str, Any]:
+def _summary(model: str, method: str, results: dict[str, ExamResult], floor: dict[str, ExamResult]) -> dict[str, Any]:
     from posttrain.exams.floor import beside_floor
     from posttrain.exams.scores import merged_notes, summarise
 
@@ -233,7 +229,9 @@ def _print(model: str, before: str, results: dict[str, ExamResult], floor: dict[
     beside = beside_floor(own, other)
     out.print(_table(summarise(list(results.values())), beside, several=len(results) > 1))
     if beside:
-        out.print(Text("↓ below the noise floor (the model before in other arithmetic) by a paired test; the rest is no loss"))
+        out.print(
+            Text("↓ below the noise floor (the model before in other arithmetic) by a paired test; the rest is no loss")
+        )
     for note in merged_notes([result.notes for result in results.values()]):
         out.print(Text(note))
     wrong = [(name, s) for name, result in results.items() for s in result.samples if s.ok is False]

@@ -149,7 +149,9 @@ class ProbeResult:
 def probes_of(change: Change) -> list[Probe]:
     """Every probe of a change: targets first, then generality, then locality."""
     return [
-        Probe(group, index, _prompt(question), question.answer, question.answer_contains, question.keeps, question.subject)
+        Probe(
+            group, index, _prompt(question), question.answer, question.answer_contains, question.keeps, question.subject
+        )
         for group, index, question in change.probes()
     ]
 
@@ -295,7 +297,9 @@ def _with_judgement(judge: Respondent, results: Sequence[ProbeResult]) -> list[P
     """Locality probes with the judge's opinion; refusals are none of its business."""
     results = list(results)
     asked = [
-        i for i, r in enumerate(results) if r.group.startswith("locality.") and r.group != "locality.refusal" and r.before
+        i
+        for i, r in enumerate(results)
+        if r.group.startswith("locality.") and r.group != "locality.refusal" and r.before
     ]
     opinions = judge_same(judge, [(results[i].prompt, results[i].before, results[i].after) for i in asked])
     for i, opinion in zip(asked, opinions, strict=True):

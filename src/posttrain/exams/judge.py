@@ -47,7 +47,9 @@ def judge_same(judge: Respondent, rows: Sequence[tuple[str, str, str]]) -> list[
 
 
 def _asked(prompt: str, a: str, b: str) -> str:
-    return WORDING["zh" if any(map(is_cjk, prompt)) else "en"].format(prompt=prompt, a=a or "(nothing)", b=b or "(nothing)")
+    return WORDING["zh" if any(map(is_cjk, prompt)) else "en"].format(
+        prompt=prompt, a=a or "(nothing)", b=b or "(nothing)"
+    )
 
 
 def _opinion(text: str) -> bool | None:

@@ -285,7 +285,13 @@ def _shown(row: Row, head: Head) -> Shown:
     text = numbers.score_text(key, value)
     between = numbers.interval_text(key, interval) if interval else ""
     good = numbers.goodness(key, value)
-    said = {"method": row.method, "group": head.name, "score": text, "interval": between or numbers.MISSING, "n": n or "?"}
+    said = {
+        "method": row.method,
+        "group": head.name,
+        "score": text,
+        "interval": between or numbers.MISSING,
+        "n": n or "?",
+    }
     title = say("scores.cell", **said)
     if key in row.floor:
         beside = row.floor[key]

@@ -92,7 +92,9 @@ def _spot(row: Row, run: Run, marks: Mapping[str, Mark]) -> Spot | None:
         for cell in row.cells
         if (lost := numbers.forgotten(cell.scores)) is not None and (new := numbers.learned(cell.scores)) is not None
     ]
-    counted = [(numbers.probes(cell.n, "locality"), numbers.probes(cell.n, "reliability", "generality")) for cell in row.cells]
+    counted = [
+        (numbers.probes(cell.n, "locality"), numbers.probes(cell.n, "reliability", "generality")) for cell in row.cells
+    ]
     x_ci = share_over_changes([dot[0] for dot in dots] or [x], [n for n, _ in counted] or [1])
     y_ci = share_over_changes([dot[1] for dot in dots] or [y], [n for _, n in counted] or [1])
     return Spot(row_label(row, run), marks[row.method], x, y, x_ci, y_ci, tuple(dots) if len(dots) > 1 else ())

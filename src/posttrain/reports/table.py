@@ -122,7 +122,9 @@ def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence
     ranked = sorted((r for r in rated if numbers.has_learned(r.scores)), key=_rank, reverse=True)
     if ranked and len(rated) > 1:
         few = min(row.changes for row in rated) < numbers.FEWEST_CHANGES
-        best = say("table.few", least=numbers.FEWEST_CHANGES) if few else say("table.best", method=_label(ranked[0], rows))
+        best = (
+            say("table.few", least=numbers.FEWEST_CHANGES) if few else say("table.best", method=_label(ranked[0], rows))
+        )
         remarks.append(text(best, language))
     if any(row.floor for row in rows):
         remarks.append(text(say("table.below", mark=BELOW), language))

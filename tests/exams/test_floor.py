@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from posttrain.exams.floor import beside_floor
+from posttrain.exams.statistics import cohen_kappa, mean_over_changes, share_over_changes, sign_flips, wilson
+
+
+def test_a_loss_needs_six_that_differ() -> None:
+    """Five lost of five: p = 2 * 0.5^5 = 0.0625; six of six: 0.031."""
+    for n, below in ((5, False), (6, True)):
+        found = beside_floor({"a": {"locality.x": [0] * n}}, {"a": {"locality.x": [1] * n}})["locality.x"]
+        assert found.p_value == pytest.approx(2 / 2**n)
+        assert found.below is below
+
+
+def test_above_the_floor_is_no_loss_and_uncounted_probes_are_left_out() -> None:
+    floor = {"a": {"x": [0, 0, 0, 0, 0, 0, 0, 1, None]}}
+    found = beside_floor({"a": {"x": [1, 1, 1, 1, 1, 1, 1, None, 1]}, "b": {"x": [0]}}, floor)["x"]
+    assert (found.n, found.score, found.floor, found.below) == (7, 1.0, 0.0, False)
+    assert found.p_value < 0.05
+    assert beside_floor({"a": {"x": [None]}}, {"a": {"x": [1]}}) == {}
+
+
+def test_sign_flips_by_hand() -> None:
+    """Three changes that all fell: of 8 patterns of signs, two are as far from 0. Equal ones say nothing."""
+    assert sign_flips([-0.5, -0.25, -0.125]) == 2 / 8
+    assert sign_flips([-0.5, -0.25, -0.125, 0.0]) == 2 / 8
+    assert sign_flips([0.5, -0.5]) == 1.0
+    assert sign_flips([0.0]) == 1.0
+    assert sign_flips([-1.0] * 20) < 0.001  # drawn
+    assert sign_flips([-1.0] * 20, seed=1) == sign_flips([-1.0] * 20, seed=1)
+
+
+def test_shares_over_changes() -> None:
+    assert share_over_changes([1.0], [1]) == wilson(1, 1)
+    assert share_over_changes([1.0] * 8, [10] * 8) == wilson(8, 8)  # all agree: each counts as one
+    p, variance = 0.5, 0.02 / 2  # of 0.4 and 0.6
+    assert share_over_changes([0.4, 0.6], [50, 50]) == pytest.approx(wilson(12.5, p * (1 - p) / variance))
+    assert share_over_changes([0.5, 0.5], [2, 2]) == wilson(1, 2)
+    many = share_over_changes([0.49, 0.51], [5, 5])  # no more than the probes that were asked
+    assert many == pytest.approx(wilson(5, 10))
+
+
+def test_means_of_few_changes() -> None:
+    assert mean_over_changes([3.0]) is None
+    low, high = mean_over_changes([10.0, 12.0]) or (0, 0)
+    assert (low, high) == pytest.approx((11 - 12.7062, 11 + 12.7062))  # standard error 1
+    assert mean_over_changes([0.5, 0.75]) == (0.0, 1.0)
+
+
+def test_kappa_by_hand() -> None:
+    """20 yes-yes, 15 no-no, 5 and 10 apart: p = .7, e = .6 * .5 + .4 * .5 = .5 (Cohen's own example, 1960)."""
+    pairs = [(True, True)] * 20 + [(False, False)] * 15 + [(True, False)] * 5 + [(False, True)] * 10
+    assert cohen_kappa(pairs) == pytest.approx(0.4)
+    assert cohen_kappa([(True, True)] * 3) is None
+    assert cohen_kappa([]) is None
