@@ -46,8 +46,8 @@ def exam_change(
 ) -> dict[str, Any]:
     """Take the exam of every change file and return the document of results.json; `table`: print it for people too.
 
-    With `output` every finished probe is written to samples.jsonl there at once, and a second start goes on; those of the
-    noise floor (a local model before, in other arithmetic) are written to floor/samples.jsonl.
+    With `output` every finished probe is written to samples.jsonl there at once, and a second start goes on; those of
+    the noise floor (a local model before, in other arithmetic) are written to floor/samples.jsonl.
     """
     from posttrain.config.change import load_changes
     from posttrain.exams.change import change_exam

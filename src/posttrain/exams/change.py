@@ -13,8 +13,8 @@ Per probe, by group:
   before had no form or was no refusal there was nothing to keep: `ok` is None, the probe is not counted, and that is
   said.
 - a locality probe with `keeps`: `ok` = all of these words are still there; not counted where one was missing before.
-- locality also: `strict` = equal texts; `leak` = now names the new object, which it did not before; `manner` = how it is
-  said is as before (`manner.py`), 0 to 1.
+- locality also: `strict` = equal texts; `leak` = now names the new object, which it did not before; `manner` = how it
+  is said is as before (`manner.py`), 0 to 1.
 - with a judge: `judged` = what another model says about whether both answers say the same (`judge.py`); it decides
   nothing.
 - with an `answer`: `new_beats_old` = the new answer's summed log-probability after the change is above that of the

@@ -1,8 +1,8 @@
 """Is a loss a loss? A model beside its own numerically perturbed copy.
 
 The untouched model in other arithmetic (bfloat16, or weights rounded to int8) is what nobody would call another model,
-and it already answers some questions differently: a chat model of 135 M parameters loses 10 to 35 % of its prompts. That
-is the noise floor: only what falls below it is a loss. The same probes are asked of both, so the test is paired.
+and it already answers some questions differently: a chat model of 135 M parameters loses 10 to 35 % of its prompts.
+That is the noise floor: only what falls below it is a loss. The same probes are asked of both, so the test is paired.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class BesideFloor(NamedTuple):
 def beside_floor(method: Mapping[str, Outcomes], floor: Mapping[str, Outcomes]) -> dict[str, BesideFloor]:
     """Score -> comparison. method, floor: change -> outcomes of its probes.
 
-    `below` when fewer probes are kept than on the floor, McNemar's exact test over probes says p < 0.05 (which needs six
-    that differ), and, with six changes or more, so does the exact test that flips the signs of the changes' differences:
-    one change that went wrong altogether is not eight that did. McNemar's test takes probes of one change for
-    independent, which they are not quite; with fewer than six changes it is all there is.
+    `below` when fewer probes are kept than on the floor, McNemar's exact test over probes says p < 0.05 (which needs
+    six that differ), and, with six changes or more, so does the exact test that flips the signs of the changes'
+    differences: one change that went wrong altogether is not eight that did. McNemar's test takes probes of one change
+    for independent, which they are not quite; with fewer than six changes it is all there is.
     """
     found: dict[str, BesideFloor] = {}
     keys = dict.fromkeys(key for change in method if change in floor for key in method[change] if key in floor[change])

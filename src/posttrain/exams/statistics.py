@@ -175,8 +175,8 @@ def mcnemar(only_before: int, only_after: int) -> float:
 def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
     """How far two judges agree on yes and no beyond chance; None where chance alone would make them agree always.
 
-    (p - e) / (1 - e), with p the share judged alike and e what it would be by chance, from the judges' own shares of yes
-    (Cohen 1960, Educ. Psychol. Meas. 20:37).
+    (p - e) / (1 - e), with p the share judged alike and e what it would be by chance, from the judges' own shares of
+    yes (Cohen 1960, Educ. Psychol. Meas. 20:37).
     """
     n = len(pairs)
     if not n:

@@ -40,8 +40,8 @@ class Examined:
     """The scores of one checkpoint of a cell; ci95 and n by score; folder: where its samples are.
 
     step: optimiser steps so far, None where nothing is trained; compare: exam -> `Comparison` with the untouched model;
-    drift: capability -> relative change; cost: `exam_s` and by exam, tokens by exam; outcomes: locality score -> of each
-    probe in the file's order: 1 kept, 0 not, None not counted.
+    drift: capability -> relative change; cost: `exam_s` and by exam, tokens by exam; outcomes: locality score -> of
+    each probe in the file's order: 1 kept, 0 not, None not counted.
     """
 
     checkpoint: str

@@ -31,8 +31,8 @@ class ChangeExamConfig(Config):
     """An answer is right when it says an accepted one in whatever sentence, when its first sentence is short and says
     one, or only when it equals one."""
     judge: str = ""
-    """A model or endpoint (a folder, api:MODEL@URL, a respondent's YAML) that is asked whether two answers say the same;
-    shown apart, with its agreement with the measure."""
+    """A model or endpoint (a folder, api:MODEL@URL, a respondent's YAML) that is asked whether two answers say the
+    same; shown apart, with its agreement with the measure."""
 
     @property
     def label(self) -> str:
