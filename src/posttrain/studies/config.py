@@ -156,18 +156,9 @@ Exam = Annotated[Config, ByKind("exam")]
 Steps = tuple[Annotated[int, Field(gt=0)], ...]
 Checkpoints = Annotated[Literal["final"] | Every | Steps, BeforeValidator(_checkpoints)]
 OWN_SCORES = (
-    "reliability",
-    "generality",
-    "locality",
-    "kept",
-    "same",
-    "strict",
-    "manner",
-    "leak",
-    "judge",
-    "likelihood",
+    *("reliability", "generality", "locality", "kept", "same", "strict", "manner", "leak", "judge", "likelihood"),
+    *("drift", "length", "stages"),
 )
-OWN_SCORES += ("drift", "length", "stages")
 """How scores of the change exam begin, and those over stages; no other exam may be called so."""
 
 
