@@ -12,10 +12,10 @@ scales) hardly depends on the size. No table knows the data: for many rows and s
 `learning_rate: find` tries. From the weights where training starts, on the rows of its first step, the rate of AdamW
 rises by a constant factor at each of `TRIES` small steps, from a thirtieth of the table's rate to thirty times it, and
 stops where the loss blows up. Adam moves a weight by about the rate at each step, so the sum of the rates until the
-loss has fallen half of its way, D, is how far the weights must go; the rate that is chosen goes as far within half of
-the run's steps, ten at most:
+loss has fallen nine tenths of its way, D, is how far the weights must go; the rate that is chosen goes as far within a
+quarter of the run's steps, five at most:
 
-    rate = D / min(max(steps // 2, 1), 10),      at most a quarter of the rate at which the loss blew up
+    rate = D / min(max(steps // 4, 1), 5),      at most a quarter of the rate at which the loss blew up
 
 Weights, buffers and random states are put back bit by bit.
 """
@@ -44,7 +44,11 @@ SPAN = 30.0
 """The range goes from the table's rate / SPAN to the table's rate x SPAN."""
 BLOWN_UP = 1.5
 """A loss of so many times that of the start, or one that is not finite, ends the test."""
-AT_MOST_STEPS = 10
+WAY = 0.9
+"""The share of the loss's fall that the weights must go for."""
+AT_MOST_STEPS = 5
+CUT_AT_THE_END = {"diff_pruning"}
+"""Tuners whose change is cut after the last step: what a step does to the loss says nothing about the result."""
 
 
 class Law(NamedTuple):
@@ -105,13 +109,13 @@ def rate_from(rates: list[float], losses: list[float], steps: int) -> Found:
     sound = losses[:ended]
     blown_up = rates[ended - 1] if ended is not None else None
     lowest = min(sound)
-    half = next((i for i, x in enumerate(sound) if x <= (start + lowest) / 2), 0)
-    if lowest >= start or half == 0:
+    there = next((i for i, x in enumerate(sound) if x <= start - WAY * (start - lowest)), 0)
+    if lowest >= start or there == 0:
         mend = "give a learning_rate, or look whether the model says already what it shall learn"
         raise PosttrainError(
             Problem("learning_rate", f"the range test found none at which the loss falls from {start:.4g} nats", mend)
         )
-    rate = math.fsum(rates[:half]) / min(max(steps // 2, 1), AT_MOST_STEPS)
+    rate = math.fsum(rates[:there]) / min(max(steps // 4, 1), AT_MOST_STEPS)
     if blown_up is not None:
         rate = min(rate, blown_up / 4)
     return Found(float(f"{rate:.1e}"), rates, losses, blown_up)
@@ -140,6 +144,9 @@ def rate_of(
     if optimizer.learning_rate == "auto":
         say(f"learning rate {middle:g}, the default for {tuner} and {parameters / 1e6:,.1f} M parameters")
         return middle
+    if tuner in CUT_AT_THE_END:
+        cause = f"{tuner} cuts its change after the last step, so a range test tells nothing about it"
+        raise ConfigError(Problem("learning_rate", cause, "use auto, or give a number"))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         mend = "find it in one process first, and give the number"
         raise ConfigError(Problem("learning_rate", "find runs in a single process", mend))

@@ -193,7 +193,7 @@ def test_three_tasks(context: PenaltyContext, data: str, kind: str) -> None:
         curvature = mas_importance(model, trainable, found) if kind == "mas" else fisher(model, trainable, found)
         return curvature.diagonal
 
-    settings = {"strength": 2.0, "data": data}
+    settings = {"scale": "absolute", "strength": 2.0, "data": data}
     importances, centers = [], []
     for number, text in enumerate(["Paris", "玉山"]):
         now = dataclasses.replace(

@@ -68,7 +68,7 @@ Trainable = Mapping[str, nn.Parameter]
 """The parameters that training moves, by name."""
 
 
-TOO_STRONG = 100.0
+TOO_STRONG = 10.0
 """A relative strength above this holds everything still at the first step, and was meant to be an absolute one."""
 
 

@@ -36,7 +36,7 @@ class L2SpConfig(StrengthConfig):
 
     kind: Literal["l2_sp"] = "l2_sp"
     """strength / 2 x |theta - theta_0|^2."""
-    strength: float = Field(default=0.03, gt=0)
+    strength: float = Field(default=0.01, gt=0)
     """The pull after one step, as a share of the loss's push; with `scale: absolute` alpha, nats per squared unit of
     distance."""
     head_strength: float = Field(default=0.01, ge=0)

@@ -28,7 +28,7 @@ class MasConfig(MeasuredConfig):
 
     kind: Literal["mas"] = "mas"
     """strength x sum of Omega (theta - theta*)^2."""
-    strength: float = Field(default=0.03, gt=0)
+    strength: float = Field(default=0.01, gt=0)
     """The pull after one step, as a share of the loss's push; with `scale: absolute` lambda."""
 
 
