@@ -2,10 +2,10 @@
 
     python benchmarks/fisher.py --model SmolLM2-135M-Instruct [--rows 64] [--tokens 8192] [--json]
 
-The rows are the model's own answers to packaged prompts, as `ewc` looks at them: `--rows` of them, `--tokens` in all at
-most. A pass is what training does: micro batches of 1,024 padded tokens, cross-entropy at the answers' tokens, backward.
-Both run in turns on the threads that torch has; CPU time of the process is compared, so that waiting for other programs
-does not count. Exit code 1 when the ratio is above 3.
+The rows are the model's own answers to packaged prompts, as `ewc` looks at them: at most `--rows` rows and `--tokens`
+tokens. A pass is what training does: micro batches of 1,024 padded tokens, cross-entropy at the answers, backward. Both
+run in turns on the threads that torch has; CPU time of the process is compared, so that waiting for other programs does
+not count. Exit code 1 when the ratio is above 3.
 """
 
 from __future__ import annotations

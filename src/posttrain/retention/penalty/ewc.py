@@ -64,7 +64,7 @@ class EwcConfig(FisherConfig):
 
     kind: Literal["ewc"] = "ewc"
     """strength / 2 x sum of F (theta - theta*)^2 over earlier tasks."""
-    strength: float = Field(default=0.03, gt=0)
+    strength: float = Field(default=0.1, gt=0)
     """The pull after one step, as a share of the loss's push; with `scale: absolute` lambda, nats of loss per
     nat of divergence."""
 

@@ -25,7 +25,7 @@ class OnlineEwcConfig(FisherConfig):
 
     kind: Literal["online_ewc"] = "online_ewc"
     """strength / 2 x sum of F (theta - theta*)^2, F a running sum."""
-    strength: float = Field(default=0.03, gt=0)
+    strength: float = Field(default=0.1, gt=0)
     """The pull after one step, as a share of the loss's push; with `scale: absolute` lambda, nats of loss per
     nat of divergence."""
     gamma: float = Field(default=0.95, ge=0, le=1)
