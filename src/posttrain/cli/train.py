@@ -62,6 +62,7 @@ def train(
             f"steps       {seen.steps:,} ({seen.epochs:.2f} passes over the rows)",
             f"tokens      {seen.tokens:,} read in all",
             f"parameters  {seen.trainable:,} of {seen.parameters:,} move ({seen.trainable / seen.parameters:.2%})",
+            f"rate        {rate_line(config, seen.learning_rate)}",
             f"disk        {size(seen.disk_gib)} at most: {size(seen.model_gib)} for the result, "
             f"{size(seen.checkpoint_gib)} per checkpoint",
             f"output      {folder}",
@@ -91,6 +92,14 @@ def train(
         )
     else:
         print(folder / "model")
+
+
+def rate_line(config: TrainConfig, rate: float | None) -> str:
+    """The learning rate and where it is from."""
+    if rate is None:
+        return "found by a range test when the run begins (learning_rate: find)"
+    auto = config.optimizer.learning_rate == "auto"
+    return f"{rate:g}" + (", the default for this tuner and size of model (learning_rate: auto)" if auto else "")
 
 
 def size(gib: float) -> str:

@@ -9,8 +9,10 @@ and F_i is the sum over rows divided by the number of positions. So 1/2 sum_i F_
 off-diagonal left out, the mean KL divergence per token between the model and itself moved by d. A classifier has one
 position per row.
 
-Four estimates, all **per row**, never the square of a batch's mean gradient (which shrinks with the batch, since the
-rows' gradients cancel; popular codes do that):
+Four estimates, none of them the square of a batch's mean gradient of labels (which shrinks with the batch, since the
+rows' gradients cancel; popular codes do that). Where gradients of several rows fit into memory, or rows' draws have a
+mean (`empirical`, MAS), squares are taken **per row**; of a large model `signs` squares the sum over a batch of rows,
+whose cross terms vanish like those within a row (`models/_scores.py` has the proof):
 
 - `true`: the double sum as it stands, V backward passes for each position: small vocabularies and few rows only.
 - `sampled`: at each position a token is drawn from p(. | c_t), and the row's *summed* gradient is squared. Given the
@@ -39,6 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.errors import PosttrainError, Problem
+from posttrain.models._scores import length_groups, sign_pull, squares
 from posttrain.models.logits import logits_at
 
 __all__ = ["Ask", "Curvature", "Example", "FisherKind", "fisher", "language_logits", "mas_importance"]
@@ -56,7 +59,12 @@ CHUNK_ROWS = 8
 """Rows whose gradients are taken together. On pocket (full, one CPU core, 64 rows of 37 tokens) 8 take 1.1 s, 32 take
 1.5 s, and single rows 1.5 s."""
 CHUNK_BYTES = 2**28
-"""Gradients that are held at once, at most; where not even two rows fit, they go through one by one."""
+"""Gradients that are held at once, at most; where not even two rows fit, rows' signs are summed before the square is
+taken, or rows go through one by one."""
+BATCH_TOKENS = 1024
+"""Padded tokens of a batch whose signs are summed."""
+LEAST_BATCHES = 16
+"""Batches at least (where there are as many rows): the relative standard deviation of an entry is near sqrt(2 / 16)."""
 
 
 class Example(NamedTuple):
@@ -69,7 +77,7 @@ class Example(NamedTuple):
 
 class Curvature(NamedTuple):
     """diagonal: mean per supervised position, by parameter, float32 or finer; rows and positions it was measured on;
-    chunked: whether several rows went through the model together, and why not.
+    chunked: whether several rows went through the model together, and why not; squares: of how many gradients.
     """
 
     diagonal: dict[str, Tensor]
@@ -77,6 +85,7 @@ class Curvature(NamedTuple):
     positions: int
     chunked: bool
     reason: str = ""
+    squares: int = 0
 
     @property
     def trace(self) -> float:
@@ -116,6 +125,10 @@ def fisher(
         noise = _uniform(jobs, seed)
     elif kind == "signs":
         noise = _signs(jobs, seed, _vocabulary(model, parameters, jobs[0], ask))
+        if ask is language_logits and CHUNK_BYTES // max(_bytes(parameters), 1) < 2:
+            sums, batches = _summed(model, parameters, jobs, noise)
+            made = _mean({k: s / times for k, s in sums.items()}, examples, len(examples), chunked=True)
+            return made._replace(squares=batches)
     sums, reason = _per_row(model, parameters, jobs, noise, score, torch.square, ask, chunk_rows)
     return _mean({k: s / times for k, s in sums.items()}, examples, len(examples), chunked=not reason, reason=reason)
 
@@ -208,6 +221,11 @@ def _mean(
     return made
 
 
+def _bytes(parameters: Mapping[str, nn.Parameter]) -> int:
+    """Of one float32 gradient of all of them."""
+    return 4 * sum(p.numel() for p in parameters.values())
+
+
 def _zeros(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     return {
         name: torch.zeros_like(p, dtype=p.dtype if p.dtype == torch.float64 else torch.float32)
@@ -226,7 +244,7 @@ def _per_row(
     chunk_rows: int,
 ) -> tuple[dict[str, Tensor], str]:
     """Sum over rows of fold(gradient of a row's score), and why rows went through singly ("" when they did not)."""
-    size = 4 * sum(p.numel() for p in parameters.values())
+    size = _bytes(parameters)
     rows = min(chunk_rows, CHUNK_BYTES // max(size, 1))
     reason = "" if rows > 1 else "gradients of one row fill the memory meant for several"
     if not reason:
@@ -322,6 +340,36 @@ def _chunks(examples: Sequence[Example], noise: Noise, rows: int) -> Iterator[tu
         )
 
 
+def _summed(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], examples: Sequence[Example], noise: Noise
+) -> tuple[dict[str, Tensor], int]:
+    """Sum over batches of the squared gradient of the batch's summed signs, and the number of batches."""
+    sums = _zeros(parameters)
+    device = next(iter(parameters.values())).device
+    groups = length_groups([len(e.inputs) for e in examples], BATCH_TOKENS, LEAST_BATCHES)
+
+    def batch(group: list[int]) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
+        rows = [examples[i] for i in group]
+        columns = torch.cat([e.positions[e.targets != IGNORED] for e in rows]).unique()  # (K,)
+        asked = torch.zeros(len(rows), len(columns), dtype=torch.bool)
+        for r, e in enumerate(rows):
+            asked[r] = torch.isin(columns, e.positions[e.targets != IGNORED])
+
+        def ask() -> Tensor:
+            inputs = torch.nn.utils.rnn.pad_sequence([e.inputs for e in rows], batch_first=True)
+            logits = logits_at(model, inputs.to(device), columns.to(device))  # (R, K, V)
+            return logits[asked.to(device)]  # (N, V), row by row, each row's positions ascending
+
+        def pull(logits: Tensor) -> Tensor:
+            signs = torch.cat([noise(i)[examples[i].targets != IGNORED] for i in group])
+            return sign_pull(_raised(logits), signs.to(device)).to(logits.dtype)
+
+        return ask, pull
+
+    squares(parameters, sums, (batch(group) for group in groups))
+    return sums, len(groups)
+
+
 # ---- the double sum -------------------------------------------------------------------------------------------------
 
 
@@ -331,7 +379,7 @@ def _exact(
     """sum_t sum_v p(v) (d log p(v))^2: each term is the backward pass of sqrt(p_v) (e_v - p) through the logits."""
     sums = _zeros(parameters)
     device = next(iter(parameters.values())).device
-    size = 4 * sum(p.numel() for p in parameters.values())
+    size = _bytes(parameters)
     at_once = max(min(64, CHUNK_BYTES // max(size, 1)), 1)
     for example in examples:
         inputs, positions, targets = (t.to(device) for t in example)

@@ -140,7 +140,7 @@ def parts_of(
             fresh=frozenset(name for name in trainable if any(f".{part}." in f".{name}" for part in new_parts)),
         )
 
-    penalties = make_penalties(tuple(chosen), tuned, trainable, context)
+    penalties = make_penalties(tuple(chosen), tuned, trainable, context, say)
     reference.training_begins()
     return Parts(forms, penalties)
 

@@ -47,8 +47,9 @@ class OptimizerConfig(Config):
     kind: Literal["adamw", "muon"] = "adamw"
     """`adamw`, or `muon`: orthogonalised steps for the matrices of the blocks and AdamW for the rest; learns faster
     from scratch, single process only."""
-    learning_rate: float = Field(1e-4, gt=0)
-    """Peak learning rate."""
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto", "find"] = "auto"
+    """Peak learning rate. `auto`: of a table by tuner and size of the model (`posttrain train --dry-run` says it);
+    `find`: by a short range test on the run's own rows, in a single process with adamw."""
     max_steps: int | None = Field(None, ge=1)
     """Stop after so many optimiser steps; the data are read again as often as needed. Excludes `epochs`."""
     epochs: float | None = Field(None, gt=0)
@@ -77,6 +78,8 @@ class OptimizerConfig(Config):
             raise ValueError("max_steps and epochs exclude each other; give one")
         if self.warmup_steps is not None and self.warmup_share:
             raise ValueError("warmup_steps and warmup_share exclude each other; give one")
+        if self.kind == "muon" and self.learning_rate == "find":
+            raise ValueError("learning_rate: find tries adamw's rates; give muon a number")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas must be at least 0 and below 1")
         return self

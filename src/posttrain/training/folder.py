@@ -27,7 +27,7 @@ __all__ = ["RunFolder", "card_of"]
 
 OURS = [
     *("config.yaml", "env.json", "metrics.jsonl", "checkpoints", "model", "card.md", "result.json", IDENTITY),
-    *("penalties", "reservoir.json", "tasks.json"),
+    *("penalties", "reservoir.json", "tasks.json", "learning_rate.json"),
 ]
 RESULT_KEYS = ("steps", "loss_nats", "tokens", "wall_s", "peak_gib", "moved", "stopped", "best_step")
 
@@ -41,6 +41,15 @@ class RunFolder:
         self.metrics = root / "metrics.jsonl"
         self.model = root / "model"
         self.result = root / "result.json"
+
+    def rate(self) -> float | None:
+        """The learning rate that a range test has found when the run began."""
+        path = self.root / "learning_rate.json"
+        return float(json.loads(path.read_text(encoding="utf-8"))["rate"]) if path.is_file() else None
+
+    def keep_rate(self, found: Mapping[str, Any]) -> None:
+        """What a range test has found, for a resumed run and for the reader."""
+        write_text(self.root / "learning_rate.json", as_json(found))
 
     def finished(self, identity: dict[str, Any]) -> dict[str, Any] | None:
         """The result of a finished run. ConfigError with the differences when it was another run."""
@@ -117,6 +126,11 @@ def card_of(config: TrainConfig, result: Mapping[str, Any]) -> str:
         f"| wall time | {result['wall_s']:.1f} s |",
         f"| peak memory | {result['peak_gib']:.2f} GiB |",
     ]
+    rates = [e["learning_rate"] for e in losses if "learning_rate" in e]
+    if rates:
+        chosen = config.optimizer.learning_rate
+        how = f" ({chosen})" if isinstance(chosen, str) else ""
+        lines.append(f"| learning rate at its peak | {max(rates):g}{how} |")
     if losses:
         first, last = losses[0]["loss_nats"], losses[-1]["loss_nats"]
         lines.append(f"| training loss, first and last step | {first:.4f}, {last:.4f} nats per {form.unit} |")

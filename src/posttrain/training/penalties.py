@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,34 @@ from torch import Tensor, nn
 
 from posttrain import registry
 from posttrain.errors import ConfigError, Problem
-from posttrain.retention.penalty._base import ParameterPenalty, PenaltyConfig, PenaltyContext, Trainable
+from posttrain.retention.penalty._base import (
+    ParameterPenalty,
+    PenaltyConfig,
+    PenaltyContext,
+    StrengthConfig,
+    Trainable,
+    total,
+)
 
-__all__ = ["PENALTIES", "Penalties", "Term", "make_penalties", "terms_of"]
+__all__ = ["PENALTIES", "Penalties", "Term", "earlier_fingerprint", "file_fingerprint", "make_penalties", "terms_of"]
 
 PENALTIES = "penalties"
 """Folder of a run: what each penalty leaves for the next task, `<kind>.safetensors`."""
 STATE = "penalties.safetensors"
 """In a checkpoint: what penalties need to go on."""
+CHOSEN = "chosen"
+"""In that file: strengths that the first step has fixed."""
+
+
+def earlier_fingerprint(earlier: Path) -> dict[str, str]:
+    """Hashes of what the earlier task has left for its penalties."""
+    files = sorted((earlier / PENALTIES).glob("*.safetensors"))
+    return {path.stem: file_fingerprint(path) for path in files}
+
+
+def file_fingerprint(path: Path) -> str:
+    """First 16 hex digits of the sha256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 class Term(NamedTuple):
@@ -31,12 +52,25 @@ class Term(NamedTuple):
 
 
 class Penalties:
-    """The parameter penalties of a run; names: of the parameters of `model` that move."""
+    """The parameter penalties of a run; names: of the parameters of `model` that move; relative: relative strengths,
+    from which the first step makes absolute ones (see `retention/penalty/_base.py`); its length is `learning_rate`.
+    """
 
-    def __init__(self, parts: Mapping[str, ParameterPenalty], model: nn.Module, names: Iterable[str]) -> None:
+    def __init__(
+        self,
+        parts: Mapping[str, ParameterPenalty],
+        model: nn.Module,
+        names: Iterable[str],
+        relative: Mapping[str, float] | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
         self.parts = parts
         self.model = model
         self.names = frozenset(names)
+        self.relative = dict(relative or {})
+        self.chosen: dict[str, float] = {}
+        self.learning_rate = 0.0
+        self.say = say
 
     @property
     def trainable(self) -> Trainable:
@@ -61,7 +95,33 @@ class Penalties:
         trainable = self.trainable
         for part in self.parts.values():
             part.observe(trainable, 1.0 / loss_scale)
-        return {f"penalty_{kind}": part.add_gradients(trainable, loss_scale) for kind, part in self.parts.items()}
+        self._choose(trainable, loss_scale)
+        values = {}
+        for kind, part in self.parts.items():
+            waiting = kind in self.relative and kind not in self.chosen
+            values[f"penalty_{kind}"] = 0.0 if waiting else part.add_gradients(trainable, loss_scale)
+            if kind in self.chosen:
+                values[f"strength_{kind}"] = self.chosen[kind]
+        return values
+
+    def _choose(self, trainable: Trainable, loss_scale: float) -> None:
+        """Fix relative strengths at the first step that has a gradient, before anything is added to it."""
+        waiting = [kind for kind in self.relative if kind not in self.chosen]
+        if not waiting:
+            return
+        assert self.learning_rate > 0, "a relative strength is one of a step, whose length must be known"
+        push = total([p.grad.detach().abs().sum() for p in trainable.values() if p.grad is not None]) / loss_scale
+        for kind in waiting:
+            pull = self.parts[kind].slope(trainable, self.learning_rate)
+            if push > 0 and pull > 0:
+                self._fix(kind, self.relative[kind] * push / pull)
+                self.say(
+                    f"{kind}: strength {self.relative[kind]:g} of the loss's push ({push:.4g} nats per unit of every "
+                    f"weight) after one step of {self.learning_rate:g} is {self.chosen[kind]:.4g} in absolute terms"
+                )
+
+    def _fix(self, kind: str, strength: float) -> None:
+        self.chosen[kind] = self.parts[kind].strength = strength
 
     def stepped(self) -> None:
         """The optimiser has moved the weights."""
@@ -73,6 +133,7 @@ class Penalties:
     def save_state(self, folder: Path) -> None:
         """Into a checkpoint."""
         state = {f"{kind}/{name}": t for kind, part in self.parts.items() for name, t in part.state().items()}
+        state |= {f"{CHOSEN}/{kind}": torch.tensor(s, dtype=torch.float64) for kind, s in self.chosen.items()}
         if state:
             save_file({k: t.detach().cpu().contiguous() for k, t in state.items()}, folder / STATE)
 
@@ -82,6 +143,8 @@ class Penalties:
         for kind, part in self.parts.items():
             mine = {k.removeprefix(f"{kind}/"): t for k, t in found.items() if k.startswith(f"{kind}/")}
             part.load_state(mine)
+            if f"{CHOSEN}/{kind}" in found:
+                self._fix(kind, float(found[f"{CHOSEN}/{kind}"]))
 
     def save(self, folder: Path) -> None:
         """At the end of a task, into `folder/penalties`."""
@@ -104,6 +167,7 @@ def make_penalties(
     model: nn.Module,
     trainable: Trainable,
     context: Callable[[PenaltyConfig], PenaltyContext],
+    say: Callable[[str], None] = print,
 ) -> Penalties:
     """The penalties on parameters, prepared; context: what each may use, made only when there is one."""
     parts: dict[str, ParameterPenalty] = {}
@@ -111,4 +175,5 @@ def make_penalties(
         if config.acts_on == "parameters":
             with torch.random.fork_rng():
                 parts[config.kind] = registry.load("penalty", config.kind).function(config, context(config))
-    return Penalties(parts, model, trainable)
+    relative = {c.kind: c.strength for c in configs if isinstance(c, StrengthConfig) and c.scale == "relative"}
+    return Penalties(parts, model, trainable, relative, say)

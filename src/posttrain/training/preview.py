@@ -16,6 +16,7 @@ from posttrain.training.assembly import bare_forms, check_combination
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.heads import resolved
+from posttrain.training.rates import auto_rate
 from posttrain.training.run import kind_of, load_for_training, material_of, plan_of
 from posttrain.tuners._moved import count_moved
 
@@ -24,7 +25,9 @@ __all__ = ["Preview", "preview"]
 
 class Preview(NamedTuple):
     """rows, validation_rows: after dropping; tokens: that the run reads, replay included (as `share` says);
-    trainable, parameters: numbers; model_gib, checkpoint_gib: size of the final weights and of each checkpoint."""
+    trainable, parameters: numbers; learning_rate: at
+    its peak, None where a range test will find it; model_gib, checkpoint_gib: size of the final weights and of each
+    checkpoint."""
 
     rows: int
     validation_rows: int
@@ -34,6 +37,7 @@ class Preview(NamedTuple):
     tokens: int
     trainable: int
     parameters: int
+    learning_rate: float | None
     model_gib: float
     checkpoint_gib: float
     disk_gib: float
@@ -55,6 +59,8 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
     for step in islice(plan, steps):
         epochs = step.epoch
         new_tokens += sum(lengths[row] for micro in step.micro_batches for row in micro)
+    given = config.optimizer.learning_rate
+    rate = None if given == "find" else auto_rate(kind_of(config.tuner), moved.total) if given == "auto" else given
     gib = 4 / 2**30  # float32
     checkpoint = moved.trainable * 3 * gib  # weights and AdamW's two moments
     saves = len(
@@ -70,6 +76,7 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
         tokens=round(new_tokens / (1 - plan.share)),
         trainable=moved.trainable,
         parameters=moved.total,
+        learning_rate=rate,
         model_gib=moved.trainable * gib,
         checkpoint_gib=checkpoint,
         # one more than is kept exists while it is written, and an interruption saves one

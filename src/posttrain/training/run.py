@@ -7,7 +7,6 @@ model/ and card.md; run again it goes on where it stopped, and says so when it i
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -30,16 +29,17 @@ from posttrain.models.load import LoadedModel, resolve
 from posttrain.retention.selection import NO_TASK, ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.assembly import Parts, bare_forms, check_combination, parts_of
-from posttrain.training.batches import Forms, StepLoader
+from posttrain.training.batches import Forms, Step, StepLoader
 from posttrain.training.checkpoints import check_identity, checkpoints_in, remove_leftovers
 from posttrain.training.config import TrainConfig
 from posttrain.training.folder import RunFolder
 from posttrain.training.forms.base import MicroBatch
+from posttrain.training.forms.forward import arithmetic
 from posttrain.training.heads import check_head, loader_for, resolved
 from posttrain.training.looking import finish_added, show_rows
 from posttrain.training.metrics import MetricsLog, peak_gib
 from posttrain.training.muon import muon_for
-from posttrain.training.penalties import PENALTIES
+from posttrain.training.penalties import earlier_fingerprint, file_fingerprint
 from posttrain.training.prepare import (
     hold_out,
     lessons,
@@ -50,6 +50,7 @@ from posttrain.training.prepare import (
     talks_of,
 )
 from posttrain.training.progress import RunProgress, Silent
+from posttrain.training.rates import rate_of
 from posttrain.training.signals import stop_on_signal
 from posttrain.training.steps import RowPlan
 from posttrain.training.trainer import Arguments, PostTrainer, Rules
@@ -229,7 +230,19 @@ def train(
         autocast=autocast_dtype(config, tuned),
     )
     cached_keys = model.config.use_cache
-    trainer = build(config, tuned, tokenizer, material, parts, folder, identity, progress, on_checkpoint, callbacks)
+    rate = rate_of(
+        config,
+        tuned,
+        moved.total,
+        lambda: first_step(config, material, parts),
+        lambda: arithmetic(tuned.device, autocast_dtype(config, tuned)),
+        folder=folder,
+        resume=resume,
+        say=progress.say,
+    )
+    trainer = build(
+        config, rate, tuned, tokenizer, material, parts, folder, identity, progress, on_checkpoint, callbacks
+    )
     trainer.examine = examine
     newest = checkpoints_in(folder.checkpoints) if folder and resume else {}
     start = max(newest, default=0)
@@ -335,17 +348,6 @@ def identity_of(
     }
 
 
-def earlier_fingerprint(earlier: Path) -> dict[str, str]:
-    """Hashes of what the earlier task has left for its penalties."""
-    files = sorted((earlier / PENALTIES).glob("*.safetensors"))
-    return {path.stem: file_fingerprint(path) for path in files}
-
-
-def file_fingerprint(path: Path) -> str:
-    """First 16 hex digits of the sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
 def plan_of(config: TrainConfig, material: Material, forms: Forms) -> tuple[RowPlan, int]:
     """The plan of a run and the number of its steps."""
     share = 0.0
@@ -368,8 +370,16 @@ def plan_of(config: TrainConfig, material: Material, forms: Forms) -> tuple[RowP
     return plan, optimizer.max_steps or plan.steps_in(3.0 if optimizer.epochs is None else optimizer.epochs)
 
 
+def first_step(config: TrainConfig, material: Material, parts: Parts) -> tuple[Forms, Step, int]:
+    """How rows become losses, the rows of the first step, and how many steps the run has."""
+    plan, steps = plan_of(config, material, parts.forms)
+    loader = StepLoader(plan, [*material.new, *material.old], steps, forms=parts.forms, first=lambda: 0)
+    return parts.forms, next(iter(loader)), steps
+
+
 def build(
     config: TrainConfig,
+    rate: float,
     tuned: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     material: Material,
@@ -380,8 +390,9 @@ def build(
     on_checkpoint: Callable[[Path, int], None] | None,
     callbacks: list[TrainerCallback] | None,
 ) -> PostTrainer:
-    """A PostTrainer ready to train."""
+    """A PostTrainer ready to train. rate: the peak learning rate."""
     plan, steps = plan_of(config, material, parts.forms)
+    parts.penalties.learning_rate = rate
     rows = [*material.new, *material.old]
     optimizer = config.optimizer
     warmup = optimizer.warmup_steps if optimizer.warmup_steps is not None else round(optimizer.warmup_share * steps)
@@ -389,7 +400,7 @@ def build(
     args = Arguments(
         output_dir=str(folder.checkpoints) if folder else "",
         max_steps=steps,
-        learning_rate=optimizer.learning_rate,
+        learning_rate=rate,
         lr_scheduler_type=schedule,
         warmup_steps=warmup,
         weight_decay=optimizer.weight_decay,
@@ -413,7 +424,7 @@ def build(
             raise ConfigError(Problem("optimizer.kind", "muon runs in a single process", "use adamw with torchrun"))
         muon = muon_for(
             tuned,
-            learning_rate=optimizer.learning_rate,
+            learning_rate=rate,
             betas=optimizer.betas,
             epsilon=optimizer.epsilon,
             weight_decay=optimizer.weight_decay,

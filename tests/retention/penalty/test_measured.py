@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from posttrain.models.curvature import fisher, mas_importance
 from posttrain.models.heads import load_head_model
 from posttrain.models.load import load_model
 from posttrain.registry import load
+from posttrain.retention.penalty import _measured
 from posttrain.retention.penalty._base import PenaltyContext
 from posttrain.retention.penalty._measured import Measured
 from posttrain.retention.penalty._rows import examples_of, own_answers, rows_of
@@ -193,7 +195,7 @@ def test_three_tasks(context: PenaltyContext, data: str, kind: str) -> None:
         curvature = mas_importance(model, trainable, found) if kind == "mas" else fisher(model, trainable, found)
         return curvature.diagonal
 
-    settings = {"strength": 2.0, "data": data}
+    settings = {"scale": "absolute", "strength": 2.0, "data": data}
     importances, centers = [], []
     for number, text in enumerate(["Paris", "玉山"]):
         now = dataclasses.replace(
@@ -238,3 +240,38 @@ def test_rows_of_another_form(context: PenaltyContext, data: str, monkeypatch: p
     penalty.save(context.trainable, context.base / "f")
     left = load_file(context.base / "f")
     assert any(t.any() for name, t in left.items() if name.startswith("importance/"))
+
+
+# ---- how much is looked at, and what is kept ------------------------------------------------------------------------
+
+
+def test_rows_are_looked_at_up_to_so_many_tokens(context: PenaltyContext, data: str, told: list[str]) -> None:
+    penalty = made("ewc", context, data=data, rows=3, tokens=1)
+    assert penalty.kept is not None  # one row at least
+    assert any("1 of 3 rows are looked at" in text for text in told), told
+    told.clear()
+    made("ewc", context, data=data, rows=3, tokens=10_000)
+    assert not any("are looked at" in text for text in told)
+
+
+def test_importances_of_a_large_model_are_the_same_measured_or_read(
+    context: PenaltyContext, data: str, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_measured, "COARSE_PARAMETERS", 1)
+    first, second = made("ewc", context, data=data), made("ewc", context, data=data)
+    assert any("importances read from the cache" in text for text in told)
+    assert first.kept is not None
+    assert second.kept is not None
+    for name, one in first.kept.importance.items():
+        assert one.dtype == torch.bfloat16
+        assert torch.equal(one, second.kept.importance[name])
+
+
+def test_the_cache_lets_go_of_what_was_used_longest_ago(tmp_path: Path) -> None:
+    for age, name in enumerate(("new", "used", "old")):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(b"x" * 10)
+        os.utime(path, (1000 - age, 1000 - age))
+    assert _measured.outgrown(tmp_path, 30) == []
+    assert [p.stem for p in _measured.outgrown(tmp_path, 25)] == ["old"]
+    assert [p.stem for p in _measured.outgrown(tmp_path, 1)] == ["used", "old"]  # never the newest

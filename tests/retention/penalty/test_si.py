@@ -72,7 +72,7 @@ def test_the_penalty_is_not_in_the_path_integral(context: PenaltyContext) -> Non
     first, trainable, _ = learned(context, 3, 0.1)
     path = context.base / "si.safetensors"
     first.save(trainable, path)
-    penalty = Si(SiConfig(strength=50.0), on(context, trainable, earlier=path))
+    penalty = Si(SiConfig(scale="absolute", strength=50.0), on(context, trainable, earlier=path))
     with torch.no_grad():
         trainable["w"].add_(1.0)
     trainable["w"].grad = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)

@@ -94,7 +94,7 @@ def test_a_step_is_a_step_however_it_is_cut(
     monkeypatch.setattr(RowPlan, "__iter__", plan)
     loaded = doubled(pico_path)
     leave(tmp_path / "f", kind, Kept(importances(loaded.model), weights(loaded.model)))
-    penalty = {"kind": kind, **FORMULAS[kind][0]} | ({"earlier": "f"} if kind in REMEMBERS else {})
+    penalty = {"kind": kind, "scale": "absolute", **FORMULAS[kind][0]} | ({"earlier": "f"} if kind in REMEMBERS else {})
     optimizer = {"max_steps": 3, "epsilon": 1e-3, "learning_rate": 1e-2, "max_grad_norm": CLIP}
     result = train(config(penalty=penalty, optimizer=optimizer), loaded=loaded, rows=data, base=tmp_path)
     assert [e[f"penalty_{kind}"] for e in result.history] == pytest.approx(values, rel=1e-5)

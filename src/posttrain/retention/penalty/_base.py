@@ -8,6 +8,27 @@ function itself.
 
 With AdamW the gradients are *coupled*: the penalty's goes through the same running means and the same division as the
 task's, so `strength` weighs the two gradients against each other and is no decay rate. (Weight decay is decoupled.)
+
+How strong that is depends on the model, on the loss and on the learning rate: Adam's steps are as long as the learning
+rate says whatever the gradients are, so a spring of lambda nats per squared unit that stops a training at 5e-4 is not
+felt at 1e-5. A *relative* strength s (`scale: relative`, the default) fixes lambda by what Adam sees. Its first step is
+d = -eta sign(g), eta the peak learning rate and g the loss's gradient, and along it the loss falls by
+
+    push = sum_i |g_i| eta
+
+and a penalty lambda P, once that step is taken, rises along it by
+
+    pull = lambda sum_i |P'_i(d)| eta
+
+lambda is chosen at the first step, once, so that pull = s push:
+
+    lambda = s sum_i |g_i| / sum_{i: g_i != 0} |P'_i|
+
+with P'_i = F_i eta for `ewc` and `online_ewc`, 2 Omega_i eta for `mas` and `si`, eta for `l2_sp` (all springs,
+stretched by one step), and sign(theta_i), theta_i for `l1` and `l2`, whose pull is there from the start. So s = 0.1
+says: after one step the spring pulls a tenth as hard as the lesson pushed, and after ten steps in the same direction as
+hard. Units of the loss, of importances, of the weights and the learning rate all cancel; what does not is the number of
+steps. With `scale: absolute` strength is lambda itself.
 """
 
 from __future__ import annotations
@@ -17,9 +38,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -32,9 +54,11 @@ __all__ = [
     "ParameterPenalty",
     "PenaltyConfig",
     "PenaltyContext",
+    "StrengthConfig",
     "Trainable",
     "add_gradient",
     "copies",
+    "moving",
     "placed",
     "total",
     "whole",
@@ -42,6 +66,10 @@ __all__ = [
 
 Trainable = Mapping[str, nn.Parameter]
 """The parameters that training moves, by name."""
+
+
+TOO_STRONG = 10.0
+"""A relative strength above this holds everything still at the first step, and was meant to be an absolute one."""
 
 
 class PenaltyConfig(Config):
@@ -56,6 +84,28 @@ class PenaltyConfig(Config):
     def files(self) -> list[str]:
         """Paths of the files that this penalty reads."""
         return []
+
+
+class StrengthConfig(PenaltyConfig):
+    """What penalties on parameters have: how strong they are, and in which unit."""
+
+    strength: float = Field(default=1.0, gt=0)
+    """How strong it is, in the unit of `scale`."""
+    scale: Literal["relative", "absolute"] = "relative"
+    """`relative`: strength is the share of the loss's own push that the penalty's pull has after one step; the number
+    that is multiplied with the formula follows from it at the first step, and is printed and kept. `absolute`: strength
+    is that number, which another model, learning rate or loss wants another one of."""
+
+    @model_validator(mode="after")
+    def _in_its_unit(self) -> Self:
+        if self.scale == "absolute" and "strength" not in self.model_fields_set:
+            raise ValueError("scale: absolute needs a strength; the default is a relative one")
+        if self.scale == "relative" and self.strength > TOO_STRONG:
+            raise ValueError(
+                f"a relative strength of {self.strength:g} lets nothing be learned: give {TOO_STRONG:g} at most, "
+                "or add scale: absolute, which is what strengths were before"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -122,11 +172,23 @@ def add_gradient(parameter: nn.Parameter, gradient: Tensor, scale: float) -> Non
         parameter.grad.add_(gradient.to(parameter.grad.dtype), alpha=scale)
 
 
+def moving(parameter: nn.Parameter) -> Tensor | None:
+    """Which entries the gradient in `.grad` moves, as bool; None where there is no gradient."""
+    return None if parameter.grad is None else parameter.grad.detach() != 0
+
+
 class ParameterPenalty(ABC):
     """A penalty on the weights, ready to be added. All tensors are placed and sharded like the parameters."""
 
     remembers: ClassVar[bool] = False
     """Whether it leaves something for the next task (`save`)."""
+    strength: float
+    """lambda, what the formula is multiplied with; of a relative strength known from the first step on."""
+
+    @abstractmethod
+    def slope(self, trainable: Trainable, step: float) -> float:
+        """The sum over the parameters that the gradients in `.grad` move of |P'_i| for lambda = 1, after each has moved
+        by `step` from where the penalty is at rest; 0 where there is nothing to hold."""
 
     @abstractmethod
     def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from posttrain.errors import ConfigError, MissingError, Problem
-from posttrain.retention.penalty._base import PenaltyConfig, PenaltyContext, Trainable, whole
+from posttrain.retention.penalty._base import PenaltyContext, StrengthConfig, Trainable, whole
 
 __all__ = ["Kept", "MemoryConfig", "earlier_of", "joined", "leave", "take_up"]
 
@@ -26,7 +26,7 @@ FAR = 0.01
 may have been saved in a lower precision."""
 
 
-class MemoryConfig(PenaltyConfig):
+class MemoryConfig(StrengthConfig):
     """What penalties have that remember earlier tasks."""
 
     earlier: str | None = None

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -27,9 +28,14 @@ from posttrain.retention.selection import default_cache
 
 __all__ = ["Measured", "MeasuredConfig", "Measurement"]
 
-FORMAT = 1
-CACHED_PARAMETERS = 100_000_000
+FORMAT = 2
+CACHED_PARAMETERS = 1_000_000_000
 """Up to here what was measured at the start is kept on disk, for the next cell of a study."""
+CACHED_BYTES = 4 * 2**30
+"""Of all files there; the ones that were used longest ago go first."""
+COARSE_PARAMETERS = 50_000_000
+"""From here on importances are rounded to bfloat16 (a part in 256, while an estimate from n squares is off by one in
+sqrt(n / 2)), in memory and on disk alike, so that a cell that measures and one that reads get the same."""
 
 Measurement = Callable[[PenaltyContext, Sequence[Example]], Curvature]
 
@@ -39,9 +45,11 @@ class MeasuredConfig(MemoryConfig):
 
     data: DataSource | None = None
     """Conversations that show what shall be kept; the model's own answers to the packaged prompts when left out."""
-    rows: int = Field(default=256, gt=0)
-    """On how many rows it is measured, drawn by the seed: of `data` (or own answers) at the start, of the task's own
-    rows at its end."""
+    rows: int = Field(default=64, gt=0)
+    """On how many rows it is measured at most, drawn by the seed: of `data` (or own answers) at the start, of the
+    task's own rows at its end."""
+    tokens: int = Field(default=8192, gt=0)
+    """Of these rows, as many as have so many tokens together, but one at least."""
     hold_start: bool = True
     """In a first task, hold what the model can do before it. `false`: the first task trains freely, and only what it
     has learned is held in the next ones."""
@@ -63,7 +71,12 @@ class Measured(Quadratic):
     """
 
     def __init__(
-        self, config: MeasuredConfig, context: PenaltyContext, factor: float, measure: Measurement, decay: float | None
+        self,
+        config: MeasuredConfig,
+        context: PenaltyContext,
+        measure: Measurement,
+        decay: float | None,
+        unit: float = 1.0,
     ) -> None:
         head = head_of_model(context.loaded.model)
         if head is not None and head.head != "causal":
@@ -79,15 +92,15 @@ class Measured(Quadratic):
             kept = take_up(earlier, config.kind, context.trainable)
             context.say(f"{config.kind}: holds what {kept.tasks} earlier tasks have left in {earlier}")
         elif config.hold_start:
-            examples = examples_of(rows_of(config.data, config.rows, context))
+            examples = self._within(examples_of(rows_of(config.data, config.rows, context)))
             kept = Kept(self._cached(examples).diagonal, copies(context.trainable))
         else:
             context.say(f"{config.kind}: a first task; nothing is held yet, what it learns is left for the next one")
-        super().__init__(factor, kept)
+        super().__init__(config.strength, kept, unit)
 
     def save(self, trainable: Trainable, path: Path) -> None:
         """Measure what this task needs, and leave it with what was held."""
-        new = Kept(self._measured(examples_of(self._task_rows())).diagonal, copies(trainable))
+        new = Kept(self._measured(self._within(examples_of(self._task_rows()))).diagonal, copies(trainable))
         if self.kept is not None and self.decay is None:
             old = self.kept._replace(
                 importance={k: whole(t) for k, t in self.kept.importance.items()},
@@ -108,6 +121,17 @@ class Measured(Quadratic):
             return [rows[i] for i in order[:count]]
         return own_answers(count, self.context, ModelRespondent(self.context.loaded), None)
 
+    def _within(self, examples: list[Example]) -> list[Example]:
+        """The first ones that stay within `tokens`."""
+        ends = list(accumulate(len(e.inputs) for e in examples))
+        kept = examples[: max(sum(end <= self.config.tokens for end in ends), 1)]
+        if len(kept) < len(examples):
+            self.context.say(
+                f"{self.config.kind}: {len(kept)} of {len(examples)} rows are looked at, {ends[len(kept) - 1]:,} of "
+                f"{ends[-1]:,} tokens (tokens: {self.config.tokens})"
+            )
+        return kept
+
     def _measured(self, examples: Sequence[Example]) -> Curvature:
         began = time.monotonic()
         found = self.measure(self.context, examples)
@@ -116,7 +140,9 @@ class Measured(Quadratic):
             f"{self.config.kind}: {len(found.diagonal)} tensors measured on {found.rows} rows with {found.positions:,} "
             f"tokens in {time.monotonic() - began:.1f} s{how}; trace {found.trace:.4g}"
         )
-        return found
+        if sum(t.numel() for t in found.diagonal.values()) < COARSE_PARAMETERS:
+            return found
+        return found._replace(diagonal={k: t.to(torch.bfloat16) for k, t in found.diagonal.items()})
 
     def _cached(self, examples: Sequence[Example]) -> Curvature:
         """A measurement at the start, kept by model, moving parameters, rows, settings and seed."""
@@ -132,6 +158,7 @@ class Measured(Quadratic):
             digest.update(torch.cat([*example]).numpy().tobytes())
         path = (self.context.cache or default_cache()) / "curvature" / f"{digest.hexdigest()[:24]}.safetensors"
         if path.is_file():
+            os.utime(path)
             stored = load_file(path)
             found = Curvature({name: stored[name] for name in trainable}, len(examples), 0, chunked=True)
             self.context.say(f"{self.config.kind}: importances read from the cache ({path}), trace {found.trace:.4g}")
@@ -141,4 +168,14 @@ class Measured(Quadratic):
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         save_file({k: t.cpu().contiguous() for k, t in made.diagonal.items()}, temporary)
         temporary.replace(path)
+        for old in outgrown(path.parent, CACHED_BYTES):
+            self.context.say(f"{self.config.kind}: {old.name} leaves the cache of importances, which has grown too big")
+            old.unlink(missing_ok=True)
         return made
+
+
+def outgrown(folder: Path, most: int) -> list[Path]:
+    """The files that were used longest ago, beyond `most` bytes; never the newest."""
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    ends = accumulate(path.stat().st_size for path in files)
+    return [path for path, end in list(zip(files, ends, strict=True))[1:] if end > most]

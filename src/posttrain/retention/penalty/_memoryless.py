@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from posttrain.retention.penalty._base import ParameterPenalty, Trainable, add_gradient, total
+from posttrain.retention.penalty._base import ParameterPenalty, Trainable, add_gradient, moving, total
 
 __all__ = ["Memoryless"]
 
@@ -15,7 +15,12 @@ class Memoryless(ParameterPenalty):
     """strength x the sum over all weights of `value`, whose derivative is `slope`; both elementwise."""
 
     def __init__(self, strength: float, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> None:
-        self.strength, self.value, self.slope = strength, value, slope
+        self.strength, self.value, self.slope_of = strength, value, slope
+
+    def slope(self, trainable: Trainable, step: float) -> float:
+        """The slopes where the weights are: they do not wait for a step."""
+        moved = [(p, m) for p in trainable.values() if (m := moving(p)) is not None]
+        return total([(self.slope_of(p.detach()).abs() * m).sum() for p, m in moved])
 
     def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
         """Each weight's own slope."""
@@ -23,5 +28,5 @@ class Memoryless(ParameterPenalty):
         for parameter in trainable.values():
             theta = parameter.detach()
             parts.append(self.value(theta).sum())
-            add_gradient(parameter, self.slope(theta), self.strength * scale)
+            add_gradient(parameter, self.slope_of(theta), self.strength * scale)
         return self.strength * total(parts)

@@ -1,28 +1,41 @@
-"""factor x (sum of importance x (theta - center)^2 + rest), added to the gradients."""
+"""strength x unit x (sum of importance x (theta - center)^2 + rest), added to the gradients."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from posttrain.retention.penalty._base import ParameterPenalty, Trainable, add_gradient, placed, total
+from posttrain.retention.penalty._base import ParameterPenalty, Trainable, add_gradient, moving, placed, total
 from posttrain.retention.penalty._kept import Kept
 
 __all__ = ["Quadratic"]
 
 
 class Quadratic(ParameterPenalty):
-    """Each parameter is pulled back by its own spring; kept: None where nothing is to be held yet."""
+    """Each parameter is pulled back by its own spring; kept: None where nothing is to be held yet; unit: 1/2 where the
+    formula says lambda / 2."""
 
     remembers: ClassVar[bool] = True
 
-    def __init__(self, factor: float, kept: Kept | None) -> None:
-        self.factor = factor
+    def __init__(self, strength: float, kept: Kept | None, unit: float = 1.0) -> None:
+        self.strength = strength
+        self.unit = unit
         self.kept = kept
 
+    def slope(self, trainable: Trainable, step: float) -> float:
+        """2 unit x importance x step."""
+        sums = []
+        for name, parameter in trainable.items():
+            moved = moving(parameter)
+            if self.kept is not None and moved is not None:
+                importance = placed(self.kept.importance[name], parameter)
+                sums.append((importance * moved).sum())
+        return 2 * self.unit * step * total(sums)
+
     def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
-        """2 factor x importance x (theta - center)."""
+        """2 strength x unit x importance x (theta - center)."""
         if self.kept is None:
             return 0.0
+        factor = self.strength * self.unit
         importances, centers, values = self.kept.importance, self.kept.center, []
         for name, parameter in trainable.items():
             importances[name] = importance = placed(importances[name], parameter)
@@ -30,5 +43,5 @@ class Quadratic(ParameterPenalty):
             away = parameter.detach() - center
             pull = importance * away
             values.append((pull * away).sum())
-            add_gradient(parameter, pull, 2 * self.factor * scale)
-        return self.factor * (total(values) + self.kept.rest)
+            add_gradient(parameter, pull, 2 * factor * scale)
+        return factor * (total(values) + self.kept.rest)

@@ -64,12 +64,13 @@ class EwcConfig(FisherConfig):
 
     kind: Literal["ewc"] = "ewc"
     """strength / 2 x sum of F (theta - theta*)^2 over earlier tasks."""
-    strength: float = Field(default=3000.0, gt=0)
-    """lambda, nats of loss per nat of divergence; the default was chosen on pocket."""
+    strength: float = Field(default=0.1, gt=0)
+    """The pull after one step, as a share of the loss's push; with `scale: absolute` lambda, nats of loss per
+    nat of divergence."""
 
 
 @register("penalty", "ewc", config=EwcConfig, paper="arXiv:1612.00796")
 def ewc(config: Config, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run that starts here."""
     assert isinstance(config, EwcConfig)
-    return Measured(config, context, config.strength / 2, fisher_of(config), decay=None)
+    return Measured(config, context, fisher_of(config), decay=None, unit=0.5)

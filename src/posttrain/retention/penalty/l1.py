@@ -13,19 +13,19 @@ from pydantic import Field
 
 from posttrain.config.base import Config
 from posttrain.registry import register
-from posttrain.retention.penalty._base import ParameterPenalty, PenaltyConfig, PenaltyContext
+from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext, StrengthConfig
 from posttrain.retention.penalty._memoryless import Memoryless
 
 __all__ = ["L1Config", "l1"]
 
 
-class L1Config(PenaltyConfig):
+class L1Config(StrengthConfig):
     """The sum of the parameters' sizes."""
 
     kind: Literal["l1"] = "l1"
     """strength x |theta|."""
-    strength: float = Field(default=1e-5, gt=0)
-    """lambda, nats per unit."""
+    strength: float = Field(default=0.01, gt=0)
+    """The pull as a share of the loss's push at the first step; with `scale: absolute` lambda, nats per unit."""
 
 
 @register("penalty", "l1", config=L1Config)

@@ -12,19 +12,20 @@ from pydantic import Field
 
 from posttrain.config.base import Config
 from posttrain.registry import register
-from posttrain.retention.penalty._base import ParameterPenalty, PenaltyConfig, PenaltyContext
+from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext, StrengthConfig
 from posttrain.retention.penalty._memoryless import Memoryless
 
 __all__ = ["L2Config", "l2"]
 
 
-class L2Config(PenaltyConfig):
+class L2Config(StrengthConfig):
     """Half the sum of the parameters' squares."""
 
     kind: Literal["l2"] = "l2"
     """strength / 2 x |theta|^2."""
-    strength: float = Field(default=1e-3, gt=0)
-    """lambda, nats per squared unit."""
+    strength: float = Field(default=0.01, gt=0)
+    """The pull as a share of the loss's push at the first step; with `scale: absolute` lambda, nats per squared
+    unit."""
 
 
 @register("penalty", "l2", config=L2Config)

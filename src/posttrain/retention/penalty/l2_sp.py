@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -17,11 +18,12 @@ from posttrain.config.base import Config
 from posttrain.registry import register
 from posttrain.retention.penalty._base import (
     ParameterPenalty,
-    PenaltyConfig,
     PenaltyContext,
+    StrengthConfig,
     Trainable,
     add_gradient,
     copies,
+    moving,
     placed,
     total,
 )
@@ -29,15 +31,17 @@ from posttrain.retention.penalty._base import (
 __all__ = ["L2SpConfig", "l2_sp"]
 
 
-class L2SpConfig(PenaltyConfig):
+class L2SpConfig(StrengthConfig):
     """Half the squared distance from the start."""
 
     kind: Literal["l2_sp"] = "l2_sp"
     """strength / 2 x |theta - theta_0|^2."""
-    strength: float = Field(default=0.3, gt=0)
-    """alpha, nats per squared unit of distance; the default was chosen on pocket."""
+    strength: float = Field(default=0.01, gt=0)
+    """The pull after one step, as a share of the loss's push; with `scale: absolute` alpha, nats per squared unit of
+    distance."""
     head_strength: float = Field(default=0.01, ge=0)
-    """beta, for the parameters of a new head, which are pulled towards zero."""
+    """beta, for the parameters of a new head, which are pulled towards zero: nats per squared unit, whatever
+    `scale` says."""
 
 
 class L2Sp(ParameterPenalty):
@@ -47,6 +51,11 @@ class L2Sp(ParameterPenalty):
         self.strength = strength
         self.head_strength = head_strength
         self.start = {name: tensor for name, tensor in start.items() if name not in fresh}
+
+    def slope(self, trainable: Trainable, step: float) -> float:
+        """`step` for each parameter that has a start."""
+        moved = [m for name, p in trainable.items() if name in self.start and (m := moving(p)) is not None]
+        return step * total([m.sum(dtype=torch.float64) for m in moved])
 
     def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
         """alpha (theta - theta_0), and beta theta for a new head."""

@@ -28,8 +28,8 @@ class MasConfig(MeasuredConfig):
 
     kind: Literal["mas"] = "mas"
     """strength x sum of Omega (theta - theta*)^2."""
-    strength: float = Field(default=1e-3, gt=0)
-    """lambda; the default was chosen on pocket."""
+    strength: float = Field(default=0.01, gt=0)
+    """The pull after one step, as a share of the loss's push; with `scale: absolute` lambda."""
 
 
 def measured(context: PenaltyContext, examples: Sequence[Example]) -> Curvature:
@@ -41,4 +41,4 @@ def measured(context: PenaltyContext, examples: Sequence[Example]) -> Curvature:
 def mas(config: Config, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run that starts here."""
     assert isinstance(config, MasConfig)
-    return Measured(config, context, config.strength, measured, decay=1.0)
+    return Measured(config, context, measured, decay=1.0)

@@ -25,8 +25,9 @@ class OnlineEwcConfig(FisherConfig):
 
     kind: Literal["online_ewc"] = "online_ewc"
     """strength / 2 x sum of F (theta - theta*)^2, F a running sum."""
-    strength: float = Field(default=3000.0, gt=0)
-    """lambda, nats of loss per nat of divergence; the default was chosen on pocket."""
+    strength: float = Field(default=0.1, gt=0)
+    """The pull after one step, as a share of the loss's push; with `scale: absolute` lambda, nats of loss per
+    nat of divergence."""
     gamma: float = Field(default=0.95, ge=0, le=1)
     """What is left of the old importances when a task's are added."""
 
@@ -35,4 +36,4 @@ class OnlineEwcConfig(FisherConfig):
 def online_ewc(config: Config, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run that starts here."""
     assert isinstance(config, OnlineEwcConfig)
-    return Measured(config, context, config.strength / 2, fisher_of(config), decay=config.gamma)
+    return Measured(config, context, fisher_of(config), decay=config.gamma, unit=0.5)

@@ -40,8 +40,9 @@ class SiConfig(MemoryConfig):
 
     kind: Literal["si"] = "si"
     """strength x sum of Omega (theta - theta*)^2."""
-    strength: float = Field(default=1.0, gt=0)
-    """c; 0.1 to 1 in the paper."""
+    strength: float = Field(default=0.03, gt=0)
+    """The pull after one step, as a share of the loss's push; with `scale: absolute` c, 0.1 to 1 in the
+    paper."""
     xi: float = Field(default=1e-3, gt=0)
     """Keeps importances of parameters that hardly moved bounded; 0.001 to 0.1 in the paper."""
 

@@ -1,0 +1,81 @@
+"""Gradients of many rows at once for the estimates whose draws have mean zero (see `curvature.py`).
+
+With random signs (or draws from the model itself) the score of a row has mean zero and is independent of every other
+row's. So the cross terms vanish between rows as they do between positions:
+
+    E[(sum_r g_r)^2] = sum_r E[g_r^2]            since E[g_r g_s] = E[g_r] E[g_s] = 0 for r != s
+
+and the square of a whole batch's *summed* gradient is as unbiased as the sum of the rows' squares, at the price of a
+training step: what is as large as the parameters is read and written once per batch, not once per row. What is paid is
+variance: an entry measured on n squares has a relative standard deviation of about sqrt(2 / n). (The square of a
+batch's gradient of *labels* has no such excuse: those have a mean.)
+
+Each gradient is squared into its sum as soon as the backward pass has made it, and given back, so that at no time the
+gradients of all parameters are held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["length_groups", "sign_pull", "squares"]
+
+
+def sign_pull(logits: Tensor, signs: Tensor) -> Tensor:
+    """The gradient with respect to the logits of sum_v e_v sqrt(p_v) log p_v, sqrt(p) held fixed: w - p sum(w) with
+    w = e sqrt(p). logits, signs: (N, V); made without a graph."""
+    chances = logits.detach().softmax(-1)  # (N, V)
+    pull = chances.sqrt().mul_(signs)
+    return pull.sub_(chances.mul_(pull.sum(-1, keepdim=True)))
+
+
+def length_groups(lengths: Sequence[int], tokens: int, least: int) -> list[list[int]]:
+    """Rows in groups of like length, at most `tokens` padded tokens each (a longer row is alone), and at least `least`
+    groups where there are as many rows."""
+    most = max(len(lengths) // max(least, 1), 1)
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if groups and len(groups[-1]) < most and lengths[row] * (len(groups[-1]) + 1) <= tokens:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def squares(
+    parameters: Mapping[str, nn.Parameter],
+    sums: Mapping[str, Tensor],
+    batches: Iterator[tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]],
+) -> None:
+    """Add the square of each batch's gradient to `sums`.
+
+    batches: (logits of a batch, what is pulled at them); the pull is made when the logits are there. Gradients that
+    the parameters had before are put back.
+    """
+    held = {name: parameter.grad for name, parameter in parameters.items()}
+
+    def fold(name: str) -> Callable[[Tensor], None]:
+        def square(parameter: Tensor) -> None:
+            if parameter.grad is not None:
+                found = parameter.grad.to(sums[name].dtype)
+                sums[name].addcmul_(found, found)
+                parameter.grad = None
+
+        return square
+
+    handles = [p.register_post_accumulate_grad_hook(fold(name)) for name, p in parameters.items()]
+    try:
+        for parameter in parameters.values():
+            parameter.grad = None
+        for ask, pull in batches:
+            with torch.enable_grad():
+                logits = ask()
+            torch.autograd.backward(logits, pull(logits), inputs=list(parameters.values()))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, parameter in parameters.items():
+            parameter.grad = held[name]

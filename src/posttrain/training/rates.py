@@ -1,0 +1,243 @@
+"""Learning rates: a default for each tuner and size of model, and a short range test.
+
+`learning_rate: auto` takes the rate of this table:
+
+    rate(N) = at_pocket x (N / 3.25 M) ^ -fall        N: parameters of the whole model
+
+`at_pocket` is the best of three rates for one fact in 20 steps on pocket (`python benchmarks/tuners.py --choose`),
+`fall` was set on SmolLM2-135M-Instruct (`docs/notes.md` has the figures): the wider a model is, the more weights add up
+in one output, and the smaller each of Adam's equal steps must be. What stands beside the weights (prefixes, prompts,
+scales) hardly depends on the size. No table knows the data: for many rows and steps it is a beginning.
+
+`learning_rate: find` tries. From the weights where training starts, on the rows of its first step, the rate of AdamW
+rises by a constant factor at each of `TRIES` small steps, from a thirtieth of the table's rate to thirty times it, and
+stops where the loss blows up. Adam moves a weight by about the rate at each step, so the sum of the rates until the
+loss has fallen nine tenths of its way, D, is how far the weights must go; the rate that is chosen goes as far within a
+quarter of the run's steps, five at most:
+
+    rate = D / min(max(steps // 4, 1), 5),      at most a quarter of the rate at which the loss blew up
+
+Weights, buffers and random states are put back bit by bit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from posttrain.errors import ConfigError, PosttrainError, Problem
+from posttrain.training.batches import Forms, Step
+from posttrain.training.config import TrainConfig
+from posttrain.training.folder import RunFolder
+
+__all__ = ["RATES", "Found", "Law", "auto_rate", "find_rate", "rate_from", "rate_of"]
+
+POCKET = 3_246_528
+TRIES = 24
+SPAN = 30.0
+"""The range goes from the table's rate / SPAN to the table's rate x SPAN."""
+BLOWN_UP = 1.5
+"""A loss of so many times that of the start, or one that is not finite, ends the test."""
+WAY = 0.9
+"""The share of the loss's fall that the weights must go for."""
+AT_MOST_STEPS = 5
+CUT_AT_THE_END = {"diff_pruning"}
+"""Tuners whose change is cut after the last step: what a step does to the loss says nothing about the result."""
+
+
+class Law(NamedTuple):
+    """The rate on pocket, and how fast it falls with the size of the model."""
+
+    at_pocket: float
+    fall: float
+
+
+RATES: dict[str, Law] = {
+    "full": Law(4.5e-5, 0.3),
+    "freeze": Law(3e-4, 0.3),
+    "fishmask": Law(3e-4, 0.3),
+    "diff_pruning": Law(9e-3, 0.3),
+    "lora": Law(4.5e-4, 0.15),
+    "adapter": Law(1.5e-3, 0.15),
+    "bitfit": Law(2e-2, 0.3),
+    "ia3": Law(3e-2, 0.0),
+    "prompt_tuning": Law(9e-3, 0.0),
+    "p_tuning": Law(3e-3, 0.0),
+    "prefix_tuning": Law(2e-2, 0.0),
+    "ptuning_v2": Law(2e-2, 0.0),
+}
+"""By kind of tuner; one that is not here has the rate of `full`, the most careful."""
+
+
+def auto_rate(tuner: str, parameters: int) -> float:
+    """The table's rate, rounded to two digits. parameters: of the whole model."""
+    law = RATES.get(tuner, RATES["full"])
+    return float(f"{law.at_pocket * (max(parameters, 1) / POCKET) ** -law.fall:.1e}")
+
+
+class Found(NamedTuple):
+    """rate: chosen; rates, losses: of each try, nats; blown_up: the rate at which the loss rose, None where it never
+    did."""
+
+    rate: float
+    rates: list[float]
+    losses: list[float]
+    blown_up: float | None
+
+    def __str__(self) -> str:
+        lowest = min(self.losses)
+        end = f", and blew up at {self.blown_up:.2g}" if self.blown_up is not None else ""
+        return (
+            f"learning rate {self.rate:g}, found by a range test of {len(self.rates)} tries from {self.rates[0]:.2g} "
+            f"to {self.rates[-1]:.2g}: the loss on the first step's rows went from {self.losses[0]:.3f} to "
+            f"{lowest:.3f} nats{end}"
+        )
+
+
+def rate_from(rates: list[float], losses: list[float], steps: int) -> Found:
+    """Choose by a range test. losses[i] is that of the weights before the step with rates[i]; a last loss may follow.
+    PosttrainError where the loss never fell.
+    """
+    start = losses[0]
+    ended = next((i for i, x in enumerate(losses) if not x <= max(BLOWN_UP * start, start + 0.5)), None)
+    sound = losses[:ended]
+    blown_up = rates[ended - 1] if ended is not None else None
+    lowest = min(sound)
+    there = next((i for i, x in enumerate(sound) if x <= start - WAY * (start - lowest)), 0)
+    if lowest >= start or there == 0:
+        mend = "give a learning_rate, or look whether the model says already what it shall learn"
+        raise PosttrainError(
+            Problem("learning_rate", f"the range test found none at which the loss falls from {start:.4g} nats", mend)
+        )
+    rate = math.fsum(rates[:there]) / min(max(steps // 4, 1), AT_MOST_STEPS)
+    if blown_up is not None:
+        rate = min(rate, blown_up / 4)
+    return Found(float(f"{rate:.1e}"), rates, losses, blown_up)
+
+
+def rate_of(
+    config: TrainConfig,
+    tuned: nn.Module,
+    parameters: int,
+    first_step: Callable[[], tuple[Forms, Step, int]],
+    context: Callable[[], AbstractContextManager[None]],
+    *,
+    folder: RunFolder | None,
+    resume: bool,
+    say: Callable[[str], None],
+) -> float:
+    """The peak learning rate: given, of the table, or found (and then kept in the folder, for a resumed run).
+
+    parameters: of the whole model; first_step: forms, the rows of the first step and the number of steps; context:
+    arithmetic of the forward passes.
+    """
+    optimizer, tuner = config.optimizer, str(config.tuner.model_dump()["kind"])
+    if not isinstance(optimizer.learning_rate, str):
+        return optimizer.learning_rate
+    middle = auto_rate(tuner, parameters)
+    if optimizer.learning_rate == "auto":
+        say(f"learning rate {middle:g}, the default for {tuner} and {parameters / 1e6:,.1f} M parameters")
+        return middle
+    if tuner in CUT_AT_THE_END:
+        cause = f"{tuner} cuts its change after the last step, so a range test tells nothing about it"
+        raise ConfigError(Problem("learning_rate", cause, "use auto, or give a number"))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        mend = "find it in one process first, and give the number"
+        raise ConfigError(Problem("learning_rate", "find runs in a single process", mend))
+    if folder and resume and (kept := folder.rate()) is not None:
+        say(f"learning rate {kept:g}, as found when the run began")
+        return kept
+    forms, step, steps = first_step()
+    found = find_rate(
+        tuned,
+        forms,
+        step,
+        middle=middle,
+        steps=steps,
+        betas=optimizer.betas,
+        epsilon=optimizer.epsilon,
+        max_grad_norm=optimizer.max_grad_norm,
+        context=context,
+    )
+    say(str(found))
+    if folder:
+        folder.keep_rate(found._asdict())
+    return found.rate
+
+
+def find_rate(
+    model: nn.Module,
+    forms: Forms,
+    step: Step,
+    *,
+    middle: float,
+    steps: int,
+    betas: tuple[float, float],
+    epsilon: float,
+    max_grad_norm: float,
+    context: Callable[[], AbstractContextManager[None]],
+) -> Found:
+    """The range test of a run of `steps` steps on the rows of one, around the rate `middle`; context: arithmetic of the
+    forward passes, made anew for each. The model is at rest meanwhile (no dropout), and afterwards as it was.
+    """
+    rates = [middle * SPAN ** (2 * i / (TRIES - 1) - 1) for i in range(TRIES)]
+    losses: list[float] = []
+    with put_back(model):
+        moving = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(moving, lr=rates[0], betas=betas, eps=epsilon, weight_decay=0.0)
+        tried: list[float] = []
+        for rate in [*rates, None]:
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(_backward(model, forms, step, context, gradients=rate is not None))
+            if rate is None or not losses[-1] <= max(BLOWN_UP * losses[0], losses[0] + 0.5):
+                break
+            if max_grad_norm:
+                nn.utils.clip_grad_norm_(moving, max_grad_norm)
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+            tried.append(rate)
+    return rate_from(tried, losses, steps)
+
+
+def _backward(
+    model: nn.Module, forms: Forms, step: Step, context: Callable[[], AbstractContextManager[None]], *, gradients: bool
+) -> float:
+    """The loss of a step as the trainer has it, in nats, and its gradients where they are wanted."""
+    scales = forms.new.scales(step.new_units, step.old_units)
+    total = 0.0
+    with torch.set_grad_enabled(gradients):
+        with context():
+            forms.new.begin_step(model, step.micro_batches)
+        for micro in step.micro_batches:
+            with context():
+                loss = forms.of(micro).loss(model, micro)
+            scale = torch.where(micro.old, scales.old, scales.new)
+            value = (loss.nats * scale.to(loss.nats)).sum()
+            if gradients:
+                value.backward()  # type: ignore[no-untyped-call]
+            total += float(value.detach())
+    return total
+
+
+@contextmanager
+def put_back(model: nn.Module) -> Iterator[None]:
+    """Whatever happens to parameters, buffers, gradients and random states in the block, it did not."""
+    tensors = [p for p in model.parameters() if p.requires_grad] + list(model.buffers())
+    before = [t.detach().clone() for t in tensors]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        with torch.no_grad():
+            for tensor, old in zip(tensors, before, strict=True):
+                tensor.copy_(old)
+        model.zero_grad(set_to_none=True)
+        model.train(was_training)
