@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from posttrain.data.chat import encode_all
-from posttrain.data.chat import encode_all
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import ConfigError, MissingError
 from posttrain.inference.respondents import ModelRespondent

@@ -90,7 +90,7 @@ class Preparation(NamedTuple):
     """What a form may do before the first step: rows by number (old ones from `new_rows` up) and validation rows;
     tokens: padded tokens of a micro batch; folder: of the run, for what is worth keeping; key: fingerprint of the
     model that training starts from; reference: that model, before the first step at least; read: numbers of the rows
-    that the run will read, all where that is not known.
+    that the run will read, all where that is not known; seed: of the run.
     """
 
     model: nn.Module
@@ -103,6 +103,7 @@ class Preparation(NamedTuple):
     reference: Reference
     say: Callable[[str], None]
     read: Container[int] = range(2**63)
+    seed: int = 0
 
 
 class Form(ABC):

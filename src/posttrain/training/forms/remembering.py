@@ -7,7 +7,7 @@ apart, and a step stays one mean over all of their tokens.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,6 @@ PLACES = 2048
 class RememberingForm(TokensForm):
     """Old rows, with what the model said in each supervised place before it was changed."""
 
-    takes_terms: ClassVar[bool] = True
-
     def __init__(self, setup: Any) -> None:
         super().__init__(setup)
         self.before: dict[int, Remembered] = {}
@@ -52,8 +50,9 @@ class RememberingForm(TokensForm):
                     self.before[place] = Remembered(*(part[mine].cpu() for part in found))
         kept = sum(t.numel() * t.element_size() for one in self.before.values() for t in one)
         preparation.say(
-            f"replay: {len(old)} of {len(preparation.rows) - preparation.new_rows} replayed rows will be read; what the "
-            f"model says in them is kept ({KEPT} likeliest tokens and the rest of each place, {kept / 2**20:.0f} MiB)"
+            f"replay: {len(old)} of {len(preparation.rows) - preparation.new_rows} replayed rows will be read; what "
+            f"the model says in them is kept ({KEPT} likeliest tokens of each place and the rest, "
+            f"{kept / 2**20:.1f} MiB)"
         )
 
     def _asked(self, model: nn.Module, micro: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -73,4 +72,5 @@ class RememberingForm(TokensForm):
         nats = divergence_from(before, logits)  # (N,)
         rows = len(micro.row_numbers)
         summed = nats.new_zeros(rows).index_add(0, row, nats)
+        summed = summed if micro.weights is None else summed * micro.weights.to(summed)
         return Loss(summed, torch.bincount(row, minlength=rows))
