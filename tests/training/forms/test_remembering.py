@@ -31,7 +31,7 @@ def test_the_first_step_is_the_new_rows_alone_and_then_the_old_hold(pico_path: P
                 drift += float((p.exp() * (p - q)).sum())
         losses[loss] = (seen, drift)
     seen, drift = losses["kl"]
-    assert drift < 0.5 * losses["words"][1]
+    assert drift < 0.9 * losses["words"][1]
     assert seen.entries[0]["loss_old_nats"] < 1e-6
     assert seen.entries[-1]["loss_old_nats"] > 1e-4
     assert any("replayed rows will be read; what the model says in them is kept" in line for line in seen.said)
