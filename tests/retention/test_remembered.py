@@ -50,6 +50,22 @@ def test_nothing_moved_is_nothing_lost() -> None:
     assert base.grad.abs().max() < 1e-6
 
 
+def test_the_gradient_is_that_of_the_formula() -> None:
+    """Against autograd on the formula as it is written, over more places than are worked out together."""
+    logits = drawn(6, places=300).requires_grad_(True)
+    plain = logits.detach().clone().requires_grad_(True)
+    before = remember(drawn(7, places=300), 5)
+    weights = torch.linspace(0.5, 2, 300, dtype=torch.float64)
+    (weights * divergence_from(before, logits)).sum().backward()  # type: ignore[no-untyped-call]
+    q = torch.softmax(plain, -1).gather(-1, before.tokens.long())
+    p, left = before.logps.exp(), before.rest.exp()
+    nats = (p * (p.log() - q.log())).sum(-1) + left * (left.log() - (1 - q.sum(-1)).log())
+    (weights * nats).sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert plain.grad is not None
+    assert float((logits.grad - plain.grad).abs().max()) < 1e-12
+
+
 def test_a_rest_without_mass_is_finite() -> None:
     sure = torch.tensor([[200.0, 0.0, 0.0, 0.0]])
     moved = torch.tensor([[0.0, 0.0, 0.0, 200.0]], requires_grad=True)

@@ -13,15 +13,17 @@ k = 128), where the whole vocabulary of SmolLM2 would take 197 KB; and no second
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from posttrain.inference.divergence import log_probabilities
 
-__all__ = ["Remembered", "divergence_from", "remember"]
+__all__ = ["Remembered", "divergence_from", "nats_and_slope", "remember"]
 
+PLACES = 128
+"""Places whose gradient is worked out together."""
 LEAST = 1e-12
 """The least mass that the other tokens are taken to have, so that its logarithm is finite."""
 
@@ -50,7 +52,50 @@ def remember(logits: Tensor, k: int) -> Remembered:
 
 
 def divergence_from(before: Remembered, logits: Tensor) -> Tensor:
-    """KL(base || model) over the k likeliest tokens of the base and the rest, in nats: (N, V) -> (N,)."""
-    now = log_probabilities(logits).gather(-1, before.tokens.long())  # (N, k)
-    kept = (before.logps.exp() * (before.logps - now)).sum(-1)
-    return kept + before.rest.exp() * (before.rest - _rest(now))
+    """KL(base || model) over the k likeliest tokens of the base and the rest, in nats: (N, V) -> (N,).
+
+    The gradient is computed along with the value, a few places at a time, so that beside the logits one tensor of their
+    size is held and not four.
+    """
+    nats: Tensor = _Divergence.apply(logits, *before)
+    return nats
+
+
+def nats_and_slope(before: Remembered, logits: Tensor, wants: bool) -> tuple[Tensor, Tensor | None]:
+    """The divergence (n,) and, where wanted, its gradient by the logits, (n, V):
+
+        q_v - p_v in S,   q_v (1 - p_R / q_R) elsewhere
+    """  # fmt: skip
+    logps = log_probabilities(logits)
+    tokens = before.tokens.long()
+    now = logps.gather(-1, tokens)  # (n, k)
+    rest = _rest(now)
+    nats = (before.logps.exp() * (before.logps - now)).sum(-1) + before.rest.exp() * (before.rest - rest)
+    if not wants:
+        return nats, None
+    slope = logps.exp_().mul_(1 - (before.rest - rest).exp()[:, None])
+    return nats, slope.scatter_(-1, tokens, (now.exp() - before.logps.exp()).to(slope))
+
+
+class _Divergence(torch.autograd.Function):
+    """See `divergence_from`."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, logps: Tensor, rest: Tensor) -> Tensor:
+        before = Remembered(tokens, logps, rest)
+        slope = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        found = []
+        for first in range(0, len(logits), PLACES):
+            at = slice(first, first + PLACES)
+            nats, part = nats_and_slope(before.at(at), logits[at], slope is not None)
+            found.append(nats)
+            if slope is not None and part is not None:
+                slope[at] = part
+        ctx.save_for_backward(*([slope] if slope is not None else []))
+        return torch.cat(found)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * given[:, None].to(slope), None, None, None
