@@ -392,6 +392,25 @@ def test_weights_follow_their_rows() -> None:
     assert (cut.truncated, cut.weight) == (True, 0.25)
 
 
+@pytest.mark.parametrize("loss_on", ["assistant", "all"])
+@pytest.mark.parametrize("answer", ["你好，我在", "I am a very"])
+@pytest.mark.parametrize("kind", ENDS)
+def test_a_turn_that_was_cut_off_stops_at_its_last_word(kind: str, answer: str, loss_on: Any) -> None:
+    tok = using(ENDS[kind][0])
+    turns = (ASK, ANSWER, ASK, Message("assistant", answer))
+    whole = render(Conversation(turns, "cut"), tok, loss_on=loss_on)
+    cut = render(Conversation(turns, "cut", ended=False), tok, loss_on=loss_on)
+    length = len(cut.input_ids)
+    assert cut.input_ids == whole.input_ids[:length]
+    assert cut.labels == whole.labels[:length]
+    assert tok.decode(cut.input_ids).endswith(answer)
+    assert tok.decode(whole.input_ids[length:]).strip() == tok.eos_token or ENDS[kind][1] in tok.decode(
+        whole.input_ids[length:]
+    )
+    if loss_on == "assistant":  # the turn before still ends
+        assert [run.rstrip() for run in learned(cut, tok)][-2:] == ["你好, I." + ENDS[kind][1], answer]
+
+
 def test_a_row_with_nothing_left_to_learn_is_an_error() -> None:
     tok = using(MARKED)
     with pytest.raises(DataError, match=r"a:2: no supervised token is left after cutting \d+ tokens to max_length 30"):

@@ -92,7 +92,7 @@ def test_equals_trl(
     form.prepare(oracle.preparation(policy.model, reference.model, rows))
     with torch.no_grad():
         micro = form.micro_batch(rows, list(range(5)), [False] * 5)
-        form.begin_step(policy.model, [micro])
+        form.begin_step(policy.model, [micro], 0)
         loss = form.loss(policy.model, micro)
     assert float(loss.nats.mean()) == pytest.approx(expected, abs=1e-5)
     reported = made._metrics["eval"]

@@ -1,7 +1,8 @@
 """Records to token ids and labels; prompts to token ids.
 
 The loss falls on the assistant's words and on the token that ends the turn, in every assistant turn, and on nothing
-else: not on tags, not on the newline that a template puts after the end-of-turn token. The end of a turn is decided on
+else: not on tags, not on the newline that a template puts after the end-of-turn token. Of a conversation that was cut
+off (`Conversation.ended` false) the row stops at the last word: no end is learned. The end of a turn is decided on
 tokens: it is the last special token of the turn's region; or the special token right after it (a template may mark the
 words only, or, like GLM-4's, end a turn with the next turn's tag); or, when such a template ends with the turn, the
 token that ends turns elsewhere in it, appended as its makers do. A turn that nothing ends is an error: a model trained
@@ -253,9 +254,28 @@ def outcomes(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss
             else:
                 found.append(_not_a_text(record))
         rendered = _encode_chats(chats, tokenizer, _reader(tokenizer), loss_on) if chats else iter(())
-        weights = iter(chats)
+        rendered_chats = iter(chats)
         for outcome in found:
-            yield _weighted(next(rendered), next(weights).weight) if outcome is None else outcome
+            if outcome is None:
+                chat = next(rendered_chats)
+                outcome = _weighted(next(rendered), chat.weight)
+                outcome = outcome if chat.ended else _without_end(outcome, tokenizer)
+            yield outcome
+
+
+def _without_end(outcome: Outcome, tokenizer: PreTrainedTokenizerBase) -> Outcome:
+    """A row whose last turn was cut off: without the token that ends it and without what follows, so that the row
+    stops at the turn's last word and nothing says that the model should stop there.
+    """
+    if isinstance(outcome, Problem):
+        return outcome
+    reader = _reader(tokenizer)
+    stop = len(outcome.input_ids)
+    while stop and (
+        outcome.input_ids[stop - 1] in reader.special or reader.is_blank(outcome.input_ids[stop - 1], tokenizer)
+    ):
+        stop -= 1
+    return outcome._replace(input_ids=outcome.input_ids[:stop], labels=outcome.labels[:stop])
 
 
 def _weighted(outcome: Outcome, weight: float) -> Outcome:

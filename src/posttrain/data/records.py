@@ -68,13 +68,14 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """Turns in order, with the tools that the assistant may call (JSON schemas); weight: what its loss is multiplied
-    by.
+    by; ended: False where the last turn was cut off, so that nothing is learned of how it ends.
     """
 
     messages: tuple[Message, ...]
     place: str
     tools: tuple[dict[str, Any], ...] | None = None
     weight: float = 1.0
+    ended: bool = True
 
 
 @dataclass(frozen=True, slots=True)

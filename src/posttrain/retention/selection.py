@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ from posttrain.config.load import read_text
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, Problem
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.names import resolve
 
 __all__ = [
     "NO_TASK",
@@ -36,19 +37,34 @@ __all__ = [
     "default_cache",
     "in_brief",
     "normalise_prompt",
+    "packaged_prompts",
     "prompts_collide",
     "read_prompts",
     "select",
 ]
 
 PACKAGED_PROMPTS = Path(__file__).parent / "replay" / "prompts.jsonl"
-"""Varied questions and requests in Traditional Chinese and English, used when no prompts are given."""
+"""Questions and requests in Traditional Chinese and English in the manner that pocket was brought up in: facts most of
+all. Used for pocket when no prompts are given."""
+GENERAL_PROMPTS = Path(__file__).parent / "replay" / "general.jsonl"
+"""What people ask of a chat model, of 25 kinds, in English and Traditional Chinese; used for all other models."""
+
+
+@lru_cache(maxsize=1)
+def _pocket_vocabulary() -> frozenset[str]:
+    stored = json.loads(read_text(Path(resolve("pocket:chat")) / "tokenizer.json"))
+    return frozenset([*stored["model"]["vocab"], *(token["content"] for token in stored["added_tokens"])])
+
+
+def packaged_prompts(tokenizer: Any) -> Path:
+    """The packaged prompts that suit a model: pocket, known by its vocabulary, or any other."""
+    return PACKAGED_PROMPTS if _pocket_vocabulary() == set(tokenizer.get_vocab()) else GENERAL_PROMPTS
 
 
 class ReplayConfig(Config):
     """What every kind of replay has."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     of_tasks: ClassVar[bool] = False
     """Whether what is replayed are tasks that were learned earlier, not the model as it was in the beginning."""
 
@@ -56,6 +72,9 @@ class ReplayConfig(Config):
     """Where the old examples come from: see `posttrain list replay`."""
     share: float = Field(default=0.9, gt=0, lt=1)
     """Replayed tokens over all tokens of a training step: 0.9 is nine old tokens for each new one."""
+    loss: Literal["words", "kl"] = "words"
+    """What is learned of replayed rows: their words, by cross-entropy; or `kl`, the whole distribution that the model
+    had in each place before training."""
     weight: float = Field(default=1.0, ge=0)
     """With objectives that are no mean over tokens (preferences, unlearning, heads): the weight of the replayed rows'
     mean loss beside the objective's."""
@@ -244,12 +263,15 @@ def cached(
         context.say(f"replay: read from the cache ({path})")
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: answers may hold U+2028 and U+0085
         rows = [json.loads(line) for line in lines if line]
-        return [conversation(row["prompt"], row["answer"], f"{path}:{i}") for i, row in enumerate(rows, start=1)]
+        return [
+            conversation(row["prompt"], row["answer"], f"{path}:{i}", ended=row["ended"])
+            for i, row in enumerate(rows, start=1)
+        ]
     made = make()
     if not made:  # nothing worth keeping: the selection says why
         return made
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{"prompt": c.messages[0].content, "answer": c.messages[-1].content} for c in made]
+    rows = [{"prompt": c.messages[0].content, "answer": c.messages[-1].content, "ended": c.ended} for c in made]
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(
         "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8", newline="\n"
@@ -258,9 +280,9 @@ def cached(
     return made
 
 
-def conversation(prompt: str, answer: str, place: str) -> Conversation:
-    """One question and one answer."""
-    return Conversation(messages=(Message("user", prompt), Message("assistant", answer)), place=place)
+def conversation(prompt: str, answer: str, place: str, *, ended: bool = True) -> Conversation:
+    """One question and one answer; ended: False where the answer was cut off."""
+    return Conversation(messages=(Message("user", prompt), Message("assistant", answer)), place=place, ended=ended)
 
 
 def in_brief(text: str, limit: int = 40) -> str:

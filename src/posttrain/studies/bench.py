@@ -124,7 +124,7 @@ class Bench:
     def replay(self, config: Config, seed: int, max_length: int) -> list[Encoded]:
         """The encoded rows of a replay, made once per study; what failed once is not tried again."""
         assert isinstance(config, ReplayConfig)
-        key = f"{seed} {max_length} {config.model_dump_json(exclude={'share'})}"
+        key = f"{seed} {max_length} {config.model_dump_json(exclude={'share', 'weight', 'loss'})}"
         if key not in self._replays:
             try:
                 self._replays[key] = self._make_replay(config, seed, max_length, self.before, self.fingerprint)

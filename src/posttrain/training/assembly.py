@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import FormSetup, Preparation
 from posttrain.training.forms.forward import arithmetic
+from posttrain.training.forms.remembering import RememberingForm
 from posttrain.training.forms.tokens import TokensForm
 from posttrain.training.penalties import PENALTIES, Penalties, Term, make_penalties, terms_of
 from posttrain.training.reference import Reference, can_be_switched_off
@@ -61,6 +62,8 @@ def bare_forms(
 
     kind = form_of(config.objective)
     new = kind(setup(config.objective))
+    if isinstance(config.replay, ReplayConfig) and config.replay.loss == "kl":
+        return Forms(new, RememberingForm(setup(SftConfig())))
     return Forms(new, new if kind.mixes else TokensForm(setup(SftConfig())))
 
 
@@ -71,6 +74,9 @@ def check_combination(config: TrainConfig) -> None:
     if on_logits and not form.takes_terms:
         cause = f"{on_logits[0]} compares logits, which this objective has none of"
         raise ConfigError(Problem("penalty", cause, "use objectives on tokens, such as sft"))
+    if isinstance(config.replay, ReplayConfig) and config.replay.loss == "kl" and not form.old_apart:
+        cause = "this objective has a loss of its own for replayed rows, which it retains"
+        raise ConfigError(Problem("replay.loss", cause, "leave it out; objective.retain: kl compares distributions"))
     problem = form.replay_problem(config.objective) if config.replay is not None else None
     if problem is not None:
         raise ConfigError(problem)
@@ -90,12 +96,14 @@ def parts_of(
     say: Callable[[str], None],
     continued: bool = False,
     autocast: torch.dtype | None = None,
+    read: Container[int] = range(2**63),
 ) -> Parts:
     """Forms and penalties, prepared while the tuned model is still where training begins.
 
     respondent: of the model before the tuner, its fingerprint known; earlier: folder of the run of the task before;
     continued: the tuned model has taken up an adapter, so that it is another one than without its adapter;
-    autocast: precision of the forward passes to come, None for the weights' own.
+    autocast: precision of the forward passes to come, None for the weights' own; read: numbers of the rows that will be
+    read.
     """
     chosen = [part for part in config.penalty if isinstance(part, PenaltyConfig)]
     terms = terms_of(tuple(chosen))
@@ -115,9 +123,13 @@ def parts_of(
         f"{respondent.fingerprint} {autocast}" if folder is not None else "",
         reference,
         say,
+        read,
+        config.seed,
     )
     with arithmetic(tuned.device, autocast):  # what is computed beforehand shall be what a step would compute
         forms.new.prepare(preparation)
+        if not forms.mixed:
+            forms.old.prepare(preparation)
     trainable = {name: p for name, p in tuned.named_parameters() if p.requires_grad}
     new_parts = head_modules(core_of(tuned))
     part_added = added_to(core_of(tuned))

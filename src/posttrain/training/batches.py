@@ -5,12 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file, save_file
 
 from posttrain.training.forms.base import Form, MicroBatch
 from posttrain.training.steps import PlannedStep, RowPlan
 
 __all__ = ["Forms", "Step", "StepLoader", "part_of"]
+
+STATE = "form.safetensors"
+"""In a checkpoint: what a form needs to go on."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,17 @@ class Forms:
     def mixed(self) -> bool:
         """Whether new and old rows share micro batches."""
         return self.new is self.old
+
+    def save_state(self, folder: Path) -> None:
+        """Into a checkpoint."""
+        state = self.new.state()
+        if state:
+            save_file({k: t.detach().cpu().contiguous() for k, t in state.items()}, folder / STATE)
+
+    def load_state(self, folder: Path) -> None:
+        """Out of a checkpoint."""
+        if (folder / STATE).is_file():
+            self.new.load_state(load_file(folder / STATE))
 
 
 @dataclass(frozen=True)

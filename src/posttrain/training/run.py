@@ -40,6 +40,7 @@ from posttrain.training.looking import finish_added, show_rows
 from posttrain.training.metrics import MetricsLog, peak_gib
 from posttrain.training.muon import muon_for
 from posttrain.training.penalties import earlier_fingerprint, file_fingerprint
+from posttrain.training.planning import plan_of, rows_read
 from posttrain.training.prepare import (
     hold_out,
     lessons,
@@ -52,7 +53,6 @@ from posttrain.training.prepare import (
 from posttrain.training.progress import RunProgress, Silent
 from posttrain.training.rates import rate_of
 from posttrain.training.signals import stop_on_signal
-from posttrain.training.steps import RowPlan
 from posttrain.training.trainer import Arguments, PostTrainer, Rules
 from posttrain.tuners._moved import Moved, count_moved
 
@@ -228,6 +228,7 @@ def train(
         say=progress.say,
         continued=adapter is not None,
         autocast=autocast_dtype(config, tuned),
+        read=rows_read(config, material, tokenizer),
     )
     cached_keys = model.config.use_cache
     rate = rate_of(
@@ -249,6 +250,7 @@ def train(
     if newest:
         check_identity(newest[start], identity)
         parts.penalties.load_state(newest[start])
+        parts.forms.load_state(newest[start])
         progress.say(f"going on after step {start}")
     trainer.metrics.take_up(start, write=main)
     trainer.wall_before_s = trainer.metrics.wall_s
@@ -346,28 +348,6 @@ def identity_of(
         "validation_rows": rows_fingerprint(material.validation, forms.new),
         "replay_rows": rows_fingerprint(material.old, forms.old),
     }
-
-
-def plan_of(config: TrainConfig, material: Material, forms: Forms) -> tuple[RowPlan, int]:
-    """The plan of a run and the number of its steps."""
-    share = 0.0
-    if isinstance(config.replay, ReplayConfig):
-        new_tokens = sum(forms.new.tokens_of(row) for row in material.new)
-        share = config.replay.share_of(new_tokens, sum(forms.old.tokens_of(row) for row in material.old))
-    plan = RowPlan(
-        [forms.new.size(row) for row in material.new],
-        [forms.old.size(row) for row in material.old],
-        config.batch,
-        share=share,
-        seed=config.seed,
-        tokens=[
-            *(forms.new.tokens_of(row) for row in material.new),
-            *(forms.old.tokens_of(row) for row in material.old),
-        ],
-        mixed=forms.mixed,
-    )
-    optimizer = config.optimizer
-    return plan, optimizer.max_steps or plan.steps_in(3.0 if optimizer.epochs is None else optimizer.epochs)
 
 
 def first_step(config: TrainConfig, material: Material, parts: Parts) -> tuple[Forms, Step, int]:

@@ -177,7 +177,7 @@ class PostTrainer(Trainer):
         form = self.forms.new
         scales = form.scales(step.new_units, step.old_units)
         with self.arithmetic():
-            form.begin_step(model, step.micro_batches)
+            form.begin_step(model, step.micro_batches, int(self.state.global_step))
         sums = Sums()
         for i, micro in enumerate(step.micro_batches):
             last = i == len(step.micro_batches) - 1
@@ -278,7 +278,7 @@ class PostTrainer(Trainer):
         with torch.no_grad():
             part = part_of(self.validation, self.accelerator.process_index, self.accelerator.num_processes)
             with self.arithmetic():
-                self.forms.new.begin_step(model, part)
+                self.forms.new.begin_step(model, part, -1)
             for micro in part:
                 loss, nats = self.loss_of(model, micro)
                 if micro.counts:
@@ -352,6 +352,7 @@ class PostTrainer(Trainer):
             self._save_rng_state(str(temporary))
             if main:
                 self.penalties.save_state(temporary)
+                self.forms.save_state(temporary)
                 self.state.save_to_json(str(temporary / "trainer_state.json"))
                 write_text(temporary / IDENTITY, json.dumps(self.rules.identity, indent=2, ensure_ascii=False) + "\n")
             self.accelerator.wait_for_everyone()
@@ -430,6 +431,7 @@ class Flow(TrainerCallback):
         """The Trainer acts on the flags right after this."""
         trainer, rules = self.trainer, self.trainer.rules
         trainer.penalties.stepped()
+        trainer.forms.new.end_step(trainer.model)
         if trainer.step is not None:
             state.epoch = trainer.step.epoch
             state.num_input_tokens_seen += trainer.step.tokens

@@ -88,6 +88,17 @@ def test_what_it_makes_up_is_what_it_has_learned(later: ReplayContext, told: lis
     assert len(generative(sampled, later)) == 8
 
 
+def test_a_cut_answer_has_no_end_in_either_row(later: ReplayContext, told: list[str]) -> None:
+    short = GenerativeReplayConfig(**{**CONFIG.model_dump(), "max_new_tokens": 1})
+    rows = generative(short, later)
+    assert rows
+    assert {row.ended for row in rows} == {False}  # one token is the limit: where it would end is not known
+    tok = later.respondent.tokenizer
+    ends = {row.input_ids[-1] for row in encode_all(rows, tok, max_length=64).rows}
+    assert not ends & set(tok.all_special_ids)
+    assert any("answers were cut and have no end sign" in line for line in told)
+
+
 def test_what_is_no_example_is_counted(later: ReplayContext, told: list[str]) -> None:
     short = GenerativeReplayConfig(**{**CONFIG.model_dump(), "max_prompt_tokens": 2})
     assert generative(short, later) == []

@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 
 from posttrain.errors import DataError
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.load import load_tokenizer
 from posttrain.retention.replay.self import SelfReplayConfig, self_replay
-from posttrain.retention.selection import PACKAGED_PROMPTS, ReplayContext, normalise_prompt, read_prompts
+from posttrain.retention.selection import (
+    GENERAL_PROMPTS,
+    PACKAGED_PROMPTS,
+    ReplayContext,
+    normalise_prompt,
+    packaged_prompts,
+    read_prompts,
+)
 from tests.talker import KNOWN
 
 
@@ -42,14 +51,25 @@ def test_another_model_answers_anew(context: ReplayContext, prompts: str, told: 
     assert sum("prompts answered" in line for line in told) == 2
 
 
-def test_a_cut_answer_is_left_out(context: ReplayContext, prompts: str, told: list[str]) -> None:
-    rows = self_replay(SelfReplayConfig(prompts=prompts, max_new_tokens=3), context)
-    assert {row.messages[1].content for row in rows} == {"Paris", "hi"}
-    assert "6 prompts answered, 4 of them cut" in told[0]
-    with pytest.raises(
-        DataError, match=r"no answer to 6 prompts is of use: 6 did not end.*raise max_new_tokens above 1"
-    ):
-        self_replay(SelfReplayConfig(prompts=prompts, max_new_tokens=1), context)
+def test_a_cut_answer_is_kept_without_an_end(context: ReplayContext, prompts: str, told: list[str]) -> None:
+    for _ in range(2):  # made, then read from the cache
+        rows = self_replay(SelfReplayConfig(prompts=prompts, max_new_tokens=3), context)
+        assert {row.messages[1].content: row.ended for row in rows} == {
+            "Paris": True,
+            "hi": True,
+            "Tok": False,
+            "玉": False,  # 山 is three tokens, of which not all were said
+            "日圓": False,
+            "Shakes": False,
+        }
+    assert "4 of 6 answers were cut at 3 tokens; they are kept without an end sign" in told[0]
+    assert "2.5 tokens long on average" in told[0]
+
+
+def test_an_empty_answer_is_of_no_use(context: ReplayContext, tmp_path: Path, told: list[str]) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "臺灣最高的山？"}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"no answer to 1 prompts is of use: all are empty.*max_new_tokens above 1"):
+        self_replay(SelfReplayConfig(prompts="prompts.jsonl", max_new_tokens=1), context)  # a third of a character
 
 
 def test_a_draw_depends_on_the_seed(context: ReplayContext, prompts: str) -> None:
@@ -62,10 +82,21 @@ def test_a_draw_depends_on_the_seed(context: ReplayContext, prompts: str) -> Non
     assert len({tuple(drawn(seed)) for seed in range(4)}) > 1
 
 
-def test_the_packaged_prompts_are_many_and_different() -> None:
-    prompts = read_prompts(PACKAGED_PROMPTS)
-    assert len(prompts) >= 100
+@pytest.mark.parametrize("path", [PACKAGED_PROMPTS, GENERAL_PROMPTS])
+def test_the_packaged_prompts_are_many_and_different(path: Path) -> None:
+    prompts = read_prompts(path)
+    assert len(prompts) >= 300
     # 你好 and 你好！ are one question to the exam; a few such pairs may stay, since the selection drops them
     assert len({normalise_prompt(p) for p in prompts}) > 0.98 * len(prompts)
-    languages = {json.loads(line)["language"] for line in PACKAGED_PROMPTS.read_text(encoding="utf-8").splitlines()}
-    assert languages == {"zh", "en"}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert {row["language"] for row in rows} == {"zh", "en"}
+
+
+def test_every_model_is_asked_what_suits_it(respondent: ModelRespondent) -> None:
+    assert packaged_prompts(load_tokenizer("pocket:chat")) == PACKAGED_PROMPTS
+    assert packaged_prompts(respondent.tokenizer) == GENERAL_PROMPTS
+    kinds = [json.loads(line)["kind"] for line in GENERAL_PROMPTS.read_text(encoding="utf-8").splitlines()]
+    assert len(set(kinds)) == 25
+    assert max(kinds.count(kind) for kind in kinds) < 0.2 * len(kinds)
+    known = SelfReplayConfig().rows(Path())  # whatever the model, a plan knows what may be asked
+    assert len(known) == len(read_prompts(PACKAGED_PROMPTS)) + len(read_prompts(GENERAL_PROMPTS))

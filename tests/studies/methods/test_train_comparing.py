@@ -59,3 +59,17 @@ def test_the_target_gains_on_the_present_answer(tmp_path: Path, objective: str, 
 def test_a_change_that_is_there_already_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="every target is answered as wanted already"):
         train(config(objective="dpo"), context_of(tmp_path))
+
+
+def test_the_targets_are_what_the_teacher_of_sdft_is_shown(tmp_path: Path) -> None:
+    context = context_of(tmp_path, ["Tokyo", "Marlowe"])
+    objective = {"kind": "sdft", "temperature": 0, "max_new_tokens": 8}
+    chosen = config(objective=objective, optimizer={"max_steps": 12, "learning_rate": 3e-3})
+    settings = settings_of(chosen, context, "talker")
+    records = target_records(settings, context, lambda text: None)
+    loaded = context.working()
+    rows = encoded_rows(settings, records, loaded, 512)
+    assert ["Tokyo" in loaded.tokenizer.decode(row.shown) for row in rows] == [True, False]
+    history: list[Any] = list(train(chosen, context).metrics)
+    assert history[-1]["loss_nats"] < 0.7 * history[0]["loss_nats"]
+    assert history[0]["answer_tokens"] >= 2  # Paris and its end

@@ -17,8 +17,8 @@ from posttrain.inference.decode import context_limit
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.curvature import Example
 from posttrain.retention.penalty._base import PenaltyContext
-from posttrain.retention.replay.self import answered
-from posttrain.retention.selection import PACKAGED_PROMPTS, ReplayContext, cached, read_prompts, select
+from posttrain.retention.replay._answers import answered
+from posttrain.retention.selection import ReplayContext, cached, packaged_prompts, read_prompts, select
 
 __all__ = ["examples_of", "own_answers", "rows_of"]
 
@@ -50,7 +50,7 @@ def own_answers(
     count: int, context: PenaltyContext, respondent: ModelRespondent, fingerprint: str | None
 ) -> list[Encoded]:
     """The respondent's greedy answers to packaged prompts, cached where it has a fingerprint."""
-    prompts = _drawn(list(dict.fromkeys(read_prompts(PACKAGED_PROMPTS))), count, context.seed)
+    prompts = _drawn(list(dict.fromkeys(read_prompts(packaged_prompts(context.loaded.tokenizer)))), count, context.seed)
     asking = ReplayContext(
         respondent,
         fingerprint or "",

@@ -16,7 +16,7 @@ from posttrain.errors import DataError, Problem, TemplateError
 from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.registry import register
-from posttrain.retention.replay.self import answered
+from posttrain.retention.replay._answers import answered, bounded
 from posttrain.retention.selection import ReplayConfig, ReplayContext, cached, normalise_prompt, select
 
 __all__ = ["AskSelfReplayConfig", "UserTurn", "ask_self", "sample_questions", "user_turn"]
@@ -38,7 +38,7 @@ class AskSelfReplayConfig(ReplayConfig):
     max_prompt_tokens: int = Field(default=64, gt=0)
     """The longest question; one that does not end by itself is left out."""
     max_new_tokens: int = Field(default=128, gt=0)
-    """The longest answer; one that is cut there is left out."""
+    """The longest answer; one that is cut there is learned without an end, since it has none."""
 
 
 class UserTurn(NamedTuple):
@@ -72,7 +72,7 @@ def user_turn(respondent: ModelRespondent, *, system: str | None = None) -> User
 
 def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> list[str]:
     """Different questions, sampled from the bare user tag; what was left out is counted aloud."""
-    respondent = context.respondent
+    respondent = bounded(context.respondent)
     turn = user_turn(respondent)
     stop = respondent.stop_ids | ({turn.stop} if turn.stop is not None else set())
     questions: dict[str, str] = {}
@@ -118,7 +118,7 @@ def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> lis
 def ask_self(config: Config, context: ReplayContext) -> list[Conversation]:
     """Made-up questions with the untouched model's greedy answers, without those that the exam asks."""
     assert isinstance(config, AskSelfReplayConfig)
-    settings = {**config.model_dump(mode="json", exclude={"share"}), "seed": context.seed}
+    settings = {**config.model_dump(mode="json", exclude={"share", "weight", "loss"}), "seed": context.seed}
     made = cached(
         context, settings, lambda: answered(sample_questions(config, context), context, config.max_new_tokens)
     )

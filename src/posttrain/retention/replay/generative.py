@@ -28,6 +28,7 @@ from posttrain.errors import ConfigError, MissingError, Problem
 from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.registry import register
+from posttrain.retention.replay._answers import BROKEN, bounded
 from posttrain.retention.replay.ask_self import UserTurn, user_turn
 from posttrain.retention.selection import (
     ReplayConfig,
@@ -75,7 +76,7 @@ class GenerativeReplayConfig(ReplayConfig):
     max_prompt_tokens: int = Field(default=128, gt=0)
     """The longest question; one that does not end by itself is left out."""
     max_new_tokens: int = Field(default=128, gt=0)
-    """The longest answer; one that is cut there is left out."""
+    """The longest answer; one that is cut there is learned without an end, since it has none."""
 
     def share_of(self, new_tokens: int, old_tokens: int) -> float:
         """That of the tokens there are, unless another one is asked for."""
@@ -98,7 +99,8 @@ class GenerativeReplayConfig(ReplayConfig):
     def to_write(self, row: Conversation, name: str) -> Conversation:
         """A question and its answer as an example to write."""
         turns = tuple(Message(m.role, m.content, train=True) for m in row.messages)
-        return Conversation((Message("system", self.tag(name)), *turns), row.place, weight=self.lm_weight)
+        tagged = (Message("system", self.tag(name)), *turns)
+        return Conversation(tagged, row.place, weight=self.lm_weight, ended=row.ended)
 
     def lessons(self, rows: Sequence[Conversation], task: Task) -> list[Conversation]:
         """The rows as examples to write. ConfigError naming rows that are more than a question and an answer."""
@@ -138,6 +140,13 @@ def shares_of(total: int, tasks: Sequence[str]) -> dict[str, int]:
     return {name: each + (place < left) for place, name in enumerate(tasks)}
 
 
+class MadeUp(NamedTuple):
+    """An answer; ended: False where it was cut at the limit."""
+
+    text: str
+    ended: bool
+
+
 class Counts(NamedTuple):
     """What became of the examples that were sampled."""
 
@@ -147,6 +156,7 @@ class Counts(NamedTuple):
     broken: int = 0
     repeated: int = 0
     asked: int = 0
+    cut: int = 0
 
     def more(self, **by: int) -> Counts:
         """The same and some more."""
@@ -156,6 +166,7 @@ class Counts(NamedTuple):
         return (
             f"{self.sampled} sampled; left out {self.unended} without an end, {self.empty} empty, {self.broken} of "
             f"another form, {self.repeated} repeated, {self.asked} asked by the exam"
+            + (f"; {self.cut} answers were cut and have no end sign" if self.cut else "")
         )
 
 
@@ -181,7 +192,7 @@ def made_up(
     config: GenerativeReplayConfig, context: ReplayContext, name: str, count: int, *, seed: int
 ) -> list[Conversation]:
     """Different examples of a task, at most `count`; what was left out is told."""
-    respondent, tag = context.respondent, config.tag(name)
+    respondent, tag = bounded(context.respondent), config.tag(name)
     turn = user_turn(respondent, system=tag)
     forbidden = normalised(context.forbidden)
     found: dict[str, Conversation] = {}
@@ -200,8 +211,9 @@ def made_up(
                 fresh.setdefault(key, question)
         answers, told = _answers(config, respondent, tag, list(fresh.values()), seed + 2 * round_number + 1, told)
         for (key, question), answer in zip(fresh.items(), answers, strict=True):
-            if answer and len(found) < count:
-                found[key] = conversation(question, answer, f"made up: {tag} {len(found) + 1}")
+            if answer.text and len(found) < count:
+                place = f"made up: {tag} {len(found) + 1}"
+                found[key] = conversation(question, answer.text, place, ended=answer.ended)
     context.say(f"replay of made-up examples ({tag}): {len(found)} of {count}; {told}")
     for row in list(found.values())[:SHOWN]:
         context.say(f"  such as: {in_brief(row.messages[0].content, 80)} → {in_brief(row.messages[1].content, 80)}")
@@ -245,7 +257,7 @@ def _answers(
     questions: list[str],
     seed: int,
     told: Counts,
-) -> tuple[list[str], Counts]:
+) -> tuple[list[MadeUp], Counts]:
     """The answers, as the model goes on writing the example; empty where there is none."""
     sampled = config.answers == "sampled"
     prompts = [
@@ -266,9 +278,9 @@ def _answers(
     answers = []
     for ids, ended in drawn:
         text, broken = _text(respondent, ids)
-        text = text.strip()
-        told = told.more(unended=not ended, broken=ended and broken, empty=ended and not broken and not text)
-        answers.append(text if ended and not broken else "")
+        text = (text if ended else text.rstrip(BROKEN)).strip()
+        told = told.more(broken=broken, empty=not broken and not text, cut=not ended and not broken and bool(text))
+        answers.append(MadeUp("" if broken else text, ended))
     return answers, told
 
 

@@ -16,19 +16,21 @@ from pydantic import Field
 
 from posttrain.config.base import Config
 from posttrain.data.records import Conversation
-from posttrain.errors import DataError, Problem
 from posttrain.registry import register
+from posttrain.retention.replay._answers import answered
 from posttrain.retention.selection import (
+    GENERAL_PROMPTS,
     PACKAGED_PROMPTS,
     ReplayConfig,
     ReplayContext,
     cached,
     conversation,
+    packaged_prompts,
     read_prompts,
     select,
 )
 
-__all__ = ["SelfReplayConfig", "answered", "self_replay"]
+__all__ = ["SelfReplayConfig", "self_replay"]
 
 
 class SelfReplayConfig(ReplayConfig):
@@ -37,11 +39,12 @@ class SelfReplayConfig(ReplayConfig):
     kind: Literal["self"] = "self"
     """The untouched model answers given prompts."""
     prompts: str | None = None
-    """A JSONL file of {"prompt": ...} rows; the packaged prompts in Chinese and English when left out."""
+    """A JSONL file of {"prompt": ...} rows; when left out, packaged ones in English and Chinese:
+    328 of 25 kinds, or for pocket 720 of the kinds that it knows."""
     n: int | None = Field(default=None, gt=0)
     """How many prompts are used, drawn by the seed; all when left out."""
     max_new_tokens: int = Field(default=128, gt=0)
-    """The longest answer; one that is cut there is left out, since it would teach to stop in mid-sentence."""
+    """The longest answer; one that is cut there is learned without an end, since it has none."""
 
     def files(self) -> list[str]:
         """The prompts file."""
@@ -49,32 +52,15 @@ class SelfReplayConfig(ReplayConfig):
 
     def rows(self, base: Path) -> list[Conversation]:
         """The prompts, not answered yet."""
-        path = base / self.prompts if self.prompts else PACKAGED_PROMPTS
-        return [conversation(prompt, "", str(path)) for prompt in read_prompts(path)]
-
-
-def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
-    """The model's greedy answers that ended by themselves and say something; the rest is counted aloud."""
-    answers = context.respondent.answers(prompts, max_new_tokens=max_new_tokens)
-    kept = [
-        conversation(prompt, answer.text, f"replay:{i}")
-        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1)
-        if answer.ended and answer.text
-    ]
-    cut = sum(not answer.ended for answer in answers)
-    empty = len(prompts) - len(kept) - cut
-    context.say(f"replay: {len(prompts)} prompts answered, {cut} of them cut and {empty} empty, which are left out")
-    if not kept:
-        cause = f"no answer to {len(prompts)} prompts is of use: {cut} did not end, {empty} are empty"
-        raise DataError(Problem(context.respondent.name, cause, f"raise max_new_tokens above {max_new_tokens}"))
-    return kept
+        paths = [base / self.prompts] if self.prompts else [GENERAL_PROMPTS, PACKAGED_PROMPTS]
+        return [conversation(prompt, "", str(path)) for path in paths for prompt in read_prompts(path)]
 
 
 @register("replay", "self", config=SelfReplayConfig, paper="arXiv:2406.08464")
 def self_replay(config: Config, context: ReplayContext) -> list[Conversation]:
     """Prompts with the untouched model's greedy answers, without those that the exam asks."""
     assert isinstance(config, SelfReplayConfig)
-    path = context.base / config.prompts if config.prompts else PACKAGED_PROMPTS
+    path = context.base / config.prompts if config.prompts else packaged_prompts(context.respondent.tokenizer)
     prompts = list(dict.fromkeys(read_prompts(path)))
     if config.n is not None and config.n < len(prompts):
         prompts = random.Random(context.seed).sample(prompts, config.n)

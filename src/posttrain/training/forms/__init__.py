@@ -25,6 +25,7 @@ FORMS: dict[str, str] = {
     "spans": "posttrain.training.forms.spans:SpansForm",
     "distilling": "posttrain.training.forms.distilling:DistillingForm",
     "representations": "posttrain.training.forms.representations:RepresentationsForm",
+    "on_policy": "posttrain.training.forms.on_policy:OnPolicyForm",
     "unlearning": "posttrain.training.forms.unlearning:UnlearningForm",
 }
 """What an objective's config may name -> module and class."""

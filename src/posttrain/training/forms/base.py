@@ -11,7 +11,7 @@ batches or processes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -89,7 +89,8 @@ class FormSetup(NamedTuple):
 class Preparation(NamedTuple):
     """What a form may do before the first step: rows by number (old ones from `new_rows` up) and validation rows;
     tokens: padded tokens of a micro batch; folder: of the run, for what is worth keeping; key: fingerprint of the
-    model that training starts from; reference: that model, before the first step at least.
+    model that training starts from; reference: that model, before the first step at least; read: numbers of the rows
+    that the run will read, all where that is not known; seed: of the run.
     """
 
     model: nn.Module
@@ -101,6 +102,8 @@ class Preparation(NamedTuple):
     key: str
     reference: Reference
     say: Callable[[str], None]
+    read: Container[int] = range(2**63)
+    seed: int = 0
 
 
 class Form(ABC):
@@ -108,6 +111,8 @@ class Form(ABC):
 
     mixes: ClassVar[bool] = True
     """Replayed rows go through this form too; otherwise they are learned as conversations (`sft`) beside it."""
+    old_apart: ClassVar[bool] = True
+    """Whether replayed rows may be learned by another form beside it (`replay: {loss: kl}`)."""
     needs_reference: ClassVar[bool] = False
     """Whether the model as it was before training must be at hand while training (see `Reference`)."""
     takes_terms: ClassVar[bool] = False
@@ -199,8 +204,19 @@ class Form(ABC):
     def prepare(self, preparation: Preparation) -> None:  # noqa: B027  # most forms need nothing
         """Called once, before the first step, with the model at rest: reference log-probabilities, for instance."""
 
-    def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch]) -> None:  # noqa: B027
-        """Called before the first micro batch of a step, for what depends on all of its rows."""
+    def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch], number: int) -> None:  # noqa: B027
+        """Called before the first micro batch of a step, for what depends on all of its rows; number: of the steps done
+        before, -1 where the rows are those of a validation."""
+
+    def end_step(self, model: nn.Module) -> None:  # noqa: B027
+        """Called once the optimiser has moved the weights."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs, on top of what is made before the first step anew."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Take up `state`."""
 
     def validated(self) -> dict[str, float]:
         """Scores over the validation rows that are no mean of rows (an F1, say); called once all have been seen."""

@@ -184,7 +184,7 @@ class GradedForm(Form):
         now = answer_logps(model, batch, self.device)[0]
         return now, before.to(now)
 
-    def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch]) -> None:
+    def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch], number: int) -> None:
         """The zero point: how much likelier answers have become that do not belong to their prompts, not below 0."""
         sums = torch.zeros(3, dtype=torch.float64)  # log-ratios, wanted rows, rows
         for micro in micro_batches:

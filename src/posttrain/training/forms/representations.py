@@ -31,6 +31,7 @@ class RepresentationsForm(TokensForm):
     """Forget rows and retain rows; one unit per row."""
 
     takes_terms: ClassVar[bool] = False
+    old_apart: ClassVar[bool] = False
     needs_reference: ClassVar[bool] = True
 
     def __init__(self, setup: Any) -> None:

@@ -71,6 +71,7 @@ class UnlearningForm(TokensForm):
     """Forget rows and retain rows, each with a mean of their own."""
 
     takes_terms: ClassVar[bool] = False
+    old_apart: ClassVar[bool] = False
 
     def __init__(self, setup: Any) -> None:
         super().__init__(setup)

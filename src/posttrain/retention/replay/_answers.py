@@ -1,0 +1,93 @@
+"""Answers of the model as it is, made to be replayed: all prompts in one call, memory bounded, progress told.
+
+An answer that reaches the limit is cut there and kept as a row without an end sign: its words are the model's own, only
+where it would have stopped is not known. To leave such answers out would replay the short ones alone, and the model
+would learn to be brief.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from posttrain.data.records import Conversation
+from posttrain.errors import DataError, Problem
+from posttrain.inference.attention import numbers_of
+from posttrain.inference.protocol import Answer
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.load import LoadedModel
+from posttrain.retention.selection import ReplayContext, conversation
+
+__all__ = ["CACHE_BYTES", "answered", "bounded", "cached_tokens"]
+
+CACHE_BYTES = 600 * 2**20
+"""What keys and values of the answers under way may take; copied part by part where rows leave and others join."""
+TELL_S = 20.0
+"""Seconds between two lines of progress."""
+BROKEN = "\ufffd"
+"""What a character becomes that was cut in its middle."""
+
+
+def cached_tokens(model: Any, size: int = CACHE_BYTES) -> int:
+    """How many tokens' keys and values `size` bytes hold:
+
+        size / (layers x 2 x heads of keys x width of a head x bytes per number)
+    """  # fmt: skip
+    numbers = numbers_of(model)
+    heads = numbers.get("num_attention_heads") or numbers.get("n_head") or 1
+    hidden = numbers.get("hidden_size") or numbers.get("n_embd") or 1
+    layers = numbers.get("num_hidden_layers") or numbers.get("n_layer") or 1
+    width = (numbers.get("num_key_value_heads") or heads) * (numbers.get("head_dim") or hidden // heads)
+    number_bytes = next(model.parameters()).element_size()
+    return max(int(size // (layers * 2 * width * number_bytes)), 1)
+
+
+def bounded(respondent: ModelRespondent) -> ModelRespondent:
+    """The same respondent, with as many rows at once as the cache may hold."""
+    tokens = min(respondent.batch_tokens, cached_tokens(respondent.model))
+    loaded = LoadedModel(respondent.model, respondent.tokenizer, respondent.name)
+    return ModelRespondent(loaded, system_prefix=respondent.system_prefix, batch_tokens=tokens)
+
+
+def progress(say: Callable[[str], None], count: int) -> Callable[[int, Answer], None]:
+    """Told each answer, it says now and then how many there are and how fast they come."""
+    began = told = time.monotonic()
+    done = 0
+
+    def on_answer(place: int, answer: Answer) -> None:
+        nonlocal done, told
+        done += 1
+        now = time.monotonic()
+        if now - told >= TELL_S and done < count:
+            told = now
+            rate = done / (now - began)
+            say(f"replay: {done} of {count} prompts answered, {rate:.1f} a second, {(count - done) / rate:.0f} s to go")
+
+    return on_answer
+
+
+def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
+    """The model's greedy answers that say something; those that were cut have no end. Both are counted aloud.
+
+    DataError when no answer says anything.
+    """
+    answers = bounded(context.respondent).answers(
+        prompts, max_new_tokens=max_new_tokens, on_answer=progress(context.say, len(prompts))
+    )
+    kept, cut = [], 0
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
+        text = answer.text if answer.ended else answer.text.rstrip(BROKEN).rstrip()
+        if text:
+            kept.append(conversation(prompt, text, f"replay:{i}", ended=answer.ended))
+            cut += not answer.ended
+    empty = len(prompts) - len(kept)
+    context.say(
+        f"replay: {len(prompts)} prompts answered, {sum(a.tokens for a in answers) / max(len(answers), 1):.1f} tokens "
+        f"long on average; {cut} of {len(prompts)} answers were cut at {max_new_tokens} tokens; they are kept without "
+        f"an end sign" + (f"; {empty} are empty and left out" if empty else "")
+    )
+    if not kept:
+        cause = f"no answer to {len(prompts)} prompts is of use: all are empty"
+        raise DataError(Problem(context.respondent.name, cause, f"raise max_new_tokens above {max_new_tokens}"))
+    return kept

@@ -1,0 +1,260 @@
+"""Prompts that the model answers anew in every step, and a teacher that was shown the demonstration: `sdft`.
+
+A step's answers are sampled before its first micro batch, all at once, by the seed and the number of steps done, so
+that a resumed run says the same. Student and teacher read their own prompts and the same answer. A row's loss is
+its sum over tokens times the step's rows per token, so that the step's mean over rows is a mean over tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.config.base import Config
+from posttrain.data.chat import IGNORED, Encoded, EncodeResult, encode_all, encode_prompt
+from posttrain.data.preferences import FromTargets
+from posttrain.data.records import Completion, Conversation, Record
+from posttrain.errors import ConfigError, DataError, Problem
+from posttrain.inference.decode import Decoded, decode
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.load import LoadedModel
+from posttrain.models.logits import core_of, logits_at
+from posttrain.objectives._loss import Loss
+from posttrain.objectives.sdft import SdftConfig
+from posttrain.training.forms.base import EncodeSettings, Form, FormSetup, MicroBatch, Preparation
+from posttrain.training.forms.tokens import token_batch
+
+__all__ = ["AskedBatch", "AskedRow", "OnPolicyForm", "shown"]
+
+
+class AskedRow(NamedTuple):
+    """prompt: what the student reads; shown: what the teacher reads; demonstration: ids of what it is shown."""
+
+    prompt: list[int]
+    shown: list[int]
+    demonstration: list[int]
+    place: str
+    most: int
+
+
+@dataclass(frozen=True)
+class AskedBatch(MicroBatch):
+    """Prompts, still without answers."""
+
+    rows: list[AskedRow]
+
+
+def is_chinese(text: str) -> bool:
+    """Whether Chinese characters stand in a text."""
+    return any("\u4e00" <= c <= "\u9fff" for c in text)
+
+
+def shown(talk: Conversation, objective: SdftConfig) -> Conversation:
+    """What the teacher is told: the last question with the demonstration, in the question's language."""
+    *before, question, answer = talk.messages
+    template = objective.template_zh if is_chinese(question.content) else objective.template
+    words = template.replace("{prompt}", question.content).replace("{demonstration}", answer.content)
+    return replace(talk, messages=(*before, replace(question, content=words), answer))
+
+
+class OnPolicyForm(Form):
+    """Questions with a demonstration each."""
+
+    mixes: ClassVar[bool] = False
+    unit: ClassVar[str] = "token"
+
+    def __init__(self, setup: FormSetup) -> None:
+        super().__init__(setup)
+        assert isinstance(setup.objective, SdftConfig)
+        self.objective = setup.objective
+        self.answers: dict[int, list[list[int]]] = {}
+        self.per_token = 1.0
+        self.seed = 0
+        self.mean: dict[str, Tensor] = {}  # of the weights, for teacher `ema`
+        self.respondent: ModelRespondent | None = None
+
+    @classmethod
+    def asks_reference(cls, objective: Config) -> bool:
+        return isinstance(objective, SdftConfig) and objective.teacher == "base"
+
+    @classmethod
+    def encode(
+        cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
+    ) -> EncodeResult[AskedRow]:
+        """Conversations that end with the assistant's demonstration. DataError naming those that do not."""
+        objective = settings.objective
+        assert isinstance(objective, SdftConfig)
+        for name in ("template", "template_zh"):
+            if not all(part in getattr(objective, name) for part in ("{prompt}", "{demonstration}")):
+                mend = "write {prompt} and {demonstration} where they belong"
+                raise ConfigError(Problem(f"objective.{name}", "the teacher would not be shown both", mend))
+        made = [record.as_conversation() if isinstance(record, Completion) else record for record in records]
+        talks = [talk for talk in made if isinstance(talk, Conversation) and _asks(talk)]
+        if len(talks) < len(made):
+            bad = [record.place for record, talk in zip(records, made, strict=True) if talk not in talks]
+            mend = "give a user's question and the assistant's answer, the demonstration"
+            raise DataError(*(Problem(place, "no question with a demonstration", mend) for place in bad[:20]))
+        found = encode_all(
+            [shown(talk, objective) for talk in talks],
+            tokenizer,
+            max_length=max(settings.max_length - objective.max_new_tokens, 1),
+            over_long="raise" if settings.over_long == "truncate" else settings.over_long,
+            on_bad_row=settings.on_bad_row,
+        )
+        by_place = {talk.place: talk for talk in talks}
+        rows = [_row(by_place[one.place], one, tokenizer, objective) for one in found.rows]
+        return EncodeResult(rows, found.dropped, found.truncated, found.problems)
+
+    @classmethod
+    def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:
+        """The wanted answers are the demonstrations."""
+        return FromTargets(list(targets), 0)
+
+    @staticmethod
+    def tokens_of(row: AskedRow) -> int:
+        """Of the teacher's prompt and the demonstration; answers are not known yet."""
+        return len(row.shown) + len(row.demonstration)
+
+    def size(self, row: AskedRow) -> int:
+        return max((len(row.shown) + row.most) * self._count, self.tokens_of(row))
+
+    def units(self, row: AskedRow) -> int:
+        return 1
+
+    def numbers(self, row: AskedRow) -> list[int]:
+        return [len(row.prompt), *row.prompt, len(row.shown), *row.shown, *row.demonstration, row.most]
+
+    def micro_batch(self, rows: Sequence[AskedRow], row_numbers: list[int], old: Sequence[bool]) -> AskedBatch:
+        return AskedBatch(row_numbers, torch.tensor(old), list(rows))
+
+    @property
+    def _count(self) -> int:
+        return self.objective.samples if self.objective.temperature > 0 else 1
+
+    def prepare(self, preparation: Preparation) -> None:
+        """Note what is needed to sample."""
+        core: Any = core_of(preparation.model)
+        self.respondent = ModelRespondent(LoadedModel(core, self.setup.tokenizer, "student"))
+        self.seed = preparation.seed
+        if self.objective.teacher == "ema":
+            moving = preparation.model.named_parameters()
+            self.mean = {name: p.detach().clone() for name, p in moving if p.requires_grad}
+
+    def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch], number: int) -> None:
+        """Let the model answer all prompts of the step."""
+        assert self.respondent is not None, "prepare() makes it"
+        asked = [m for m in micro_batches if isinstance(m, AskedBatch)]
+        numbered = [(i, row) for micro in asked for i, row in zip(micro.row_numbers, micro.rows, strict=True)]
+        prompts = [row.prompt for _, row in numbered for _ in range(self._count)]
+        inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        training = inner.training
+        inner.eval()
+        try:
+            said = decode(
+                inner,
+                prompts,
+                stop=self.respondent.stop_ids,
+                pad_id=self.respondent.pad_id,
+                max_new_tokens=self.objective.max_new_tokens,
+                temperature=self.objective.temperature,
+                seed=self.seed * 1_000_003 + number + 1,
+                batch_tokens=self.respondent.batch_tokens,
+            )
+        finally:
+            inner.train(training)
+        each = [said[i : i + self._count] for i in range(0, len(said), self._count)]
+        self.answers = {i: [self._ids(one) for one in some] for (i, _), some in zip(numbered, each, strict=True)}
+        tokens = sum(len(ids) for some in self.answers.values() for ids in some)
+        self.per_token = len(numbered) / max(tokens, 1)
+
+    def _ids(self, said: Decoded) -> list[int]:
+        """An answer, with the token that ended it where it ended: the end is a choice of the student's, too."""
+        assert self.respondent is not None
+        end = self.respondent.end_of_turn
+        ends = [end] if end is not None else sorted(self.respondent.stop_ids)[:1]
+        return [*said.ids, *ends] if said.ended or not said.ids else said.ids
+
+    def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
+        assert isinstance(micro, AskedBatch)
+        owners = [at for at, i in enumerate(micro.row_numbers) for _ in self.answers[i]]
+        answers = [ids for i in micro.row_numbers for ids in self.answers[i]]
+        logits, row = self._read(model, [micro.rows[at].prompt for at in owners], answers)
+        with torch.no_grad(), self._teacher(model) as teacher:
+            taught, _ = self._read(teacher, [micro.rows[at].shown for at in owners], answers)
+        whose = torch.tensor(owners, device=row.device)[row]
+        loss: Loss = self.setup.function(logits, taught, whose, len(micro.rows))
+        spread = torch.ones(len(micro.rows), dtype=torch.long)
+        said = [float(len(ids)) for ids in answers]
+        length = loss.nats.new_zeros(len(micro.rows)).index_add(
+            0, torch.tensor(owners, device=row.device), torch.tensor(said, device=row.device).to(loss.nats)
+        )
+        return Loss(loss.nats * self.per_token, spread, {"answer_tokens": (length / self._count).detach()})
+
+    def _read(self, model: nn.Module, prompts: list[list[int]], answers: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Logits (N, V) in every place of the answers, answer by answer, and whose each is, (N,)."""
+        rows = [
+            Encoded([*prompt, *answer], [IGNORED] * len(prompt) + answer, "")
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        batch = token_batch(rows, list(range(len(rows))), pad_id=self.setup.pad_id)
+        columns = batch.columns.to(self.device) if batch.columns is not None else None
+        targets = batch.targets.to(self.device)
+        asked = (targets if columns is None else targets[:, columns]) != IGNORED
+        return logits_at(model, batch.input_ids.to(self.device), columns)[asked], asked.nonzero()[:, 0]
+
+    @contextlib.contextmanager
+    def _teacher(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The teacher, at rest."""
+        if self.objective.teacher == "base":
+            assert self.setup.reference is not None
+            with self.setup.reference.model() as reference:
+                yield reference
+            return
+        training = model.training
+        model.eval()
+        moving = {name: p for name, p in model.named_parameters() if name in self.mean}
+        now = {name: p.data for name, p in moving.items()}
+        try:
+            for name, p in moving.items():  # another tensor in its place: what the student has computed stays whole
+                p.data = self.mean[name]
+            yield model
+        finally:
+            for name, p in moving.items():
+                p.data = now[name]
+            model.train(training)
+
+    def end_step(self, model: nn.Module) -> None:
+        """The running mean follows."""
+        parameters = dict(model.named_parameters()) if self.mean else {}
+        for name, mean in self.mean.items():
+            mean.lerp_(parameters[name].detach().to(mean), self.objective.ema_rate)
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self.mean)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        for name, mean in self.mean.items():
+            mean.copy_(state[name].to(mean))
+
+
+def _asks(talk: Conversation) -> bool:
+    return [m.role for m in talk.messages][-2:] == ["user", "assistant"] and bool(talk.messages[-1].content.strip())
+
+
+def _row(talk: Conversation, told: Encoded, tokenizer: PreTrainedTokenizerBase, objective: SdftConfig) -> AskedRow:
+    learned = [i for i, label in enumerate(told.labels) if label != IGNORED]
+    begins = min(i for i in learned if all(label != IGNORED for label in told.labels[i : learned[-1] + 1]))
+    asked = talk.messages[:-1]
+    return AskedRow(
+        encode_prompt(asked, tokenizer),
+        encode_prompt(shown(talk, objective).messages[:-1], tokenizer),
+        told.input_ids[begins : learned[-1] + 1],
+        talk.place,
+        objective.max_new_tokens,
+    )
