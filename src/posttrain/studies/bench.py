@@ -7,7 +7,6 @@ the one that a method is changing. Each cell gets a fresh copy, so no method can
 from __future__ import annotations
 
 import copy
-import gc
 import json
 from collections.abc import Callable
 from functools import cached_property
@@ -21,6 +20,7 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.memory import give_back, is_large, large_blocks_go_back
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task
 from posttrain.studies.plan import find_model
 
@@ -55,6 +55,8 @@ class Bench:
             trust_remote_code=trust_remote_code,
             allow_template_mismatch=allow_template_mismatch,
         )
+        if self.large and self.loaded.model.device.type == "cpu":
+            large_blocks_go_back()
         self.download, self.trust_remote_code = download, trust_remote_code
         self.allow_template_mismatch = allow_template_mismatch
         self.name = name
@@ -75,6 +77,11 @@ class Bench:
     def chunk(self) -> int:
         """Probes asked at once: all on a small model, few on a large one, so that a kill loses little."""
         return 4096 if sum(p.numel() for p in self.loaded.model.parameters()) < LARGE else 64
+
+    @cached_property
+    def large(self) -> bool:
+        """Whether its memory is worth being given back after each part of the work."""
+        return is_large(self.loaded.model)
 
     def check_untouched(self) -> None:
         """PosttrainError when a method has changed the model that all cells start from."""
@@ -108,12 +115,11 @@ class Bench:
         )
 
     def settle(self) -> None:
-        """Let go of memory that nothing holds any more: optimiser states, and what lay on a GPU."""
+        """Give memory back that nothing holds any more: optimiser states, activations, what lay on a GPU."""
         import torch
 
-        if torch.cuda.is_available():
-            gc.collect()
-            torch.cuda.empty_cache()
+        if self.large or torch.cuda.is_available():
+            give_back()
 
     def before_cache(self, change: str) -> dict[Any, Any]:
         """What the untouched model said to the probes of a change; kept while that change's cells run."""
