@@ -215,6 +215,7 @@ def test_nothing_is_written_without_an_output(
     sys.addaudithook(watch)  # stays for the session, silent once `watching` is False
     train(settings(save_every_steps=1), loaded=loaded, rows=rows(17), validation_rows=rows(4), replay_rows=OLD)
     watching = False
+    opened = [path for path in opened if path != "/proc/self/clear_refs"]  # no file: sets the peak memory back
     assert opened == []
     assert list(Path().iterdir()) == []
 

@@ -1,7 +1,8 @@
 """One model of a study on the bench: loaded once, never touched; cells work on copies of it.
 
 Two copies of the weights are in memory at most: the untouched model, whose answers are the "before" of every exam, and
-the one that a method is changing. Each cell gets a fresh copy, so no method can leave anything behind.
+the one that a method is changing. Each cell gets a fresh copy, so no method can leave anything behind; a tuner that only
+puts something beside the weights (LoRA, virtual tokens) is lent the untouched ones, and nothing is copied.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from posttrain import registry
 from posttrain.config.base import Config
@@ -97,6 +100,18 @@ class Bench:
         self._work = self.loaded._replace(model=copy.deepcopy(self.loaded.model))
         return self._work
 
+    def lent(self) -> LoadedModel:
+        """As `working`, but with the untouched model's own weights: for what puts something beside them and never
+        writes to them. `check_untouched` finds out who does.
+        """
+        self.release()
+        memo: dict[int, Any] = {}
+        for p in self.loaded.model.parameters():
+            own = torch.nn.Parameter(p.data, requires_grad=p.requires_grad)
+            memo[id(p)] = own
+        self._work = self.loaded._replace(model=copy.deepcopy(self.loaded.model, memo))
+        return self._work
+
     def release(self) -> None:
         """Give up the working copy, and a GPU's memory with it."""
         self._work = None
@@ -116,8 +131,6 @@ class Bench:
 
     def settle(self) -> None:
         """Give memory back that nothing holds any more: optimiser states, activations, what lay on a GPU."""
-        import torch
-
         if self.large or torch.cuda.is_available():
             give_back()
 

@@ -66,6 +66,7 @@ class CellRun:
             key=self.key,
             before=self.bench.before,
             working=self.bench.working,
+            lent=self.bench.lent,
             load=self.bench.load,
             replay=self.bench.replay,
             forbidden=self.bench.forbidden,
