@@ -7,8 +7,8 @@ and the same supervised positions. Before anything is timed the two say what the
 loss over all rows must agree to 1e-4. posttrain's steps are 1,024 padded tokens, rows of like length together;
 SFTTrainer's are batches of 8 rows, padded, its way of doing it (`--checkpointing` leaves its activation checkpointing
 on, which is its default: less memory, more time). Tokens are those of the rows, padding left out. Peak memory is the
-process's resident set with everything in it. Exit code 1 when posttrain reads fewer than 2.5 times the tokens per second
-or takes more than 2.5 GB.
+process's resident set with everything in it. Exit code 1 when posttrain reads fewer than 2.5 times the tokens per
+second or takes more than 2.5 GB.
 
 Rows: the seed tasks of Self-Instruct (`{instruction, instances: [{input, output}]}`, one a line) where --tasks names
 them, else questions in both languages that this file makes. trl is needed (a development dependency).

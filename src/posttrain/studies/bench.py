@@ -1,8 +1,8 @@
 """One model of a study on the bench: loaded once, never touched; cells work on copies of it.
 
 Two copies of the weights are in memory at most: the untouched model, whose answers are the "before" of every exam, and
-the one that a method is changing. Each cell gets a fresh copy, so no method can leave anything behind; a tuner that only
-puts something beside the weights (LoRA, virtual tokens) is lent the untouched ones, and nothing is copied.
+the one that a method is changing. Each cell gets a fresh copy, so no method can leave anything behind; a tuner that
+only puts something beside the weights (LoRA, virtual tokens) is lent the untouched ones, and nothing is copied.
 """
 
 from __future__ import annotations

@@ -162,6 +162,7 @@ def train(
     earlier: Path | None = None,
     adapter: Path | None = None,
     forbidden: frozenset[str] = frozenset(),
+    before: PreTrainedModel | None = None,
 ) -> TrainResult:
     """Train; what is not given is loaded or read as the configuration says.
 
@@ -170,7 +171,9 @@ def train(
     starts over; examine: called after each checkpoint that the configuration asks for, with the model at rest
     (evaluation mode; clock and random states stand still); earlier: folder of the run of the task before, from which
     penalties and the replay of earlier tasks go on; adapter: a folder saved by the same tuner, whose weights training
-    takes up; forbidden: prompts of exams, which penalties shall not look at. Raises Interrupted after a signal (with an
+    takes up; forbidden: prompts of exams, which penalties shall not look at;
+    before: the model as it is now, which the caller keeps untouched: asked where an objective compares with it, instead
+    of a copy. Raises Interrupted after a signal (with an
     output folder: after saving), TrainingError when loss or gradient is not finite, ConfigError when the checkpoint was
     made by another configuration.
     """
@@ -234,6 +237,7 @@ def train(
         say=progress.say,
         continued=adapter is not None,
         autocast=autocast_dtype(config, tuned),
+        before=before,
     )
     cached_keys = model.config.use_cache
     trainer = build(config, tuned, tokenizer, material, parts, folder, identity, progress, on_checkpoint, callbacks)

@@ -401,6 +401,7 @@ def _trained(
         ),
         base=context.base,
         forbidden=context.forbidden,
+        before=context.before.model,
     )
     late = [step for step in context.saves.at if step > trained.steps]
     if late:
