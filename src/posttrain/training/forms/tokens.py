@@ -190,10 +190,11 @@ def term_of_tokens(term: Any, before: Tensor, head: PlainHead, said: Tensor, old
         with torch.set_grad_enabled(wants):
             now = logits.requires_grad_(wants)
             found: Tensor = term.function(now[:, None], base, said[at, None], old[at])  # (n,)
+            total = found.sum()
         if not wants:
             return found, None
-        if not found.requires_grad:  # no token of this chunk is of the kind that the term looks at
+        if not total.requires_grad:  # no token of this chunk is of the kind that the term looks at
             return found, torch.zeros_like(logits)
-        return found.detach(), torch.autograd.grad(found.sum(), now)[0]
+        return found.detach(), torch.autograd.grad(total, now)[0]
 
     return nats
