@@ -125,7 +125,7 @@ def trl_side(args: argparse.Namespace) -> dict[str, float]:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
     rows = encoded(args.model, args.tasks, args.rows)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ def compare(model: nn.Module, chunk: int, tolerance: float = 1e-5) -> None:
     """Losses and gradients of both ways, each token with a weight of its own."""
     ids, targets = rows()
     found: list[tuple[Tensor, dict[str, Tensor]]] = []
-    for way in (plain, lambda *parts: cut(*parts, chunk)):
+    for way in (plain, partial(cut, chunk=chunk)):
         model.zero_grad()
         nats = way(model, ids, targets)
-        (nats * torch.linspace(0.1, 2.0, len(nats))).sum().backward()
+        torch.autograd.backward((nats * torch.linspace(0.1, 2.0, len(nats))).sum())
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad and p.grad is not None}
         found.append((nats.detach(), gradients))
     (expected, slopes), (nats, own) = found
@@ -189,6 +190,6 @@ def test_no_logits_of_all_tokens_are_made() -> None:
         return logits.sum(1), torch.ones_like(logits) if wants else None
 
     hidden = torch.randn(50, 4, requires_grad=True)
-    chunked(hidden, PlainHead(torch.randn(9, 4), None), look, rows=16).sum().backward()
+    torch.autograd.backward(chunked(hidden, PlainHead(torch.randn(9, 4), None), look, rows=16).sum())
     assert widest == [16, 16, 16, 2], "once, since the head does not move"
     assert chunk_rows(49_152) * 49_152 * 4 <= 64 * 2**20

@@ -131,7 +131,7 @@ def _tried(core: Any, head: nn.Linear) -> tuple[float, float] | None:
         logits: Tensor = core(input_ids=ids, use_cache=False).logits
     if len(read) != 1 or read[0].shape[:2] != ids.shape or read[0].shape[-1] != head.weight.shape[1]:
         return None
-    raw = functional.linear(read[0], head.weight.to(read[0].dtype), None if head.bias is None else head.bias)
+    raw = functional.linear(read[0], head.weight.to(read[0].dtype), head.bias)
     fine = raw.dtype in (torch.float32, torch.float64) and logits.dtype in (torch.float32, torch.float64)
     raw, logits = raw.double(), logits.double()
     if raw.shape != logits.shape:
@@ -167,7 +167,7 @@ def chunked(hidden: Tensor, head: PlainHead, function: Function, *, rows: int | 
     pass, and logits are made once; where they do, logits are made again in the backward pass.
     """
     rows = rows or chunk_rows(head.weight.shape[0])
-    nats: Tensor = _Chunked.apply(
+    nats: Tensor = _Chunked.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, head.factor, head.softcap, function, rows, head.precision()
     )
     return nats

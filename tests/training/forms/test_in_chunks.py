@@ -32,7 +32,7 @@ def rows() -> list[Encoded]:
     made = []
     for i, text in enumerate(TEXTS):
         ids = [1, *tokenizer()(text)["input_ids"], 2]
-        made.append(Encoded(ids, [IGNORED] * (2 + 3 * i) + ids[2 + 3 * i :], f"row {i}", *([] if i else [0.25])))
+        made.append(Encoded(ids, [IGNORED] * (2 + 3 * i) + ids[2 + 3 * i :], f"row {i}", weight=1.0 if i else 0.25))
     return made
 
 
@@ -43,7 +43,7 @@ def model(tmp_path: Path) -> Any:
 
 def gradients(model: Any, nats: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
-    (nats * torch.tensor([1.0, 0.5, 2.0])).sum().backward()
+    torch.autograd.backward((nats * torch.tensor([1.0, 0.5, 2.0])).sum())
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
