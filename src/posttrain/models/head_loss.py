@@ -27,8 +27,8 @@ from posttrain.models.logits import core_of
 
 __all__ = ["Function", "PlainHead", "chunk_rows", "chunked", "chunked_nll", "plain_head", "states_at"]
 
-CHUNK_ELEMENTS = 1 << 24
-"""Logits of a chunk: 64 MiB in float32."""
+CHUNK_ELEMENTS = 1 << 23
+"""Logits of a chunk: 32 MiB in float32."""
 TOLERANCE = 1e-4
 """By how much logits may differ from the head's own in a trial, as a share of their spread, in float32."""
 COARSE = 1e-2

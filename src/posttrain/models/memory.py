@@ -138,7 +138,7 @@ def _kept() -> float:
         import torch
 
         return torch.cuda.max_memory_allocated() / 2**30
-    if sys.platform == "linux":
+    if STATUS.is_file():
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 2**20  # KiB
     return _resident()

@@ -14,13 +14,17 @@ from posttrain.data.batching import collate
 from posttrain.data.chat import IGNORED, Encoded, EncodeResult, LossOn, encode_all
 from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Conversation, Record
-from posttrain.models.head_loss import Function, PlainHead, chunked, chunked_nll, plain_head, states_at
+from posttrain.models.head_loss import Function, PlainHead, chunk_rows, chunked, chunked_nll, plain_head, states_at
 from posttrain.models.logits import logits_at
 from posttrain.objectives._loss import Loss
 from posttrain.objectives._tokens import TokenNll
 from posttrain.training.forms.base import EncodeSettings, Form, MicroBatch
 
 __all__ = ["TokenBatch", "TokensForm", "token_batch"]
+
+
+TERM_COPIES = 4
+"""A term on logits holds the distributions of two models and their gradients, where cross-entropy holds one tensor."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,8 @@ class TokensForm(Form):
                 fixed = plain_head(reference)
             assert fixed is not None, "the reference is the model before training, with the same head"
             for term in self.setup.terms:
-                each = chunked(states, head, term_of_tokens(term, before, fixed, said, micro.old.to(self.device)[row]))
+                of_tokens = term_of_tokens(term, before, fixed, said, micro.old.to(self.device)[row])
+                each = chunked(states, head, of_tokens, rows=chunk_rows(len(head.weight) * TERM_COPIES))
                 added = each.new_zeros(len(targets)).index_add(0, row, each)
                 summed = summed + added.to(summed)
                 metrics[f"penalty_{term.kind}"] = added.detach()
