@@ -41,6 +41,19 @@ def test_every_copy_is_fresh(bench: Bench) -> None:
     assert not second.training
 
 
+def test_what_is_lent_shares_the_weights_and_no_more(bench: Bench) -> None:
+    assert bench.fingerprint
+    lent, own = bench.lent().model, bench.loaded.model
+    theirs = dict(own.named_parameters())
+    assert all(p is not theirs[n] and p.data_ptr() == theirs[n].data_ptr() for n, p in lent.named_parameters())
+    assert lent.get_output_embeddings().weight is lent.get_input_embeddings().weight or (
+        own.get_output_embeddings().weight is not own.get_input_embeddings().weight
+    )
+    lent.requires_grad_(False)
+    assert all(p.requires_grad for p in own.parameters())
+    bench.check_untouched()
+
+
 def test_a_touched_model_is_found_out(bench: Bench) -> None:
     assert bench.fingerprint
     with torch.no_grad():

@@ -16,7 +16,7 @@ from torch import Tensor
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.errors import DataError, Problem
 
-__all__ = ["collate", "length_batches"]
+__all__ = ["collate", "length_batches", "pieces"]
 
 STRETCH_BATCHES = 50
 """Rows are sorted by length within stretches of about this many batches."""
@@ -56,6 +56,19 @@ def length_batches(
         batches.append(batch)
     rng.shuffle(batches)
     return batches
+
+
+def pieces(batch: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """A batch cut, in its order, into parts of rows x longest <= tokens; a row alone may be longer."""
+    made: list[list[int]] = []
+    longest = 0
+    for i in batch:
+        longest = max(longest, lengths[i])
+        if not made or (len(made[-1]) + 1) * longest > tokens:
+            made.append([])
+            longest = lengths[i]
+        made[-1].append(i)
+    return made
 
 
 def _stretches(order: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:

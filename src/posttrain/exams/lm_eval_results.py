@@ -15,9 +15,10 @@ import torch
 
 from posttrain.exams.lm_eval import PosttrainLM
 from posttrain.exams.lm_eval_tasks import Loaded
-from posttrain.exams.running import TaskResult, _peak_gib
+from posttrain.exams.running import TaskResult
 from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Sample, Score, mean_score
+from posttrain.models.memory import peak_gib
 
 __all__ = ["Evaluated", "evaluate_tasks"]
 
@@ -75,7 +76,7 @@ def evaluate_tasks(
     cost = {key: float(sum(part[key] for part in everywhere)) for key in spent}
     cost["wall_s"] = time.perf_counter() - start
     cost["forwarded_tokens"] = cost["scored_tokens"] + cost["prompt_tokens"]
-    cost["peak_gib"] = _peak_gib()
+    cost["peak_gib"] = peak_gib()
     settings = f"template:{'chat' if apply_chat_template else 'none'}"
     found = Evaluated()
     for name, task in loaded["tasks"].items():

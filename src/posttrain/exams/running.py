@@ -11,7 +11,6 @@ asked: an answer to the same words is no evidence of robustness.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from posttrain.inference.encoding import PromptEncoder
 from posttrain.inference.protocol import Plain, Prompt, Respondent, Usage
 from posttrain.inference.respondents import PromptedRespondent
 from posttrain.inference.shards import ShardedRespondent
+from posttrain.models.memory import peak_gib
 
 __all__ = ["TaskProgress", "TaskResult", "run_task", "samples_key"]
 
@@ -343,7 +343,7 @@ def _scored(
         "wall_s": meter.wall_s,
         "forwarded_tokens": spent["scored_tokens"] + spent["prompt_tokens"],
         **spent,
-        "peak_gib": _peak_gib(),
+        "peak_gib": peak_gib(),
     }
     total = len(task.items)
     notes = [
@@ -429,17 +429,3 @@ def _cost_notes(cost: Mapping[str, float], usage: Usage, samples: Sequence[Sampl
         yield f"{cost['plain_requests']:.0f} requests shared no prefix: {usage.plain_reason}"
     if earlier:
         yield f"{earlier} of {len(samples)} samples were there already; time and tokens are of the others"
-
-
-def _peak_gib() -> float:
-    """Peak memory of the GPU's allocator where there is one in use, else of the process."""
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**30
-    if sys.platform == "win32":
-        return 0.0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20  # bytes on macOS, KiB on Linux

@@ -6,10 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from posttrain.config.base import Config
 from posttrain.data.chat import IGNORED
 from posttrain.objectives._loss import Loss
 
-__all__ = ["token_cross_entropy"]
+__all__ = ["TokenNll", "token_cross_entropy"]
+
+
+class TokenNll(Config):
+    """An objective that is `token_cross_entropy` of its rows and nothing else, so that it may be computed token by
+    token, without the logits of all positions at once.
+    """
 
 
 def token_cross_entropy(logits: Tensor, targets: Tensor) -> Loss:

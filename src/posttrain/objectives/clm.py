@@ -9,15 +9,14 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from posttrain.config.base import Config
 from posttrain.objectives._loss import Loss
-from posttrain.objectives._tokens import token_cross_entropy
+from posttrain.objectives._tokens import TokenNll, token_cross_entropy
 from posttrain.registry import register
 
 __all__ = ["ClmConfig", "clm"]
 
 
-class ClmConfig(Config):
+class ClmConfig(TokenNll):
     """Causal language modelling on texts or whole conversations."""
 
     form: ClassVar[str] = "tokens"

@@ -10,15 +10,14 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from posttrain.config.base import Config
 from posttrain.objectives._loss import Loss
-from posttrain.objectives._tokens import token_cross_entropy
+from posttrain.objectives._tokens import TokenNll, token_cross_entropy
 from posttrain.registry import register
 
 __all__ = ["SftConfig", "sft"]
 
 
-class SftConfig(Config):
+class SftConfig(TokenNll):
     """Supervised fine-tuning on conversations, prompt/completion pairs or texts."""
 
     form: ClassVar[str] = "tokens"

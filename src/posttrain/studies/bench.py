@@ -1,18 +1,20 @@
 """One model of a study on the bench: loaded once, never touched; cells work on copies of it.
 
 Two copies of the weights are in memory at most: the untouched model, whose answers are the "before" of every exam, and
-the one that a method is changing. Each cell gets a fresh copy, so no method can leave anything behind.
+the one that a method is changing. Each cell gets a fresh copy, so no method can leave anything behind; a tuner that
+only puts something beside the weights (LoRA, virtual tokens) is lent the untouched ones, and nothing is copied.
 """
 
 from __future__ import annotations
 
 import copy
-import gc
 import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from posttrain import registry
 from posttrain.config.base import Config
@@ -21,6 +23,7 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.memory import give_back, is_large, large_blocks_go_back
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task
 from posttrain.studies.plan import find_model
 
@@ -55,6 +58,8 @@ class Bench:
             trust_remote_code=trust_remote_code,
             allow_template_mismatch=allow_template_mismatch,
         )
+        if self.large and self.loaded.model.device.type == "cpu":
+            large_blocks_go_back()
         self.download, self.trust_remote_code = download, trust_remote_code
         self.allow_template_mismatch = allow_template_mismatch
         self.name = name
@@ -76,6 +81,11 @@ class Bench:
         """Probes asked at once: all on a small model, few on a large one, so that a kill loses little."""
         return 4096 if sum(p.numel() for p in self.loaded.model.parameters()) < LARGE else 64
 
+    @cached_property
+    def large(self) -> bool:
+        """Whether its memory is worth being given back after each part of the work."""
+        return is_large(self.loaded.model)
+
     def check_untouched(self) -> None:
         """PosttrainError when a method has changed the model that all cells start from."""
         now = f"{weights_fingerprint(self.loaded.model)}-{template_fingerprint(self.loaded.tokenizer)}"
@@ -88,6 +98,18 @@ class Bench:
         """A fresh copy of the model, free to be changed; the copy before it is given up."""
         self.release()
         self._work = self.loaded._replace(model=copy.deepcopy(self.loaded.model))
+        return self._work
+
+    def lent(self) -> LoadedModel:
+        """As `working`, but with the untouched model's own weights: for what puts something beside them and never
+        writes to them. `check_untouched` finds out who does.
+        """
+        self.release()
+        memo: dict[int, Any] = {}
+        for p in self.loaded.model.parameters():
+            own = torch.nn.Parameter(p.data, requires_grad=p.requires_grad)
+            memo[id(p)] = own
+        self._work = self.loaded._replace(model=copy.deepcopy(self.loaded.model, memo))
         return self._work
 
     def release(self) -> None:
@@ -108,12 +130,9 @@ class Bench:
         )
 
     def settle(self) -> None:
-        """Let go of memory that nothing holds any more: optimiser states, and what lay on a GPU."""
-        import torch
-
-        if torch.cuda.is_available():
-            gc.collect()
-            torch.cuda.empty_cache()
+        """Give memory back that nothing holds any more: optimiser states, activations, what lay on a GPU."""
+        if self.large or torch.cuda.is_available():
+            give_back()
 
     def before_cache(self, change: str) -> dict[Any, Any]:
         """What the untouched model said to the probes of a change; kept while that change's cells run."""

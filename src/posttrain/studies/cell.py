@@ -16,6 +16,7 @@ from posttrain import registry
 from posttrain.exams.capabilities import relative_changes
 from posttrain.exams.transfer import separate_scores, transfer_scores
 from posttrain.inference.protocol import Respondent
+from posttrain.models.memory import peak_gib, peak_memory
 from posttrain.studies.bench import Bench
 from posttrain.studies.card import card
 from posttrain.studies.config import Study, safe_name
@@ -53,6 +54,7 @@ class CellRun:
         self.found: dict[int, Examined] = {}  # by step
         self.named: dict[str, Examined] = {}  # checkpoints that have a name and no step
 
+    @peak_memory()
     def run(self) -> CellResult:
         cell, began = self.cell, time.monotonic()
         saves = self.study.saves
@@ -64,6 +66,7 @@ class CellRun:
             key=self.key,
             before=self.bench.before,
             working=self.bench.working,
+            lent=self.bench.lent,
             load=self.bench.load,
             replay=self.bench.replay,
             forbidden=self.bench.forbidden,
@@ -93,6 +96,7 @@ class CellRun:
         examined = [*(self.found[step] for step in sorted(self.found)), *before, final, *after]
         exam_s = sum(one.cost["exam_s"] for one in examined)
         wall_s = max(time.monotonic() - began, exam_s + made.cost.get("train_s", 0.0))  # of earlier runs, too
+        peak = max(peak_gib(), made.cost.get("peak_gib", 0.0))  # of earlier runs, too
         result = CellResult(
             self.key,
             cell.model,
@@ -101,7 +105,7 @@ class CellRun:
             cell.seed,
             "done",
             examined=examined,
-            cost={"wall_s": wall_s, "exam_s": exam_s, **made.cost},
+            cost={"wall_s": wall_s, "exam_s": exam_s, **made.cost, "peak_gib": peak},
             weights=str(made.weights.relative_to(self.examiner.folder)) if made.weights else "",
             stages=stages,
         )

@@ -41,7 +41,8 @@ class MethodContext:
     """One cell's surroundings.
 
     change: None in a study without changes; base: relative paths are relative to it; folder: the cell's;
-    before: answers as the untouched model does; working: a fresh copy of that model, free to be changed; load: a model
+    before: answers as the untouched model does; working: a fresh copy of that model, free to be changed; lent: the
+    same with weights that nobody may write to, in less memory; load: a model
     that this cell has saved, as that one was loaded; replay: makes (once per study) the rows of a replay config for a
     seed and a longest row; forbidden: every prompt of every exam of the study;
     resumable: whether training is long or precious enough to be written down, so that a kill does not lose it;
@@ -61,6 +62,7 @@ class MethodContext:
     load: Callable[[Path], LoadedModel]
     replay: Callable[[Config, int, int], list[Encoded]]
     forbidden: frozenset[str]
+    lent: Callable[[], LoadedModel] | None = None
     keep: Literal["none", "final", "all"] = "none"
     resumable: bool = False
     saves: Saves = field(default_factory=Saves)

@@ -97,19 +97,20 @@ def parts_of(
     continued: bool = False,
     autocast: torch.dtype | None = None,
     read: Container[int] = range(2**63),
+    before: PreTrainedModel | None = None,
 ) -> Parts:
     """Forms and penalties, prepared while the tuned model is still where training begins.
 
     respondent: of the model before the tuner, its fingerprint known; earlier: folder of the run of the task before;
     continued: the tuned model has taken up an adapter, so that it is another one than without its adapter;
     autocast: precision of the forward passes to come, None for the weights' own; read: numbers of the rows that will be
-    read.
+    read; before: see `reference_of`.
     """
     chosen = [part for part in config.penalty if isinstance(part, PenaltyConfig)]
     terms = terms_of(tuple(chosen))
     form = form_of(config.objective)
     needed = form.asks_reference(config.objective) or bool(terms)
-    reference = reference_of(tuned, needed=needed, say=say, continued=continued)
+    reference = reference_of(tuned, needed=needed, say=say, continued=continued, before=before)
     forms = bare_forms(config, loaded.tokenizer, reference, terms)
     for one in (forms.new, forms.old):
         one.device = tuned.device
@@ -158,13 +159,24 @@ def parts_of(
 
 
 def reference_of(
-    tuned: PreTrainedModel | PeftModel, *, needed: bool, say: Callable[[str], None], continued: bool = False
+    tuned: PreTrainedModel | PeftModel,
+    *,
+    needed: bool,
+    say: Callable[[str], None],
+    continued: bool = False,
+    before: PreTrainedModel | None = None,
 ) -> Reference:
-    """The model before training; a frozen copy where it is needed during training and nothing can be switched off."""
+    """The model before training; a frozen copy where it is needed during training and nothing can be switched off.
+
+    before: the same model, which somebody else holds and nobody changes: asked instead of a copy.
+    """
     if can_be_switched_off(tuned) and not continued:
         return Reference(tuned, None)
     if not needed:
         return Reference(tuned, None, start_only=True)
+    if before is not None and not continued and type(before) is type(tuned) and before.dtype == tuned.dtype:
+        say("the untouched model is asked beside it, to compare with")
+        return Reference(tuned, before)
     say("a frozen copy of the model is kept beside it, to compare with")
     frozen = copy.deepcopy(tuned)
     frozen.requires_grad_(False)

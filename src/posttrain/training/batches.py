@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from posttrain.data.batching import pieces
 from posttrain.training.forms.base import Form, MicroBatch
 from posttrain.training.steps import PlannedStep, RowPlan
 
@@ -78,6 +79,8 @@ class StepLoader:
 
     transformers.Trainer sees one epoch whose batches are optimiser steps. Where a resumed run begins is asked when
     iteration starts, since the Trainer reads its state only then. With several processes each takes its part.
+    at_once: padded tokens that go through the model together, at most; None for whole micro batches. A step's loss does
+    not depend on how it is cut.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class StepLoader:
         *,
         forms: Forms,
         first: Callable[[], int],
+        at_once: int | None = None,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
@@ -96,12 +100,14 @@ class StepLoader:
         self.steps = steps
         self.forms = forms
         self.first = first
+        self.at_once = at_once
         self.rank = rank
         self.processes = processes
         by_form = [(forms.new if i < plan.new_rows else forms.old, row) for i, row in enumerate(rows)]
         # known for every row, so that each process knows the sums over all of them
         self.units = [form.units(row) for form, row in by_form]
         self.tokens = [form.tokens_of(row) for form, row in by_form]
+        self.sizes = [form.size(row) for form, row in by_form]
 
     def __len__(self) -> int:
         return self.steps
@@ -115,13 +121,19 @@ class StepLoader:
         old = [i for i in numbers if i >= self.plan.new_rows]
         old_units = sum(self.units[i] for i in old)
         return Step(
-            part_of([self._micro(micro) for micro in planned.micro_batches], self.rank, self.processes),
+            part_of([self._micro(part) for part in self._parts(planned)], self.rank, self.processes),
             sum(self.units[i] for i in numbers) - old_units,
             old_units,
             sum(self.tokens[i] for i in numbers),
             sum(self.tokens[i] for i in old),
             planned.epoch,
         )
+
+    def _parts(self, planned: PlannedStep) -> list[list[int]]:
+        """Row numbers of what goes through the model together."""
+        if self.at_once is None:
+            return planned.micro_batches
+        return [part for micro in planned.micro_batches for part in pieces(micro, self.sizes, self.at_once)]
 
     def _micro(self, numbers: list[int]) -> MicroBatch:
         old = [i >= self.plan.new_rows for i in numbers]

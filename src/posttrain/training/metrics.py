@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from posttrain.training.checkpoints import write_text
 
-__all__ = ["MetricsLog", "peak_gib"]
-
-
-def peak_gib(device: torch.device) -> float:
-    """Peak memory so far in GiB: of the GPU's allocator on a GPU, else of the process (resident set).
-
-    On the CPU of a Windows machine, which does not tell without more packages, it is 0.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    if sys.platform == "win32":
-        return 0.0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20  # bytes on macOS, KiB on Linux
+__all__ = ["MetricsLog"]
 
 
 class MetricsLog:

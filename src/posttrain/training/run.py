@@ -19,13 +19,15 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from posttrain import registry
-from posttrain.data.batching import length_batches
+from posttrain.data.batching import length_batches, pieces
 from posttrain.data.readers import DataSource
 from posttrain.errors import ConfigError, DataError, Interrupted, MissingError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, resolve
+from posttrain.models.logits import core_of
+from posttrain.models.memory import activation_bytes, is_large, large_blocks_go_back, peak_gib, peak_memory
 from posttrain.retention.selection import NO_TASK, ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.assembly import Parts, bare_forms, check_combination, parts_of
@@ -37,7 +39,7 @@ from posttrain.training.forms.base import MicroBatch
 from posttrain.training.forms.forward import arithmetic
 from posttrain.training.heads import check_head, loader_for, resolved
 from posttrain.training.looking import finish_added, show_rows
-from posttrain.training.metrics import MetricsLog, peak_gib
+from posttrain.training.metrics import MetricsLog
 from posttrain.training.muon import muon_for
 from posttrain.training.penalties import earlier_fingerprint, file_fingerprint
 from posttrain.training.planning import plan_of, rows_read
@@ -62,6 +64,8 @@ BIG_PARAMETERS = 1_000_000_000
 """From here on `precision: auto` computes in bfloat16 on a GPU that has it."""
 HASHED_PARAMETERS = 500_000_000
 """Up to here a run's identity holds the fingerprint of the weights it starts from; above, their name only."""
+ACTIVATIONS = 768 * 2**20
+"""Bytes of activations that a forward pass of training may keep on a CPU."""
 WITHOUT_EFFECT = {"output", "report_to", "data", "validation", "download", "earlier"}
 WITHOUT_EFFECT |= {"save_every_steps", "save_at_steps", "keep_checkpoints"}
 """Settings that may change between a run and its resumption; data are compared by their tokens instead, what an earlier
@@ -141,6 +145,7 @@ def material_of(
     return Material(rows, validation_rows or [], replay_rows or [])
 
 
+@peak_memory()
 def train(
     config: TrainConfig,
     *,
@@ -158,6 +163,7 @@ def train(
     earlier: Path | None = None,
     adapter: Path | None = None,
     forbidden: frozenset[str] = frozenset(),
+    before: PreTrainedModel | None = None,
 ) -> TrainResult:
     """Train; what is not given is loaded or read as the configuration says.
 
@@ -166,7 +172,9 @@ def train(
     starts over; examine: called after each checkpoint that the configuration asks for, with the model at rest
     (evaluation mode; clock and random states stand still); earlier: folder of the run of the task before, from which
     penalties and the replay of earlier tasks go on; adapter: a folder saved by the same tuner, whose weights training
-    takes up; forbidden: prompts of exams, which penalties shall not look at. Raises Interrupted after a signal (with an
+    takes up; forbidden: prompts of exams, which penalties shall not look at;
+    before: the model as it is now, which the caller keeps untouched: asked where an objective compares with it, instead
+    of a copy. Raises Interrupted after a signal (with an
     output folder: after saving), TrainingError when loss or gradient is not finite, ConfigError when the checkpoint was
     made by another configuration.
     """
@@ -181,6 +189,8 @@ def train(
         loaded = load_for_training(config, say=progress.say)
     check_head(config, loaded.model)
     model, tokenizer = loaded.model, loaded.tokenizer
+    if model.device.type == "cpu" and is_large(model):
+        large_blocks_go_back()
     material = material_of(
         config,
         loaded,
@@ -229,6 +239,7 @@ def train(
         continued=adapter is not None,
         autocast=autocast_dtype(config, tuned),
         read=rows_read(config, material, tokenizer),
+        before=before,
     )
     cached_keys = model.config.use_cache
     rate = rate_of(
@@ -255,8 +266,6 @@ def train(
     trainer.metrics.take_up(start, write=main)
     trainer.wall_before_s = trainer.metrics.wall_s
     trainer.began = time.monotonic()
-    if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(model.device)
     try:
         with progress, stop_on_signal(trainer):
             progress.start(start, trainer.args.max_steps)
@@ -283,7 +292,7 @@ def train(
         losses[-1] if losses else math.nan,
         int(trainer.state.num_input_tokens_seen),
         trainer.wall_before_s + time.monotonic() - trainer.began,
-        peak_gib(model.device),
+        peak_gib(),
         trainer.metrics.history,
         moved,
         trainer.stopped,
@@ -373,6 +382,7 @@ def build(
     """A PostTrainer ready to train. rate: the peak learning rate."""
     plan, steps = plan_of(config, material, parts.forms)
     parts.penalties.learning_rate = rate
+    at_once = tokens_at_once(tuned)
     rows = [*material.new, *material.old]
     optimizer = config.optimizer
     warmup = optimizer.warmup_steps if optimizer.warmup_steps is not None else round(optimizer.warmup_share * steps)
@@ -424,10 +434,11 @@ def build(
             steps,
             forms=parts.forms,
             first=lambda: int(trainer.state.global_step),
+            at_once=at_once,
             rank=trainer.accelerator.process_index,
             processes=trainer.accelerator.num_processes,
         ),
-        validation=validation_batches(config, material.validation, parts.forms),
+        validation=validation_batches(config, material.validation, parts.forms, at_once),
         rules=Rules(
             stop_at_loss=optimizer.stop_at_loss,
             evaluate_every=config.evaluate_every_steps or max(steps // 10, 1),
@@ -451,10 +462,22 @@ def build(
     return trainer
 
 
-def validation_batches(config: TrainConfig, rows: list[Any], forms: Forms) -> list[MicroBatch]:
+def tokens_at_once(model: PreTrainedModel | PeftModel) -> int | None:
+    """Padded tokens that go through the model together: on a CPU as many as `ACTIVATIONS` holds, since more of them are
+    no faster there; elsewhere whole micro batches."""
+    if model.device.type != "cpu":
+        return None
+    return max(1, ACTIVATIONS // max(1, activation_bytes(core_of(model))))
+
+
+def validation_batches(
+    config: TrainConfig, rows: list[Any], forms: Forms, at_once: int | None = None
+) -> list[MicroBatch]:
     """The validation rows in micro batches, the same ones each time."""
     sizes = [forms.new.size(row) for row in rows]
     batches = length_batches(sizes, tokens=config.batch.tokens, seed=0, epoch=0, max_rows=config.batch.rows)
+    if at_once is not None:
+        batches = [part for batch in batches for part in pieces(batch, sizes, at_once)]
     return [forms.new.micro_batch([rows[i] for i in batch], batch, [False] * len(batch)) for batch in batches]
 
 

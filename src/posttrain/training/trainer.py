@@ -30,6 +30,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from posttrain.errors import Problem, TrainingError
 from posttrain.models.added import added_to
 from posttrain.models.logits import core_of
+from posttrain.models.memory import peak_gib
 from posttrain.models.save import save_model
 from posttrain.objectives._loss import Loss
 from posttrain.training.adapter_state import set_adapter_state
@@ -37,7 +38,7 @@ from posttrain.training.batches import Forms, Step, StepLoader, part_of
 from posttrain.training.checkpoints import IDENTITY, rotate, whole_folder, write_text
 from posttrain.training.forms.base import MicroBatch, Row
 from posttrain.training.forms.forward import arithmetic
-from posttrain.training.metrics import MetricsLog, peak_gib
+from posttrain.training.metrics import MetricsLog
 from posttrain.training.penalties import Penalties
 from posttrain.training.progress import RunProgress
 from posttrain.training.sums import Sums
@@ -256,7 +257,7 @@ class PostTrainer(Trainer):
                 "tokens": self.state.num_input_tokens_seen,
                 "tokens_per_s": tokens / max(wall_s - before["wall_s"], 1e-9),
                 "wall_s": wall_s,
-                "peak_gib": peak_gib(self.args.device),
+                "peak_gib": peak_gib(),
             }
             self._note(entry)
             logs = {"loss": entry["loss_nats"], **logs, "loss_new": entry["loss_new_nats"]}

@@ -47,6 +47,8 @@ from posttrain.training.prepare import longest_row
 from posttrain.training.progress import Silent
 from posttrain.training.run import TrainResult, finished_run
 from posttrain.training.run import train as run_training
+from posttrain.tuners._virtual import VirtualTokens
+from posttrain.tuners.lora import LoraConfig
 
 __all__ = ["TrainMethodConfig", "target_rows", "train"]
 
@@ -271,7 +273,8 @@ def train(config: Config, context: MethodContext) -> MethodResult:
     done = finished_run(output, context.load) if output is not None and resume else None
     notes: list[str] = []
     if done is None:
-        done = _trained(config, context, context.working(), output, notes, resume=resume)
+        lent = context.lent if leaves_weights(config.tuner) else None
+        done = _trained(config, context, (lent or context.working)(), output, notes, resume=resume)
     examine_between(config, context, done.model)
     respondent = ModelRespondent(LoadedModel(done.model, done.tokenizer, context.name()))
     cost = {
@@ -287,6 +290,13 @@ def train(config: Config, context: MethodContext) -> MethodResult:
         scratch = [output / "checkpoints"] if context.keep == "final" else [output]
     weights = output / "model" if output is not None and context.keep != "none" else None
     return MethodResult(respondent, cost, done.history, weights, notes, scratch)
+
+
+def leaves_weights(tuner: Config) -> bool:
+    """Whether a tuner never writes to the model's own weights, but puts something beside them."""
+    if isinstance(tuner, LoraConfig):
+        return tuner.init == "default" and not tuner.modules_to_save  # PiSSA takes its adapter out of the weights
+    return isinstance(tuner, VirtualTokens)
 
 
 def examine_between(config: TrainMethodConfig, context: MethodContext, tuned: PreTrainedModel | PeftModel) -> None:
@@ -391,6 +401,7 @@ def _trained(
         ),
         base=context.base,
         forbidden=context.forbidden,
+        before=context.before.model,
     )
     late = [step for step in context.saves.at if step > trained.steps]
     if late:

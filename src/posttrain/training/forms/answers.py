@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from posttrain.data.batching import length_batches
-from posttrain.data.chat import Encoded
+from posttrain.data.chat import IGNORED, Encoded
 from posttrain.models.added import ADDED
+from posttrain.models.head_loss import chunked_nll, plain_head, states_at
 from posttrain.models.logits import logits_at
 from posttrain.objectives._tokens import token_cross_entropy
 from posttrain.training.forms.base import Preparation
@@ -33,10 +34,15 @@ REFERENCE_FILE = "reference.safetensors"
 def answer_logps(model: nn.Module, batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tensor]:
     """(log-probabilities, tokens) of each row's labelled tokens: nats summed over them, (B,), and their number, (B,).
 
-    Only positions that some row labels go through the output head.
+    Only positions that some row labels go through the output head, and in chunks where the head can be cut.
     """
-    columns = batch.columns.to(device) if batch.columns is not None else None
     targets = batch.targets.to(device)
+    head = plain_head(model)
+    if head is not None:
+        asked = targets != IGNORED  # (B, T)
+        nats = chunked_nll(states_at(model, batch.input_ids.to(device), asked), head, targets[asked])  # (N,)
+        return -nats.new_zeros(len(targets)).index_add(0, asked.nonzero()[:, 0], nats), asked.sum(1)
+    columns = batch.columns.to(device) if batch.columns is not None else None
     targets = targets if columns is None else targets[:, columns]
     loss = token_cross_entropy(logits_at(model, batch.input_ids.to(device), columns), targets)
     return -loss.nats, loss.units

@@ -14,11 +14,17 @@ from posttrain.data.batching import collate
 from posttrain.data.chat import IGNORED, Encoded, EncodeResult, LossOn, encode_all
 from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Conversation, Record
+from posttrain.models.head_loss import Function, PlainHead, chunk_rows, chunked, chunked_nll, plain_head, states_at
 from posttrain.models.logits import logits_at
 from posttrain.objectives._loss import Loss
+from posttrain.objectives._tokens import TokenNll
 from posttrain.training.forms.base import EncodeSettings, Form, MicroBatch
 
 __all__ = ["TokenBatch", "TokensForm", "token_batch"]
+
+
+TERM_COPIES = 4
+"""A term on logits holds the distributions of two models and their gradients, where cross-entropy holds one tensor."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,9 @@ class TokensForm(Form):
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         assert isinstance(micro, TokenBatch)
+        head = plain_head(model) if isinstance(self.setup.objective, TokenNll) else None
+        if head is not None:
+            return self.loss_in_chunks(model, head, micro)
         input_ids = micro.input_ids.to(self.device)
         columns = micro.columns.to(self.device) if micro.columns is not None else None
         targets = micro.targets.to(self.device)
@@ -125,6 +134,31 @@ class TokensForm(Form):
         if micro.weights is not None:
             loss = loss._replace(nats=loss.nats * micro.weights.to(loss.nats))
         return self.with_terms(loss, micro, input_ids, columns, logits, targets)
+
+    def loss_in_chunks(self, model: nn.Module, head: PlainHead, micro: TokenBatch) -> Loss:
+        """Token cross-entropy and terms, the output head going from chunk to chunk over the supervised positions."""
+        input_ids, targets = micro.input_ids.to(self.device), micro.targets.to(self.device)
+        asked = targets != IGNORED  # (B, T)
+        row, said = asked.nonzero()[:, 0], targets[asked]  # (N,)
+        states = states_at(model, input_ids, asked)  # (N, D)
+        nats = chunked_nll(states, head, said)
+        summed = nats.new_zeros(len(targets)).index_add(0, row, nats)  # (B,)
+        if micro.weights is not None:
+            summed = summed * micro.weights.to(summed)
+        metrics: dict[str, Tensor] = {}
+        if self.setup.terms:
+            assert self.setup.reference is not None
+            with self.setup.reference.model() as reference:
+                before = states_at(reference, input_ids, asked)
+                fixed = plain_head(reference)
+            assert fixed is not None, "the reference is the model before training, with the same head"
+            for term in self.setup.terms:
+                of_tokens = term_of_tokens(term, before, fixed, said, micro.old.to(self.device)[row])
+                each = chunked(states, head, of_tokens, rows=chunk_rows(len(head.weight) * TERM_COPIES))
+                added = each.new_zeros(len(targets)).index_add(0, row, each)
+                summed = summed + added.to(summed)
+                metrics[f"penalty_{term.kind}"] = added.detach()
+        return Loss(summed, asked.sum(1), metrics)
 
     def with_terms(
         self,
@@ -147,3 +181,25 @@ class TokensForm(Form):
             nats = nats + added.to(nats)
             metrics[f"penalty_{term.kind}"] = added.detach()
         return loss._replace(nats=nats, metrics=metrics)
+
+
+def term_of_tokens(term: Any, before: Tensor, head: PlainHead, said: Tensor, old: Tensor) -> Function:
+    """A term on logits (`kl_to_base`) as a function of a chunk's logits, each token a row of its own.
+
+    before: (N, D), the reference's hidden states; head: its output head; said: (N,) targets; old: (N,) bool.
+    """
+    precision = head.precision()
+
+    def nats(logits: Tensor, at: slice, wants: bool) -> tuple[Tensor, Tensor | None]:
+        base = head.logits(before[at], precision)[:, None]
+        with torch.set_grad_enabled(wants):
+            now = logits.requires_grad_(wants)
+            found: Tensor = term.function(now[:, None], base, said[at, None], old[at])  # (n,)
+            total = found.sum()
+        if not wants:
+            return found, None
+        if not total.requires_grad:  # no token of this chunk is of the kind that the term looks at
+            return found, torch.zeros_like(logits)
+        return found.detach(), torch.autograd.grad(total, now)[0]
+
+    return nats

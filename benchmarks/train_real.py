@@ -1,0 +1,222 @@
+"""LoRA on a real chat model: posttrain against TRL's SFTTrainer on the same rows, each in a process of its own.
+
+    POSTTRAIN_REAL=folder python benchmarks/train_real.py [--tasks self_instruct_seed_tasks.jsonl] [--bf16] [--json]
+
+96 instruction rows, one pass over them, rank 16 on all linear layers, float32. Both sides are given the same token ids
+and the same supervised positions. Before anything is timed the two say what they make of the untouched model: the mean
+loss over all rows must agree to 1e-4. posttrain's steps are 1,024 padded tokens, rows of like length together;
+SFTTrainer's are batches of 8 rows, padded, its way of doing it (`--checkpointing` leaves its activation checkpointing
+on, which is its default: less memory, more time). Tokens are those of the rows, padding left out. Peak memory is the
+process's resident set with everything in it. Exit code 1 when posttrain reads fewer than 2.5 times the tokens per
+second or takes more than 2.5 GB.
+
+Rows: the seed tasks of Self-Instruct (`{instruction, instances: [{input, output}]}`, one a line) where --tasks names
+them, else questions in both languages that this file makes. trl is needed (a development dependency).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROWS = 96
+LONGEST = 512
+RANK = 16
+RATE = 1e-4
+RATIO, PEAK_GB = 2.5, 2.5
+TOLERANCE = 1e-4
+
+
+def tasks_in(path: Path | None) -> list[tuple[str, str]]:
+    """Instructions and answers."""
+    if path is not None:
+        found = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            task = json.loads(line)
+            one = task["instances"][0]
+            found.append((f"{task['instruction']}\n\n{one['input']}".strip(), one["output"].strip()))
+        return [pair for pair in found if pair[1]]
+    draw = random.Random(0)
+    made = []
+    for number in range(4 * ROWS):
+        a, b, words = draw.randint(2, 99), draw.randint(2, 99), draw.randint(5, 90)
+        chinese = number % 3 == 0
+        ask = f"{a} 加 {b} 是多少？請說明。" if chinese else f"What is {a} plus {b}? Explain it in about {words} words."
+        step = f"{a} 加 {b} 是 {a + b}。" if chinese else f"Take {a}, count {b} further, and you have {a + b}. "
+        made.append((ask, (step * (words // 8 + 1)).strip()))
+    return made
+
+
+def encoded(folder: str, tasks: Path | None, count: int) -> list[Any]:
+    """The first rows that are short enough, in the model's own template."""
+    from posttrain.data.chat import encode_all
+    from posttrain.data.records import Conversation, Message
+    from posttrain.models.load import load_tokenizer
+
+    pairs = tasks_in(tasks)
+    talks = [
+        Conversation((Message("user", ask), Message("assistant", answer)), f"row {i}")
+        for i, (ask, answer) in enumerate(pairs)
+    ]
+    rows = encode_all(talks, load_tokenizer(folder), max_length=LONGEST, over_long="drop").rows[:count]
+    assert len(rows) == count, f"{len(rows)} rows of at most {LONGEST} tokens; {count} are needed"
+    return rows
+
+
+def measured(began: tuple[float, float], rows: list[Any], first_loss: float, last: float) -> dict[str, float]:
+    """What a worker prints."""
+    wall_s, cpu_s = time.monotonic() - began[0], time.process_time() - began[1]
+    tokens = sum(len(row.input_ids) for row in rows)
+    supervised = sum(label != -100 for row in rows for label in row.labels[1:])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "first_loss": first_loss,
+        "last_loss": last,
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
+        "tokens_per_s": tokens / wall_s,
+        "supervised_per_s": supervised / wall_s,
+        "peak_gb": peak / 1e9,
+    }
+
+
+def posttrain_side(args: argparse.Namespace) -> dict[str, float]:
+    import torch
+
+    from posttrain.models.load import load_model
+    from posttrain.training.assembly import bare_forms
+    from posttrain.training.config import TrainConfig
+    from posttrain.training.run import train, validation_batches
+
+    config = TrainConfig.model_validate(
+        {
+            "model": args.model,
+            "tuner": {"kind": "lora", "rank": RANK},
+            "optimizer": {"learning_rate": RATE, "epochs": 1},
+            "batch": {"tokens": 1024},
+            "precision": "bf16" if args.bf16 else "float32",
+        }
+    )
+    loaded, rows = load_model(args.model, device="cpu"), encoded(args.model, args.tasks, args.rows)
+    forms = bare_forms(config, loaded.tokenizer)
+    forms.new.device = loaded.model.device
+    nats = units = 0.0
+    with torch.no_grad():
+        for micro in validation_batches(config, rows, forms, 512):
+            loss = forms.new.loss(loaded.model, micro)
+            nats, units = nats + float(loss.nats.sum()), units + float(loss.units.sum())
+    began = time.monotonic(), time.process_time()
+    result = train(config, loaded=loaded, rows=rows)
+    return measured(began, rows, nats / units, result.loss_nats)
+
+
+def trl_side(args: argparse.Namespace) -> dict[str, float]:
+    import tempfile
+
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
+
+    rows = encoded(args.model, args.tasks, args.rows)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    data = Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SFTTrainer(
+            model,
+            args=SFTConfig(
+                output_dir=folder,
+                per_device_train_batch_size=8,
+                num_train_epochs=1,
+                learning_rate=RATE,
+                lr_scheduler_type="constant",
+                max_length=LONGEST,
+                use_cpu=True,
+                bf16=False,
+                gradient_checkpointing=args.checkpointing,
+                report_to="none",
+                save_strategy="no",
+                logging_steps=1,
+                disable_tqdm=True,
+                dataset_kwargs={"skip_prepare_dataset": True},
+            ),
+            train_dataset=data,
+            processing_class=AutoTokenizer.from_pretrained(args.model),
+            peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
+        )
+        nats = units = 0.0
+        with torch.no_grad():  # LoRA's B is zero yet: the untouched model, through SFTTrainer's own collator and labels
+            for start in range(0, len(rows), 8):
+                batch = trainer.data_collator([data[i] for i in range(start, min(start + 8, len(rows)))])
+                asked = int((batch["labels"][:, 1:] != -100).sum())
+                out = trainer.model(**{k: batch[k] for k in ("input_ids", "attention_mask", "labels")})
+                nats, units = nats + float(out.loss) * asked, units + asked
+        began = time.monotonic(), time.process_time()
+        trainer.train()
+        last = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-1]
+    return measured(began, rows, nats / units, last)
+
+
+def in_a_process(side: str, args: argparse.Namespace) -> dict[str, float]:
+    """What a worker of that side has measured."""
+    options = [
+        side,
+        "--model",
+        args.model,
+        "--rows",
+        str(args.rows),
+        *(["--tasks", str(args.tasks)] if args.tasks else []),
+    ]
+    options += ["--bf16"] if args.bf16 else []
+    options += ["--checkpointing"] if args.checkpointing else []
+    done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("side", nargs="?", choices=("posttrain", "trl"), help="only this side, in this process")
+    parser.add_argument("--model", default=os.environ.get("POSTTRAIN_REAL"), help="folder of the real model")
+    parser.add_argument("--tasks", type=Path, help="seed tasks of Self-Instruct")
+    parser.add_argument("--rows", type=int, default=ROWS, help="fewer for a quick look")
+    parser.add_argument("--bf16", action="store_true", help="posttrain computes in bfloat16")
+    parser.add_argument("--checkpointing", action="store_true", help="SFTTrainer with activation checkpointing")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if not args.model:
+        parser.error("name the folder of the real model: --model, or POSTTRAIN_REAL (see `make real`)")
+    if args.side:
+        print(json.dumps((posttrain_side if args.side == "posttrain" else trl_side)(args)))
+        return 0
+    sides = {side: in_a_process(side, args) for side in ("posttrain", "trl")}
+    own, other = sides["posttrain"], sides["trl"]
+    apart = abs(own["first_loss"] - other["first_loss"])
+    if apart > TOLERANCE:
+        print(f"the two do not compute the same: {own['first_loss']:.6f} and {other['first_loss']:.6f} nats per token")
+        return 1
+    ratio = own["tokens_per_s"] / other["tokens_per_s"]
+    if args.json:
+        print(json.dumps({**sides, "ratio": ratio}))
+    else:
+        print(f"mean loss of the untouched model: {own['first_loss']:.6f} and {other['first_loss']:.6f} nats per token")
+        for side, one in sides.items():
+            print(
+                f"{side:10} {one['tokens_per_s']:7.1f} tokens/s ({one['supervised_per_s']:.1f} supervised), "
+                f"{one['wall_s']:.1f} s, {one['cpu_s']:.1f} s of processor, peak {one['peak_gb']:.2f} GB"
+            )
+        print(f"ratio {ratio:.2f} (at least {RATIO} wanted), memory of posttrain at most {PEAK_GB} GB wanted")
+    return 0 if ratio >= RATIO and own["peak_gb"] <= PEAK_GB else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""Losses of tokens without the logits of all of them: the output head chunk by chunk, at supervised positions only.
+
+A vocabulary of 49,152 words makes 200 KB of float32 logits for each position, and a plain cross-entropy holds three or
+four copies of them: for a step of 1,024 tokens more than the model's own weights. Here the model's forward pass ends
+before its head; the hidden states of the supervised positions go through the head in chunks, and of each chunk only the
+loss and the gradient of its hidden states are kept (Wijmans et al. 2024, arXiv:2411.09009; Liger-Kernel,
+arXiv:2410.10989).
+
+Whether a model's head can be cut in this way is found by trial, not from a list of architectures: the logits of a few
+tokens must be those of `softcap(factor * (W h + b))` with the head's own W and b. Where they are not, or where
+something stands in the head (LoRA on it, shards of it), `plain_head` gives None and logits are made the plain way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from posttrain.models.adapters import virtual_columns
+from posttrain.models.logits import core_of
+
+__all__ = ["Function", "PlainHead", "chunk_rows", "chunked", "chunked_nll", "plain_head", "states_at"]
+
+CHUNK_ELEMENTS = 1 << 23
+"""Logits of a chunk: 32 MiB in float32."""
+TOLERANCE = 1e-4
+"""By how much logits may differ from the head's own in a trial, as a share of their spread, in float32."""
+COARSE = 1e-2
+"""The same in half precision, root mean square."""
+
+
+class PlainHead(NamedTuple):
+    """Logits are softcap * tanh(factor * (W h + b) / softcap), or without softcap factor * (W h + b).
+
+    weight: (V, D); bias: (V,) or None; softcap: 0 where there is none.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    factor: float = 1.0
+    softcap: float = 0.0
+
+    def precision(self) -> torch.dtype:
+        """That of the head's product here and now: autocast's, or that of its weights."""
+        kind = self.weight.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
+
+    def logits(self, hidden: Tensor, precision: torch.dtype) -> Tensor:
+        """Logits (n, V) of hidden states (n, D), in float32 or finer and in memory of their own."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return _logits(hidden, self.weight.to(precision), self.bias, self.factor, self.softcap)
+
+
+Function = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor | None]]
+"""(logits (n, V) of a chunk, float32 or finer and free to be overwritten; where the chunk stands among all tokens;
+whether a gradient is wanted) -> nats (n,) and their gradient by the logits, (n, V)."""
+
+
+def chunk_rows(vocabulary: int) -> int:
+    """Tokens that go through the head together."""
+    return max(16, CHUNK_ELEMENTS // vocabulary)
+
+
+# ---- the forward pass without its head -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _before_head(head: nn.Module, take: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within this, `take` is given what the head would read, and says what it reads instead."""
+    handle = head.register_forward_pre_hook(lambda _, args: (take(args[0]), *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
+    """Hidden states (N, D) that the output head would read at the positions `asked`, row by row.
+
+    input_ids: (B, T), right-padded; asked: (B, T) bool. For models that have a `plain_head`.
+    """
+    extra = virtual_columns(model)
+    found: list[Tensor] = []
+
+    def take(hidden: Tensor) -> Tensor:
+        found.append(hidden[:, extra:][asked])
+        return hidden[:1, :1]  # the model's forward pass goes on with one position, whose logits nobody reads
+
+    with _before_head(core_of(model).get_output_embeddings(), take):
+        model(input_ids=input_ids, use_cache=False)
+    if len(found) != 1:
+        raise RuntimeError(f"{type(core_of(model)).__name__} went through its output head {len(found)} times")
+    return found[0]
+
+
+# ---- which heads can be cut ------------------------------------------------------------------------------------------
+
+_known: WeakKeyDictionary[nn.Module, tuple[ref[nn.Module], tuple[float, float] | None]] = WeakKeyDictionary()
+"""What trials have shown, by head: of which model, and its factor and softcap. No model is kept alive by it."""
+
+
+def plain_head(model: nn.Module) -> PlainHead | None:
+    """The output head as weights, or None where it does more than a matrix, a factor and a softcap do."""
+    core = core_of(model)
+    head = core.get_output_embeddings()
+    if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter or head._forward_hooks:
+        return None  # something is put into it, or its weights are sharded
+    known = _known.get(head)
+    if known is None or known[0]() is not core:
+        known = _known[head] = (ref(core), _tried(core, head))
+    return None if known[1] is None else PlainHead(head.weight, head.bias, *known[1])
+
+
+@torch.no_grad()
+def _tried(core: Any, head: nn.Linear) -> tuple[float, float] | None:
+    """Factor and softcap with which the head gives the model's own logits of a few tokens; None when none does."""
+    ids = torch.arange(1, 7, device=core.device).view(2, 3) % head.weight.shape[0]
+    read: list[Tensor] = []
+
+    def take(hidden: Tensor) -> Tensor:
+        read.append(hidden)
+        return hidden
+
+    with torch.random.fork_rng(), _before_head(head, take):
+        logits: Tensor = core(input_ids=ids, use_cache=False).logits
+    if len(read) != 1 or read[0].shape[:2] != ids.shape or read[0].shape[-1] != head.weight.shape[1]:
+        return None
+    raw = functional.linear(read[0], head.weight.to(read[0].dtype), head.bias)
+    fine = raw.dtype in (torch.float32, torch.float64) and logits.dtype in (torch.float32, torch.float64)
+    raw, logits = raw.double(), logits.double()
+    if raw.shape != logits.shape:
+        return None
+    softcap = core.config.get_text_config().to_dict().get("final_logit_softcapping")
+    caps = [0.0, *([float(softcap)] if softcap else [])]
+    for cap in caps:
+        inner = cap * torch.atanh((logits / cap).clamp(-0.999999, 0.999999)) if cap else logits
+        for factor in (1.0, float((inner * raw).sum() / raw.square().sum())):
+            gap = _applied(raw, factor, cap) - logits
+            spread = max(float(logits.std()), 1e-6)
+            if fine and float(gap.abs().max()) <= TOLERANCE * max(spread, 1.0):
+                return factor, cap
+            if not fine and float(gap.square().mean().sqrt()) <= COARSE * spread:
+                return factor, cap
+    return None
+
+
+def _applied(raw: Tensor, factor: float, softcap: float) -> Tensor:
+    """Factor and softcap on W h + b; `raw` is overwritten where it can be."""
+    if factor != 1.0:
+        raw = raw * factor
+    return softcap * torch.tanh(raw / softcap) if softcap else raw
+
+
+# ---- the head, chunk by chunk ----------------------------------------------------------------------------------------
+
+
+def chunked(hidden: Tensor, head: PlainHead, function: Function, *, rows: int | None = None) -> Tensor:
+    """What `function` makes of each token's logits, (N,), with gradients for hidden states and head.
+
+    hidden: (N, D). Where the head's weights do not move, the gradient of the hidden states is computed in the forward
+    pass, and logits are made once; where they do, logits are made again in the backward pass.
+    """
+    rows = rows or chunk_rows(head.weight.shape[0])
+    nats: Tensor = _Chunked.apply(  # type: ignore[no-untyped-call]
+        hidden, head.weight, head.bias, head.factor, head.softcap, function, rows, head.precision()
+    )
+    return nats
+
+
+def chunked_nll(hidden: Tensor, head: PlainHead, targets: Tensor, *, rows: int | None = None) -> Tensor:
+    """Negative log-likelihood of each token in nats, (N,), computed in float32 or finer.
+
+    nats_i = logsumexp(z_i) - z_i[y_i], with z_i the logits of h_i
+
+    hidden: (N, D); targets: (N,).
+    """
+
+    def nll(logits: Tensor, at: slice, wants: bool) -> tuple[Tensor, Tensor | None]:
+        own = targets[at][:, None]
+        logits -= logits.amax(1, keepdim=True)
+        said = logits.gather(1, own)[:, 0]
+        total = logits.exp_().sum(1)
+        nats = total.log() - said
+        if not wants:
+            return nats, None
+        logits /= total[:, None]
+        return nats, logits.scatter_add_(1, own, -torch.ones_like(own, dtype=logits.dtype))
+
+    return chunked(hidden, head, nll, rows=rows)
+
+
+class _Chunked(torch.autograd.Function):
+    """See `chunked`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        factor: float,
+        softcap: float,
+        function: Function,
+        rows: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        wants_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        wants = ctx.needs_input_grad[0] and not wants_head
+        ctx.rest = (bias, factor, softcap, function, rows, dtype)
+        ctx.wants_head = wants_head
+        nats: list[Tensor] = []
+        gradient = torch.empty_like(hidden) if wants else None
+        with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
+            used = weight.to(dtype)
+            for at in _cuts(len(hidden), rows):
+                logits = _logits(hidden[at], used, bias, factor, softcap)
+                capped = logits.clone() if softcap and wants else None
+                one, slope = function(logits, at, wants)
+                nats.append(one)
+                if gradient is not None:
+                    assert slope is not None
+                    gradient[at] = _raw_slope(slope, capped, factor, softcap).to(dtype) @ used
+        ctx.save_for_backward(*((gradient,) if gradient is not None else (hidden, weight) if wants_head else ()))
+        if nats:
+            return torch.cat(nats)
+        return hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, given: Tensor) -> tuple[Any, ...]:
+        if not ctx.wants_head:
+            (gradient,) = ctx.saved_tensors
+            return (gradient * given[:, None].to(gradient.dtype), *[None] * 7)
+        hidden, weight = ctx.saved_tensors
+        bias, factor, softcap, function, rows, dtype = ctx.rest
+        fine = torch.promote_types(weight.dtype, torch.float32)
+        of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        of_weight = torch.zeros_like(weight, dtype=fine) if ctx.needs_input_grad[1] else None
+        of_bias = torch.zeros_like(bias, dtype=fine) if ctx.needs_input_grad[2] else None
+        with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
+            used = weight.to(dtype)
+            for at in _cuts(len(hidden), rows):
+                logits = _logits(hidden[at], used, bias, factor, softcap)
+                capped = logits.clone() if softcap else None
+                _, slope = function(logits, at, True)
+                raw = _raw_slope(slope, capped, factor, softcap).mul_(given[at, None])  # (n, V)
+                if of_bias is not None:
+                    of_bias += raw.sum(0)
+                raw = raw.to(dtype)
+                if of_hidden is not None:
+                    of_hidden[at] = (raw @ used).to(of_hidden.dtype)
+                if of_weight is not None and dtype == fine:
+                    of_weight.addmm_(raw.T, hidden[at].to(dtype))
+                elif of_weight is not None:
+                    of_weight += raw.T @ hidden[at].to(dtype)
+        return (
+            of_hidden,
+            None if of_weight is None else of_weight.to(weight.dtype),
+            None if of_bias is None else of_bias.to(bias.dtype),
+            *[None] * 5,
+        )
+
+
+def _cuts(count: int, rows: int) -> Iterator[slice]:
+    return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, factor: float, softcap: float) -> Tensor:
+    """(n, V), in float32 or finer, in memory of its own."""
+    raw = functional.linear(hidden.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
+    return _applied(raw.to(torch.promote_types(raw.dtype, torch.float32)), factor, softcap)
+
+
+def _raw_slope(slope: Tensor | None, capped: Tensor | None, factor: float, softcap: float) -> Tensor:
+    """The gradient by W h + b from that by the logits; capped: the logits, where there is a softcap."""
+    assert slope is not None
+    if capped is not None:
+        slope = slope * (1 - (capped / softcap).square_())
+    return slope if factor == 1.0 else slope.mul_(factor)
