@@ -183,13 +183,17 @@ def test_a_truncated_file(plain: Path, tmp_path: Path) -> None:
 
 def test_an_architecture_that_nobody_reads(pico_path: PicoPath, tmp_path: Path) -> None:
     path = write_gguf(pico_path("llama"), tmp_path / "x.gguf", architecture="clip")
-    with pytest.raises(PosttrainError, match=r"architecture 'clip', which transformers [\d.]+ cannot read; use the model's"):
+    with pytest.raises(
+        PosttrainError, match=r"architecture 'clip', which transformers [\d.]+ cannot read; use the model's"
+    ):
         load_model(str(path))
 
 
 def test_a_missing_tensor_is_not_random(pico_path: PicoPath, tmp_path: Path) -> None:
     path = write_gguf(pico_path("llama"), tmp_path / "x.gguf", leave_out="blk.1.ffn_up.weight")
-    with pytest.raises(PosttrainError, match=r"lacks 1 of the model's tensors \(such as model\.layers\.1\.mlp\.up_proj"):
+    with pytest.raises(
+        PosttrainError, match=r"lacks 1 of the model's tensors \(such as model\.layers\.1\.mlp\.up_proj"
+    ):
         load_model(str(path))
 
 
