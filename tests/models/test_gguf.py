@@ -214,3 +214,25 @@ def test_a_head_wants_a_saved_model(plain: Path) -> None:
 
 def test_check_says_what_the_file_is(plain: Path) -> None:
     assert check_gguf(plain).kind == 0
+
+
+def test_training_from_a_file_beside_the_yaml(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from posttrain.cli.main import main
+    from posttrain.studies.plan import find_model
+
+    beside = tmp_path / "files"
+    beside.mkdir()
+    shutil.copy(plain, beside / "pico.gguf")
+    row = {"messages": [{"role": "user", "content": "最高的山？"}, {"role": "assistant", "content": "玉山"}]}
+    (beside / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (beside / "train.yaml").write_text("model: pico.gguf\ndata: rows.jsonl\ntuner: lora\noptimizer: {max_steps: 1}\n")
+    monkeypatch.chdir(tmp_path)
+    assert find_model("pico.gguf", beside) == (str(beside / "pico.gguf"), "")
+    assert main(["train", "files/train.yaml", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] >= 30_880
+    assert main(["train", "files/train.yaml"]) == 0
+    said = json.loads(Path("runs/train/model/adapter_config.json").read_text())["base_model_name_or_path"]
+    assert said == str((beside / "pico.gguf").resolve())
+    assert load_model("runs/train/model", device="cpu").name == "runs/train/model"
