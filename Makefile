@@ -33,7 +33,7 @@ test-slow: $(STAMP)  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
 
 test-real: real-model  ## the tests that need the real model
-	POSTTRAIN_REAL=$${POSTTRAIN_REAL:-.real/smollm2} $(BIN)/python -m pytest -m real
+	POSTTRAIN_REAL=$${POSTTRAIN_REAL:-.real/smollm2} $(BIN)/python -m pytest -m real -rs
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
