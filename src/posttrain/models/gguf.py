@@ -176,7 +176,7 @@ def gguf_tokenizer(path: Path, *, say: Callable[[str], None] = _say_once) -> Pre
             backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
         elif rule not in AS_GPT2:
             say(f"{path.name}: its rule for splitting words, '{rule}', is not known here; GPT-2's is used instead")
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def _splits_as_gpt2(tokenizer: Any) -> bool:
