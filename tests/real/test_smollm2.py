@@ -57,7 +57,7 @@ def test_the_file_itself_is_a_model(loaded: LoadedModel, gguf_file: Path) -> Non
 
 def test_it_answers_in_sentences_that_end(loaded: LoadedModel, real_model: Path) -> None:
     respondent = ModelRespondent(loaded)
-    asked = ["What is the capital of France?", "What is the chemical symbol of gold?", "Write a haiku about rain."]
+    asked = ["What is the capital of France?", "What is the chemical symbol of gold?"]
     answers = respondent.answers(asked, max_new_tokens=128)
     assert answers[0].text == "The capital of France is Paris."
     assert answers[1].text.startswith("The chemical symbol of gold is Au")
