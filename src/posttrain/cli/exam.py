@@ -35,7 +35,8 @@ __all__ = ["exam"]
 
 def exam(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="The model: folder, adapter folder, hub id or pocket:chat.")
+        str,
+        typer.Argument(metavar="MODEL", help="The model: folder, adapter folder, GGUF file, hub id or pocket:chat."),
     ],
     change: Annotated[
         list[str] | None, typer.Option("--change", "-c", metavar="FILE", help="Change file or glob; repeatable.")

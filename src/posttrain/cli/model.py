@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -17,6 +17,10 @@ from posttrain.cli.options import (
     emit,
     talk,
 )
+from posttrain.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from posttrain.models.convert import StoredDtype
 
 __all__ = ["app"]
 
@@ -30,7 +34,7 @@ app.add_typer(pocket, name="pocket")
 @app.command(cls=PlainCommand)
 def show(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Hub id, local folder, adapter folder, pocket:base or pocket:chat.")
+        str, typer.Argument(metavar="MODEL", help="Hub id, local folder, adapter folder, .gguf file or pocket:chat.")
     ],
     nearest: Annotated[
         int | None,
@@ -56,13 +60,20 @@ def show(
 
 @app.command(cls=PlainCommand)
 def convert(
-    prefix: Annotated[
+    source: Annotated[
         Path,
         typer.Argument(
-            metavar="PREFIX", help="A pytorch_model.bin or .safetensors of P-Tuning v2, or a folder with it."
+            metavar="SOURCE",
+            help="A .gguf file or a folder with one; or a pytorch_model.bin or .safetensors of P-Tuning v2.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the adapter.")],
+    out: Annotated[Path | None, typer.Argument(metavar="DIR", help="Folder to write; or say it by --output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the model or adapter.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="TYPE", help="Of a GGUF file: store float32 (default) or bfloat16.")
+    ] = None,
     base: Annotated[
         str | None, typer.Option("--base", metavar="MODEL", help="The model that the prefix was trained for.")
     ] = None,
@@ -72,7 +83,49 @@ def convert(
     json: JsonOption = False,
     download: DownloadOption = False,
 ) -> None:
-    """Make an adapter folder of a prefix that was trained with the ChatGLM family's code."""
+    """Save a GGUF file as a model folder in safetensors; or a prefix of the ChatGLM family's code as an adapter."""
+    from posttrain.models.gguf_header import is_gguf
+
+    folder = _one_of(out, output)
+    if is_gguf(source) or is_gguf(_only_file(source)):
+        rows = _convert_gguf(source, folder, dtype, prefix_only={"--base": base is not None, "--flatten": flatten})
+    elif dtype is not None:
+        raise ConfigError(Problem("--dtype", f"{source} is no GGUF file, a prefix keeps its numbers", "leave it out"))
+    else:
+        rows = _convert_prefix(source, folder, base, flatten=flatten, offline=not download)
+    emit(rows) if json else _print_table(rows)
+
+
+def _one_of(out: Path | None, output: Path | None) -> Path:
+    """The folder to write, said in one of two ways."""
+    if out is not None and output is not None:
+        raise ConfigError(Problem("--output", f"is {output}, and the argument is {out}", "say the folder once"))
+    folder = out if out is not None else output
+    if folder is None:
+        raise ConfigError(Problem("DIR", "no folder to write", "for example: posttrain model convert x.gguf models/x"))
+    return folder
+
+
+def _only_file(source: Path) -> str:
+    """A folder's only GGUF file; any other source as it is. MissingError for a GGUF file that is not there."""
+    from posttrain.models.names import resolve
+
+    return resolve(str(source)) if source.is_dir() or source.suffix.lower() == ".gguf" else str(source)
+
+
+def _convert_gguf(source: Path, folder: Path, dtype: str | None, *, prefix_only: dict[str, bool]) -> dict[str, Any]:
+    from posttrain.models.convert import convert_gguf
+
+    for option, given in prefix_only.items():
+        if given:
+            raise ConfigError(Problem(option, "is for prefixes, and the source is a GGUF file", "leave it out"))
+    if dtype not in (None, "float32", "bfloat16"):
+        raise ConfigError(Problem("--dtype", f"unknown '{dtype}'", "one of float32, bfloat16"))
+    made = convert_gguf(str(source), folder, dtype=cast("StoredDtype", dtype or "float32"))
+    return {key.replace("_", " "): value for key, value in made._asdict().items()}
+
+
+def _convert_prefix(prefix: Path, output: Path, base: str | None, *, flatten: bool, offline: bool) -> dict[str, Any]:
     from posttrain.models.added import added_to
     from posttrain.models.prefix import Prefix
     from posttrain.models.prefix_files import prefix_model
@@ -80,18 +133,17 @@ def convert(
     from posttrain.tuners.ptuning_v2 import PtuningV2Config, settings_of
 
     settings = settings_of(PtuningV2Config(), hidden_size=1)  # a file decides the rest itself
-    loaded = prefix_model(prefix, base, settings, flatten=flatten, offline=not download)
+    loaded = prefix_model(prefix, base, settings, flatten=flatten, offline=offline)
     save_model(loaded.model, loaded.tokenizer, output)
     made = added_to(loaded.model)
     assert isinstance(made, Prefix)
-    rows = {
+    return {
         "output": str(output),
         "base": loaded.model.name_or_path,
         "virtual tokens": made.tokens,
         "projection": made.settings["projection"],
         "parameters": sum(p.numel() for p in made.parameters()),
     }
-    emit(rows) if json else _print_table(rows)
 
 
 def _show_nearest(model: str, k: int, *, json: bool, offline: bool) -> None:

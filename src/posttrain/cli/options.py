@@ -9,6 +9,7 @@ command line and are taken out by `main` before the verb sees it, so that no ver
 from __future__ import annotations
 
 import json as _json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -92,11 +93,13 @@ def take_global(arguments: Sequence[str]) -> list[str]:
     rest: list[str] = []
     for i, argument in enumerate(arguments):
         if argument == "--":
-            return [*rest, *arguments[i:]]
+            rest += arguments[i:]
+            break
         if argument in ("--debug", "--quiet"):
             _state[argument.removeprefix("--")] = True
         else:
             rest.append(argument)
+    _hear_the_library()
     return rest
 
 
@@ -113,6 +116,12 @@ def quiet() -> bool:
 def hush() -> None:
     """From now on as with --quiet: of the processes of torchrun only the first talks."""
     _state["quiet"] = True
+    _hear_the_library()
+
+
+def _hear_the_library() -> None:
+    """What the library says by itself, such as the memory that a GGUF file will take, is talk too."""
+    logging.getLogger("posttrain").setLevel(logging.ERROR if quiet() else logging.WARNING)
 
 
 def talk(message: str = "") -> None:

@@ -115,6 +115,7 @@ def configured(
     Without `output` a file's run goes to runs/<file's name>; without a file it must be said.
     """
     from posttrain.config.load import apply_sets, check, read_yaml
+    from posttrain.models.gguf_header import is_gguf
     from posttrain.training.config import TrainConfig
 
     node: dict[str, Any] = read_yaml(file) if file else {}
@@ -133,8 +134,9 @@ def configured(
             moved["data"] = config.data.at(file.parent)
         if config.validation is not None:
             moved["validation"] = config.validation.at(file.parent)
-        if "model" not in given and not Path(config.model).is_absolute() and (file.parent / config.model).is_dir():
-            moved["model"] = str(file.parent / config.model)
+        beside = file.parent / config.model
+        if "model" not in given and not Path(config.model).is_absolute() and (beside.is_dir() or is_gguf(beside)):
+            moved["model"] = str(beside)
         inside = {name: file.parent / value for name, value in config.tuner if isinstance(value, Path)}
         moved |= {"tuner": config.tuner.model_copy(update=inside)} if inside else {}
         config = config.model_copy(update=moved)

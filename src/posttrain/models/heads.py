@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.fingerprint import NOTES_FILE
+from posttrain.models.gguf_header import is_gguf
 from posttrain.models.names import resolve
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def saved_head(name: str, *, offline: bool = True) -> HeadNotes | None:
         notes = folder / NOTES_FILE
         found = json.loads(notes.read_text(encoding="utf-8")).get(NOTED) if notes.is_file() else None
         return _from_json(found) if found is not None else None
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if is_gguf(folder) or (folder.is_dir() and not (folder / "config.json").is_file()):
         return None
     import transformers
 

@@ -1,4 +1,4 @@
-"""Load a model and its tokenizer from a name: pocket, local folder, adapter folder or hub id.
+"""Load a model and its tokenizer from a name: pocket, local folder, adapter folder, GGUF file or hub id.
 
 Nothing is fetched from the network unless asked (`offline=False`, on the command line `--download`). On the CPU
 everything is float32, whatever the files hold. Pickled weights (`.bin`) are read with `weights_only=True`.
@@ -12,17 +12,29 @@ import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.fingerprint import check_base, check_template
+from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_gguf
+from posttrain.models.gguf_header import is_gguf, read_header
 from posttrain.models.names import is_folder, resolve
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LoadedModel", "Maker", "check_folder", "load_model", "load_tokenizer", "load_with", "resolve", "stop_ids"]
+__all__ = [
+    "LoadedModel",
+    "Maker",
+    "check_folder",
+    "config_of",
+    "load_model",
+    "load_tokenizer",
+    "load_with",
+    "resolve",
+    "stop_ids",
+]
 
 BIG_PARAMETERS = 1_000_000_000
 """Above this many parameters weights are kept in bfloat16 on a GPU that supports it."""
@@ -159,6 +171,8 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
 
     check_folder(folder)
     transformers.utils.logging.disable_progress_bar()  # transformers' own "Loading weights" bars
+    if is_gguf(folder):
+        return _named(_from_gguf(folder, way).to(way.place), name, folder)
     source = {"local_files_only": way.offline, "trust_remote_code": way.trust}
     try:
         config = transformers.AutoConfig.from_pretrained(folder, **source)
@@ -178,13 +192,33 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
                 "take the complete model",
             )
         )
-    model = model.to(way.place)
-    # The adapter saved later notes this name as its base; pocket's stays a name, a folder becomes absolute.
-    model.name_or_path = (
-        name if name.startswith("pocket:") or not Path(folder).is_dir() else str(Path(folder).resolve())
-    )
+    return _named(model.to(way.place), name, folder)
+
+
+def _from_gguf(file: str, way: _Way) -> PreTrainedModel:
+    """A GGUF file's language model; it can be given no other head without being saved first."""
+    if way.make is not _causal:
+        mend = f"save it first: posttrain model convert {file} DIR"
+        raise PosttrainError(Problem(file, "a GGUF file is read as a language model only", mend))
+    return load_gguf(Path(file), _dtype(way.dtype, way.place, gguf_config(Path(file)), trust=False))
+
+
+def _named(model: PreTrainedModel, name: str, folder: str) -> PreTrainedModel:
+    """The adapter saved later notes this name as its base; pocket's stays a name, a folder or file becomes absolute."""
+    local = Path(folder).is_dir() or is_gguf(folder)
+    model.name_or_path = name if name.startswith("pocket:") or not local else str(Path(folder).resolve())
     model.config.name_or_path = model.name_or_path
     return model
+
+
+def config_of(name: str, *, trust_remote_code: bool = False, offline: bool = True) -> Any:
+    """A model's configuration, read without its weights. OSError where there is none."""
+    import transformers
+
+    found = resolve(name)
+    if is_gguf(found):
+        return gguf_config(Path(found))
+    return transformers.AutoConfig.from_pretrained(found, local_files_only=offline, trust_remote_code=trust_remote_code)
 
 
 def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTrainedModel:
@@ -246,11 +280,15 @@ def _adapter_base(folder: Path) -> str | None:
 
 
 def check_folder(name: str) -> None:
-    """MissingError for a folder without configuration, weights, or one of the shards that its index names.
+    """MissingError for a folder without configuration, weights, or one of the shards that its index names; for a GGUF
+    file the errors of `check_gguf`.
 
     An adapter's folder and a name that is no folder here pass: loading says what they lack.
     """
     folder = Path(resolve(name))
+    if is_gguf(folder):
+        check_gguf(folder)
+        return
     if not folder.is_dir() or (folder / "adapter_config.json").is_file():
         return
     if not (folder / "config.json").is_file():
@@ -310,10 +348,14 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
         raise MissingError(
             Problem(folder, "no tokenizer: tokenizer.json is missing", "copy the tokenizer's files into the folder")
         )
+    tokenizer: Any
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=offline, trust_remote_code=trust_remote_code
-        )
+        if is_gguf(folder):
+            tokenizer = gguf_tokenizer(Path(folder))
+        else:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=offline, trust_remote_code=trust_remote_code
+            )
     except OSError as error:
         raise _unloadable(name, folder, offline, error) from error
     except (ValueError, KeyError, ImportError) as error:
@@ -323,13 +365,13 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
         tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else tokenizer.unk_token
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
-    return tokenizer
+    return cast("PreTrainedTokenizerBase", tokenizer)
 
 
 def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = True) -> tuple[int, ...]:
     """The token ids at which the model's generation stops, read without loading weights.
 
-    From generation_config.json, else config.json, else the tokenizer's own end token.
+    From generation_config.json, else config.json, else the tokenizer's own end token; of a GGUF file from its header.
     """
     import transformers
 
@@ -337,6 +379,8 @@ def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = T
     base = _adapter_base(Path(folder))
     if base is not None:
         return stop_ids(base, tokenizer, offline=offline)
+    if is_gguf(folder) and (stops := read_header(Path(folder)).stops):
+        return stops
     found: Any = None
     for kind in (transformers.GenerationConfig, transformers.AutoConfig):
         try:

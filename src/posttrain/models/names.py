@@ -1,55 +1,98 @@
-"""What a model's name stands for: a model in the box, a local folder, or a hub id."""
+"""What a model's name stands for: a model in the box, the real model, a local folder, a GGUF file, or a hub id."""
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 
 from posttrain.errors import MissingError, Problem
+from posttrain.models.gguf_header import SUFFIX, is_gguf
 
-__all__ = ["POCKET", "is_folder", "resolve"]
+__all__ = ["POCKET", "REAL", "REAL_FOLDER", "REAL_VARIABLE", "is_folder", "resolve"]
 
 POCKET = ("base", "chat")
 """The models in the box: `pocket:base` and `pocket:chat`."""
 
+REAL = "smollm2"
+"""The real model of `make real`: SmolLM2-135M-Instruct, converted."""
+REAL_VARIABLE = "POSTTRAIN_REAL"
+"""Environment variable that names its folder; without it the folder is looked for where the command runs."""
+REAL_FOLDER = Path(".real") / REAL
+
 _HERE = Path(__file__).parent / "pocket"
+_GIVE = "give a folder, a .gguf file, a hub id or pocket:chat"
 
 
 def resolve(name: str) -> str:
-    """The folder of `pocket:base` or `pocket:chat`; a path with `~` expanded; anything else as it is.
+    """The folder of `pocket:base`, `pocket:chat` or `smollm2`; the file of a folder that holds one .gguf file and no
+    config.json; a path with `~` expanded; anything else as it is.
 
-    MissingError when a pocket model is unknown or not there, or when a name that must be a path is none.
+    MissingError when a pocket model is unknown or not there, when the real model was not made yet, or when a name
+    that must be a path is none. A folder called `smollm2` goes before the name.
     """
     if name.startswith("pocket:"):
-        kind = name.removeprefix("pocket:")
-        if kind not in POCKET:
-            raise MissingError(
-                Problem(name, "there is no such model in the box", f"known: {', '.join(f'pocket:{p}' for p in POCKET)}")
-            )
-        if not (_HERE / kind / "config.json").is_file():
-            raise MissingError(
-                Problem(
-                    name,
-                    f"{_HERE / kind} has no weights",
-                    "install the package again, or build them with: posttrain model pocket build DIR",
-                )
-            )
-        return str(_HERE / kind)
+        return _pocket(name)
+    if name == REAL and not Path(name).is_dir():
+        return _real()
     if name.startswith("~"):
         name = str(Path(name).expanduser())
     path = Path(name)
     if path.is_dir():
+        return _in_folder(name)
+    if is_gguf(path):
         return name
     if path.is_file():
         holder = (path.parent / "config.json").is_file()
-        mend = f"did you mean '{path.parent}'?" if holder else "give a folder, a hub id or pocket:chat"
+        mend = f"did you mean '{path.parent}'?" if holder else _GIVE
         raise MissingError(Problem(name, "is a file, a model is a folder", mend))
-    if name == "" or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-        near = get_close_matches(path.name, siblings, n=1)
-        mend = f"did you mean '{path.with_name(near[0])}'?" if near else "give a folder, a hub id or pocket:chat"
-        raise MissingError(Problem(name, "no such model folder", mend))
+    gguf = path.suffix.lower() == SUFFIX
+    if gguf or name == "" or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
+        near = get_close_matches(path.name, [p.name for p in beside if (is_gguf(p) if gguf else p.is_dir())], n=1)
+        mend = f"did you mean '{path.with_name(near[0])}'?" if near else _GIVE
+        raise MissingError(Problem(name, "no such GGUF file" if gguf else "no such model folder", mend))
     return name
+
+
+def _pocket(name: str) -> str:
+    kind = name.removeprefix("pocket:")
+    if kind not in POCKET:
+        raise MissingError(
+            Problem(name, "there is no such model in the box", f"known: {', '.join(f'pocket:{p}' for p in POCKET)}")
+        )
+    if not (_HERE / kind / "config.json").is_file():
+        raise MissingError(
+            Problem(
+                name,
+                f"{_HERE / kind} has no weights",
+                "install the package again, or build them with: posttrain model pocket build DIR",
+            )
+        )
+    return str(_HERE / kind)
+
+
+def _real() -> str:
+    given = os.environ.get(REAL_VARIABLE, "")
+    folder = Path(given).expanduser() if given else REAL_FOLDER
+    if not (folder / "config.json").is_file():
+        cause = f"the real model is not in {folder}" + (f" ({REAL_VARIABLE})" if given else "")
+        raise MissingError(
+            Problem(REAL, cause, f"make it in a clone with: make real-model, or set {REAL_VARIABLE} to its folder")
+        )
+    return str(folder)
+
+
+def _in_folder(name: str) -> str:
+    """A folder, or the only GGUF file of one that has nothing else to be a model by."""
+    folder = Path(name)
+    if any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+        return name
+    files = sorted(p for p in folder.iterdir() if is_gguf(p))
+    if len(files) > 1:
+        names = ", ".join(p.name for p in files[:4]) + (", ..." if len(files) > 4 else "")
+        raise MissingError(Problem(name, f"holds {len(files)} GGUF files: {names}", f"name one: {files[0]}"))
+    return str(files[0]) if files else name
 
 
 def is_folder(name: str) -> bool:

@@ -172,7 +172,7 @@ class Study(Config):
     notes: str = ""
     """What the reader of the report should know: paragraphs of text."""
     models: Names = Field(min_length=1)
-    """Models to change: hub ids, folders, or pocket:base / pocket:chat."""
+    """Models to change: hub ids, folders, GGUF files, pocket:base / pocket:chat, or smollm2."""
     changes: Names = ()
     """Change files: paths or globs; results are averaged over them. None where methods only learn from `data`."""
     seeds: Seeds = Field(default=(0,), min_length=1)

@@ -16,8 +16,7 @@ from typing import NamedTuple
 from posttrain.errors import MissingError, Problem
 from posttrain.exams.task import Ask, Task
 from posttrain.inference.protocol import Plain
-from posttrain.models.load import load_tokenizer
-from posttrain.models.names import resolve
+from posttrain.models.load import config_of, load_tokenizer
 from posttrain.studies.config import StageConfig, Study
 from posttrain.studies.plan import Cell, find_model
 
@@ -62,12 +61,10 @@ def flops_per_s() -> float:
 def parameters_of(model: str, *, download: bool = False, trust_remote_code: bool = False) -> int:
     """Parameters of a model, from its configuration (no weights are read). MissingError when it has none here."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(
-            resolve(model), local_files_only=not download, trust_remote_code=trust_remote_code
-        )
+        config = config_of(model, offline=not download, trust_remote_code=trust_remote_code)
     except OSError as error:
         mend = "--download allows fetching it; a study runs on an adapter folder, but its size is not guessed"
         raise MissingError(Problem(model, "no config.json here or in the hub's cache", mend)) from error

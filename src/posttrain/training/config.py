@@ -111,7 +111,7 @@ class TrainConfig(Config):
     """One training run."""
 
     model: str
-    """Hub id, local folder, adapter folder, or `pocket:base` / `pocket:chat`."""
+    """Hub id, local folder, adapter folder, GGUF file, `pocket:base` / `pocket:chat`, or `smollm2`."""
     data: DataSource | None = None
     """Rows to learn from: a file (`rows.jsonl`) or `{hub: name, split: train}`."""
     validation: DataSource | None = None

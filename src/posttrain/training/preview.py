@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from posttrain import registry
-from posttrain.models.load import LoadedModel, check_folder, load_tokenizer, resolve
+from posttrain.models.load import LoadedModel, check_folder, config_of, load_tokenizer, resolve
 from posttrain.training.assembly import bare_forms, check_combination
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
@@ -93,9 +93,7 @@ def skeleton(config: TrainConfig, say: Callable[[str], None]) -> LoadedModel:
     if (Path(folder) / "adapter_config.json").is_file() or form_of(config.objective).head != "causal":
         return load_for_training(config, say=say)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code, offline=not config.download)
-    settings = AutoConfig.from_pretrained(
-        folder, trust_remote_code=config.trust_remote_code, local_files_only=not config.download
-    )
+    settings = config_of(folder, trust_remote_code=config.trust_remote_code, offline=not config.download)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)
     return LoadedModel(model, tokenizer, config.model)
