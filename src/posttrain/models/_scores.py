@@ -66,7 +66,7 @@ def squares(
 
         return square
 
-    handles = [p.register_post_accumulate_grad_hook(fold(name)) for name, p in parameters.items()]
+    handles = [p.register_post_accumulate_grad_hook(fold(name)) for name, p in parameters.items()]  # type: ignore[no-untyped-call]
     try:
         for parameter in parameters.values():
             parameter.grad = None

@@ -350,7 +350,7 @@ def _summed(
 
     def batch(group: list[int]) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
         rows = [examples[i] for i in group]
-        columns = torch.cat([e.positions[e.targets != IGNORED] for e in rows]).unique()  # (K,)
+        columns = torch.cat([e.positions[e.targets != IGNORED] for e in rows]).unique()  # type: ignore[no-untyped-call]  # (K,)
         asked = torch.zeros(len(rows), len(columns), dtype=torch.bool)
         for r, e in enumerate(rows):
             asked[r] = torch.isin(columns, e.positions[e.targets != IGNORED])

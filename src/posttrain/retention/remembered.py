@@ -57,7 +57,7 @@ def divergence_from(before: Remembered, logits: Tensor) -> Tensor:
     The gradient is computed along with the value, a few places at a time, so that beside the logits one tensor of their
     size is held and not four.
     """
-    nats: Tensor = _Divergence.apply(logits, *before)
+    nats: Tensor = _Divergence.apply(logits, *before)  # type: ignore[no-untyped-call]
     return nats
 
 

@@ -213,7 +213,7 @@ def _backward(
     total = 0.0
     with torch.set_grad_enabled(gradients):
         with context():
-            forms.new.begin_step(model, step.micro_batches)
+            forms.new.begin_step(model, step.micro_batches, 0)
         for micro in step.micro_batches:
             with context():
                 loss = forms.of(micro).loss(model, micro)

@@ -75,7 +75,7 @@ def test_after_one_step_the_spring_pulls_the_share_of_the_push(kind: str) -> Non
     model.w.grad = gradient.clone()
     penalties.add(1.0)
     with torch.no_grad():
-        model.w -= 0.02 * gradient.sign()
+        model.w.sub_(0.02 * gradient.sign())
     model.w.grad = torch.zeros(3)
     penalties.add(1.0)
     assert float((model.w.grad * -gradient.sign()).sum()) == pytest.approx(0.3 * float(gradient.abs().sum()), rel=1e-5)
@@ -102,7 +102,7 @@ def test_units_cancel() -> None:
         model.w.grad = gradient.clone()
         penalties.add(1.0)
         with torch.no_grad():
-            model.w -= rate * gradient.sign()
+            model.w.sub_(rate * gradient.sign())
         model.w.grad = torch.zeros(3)
         penalties.add(1.0)
         shares.append((model.w.grad / gradient).tolist())

@@ -35,7 +35,7 @@ def test_the_batch_is_bounded_by_the_cache(respondent: ModelRespondent, monkeypa
 def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     clock = iter([0.0, 5.0, 25.0, 30.0, 50.0])
-    monkeypatch.setattr(_answers.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("posttrain.retention.replay._answers.time.monotonic", lambda: next(clock))
     on_answer = progress(told.append, 4)
     for place in range(4):
         on_answer(place, Answer("", 0, True))
