@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax
 
 from posttrain.errors import ConfigError
+from posttrain.training.forms import remembering
 from posttrain.training.run import train
 from tests.training.tiny import PicoPath, Remembers, config, load, rows, weights
 
@@ -56,6 +57,21 @@ def test_the_loss_is_one_mean_over_both_and_cuts_do_not_matter(pico_path: PicoPa
     )  # fmt: skip
     assert seen.entries[0]["loss_new_nats"] == pytest.approx(summed / seen.entries[0]["supervised"], rel=1e-4)
     assert seen.entries[0]["loss_nats"] < seen.entries[0]["loss_new_nats"]  # the old tokens are in the mean
+
+
+@pytest.mark.parametrize("tuner", ["full", "lora"])
+def test_the_head_in_chunks_teaches_the_same(pico_path: PicoPath, monkeypatch: pytest.MonkeyPatch, tuner: str) -> None:
+    new, old = rows(3), rows(4, seed=5, name="old.jsonl")
+    ends = []
+    for whole in (False, True):
+        if whole:
+            monkeypatch.setattr(remembering, "plain_head", lambda model: None)
+        loaded = load(pico_path)
+        loaded.model.double()
+        optimizer = {"max_steps": 4, "learning_rate": 1e-2, "epsilon": 1e-3}
+        made = train(config(replay=REPLAY, tuner=tuner, optimizer=optimizer), loaded=loaded, rows=new, replay_rows=old)
+        ends.append(weights(made.model))
+    assert max(float((ends[0][k] - ends[1][k]).abs().max()) for k in ends[0]) < 1e-7
 
 
 def test_only_rows_that_are_read_are_asked_about(pico_path: PicoPath) -> None:

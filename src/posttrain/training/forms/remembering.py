@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from posttrain.data.batching import length_batches
 from posttrain.data.chat import IGNORED
+from posttrain.models.head_loss import chunked, plain_head, states_at
 from posttrain.models.logits import logits_at
 from posttrain.objectives._loss import Loss
-from posttrain.retention.remembered import Remembered, divergence_from, remember
+from posttrain.retention.remembered import Remembered, divergence_from, nats_and_slope, remember
 from posttrain.training.forms.base import MicroBatch, Preparation
 from posttrain.training.forms.tokens import TokenBatch, TokensForm
 
@@ -66,10 +67,17 @@ class RememberingForm(TokensForm):
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         """Divergence from what was said before, summed over the supervised places of each row."""
         assert isinstance(micro, TokenBatch)
-        logits, row = self._asked(model, micro)
         known = [self.before[number] for number in micro.row_numbers]
         before = Remembered(*(torch.cat(parts).to(self.device) for parts in zip(*known, strict=True)))
-        nats = divergence_from(before, logits)  # (N,)
+        head = plain_head(model)
+        if head is not None:  # the logits of a few places at a time
+            asked = micro.targets.to(self.device) != IGNORED
+            hidden = states_at(model, micro.input_ids.to(self.device), asked)
+            nats = chunked(hidden, head, lambda logits, at, wants: nats_and_slope(before.at(at), logits, wants))
+            row = asked.nonzero()[:, 0]
+        else:
+            logits, row = self._asked(model, micro)
+            nats = divergence_from(before, logits)  # (N,)
         rows = len(micro.row_numbers)
         summed = nats.new_zeros(rows).index_add(0, row, nats)
         summed = summed if micro.weights is None else summed * micro.weights.to(summed)
