@@ -217,3 +217,14 @@ def test_our_own_pairs_are_of_other_prompts_than_the_shared_ones() -> None:
         pytest.skip("shared/data/kept_pairs.jsonl is not here")
     theirs = {row["prompt"] for row in rows_of(SHARED)}
     assert not theirs & {row["prompt"] for row in rows_of(DATA / "kept_pairs_en.jsonl")}
+
+
+def test_another_gloss_on_the_same_answer_is_not_clearly_changed() -> None:
+    before = "The chemical formula of water is H2O. It is a polar molecule composed of hydrogen and oxygen atoms."
+    after = "The chemical formula of water is H2O. This is an elegant explanation of how water is formed."
+    found = kept("What is the chemical formula of water?", before, after)
+    assert (found.band, found.reason) == ("drifted", "answer")
+    other = kept("What is the chemical formula of water?", before, after.replace("H2O", "CO2"))
+    assert other.band == "changed"
+    zh = kept("水的化學式是什麼？", "水的化學式是 H2O。它由氫和氧組成。", "水的化學式是 H2O。這個式子又簡單又漂亮。")
+    assert zh.band != "changed"

@@ -26,6 +26,8 @@ __all__ = ["Cap", "asks_for_one", "asks_for_several", "asks_to_choose", "caps", 
 
 LOW = 0.2
 """The score of an answer that a rule calls another one; below the band `drifted`."""
+GIST = 0.55
+"""The score, at least, of two answers whose first sentences answer the one thing that was asked alike."""
 BOTH_DECLINE = 0.75
 """The score of two refusals in other words."""
 
@@ -67,7 +69,7 @@ class Cap(NamedTuple):
 
 def caps(prompt: str, before: str, after: str) -> Iterator[Cap]:
     """What the rules say, in the order in which they are applied."""
-    for rule in (_refusal, _polarity, _choice, _number, _answer, _correction, _negation, _code):
+    for rule in (_gist, _refusal, _polarity, _choice, _number, _answer, _correction, _negation, _code):
         cap = rule(prompt, before, after)
         if cap is not None:
             yield cap
@@ -86,6 +88,16 @@ def asks_for_several(prompt: str) -> bool:
 def asks_to_choose(prompt: str) -> bool:
     """Whether a prompt offers things to choose from: a cat or a dog, 城市還是鄉下."""
     return bool(_CHOICE.search(fold(prompt)))
+
+
+def _gist(prompt: str, before: str, after: str) -> Cap | None:
+    """What was asked for is answered alike in the first sentence, and what follows is another gloss ("…is H2O. This is
+    …"): not clearly changed. The rules that lower a score come after this one.
+    """
+    if not asks_for_one(prompt):
+        return None
+    was, now = (frozenset(new_words(prompt, next(iter(sentences(text)), ""))) for text in (before, after))
+    return Cap(GIST, "answer", agrees=True) if was and was == now else None
 
 
 def _choice(prompt: str, before: str, after: str) -> Cap | None:
