@@ -139,3 +139,10 @@ def test_where_it_tells_nothing(
 def test_muon_wants_a_number() -> None:
     with pytest.raises(ValueError, match="give muon a number"):
         config(optimizer={"kind": "muon", "learning_rate": "find"})
+
+
+def test_the_page_has_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    for tuner, law in RATES.items():
+        sizes = [f"{auto_rate(tuner, n):g}" for n in (134_515_008, 7_000_000_000)]
+        assert f"| `{tuner}` | {law.at_pocket:g} | {law.fall:g} | {' | '.join(sizes)} |" in page

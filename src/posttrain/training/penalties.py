@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from posttrain.retention.penalty._base import (
     total,
 )
 
-__all__ = ["PENALTIES", "Penalties", "Term", "earlier_fingerprint", "file_fingerprint", "make_penalties", "terms_of"]
+__all__ = ["PENALTIES", "Penalties", "Term", "make_penalties", "terms_of"]
 
 PENALTIES = "penalties"
 """Folder of a run: what each penalty leaves for the next task, `<kind>.safetensors`."""
@@ -31,17 +30,6 @@ STATE = "penalties.safetensors"
 """In a checkpoint: what penalties need to go on."""
 CHOSEN = "chosen"
 """In that file: strengths that the first step has fixed."""
-
-
-def earlier_fingerprint(earlier: Path) -> dict[str, str]:
-    """Hashes of what the earlier task has left for its penalties."""
-    files = sorted((earlier / PENALTIES).glob("*.safetensors"))
-    return {path.stem: file_fingerprint(path) for path in files}
-
-
-def file_fingerprint(path: Path) -> str:
-    """First 16 hex digits of the sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 class Term(NamedTuple):

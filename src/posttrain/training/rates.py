@@ -4,10 +4,11 @@
 
     rate(N) = at_pocket x (N / 3.25 M) ^ -fall        N: parameters of the whole model
 
-`at_pocket` is the best of three rates for one fact in 20 steps on pocket (`python benchmarks/tuners.py --choose`),
-`fall` was set on SmolLM2-135M-Instruct (`docs/notes.md` has the figures): the wider a model is, the more weights add up
-in one output, and the smaller each of Adam's equal steps must be. What stands beside the weights (prefixes, prompts,
-scales) hardly depends on the size. No table knows the data: for many rows and steps it is a beginning.
+`at_pocket` is the best of three rates for one fact in 20 steps on pocket (`python benchmarks/tuners.py --choose`);
+`fall` of `full` was set on SmolLM2-135M-Instruct, the others are guesses (`docs/notes.md` has the figures). The wider a
+model is, the more weights add up in one output, and the smaller each of Adam's equal steps must be; what stands beside
+the weights (prefixes, prompts, scales) hardly depends on the size. No table knows the data: for many rows and steps it
+is a beginning.
 
 `learning_rate: find` tries. From the weights where training starts, on the rows of its first step, the rate of AdamW
 rises by a constant factor at each of `TRIES` small steps, from a thirtieth of the table's rate to thirty times it, and

@@ -23,14 +23,13 @@ from posttrain.data.batching import length_batches, pieces
 from posttrain.data.readers import DataSource
 from posttrain.errors import ConfigError, DataError, Interrupted, MissingError, Problem
 from posttrain.inference.respondents import ModelRespondent
-from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, resolve
 from posttrain.models.logits import core_of
 from posttrain.models.memory import activation_bytes, is_large, large_blocks_go_back, peak_gib, peak_memory
 from posttrain.retention.selection import NO_TASK, ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
-from posttrain.training.assembly import Parts, bare_forms, check_combination, parts_of
+from posttrain.training.assembly import Parts, check_combination, parts_of
 from posttrain.training.batches import Forms, Step, StepLoader
 from posttrain.training.checkpoints import check_identity, checkpoints_in, remove_leftovers
 from posttrain.training.config import TrainConfig
@@ -38,10 +37,10 @@ from posttrain.training.folder import RunFolder
 from posttrain.training.forms.base import MicroBatch
 from posttrain.training.forms.forward import arithmetic
 from posttrain.training.heads import check_head, loader_for, resolved
+from posttrain.training.identity import identity_of
 from posttrain.training.looking import finish_added, show_rows
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.muon import muon_for
-from posttrain.training.penalties import earlier_fingerprint, file_fingerprint
 from posttrain.training.planning import plan_of, rows_read
 from posttrain.training.prepare import (
     hold_out,
@@ -49,7 +48,6 @@ from posttrain.training.prepare import (
     longest_row,
     make_replay,
     read_rows,
-    rows_fingerprint,
     talks_of,
 )
 from posttrain.training.progress import RunProgress, Silent
@@ -62,14 +60,8 @@ __all__ = ["Material", "TrainResult", "finished_run", "material_of", "train"]
 
 BIG_PARAMETERS = 1_000_000_000
 """From here on `precision: auto` computes in bfloat16 on a GPU that has it."""
-HASHED_PARAMETERS = 500_000_000
-"""Up to here a run's identity holds the fingerprint of the weights it starts from; above, their name only."""
 ACTIVATIONS = 768 * 2**20
 """Bytes of activations that a forward pass of training may keep on a CPU."""
-WITHOUT_EFFECT = {"output", "report_to", "data", "validation", "download", "earlier"}
-WITHOUT_EFFECT |= {"save_every_steps", "save_at_steps", "keep_checkpoints"}
-"""Settings that may change between a run and its resumption; data are compared by their tokens instead, what an earlier
-task has left by its bytes."""
 
 
 class TrainResult(NamedTuple):
@@ -337,26 +329,8 @@ def autocast_dtype(config: TrainConfig, model: PreTrainedModel) -> torch.dtype |
     return torch.bfloat16 if config.precision == "bf16" or (config.precision == "auto" and big and able) else None
 
 
-def identity_of(
-    config: TrainConfig,
-    loaded: LoadedModel,
-    material: Material,
-    earlier: Path | None = None,
-    adapter: Path | None = None,
-) -> dict[str, Any]:
-    """Everything that decides the result: settings, start weights, template, rows."""
-    parameters = sum(p.numel() for p in loaded.model.parameters())
-    forms = bare_forms(config, loaded.tokenizer)
-    return {
-        "config": {k: v for k, v in config.model_dump(mode="json").items() if k not in WITHOUT_EFFECT},
-        **({"earlier": earlier_fingerprint(earlier)} if earlier is not None else {}),
-        **({"adapter": file_fingerprint(adapter / "adapter_model.safetensors")} if adapter is not None else {}),
-        "weights": weights_fingerprint(loaded.model) if parameters <= HASHED_PARAMETERS else "not computed",
-        "template": template_fingerprint(loaded.tokenizer),
-        "rows": rows_fingerprint(material.new, forms.new),
-        "validation_rows": rows_fingerprint(material.validation, forms.new),
-        "replay_rows": rows_fingerprint(material.old, forms.old),
-    }
+ACTIVATIONS = 768 * 2**20
+"""Bytes of activations that a forward pass of training may keep on a CPU."""
 
 
 def first_step(config: TrainConfig, material: Material, parts: Parts) -> tuple[Forms, Step, int]:
