@@ -37,6 +37,7 @@ _ASKS_ONE = re.compile(
     r"|\bwhat (?:is|was|'s) the (?!difference|meaning|purpose|best|point|role|reason|definition)|\b(?:at|in|on) what\b"
     r"|\bwhat (?:year|day|date|number|colou?r|language|country|city|planet|animal|element|currency|temperature|time)\b"
     r"|谁|哪(?!些)|几|多少|多(?:高|长|大|远|重|深)|何时|何地|什么(?:时候|名字|地方|颜色|语言)|叫什么"
+    r"|的(?!意思|含义|作用|区别|差别|目的|原因|优点|缺点|好处|定义|角色|重点)\w{1,12}是什么"
 )
 _ASKS_SEVERAL = re.compile(
     r"\b(?:two|three|four|five|several|some|list|names of)\b|[两三四五六][个种项点位座种条]|哪些|列出"
