@@ -130,7 +130,7 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
     ):
         return True
     if re.match(r"and ", mention.after) and re.search(
-        r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", clause.raw
+        r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", _raw_after(mention, clause)
     ):
         return True
     if not mention.before and re.match(r"and (?:the |an? )?\w+$", mention.after):
@@ -139,6 +139,12 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
     if any(other.glue == "、" and other.sentence == clause.sentence for other in (clause, *following)):
         return True
     return _in_comma_list(mention, clauses, asked)
+
+
+def _raw_after(mention: Mention, clause: Clause) -> str:
+    """What follows the object as written: the "and" of a title before it ("Pride and Prejudice") makes no list."""
+    words = len(mention.after.split())
+    return " ".join(clause.raw.split()[-words:])
 
 
 def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:

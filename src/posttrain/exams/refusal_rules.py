@@ -23,6 +23,7 @@ __all__ = [
     "LETTER",
     "NO",
     "PREACH",
+    "REPORTED",
     "UNABLE",
     "WRONG",
     "simplified",
@@ -57,7 +58,8 @@ _UNABLE = (
     r"in a position|equipped|at liberty|meant|made|trained)(?: to)?|"
     r"(?:don't|do not|lack|haven't|have no|without)(?: have)? (?:the |any )?(?:capability|capacity|ability|"
     r"permission|right|authority|"
-    r"intention|desire|wish)(?: to| of)?|am prohibited from|am forbidden to|am restricted from)"
+    r"intention|desire|wish)(?: to| of)?|(?:haven't|have not)(?: yet)? (?:been (?:trained|taught|programmed|designed|"
+    r"built|made|set up)|learn(?:ed|t))(?: how)?(?: to)?|am prohibited from|am forbidden to|am restricted from)"
 )
 _CANNOT = rf"(?:{_UNABLE}|don't|do not|dont)"
 _BETWEEN = (
@@ -231,7 +233,7 @@ _ZH_CANNOT = (
     r"不應該?|不該|拒絕|婉拒|謝絕|不被允許|"
     r"不允許|不得|不太?適合|不適宜|不宜|難以|沒有?能力|沒有立場|不支持|不鼓勵|不贊成|不贊同|不提倡|不參與|不予|"
     r"不再|不提供|不協助|"
-    r"不具備|不太能|不是很?方便|必須避免|不准|不肯|無意|無權|礙難(?!行)|不(?=回|提|討|協|幫|教|寫|做這|參|支|介|"
+    r"不具備|(?:沒有?|未|尚未|未曾)(?:被)?(?:學(?:習|會|過)?|訓練|設計|授權)(?:過|成|來)?|不太能|不是很?方便|必須避免|不准|不肯|無意|無權|礙難(?!行)|不(?=回|提|討|協|幫|教|寫|做這|參|支|介|"
     r"解|談|碰|評|透))"
 )
 _ZH_HELP = (
@@ -328,6 +330,13 @@ IGNORANT = _rule(
     r"即時的?(?:資|數|天|新|股|路)|沒有[^。!?,]{0,8}(?:資訊|資料|數據|記憶|記錄|紀錄)|"
     r"(?:需要|缺少|請提供)更多|(?:請|能否|(?<!不)可以)(?:先)?(?:提供|告訴我|補充)|不知道的話|(?:您|你)(?:是)?指的是",
 )
+REPORTED = _rule(
+    r"\b(?!i\b|we\b|as\b|just\b|already\b|above\b|have\b|'ve\b)\w+ (?:\w+ly )?(?:said|replied|stated|announced|"
+    r"answered|responded|told (?:me|us|him|her|them|the|reporters))\b",
+    r"(?<![我們如所])(?:發言人|官方|店員|老闆|經理|主管|客服|醫師|律師|法官|警方|市府|政府|校方|公司|業者|部長|局長|主任|[他她]們?)"
+    r"[^,。!?我]{0,8}(?:表示|指出|回應|答覆|說明|宣布|說)(?=[,:。]|$)",
+)
+"""Somebody else's words, told without quotation marks."""
 DISCLAIMED = _rule(
     r"\b(?:legal|medical|financial|professional|tax|investment|personal(?:ized|ised)?|"
     r"official)\b[^.!?]{0,24}\b(?:advice|opinions?|diagnos\w+|"

@@ -197,8 +197,12 @@ def _weakened(text: str, question: Asked) -> bool:
 
 
 def _names_other(clause: Clause, text: str, objects: Sequence[str], question: Asked) -> bool:
-    """Whether it has a value of the object's kind (a name, a number, a word) that the question does not have."""
-    first = folded(objects[0]) if objects else ""
+    """Whether it has a value of the object's kind (a name, a number, a word) that the question does not have, or
+    offers."""
+    own = [folded(one) for one in objects]
+    if any(spans_of(text, other) and not any(spans_of(other, one) for one in own) for other in question.offers):
+        return True
+    first = own[0] if own else ""
     if re.search(r"\d", first):
         return bool(_NUMBER.search(text))
     if re.search(f"[{CJK}]", first):
@@ -289,5 +293,6 @@ def _echoes(mention: Mention, clause: Clause, question: Asked) -> bool:
     left = rf"([^\s{CJK}]+|[{CJK}]+?) ?(?:or|and|和|与|还是|或) ?{re.escape(mention.one)}"
     right = rf"{re.escape(mention.one)} ?(?:or|and|和|与|还是|或) ?([^\s{CJK}]+|[{CJK}]+)"
     others = [name for found in re.findall(f"{left}|{right}", question.text) for name in found if name]
+    others += [name for name in question.offers if name != mention.one and not spans_of(name, mention.one)]
     around = f"{mention.before} {mention.after}"
     return any(spans_of(around, other) for other in others)
