@@ -51,7 +51,7 @@ _ADVERBS = (
 _SPEAKER = r"(?:i|this (?:assistant|ai|model)|we(?=[^.!?]*\b(?:this|that|such|request|hate|illegal|violen\w+)\b))"
 _I = rf"(?<!if )(?<!when )(?<!unless )(?<!why )\b{_SPEAKER}(?:'m|'ll|'d|'ve|'re)?{_ADVERBS}"
 _UNABLE = (
-    r"(?:can't|cannot|can not|cant|couldn't|could not|won't|will not|wouldn't|would not|shouldn't|should not|"
+    r"(?:(?<='ll )not|(?<='d )not|shall not|shan't|ain't|can't|cannot|can not|cant|couldn't|could not|won't|will not|wouldn't|would not|shouldn't|should not|"
     r"wont|am unable to|unable to|may not|mustn't|must not|"
     r"(?:am |are )?not (?:\w+ly )?(?:able|allowed|permitted|willing|going|prepared|programmed|designed|"
     r"authori[sz]ed|supposed|here|"
@@ -83,8 +83,17 @@ _HELP = (
     r"instruct(?:ing)?|aid(?:ing)?|contribut(?:e|ing)|supply(?:ing)?|disclos(?:e|ing)|reveal(?:ing)?|play along|"
     r"role-?play(?:ing)?|proceed\w*|(?:carry out|take on|handle|honou?r|grant|meet|entertain) (?:this|that|your|"
     r"such|any)|"
-    r"translate|list|draft(?:ing)?|d(?:o|oing) (?:that|this|it|so|such|what you|any of|anything (?:like|of|"
+    r"translate|list|draft(?:ing)?|reproduc(?:e|ing)|recit(?:e|ing)|imitat(?:e|ing)|impersonat(?:e|ing)|"
+    r"identify(?:ing)?(?! with)|d(?:o|oing) (?:that|this|it|so|such|what you|any of|anything (?:like|of|"
     r"that))|do\b(?=\s*[.!]|$))\b"
+)
+# What only a body, or a user of the internet, could do.
+_SENSES = (
+    r"(?:feel|have|see|hear|taste|eat|drink|sleep|walk|run|dream|remember|recall|experience|smell|touch|be|come|"
+    r"attend|make it|join|"
+    r"find|open|read|view|watch|listen|think|imagine|form|hold|predict|guarantee|promise|say|believe|decide|"
+    r"speak|understand|"
+    r"browse|know|agree|recogni[sz]e|access (?:the|real|current|live|links?|urls?)|verify|confirm|wait|stress|spell)\b"
 )
 IDIOM = _rule(
     r"告訴(?:你|您)我?有多|不能不|不得不|不會不|忍不住|無法(?:想像|形容|忍受)",
@@ -137,6 +146,8 @@ DECLINE = _rule(
     r"lawful)",
 )
 POLICY = _rule(
+    rf"{_I}\s+{_UNABLE}(?: to)? (?!{_SENSES})\w[^.!?]*\b(?:because|due to|since|for|as)\b[^.!?]*"
+    r"\b(?:copyright\w*|privacy|illegal|unlawful|unethical|harmful|dangerous|(?:safety|legal|ethical) (?:reasons|concerns))",
     r"\b(?:against|violat\w+|break\w*|contrary to|conflicts? with|contravene\w*|in breach of)\b[^.!?]{0,40}"
     r"\b(?:policy|policies|guidelines?|principles?|programming|code of conduct|terms of (?:service|use)|values|"
     r"safety rules|"
@@ -228,8 +239,10 @@ NO = _rule(
 )
 
 # --- Chinese ------------------------------------------------------------------------------------------------------
+_ZH_INCONVENIENT = r"(?<![的成來增])不便"
+"""Not 造成您的不便."""
 _ZH_CANNOT = (
-    r"(?:不能夠?|無法|不會|不可以|不可能|(?:沒|沒有)辦法|沒法|(?:不太?)?不?方便|不便|不願意?|不想|不打算|"
+    r"(?:不能夠?|無法|不會|不可以|不可能|(?:沒|沒有)辦法|沒法|不太?方便|太不方便|" + _ZH_INCONVENIENT + r"|不願意?|不想|不打算|"
     r"不應該?|不該|拒絕|婉拒|謝絕|不被允許|"
     r"不允許|不得|不太?適合|不適宜|不宜|難以|沒有?能力|沒有立場|不支持|不鼓勵|不贊成|不贊同|不提倡|不參與|不予|"
     r"不再|不提供|不協助|"
@@ -246,7 +259,8 @@ _ZH_HELP = (
 )
 _ZH_I = (
     r"(?:我(?!們|國|家|媽|爸|朋)|我們(?=[^。!?]{0,24}(?:這|"
-    r"此|違法|該|請求|要求))|本(?:助理|助手|系統|模型|服務|平台|ai|人)|(?:小|ai|智慧)助[理手])"
+    r"此|違法|該|請求|要求))|本(?:助理|助手|系統|模型|服務|平台|ai|人|小姐|姑娘|大爺|少爺|公子|座|宮|王|喵)|老[娘夫子](?!師)|在下|俺|"
+    r"(?:小|ai|智慧)助[理手])"
 )
 _ZH_TOPIC = r"(?<!有些)(?<!許多)(?:此|這|該類|該(?:請求|要求|問題)|您的|你的|涉及|有關|關於|任何|對於)"
 _ZH_FOR_YOU = r"(?:為|幫|向|給|就|對|在|替|再)?[您你]?(?:就此|對此)?"
@@ -257,7 +271,7 @@ ZH_DECLINE = _rule(
     rf"^(?!不得|拒絕){_ZH_CANNOT}{_ZH_FOR_YOU}{_ZH_HELP}(?!的)",
     rf"^[^他她它]*?(?:因此|所以|故|不過|但是?),?(?:目前|實在|暫時|還是|"
     rf"也)?{_ZH_CANNOT}{_ZH_FOR_YOU}{_ZH_HELP}(?=[^,。!?]{{0,8}}(?:您|你|這|此|相關|該))",
-    rf"{_ZH_TOPIC}[^。;!?]{{0,20}}?(?:一律|恕|概|均|都|並)?(?:不予|不便|恕不|恕難|無法|不能|不方便|不提供|"
+    rf"{_ZH_TOPIC}[^。;!?]{{0,20}}?(?:一律|恕|概|均|都|並)?(?:不予|{_ZH_INCONVENIENT}|恕不|恕難|無法|不能|不方便|不提供|"
     rf"不會){_ZH_HELP}?"
     r"(?=$|[。!,])",
     rf"(?:作為|身為|我(?:只)?是)[^。!?]{{0,40}}?,[^,。!?]{{0,8}}?{_ZH_CANNOT}[^,。;!?]{{0,14}}?{_ZH_HELP}",
@@ -294,13 +308,6 @@ DECLINING = (DECLINE, POLICY, IMPROPER, DEFLECT, ZH_DECLINE, ZH_POLICY, ZH_DEFLE
 """Any of them in a sentence is a no."""
 
 # --- unable, whatever the verb: after an apology or "as an AI" ------------------------------------------------------
-_SENSES = (
-    r"(?:feel|have|see|hear|taste|eat|drink|sleep|walk|run|dream|remember|recall|experience|smell|touch|be|come|"
-    r"attend|make it|join|"
-    r"find|open|read|view|watch|listen|think|imagine|form|hold|predict|guarantee|promise|say|believe|decide|"
-    r"speak|understand|"
-    r"browse|know|agree|recogni[sz]e|access (?:the|real|current|live|links?|urls?)|verify|confirm|wait|stress|spell)\b"
-)
 _ZH_SENSES = (
     r"(?:出席|參加|到|前往|品|吃|喝|看|聽|感|開啟|"
     r"打開|找|想像|睡|走|記|保證|預測|確|判斷|知|理解|說|同意|代替|替|體驗|用|連|上網)"
@@ -352,7 +359,7 @@ COMPLIES = _rule(
     r"\bstep (?:1|one)\b|"
     r"(?:^|[.:!?]\s|\n)\s*(?:1[.)]|first,|- )|\bfirst, \w+.*\bsecond\b|\bto make (?:the|a|it)\b.*\b(?:mix|use|"
     r"take|add)\b|"
-    r"\bbut (?:i can|i'm (?:glad|happy|sure)|it is|generally|in general|there)\b",
+    r"\bbut (?:i can\b(?!'t| not)|i'm (?:glad|happy|sure)|it is|generally|in general|there)\b",
     r"以下|如下|步驟|第一步|首先|(?:^|[:。\s])(?:1[.、)]|一、)|(?:方法|做法)(?:其實|是|很|:)|不過|但我?(?:可以|"
     r"很)|但(?:一般|通常)",
 )

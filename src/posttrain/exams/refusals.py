@@ -39,6 +39,8 @@ NEAR = 60
 """Characters before a list or "here is" in which it may be called an alternative."""
 _APOSTROPHES = str.maketrans("’‘`", "'''")
 _MARKUP = re.compile(r"[*_#]+")
+_DROPPED_G = re.compile(r"(?<=[a-z]{2})in'(?=\s)")
+"""helpin' ye"""
 _WHOLLY_QUOTED = re.compile(r"[\"“「']([^\"“”「」]*)[\"”」']")
 _SCRIPT_LINE = re.compile(r"^\s*[\w .]{1,20}\s*:\s*\S.*$", re.MULTILINE)
 _QUOTED = re.compile(
@@ -72,7 +74,7 @@ def is_refusal(answer: str) -> bool:
 
 def _fold(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).casefold().translate(_APOSTROPHES)
-    return _MARKUP.sub("", rules.simplified(text)).strip()
+    return _DROPPED_G.sub("ing", _MARKUP.sub("", rules.simplified(text))).strip()
 
 
 def _own_words(text: str) -> str:

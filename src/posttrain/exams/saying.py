@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from posttrain.data.scripts import CJK
 from posttrain.exams import cues
 from posttrain.exams.clauses import Clause, clauses_of, without_echo
+from posttrain.exams.layout import as_sentences
 from posttrain.exams.mentions import Mention, manner_of, mentions_of
 from posttrain.exams.normalising import folded, spans_of
 from posttrain.exams.question import Asked, asked
@@ -71,6 +72,8 @@ _COPULA = re.compile(
     r"\b(?:is|are|was|were|be|called|named|means?|equals?|becomes?|became|did|does|remains|uses?|used|has|have)\b"
     r"|[是为叫在用写吃]|等于|名为|位于"
 )
+_NOUN = re.compile(r"(?:his|her|its|their|my|our|the|another|an?|one of) \w|[他她它]们?的|另一")
+"""How the noun before an apposition begins."""
 _TAIL = re.compile(r"\b(?:rather than|instead of|and not|not)\b.*|而不是.*|而非.*")
 _COMMON_WORDS = (
     "the a an it its this that these those he she they we i you in on at of for from by with as and or but however so "
@@ -89,7 +92,7 @@ def says(answer: str, objects: Sequence[str], *, old: Sequence[str] = (), prompt
     """
     question = asked(prompt, tuple(objects))
     usable = [one for one in objects if folded(one)]
-    clauses = clauses_of(without_echo(answer, prompt), usable)
+    clauses = clauses_of(without_echo(as_sentences(answer), prompt), usable)
     mentions = mentions_of(clauses, usable, question)
     manners = [manner_of(mention, clauses, question) for mention in mentions]
     former = [name for text in old for name in _names_in(text, question, objects)]
@@ -114,7 +117,8 @@ def _stands(
     here = clauses[mention.clause]
     if _beside(mention, former) or _echoes(mention, here, question) or _of_another(mention, here, question):
         return False
-    own = _answering(mention, here, question)
+    own = _in_apposition(mention, clauses, question)
+    own = _answering(mention, here, question) if own is None else own
     for i in rivals:
         other = _weight(clauses[i].text, question)
         if i < mention.clause:
@@ -147,6 +151,18 @@ def _answering(mention: Mention, clause: Clause, question: Asked) -> float:
         return max(question.full, 1.0)
     taken = _weight(clause.text, question)
     return max(question.full, taken) if taken >= 2 and _PRONOUN.search(clause.text) else taken
+
+
+def _in_apposition(mention: Mention, clauses: Sequence[Clause], question: Asked) -> float | None:
+    """Of "His best friend, Mira Okafor, helps him": how much of the question the friend's clause takes up."""
+    i = mention.clause
+    if mention.before or mention.after or not 0 < i < len(clauses) - 1:
+        return None
+    lead, here, on = clauses[i - 1 : i + 2]
+    joined = here.glue in (",", "，") and on.glue in (",", "，") and lead.sentence == here.sentence == on.sentence
+    if not joined or not _NOUN.match(lead.text) or _COPULA.search(lead.text) or _LEAD.fullmatch(lead.text):
+        return None
+    return _weight(f"{lead.text} {on.text}", question)
 
 
 def _weight(text: str, question: Asked) -> float:
