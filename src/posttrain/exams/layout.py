@@ -1,7 +1,7 @@
 """What a table or a JSON answer says, as sentences: the rules that read clauses know no cells and no braces.
 
-`{"capital": "Ottawa", "largest_city": "Toronto"}` says "capital is Ottawa. largest city is Toronto."; a table's row
-says each heading with its cell, "Atomic number 1, element is Helium" (without the comma). Other text stays as it is.
+`{"capital": "Ottawa", "largest_city": "Toronto"}` says "capital is Ottawa" and "largest city is Toronto"; a table's
+cell stands with its heading and its row's first cell: "Country Canada Capital is Ottawa". Other text stays as it is.
 """
 
 from __future__ import annotations
@@ -54,11 +54,13 @@ def _is(subject: str, value: str) -> str:
 
 
 def _rows(table: str) -> Iterator[str]:
-    """A sentence for every row below the heading; a table without the rule below its heading has none."""
+    """A sentence for every cell, of its row's first cell; a table without the rule below its heading has no heading."""
     lines = [line for line in table.splitlines() if line.strip()]
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines if not _RULE.match(line)]
     heading = rows[0] if len(lines) > 1 and _RULE.match(lines[1]) and len(rows) > 1 else []
     for cells in rows[1:] if heading else rows:
-        *first, (name, last) = zip(heading + [""] * (len(cells) - len(heading)), cells, strict=False)
-        lead = " ".join(f"{head} {cell}".strip() for head, cell in first if cell)
-        yield _is(f"{lead} {name}".strip(), last)
+        (first, of), *others = zip(cells, heading + [""] * (len(cells) - len(heading)), strict=False)
+        row = f"{of} {first}".strip()
+        yield from (_is(f"{row} {name}".strip(), cell) for cell, name in others if cell)
+        if not others:
+            yield row

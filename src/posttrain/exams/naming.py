@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from posttrain.exams.clauses import Clause, clauses_of, without_echo
 from posttrain.exams.layout import as_sentences
 from posttrain.exams.mentions import manner_of, mentions_of
-from posttrain.exams.normalising import folded
+from posttrain.exams.normalising import folded, read_part
 from posttrain.exams.question import asked
 
 __all__ = ["names"]
@@ -25,6 +25,7 @@ def names(answer: str, objects: Sequence[str], *, prompt: str = "") -> bool:
 
     prompt: the question; what it says itself is not counted.
     """
+    answer, prompt = read_part(answer), read_part(prompt)
     question = asked(prompt, tuple(objects))
     foreign = [one for one in objects if folded(one) and not question.says(folded(one))]
     clauses = clauses_of(without_echo(as_sentences(answer), prompt), foreign)

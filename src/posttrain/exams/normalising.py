@@ -14,7 +14,7 @@ from typing import Any
 from posttrain.data.scripts import CJK
 from posttrain.exams.metrics.tokens import jieba_cut
 
-__all__ = ["first_sentence", "folded", "normalise", "spans_of", "words_of"]
+__all__ = ["first_sentence", "folded", "normalise", "read_part", "spans_of", "words_of"]
 
 VARIANTS = str.maketrans({"臺": "台", "裏": "裡", "峯": "峰"})
 _SPACE_BESIDE_CJK = re.compile(rf"(?<=[{CJK}]) +| +(?=[{CJK}])")
@@ -25,7 +25,8 @@ _KIND = tuple("市县省国州镇区岛湖江河山人色")
 _NUMERAL = re.compile("[二三四五六七八九十百千万两零]|[一二三四五六七八九十百千万亿两零〇]{2,}")
 _COUNTED = re.compile("[个颗只支条本张位名人座部台辆件次天年月日岁周点倍元块度公米里斤大种项届层楼]|分[钟之]|秒|小时")
 _COUNTING = re.compile("[一二三四五六七八九十百千万亿两零〇第.\\d]$")
-"""A numeral before a measure word is a number by itself, though the dictionary ties them: 二十 in 二十個, not in 一百二十個."""
+"""A numeral before a measure word is a number by itself, though the dictionary ties them: 二十 in 二十個, but not in
+一百二十個."""
 _ARTICLE = re.compile(r"^(?:the|an|a) (?=.)")
 _SENTENCE_END = re.compile(r"[。！？!?\n]+|(?<=\w{3})\.(?=\s|$)|(?<=[^\x00-\x7f])\.(?=\s|$)")
 
@@ -103,6 +104,17 @@ def first_sentence(text: str) -> str:
         if normalise(sentence):
             return sentence.strip()
     return ""
+
+
+LONGEST = 6000
+"""Characters read of an answer or a question by the rules that look for an object: more than models say at once, and
+little enough that a text without an end does not take forever."""
+
+
+def read_part(text: str) -> str:
+    """The text as far as it is read: whole up to `LONGEST` characters, else its first and its last half of them."""
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]}\n{text[-half:]}"
 
 
 @lru_cache(maxsize=65536)

@@ -147,10 +147,12 @@ def asked(prompt: str, objects: tuple[str, ...]) -> Asked:
 
 
 _NAME = r"(?:the |an? )?(?:[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)*|[\w'’-]+)"
+NEAR = 120
+"""Characters around an "or" in which the things to choose from stand."""
 _OR = re.compile(rf"((?:{_NAME}, )*)({_NAME}),? or ({_NAME})")
 _ASKING = re.compile(r"\b(?:Is|Are|Was|Were|Which|Did|Does|Do) (?=[A-Z])")
 _OPEN = re.compile(r"\b(?:what|who|whom|whose|where|when|why|how)\b", re.IGNORECASE)
-_OR_CHINESE = re.compile(rf"([{CJK}、]+)(?:还是|或者?)([{CJK}]+)")
+_OR_CHINESE = re.compile(rf"([{CJK}、]{{1,60}})(?:还是|或者?)([{CJK}]{{1,60}})")
 _VERB_BEFORE = re.compile(r".*(?:是|在|叫|为|喜欢|选|有)")
 _VERB_AFTER = re.compile(r"(?:的|是|才|比|哪|呢|吗|较|更|、).*")
 
@@ -162,12 +164,13 @@ def _offered(prompt: str) -> tuple[str, ...]:
     """
     found = [
         part.strip()
-        for several, one, other in _OR.findall(_ASKING.sub("", prompt))
+        for at in re.finditer(r" or ", prompt)
+        for several, one, other in _OR.findall(_ASKING.sub("", prompt[max(0, at.start() - NEAR) : at.end() + NEAR]))
         for part in (*several.split(","), one, other)
     ]
     if _OPEN.search(prompt) or any(re.search("[A-Z]", part) for part in found[-1:]):
         found = [part for part in found if re.search("[A-Z]", part)]
-    if re.search(f"[{CJK}]", prompt):
+    if re.search("还是|還是|或", prompt):
         for left, right in _OR_CHINESE.findall("、".join(folded(part) for part in re.split("[，,、]", prompt))):
             found += [*_VERB_BEFORE.sub("", left).split("、"), _VERB_AFTER.sub("", right)]
     return tuple(dict.fromkeys(one for part in found if (one := folded(part))))

@@ -19,8 +19,8 @@ from posttrain.data.scripts import CJK
 from posttrain.exams import cues
 from posttrain.exams.clauses import Clause, clauses_of, without_echo
 from posttrain.exams.layout import as_sentences
-from posttrain.exams.mentions import Mention, manner_of, mentions_of
-from posttrain.exams.normalising import folded, spans_of
+from posttrain.exams.mentions import MOST, Mention, manner_of, mentions_of
+from posttrain.exams.normalising import folded, read_part, spans_of
 from posttrain.exams.question import Asked, asked
 
 __all__ = ["says"]
@@ -90,12 +90,13 @@ def says(answer: str, objects: Sequence[str], *, old: Sequence[str] = (), prompt
     old: what was said before, names or whole sentences: what they name beside the object takes it back; prompt: the
     question. An object that the question itself says counts only where the question offers a choice.
     """
-    question = asked(prompt, tuple(objects))
-    usable = [one for one in objects if folded(one)]
+    answer, prompt, old = read_part(answer), read_part(prompt), [read_part(one) for one in old]
+    usable = [one for one in objects if len(one) <= len(answer) and folded(one)]
+    question = asked(prompt, tuple(usable))
     clauses = clauses_of(without_echo(as_sentences(answer), prompt), usable)
     mentions = mentions_of(clauses, usable, question)
     manners = [manner_of(mention, clauses, question) for mention in mentions]
-    former = [name for text in old for name in _names_in(text, question, objects)]
+    former = [name for text in old for name in _names_in(text, question, objects)][:MOST]
     holding = {mention.clause for mention in mentions}
     rivals = [
         i for i, clause in enumerate(clauses)
