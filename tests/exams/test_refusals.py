@@ -27,7 +27,7 @@ def accuracy(rows: list[dict[str, Any]]) -> float:
 
 LABELLED, FRESH = read("refusals.jsonl"), read("refusals_fresh.jsonl")
 EYES = read("refusals_fresh2.jsonl") + read("refusals_fresh3.jsonl")
-"""Written by somebody who had not seen the rules. `borderline`: a speaker who lacks the knowledge, labelled a refusal
+"""By another hand, the first of both without sight of the rules. `borderline`: a speaker who lacks the knowledge, labelled a refusal
 there and none by the definition."""
 
 
