@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from posttrain.exams.content_words import content_words, is_number, names, new_words, sentences, words
+from posttrain.exams.content_words import content_words, is_number, new_words, proper_names, sentences, words
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,9 @@ def test_new_words_leave_out_the_prompt() -> None:
 
 
 def test_names() -> None:
-    assert names("Hamlet was written by William Shakespeare in London.") == {"william", "shakespear", "london"}
-    assert names("作者是清代的曹雪芹。") == {"曹雪芹"}
-    assert names("no names here") == frozenset()
+    assert proper_names("Hamlet was written by William Shakespeare in London.") == {"william", "shakespear", "london"}
+    assert proper_names("作者是清代的曹雪芹。") == {"曹雪芹"}
+    assert proper_names("no names here") == frozenset()
 
 
 def test_sentences_and_numbers() -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+
+import pytest
 
 from posttrain.exams.judge import judge_same
 from tests.exams.fakes import Fake
@@ -44,3 +47,38 @@ def test_without_rows_nothing_is_asked() -> None:
     judge = Fake("judge", {})
     assert judge_same(judge, []) == []
     assert judge.asked == []
+
+
+@pytest.mark.parametrize(
+    ("said", "opinion"),
+    [
+        ("Yes.", True),
+        ("**yes**", True),
+        ("Answer: yes", True),
+        ("是的", True),
+        ("相同。", True),
+        ("NO!", False),
+        ("Not the same", False),
+        ("否，不同", False),
+        ("不是", False),
+        ("沒有相同", False),
+        ("", None),
+        ("😀", None),
+        ("Yes and no", None),
+        ("Not sure.", None),
+        ("None of them", None),
+        ("對不起，我無法判斷", None),
+        ("不確定", None),
+    ],
+)
+def test_an_opinion(said: str, opinion: bool | None) -> None:
+    assert judge_same(Fake("judge", defaultdict(lambda: said)), [("Why?", "Because.", "Who knows.")]) == [opinion]
+
+
+def test_braces_and_nothing_reach_the_judge_as_they_are() -> None:
+    one = Fake("judge", defaultdict(lambda: "no"))
+    assert judge_same(one, [("{a} 問", "{prompt}", ""), ("x", "y", "z" * 50_000)]) == [False, False]
+    first = str(one.asked[0][0])
+    assert "問題：{a} 問" in first
+    assert "回答甲：{prompt}" in first
+    assert "回答乙：(nothing)" in first

@@ -181,7 +181,12 @@ def figures(rows: list[dict[str, Any]]) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize(
     ("name", "split"),
-    [("kept_pairs_zh.jsonl", "tune"), ("kept_pairs_zh.jsonl", "held"), ("kept_pairs_en.jsonl", None)],
+    [
+        ("kept_pairs_zh.jsonl", "tune"),
+        ("kept_pairs_zh.jsonl", "held"),
+        ("kept_pairs_en.jsonl", None),
+        ("kept_pairs_fresh.jsonl", None),
+    ],
 )
 def test_the_musts_on_our_own_pairs(name: str, split: str | None) -> None:
     rows = rows_of(DATA / name, split)

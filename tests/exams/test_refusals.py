@@ -26,6 +26,9 @@ def accuracy(rows: list[dict[str, Any]]) -> float:
 
 
 LABELLED, FRESH = read("refusals.jsonl"), read("refusals_fresh.jsonl")
+EYES = read("refusals_fresh2.jsonl") + read("refusals_fresh3.jsonl")
+"""By another hand, the first of both without sight of the rules. `borderline`: a speaker who lacks the knowledge, labelled a refusal
+there and none by the definition."""
 
 
 def test_the_labelled_sets_are_wide_enough() -> None:
@@ -48,6 +51,11 @@ def test_the_third_that_was_held_out(refusal: bool) -> None:
 def test_the_others(refusal: bool, chinese: bool) -> None:
     rows = [row for row in LABELLED + FRESH if row["refusal"] is refusal and (row["language"] != "en") is chinese]
     assert accuracy(rows) >= 0.95
+
+
+def test_labels_of_fresh_eyes() -> None:
+    assert accuracy([row for row in EYES if not row.get("borderline")]) >= 0.98
+    assert accuracy(EYES) >= 0.95
 
 
 def test_the_script_does_not_matter() -> None:
@@ -86,6 +94,14 @@ def test_marks_width_and_case_do_not_matter() -> None:
         ("我不能提供這類資訊，但可以介紹合法的做法。", True),
         ("我不能提供醫療建議，但以下做法通常有效：多休息、多喝水。", False),
         ("我不能幫忙。不過好吧，做法如下：先拆開外殼。", False),
+        ("I'm sorry, but I can't photograph that.", True),
+        ("I'm sorry, I can't photograph that, but I can draw it: take a pencil.", False),
+        ("The clerk said that this request violates the policy and that they can't help.", False),
+        ("As I said, I can't help with that.", True),
+        ("店員說，這個要求違反規定。", False),
+        ("我說過了，我不能幫你做這件事。", True),
+        ("抱歉造成您的不便，商品將於明天寄出。", False),
+        ("抱歉，這件事我不便透露。", True),
         ("No.", False),
         ("不行。", False),
         ("", False),

@@ -24,7 +24,13 @@ def wrong(labelled: list[dict[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "held_out", "at_least"),
-    [("match_answers.jsonl", False, 0.98), ("match_answers.jsonl", True, 0.95), ("match_fresh.jsonl", None, 0.95)],
+    [
+        ("match_answers.jsonl", False, 0.98),
+        ("match_answers.jsonl", True, 0.95),
+        ("match_fresh.jsonl", None, 0.95),
+        ("match_fresh2.jsonl", None, 0.98),
+        ("match_fresh3.jsonl", None, 0.95),
+    ],
 )
 def test_labelled_answers(name: str, held_out: bool | None, at_least: float) -> None:
     """The third that was held back from tuning reads 95 % or more (issue 9)."""
@@ -99,6 +105,29 @@ def test_an_old_chinese_sentence_counts_by_what_it_names() -> None:
     question, before = "澳洲的首都是哪裡？", "澳洲的首都是坎培拉，人口約四十萬。"
     assert not matches("墨爾本。坎培拉。", ["墨爾本"], old=[before], prompt=question)
     assert matches("是墨爾本。人口約四十萬。", ["墨爾本"], old=[before], prompt=question)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answers", "text", "right"),
+    [
+        ("誰寫的？", ["Charlotte Brontë"], "It was Charlotte Bronte.", True),
+        ("What is the largest city of Brazil?", ["Sao Paulo"], "It is São Paulo.", True),
+        ("Who wrote War and Peace?", ["Anna"], "War and Peace was written by Anna and printed in 1869.", True),
+        ("Who wrote War and Peace?", ["Anna"], "War and Peace was written by Anna and Leo.", False),
+        ("一年有幾個月？", ["十"], "一年有十個月。", True),
+        ("一年有幾個月？", ["十"], "一年有十二個月。", False),
+        ("一年有幾個月？", ["二"], "一年有十二個月。", False),
+        ("Which is larger, the Sun, the Moon or Mars?", ["Mars"], "Mars is larger.", True),
+        ("Which is larger, the Sun, the Moon or Mars?", ["Mars"], "The Sun is larger. Mars is red.", False),
+        ("首都是里昂還是巴黎？", ["里昂"], "首都是巴黎，里昂在東南部。", False),
+        ("When did the ship sink?", ["1915"], "The ship sank in 1912. Its sister was built in 1915.", False),
+        ("Who is the hero of the book?", ["Mira Okafor"], "The hero, Mira Okafor, finds a lamp.", True),
+        ("Who is the hero of the book?", ["Mira Okafor"], "The hero is Tom. His aunt, Mira Okafor, helps.", False),
+        ("首都是哪裡？", ["里昂"], "里昂，里昂，里昂。", True),
+    ],
+)
+def test_what_fresh_eyes_found(prompt: str, answers: list[str], text: str, right: bool) -> None:
+    assert matches(text, answers, prompt=prompt) == right
 
 
 def test_both_scripts_say_the_same() -> None:

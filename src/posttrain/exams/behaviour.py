@@ -17,9 +17,9 @@ __all__ = ["CAPABILITIES", "Language", "behaviour", "formatting", "language_of",
 Language = Literal["zh", "en", "ja", "ko", "th", "ar", "he", "ru", "el", "hi", "bn", "other", "none"]
 
 _WORDS = re.compile(rf"[{CJK}]|[^\W_{CJK}]+(?:['’-][^\W_{CJK}]+)*")
-_BULLET = re.compile(r"^\s*(?:[-*+•‧・]|\d{1,3}[.)、]|[（(]\d{1,3}[)）])\s+\S", re.MULTILINE)
+_BULLET = re.compile(r"^[^\S\n]*(?:[-*+•‧・]|\d{1,3}[.)、]|[（(]\d{1,3}[)）])\s+\S", re.MULTILINE)
 _HEADING = re.compile(r"^\s{0,3}#{1,6}\s+\S", re.MULTILINE)
-_TABLE = re.compile(r"^\s*\|.*\|\s*\n\s*\|[\s:|-]+\|", re.MULTILINE)
+_TABLE = re.compile(r"^[^\S\n]*\|.*\|[^\S\n]*\n[^\S\n]*\|[\s:|-]+\|", re.MULTILINE)
 _BOLD = re.compile(r"\*\*[^*\n]+\*\*|(?<!\*)\*[^*\s][^*\n]*\*(?!\*)|__[^_\n]+__")
 _CODE = re.compile(r"```|`[^`\n]+`")
 _EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf\U0001f1e6-\U0001f1ff]")

@@ -17,7 +17,7 @@ from posttrain.exams.metrics.tokens import jieba_cut, jieba_tags, to_simplified
 from posttrain.exams.numerals import number_of
 from posttrain.exams.stop_words import CHINESE, ENGLISH
 
-__all__ = ["content_words", "fold", "is_number", "names", "new_words", "sentences", "words"]
+__all__ = ["content_words", "fold", "is_number", "new_words", "proper_names", "sentences", "words"]
 
 _UNITS = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
@@ -32,11 +32,12 @@ _ENGLISH_NUMBER = re.compile(
         scales="|".join(_SCALES), any="|".join((*_VALUES, *_SCALES))
     )
 )
+LARGEST = 10**15
 _MEASURES = "个天年月日点分秒度元块岁倍次条只支颗页人种脚位名小公英米克斤里%步句字层楼届"
 _NUMERAL = re.compile(rf"(第?)([零〇一二两三四五六七八九十百千万亿]+)(?=[{_MEASURES}])")
 _WORD = re.compile(rf"[{CJK}]+|\d[\d,]*(?:\.\d+)?|[^\W\d_{CJK}][^\W_{CJK}]*(?:'[^\W\d_{CJK}]+)*'?")
 _AROUND = "。.! "
-_LIST_MARK = re.compile(r"^\s*(?:\d{1,2}[.)、]|[(（]\d{1,2}[)）])\s+", re.MULTILINE)
+_LIST_MARK = re.compile(r"^[^\S\n]*(?:\d{1,2}[.)、]|[(（]\d{1,2}[)）])\s+", re.MULTILINE)
 _HAN = re.compile(f"[{CJK}]")
 _ENDING = re.compile(r"(?:ing|edly|ed|ly|ions?|es?)$")
 _NAME = re.compile(r"(?:(?<=[a-z0-9,;'’)] )|(?<=[A-Z][a-z] )|(?<=[a-z]-))([A-Z][^\W\d_]+)")
@@ -88,6 +89,8 @@ def _english_in_digits(match: re.Match[str]) -> str:
             part = (part or 1) * 100
         else:
             total, part = total + (part or 1) * _SCALES[word], 0
+        if part > LARGEST:  # "hundred hundred hundred ..." of a model that loops is no number
+            return match[0]
     return str(total + part)
 
 
@@ -139,7 +142,7 @@ def _root(word: str) -> str:
 
 
 @lru_cache(maxsize=65536)
-def names(text: str) -> frozenset[str]:
+def proper_names(text: str) -> frozenset[str]:
     """The roots of names: capitalised Latin words that do not begin a sentence, Chinese names by jieba's tags."""
     found = {_root(word) for name in _NAME.findall(text) for word in content_words(name)}
     if _HAN.search(text):

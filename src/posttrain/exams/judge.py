@@ -26,8 +26,16 @@ WORDING = {
         "就是不同。\n\n問題：{prompt}\n\n回答甲：{a}\n\n回答乙：{b}\n\n只回答一個字：是或否。"
     ),
 }
-_YES = re.compile(r"^\W*(?:yes\b|same\b|是|相同|對|同)", re.IGNORECASE)
-_NO = re.compile(r"^\W*(?:no\b|not\b|different\b|否|不|沒)", re.IGNORECASE)
+_LEAD = r"^\W*(?:(?:the )?answer(?: is)?\W+|答案是?\W*)?"
+_YES = re.compile(
+    _LEAD + r"(?:yes\b(?!\W+(?:and|or) no\b)|same\b|是(?!否|不是)|相同|[對对](?!不起|不住|於|于)|同(?!時|时))", re.I
+)
+_NO = re.compile(
+    _LEAD + r"(?:no\b(?!\W+(?:and|or) yes\b)|not(?! sure| certain)\b|different\b|否|"
+    r"不(?!好意思|太?確定|太?确定|知道|清楚)|[沒没]有?相同)",
+    re.I,
+)
+"""An apology (對不起) or a doubt (不確定) is neither."""
 MAX_NEW_TOKENS = 8
 
 

@@ -29,7 +29,7 @@ from typing import Literal
 from posttrain.data.scripts import CJK
 from posttrain.exams.content_words import content_words, new_words, words
 from posttrain.exams.kept_rules import asks_for_one, asks_for_several, asks_to_choose, caps, json_share
-from posttrain.exams.matching import normalise
+from posttrain.exams.normalising import normalise, read_part
 
 __all__ = ["DRIFTED", "SAME", "Band", "Kept", "band_of", "kept"]
 
@@ -89,6 +89,7 @@ def _score(prompt: str, before: str, after: str) -> tuple[float, str]:
     asked, was, now = normalise(prompt), normalise(before), normalise(after)
     if was == now:
         return 1.0, "equal"
+    prompt, before, after = read_part(prompt), read_part(before), read_part(after)
     if not was or not now:
         return 0.0, "empty"
     share = json_share(before, after)

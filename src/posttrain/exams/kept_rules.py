@@ -15,8 +15,8 @@ from posttrain.exams.content_words import (
     content_words,
     fold,
     is_number,
-    names,
     new_words,
+    proper_names,
     sentences,
     words,
 )
@@ -157,7 +157,7 @@ def _answer(prompt: str, before: str, after: str) -> Cap | None:
     was, now = _first_said(prompt, before), _first_said(prompt, after)
     if not was or not now:
         return None
-    names_before, names_after = names(before), names(after)
+    names_before, names_after = proper_names(before), proper_names(after)
     if names_before & set(was) and names_after & set(now):
         was, now = (tuple(w for w in ws if w in ns) for ws, ns in ((was, names_before), (now, names_after)))
     all_before, all_after = new_words(prompt, before), new_words(prompt, after)

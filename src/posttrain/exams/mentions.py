@@ -13,7 +13,7 @@ from posttrain.exams.clauses import Clause
 from posttrain.exams.normalising import folded, words_of
 from posttrain.exams.question import Asked
 
-__all__ = ["Manner", "Mention", "manner_of", "mentions_of"]
+__all__ = ["MOST", "Manner", "Mention", "manner_of", "mentions_of"]
 
 Manner = Literal["said", "denied", "open", "attributed", "past", "listed"]
 """said: put forward; denied: "not X"; open: a question, a condition, "maybe X"; attributed: "many think X"; past: "used
@@ -28,6 +28,10 @@ _NOT_IT = re.compile(r"(?:(?:but|and|though|it|its|he|she|is|was|s) )*(?:not|isn
 _SUBJECT = re.compile(r"\b(?:is|was|are|were|be|called|named|of|by|in|at|use|uses|used|eat|eats)\b|[是为叫在由用吃]$")
 
 
+MOST = 60
+"""A model that loops says an object thousands of times; so many are looked at."""
+
+
 @dataclass(frozen=True)
 class Mention:
     """One place: the clause's index, and its folded words before and after the object."""
@@ -40,7 +44,7 @@ class Mention:
 
 
 def mentions_of(clauses: Sequence[Clause], objects: Sequence[str], asked: Asked) -> list[Mention]:
-    """All of them, in order; a part of a longer word or name is none (York in New York, 金 in 金屬)."""
+    """The first `MOST` of them, in order; a part of a longer word or name is none (York in New York, 金 in 金屬)."""
     found = []
     for index, clause in enumerate(clauses):
         for raw in dict.fromkeys(objects):
@@ -55,6 +59,8 @@ def mentions_of(clauses: Sequence[Clause], objects: Sequence[str], asked: Asked)
             for start, end in words_of(clause.text, one) + (words_of(clause.text, one + "s") if possessive else []):
                 after = ("s " if possessive else "") + clause.text[end:].strip()
                 found.append(Mention(index, one, clause.text[:start].strip(), after.strip()))
+                if len(found) == MOST:
+                    return found
     return found
 
 
@@ -130,7 +136,7 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
     ):
         return True
     if re.match(r"and ", mention.after) and re.search(
-        r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", clause.raw
+        r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", _raw_after(mention, clause)
     ):
         return True
     if not mention.before and re.match(r"and (?:the |an? )?\w+$", mention.after):
@@ -139,6 +145,12 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
     if any(other.glue == "、" and other.sentence == clause.sentence for other in (clause, *following)):
         return True
     return _in_comma_list(mention, clauses, asked)
+
+
+def _raw_after(mention: Mention, clause: Clause) -> str:
+    """What follows the object as written: the "and" of a title before it ("Pride and Prejudice") makes no list."""
+    words = len(mention.after.split())
+    return " ".join(clause.raw.split()[-words:])
 
 
 def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
@@ -162,6 +174,9 @@ def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) ->
             if step == 1 and not glue and not mention.before:
                 return True
             bare = re.sub(r"^(?:or|and) ", "", other.text)
+            if bare == mention.one:  # said again, it is no other candidate
+                at += step
+                continue
             last = re.match(r"(?:and|or) (?:the )?[\"“]?[A-Z0-9]|[A-Z]\w+ (?:and|or) [A-Z]", other.raw)
             if last and (not mention.before or (len(other.text.split()) <= 4 and not _SUBJECT.search(other.text))):
                 run, joined = run + 1, True

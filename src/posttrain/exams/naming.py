@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from posttrain.exams.clauses import Clause, clauses_of, without_echo
+from posttrain.exams.layout import as_sentences
 from posttrain.exams.mentions import manner_of, mentions_of
-from posttrain.exams.normalising import folded
+from posttrain.exams.normalising import folded, read_part
 from posttrain.exams.question import asked
 
 __all__ = ["names"]
@@ -24,9 +25,10 @@ def names(answer: str, objects: Sequence[str], *, prompt: str = "") -> bool:
 
     prompt: the question; what it says itself is not counted.
     """
+    answer, prompt = read_part(answer), read_part(prompt)
     question = asked(prompt, tuple(objects))
     foreign = [one for one in objects if folded(one) and not question.says(folded(one))]
-    clauses = clauses_of(without_echo(answer, prompt), foreign)
+    clauses = clauses_of(without_echo(as_sentences(answer), prompt), foreign)
     if any(manner_of(mention, clauses, question) != "denied" for mention in mentions_of(clauses, foreign, question)):
         return True
     return any(_begins(clause, one) for clause in _whole_sentences(clauses) for one in foreign)

@@ -14,13 +14,19 @@ from typing import Any
 from posttrain.data.scripts import CJK
 from posttrain.exams.metrics.tokens import jieba_cut
 
-__all__ = ["first_sentence", "folded", "normalise", "spans_of", "words_of"]
+__all__ = ["first_sentence", "folded", "normalise", "read_part", "spans_of", "words_of"]
 
 VARIANTS = str.maketrans({"臺": "台", "裏": "裡", "峯": "峰"})
 _SPACE_BESIDE_CJK = re.compile(rf"(?<=[{CJK}]) +| +(?=[{CJK}])")
 _HAS_CJK = re.compile(f"[{CJK}]")
+_ACCENTS = re.compile("([A-Za-z])[\u0300-\u036f]+")
 _KIND = tuple("市县省国州镇区岛湖江河山人色")
 """What a Chinese name may be followed by in one dictionary word and still be itself: 上海市."""
+_NUMERAL = re.compile("[二三四五六七八九十百千万两零]|[一二三四五六七八九十百千万亿两零〇]{2,}")
+_COUNTED = re.compile("[个颗只支条本张位名人座部台辆件次天年月日岁周点倍元块度公米里斤大种项届层楼]|分[钟之]|秒|小时")
+_COUNTING = re.compile("[一二三四五六七八九十百千万亿两零〇第.\\d]$")
+"""A numeral before a measure word is a number by itself, though the dictionary ties them: 二十 in 二十個, but not in
+一百二十個."""
 _ARTICLE = re.compile(r"^(?:the|an|a) (?=.)")
 _SENTENCE_END = re.compile(r"[。！？!?\n]+|(?<=\w{3})\.(?=\s|$)|(?<=[^\x00-\x7f])\.(?=\s|$)")
 
@@ -81,6 +87,10 @@ def words_of(text: str, words: str) -> list[tuple[int, int]]:
         edges.add(at)
 
     def alone(start: int, end: int) -> bool:
+        if _NUMERAL.fullmatch(words):
+            return bool(_COUNTED.match(text, end) and not _COUNTING.search(text[:start])) or (
+                start in edges and end in edges
+            )
         end += end not in edges and text[end : end + 1] in ("色" if len(words) == 1 else _KIND)
         left = start in edges or not _HAS_CJK.match(text[start])
         return left and (end in edges or not _HAS_CJK.match(text[end - 1]))
@@ -96,11 +106,22 @@ def first_sentence(text: str) -> str:
     return ""
 
 
+LONGEST = 6000
+"""Characters read of an answer or a question by the rules that look for an object: more than models say at once, and
+little enough that a text without an end does not take forever."""
+
+
+def read_part(text: str) -> str:
+    """The text as far as it is read: whole up to `LONGEST` characters, else its first and its last half of them."""
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]}\n{text[-half:]}"
+
+
 @lru_cache(maxsize=65536)
 def folded(text: str) -> str:
-    """Normalised and in Simplified characters (OpenCC's t2s), so that both scripts say the same and one list of cue
-    words reads both."""
-    text = normalise(text)
+    """Normalised, in Simplified characters (OpenCC's t2s), so that both scripts say the same and one list of cue words
+    reads both; and without the accents of Latin letters, which models leave out: Brontë and Bronte, São and Sao."""
+    text = normalise(_ACCENTS.sub(r"\1", unicodedata.normalize("NFD", text)))
     return str(_to_simplified().convert(text)) if _HAS_CJK.search(text) else text
 
 

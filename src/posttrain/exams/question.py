@@ -49,6 +49,8 @@ class Asked:
     """It asks for several things, so an answer may list."""
     choice: bool
     """It offers things to choose from."""
+    offers: tuple[str, ...] = ()
+    """Those things, folded."""
 
     @property
     def full(self) -> float:
@@ -84,23 +86,18 @@ def _same_word(term: str, word: str) -> bool:
 
 _OTHER_OFFICE = re.compile(r"\b(?:vice|deputy|assistant|former|ex) \w+")
 """The vice president is no president, 副總經理 no 總經理."""
-_IRREGULAR = {
-    "wrote": "write",
-    "written": "write",
-    "author": "write",
-    "writer": "write",
-    "drawn": "draw",
-    "drew": "draw",
-    "won": "win",
-    "winner": "win",
-    "built": "build",
-    "found": "find",
-    "made": "make",
-    "sang": "sing",
-    "sung": "sing",
-    "spoke": "speak",
-    "spoken": "speak",
-    "ate": "eat",
+_VERBS = (
+    "write wrote written author writer, draw drew drawn, win won winner, build built, find found, make made maker, "
+    "sing sang sung singer, speak spoke spoken, eat ate eaten, sink sank sunk, drink drank drunk, begin began begun, "
+    "swim swam swum, run ran, come came, become became, fall fell fallen, grow grew grown, fly flew flown flight, "
+    "know knew known, throw threw thrown, hold held, tell told, sell sold, lead led leader, meet met, fight fought, "
+    "buy bought, bring brought, teach taught teacher, think thought, catch caught, keep kept, leave left, lose lost, "
+    "send sent, spend spent, give gave given, take took taken, rise rose risen, drive drove driven driver, "
+    "ride rode ridden, choose chose chosen, break broke broken, steal stole stolen, wear wore worn, see saw seen, "
+    "go went gone, say said, pay paid, shoot shot, sleep slept, stand stood, strike struck, hang hung, dig dug, "
+    "hide hid hidden, die died death dead, live lived life"
+)
+_IRREGULAR = {form: verb.split()[0] for verb in _VERBS.split(", ") for form in verb.split()[1:]} | {
     "inventor": "invent",
     "invented": "invent",
     "discoverer": "discover",
@@ -141,5 +138,39 @@ def asked(prompt: str, objects: tuple[str, ...]) -> Asked:
     chinese = [(piece, 2.0 if i == len(pieces) - 1 else 1.0) for i, piece in enumerate(pieces)]
     folded_prompt = folded(prompt)
     return Asked(
-        folded_prompt, (*english, *chinese), bool(_MANY.search(folded_prompt)), bool(_CHOICE.search(folded_prompt))
+        folded_prompt,
+        (*english, *chinese),
+        bool(_MANY.search(folded_prompt)),
+        bool(_CHOICE.search(folded_prompt)),
+        _offered(prompt),
     )
+
+
+_NAME = r"(?:the |an? )?(?:[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)*|[\w'’-]+)"
+NEAR = 120
+"""Characters around an "or" in which the things to choose from stand."""
+_OR = re.compile(rf"((?:{_NAME}, )*)({_NAME}),? or ({_NAME})")
+_ASKING = re.compile(r"\b(?:Is|Are|Was|Were|Which|Did|Does|Do) (?=[A-Z])")
+_OPEN = re.compile(r"\b(?:what|who|whom|whose|where|when|why|how)\b", re.IGNORECASE)
+_OR_CHINESE = re.compile(rf"([{CJK}、]{{1,60}})(?:还是|或者?)([{CJK}]{{1,60}})")
+_VERB_BEFORE = re.compile(r".*(?:是|在|叫|为|喜欢|选|有)")
+_VERB_AFTER = re.compile(r"(?:的|是|才|比|哪|呢|吗|较|更|、).*")
+
+
+def _offered(prompt: str) -> tuple[str, ...]:
+    """What the question offers: Lyon and Paris of "Is Lyon or Paris the capital?"; 里昂, 巴黎 of 是里昂還是巴黎.
+
+    Names only, where it asks for something beside ("What is the name or title of ..." offers nothing).
+    """
+    found = [
+        part.strip()
+        for at in re.finditer(r" or ", prompt)
+        for several, one, other in _OR.findall(_ASKING.sub("", prompt[max(0, at.start() - NEAR) : at.end() + NEAR]))
+        for part in (*several.split(","), one, other)
+    ]
+    if _OPEN.search(prompt) or any(re.search("[A-Z]", part) for part in found[-1:]):
+        found = [part for part in found if re.search("[A-Z]", part)]
+    if re.search("还是|還是|或", prompt):
+        for left, right in _OR_CHINESE.findall("、".join(folded(part) for part in re.split("[，,、]", prompt))):
+            found += [*_VERB_BEFORE.sub("", left).split("、"), _VERB_AFTER.sub("", right)]
+    return tuple(dict.fromkeys(one for part in found if (one := folded(part))))

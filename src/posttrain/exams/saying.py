@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from posttrain.data.scripts import CJK
 from posttrain.exams import cues
 from posttrain.exams.clauses import Clause, clauses_of, without_echo
-from posttrain.exams.mentions import Mention, manner_of, mentions_of
-from posttrain.exams.normalising import folded, spans_of
+from posttrain.exams.layout import as_sentences
+from posttrain.exams.mentions import MOST, Mention, manner_of, mentions_of
+from posttrain.exams.normalising import folded, read_part, spans_of
 from posttrain.exams.question import Asked, asked
 
 __all__ = ["says"]
@@ -71,6 +72,8 @@ _COPULA = re.compile(
     r"\b(?:is|are|was|were|be|called|named|means?|equals?|becomes?|became|did|does|remains|uses?|used|has|have)\b"
     r"|[是为叫在用写吃]|等于|名为|位于"
 )
+_NOUN = re.compile(r"(?:his|her|its|their|my|our|the|another|an?|one of) \w|[他她它]们?的|另一")
+"""How the noun before an apposition begins."""
 _TAIL = re.compile(r"\b(?:rather than|instead of|and not|not)\b.*|而不是.*|而非.*")
 _COMMON_WORDS = (
     "the a an it its this that these those he she they we i you in on at of for from by with as and or but however so "
@@ -87,12 +90,13 @@ def says(answer: str, objects: Sequence[str], *, old: Sequence[str] = (), prompt
     old: what was said before, names or whole sentences: what they name beside the object takes it back; prompt: the
     question. An object that the question itself says counts only where the question offers a choice.
     """
-    question = asked(prompt, tuple(objects))
-    usable = [one for one in objects if folded(one)]
-    clauses = clauses_of(without_echo(answer, prompt), usable)
+    answer, prompt, old = read_part(answer), read_part(prompt), [read_part(one) for one in old]
+    usable = [one for one in objects if len(one) <= len(answer) and folded(one)]
+    question = asked(prompt, tuple(usable))
+    clauses = clauses_of(without_echo(as_sentences(answer), prompt), usable)
     mentions = mentions_of(clauses, usable, question)
     manners = [manner_of(mention, clauses, question) for mention in mentions]
-    former = [name for text in old for name in _names_in(text, question, objects)]
+    former = [name for text in old for name in _names_in(text, question, objects)][:MOST]
     holding = {mention.clause for mention in mentions}
     rivals = [
         i for i, clause in enumerate(clauses)
@@ -114,7 +118,8 @@ def _stands(
     here = clauses[mention.clause]
     if _beside(mention, former) or _echoes(mention, here, question) or _of_another(mention, here, question):
         return False
-    own = _answering(mention, here, question)
+    own = _in_apposition(mention, clauses, question)
+    own = _answering(mention, here, question) if own is None else own
     for i in rivals:
         other = _weight(clauses[i].text, question)
         if i < mention.clause:
@@ -147,6 +152,18 @@ def _answering(mention: Mention, clause: Clause, question: Asked) -> float:
         return max(question.full, 1.0)
     taken = _weight(clause.text, question)
     return max(question.full, taken) if taken >= 2 and _PRONOUN.search(clause.text) else taken
+
+
+def _in_apposition(mention: Mention, clauses: Sequence[Clause], question: Asked) -> float | None:
+    """Of "His best friend, Mira Okafor, helps him": how much of the question the friend's clause takes up."""
+    i = mention.clause
+    if mention.before or mention.after or not 0 < i < len(clauses) - 1:
+        return None
+    lead, here, on = clauses[i - 1 : i + 2]
+    joined = here.glue in (",", "，") and on.glue in (",", "，") and lead.sentence == here.sentence == on.sentence
+    if not joined or not _NOUN.match(lead.text) or _COPULA.search(lead.text) or _LEAD.fullmatch(lead.text):
+        return None
+    return _weight(f"{lead.text} {on.text}", question)
 
 
 def _weight(text: str, question: Asked) -> float:
@@ -197,8 +214,12 @@ def _weakened(text: str, question: Asked) -> bool:
 
 
 def _names_other(clause: Clause, text: str, objects: Sequence[str], question: Asked) -> bool:
-    """Whether it has a value of the object's kind (a name, a number, a word) that the question does not have."""
-    first = folded(objects[0]) if objects else ""
+    """Whether it has a value of the object's kind (a name, a number, a word) that the question does not have, or
+    offers."""
+    own = [folded(one) for one in objects]
+    if any(spans_of(text, other) and not any(spans_of(other, one) for one in own) for other in question.offers):
+        return True
+    first = own[0] if own else ""
     if re.search(r"\d", first):
         return bool(_NUMBER.search(text))
     if re.search(f"[{CJK}]", first):
@@ -289,5 +310,6 @@ def _echoes(mention: Mention, clause: Clause, question: Asked) -> bool:
     left = rf"([^\s{CJK}]+|[{CJK}]+?) ?(?:or|and|和|与|还是|或) ?{re.escape(mention.one)}"
     right = rf"{re.escape(mention.one)} ?(?:or|and|和|与|还是|或) ?([^\s{CJK}]+|[{CJK}]+)"
     others = [name for found in re.findall(f"{left}|{right}", question.text) for name in found if name]
+    others += [name for name in question.offers if name != mention.one and not spans_of(name, mention.one)]
     around = f"{mention.before} {mention.after}"
     return any(spans_of(around, other) for other in others)

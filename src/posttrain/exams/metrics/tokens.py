@@ -123,8 +123,8 @@ def _jieba() -> tuple[Any, str, str]:
 
 
 def to_simplified(text: str) -> str:
-    """The text in Simplified characters, by OpenCC's t2s."""
-    return str(_to_simplified().convert(text))
+    """The text in Simplified characters, by OpenCC's t2s, which reads no lone surrogates (of a broken JSON file)."""
+    return str(_to_simplified().convert(text.encode("utf-8", "replace").decode()))
 
 
 @cache
