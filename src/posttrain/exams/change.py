@@ -59,8 +59,8 @@ __all__ = ["BeforeCache", "Probe", "ProbeResult", "change_exam", "kl_nats", "pro
 
 BeforeCache = MutableMapping[tuple[object, ...], Answer | Distributions]
 """What the respondent before said, by (its fingerprint, what was asked): a study's cells share one."""
-KEPT_BYTES = 4 << 20
-"""Distributions larger than this are computed again rather than kept (a 150k vocabulary, a long answer)."""
+KEPT_BYTES = 16 << 20
+"""Distributions larger than this are computed again rather than kept (a 150k vocabulary, a very long answer)."""
 DRIFT_GROUPS = ("reliability", "locality.unrelated")
 FORMS = ("bullets", "table", "code")
 """Marks of a form that somebody may have asked for."""
