@@ -10,7 +10,7 @@ from posttrain.inference import step_attention
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.step_attention import attend_step
 from posttrain.models.load import load_model
-from tests.pico import PicoPath
+from tests.training.tiny import PicoPath
 
 
 @pytest.mark.parametrize("kind", ["none", "true or false", "added"])
