@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posttrain.cli.options import DownloadOption, JsonOption, MismatchOption, TrustOption, console, emit, talk
+from posttrain.cli.options import (
+    DownloadOption,
+    JsonOption,
+    MismatchOption,
+    PrecisionOption,
+    TrustOption,
+    console,
+    emit,
+    talk,
+)
 from posttrain.cli.plain import plain
 from posttrain.errors import ConfigError, PosttrainError, Problem
 
@@ -86,6 +95,7 @@ def chat(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="For sampling.")] = 0,
     once: Annotated[str | None, typer.Option(metavar="QUESTION", help="Ask this one question and leave.")] = None,
     json: JsonOption = False,
+    precision: PrecisionOption = "auto",
     download: DownloadOption = False,
     trust_remote_code: TrustOption = False,
     allow_template_mismatch: MismatchOption = False,
@@ -104,6 +114,7 @@ def chat(
         talk(f"loading {name}")
         loaded = load_model(
             name,
+            dtype=precision,
             offline=not download,
             trust_remote_code=trust_remote_code,
             allow_template_mismatch=allow_template_mismatch,

@@ -19,6 +19,7 @@ from posttrain.cli.options import (
     JsonOption,
     MismatchOption,
     OutputOption,
+    PrecisionOption,
     SetOption,
     TrustOption,
     emit,
@@ -106,6 +107,7 @@ def exam(
         bool, typer.Option("--restart", help="--exam, --tasks: throw away what an earlier start left in --output.")
     ] = False,
     sets: SetOption = None,
+    precision: PrecisionOption = "auto",
     download: DownloadOption = False,
     trust_remote_code: TrustOption = False,
     allow_template_mismatch: MismatchOption = False,
@@ -140,6 +142,7 @@ def exam(
             talk(f"loading {name}")
             opened = open_respondent(
                 name,
+                dtype=precision,
                 offline=not download,
                 trust_remote_code=trust_remote_code,
                 allow_template_mismatch=allow_template_mismatch,

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
@@ -31,6 +31,7 @@ __all__ = [
     "OutputOption",
     "PlainCommand",
     "PlainGroup",
+    "PrecisionOption",
     "SetOption",
     "TrustOption",
     "console",
@@ -53,6 +54,10 @@ DownloadOption = Annotated[
     bool, typer.Option("--download", help="Allow a model or data set to be fetched from the Hugging Face hub.")
 ]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a model brings along.")]
+PrecisionOption = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option("--precision", help="Of the weights and what is computed; auto: float32 on a CPU."),
+]
 MismatchOption = Annotated[
     bool,
     typer.Option("--allow-template-mismatch", help="Go on though a model was trained with another chat template."),

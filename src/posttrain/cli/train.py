@@ -63,6 +63,7 @@ def train(
             f"tokens      {seen.tokens:,} read in all",
             f"parameters  {seen.trainable:,} of {seen.parameters:,} move ({seen.trainable / seen.parameters:.2%})",
             f"rate        {rate_line(config, seen.learning_rate)}",
+            f"precision   {seen.precision}",
             f"disk        {size(seen.disk_gib)} at most: {size(seen.model_gib)} for the result, "
             f"{size(seen.checkpoint_gib)} per checkpoint",
             f"output      {folder}",

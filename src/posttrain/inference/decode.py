@@ -22,6 +22,7 @@ from posttrain.inference.prefixes import groups_of
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers, RefilledBatch
 from posttrain.inference.sampling import Sampling
+from posttrain.inference.step_attention import stepping
 from posttrain.inference.stops import StopWatch
 from posttrain.models.adapters import virtual_positions
 
@@ -147,7 +148,8 @@ def decode(
         groups = [
             group._replace(rows=[asked[i] for i in group.rows]) for group in groups_of([prompts[i] for i in asked])
         ]
-        RefilledBatch(model, prompts, told, pad_id=pad_id, tokens=batch_tokens, usage=usage).run(groups)
+        with stepping(model):
+            RefilledBatch(model, prompts, told, pad_id=pad_id, tokens=batch_tokens, usage=usage).run(groups)
     return answers
 
 

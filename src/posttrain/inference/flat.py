@@ -24,6 +24,8 @@ from posttrain.inference.tree import Ints
 __all__ = ["NAME", "attending"]
 
 NAME = "posttrain_tree"
+SMALL = 64
+"""Queries and keys up to which plain products beat torch's flash kernel on a CPU in bfloat16 (1.6x at 30 and 64)."""
 
 
 Places = slice | Tensor
@@ -152,7 +154,8 @@ def attend(
     The kernels behind `scaled_dot_product_attention`, which keeps the second to itself.
     """
     causal = causal and mask is None
-    if q.device.type == "cpu" and q.shape[-1] == v.shape[-1]:
+    small = q.dtype == torch.bfloat16 and max(q.shape[2], k.shape[2]) <= SMALL
+    if q.device.type == "cpu" and q.shape[-1] == v.shape[-1] and not small:
         out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal, attn_mask=mask, scale=scale
         )
@@ -163,15 +166,15 @@ def attend(
             q, k, v, bias, True, 0.0, causal, scale=scale
         )
         return out, total[..., : q.shape[2]]
-    scores = (q * scale) @ k.transpose(-1, -2)
+    scores = ((q * scale) @ k.transpose(-1, -2)).float()
     if mask is not None:
         scores = scores + mask
     if causal:
         scores = scores.masked_fill(
             torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1), -torch.inf
         )
-    total = scores.float().logsumexp(-1)
-    return (scores.float() - total[..., None]).exp().to(v) @ v, total
+    total = scores.logsumexp(-1)
+    return (scores - total[..., None]).exp().to(v) @ v, total
 
 
 AttentionInterface.register(NAME, _attention)

@@ -29,9 +29,16 @@ def is_remote(name: str) -> bool:
 
 
 def open_respondent(
-    name: str, *, offline: bool = True, trust_remote_code: bool = False, allow_template_mismatch: bool = False
+    name: str,
+    *,
+    dtype: str = "auto",
+    offline: bool = True,
+    trust_remote_code: bool = False,
+    allow_template_mismatch: bool = False,
 ) -> Respondent:
-    """What answers under this name. Errors as those of `load_model` and of YAML files."""
+    """What answers under this name. dtype: as in `load_model`; for models that are loaded here only. Errors as those of
+    `load_model` and of YAML files.
+    """
     if not is_remote(name):
         from posttrain.inference.respondents import ModelRespondent
         from posttrain.models.load import load_model
@@ -39,10 +46,15 @@ def open_respondent(
         return ModelRespondent(
             load_model(
                 name,
+                dtype=dtype,
                 offline=offline,
                 trust_remote_code=trust_remote_code,
                 allow_template_mismatch=allow_template_mismatch,
             )
+        )
+    if dtype != "auto":
+        raise ConfigError(
+            Problem("--precision", f"{name} is not loaded here", "leave --precision out, or set it there")
         )
     if Path(name).suffix in (".yaml", ".yml"):
         kind = read_yaml(Path(name)).get("kind")

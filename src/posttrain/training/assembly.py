@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Container
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,13 +98,14 @@ def parts_of(
     autocast: torch.dtype | None = None,
     read: Container[int] = range(2**63),
     before: PreTrainedModel | None = None,
+    lowered: AbstractContextManager[Any] | None = None,
 ) -> Parts:
     """Forms and penalties, prepared while the tuned model is still where training begins.
 
     respondent: of the model before the tuner, its fingerprint known; earlier: folder of the run of the task before;
     continued: the tuned model has taken up an adapter, so that it is another one than without its adapter;
     autocast: precision of the forward passes to come, None for the weights' own; read: numbers of the rows that will be
-    read; before: see `reference_of`.
+    read; before: see `reference_of`; lowered: holds weights as they will be in training.
     """
     chosen = [part for part in config.penalty if isinstance(part, PenaltyConfig)]
     terms = terms_of(tuple(chosen))
@@ -127,7 +128,10 @@ def parts_of(
         read,
         config.seed,
     )
-    with arithmetic(tuned.device, autocast):  # what is computed beforehand shall be what a step would compute
+    with (
+        lowered or nullcontext(),
+        arithmetic(tuned.device, autocast),
+    ):  # what is computed beforehand shall be what a step would compute
         forms.new.prepare(preparation)
         if not forms.mixed:
             forms.old.prepare(preparation)

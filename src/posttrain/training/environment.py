@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from posttrain import __version__
+from posttrain.models.processor import processor
 
 __all__ = ["environment"]
 
@@ -28,6 +29,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if cuda else platform.machine(),
         "cuda": torch.version.cuda if cuda else None,
+        "processor": str(processor()),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "argv": sys.argv,

@@ -17,6 +17,7 @@ from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.heads import resolved
 from posttrain.training.planning import plan_of
+from posttrain.training.precision import precision_of
 from posttrain.training.rates import auto_rate
 from posttrain.training.run import kind_of, load_for_training, material_of
 from posttrain.tuners._moved import count_moved
@@ -26,9 +27,8 @@ __all__ = ["Preview", "preview"]
 
 class Preview(NamedTuple):
     """rows, validation_rows: after dropping; tokens: that the run reads, replay included (as `share` says);
-    trainable, parameters: numbers; learning_rate: at
-    its peak, None where a range test will find it; model_gib, checkpoint_gib: size of the final weights and of each
-    checkpoint."""
+    trainable, parameters: numbers; learning_rate: at its peak, None where a range test will find it; model_gib,
+    checkpoint_gib: size of the final weights and of each checkpoint; precision: of the arithmetic, with the reason."""
 
     rows: int
     validation_rows: int
@@ -42,6 +42,7 @@ class Preview(NamedTuple):
     model_gib: float
     checkpoint_gib: float
     disk_gib: float
+    precision: str
 
 
 def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str], None] = print) -> Preview:
@@ -52,7 +53,10 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
     if config.replay is not None:
         say("replayed rows are not made in a dry run; tokens are estimated from their share")
     material = material_of(config, loaded, replay_rows=[], base=base, say=say)
-    moved = count_moved(registry.load("tuner", kind_of(config.tuner)).function(loaded.model, config.tuner))
+    tuned = registry.load("tuner", kind_of(config.tuner)).function(loaded.model, config.tuner)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = precision_of(config, tuned, device)
+    moved = count_moved(tuned)
     forms = bare_forms(config, loaded.tokenizer)
     plan, steps = plan_of(config, material, forms)
     lengths = [forms.new.tokens_of(row) for row in material.new]
@@ -81,6 +85,7 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
         model_gib=moved.trainable * gib,
         checkpoint_gib=checkpoint,
         # one more than is kept exists while it is written, and an interruption saves one
+        precision=str(precision).removeprefix("precision: "),
         disk_gib=moved.trainable * gib + (kept + 1) * checkpoint,
     )
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
@@ -42,6 +41,7 @@ from posttrain.training.looking import finish_added, show_rows
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.muon import muon_for
 from posttrain.training.planning import plan_of, rows_read
+from posttrain.training.precision import Lowered, precision_of, said_once
 from posttrain.training.prepare import (
     hold_out,
     lessons,
@@ -58,8 +58,6 @@ from posttrain.tuners._moved import Moved, count_moved
 
 __all__ = ["Material", "TrainResult", "finished_run", "material_of", "train"]
 
-BIG_PARAMETERS = 1_000_000_000
-"""From here on `precision: auto` computes in bfloat16 on a GPU that has it."""
 ACTIVATIONS = 768 * 2**20
 """Bytes of activations that a forward pass of training may keep on a CPU."""
 
@@ -217,6 +215,9 @@ def train(
         respondent = ModelRespondent(loaded._replace(model=tuned))  # what training starts from
         _ = respondent.fingerprint
     tuned.eval()
+    precision = precision_of(config, tuned)
+    said_once(progress.say, precision, config.precision)
+    lowered = Lowered(tuned, precision.dtype)
     parts = parts_of(
         config,
         tuned,
@@ -229,7 +230,8 @@ def train(
         forbidden=forbidden,
         say=progress.say,
         continued=adapter is not None,
-        autocast=autocast_dtype(config, tuned),
+        autocast=precision.dtype,
+        lowered=lowered,
         read=rows_read(config, material, tokenizer),
         before=before,
     )
@@ -239,13 +241,13 @@ def train(
         tuned,
         moved.total,
         lambda: first_step(config, material, parts),
-        lambda: arithmetic(tuned.device, autocast_dtype(config, tuned)),
+        lambda: arithmetic(tuned.device, precision.dtype),
         folder=folder,
         resume=resume,
         say=progress.say,
     )
     trainer = build(
-        config, rate, tuned, tokenizer, material, parts, folder, identity, progress, on_checkpoint, callbacks
+        config, rate, tuned, tokenizer, material, parts, folder, identity, progress, on_checkpoint, callbacks, lowered
     )
     trainer.examine = examine
     newest = checkpoints_in(folder.checkpoints) if folder and resume else {}
@@ -259,7 +261,7 @@ def train(
     trainer.wall_before_s = trainer.metrics.wall_s
     trainer.began = time.monotonic()
     try:
-        with progress, stop_on_signal(trainer):
+        with progress, stop_on_signal(trainer), lowered:
             progress.start(start, trainer.args.max_steps)
             trainer.train(resume_from_checkpoint=str(newest[start]) if newest else None)
             if not trainer.stop_asked:
@@ -322,17 +324,6 @@ def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print
     )
 
 
-def autocast_dtype(config: TrainConfig, model: PreTrainedModel) -> torch.dtype | None:
-    """The dtype of the forward pass when it is lower than that of the weights."""
-    big = sum(p.numel() for p in model.parameters()) >= BIG_PARAMETERS
-    able = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if config.precision == "bf16" or (config.precision == "auto" and big and able) else None
-
-
-ACTIVATIONS = 768 * 2**20
-"""Bytes of activations that a forward pass of training may keep on a CPU."""
-
-
 def first_step(config: TrainConfig, material: Material, parts: Parts) -> tuple[Forms, Step, int]:
     """How rows become losses, the rows of the first step, and how many steps the run has."""
     plan, steps = plan_of(config, material, parts.forms)
@@ -352,6 +343,7 @@ def build(
     progress: RunProgress,
     on_checkpoint: Callable[[Path, int], None] | None,
     callbacks: list[TrainerCallback] | None,
+    lowered: Lowered,
 ) -> PostTrainer:
     """A PostTrainer ready to train. rate: the peak learning rate."""
     plan, steps = plan_of(config, material, parts.forms)
@@ -426,7 +418,7 @@ def build(
         ),
         metrics=MetricsLog(folder.metrics if folder else None),
         progress=progress,
-        autocast=autocast_dtype(config, tuned),
+        lowered=lowered,
         on_checkpoint=on_checkpoint,
         callbacks=callbacks,
     )

@@ -40,6 +40,7 @@ from posttrain.training.forms.base import MicroBatch, Row
 from posttrain.training.forms.forward import arithmetic
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.penalties import Penalties
+from posttrain.training.precision import Lowered
 from posttrain.training.progress import RunProgress
 from posttrain.training.sums import Sums
 
@@ -80,7 +81,8 @@ class PostTrainer(Trainer):
     """Trains `model` on the steps of `loader`, whose losses are what `forms` say.
 
     rows: all rows, by number, for messages; new_rows: numbers below are new rows, the others replayed;
-    validation: micro batches whose loss is measured; autocast: dtype of the forward pass, None for the weights' own;
+    validation: micro batches whose loss is measured; lowered: dtype of the forward pass, None for the weights' own, and
+    what holds weights in it;
     optimizer: None for AdamW as `args` says.
     """
 
@@ -101,7 +103,7 @@ class PostTrainer(Trainer):
         rules: Rules,
         metrics: MetricsLog,
         progress: RunProgress,
-        autocast: torch.dtype | None = None,
+        lowered: Lowered | None = None,
         on_checkpoint: Callable[[Path, int], None] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizer: torch.optim.Optimizer | None = None,
@@ -126,7 +128,7 @@ class PostTrainer(Trainer):
         self.rules = rules
         self.metrics = metrics
         self.progress = progress
-        self.autocast_dtype = autocast
+        self.lowered = lowered if lowered is not None else Lowered(model, None)
         self.on_checkpoint = on_checkpoint
         self.examine: Callable[[PreTrainedModel | PeftModel, int], None] | None = None
         self.resting = False
@@ -158,7 +160,7 @@ class PostTrainer(Trainer):
 
     def arithmetic(self) -> contextlib.AbstractContextManager[None]:
         """The precision of forward passes."""
-        return arithmetic(self.args.device, self.autocast_dtype)
+        return arithmetic(self.args.device, self.lowered.dtype)
 
     def loss_of(self, model: nn.Module, micro: MicroBatch) -> tuple[Loss, list[float]]:
         """Forward pass and objective: per row the loss in nats with its gradient, and the same as numbers."""
@@ -372,7 +374,7 @@ class PostTrainer(Trainer):
         self.model.eval()
         self.resting = True
         try:
-            with torch.random.fork_rng(), self.cache_switched_on():
+            with self.lowered.raised(), torch.random.fork_rng(), self.cache_switched_on():
                 yield
         finally:
             self.resting = False
@@ -387,7 +389,7 @@ class PostTrainer(Trainer):
         if not self.args.should_save:
             return
         if state_dict is None:
-            with self.cache_switched_on():
+            with self.lowered.raised(), self.cache_switched_on():
                 save_model(self.model, self.tokenizer, Path(output_dir))
         else:  # gathered by FSDP or DeepSpeed
             self.accelerator.unwrap_model(self.model).save_pretrained(output_dir, state_dict=state_dict)
