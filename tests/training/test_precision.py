@@ -129,7 +129,7 @@ def test_a_lora_layer_written_out_is_autograd_s() -> None:
         lambda *t: functional.linear(t[0], weight, bias) + t[0] @ t[1].T @ t[2].T, (x, a, b)
     )
     plain = functional.linear(x, weight, bias) + 2.5 * (x @ a.T @ b.T)
-    slim = SlimLora.apply(x, weight, bias, a, b, 2.5, torch.float64)
+    slim = SlimLora.apply(x, weight, bias, a, b, 2.5, torch.float64)  # type: ignore[no-untyped-call]
     assert torch.allclose(plain, slim)
     out = torch.randn_like(plain)
     for one, other in zip(
@@ -160,7 +160,7 @@ def test_attention_by_products_is_sdpa_forwards_and_backwards() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, heads, 5, 4, dtype=torch.float64, requires_grad=True) for heads in (6, 2, 2))
     plain = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.3, enable_gqa=True)
-    short = ShortAttention.apply(query, key, value, 0.3)
+    short = ShortAttention.apply(query, key, value, 0.3)  # type: ignore[no-untyped-call]
     assert torch.allclose(plain, short)
     out = torch.randn_like(plain)
     for one, other in zip(

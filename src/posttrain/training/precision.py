@@ -106,7 +106,7 @@ class Lowered:
         embedded = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
         for module in self.model.modules():
             parameter = module.weight if isinstance(module, nn.Linear) else None
-            if parameter is None or id(parameter) in embedded or parameter.requires_grad:
+            if not isinstance(parameter, nn.Parameter) or id(parameter) in embedded or parameter.requires_grad:
                 continue
             if parameter.dtype == torch.float32:
                 low = parameter.data.to(dtype)

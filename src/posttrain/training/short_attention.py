@@ -56,7 +56,7 @@ class ShortAttention(torch.autograd.Function):
         batch, heads, length, width = given.shape
         out = given.reshape(len(q), -1, width)
         value = torch.bmm(shares.transpose(1, 2), out)
-        scores = torch._softmax_backward_data(torch.bmm(out, v.transpose(1, 2)), shares, -1, shares.dtype)  # type: ignore[no-untyped-call]
+        scores = torch._softmax_backward_data(torch.bmm(out, v.transpose(1, 2)), shares, -1, shares.dtype)
         query = torch.bmm(scores, k).mul_(ctx.scale)
         key = torch.bmm(scores.transpose(1, 2), q)
         return (
@@ -88,7 +88,7 @@ def _attention(
         return out, None
     scaling = kwargs.get("scaling")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    made: Tensor = ShortAttention.apply(query.to(low), key.to(low), value.to(low), scale)
+    made: Tensor = ShortAttention.apply(query.to(low), key.to(low), value.to(low), scale)  # type: ignore[no-untyped-call]
     return made.transpose(1, 2), None
 
 

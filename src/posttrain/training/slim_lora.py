@@ -75,7 +75,7 @@ def _forward(layer: Any, dtype: torch.dtype, x: Tensor, *args: Any, **kwargs: An
         return own
     name = layer.active_adapters[0]
     base = layer.base_layer
-    made: Tensor = SlimLora.apply(
+    made: Tensor = SlimLora.apply(  # type: ignore[no-untyped-call]
         x, base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], dtype
     )
     return made
@@ -88,7 +88,7 @@ def slim(model: nn.Module, dtype: torch.dtype) -> Iterator[int]:
     """
     layers = [layer for layer in model.modules() if fits(layer) and layer.base_layer.weight.dtype == dtype]  # type: ignore[union-attr]
     for layer in layers:
-        layer.forward = partial(_forward, layer, dtype)  # type: ignore[method-assign]
+        layer.forward = partial(_forward, layer, dtype)
     try:
         yield len(layers)
     finally:
