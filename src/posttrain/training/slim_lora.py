@@ -101,7 +101,8 @@ def slim(model: nn.Module, dtype: torch.dtype) -> Iterator[int]:
     """The model's plain LoRA layers take the way above for as long as this lasts; gives how many they are. Their base
     weights must be `dtype` already; they move into the room that they share with sB.
     """
-    layers: list[Any] = [m for m in model.modules() if fits(m) and m.base_layer.weight.dtype == dtype]
+    plain: list[Any] = [module for module in model.modules() if fits(module)]
+    layers = [layer for layer in plain if layer.base_layer.weight.dtype == dtype]
     with torch.no_grad():
         for layer in layers:
             weight, rank = layer.base_layer.weight, layer.r[layer.active_adapters[0]]
