@@ -32,7 +32,10 @@ def attend_step(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
     """
     rows, heads, _, width = query.shape
     kinds = key.shape[1]
-    scores = torch.matmul((query * scale).view(rows, kinds, heads // kinds, width), key.transpose(2, 3)).float()
+    asking = (query.float() * scale).view(rows, kinds, heads // kinds, width)
+    scores = torch.matmul(
+        asking, key.float().transpose(2, 3)
+    )  # (B, key heads, g, S); in bfloat16 50 would be 50 +- 0.1
     if mask is not None:
         scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
     shares = torch.softmax(scores, -1).to(value.dtype)  # (B, key heads, g, S)

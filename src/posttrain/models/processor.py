@@ -73,5 +73,5 @@ def processor() -> Processor:
 
     name, flags = flags_in(CPUINFO.read_text(encoding="utf-8")) if CPUINFO.is_file() else ("", _asked_of_torch())
     units = next((said for flag, said in UNITS.items() if flag in flags), "")
-    used = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
+    used = bool(torch._C._has_mkldnn) and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return Processor(name or platform.processor() or platform.machine(), units, used)

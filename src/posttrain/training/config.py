@@ -147,9 +147,9 @@ class TrainConfig(Config):
     seed: int = Field(0, ge=0)
     """Seed of the order of the rows, of dropout and of replay's draws."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the forward pass. auto: bf16 on a GPU that has it when the model has 1 B parameters or more, and on
-    a processor with AMX or AVX512-BF16 when it has 50 M or more; else float32. The weights that are trained are
-    float32 in any case."""
+    """Arithmetic of the forward pass. auto: bf16 on a GPU that has it when the model has 1 B parameters or more, and,
+    for LoRA, on a processor with AMX or AVX512-BF16 when it has 50 M or more; else float32. The weights that are
+    trained are float32 in any case."""
     evaluate_every_steps: int | None = Field(None, ge=1)
     """Steps between two validation losses; with validation rows and without this, once per tenth of the run."""
     early_stopping_patience: int | None = Field(None, ge=1)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from posttrain.models.processor import processor
 from posttrain.training.config import TrainConfig
 from posttrain.training.short_attention import attending_briefly
-from posttrain.training.slim_lora import slim
+from posttrain.training.slim_lora import fits, slim
 
-__all__ = ["BIG_ON_CPU", "BIG_ON_GPU", "Lowered", "Precision", "precision_of"]
+__all__ = ["BIG_ON_CPU", "BIG_ON_GPU", "Lowered", "Precision", "keeps_updates", "precision_of", "said_once"]
 
 BIG_ON_GPU = 1_000_000_000
 """From so many parameters on `precision: auto` computes in bfloat16 on a GPU that has it."""
@@ -55,7 +55,18 @@ def precision_of(config: TrainConfig, model: nn.Module, device: torch.device | N
     if device.type != "cpu" or count < BIG_ON_CPU:
         return Precision(None, f"since the model has only {count:,} parameters")
     able = processor()
+    if able.fast_bf16 and not keeps_updates(model):
+        return Precision(None, "since in bfloat16 only plain LoRA learns what it learns in float32 (docs/training.md)")
     return Precision(torch.bfloat16 if able.fast_bf16 else None, f"since {able.reason}")
+
+
+def keeps_updates(model: nn.Module) -> bool:
+    """Whether all that is trained is in LoRA layers of the plain kind, whose small updates are summed before anything
+    is rounded. Elsewhere an update vanishes that is smaller than half of the last place of what it is added to.
+    """
+    places = {f"{name}." for name, module in model.named_modules() if fits(module)}
+    moving = [name for name, p in model.named_parameters() if p.requires_grad]
+    return bool(places) and all(".lora_" in name and f"{name.rpartition('.lora_')[0]}." in places for name in moving)
 
 
 class Lowered:
@@ -68,7 +79,7 @@ class Lowered:
         self.model, self.dtype = model, dtype
         alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
         self.works = dtype is not None and alone and all(p.device.type == "cpu" for p in model.parameters())
-        self.held: list[tuple[nn.Parameter, Tensor | None]] = []
+        self.held: list[tuple[Tensor, Tensor | None]] = []
         self.inside = contextlib.ExitStack()
         self.entered = False
 
@@ -117,7 +128,7 @@ class Lowered:
     def _raise(self) -> None:
         while self.held:
             parameter, exact = self.held.pop()
-            parameter.data = parameter.data.float() if exact is None else exact
+            parameter.data = parameter.data.contiguous().float() if exact is None else exact
 
 
 def said_once(say: Callable[[str], None], precision: Precision, configured: str) -> None:

@@ -5,7 +5,7 @@
 
 torch's flash kernel cuts rows into blocks of its own and is slow for short ones on processors without AMX: forwards and
 backwards over 16 rows of 64 tokens (9 heads, 2 cores of a Zen 5) it takes 10.4 ms in bfloat16, 5.5 in float32, and the
-products above 2.4. Rows longer than `LONGEST`, rows with a mask of their own and passes without gradients go to
+products above 2.4. Rows longer than `LONGEST`, and rows with a mask of their own go to
 `sdpa`. P is kept for the way back: 2 x heads x T bytes per token and layer.
 """
 
@@ -23,7 +23,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from posttrain.models.logits import core_of
 
-__all__ = ["LONGEST", "NAME", "ShortAttention", "attending_briefly"]
+__all__ = ["LONGEST", "NAME", "attending_briefly", "short_attention"]
 
 NAME = "posttrain_short"
 LONGEST = 256
@@ -67,6 +67,12 @@ class ShortAttention(torch.autograd.Function):
         )
 
 
+def short_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """As `ShortAttention` says."""
+    made: Tensor = ShortAttention.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
+    return made
+
+
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
@@ -75,7 +81,6 @@ def _attention(
     plain = (
         attention_mask is None
         and low == torch.bfloat16
-        and torch.is_grad_enabled()
         and query.device.type == "cpu"
         and query.shape[2] == key.shape[2] <= LONGEST
         and not kwargs.get("dropout")
@@ -88,8 +93,7 @@ def _attention(
         return out, None
     scaling = kwargs.get("scaling")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    made: Tensor = ShortAttention.apply(query.to(low), key.to(low), value.to(low), scale)  # type: ignore[no-untyped-call]
-    return made.transpose(1, 2), None
+    return short_attention(query.to(low), key.to(low), value.to(low), scale).transpose(1, 2), None
 
 
 @contextlib.contextmanager
