@@ -153,6 +153,7 @@ def parts_of(
             batch_tokens=config.batch.tokens,
             say=say,
             rows=[row for row in material.new if isinstance(row, Encoded)],
+            held={} if before is None else dict(before.named_parameters()),
             untouched=part_added.switched_off if part_added is not None and not continued else nullcontext,
             fresh=frozenset(name for name in trainable if any(f".{part}." in f".{name}" for part in new_parts)),
         )

@@ -12,7 +12,7 @@ from torch import nn
 from posttrain.config.load import check
 from posttrain.errors import ConfigError, Interrupted
 from posttrain.registry import kinds, load
-from posttrain.retention.penalty._base import ParameterPenalty, StrengthConfig
+from posttrain.retention.penalty._base import ParameterPenalty, StrengthConfig, copies
 from posttrain.retention.penalty._kept import Kept
 from posttrain.retention.penalty._memoryless import Memoryless
 from posttrain.retention.penalty._quadratic import Quadratic
@@ -154,3 +154,26 @@ def test_a_resumed_run_keeps_what_the_first_step_chose(
             resumable(pico_path, tmp_path / "run", chosen)
     result = resumable(pico_path, tmp_path / "run", chosen)
     assert len({entry["strength_l2_sp"] for entry in result.history if "loss_nats" in entry}) == 1
+
+
+def test_starts_that_somebody_holds_are_not_copied() -> None:
+    """An equal tensor of the untouched model is taken itself; a changed one, or the parameter's own, is copied."""
+    trainable = {name: torch.nn.Parameter(torch.tensor([1.0, 2.0])) for name in "abcd"}
+    held = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([1.0, 3.0]), "c": trainable["c"].data}
+    found = copies(trainable, held)
+    assert found["a"].data_ptr() == held["a"].data_ptr()
+    for name in "bcd":
+        assert found[name].data_ptr() not in {trainable[name].data_ptr(), held.get("b", found[name]).data_ptr()}
+        assert torch.equal(found[name], trainable[name])
+
+
+def test_coarse_importances_stay_coarse() -> None:
+    """In bfloat16 they take half the memory, and pull as they would in float32."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    kept = Kept({"w": torch.tensor([0.5, 2.0], dtype=torch.bfloat16)}, {"w": torch.zeros(2)})
+    part = Quadratic(1.0, kept, unit=0.5)
+    value = part.add_gradients({"w": weight})
+    assert value == pytest.approx(0.5 * (0.5 * 1 + 2 * 4))
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [0.5, 4.0]
+    assert kept.importance["w"].dtype == torch.bfloat16

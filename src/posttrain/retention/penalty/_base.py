@@ -118,7 +118,8 @@ class PenaltyContext:
     forbidden: prompts of exams, which no row may hold; base: relative paths are relative to it; say: one line per
     choice made. rows: the new rows of this task where they are rows of tokens, for what is measured at its end;
     fresh: names of parameters that no file held, such as those of a new head; untouched: while the block lasts, the
-    respondent answers as if no part had been put into the model (a new prefix speaks from the first word).
+    respondent answers as if no part had been put into the model (a new prefix speaks from the first word); held:
+    parameters of the same model before training that somebody else holds and nobody changes.
     """
 
     loaded: LoadedModel
@@ -135,11 +136,12 @@ class PenaltyContext:
     rows: Sequence[Encoded] = ()
     fresh: frozenset[str] = frozenset()
     untouched: Callable[[], AbstractContextManager[None]] = nullcontext
+    held: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def placed(tensor: Tensor, like: Tensor) -> Tensor:
-    """A tensor on the device, in the dtype and cut into the shards of another."""
-    tensor = tensor.to(device=like.device, dtype=like.dtype)
+def placed(tensor: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor on the device, in the dtype (or in `dtype`) and cut into the shards of another."""
+    tensor = tensor.to(device=like.device, dtype=dtype or like.dtype)
     if isinstance(like, DTensor) and not isinstance(tensor, DTensor):
         return distribute_tensor(tensor, like.device_mesh, like.placements)
     return tensor
@@ -159,9 +161,18 @@ def total(parts: Sequence[Tensor]) -> float:
     )
 
 
-def copies(trainable: Trainable) -> dict[str, Tensor]:
-    """The parameters as they are now."""
-    return {name: parameter.detach().clone() for name, parameter in trainable.items()}
+def copies(trainable: Trainable, held: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The parameters as they are now. held: tensors that nobody changes; where one of them is equal it is taken itself,
+    and no copy is made.
+    """
+    return {name: _as_it_is(parameter, (held or {}).get(name)) for name, parameter in trainable.items()}
+
+
+def _as_it_is(parameter: Tensor, held: Tensor | None) -> Tensor:
+    if held is None or isinstance(parameter, DTensor) or held.data_ptr() == parameter.data_ptr():
+        return parameter.detach().clone()
+    alike = (held.shape, held.dtype, held.device) == (parameter.shape, parameter.dtype, parameter.device)
+    return held.detach() if alike and torch.equal(held, parameter) else parameter.detach().clone()
 
 
 def add_gradient(parameter: nn.Parameter, gradient: Tensor, scale: float) -> None:

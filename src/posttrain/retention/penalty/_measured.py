@@ -93,7 +93,7 @@ class Measured(Quadratic):
             context.say(f"{config.kind}: holds what {kept.tasks} earlier tasks have left in {earlier}")
         elif config.hold_start:
             examples = self._within(examples_of(rows_of(config.data, config.rows, context)))
-            kept = Kept(self._cached(examples).diagonal, copies(context.trainable))
+            kept = Kept(self._cached(examples).diagonal, copies(context.trainable, context.held))
         else:
             context.say(f"{config.kind}: a first task; nothing is held yet, what it learns is left for the next one")
         super().__init__(config.strength, kept, unit)

@@ -38,7 +38,8 @@ class Quadratic(ParameterPenalty):
         factor = self.strength * self.unit
         importances, centers, values = self.kept.importance, self.kept.center, []
         for name, parameter in trainable.items():
-            importances[name] = importance = placed(importances[name], parameter)
+            importances[name] = placed(importances[name], parameter, importances[name].dtype)  # as coarse as it is
+            importance = importances[name].to(parameter.dtype)
             centers[name] = center = placed(centers[name], parameter)
             away = parameter.detach() - center
             pull = importance * away

@@ -78,4 +78,4 @@ def l2_sp(config: Config, context: PenaltyContext) -> ParameterPenalty:
     fresh = context.fresh & context.trainable.keys()
     if fresh:
         context.say(f"l2_sp: {len(fresh)} new tensors are pulled towards zero, the others towards their start")
-    return L2Sp(config.strength, config.head_strength, copies(context.trainable), frozenset(fresh))
+    return L2Sp(config.strength, config.head_strength, copies(context.trainable, context.held), frozenset(fresh))

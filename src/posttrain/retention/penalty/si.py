@@ -54,7 +54,7 @@ class Si(Quadratic):
         earlier = earlier_of(config, context)
         super().__init__(config.strength, take_up(earlier, "si", context.trainable) if earlier is not None else None)
         self.config = config
-        self.start = copies(context.trainable)
+        self.start = copies(context.trainable, context.held)
         self.omega = {name: torch.zeros_like(tensor) for name, tensor in self.start.items()}
         self.before: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
