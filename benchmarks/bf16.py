@@ -96,10 +96,10 @@ def scoring(models: dict[str, ModelRespondent], pairs: list[tuple[str, str]], re
 
 
 def training(loaded: LoadedModel, rows: list[Encoded], tuner: str, steps: int, tokens: int) -> Arms:
-    """The same steps in both; the median time of a step, the first left out."""
+    """The same steps in both, twice and in turns; the median time of a step, the first of each run left out."""
     losses: dict[str, list[float]] = {}
-    took: dict[str, float] = {}
-    for name in ("float32", "bf16"):
+    took: dict[str, list[float]] = {"float32": [], "bf16": []}
+    for name in ("float32", "bf16", "bf16", "float32"):
         config = TrainConfig.model_validate(
             {
                 "model": loaded.name,
@@ -112,13 +112,14 @@ def training(loaded: LoadedModel, rows: list[Encoded], tuner: str, steps: int, t
         result = train(config, loaded=loaded._replace(model=copy.deepcopy(loaded.model)), rows=rows)
         losses[name] = [entry["loss_nats"] for entry in result.history]
         ends = [entry["wall_s"] for entry in result.history]
-        took[name] = statistics.median(b - a for a, b in itertools.pairwise(ends))
+        took[name] += [b - a for a, b in itertools.pairwise(ends)]
         del result
         gc.collect()
     apart = max(abs(a - b) for a, b in zip(losses["float32"], losses["bf16"], strict=True))
     if apart > LOSSES_APART and tuner == "lora":
         sys.exit(f"{tuner}: losses differ by {apart:.3f} nats per token: {losses}")
-    return Arms(took["float32"], took["bf16"], {"losses_apart": apart, "last_loss": losses["bf16"][-1]})
+    medians = {name: statistics.median(found) for name, found in took.items()}
+    return Arms(medians["float32"], medians["bf16"], {"losses_apart": apart, "last_loss": losses["bf16"][-1]})
 
 
 def main() -> int:
