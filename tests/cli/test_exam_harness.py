@@ -140,8 +140,9 @@ def test_before_and_after_with_a_change_exam(exam: Invoke, pico_path: Callable[[
     (tmp_path / "tallest.yaml").write_text(CHANGE, encoding="utf-8")
     words = [after, "-b", before, "--tasks", "letters", "--include-path", "tasks", "-c", "tallest.yaml"]
     result = exam(*words, "--limit", "9", "-o", "out", "--json", "--max-new-tokens", "6")
-    change, own = cells(result)
-    assert change["change"] == "tallest"
+    change, floor, own = cells(result)
+    assert change["change"] == floor["change"] == "tallest"
+    assert (change["method"], floor["method"]) == ("exam", "noise floor")
     assert "reliability" in change["scores"]
     assert own["compare"]["letters"]["n"] == 9
     assert own["compare"]["letters"]["after"] == pytest.approx(own["scores"]["letters.acc"])

@@ -298,9 +298,9 @@ def test_a_report_of_an_exam_has_its_samples(
     assert main(["report", "out", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["problems"] == []
-    assert told["answers"] == len(
-        Path("out/samples.jsonl").read_text().splitlines()
-    )  # none of them in the cell of mmlu
+    lines = [len(Path("out", name).read_text().splitlines()) for name in ("samples.jsonl", "floor/samples.jsonl")]
+    assert lines[0] == lines[1]
+    assert told["answers"] == sum(lines)  # none of them in the cell of mmlu
     page = Path("out/report.html").read_text(encoding="utf-8")
     assert '"Question 7?"' in page  # the questions behind the quadrants
 
