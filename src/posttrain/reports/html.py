@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from posttrain import __version__
+from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.reports import (
     alone,
     answers,
@@ -203,7 +204,7 @@ def _intro(run: Run) -> Message:
 
     if run.alone:
         return alone.intro(run, counted("changes", len(run.changes)) if has_change(run) else None)
-    changes, methods = counted("changes", len(run.changes)), counted("methods", len(run.methods))
+    changes, methods = counted("changes", len(run.changes)), counted("methods", len([m for m in run.methods if m != NOISE_FLOOR]))
     models = ", ".join(f"`{name}`" for name in run.models)
     if not run.exams:
         return say("intro.what", changes=changes, methods=methods, models=models)
