@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -15,6 +16,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does:
 from posttrain.errors import MissingError
 from posttrain.models.names import REAL, resolve
 from tests.pico import pico
+
+settings.register_profile("posttrain", deadline=None)  # the machine may be busy
+settings.load_profile("posttrain")
 
 
 @pytest.fixture(scope="session")

@@ -204,7 +204,10 @@ def _intro(run: Run) -> Message:
 
     if run.alone:
         return alone.intro(run, counted("changes", len(run.changes)) if has_change(run) else None)
-    changes, methods = counted("changes", len(run.changes)), counted("methods", len([m for m in run.methods if m != NOISE_FLOOR]))
+    changes, methods = (
+        counted("changes", len(run.changes)),
+        counted("methods", len([m for m in run.methods if m != NOISE_FLOOR])),
+    )
     models = ", ".join(f"`{name}`" for name in run.models)
     if not run.exams:
         return say("intro.what", changes=changes, methods=methods, models=models)
