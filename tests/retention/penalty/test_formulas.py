@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from posttrain.config.base import Config
 from posttrain.errors import ConfigError, MissingError
 from posttrain.registry import kinds, load
+from posttrain.retention.penalty import _base
 from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext
 from posttrain.retention.penalty._kept import Kept, joined, leave, take_up
 from posttrain.retention.penalty._quadratic import Quadratic
@@ -198,3 +199,32 @@ def test_nothing_is_lost_in_the_file(tmp_path: Path) -> None:
         assert torch.equal(again.importance[name], kept.importance[name])
         assert torch.equal(again.center[name], kept.center[name])
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize("part", [7, 1 << 17])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("centered", [False, True])
+def test_a_pull_is_the_same_in_parts_and_at_once(
+    monkeypatch: pytest.MonkeyPatch, part: int, weighted: bool, centered: bool
+) -> None:
+    monkeypatch.setattr(_base, "PART", part)
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(5, 6))
+    center = torch.randn(5, 6) if centered else None
+    share = torch.rand(5, 6).bfloat16() if weighted else None
+    before = torch.randn(5, 6)
+    weight.grad = before.clone()
+    away = weight.detach() - (0 if center is None else center)
+    pull = away if share is None else share.float() * away
+    assert float(_base.add_pull(weight, center, 0.3, share)) == pytest.approx(float((pull * away).sum()), rel=1e-5)
+    torch.testing.assert_close(weight.grad, before + 0.3 * pull)
+    weight.grad = None
+    _base.add_pull(weight, center, 0.3, share)
+    torch.testing.assert_close(weight.grad, 0.3 * pull)
+
+
+def test_a_pull_reaches_tensors_that_are_not_contiguous() -> None:
+    weight = torch.nn.Parameter(torch.arange(6.0).view(2, 3).t())
+    assert float(_base.add_pull(weight, None, 2.0)) == 55.0
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, 2 * weight.detach())

@@ -57,6 +57,7 @@ __all__ = [
     "StrengthConfig",
     "Trainable",
     "add_gradient",
+    "add_pull",
     "copies",
     "moving",
     "placed",
@@ -68,6 +69,8 @@ Trainable = Mapping[str, nn.Parameter]
 """The parameters that training moves, by name."""
 
 
+PART = 1 << 17
+"""Weights that are pulled at once on a CPU: four tensors of them are 2 MiB in float32."""
 TOO_STRONG = 10.0
 """A relative strength above this holds everything still at the first step, and was meant to be an absolute one."""
 
@@ -181,6 +184,31 @@ def add_gradient(parameter: nn.Parameter, gradient: Tensor, scale: float) -> Non
         parameter.grad = gradient * scale
     else:
         parameter.grad.add_(gradient.to(parameter.grad.dtype), alpha=scale)
+
+
+def add_pull(parameter: nn.Parameter, center: Tensor | None, scale: float, weight: Tensor | None = None) -> Tensor:
+    """Add `scale` x weight x (theta - center) to `.grad`; the sum of weight x (theta - center)^2, a scalar.
+
+    center: None for zero; weight: as precise or coarser than the parameter, None for one. On a CPU in parts that stay
+    in the processor's cache: for a whole model at once, memory is what such a step waits for.
+    """
+    theta = parameter.detach()
+    tensors = [t for t in (theta, center, weight, parameter.grad) if t is not None]
+    cut = all(t.device.type == "cpu" and not isinstance(t, DTensor) and t.is_contiguous() for t in tensors)
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(theta)
+    rows = [None if t is None else t.view(-1) if cut else t for t in (theta, center, weight, parameter.grad)]
+    size = theta.numel()
+    found = []
+    for start in range(0, size, PART) if cut else [None]:
+        here, there, share, gradient = (t if t is None or start is None else t[start : start + PART] for t in rows)
+        assert here is not None
+        assert gradient is not None
+        away = here if there is None else here - there
+        pull = away if share is None else share.to(away.dtype) * away
+        found.append((pull * away).sum())
+        gradient.add_(pull.to(gradient.dtype), alpha=scale)
+    return torch.stack([whole(part) for part in found]).sum() if found else theta.new_zeros(())
 
 
 def moving(parameter: nn.Parameter) -> Tensor | None:

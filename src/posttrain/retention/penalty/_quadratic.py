@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from posttrain.retention.penalty._base import ParameterPenalty, Trainable, add_gradient, moving, placed, total
+from posttrain.retention.penalty._base import ParameterPenalty, Trainable, add_pull, moving, placed, total
 from posttrain.retention.penalty._kept import Kept
 
 __all__ = ["Quadratic"]
@@ -39,10 +39,6 @@ class Quadratic(ParameterPenalty):
         importances, centers, values = self.kept.importance, self.kept.center, []
         for name, parameter in trainable.items():
             importances[name] = placed(importances[name], parameter, importances[name].dtype)  # as coarse as it is
-            importance = importances[name].to(parameter.dtype)
-            centers[name] = center = placed(centers[name], parameter)
-            away = parameter.detach() - center
-            pull = importance * away
-            values.append((pull * away).sum())
-            add_gradient(parameter, pull, 2 * factor * scale)
+            centers[name] = placed(centers[name], parameter)
+            values.append(add_pull(parameter, centers[name], 2 * factor * scale, importances[name]))
         return factor * (total(values) + self.kept.rest)

@@ -21,7 +21,7 @@ from posttrain.retention.penalty._base import (
     PenaltyContext,
     StrengthConfig,
     Trainable,
-    add_gradient,
+    add_pull,
     copies,
     moving,
     placed,
@@ -61,13 +61,11 @@ class L2Sp(ParameterPenalty):
         """alpha (theta - theta_0), and beta theta for a new head."""
         values = []
         for name, parameter in trainable.items():
+            center, strength = None, self.head_strength
             if name in self.start:
-                self.start[name] = start = placed(self.start[name], parameter)
-                away, strength = parameter.detach() - start, self.strength
-            else:
-                away, strength = parameter.detach(), self.head_strength
-            values.append(0.5 * strength * away.square().sum())
-            add_gradient(parameter, away, strength * scale)
+                self.start[name] = center = placed(self.start[name], parameter)
+                strength = self.strength
+            values.append(0.5 * strength * add_pull(parameter, center, strength * scale))
         return total(values)
 
 
