@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from posttrain.models.processor import processor
 from posttrain.training.config import TrainConfig
 from posttrain.training.short_attention import attending_briefly
-from posttrain.training.slim_lora import fits, slim
+from posttrain.training.slim_blocks import Kinds, kinds_of, slim_blocks
+from posttrain.training.slim_lora import Joined, alone, fits, joined
 
 __all__ = ["BIG_ON_CPU", "BIG_ON_GPU", "Lowered", "Precision", "keeps_updates", "precision_of", "said_once"]
 
@@ -82,14 +83,16 @@ class Lowered:
         self.held: list[tuple[Tensor, Tensor | None]] = []
         self.inside = contextlib.ExitStack()
         self.entered = False
+        self.kinds: Kinds | None = None
 
     def __enter__(self) -> Lowered:
         if self.works and not self.entered:
             self.entered = True
             assert self.dtype is not None
             if isinstance(self.model, PeftModel):
+                self.kinds = self.kinds or kinds_of(self.model)
                 self._lower(self.dtype)
-                self.inside.enter_context(slim(self.model, self.dtype))
+                self.inside.enter_context(_slim(self.model, self.dtype, self.kinds))
             self.inside.enter_context(attending_briefly(self.model))
         return self
 
@@ -129,6 +132,29 @@ class Lowered:
         while self.held:
             parameter, exact = self.held.pop()
             parameter.data = parameter.data.contiguous().float() if exact is None else exact
+
+
+@contextlib.contextmanager
+def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
+    """Blocks of these kinds, and the plain LoRA layers outside of them, take fewer passes over memory for as long as
+    this lasts. Base weights must be `dtype` already."""
+    groups: list[Joined] = []
+    taken: set[int] = set()
+
+    def join(layers: list[Any]) -> Joined:
+        groups.append(joined(layers))
+        taken.update(id(layer) for layer in layers)
+        return groups[-1]
+
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        stack.callback(lambda: [alone(group) for group in groups])
+        stack.enter_context(slim_blocks(kinds, join))
+        for module in model.modules():
+            if id(module) not in taken and fits(module) and module.base_layer.weight.dtype == dtype:
+                join([module])
+        ended = stack.pop_all()
+    with ended:
+        yield
 
 
 def said_once(say: Callable[[str], None], precision: Precision, configured: str) -> None:
