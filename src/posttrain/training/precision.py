@@ -17,6 +17,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from posttrain.models.head_loss import head_kept
 from posttrain.models.processor import processor
 from posttrain.training.config import TrainConfig
 from posttrain.training.short_attention import attending_briefly
@@ -94,6 +95,7 @@ class Lowered:
                 self._lower(self.dtype)
                 self.inside.enter_context(_slim(self.model, self.dtype, self.kinds))
             self.inside.enter_context(attending_briefly(self.model))
+            self.inside.enter_context(head_kept(self.model, self.dtype))
         return self
 
     def __exit__(self, *error: object) -> None:
