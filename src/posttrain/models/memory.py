@@ -125,8 +125,8 @@ def large_blocks_go_back(size: int = LARGE_BLOCK) -> None:
 
     By default it keeps blocks of up to 32 MiB in its heap, which tensors of slightly different sizes tear to pieces: a
     training step of 512 tokens of SmolLM2-135M grew from 1.6 to 2.7 GiB within three steps. Fresh pages cost about a
-    fifth more processor time, in the kernel (mallopt(3), M_MMAP_THRESHOLD); in bfloat16 more than that, where 8 MiB took a
-    quarter of the kernel's time of 1 MiB and 0.1 GB more (docs/notes.md).
+    fifth more processor time, in the kernel (mallopt(3), M_MMAP_THRESHOLD); in bfloat16 a third, where 8 MiB
+    took a quarter of the kernel's time and 0.1 GB more (docs/notes.md).
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # musl knows no mallopt, and keeps no large blocks

@@ -100,7 +100,7 @@ class Lowered:
         What goes into and comes out of every matrix of the blocks, in bfloat16, and a tenth more for the statistics of
         norms and attention over short rows: 0.67 MB for SmolLM2-135M, where 0.64 were measured.
         """
-        layers = [m for m in self.model.modules() if fits(m)]
+        layers: list[Any] = [m for m in self.model.modules() if fits(m)]
         taken = 3 * len(self.kinds.gates) + 4 * len(self.kinds.attentions)
         if not taken or taken < len(layers):
             return None
@@ -160,8 +160,10 @@ class Lowered:
 def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
     """Blocks of these kinds, and the plain LoRA layers outside of them, take fewer passes over memory for as long as
     this lasts. Base weights must be `dtype` already."""
+    plain: list[Any] = [module for module in model.modules() if fits(module)]
+    plain = [layer for layer in plain if layer.base_layer.weight.dtype == dtype]
+    low, taken = {id(layer) for layer in plain}, set[int]()
     groups: list[Joined] = []
-    taken: set[int] = set()
 
     def join(layers: list[Any]) -> Joined:
         groups.append(joined(layers))
@@ -169,11 +171,11 @@ def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
         return groups[-1]
 
     with torch.no_grad(), contextlib.ExitStack() as stack:
-        stack.callback(lambda: [alone(group) for group in groups])
-        stack.enter_context(slim_blocks(kinds, join))
-        for module in model.modules():
-            if id(module) not in taken and fits(module) and module.base_layer.weight.dtype == dtype:
-                join([module])
+        stack.callback(alone, groups)
+        stack.enter_context(slim_blocks(kinds.within(low), join))
+        for layer in plain:
+            if id(layer) not in taken:
+                join([layer])
         ended = stack.pop_all()
     with ended:
         yield

@@ -13,11 +13,12 @@ switched off, modules that somebody watches), go the model's own way.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,6 +39,14 @@ class Kinds(NamedTuple):
     norms: list[Any]
     gates: list[Any]
     attentions: list[Any]
+
+    def within(self, layers: Container[int]) -> Kinds:
+        """Without the blocks that have a LoRA layer whose `id` is not among these."""
+
+        def whole(module: nn.Module) -> bool:
+            return all(id(child) in layers for child in module.children() if isinstance(child, Linear))
+
+        return Kinds(self.norms, [m for m in self.gates if whole(m)], [m for m in self.attentions if whole(m)])
 
 
 # ---- what is computed ------------------------------------------------------------------------------------------------
@@ -231,7 +240,7 @@ def _sized(module: Any) -> bool:
 
 def _like_norm(module: nn.Module) -> bool:
     names = [name for name, _ in module.named_parameters()]
-    return names == ["weight"] and module.weight.dim() == 1 and _epsilon(module) is not None  # type: ignore[union-attr,operator]
+    return names == ["weight"] and module.get_parameter("weight").dim() == 1 and _epsilon(module) is not None
 
 
 def _epsilon(module: Any) -> float | None:
@@ -268,14 +277,15 @@ def _is_gated(module: Any, call: Seen) -> bool:
 
 def _is_attention(module: Any, call: Seen, asked: tuple[Tensor, Tensor, Tensor, bool]) -> bool:
     """asked: query, key and value as they came to be attended, and whether nothing but a scale was asked besides."""
-    x, positions = call.kwargs.get("hidden_states"), call.kwargs.get("position_embeddings")
+    x: Any = call.kwargs.get("hidden_states")
+    positions: Any = call.kwargs.get("position_embeddings")
     if call.args or not _plain_call(x, positions, call.kwargs) or not asked[3] or x.dtype != torch.float32:
         return False
     layers = (module.q_proj, module.k_proj, module.v_proj)
     heads = len(module.q_proj.base_layer.weight) // module.head_dim
     if positions[0].shape[-1] != module.head_dim:
         return False
-    q, k, v = turned(torch.cat([layer(x) for layer in layers], -1), *positions, heads)
+    q, k, v = turned(torch.cat([layer(x) for layer in layers], -1), positions[0], positions[1], heads)
     if not all(_same(one, other) for one, other in zip(asked[:3], (q, k, v), strict=True)):
         return False
     out, _ = attend(module, q, k, v, None, scaling=module.scaling)
@@ -327,23 +337,24 @@ def _gated_forward(module: Any, group: Joined, down: Joined, x: Tensor) -> Tenso
 
 
 def _attention_forward(module: Any, group: Joined, last: Joined, scale: float, *args: Any, **kwargs: Any) -> Any:
-    x, positions = kwargs.get("hidden_states"), kwargs.get("position_embeddings")
+    x: Any = kwargs.get("hidden_states")
+    positions: Any = kwargs.get("position_embeddings")
     if args or not _plain_call(x, positions, kwargs):
         return _own(module, *args, **kwargs)
     if not (_low(group.wide.dtype) and group.usual() and last.usual()):
         return _own(module, **kwargs)
-    q, k, v = turned(group(x), *positions, group.parts[0].last // module.head_dim)
+    q, k, v = turned(group(x), positions[0], positions[1], group.parts[0].last // module.head_dim)
     out, _ = attend(module, q, k, v, None, scaling=scale)
     return last(out.flatten(2)), None
 
 
 @contextlib.contextmanager
 def slim_blocks(kinds: Kinds, group_of: Callable[[list[Any]], Joined]) -> Iterator[None]:
-    """Modules of these kinds take the ways above for as long as this lasts; their layers must be bfloat16 already.
-    group_of: joins layers that read the same x."""
+    """Modules of these kinds take the ways above for as long as this lasts; weights of their layers must be in the
+    precision of the passes already. group_of: joins layers that read the same x."""
     taken: list[Any] = []
     for module in kinds.norms:
-        module.forward = partial(_norm_forward, module, _epsilon(module))
+        module.forward = partial(_norm_forward, module, _epsilon(module) or 0.0)
         taken.append(module)
     for module in kinds.gates:
         group, down = group_of([module.gate_proj, module.up_proj]), group_of([module.down_proj])

@@ -29,8 +29,8 @@ __all__ = ["Joined", "Part", "alone", "fits", "joined", "lora_layer"]
 
 
 class Part(NamedTuple):
-    """Where one layer's update stands in `wide`: rows of W from `first` to `last`, columns of sB from `column` on, after
-    the width of x; scale: what B is multiplied by."""
+    """Where one layer's update stands in `wide`: rows of W from `first` to `last`, columns of sB from `column` on, the
+    width of x left out; scale: what B is multiplied by."""
 
     first: int
     last: int
@@ -191,7 +191,8 @@ def joined(layers: Sequence[Any]) -> Joined:
     return group
 
 
-def alone(group: Joined) -> None:
+def alone(groups: Sequence[Joined]) -> None:
     """Each layer has its own forward pass again; its weights stay where they are."""
-    for layer in group.layers:
-        del layer.forward
+    for group in groups:
+        for layer in group.layers:
+            del layer.forward
