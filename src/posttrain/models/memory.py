@@ -26,6 +26,7 @@ __all__ = [
     "large_blocks_go_back",
     "peak_gib",
     "peak_memory",
+    "trim",
 ]
 
 STATUS = Path("/proc/self/status")
@@ -94,9 +95,7 @@ def give_back() -> None:
 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim, and does not keep blocks so long
-            ctypes.CDLL(None).malloc_trim(0)
+    trim()
 
 
 def activation_bytes(model: Any) -> int:
@@ -134,7 +133,14 @@ def large_blocks_go_back(size: int = LARGE_BLOCK) -> None:
             libc = ctypes.CDLL(None)
             libc.mallopt(M_MMAP_THRESHOLD, size)
             libc.mallopt(M_TRIM_THRESHOLD, 64 * LARGE_BLOCK)
-            libc.malloc_trim(0)
+    trim()
+
+
+def trim() -> None:
+    """Hand the allocator's free pages back to the system."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim, and does not keep blocks so long
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _gpu() -> bool:
