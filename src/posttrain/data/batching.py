@@ -59,7 +59,21 @@ def length_batches(
 
 
 def pieces(batch: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """A batch cut, in its order, into parts of rows x longest <= tokens; a row alone may be longer."""
+    """A batch cut, in its order, into parts of rows x longest <= tokens; a row alone may be longer. No more parts than
+    needed, the largest of them as small as it can be."""
+    made = _cut(batch, lengths, tokens)
+    low, high = 1, tokens
+    while 1 < len(made) < len(batch) and low < high:
+        middle = (low + high) // 2
+        if len(_cut(batch, lengths, middle)) > len(made):
+            low = middle + 1
+        else:
+            high = middle
+    return _cut(batch, lengths, high)
+
+
+def _cut(batch: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """As many rows into each part as fit."""
     made: list[list[int]] = []
     longest = 0
     for i in batch:

@@ -25,7 +25,7 @@ from torch.nn import functional
 from posttrain.models.adapters import virtual_columns
 from posttrain.models.logits import core_of
 
-__all__ = ["Function", "PlainHead", "chunk_rows", "chunked", "chunked_nll", "plain_head", "states_at"]
+__all__ = ["Function", "PlainHead", "chunk_rows", "chunked", "chunked_nll", "head_kept", "plain_head", "states_at"]
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits of a chunk: 32 MiB in float32."""
@@ -54,7 +54,7 @@ class PlainHead(NamedTuple):
     def logits(self, hidden: Tensor, precision: torch.dtype) -> Tensor:
         """Logits (n, V) of hidden states (n, D), in float32 or finer and in memory of their own."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return _logits(hidden, self.weight.to(precision), self.bias, self.factor, self.softcap)
+            return _logits(hidden, _in(self.weight, precision), self.bias, self.factor, self.softcap)
 
 
 Function = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor | None]]
@@ -80,6 +80,24 @@ def _before_head(head: nn.Module, take: Callable[[Tensor], Tensor]) -> Iterator[
         handle.remove()
 
 
+@contextmanager
+def _spared(head: nn.Linear) -> Iterator[None]:
+    """Within this the head computes nothing: the model's forward pass goes on with zeros as logits of one position,
+    which nobody reads and which take no memory."""
+    own = vars(head).get("forward")
+
+    def nothing(hidden: Tensor) -> Tensor:
+        return hidden.new_zeros(()).expand(1, 1, len(head.weight))
+
+    vars(head)["forward"] = nothing
+    try:
+        yield
+    finally:
+        del vars(head)["forward"]
+        if own is not None:
+            vars(head)["forward"] = own
+
+
 def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
     """Hidden states (N, D) that the output head would read at the positions `asked`, row by row.
 
@@ -90,9 +108,10 @@ def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
 
     def take(hidden: Tensor) -> Tensor:
         found.append(hidden[:, extra:][asked])
-        return hidden[:1, :1]  # the model's forward pass goes on with one position, whose logits nobody reads
+        return hidden
 
-    with _before_head(core_of(model).get_output_embeddings(), take):
+    head = core_of(model).get_output_embeddings()
+    with _before_head(head, take), _spared(head):
         model(input_ids=input_ids, use_cache=False)
     if len(found) != 1:
         raise RuntimeError(f"{type(core_of(model)).__name__} went through its output head {len(found)} times")
@@ -157,6 +176,32 @@ def _applied(raw: Tensor, factor: float, softcap: float) -> Tensor:
     return softcap * torch.tanh(raw / softcap) if softcap else raw
 
 
+_lowered: dict[Tensor, tuple[Tensor, int]] = {}
+"""Copies of heads' weights in a lower precision, by the weight; and the version of the weight that was copied."""
+
+
+@contextmanager
+def head_kept(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """A copy in `dtype` of the head's weight is kept meanwhile, where the weight does not move; else it is made for
+    every micro batch. 2 V D bytes for bfloat16."""
+    head = core_of(model).get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if type(weight) is not nn.Parameter or weight.requires_grad or weight.dtype == dtype:
+        yield
+        return
+    _lowered[weight] = weight.detach().to(dtype), weight._version
+    try:
+        yield
+    finally:
+        del _lowered[weight]
+
+
+def _in(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight in this precision."""
+    copy, version = _lowered.get(weight, (weight, weight._version))
+    return copy if copy.dtype == dtype and version == weight._version else weight.to(dtype)
+
+
 # ---- the head, chunk by chunk ----------------------------------------------------------------------------------------
 
 
@@ -217,7 +262,7 @@ class _Chunked(torch.autograd.Function):
         nats: list[Tensor] = []
         gradient = torch.empty_like(hidden) if wants else None
         with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
-            used = weight.to(dtype)
+            used = _in(weight, dtype)
             for at in _cuts(len(hidden), rows):
                 logits = _logits(hidden[at], used, bias, factor, softcap)
                 capped = logits.clone() if softcap and wants else None
@@ -244,7 +289,7 @@ class _Chunked(torch.autograd.Function):
         of_weight = torch.zeros_like(weight, dtype=fine) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias, dtype=fine) if ctx.needs_input_grad[2] else None
         with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
-            used = weight.to(dtype)
+            used = _in(weight, dtype)
             for at in _cuts(len(hidden), rows):
                 logits = _logits(hidden[at], used, bias, factor, softcap)
                 capped = logits.clone() if softcap else None

@@ -17,7 +17,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Peak", "activation_bytes", "give_back", "is_large", "large_blocks_go_back", "peak_gib", "peak_memory"]
+__all__ = [
+    "LARGE_BLOCK_LOW",
+    "Peak",
+    "activation_bytes",
+    "give_back",
+    "is_large",
+    "large_blocks_go_back",
+    "peak_gib",
+    "peak_memory",
+    "trim",
+]
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
@@ -28,6 +38,8 @@ EVERY_S = 0.05
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of malloc.h."""
 LARGE_BLOCK = 2**20
+LARGE_BLOCK_LOW = 8 * LARGE_BLOCK
+"""In bfloat16, where a pass over fresh pages takes as long as the products."""
 LARGE_MODEL = 50_000_000
 """Parameters from which on a model's memory is worth the time that saving it takes."""
 
@@ -83,9 +95,7 @@ def give_back() -> None:
 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim, and does not keep blocks so long
-            ctypes.CDLL(None).malloc_trim(0)
+    trim()
 
 
 def activation_bytes(model: Any) -> int:
@@ -109,18 +119,28 @@ def is_large(model: Any) -> bool:
     return sum(p.numel() for p in model.parameters()) >= LARGE_MODEL
 
 
-def large_blocks_go_back() -> None:
-    """From here on, glibc hands each freed block of 1 MiB or more back to the system at once.
+def large_blocks_go_back(size: int = LARGE_BLOCK) -> None:
+    """From here on, glibc hands each freed block of `size` bytes or more back to the system at once; what is free now
+    goes back, too.
 
     By default it keeps blocks of up to 32 MiB in its heap, which tensors of slightly different sizes tear to pieces: a
     training step of 512 tokens of SmolLM2-135M grew from 1.6 to 2.7 GiB within three steps. Fresh pages cost about a
-    fifth more processor time, in the kernel (mallopt(3), M_MMAP_THRESHOLD).
+    fifth more processor time, in the kernel (mallopt(3), M_MMAP_THRESHOLD); in bfloat16 a third, where 8 MiB
+    took a quarter of the kernel's time and 0.1 GB more (docs/notes.md).
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # musl knows no mallopt, and keeps no large blocks
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
-            mallopt(M_TRIM_THRESHOLD, 64 * LARGE_BLOCK)
+            libc = ctypes.CDLL(None)
+            libc.mallopt(M_MMAP_THRESHOLD, size)
+            libc.mallopt(M_TRIM_THRESHOLD, 64 * LARGE_BLOCK)
+    trim()
+
+
+def trim() -> None:
+    """Hand the allocator's free pages back to the system."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim, and does not keep blocks so long
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _gpu() -> bool:

@@ -25,7 +25,14 @@ from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, resolve
 from posttrain.models.logits import core_of
-from posttrain.models.memory import activation_bytes, is_large, large_blocks_go_back, peak_gib, peak_memory
+from posttrain.models.memory import (
+    LARGE_BLOCK_LOW,
+    activation_bytes,
+    is_large,
+    large_blocks_go_back,
+    peak_gib,
+    peak_memory,
+)
 from posttrain.retention.selection import NO_TASK, ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.assembly import Parts, check_combination, parts_of
@@ -60,6 +67,8 @@ __all__ = ["Material", "TrainResult", "finished_run", "material_of", "train"]
 
 ACTIVATIONS = 768 * 2**20
 """Bytes of activations that a forward pass of training may keep on a CPU."""
+LOW_ACTIVATIONS = 448 * 2**20
+"""The same in bfloat16 with blocks written out, where half as much per token is kept: 700 tokens of SmolLM2-135M."""
 
 
 class TrainResult(NamedTuple):
@@ -217,6 +226,8 @@ def train(
     tuned.eval()
     precision = precision_of(config, tuned)
     said_once(progress.say, precision, config.precision)
+    if precision.dtype is not None and model.device.type == "cpu" and is_large(model):
+        large_blocks_go_back(LARGE_BLOCK_LOW)
     lowered = Lowered(tuned, precision.dtype)
     parts = parts_of(
         config,
@@ -348,7 +359,7 @@ def build(
     """A PostTrainer ready to train. rate: the peak learning rate."""
     plan, steps = plan_of(config, material, parts.forms)
     parts.penalties.learning_rate = rate
-    at_once = tokens_at_once(tuned)
+    at_once = tokens_at_once(tuned, lowered)
     rows = [*material.new, *material.old]
     optimizer = config.optimizer
     warmup = optimizer.warmup_steps if optimizer.warmup_steps is not None else round(optimizer.warmup_share * steps)
@@ -428,11 +439,14 @@ def build(
     return trainer
 
 
-def tokens_at_once(model: PreTrainedModel | PeftModel) -> int | None:
-    """Padded tokens that go through the model together: on a CPU as many as `ACTIVATIONS` holds, since more of them are
-    no faster there; elsewhere whole micro batches."""
+def tokens_at_once(model: PreTrainedModel | PeftModel, lowered: Lowered) -> int | None:
+    """Padded tokens that go through the model together: on a CPU as many as `ACTIVATIONS` holds (`LOW_ACTIVATIONS`
+    where blocks are written out in bfloat16), since more of them are no faster there; elsewhere whole micro batches."""
     if model.device.type != "cpu":
         return None
+    low = lowered.token_bytes()
+    if low is not None:
+        return max(1, LOW_ACTIVATIONS // max(1, low))
     return max(1, ACTIVATIONS // max(1, activation_bytes(core_of(model))))
 
 

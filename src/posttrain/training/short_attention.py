@@ -23,9 +23,10 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from posttrain.models.logits import core_of
 
-__all__ = ["LONGEST", "NAME", "attending_briefly", "short_attention"]
+__all__ = ["LONGEST", "NAME", "attend", "attending_briefly", "short_attention", "watched"]
 
 NAME = "posttrain_short"
+WATCHED = "posttrain_watched"
 LONGEST = 256
 """Tokens of a row up to which plain products are faster than the flash kernel."""
 
@@ -73,27 +74,61 @@ def short_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> 
     return made
 
 
-def _attention(
+def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """query (B, heads, T, d) -> (B, T, heads, d)."""
+    """query (B, heads, T, d) -> (B, T, heads, d). An attention function of transformers."""
     low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
-    plain = (
-        attention_mask is None
-        and low == torch.bfloat16
-        and query.device.type == "cpu"
-        and query.shape[2] == key.shape[2] <= LONGEST
-        and not kwargs.get("dropout")
-        and kwargs.get("is_causal") is not False
-        and bool(module.is_causal)
-        and all(kwargs.get(name) is None for name in ("softcap", "position_bias", "s_aux", "sliding_window"))
-    )
-    if not plain:
+    short = low == torch.bfloat16 and query.device.type == "cpu" and query.shape[2] == key.shape[2] <= LONGEST
+    if not short or not _plain(module, attention_mask, kwargs):
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return out, None
     scaling = kwargs.get("scaling")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     return short_attention(query.to(low), key.to(low), value.to(low), scale).transpose(1, 2), None
+
+
+def _plain(module: Any, attention_mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
+    """Whether nothing but a scale is asked besides causal attention."""
+    return (
+        attention_mask is None
+        and not kwargs.get("dropout")
+        and kwargs.get("is_causal") is not False
+        and bool(module.is_causal)
+        and all(kwargs.get(name) is None for name in ("softcap", "position_bias", "s_aux", "sliding_window"))
+    )
+
+
+_watching: list[dict[nn.Module, tuple[Tensor, Tensor, Tensor, bool]]] = []
+"""Who watches now, the innermost last."""
+
+
+def _attend_watched(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    plain = module not in _watching[-1] and _plain(module, attention_mask, kwargs)
+    plain = plain and kwargs.get("scaling") == module.scaling
+    _watching[-1][module] = (query, key, value, plain)
+    out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return out, None
+
+
+@contextlib.contextmanager
+def watched(core: Any) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor, Tensor, bool]]]:
+    """What each attention module of a model that attends by `sdpa` asks for meanwhile: query, key, value, and whether
+    it asks once for plain causal attention with `module.scaling`. Empty where it does not go through transformers'
+    interface."""
+    found: dict[nn.Module, tuple[Tensor, Tensor, Tensor, bool]] = {}
+    with contextlib.ExitStack() as stack:
+        try:
+            core.set_attn_implementation(WATCHED)
+        except ValueError:
+            yield found
+            return
+        stack.callback(core.set_attn_implementation, "sdpa")
+        _watching.append(found)
+        stack.callback(_watching.pop)
+        yield found
 
 
 @contextlib.contextmanager
@@ -114,5 +149,7 @@ def attending_briefly(model: nn.Module) -> Iterator[bool]:
         inner.set_attn_implementation("sdpa")
 
 
-AttentionInterface.register(NAME, _attention)
+AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(WATCHED, _attend_watched)
+AttentionMaskInterface.register(WATCHED, sdpa_mask)

@@ -9,39 +9,57 @@ its first ten steps than in float32 (docs/notes.md). Here the sum is formed with
 once, which loses nothing on average. It is faster, too: PEFT casts x to float32 for a float32 A, autocast casts it
 back, and scale and sum take a pass each over y. A and B stay float32 and get float32 gradients. A layer with dropout,
 DoRA, a bias of its own or several adapters is left as it is.
+
+Layers that read the same x (query, key and value) are one such layer: W_i and A_i stand one over the other, the B_i on
+a diagonal of blocks.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["fits", "lora_layer", "slim"]
+__all__ = ["Joined", "Part", "alone", "fits", "joined", "lora_layer"]
+
+
+class Part(NamedTuple):
+    """Where one layer's update stands in `wide`: rows of W from `first` to `last`, columns of sB from `column` on, the
+    width of x left out; scale: what B is multiplied by."""
+
+    first: int
+    last: int
+    column: int
+    scale: float
 
 
 class SlimLora(torch.autograd.Function):
-    """x (.., in), wide (out, in + r): W and room for sB, bias (out,) or None, a (r, in), b (out, r), scale -> (.., out)
-    in the dtype of `wide`. `wide` is written to: several passes before one step write the same.
+    """x (.., in), wide (out, in + r): W and room for sB, bias (out,) or None, parts, and of each part a (r_i, in) and
+    b (out_i, r_i) -> (.., out) in the dtype of `wide`. What `wide` holds outside of W and of the parts must be zero. It
+    is written to: several passes before one step write the same.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, wide: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, wide: Tensor, bias: Tensor | None, parts: Sequence[Part], *factors: Tensor
+    ) -> Tensor:
         inside = x.shape[-1]
-        low_a = a.to(wide.dtype)
-        wide[:, inside:] = b * scale
+        low_a = wide.new_zeros(wide.shape[1] - inside, inside)  # (r, in)
+        for part, a, b in zip(parts, factors[0::2], factors[1::2], strict=True):
+            low_a[part.column : part.column + len(a)] = a
+            at = inside + part.column
+            torch.mul(b, part.scale, out=wide[part.first : part.last, at : at + len(a)])
         rows = wide.new_empty(x.numel() // inside, wide.shape[1])  # (N, in + r)
-        rows[:, :inside] = x.reshape(-1, inside)
-        rows[:, inside:] = rows[:, :inside] @ low_a.t()
+        rows[:, :inside].view(x.shape).copy_(x)
+        torch.mm(rows[:, :inside], low_a.t(), out=rows[:, inside:])
         ctx.save_for_backward(rows, low_a)
         ctx.wide = wide  # not saved: it is written to again, with the same values, where a step has several passes
-        ctx.scale, ctx.shape, ctx.given = scale, x.shape, x.dtype
+        ctx.parts, ctx.ranks, ctx.shape, ctx.given = parts, [len(a) for a in factors[0::2]], x.shape, x.dtype
         return functional.linear(rows, wide, bias).view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -49,22 +67,28 @@ class SlimLora(torch.autograd.Function):
         rows, low_a = ctx.saved_tensors
         inside = low_a.shape[1]
         out = gradients[0].reshape(-1, gradients[0].shape[-1]).to(rows.dtype)  # (N, out)
-        x = a = None
+        x = None
         if ctx.needs_input_grad[0]:
             both = out @ ctx.wide  # (N, in + r)
             low = both[:, inside:]
             x = torch.addmm(both[:, :inside], low, low_a).view(ctx.shape).to(ctx.given)
         else:
             low = out @ ctx.wide[:, inside:]
-        if ctx.needs_input_grad[3]:
-            a = (low.t() @ rows[:, :inside]).float()
-        b = (out.t() @ rows[:, inside:]).float().mul_(ctx.scale) if ctx.needs_input_grad[4] else None
-        return x, None, None, a, b, None
+        all_a = low.t() @ rows[:, :inside]  # (r, in)
+        found: list[Tensor] = []
+        for part, rank in zip(ctx.parts, ctx.ranks, strict=True):
+            own = slice(part.column, part.column + rank)
+            found.append(all_a[own].float())
+            of_b = out[:, part.first : part.last].t() @ rows[:, inside:][:, own]
+            found.append(of_b.float().mul_(part.scale))
+        return x, None, None, None, *found
 
 
 def lora_layer(x: Tensor, wide: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """As `SlimLora` says."""
-    made: Tensor = SlimLora.apply(x, wide, bias, a, b, scale)  # type: ignore[no-untyped-call]
+    """As `SlimLora` says, for one layer."""
+    made: Tensor = SlimLora.apply(  # type: ignore[no-untyped-call]
+        x, wide, bias, (Part(0, len(b), 0, scale),), a, b
+    )
     return made
 
 
@@ -84,33 +108,91 @@ def fits(layer: nn.Module) -> bool:
     )
 
 
-def _forward(layer: Any, wide: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _usual(layer: Any) -> bool:
+    """Whether nothing is asked of a plain LoRA layer now but what it was made for."""
+    return not layer.disable_adapters and not layer.merged and len(layer.active_adapters) == 1
+
+
+def _hooked(layer: Any) -> bool:
+    """Whether somebody watches the layer or something within it."""
+    return any(one._forward_hooks or one._forward_pre_hooks or one._backward_hooks for one in layer.modules())
+
+
+class Joined:
+    """Plain LoRA layers that read the same x, as one. Their base weights move into the room that they share with the
+    sB, and stay views of it."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self.layers = list(layers)
+        weights = [layer.base_layer.weight for layer in layers]
+        inside = weights[0].shape[1]
+        ranks = [layer.r[layer.active_adapters[0]] for layer in layers]
+        self.wide = weights[0].data.new_zeros(sum(len(w) for w in weights), inside + sum(ranks))
+        self.parts: list[Part] = []
+        row = column = 0
+        for layer, weight, rank in zip(layers, weights, ranks, strict=True):
+            self.wide[row : row + len(weight), :inside] = weight.data
+            weight.data = self.wide[row : row + len(weight), :inside]
+            self.parts.append(Part(row, row + len(weight), column, layer.scaling[layer.active_adapters[0]]))
+            row, column = row + len(weight), column + rank
+
+    def usual(self) -> bool:
+        """Whether all of them may be asked at once now: adapters are on, and nobody watches a single one."""
+        return all(_usual(layer) and not _hooked(layer) for layer in self.layers)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (.., in) -> (.., sum of out_i)."""
+        factors = [factor for layer in self.layers for factor in _factors(layer)]
+        biases = [layer.base_layer.bias for layer in self.layers]
+        bias = None
+        if any(one is not None for one in biases):
+            whole = [
+                self.wide.new_zeros(part.last - part.first) if one is None else one.to(self.wide.dtype)
+                for one, part in zip(biases, self.parts, strict=True)
+            ]
+            bias = torch.cat(whole)
+        made: Tensor = SlimLora.apply(x, self.wide, bias, self._scaled(), *factors)  # type: ignore[no-untyped-call]
+        return made
+
+    def one(self, place: int, x: Tensor) -> Tensor:
+        """The output of the layer at that place among them, alone."""
+        layer, part = self.layers[place], self._scaled()[place]
+        bias = None if layer.base_layer.bias is None else layer.base_layer.bias.to(self.wide.dtype)
+        own = part._replace(first=0, last=part.last - part.first)
+        wide = self.wide[part.first : part.last]
+        made: Tensor = SlimLora.apply(x, wide, bias, (own,), *_factors(layer))  # type: ignore[no-untyped-call]
+        return made
+
+    def _scaled(self) -> tuple[Part, ...]:
+        """The parts with the scale of now."""
+        scales = [layer.scaling[layer.active_adapters[0]] for layer in self.layers]
+        return tuple(part._replace(scale=scale) for part, scale in zip(self.parts, scales, strict=True))
+
+
+def _factors(layer: Any) -> tuple[Tensor, Tensor]:
+    name = layer.active_adapters[0]
+    return layer.lora_A[name].weight, layer.lora_B[name].weight
+
+
+def _forward(group: Joined, place: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """In place of the layer's own; what is asked otherwise (switched off, several adapters) goes there."""
-    if args or kwargs or layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
+    layer = group.layers[place]
+    if args or kwargs or not _usual(layer):
         own: Tensor = type(layer).forward(layer, x, *args, **kwargs)
         return own
-    name = layer.active_adapters[0]
-    base = layer.base_layer
-    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-    bias = None if base.bias is None else base.bias.to(wide.dtype)
-    return lora_layer(x, wide, bias, a, b, layer.scaling[name])
+    return group.one(place, x)
 
 
-@contextlib.contextmanager
-def slim(model: nn.Module, dtype: torch.dtype) -> Iterator[int]:
-    """The model's plain LoRA layers take the way above for as long as this lasts; gives how many they are. Their base
-    weights must be `dtype` already; they move into the room that they share with sB.
-    """
-    plain: list[Any] = [module for module in model.modules() if fits(module)]
-    layers = [layer for layer in plain if layer.base_layer.weight.dtype == dtype]
-    with torch.no_grad():
-        for layer in layers:
-            weight, rank = layer.base_layer.weight, layer.r[layer.active_adapters[0]]
-            wide = torch.cat([weight.data, weight.new_zeros(len(weight), rank)], 1)  # (out, in + r)
-            weight.data = wide[:, : weight.shape[1]]
-            layer.forward = partial(_forward, layer, wide)
-    try:
-        yield len(layers)
-    finally:
-        for layer in layers:
+def joined(layers: Sequence[Any]) -> Joined:
+    """Join layers that read the same x; asked alone, each of them takes the way above, too. Undone by `alone`."""
+    group = Joined(layers)
+    for place, layer in enumerate(layers):
+        layer.forward = partial(_forward, group, place)
+    return group
+
+
+def alone(groups: Sequence[Joined]) -> None:
+    """Each layer has its own forward pass again; its weights stay where they are."""
+    for group in groups:
+        for layer in group.layers:
             del layer.forward

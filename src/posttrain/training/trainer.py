@@ -30,7 +30,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from posttrain.errors import Problem, TrainingError
 from posttrain.models.added import added_to
 from posttrain.models.logits import core_of
-from posttrain.models.memory import peak_gib
+from posttrain.models.memory import is_large, peak_gib, trim
 from posttrain.models.save import save_model
 from posttrain.objectives._loss import Loss
 from posttrain.training.adapter_state import set_adapter_state
@@ -192,6 +192,8 @@ class PostTrainer(Trainer):
                 self.accelerator.backward((loss.nats * scale.to(loss.nats)).sum() * processes)
             if micro.counts:
                 sums.add(loss, nats, micro.old.tolist())
+        if self.lowered.entered and is_large(self.core):
+            trim()  # a heap of tensors of many sizes grows from step to step
         stop = self.stop_asked
         if processes > 1:
             gathered = gather_object([(sums, stop)])
