@@ -9,10 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-WORKER = "PYTEST_XDIST_WORKER"  # set in each of pytest-xdist's processes
-WORKERS = 2
-if WORKER in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; the workers share the processor
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does: spinning threads starve each other
@@ -25,18 +21,23 @@ settings.register_profile("posttrain", deadline=None)  # the machine may be busy
 settings.load_profile("posttrain")
 
 
+WORKERS = 2
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Folders of tests run in two processes; named files, `-s`, `--pdb` and `--trace` in this one. `-n` overrules."""
-    if WORKER in os.environ or not config.pluginmanager.hasplugin("xdist"):
+    if "PYTEST_XDIST_WORKER" in os.environ or not config.pluginmanager.hasplugin("xdist"):
         return
     option = config.option
-    if option.numprocesses is not None or option.tx or option.dist != "no" or option.distload:
-        return  # said on the command line
-    interactive = option.usepdb or option.trace or option.capture == "no"
-    if interactive or not any(Path(word.partition("::")[0]).is_dir() for word in config.args):
-        return
-    option.numprocesses, option.dist = WORKERS, "worksteal"
+    said = option.numprocesses is not None or option.tx or option.dist != "no" or option.distload
+    watched = option.usepdb or option.trace or option.capture == "no"
+    if not said and not watched and any(Path(word.partition("::")[0]).is_dir() for word in config.args):
+        option.numprocesses, option.dist = WORKERS, "worksteal"
+    if option.numprocesses:
+        os.environ.setdefault(
+            "OMP_NUM_THREADS", "1"
+        )  # the workers share the processor; each reads it as torch comes in
 
 
 @pytest.fixture(scope="session")
