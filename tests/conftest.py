@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -25,9 +25,15 @@ settings.load_profile("posttrain")
 WORKERS = 2
 
 
-def pytest_collection_finish() -> None:
-    """What is imported by now stays: looking through it for garbage again and again took 3 % of the tests' time."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """No garbage is looked for while everything is imported, nor in what was imported later: 5 % of all the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

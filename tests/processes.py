@@ -27,7 +27,7 @@ class Started:
 
     def __init__(
         self,
-        call: Callable[..., object],
+        call: Callable[..., int | None],
         *arguments: Any,
         folder: Path,
         environment: Mapping[str, str] | None = None,
@@ -68,7 +68,7 @@ class Started:
 
 
 def _begin(
-    call: Callable[..., object],
+    call: Callable[..., int | None],
     arguments: tuple[Any, ...],
     here: Path,
     surroundings: Mapping[str, str],
