@@ -30,10 +30,10 @@ test: lint  ## lint, types, tests
 	$(BIN)/python -m pytest
 
 test-slow: $(STAMP)  ## what takes minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 0 -m slow
 
 test-real: real-model  ## the tests that need the real model
-	POSTTRAIN_REAL=$${POSTTRAIN_REAL:-.real/smollm2} $(BIN)/python -m pytest -m real -rs
+	POSTTRAIN_REAL=$${POSTTRAIN_REAL:-.real/smollm2} $(BIN)/python -m pytest -n 0 -m real -rs
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

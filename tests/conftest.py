@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,36 @@ from tests.pico import pico
 
 settings.register_profile("posttrain", deadline=None)  # the machine may be busy
 settings.load_profile("posttrain")
+
+
+WORKERS = 2
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """No garbage is looked for while everything is imported, nor in what was imported later: 5 % of all the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Folders of tests run in two processes; named files, `-s`, `--pdb` and `--trace` in this one. `-n` overrules."""
+    if "PYTEST_XDIST_WORKER" in os.environ or not config.pluginmanager.hasplugin("xdist"):
+        return
+    option = config.option
+    said = option.numprocesses is not None or option.tx or option.dist != "no" or option.distload
+    watched = option.usepdb or option.trace or option.capture == "no"
+    if not said and not watched and any(Path(word.partition("::")[0]).is_dir() for word in config.args):
+        option.numprocesses, option.dist = WORKERS, "worksteal"
+    if option.numprocesses:
+        os.environ.setdefault(
+            "OMP_NUM_THREADS", "1"
+        )  # the workers share the processor; each reads it as torch comes in
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,11 @@ MAX_LINES = 500
 def room_of(path: Path) -> str:
     part = path.relative_to(SOURCE).parts[0]
     return part.removesuffix(".py")
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -82,7 +88,7 @@ def test_imports_point_downwards() -> None:
     assert len(files) > 30
     wrong = []
     for path in files:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         assert not any(isinstance(n, ast.ImportFrom) and n.level for n in ast.walk(tree)), f"{path}: relative import"
         for module in imported(tree):
             reason = wrong_import(room_of(path), module)
@@ -126,8 +132,7 @@ def test_every_module_says_what_it_is() -> None:
     silent = [
         str(path.relative_to(ROOT))
         for path in SOURCE.rglob("*.py")
-        if path.read_text(encoding="utf-8").strip()
-        and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        if path.read_text(encoding="utf-8").strip() and not ast.get_docstring(parsed(path))
     ]
     assert not silent
 
@@ -135,7 +140,7 @@ def test_every_module_says_what_it_is() -> None:
 def test_all_names_what_is_there() -> None:
     wrong = []
     for path in SOURCE.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         listed: list[str] = []
         defined: set[str] = set()
         for node in tree.body:

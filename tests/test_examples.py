@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@cache
 def kind_of(path: Path) -> tuple[type[Config], str]:
     """The config class and the verb of a file, by its keys."""
     keys = set(read_yaml(path))

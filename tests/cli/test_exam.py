@@ -1,12 +1,8 @@
 """`posttrain exam`: the table, the JSON, resumption after a kill, and what is refused."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from posttrain.cli.main import build_app
+from posttrain.cli.main import build_app, main
 from posttrain.errors import ConfigError, MissingError, TemplateError
 from tests.pico import FAMILIES
+from tests.processes import Started
 
 CHANGE = """\
 name: tallest
@@ -122,30 +119,25 @@ def test_samples_of_another_exam_are_not_taken(exam: Invoke, pico_path: Callable
 
 
 def test_kill_9_in_the_middle(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
-    many = [f"What is the capital of country {i}?" for i in range(1500)]
+    many = [f"What is the capital of country {i}?" for i in range(500)]
     (tmp_path / "many.yaml").write_text(
         f"name: many\ntarget: [{{prompt: x, answer: y}}]\nlocality: {{same_pattern: {json.dumps(many)}}}\n",
         encoding="utf-8",
     )
     model = str(pico_path("llama"))
     words = [model, "--before", model, "-c", "many.yaml", "-o", "out", "--max-new-tokens", "6", "--json"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from posttrain.cli.main import main; raise SystemExit(main())", "exam", *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = Started(main, ["exam", *words], folder=tmp_path)
     samples = tmp_path / "out" / "samples.jsonl"
-    while process.poll() is None and not (samples.exists() and samples.stat().st_size):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.wait_until(lambda: samples.exists() and samples.stat().st_size > 0)
+    process.send(signal.SIGKILL)
+    code, out, err = process.finish()
+    assert code == -signal.SIGKILL, (out, err)
     done = samples.read_bytes().count(b"\n")
-    assert 0 < done < 1501
+    assert 0 < done < 501
     result = exam(*words[:-3], "--json")
     assert result.exit_code == 0, result.output
     assert f"{done} of them done before" in result.stderr
-    assert json.loads(result.stdout)["cells"][0]["n"]["locality.same_pattern"] == 1500
+    assert json.loads(result.stdout)["cells"][0]["n"]["locality.same_pattern"] == 500
 
 
 def test_an_adapter_is_compared_with_its_base(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:

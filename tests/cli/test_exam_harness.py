@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from posttrain.cli.exam import merged
-from posttrain.cli.main import build_app
+from posttrain.cli.main import build_app, main
 from posttrain.errors import ConfigError, MissingError, PosttrainError
+from tests.processes import Started
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 
@@ -116,17 +114,12 @@ def test_kill_9_in_the_middle(exam: Invoke, pico_path: Callable[[str], Path], tm
         "--batch-tokens",
         "256",
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "posttrain", "exam", *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = Started(main, ["exam", *words], folder=tmp_path)
     responses = tmp_path / "out" / "responses.jsonl"
-    while process.poll() is None and not (responses.exists() and responses.stat().st_size):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.wait_until(lambda: responses.exists() and responses.stat().st_size > 0)
+    process.send(signal.SIGKILL)
+    code, out, err = process.finish()
+    assert code == -signal.SIGKILL, (out, err)
     done = responses.read_bytes().count(b"\n")
     assert 0 < done < 1200
     result = exam(*words, "--json")

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ import pytest
 
 from posttrain.cli.main import main
 from posttrain.cli.run import clock
+from tests.processes import Started
 from tests.studies.conftest import TRAIN, write_study
 
 
@@ -125,23 +123,14 @@ def test_all_cells_fail(capsys: pytest.CaptureFixture[str], study: Path) -> None
 LONG = {"name": "long", **TRAIN, "optimizer": {"learning_rate": 1e-5, "max_steps": 100000}}
 
 
-def start(study: Path, output: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "posttrain", "run", str(study), "--output", str(output), *words]
-    environment = {**os.environ, "POSTTRAIN_CACHE": str(study.parent / "cache"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+def start(study: Path, output: Path) -> Started:
+    return Started(main, ["run", str(study), "--output", str(output)], folder=study.parent)
 
 
-def wait_for_cell(output: Path, method: str, process: subprocess.Popen[str]) -> None:
+def wait_for_cell(output: Path, method: str, process: Started) -> None:
     """Until the method's first cell has begun, and a little longer: it is training then."""
-    for _ in range(4000):
-        if list(output.glob(f"cells/*--{method}--*/env.json")):
-            time.sleep(0.5)
-            return
-        if process.poll() is not None:
-            raise AssertionError(process.communicate())
-        time.sleep(0.05)
-    process.kill()
-    raise AssertionError(f"{method} has not begun", process.communicate())
+    process.wait_until(lambda: bool(list(output.glob(f"cells/*--{method}--*/env.json"))))
+    time.sleep(0.5)
 
 
 def cells(output: Path) -> dict[str, str]:
@@ -153,9 +142,9 @@ def test_killed_in_the_middle_of_training_it_goes_on(capsys: pytest.CaptureFixtu
     study = write_study(study.parent, methods=[{"kind": "prompt"}, {"name": "full", **TRAIN}, LONG])
     process = start(study, output)
     wait_for_cell(output, "long", process)
-    process.kill()
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
+    process.send(signal.SIGKILL)
+    code, out, err = process.finish()
+    assert code == -signal.SIGKILL, (out, err)
     assert cells(output).keys() == {"prompt--france--s0", "full--france--s0", "long--france--s0"}
     data = json.loads((output / "results.json").read_text(encoding="utf-8"))
     assert [c["method"] for c in data["cells"]] == ["prompt", "full"]
@@ -180,13 +169,10 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(capsys: pytest.Capt
     method = {**TRAIN, "name": "full", "optimizer": {"learning_rate": 1e-4, "max_steps": 300}}
     study = write_study(study.parent, methods=[method], changes="changes/france.yaml", exams=exams, every=50)
     process = start(study, output)
-    for _ in range(2000):
-        if list(output.glob("cells/*/checkpoints/step-100/examined.json")) or process.poll() is not None:
-            break
-        time.sleep(0.02)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process.wait_until(lambda: bool(list(output.glob("cells/*/checkpoints/step-100/examined.json"))))
+    process.send(signal.SIGKILL)
+    code, out, err = process.finish()
+    assert code == -signal.SIGKILL, (out, err)
     (cell,) = (output / "cells").iterdir()
     done = [p for step in (50, 100) for p in cell.glob(f"checkpoints/step-{step}/**/*") if p.is_file()]
     assert len(done) == 6  # of each checkpoint: what was found, the change's samples, the exam's
@@ -207,9 +193,9 @@ def test_ctrl_c_in_the_middle_of_training(study: Path) -> None:
     study = write_study(study.parent, methods=[{"kind": "prompt"}, LONG])
     process = start(study, output)
     wait_for_cell(output, "long", process)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 130, err
+    process.send(signal.SIGINT)
+    code, out, err = process.finish()
+    assert code == 130, err
     assert out == ""
     assert "stopped; 1 of 4 cells are done; run the same command to go on" in err
     assert "Traceback" not in err

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from posttrain.cli.main import main
+from tests.processes import Started
 from tests.training.tiny import PicoPath
 
 
@@ -103,20 +100,13 @@ def test_mistakes(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ctrl_c_saves(study: Path) -> None:
-    command = [sys.executable, "-m", "posttrain.cli.main", "train", str(study / "sft.yaml")]
-    command = [*command, "--set", "optimizer.max_steps=4000", "--set", "tuner=full"]
-    code = "import sys; from posttrain.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, *command[3:]]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    words = ["train", str(study / "sft.yaml"), "--set", "optimizer.max_steps=4000", "--set", "tuner=full"]
+    process = Started(main, words, folder=study)
     metrics = Path("runs/sft/metrics.jsonl")
-    until = time.monotonic() + 100
-    while time.monotonic() < until and not (metrics.exists() and metrics.read_bytes().count(b"\n") > 3):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    process.wait_until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 3)
+    process.send(signal.SIGINT)
+    code, _, err = process.finish()
+    assert code == 130, err
     assert "Traceback" not in err
     (saved,) = Path("runs/sft/checkpoints").iterdir()
     step = int(saved.name.removeprefix("step-"))

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -25,7 +26,13 @@ def sample(
 
 def answered(marks: Sequence[bool], choices: int | Sequence[int] | None = None) -> list[Sample]:
     ks = choices if isinstance(choices, Sequence) else [choices] * len(marks)
-    return [sample(str(i), bool(right), choices=k) for i, (right, k) in enumerate(zip(marks, ks, strict=True))]
+    return [marked(i, bool(right), k) for i, (right, k) in enumerate(zip(marks, ks, strict=True))]
+
+
+@cache
+def marked(number: int, right: bool, choices: int | None) -> Sample:
+    """Made once: the simulations ask for millions."""
+    return sample(str(number), right, choices=choices)
 
 
 def simulate(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from posttrain.exams.lm_eval_results import evaluate_tasks
 from posttrain.exams.lm_eval_tasks import load_tasks
 from posttrain.models.load import load_model
 from tests.pico import pico
+from tests.processes import Started
 
 PicoPath = Callable[[str], Path]
 
@@ -227,26 +226,19 @@ def test_a_model_without_a_template(tmp_path: Path) -> None:
 
 # ---- several processes -------------------------------------------------------------------------------------------------
 
-WORKER = """
-import json, os, sys
-os.environ["HF_DATASETS_OFFLINE"] = "1"
-from pathlib import Path
-from posttrain.exams.lm_eval import PosttrainLM
-from posttrain.exams.lm_eval_results import evaluate_tasks
-from posttrain.exams.lm_eval_tasks import load_tasks
 
-model, folder, out = sys.argv[1:]
-tasks = load_tasks(["far", "said"], [Path(folder)], say=lambda _: None)
-for start in range(2):
-    lm = PosttrainLM(model, responses=Path(out) / "responses.jsonl")
-    found = evaluate_tasks(lm, tasks)
-    assert (found is None) == bool(lm.rank), lm.world_size == 2
-    if found is not None:
-        rows = {name: [s.to_json() for s in result.samples] for name, result in found.items()}
-        text = json.dumps([rows, {n: r.scores for n, r in found.items()}, found.raw["cost"]])
-        Path(out, f"{start}.json").write_text(text)
-    lm.barrier()
-"""
+def examine_twice(model: str, folder: Path, out: Path) -> None:
+    """One of the processes: what it finds, and what it finds when it is started again, goes to 0.json and 1.json."""
+    tasks = load_tasks(["far", "said"], [folder], say=lambda _: None)
+    for start in range(2):
+        lm = PosttrainLM(model, responses=out / "responses.jsonl")
+        found = evaluate_tasks(lm, tasks)
+        assert (found is None) == bool(lm.rank), lm.world_size == 2
+        if found is not None:
+            rows = {name: [s.to_json() for s in result.samples] for name, result in found.items()}
+            text = json.dumps([rows, {n: r.scores for n, r in found.items()}, found.raw["cost"]])
+            (out / f"{start}.json").write_text(text)
+        lm.barrier()
 
 
 def test_two_processes_are_as_one(folder: Path, pico_path: PicoPath, tmp_path: Path) -> None:
@@ -256,23 +248,18 @@ def test_two_processes_are_as_one(folder: Path, pico_path: PicoPath, tmp_path: P
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    world = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, model, str(folder), str(out)],
-            env=os.environ | world | {"RANK": str(i), "LOCAL_RANK": str(i)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    started = []
+    for rank in ("0", "1"):
+        (tmp_path / rank).mkdir()
+        own = world | {"RANK": rank, "LOCAL_RANK": rank}
+        started.append(Started(examine_twice, model, folder, out, folder=tmp_path / rank, environment=own))
     one = PosttrainLM(model)
     expected = evaluate_tasks(one, load_tasks(["far", "said"], [folder], say=lambda _: None))
     assert expected is not None
     for process in started:
-        _, complaint = process.communicate(timeout=120)
-        assert process.returncode == 0, complaint
+        code, _, complaint = process.finish()
+        assert code == 0, complaint
 
     rows, scores, cost = json.loads((out / "0.json").read_text())
     assert scores == {name: result.scores for name, result in expected.items()}

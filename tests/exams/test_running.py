@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -26,6 +24,7 @@ from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
 from posttrain.models.load import load_model
 from tests.exams.table import BrokeDownError, Table
 from tests.pico import pico
+from tests.processes import Started
 
 
 def two_choices(item: Item, replies: Sequence[Reply]) -> Sample:
@@ -126,20 +125,18 @@ def test_a_breakdown_loses_nothing_and_the_second_start_redoes_nothing(tmp_path:
     assert third.calls == []
 
 
+def run_and_die(path: Path) -> None:
+    def stop(progress: TaskProgress) -> None:
+        if progress.done == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run_task(Table(), task([item(name) for name in NAMES]), samples_path=path, on_progress=stop)
+
+
 def test_kill_minus_nine_between_two_samples(tmp_path: Path) -> None:
     path = tmp_path / "small.jsonl"
-    code = f"""
-import os, signal
-from pathlib import Path
-from tests.exams.table import Table
-from tests.exams.test_running import NAMES, item, task
-from posttrain.exams.running import run_task
-def stop(progress):
-    if progress.done == 7: os.kill(os.getpid(), signal.SIGKILL)
-run_task(Table(), task([item(name) for name in NAMES]), samples_path=Path({str(path)!r}), on_progress=stop)
-"""
-    killed = subprocess.run([sys.executable, "-c", code], env=os.environ, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    code, _, err = Started(run_and_die, path, folder=tmp_path).finish()
+    assert code == -signal.SIGKILL, err
     assert len(path.read_text().splitlines()) == 3
     table = Table()
     run_task(table, task([item(name) for name in NAMES]), samples_path=path)

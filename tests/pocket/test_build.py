@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,23 +31,34 @@ TINY = Recipe(
 )
 
 
-def test_the_same_seed_builds_the_same_models(tmp_path: Path) -> None:
-    said: list[str] = []
-    cost = build(tmp_path / "a", TINY, say=said.append)
-    build(tmp_path / "b", TINY, say=said.append)
+def small(folder: Path) -> dict[str, Any]:
+    """Build the tiny recipe from small draws; what it cost."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("posttrain.pocket.build.DRAWN", 64)
+        return build(folder, TINY, say=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("built")
+    return folder, small(folder)
+
+
+def test_the_same_seed_builds_the_same_models(built: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, cost = built
+    small(tmp_path)
     for kind in ("base", "chat"):
-        one, two = (weights_fingerprint(load_model(str(tmp_path / x / kind)).model) for x in "ab")
+        one, two = (weights_fingerprint(load_model(str(path / kind)).model) for path in (folder, tmp_path))
         assert one == two
     assert all(cost[stage]["steps"] >= 2 for stage in ("base-1", "base-2", "chat-1", "chat-2"))
-    again = build(tmp_path / "a", TINY, say=said.append)  # finished: reads the result back
+    again = small(folder)  # finished: reads the result back
     assert again["chat-2"]["steps"] == cost["chat-2"]["steps"]
-    base, chat = (load_model(str(tmp_path / "a" / kind)).model for kind in ("base", "chat"))
+    base, chat = (load_model(str(folder / kind)).model for kind in ("base", "chat"))
     assert weights_fingerprint(base) != weights_fingerprint(chat)
 
 
-def test_another_shape_than_the_shipped_one_is_said(tmp_path: Path) -> None:
-    build(tmp_path, TINY, say=lambda line: None)
-    assert "shape" in distance(tmp_path)["chat"]["summary"]
+def test_another_shape_than_the_shipped_one_is_said(built: tuple[Path, dict[str, Any]]) -> None:
+    assert "shape" in distance(built[0])["chat"]["summary"]
 
 
 def test_gates_say_what_is_missed() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,13 @@ from safetensors.torch import load_file
 
 from posttrain.errors import ConfigError, Interrupted, PosttrainError
 from posttrain.models.load import load_model
+from posttrain.training import trainer
 from posttrain.training.batches import StepLoader
 from posttrain.training.checkpoints import checkpoints_in
 from posttrain.training.config import TrainConfig
 from posttrain.training.run import TrainResult, train
 from posttrain.training.steps import PlannedStep
+from tests.processes import Started
 from tests.training.tiny import PicoPath, Remembers, config, load, rows, weights
 
 OLD = rows(30, seed=9, name="old.jsonl")
@@ -220,54 +220,42 @@ def test_nothing_is_written_without_an_output(
     assert list(Path().iterdir()) == []
 
 
-KILLED = """
-    import os, signal, sys
-    from pathlib import Path
-    import torch
-    from posttrain.models.load import load_model
-    from posttrain.training import trainer
-    from posttrain.training.run import train
-    from tests.training.test_resume import FAMILY, OLD, settings
-    from tests.training.tiny import rows
+def train_and_die(where: str, model: str, output: Path) -> None:
+    """Killed after step 4, while a line of metrics ("training") or a file of the checkpoint is being written."""
+    save, log = torch.save, trainer.PostTrainer.log
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # sums depend on it in the last bit
-    where, model, output = sys.argv[1:]
-    save, saves = torch.save, []
-
-    def killing_save(value, path, *rest, **options):
-        saves.append(path)
+    def killing_save(value: Any, path: Any, *rest: Any, **options: Any) -> None:
         if where == "checkpoint" and "step-4" in str(path) and str(path).endswith("scheduler.pt"):
             Path(path).write_bytes(b"half a fi")
             os.kill(os.getpid(), signal.SIGKILL)
         save(value, path, *rest, **options)
 
-    def killing_log(self, logs, start_time=None):
+    def killing_log(self: Any, logs: Any, start_time: Any = None) -> None:
         if where == "training" and self.state.global_step == 4:
             self.metrics.path.open("a").write('{"step": 4, "loss_na')  # a line cut short
             os.kill(os.getpid(), signal.SIGKILL)
         log(self, logs, start_time)
 
-    torch.save = killing_save
-    log, trainer.PostTrainer.log = trainer.PostTrainer.log, killing_log
-    train(
-        settings(save_every_steps=2), loaded=load_model(model, device="cpu"), rows=rows(17),
-        validation_rows=rows(4, seed=2), replay_rows=OLD, output=Path(output),
-    )
-    raise SystemExit("was not killed")
-"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", killing_save)
+        patch.setattr(trainer.PostTrainer, "log", killing_log)
+        train(
+            settings(save_every_steps=2),
+            loaded=load_model(model, device="cpu"),
+            rows=rows(17),
+            validation_rows=rows(4, seed=2),
+            replay_rows=OLD,
+            output=output,
+        )
 
 
 @pytest.mark.parametrize("where", ["training", "checkpoint"])
 def test_kill_9_then_the_same_command(pico_path: PicoPath, tmp_path: Path, whole: TrainResult, where: str) -> None:
     output = tmp_path / "run"
-    script = tmp_path / "killed.py"
-    script.write_text(textwrap.dedent(KILLED), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script), where, str(pico_path(FAMILY)), str(output)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), str(Path.cwd() / "src")]), "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    threads = torch.get_num_threads()  # sums depend on it in the last bit
+    process = Started(train_and_die, where, str(pico_path(FAMILY)), output, folder=tmp_path, threads=threads)
+    code, _, err = process.finish()
+    assert code == -signal.SIGKILL, err
     left = {p.name for p in (output / "checkpoints").iterdir()}
     assert left == ({"step-2"} if where == "training" else {"step-2", ".tmp-step-4"})
     assert load_file(output / "checkpoints" / "step-2" / "model.safetensors")

@@ -256,7 +256,7 @@ def test_two_processes_do_what_one_does(pico_path: PicoPath, tmp_path: Path) -> 
     script.write_text(textwrap.dedent(TWO), encoding="utf-8")
     subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29417",
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone",
             str(script), str(pico_path("llama")), str(tmp_path / "run"),
         ],
         env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},

@@ -31,6 +31,8 @@ __all__ = ["build"]
 
 PACKED = 128
 """Tokens of a packed row of documents."""
+DRAWN = 4096
+"""Texts drawn and encoded at once; a stage learns all of the last draw, so the models in the box depend on it."""
 REPEAT = 0.15
 """Share of the turns that go to relations whose objects follow no pattern."""
 
@@ -56,7 +58,7 @@ def packed(tokenizer: PreTrainedTokenizerFast, source: Iterator[str], tokens: in
     stream: list[int] = []
     rows: list[Encoded] = []
     while len(rows) * PACKED < tokens:
-        for ids in tokenizer(list(islice(source, 4096)))["input_ids"]:
+        for ids in tokenizer(list(islice(source, DRAWN)))["input_ids"]:
             stream += [tokenizer.bos_token_id, *ids]
         whole = len(stream) // PACKED * PACKED
         for start in range(0, whole, PACKED):
@@ -71,7 +73,7 @@ def chats(tokenizer: PreTrainedTokenizerFast, source: Iterator[Conversation], to
     rows: list[Encoded] = []
     total = 0
     while total < tokens:
-        encoded = encode_all(list(islice(source, 4096)), tokenizer, max_length=512).rows
+        encoded = encode_all(list(islice(source, DRAWN)), tokenizer, max_length=512).rows
         total += sum(len(row.input_ids) for row in encoded)
         rows += encoded
     return rows
