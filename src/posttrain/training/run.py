@@ -433,6 +433,7 @@ def build(
         on_checkpoint=on_checkpoint,
         callbacks=callbacks,
     )
+    parts.forms.new.check(deepspeed=trainer.is_deepspeed_enabled, sharded=trainer.is_fsdp_enabled)
     parts.penalties.check(
         deepspeed=trainer.is_deepspeed_enabled, sharded=trainer.is_fsdp_enabled, leaves=folder is not None
     )

@@ -18,6 +18,7 @@ from posttrain.objectives.sdft import SdftConfig, apart
 from posttrain.training.forms.base import EncodeSettings
 from posttrain.training.forms.on_policy import AskedRow, OnPolicyForm
 from posttrain.training.run import train
+from posttrain.training.trainer import PostTrainer
 from tests.talker import talker
 from tests.training.tiny import Remembers, config, rows, weights
 
@@ -143,3 +144,17 @@ def test_rows_without_a_demonstration_are_named() -> None:
         OnPolicyForm.encode([talk(*FACTS[0]), Text("words", "text:1")], loaded.tokenizer, encoding)
     with pytest.raises(ConfigError, match=r"objective.template_zh: the teacher would not be shown both"):
         asked(loaded, template_zh="{prompt}")
+
+
+@pytest.mark.parametrize("strategy", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_a_model_in_shards_is_refused(monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
+    loaded = load_model(str(talker()), device="cpu")
+    made = PostTrainer.__init__
+
+    def sharded(self: PostTrainer, *args: Any, **options: Any) -> None:
+        made(self, *args, **options)
+        setattr(self, strategy, True)
+
+    monkeypatch.setattr(PostTrainer, "__init__", sharded)
+    with pytest.raises(ConfigError, match="use a single process or DDP"):
+        train(config(objective=SDFT, optimizer={"max_steps": 1}), loaded=loaded, rows=asked(loaded))

@@ -201,6 +201,9 @@ class Form(ABC):
             return Scales(one, one)
         return Scales(1.0 / max(new_units, 1), self.setup.old_weight / max(old_units, 1))
 
+    def check(self, *, deepspeed: bool, sharded: bool) -> None:  # noqa: B027  # most forms run anywhere
+        """ConfigError where this form cannot train in shards; sharded: by FSDP."""
+
     def prepare(self, preparation: Preparation) -> None:  # noqa: B027  # most forms need nothing
         """Called once, before the first step, with the model at rest: reference log-probabilities, for instance."""
 

@@ -137,6 +137,12 @@ class OnPolicyForm(Form):
     def _count(self) -> int:
         return self.objective.samples if self.objective.temperature > 0 else 1
 
+    def check(self, *, deepspeed: bool, sharded: bool) -> None:
+        """Answers are sampled from whole weights, by each process at its own pace: not from shards."""
+        if deepspeed or sharded:
+            cause = f"{self.objective.kind} lets the model answer in every step, which it cannot do from shards"
+            raise ConfigError(Problem("objective", cause, "use a single process or DDP"))
+
     def prepare(self, preparation: Preparation) -> None:
         """Note what is needed to sample."""
         core: Any = core_of(preparation.model)
