@@ -31,6 +31,10 @@ BIG_ON_GPU = 1_000_000_000
 BIG_ON_CPU = 50_000_000
 """From so many on it does so on a processor that has AMX or AVX512-BF16; below, overhead eats what is won."""
 
+KERNELS = 128
+"""Products whose code oneDNN keeps. It makes some for each shape, about 1 MB each; a micro batch of SmolLM2-135M has 25
+shapes of its own, so that with oneDNN's 1,024 the process grew by 50 MB a step."""
+
 
 class Precision(NamedTuple):
     """dtype: of the forward pass where it is lower than that of the weights, else None; reason: said in the plan."""
@@ -81,6 +85,8 @@ class Lowered:
         self.model, self.dtype = model, dtype
         alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
         self.works = dtype is not None and alone and all(p.device.type == "cpu" for p in model.parameters())
+        if self.works:  # oneDNN reads it when it first computes
+            os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
         self.held: list[tuple[Tensor, Tensor | None]] = []
         self.inside = contextlib.ExitStack()
         self.entered = False
