@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.data.batching import collate, length_batches
+from posttrain.data.batching import collate, length_batches, pieces
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.errors import DataError
 
@@ -59,3 +59,19 @@ def test_collate_pads_on_the_right() -> None:
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
     assert batch["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=60), st.integers(1, 400))
+def test_pieces_are_few_and_of_like_size(lengths: list[int], tokens: int) -> None:
+    parts = pieces(range(len(lengths)), lengths, tokens)
+    assert [i for part in parts for i in part] == list(range(len(lengths)))
+    sizes = [len(part) * max(lengths[i] for i in part) for part in parts]
+    assert all(size <= tokens or len(part) == 1 for size, part in zip(sizes, parts, strict=True))
+    assert len(parts) >= sum(lengths) / max(tokens, *lengths)
+
+
+def test_a_batch_is_halved_rather_than_clipped() -> None:
+    assert [len(part) for part in pieces(range(10), [100] * 10, 900)] == [5, 5]
+    assert [len(part) for part in pieces(range(10), [100] * 10, 1000)] == [10]
+    assert [len(part) for part in pieces(range(3), [100] * 3, 50)] == [1, 1, 1]

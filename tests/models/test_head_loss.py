@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from posttrain.models.head_loss import PlainHead, chunk_rows, chunked, chunked_nll, plain_head, states_at
+from posttrain.models.head_loss import (
+    PlainHead,
+    _in,
+    chunk_rows,
+    chunked,
+    chunked_nll,
+    head_kept,
+    plain_head,
+    states_at,
+)
 from posttrain.models.logits import logits_at
 from tests.pico import FAMILIES, VOCABULARY, pico
 
@@ -193,3 +202,42 @@ def test_no_logits_of_all_tokens_are_made() -> None:
     torch.autograd.backward(chunked(hidden, PlainHead(torch.randn(9, 4), None), look, rows=16).sum())
     assert widest == [16, 16, 16, 2], "once, since the head does not move"
     assert chunk_rows(49_152) * 49_152 * 4 <= 32 * 2**20
+
+
+def test_a_head_is_copied_once_while_it_is_kept_and_does_not_move(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(pico("llama", tmp_path))
+    weight = model.get_output_embeddings().weight.requires_grad_(False)
+    low = torch.bfloat16
+    assert _in(weight, low) is not _in(weight, low)
+    with head_kept(model, low):
+        assert _in(weight, low) is _in(weight, low)
+        assert torch.equal(_in(weight, low), weight.to(low))
+        assert _in(weight, torch.float32) is weight
+        weight.mul_(2)  # whoever moves it gets what it is now
+        assert torch.equal(_in(weight, low), weight.to(low))
+    assert _in(weight, low) is not _in(weight, low)
+    with head_kept(model.requires_grad_(), low):
+        assert _in(weight, low) is not _in(weight, low)
+
+
+def test_the_head_computes_nothing_where_its_input_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = AutoModelForCausalLM.from_pretrained(pico("gemma3", tmp_path))
+    ids = torch.arange(10, 22).view(2, 6)
+    plain = model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Linear, "forward", only(nn.Linear.forward, model.get_output_embeddings()))
+        found = states_at(model, ids, torch.ones_like(ids, dtype=torch.bool))
+        with pytest.raises(AssertionError):
+            model(input_ids=ids)
+    assert torch.allclose(found, plain.flatten(0, 1))
+    assert "forward" not in vars(model.get_output_embeddings())
+
+
+def only(forward: Any, head: nn.Module) -> Any:
+    """A linear layer's forward pass that fails for this one."""
+
+    def call(layer: nn.Module, x: Tensor) -> Any:
+        assert layer is not head
+        return forward(layer, x)
+
+    return call
