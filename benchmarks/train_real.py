@@ -150,7 +150,7 @@ def trl_side(args: argparse.Namespace) -> dict[str, Any]:
                 lr_scheduler_type="constant",
                 max_length=LONGEST,
                 use_cpu=True,
-                bf16=False if args.precision == "float32" else None,  # None: SFTTrainer's default
+                bf16=False if args.precision == "float32" else None,  # None: SFTConfig makes it True
                 gradient_checkpointing=args.checkpointing,
                 report_to="none",
                 save_strategy="no",
