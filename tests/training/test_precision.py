@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from torch.nn import functional
 
 from posttrain.models.load import load_model
@@ -16,8 +15,7 @@ from posttrain.training.precision import Lowered, precision_of
 from posttrain.training.run import train
 from posttrain.training.short_attention import NAME, short_attention
 from posttrain.training.slim_lora import fits, lora_layer
-from posttrain.tuners.lora import LoraConfig, lora
-from tests.training.tiny import PicoPath, config, load, rows
+from tests.training.tiny import PicoPath, config, load, rows, tuned
 
 FAST, SLOW = Processor("x", "AMX", True), Processor("x", "", False)
 
@@ -43,7 +41,7 @@ def test_auto_asks_the_processor_and_the_size(
 ) -> None:
     monkeypatch.setattr(module, "processor", lambda: able)
     monkeypatch.setattr(module, "BIG_ON_CPU", big)
-    found = precision_of(config(precision=asked), tuned_pico(pico_path))
+    found = precision_of(config(precision=asked), tuned(load(pico_path).model))
     assert found.dtype == dtype
     assert reason in str(found)
 
@@ -51,23 +49,18 @@ def test_auto_asks_the_processor_and_the_size(
 def test_auto_takes_it_only_where_small_updates_are_kept(pico_path: PicoPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "processor", lambda: FAST)
     monkeypatch.setattr(module, "BIG_ON_CPU", 1)
-    for model in (load(pico_path).model, tuned_pico(pico_path, dora=True), tuned_pico(pico_path, dropout=0.5)):
+    for model in (
+        load(pico_path).model,
+        tuned(load(pico_path).model, dora=True),
+        tuned(load(pico_path).model, dropout=0.5),
+    ):
         found = precision_of(config(), model)
         assert found.dtype is None
         assert "only plain LoRA" in found.reason
 
 
-def tuned_pico(pico_path: PicoPath, **options: Any) -> PeftModel:
-    model = lora(load(pico_path).model, LoraConfig(rank=4, **options))
-    torch.manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = torch.randn_like(parameter) * 0.05
-    return model
-
-
 def test_frozen_layers_are_bfloat16_within_and_bit_by_bit_the_same_after(pico_path: PicoPath) -> None:
-    model = tuned_pico(pico_path)
+    model = tuned(load(pico_path).model)
     exact = next(p for n, p in model.named_parameters() if n.endswith("base_layer.weight"))
     exact.data = exact.data.bfloat16().float()  # nothing is kept beside this one
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -92,7 +85,7 @@ def test_frozen_layers_are_bfloat16_within_and_bit_by_bit_the_same_after(pico_pa
 
 
 def test_loss_and_gradient_are_those_of_float32_within_bfloat16(pico_path: PicoPath) -> None:
-    model = tuned_pico(pico_path)
+    model = tuned(load(pico_path).model)
     ids = torch.randint(5, 60, (4, 24), generator=torch.Generator().manual_seed(0))
 
     def passes() -> tuple[float, torch.Tensor]:
@@ -165,12 +158,12 @@ def test_an_update_smaller_than_the_last_place_is_not_lost() -> None:
 
 @pytest.mark.parametrize("options", [{"dropout": 0.1}, {"dora": True}])
 def test_layers_of_another_kind_are_left_alone(options: dict[str, Any], pico_path: PicoPath) -> None:
-    assert not any(fits(layer) for layer in tuned_pico(pico_path, **options).modules())
-    assert any(fits(layer) for layer in tuned_pico(pico_path).modules())
+    assert not any(fits(layer) for layer in tuned(load(pico_path).model, **options).modules())
+    assert any(fits(layer) for layer in tuned(load(pico_path).model).modules())
 
 
 def test_an_adapter_that_is_switched_off_is_off(pico_path: PicoPath) -> None:
-    model = tuned_pico(pico_path)
+    model = tuned(load(pico_path).model)
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad(), Lowered(model, torch.bfloat16), torch.autocast("cpu", dtype=torch.bfloat16):
         on = model(input_ids=ids).logits

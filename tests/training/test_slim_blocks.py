@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -16,9 +15,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from posttrain.training.precision import Lowered
 from posttrain.training.slim_blocks import gated, kinds_of, normed, turned
 from posttrain.training.slim_lora import joined
-from posttrain.tuners.lora import LoraConfig, lora
 from tests.pico import FAMILIES, pico
-from tests.training.tiny import PicoPath, load
+from tests.training.tiny import PicoPath, load, tuned
 
 
 def drawn(*shape: int) -> Tensor:
@@ -56,15 +54,6 @@ def test_turning_is_autograd_s(rows: int) -> None:
     for one, other in zip(plain, turned(joined_states, cos, sin, 4), strict=True):
         assert other.is_contiguous()
         same(one, other, (joined_states,))
-
-
-def tuned(model: Any, **options: Any) -> PeftModel:
-    made = lora(model, LoraConfig(rank=4, **options))
-    torch.manual_seed(0)
-    for name, parameter in made.named_parameters():
-        if "lora_B" in name:
-            parameter.data = torch.randn_like(parameter) * 0.05
-    return made
 
 
 def test_layers_that_read_the_same_are_one(pico_path: PicoPath) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from posttrain.data.answers import PairRow
 from posttrain.data.chat import Encoded
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.training.config import TrainConfig
 from posttrain.training.progress import Silent
+from posttrain.tuners.lora import LoraConfig, lora
 
 PicoPath = Callable[[str], Path]
 
@@ -27,6 +29,16 @@ def _loaded(folder: Path) -> LoadedModel:
 def load(pico_path: PicoPath, family: str = "llama") -> LoadedModel:
     """A copy of the family's pico model to do with as one likes; read once, since reading takes 7 times as long."""
     return copy.deepcopy(_loaded(pico_path(family)))
+
+
+def tuned(model: Any, **options: Any) -> PeftModel:
+    """The model with LoRA of rank 4 that already says something."""
+    made = lora(model, LoraConfig(rank=4, **options))
+    torch.manual_seed(0)
+    for name, parameter in made.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn_like(parameter) * 0.05
+    return made
 
 
 def row(ids: list[int], prompt: int, place: str) -> Encoded:
