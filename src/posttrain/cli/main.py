@@ -21,6 +21,7 @@ import typer
 from posttrain import __version__
 from posttrain.cli import options
 from posttrain.errors import PosttrainError, Problem
+from posttrain.models.memory import few_kernels
 
 __all__ = ["VERBS", "Verb", "build_app", "main"]
 
@@ -121,8 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # a few microseconds of spinning before a thread sleeps: as quick as spinning on, and harmless beside other work
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # code that oneDNN keeps for products of shapes it has met: see training/precision.py
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    few_kernels()
     words = options.take_global(sys.argv[1:] if arguments is None else arguments)
     try:
         build_app(_wanted(words))(args=words, prog_name="posttrain")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ __all__ = [
     "LARGE_BLOCK_LOW",
     "Peak",
     "activation_bytes",
+    "few_kernels",
     "give_back",
     "is_large",
     "large_blocks_go_back",
@@ -40,6 +42,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE_BLOCK = 2**20
 LARGE_BLOCK_LOW = 8 * LARGE_BLOCK
 """In bfloat16, where a pass over fresh pages takes as long as the products."""
+KERNELS = 128
+"""Products whose code oneDNN keeps. It makes some for each shape, about 1 MB each; a micro batch of SmolLM2-135M has 25
+shapes of its own, so that with oneDNN's 1,024 the process grew by 50 MB a step."""
 LARGE_MODEL = 50_000_000
 """Parameters from which on a model's memory is worth the time that saving it takes."""
 
@@ -134,6 +139,12 @@ def large_blocks_go_back(size: int = LARGE_BLOCK) -> None:
             libc.mallopt(M_MMAP_THRESHOLD, size)
             libc.mallopt(M_TRIM_THRESHOLD, 64 * LARGE_BLOCK)
     trim()
+
+
+def few_kernels() -> None:
+    """Let oneDNN keep the code of `KERNELS` products, unless the environment says otherwise; it asks when it first
+    computes."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
 
 
 def trim() -> None:

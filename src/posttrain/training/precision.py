@@ -18,6 +18,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from posttrain.models.head_loss import head_kept
+from posttrain.models.memory import few_kernels
 from posttrain.models.processor import processor
 from posttrain.training.config import TrainConfig
 from posttrain.training.short_attention import attending_briefly
@@ -30,10 +31,6 @@ BIG_ON_GPU = 1_000_000_000
 """From so many parameters on `precision: auto` computes in bfloat16 on a GPU that has it."""
 BIG_ON_CPU = 50_000_000
 """From so many on it does so on a processor that has AMX or AVX512-BF16; below, overhead eats what is won."""
-
-KERNELS = 128
-"""Products whose code oneDNN keeps. It makes some for each shape, about 1 MB each; a micro batch of SmolLM2-135M has 25
-shapes of its own, so that with oneDNN's 1,024 the process grew by 50 MB a step."""
 
 
 class Precision(NamedTuple):
@@ -85,8 +82,8 @@ class Lowered:
         self.model, self.dtype = model, dtype
         alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
         self.works = dtype is not None and alone and all(p.device.type == "cpu" for p in model.parameters())
-        if self.works:  # oneDNN reads it when it first computes
-            os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
+        if self.works:
+            few_kernels()
         self.held: list[tuple[Tensor, Tensor | None]] = []
         self.inside = contextlib.ExitStack()
         self.entered = False

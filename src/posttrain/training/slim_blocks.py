@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from posttrain.models.logits import core_of
 from posttrain.training.short_attention import attend, watched
-from posttrain.training.slim_lora import Joined, fits
+from posttrain.training.slim_lora import Joined, fits, hooked
 
 __all__ = ["Kinds", "gated", "kinds_of", "normed", "slim_blocks", "turned"]
 
@@ -223,12 +223,8 @@ def _has(module: nn.Module, *names: str) -> bool:
     """Whether plain LoRA layers (and an activation) of these names are in a module, and no other modules."""
     children = dict(module.named_children())
     return set(children) == set(names) and all(
-        name == "act_fn" or (fits(child) and not _watched_within(child)) for name, child in children.items()
+        name == "act_fn" or (fits(child) and not hooked(child)) for name, child in children.items()
     )
-
-
-def _watched_within(module: nn.Module) -> bool:
-    return any(one._forward_hooks or one._forward_pre_hooks or one._backward_hooks for one in module.modules())
 
 
 def _sized(module: Any) -> bool:

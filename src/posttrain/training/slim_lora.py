@@ -25,7 +25,7 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Joined", "Part", "alone", "fits", "joined", "lora_layer"]
+__all__ = ["Joined", "Part", "alone", "fits", "hooked", "joined", "lora_layer"]
 
 
 class Part(NamedTuple):
@@ -113,7 +113,7 @@ def _usual(layer: Any) -> bool:
     return not layer.disable_adapters and not layer.merged and len(layer.active_adapters) == 1
 
 
-def _hooked(layer: Any) -> bool:
+def hooked(layer: Any) -> bool:
     """Whether somebody watches the layer or something within it."""
     return any(one._forward_hooks or one._forward_pre_hooks or one._backward_hooks for one in layer.modules())
 
@@ -138,7 +138,7 @@ class Joined:
 
     def usual(self) -> bool:
         """Whether all of them may be asked at once now: adapters are on, and nobody watches a single one."""
-        return all(_usual(layer) and not _hooked(layer) for layer in self.layers)
+        return all(_usual(layer) and not hooked(layer) for layer in self.layers)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (.., in) -> (.., sum of out_i)."""
