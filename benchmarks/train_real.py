@@ -30,6 +30,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from posttrain.models.processor import wait_politely
+
 ROWS = 96
 LONGEST = 512
 RANK = 16
@@ -180,9 +182,9 @@ def in_a_process(side: str, precision: str, args: argparse.Namespace) -> dict[st
     options = [side, "--model", args.model, "--rows", str(args.rows), "--precision", precision]
     options += ["--tasks", str(args.tasks)] if args.tasks else []
     options += ["--checkpointing"] if args.checkpointing else []
-    calm = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", **os.environ}  # as the command line sets them
+    wait_politely()  # as the command line does
     call = [sys.executable, __file__, *options]
-    done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True, env=calm)
+    done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 

@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from posttrain.models.head_loss import (
     PlainHead,
-    _in,
     chunk_rows,
     chunked,
     chunked_nll,
     head_kept,
+    kept_in,
     plain_head,
     states_at,
 )
@@ -208,16 +208,16 @@ def test_a_head_is_copied_once_while_it_is_kept_and_does_not_move(tmp_path: Path
     model = AutoModelForCausalLM.from_pretrained(pico("llama", tmp_path))
     weight = model.get_output_embeddings().weight.requires_grad_(False)
     low = torch.bfloat16
-    assert _in(weight, low) is not _in(weight, low)
+    assert kept_in(weight, low) is not kept_in(weight, low)
     with head_kept(model, low):
-        assert _in(weight, low) is _in(weight, low)
-        assert torch.equal(_in(weight, low), weight.to(low))
-        assert _in(weight, torch.float32) is weight
+        assert kept_in(weight, low) is kept_in(weight, low)
+        assert torch.equal(kept_in(weight, low), weight.to(low))
+        assert kept_in(weight, torch.float32) is weight
         weight.mul_(2)  # whoever moves it gets what it is now
-        assert torch.equal(_in(weight, low), weight.to(low))
-    assert _in(weight, low) is not _in(weight, low)
+        assert torch.equal(kept_in(weight, low), weight.to(low))
+    assert kept_in(weight, low) is not kept_in(weight, low)
     with head_kept(model.requires_grad_(), low):
-        assert _in(weight, low) is not _in(weight, low)
+        assert kept_in(weight, low) is not kept_in(weight, low)
 
 
 def test_the_head_computes_nothing_where_its_input_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+from posttrain.models.adapters import plain_lora
 from posttrain.models.load import load_model
 from posttrain.models.processor import Processor
 from posttrain.training import precision as module
 from posttrain.training.precision import Lowered, precision_of
 from posttrain.training.run import train
 from posttrain.training.short_attention import NAME, short_attention
-from posttrain.training.slim_lora import fits, lora_layer
+from posttrain.training.slim_lora import lora_layer
 from tests.training.tiny import PicoPath, config, load, rows, tuned
 
 FAST, SLOW = Processor("x", "AMX", True), Processor("x", "", False)
@@ -158,8 +159,8 @@ def test_an_update_smaller_than_the_last_place_is_not_lost() -> None:
 
 @pytest.mark.parametrize("options", [{"dropout": 0.1}, {"dora": True}])
 def test_layers_of_another_kind_are_left_alone(options: dict[str, Any], pico_path: PicoPath) -> None:
-    assert not any(fits(layer) for layer in tuned(load(pico_path).model, **options).modules())
-    assert any(fits(layer) for layer in tuned(load(pico_path).model).modules())
+    assert not any(plain_lora(layer) for layer in tuned(load(pico_path).model, **options).modules())
+    assert any(plain_lora(layer) for layer in tuned(load(pico_path).model).modules())
 
 
 def test_an_adapter_that_is_switched_off_is_off(pico_path: PicoPath) -> None:

@@ -22,6 +22,7 @@ from posttrain import __version__
 from posttrain.cli import options
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.memory import few_kernels
+from posttrain.models.processor import wait_politely
 
 __all__ = ["VERBS", "Verb", "build_app", "main"]
 
@@ -116,12 +117,7 @@ HELP = {"help_option_names": ["--help", "-h"]}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; a message for a person instead of a traceback."""
-    # Idle threads of OpenMP spin by default: beside any other busy program a small model's steps became 30 times
-    # slower (2 cores, 5 M parameters: 0.6 s and 18 s a cell). Read when torch is imported, which is later.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # a few microseconds of spinning before a thread sleeps: as quick as spinning on, and harmless beside other work
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_politely()  # read when torch is imported, which is later
     few_kernels()
     words = options.take_global(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -7,6 +7,7 @@ in `inference/protocol.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,12 +15,18 @@ from posttrain.data.records import Message
 from posttrain.errors import PosttrainError
 from posttrain.inference.decode import Decoded, context_limit, decode
 from posttrain.inference.encoding import PromptEncoder, spoken
+from posttrain.inference.packed import packed
 from posttrain.inference.plain import TokenPair, cut_left, plain_pair
 from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Respondent, Scored, Usage
 from posttrain.inference.scoring import distributions, score
 from posttrain.inference.stops import cut_at_stop
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel
+
+WORTH_STEPS = 16
+"""Steps of an answer from which on it is worth laying out the weights for them (`packed`) ..."""
+WORTH_TOKENS = 4096
+"""... and tokens to be scored."""
 
 __all__ = [
     "Answer",
@@ -31,6 +38,7 @@ __all__ = [
     "Respondent",
     "Scored",
     "Usage",
+    "held",
 ]
 
 
@@ -88,20 +96,22 @@ class ModelRespondent(PromptEncoder):
             if on_answer is not None:
                 on_answer(place, answers[place])
 
-        decode(
-            self.model,
-            [self._fitting(p, max_new_tokens) for p in prompts],
-            stop=self.stop_ids,
-            pad_id=self.pad_id,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            batch_tokens=self.batch_tokens,
-            stop_texts=stop,
-            text_of=self._text,
-            on_done=done,
-            usage=self.usage,
-        )
+        asked = [self._fitting(p, max_new_tokens) for p in prompts]
+        with packed(self.model) if max_new_tokens >= WORTH_STEPS else nullcontext():
+            decode(
+                self.model,
+                asked,
+                stop=self.stop_ids,
+                pad_id=self.pad_id,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                batch_tokens=self.batch_tokens,
+                stop_texts=stop,
+                text_of=self._text,
+                on_done=done,
+                usage=self.usage,
+            )
         return [answers[place] for place in range(len(prompts))]
 
     def _text(self, ids: list[int]) -> str:
@@ -150,7 +160,9 @@ class ModelRespondent(PromptEncoder):
         return self.rolled(texts, context_limit(self.model), self._score, on_scored)
 
     def _score(self, coded: Sequence[TokenPair], on_scored: Callable[[int, Scored], None] | None) -> list[Scored]:
-        return score(self.model, coded, usage=self.usage, batch_tokens=self.batch_tokens, on_scored=on_scored)
+        tokens = sum(len(context) + len(continuation) for context, continuation in coded)
+        with packed(self.model) if tokens >= WORTH_TOKENS else nullcontext():
+            return score(self.model, coded, usage=self.usage, batch_tokens=self.batch_tokens, on_scored=on_scored)
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions]:
         """Distributions along the answers, the end-of-turn token included, on the CPU in float32."""
@@ -244,3 +256,10 @@ class PromptedRespondent:
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
         """The inner respondent's, told the text."""
         return self.inner.next_token_logprobs([self.told(p) for p in prompts], answers)
+
+
+def held(respondent: Respondent) -> AbstractContextManager[None]:
+    """For as long as this lasts the respondent's weights stay as they are: many exams in a row are answered faster."""
+    while isinstance(respondent, PromptedRespondent):
+        respondent = respondent.inner
+    return packed(respondent.model) if isinstance(respondent, ModelRespondent) else nullcontext()

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear, LoraLayer
 from peft.tuners.p_tuning import PromptEncoderConfig
 from peft.tuners.prefix_tuning import PrefixTuningConfig
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ __all__ = [
     "keep_pissa_start",
     "misfits",
     "moves_base",
+    "plain_lora",
     "save_peft",
     "set_peft_state",
     "training_state",
@@ -38,6 +39,22 @@ TRAINING_STATE = "training_state.safetensors"
 """Beside such an adapter: the parameters as they are trained, so that training can go on."""
 START_A, START_B = "posttrain_pissa_a", "posttrain_pissa_b"
 ADAPTER = "default"
+
+
+def plain_lora(layer: nn.Module) -> bool:
+    """Whether a module is a LoRA layer of the plain kind, on a plain linear layer."""
+    if not isinstance(layer, Linear) or len(layer.active_adapters) != 1 or layer.merged:
+        return False
+    name = layer.active_adapters[0]
+    return (
+        name in layer.lora_A
+        and type(layer.base_layer) is nn.Linear
+        and not layer.base_layer.weight.requires_grad
+        and name not in layer.lora_variant
+        and isinstance(layer.lora_dropout[name], nn.Identity)
+        and layer.lora_A[name].bias is None
+        and layer.lora_B[name].bias is None
+    )
 
 
 def _prompt_config(model: nn.Module) -> Any | None:

@@ -23,9 +23,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from posttrain.models.adapters import virtual_columns
+from posttrain.models.line import line_for
 from posttrain.models.logits import core_of
 
-__all__ = ["Function", "PlainHead", "chunk_rows", "chunked", "chunked_nll", "head_kept", "plain_head", "states_at"]
+__all__ = [
+    "Function",
+    "PlainHead",
+    "chunk_rows",
+    "chunked",
+    "chunked_nll",
+    "head_kept",
+    "kept_in",
+    "plain_head",
+    "states_at",
+]
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits of a chunk: 32 MiB in float32."""
@@ -54,7 +65,7 @@ class PlainHead(NamedTuple):
     def logits(self, hidden: Tensor, precision: torch.dtype) -> Tensor:
         """Logits (n, V) of hidden states (n, D), in float32 or finer and in memory of their own."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return _logits(hidden, _in(self.weight, precision), self.bias, self.factor, self.softcap)
+            return _logits(hidden, kept_in(self.weight, precision), self.bias, self.factor, self.softcap)
 
 
 Function = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor | None]]
@@ -101,18 +112,23 @@ def _spared(head: nn.Linear) -> Iterator[None]:
 def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
     """Hidden states (N, D) that the output head would read at the positions `asked`, row by row.
 
-    input_ids: (B, T), right-padded; asked: (B, T) bool. For models that have a `plain_head`.
+    input_ids: (B, T), right-padded; asked: (B, T) bool. For models that have a `plain_head`. What rows share is read
+    once where that pays (`models/line.py`).
     """
     extra = virtual_columns(model)
     found: list[Tensor] = []
+    line = line_for(model, input_ids, asked)
+    inputs = {"input_ids": input_ids}
+    if line is not None:
+        inputs = {"input_ids": line.ids, "position_ids": line.positions, "attention_mask": line.mask}
 
     def take(hidden: Tensor) -> Tensor:
-        found.append(hidden[:, extra:][asked])
+        found.append(hidden[:, extra:][asked] if line is None else hidden[0, line.places])
         return hidden
 
     head = core_of(model).get_output_embeddings()
     with _before_head(head, take), _spared(head):
-        model(input_ids=input_ids, use_cache=False)
+        model(**inputs, use_cache=False)
     if len(found) != 1:
         raise RuntimeError(f"{type(core_of(model)).__name__} went through its output head {len(found)} times")
     return found[0]
@@ -196,8 +212,8 @@ def head_kept(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
         del _lowered[weight]
 
 
-def _in(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in this precision."""
+def kept_in(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight in this precision: the copy that is kept, or one made now."""
     copy, version = _lowered.get(weight, (weight, weight._version))
     return copy if copy.dtype == dtype and version == weight._version else weight.to(dtype)
 
@@ -262,7 +278,7 @@ class _Chunked(torch.autograd.Function):
         nats: list[Tensor] = []
         gradient = torch.empty_like(hidden) if wants else None
         with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
-            used = _in(weight, dtype)
+            used = kept_in(weight, dtype)
             for at in _cuts(len(hidden), rows):
                 logits = _logits(hidden[at], used, bias, factor, softcap)
                 capped = logits.clone() if softcap and wants else None
@@ -289,7 +305,7 @@ class _Chunked(torch.autograd.Function):
         of_weight = torch.zeros_like(weight, dtype=fine) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias, dtype=fine) if ctx.needs_input_grad[2] else None
         with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
-            used = _in(weight, dtype)
+            used = kept_in(weight, dtype)
             for at in _cuts(len(hidden), rows):
                 logits = _logits(hidden[at], used, bias, factor, softcap)
                 capped = logits.clone() if softcap else None

@@ -37,6 +37,7 @@ __all__ = [
     "default_cache",
     "in_brief",
     "normalise_prompt",
+    "only_change_in_braces",
     "packaged_prompts",
     "prompts_collide",
     "read_prompts",
@@ -61,6 +62,12 @@ def packaged_prompts(tokenizer: Any) -> Path:
     return PACKAGED_PROMPTS if _pocket_vocabulary() == set(tokenizer.get_vocab()) else GENERAL_PROMPTS
 
 
+def only_change_in_braces(paths: Iterable[str]) -> None:
+    """ValueError where a path has a place to be filled in that nothing fills."""
+    if any("{" in path.replace("{change}", "") for path in paths):
+        raise ValueError("only {change} may stand in braces in the path")
+
+
 class ReplayConfig(Config):
     """What every kind of replay has."""
 
@@ -82,6 +89,10 @@ class ReplayConfig(Config):
     def files(self) -> list[str]:
         """Paths of the files that this replay reads."""
         return []
+
+    def for_change(self, name: str) -> ReplayConfig:
+        """This replay in the training on one change of a study: its name stands where a path has {change}."""
+        return self
 
     def rows(self, base: Path) -> Sequence[Conversation] | None:
         """The rows whose prompts are known before any model has spoken; None where the model makes them up."""

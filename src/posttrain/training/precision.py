@@ -17,13 +17,14 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from posttrain.models.adapters import plain_lora
 from posttrain.models.head_loss import head_kept
 from posttrain.models.memory import few_kernels
 from posttrain.models.processor import processor
 from posttrain.training.config import TrainConfig
 from posttrain.training.short_attention import attending_briefly
 from posttrain.training.slim_blocks import Kinds, kinds_of, slim_blocks
-from posttrain.training.slim_lora import Joined, alone, fits, joined
+from posttrain.training.slim_lora import Joined, alone, joined
 
 __all__ = ["BIG_ON_CPU", "BIG_ON_GPU", "Lowered", "Precision", "keeps_updates", "precision_of", "said_once"]
 
@@ -67,7 +68,7 @@ def keeps_updates(model: nn.Module) -> bool:
     """Whether all that is trained is in LoRA layers of the plain kind, whose small updates are summed before anything
     is rounded. Elsewhere an update vanishes that is smaller than half of the last place of what it is added to.
     """
-    places = {f"{name}." for name, module in model.named_modules() if fits(module)}
+    places = {f"{name}." for name, module in model.named_modules() if plain_lora(module)}
     moving = [name for name, p in model.named_parameters() if p.requires_grad]
     return bool(places) and all(".lora_" in name and f"{name.rpartition('.lora_')[0]}." in places for name in moving)
 
@@ -103,7 +104,7 @@ class Lowered:
         What goes into and comes out of every matrix of the blocks, in bfloat16, and a tenth more for the statistics of
         norms and attention over short rows: 0.67 MB for SmolLM2-135M, where 0.64 were measured.
         """
-        layers: list[Any] = [m for m in self.model.modules() if fits(m)]
+        layers: list[Any] = [m for m in self.model.modules() if plain_lora(m)]
         taken = 3 * len(self.kinds.gates) + 4 * len(self.kinds.attentions)
         if not taken or taken < len(layers):
             return None
@@ -163,7 +164,7 @@ class Lowered:
 def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
     """Blocks of these kinds, and the plain LoRA layers outside of them, take fewer passes over memory for as long as
     this lasts. Base weights must be `dtype` already."""
-    plain: list[Any] = [module for module in model.modules() if fits(module)]
+    plain: list[Any] = [module for module in model.modules() if plain_lora(module)]
     plain = [layer for layer in plain if layer.base_layer.weight.dtype == dtype]
     low, taken = {id(layer) for layer in plain}, set[int]()
     groups: list[Joined] = []

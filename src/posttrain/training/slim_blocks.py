@@ -22,9 +22,10 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn import functional
 
+from posttrain.models.adapters import plain_lora
 from posttrain.models.logits import core_of
 from posttrain.training.short_attention import attend, watched
-from posttrain.training.slim_lora import Joined, fits, hooked
+from posttrain.training.slim_lora import Joined, hooked
 
 __all__ = ["Kinds", "gated", "kinds_of", "normed", "slim_blocks", "turned"]
 
@@ -223,7 +224,7 @@ def _has(module: nn.Module, *names: str) -> bool:
     """Whether plain LoRA layers (and an activation) of these names are in a module, and no other modules."""
     children = dict(module.named_children())
     return set(children) == set(names) and all(
-        name == "act_fn" or (fits(child) and not hooked(child)) for name, child in children.items()
+        name == "act_fn" or (plain_lora(child) and not hooked(child)) for name, child in children.items()
     )
 
 

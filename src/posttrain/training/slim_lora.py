@@ -16,16 +16,18 @@ a diagonal of blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from peft.tuners.lora import Linear
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Joined", "Part", "alone", "fits", "hooked", "joined", "lora_layer"]
+from posttrain.inference.packed import laid_out
+
+__all__ = ["Joined", "Part", "alone", "hooked", "joined", "lora_layer", "still"]
 
 
 class Part(NamedTuple):
@@ -48,15 +50,8 @@ class SlimLora(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, wide: Tensor, bias: Tensor | None, parts: Sequence[Part], *factors: Tensor
     ) -> Tensor:
-        inside = x.shape[-1]
-        low_a = wide.new_zeros(wide.shape[1] - inside, inside)  # (r, in)
-        for part, a, b in zip(parts, factors[0::2], factors[1::2], strict=True):
-            low_a[part.column : part.column + len(a)] = a
-            at = inside + part.column
-            torch.mul(b, part.scale, out=wide[part.first : part.last, at : at + len(a)])
-        rows = wide.new_empty(x.numel() // inside, wide.shape[1])  # (N, in + r)
-        rows[:, :inside].view(x.shape).copy_(x)
-        torch.mm(rows[:, :inside], low_a.t(), out=rows[:, inside:])
+        low_a = _laid(wide, x.shape[-1], parts, factors)
+        rows = _rows(x, low_a)
         ctx.save_for_backward(rows, low_a)
         ctx.wide = wide  # not saved: it is written to again, with the same values, where a step has several passes
         ctx.parts, ctx.ranks, ctx.shape, ctx.given = parts, [len(a) for a in factors[0::2]], x.shape, x.dtype
@@ -84,28 +79,55 @@ class SlimLora(torch.autograd.Function):
         return x, None, None, None, *found
 
 
+def _laid(wide: Tensor, inside: int, parts: Sequence[Part], factors: Sequence[Tensor]) -> Tensor:
+    """All A, (r, in), in the dtype of `wide`; the sB are written into `wide`."""
+    low_a = wide.new_zeros(wide.shape[1] - inside, inside)
+    for part, a, b in zip(parts, factors[0::2], factors[1::2], strict=True):
+        low_a[part.column : part.column + len(a)] = a
+        at = inside + part.column
+        torch.mul(b, part.scale, out=wide[part.first : part.last, at : at + len(a)])
+    return low_a
+
+
+def _rows(x: Tensor, low_a: Tensor) -> Tensor:
+    """[x h], (N, in + r)."""
+    inside = x.shape[-1]
+    rows = low_a.new_empty(x.numel() // inside, inside + len(low_a))
+    rows[:, :inside].view(x.shape).copy_(x)
+    torch.mm(rows[:, :inside], low_a.t(), out=rows[:, inside:])
+    return rows
+
+
+class Kept(NamedTuple):
+    """What does not change within one `still`: all A, and the products with the rows of `wide` that were asked, by
+    where they begin."""
+
+    since: object
+    low_a: Tensor
+    products: dict[int, Callable[[Tensor, Tensor | None], Tensor]]
+
+
+_still: list[object] = []
+"""One for each `still` that lasts."""
+
+
+@contextmanager
+def still() -> Iterator[None]:
+    """Within this no A and no B changes: joined layers lay them out once, not in every pass that asks no gradient.
+    Sampling a few rows token by token, that is most of the time."""
+    _still.append(object())
+    try:
+        yield
+    finally:
+        _still.pop()
+
+
 def lora_layer(x: Tensor, wide: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """As `SlimLora` says, for one layer."""
     made: Tensor = SlimLora.apply(  # type: ignore[no-untyped-call]
         x, wide, bias, (Part(0, len(b), 0, scale),), a, b
     )
     return made
-
-
-def fits(layer: nn.Module) -> bool:
-    """Whether a module is a LoRA layer of the plain kind, on a plain linear layer."""
-    if not isinstance(layer, Linear) or len(layer.active_adapters) != 1 or layer.merged:
-        return False
-    name = layer.active_adapters[0]
-    return (
-        name in layer.lora_A
-        and type(layer.base_layer) is nn.Linear
-        and not layer.base_layer.weight.requires_grad
-        and name not in layer.lora_variant
-        and isinstance(layer.lora_dropout[name], nn.Identity)
-        and layer.lora_A[name].bias is None
-        and layer.lora_B[name].bias is None
-    )
 
 
 def _usual(layer: Any) -> bool:
@@ -128,6 +150,8 @@ class Joined:
         inside = weights[0].shape[1]
         ranks = [layer.r[layer.active_adapters[0]] for layer in layers]
         self.wide = weights[0].data.new_zeros(sum(len(w) for w in weights), inside + sum(ranks))
+        self.bias = any(layer.base_layer.bias is not None for layer in layers)
+        self._kept: Kept | None = None
         self.parts: list[Part] = []
         row = column = 0
         for layer, weight, rank in zip(layers, weights, ranks, strict=True):
@@ -142,15 +166,17 @@ class Joined:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (.., in) -> (.., sum of out_i)."""
-        factors = [factor for layer in self.layers for factor in _factors(layer)]
-        biases = [layer.base_layer.bias for layer in self.layers]
         bias = None
-        if any(one is not None for one in biases):
+        if self.bias:
+            biases = [layer.base_layer.bias for layer in self.layers]
             whole = [
                 self.wide.new_zeros(part.last - part.first) if one is None else one.to(self.wide.dtype)
                 for one, part in zip(biases, self.parts, strict=True)
             ]
             bias = torch.cat(whole)
+        if _still and not torch.is_grad_enabled():
+            return self._quick(x, self.wide, bias)
+        factors = self._all_factors()
         made: Tensor = SlimLora.apply(x, self.wide, bias, self._scaled(), *factors)  # type: ignore[no-untyped-call]
         return made
 
@@ -158,10 +184,25 @@ class Joined:
         """The output of the layer at that place among them, alone."""
         layer, part = self.layers[place], self._scaled()[place]
         bias = None if layer.base_layer.bias is None else layer.base_layer.bias.to(self.wide.dtype)
-        own = part._replace(first=0, last=part.last - part.first)
         wide = self.wide[part.first : part.last]
+        if _still and not torch.is_grad_enabled():
+            return self._quick(x, wide, bias)
+        own = part._replace(first=0, last=part.last - part.first)
         made: Tensor = SlimLora.apply(x, wide, bias, (own,), *_factors(layer))  # type: ignore[no-untyped-call]
         return made
+
+    def _quick(self, x: Tensor, wide: Tensor, bias: Tensor | None) -> Tensor:
+        """The same from what is laid out already; wide: the rows of `self.wide` that are asked, (out, in + r)."""
+        if self._kept is None or self._kept.since is not _still[-1]:
+            inside = self.layers[0].base_layer.weight.shape[1]
+            self._kept = Kept(_still[-1], _laid(self.wide, inside, self._scaled(), self._all_factors()), {})
+        product = self._kept.products.get(wide.data_ptr())
+        if product is None:
+            product = self._kept.products[wide.data_ptr()] = laid_out(wide)
+        return product(_rows(x, self._kept.low_a), bias).view(*x.shape[:-1], -1)
+
+    def _all_factors(self) -> list[Tensor]:
+        return [factor for layer in self.layers for factor in _factors(layer)]
 
     def _scaled(self) -> tuple[Part, ...]:
         """The parts with the scale of now."""

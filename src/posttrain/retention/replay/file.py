@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from posttrain.config.base import Config
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation
 from posttrain.errors import DataError, Problem
 from posttrain.registry import register
-from posttrain.retention.selection import ReplayConfig, ReplayContext, select
+from posttrain.retention.selection import ReplayConfig, ReplayContext, only_change_in_braces, select
 
 __all__ = ["FileReplayConfig", "file"]
 
@@ -26,9 +26,22 @@ class FileReplayConfig(ReplayConfig):
     kind: Literal["file"] = "file"
     """Rows of a data file."""
     data: DataSource
-    """The file: a path, or {path, format, columns}."""
+    """The file: a path, or {path, format, columns}; in a study, {change} in the path becomes the change's name."""
     n: int | None = Field(default=None, gt=0)
     """How many rows are used, from the start; all when left out."""
+
+    @field_validator("data")
+    @classmethod
+    def _only_change_in_braces(cls, value: DataSource) -> DataSource:
+        only_change_in_braces([value.path or ""])
+        return value
+
+    def for_change(self, name: str) -> FileReplayConfig:
+        """With a change's name in the path."""
+        if self.data.path is None:
+            return self
+        data = self.data.model_copy(update={"path": self.data.path.replace("{change}", name)})
+        return self.model_copy(update={"data": data})
 
     def files(self) -> list[str]:
         """The data file."""

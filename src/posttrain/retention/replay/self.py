@@ -12,7 +12,7 @@ import random
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from posttrain.config.base import Config
 from posttrain.data.records import Conversation
@@ -25,6 +25,7 @@ from posttrain.retention.selection import (
     ReplayContext,
     cached,
     conversation,
+    only_change_in_braces,
     packaged_prompts,
     read_prompts,
     select,
@@ -38,21 +39,35 @@ class SelfReplayConfig(ReplayConfig):
 
     kind: Literal["self"] = "self"
     """The untouched model answers given prompts."""
-    prompts: str | None = None
-    """A JSONL file of {"prompt": ...} rows; when left out, packaged ones in English and Chinese:
-    328 of 25 kinds, or for pocket 720 of the kinds that it knows."""
+    prompts: str | tuple[str, ...] | None = None
+    """A JSONL file of {"prompt": ...} rows, or several; in a study, {change} in a path becomes the change's name. When
+    left out, packaged ones in English and Chinese: 328 of 25 kinds, or for pocket 720 of the kinds that it knows."""
     n: int | None = Field(default=None, gt=0)
     """How many prompts are used, drawn by the seed; all when left out."""
     max_new_tokens: int = Field(default=128, gt=0)
     """The longest answer; one that is cut there is learned without an end, since it has none."""
 
+    @field_validator("prompts")
+    @classmethod
+    def _only_change_in_braces(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        paths = (value,) if isinstance(value, str) else value
+        if paths is not None and not (paths and all(paths)):
+            raise ValueError("no file is named: leave prompts out for those of the package")
+        only_change_in_braces(paths or ())
+        return value
+
     def files(self) -> list[str]:
-        """The prompts file."""
-        return [self.prompts] if self.prompts else []
+        """The prompts files."""
+        return [self.prompts] if isinstance(self.prompts, str) else list(self.prompts or ())
+
+    def for_change(self, name: str) -> SelfReplayConfig:
+        """With a change's name in the paths."""
+        paths = tuple(path.replace("{change}", name) for path in self.files())
+        return self.model_copy(update={"prompts": paths}) if paths else self
 
     def rows(self, base: Path) -> list[Conversation]:
         """The prompts, not answered yet."""
-        paths = [base / self.prompts] if self.prompts else [GENERAL_PROMPTS, PACKAGED_PROMPTS]
+        paths = [base / path for path in self.files()] or [GENERAL_PROMPTS, PACKAGED_PROMPTS]
         return [conversation(prompt, "", str(path)) for path in paths for prompt in read_prompts(path)]
 
 
@@ -60,8 +75,8 @@ class SelfReplayConfig(ReplayConfig):
 def self_replay(config: Config, context: ReplayContext) -> list[Conversation]:
     """Prompts with the untouched model's greedy answers, without those that the exam asks."""
     assert isinstance(config, SelfReplayConfig)
-    path = context.base / config.prompts if config.prompts else packaged_prompts(context.respondent.tokenizer)
-    prompts = list(dict.fromkeys(read_prompts(path)))
+    paths = [context.base / path for path in config.files()] or [packaged_prompts(context.respondent.tokenizer)]
+    prompts = list(dict.fromkeys(prompt for path in paths for prompt in read_prompts(path)))
     if config.n is not None and config.n < len(prompts):
         prompts = random.Random(context.seed).sample(prompts, config.n)
     settings = {
@@ -70,6 +85,6 @@ def self_replay(config: Config, context: ReplayContext) -> list[Conversation]:
         "max_new_tokens": config.max_new_tokens,
     }
     made = cached(context, settings, lambda: answered(prompts, context, config.max_new_tokens))
-    selection = select(made, context.forbidden, str(config.prompts or "the packaged prompts"))
+    selection = select(made, context.forbidden, ", ".join(config.files()) or "the packaged prompts")
     context.say(f"replay of own answers: {selection}")
     return selection.conversations

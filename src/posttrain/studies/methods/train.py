@@ -27,7 +27,7 @@ from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.registry import register
 from posttrain.retention.penalty._base import PenaltyConfig
-from posttrain.retention.selection import ReplayConfig, prompts_collide
+from posttrain.retention.selection import ReplayConfig, only_change_in_braces, prompts_collide
 from posttrain.studies.config import MethodConfig, StageConfig, Work
 from posttrain.studies.context import MethodContext, MethodResult
 from posttrain.studies.merge_back import BESIDE, MergeBack, merge_name
@@ -85,8 +85,7 @@ class TrainMethodConfig(MethodConfig):
     @field_validator("data")
     @classmethod
     def _only_change_in_braces(cls, value: DataSource | None) -> DataSource | None:
-        if value is not None and value.path and "{" in value.path.replace("{change}", ""):
-            raise ValueError("only {change} may stand in braces in the path")
+        only_change_in_braces([value.path or ""] if value is not None else ())
         return value
 
     @model_validator(mode="after")
@@ -140,7 +139,7 @@ class TrainMethodConfig(MethodConfig):
         """Rows that ask what an exam asks; all prompts of all exams where the rows are not known yet."""
         found = [str(row) for row in colliding(self.source(change, base), forbidden)]
         if isinstance(self.replay, ReplayConfig):
-            rows = self.replay.rows(base)
+            rows = self.replay.for_change(change).rows(base)
             if rows is None:
                 return [*found, *sorted(forbidden)]
             found += [c.messages[0].content for c in prompts_collide(rows, forbidden)]
@@ -167,7 +166,7 @@ class TrainMethodConfig(MethodConfig):
     def files(self, change: str) -> list[str]:
         """The extra rows, and the files of replay and penalties."""
         own = [self.data.path.replace("{change}", change)] if self.data is not None and self.data.path else []
-        replay = self.replay.files() if isinstance(self.replay, ReplayConfig) else []
+        replay = self.replay.for_change(change).files() if isinstance(self.replay, ReplayConfig) else []
         penalties = [path for part in self.penalty if isinstance(part, PenaltyConfig) for path in part.files()]
         return [*own, *replay, *penalties]
 
@@ -263,6 +262,8 @@ PRESENT_TOKENS = 128
 def train(config: Config, context: MethodContext) -> MethodResult:
     """A copy of the model, trained; its weights are kept when the study says so."""
     assert isinstance(config, TrainMethodConfig)
+    if context.change is not None and isinstance(config.replay, ReplayConfig):
+        config = config.model_copy(update={"replay": config.replay.for_change(context.change.name)})
     if context.stages:
         from posttrain.studies.stages import train_stages  # which needs what is here
 

@@ -22,13 +22,16 @@ from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Completion, Conversation, Record
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.inference.decode import Decoded, decode
+from posttrain.inference.packed import head_laid_out
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.head_loss import kept_in
 from posttrain.models.load import LoadedModel
 from posttrain.models.logits import core_of, logits_at
 from posttrain.objectives._loss import Loss
 from posttrain.objectives.sdft import SdftConfig
 from posttrain.training.forms.base import EncodeSettings, Form, FormSetup, MicroBatch, Preparation
 from posttrain.training.forms.tokens import token_batch
+from posttrain.training.slim_lora import still
 
 __all__ = ["AskedBatch", "AskedRow", "OnPolicyForm", "shown"]
 
@@ -162,22 +165,30 @@ class OnPolicyForm(Form):
         training = inner.training
         inner.eval()
         try:
-            said = decode(
-                inner,
-                prompts,
-                stop=self.respondent.stop_ids,
-                pad_id=self.respondent.pad_id,
-                max_new_tokens=self.objective.max_new_tokens,
-                temperature=self.objective.temperature,
-                seed=self.seed * 1_000_003 + number + 1,
-                batch_tokens=self.respondent.batch_tokens,
-            )
+            with still(), self._quick_head(core_of(inner)):
+                said = decode(
+                    inner,
+                    prompts,
+                    stop=self.respondent.stop_ids,
+                    pad_id=self.respondent.pad_id,
+                    max_new_tokens=self.objective.max_new_tokens,
+                    temperature=self.objective.temperature,
+                    seed=self.seed * 1_000_003 + number + 1,
+                    batch_tokens=self.respondent.batch_tokens,
+                )
         finally:
             inner.train(training)
         each = [said[i : i + self._count] for i in range(0, len(said), self._count)]
         self.answers = {i: [self._ids(one) for one in some] for (i, _), some in zip(numbered, each, strict=True)}
         tokens = sum(len(ids) for some in self.answers.values() for ids in some)
         self.per_token = len(numbered) / max(tokens, 1)
+
+    @staticmethod
+    def _quick_head(core: Any) -> contextlib.AbstractContextManager[None]:
+        """While the model answers under autocast: the head in that precision, cast once."""
+        if not torch.is_autocast_enabled("cpu"):
+            return contextlib.nullcontext()
+        return head_laid_out(core.get_output_embeddings(), lambda w: kept_in(w, torch.get_autocast_dtype("cpu")))
 
     def _ids(self, said: Decoded) -> list[int]:
         """An answer, with the token that ended it where it ended: the end is a choice of the student's, too."""

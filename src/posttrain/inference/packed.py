@@ -1,0 +1,154 @@
+"""Weights laid out as the processor multiplies best, for as long as a model is only read.
+
+torch gives float32 products to MKL, which takes slower ways on a processor that is not Intel's, and bfloat16 ones to
+oneDNN, which lays the weight out anew at every call: half the time and more where few rows meet every weight, as in a
+batch of answers under way. Within `packed` oneDNN gets both, with weights laid out once (a layer of 576 x 1536, 16
+rows, 2 cores of an AMD EPYC, GFLOP/s: float32 64 -> 137, bfloat16 143 -> 240; docs/notes.md). An Intel processor with
+AMX won nothing by it and is left alone. The choice hangs on the processor alone, so a machine always rounds alike.
+
+A plain LoRA layer in float32 is packed as one product, W + sBA, as it would be merged; the model's own weights are not
+touched. In bfloat16 the update would be rounded away and stays apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+from torch.nn import functional
+
+from posttrain.models.adapters import plain_lora
+from posttrain.models.processor import processor
+
+__all__ = ["BYTES", "LEAST", "head_laid_out", "laid_out", "packed", "pays"]
+
+LEAST = 20_000_000
+"""Parameters of linear layers from which on it is worth the copying."""
+BYTES = 2 << 30
+"""A second copy of larger weights is not made."""
+ROWS = 16
+"""Rows that the layout is made for; any number may come."""
+
+
+@cache
+def pays() -> bool:
+    """Whether this processor multiplies faster so, and this torch can."""
+    found = torch._C._has_mkldnn and all(
+        hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
+    )
+    return found and processor().name.startswith("AMD")
+
+
+def laid_out(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """(x (.., in), bias (out,) or None) -> (.., out) with a weight (out, in) that stays as it is: laid out once where
+    that pays, and for no gradient."""
+    if not (pays() and _packable(weight)):
+        return lambda x, bias: functional.linear(x, weight, bias)
+    laid = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
+
+    def product(x: Tensor, bias: Tensor | None) -> Tensor:
+        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, laid, bias, "none", [], "")
+        return made
+
+    return product
+
+
+@contextmanager
+def head_laid_out(head: nn.Module | None, low: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within this an output head multiplies what `low` makes of its weight, and in that precision, wherever no gradient
+    is asked: autocast would cast the largest weight of a small model anew for every token. Anything but a plain linear
+    layer is left alone.
+    """
+    if type(head) is not nn.Linear or "forward" in vars(head):
+        yield
+        return
+    weight = low(head.weight.detach())
+    own: Tensor | None = head.bias
+    bias = None if own is None else own.detach().to(weight.dtype)
+    product = laid_out(weight)
+    vars(head)["forward"] = lambda x: product(x.to(weight.dtype), bias)
+    try:
+        yield
+    finally:
+        del vars(head)["forward"]
+
+
+_now: WeakSet[nn.Module] = WeakSet()
+
+
+@contextmanager
+def packed(model: nn.Module) -> Iterator[None]:
+    """Within this the linear layers of a model on a CPU multiply packed weights wherever no gradient is asked. Weights
+    must stay as they are. Memory: the weights once more. Does nothing for small and for very large models, within
+    another `packed` of the same model, and where it does not pay.
+    """
+    layers = _layers(model) if pays() and model not in _now else []
+    count = sum(weight.numel() for _, weight in layers)
+    if count < LEAST or sum(weight.numel() * weight.element_size() for _, weight in layers) > BYTES:
+        yield
+        return
+    _now.add(model)
+    try:
+        for layer, weight in layers:
+            layer.forward = _packed_forward(layer, weight)
+        yield
+    finally:
+        for layer, _ in layers:
+            vars(layer).pop("forward", None)
+        _now.discard(model)
+
+
+def _layers(model: nn.Module) -> list[tuple[Any, Tensor]]:
+    """The layers that can be packed, each with its weight."""
+    found: list[tuple[Any, Tensor]] = []
+    within: set[nn.Module] = set()
+    for module in model.modules():
+        if module in within:
+            continue
+        if "forward" in vars(module) and isinstance(module, (nn.Linear, Linear)):  # somebody else's way, for training
+            within.update(module.modules())
+        elif plain_lora(module) and _packable(module.base_layer.weight):  # type: ignore[union-attr, arg-type]
+            weight: Tensor = module.base_layer.weight  # type: ignore[union-attr, assignment]
+            if weight.dtype == torch.float32:
+                within.update(module.modules())
+                found.append((module, weight))
+        elif type(module) is nn.Linear and _packable(module.weight):
+            found.append((module, module.weight))
+    return found
+
+
+def _packable(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and weight.dim() == 2
+
+
+def _packed_forward(layer: Any, weight: Tensor) -> Callable[..., Tensor]:
+    bias = layer.bias if type(layer) is nn.Linear else layer.base_layer.bias
+    with torch.no_grad():
+        whole = weight.detach()
+        if type(layer) is not nn.Linear:
+            whole = whole + layer.get_delta_weight(layer.active_adapters[0])
+        product = laid_out(whole)
+    return partial(_forward, layer, product, weight.dtype, None if bias is None else bias.detach())
+
+
+def _forward(
+    layer: Any,
+    product: Callable[[Tensor, Tensor | None], Tensor],
+    dtype: torch.dtype,
+    bias: Tensor | None,
+    x: Tensor,
+    *more: Any,
+    **named: Any,
+) -> Tensor:
+    """In place of the layer's own: x (.., in) -> (.., out). Everything unusual goes the layer's own way."""
+    off = type(layer) is not nn.Linear and (layer.disable_adapters or layer.merged)
+    if more or named or off or torch.is_grad_enabled() or x.dtype != dtype or not x.numel():
+        own: Tensor = type(layer).forward(layer, x, *more, **named)
+        return own
+    return product(x, bias)

@@ -1,0 +1,149 @@
+"""A batch of rows as one line of tokens, what rows begin alike with read once and padding not at all.
+
+    rows            <sys> a b c        line       <sys> a b c d e
+                    <sys> a d e        parents      -   0 1 2 2 4      each token sees its ancestors, and itself
+
+Chat rows begin with the same system message, answers to one question with the same question, and a step of replay has
+rows of very different lengths: of the places that padded rows have, half and more compute what is there already, or
+nothing. On a processor, which is busy with every place, that half is time. A token's hidden state depends on its
+ancestors alone, so that losses and gradients are those of the rows, up to rounding: what is shared adds its gradients
+up. (For reading alone `inference/tree.py` does the same and more.)
+
+Which models can be read so is found by a trial: they must take a mask of this form and positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from posttrain.models.adapters import virtual_columns
+from posttrain.models.logits import core_of
+
+__all__ = ["LEAST", "LONGEST", "Line", "lay_line", "line_for", "takes_lines"]
+
+LEAST = 20_000_000
+"""Parameters from which on places cost more than what is done about them."""
+LONGEST = 2048
+"""Tokens of a line at most: its mask has their square."""
+WORTH = 0.85
+"""A line has at most this share of the places that the padded rows have."""
+TOLERANCE = 1e-4
+"""By how much hidden states may differ in the trial, as a share of their spread."""
+
+
+class Line(NamedTuple):
+    """ids, positions: (1, N); mask: (1, 1, N, N), to be added to scores, float32; places: (A,) in the line, of
+    each asked place of the rows, row by row."""
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    places: Tensor
+
+
+def lay_line(input_ids: Tensor, asked: Tensor) -> Line:
+    """Rows (B, T), right-padded, as a line, each up to its last asked place (B, T); at least one must be asked."""
+    place: dict[tuple[int, int], int] = {}  # (parent, token) -> place
+    ids: list[int] = []
+    parents: list[int] = []
+    index: list[int] = []
+    for row, wanted in zip(input_ids.tolist(), asked.tolist(), strict=True):
+        length = max((t + 1 for t, one in enumerate(wanted) if one), default=0)
+        at = -1
+        for token, one in zip(row[:length], wanted, strict=False):
+            found = place.get((at, token))
+            if found is None:
+                found = place[at, token] = len(ids)
+                ids.append(token)
+                parents.append(at)
+            at = found
+            if one:
+                index.append(at)
+    seen = torch.zeros(len(ids), len(ids), dtype=torch.bool)
+    positions: list[int] = []
+    for at, parent in enumerate(parents):
+        if parent >= 0:
+            seen[at] = seen[parent]
+        seen[at, at] = True
+        positions.append(positions[parent] + 1 if parent >= 0 else 0)
+    mask = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)
+    device = input_ids.device
+    return Line(
+        torch.tensor([ids], device=device),
+        torch.tensor([positions], device=device),
+        mask[None, None].to(device),
+        torch.tensor(index, device=device),
+    )
+
+
+def line_for(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Line | None:
+    """The line to read instead of the rows; None where they are better read as they are: on a GPU, in bfloat16, for
+    small models, where little is shared, and where the model cannot."""
+    core = core_of(model)
+    if input_ids.device.type != "cpu" or core.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return None
+    if not bool(asked.any()) or core.num_parameters() < LEAST or virtual_columns(model) or _drops(model):
+        return None
+    line = lay_line(input_ids, asked)
+    if line.ids.numel() > min(LONGEST, WORTH * input_ids.numel()) or not takes_lines(core):
+        return None
+    return line
+
+
+def _drops(model: nn.Module) -> bool:
+    """Whether something is dropped at random: a shared token would be dropped in all rows at once."""
+    if not model.training:
+        return False
+    config = core_of(model).config.get_text_config().to_dict()
+    shares = [value for key, value in config.items() if "dropout" in key or key.endswith("pdrop")]
+    modules = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    return modules or any(isinstance(share, float) and share > 0 for share in shares)
+
+
+_known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def takes_lines(core: Any) -> bool:
+    """Whether a model gives the same hidden states for a line as for its rows; tried once, and remembered."""
+    if core not in _known:
+        _known[core] = _tried(core)
+    return _known[core]
+
+
+def _tried(core: Any) -> bool:
+    config = core.config.get_text_config().to_dict()
+    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
+    if kinds or config.get("sliding_window") or config.get("attention_chunk_size") or core._is_stateful:
+        return False  # what a token sees hangs on more than its ancestors
+    if config.get("output_router_logits") or core.config.get_text_config()._attn_implementation not in (
+        "sdpa",
+        "eager",
+    ):
+        return False
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, config["vocab_size"], (3, 12), generator=draw).to(core.device)
+    rows[1, :5], rows[2, :8] = rows[0, :5], rows[1, :8]
+    asked = torch.ones_like(rows, dtype=torch.bool)
+    asked[0, 9:] = False
+    line = lay_line(rows, asked)
+    was = core.training
+    try:
+        core.eval()
+        with torch.no_grad():
+            expected = _states(core, input_ids=rows)[asked]
+            found = _states(core, input_ids=line.ids, position_ids=line.positions, attention_mask=line.mask)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError):
+        return False  # it was not written to be called so
+    finally:
+        core.train(was)
+    return float((found[0][line.places] - expected).abs().max()) <= TOLERANCE * max(1.0, float(expected.std()))
+
+
+def _states(core: Any, **inputs: Tensor) -> Tensor:
+    """Hidden states (B, T, D) before the output head."""
+    states: Tensor = core.base_model(**inputs, use_cache=False).last_hidden_state
+    return states
