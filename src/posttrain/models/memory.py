@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "LARGE_BLOCK_LOW",
     "Peak",
     "activation_bytes",
     "few_kernels",
@@ -39,9 +38,8 @@ EVERY_S = 0.05
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of malloc.h."""
-LARGE_BLOCK = 2**20
-LARGE_BLOCK_LOW = 8 * LARGE_BLOCK
-"""In bfloat16, where a pass over fresh pages takes as long as the products."""
+LARGE_BLOCK = 8 * 2**20
+"""Bytes. Smaller ones are kept in the heap: a pass over fresh pages can take as long as the product that fills them."""
 KERNELS = 128
 """Products whose code oneDNN keeps. It makes some for each shape, about 1 MB each; a micro batch of SmolLM2-135M has 25
 shapes of its own, so that with oneDNN's 1,024 the process grew by 50 MB a step."""
@@ -124,20 +122,20 @@ def is_large(model: Any) -> bool:
     return sum(p.numel() for p in model.parameters()) >= LARGE_MODEL
 
 
-def large_blocks_go_back(size: int = LARGE_BLOCK) -> None:
-    """From here on, glibc hands each freed block of `size` bytes or more back to the system at once; what is free now
-    goes back, too.
+def large_blocks_go_back() -> None:
+    """From here on, glibc hands each freed block of `LARGE_BLOCK` bytes or more back to the system at once; what
+    is free now goes back, too.
 
     By default it keeps blocks of up to 32 MiB in its heap, which tensors of slightly different sizes tear to pieces: a
-    training step of 512 tokens of SmolLM2-135M grew from 1.6 to 2.7 GiB within three steps. Fresh pages cost about a
-    fifth more processor time, in the kernel (mallopt(3), M_MMAP_THRESHOLD); in bfloat16 a third, where 8 MiB
-    took a quarter of the kernel's time and 0.1 GB more (docs/notes.md).
+    training step of 512 tokens of SmolLM2-135M grew from 1.6 to 2.7 GiB within three steps. Fresh pages cost
+    processor time, in the kernel (mallopt(3), M_MMAP_THRESHOLD): with blocks of 1 MiB a step of 58 tokens of all its
+    weights took 1.05 s, with 8 MiB 0.78 s and 0.1 GB more (docs/notes.md).
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # musl knows no mallopt, and keeps no large blocks
             libc = ctypes.CDLL(None)
-            libc.mallopt(M_MMAP_THRESHOLD, size)
-            libc.mallopt(M_TRIM_THRESHOLD, 64 * LARGE_BLOCK)
+            libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+            libc.mallopt(M_TRIM_THRESHOLD, 8 * LARGE_BLOCK)
     trim()
 
 

@@ -26,8 +26,8 @@ from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, resolve
 from posttrain.models.logits import core_of
 from posttrain.models.memory import (
-    LARGE_BLOCK_LOW,
     activation_bytes,
+    give_back,
     is_large,
     large_blocks_go_back,
     peak_gib,
@@ -226,8 +226,6 @@ def train(
     tuned.eval()
     precision = precision_of(config, tuned)
     said_once(progress.say, precision, config.precision)
-    if precision.dtype is not None and model.device.type == "cpu" and is_large(model):
-        large_blocks_go_back(LARGE_BLOCK_LOW)
     lowered = Lowered(tuned, precision.dtype)
     parts = parts_of(
         config,
@@ -246,6 +244,8 @@ def train(
         read=rows_read(config, material, tokenizer),
         before=before,
     )
+    if model.device.type == "cpu" and is_large(model):
+        give_back()  # what making replay and measuring importances has left
     cached_keys = model.config.use_cache
     rate = rate_of(
         config,

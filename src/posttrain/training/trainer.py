@@ -58,6 +58,10 @@ class Arguments(TrainingArguments):
         return bool(self.output_dir) and bool(super().should_save)
 
 
+LONG_STEP = 512
+"""Tokens of a step whose activations leave a heap that is worth the time of handing it back."""
+
+
 @dataclass(frozen=True)
 class Rules:
     """When to stop, to validate and to save; numbers of steps. identity: what a resumed run must have in common."""
@@ -192,7 +196,11 @@ class PostTrainer(Trainer):
                 self.accelerator.backward((loss.nats * scale.to(loss.nats)).sum() * processes)
             if micro.counts:
                 sums.add(loss, nats, micro.old.tolist())
-        if self.lowered.entered and is_large(self.core):
+        if (
+            (self.lowered.entered or step.tokens >= LONG_STEP)
+            and self.core.device.type == "cpu"
+            and is_large(self.core)
+        ):
             trim()  # a heap of tensors of many sizes grows from step to step
         stop = self.stop_asked
         if processes > 1:
