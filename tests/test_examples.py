@@ -21,6 +21,7 @@ from posttrain.config.base import Config
 from posttrain.config.change import Change, load_changes
 from posttrain.config.load import load_yaml, read_yaml
 from posttrain.data.readers import DataSource, read_records
+from posttrain.retention.selection import read_prompts
 from posttrain.studies.config import Study
 from posttrain.studies.exams import prepare_exams
 from posttrain.studies.methods.train import TrainMethodConfig
@@ -109,6 +110,11 @@ def test_a_training_finds_its_data(path: Path) -> None:
 
 @pytest.mark.parametrize("path", ROWS, ids=named)
 def test_rows_can_be_read(path: Path) -> None:
+    if set(json.loads(path.read_text(encoding="utf-8").split("\n")[0])) == {
+        "prompt"
+    }:  # a replay's, answered by the model
+        assert len(set(read_prompts(path))) > 5
+        return
     result = read_records(DataSource(path=str(path)))
     assert result.problems == []
     assert len(result.records) == result.rows > 5

@@ -54,6 +54,23 @@ def test_a_file_that_a_method_reads_must_be_there(make_study: Callable[..., Path
     ]
 
 
+@pytest.mark.parametrize(
+    "replay",
+    [{"kind": "self", "prompts": ["{change}.jsonl", "keep.jsonl"]}, {"kind": "file", "data": "{change}.jsonl"}],
+)
+def test_a_replay_s_file_may_be_the_change_s(make_study: Callable[..., Path], replay: dict[str, Any]) -> None:
+    study = make_study(methods=[{"kind": "train", "replay": replay}])
+    (study.parent / "keep.jsonl").write_text('{"prompt": "hello"}', encoding="utf-8")
+    (study.parent / "france.jsonl").write_text('{"prompt": "a?", "completion": "b"}', encoding="utf-8")
+    with pytest.raises(MissingError) as caught:
+        planned(study)
+    assert [p.cause for p in caught.value.problems] == ["method 'train' reads japan.jsonl, which is not there"]
+    (study.parent / "japan.jsonl").write_text('{"prompt": "c?", "completion": "d"}', encoding="utf-8")
+    _, cells = planned(study)
+    files = {cell.change_name: cell.files for cell in cells if cell.method.label == "train"}
+    assert [names[0] for names in files.values()] == ["france.jsonl", "japan.jsonl"]
+
+
 def test_select(make_study: Callable[..., Path]) -> None:
     _, cells = planned(make_study())
     assert [c.folder for c in select(cells, only=["lora"])] == [c.folder for c in cells if c.method.label == "lora"]

@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from posttrain.training.precision import Lowered
 from posttrain.training.slim_blocks import gated, kinds_of, normed, turned
-from posttrain.training.slim_lora import joined
+from posttrain.training.slim_lora import joined, still
 from tests.pico import FAMILIES, pico
 from tests.training.tiny import PicoPath, load, tuned
 
@@ -70,6 +70,31 @@ def test_layers_that_read_the_same_are_one(pico_path: PicoPath) -> None:
         assert torch.allclose(torch.cat(plain, -1), torch.cat(found, -1))
         for one, other in zip(gradients, torch.autograd.grad(found, (x, *moving), given), strict=True):
             assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)  # gradients of A and B come as float32
+
+
+def test_what_stays_is_laid_out_once(pico_path: PicoPath) -> None:
+    model = tuned(load(pico_path).model)
+    attention = model.get_base_model().model.layers[0].self_attn
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    b = layers[1].lora_B["default"].weight
+    group, x = joined(layers), torch.randn(2, 5, 32)
+
+    def asked() -> Tensor:
+        with torch.no_grad():
+            return torch.cat([group(x), *(layer(x) for layer in layers)], -1)
+
+    for _ in range(2):  # the second time after an update
+        expected = asked()
+        with still():
+            found = asked()
+            assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+            with torch.no_grad():
+                b.add_(1)  # what the promise says nobody does: it is not looked at again
+            assert torch.equal(asked(), found)
+            moved = group(x)  # but where a gradient is asked, it is
+            assert moved.requires_grad
+            assert not torch.allclose(moved, found[..., : moved.shape[-1]], atol=1e-3)
+    assert not torch.allclose(asked(), found, atol=1e-3)
 
 
 def counted(model: Any) -> tuple[int, int, int]:

@@ -100,11 +100,11 @@ def _rows(x: Tensor, low_a: Tensor) -> Tensor:
 
 class Kept(NamedTuple):
     """What does not change within one `still`: all A, and the products with the rows of `wide` that were asked, by
-    where they begin."""
+    where they begin and how many they are."""
 
     since: object
     low_a: Tensor
-    products: dict[int, Callable[[Tensor, Tensor | None], Tensor]]
+    products: dict[tuple[int, int], Callable[[Tensor, Tensor | None], Tensor]]
 
 
 _still: list[object] = []
@@ -196,9 +196,10 @@ class Joined:
         if self._kept is None or self._kept.since is not _still[-1]:
             inside = self.layers[0].base_layer.weight.shape[1]
             self._kept = Kept(_still[-1], _laid(self.wide, inside, self._scaled(), self._all_factors()), {})
-        product = self._kept.products.get(wide.data_ptr())
+        where = wide.data_ptr(), len(wide)
+        product = self._kept.products.get(where)
         if product is None:
-            product = self._kept.products[wide.data_ptr()] = laid_out(wide)
+            product = self._kept.products[where] = laid_out(wide)
         return product(_rows(x, self._kept.low_a), bias).view(*x.shape[:-1], -1)
 
     def _all_factors(self) -> list[Tensor]:

@@ -37,6 +37,16 @@ def test_the_model_answers_and_the_exam_is_left_out(context: ReplayContext, prom
     assert told[-1] == "replay of own answers: 5 conversations (1 asked by the exam left out)"
 
 
+def test_several_files_are_asked_together(context: ReplayContext, prompts: str, tmp_path: Path) -> None:
+    (tmp_path / "france.jsonl").write_text('{"prompt": "hello"}\n{"prompt": "capital of France?"}', encoding="utf-8")
+    config = SelfReplayConfig(prompts=("{change}.jsonl", prompts)).for_change("france")
+    assert config.files() == ["france.jsonl", prompts]
+    rows = self_replay(config, context)
+    asked = [row.messages[0].content for row in rows]
+    assert asked[:2] == ["hello", "capital of France?"]
+    assert {normalise_prompt(one) for one in asked} == {normalise_prompt(one) for one in [*KNOWN, "hello"]}
+
+
 def test_what_is_forbidden_does_not_touch_the_cache(context: ReplayContext, prompts: str, told: list[str]) -> None:
     self_replay(SelfReplayConfig(prompts=prompts), context)
     stricter = dataclasses.replace(context, forbidden=frozenset({"hello"}))
