@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -241,7 +242,9 @@ def train_and_die(where: str, model: str, output: Path) -> None:
         patch.setattr(trainer.PostTrainer, "log", killing_log)
         train(
             settings(save_every_steps=2),
-            loaded=load_model(model, device="cpu"),
+            # copied as in `run`: weights that are mapped from a file lie otherwise in memory, and on an AMD processor MKL's
+            # sums depend on that in the last bit
+            loaded=copy.deepcopy(load_model(model, device="cpu")),
             rows=rows(17),
             validation_rows=rows(4, seed=2),
             replay_rows=OLD,
