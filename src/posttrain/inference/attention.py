@@ -28,15 +28,9 @@ from posttrain.inference.flat import NAME, attending
 from posttrain.inference.last_layer import feeding_only
 from posttrain.inference.tree import Asked, Batch, Crop, Grow, Layout, Step, Tree, lay_out
 
-__all__ = ["UNFIT", "PrefixCache", "Reading", "Support", "core", "forward", "numbers_of", "read", "tree_mask"]
+__all__ = ["PrefixCache", "Reading", "Support", "core", "forward", "numbers_of", "read", "tree_mask"]
 
 Form = Literal["types", "window", "full"]
-
-
-UNFIT = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError)
-"""What code of any architecture raises when it is called in a way that it was not written for: in a trial that is the
-answer "not this way", which becomes the stated reason. Running out of memory is none of it and is raised.
-"""
 
 
 class Support(NamedTuple):

@@ -15,11 +15,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from posttrain.inference.attention import UNFIT, core, numbers_of
+from posttrain.inference.attention import core, numbers_of
 from posttrain.inference.kv_cache import is_prompt_learning
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers
 from posttrain.inference.sampling import pick
+from posttrain.models.logits import UNFIT
 
 __all__ = ["Way", "answer_by_length", "way_of"]
 

@@ -19,12 +19,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from posttrain.inference.attention import UNFIT, Support, core, forward, numbers_of, read
+from posttrain.inference.attention import Support, core, forward, numbers_of, read
 from posttrain.inference.bins import Flat
 from posttrain.inference.decode import context_limit
 from posttrain.inference.flat import NAME
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.tree import Batch, Grow, Limits, Step, Tree
+from posttrain.models.logits import UNFIT
 from posttrain.models.prefix import NAMES as PREFIXED
 
 __all__ = ["support", "taking_masks", "warn"]

@@ -17,7 +17,12 @@ from torch import Tensor, nn
 
 from posttrain.models.adapters import virtual_columns
 
-__all__ = ["core_of", "keeps_logits", "logits_at"]
+__all__ = ["UNFIT", "core_of", "keeps_logits", "logits_at"]
+
+UNFIT = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError)
+"""What code of any architecture raises when it is called in a way that it was not written for: in a trial that is the
+answer "not this way", which becomes the stated reason. Running out of memory is none of it and is raised.
+"""
 
 
 def core_of(model: nn.Module) -> Any:
