@@ -107,8 +107,8 @@ def _normalised(prompts: frozenset[str]) -> frozenset[str]:
 def pattern_of(body: dict[str, Any], n: int, seed: int, asked: frozenset[str]) -> list[dict[str, str]]:
     """Rows of the same pattern as a change's target, in its language, as prompt and completion.
 
-    asked: prompts of the changes examined together; a row that is one of them is left out (`prompts_of`). A
-    relation has some 100 facts: fewer rows than `n` come back where more are asked for, or where many changes ask for them.
+    asked: prompts of the changes examined together; a row that is one of them is left out (`prompts_of`). A relation
+    has some 100 facts: fewer rows than `n` come back where more are wanted, or where many changes ask for them.
     """
     name = body["name"].partition("_")[2]  # behind the number, however many digits it has
     relation = next(r for r in RELATIONS if name.startswith(r))
