@@ -143,9 +143,9 @@ class ModelRespondent(PromptEncoder):
         self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
     ) -> list[Scored]:
         """Each answer's log-probability after its prompt. An empty answer has no tokens: 0 nats."""
-        lengths: dict[str, int] = {}
+        contexts: dict[str, list[int]] = {}
         coded = [
-            plain_pair(prompt.text, answer, self.tokenizer, lengths)
+            plain_pair(prompt.text, answer, self.tokenizer, contexts)
             if isinstance(prompt, Plain)
             else TokenPair(*self.encode_pair(prompt, answer)[:2])
             for prompt, answer in pairs
