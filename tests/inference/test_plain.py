@@ -31,7 +31,7 @@ def of_lm_eval(context: str, continuation: str, made: Any) -> tuple[list[int], l
     from lm_eval.api.model import TemplateLM
 
     lm = SimpleNamespace(backend="causal", tok_encode=lambda text: encode_plain(text, made))
-    pair: tuple[list[int], list[int]] = TemplateLM._encode_pair(lm, context, continuation)  # type: ignore[arg-type]
+    pair: tuple[list[int], list[int]] = TemplateLM._encode_pair(lm, context, continuation)
     return pair
 
 

@@ -142,7 +142,7 @@ def classify_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Cla
 
 
 def said_tags(logits: Tensor, row: TagRow, labels: Sequence[str]) -> Tagged:
-    """The likeliest tag of each token, from the logits (T, C) of its first piece.
+    """The likeliest tag of each token, from the logits (T, C) of the piece that stands for it.
 
     A token of which the tokenizer makes nothing gets `O`, or the first tag where there is no `O`, with probability 0.
     """
@@ -162,7 +162,7 @@ def tag(loaded: LoadedModel, sentences: Sequence[Sequence[str]]) -> list[Tagged]
 def tag_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Tagged]:
     """A tag for each token of each `TaggedTokens`, whatever tags it has."""
     notes = notes_of(loaded, "token")
-    settings = _settings(loaded, notes)._replace(over_long="raise")
+    settings = _settings(loaded, notes, piece=notes.settings.get("piece", "start"))._replace(over_long="raise")
     rows = encode_tags(records, loaded.tokenizer, settings).rows
     found: list[Tagged] = [Tagged((), ())] * len(rows)
     for numbers, out in _passes(loaded, rows):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedModel",
     "Maker",
+    "base_of",
     "check_folder",
     "config_of",
     "load_model",
@@ -219,6 +220,15 @@ def config_of(name: str, *, trust_remote_code: bool = False, offline: bool = Tru
     if is_gguf(found):
         return gguf_config(Path(found))
     return transformers.AutoConfig.from_pretrained(found, local_files_only=offline, trust_remote_code=trust_remote_code)
+
+
+def base_of(name: str) -> str:
+    """The model beneath an adapter, or beneath adapters on adapters; any other name is itself."""
+    seen = {name}
+    while (base := _adapter_base(Path(resolve(name)))) is not None and base not in seen:
+        seen.add(base)
+        name = base
+    return name
 
 
 def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTrainedModel:
