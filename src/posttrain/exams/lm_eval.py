@@ -24,13 +24,7 @@ from torch import Tensor
 from posttrain.data.joined import join
 from posttrain.errors import DataError, MissingError, PosttrainError, Problem, TemplateError
 from posttrain.exams.responses import KeptResponses, request_id
-from posttrain.inference.plain import (
-    TokenPair,
-    cut_left,
-    move_spaces,
-    prefix_token,
-    rolling_windows,
-)
+from posttrain.inference.plain import TokenPair, cut_left, move_spaces, prefix_token, rolling_windows
 from posttrain.inference.protocol import Scored, Usage
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.scoring import score
@@ -292,6 +286,7 @@ class PosttrainLM(TemplateLM):
     def _score(self, pairs: Sequence[TokenPair], on_scored: Callable[[int, Scored], None]) -> None:
         fitting = [cut_left(pair, self.max_length) for pair in pairs]
         self.usage.truncated += sum(new != old for new, old in zip(fitting, pairs, strict=True))
+        self.respondent.check_tokens([[*pair.context, *pair.continuation] for pair in fitting], "request")
         score(self.model, fitting, usage=self.usage, batch_tokens=self.batch_tokens, on_scored=on_scored, say=self.say)
 
     def _loglikelihood_tokens(

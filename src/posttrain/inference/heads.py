@@ -27,11 +27,12 @@ from posttrain.data.head_rows import (
     pad,
 )
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
-from posttrain.errors import PosttrainError, Problem
+from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.inference.decode import context_limit
 from posttrain.models.adapters import virtual_columns
 from posttrain.models.heads import HEADS, Head, HeadNotes, head_of_model
 from posttrain.models.load import LoadedModel
+from posttrain.models.vocabulary import keep_padding_inside, outside, rows_of
 
 __all__ = [
     "Classified",
@@ -252,7 +253,12 @@ RowT = TypeVar("RowT", TextRow, TagRow, SpanRow)
 @torch.inference_mode()
 def _passes(loaded: LoadedModel, rows: Sequence[RowT]) -> Iterator[tuple[list[int], Any]]:
     """(numbers of rows, the model's output) batch by batch, rows of like length together."""
-    model, pad_id = loaded.model, int(loaded.tokenizer.pad_token_id)
+    model, known = loaded.model, rows_of(loaded.model)
+    problems = [p for row in rows if (p := outside(row.place, row.input_ids, known, loaded.tokenizer)) is not None]
+    if problems:
+        raise DataError(*problems[:20])
+    keep_padding_inside(model, loaded.tokenizer, loaded.name)
+    pad_id = int(loaded.tokenizer.pad_token_id)
     lengths = [len(row.input_ids) for row in rows]
     budget = max(BATCH_TOKENS, max(lengths, default=0))
     for numbers in length_batches(lengths, tokens=budget, seed=0, epoch=0) if rows else []:
