@@ -25,6 +25,7 @@ from posttrain.inference.sampling import Sampling
 from posttrain.inference.step_attention import stepping
 from posttrain.inference.stops import StopWatch
 from posttrain.models.adapters import virtual_positions
+from posttrain.models.vocabulary import outside, rows_of
 
 __all__ = ["Batch", "Decoded", "batches", "context_limit", "decode", "left_pad"]
 
@@ -120,6 +121,9 @@ def decode(
     """
     limit = context_limit(model)
     _check_lengths([len(p) for p in prompts], limit)
+    known = rows_of(model)
+    if unknown := [p for i, ids in enumerate(prompts) if (p := outside(f"prompt {i + 1}", ids, known)) is not None]:
+        raise PosttrainError(*unknown)
     usage = usage if usage is not None else Usage()
     most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     limits = [min(new, limit - len(p)) for new, p in zip(most, prompts, strict=True)]

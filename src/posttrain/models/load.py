@@ -19,6 +19,7 @@ from posttrain.models.fingerprint import check_base, check_template
 from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_gguf
 from posttrain.models.gguf_header import is_gguf, read_header
 from posttrain.models.names import is_folder, resolve
+from posttrain.models.vocabulary import keep_padding_inside, without_padding_outside
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedModel",
     "Maker",
+    "base_of",
     "check_folder",
     "config_of",
     "load_model",
@@ -113,6 +115,7 @@ def load_with(
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code, offline=offline)
     if is_folder(name):
         check_template(name, tokenizer, allow_mismatch=allow_template_mismatch)
+    keep_padding_inside(model, tokenizer, name)
     model.config.pad_token_id = tokenizer.pad_token_id
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -175,7 +178,7 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
         return _named(_from_gguf(folder, way).to(way.place), name, folder)
     source = {"local_files_only": way.offline, "trust_remote_code": way.trust}
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, **source)
+        config = without_padding_outside(transformers.AutoConfig.from_pretrained(folder, **source))
         chosen = _dtype(way.dtype, way.place, config, way.trust)
         model, lacking = way.make(folder, config, chosen, source)
     except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, EOFError) as error:
@@ -218,7 +221,18 @@ def config_of(name: str, *, trust_remote_code: bool = False, offline: bool = Tru
     found = resolve(name)
     if is_gguf(found):
         return gguf_config(Path(found))
-    return transformers.AutoConfig.from_pretrained(found, local_files_only=offline, trust_remote_code=trust_remote_code)
+    return without_padding_outside(
+        transformers.AutoConfig.from_pretrained(found, local_files_only=offline, trust_remote_code=trust_remote_code)
+    )
+
+
+def base_of(name: str) -> str:
+    """The model beneath an adapter, or beneath adapters on adapters; any other name is itself."""
+    seen = {name}
+    while (base := _adapter_base(Path(resolve(name)))) is not None and base not in seen:
+        seen.add(base)
+        name = base
+    return name
 
 
 def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTrainedModel:

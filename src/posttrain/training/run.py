@@ -33,6 +33,7 @@ from posttrain.models.memory import (
     peak_gib,
     peak_memory,
 )
+from posttrain.models.vocabulary import keep_padding_inside
 from posttrain.retention.selection import NO_TASK, ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.assembly import Parts, check_combination, parts_of
@@ -50,6 +51,7 @@ from posttrain.training.muon import muon_for
 from posttrain.training.planning import plan_of, rows_read
 from posttrain.training.precision import Lowered, precision_of, said_once
 from posttrain.training.prepare import (
+    check_tokens,
     hold_out,
     lessons,
     longest_row,
@@ -117,7 +119,7 @@ def material_of(
     """
 
     def read(source: DataSource) -> list[Any]:
-        return read_rows(source, loaded.tokenizer, config, max_length=longest_row(config, loaded.model), say=say)
+        return read_rows(source, loaded, config, max_length=longest_row(config, loaded.model), say=say)
 
     own_rows = rows is None
     if rows is None:
@@ -141,6 +143,7 @@ def material_of(
         replay_rows = make_replay(config, start, longest_row(config, loaded.model), base or Path(), say, task)
     if not rows:
         raise DataError(Problem("data", "no rows to learn from"))
+    check_tokens([*rows, *(validation_rows or ()), *(replay_rows or ())], loaded)
     return Material(rows, validation_rows or [], replay_rows or [])
 
 
@@ -188,6 +191,7 @@ def train(
         loaded = load_for_training(config, say=progress.say)
     check_head(config, loaded.model)
     model, tokenizer = loaded.model, loaded.tokenizer
+    keep_padding_inside(model, tokenizer, loaded.name)
     if model.device.type == "cpu" and is_large(model):
         large_blocks_go_back()
     material = material_of(
