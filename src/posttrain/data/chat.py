@@ -20,6 +20,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
+from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
 from posttrain.data.readers import data_error
 from posttrain.data.records import (
     Completion,
@@ -35,6 +36,7 @@ from posttrain.data.records import (
 )
 from posttrain.data.template import ChatTemplate, Rendered
 from posttrain.errors import DataError, Problem, TemplateError
+from posttrain.models.template_dates import moment_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -159,16 +161,21 @@ def encode_prompt(
 ) -> list[int]:
     """Token ids up to where the assistant speaks. A string is one user turn; without a template it is plain text.
 
-    system: a system turn put before. TemplateError when messages or a system text are given without a template.
+    system: a system turn put before. TemplateError when messages or a system text are given without a template, when a
+    text holds a control token, and when the template would leave something out.
     """
     turns = (Message("user", messages),) if isinstance(messages, str) else tuple(messages)
     if system is not None:
         turns = (Message("system", system), *turns)
     if not tokenizer.chat_template:
         if isinstance(messages, str) and system is None:
+            check_text(messages, tokenizer, "the prompt")
             return _plain(messages, tokenizer)
         raise _no_template("")
-    text = _reader(tokenizer).template.text(turns, None, "", prompt=True)
+    problem = gate_of(tokenizer).problem(parts_of(turns, None), tokenizer, "the prompt")
+    if problem is not None:
+        raise TemplateError(problem)
+    text = _reader(tokenizer).template.prompt(turns, "the prompt")
     return _ids(tokenizer([text], add_special_tokens=False))[0]
 
 
@@ -191,11 +198,7 @@ class _Reader:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.source = tokenizer.chat_template
         self.template = ChatTemplate(tokenizer)
-        added = tokenizer.added_tokens_decoder
-        self.special = frozenset(i for i, token in added.items() if token.special) | frozenset(
-            tokenizer.all_special_ids
-        )
-        self.control = tuple(sorted({str(tokenizer.convert_ids_to_tokens(i)) for i in self.special}))
+        self.special = gate_of(tokenizer).special
         self.blank: dict[int, bool] = {}
         self.ender: int | None = None
         self.ender_known = False
@@ -206,6 +209,10 @@ class _Reader:
             text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
             self.blank[token] = token not in self.special and text.strip() == ""
         return self.blank[token]
+
+    def ends_with(self, text: str, token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether a text ends with a special token's own letters."""
+        return token in self.special and text.endswith(str(tokenizer.convert_ids_to_tokens(token)))
 
     def end_of_turn(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """The special token after the assistant's words when another turn follows; None when there is none."""
@@ -224,7 +231,8 @@ _readers: WeakKeyDictionary[PreTrainedTokenizerBase, _Reader] = WeakKeyDictionar
 
 def _reader(tokenizer: PreTrainedTokenizerBase) -> _Reader:
     reader = _readers.get(tokenizer)
-    if reader is None or reader.source != tokenizer.chat_template:
+    now = (tokenizer.chat_template, moment_of(tokenizer))
+    if reader is None or (reader.source, reader.template.moment) != now:
         reader = _Reader(tokenizer)
         _readers[tokenizer] = reader
     return reader
@@ -248,9 +256,9 @@ def outcomes(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss
                     chats.append(record)
                     found.append(None)
             elif isinstance(record, Completion):
-                found.append(_completion(record, tokenizer, loss_on))
+                found.append(_plain_problem(record, tokenizer) or _completion(record, tokenizer, loss_on))
             elif isinstance(record, Text):
-                found.append(_document(record, tokenizer))
+                found.append(_plain_problem(record, tokenizer) or _document(record, tokenizer))
             else:
                 found.append(_not_a_text(record))
         rendered = _encode_chats(chats, tokenizer, _reader(tokenizer), loss_on) if chats else iter(())
@@ -299,6 +307,18 @@ def _not_a_text(record: Preference | Graded | LabelledText | TaggedTokens | Read
     return Problem(record.place, "a graded answer, where one to be learned is expected", mend)
 
 
+def _plain_problem(record: Completion | Text, tokenizer: PreTrainedTokenizerBase) -> Problem | None:
+    """A control token in a text that no template renders; prompt and completion may make one together."""
+    if isinstance(record, Text):
+        parts = [Part(record.text, "the text")]
+        mend = "remove it, one document per row; where it is a rendered conversation, give its messages"
+    else:
+        parts = [Part(record.prompt, "the prompt"), Part(record.completion, "the completion")]
+        parts.append(Part(record.prompt + record.completion, "prompt and completion together"))
+        mend = PLAIN_MEND
+    return gate_of(tokenizer).problem(parts, tokenizer, record.place, mend=mend)
+
+
 def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens of a plain text as the tokenizer begins it (with BOS where it does so), without an end token."""
     ids = _ids(tokenizer([text]))[0]
@@ -334,8 +354,12 @@ def _encode_chats(
     """Render, tokenise together, mask on tokens, then verify the first token of each turn."""
     plans: list[Rendered | Problem] = []
     for chat in chats:
+        problem = gate_of(tokenizer).problem(parts_of(chat.messages, chat.tools), tokenizer, chat.place)
+        if problem is not None:  # such a row is rendered already, or would end its turn early
+            plans.append(problem)
+            continue
         try:
-            plans.append(_checked(reader, chat))
+            plans.append(reader.template.render(chat))
         except TemplateError as error:
             plans.append(error.problems[0])
     good = [plan for plan in plans if isinstance(plan, Rendered)]
@@ -352,18 +376,6 @@ def _encode_chats(
     results = iter(_verified(good, masked, tokenizer, reader))
     for plan in plans:
         yield plan if isinstance(plan, Problem) else next(results)
-
-
-def _checked(reader: _Reader, chat: Conversation) -> Rendered:
-    """Render; a control token inside the words means that the row is rendered already, or would end its turn early."""
-    for i, message in enumerate(chat.messages):
-        if "<" in message.content or "[" in message.content:
-            for token in reader.control:
-                if token in message.content:
-                    cause = f"turn {i} ({message.role}) holds the control token {token!r}"
-                    mend = "remove it; the chat template adds control tokens itself"
-                    raise TemplateError(Problem(chat.place, cause, mend))
-    return reader.template.render(chat)
 
 
 class _Masked(NamedTuple):
@@ -458,14 +470,17 @@ def _verified(
     tokenizer: PreTrainedTokenizerBase,
     reader: _Reader,
 ) -> list[Outcome]:
-    """Compare the tokens before each turn with those of the text before it; after a special token they are equal."""
+    """Compare the tokens before each turn with those of the text before it; right after a special token they are equal.
+
+    Between that token and the turn there may be a line break, which a tokenizer can join with the turn's own.
+    """
     outcomes: list[Outcome] = [m.row if isinstance(m, _Masked) else m for m in masked]
     doubtful = [
         (at, token, char)
         for at, m in enumerate(masked)
         if isinstance(m, _Masked)
         for token, char in m.starts
-        if token > 0 and m.row.input_ids[token - 1] not in reader.special
+        if token == 0 or not reader.ends_with(plans[at].text[:char], m.row.input_ids[token - 1], tokenizer)
     ]
     if doubtful:
         prefixes = _ids(tokenizer([plans[at].text[:char] for at, _, char in doubtful], add_special_tokens=False))
