@@ -1,8 +1,8 @@
 """Arguments of tool calls: an object, or the JSON text that OpenAI's own interface writes.
 
-Most templates print the arguments as JSON. Given the text `"{\\"city\\": \\"Paris\\"}"` they print a quoted text instead of an
-object, and the model learns arguments that no program can read. So a text that holds an object becomes that object;
-any other text stays as it is.
+Most templates print the arguments as JSON. Given the text `"{\\"city\\": \\"Paris\\"}"` they print a quoted text in
+place of an object, and the model learns arguments that no program can read. So a text that holds an object becomes that
+object; any other text stays as it is.
 """
 
 from __future__ import annotations

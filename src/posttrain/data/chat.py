@@ -14,13 +14,13 @@ the turn must be the tokens that the whole text begins with, so that training se
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
+from posttrain.data.offsets import first_token, token_from
 from posttrain.data.readers import data_error
 from posttrain.data.records import (
     Completion,
@@ -51,6 +51,7 @@ __all__ = [
     "encode_all",
     "encode_prompt",
     "outcomes",
+    "prompt_text",
     "render",
 ]
 
@@ -172,11 +173,17 @@ def encode_prompt(
             check_text(messages, tokenizer, "the prompt")
             return _plain(messages, tokenizer)
         raise _no_template("")
-    problem = gate_of(tokenizer).problem(parts_of(turns, None), tokenizer, "the prompt")
+    return _ids(tokenizer([prompt_text(turns, tokenizer)], add_special_tokens=False))[0]
+
+
+def prompt_text(turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Turns as the chat template writes them, up to where the assistant speaks; errors as in `encode_prompt`."""
+    said = " ".join(turns[-1].content.split()) if turns else ""
+    place = f"the prompt {said[:40]!r}{'...' if len(said) > 40 else ''}"
+    problem = gate_of(tokenizer).problem(parts_of(turns, None), tokenizer, place)
     if problem is not None:
         raise TemplateError(problem)
-    text = _reader(tokenizer).template.prompt(turns, "the prompt")
-    return _ids(tokenizer([text], add_special_tokens=False))[0]
+    return _reader(tokenizer).template.prompt(turns, place)
 
 
 def _raise(outcome: Outcome) -> Encoded:
@@ -398,7 +405,7 @@ def _mask(
     appended: list[int] = []
     for span in plan.spans:
         if encoding is not None:
-            first, stop = _first_token(encoding, span.start), _token_from(encoding, span.end)
+            first, stop = first_token(encoding, span.start), token_from(encoding, span.end)
         else:
             cuts = _ids(tokenizer([plan.text[: span.start], plan.text[: span.end]], add_special_tokens=False))
             first, stop = len(cuts[0]), len(cuts[1])
@@ -414,24 +421,6 @@ def _mask(
     full = [*ids, *appended]
     labels = list(full) if loss_on == "all" else [*labels, *appended]
     return _Masked(Encoded(full, labels, plan.place), starts)
-
-
-def _first_token(encoding: Encoding, char: int) -> int:
-    """The first token that ends after a character.
-
-    `char_to_token` finds it without making a list of all offsets; it knows no token for white space that byte-level
-    tokenizers trim from their offsets.
-    """
-    token = encoding.char_to_token(char)
-    return bisect_right([end for _, end in encoding.offsets], char) if token is None else token
-
-
-def _token_from(encoding: Encoding, char: int) -> int:
-    """The first token that begins at a character or after it."""
-    token = encoding.char_to_token(char)
-    if token is None or encoding.offsets[token][0] < char:
-        return bisect_left([begin for begin, _ in encoding.offsets], char)
-    return token
 
 
 def _close(

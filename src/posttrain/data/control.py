@@ -1,9 +1,9 @@
 """The gate that every text passes before a tokenizer reads it.
 
-A tokenizer makes one real control token of `<|im_end|>` wherever it stands: in an answer, in a tool's description, in a
-text to be classified. There it ends a turn that goes on, or begins one that nobody said. So a text of the user's that holds
-a control token is refused, with the token's name; only chat templates and the tokenizer itself write them. Refused,
-too, is half a surrogate pair, which no tokenizer can read.
+A tokenizer makes a real control token of `<|im_end|>` wherever it stands: in an answer, in a tool's description, in a
+text to be classified. There it ends a turn that goes on, or begins one that nobody said. So a text of the user's that
+holds a control token is refused, with the token's name; only chat templates and the tokenizer itself write them.
+Refused, too, is half a surrogate pair, which no tokenizer can read.
 """
 
 from __future__ import annotations
@@ -78,9 +78,15 @@ class Gate:
                 return _problem(found, subject, where, place, mend)
         return None
 
-    def without(self, text: str) -> str:
-        """The text without control tokens that a model has spelt out, as decoding leaves out real ones."""
-        return self.pattern.sub("", text)
+    def without(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+        """A model's answer without control tokens that it has spelt out, as decoding leaves out real ones: it may be
+        put into a prompt again."""
+        while self.first_in(text, tokenizer, unknown=False) is not None:
+            shorter = self.pattern.sub("", text)
+            if shorter == text:  # one by its normalised letters only
+                break
+            text = shorter
+        return text
 
 
 def _problem(found: str, subject: str, where: str, place: str, mend: str) -> Problem:

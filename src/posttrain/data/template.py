@@ -43,6 +43,7 @@ OTHER_WORDS = "{ These are other words. }"
 CALL = {"id": "call00001", "type": "function", "function": {"name": "add", "arguments": {"posttrainkey": "value"}}}
 """A call that shows how a template takes arguments; Mistral's take ids of nine letters and digits only."""
 
+
 class Span(NamedTuple):
     """Characters [start, end) of one supervised turn; `last` when no turn follows it."""
 

@@ -1,13 +1,13 @@
 """Fields of a conversation that a chat template leaves out, found by rendering it with and without them.
 
 A template drops what it has no place for without a word: a user's `name`, the reasoning of earlier turns (Qwen3), what
-is said beside a tool call (Llama 3.1), the second call of a turn (gpt-oss), a whole turn of a role that it does not know.
-What is in the row and not in the text cannot be learned, so such a row is refused.
+is said beside a tool call (Llama 3.1), the second call of a turn (gpt-oss), a whole turn of a role that it does not
+know. What is in the row and not in the text cannot be learned, so such a row is refused.
 
 First all fields are rendered together with words put in their place that stand nowhere else; a field whose words come
-out is in the text. For the others the conversation is rendered once more, each with other words: the same text means that
-the field is left out. What repeats what the order of turns says already (the ids and names of tool results in the order of their
-calls) may be left out.
+out is in the text. For the others the conversation is rendered once more, each with other words: the same text means
+that the field is left out. What repeats what the order of turns says already (the ids and names of tool results in the
+order of their calls) may be left out.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def _fields(messages: Sequence[Message], tools: Tools) -> Iterator[Field]:
             calls = list(message.tool_calls or ())
 
 
-def _with(field: Field, value: str | None, messages: Sequence[Message], tools: Tools) -> tuple[tuple[Message, ...], Tools]:
+def _with(
+    field: Field, value: str | None, messages: Sequence[Message], tools: Tools
+) -> tuple[tuple[Message, ...], Tools]:
     """The conversation with other words in a field; None: without it."""
     if field.turn is None:
         assert tools is not None
