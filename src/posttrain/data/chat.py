@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeV
 from weakref import WeakKeyDictionary
 
 from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
-from posttrain.data.offsets import first_token, token_from
+from posttrain.data.offsets import IGNORED, Start, as_prompted, begins_at, first_token, token_from
 from posttrain.data.readers import data_error
 from posttrain.data.records import (
     Completion,
@@ -54,9 +54,6 @@ __all__ = [
     "prompt_text",
     "render",
 ]
-
-IGNORED = -100
-"""The label of a token that is not in the loss (PyTorch's cross-entropy and transformers agree on it)."""
 
 CHUNK = 1024
 """Rows tokenised at once."""
@@ -386,10 +383,10 @@ def _encode_chats(
 
 
 class _Masked(NamedTuple):
-    """A row with its labels, and the token index and character where each supervised turn begins."""
+    """A row with its labels, and where each supervised turn begins."""
 
     row: Encoded
-    starts: list[tuple[int, int]]
+    starts: list[Start]
 
 
 def _mask(
@@ -401,7 +398,7 @@ def _mask(
     loss_on: LossOn,
 ) -> _Masked | Problem:
     labels = [IGNORED] * len(ids)
-    starts: list[tuple[int, int]] = []
+    starts: list[Start] = []
     appended: list[int] = []
     for span in plan.spans:
         if encoding is not None:
@@ -417,7 +414,7 @@ def _mask(
             appended = [ender]
             closed = len(ids)
         labels[first:closed] = ids[first:closed]
-        starts.append((first, span.start))
+        starts.append(Start(first, span.start, begins_at(encoding, first, span.start)))
     full = [*ids, *appended]
     labels = list(full) if loss_on == "all" else [*labels, *appended]
     return _Masked(Encoded(full, labels, plan.place), starts)
@@ -461,25 +458,35 @@ def _verified(
 ) -> list[Outcome]:
     """Compare the tokens before each turn with those of the text before it; right after a special token they are equal.
 
-    Between that token and the turn there may be a line break, which a tokenizer can join with the turn's own.
+    Between that token and the turn there may be a line break, which a tokenizer can join with the turn's own. Where it
+    only cuts the tag in another way when words follow, the row is given the tokens that generation will see.
     """
     outcomes: list[Outcome] = [m.row if isinstance(m, _Masked) else m for m in masked]
     doubtful = [
-        (at, token, char)
+        (at, start)
         for at, m in enumerate(masked)
         if isinstance(m, _Masked)
-        for token, char in m.starts
-        if token == 0 or not reader.ends_with(plans[at].text[:char], m.row.input_ids[token - 1], tokenizer)
+        for start in m.starts
+        if not start.token
+        or not reader.ends_with(plans[at].text[: start.char], m.row.input_ids[start.token - 1], tokenizer)
     ]
-    if doubtful:
-        prefixes = _ids(tokenizer([plans[at].text[:char] for at, _, char in doubtful], add_special_tokens=False))
-        for (at, token, _), prefix in zip(doubtful, prefixes, strict=True):
-            outcome = outcomes[at]
-            if isinstance(outcome, Encoded) and prefix != outcome.input_ids[:token]:
-                outcomes[at] = Problem(
-                    outcome.place,
-                    "the first token of a turn joins the end of the template's tag and the beginning of the turn",
-                    "remove white space at the start of the turn's content (or, where the template begins the turn "
-                    "with <think>, give the row its reasoning_content)",
-                )
+    if not doubtful:
+        return outcomes
+    texts = [plans[at].text[: start.char] for at, start in doubtful]
+    seen: dict[int, list[tuple[Start, list[int]]]] = {}
+    for (at, start), prefix in zip(doubtful, _ids(tokenizer(texts, add_special_tokens=False)), strict=True):
+        seen.setdefault(at, []).append((start, prefix))
+    for at, starts in seen.items():
+        row = masked[at]
+        assert isinstance(row, _Masked)
+        prompted = as_prompted(row.row.input_ids, row.row.labels, starts)
+        if prompted is None:
+            outcomes[at] = Problem(
+                row.row.place,
+                "the first token of a turn joins the end of the template's tag and the beginning of the turn",
+                "remove white space at the start of the turn's content (or, where the template begins the turn "
+                "with <think>, give the row its reasoning_content)",
+            )
+        else:
+            outcomes[at] = row.row._replace(input_ids=prompted[0], labels=prompted[1])
     return outcomes

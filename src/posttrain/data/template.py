@@ -111,7 +111,8 @@ class ChatTemplate:
             known = ({"type": "function", "function": {"name": "add", "description": "", "parameters": {}}},)
             printed = []
             for calls in ([CALL], with_texts([CALL])):
-                chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+                chat: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
+                chat.append({"role": "assistant", "content": "", "tool_calls": calls})
                 try:
                     printed.append(self._run(chat, known if tools else None, "", False)[0])
                 except TemplateError:
