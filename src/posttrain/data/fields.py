@@ -51,11 +51,10 @@ def _message(item: Any, at: str) -> Message:
         what = "a row without an answer: " if role == "assistant" else ""
         raise BadRow(f"{what}{at} ({role}) has empty content", "write the text or remove the row")
     told = [item[k] for k in ("reasoning_content", "reasoning", "thinking") if item.get(k) is not None]
-    if any(one != told[0] for one in told):
-        raise BadRow(
-            f"{at} has its reasoning twice, in other words", "keep one of reasoning_content, reasoning, thinking"
-        )
-    reasoning = told[0] if told else None
+    said = [one for one in told if one != ""] or told
+    if any(one != said[0] for one in said):
+        raise BadRow(f"{at} has two different reasonings", "keep one of reasoning_content, reasoning and thinking")
+    reasoning = said[0] if said else None
     return Message(
         role,
         content,
