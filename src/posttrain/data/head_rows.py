@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from posttrain.data.chat import IGNORED, EncodeResult, OverLong
+from posttrain.data.control import PLAIN_MEND, Part, gate_of
 from posttrain.data.readers import OnBadRow, data_error
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.data.scripts import is_cjk
@@ -158,6 +159,19 @@ def _fast(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
+def _control_problem(
+    record: LabelledText | TaggedTokens | ReadingQuestion, tokenizer: PreTrainedTokenizerBase
+) -> Problem | None:
+    """A control token in a text: `[SEP]` would end it there."""
+    if isinstance(record, LabelledText):
+        parts = [Part(record.text, "the text"), Part(record.text2 or "", "the second text")]
+    elif isinstance(record, TaggedTokens):
+        parts = [Part(token, f"token {i}") for i, token in enumerate(record.tokens)]
+    else:
+        parts = [Part(record.question, "the question"), Part(record.context, "the context")]
+    return gate_of(tokenizer).problem(parts, tokenizer, record.place, mend=PLAIN_MEND)
+
+
 def _typed(tokenizer: PreTrainedTokenizerBase) -> bool:
     return "token_type_ids" in tokenizer.model_input_names
 
@@ -180,7 +194,7 @@ def _texts(
         if not isinstance(record, LabelledText):
             yield Problem(record.place, "no labelled text", '{"text": ..., "label": ...}')
             continue
-        problem = _label_problem(record, number, settings)
+        problem = _label_problem(record, number, settings) or _control_problem(record, tokenizer)
         if problem is not None:
             yield problem
             continue
@@ -247,6 +261,10 @@ def _sentences(
         unknown = [tag for tag in record.tags if tag not in number]
         if settings.gold and unknown:
             yield Problem(record.place, *_unknown(unknown[0], settings.labels))
+            continue
+        control = _control_problem(record, tokenizer)
+        if control is not None:
+            yield control
             continue
         typed = _typed(tokenizer)
         words = list(record.tokens) if own_space else spaced(record.tokens)
@@ -347,6 +365,8 @@ def _questions(
             )
         elif settings.gold and not record.gold:
             yield Problem(record.place, "no 'answers'", 'add "answers": [...], an empty list where the text has none')
+        elif (control := _control_problem(record, tokenizer)) is not None:
+            yield control
         else:
             made = windows(record, tokenizer, settings)
             if isinstance(made, _TooLong):

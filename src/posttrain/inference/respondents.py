@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, Literal
 
+from posttrain.data.control import gate_of
 from posttrain.data.records import Message
 from posttrain.errors import DataError, PosttrainError
 from posttrain.inference.decode import Decoded, context_limit, decode
@@ -134,6 +135,7 @@ class ModelRespondent(PromptEncoder):
 
     def _answer(self, prompt: Prompt, decoded: Decoded, stop: Sequence[str]) -> Answer:
         text, stopped = cut_at_stop(self._text(decoded.ids), stop)
+        text = gate_of(self.tokenizer).without(text, self.tokenizer)
         return Answer(text if isinstance(prompt, Plain) else spoken(text), len(decoded.ids), decoded.ended or stopped)
 
     def generate(
@@ -149,9 +151,12 @@ class ModelRespondent(PromptEncoder):
     ) -> list[Scored]:
         """Each answer's log-probability after its prompt. An empty answer has no tokens: 0 nats."""
         contexts: dict[str, list[int]] = {}
+        for prompt, _ in pairs:
+            if isinstance(prompt, Plain):
+                self.check_plain(prompt)
         coded = [
             plain_pair(prompt.text, answer, self.tokenizer, contexts)
-            if isinstance(prompt, Plain)
+            if isinstance(prompt, Plain) and not self.spells_control(answer)
             else TokenPair(*self.encode_pair(prompt, answer)[:2])
             for prompt, answer in pairs
         ]

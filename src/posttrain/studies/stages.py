@@ -35,6 +35,7 @@ from posttrain.studies.methods.train import (
     settings_of,
 )
 from posttrain.training.config import TrainConfig
+from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.prepare import longest_row
@@ -156,6 +157,8 @@ class _Course:
         config, context = self.config, self.context
         steps = Steps(context, self.notes)
         loaded, adapter = self._start(number)
+        for tokenizer in (loaded.tokenizer, context.before.tokenizer):  # the second one reads what is replayed
+            stay_at_first_day(tokenizer, output, resume=True, say=steps.say)
         settings = settings_of(config, context, loaded.name)
         records, task = _records(part, context), self._task(number)
         max_length = longest_row(settings, loaded.model)

@@ -20,6 +20,7 @@ from posttrain.errors import ConfigError, Problem
 from posttrain.models.save import save_model
 from posttrain.training.checkpoints import IDENTITY, check_identity, write_text
 from posttrain.training.config import TrainConfig
+from posttrain.training.dates import DATE
 from posttrain.training.environment import environment
 from posttrain.training.forms import form_of
 
@@ -27,7 +28,7 @@ __all__ = ["RunFolder", "card_of"]
 
 OURS = [
     *("config.yaml", "env.json", "metrics.jsonl", "checkpoints", "model", "card.md", "result.json", IDENTITY),
-    *("penalties", "reservoir.json", "tasks.json", "learning_rate.json"),
+    *("penalties", "reservoir.json", "tasks.json", "learning_rate.json", DATE),
 ]
 RESULT_KEYS = ("steps", "loss_nats", "tokens", "wall_s", "peak_gib", "moved", "stopped", "best_step")
 

@@ -40,6 +40,7 @@ from posttrain.training.assembly import Parts, check_combination, parts_of
 from posttrain.training.batches import Forms, Step, StepLoader
 from posttrain.training.checkpoints import check_identity, checkpoints_in, remove_leftovers
 from posttrain.training.config import TrainConfig
+from posttrain.training.dates import keep_date, stay_at_first_day
 from posttrain.training.folder import RunFolder
 from posttrain.training.forms.base import MicroBatch
 from posttrain.training.forms.forward import arithmetic
@@ -194,6 +195,7 @@ def train(
     keep_padding_inside(model, tokenizer, loaded.name)
     if model.device.type == "cpu" and is_large(model):
         large_blocks_go_back()
+    stay_at_first_day(tokenizer, output, resume=resume, say=progress.say)
     material = material_of(
         config,
         loaded,
@@ -213,6 +215,7 @@ def train(
     main = int(os.environ.get("RANK", "0")) == 0  # under torchrun only the first process writes
     if folder and main:
         folder.open(config, identity, resume=resume)
+        keep_date(tokenizer, folder.root)
         for name in remove_leftovers(folder.checkpoints):
             progress.say(f"removed {name}: a checkpoint that was cut short")
 

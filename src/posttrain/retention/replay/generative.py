@@ -23,6 +23,7 @@ from pydantic import Field
 
 from posttrain.config.base import Config
 from posttrain.data.chat import encode_prompt
+from posttrain.data.control import gate_of
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import ConfigError, MissingError, Problem
 from posttrain.inference.decode import decode
@@ -287,5 +288,7 @@ def _answers(
 def _text(respondent: ModelRespondent, ids: Sequence[int]) -> tuple[str, bool]:
     """The words, and whether a control token stands among them: another turn begins where one was to end."""
     tokenizer: Any = respondent.tokenizer
-    control = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
-    return tokenizer.decode(ids, skip_special_tokens=True), bool(control & set(ids))
+    gate = gate_of(tokenizer)
+    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    spelt = gate.first_in(text, tokenizer) is not None  # letter by letter: it would be one in a prompt
+    return text, spelt or bool(gate.special & set(ids))

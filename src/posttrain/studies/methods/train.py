@@ -40,6 +40,7 @@ from posttrain.training.config import (
     check_recomputable,
     each_kind_once,
 )
+from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings
@@ -384,6 +385,7 @@ def _trained(
     """Train the working copy."""
     settings = settings_of(config, context, loaded.name)
     steps = Steps(context, notes)
+    stay_at_first_day(loaded.tokenizer, output, resume=resume, say=steps.say)
     records = [*target_records(settings, context, steps.say), *extra_rows(config, context)]
     max_length = longest_row(settings, loaded.model)
     rows = encoded_rows(settings, records, loaded, max_length)
