@@ -82,7 +82,7 @@ def test_another_bases_matrix_is_said(pico_path: PicoPath, tmp_path: Path) -> No
     save_file(rounded, path)
     load_model(str(tmp_path), device="cpu")  # written in half precision it is still the base's
     save_file(tensors | {name: tensors[name].roll(1, 0)}, path)
-    with pytest.raises(PosttrainError, match="trained on another base than '.*llama': it holds another output head"):
+    with pytest.raises(PosttrainError, match=r"trained on another base than '.*llama': it holds another output head"):
         load_model(str(tmp_path), device="cpu")
 
 

@@ -77,9 +77,7 @@ def moved(pico_path: PicoPath, family: str, config: Any) -> PeftModel:
 
 @pytest.mark.filterwarnings("ignore:.*tie_word_embeddings.*", "ignore:Setting `save_embedding_layers`")
 @pytest.mark.parametrize(("family", "name"), CASES)
-def test_merged_says_what_it_says_beside_its_base(
-    pico_path: PicoPath, tmp_path: Path, family: str, name: str
-) -> None:
+def test_merged_says_what_it_says_beside_its_base(pico_path: PicoPath, tmp_path: Path, family: str, name: str) -> None:
     q, embeddings = ("c_attn", "wte") if family == "gpt2" else ("q_proj", "embed_tokens")
     made = moved(pico_path, family, CONFIGS[name](embeddings, q))
     expected = logits(made)
@@ -105,7 +103,7 @@ def test_what_peft_cannot_take_out_is_refused(pico_path: PicoPath, tmp_path: Pat
     expected = logits(made)
     made.save_pretrained(tmp_path)
     assert torch.equal(logits(load_model(str(tmp_path), device="cpu").model), expected)
-    with pytest.raises(PosttrainError, match="PEFT leaves parts of this LORA adapter in lm_head, .*; use it beside"):
+    with pytest.raises(PosttrainError, match=r"PEFT leaves parts of this LORA adapter in lm_head, .*; use it beside"):
         load_model(str(tmp_path), device="cpu", adapter_merged=True)
 
 

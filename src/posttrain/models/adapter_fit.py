@@ -61,9 +61,9 @@ def make_base_fit(model: PreTrainedModel, folder: Path, base: str, saved: Mappin
     tied = places["output head"] is None or places["output head"].weight is places["embedding"].weight
     lacking = [what for what in places if what not in {each.what for each in held}]
     if size > has and lacking and not tied:
-        cause = f"was trained on {size} tokens, its base '{base}' has {has}, and the new rows of the {lacking[0]} are not"
+        cause = f"was trained on {size} tokens, its base '{base}' has {has}, and the new rows of the {lacking[0]}"
         mend = "save it again with PEFT's save_embedding_layers=True"
-        raise PosttrainError(Problem(str(folder), f"{cause} in it", mend))
+        raise PosttrainError(Problem(str(folder), f"{cause} are not in it", mend))
     for each in held:
         if each.frozen and not _the_same(each.matrix, places[each.what].weight):
             cause = f"the adapter was trained on another base than '{base}': it holds another {each.what}"
