@@ -10,6 +10,7 @@ import typer
 
 from posttrain.cli.options import JsonOption, PlainCommand, PlainGroup, emit, talk
 from posttrain.errors import ConfigError, Problem
+from posttrain.models.disk import write_whole
 
 __all__ = ["app"]
 
@@ -49,7 +50,7 @@ def changes(
     asked = frozenset().union(*map(prompts_of, bodies))
     for body in bodies:
         path = output / f"{body['name']}.yaml"
-        path.write_text(as_yaml(body), encoding="utf-8", newline="\n")
+        write_whole(path, as_yaml(body))
         written.append(str(path))
         if pattern_rows:
             rows = pattern_of(body, pattern_rows, seed, asked)
@@ -103,4 +104,4 @@ def prompts(
 def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(_json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8", newline="\n")
+    write_whole(path, text)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import ConfigError, DataError, Problem
+from posttrain.models.disk import append
 
 __all__ = ["KeptResponses", "request_id"]
 
@@ -73,5 +74,4 @@ class KeptResponses:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"exam": self.key, "request": request, "response": response}, ensure_ascii=False)
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(line + "\n")
+        append(self.path, line + "\n")

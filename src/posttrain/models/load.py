@@ -237,10 +237,11 @@ def base_of(name: str) -> str:
 
 def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTrainedModel:
     import safetensors
-    from peft import PeftModel
+    from peft import PeftModel, load_peft_weights
 
-    from posttrain.models.adapters import misfits
+    from posttrain.models.adapter_fit import make_base_fit, misfits
     from posttrain.models.added import load_added, merged_added
+    from posttrain.models.merge_adapter import merge_peft
 
     folder = Path(resolve(name))
     at = str(folder / "adapter_config.json")
@@ -256,27 +257,26 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     if "posttrain_tuner" in config:
         added = load_added(model, folder, config)
         return merged_added(added) if merged else added
-    if merged and config.get("peft_type") in PROMPTS:
-        raise PosttrainError(
-            Problem(
-                at,
-                f"{config['peft_type']} cannot be merged into its base: it is no change of weights",
-                "use it as it is",
-            )
-        )
+    if merged and config.get("peft_type") in PROMPTS:  # before anything is loaded into the base
+        cause = f"{config['peft_type']} cannot be merged into its base: it is no change of weights"
+        raise PosttrainError(Problem(at, cause, "use it as it is"))
     mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"
     try:
         with warnings.catch_warnings():
             # told as an error below; and PEFT 0.21 asks transformers 5.23 for an attribute under its former name
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            # ours are said or mended: a vocabulary of another size, a matrix that two places read
+            warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+            make_base_fit(model, folder, base, config)
             adapted = PeftModel.from_pretrained(model, str(folder))
     except (ValueError, RuntimeError, OSError, safetensors.SafetensorError) as error:
         cause = f"the adapter does not fit its base '{base}': {_first_line(error)}"
         raise PosttrainError(Problem(name, cause, mend)) from error
-    if wrong := misfits(adapted, folder):
-        raise PosttrainError(Problem(name, f"the adapter does not fit its base '{base}': {', '.join(wrong[:3])}", mend))
-    return adapted.merge_and_unload() if merged else adapted
+    if wrong := misfits(adapted, load_peft_weights(str(folder), device="cpu")):
+        cause = f"the adapter does not fit its base '{base}': {', '.join(wrong[:3])}"
+        raise PosttrainError(Problem(name, cause, f"{mend}, or save the adapter again"))
+    return merge_peft(adapted, str(folder)) if merged else adapted
 
 
 def _adapter_base(folder: Path) -> str | None:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from posttrain import __version__
 from posttrain.exams.floor import NOISE_FLOOR
+from posttrain.models.disk import writing
 from posttrain.reports import (
     alone,
     answers,
@@ -111,8 +112,9 @@ def write_page(run: Run, path: Path, *, language: str = "en") -> Path:
         if staged is not None:
             write_table(staged, run.place, "stages", language=language)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(page.encode("utf-8", errors="replace"))
-    temporary.replace(path)
+    with writing(path, temporary):
+        temporary.write_bytes(page.encode("utf-8", errors="replace"))
+        temporary.replace(path)
     return path
 
 

@@ -24,6 +24,7 @@ from posttrain.config.load import read_text
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, Problem
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.disk import write_whole
 from posttrain.models.names import resolve
 
 __all__ = [
@@ -283,11 +284,7 @@ def cached(
         return made
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [{"prompt": c.messages[0].content, "answer": c.messages[-1].content, "ended": c.ended} for c in made]
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(
-        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8", newline="\n"
-    )
-    temporary.replace(path)
+    write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     return made
 
 

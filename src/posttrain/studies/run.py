@@ -7,17 +7,16 @@ plan. A cell that fails is recorded and does not stop the others. One process at
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from posttrain import __version__
-from posttrain.errors import Interrupted, PosttrainError, Problem
+from posttrain.errors import DiskError, Interrupted, PosttrainError, Problem
+from posttrain.models.disk import writing
 from posttrain.studies.bench import Bench
 from posttrain.studies.cell import EXAMINED, CellRun
 from posttrain.studies.config import Study
@@ -34,6 +33,7 @@ from posttrain.studies.results import (
     write_text,
 )
 from posttrain.training.environment import environment
+from posttrain.training.lock import only_one
 
 __all__ = ["Event", "ExamEvent", "Outcome", "Silent", "Watcher", "run_study"]
 
@@ -122,40 +122,15 @@ def run_study(
 ) -> Outcome:
     """Run the selected cells of a plan that are not done, and write results.json of all that are.
 
-    exams: the study's, where they were read already. Raises Interrupted on Ctrl-C, after results.json was written. A
+    exams: the study's, where they were read already. Raises Interrupted on Ctrl-C and DiskError on a
+    full disk, after results.json was written. A
     model that cannot be loaded fails its cells only.
     """
     changes = list({cell.change_name: cell.change for cell in plan if cell.change is not None}.values())
     exams = exams or prepare_exams(study, changes, base)
     reference = reference_of(study, changes, exams, base)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder):
+    with only_one(folder):
         return _Run(study, plan, selected, base, folder, watcher, exams, reference, restart).run()
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the run folder's lock; the system lets go of it when the process ends, however it ends."""
-    with (folder / ".lock").open("w", encoding="utf-8") as lock:
-        try:
-            _lock(lock)
-        except OSError as error:
-            raise PosttrainError(
-                Problem(str(folder), "another run is working in this folder", "wait for it, or choose another --output")
-            ) from error
-        yield
-
-
-def _lock(file: IO[str]) -> None:
-    """Take the lock of an open file, or raise OSError when another process has it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class _Run:
@@ -214,7 +189,10 @@ class _Run:
         waiting = self._waiting(bench, cells)
         examiner = Examiner(bench, self.study, self.exams, self.folder, self.watcher.exam)
         try:
-            self._note_before(examiner, needed=bool(waiting))
+            with writing(examiner.place):
+                self._note_before(examiner, needed=bool(waiting))
+        except DiskError:  # the next cell would find no more room than this one
+            raise
         except Exception as error:
             examiner.place.mkdir(parents=True, exist_ok=True)
             write_text(examiner.place / "error.txt", traceback.format_exc())
@@ -306,18 +284,19 @@ class _Run:
         write_text(place / "config.yaml", to_yaml({**config, "seed": cell.seed, "hash": hashes.content}))
         write_json(place / "env.json", self.environment)
         try:
-            result = CellRun(
-                cell,
-                hashes.content,
-                self.study,
-                bench,
-                examiner,
-                self.base,
-                place,
-                self.watcher.say,
-                self.watcher.step,
-            ).run()
-        except Interrupted:  # training was stopped by a signal
+            with writing(place):
+                result = CellRun(
+                    cell,
+                    hashes.content,
+                    self.study,
+                    bench,
+                    examiner,
+                    self.base,
+                    place,
+                    self.watcher.say,
+                    self.watcher.step,
+                ).run()
+        except (DiskError, Interrupted):  # the disk is full, or training was stopped by a signal
             raise
         except Exception as error:
             write_text(place / "error.txt", traceback.format_exc())

@@ -38,14 +38,15 @@ from posttrain.retention.selection import NO_TASK, ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.assembly import Parts, check_combination, parts_of
 from posttrain.training.batches import Forms, Step, StepLoader
-from posttrain.training.checkpoints import check_identity, checkpoints_in, remove_leftovers
+from posttrain.training.checkpoints import checkpoints_in, remove_leftovers
 from posttrain.training.config import TrainConfig
 from posttrain.training.dates import keep_date, stay_at_first_day
-from posttrain.training.folder import RunFolder
+from posttrain.training.folder import RunFolder, check_ours
 from posttrain.training.forms.base import MicroBatch
 from posttrain.training.forms.forward import arithmetic
 from posttrain.training.heads import check_head, loader_for, resolved
 from posttrain.training.identity import identity_of
+from posttrain.training.lock import one_writer
 from posttrain.training.looking import finish_added, show_rows
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.muon import muon_for
@@ -148,6 +149,7 @@ def material_of(
     return Material(rows, validation_rows or [], replay_rows or [])
 
 
+@one_writer(check_ours)
 @peak_memory()
 def train(
     config: TrainConfig,
@@ -179,7 +181,7 @@ def train(
     before: the model as it is now, which the caller keeps untouched: asked where an objective compares with it, instead
     of a copy. Raises Interrupted after a signal (with an
     output folder: after saving), TrainingError when loss or gradient is not finite, ConfigError when the checkpoint was
-    made by another configuration.
+    made by another configuration, PosttrainError when another run works in the folder.
     """
     progress = progress or Silent()
     if earlier is None and config.earlier is not None:
@@ -271,7 +273,6 @@ def train(
     newest = checkpoints_in(folder.checkpoints) if folder and resume else {}
     start = max(newest, default=0)
     if newest:
-        check_identity(newest[start], identity)
         parts.penalties.load_state(newest[start])
         parts.forms.load_state(newest[start])
         progress.say(f"going on after step {start}")

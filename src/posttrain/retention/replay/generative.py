@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -28,6 +27,7 @@ from posttrain.data.records import Conversation, Message
 from posttrain.errors import ConfigError, MissingError, Problem
 from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.disk import write_whole
 from posttrain.registry import register
 from posttrain.retention.replay._answers import BROKEN, bounded
 from posttrain.retention.replay.ask_self import UserTurn, user_turn
@@ -120,9 +120,7 @@ class GenerativeReplayConfig(ReplayConfig):
         known = [] if task.earlier is None else read_tasks(task.earlier)
         task.folder.mkdir(parents=True, exist_ok=True)
         path = task.folder / TASKS
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps([*known, self.name_of(task)], ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, json.dumps([*known, self.name_of(task)], ensure_ascii=False) + "\n")
 
 
 def read_tasks(folder: Path) -> list[str]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from posttrain.data.batching import length_batches
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.models.added import ADDED
+from posttrain.models.disk import writing
 from posttrain.models.head_loss import chunked_nll, plain_head, states_at
 from posttrain.models.logits import logits_at
 from posttrain.objectives._tokens import token_cross_entropy
@@ -94,8 +95,9 @@ def _write(file: Path, key: str, logps: Tensor) -> None:
     if os.environ.get("RANK", "0") != "0":  # set by torchrun; the process group comes later than this
         return
     temporary = file.with_name(f".{file.name}.writing")
-    save_file({"logps": logps}, str(temporary), metadata={"key": key})
-    temporary.replace(file)
+    with writing(file, temporary):
+        save_file({"logps": logps}, str(temporary), metadata={"key": key})
+        temporary.replace(file)
 
 
 def without_dropout(model: nn.Module, say: Callable[[str], None]) -> None:
