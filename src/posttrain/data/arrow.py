@@ -129,7 +129,7 @@ def _required(row: Mapping[str, Any]) -> dict[str, frozenset[str]]:
             told = tool.get("function") if isinstance(tool, dict) and isinstance(tool.get("function"), dict) else tool
             schema = told.get("parameters") if isinstance(told, dict) else None
             names = schema.get("required") if isinstance(schema, dict) else None
-            if isinstance(names, list) and isinstance(told.get("name"), str):
+            if isinstance(told, dict) and isinstance(names, list) and isinstance(told.get("name"), str):
                 found[told["name"]] = frozenset(name for name in names if isinstance(name, str))
     return found
 

@@ -235,8 +235,9 @@ def _record(row: Mapping[str, Any], place: str, format: Format) -> Record:
         return graded_of(row, place)
     if format in ("labels", "tags", "answers"):
         row = {**row, **{key: talk_in(row[key], key) for key in LISTS if key in row}}
-        reader = {"labels": labelled_of, "tags": tagged_of, "answers": question_of}[format]
-        return reader(row, place)
+        if format == "labels":
+            return labelled_of(row, place)
+        return tagged_of(row, place) if format == "tags" else question_of(row, place)
     text = text_of(row, "text")
     if not text.strip():
         raise BadRow("'text' is empty", "remove the row")

@@ -61,6 +61,9 @@ def read_rows(
     encoded: EncodeResult[Any] = form.encode(read.records, tokenizer, settings)
     tokens = sum(form.tokens_of(row) for row in encoded.rows)
     skipped = [*read.problems, *encoded.problems]
+    say(f"{source.path or source.hub}: recognised as {read.recognised()}")
+    for note in read.notes:
+        say(f"  {note}")
     say(
         f"{source.path or source.hub}: {read.rows} rows read, {len(skipped)} bad ones skipped; "
         f"longer than {max_length} tokens: {encoded.dropped} dropped, {encoded.truncated} cut; "
