@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Guess", "guess"]
+__all__ = ["Guess", "guess", "wide_of"]
 
 COMMON = {
     "Big5": ("cp950", range(0xA4, 0xC7)),
@@ -35,7 +35,7 @@ def guess(data: bytes, name: str) -> Guess:
                 b"PK\x03\x04": "save the table as CSV UTF-8",
             }
             return Guess(f"not UTF-8 but {what}", mends[start])
-    wide = _wide(data)
+    wide = wide_of(data)
     if wide:
         return Guess(f"not UTF-8 but {wide}", f"save it as UTF-8: iconv -f {wide} -t UTF-8 {name} > utf8-file")
     chinese = _chinese(data[:READ])
@@ -50,7 +50,7 @@ def guess(data: bytes, name: str) -> Guess:
     return Guess("not UTF-8", "save the file as UTF-8")
 
 
-def _wide(data: bytes) -> str:
+def wide_of(data: bytes) -> str:
     """UTF-16 or UTF-32, by their marks, or by a zero in every other byte of the beginning."""
     marks = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
     found = next((name for mark, name in marks.items() if data.startswith(mark)), "")

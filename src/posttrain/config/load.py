@@ -19,7 +19,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from posttrain import registry
 from posttrain.config.base import ByKind, Config
-from posttrain.config.encoding import guess
+from posttrain.config.encoding import guess, wide_of
 from posttrain.config.yaml_text import parse_yaml, plain
 from posttrain.errors import ConfigError, MissingError, Problem
 
@@ -46,6 +46,8 @@ def read_text(path: Path) -> str:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise ConfigError(Problem(str(path), "not a gzip file, or cut off", "copy the file again")) from error
+    if wide_of(data):  # English in UTF-16 is valid UTF-8 with zeros in it
+        raise ConfigError(Problem(f"{path}:1", *guess(data, str(path))))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

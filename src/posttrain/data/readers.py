@@ -204,7 +204,9 @@ def _recognised(row: Any, place: str, columns: Mapping[str, str], format: Format
     table = isinstance(row, TableRow)
     for ours, theirs in columns.items():
         if theirs not in row:
-            raise BadRow(f"no column '{theirs}' (columns: {ours})", missing(theirs, row, f"the row has {keys_of(row)}"))
+            near = near_key(theirs, row)
+            mend = f"did you mean '{near}'?" if near else f"the row has {keys_of(row)}"
+            raise BadRow(f"no column '{theirs}' (columns: {ours})", mend)
         row = {**row, ours: row[theirs]}
     if columns.get("prompt") == "instruction" and filled(row.get("input")) and "input" not in columns.values():
         raise BadRow("the row's 'input' would be lost", "leave columns out: Alpaca's rows are read as they are")
