@@ -24,6 +24,8 @@ __all__ = ["CONLL_SUFFIXES", "conll_rows"]
 CONLL_SUFFIXES = frozenset({".conll", ".conllu", ".bio", ".iob", ".iob2"})
 """Files that are read as one token a line."""
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+TABS = 0.9
+"""Share of lines with equally many tabs from which on tabs separate columns, and spaces do not."""
 TAG = re.compile(r"O|[BIESLUM][-_]\S+")
 """A tag of a span of tokens."""
 MEND = "a token and its tag in each line, blank lines between sentences"
@@ -49,7 +51,7 @@ def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: Non
     lines = _lines(text)
     sure = [line.cells for line in lines if line.cells and not line.cells[0].startswith("#")]
     if not sure:  # every token may be a hashtag
-        sure = [line.cells for line in lines if len(line.cells) > 1]
+        sure = [line.cells for line in lines if len(line.cells) > 1 and TAG.fullmatch(line.cells[-1])]
     layout = _layout(sure, lines)
     comments = extra = 0
     sentence: list[_Line] = []
@@ -75,7 +77,8 @@ def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: Non
 def _lines(text: str) -> list[_Line]:
     raw = [line.strip(" \r") for line in text.split("\n")]
     tokens = [line for line in raw if line.strip() and not line.startswith(("#", "-DOCSTART-"))]
-    tabs = "\t" in "".join(tokens) and sum("\t" in line for line in tokens) * 2 > len(tokens)
+    counts = Counter(line.strip("\t").count("\t") for line in tokens).most_common(1)
+    tabs = bool(counts) and counts[0][0] > 0 and counts[0][1] >= TABS * len(tokens)
     found = []
     for number, line in enumerate(raw, start=1):
         if not line.strip(" \t"):
