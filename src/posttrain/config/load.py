@@ -206,9 +206,12 @@ def _in_file(location: Sequence[str | int], node: Any, problem: str) -> list[str
     kept: list[str | int] = []
     for i, part in enumerate(location):
         last = i == len(location) - 1
-        if isinstance(part, int) or (isinstance(node, dict) and part in node) or (last and problem == "missing"):
+        named = last and problem in ("missing", "extra_forbidden")  # a key such as 1 or null is a text by now
+        if isinstance(part, int) or (isinstance(node, dict) and part in node) or named:
             kept.append(part)
-            inside = (isinstance(node, dict) and part in node) or (isinstance(node, list) and int(part) < len(node))
+            inside = (isinstance(node, dict) and part in node) or (
+                isinstance(node, list) and isinstance(part, int) and part < len(node)
+            )
             node = node[part] if inside else None
     return kept
 

@@ -72,6 +72,8 @@ def _sound(root: Any, name: str) -> Any:
         if count > MOST_VALUES:
             raise _error(name, None, f"aliases (*name) make more than {MOST_VALUES:,} values of it", "write it out")
         for key, value in items:
+            if isinstance(key, dict | list | tuple):
+                raise _error(name, _line(node), "a key is a mapping or a list", "a key is a word, then a colon")
             if isinstance(key, str) and _whole(key, name, _line(node)) != key:
                 raise _error(name, _line(node), "a key with an escape of half a character", "write the character")
             if isinstance(value, str):
