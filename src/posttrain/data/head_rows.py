@@ -198,7 +198,7 @@ def _texts(
         if problem is not None:
             yield problem
             continue
-        labels = tuple(number[label] for label in record.labels)
+        labels = tuple(number[label] for label in record.labels) if settings.gold else ()  # else of any set
         texts = _joined(record, tokenizer)
         found = tokenizer(*texts, return_token_type_ids=_typed(tokenizer), verbose=False)
         truncated = len(found["input_ids"]) > settings.max_length

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.config.change import Change
+from posttrain.config.json_text import parse_json
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.change import ProbeResult
 from posttrain.exams.matching import MatchMode
@@ -75,7 +76,7 @@ class SamplesFile:
         problems = []
         for number, text in enumerate(whole.split(b"\n")[:-1], start=1):
             try:
-                row: dict[str, Any] = json.loads(text)
+                row: dict[str, Any] = parse_json(text.decode())
                 line = Line(row["exam"], row["change"], ProbeResult.from_json(row))
             except (ValueError, KeyError, TypeError):
                 problems.append(Problem(f"{self.path}:{number}", "not a sample of an exam", "delete the line"))

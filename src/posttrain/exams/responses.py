@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.json_text import parse_json
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.models.disk import append
 
@@ -49,7 +50,7 @@ class KeptResponses:
         problems = []
         for number, text in enumerate(whole.split(b"\n")[:-1], start=1):
             try:
-                row = json.loads(text)
+                row = parse_json(text.decode())
                 key, request, response = row["exam"], row["request"], row["response"]
             except (ValueError, KeyError, TypeError):
                 problems.append(Problem(f"{path}:{number}", "not a response to a request", "delete the line"))

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from posttrain.config.json_text import parse_json
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.records import write_atomically
 from posttrain.exams.task import Sample
@@ -91,7 +92,7 @@ def _lines(path: Path, raw: bytes) -> list[tuple[str, Sample]]:
         if not text.strip():
             continue
         try:
-            row: dict[str, Any] = json.loads(text)
+            row: dict[str, Any] = parse_json(text.decode())
             found.append((str(row["exam"]), Sample.from_json(row)))
         except (ValueError, KeyError, TypeError):
             problems.append(Problem(f"{path}:{number}", "not a sample of an exam", "delete the line"))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
+from posttrain.config.json_text import parse_json
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.fingerprint import check_base, check_template
 from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_gguf
@@ -285,7 +286,7 @@ def _adapter_base(folder: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = parse_json(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
         raise MissingError(Problem(str(path), "does not name the adapter's base (base_model_name_or_path)")) from error
     if not isinstance(base, str) or not base:

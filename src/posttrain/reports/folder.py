@@ -6,7 +6,6 @@ A run may still be going or may have been killed: missing files and a torn last 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,10 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from posttrain.errors import DataError, MissingError, Problem
+from posttrain.config.json_text import parse_json
+from posttrain.config.yaml_text import parse_yaml, plain
+from posttrain.errors import ConfigError, DataError, MissingError, Problem
 from posttrain.exams.floor import NOISE_FLOOR, BesideFloor
 from posttrain.exams.scores import summarise
 from posttrain.reports import numbers
@@ -295,7 +293,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         what = "no such folder" if not folder.is_dir() else "no results.json in this folder"
         raise MissingError(Problem(str(folder), what, "give the folder that `posttrain run STUDY.yaml` wrote"))
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(
             Problem(str(path), f"not valid JSON: {error}", "run the study again; finished cells are kept")
@@ -390,7 +388,7 @@ def _cell(entry: Mapping[str, Any], folder: Path, problems: list[str]) -> Cell:
     entry = {**entry, "folder": str(place.relative_to(folder))}
     home = place.parents[1] if place.parent.name == "checkpoints" else place  # a checkpoint's folder has samples only
     try:
-        env: Any = json.loads(_text(home / "env.json", None) or "{}")
+        env: Any = parse_json(_text(home / "env.json", None) or "{}")
     except ValueError:
         problems.append(f"{(home / 'env.json').relative_to(folder)}: not valid JSON, left out")
         env = {}
@@ -431,7 +429,7 @@ def _jsonl(path: Path, folder: Path, problems: list[str]) -> Iterator[dict[str, 
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             problems.append(f"{path.relative_to(folder)}:{number}: not valid JSON, left out")
             continue
@@ -449,8 +447,8 @@ def _text(path: Path, problems: list[str] | None) -> str:
 
 def _yaml(text: str, name: str, problems: list[str]) -> Mapping[str, Any]:
     try:
-        node = YAML(typ="safe", pure=True).load(text) if text else {}
-    except YAMLError as error:
-        problems.append(f"{name}: not valid YAML: {error}")
+        node = plain(parse_yaml(text, name)) if text else {}
+    except ConfigError as error:
+        problems += map(str, error.problems)
         return {}
     return node if isinstance(node, dict) else {}

@@ -21,6 +21,8 @@ from pydantic import Field
 
 from posttrain.config.base import Config
 from posttrain.config.load import read_text
+from posttrain.data.fields import BadRow
+from posttrain.data.files import json_lines
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, Problem
 from posttrain.inference.respondents import ModelRespondent
@@ -226,12 +228,12 @@ def read_prompts(path: Path) -> list[str]:
     DataError naming every bad line.
     """
     prompts, problems = [], []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        prompt = _prompt_of(line)
-        if prompt is None:
-            problems.append(Problem(f"{path}:{number}", "no prompt in this row", 'expected {"prompt": "..."}'))
+    for place, row in json_lines(read_text(path), str(path)):
+        prompt = None if isinstance(row, BadRow) else _prompt_of(row)
+        if isinstance(row, BadRow):
+            problems.append(Problem(place, row.cause, row.mend))
+        elif prompt is None:
+            problems.append(Problem(place, "no prompt in this row", 'expected {"prompt": "..."}'))
         else:
             prompts.append(prompt)
     if problems:
@@ -241,11 +243,7 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def _prompt_of(line: str) -> str | None:
-    try:
-        row: Any = json.loads(line)
-    except ValueError:
-        return None
+def _prompt_of(row: Any) -> str | None:
     if isinstance(row, dict):
         messages = row.get("messages")
         if isinstance(messages, list):

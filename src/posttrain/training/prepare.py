@@ -74,6 +74,9 @@ def read_rows(
     encoded = encoded._replace(rows=[row for at, row in enumerate(encoded.rows) if at not in unknown])
     tokens = sum(form.tokens_of(row) for row in encoded.rows)
     skipped = [*read.problems, *encoded.problems, *unknown.values()]
+    say(f"{source.path or source.hub}: recognised as {read.recognised()}")
+    for note in read.notes:
+        say(f"  {note}")
     say(
         f"{source.path or source.hub}: {read.rows} rows read, {len(skipped)} bad ones skipped; "
         f"longer than {max_length} tokens: {encoded.dropped} dropped, {encoded.truncated} cut; "
