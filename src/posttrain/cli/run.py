@@ -70,6 +70,7 @@ def run(
     from posttrain.studies.exams import prepare_exams
     from posttrain.studies.plan import make_plan, select
     from posttrain.studies.reference import reference_of
+    from posttrain.training.trackers import check_trackers
 
     check_language(language)
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
@@ -78,6 +79,7 @@ def run(
     plan = make_plan(config, known, base)
     selected = select(plan, only=only or (), changes=changes)
     folder = output or config.folder(base)
+    check_trackers(config.report_to)
     _check_models(config, base)
     exams = prepare_exams(config, known, base, place=str(study))
     reference_of(config, known, exams, base)  # a wrong key is said before anything runs

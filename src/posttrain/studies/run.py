@@ -34,6 +34,7 @@ from posttrain.studies.results import (
     write_text,
 )
 from posttrain.training.environment import environment
+from posttrain.training.trackers import LOGS, check_trackers
 
 __all__ = ["Event", "ExamEvent", "Outcome", "Silent", "Watcher", "run_study"]
 
@@ -125,6 +126,7 @@ def run_study(
     exams: the study's, where they were read already. Raises Interrupted on Ctrl-C, after results.json was written. A
     model that cannot be loaded fails its cells only.
     """
+    check_trackers(study.report_to)
     changes = list({cell.change_name: cell.change for cell in plan if cell.change is not None}.values())
     exams = exams or prepare_exams(study, changes, base)
     reference = reference_of(study, changes, exams, base)
@@ -296,7 +298,7 @@ class _Run:
         started = place / "started.txt"
         known = started.read_text(encoding="utf-8") if started.is_file() else ""
         if self._again(cell) or known != hashes.training:
-            for old in ("training", "checkpoints", "exams"):
+            for old in ("training", "checkpoints", "exams", LOGS):
                 shutil.rmtree(place / old, ignore_errors=True)
             for old in ("samples.jsonl", EXAMINED):
                 (place / old).unlink(missing_ok=True)

@@ -60,6 +60,7 @@ from posttrain.training.prepare import (
 from posttrain.training.progress import RunProgress, Silent
 from posttrain.training.rates import rate_of
 from posttrain.training.signals import stop_on_signal
+from posttrain.training.trackers import LOGS, open_trackers
 from posttrain.training.trainer import Arguments, PostTrainer, Rules
 from posttrain.tuners._moved import Moved, count_moved
 
@@ -163,6 +164,7 @@ def train(
     adapter: Path | None = None,
     forbidden: frozenset[str] = frozenset(),
     before: PreTrainedModel | None = None,
+    logs: Path | None = None,
 ) -> TrainResult:
     """Train; what is not given is loaded or read as the configuration says.
 
@@ -173,7 +175,7 @@ def train(
     penalties and the replay of earlier tasks go on; adapter: a folder saved by the same tuner, whose weights training
     takes up; forbidden: prompts of exams, which penalties shall not look at;
     before: the model as it is now, which the caller keeps untouched: asked where an objective compares with it, instead
-    of a copy. Raises Interrupted after a signal (with an
+    of a copy; logs: of the trackers, `output/trackers` when not given. Raises Interrupted after a signal (with an
     output folder: after saving), TrainingError when loss or gradient is not finite, ConfigError when the checkpoint was
     made by another configuration.
     """
@@ -257,8 +259,12 @@ def train(
         resume=resume,
         say=progress.say,
     )
+    tracked = open_trackers(
+        config.report_to if main else (), logs or (output and output / LOGS), progress.say, fresh=not resume
+    )
+    watching = [*(callbacks or []), tracked]
     trainer = build(
-        config, rate, tuned, tokenizer, material, parts, folder, identity, progress, on_checkpoint, callbacks, lowered
+        config, rate, tuned, tokenizer, material, parts, folder, identity, progress, on_checkpoint, watching, lowered
     )
     trainer.examine = examine
     newest = checkpoints_in(folder.checkpoints) if folder and resume else {}
@@ -280,6 +286,7 @@ def train(
                 finish_added(tuned, progress.say)
                 moved = count_moved(tuned)  # what it was cut to
     finally:
+        tracked.close()
         model.config.use_cache = cached_keys
         tuned.zero_grad(set_to_none=True)
         tuned.eval()
@@ -353,7 +360,7 @@ def build(
     identity: dict[str, Any],
     progress: RunProgress,
     on_checkpoint: Callable[[Path, int], None] | None,
-    callbacks: list[TrainerCallback] | None,
+    callbacks: list[TrainerCallback],
     lowered: Lowered,
 ) -> PostTrainer:
     """A PostTrainer ready to train. rate: the peak learning rate."""
@@ -381,7 +388,7 @@ def build(
         ignore_data_skip=True,  # the loader itself begins at the right step
         logging_nan_inf_filter=False,
         activation_checkpointing=config.batch.activation_checkpointing,
-        report_to=list(config.report_to) or "none",
+        report_to="none",  # trackers are told by a callback of ours
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
     )

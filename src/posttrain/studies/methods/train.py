@@ -47,6 +47,7 @@ from posttrain.training.prepare import longest_row
 from posttrain.training.progress import Silent
 from posttrain.training.run import TrainResult, finished_run
 from posttrain.training.run import train as run_training
+from posttrain.training.trackers import LOGS
 from posttrain.tuners._virtual import VirtualTokens
 from posttrain.tuners.lora import LoraConfig
 
@@ -344,6 +345,7 @@ def settings_of(config: TrainMethodConfig, context: MethodContext, model: str) -
         save_every_steps=context.saves.every,
         save_at_steps=context.saves.at,
         keep_checkpoints=None if context.keep == "all" else 1,
+        report_to=context.report_to,
     )
 
 
@@ -403,6 +405,7 @@ def _trained(
         base=context.base,
         forbidden=context.forbidden,
         before=context.before.model,
+        logs=context.folder / LOGS,
     )
     late = [step for step in context.saves.at if step > trained.steps]
     if late:
