@@ -25,6 +25,7 @@ from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.names import resolve
+from posttrain.retention.cache_folder import default_cache
 
 __all__ = [
     "NO_TASK",
@@ -253,12 +254,6 @@ def _prompt_of(line: str) -> str | None:
         else:
             row = row.get("prompt")
     return row.strip() if isinstance(row, str) and row.strip() else None
-
-
-def default_cache() -> Path:
-    """Where replays are kept: $POSTTRAIN_CACHE, else ~/.cache/posttrain."""
-    named = os.environ.get("POSTTRAIN_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "posttrain"
 
 
 def cached(
