@@ -25,6 +25,7 @@ from posttrain.cli.options import (
 from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
 
 if TYPE_CHECKING:
+    from posttrain.models.meter import Doing
     from posttrain.studies.config import Study
     from posttrain.studies.examine import ExamEvent
     from posttrain.studies.exams import Exams
@@ -281,6 +282,16 @@ class Watcher:
             self.last = now
             talk(f"{head}: {words}")
 
+    def doing(self, work: Doing) -> None:
+        """Replay that is made and the like: live on a terminal, else a line now and then."""
+        now = time.monotonic()
+        if self.live:
+            self.shown = now
+            self._show("" if work.ends else str(work))
+        elif now - self.last >= STEP_LINE_S and not work.ends:
+            self.last = now
+            talk(f"{self.label}: {work}" if self.label else str(work))
+
     def ends(self, event: Event) -> None:
         """How it went, and how long the rest will take."""
         self._clear()
@@ -305,5 +316,5 @@ class Watcher:
         if self.live:
             self._clear()
             width = console().width
-            sys.stderr.write(f"{self.label if head is None else head} {words}"[: width - 1])
+            sys.stderr.write(f"{self.label if head is None else head} {words}".strip()[: width - 1])
             sys.stderr.flush()

@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from posttrain import __version__
 from posttrain.errors import Interrupted, PosttrainError, Problem
+from posttrain.models.meter import Doing, listening
 from posttrain.studies.bench import Bench
 from posttrain.studies.cell import EXAMINED, CellRun
 from posttrain.studies.config import Study
@@ -75,6 +76,9 @@ class Watcher(Protocol):
     def exam(self, event: ExamEvent) -> None:
         """An exam of the present cell, or of the untouched model, begins or goes on."""
 
+    def doing(self, work: Doing) -> None:
+        """Other long work of the present cell begins or goes on."""
+
 
 class Silent:
     """A watcher that says nothing."""
@@ -92,6 +96,9 @@ class Silent:
         return None
 
     def exam(self, event: ExamEvent) -> None:
+        return None
+
+    def doing(self, work: Doing) -> None:
         return None
 
 
@@ -131,7 +138,7 @@ def run_study(
     exams = exams or prepare_exams(study, changes, base)
     reference = reference_of(study, changes, exams, base)
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder):
+    with _only_one(folder), listening(watcher.doing):
         return _Run(study, plan, selected, base, folder, watcher, exams, reference, restart).run()
 
 
@@ -191,8 +198,10 @@ class _Run:
                 self._run_model(model, [cell for cell in self.plan if cell.model == model])
         except (KeyboardInterrupt, Interrupted) as stop:
             done = sum(result.status == "done" for result in self.results.values())
+            before = stop.problems if isinstance(stop, Interrupted) else ()
             raise Interrupted(
-                Problem("", f"stopped; {done} of {len(self.plan)} cells are done", "run the same command to go on")
+                *before,
+                Problem("", f"stopped; {done} of {len(self.plan)} cells are done", "run the same command to go on"),
             ) from stop
         finally:
             self._write_results()
@@ -217,6 +226,8 @@ class _Run:
         examiner = Examiner(bench, self.study, self.exams, self.folder, self.watcher.exam)
         try:
             self._note_before(examiner, needed=bool(waiting))
+        except Interrupted:
+            raise
         except Exception as error:
             examiner.place.mkdir(parents=True, exist_ok=True)
             write_text(examiner.place / "error.txt", traceback.format_exc())

@@ -24,9 +24,7 @@ from posttrain.errors import ConfigError, DataError, Interrupted, MissingError, 
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, resolve
-from posttrain.models.logits import core_of
 from posttrain.models.memory import (
-    activation_bytes,
     give_back,
     is_large,
     large_blocks_go_back,
@@ -47,7 +45,7 @@ from posttrain.training.identity import identity_of
 from posttrain.training.looking import finish_added, show_rows
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.muon import muon_for
-from posttrain.training.planning import plan_of, rows_read
+from posttrain.training.planning import plan_of, rows_read, tokens_at_once
 from posttrain.training.precision import Lowered, precision_of, said_once
 from posttrain.training.prepare import (
     hold_out,
@@ -57,7 +55,7 @@ from posttrain.training.prepare import (
     read_rows,
     talks_of,
 )
-from posttrain.training.progress import RunProgress, Silent
+from posttrain.training.progress import RunProgress, Silent, heard
 from posttrain.training.rates import rate_of
 from posttrain.training.signals import stop_on_signal
 from posttrain.training.trackers import LOGS, open_trackers
@@ -65,11 +63,6 @@ from posttrain.training.trainer import Arguments, PostTrainer, Rules
 from posttrain.tuners._moved import Moved, count_moved
 
 __all__ = ["Material", "TrainResult", "finished_run", "material_of", "train"]
-
-ACTIVATIONS = 768 * 2**20
-"""Bytes of activations that a forward pass of training may keep on a CPU."""
-LOW_ACTIVATIONS = 448 * 2**20
-"""The same in bfloat16 with blocks written out, where half as much per token is kept: 700 tokens of SmolLM2-135M."""
 
 
 class TrainResult(NamedTuple):
@@ -146,6 +139,7 @@ def material_of(
 
 
 @peak_memory()
+@heard
 def train(
     config: TrainConfig,
     *,
@@ -445,17 +439,6 @@ def build(
         deepspeed=trainer.is_deepspeed_enabled, sharded=trainer.is_fsdp_enabled, leaves=folder is not None
     )
     return trainer
-
-
-def tokens_at_once(model: PreTrainedModel | PeftModel, lowered: Lowered) -> int | None:
-    """Padded tokens that go through the model together: on a CPU as many as `ACTIVATIONS` holds (`LOW_ACTIVATIONS`
-    where blocks are written out in bfloat16), since more of them are no faster there; elsewhere whole micro batches."""
-    if model.device.type != "cpu":
-        return None
-    low = lowered.token_bytes()
-    if low is not None:
-        return max(1, LOW_ACTIVATIONS // max(1, low))
-    return max(1, ACTIVATIONS // max(1, activation_bytes(core_of(model))))
 
 
 def validation_batches(

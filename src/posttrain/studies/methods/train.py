@@ -25,6 +25,7 @@ from posttrain.errors import DataError, Problem
 from posttrain.inference.protocol import Prompt
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
+from posttrain.models.meter import Doing, listener
 from posttrain.registry import register
 from posttrain.retention.penalty._base import PenaltyConfig
 from posttrain.retention.selection import ReplayConfig, only_change_in_braces, prompts_collide
@@ -241,9 +242,14 @@ class Steps(Silent):
     def __init__(self, context: MethodContext, notes: list[str]) -> None:
         self.context = context
         self.notes = notes
+        self.listener = listener()
 
     def say(self, text: str) -> None:
         self.notes.append(text)
+
+    def doing(self, work: Doing) -> None:
+        if self.listener is not None:
+            self.listener(work)
 
     def step(self, entry: Mapping[str, Any]) -> None:
         self.context.on_step(entry)
