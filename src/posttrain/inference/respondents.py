@@ -92,8 +92,10 @@ class ModelRespondent(PromptEncoder):
         seed: int = 0,
         stop: Sequence[str] = (),
         on_answer: Callable[[int, Answer], None] | None = None,
+        on_token: Callable[[int, list[int]], None] | None = None,
     ) -> list[Answer]:
-        """One answer per prompt, in order; a sampled one depends on the seed and its place in the list."""
+        """One answer per prompt, in order; a sampled one depends on the seed and its place in the list. on_token: told
+        each prompt's number and the ids of its answer so far."""
         answers: dict[int, Answer] = {}
 
         def done(place: int, decoded: Decoded) -> None:
@@ -114,13 +116,15 @@ class ModelRespondent(PromptEncoder):
                 seed=seed,
                 batch_tokens=self.batch_tokens,
                 stop_texts=stop,
-                text_of=self._text,
+                text_of=self.text,
                 on_done=done,
+                on_token=on_token,
                 usage=self.usage,
             )
         return [answers[place] for place in range(len(prompts))]
 
-    def _text(self, ids: list[int]) -> str:
+    def text(self, ids: list[int]) -> str:
+        """What an answer's tokens say, as they say it."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
@@ -134,7 +138,7 @@ class ModelRespondent(PromptEncoder):
         return ids
 
     def _answer(self, prompt: Prompt, decoded: Decoded, stop: Sequence[str]) -> Answer:
-        text, stopped = cut_at_stop(self._text(decoded.ids), stop)
+        text, stopped = cut_at_stop(self.text(decoded.ids), stop)
         text = gate_of(self.tokenizer).without(text, self.tokenizer)
         return Answer(text if isinstance(prompt, Plain) else spoken(text), len(decoded.ids), decoded.ended or stopped)
 

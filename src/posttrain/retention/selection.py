@@ -28,6 +28,7 @@ from posttrain.errors import DataError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.disk import write_whole
 from posttrain.models.names import resolve
+from posttrain.retention.cache_folder import default_cache
 
 __all__ = [
     "NO_TASK",
@@ -252,12 +253,6 @@ def _prompt_of(row: Any) -> str | None:
         else:
             row = row.get("prompt")
     return row.strip() if isinstance(row, str) and row.strip() else None
-
-
-def default_cache() -> Path:
-    """Where replays are kept: $POSTTRAIN_CACHE, else ~/.cache/posttrain."""
-    named = os.environ.get("POSTTRAIN_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "posttrain"
 
 
 def cached(

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from posttrain import __version__
 from posttrain.errors import DiskError, Interrupted, PosttrainError, Problem
 from posttrain.models.disk import writing
+from posttrain.models.meter import Doing, listening
 from posttrain.studies.bench import Bench
 from posttrain.studies.cell import EXAMINED, CellRun
 from posttrain.studies.config import Study
@@ -34,6 +35,7 @@ from posttrain.studies.results import (
 )
 from posttrain.training.environment import environment
 from posttrain.training.lock import only_one
+from posttrain.training.trackers import LOGS, check_trackers
 
 __all__ = ["Event", "ExamEvent", "Outcome", "Silent", "Watcher", "run_study"]
 
@@ -74,6 +76,9 @@ class Watcher(Protocol):
     def exam(self, event: ExamEvent) -> None:
         """An exam of the present cell, or of the untouched model, begins or goes on."""
 
+    def doing(self, work: Doing) -> None:
+        """Other long work of the present cell begins or goes on."""
+
 
 class Silent:
     """A watcher that says nothing."""
@@ -91,6 +96,9 @@ class Silent:
         return None
 
     def exam(self, event: ExamEvent) -> None:
+        return None
+
+    def doing(self, work: Doing) -> None:
         return None
 
 
@@ -126,10 +134,11 @@ def run_study(
     full disk, after results.json was written. A
     model that cannot be loaded fails its cells only.
     """
+    check_trackers(study.report_to)
     changes = list({cell.change_name: cell.change for cell in plan if cell.change is not None}.values())
     exams = exams or prepare_exams(study, changes, base)
     reference = reference_of(study, changes, exams, base)
-    with only_one(folder):
+    with only_one(folder), listening(watcher.doing):
         return _Run(study, plan, selected, base, folder, watcher, exams, reference, restart).run()
 
 
@@ -164,8 +173,10 @@ class _Run:
                 self._run_model(model, [cell for cell in self.plan if cell.model == model])
         except (KeyboardInterrupt, Interrupted) as stop:
             done = sum(result.status == "done" for result in self.results.values())
+            before = stop.problems if isinstance(stop, Interrupted) else ()
             raise Interrupted(
-                Problem("", f"stopped; {done} of {len(self.plan)} cells are done", "run the same command to go on")
+                *before,
+                Problem("", f"stopped; {done} of {len(self.plan)} cells are done", "run the same command to go on"),
             ) from stop
         finally:
             self._write_results()
@@ -191,7 +202,7 @@ class _Run:
         try:
             with writing(examiner.place):
                 self._note_before(examiner, needed=bool(waiting))
-        except DiskError:  # the next cell would find no more room than this one
+        except (DiskError, Interrupted):  # stopped, or the next cell would find no more room than this one
             raise
         except Exception as error:
             examiner.place.mkdir(parents=True, exist_ok=True)
@@ -274,7 +285,7 @@ class _Run:
         started = place / "started.txt"
         known = started.read_text(encoding="utf-8") if started.is_file() else ""
         if self._again(cell) or known != hashes.training:
-            for old in ("training", "checkpoints", "exams"):
+            for old in ("training", "checkpoints", "exams", LOGS):
                 shutil.rmtree(place / old, ignore_errors=True)
             for old in ("samples.jsonl", EXAMINED):
                 (place / old).unlink(missing_ok=True)
