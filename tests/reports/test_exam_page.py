@@ -54,7 +54,7 @@ def test_a_run_without_exams_has_none_of_it(tmp_path: Path) -> None:
 
 def test_the_table_of_an_exam(study: Path) -> None:
     run = read_run(study)
-    mmlu = exam_views(run, marks_of(run.methods))[0]
+    mmlu = exam_views(run, marks_of(run.versions))[0]
     assert mmlu.heads == ("acc", "calibration.ece_em10")
     assert [line.kind for line in mmlu.lines] == ["untouched", "reference", "chance", "model", "model"]
     results = json.loads((study / "results.json").read_text(encoding="utf-8"))
@@ -68,14 +68,14 @@ def test_the_table_of_an_exam(study: Path) -> None:
         assert line.verdict.p == numbers.p_text(compared["p_value"])
         assert line.verdict.difference == numbers.signed(compared["difference"], 3)
     assert [score for score, _ in mmlu.more] == ["acc/law", "acc/history", "acc/physics", "acc/medicine"]
-    wiki = exam_views(run, marks_of(run.methods))[2]
+    wiki = exam_views(run, marks_of(run.versions))[2]
     assert wiki.lines[-1].verdict is not None
     assert (wiki.lines[-1].verdict.kind, wiki.lines[-1].verdict.p) == ("worse", "")  # higher, where lower is better
 
 
 def test_capabilities_say_what_is_behind_them_and_what_is_left_out(study: Path) -> None:
     run = read_run(study)
-    found = capabilities(run, marks_of(run.methods))
+    found = capabilities(run, marks_of(run.versions))
     assert found is not None
     assert [family.key for family in found.families] == ["can", "will", "how"]
     lines = {line.name.key: line for family in found.families for line in family.lines}
@@ -94,7 +94,7 @@ def test_capabilities_say_what_is_behind_them_and_what_is_left_out(study: Path) 
 
 def test_quadrants_are_shares_of_all_questions(study: Path) -> None:
     run = read_run(study)
-    mmlu, refusal = forgetting(run, marks_of(run.methods))  # the others have nothing right or wrong
+    mmlu, refusal = forgetting(run, marks_of(run.versions))  # the others have nothing right or wrong
     assert (mmlu.info.name, refusal.info.name) == ("mmlu", "refusal")
     for line in mmlu.lines:
         assert sum(int(count) for count in line.counts) == 200
@@ -112,7 +112,7 @@ def test_knowledge_falls_where_it_was_made_to(study: Path) -> None:
 
 def test_courses_have_a_panel_per_method_and_mark_the_best(study: Path) -> None:
     run = read_run(study)
-    found = {course.score: course for course in steps_view(run, marks_of(run.methods))}
+    found = {course.score: course for course in steps_view(run, marks_of(run.versions))}
     assert list(found) == ["acc", "bleu4", "token_perplexity", "refused", "reliability", "generality", "locality"]
     assert all(len(course.panels) == 2 for course in found.values())
     svg = str(found["acc"].panels[1].svg)

@@ -70,7 +70,7 @@ def test_matrices_are_means_over_cells(folder: Path) -> None:
 
 def test_the_heat_table_frames_each_stages_own_task(folder: Path) -> None:
     run = read_run(folder)
-    view = stages_view(run, marks_of(run.methods))
+    view = stages_view(run, marks_of(run.versions))
     assert view is not None
     assert view.heads == ("acc", "bwt", "fwt", "forgetting")
     assert [value for value, _ in view.summary[0].values] == ["0.650", "\u22120.300", "+0.100", "0.300"]
@@ -103,7 +103,7 @@ def test_both_ends_of_the_way_are_known(folder: Path) -> None:
     (way,) = ways_of(run)
     rounded = {name: [(a, round(value, 6)) for a, value in points] for name, points in way.scores.items()}
     assert rounded == {"a.acc": [(0.0, 0.1), (0.5, 0.8), (1.0, 0.4)], "b.acc": [(0.0, 0.2), (0.5, 0.5), (1.0, 0.9)]}
-    view = merge_view(run, marks_of(run.methods))
+    view = merge_view(run, marks_of(run.versions))
     assert view is not None
     assert view.panels[0].heads == ("0", "0.5", "1")
     assert view.left_out == ()
@@ -119,7 +119,7 @@ def test_what_was_kept_begins_whole(folder: Path) -> None:
     (way,) = ways_of(run)
     assert way.scores["kept"] == ((0.0, 1.0), (0.5, 0.25), (1.0, 0.25))
     assert way.scores["learned"] == ((0.5, 0.5), (1.0, 0.5))
-    view = merge_view(run, marks_of(run.methods))
+    view = merge_view(run, marks_of(run.versions))
     assert view is not None
     assert view.left_out == ("p.ppl",)
     assert len(view.scores) == 2
@@ -147,7 +147,7 @@ def test_without_stages_there_is_no_section(folder: Path) -> None:
     ]
     (folder / "results.json").write_text(json.dumps(data), encoding="utf-8")
     run = read_run(folder)
-    assert stages_view(run, marks_of(run.methods)) is None
+    assert stages_view(run, marks_of(run.versions)) is None
     assert stages_table(run) is None
-    assert merge_view(run, marks_of(run.methods)) is None
+    assert merge_view(run, marks_of(run.versions)) is None
     assert 'id="stages"' not in write_report(folder).read_text(encoding="utf-8")
