@@ -344,7 +344,8 @@ def _shown(row: Row, head: Head) -> Shown:
     value, interval, n = row.scores[key], row.ci95.get(key), row.n.get(key)
     text = numbers.score_text(key, value)
     between = numbers.interval_text(key, interval) if interval else ""
-    good = numbers.goodness(key, value)
+    shall = not (row.is_floor and head.column.group in ("reliability", "generality", "likelihood"))
+    good = numbers.goodness(key, value) if shall else None  # nobody has told it anything
     said = {
         "method": row.method,
         "group": head.name,

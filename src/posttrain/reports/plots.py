@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from posttrain.reports import numbers
 from posttrain.reports.sizes import Size
-from posttrain.reports.svg import Mark, Point, element, mark, polyline, svg_text, text_width
+from posttrain.reports.svg import Mark, Point, element, mark, polyline, shortened, svg_text, text_width
 from posttrain.reports.texts import LANGUAGES, Message, say, text
 
 __all__ = ["Box", "Curve", "Frame", "Spot", "loss_panel", "place_labels", "scatter"]
@@ -96,9 +96,10 @@ def scatter(spots: Sequence[Spot], size: Size) -> Markup:
         (left, right), (bottom, top) = map(frame.x, s.x_ci), map(frame.y, s.y_ci)
         crowd += [(left + 6 * i, frame.y(s.y)) for i in range(int((right - left) / 6) + 1)]
         crowd += [(frame.x(s.x), top + 6 * i) for i in range(int((bottom - top) / 6) + 1)]
-    boxes = place_labels([s.label for s in spots], anchors, crowd, frame)
-    for spot, anchor, box in zip(spots, anchors, boxes, strict=True):
-        parts += _label(spot.label, anchor, box)
+    labels = [shortened(s.label, FONT, max(0.3 * frame.width, 150)) for s in spots]
+    boxes = place_labels(labels, anchors, crowd, frame)
+    for label, anchor, box in zip(labels, anchors, boxes, strict=True):
+        parts += _label(label, anchor, box)
     return element(
         "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", width=width, height=height,
         class_=f"chart scatter {class_}", role="img", aria_labelledby="scatter-title",

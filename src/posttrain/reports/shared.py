@@ -6,7 +6,7 @@ methods that share it stand in the sentence as a range, and each method's own ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -40,14 +40,13 @@ LOCALITY_REST = ("locality.neighbour", "locality.unrelated", "locality.format", 
 
 
 class Point(NamedTuple):
-    """What one row shows: the sentence for it, what other rows must have in common to share that sentence (groups of
-    probes, among others), its numbers, and whether it is bad news."""
+    """What one row shows: the sentence for it, what other rows must have in common to share that sentence, its numbers,
+    and whether it is bad news."""
 
     key: str
     common: tuple[str, ...]
     figures: Mapping[str, tuple[float, ...]]
     bad: bool = False
-    groups: tuple[str, ...] = ()
 
 
 @dataclass
@@ -62,7 +61,15 @@ class _Shared:
 def shared_sentences(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
     """For each finding one sentence with the methods that have it, and whether it is bad news; by topic, and within a
     topic the good ones first."""
-    for topic in (_learned, _rephrased, _pattern, _elsewhere, _length):
+    yield from _of_topics(rows, label, (_learned, _rephrased, _pattern))
+    yield from _elsewhere(rows, label)
+    yield from _of_topics(rows, label, (_length,))
+
+
+def _of_topics(
+    rows: Sequence[Row], label: Callable[[Row], str], topics: Sequence[Callable[[Row], Iterator[Point]]]
+) -> Iterator[tuple[Message, bool]]:
+    for topic in topics:
         found: dict[tuple[str, ...], _Shared] = {}
         for row in rows:
             for point in topic(row):
@@ -76,14 +83,14 @@ def shared_sentences(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterat
 
 ORDER = (
     *("seen.learned_cells", "seen.learned", "seen.rephrase", "seen.pattern_kept", "seen.pattern_worn"),
-    *("seen.pattern_floor", "seen.pattern_lost", "seen.pattern_leak", "seen.kept", "seen.within_floor", "seen.worn"),
-    *("seen.lost", "seen.shorter", "seen.longer"),
+    *("seen.pattern_floor", "seen.pattern_lost", "seen.pattern_leak", "seen.shorter", "seen.longer"),
 )
 
 
 def _order(shared: _Shared) -> tuple[int, float]:
     """Within a topic: by kind, then the higher numbers first."""
-    return ORDER.index(shared.point.key), -max(numbers.mean(each) for each in shared.figures.values())
+    first = next(iter(shared.figures.values()))
+    return ORDER.index(shared.point.key), -numbers.mean(first)
 
 
 def _sentence(shared: _Shared) -> Message:
@@ -97,18 +104,23 @@ def _sentence(shared: _Shared) -> Message:
             shown[name] = "\u2013".join(dict.fromkeys(ends))
         else:
             shown[name] = numbers.percent_range(values)
-    if shared.point.groups:
-        shown["groups"] = name_list([group_name(key) for key in shared.point.groups])
     return say(shared.point.key, **shown)
 
 
 def name_list(names: Sequence[str | Message]) -> Message:
     """`a, b and c`, as each language writes it."""
     each = [name if isinstance(name, Message) else say("verbatim", text=name) for name in names]
-    listed = each[0]
-    for name in each[1:-1]:
-        listed = say("list.two", head=listed, tail=name)
-    return say("list.last", head=listed, tail=each[-1]) if len(each) > 1 else listed
+    if len(each) == 1:
+        return each[0]
+    return say("list.last", head=joined("list.two", each[:-1]), tail=each[-1])
+
+
+def joined(key: str, parts: Sequence[Message]) -> Message:
+    """Messages in a row, two at a time put together by the message `key`."""
+    listed = parts[0]
+    for part in parts[1:]:
+        listed = say(key, head=listed, tail=part)
+    return listed
 
 
 def group_name(key: str) -> Message:
@@ -163,26 +175,38 @@ def _pattern(row: Row) -> Iterator[Point]:
         yield Point("seen.pattern_leak", (), {"share": (share,), "leak": (leak,)}, bad=True)
 
 
-def _elsewhere(row: Row) -> Iterator[Point]:
-    """The other kinds of locality: which are kept, worn and lost, and which are no loss by the noise floor."""
-    scores = row.scores
-    rest = [key for key in LOCALITY_REST if key in scores]
-    within = [key for key in rest if key in row.floor and not row.below(key) and printed(scores[key]) < KEPT]
-    others = [key for key in rest if key not in within]
-    kinds = {
-        "seen.kept": [key for key in others if printed(scores[key]) >= KEPT],
-        "seen.within_floor": within,
-        "seen.worn": [key for key in others if LOST < printed(scores[key]) < KEPT],
-        "seen.lost": [key for key in others if printed(scores[key]) <= LOST],
-    }
-    for key, groups in kinds.items():
-        if groups:
-            yield _of_groups(key, groups, scores)
+def _kinds(row: Row) -> Iterator[tuple[str, str]]:
+    """(sentence, group) of each other kind of locality: kept, no loss by the noise floor, worn or lost."""
+    for key in LOCALITY_REST:
+        if key in row.scores:
+            share = printed(row.scores[key])
+            if share >= KEPT:
+                yield "seen.kept", key
+            elif key in row.floor and not row.below(key):
+                yield "seen.within_floor", key
+            else:
+                yield "seen.lost" if share <= LOST else "seen.worn", key
 
 
-def _of_groups(key: str, groups: Iterable[str], scores: Mapping[str, float]) -> Point:
-    names = tuple(groups)
-    return Point(key, names, {"share": tuple(scores[n] for n in names)}, bad=key == "seen.lost", groups=names)
+def _elsewhere(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
+    """Kept, no loss, worn, lost: one sentence each. Groups that are so for the same methods stand together in it."""
+    for said in ("seen.kept", "seen.within_floor", "seen.worn", "seen.lost"):
+        by_group: dict[str, list[Row]] = {}
+        for group in LOCALITY_REST:
+            own = [row for row in rows if (said, group) in _kinds(row)]
+            if own:
+                by_group[group] = own
+        together: dict[tuple[str, ...], list[str]] = {}
+        for group, own in by_group.items():
+            together.setdefault(tuple(label(row) for row in own), []).append(group)
+        parts = []
+        for labels, groups in together.items():
+            shares = [row.scores[group] for group in groups for row in by_group[group]]
+            named = name_list([group_name(group) for group in groups])
+            share = numbers.percent_range(shares)
+            parts.append(say("list.by", groups=named, share=share, methods=name_list(labels)))
+        if parts:
+            yield say(said, parts=joined("list.then", parts)), said == "seen.lost"
 
 
 def _length(row: Row) -> Iterator[Point]:

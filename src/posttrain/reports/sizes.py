@@ -29,7 +29,7 @@ SMALL: tuple[Size, ...] = (Size(376, 220, ""),)
 """A panel among three or more; on a phone it is as wide as the page."""
 
 HALF: tuple[Size, ...] = (Size(568, 260, "at-wide"), Size(350, 220, "at-mid at-narrow"))
-BESIDE: tuple[Size, ...] = (Size(640, 280, "at-wide"), Size(480, 250, "at-mid"), Size(350, 230, "at-narrow"))
+BESIDE: tuple[Size, ...] = (Size(760, 300, "at-wide"), Size(480, 250, "at-mid"), Size(350, 230, "at-narrow"))
 """A chart that shares its row with a table."""
 
 ALONE: tuple[Size, ...] = (Size(1160, 320, "at-wide"), Size(720, 280, "at-mid"), Size(350, 220, "at-narrow"))

@@ -14,7 +14,19 @@ from markupsafe import Markup, escape
 
 from posttrain.reports.texts import LANGUAGES, Message, text
 
-__all__ = ["COLOURS", "Mark", "element", "mark", "mark_icon", "marks_of", "polyline", "svg_text", "text_width", "words"]
+__all__ = [
+    "COLOURS",
+    "Mark",
+    "element",
+    "mark",
+    "mark_icon",
+    "marks_of",
+    "polyline",
+    "shortened",
+    "svg_text",
+    "text_width",
+    "words",
+]
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color/: told apart with any kind of colour blindness. Their yellow is
 # left out (too pale for lines on white), their black comes last.
@@ -65,8 +77,8 @@ def _cross(x: float, y: float, r: float, turn: float = 0.0) -> str:
     return _polygon([(x + 1.1 * (c * a - s * b), y + 1.1 * (s * a + c * b)) for a, b in corners])
 
 
-def _hourglass(x: float, y: float, r: float) -> str:
-    return _polygon([(x - r, y - 1.1 * r), (x + r, y - 1.1 * r), (x - r, y + 1.1 * r), (x + r, y + 1.1 * r)])
+def _half(x: float, y: float, r: float) -> str:
+    return f"M{x - 1.3 * r:.1f} {y + 0.65 * r:.1f}a{1.3 * r:.1f} {1.3 * r:.1f} 0 0 1 {2.6 * r:.1f} 0Z"
 
 
 def _bar(x: float, y: float, r: float) -> str:
@@ -85,7 +97,7 @@ SHAPES: tuple[Callable[[float, float, float], str], ...] = (
     _star,
     lambda x, y, r: _cross(x, y, r, 45),
     _regular(3, 0, 1.3),  # triangle pointing right
-    _hourglass,
+    _half,  # of a disc
     _regular(3, 180, 1.3),  # triangle pointing left
     _bar,
 )
@@ -167,6 +179,17 @@ def polyline(points: list[Point], **attributes: object) -> Markup:
     """A line through points."""
     path = " ".join(f"{x:.1f},{y:.1f}".replace(".0,", ",") for x, y in points)
     return element("polyline", points=path, fill="none", **attributes)
+
+
+def shortened(content: str, size: float, room: float) -> str:
+    """The text, or its beginning and its end where it is wider than `room`: long names often differ in their end."""
+    if text_width(content, size) <= room:
+        return content
+    for kept in range(len(content) - 1, 1, -1):
+        cut = content[: kept - kept // 2].rstrip() + "\u2026" + content[len(content) - kept // 2 :].lstrip()
+        if text_width(cut, size) <= room:
+            return cut
+    return content[:1] + "\u2026"
 
 
 def text_width(content: str, size: float) -> float:
