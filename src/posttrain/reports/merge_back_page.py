@@ -89,7 +89,8 @@ def merge_view(run: Run, marks: Mapping[Version, Mark]) -> MergeView | None:
         return None
     names = tuple(dict.fromkeys(name for way in ways for name in way.scores))
     drawn = tuple(n for n in names if all(0 <= value <= 1 for way in ways for _, value in way.scores.get(n, ())))
-    own = marks_of([*run.versions, *drawn])  # a score is never drawn as a method is
+    keys: list[str | Version] = [*run.versions, *drawn]  # a score is never drawn as a method is
+    own = marks_of(keys)
     return MergeView(
         tuple(_panel(run, way, drawn, own, marks) for way in ways),
         tuple((score_name(name), mark_icon(own[name])) for name in drawn),

@@ -116,7 +116,8 @@ def stages_view(run: Run, marks: Mapping[Version, Mark]) -> StagesView | None:
     if not courses:
         return None
     tasks = tuple(dict.fromkeys(name for course in courses for name in course.names))
-    own = marks_of([*run.versions, *tasks])  # a task is never drawn as a method is
+    keys: list[str | Version] = [*run.versions, *tasks]  # a task is never drawn as a method is
+    own = marks_of(keys)
     values = [v for c in courses for row in (c.before, *c.matrix) for v in row]
     ticks = (
         [0.0, 0.25, 0.5, 0.75, 1.0] if max(values) <= 1 and min(values) >= 0 else range_ticks(min(values), max(values))
