@@ -140,6 +140,14 @@ def test_leak_is_counted_in_the_samples_of_its_group() -> None:
     assert "同句型的其他問題只剩 12 % 答得和以前一樣，有 75 % 竟以新答案回答（外溢）：`full`。" in said(run, "zh-TW")
 
 
+def test_answers_that_are_lost_without_a_leak_are_no_leak() -> None:
+    samples = ({"group": "locality.same_pattern", "leak": False},)
+    cell = Cell("m", "full", "c", 0, "final", "done", "", FORGETS, {}, {}, {}, samples=samples)
+    shown = said(Run("s", {}, "", (cell,), (Row("m", "full", "final", FORGETS, {}, {}, (cell,)),)))
+    assert "Answered only 12 % of other questions of the same shape as before: `full`." in shown
+    assert not any("leak" in line for line in shown)
+
+
 def test_shorter_answers_are_noticed() -> None:
     short = said(run_of(a=({**GOOD, "length.before": 10.0, "length.after": 4.0}, 1)))
     assert "Gave shorter answers, 4.0 tokens on average instead of 10.0: `a`." in short

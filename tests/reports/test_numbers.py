@@ -135,3 +135,14 @@ def test_ranges_of_shares_are_written_once_where_they_print_alike() -> None:
     assert numbers.percent_range([0.501, 0.5]) == "50\u00a0%"
     assert numbers.percent_range([0.9, 0.05, 0.5]) == "5\u201390\u00a0%"
     assert numbers.percent_range([0.999, 1.0]) == "99.9\u2013100\u00a0%"
+
+
+def test_negative_ends_of_intervals_have_a_real_minus() -> None:
+    assert numbers.interval_text("drift.target_kl", (-7.61, 16.3)) == "\u22127.61 … 16.3"
+    assert numbers.interval_text("length.after", (-1.04, 6.9)) == "\u22121.0 … 6.9"
+    assert numbers.interval_text("drift.target_kl", (0.0, 16.3)) == "0–16.3"
+    assert (numbers.amount(-0.4), numbers.amount(-0.00001), numbers.amount(-5210.0)) == (
+        "\u22120.40",
+        ">\u22120.0001",
+        "\u22125,210",
+    )

@@ -171,27 +171,28 @@ def percent_range(shares: Sequence[float]) -> str:
 def score_text(key: str, value: float) -> str:
     """A score as its table shows it: shares in per cent without the sign, the rest with two significant digits."""
     if key in ("length.before", "length.after"):
-        return f"{value:.1f}"
+        return fixed(value, 1)
     return _percent_number(value) if is_share(key) else amount(value)
 
 
 def interval_text(key: str, interval: tuple[float, float]) -> str:
-    """`84–97`"""
-    return "–".join(score_text(key, end) for end in interval)
+    """`84–97`; `−0.2 … 1.5` where a dash would look like another minus."""
+    return ("–" if min(interval) >= 0 else " … ").join(score_text(key, end) for end in interval)
 
 
 def amount(value: float) -> str:
-    """A number for reading: 5,210 · 12.1 · 3 · 0.62 · 0.0031."""
-    size = abs(value)
-    if size < 0.0001:
-        return "<0.0001" if size else "0"
-    if size >= 1000 or value == round(value):
+    """A number for reading: 5,210 · 12.1 · 3 · 0.62 · 0.0031 · −0.4."""
+    if value < 0:
+        return f"\u2212{amount(-value)}" if value <= -0.0001 else ">\u22120.0001"
+    if value < 0.0001:
+        return "<0.0001" if value else "0"
+    if value >= 1000 or value == round(value):
         return f"{value:,.0f}"
-    if size >= 100:
+    if value >= 100:
         return f"{value:.0f}"
-    if size >= 10:
+    if value >= 10:
         return f"{value:.1f}"
-    return f"{value:.2f}" if size >= 0.1 else f"{value:.2g}"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def digits(values: Iterable[float]) -> int:

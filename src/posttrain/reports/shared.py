@@ -169,7 +169,7 @@ def _pattern(row: Row) -> Iterator[Point]:
     leak = leak_of(row, "locality.same_pattern")
     if printed(share) > LOST:
         yield Point("seen.pattern_kept" if printed(share) >= KEPT else "seen.pattern_worn", (), {"share": (share,)})
-    elif leak is None:
+    elif leak is None or not printed(leak):
         yield Point("seen.pattern_lost", (), {"share": (share,)}, bad=True)
     else:
         yield Point("seen.pattern_leak", (), {"share": (share,), "leak": (leak,)}, bad=True)
