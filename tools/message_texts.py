@@ -25,6 +25,7 @@ SINKS: dict[str, tuple[int | str, ...]] = {
     "tell": (0,),
     "told": (0,),
     "print": (0,),
+    "_print": (0,),
     "input": (0,),
     "Text": (0,),
     "warn": (0,),
@@ -162,6 +163,36 @@ OTHERS = (
     "{count} repeated",
     "{count} without an answer",
     "the packaged prompts",
+    "{counts} -> {folder}",
+    "{cells} ({models} x {methods} x {changes} x {seeds})",
+    "{n} cell",
+    "{n} cells",
+    "{n} model",
+    "{n} models",
+    "{n} method",
+    "{n} methods",
+    "{n} change",
+    "{n} changes",
+    "{n} seed",
+    "{n} seeds",
+    "FAILED: {error}",
+    "({seconds} s)",
+    "{n} s",
+    "learned",
+    "same pattern",
+    "kept",
+    "done",
+    "worse",
+    "better",
+    "before",
+    "after",
+    "rows",
+    "usable",
+    "bad",
+    "dropped",
+    "truncated",
+    "tokens",
+    "supervised tokens",
     "questions made up by the model",
 )
 """What other programs say through ours, and pieces of sentences that the code keeps in tables."""
@@ -247,19 +278,20 @@ class Module:
                     continue
                 if isinstance(other, ast.For | ast.comprehension):
                     found += _looped(other, name)
-                elif isinstance(other, ast.Assign) and any(
-                    isinstance(target, ast.Name) and target.id == name for target in other.targets
-                ):
-                    found.append(other.value)
                 elif (
+                    isinstance(other, ast.Assign)
+                    and any(isinstance(target, ast.Name) and target.id == name for target in other.targets)
+                ) or (
                     isinstance(other, ast.AnnAssign | ast.NamedExpr)
                     and isinstance(other.target, ast.Name)
                     and other.target.id == name
                     and other.value is not None
                 ):
                     found.append(other.value)
+            here = self._handler(node)
+            own = [value for value in found if here is not None and self._handler(value) is here]
             if found:
-                return found
+                return own or found
             if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef) and name in {
                 a.arg for a in [*scope.args.args, *scope.args.kwonlyargs]
             }:
@@ -286,7 +318,7 @@ def placeholders(message: str) -> list[str]:
 
 def shape(message: str) -> str:
     """The literal text of a message: what must hold a word for it to be one."""
-    return re.sub(r"\{\w+\}|--[\w-]+|\b(posttrain|GiB|MiB)\b", " ", message)
+    return re.sub(r"\{\w+\}|--[\w-]+|\b(posttrain|pocket|GiB|MiB)\b", " ", message)
 
 
 def messages_in(root: Path, files: Iterable[Path]) -> list[Found]:
@@ -310,9 +342,11 @@ def messages_in(root: Path, files: Iterable[Path]) -> list[Found]:
         words = re.findall(r"[A-Za-z][a-z]+", shape(text))
         if not words or text in found or re.fullmatch(r"\{\{.*\}\}", text):
             return
-        if " " not in text and (phrase or not re.fullmatch(r"[A-Za-z]+\.?", text)):
+        if " " not in text and (phrase or not re.fullmatch(r"\(?[A-Za-z]+[.:)]?", text)):
             return
-        found[text] = Found(text, module.name, getattr(node, "lineno", 1) if isinstance(node, ast.expr | ast.stmt) else 1)
+        found[text] = Found(
+            text, module.name, getattr(node, "lineno", 1) if isinstance(node, ast.expr | ast.stmt) else 1
+        )
 
     def follow(name: str, only: ast.FunctionDef | None = None) -> None:
         """The texts that functions of a name give back, each once."""
@@ -344,7 +378,11 @@ def messages_in(root: Path, files: Iterable[Path]) -> list[Found]:
         looked_into.add(id(node))
         if isinstance(node, ast.Call):
             name = _name(node.func)
-            if name in ("plain", "str", "one_line") and node.args and isinstance(node.args[0], ast.Name | ast.JoinedStr):
+            if (
+                name in ("plain", "str", "one_line")
+                and node.args
+                and isinstance(node.args[0], ast.Name | ast.JoinedStr)
+            ):
                 take(node.args[0], module, phrase=True)
             if name == "get" and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
                 take(node.func.value, module, phrase=True)
@@ -482,7 +520,11 @@ def _hole_name(node: ast.expr) -> str:
             return _hole_name(inside[0]) if inside else "value"
         return name or "value"
     if isinstance(node, ast.Subscript):
-        if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str) and node.slice.value.isidentifier():
+        if (
+            isinstance(node.slice, ast.Constant)
+            and isinstance(node.slice.value, str)
+            and node.slice.value.isidentifier()
+        ):
             return node.slice.value
         return _hole_name(node.value)
     inside = [n for n in ast.walk(node) if isinstance(n, ast.Name | ast.Attribute)]
@@ -496,7 +538,9 @@ def _name(node: ast.expr) -> str:
 def _gives_text(node: ast.FunctionDef) -> bool:
     """Whether a function's annotation says that it gives back text, or several."""
     returned = ast.unparse(node.returns) if node.returns else ""
-    return bool(re.fullmatch(r"'?(str( \| None)?|(list|Iterator|Iterable|tuple|Sequence)\[str(, \.\.\.)?\])'?", returned))
+    return bool(
+        re.fullmatch(r"'?(str( \| None)?|(list|Iterator|Iterable|tuple|Sequence)\[str(, \.\.\.)?\])'?", returned)
+    )
 
 
 def _is_command(node: ast.FunctionDef, module: Module, verbs: set[str]) -> bool:

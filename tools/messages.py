@@ -120,8 +120,7 @@ def as_mo(translations: dict[str, str]) -> bytes:
             catalogue.add(message, translation)
     file = io.BytesIO()
     write_mo(file, catalogue)
-    data = file.getvalue()
-    return data
+    return file.getvalue()
 
 
 def faults(found: Sequence[Found], translations: dict[str, str]) -> list[str]:
@@ -135,7 +134,9 @@ def faults(found: Sequence[Found], translations: dict[str, str]) -> list[str]:
             continue
         if sorted(placeholders(one.message)) != sorted(placeholders(translation)):
             told.append(f"{at}: other placeholders than {one.message!r}: {translation!r}")
-        told += [f"{at}: '{word}' is not used, but {REFUSED[word]}: {translation!r}" for word in refused_in(translation)]
+        told += [
+            f"{at}: '{word}' is not used, but {REFUSED[word]}: {translation!r}" for word in refused_in(translation)
+        ]
     there = {one.message for one in found}
     told += [f"messages.po: no longer in the source: {message!r}" for message in translations if message not in there]
     return told

@@ -1,9 +1,9 @@
 """The language a person is spoken to in: English as it stands in the code, or Traditional Chinese from a catalogue.
 
 Messages are written in English where they arise and translated where they are shown, so that what is stored, compared
-or printed as JSON stays English. A message of the catalogue may hold `{placeholders}`: the text shown is matched against
-it, the values are kept as they are, and a value that is itself a message is translated in turn. Text that no message
-fits stays English. In English nothing is read and nothing is matched.
+or printed as JSON stays English. A message of the catalogue may hold `{placeholders}`: the text shown is matched
+against it, the values are kept as they are, and a value that is itself a message is translated in turn. Text that no
+message fits stays English. In English nothing is read and nothing is matched.
 
 The catalogue is `locale/zh_TW/LC_MESSAGES/messages.mo` (GNU gettext), made from the `.po` file beside it by
 `python tools/messages.py`.
@@ -27,7 +27,11 @@ ENGLISH, CHINESE = "en", "zh-TW"
 LANGUAGES: tuple[str, ...] = (ENGLISH, CHINESE)
 """BCP 47 tags, as in `--language` and `<html lang>`."""
 
-QUOTES = {"'": "'", '"': '"', "`": "`", "(": ")", "「": "」"}
+QUOTES = {"'": "'", '"': '"', "`": "`"}
+DEEPEST = 4
+"""A message within a message within a message: not deeper than this."""
+THIN = 6
+"""A message with fewer letters of its own and no mark such as a colon fits only numbers and messages, not any words."""
 LONGEST = 4000
 """A longer text is no message: it stays as it is."""
 
@@ -101,13 +105,18 @@ def shown(error: PosttrainError | Problem) -> str:
 
 
 class Template(NamedTuple):
-    """A message with placeholders. literals: the text before, between and after them; verbatim: those in quotes."""
+    """A message with placeholders.
+
+    literals: the text before, between and after them; verbatim: the placeholders in quotes; anchor: the longest
+    literal, which a text must hold; thin: whether the message has next to no words of its own.
+    """
 
     literals: tuple[str, ...]
     names: tuple[str, ...]
     verbatim: frozenset[str]
     text: str
     anchor: str
+    thin: bool
 
     def values(self, text: str) -> dict[str, str] | None:
         """What stands in the text at each placeholder; None where the text is another message."""
@@ -116,8 +125,10 @@ class Template(NamedTuple):
             return None
         at, end = len(first), len(text) - len(last)
         values = []
-        for literal in between:
-            found = text.find(literal, at, end)
+        for i, literal in enumerate(between, start=1):
+            # what stands last is short, such as the time that is left: columns before it are one value
+            find = text.rfind if literal.isspace() and i == len(between) else text.find
+            found = find(literal, at, end)
             if found < 0:
                 return None
             values.append(text[at:found])
@@ -156,6 +167,9 @@ def catalogue_of(pairs: Iterable[tuple[str, str]]) -> Catalogue:
             exact[message] = translation
             continue
         literals, names = parse(message)
+        if "" in names:  # `{}` is filled in by others
+            exact[message] = translation
+            continue
         if not names:
             exact[literals[0]] = translation.replace("{{", "{").replace("}}", "}")
             continue
@@ -164,7 +178,9 @@ def catalogue_of(pairs: Iterable[tuple[str, str]]) -> Catalogue:
             for name, left, right in zip(names, literals, literals[1:], strict=False)
             if left and right and QUOTES.get(left[-1]) == right[0]
         )
-        templates.append(Template(tuple(literals), tuple(names), quoted, translation, max(literals, key=len)))
+        own = "".join(literals)
+        anchor, thin = max(literals, key=len), sum(map(str.isalpha, own)) < THIN and not set(own) & set("|:'`[")
+        templates.append(Template(tuple(literals), tuple(names), quoted, translation, anchor, thin))
     templates.sort(key=lambda one: -sum(map(len, one.literals)))
     return Catalogue(exact, templates)
 
@@ -177,9 +193,7 @@ def read_mo(path: Path) -> list[tuple[str, str]]:
 
     def texts(at: int) -> list[str]:
         places = struct.unpack_from(f"{order}{2 * count}I", data, at)
-        return [
-            data[start : start + size].decode() for size, start in zip(places[::2], places[1::2], strict=True)
-        ]
+        return [data[start : start + size].decode() for size, start in zip(places[::2], places[1::2], strict=True)]
 
     return list(zip(texts(messages), texts(translations), strict=True))
 
@@ -195,49 +209,71 @@ def _translated(text: str, depth: int = 0) -> str | None:
     found = catalogue.exact.get(text)
     if found is not None:
         return found
+    if depth and ", " in text:
+        listed = _listed(text, depth)
+        if listed is not None:
+            return listed
     for template in catalogue.templates:
         if template.anchor in text:
             values = template.values(text)
-            if values is not None:
-                return template.text.format_map(
-                    {
-                        name: value if name in template.verbatim else _value(value, depth)
-                        for name, value in values.items()
-                    }
-                )
+            told = None if values is None else _told(template, values, depth)
+            if told is not None:
+                return template.text.format_map(told)
     return _in_parts(text, depth)
 
 
-def _value(text: str, depth: int) -> str:
-    """A placeholder's value: a message within a message is a phrase; a single word is somebody's name for something."""
-    bare = text.strip()
-    if depth >= 4 or " " not in bare:
-        return text
-    start = text.index(bare)
-    return text[:start] + (_translated(bare, depth + 1) or bare) + text[start + len(bare) :]
+def _told(template: Template, values: dict[str, str], depth: int) -> dict[str, str] | None:
+    """The values as they are shown; None where they show that the text is not this message after all.
+
+    A value is a name, a number or a message within the message. Columns of something else (two spaces) are none of
+    these, a place before the message is no part of it, and a message with next to no words of its own, such as
+    `{a} is {b}`, says nothing about unknown phrases.
+    """
+    told = {}
+    for name, value in values.items():
+        bare = value.strip()
+        sure = not template.thin or any(map(str.isdigit, bare))
+        if name in template.verbatim or (" " not in bare and sure):
+            told[name] = value
+            continue
+        known = _translated(bare, depth + 1) if depth < DEEPEST else None
+        placed = name == template.names[0] and not template.literals[0] and (": " in bare or "; " in bare)
+        if known is None and (template.thin or placed or "  " in bare):
+            return None
+        told[name] = value if known is None else value.replace(bare, known, 1)
+    return told
 
 
 def _in_parts(text: str, depth: int) -> str | None:
-    """Lines, `cause; mend` and `place: cause` that are not one message: each part that is known is translated."""
-    if depth >= 4:
+    """Lines, columns, `cause; mend`, `place: cause`, `cause (detail)` and lists that are not one message.
+
+    The parts that are known are translated.
+    """
+    if depth >= DEEPEST:
         return None
-    for mark, joined in (("\n", "\n"), ("; ", "；"), (": ", "：")):
-        if mark not in text:
-            continue
-        parts = text.split(mark)
-        if mark == "\n":
+    for mark in ("\n", "  "):
+        if mark in text:
+            parts = text.split(mark)
             told = [_translated(part.strip(), depth + 1) if part.strip() else None for part in parts]
             if any(told):
-                kept = [
-                    part if one is None else part.replace(part.strip(), one, 1)
-                    for part, one in zip(parts, told, strict=True)
-                ]
-                return joined.join(kept)
-            continue
+                pairs = zip(parts, told, strict=True)
+                return mark.join(part if one is None else part.replace(part.strip(), one, 1) for part, one in pairs)
+    for mark, joined in (("; ", "；"), (": ", "："), (" (", "（")):
+        parts = text.split(mark)
         for i in range(1, min(len(parts), 9)):
             head, rest = mark.join(parts[:i]), mark.join(parts[i:])
-            known_rest = _translated(rest, depth + 1) if " " in rest else _catalogue().exact.get(rest)
-            if known_rest is not None:
-                known_head = _translated(head, depth + 1) if " " in head else None
-                return (known_head or head) + joined + known_rest
-    return None
+            told_head = _translated(head, depth + 1) if " " in head else None
+            if mark == " (":
+                if told_head is not None and rest.endswith(")"):
+                    return f"{told_head}（{_translated(rest[:-1], depth + 1) or rest[:-1]}）"
+                continue
+            told_rest = _translated(rest, depth + 1) if " " in rest else None
+            if told_rest is not None or (told_head is not None and mark == "; "):
+                return (told_head or head) + joined + (told_rest or rest)
+    return _listed(text, depth) if ", " in text else None
+
+
+def _listed(text: str, depth: int) -> str | None:
+    """A list with commas, where each part of it is a message."""
+    told = [_translated(part, depth + 1) if " " in part and depth < DEEPEST else None for part in text.split(", ")]
+    return "、".join(one for one in told if one) if all(told) else None

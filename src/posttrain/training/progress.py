@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from posttrain.language import translate
+
 __all__ = ["LiveProgress", "PlainProgress", "RunProgress", "Silent", "progress_for"]
 
 
@@ -80,7 +82,7 @@ class PlainProgress:
         return None
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(translate(text), file=sys.stderr, flush=True)
 
     def start(self, first: int, steps: int) -> None:
         self.first, self.steps = first, steps
@@ -103,12 +105,12 @@ class LiveProgress:
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("step"),
+            TextColumn(translate("step")),
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn(translate("left")),
             TimeRemainingColumn(),
             console=self.console,
         )
@@ -122,7 +124,7 @@ class LiveProgress:
         self.bar.stop()
 
     def say(self, text: str) -> None:
-        self.bar.console.print(text, markup=False, highlight=False)
+        self.bar.console.print(translate(text), markup=False, highlight=False)
 
     def start(self, first: int, steps: int) -> None:
         self.bar.update(self.task, total=steps, completed=first, visible=True)
@@ -131,7 +133,7 @@ class LiveProgress:
         if "validation_loss_nats" in entry:
             self.say(f"step {entry['step']}  {described(entry)}")
         else:
-            self.bar.update(self.task, completed=int(entry["step"]), description=described(entry))
+            self.bar.update(self.task, completed=int(entry["step"]), description=translate(described(entry)))
 
 
 def clock(seconds: float) -> str:
