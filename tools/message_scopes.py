@@ -77,16 +77,10 @@ class Module:
                     continue
                 if isinstance(other, ast.For | ast.comprehension):
                     found += _looped(other, name)
-                elif (
-                    isinstance(other, ast.Assign)
-                    and any(isinstance(target, ast.Name) and target.id == name for target in other.targets)
-                ) or (
-                    isinstance(other, ast.AnnAssign | ast.NamedExpr)
-                    and isinstance(other.target, ast.Name)
-                    and other.target.id == name
-                    and other.value is not None
-                ):
-                    found.append(other.value)
+                elif isinstance(other, ast.Assign):
+                    found += [other.value] * any(name_of(target) == name for target in other.targets)
+                elif isinstance(other, ast.AnnAssign | ast.NamedExpr) and other.value is not None:
+                    found += [other.value] * (name_of(other.target) == name)
             here = self._handler(node)
             own = [value for value in found if here is not None and self._handler(value) is here]
             if found:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import io
+import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from babel.messages import Catalog
-from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +29,12 @@ from tools.message_texts import Found, messages_in, placeholders  # noqa: E402  
 SOURCE = ROOT / "src" / "posttrain"
 FOLDER = SOURCE / "locale" / "zh_TW" / "LC_MESSAGES"
 PO, MO = FOLDER / "messages.po", FOLDER / "messages.mo"
+
+HEADER = (
+    "Language: zh_TW\nMIME-Version: 1.0\nContent-Type: text/plain; charset=UTF-8\nContent-Transfer-Encoding: 8bit\n"
+)
+    "Language: zh_TW\nMIME-Version: 1.0\nContent-Type: text/plain; charset=UTF-8\nContent-Transfer-Encoding: 8bit\n"
+)
 
 OTHER_ROOMS = ("reports", "pocket")
 """The report has catalogues of its own, and building the models in the box is for those who make releases."""
@@ -95,7 +101,6 @@ def catalogue_of(found: Sequence[Found], translations: dict[str, str]) -> Catalo
     """The catalogue of the messages found, with the translations that are known."""
     catalogue = Catalog(locale="zh_TW", project="posttrain", version="", fuzzy=False, charset="utf-8")
     catalogue.header_comment = "# Traditional Chinese of posttrain; written by tools/messages.py, translated by hand."
-    catalogue.mime_headers  # noqa: B018  (fills the defaults in)
     for one in found:
         catalogue.add(one.message, translations.get(one.message, ""), locations=[(one.file, 0)])
     return catalogue
@@ -105,22 +110,26 @@ def as_po(catalogue: Catalog) -> bytes:
     """The text of the `.po` file: no dates and no line numbers, so that it changes only where a message does."""
     file = io.BytesIO()
     write_po(file, catalogue, width=120, omit_header=True, include_lineno=False)
-    header = (
-        'msgid ""\nmsgstr ""\n"Language: zh_TW\\n"\n"MIME-Version: 1.0\\n"\n'
-        '"Content-Type: text/plain; charset=utf-8\\n"\n"Content-Transfer-Encoding: 8bit\\n"\n\n'
-    )
+    lines = "".join(f'"{line}\\n"\n' for line in HEADER.splitlines())
+    header = f'msgid ""\nmsgstr ""\n{lines}\n'
     return f"{catalogue.header_comment}\n{header}{file.getvalue().decode('utf-8')}".encode()
 
 
 def as_mo(translations: dict[str, str]) -> bytes:
-    """The bytes of the `.mo` file of a catalogue."""
-    catalogue = Catalog(locale="zh_TW", charset="utf-8")
-    for message, translation in translations.items():
-        if translation:
-            catalogue.add(message, translation)
-    file = io.BytesIO()
-    write_mo(file, catalogue)
-    return file.getvalue()
+    """The bytes of the `.mo` file of a catalogue, the same wherever and whenever it is made.
+
+    https://www.gnu.org/software/gettext/manual/html_node/MO-Files.html; without the hash table, which is optional.
+    """
+    pairs = sorted((one.encode(), two.encode()) for one, two in {"": HEADER, **translations}.items() if two)
+    texts = [one for one, _ in pairs] + [two for _, two in pairs]
+    at = 7 * 4 + len(texts) * 8
+    places = []
+    for text in texts:
+        places += [len(text), at]
+        at += len(text) + 1
+    table = len(pairs) * 8
+    head = struct.pack("<7I", 0x950412DE, 0, len(pairs), 28, 28 + table, 0, 28 + 2 * table)
+    return head + struct.pack(f"<{len(places)}I", *places) + b"".join(text + b"\0" for text in texts)
 
 
 def faults(found: Sequence[Found], translations: dict[str, str]) -> list[str]:

@@ -31,7 +31,7 @@ QUOTES = {"'": "'", '"': '"', "`": "`"}
 DEEPEST = 4
 """A message within a message within a message: not deeper than this."""
 THIN = 6
-"""A message with fewer letters of its own and no mark such as a colon fits only numbers and messages, not any words."""
+"""A message with fewer letters of its own, not all of them in front, and no mark such as a colon is a thin one."""
 LONGEST = 4000
 """A longer text is no message: it stays as it is."""
 
@@ -178,11 +178,17 @@ def catalogue_of(pairs: Iterable[tuple[str, str]]) -> Catalogue:
             for name, left, right in zip(names, literals, literals[1:], strict=False)
             if left and right and QUOTES.get(left[-1]) == right[0]
         )
-        own = "".join(literals)
-        anchor, thin = max(literals, key=len), sum(map(str.isalpha, own)) < THIN and not set(own) & set("|:'`[")
-        templates.append(Template(tuple(literals), tuple(names), quoted, translation, anchor, thin))
+        anchor = max(literals, key=len)
+        templates.append(Template(tuple(literals), tuple(names), quoted, translation, anchor, _thin(literals)))
     templates.sort(key=lambda one: -sum(map(len, one.literals)))
     return Catalogue(exact, templates)
+
+
+def _thin(literals: list[str]) -> bool:
+    """Whether a message has so little of its own that many a sentence would fit it, such as `{a} is {b}`."""
+    own = "".join(literals)
+    letters = sum(map(str.isalpha, own))
+    return letters < THIN and sum(map(str.isalpha, literals[0])) < letters and not set(own) & set("|:'`[")
 
 
 def read_mo(path: Path) -> list[tuple[str, str]]:
@@ -226,22 +232,23 @@ def _told(template: Template, values: dict[str, str], depth: int) -> dict[str, s
     """The values as they are shown; None where they show that the text is not this message after all.
 
     A value is a name, a number or a message within the message. Columns of something else (two spaces) are none of
-    these, a place before the message is no part of it, and a message with next to no words of its own, such as
-    `{a} is {b}`, says nothing about unknown phrases.
+    these, a place before the message is no part of it, and a thin message is meant only where a value is a number or a
+    message.
     """
-    told = {}
+    told, meant = {}, not template.thin
     for name, value in values.items():
         bare = value.strip()
-        sure = not template.thin or any(map(str.isdigit, bare))
-        if name in template.verbatim or (" " not in bare and sure):
+        if name in template.verbatim or " " not in bare:
             told[name] = value
+            meant = meant or any(map(str.isdigit, bare))
             continue
         known = _translated(bare, depth + 1) if depth < DEEPEST else None
         placed = name == template.names[0] and not template.literals[0] and (": " in bare or "; " in bare)
-        if known is None and (template.thin or placed or "  " in bare):
+        if known is None and (placed or "  " in bare):
             return None
         told[name] = value if known is None else value.replace(bare, known, 1)
-    return told
+        meant = meant or known is not None
+    return told if meant else None
 
 
 def _in_parts(text: str, depth: int) -> str | None:

@@ -13,6 +13,7 @@ import json as _json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -74,6 +75,8 @@ EVERYWHERE = (
     "Everywhere: --debug shows the traceback of an error, --quiet keeps stderr silent, --language en|zh-TW says in "
     "which language you are spoken to (else LANGUAGE, LC_ALL, LC_MESSAGES or LANG says it)."
 )
+
+PACKAGE = Path(__file__).parent.parent
 
 _state = {"debug": False, "quiet": False}
 
@@ -144,7 +147,30 @@ def hush() -> None:
 
 def _hear_the_library() -> None:
     """What the library says by itself, such as the memory that a GGUF file will take, is talk too."""
-    logging.getLogger("posttrain").setLevel(logging.ERROR if quiet() else logging.WARNING)
+    library = logging.getLogger("posttrain")
+    library.setLevel(logging.ERROR if quiet() else logging.WARNING)
+    if not any(isinstance(handler, _Talk) for handler in library.handlers):
+        library.addHandler(_Talk())
+    warnings.formatwarning = _warning
+
+
+class _Talk(logging.Handler):
+    """What is logged, said."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(translate(record.getMessage()), file=sys.stderr, flush=True)
+
+
+_as_python = warnings.formatwarning
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of this package as a line for people; those of others as Python writes them."""
+    if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+        return f"{translate(str(message))}\n"
+    return _as_python(message, category, filename, lineno, line)
 
 
 def talk(message: str = "") -> None:
