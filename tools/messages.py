@@ -33,8 +33,6 @@ PO, MO = FOLDER / "messages.po", FOLDER / "messages.mo"
 HEADER = (
     "Language: zh_TW\nMIME-Version: 1.0\nContent-Type: text/plain; charset=UTF-8\nContent-Transfer-Encoding: 8bit\n"
 )
-    "Language: zh_TW\nMIME-Version: 1.0\nContent-Type: text/plain; charset=UTF-8\nContent-Transfer-Encoding: 8bit\n"
-)
 
 OTHER_ROOMS = ("reports", "pocket")
 """The report has catalogues of its own, and building the models in the box is for those who make releases."""
