@@ -318,7 +318,7 @@ def _plain_problem(record: Completion | Text, tokenizer: PreTrainedTokenizerBase
         mend = "remove it, one document per row; where it is a rendered conversation, give its messages"
     else:
         parts = [Part(record.prompt, "the prompt"), Part(record.completion, "the completion")]
-        parts.append(Part(record.prompt + record.completion, "prompt and completion together"))
+        parts.append(Part(record.prompt + record.completion, "the prompt with its completion"))
         mend = PLAIN_MEND
     return gate_of(tokenizer).problem(parts, tokenizer, record.place, mend=mend)
 
