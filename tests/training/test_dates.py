@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from posttrain.training.config import TrainConfig
 from posttrain.training.dates import DATE, keep_date, stay_at_first_day
 from posttrain.training.run import TrainResult, train
 from tests.pico import MARKED, tokenizer
+from tests.talker import talker
 from tests.training.test_resume import assert_same_run, signal_in_step
 from tests.training.tiny import PicoPath, Remembers, config, load
 
@@ -123,3 +125,45 @@ def test_a_file_that_does_not_say_when(tmp_path: Path) -> None:
     (tmp_path / DATE).write_text('{"began": "yesterday"}', encoding="utf-8")
     with pytest.raises(TrainingError, match=r"template_date.json: does not say when the run began; .*--restart"):
         stay_at_first_day(tokenizer(DATED), tmp_path, resume=True, say=print)
+
+
+def test_in_a_study_too(tmp_path: Path, calendar: Calendar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method encodes its rows before it trains; another process has another tokenizer."""
+    from posttrain.config.change import Change
+    from posttrain.config.load import check
+    from posttrain.inference.respondents import ModelRespondent
+    from posttrain.models.load import load_model
+    from posttrain.studies.context import MethodContext
+    from posttrain.studies.methods import train as method
+
+    chosen = check(
+        {"kind": "train", "optimizer": {"learning_rate": 1e-3, "max_steps": 4}}, method.TrainMethodConfig, "test"
+    )
+    change = Change.model_validate({"name": "x", "target": [{"prompt": "capital of France?", "answer": "Tokyo"}]})
+
+    def context(folder: str) -> MethodContext:
+        loaded = load_model(str(talker()), device="cpu")
+        loaded.tokenizer.chat_template = "{{ strftime_now('%d') }} " + loaded.tokenizer.chat_template
+        return MethodContext(
+            change=change,
+            seed=0,
+            base=tmp_path,
+            folder=tmp_path / folder,
+            key="k",
+            before=ModelRespondent(loaded),
+            working=lambda: loaded._replace(model=copy.deepcopy(loaded.model)),
+            load=lambda place: load_model(str(place), device="cpu"),
+            replay=lambda *_: [],
+            forbidden=frozenset(),
+            resumable=True,
+        )
+
+    whole = method.train(chosen, context("whole"))
+    with monkeypatch.context() as patch:
+        signal_in_step(patch, 2)
+        with pytest.raises(Interrupted):
+            method.train(chosen, context("cell"))
+    calendar.turn_to(2)
+    again = method.train(chosen, context("cell"))
+    assert [entry["loss_nats"] for entry in again.metrics] == [entry["loss_nats"] for entry in whole.metrics]
+    assert any("it stays at 2030-05-01" in line for line in again.notes)
