@@ -99,7 +99,7 @@ def test_lines_are_right_with_crlf(tmp_path: Path) -> None:
 def test_not_utf8_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(b"name: x\nnote: \xa5\x5c\n")
-    with pytest.raises(ConfigError, match=r"x\.yaml:2: not UTF-8; save the file as UTF-8"):
+    with pytest.raises(ConfigError, match=r"x\.yaml:2: not UTF-8; it looks like Big5; save it as UTF-8"):
         read_text(path)
 
 

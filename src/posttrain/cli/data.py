@@ -11,13 +11,13 @@ import typer
 from posttrain.cli import data_make
 from posttrain.cli.options import DownloadOption, JsonOption, PlainCommand, PlainGroup, console, emit, talk
 from posttrain.cli.plain import plain
-from posttrain.errors import ConfigError, DataError, Problem, TemplateError
+from posttrain.errors import ConfigError, Problem, TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from posttrain.data.chat import Encoded
-    from posttrain.data.readers import DataSource
+    from posttrain.data.readers import DataSource, ReadResult
     from posttrain.data.survey import Lengths, StopCheck
 
 __all__ = ["app", "check", "show"]
@@ -29,7 +29,7 @@ OPEN, CLOSE = "⟦", "⟧"
 """Around supervised text where there are no colours."""
 
 FileArgument = Annotated[
-    str, typer.Argument(metavar="FILE", help="A .jsonl or .txt file; a data set's name with --hub.")
+    str, typer.Argument(metavar="FILE", help="A .jsonl, .csv, .parquet or .txt file; a data set's name with --hub.")
 ]
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", metavar="MODEL", help="Whose tokenizer and chat template to use.")
@@ -65,19 +65,17 @@ def show(
 
     Then the lengths of all rows, and whether generation stops at the token that the learned turns end with.
     """
-    from posttrain.data.readers import data_error, read_records
+    from posttrain.data.readers import data_error, sift
     from posttrain.data.survey import check_prompt, check_stop, lengths_of, segments, survey
     from posttrain.models.load import load_tokenizer, stop_ids
 
     source = _source(file, hub, subset, split, column, download)
     tokenizer = load_tokenizer(model, offline=not download)
-    read = read_records(source, on_bad_row="skip")
+    read = sift(source)
     found = survey(read.records, tokenizer, loss_on=loss_on)
     problems = [*read.problems, *found.problems]
-    if not found.rows:
-        raise data_error(problems, read.rows)
-    lengths = lengths_of(found.rows, max_length)
-    stop = check_stop(found.rows, tokenizer, stop_ids(model, tokenizer, offline=not download))
+    lengths = lengths_of(found.rows, max_length) if found.rows else None
+    stop = check_stop(found.rows, tokenizer, stop_ids(model, tokenizer, offline=not download)) if found.rows else None
     prompt, template = check_prompt(tokenizer), _template_problem(model, tokenizer)
     shown = found.rows[:rows]
     if json:
@@ -85,22 +83,28 @@ def show(
             {
                 "file": file,
                 "model": model,
+                "format": read.recognised(),
+                "notes": list(read.notes),
                 "rows": read.rows,
                 "bad": len(problems),
                 "problems": [str(problem) for problem in problems[:20]],
                 "shown": [_row_json(row, tokenizer) for row in shown],
-                "lengths": {**lengths._asdict(), "max_length": max_length},
-                "stop": stop._asdict(),
+                "lengths": {**lengths._asdict(), "max_length": max_length} if lengths else None,
+                "stop": stop._asdict() if stop else None,
                 "prompt_problem": prompt,
                 "template_problem": template,
             }
         )
-        return
-    for row in shown:
-        _print_row(row, [(s.text, s.supervised) for s in segments(row, tokenizer)])
-    _print_summary(read.rows, problems, lengths, max_length)
-    _print_checks(stop, prompt, template)
-    _talk_problems("bad row", problems)
+    else:
+        for row in shown:
+            _print_row(row, [(s.text, s.supervised) for s in segments(row, tokenizer)])
+        _print_format(read)
+        _print_summary(read.rows, problems, lengths, max_length)
+        _print_checks(stop, prompt, template)
+    if not found.rows:
+        raise data_error(problems, read.rows)
+    if not json:
+        _talk_problems("bad row", problems)
 
 
 @app.command(cls=PlainCommand)
@@ -121,57 +125,45 @@ def check(
     json: JsonOption = False,
 ) -> None:
     """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
-    from posttrain.data.answers import encode_any, sequences_of
-    from posttrain.data.readers import read_records
-    from posttrain.data.survey import check_prompt, check_stop, lengths_of
+    from posttrain.data.readers import data_error, sift
+    from posttrain.data.survey import check_prompt, check_stop, count, lengths_of
     from posttrain.models.load import load_tokenizer, stop_ids
 
     source = _source(file, hub, subset, split, column, download)
     tokenizer = load_tokenizer(model, offline=not download)
-    read = read_records(source, on_bad_row="skip")
-    bad = list(read.problems)
-    try:
-        encoded = encode_any(
-            read.records, tokenizer, max_length=max_length, over_long=over_long, loss_on=loss_on, on_bad_row="skip"
-        )
-    except DataError as error:  # over-long rows, or nothing left
-        raise DataError(*bad[:20], *error.problems) from error
-    bad += encoded.problems
-    texts = [text for row in encoded.rows for text in sequences_of(row)]
-    stop = check_stop(texts, tokenizer, stop_ids(model, tokenizer, offline=not download))
+    read = sift(source)
+    found = count(read, tokenizer, max_length=max_length, over_long=over_long, loss_on=loss_on)
+    stop = check_stop(found.texts, tokenizer, stop_ids(model, tokenizer, offline=not download)) if found.texts else None
     prompt, template = check_prompt(tokenizer), _template_problem(model, tokenizer)
-    lengths = lengths_of(texts, max_length)
-    counts = {
-        "rows": read.rows,
-        "usable": len(encoded.rows),
-        "bad": len(bad),
-        "dropped": encoded.dropped,
-        "truncated": encoded.truncated,
-        "tokens": lengths.total,
-        "supervised_tokens": sum(_supervised(text) for text in texts),
-    }
+    lengths = lengths_of(found.texts, max_length) if found.texts else None
     if json:
         emit(
             {
                 "file": file,
                 "model": model,
-                **counts,
-                "lengths": {**lengths._asdict(), "max_length": max_length},
-                "stop": stop._asdict(),
+                "format": read.recognised(),
+                "notes": list(read.notes),
+                **found.numbers(),
+                "lengths": {**lengths._asdict(), "max_length": max_length} if lengths else None,
+                "stop": stop._asdict() if stop else None,
                 "prompt_problem": prompt,
                 "template_problem": template,
-                "problems": [{"place": p.place, "cause": p.cause, "mend": p.mend} for p in bad],
+                "problems": [
+                    {"place": p.place, "cause": p.cause, "mend": p.mend}
+                    for p in [*found.problems, *(found.error.problems if found.error else ())]
+                ],
             }
         )
     else:
-        for name, count in counts.items():
-            print(f"{name.replace('_', ' '):<18}{count:>12,}")
+        for name, number in found.numbers().items():
+            print(f"{name.replace('_', ' '):<18}{number:>12,}")
+        _print_format(read)
         _print_checks(stop, prompt, template)
-    if bad and on_bad_row == "fail":
-        from posttrain.data.readers import data_error
-
-        raise data_error(bad, read.rows)
-    _talk_problems("left out", bad)
+    if found.error is not None:  # over-long rows, or nothing left
+        raise type(found.error)(*read.problems[:20], *found.error.problems) from found.error
+    if found.problems and (on_bad_row == "fail" or not found.usable):
+        raise data_error(found.problems, read.rows)
+    _talk_problems("left out", found.problems)
 
 
 def _source(
@@ -221,8 +213,16 @@ def _print_row(row: Encoded, parts: list[tuple[str, bool]]) -> None:
     out.print()
 
 
-def _print_summary(rows: int, problems: list[Problem], lengths: Lengths, max_length: int) -> None:
+def _print_format(read: ReadResult) -> None:
+    print(f"format   {read.recognised()}")
+    for note in read.notes:
+        print(f"note     {plain(note)}")
+
+
+def _print_summary(rows: int, problems: list[Problem], lengths: Lengths | None, max_length: int) -> None:
     print(f"rows     {rows:,}, {len(problems):,} of them bad")
+    if lengths is None:
+        return
     print(
         f"tokens   {lengths.total:,}; per row: shortest {lengths.min:,}, median {lengths.median:,}, "
         f"95 % at most {lengths.p95:,}, longest {lengths.max:,}"
@@ -241,8 +241,10 @@ def _template_problem(model: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return ""
 
 
-def _print_checks(stop: StopCheck, prompt: str, template: str) -> None:
-    if stop.problem:
+def _print_checks(stop: StopCheck | None, prompt: str, template: str) -> None:
+    if stop is None:
+        print("stop     not known: no row can be used")
+    elif stop.problem:
         print(f"stop     PROBLEM: {stop.problem}")
     else:
         print(f"stop     ok: turns end with {', '.join(stop.ends)}, generation stops at {', '.join(stop.stops)}")

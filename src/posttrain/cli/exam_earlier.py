@@ -6,12 +6,12 @@ that several commands may fill one folder.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.json_text import parse_json
 from posttrain.config.load import read_text
 from posttrain.errors import ConfigError, Problem
 
@@ -78,7 +78,7 @@ def _read(output: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(read_text(path))
+        found = parse_json(read_text(path))
     except ValueError as error:
         raise ConfigError(Problem(str(path), f"not valid JSON: {error}", "give another --output")) from error
     if not isinstance(found, dict) or not isinstance(found.get("cells"), list):

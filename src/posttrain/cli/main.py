@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -21,6 +22,7 @@ import typer
 from posttrain import __version__
 from posttrain.cli import options
 from posttrain.errors import PosttrainError, Problem
+from posttrain.models.disk import disk_problem
 from posttrain.models.memory import few_kernels
 from posttrain.models.processor import wait_politely
 
@@ -145,6 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug():
             raise
+        if problem := disk_problem(error, Path()):  # the disk's refusal, by the name that a library gives it
+            print(problem, file=sys.stderr)
+            return 1
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         print("This should not happen; --debug shows where. A bug report wants `posttrain doctor`.", file=sys.stderr)
         return 1

@@ -25,6 +25,7 @@ from posttrain.cli.options import (
 from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
 
 if TYPE_CHECKING:
+    from posttrain.models.meter import Doing
     from posttrain.studies.config import Study
     from posttrain.studies.examine import ExamEvent
     from posttrain.studies.exams import Exams
@@ -70,6 +71,7 @@ def run(
     from posttrain.studies.exams import prepare_exams
     from posttrain.studies.plan import make_plan, select
     from posttrain.studies.reference import reference_of
+    from posttrain.training.trackers import check_trackers
 
     check_language(language)
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
@@ -78,6 +80,7 @@ def run(
     plan = make_plan(config, known, base)
     selected = select(plan, only=only or (), changes=changes)
     folder = output or config.folder(base)
+    check_trackers(config.report_to)
     _check_models(config, base)
     exams = prepare_exams(config, known, base, place=str(study))
     reference_of(config, known, exams, base)  # a wrong key is said before anything runs
@@ -279,6 +282,16 @@ class Watcher:
             self.last = now
             talk(f"{head}: {words}")
 
+    def doing(self, work: Doing) -> None:
+        """Replay that is made and the like: live on a terminal, else a line now and then."""
+        now = time.monotonic()
+        if self.live:
+            self.shown = now
+            self._show("" if work.ends else str(work))
+        elif now - self.last >= STEP_LINE_S and not work.ends:
+            self.last = now
+            talk(f"{self.label}: {work}" if self.label else str(work))
+
     def ends(self, event: Event) -> None:
         """How it went, and how long the rest will take."""
         self._clear()
@@ -303,5 +316,5 @@ class Watcher:
         if self.live:
             self._clear()
             width = console().width
-            sys.stderr.write(f"{self.label if head is None else head} {words}"[: width - 1])
+            sys.stderr.write(f"{self.label if head is None else head} {words}".strip()[: width - 1])
             sys.stderr.flush()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from posttrain import registry
 from posttrain.cli.options import DownloadOption, DryRunOption, JsonOption, OutputOption, SetOption, emit, quiet, talk
 from posttrain.errors import ConfigError, Problem
 
@@ -16,14 +17,22 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 
+def _kinds(what: str, seam: str) -> str:
+    return f"{what}: {', '.join(registry.kinds(seam))} (posttrain list {seam}s says what each is)."
+
+
 def train(
     file: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="What to train, and how.")] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="MODEL", help="Hub id, folder, or pocket:chat.")
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", "-d", metavar="FILE", help="Examples: .jsonl or .txt.")] = None,
-    objective: Annotated[str | None, typer.Option(metavar="KIND", help="What is minimised: sft or clm.")] = None,
-    tuner: Annotated[str | None, typer.Option(metavar="KIND", help="Which parameters move: full or lora.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", metavar="FILE", help="Examples: .jsonl, .csv, .parquet or .txt.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(metavar="KIND", help=_kinds("What is minimised", "objective"))
+    ] = None,
+    tuner: Annotated[str | None, typer.Option(metavar="KIND", help=_kinds("Which parameters move", "tuner"))] = None,
     output: OutputOption = None,
     sets: SetOption = None,
     restart: Annotated[bool, typer.Option("--restart", help="Start over instead of resuming.")] = False,

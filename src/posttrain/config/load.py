@@ -7,19 +7,20 @@
 from __future__ import annotations
 
 import glob
-import io
+import gzip
+import zlib
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from posttrain import registry
 from posttrain.config.base import ByKind, Config
+from posttrain.config.encoding import guess, wide_of
+from posttrain.config.yaml_text import parse_yaml, plain
 from posttrain.errors import ConfigError, MissingError, Problem
 
 __all__ = ["check", "find_files", "load_yaml", "parse_value", "read_text", "read_yaml"]
@@ -28,7 +29,8 @@ C = TypeVar("C", bound=Config)
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file as text, with or without BOM, any line ends. MissingError, or ConfigError when not UTF-8."""
+    """A UTF-8 file as text, with or without BOM, any line ends; a .gz file unpacked. MissingError, or ConfigError when
+    not UTF-8."""
     if not path.exists():
         near = _near(path)
         mend = f"did you mean '{near}'?" if near else f"looked in {path.parent.absolute()}"
@@ -36,34 +38,35 @@ def read_text(path: Path) -> str:
     if path.is_dir():
         raise MissingError(Problem(str(path), "is a folder, a file is expected", "name a file in it"))
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
     except OSError as error:  # no permission, a bad disk
         raise MissingError(Problem(str(path), f"cannot be read: {error.strerror}", "let this user read it")) from error
+    if path.suffix.lower() == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ConfigError(Problem(str(path), "not a gzip file, or cut off", "copy the file again")) from error
+    if wide_of(data):  # English in UTF-16 is valid UTF-8 with zeros in it
+        raise ConfigError(Problem(f"{path}:1", *guess(data, str(path))))
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise ConfigError(Problem(f"{path}:{line}", "not UTF-8", "save the file as UTF-8")) from error
+        line = data[: error.start].count(b"\n") + 1
+        seen = guess(data, str(path))
+        raise ConfigError(Problem(f"{path}:{line}", seen.cause, seen.mend)) from error
 
 
 def _near(path: Path) -> Path | None:
     """The file beside a missing one whose name is most like it; the ending alone makes no likeness."""
-    names = {p.stem.casefold(): p for p in sorted(path.parent.iterdir()) if p.is_file()} if path.parent.is_dir() else {}
+    files = sorted(path.parent.iterdir(), key=lambda p: (p.suffix == path.suffix, p)) if path.parent.is_dir() else []
+    names = {p.stem.casefold(): p for p in files if p.is_file()}  # of two of one name, the one with the same ending
     close = get_close_matches(path.stem.casefold(), names, n=1)
     return names[close[0]] if close else None
 
 
 def read_yaml(path: Path) -> CommentedMap:
     """The top-level mapping of a YAML file, each node knowing its line. ConfigError with the line otherwise."""
-    text = read_text(path)
-    try:
-        node = YAML(typ="rt").load(io.StringIO(text.replace("\r\n", "\n")))
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        what = error.problem or error.context or "unreadable"
-        mend = "indent with spaces, not tabs" if r"'\t'" in what else ""
-        raise ConfigError(Problem(f"{path}:{line}", f"not valid YAML: {what}", mend)) from error
-    except YAMLError as error:
-        raise ConfigError(Problem(str(path), f"not valid YAML: {error}")) from error
+    node = parse_yaml(read_text(path), str(path))
     if node is None:
         raise ConfigError(
             Problem(
@@ -74,6 +77,7 @@ def read_yaml(path: Path) -> CommentedMap:
         )
     if not isinstance(node, CommentedMap):
         got = "a list" if isinstance(node, list) else f"{node!r}"
+        got = got if len(got) <= 100 else f"{got[:100]}..."
         raise ConfigError(Problem(f"{path}:1", f"a mapping (key: value) is expected, got {got}"))
     return node
 
@@ -106,11 +110,11 @@ def find_files(patterns: str | Sequence[str], base: Path, *, place: str = "") ->
 def parse_value(text: str) -> Any:
     """The value of `--set key=value`, read as YAML: numbers, lists, mappings, strings."""
     try:
-        return YAML(typ="safe", pure=True).load(text) if text else ""
-    except YAMLError as error:
-        raise ConfigError(
-            Problem(f"--set ...={text}", "the value is not valid YAML", "quote it, or close it")
-        ) from error
+        return plain(parse_yaml(text, "")) if text else ""
+    except ConfigError as error:
+        told = error.problems[0].cause
+        cause = "the value is not valid YAML" if told.startswith("not valid YAML") else told
+        raise ConfigError(Problem(f"--set ...={text}", cause, "quote it, or close it")) from error
 
 
 def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> None:
@@ -146,20 +150,6 @@ def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> None:
                     at = at.setdefault(key, {})
             else:
                 raise ConfigError(Problem(f"--set {item}", f"'{'.'.join(keys[:i])}' holds a value, not keys"))
-
-
-def plain(node: Any) -> Any:
-    """ruamel nodes as plain dicts, lists and scalars."""
-    if isinstance(node, dict):
-        return {str(k): plain(v) for k, v in node.items()}
-    if isinstance(node, list):
-        return [plain(v) for v in node]
-    if isinstance(node, bool) or node is None:
-        return node
-    for kind in (int, float, str):  # ruamel's scalar classes derive from these and pickle the file's layout
-        if isinstance(node, kind):
-            return kind(node)
-    return node
 
 
 def line_of(node: Any, location: Sequence[str | int], *, key: bool = False) -> int | None:
@@ -216,9 +206,12 @@ def _in_file(location: Sequence[str | int], node: Any, problem: str) -> list[str
     kept: list[str | int] = []
     for i, part in enumerate(location):
         last = i == len(location) - 1
-        if isinstance(part, int) or (isinstance(node, dict) and part in node) or (last and problem == "missing"):
+        named = last and problem in ("missing", "extra_forbidden")  # a key such as 1 or null is a text by now
+        if isinstance(part, int) or (isinstance(node, dict) and part in node) or named:
             kept.append(part)
-            inside = (isinstance(node, dict) and part in node) or (isinstance(node, list) and int(part) < len(node))
+            inside = (isinstance(node, dict) and part in node) or (
+                isinstance(node, list) and isinstance(part, int) and part < len(node)
+            )
             node = node[part] if inside else None
     return kept
 

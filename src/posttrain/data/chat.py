@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeV
 from weakref import WeakKeyDictionary
 
 from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
+from posttrain.data.joined import join
 from posttrain.data.offsets import IGNORED, Start, as_prompted, begins_at, first_token, token_from
 from posttrain.data.readers import data_error
 from posttrain.data.records import (
@@ -342,11 +343,11 @@ def _document(record: Text, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 
 
 def _completion(record: Completion, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Outcome:
-    """Prompt and completion tokenised apart, as generation will see them, then the end token."""
+    """Prompt and completion as one text, the prompt as generation will see it, then the end token."""
     if tokenizer.eos_token_id is None:
         return Problem(record.place, "the tokenizer has no end token: the model would never stop", "set its eos_token")
-    prompt = _plain(record.prompt, tokenizer)
-    completion = _ids(tokenizer([record.completion], add_special_tokens=False))[0]
+    whole = _plain(record.prompt + record.completion, tokenizer)
+    prompt, completion = join(_plain(record.prompt, tokenizer), whole, record.prompt, record.completion, tokenizer)
     answer = [*completion, int(tokenizer.eos_token_id)]
     ids = [*prompt, *answer]
     return Encoded(ids, list(ids) if loss_on == "all" else [IGNORED] * len(prompt) + answer, record.place)

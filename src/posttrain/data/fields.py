@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
+from posttrain.config.json_text import BadJson, parse_json
 from posttrain.data.records import ROLES, Message
 
-__all__ = ["BadRow", "keys_of", "kind_of", "messages_of", "text_of", "tools_of"]
+__all__ = ["BadRow", "filled", "keys_of", "kind_of", "messages_of", "missing", "near_key", "text_of", "tools_of"]
 
 ROLE_NAMES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function": "tool"}
 """Names that other formats use, for the mend."""
@@ -34,11 +36,10 @@ def messages_of(value: Any, field: str) -> tuple[Message, ...]:
 def _message(item: Any, at: str) -> Message:
     if not isinstance(item, dict):
         raise BadRow(f"{at} must be an object with 'role' and 'content', got {kind_of(item)}")
-    if "role" not in item:
-        mend = "this looks like ShareGPT: rename from/value to role/content" if "from" in item else ""
-        raise BadRow(f"{at} has no 'role'", mend or f"roles are {', '.join(ROLES)}")
-    role = item["role"]
-    if role not in ROLES:
+    role = item.get("role")
+    if role is None:
+        raise BadRow(f"{at} has no 'role'", missing("role", item, f"roles are {', '.join(ROLES)}"))
+    if not isinstance(role, str) or role not in ROLES:
         close = ROLE_NAMES.get(role) if isinstance(role, str) else None
         raise BadRow(
             f"{at} has the unknown role {role!r}", f"write '{close}'" if close else f"one of {', '.join(ROLES)}"
@@ -46,7 +47,7 @@ def _message(item: Any, at: str) -> Message:
     if item.get("function_call") is not None:
         raise BadRow(f"{at} has 'function_call', OpenAI's older form", 'write it as "tool_calls": [{"function": ...}]')
     calls = _calls(item.get("tool_calls"), at)
-    content = _content(item.get("content"), at, optional=calls is not None)
+    content = _content(item, at, optional=calls is not None)
     if not content.strip() and calls is None and role in {"user", "assistant"}:
         what = "a row without an answer: " if role == "assistant" else ""
         raise BadRow(f"{what}{at} ({role}) has empty content", "write the text or remove the row")
@@ -66,13 +67,14 @@ def _message(item: Any, at: str) -> Message:
     )
 
 
-def _content(value: Any, at: str, *, optional: bool) -> str:
+def _content(item: Mapping[str, Any], at: str, *, optional: bool) -> str:
+    value = item.get("content")
     if isinstance(value, str):
         return value
     if value is None:
         if optional:
             return ""
-        raise BadRow(f"{at} has no 'content'", 'add "content": "..."')
+        raise BadRow(f"{at} has no 'content'", missing("content", item, 'add "content": "..."'))
     if isinstance(value, list):
         parts = [part.get("text") for part in value if isinstance(part, dict) and part.get("type") == "text"]
         if len(parts) == len(value) and all(isinstance(part, str) for part in parts):
@@ -86,20 +88,30 @@ def _calls(value: Any, at: str) -> tuple[dict[str, Any], ...] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(call, dict) for call in value):
         raise BadRow(f"{at}.tool_calls must be a list of objects, got {kind_of(value)}")
+    _json_numbers(value, f"{at}.tool_calls")
     return tuple(value)
+
+
+def _json_numbers(value: Any, at: str) -> None:
+    """BadRow for NaN and infinity, which Python's JSON has and JSON has not: a model would learn to write them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadRow(f"{at} holds {value}, which is not JSON", "write null or a number")
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _json_numbers(one, at)
 
 
 def tools_of(value: Any) -> tuple[dict[str, Any], ...] | None:
     """JSON schemas of tools, as a list or as JSON text; None when there are none."""
     if isinstance(value, str) and value.strip():  # hub data sets keep schemas as JSON text
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise BadRow(f"'tools' is not valid JSON: {error.msg}") from error
+            value = parse_json(value)
+        except BadJson as bad:
+            raise BadRow(f"'tools' is {bad.cause}", bad.mend) from bad
     if value is None or value in ("", []):
         return None
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise BadRow(f"'tools' must be a list of JSON schemas, got {kind_of(value)}")
+    _json_numbers(value, "'tools'")
     return tuple(value)
 
 
@@ -123,9 +135,27 @@ def _optional(value: Any, at: str) -> str | None:
 def text_of(row: Mapping[str, Any], field: str) -> str:
     """A field that must be a string."""
     value = row.get(field)
-    if not isinstance(value, str):
-        raise BadRow(f"'{field}' must be a string, got {kind_of(value)}" if field in row else f"'{field}' is missing")
-    return value
+    if isinstance(value, str):
+        return value
+    if field in row:
+        raise BadRow(f"'{field}' must be a string, got {kind_of(value)}")
+    raise BadRow(f"'{field}' is missing", missing(field, row, f"the row has {keys_of(row)}"))
+
+
+def filled(value: Any) -> bool:
+    """Whether there is something: tables and data sets have nothing, "" and [] where a row has no such field."""
+    return bool(value.strip()) if isinstance(value, str) else value is not None and value != []
+
+
+def near_key(wanted: str, row: Mapping[str, Any]) -> str:
+    """The row's key that is most like a wanted one; "" when none is."""
+    return next(iter(get_close_matches(wanted, [str(key) for key in row], n=1, cutoff=0.75)), "")
+
+
+def missing(field: str, row: Mapping[str, Any], otherwise: str) -> str:
+    """The mend for a missing field: the key that was misspelt, or another."""
+    near = near_key(field, row)
+    return f"did you mean '{field}'? it has '{near}'" if near and near != field else otherwise
 
 
 def kind_of(value: Any) -> str:

@@ -2,8 +2,7 @@
 
 - `{"text": ..., "label": ...}`; two texts as `text` and `text2`, or `premise` and `hypothesis`; labels as a list, where
   a text may have several;
-- `{"tokens": [...], "tags": [...]}`, or a CoNLL file: a token and, last in its line, its tag; blank lines between
-  sentences; lines that begin with `-DOCSTART-` say nothing;
+- `{"tokens": [...], "tags": [...]}`, or a CoNLL file, see `conll`;
 - `{"question": ..., "context": ..., "answers": [{"text": ..., "answer_start": ...}]}` (or SQuAD's columns, a list of
   texts and one of starts), no answers where the context has none; or a SQuAD file.
 
@@ -12,18 +11,15 @@ A row without labels, tags or answers is read: it is one to be labelled, and tra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from posttrain.data.fields import BadRow, keys_of, kind_of, text_of
+from posttrain.config.json_text import BadJson, parse_json
+from posttrain.data.fields import BadRow, keys_of, kind_of, missing, near_key, text_of
 from posttrain.data.records import LabelledText, ReadingQuestion, SpanAnswer, TaggedTokens
 from posttrain.errors import DataError, Problem
 
-__all__ = ["CONLL_SUFFIXES", "conll_rows", "is_squad", "labelled_of", "question_of", "squad_rows", "tagged_of"]
-
-CONLL_SUFFIXES = frozenset({".conll", ".bio", ".iob", ".iob2"})
-"""Files that are read as one token a line."""
+__all__ = ["is_squad", "labelled_of", "question_of", "squad_rows", "tagged_of"]
 
 
 def labelled_of(row: Mapping[str, Any], place: str) -> LabelledText:
@@ -32,9 +28,10 @@ def labelled_of(row: Mapping[str, Any], place: str) -> LabelledText:
     text = _filled(row, first)
     text2 = _filled(row, second) if row.get(second) is not None else None
     if first == "premise" and text2 is None:
-        raise BadRow("'hypothesis' is missing", f"the row has {keys_of(row)}")
+        raise BadRow("'hypothesis' is missing", missing("hypothesis", row, f"the row has {keys_of(row)}"))
     given = row.get("label") if row.get("label") is not None else row.get("labels")
     if given is None:
+        _misspelt("label", row, "labels")
         return LabelledText(text, (), place, text2, gold=False)
     labels = tuple(_label(one, "label") for one in (given if isinstance(given, list) else [given]))
     twice = [label for label in labels if labels.count(label) > 1]
@@ -47,9 +44,12 @@ def tagged_of(row: Mapping[str, Any], place: str) -> TaggedTokens:
     """A row with `tokens` and `tags`; BadRow with what was expected."""
     tokens = row.get("tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) and t for t in tokens):
-        raise BadRow("'tokens' must be a list of words, none of them empty", 'such as ["Ada", "was", "born"]')
+        mend = 'such as ["Ada", "was", "born"]'
+        mend = missing("tokens", row, mend) if tokens is None else mend
+        raise BadRow("'tokens' must be a list of words, none of them empty", mend)
     given = row.get("tags")
     if given is None:
+        _misspelt("tags", row)
         return TaggedTokens(tuple(tokens), (), place, gold=False)
     if not isinstance(given, list):
         raise BadRow(f"'tags' must be a list, got {kind_of(given)}", 'such as ["B-PER", "O", "O"]')
@@ -65,9 +65,17 @@ def question_of(row: Mapping[str, Any], place: str) -> ReadingQuestion:
     name = str(key) if isinstance(key, str | int) else ""
     given = row.get("answers")
     if given is None and row.get("is_impossible") is not True:
+        _misspelt("answers", row)
         return ReadingQuestion(question, context, (), place, name, gold=False)
     answers = dict.fromkeys(_span(*pair, context) for pair in _answer_pairs(given or []))
     return ReadingQuestion(question, context, tuple(answers), place, name)
+
+
+def _misspelt(field: str, row: Mapping[str, Any], *others: str) -> None:
+    """BadRow where a row lacks a field and has one called almost so: it would be taken for one to be labelled."""
+    near = near_key(field, {key: value for key, value in row.items() if key not in (field, *others)})
+    if near:
+        raise BadRow(f"'{field}' is missing", f"did you mean '{field}'? it has '{near}'")
 
 
 def _answer_pairs(given: Any) -> Iterator[tuple[Any, Any]]:
@@ -119,26 +127,6 @@ def _filled(row: Mapping[str, Any], field: str) -> str:
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
-def conll_rows(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """(place, row) of every sentence of a CoNLL file; its place is its first line."""
-    tokens: list[str] = []
-    tags: list[str] = []
-    first, lone = 1, 0
-    for number, line in enumerate([*text.split("\n"), ""], start=1):
-        cells = line.split()
-        if cells and cells[0] != "-DOCSTART-":
-            first = number if not tokens else first
-            lone = lone or (number if len(cells) < 2 else 0)
-            tokens.append(cells[0])
-            tags.append(cells[-1])
-        elif tokens:
-            bad = BadRow(
-                f"line {lone} has one column", "a token and its tag in each line, blank lines between sentences"
-            )
-            yield f"{name}:{first}", bad if lone else {"tokens": tokens, "tags": tags}
-            tokens, tags, lone = [], [], 0
-
-
 def is_squad(text: str) -> bool:
     """Whether a JSON file's text looks like SQuAD's: one object with `data`."""
     return text.lstrip().startswith("{") and '"paragraphs"' in text and '"qas"' in text
@@ -147,16 +135,15 @@ def is_squad(text: str) -> bool:
 def squad_rows(text: str, name: str) -> Iterator[tuple[str, Any]]:
     """(place, row) of every question of a SQuAD file (SQuAD, DRCD, CMRC); its place ends with the question's id."""
     try:
-        articles = json.loads(text)["data"]
+        articles = parse_json(text)["data"]
         for article in articles:
             for paragraph in article["paragraphs"]:
                 for qa in paragraph["qas"]:
                     place = f"{name}#{qa['id']}"
                     yield place, {"context": paragraph["context"], **qa}
-    except json.JSONDecodeError as error:
-        raise DataError(
-            Problem(f"{name}:{error.lineno}", f"not valid JSON: {error.msg}", "copy the file again")
-        ) from error
+    except BadJson as bad:
+        place = f"{name}:{bad.line}" if bad.line else name
+        raise DataError(Problem(place, bad.cause, bad.mend or "copy the file again")) from bad
     except (KeyError, TypeError) as error:
         cause = f"not a SQuAD file: {type(error).__name__} {error}"
         raise DataError(Problem(name, cause, '{"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}')) from error

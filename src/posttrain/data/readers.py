@@ -6,40 +6,45 @@ Read are, row by row (a file may mix them):
   `tool_calls`, `tool_call_id`, `name`, and `train` (or OpenAI's `weight`) to put its words into or out of the loss;
 - `{"prompt": ..., "completion": ...}`, both strings, or both lists of messages;
 - `{"text": ...}`;
+- Alpaca, ShareGPT, content and summary, see `forms`;
 - preferences and graded answers, see `preferences`;
-- labelled texts, tagged tokens (CoNLL files too), questions about texts (SQuAD files too), see `labelled`;
-- `.txt`: one document per block of lines, blocks are separated by blank lines.
+- labelled texts, tagged tokens (CoNLL files too), questions about texts (SQuAD files too), see `labelled`.
 
-Unknown keys of a row are left alone (data sets carry ids, sources and scores).
+The files that rows come from: see `files`. Unknown keys of a row are left alone (data sets carry ids and sources).
 """
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from posttrain.config.base import Config
-from posttrain.config.load import read_text
-from posttrain.data.fields import BadRow, keys_of, kind_of, messages_of, text_of, tools_of
-from posttrain.data.labelled import (
-    CONLL_SUFFIXES,
-    conll_rows,
-    is_squad,
-    labelled_of,
-    question_of,
-    squad_rows,
-    tagged_of,
-)
+from posttrain.data.fields import BadRow, filled, keys_of, kind_of, messages_of, missing, near_key, text_of, tools_of
+from posttrain.data.files import file_rows
+from posttrain.data.forms import FIELDS, own_fields, talk_in
+from posttrain.data.labelled import labelled_of, question_of, tagged_of
 from posttrain.data.preferences import graded_of, preference_of
 from posttrain.data.records import Completion, Conversation, Message, Record, Text
-from posttrain.errors import ConfigError, DataError, MissingError, Problem
+from posttrain.data.tables import TRUTH, TableRow, typed
+from posttrain.errors import DataError, Problem
 
-__all__ = ["LISTED_PROBLEMS", "BadRow", "DataSource", "Format", "OnBadRow", "ReadResult", "data_error", "read_records"]
+__all__ = [
+    "LISTED_PROBLEMS",
+    "BadRow",
+    "DataSource",
+    "Format",
+    "OnBadRow",
+    "ReadResult",
+    "data_error",
+    "read_records",
+    "sift",
+]
 
 OnBadRow = Literal["fail", "skip"]
 Format = Literal["auto", "messages", "completion", "text", "preference", "graded", "labels", "tags", "answers"]
@@ -52,7 +57,8 @@ class DataSource(Config):
     """Where rows come from: a file, or a hub data set. `data: rows.jsonl` is short for `data: {path: rows.jsonl}`."""
 
     path: str | None = None
-    """A .jsonl or .txt file; .conll for tagged tokens, SQuAD's .json for questions about texts."""
+    """A .jsonl, .json, .csv, .tsv, .parquet or .txt file; .conll for tagged tokens, SQuAD's .json for questions about
+    texts; text files may be packed (.gz)."""
     hub: str | None = None
     """A data set on the Hugging Face hub, or a folder in its layout."""
     subset: str | None = None
@@ -76,10 +82,12 @@ class DataSource(Config):
         if (self.path is None) == (self.hub is None):
             raise ValueError("give either path or hub")
         fields = {"messages", "tools", "prompt", "completion", "text", "chosen", "rejected", "margin", "label"}
-        fields |= {"text2", "labels", "tokens", "tags", "question", "context", "answers"}
+        fields |= {"text2", "labels", "tokens", "tags", "question", "context", "answers", "id", *FIELDS}
         unknown = sorted(set(self.columns) - fields)
         if unknown:
-            raise ValueError(f"columns: unknown field '{unknown[0]}'; fields are {', '.join(sorted(fields))}")
+            near = get_close_matches(unknown[0], sorted(fields), n=1)
+            mend = f"did you mean '{near[0]}'?" if near else f"fields are {', '.join(sorted(fields))}"
+            raise ValueError(f"columns: unknown field '{unknown[0]}'; {mend}")
         return self
 
     def at(self, base: Path) -> DataSource:
@@ -90,34 +98,55 @@ class DataSource(Config):
 
 
 class ReadResult(NamedTuple):
-    """Good records; how many rows there were, how many were skipped, and what was wrong with these."""
+    """Good records; how many rows there were, how many were skipped, and what was wrong with these.
+
+    forms: how many rows of each format were recognised; notes: what was chosen in reading the file, for people.
+    """
 
     records: list[Record]
     rows: int
     skipped: int
     problems: list[Problem]
+    forms: Mapping[str, int] = {}
+    notes: tuple[str, ...] = ()
+
+    def recognised(self) -> str:
+        """`Alpaca`, or `3 rows of Alpaca, 2 of conversations`."""
+        if len(self.forms) == 1:
+            return next(iter(self.forms))
+        many = [f"{count:,} of {form}" for form, count in self.forms.items()]
+        return f"{many[0].replace(' of', ' rows of', 1)}, {', '.join(many[1:])}" if many else "no rows"
 
 
-def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadResult:
-    """Read every row. DataError with all bad rows (the first 20 listed) unless `skip`, and when no row is left."""
+def sift(source: DataSource) -> ReadResult:
+    """Read every row and say what is wrong with the bad ones; DataError where the file cannot be read, or is empty."""
     name = source.path if source.path is not None else f"{source.hub}[{source.split}]"
     assert name is not None
     records: list[Record] = []
     problems: list[Problem] = []
+    notes: list[str] = []
+    forms: Counter[str] = Counter()
     rows = 0
-    for place, row in _rows(source):
+    for place, row in _rows(source, notes):
         rows += 1
         try:
-            records.append(record_of(row, place, source.columns, source.format))
+            form, record = _recognised(row, place, source.columns, source.format)
         except BadRow as bad:
             problems.append(Problem(place, bad.cause, bad.mend))
+        else:
+            records.append(record)
+            forms[form] += 1
     if rows == 0:
         raise DataError(Problem(name, "the file is empty: no rows", "one JSON object per line is expected"))
-    if problems and on_bad_row == "fail":
-        raise data_error(problems, rows)
-    if not records:
-        raise data_error(problems, rows)
-    return ReadResult(records, rows, len(problems), problems)
+    return ReadResult(records, rows, len(problems), problems, dict(forms.most_common()), tuple(notes))
+
+
+def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadResult:
+    """Read every row. DataError with all bad rows (the first 20 listed) unless `skip`, and when no row is left."""
+    read = sift(source)
+    if not read.records or (read.problems and on_bad_row == "fail"):
+        raise data_error(read.problems, read.rows)
+    return read
 
 
 def data_error(
@@ -137,126 +166,67 @@ def data_error(
     return kind(*listed)
 
 
-def _rows(source: DataSource) -> Iterator[tuple[str, Any]]:
-    """(place, row) of every row; a row is a dict, a `BadRow`, or a `Text` of a plain file."""
+def _rows(source: DataSource, notes: list[str]) -> Iterator[tuple[str, Any]]:
+    """(place, row) of every row; a row is a dict or a `BadRow`, or what else a line of JSON can be."""
     if source.hub is not None:
-        yield from _hub_rows(source)
-        return
+        from posttrain.data.hub import hub_rows
+
+        return hub_rows(source.hub, source.subset, source.split, download=source.download, notes=notes)
     assert source.path is not None
-    path = Path(source.path).expanduser()
-    try:
-        text = read_text(path)
-    except ConfigError as error:  # not UTF-8
-        raise DataError(*error.problems) from error
-    if path.suffix.lower() in CONLL_SUFFIXES or (path.suffix.lower() == ".txt" and source.format == "tags"):
-        yield from conll_rows(text, str(path))
-    elif path.suffix.lower() == ".json" and is_squad(text):
-        yield from squad_rows(text, str(path))
-    elif path.suffix.lower() == ".txt":
-        yield from _documents(text, str(path))
-    elif path.suffix.lower() in {".csv", ".parquet", ".tsv", ".xlsx"}:
-        raise DataError(Problem(str(path), f"{path.suffix} files are not read", "convert it to .jsonl"))
-    else:
-        yield from _json_lines(text, str(path))
+    return file_rows(Path(source.path).expanduser(), tags=source.format == "tags", notes=notes)
 
 
-def _json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    if text.lstrip().startswith("[") and text.rstrip().endswith("]"):
-        raise DataError(
-            Problem(f"{name}:1", "a JSON array; one object per line is expected", f"jq -c '.[]' {name} > rows.jsonl")
-        )
-    lines = text.split("\n")  # not splitlines: JSON strings may hold U+2028 and U+0085
-    for number, line in enumerate(lines, start=1):
-        line = line.strip(" \t\r")
-        if not line:
-            continue
-        place = f"{name}:{number}"
-        try:
-            yield place, json.loads(line)
-        except json.JSONDecodeError as error:
-            cut = error.pos >= len(line) - 1 or "Unterminated" in error.msg
-            what = error.msg.removesuffix(" starting at")
-            cause = f"not valid JSON: {what} at column {error.colno}"
-            if number == 1 and line in {"{", "["}:
-                mend = "write each row on a line of its own (JSON Lines), not indented"
-            else:
-                mend = "the line seems to be cut off" if cut else "one JSON object per line is expected"
-            yield place, BadRow(cause, mend)
-
-
-def _documents(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Blocks of lines between blank lines, each a document, its place the block's first line."""
-    block: list[str] = []
-    first = 1
-    for number, line in enumerate([*text.split("\n"), ""], start=1):
-        line = line.rstrip("\r")
-        if line.strip():
-            if not block:
-                first = number
-            block.append(line)
-        elif block:
-            yield f"{name}:{first}", {"text": "\n".join(block)}
-            block = []
-
-
-def _hub_rows(source: DataSource) -> Iterator[tuple[str, Any]]:
-    import datasets
-
-    assert source.hub is not None
-    local = Path(source.hub).expanduser().is_dir()
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = before or not (source.download or local)
-    progress = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        rows = datasets.load_dataset(source.hub, source.subset, split=source.split)
-    except (ConnectionError, FileNotFoundError, OSError) as error:
-        mend = "check the name and the network" if source.download else "--download allows fetching it from the hub"
-        raise MissingError(Problem(source.hub, f"the data set cannot be read: {_line(error)}", mend)) from error
-    except ValueError as error:  # an unknown split or configuration; the message lists the known ones
-        raise DataError(Problem(source.hub, _line(error))) from error
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
-        if progress:
-            datasets.enable_progress_bars()
-    names = {column: _class_names(feature) for column, feature in rows.features.items()}
-    for number, row in enumerate(rows):
-        named = {column: _named(value, names[column]) for column, value in row.items()}
-        yield f"{source.hub}[{source.split}]:{number}", named
-
-
-def _class_names(feature: Any) -> list[str] | None:
-    """The names of a column of classes, or of lists of classes, which the hub stores as numbers."""
-    import datasets
-
-    inner = feature.feature if isinstance(feature, datasets.List) else feature
-    return list(inner.names) if isinstance(inner, datasets.ClassLabel) else None
-
-
-def _named(value: Any, names: list[str] | None) -> Any:
-    if names is None or value is None:
-        return value
-    if isinstance(value, list):
-        return [_named(one, names) for one in value]
-    return names[value] if value >= 0 else None  # -1: a test set that keeps its labels to itself
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+NAMES: dict[Format, str] = {
+    "messages": "conversations (messages)",
+    "completion": "prompt and completion",
+    "text": "text",
+    "preference": "chosen and rejected answers",
+    "graded": "graded answers",
+    "labels": "labelled texts",
+    "tags": "tagged tokens",
+    "answers": "questions about texts",
+}
+LISTS = ("tokens", "tags", "answers")
+"""Fields that are lists, which tables can only hold as JSON text."""
 
 
 def record_of(row: Any, place: str, columns: Mapping[str, str] | None = None, format: Format = "auto") -> Record:
     """One row as a record; BadRow with what was expected."""
+    return _recognised(row, place, columns or {}, format)[1]
+
+
+def _recognised(row: Any, place: str, columns: Mapping[str, str], format: Format) -> tuple[str, Record]:
+    """The name of the row's format, and its record."""
     if isinstance(row, BadRow):
         raise row
     if not isinstance(row, dict):
         raise BadRow(f"an object is expected, got {kind_of(row)}", 'such as {"messages": [...]}')
-    for ours, theirs in (columns or {}).items():
+    table = isinstance(row, TableRow)
+    for ours, theirs in columns.items():
         if theirs not in row:
-            raise BadRow(f"no column '{theirs}' (columns: {ours})", f"the row has {keys_of(row)}")
+            near = near_key(theirs, row)
+            mend = f"did you mean '{near}'?" if near else f"the row has {keys_of(row)}"
+            raise BadRow(f"no column '{theirs}' (columns: {ours})", mend)
         row = {**row, ours: row[theirs]}
+    if columns.get("prompt") == "instruction" and filled(row.get("input")) and "input" not in columns.values():
+        raise BadRow("the row's 'input' would be lost", "leave columns out: Alpaca's rows are read as they are")
+    name = ""
+    if format not in ("labels", "tags", "answers"):
+        name, row = own_fields(row)
+    if table:
+        row = typed(row, graded=format == "graded" or (format == "auto" and _is_graded(row)))
     if format == "auto":
         format = _format_of(row)
+    return name or NAMES[format], _record(row, place, format)
+
+
+def _is_graded(row: Mapping[str, Any]) -> bool:
+    """Whether a table's row says in words whether its answer is wanted."""
+    label = row.get("label")
+    return filled(row.get("completion")) and isinstance(label, str) and label.strip().lower() in TRUTH
+
+
+def _record(row: Mapping[str, Any], place: str, format: Format) -> Record:
     if format == "messages":
         return _conversation(row, place)
     if format == "completion":
@@ -265,12 +235,11 @@ def record_of(row: Any, place: str, columns: Mapping[str, str] | None = None, fo
         return preference_of(row, place)
     if format == "graded":
         return graded_of(row, place)
-    if format == "labels":
-        return labelled_of(row, place)
-    if format == "tags":
-        return tagged_of(row, place)
-    if format == "answers":
-        return question_of(row, place)
+    if format in ("labels", "tags", "answers"):
+        row = {**row, **{key: talk_in(row[key], key) for key in LISTS if key in row}}
+        if format == "labels":
+            return labelled_of(row, place)
+        return tagged_of(row, place) if format == "tags" else question_of(row, place)
     text = text_of(row, "text")
     if not text.strip():
         raise BadRow("'text' is empty", "remove the row")
@@ -292,16 +261,33 @@ def _format_of(row: Mapping[str, Any]) -> Format:
         return "tags"
     if row.get("question") is not None and row.get("context") is not None:
         return "answers"
-    if "chosen" in row or "rejected" in row:
+    if row.get("chosen") is not None or row.get("rejected") is not None:
         lacking = "rejected" if row.get("chosen") is not None else "chosen"
-        raise BadRow(f"a preference without '{lacking}'", f'add "{lacking}": "..."')
-    if "prompt" in row:
-        raise BadRow("a row without an answer: 'prompt' but no 'completion'", 'add "completion": "..."')
-    raise BadRow(
-        "expected 'messages', 'prompt' and 'completion', 'chosen' and 'rejected', or 'text'; "
-        f"the row has {keys_of(row)}",
-        "rename the fields, or map them: columns: {prompt: question, completion: answer}",
+        raise BadRow(f"a preference without '{lacking}'", missing(lacking, row, f'add "{lacking}": "..."'))
+    if row.get("prompt") is not None:
+        mend = missing("completion", row, 'add "completion": "..."')
+        raise BadRow("a row without an answer: 'prompt' but no 'completion'", mend)
+    expected = (
+        "expected 'messages', 'prompt' and 'completion', 'chosen' and 'rejected', or 'text' "
+        "(or Alpaca's or ShareGPT's fields)"
     )
+    raise BadRow(f"{expected}; the row has {keys_of(row)}", _mend(row))
+
+
+STARTS = ("messages", "prompt", "completion", "conversations", "instruction", "output", "chosen", "rejected", "text")
+ASKED = ("question", "query", "problem", "instruction", "input", "source", "user")
+ANSWERED = ("answer", "response", "output", "solution", "target", "reply", "assistant")
+"""Names of columns that a prompt and its answer often have elsewhere."""
+
+
+def _mend(row: Mapping[str, Any]) -> str:
+    """What to do about a row of no known format: the key that is misspelt, or how to map its columns."""
+    wrong = {key: near for key in STARTS if (near := near_key(key, row)) and near not in STARTS}
+    if wrong:
+        return "; ".join(f"did you mean '{key}'? it has '{near}'" for key, near in list(wrong.items())[:2])
+    asked = next((key for key in ASKED if key in row), "question")
+    answered = next((key for key in ANSWERED if key in row and key != asked), "answer")
+    return f"rename the fields, or map them: columns: {{prompt: {asked}, completion: {answered}}}"
 
 
 def _conversation(row: Mapping[str, Any], place: str) -> Conversation:

@@ -9,21 +9,25 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from posttrain.data.chat import IGNORED, Encoded, LossOn, outcomes
+from posttrain.data.answers import encode_any, sequences_of
+from posttrain.data.chat import IGNORED, Encoded, LossOn, OverLong, outcomes
+from posttrain.data.readers import ReadResult
 from posttrain.data.records import Record, texts_of
 from posttrain.data.template import ChatTemplate
-from posttrain.errors import Problem, TemplateError
+from posttrain.errors import DataError, Problem, TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
+    "Counted",
     "Lengths",
     "Segment",
     "StopCheck",
     "Survey",
     "check_prompt",
     "check_stop",
+    "count",
     "lengths_of",
     "segments",
     "survey",
@@ -74,6 +78,91 @@ def survey(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, *, los
         else:
             rows.append(outcome)
     return Survey(rows, problems)
+
+
+class Counted(NamedTuple):
+    """What training would make of a file. usable, bad, too_long, dropped, truncated: rows; texts: what is learned from;
+    problems: of bad rows; error: why training would refuse the file whatever is done about its bad rows."""
+
+    rows: int
+    usable: int
+    bad: int
+    too_long: int
+    dropped: int
+    truncated: int
+    texts: list[Encoded]
+    problems: list[Problem]
+    error: DataError | None = None
+
+    def numbers(self) -> dict[str, int]:
+        """All that is counted, by name."""
+        return {
+            "rows": self.rows,
+            "usable": self.usable,
+            "bad": self.bad,
+            "too_long": self.too_long,
+            "dropped": self.dropped,
+            "truncated": self.truncated,
+            "tokens": sum(len(text.input_ids) for text in self.texts),
+            "supervised_tokens": sum(label != IGNORED for text in self.texts for label in text.labels),
+        }
+
+
+def count(
+    read: ReadResult, tokenizer: PreTrainedTokenizerBase, *, max_length: int, over_long: OverLong, loss_on: LossOn
+) -> Counted:
+    """Render every row as training would, bad rows left out, and count; also where no row is left."""
+    bad = list(read.problems)
+    if not read.records:
+        return Counted(read.rows, 0, len(bad), 0, 0, 0, [], bad)
+    try:
+        made = encode_any(
+            read.records, tokenizer, max_length=max_length, over_long=over_long, loss_on=loss_on, on_bad_row="skip"
+        )
+    except DataError as error:
+        return _refused(read, tokenizer, max_length, over_long, loss_on, error)
+    bad += made.problems
+    texts = [text for row in made.rows for text in sequences_of(row)]
+    return Counted(read.rows, len(made.rows), len(bad), 0, made.dropped, made.truncated, texts, bad)
+
+
+def _refused(
+    read: ReadResult,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    over_long: OverLong,
+    loss_on: LossOn,
+    error: DataError,
+) -> Counted:
+    """The counts of a file with rows that are too long, or without a row that is left."""
+    parts = [texts_of(record) for record in read.records]
+    rendered = outcomes([text for part in parts for text in part], tokenizer, loss_on)
+    bad = list(read.problems)
+    texts: list[Encoded] = []
+    usable = long = 0
+    for part in parts:
+        found = [next(rendered) for _ in part]
+        wrong = [one for one in found if isinstance(one, Problem)]
+        sides = [one for one in found if isinstance(one, Encoded)]
+        if wrong:
+            bad.append(wrong[0])
+        elif any(len(side.input_ids) > max_length for side in sides):
+            long += 1
+        else:
+            usable += 1
+            texts += sides
+    kept = over_long == "raise"  # else nothing is left, and what was rendered teaches nothing
+    return Counted(
+        read.rows,
+        usable if kept else 0,
+        len(bad) if kept else len(bad) + usable,
+        long if kept else 0,
+        long if over_long == "drop" else 0,
+        long if over_long == "truncate" else 0,
+        texts if kept else [],
+        bad,
+        error,
+    )
 
 
 def segments(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[Segment]:

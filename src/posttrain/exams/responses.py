@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.json_text import parse_json
 from posttrain.errors import ConfigError, DataError, Problem
+from posttrain.models.disk import append
 
 __all__ = ["KeptResponses", "request_id"]
 
@@ -48,7 +50,7 @@ class KeptResponses:
         problems = []
         for number, text in enumerate(whole.split(b"\n")[:-1], start=1):
             try:
-                row = json.loads(text)
+                row = parse_json(text.decode())
                 key, request, response = row["exam"], row["request"], row["response"]
             except (ValueError, KeyError, TypeError):
                 problems.append(Problem(f"{path}:{number}", "not a response to a request", "delete the line"))
@@ -73,5 +75,4 @@ class KeptResponses:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"exam": self.key, "request": request, "response": response}, ensure_ascii=False)
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(line + "\n")
+        append(self.path, line + "\n")

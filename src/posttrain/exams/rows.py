@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.json_text import BadJson, parse_json
 from posttrain.config.load import read_text
+from posttrain.data.fields import BadRow
+from posttrain.data.files import json_lines
 from posttrain.data.readers import data_error
-from posttrain.errors import ConfigError, DataError, MissingError, Problem
+from posttrain.errors import ConfigError, DataError, Problem
 
 __all__ = ["Row", "Rows", "no_path"]
 
@@ -92,7 +94,9 @@ class Rows:
     def __iter__(self) -> Iterator[Row]:
         for place, value in self._read():
             self.count += 1
-            if isinstance(value, dict):
+            if isinstance(value, BadRow):
+                self.problems.append(Problem(place, value.cause, value.mend))
+            elif isinstance(value, dict):
                 yield Row(place, value, self.problems, self.count)
             elif value is not None:
                 self.problems.append(Problem(place, f"an object is expected, got {kind_of(value)}"))
@@ -117,36 +121,12 @@ class Rows:
             return self._table(text, "\t" if kind == ".tsv" else ",")
         if text.lstrip().startswith("["):
             return self._array(text)
-        return self._lines(text)
-
-    def _lines(self, text: str) -> Iterator[tuple[str, Any]]:
-        for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: JSON strings may hold U+2028
-            if not line.strip(" \t\r"):
-                continue
-            place = f"{self.path}:{number}"
-            try:
-                yield place, self._sound(place, json.loads(line), line)
-            except json.JSONDecodeError as error:
-                cause = f"not valid JSON: {error.msg} at column {error.colno}"
-                self.problems.append(Problem(place, cause, "one JSON object per line is expected"))
-                yield place, None
+        return json_lines(text, str(self.path))
 
     def _array(self, text: str) -> Iterator[tuple[str, Any]]:
         value = load_json(text, self.path)
         for number, one in enumerate(value, start=1):
-            place = f"{self.path}[{number}]"
-            yield place, self._sound(place, one, text)
-
-    def _sound(self, place: str, value: Any, source: str) -> Any:
-        r"""The value; None, and noted, where an escape is half of a character (\ud83d), which no tokenizer takes."""
-        if "\\ud" in source or "\\uD" in source:
-            try:
-                json.dumps(value, ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                half = f"\\u{ord(error.object[error.start]):04x}"
-                self.problems.append(Problem(place, f"{half} is half of a character", "write the whole character"))
-                return None
-        return value
+            yield f"{self.path}[{number}]", one
 
     def _table(self, text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
         quoted = delimiter == "," if self._quotes is None else self._quotes
@@ -185,26 +165,18 @@ class Rows:
             self.problems.append(Problem(f"{self.path}:{lines.line_num}", f"not valid CSV: {error}"))
 
     def _parquet(self) -> Iterator[tuple[str, Any]]:
-        import pyarrow.parquet as parquet
-        from pyarrow import ArrowInvalid
+        from posttrain.data.arrow import parquet_rows  # pyarrow is slow to import
 
-        if not self.path.exists():
-            raise MissingError(Problem(str(self.path), "no such file", f"looked in {self.path.parent.absolute()}"))
-        try:
-            table = parquet.read_table(self.path)
-        except (ArrowInvalid, OSError) as error:
-            cause = f"not a Parquet file that can be read: {str(error).splitlines()[0]}"
-            raise DataError(Problem(str(self.path), cause)) from error
-        for number, row in enumerate(table.to_pylist(), start=1):
-            yield f"{self.path}[{number}]", row
+        return parquet_rows(self.path, [])
 
 
 def load_json(text: str, path: Path) -> Any:
     """A whole JSON file; DataError with the line where it breaks off."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(Problem(f"{path}:{error.lineno}", f"not valid JSON: {error.msg}")) from error
+        return parse_json(text)
+    except BadJson as bad:
+        place = f"{path}:{bad.line}" if bad.line else str(path)
+        raise DataError(Problem(place, bad.cause, bad.mend)) from bad
 
 
 def read_json(path: Path) -> Any:

@@ -12,9 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from posttrain.config.json_text import parse_json
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.records import write_atomically
 from posttrain.exams.task import Sample
+from posttrain.models.disk import writing
 
 __all__ = ["SampleFile", "read_samples"]
 
@@ -56,12 +58,9 @@ class SampleFile:
         if self._open is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._open = self.path.open("a", encoding="utf-8", newline="\n")
-        try:
+        with writing(self.path):
             self._open.write(self._line(sample))
             self._open.flush()
-        except OSError as error:  # a full disk says no name
-            error.filename = str(self.path)
-            raise
         self._order.append(sample.key)
 
     def rewrite(self, samples: Iterable[Sample]) -> None:
@@ -93,7 +92,7 @@ def _lines(path: Path, raw: bytes) -> list[tuple[str, Sample]]:
         if not text.strip():
             continue
         try:
-            row: dict[str, Any] = json.loads(text)
+            row: dict[str, Any] = parse_json(text.decode())
             found.append((str(row["exam"]), Sample.from_json(row)))
         except (ValueError, KeyError, TypeError):
             problems.append(Problem(f"{path}:{number}", "not a sample of an exam", "delete the line"))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from posttrain.data.chat import IGNORED, encode_prompt, render
 from posttrain.data.control import check_text, gate_of
+from posttrain.data.joined import continued
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, TemplateError
 from posttrain.inference.plain import TokenPair, encode_plain, plain_pair, prefix_token, rolling_windows
@@ -112,17 +113,13 @@ class PromptEncoder:
         return Pair(row.input_ids[:first], row.input_ids[first:last], row.input_ids[last : last + 1])
 
     def _continuation(self, prompt: Prompt, answer: str) -> list[int]:
-        """The answer as it continues a plain text: after a space, unless one of the two is Chinese.
-
-        The line break in front keeps tokenizers from adding their own space.
+        """The answer as it continues a plain text: after a space, unless one of the two is Chinese. Behind a template's
+        tag: as it stands behind a line break, which keeps tokenizers from adding their own space.
         """
         if not self.tokenizer.chat_template and isinstance(prompt, str):
             spaced = prompt[-1:].isascii() and answer[:1].isascii() and not prompt[-1:].isspace()
-            answer = f" {answer}" if spaced and answer else answer
-        plain: list[int] = self.tokenizer.encode(answer, add_special_tokens=False)
-        head: list[int] = self.tokenizer.encode("\n", add_special_tokens=False)
-        both: list[int] = self.tokenizer.encode("\n" + answer, add_special_tokens=False)
-        return both[len(head) :] if both[: len(head)] == head else plain
+            return continued(prompt, f" {answer}" if spaced and answer else answer, self.tokenizer)
+        return continued("\n", answer, self.tokenizer)
 
     def rolled(
         self, texts: Sequence[str], limit: int, score: Score, on_scored: Callable[[int, Scored], None] | None

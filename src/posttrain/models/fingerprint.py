@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from posttrain.config.json_text import BadJson, parse_json
 from posttrain.errors import PosttrainError, Problem, TemplateError
 from posttrain.models.names import resolve
 
@@ -176,9 +177,9 @@ def read_notes(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        notes = json.loads(path.read_text(encoding="utf-8"))
+        notes = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not UTF-8
-        place = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else str(path)
+        place = f"{path}:{error.line}" if isinstance(error, BadJson) and error.line else str(path)
         raise TemplateError(Problem(place, "not valid JSON", "delete the file or train again")) from error
     return notes if isinstance(notes, dict) else {}
 

@@ -77,7 +77,7 @@ def _right(answer: str, turn: Turn) -> bool:
     if turn.checks == "json":
         try:
             value = json.loads(answer)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return False
         if not isinstance(value, dict) or set(value) != {"answer"}:
             return False

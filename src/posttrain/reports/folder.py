@@ -6,7 +6,6 @@ A run may still be going or may have been killed: missing files and a torn last 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,10 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from posttrain.errors import DataError, MissingError, Problem
+from posttrain.config.json_text import parse_json
+from posttrain.config.yaml_text import parse_yaml, plain
+from posttrain.errors import ConfigError, DataError, MissingError, Problem
 from posttrain.exams.floor import NOISE_FLOOR, BesideFloor
 from posttrain.exams.scores import summarise
 from posttrain.reports import numbers
@@ -38,8 +36,11 @@ from posttrain.reports.examined import (
     read_reference,
 )
 
-__all__ = ["Cell", "Row", "Run", "read_lines", "read_run", "rows_of", "safe_name"]
+__all__ = ["Cell", "Row", "Run", "Version", "read_lines", "read_run", "rows_of", "safe_name"]
 
+
+Version = tuple[str, str]
+"""A model and a method: what has a mark of its own in plots and tables."""
 
 STAGES = "stages."
 """How the scores over stages begin."""
@@ -75,6 +76,11 @@ class Cell:
     """How tasks were learned one after another, as in results.json; empty without stages."""
 
     @property
+    def version(self) -> Version:
+        """Its model and method."""
+        return self.model, self.method
+
+    @property
     def done(self) -> bool:
         """Whether it has scores."""
         return self.status == "done"
@@ -96,6 +102,11 @@ class Row:
     transfer_ci95: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     floor: Mapping[str, BesideFloor] = field(default_factory=dict)
     """Locality score -> comparison with the noise floor; empty in the floor's own row and where there is none."""
+
+    @property
+    def version(self) -> Version:
+        """Its model and method."""
+        return self.model, self.method
 
     @property
     def is_floor(self) -> bool:
@@ -193,7 +204,7 @@ class Run:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Methods in the order of the rows; the marks of the plots go by it."""
+        """Methods in the order of the rows."""
         return tuple(dict.fromkeys(row.method for row in self.rows))
 
     @property
@@ -207,9 +218,9 @@ class Run:
         return any(len({r.step for r in self.rows_of(*key) if r.step is not None}) > 1 for key in self.versions)
 
     @property
-    def versions(self) -> tuple[tuple[str, str], ...]:
-        """Every (model, method) in the order of the rows."""
-        return tuple(dict.fromkeys((row.model, row.method) for row in self.rows))
+    def versions(self) -> tuple[Version, ...]:
+        """Every (model, method) in the order of the rows; the marks of the plots go by it."""
+        return tuple(dict.fromkeys(row.version for row in self.rows))
 
     def rows_of(self, model: str, method: str) -> tuple[Row, ...]:
         """The rows of a model and a method, its checkpoints by step."""
@@ -295,7 +306,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         what = "no such folder" if not folder.is_dir() else "no results.json in this folder"
         raise MissingError(Problem(str(folder), what, "give the folder that `posttrain run STUDY.yaml` wrote"))
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(
             Problem(str(path), f"not valid JSON: {error}", "run the study again; finished cells are kept")
@@ -390,7 +401,7 @@ def _cell(entry: Mapping[str, Any], folder: Path, problems: list[str]) -> Cell:
     entry = {**entry, "folder": str(place.relative_to(folder))}
     home = place.parents[1] if place.parent.name == "checkpoints" else place  # a checkpoint's folder has samples only
     try:
-        env: Any = json.loads(_text(home / "env.json", None) or "{}")
+        env: Any = parse_json(_text(home / "env.json", None) or "{}")
     except ValueError:
         problems.append(f"{(home / 'env.json').relative_to(folder)}: not valid JSON, left out")
         env = {}
@@ -431,7 +442,7 @@ def _jsonl(path: Path, folder: Path, problems: list[str]) -> Iterator[dict[str, 
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             problems.append(f"{path.relative_to(folder)}:{number}: not valid JSON, left out")
             continue
@@ -449,8 +460,8 @@ def _text(path: Path, problems: list[str] | None) -> str:
 
 def _yaml(text: str, name: str, problems: list[str]) -> Mapping[str, Any]:
     try:
-        node = YAML(typ="safe", pure=True).load(text) if text else {}
-    except YAMLError as error:
-        problems.append(f"{name}: not valid YAML: {error}")
+        node = plain(parse_yaml(text, name)) if text else {}
+    except ConfigError as error:
+        problems += map(str, error.problems)
         return {}
     return node if isinstance(node, dict) else {}

@@ -21,10 +21,14 @@ from pydantic import Field
 
 from posttrain.config.base import Config
 from posttrain.config.load import read_text
+from posttrain.data.fields import BadRow
+from posttrain.data.files import json_lines
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, Problem
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.disk import write_whole
 from posttrain.models.names import resolve
+from posttrain.retention.cache_folder import default_cache
 
 __all__ = [
     "NO_TASK",
@@ -225,12 +229,12 @@ def read_prompts(path: Path) -> list[str]:
     DataError naming every bad line.
     """
     prompts, problems = [], []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        prompt = _prompt_of(line)
-        if prompt is None:
-            problems.append(Problem(f"{path}:{number}", "no prompt in this row", 'expected {"prompt": "..."}'))
+    for place, row in json_lines(read_text(path), str(path)):
+        prompt = None if isinstance(row, BadRow) else _prompt_of(row)
+        if isinstance(row, BadRow):
+            problems.append(Problem(place, row.cause, row.mend))
+        elif prompt is None:
+            problems.append(Problem(place, "no prompt in this row", 'expected {"prompt": "..."}'))
         else:
             prompts.append(prompt)
     if problems:
@@ -240,11 +244,7 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def _prompt_of(line: str) -> str | None:
-    try:
-        row: Any = json.loads(line)
-    except ValueError:
-        return None
+def _prompt_of(row: Any) -> str | None:
     if isinstance(row, dict):
         messages = row.get("messages")
         if isinstance(messages, list):
@@ -253,12 +253,6 @@ def _prompt_of(line: str) -> str | None:
         else:
             row = row.get("prompt")
     return row.strip() if isinstance(row, str) and row.strip() else None
-
-
-def default_cache() -> Path:
-    """Where replays are kept: $POSTTRAIN_CACHE, else ~/.cache/posttrain."""
-    named = os.environ.get("POSTTRAIN_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "posttrain"
 
 
 def cached(
@@ -283,11 +277,7 @@ def cached(
         return made
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [{"prompt": c.messages[0].content, "answer": c.messages[-1].content, "ended": c.ended} for c in made]
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(
-        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8", newline="\n"
-    )
-    temporary.replace(path)
+    write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     return made
 
 

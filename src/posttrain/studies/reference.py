@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config.change import Change
+from posttrain.config.json_text import BadJson, parse_json
 from posttrain.config.load import read_text
 from posttrain.errors import ConfigError, Problem
 from posttrain.exams.task import Task
@@ -128,10 +128,10 @@ def _csv_rows(path: Path) -> list[tuple[str, str, dict[str, Any]]]:
 
 def _json_rows(path: Path) -> list[tuple[str, str, dict[str, Any]]]:
     try:
-        data = json.loads(read_text(path))
-    except ValueError as error:
-        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise ConfigError(Problem(f"{path}{line}", "not valid JSON", "write {score key: number}")) from error
+        data = parse_json(read_text(path))
+    except BadJson as bad:
+        line = f":{bad.line}" if bad.line else ""
+        raise ConfigError(Problem(f"{path}{line}", bad.cause, bad.mend or "write {score key: number}")) from bad
     rows = []
     for i, row in enumerate(data if isinstance(data, list) else [data], start=1):
         where = f"{path}: entry {i}" if isinstance(data, list) else str(path)

@@ -41,6 +41,7 @@ from posttrain.training.metrics import MetricsLog
 from posttrain.training.prepare import longest_row
 from posttrain.training.run import TrainResult, finished_run
 from posttrain.training.run import train as run_training
+from posttrain.training.trackers import LOGS
 
 __all__ = ["Part", "parts_of", "train_stages"]
 
@@ -179,6 +180,7 @@ class _Course:
             earlier=task.earlier,
             adapter=adapter,
             forbidden=context.forbidden,
+            logs=context.folder / LOGS / part.name,
         )
 
     def _task(self, number: int) -> Task:

@@ -16,6 +16,7 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from posttrain.config.json_text import parse_json
 from posttrain.config.load import read_text
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.records import write_atomically
@@ -69,7 +70,7 @@ def read_marks(folder: Path) -> Marks:
         if not _key_of(sheet).exists():
             raise MissingError(Problem(str(_key_of(sheet)), "the key of the sheet is not there", "put it back"))
         try:
-            items: dict[str, str] = json.loads(read_text(_key_of(sheet)))["items"]
+            items: dict[str, str] = parse_json(read_text(_key_of(sheet)))["items"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 Problem(str(_key_of(sheet)), "not the key of a sheet", "put back what was there")

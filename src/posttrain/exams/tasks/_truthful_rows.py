@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
 from posttrain.config.load import read_text
+from posttrain.config.yaml_text import parse_yaml, plain
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.rows import Row, Rows
 
@@ -69,14 +67,12 @@ def _check_ids(path: Path, questions: Sequence[Question]) -> None:
 
 def _yaml_value(path: Path) -> Any:
     try:
-        return YAML(typ="safe", pure=True).load(read_text(path))
-    except ConfigError as error:  # not UTF-8
-        raise DataError(*error.problems) from error
-    except YAMLError as error:
-        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        what = (error.problem if isinstance(error, MarkedYAMLError) else None) or "unreadable"
-        raise DataError(Problem(place, f"not valid YAML: {what}", "quote the words, or close the bracket")) from error
+        return plain(parse_yaml(read_text(path), str(path)))
+    except ConfigError as error:  # not UTF-8, or not YAML
+        problems = [
+            problem._replace(mend=problem.mend or "quote the words, or close the bracket") for problem in error.problems
+        ]
+        raise DataError(*problems) from error
 
 
 def _yaml_rows(path: Path, problems: list[Problem]) -> Iterator[Row]:

@@ -17,6 +17,7 @@ from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, Problem, TemplateError
 from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.meter import Meter
 from posttrain.registry import register
 from posttrain.retention.replay._answers import answered, bounded
 from posttrain.retention.selection import ReplayConfig, ReplayContext, cached, normalise_prompt, select
@@ -85,16 +86,21 @@ def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> lis
         missing = config.n - len(questions)
         if missing <= 0:
             break
-        drawn = decode(
-            respondent.model,
-            [turn.ids] * (missing if round_number == 0 else 2 * missing),
-            stop=frozenset(stop),
-            pad_id=respondent.pad_id,
-            max_new_tokens=config.max_prompt_tokens,
-            temperature=config.temperature,
-            seed=context.seed * ROUNDS + round_number,
-            batch_tokens=respondent.batch_tokens,
-        )
+        draws = missing if round_number == 0 else 2 * missing
+        most = draws * config.max_prompt_tokens
+        with Meter("making up questions for replay", draws, "questions", most_tokens=most) as meter:
+            drawn = decode(
+                respondent.model,
+                [turn.ids] * draws,
+                stop=frozenset(stop),
+                pad_id=respondent.pad_id,
+                max_new_tokens=config.max_prompt_tokens,
+                temperature=config.temperature,
+                seed=context.seed * ROUNDS + round_number,
+                batch_tokens=respondent.batch_tokens,
+                on_done=meter.piece,
+                on_token=meter.token,
+            )
         for ids, ended in drawn:
             sampled += 1
             text: str = respondent.tokenizer.decode(ids, skip_special_tokens=True)

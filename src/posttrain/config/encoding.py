@@ -1,0 +1,87 @@
+"""Bytes of a user's file that are no UTF-8: what they seem to be, and what to do."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Guess", "guess", "wide_of"]
+
+COMMON = {
+    "Big5": ("cp950", range(0xA4, 0xC7)),
+    "GB18030": ("gb18030", range(0xB0, 0xD8)),
+}
+"""Encoding -> Python's codec, and the first bytes of its 5,400 (Big5) or 3,755 (GB) most common characters."""
+READ = 200_000
+"""Bytes that are looked at."""
+CLEAR = 0.8
+"""Share of common characters above which Chinese text is taken for what it looks like."""
+
+
+class Guess(NamedTuple):
+    """What a file is instead of UTF-8, and the mend."""
+
+    cause: str
+    mend: str
+
+
+def guess(data: bytes, name: str) -> Guess:
+    """Look at bytes that do not decode as UTF-8."""
+    magic = {b"PAR1": "a Parquet file", b"\x1f\x8b": "compressed by gzip", b"PK\x03\x04": "an Excel or ZIP file"}
+    for start, what in magic.items():
+        if data.startswith(start):
+            mends = {
+                b"PAR1": "call it .parquet",
+                b"\x1f\x8b": "end its name in .gz",
+                b"PK\x03\x04": "save the table as CSV UTF-8",
+            }
+            return Guess(f"not UTF-8 but {what}", mends[start])
+    wide = wide_of(data)
+    if wide:
+        return Guess(f"not UTF-8 but {wide}", f"save it as UTF-8: iconv -f {wide} -t UTF-8 {name} > utf8-file")
+    chinese = _chinese(data[:READ])
+    if chinese:
+        told = " or ".join(chinese)
+        excel = "in Excel, 'CSV UTF-8'; or: " if name.lower().endswith((".csv", ".tsv", ".txt")) else ""
+        codec = chinese[0].upper()
+        return Guess(
+            f"not UTF-8; it looks like {told}",
+            f"save it as UTF-8 ({excel}iconv -f {codec} -t UTF-8 {name} > utf8-file)",
+        )
+    return Guess("not UTF-8", "save the file as UTF-8")
+
+
+def wide_of(data: bytes) -> str:
+    """UTF-16 or UTF-32, by their marks, or by a zero in every other byte of the beginning."""
+    marks = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+    found = next((name for mark, name in marks.items() if data.startswith(mark)), "")
+    head = data[:200]
+    if not found and len(head) >= 4:
+        if head[1::2].count(0) * 2 > len(head[1::2]) and 0 not in head[::2]:
+            return "UTF-16LE"
+        if head[::2].count(0) * 2 > len(head[::2]) and 0 not in head[1::2]:
+            return "UTF-16BE"
+    return found
+
+
+def _chinese(data: bytes) -> list[str]:
+    """The Chinese encodings that the bytes may be in, the likeliest first; none when neither is likely."""
+    shares = {}
+    for name, (codec, common) in COMMON.items():
+        text = data.decode(codec, errors="ignore")
+        try:
+            data[: data.rfind(b"\n") + 1 or len(data)].decode(codec)
+        except UnicodeDecodeError:
+            continue
+        wide = [c.encode(codec) for c in text if ord(c) > 127]
+        letters = [pair for pair in wide if len(pair) == 2 and not _sign(pair)]
+        if letters:
+            shares[name] = sum(pair[0] in common for pair in letters) / len(letters)
+    likely = sorted((name for name, share in shares.items() if share >= CLEAR), key=lambda name: -shares[name])
+    if len(likely) == 2 and shares[likely[0]] - shares[likely[1]] > 0.1:
+        return likely[:1]
+    return likely
+
+
+def _sign(pair: bytes) -> bool:
+    """Punctuation and full-width forms, which lie before the characters in both encodings."""
+    return pair[0] in range(0xA1, 0xA4)

@@ -1,0 +1,72 @@
+"""JSON from a user's file: any text gives a value, or one kind of error that says what is wrong and where.
+
+Python's own reader also raises RecursionError (thousands of brackets) and ValueError (a number of thousands of digits),
+and takes escapes that are half of a character (`\\ud83d` without its other half), which no tokenizer and no file takes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["DEEPEST", "BadJson", "fault_of", "parse_json", "too_deep"]
+
+DEEPEST = 100
+"""Levels of brackets; what is deeper is no data, and would run into Python's own limits wherever it is walked."""
+
+
+class BadJson(ValueError):
+    """Not JSON that can be used: the cause, the mend, and where (lines and columns count from 1, 0 is unknown)."""
+
+    def __init__(self, cause: str, mend: str = "", line: int = 0, column: int = 0, *, cut: bool = False) -> None:
+        self.cause, self.mend, self.line, self.column = cause, mend, line, column
+        self.cut = cut
+        """Whether the text seems to break off."""
+        super().__init__(cause)
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. BadJson, and nothing else, where there is none that can be used."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(text) - 1 or "Unterminated" in error.msg
+        what = error.msg.removesuffix(" starting at")
+        raise BadJson(f"not valid JSON: {what}", "", error.lineno, error.colno, cut=cut) from error
+    except RecursionError as error:
+        raise BadJson(*TOO_DEEP) from error
+    except ValueError as error:  # Python reads no number of more than 4,300 digits
+        raise BadJson("a number with too many digits", "write it as a text, in quotation marks") from error
+    if text.count("[") + text.count("{") > DEEPEST and too_deep([value]):
+        raise BadJson(*TOO_DEEP)
+    if "\\ud" in text or "\\uD" in text:
+        fault = fault_of(value)
+        if fault:
+            raise BadJson(fault, "write the whole character")
+    return value
+
+
+TOO_DEEP = (f"brackets nested more than {DEEPEST} levels deep", "no data has that many; write the file again")
+
+
+def too_deep(level: Iterable[Any]) -> bool:
+    """Whether values hold lists or objects more than DEEPEST levels deep."""
+    held = [one for one in level if isinstance(one, dict | list)]
+    for _ in range(DEEPEST):
+        inside: list[Any] = []
+        for one in held:
+            inside += [v for v in (one.values() if isinstance(one, dict) else one) if isinstance(v, dict | list)]
+        if not inside:
+            return False
+        held = inside
+    return True
+
+
+def fault_of(value: Any) -> str:
+    """What is wrong with the texts of a value that is not too deep: half of a character; "" when nothing is."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        return f"\\u{ord(error.object[error.start]):04x} is half of a character"
+    return ""

@@ -1,0 +1,122 @@
+"""YAML from a user's file: any text gives a tree that can be walked, or ConfigError with the line.
+
+The parser (ruamel.yaml) raises many kinds of errors besides its own: ValueError for a date in month 99, KeyError for
+`!!bool x`, RecursionError for thousands of brackets. And it gives trees that nobody can walk: aliases that multiply
+into millions of values, and texts that are half of a character.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from posttrain.config.json_text import DEEPEST, TOO_DEEP
+from posttrain.errors import ConfigError, Problem
+
+__all__ = ["parse_yaml", "plain"]
+
+MOST_VALUES = 1_000_000
+"""Values of a file, those that aliases repeat counted each time."""
+PARSER_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, NotImplementedError)
+"""What the parser raises for scalars and tags that it cannot make a value of."""
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """The tree of a YAML text, its mappings and lists knowing their lines; None where the text is empty.
+
+    name: of the file, for the places of problems; "" where there is none.
+    """
+    try:
+        node = YAML(typ="rt").load(io.StringIO(text.replace("\r\n", "\n")))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = error.problem or error.context or "unreadable"
+        mend = "indent with spaces, not tabs" if r"'\t'" in what else ""
+        raise _error(name, mark.line + 1 if mark else 1, f"not valid YAML: {what}", mend) from error
+    except YAMLError as error:
+        raise _error(name, None, f"not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise _error(name, None, *TOO_DEEP) from error
+    except PARSER_ERRORS as error:
+        what = " ".join(str(error).split())[:100]
+        cause = f"a value that cannot be read: {what}"
+        raise _error(name, None, cause, "put the value in quotation marks if it is text") from error
+    return _sound(node, name)
+
+
+def _error(name: str, line: int | None, cause: str, mend: str = "") -> ConfigError:
+    return ConfigError(Problem(f"{name}:{line}" if name and line else name, cause, mend))
+
+
+def _sound(root: Any, name: str) -> Any:
+    """The tree, in which halves of a character that belong together are one (`"\\ud83d\\ude00"`, as JSON has it).
+
+    ConfigError for the half of a character, for what is too deep, and for too many values.
+    """
+    if isinstance(root, str):
+        return _whole(root, name, 1)
+    held: list[tuple[Any, int]] = [(root, 0)]
+    count = 0
+    while held:
+        node, depth = held.pop()
+        if depth > DEEPEST:
+            raise _error(name, _line(node), *TOO_DEEP)
+        items = (
+            list(node.items()) if isinstance(node, dict) else list(enumerate(node) if isinstance(node, list) else ())
+        )
+        count += len(items)
+        if count > MOST_VALUES:
+            raise _error(name, None, f"aliases (*name) make more than {MOST_VALUES:,} values of it", "write it out")
+        for key, value in items:
+            if isinstance(key, dict | list | tuple):
+                raise _error(name, _line(node), "a key is a mapping or a list", "a key is a word, then a colon")
+            if isinstance(key, str) and _whole(key, name, _line(node)) != key:
+                raise _error(name, _line(node), "a key with an escape of half a character", "write the character")
+            if isinstance(value, str):
+                if (whole := _whole(value, name, _line(node, key))) != value:
+                    node[key] = whole
+            elif isinstance(value, dict | list):
+                held.append((value, depth + 1))
+    return root
+
+
+def _whole(text: str, name: str, line: int | None) -> str:
+    if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
+        return text
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError as error:
+        half = next(character for character in text if "\ud800" <= character <= "\udfff")
+        cause = f"\\u{ord(half):04x} is half of a character"
+        raise _error(name, line, cause, "write the whole character") from error
+
+
+def _line(node: Any, key: Any = None) -> int | None:
+    """The line of a mapping or list, or of a value in it; those made by `<<` and by --set have none."""
+    if not isinstance(node, CommentedMap | CommentedSeq):
+        return None
+    places = node.lc.data or {}
+    if key is not None and key in places:
+        row: int = places[key][2 if isinstance(node, CommentedMap) else 0]
+        return row + 1
+    return None if node.lc.line is None else int(node.lc.line) + 1
+
+
+def plain(node: Any) -> Any:
+    """ruamel nodes as plain dicts, lists and scalars."""
+    if isinstance(node, dict):
+        return {str(k): plain(v) for k, v in node.items()}
+    if isinstance(node, list):
+        return [plain(v) for v in node]
+    if isinstance(node, bool) or node is None:
+        return node
+    if isinstance(node, TaggedScalar):  # of a tag that YAML does not know
+        return node.value
+    for kind in (int, float, str):  # ruamel's scalar classes derive from these and pickle the file's layout
+        if isinstance(node, kind):
+            return kind(node)
+    return node

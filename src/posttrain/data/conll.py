@@ -1,0 +1,142 @@
+"""CoNLL files: a token in each line and, last in the line, its tag; blank lines between sentences.
+
+- Columns are separated by tabs where the lines have tabs, else by spaces.
+- Lines that begin with `-DOCSTART-` say nothing, nor do comments: lines that begin with `#` and are no token.
+  `#metoo O` is one: it has as many columns as other lines; and `# O`, too, whose last column is a tag;
+  `# id 7 domain=train` is not.
+- Where lines are numbered within their sentences, the token is the second column. With ten columns (CoNLL-U, CoNLL-X)
+  the tag is the fourth (UPOS), or the fifth where that is empty; the other columns can be named in
+  `columns: {tags: xpos}`. Numbers like `3-4` (words written as one, and then one by one) and `8.1` (words not written)
+  are no tokens of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from posttrain.data.fields import BadRow
+
+__all__ = ["CONLL_SUFFIXES", "conll_rows"]
+
+CONLL_SUFFIXES = frozenset({".conll", ".conllu", ".bio", ".iob", ".iob2"})
+"""Files that are read as one token a line."""
+CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+TABS = 0.9
+"""Share of lines with equally many tabs from which on tabs separate columns, and spaces do not."""
+TAG = re.compile(r"O|[BIESLUM][-_]\S+")
+"""A tag of a span of tokens."""
+MEND = "a token and its tag in each line, blank lines between sentences"
+
+
+class _Line(NamedTuple):
+    number: int
+    cells: list[str]
+
+
+class _Layout(NamedTuple):
+    """widths: how many columns lines have, most often first; numbered: whether the first column counts tokens;
+    tags: which column the tags are; known: what stands last in lines that are no comment."""
+
+    widths: tuple[int, ...]
+    numbered: bool
+    tags: int
+    known: frozenset[str]
+
+
+def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[tuple[str, Any]]:
+    """(place, row or BadRow) of every sentence; its place is its first line. note: is told what was left out."""
+    lines = _lines(text)
+    sure = [line.cells for line in lines if line.cells and not line.cells[0].startswith("#")]
+    if not sure:  # every token may be a hashtag
+        sure = [line.cells for line in lines if len(line.cells) > 1 and TAG.fullmatch(line.cells[-1])]
+    layout = _layout(sure, lines)
+    comments = extra = 0
+    sentence: list[_Line] = []
+    for line in [*lines, _Line(0, [])]:
+        if _comment(line.cells, layout):
+            comments += 1
+        elif layout.numbered and re.fullmatch(r"\d+[-.]\d+", line.cells[0] if line.cells else ""):
+            extra += 1
+        elif line.cells and line.cells[0] != "-DOCSTART-":
+            sentence.append(line)
+        elif sentence:
+            yield f"{name}:{sentence[0].number}", _row(sentence, layout)
+            sentence = []
+    if comments:
+        note(f"{comments:,} comment lines (#) are left out")
+    if extra:
+        note(f"{extra:,} lines numbered like 3-4 or 8.1 are left out: they are no words of their own")
+    if layout.numbered:
+        column = f"{CONLLU[layout.tags].upper()}, column" if layout.widths[0] == len(CONLLU) else "column"
+        note(f"the lines are numbered: tokens are in column 2, tags in {column} {layout.tags + 1}")
+
+
+def _lines(text: str) -> list[_Line]:
+    raw = [line.strip(" \r") for line in text.split("\n")]
+    tokens = [line for line in raw if line.strip() and not line.startswith(("#", "-DOCSTART-"))]
+    counts = Counter(line.strip("\t").count("\t") for line in tokens).most_common(1)
+    tabs = bool(counts) and counts[0][0] > 0 and counts[0][1] >= TABS * len(tokens)
+    found = []
+    for number, line in enumerate(raw, start=1):
+        if not line.strip(" \t"):
+            cells: list[str] = []
+        elif "\t" in line and tabs:
+            cells = [cell.strip(" ") for cell in line.strip("\t").split("\t")]
+        else:
+            # a line of a comment in a file with tabs is one cell; the mark of a comment stands alone
+            cells = [line] if tabs else re.split(r"[ \t]+", line.strip(" \t"))
+        found.append(_Line(number, cells))
+    return found
+
+
+def _layout(sure: list[list[str]], lines: list[_Line]) -> _Layout:
+    sure = [cells for cells in sure if cells[0] != "-DOCSTART-"]
+    widths = tuple(width for width, _ in Counter(map(len, sure)).most_common())
+    width = widths[0] if widths else 0
+    numbered = width >= 3 and _numbered(lines)
+    tags = -1
+    if numbered and width == len(CONLLU):
+        empty = all(cells[3] in ("_", "") for cells in sure if len(cells) == width)
+        tags = 4 if empty else 3
+    elif numbered:
+        tags = 2
+    return _Layout(widths, numbered, tags, frozenset(cells[-1] for cells in sure))
+
+
+def _numbered(lines: list[_Line]) -> bool:
+    """Whether the first column counts from 1 in every sentence."""
+    expected, found = 1, False
+    for line in lines:
+        first = line.cells[0] if line.cells else ""
+        if not line.cells:
+            expected = 1
+        elif not first.startswith("#") and not re.fullmatch(r"\d+[-.]\d+", first):
+            if first != str(expected):
+                return False
+            expected, found = expected + 1, True
+    return found
+
+
+def _comment(cells: list[str], layout: _Layout) -> bool:
+    if not cells or not cells[0].startswith("#"):
+        return False
+    if layout.numbered or len(cells) not in layout.widths:
+        return True
+    return cells[0] == "#" and cells[-1] not in layout.known and not TAG.fullmatch(cells[-1])
+
+
+def _row(sentence: list[_Line], layout: _Layout) -> dict[str, Any] | BadRow:
+    width = layout.widths[0] if layout.numbered else len(sentence[0].cells)
+    for line in sentence:
+        if len(line.cells) < 2:
+            return BadRow(f"line {line.number} has one column", MEND)
+        if len(line.cells) != width:
+            return BadRow(f"line {line.number} has {len(line.cells)} columns, others have {width}", MEND)
+    columns = [list(column) for column in zip(*(line.cells for line in sentence), strict=True)]
+    row: dict[str, Any] = {"tokens": columns[1 if layout.numbered else 0], "tags": columns[layout.tags]}
+    if layout.numbered and width == len(CONLLU):
+        row |= dict(zip(CONLLU, columns, strict=True))
+    return row

@@ -1,0 +1,114 @@
+"""Files to rows, each with its place: JSON Lines, a JSON array, CSV, TSV, Parquet, plain text, CoNLL, SQuAD.
+
+The name's ending says what a file is; `.gz` after it, that it is packed. A row that cannot be read is a `BadRow` in its
+place, so that the others can be used; a file that cannot is a DataError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from posttrain.config.json_text import BadJson, parse_json
+from posttrain.config.load import read_text
+from posttrain.data.conll import CONLL_SUFFIXES, conll_rows
+from posttrain.data.fields import BadRow
+from posttrain.data.labelled import is_squad, squad_rows
+from posttrain.data.tables import TABLE_SUFFIXES, table_rows
+from posttrain.errors import ConfigError, DataError, Problem
+
+__all__ = ["file_rows", "json_lines"]
+
+OTHERS = {
+    ".xlsx": "save the table as CSV UTF-8",
+    ".xls": "save the table as CSV UTF-8",
+    ".arrow": "convert it to .parquet or .jsonl",
+    ".feather": "convert it to .parquet or .jsonl",
+    ".pkl": "convert it to .parquet or .jsonl",
+    ".zip": "unpack it",
+    ".zst": "unpack it",
+    ".yaml": "write .jsonl: one JSON object per line",
+    ".yml": "write .jsonl: one JSON object per line",
+}
+
+
+def file_rows(path: Path, *, tags: bool = False, notes: list[str]) -> Iterator[tuple[str, Any]]:
+    """(place, row or BadRow) of every row.
+
+    tags: a .txt file holds tagged tokens, not text; notes: gets what was chosen in reading, for people.
+    """
+    kind = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    if kind in OTHERS:
+        raise DataError(Problem(str(path), f"{kind} files are not read", OTHERS[kind]))
+    if kind in (".parquet", ".pq"):
+        from posttrain.data.arrow import parquet_rows  # pyarrow is slow to import
+
+        return parquet_rows(path, notes)
+    try:
+        text = read_text(path)
+    except ConfigError as error:  # not UTF-8
+        raise DataError(*error.problems) from error
+    name = str(path)
+    if kind in CONLL_SUFFIXES or (kind == ".txt" and tags):
+        return conll_rows(text, name, notes.append)
+    if kind in TABLE_SUFFIXES:
+        return table_rows(text, name, tabs=kind == ".tsv", note=notes.append)
+    if kind == ".txt":
+        return _documents(text, name)
+    if kind == ".json" and is_squad(text):
+        return squad_rows(text, name)
+    if text.lstrip().startswith("["):
+        return _array(text, name)
+    return json_lines(text, name)
+
+
+def json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
+    """(place, value or BadRow) of every line that is not blank."""
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: strings may hold U+2028 and U+0085
+        line = line.strip(" \t\r")
+        if not line:
+            continue
+        place = f"{name}:{number}"
+        try:
+            yield place, parse_json(line)
+        except BadJson as bad:
+            at = f" at column {bad.column}" if bad.column else ""
+            if number == 1 and line in {"{", "["}:
+                mend = "write each row on a line of its own (JSON Lines), not indented"
+            else:
+                mend = bad.mend or (
+                    "the line seems to be cut off" if bad.cut else "one JSON object per line is expected"
+                )
+            yield place, BadRow(f"{bad.cause}{at}", mend)
+
+
+def _array(text: str, name: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a JSON array, counted from 1 (`rows.json[1]`); where every line is a value, JSON Lines."""
+    try:
+        rows = parse_json(text)
+    except BadJson as bad:
+        if "Extra data" in bad.cause:
+            yield from json_lines(text, name)
+            return
+        place = f"{name}:{bad.line}" if bad.line else name
+        mend = bad.mend or (
+            "the file seems to be cut off" if bad.cut else "an array of objects is expected: [{...}, ...]"
+        )
+        raise DataError(Problem(place, bad.cause, mend)) from bad
+    yield from ((f"{name}[{number}]", row) for number, row in enumerate(rows, start=1))
+
+
+def _documents(text: str, name: str) -> Iterator[tuple[str, Any]]:
+    """Blocks of lines between blank lines, each a document, its place the block's first line."""
+    block: list[str] = []
+    first = 1
+    for number, line in enumerate([*text.split("\n"), ""], start=1):
+        line = line.rstrip("\r")
+        if line.strip():
+            if not block:
+                first = number
+            block.append(line)
+        elif block:
+            yield f"{name}:{first}", {"text": "\n".join(block)}
+            block = []

@@ -1,0 +1,131 @@
+"""Tables of text (CSV, TSV) to rows; each row's place is the line that it begins on.
+
+A table's first line names its columns. Cells may hold commas, line breaks and quotation marks as spreadsheets and
+pandas write them (RFC 4180). Columns may be separated by semicolons or tabs too, as Excel writes them in many
+countries. An empty cell is nothing (None).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from posttrain.config.json_text import BadJson, parse_json
+from posttrain.data.fields import BadRow
+from posttrain.errors import DataError, Problem
+
+__all__ = ["TABLE_SUFFIXES", "TableRow", "table_rows", "typed"]
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
+LONGEST = 2**31 - 1
+"""Characters of a cell; Python's own limit, 131,072, is less than a long text."""
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+MEND = 'put a text with a comma, a line break or a quotation mark in quotation marks, and write " in it as ""'
+
+
+class TableRow(dict[str, Any]):
+    """A row of cells, all of them text: numbers and truth values are still to be read from them (`typed`)."""
+
+
+def table_rows(text: str, name: str, *, tabs: bool, note: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
+    """(place, TableRow or BadRow) of each row. DataError where the table itself cannot be read.
+
+    tabs: what separates the columns is a tab, unless the first line says otherwise; note: is told what was chosen.
+    """
+    skipped = 0
+    if said := re.match(r'"?sep=(.)"?\r?\n', text):  # Excel's own first line
+        separator, text, skipped = said[1], text[said.end() :], 1
+    else:
+        separator = _separator(text, "\t" if tabs else ",")
+    if separator != ("\t" if tabs else ","):
+        note(f"the columns are separated by {SEPARATORS.get(separator, repr(separator))}")
+    header: list[str] | None = None
+    for line, cells in _records(text, name, separator, skipped):
+        if not any(cell.strip() for cell in cells):
+            continue  # spreadsheets leave empty lines
+        place = f"{name}:{line}"
+        if header is None:
+            header = _header(cells, place)
+        elif len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
+            yield place, BadRow(f"{len(cells)} columns, {len(header)} expected: {', '.join(header)}", MEND)
+        else:
+            pairs = zip(header, cells, strict=False)
+            yield place, TableRow((column, _cell(cell)) for column, cell in pairs if column)
+
+
+def _separator(text: str, usual: str) -> str:
+    """What separates the names of the first line, words in quotation marks left out; the usual one if it is there."""
+    lines = text.lstrip("\r\n").split("\n", 1)
+    names = re.sub(r'"[^"]*"', "", lines[0])
+    if usual in names:
+        return usual
+    return max((one for one in SEPARATORS if one in names), key=names.count, default=usual)
+
+
+def _records(text: str, name: str, separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(LONGEST)
+    try:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    except (TypeError, ValueError) as error:
+        cause = f"{separator!r} cannot separate columns"
+        raise DataError(Problem(f"{name}:1", cause, "sep=, or sep=; is expected")) from error
+    first = 1
+    while True:
+        try:
+            cells = next(lines, None)
+        except csv.Error as error:
+            what = "a quotation mark is opened and never closed" if "end of data" in str(error) else str(error)
+            raise DataError(Problem(f"{name}:{first + skipped}", f"not valid CSV: {what}", MEND)) from error
+        if cells is None:
+            return
+        yield first + skipped, cells
+        first = lines.line_num + 1
+
+
+def _header(cells: list[str], place: str) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise DataError(Problem(place, f"two columns are called '{twice[0]}'", "give each its own name"))
+    return names
+
+
+def _cell(cell: str) -> Any:
+    """A cell: nothing, a text, or a conversation, which a table can only hold as JSON."""
+    if not cell.strip():
+        return None
+    if cell.lstrip().startswith("[") and ('"role"' in cell or '"from"' in cell):
+        try:
+            value = parse_json(cell)
+        except BadJson:
+            return cell
+        keys = [set(one) for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+        if keys and len(keys) == len(value) and all({"role", "content"} <= k or {"from", "value"} <= k for k in keys):
+            return value
+    return cell
+
+
+TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def typed(row: Mapping[str, Any], *, graded: bool) -> Mapping[str, Any]:
+    """The row with the numbers and truth values that its fields are made of; what is none is left for the complaint.
+
+    graded: `label` says whether an answer is wanted.
+    """
+    found = dict(row)
+    margin = row.get("margin")
+    if isinstance(margin, str):
+        try:
+            found["margin"] = float(margin)
+        except ValueError:
+            found["margin"] = margin
+    label = row.get("label")
+    if graded and isinstance(label, str):
+        found["label"] = TRUTH.get(label.strip().lower(), label)
+    return found
