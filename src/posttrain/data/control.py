@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from posttrain.data.records import Message
+from posttrain.data.records import LabelledText, Message, ReadingQuestion, TaggedTokens
 from posttrain.errors import Problem, TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Gate", "Part", "check_text", "gate_of", "parts_of"]
+__all__ = ["PLAIN_MEND", "Gate", "Part", "check_text", "gate_of", "head_problem", "parts_of"]
 
 MEND = "remove it; the chat template adds control tokens itself"
 PLAIN_MEND = "remove it; the tokenizer adds what a text needs itself"
@@ -120,6 +120,19 @@ def check_text(text: str, tokenizer: PreTrainedTokenizerBase, subject: str, plac
     found = gate.first_in(rest, tokenizer, unknown=False)
     if found is not None:
         raise TemplateError(_problem(found, subject, "", place, PLAIN_MEND))
+
+
+def head_problem(
+    record: LabelledText | TaggedTokens | ReadingQuestion, tokenizer: PreTrainedTokenizerBase
+) -> Problem | None:
+    """A control token in a text: `[SEP]` would end it there."""
+    if isinstance(record, LabelledText):
+        parts = [Part(record.text, "the text"), Part(record.text2 or "", "the second text")]
+    elif isinstance(record, TaggedTokens):
+        parts = [Part(token, f"token {i}") for i, token in enumerate(record.tokens)]
+    else:
+        parts = [Part(record.question, "the question"), Part(record.context, "the context")]
+    return gate_of(tokenizer).problem(parts, tokenizer, record.place, mend=PLAIN_MEND)
 
 
 def parts_of(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> Iterator[Part]:
