@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,11 @@ from posttrain.data.records import Conversation, Message
 from posttrain.errors import Problem, TemplateError
 from tests.pico import CHATML, MARKED, tokenizer
 from tests.templates import GPT_OSS, LLAMA32, MISTRAL, QWEN3, QWEN25, shipped, tokenizer_of
+
+QWEN3_INLINE = QWEN3.replace(
+    "{{- m.content }}", "{{- (m.content.split('</think>') | last).lstrip() if not loop.last else m.content }}"
+).replace("(loop.last or thought)", "((loop.last and '</think>' not in m.content) or thought)")
+"""Takes thoughts that stand in the content of an earlier turn out of it."""
 
 ASK, ANSWER = Message("user", "Who?"), Message("assistant", "I.")
 NAMED = CHATML.replace("m.role + '\n'", "m.role + (' name=' + m.name if m.name else '') + '\n'")
@@ -108,6 +114,18 @@ LEFT_OUT: dict[str, tuple[str, Conversation, str]] = {
         "'tool_call_id' in turn 0",
     ),
 }
+
+
+@pytest.mark.parametrize("template", [QWEN3_INLINE, shipped("qwen3")])
+def test_thoughts_within_what_was_said_earlier(template: str) -> None:
+    tok = tokenizer_of(template)
+    told = Message("assistant", "<think>\nHm\n</think>\n\nI.", train=False)
+    with pytest.raises(TemplateError, match=r"a:1: the chat template drops '<think>' of turn 1 .assistant. silently"):
+        render(said(ASK, told, Message("user", "Hm"), ANSWER), tok)
+    with pytest.raises(TemplateError, match=r"drops '<think>' of turn 1 .assistant. silently"):
+        encode_prompt((ASK, told, ASK), tok)
+    last = said(ASK, replace(told, train=None))
+    assert learned(render(last, tok), tok) == ["<think>\nHm\n</think>\n\nI.<|im_end|>"]
 
 
 def using(template: str) -> Any:
@@ -264,6 +282,15 @@ def test_prompts_are_whole_or_refused(prompt: tuple[Message, ...]) -> None:
             tokenizer(CHATML.replace("%}{{ '<|user|>'", "if m.role != 'system' %}{{ '<|user|>'", 1)),
             system="Be",
         )
+
+
+def test_a_turn_that_is_not_learned_is_looked_at_although_one_that_is_was_not() -> None:
+    """Of an answer that is learned the words must be in its turn; of another one they are looked for all the same."""
+    later = CHATML.replace("m.content", "(m.content if m.content != 'I.' else '')")
+    tok = tokenizer(later)
+    render(said(ASK, Message("assistant", "You."), ASK, Message("assistant", "We.")), tok)
+    with pytest.raises(TemplateError, match=r"drops 'I.' of turn 1|no place for 'content' in turn 1"):
+        render(said(ASK, replace(ANSWER, train=False), ASK, Message("assistant", "We.")), tok)
 
 
 def test_turns_of_a_known_shape_are_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
