@@ -12,7 +12,7 @@ import pytest
 
 from posttrain.data.answers import encode_graded, encode_pairs
 from posttrain.data.chat import encode_all, encode_prompt, render
-from posttrain.data.control import gate_of
+from posttrain.data.control import check_text, gate_of
 from posttrain.data.fields import messages_of
 from posttrain.data.head_rows import HeadSettings, encode_questions, encode_tags, encode_texts
 from posttrain.data.records import (
@@ -156,6 +156,32 @@ def test_what_only_looks_like_one_is_learned() -> None:
     assert tok.decode([i for i in row.labels if i >= 0]) == answer + END
     with pytest.raises(TemplateError, match="holds the control token 'sop'"):
         render(Conversation((ASK, Message("assistant", "no sop here")), "a:1"), tok)
+
+
+def test_a_letter_that_fills_up_rows_is_a_letter(tmp_path: Path) -> None:
+    """Read again, such a pad token is one of the tokenizer's special tokens."""
+    from transformers import AutoTokenizer
+
+    tok = copy.deepcopy(tokenizer())
+    tok.pad_token = "!"
+    tok.save_pretrained(tmp_path)
+    read = AutoTokenizer.from_pretrained(tmp_path)
+    assert read.added_tokens_decoder[read.pad_token_id].special
+    row = render(Conversation((Message("user", "Hi!"), Message("assistant", "Yes!")), "a:1"), read)
+    assert read.decode([i for i in row.labels if i >= 0]) == "Yes!" + END
+    assert read.decode(encode_prompt("Hi!", read)) == "<|bos|><|user|>Hi!<|end|><|assistant|>"
+
+
+def test_what_the_tokenizer_does_not_know() -> None:
+    """Of a strange word WordPiece makes [UNK], which is no control token of the user's; one that is spelt out is."""
+    settings = HeadSettings(("a",), 64)
+    (row,) = encode_texts([LabelledText("[x] ☃", ("a",), "f:1")], word_pieces(), settings).rows
+    assert word_pieces().unk_token_id in row.input_ids
+    with pytest.raises(DataError, match=r"f:1: the text holds the control token '\[UNK\]'"):
+        encode_texts([LabelledText("[UNK]", ("a",), "f:1")], word_pieces(), settings)
+    check_text("a [UNK] b", word_pieces(), "the text")  # to be scored, as WikiText has it: it ends nothing
+    with pytest.raises(TemplateError, match=r"the text holds the control token '\[MASK\]'"):
+        check_text("a [UNK] [MASK] b", word_pieces(), "the text")
 
 
 def test_a_token_that_normalising_makes() -> None:

@@ -43,10 +43,12 @@ class Gate:
         self.special = frozenset(i for i, token in added.items() if token.special) | frozenset(
             tokenizer.all_special_ids
         )
-        self.tokens = tuple(sorted((str(tokenizer.convert_ids_to_tokens(i)) for i in self.special), key=len)[::-1])
+        spelt = {i: str(tokenizer.convert_ids_to_tokens(i)) for i in self.special}
+        # a single letter is none: a vocabulary's "!" that serves to fill up rows is a "!" everywhere else
+        self.control = {i: token for i, token in spelt.items() if len(token.strip()) > 1}
         self.normalised = any(token.special and token.normalized for token in added.values())
         """Whether a text may become a control token by being normalised (lower case, full width)."""
-        found = "|".join(re.escape(token) for token in self.tokens if token)
+        found = "|".join(map(re.escape, sorted(self.control.values(), key=len, reverse=True)))
         self.pattern = re.compile(f"{found}|[{SURROGATES}]" if found else f"[{SURROGATES}]")
 
     def first_in(self, text: str, tokenizer: PreTrainedTokenizerBase, *, unknown: bool = True) -> str | None:
@@ -61,10 +63,9 @@ class Gate:
             return half
         if not spelt and not self.normalised:
             return None
-        control = self.special - {tokenizer.unk_token_id}
         for i in tokenizer([text], add_special_tokens=False)["input_ids"][0] if text else ():
-            if i in control:
-                return str(tokenizer.convert_ids_to_tokens(i))
+            if i in self.control and i != tokenizer.unk_token_id:
+                return self.control[i]
         unk = str(tokenizer.unk_token)
         return unk if unknown and unk in spelt else None
 
