@@ -66,14 +66,15 @@ def show(
     Then the lengths of all rows, and whether generation stops at the token that the learned turns end with.
     """
     from posttrain.data.readers import data_error, read_records
-    from posttrain.data.survey import check_prompt, check_stop, lengths_of, segments, survey
-    from posttrain.models.load import load_tokenizer, stop_ids
+    from posttrain.data.survey import check_prompt, check_stop, lengths_of, segments, survey, unknown_tokens
+    from posttrain.models.load import embeddings_of, load_tokenizer, stop_ids
 
     source = _source(file, hub, subset, split, column, download)
     tokenizer = load_tokenizer(model, offline=not download)
     read = read_records(source, on_bad_row="skip")
     found = survey(read.records, tokenizer, loss_on=loss_on)
-    problems = [*read.problems, *found.problems]
+    unknown = unknown_tokens(found.rows, tokenizer, embeddings_of(model, offline=not download))
+    problems = [*read.problems, *found.problems, *unknown]
     if not found.rows:
         raise data_error(problems, read.rows)
     lengths = lengths_of(found.rows, max_length)
@@ -123,8 +124,8 @@ def check(
     """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
     from posttrain.data.answers import encode_any, sequences_of
     from posttrain.data.readers import read_records
-    from posttrain.data.survey import check_prompt, check_stop, lengths_of
-    from posttrain.models.load import load_tokenizer, stop_ids
+    from posttrain.data.survey import check_prompt, check_stop, lengths_of, unknown_tokens
+    from posttrain.models.load import embeddings_of, load_tokenizer, stop_ids
 
     source = _source(file, hub, subset, split, column, download)
     tokenizer = load_tokenizer(model, offline=not download)
@@ -138,13 +139,18 @@ def check(
         raise DataError(*bad[:20], *error.problems) from error
     bad += encoded.problems
     texts = [text for row in encoded.rows for text in sequences_of(row)]
+    known = embeddings_of(model, offline=not download)
+    unknown = unknown_tokens(texts, tokenizer, known)
+    bad += unknown
+    if known is not None and tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= known:
+        talk(f"the padding token {tokenizer.pad_token} is beyond the model's {known} embeddings: another one will pad")
     stop = check_stop(texts, tokenizer, stop_ids(model, tokenizer, offline=not download))
     prompt, template = check_prompt(tokenizer), _template_problem(model, tokenizer)
     lengths = lengths_of(texts, max_length)
     counts = {
         "rows": read.rows,
-        "usable": len(encoded.rows),
-        "bad": len(bad),
+        "usable": len(encoded.rows) - len({problem.place for problem in unknown}),
+        "bad": len({problem.place for problem in bad}),
         "dropped": encoded.dropped,
         "truncated": encoded.truncated,
         "tokens": lengths.total,

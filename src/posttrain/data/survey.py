@@ -13,6 +13,7 @@ from posttrain.data.chat import IGNORED, Encoded, LossOn, outcomes
 from posttrain.data.records import Record, texts_of
 from posttrain.data.template import ChatTemplate
 from posttrain.errors import Problem, TemplateError
+from posttrain.models.vocabulary import outside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +28,7 @@ __all__ = [
     "lengths_of",
     "segments",
     "survey",
+    "unknown_tokens",
 ]
 
 
@@ -96,6 +98,14 @@ def lengths_of(rows: Sequence[Encoded], max_length: int) -> Lengths:
     p95 = lengths[-(-95 * len(lengths) // 100) - 1]
     over = sum(length > max_length for length in lengths)
     return Lengths(lengths[0], int(statistics.median_low(lengths)), p95, lengths[-1], sum(lengths), over)
+
+
+def unknown_tokens(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, known: int | None) -> list[Problem]:
+    """Rows with tokens that the model has no embedding for; known: how many it has, None where that is not known."""
+    if known is None:
+        return []
+    found = (outside(row.place, row.input_ids, known, tokenizer) for row in rows)
+    return [problem for problem in found if problem is not None]
 
 
 def check_stop(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> StopCheck:
