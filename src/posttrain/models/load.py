@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedModel",
     "Maker",
+    "adapter_base",
     "check_folder",
     "config_of",
     "load_model",
@@ -79,7 +80,7 @@ def load_model(
     """
     from posttrain.models.heads import cannot_generate, saved_head
 
-    if _adapter_base(Path(resolve(name))) is not None and (notes := saved_head(name)) is not None:
+    if adapter_base(Path(resolve(name))) is not None and (notes := saved_head(name)) is not None:
         raise cannot_generate(name, notes)
     return load_with(
         name,
@@ -132,7 +133,7 @@ class _Way(NamedTuple):
 
 def _load(name: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTrainedModel:
     folder = resolve(name)
-    base = _adapter_base(Path(folder))
+    base = adapter_base(Path(folder))
     if base is not None:
         if base in within:
             raise MissingError(Problem(f"{folder}/adapter_config.json", f"the adapter's base is itself ('{base}')"))
@@ -265,7 +266,7 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     return merge_peft(adapted, str(folder)) if merged else adapted
 
 
-def _adapter_base(folder: Path) -> str | None:
+def adapter_base(folder: Path) -> str | None:
     """The base named by an adapter folder; None when the folder is none."""
     path = folder / "adapter_config.json"
     if not path.is_file():
@@ -342,7 +343,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
 
     folder = resolve(name)
     if Path(folder).is_dir() and not any((Path(folder) / file).is_file() for file in TOKENIZER_FILES):
-        base = _adapter_base(Path(folder))
+        base = adapter_base(Path(folder))
         if base is not None:
             return load_tokenizer(base, trust_remote_code=trust_remote_code, offline=offline)
         raise MissingError(
@@ -376,7 +377,7 @@ def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = T
     import transformers
 
     folder = resolve(name)
-    base = _adapter_base(Path(folder))
+    base = adapter_base(Path(folder))
     if base is not None:
         return stop_ids(base, tokenizer, offline=offline)
     if is_gguf(folder) and (stops := read_header(Path(folder)).stops):

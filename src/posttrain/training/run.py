@@ -61,6 +61,7 @@ from posttrain.training.prepare import (
 from posttrain.training.progress import RunProgress, Silent
 from posttrain.training.rates import rate_of
 from posttrain.training.signals import stop_on_signal
+from posttrain.training.stored import rounded_as_saved
 from posttrain.training.trainer import Arguments, PostTrainer, Rules
 from posttrain.tuners._moved import Moved, count_moved
 
@@ -279,6 +280,7 @@ def train(
             if not trainer.stop_asked:
                 trainer.restore_best()
                 finish_added(tuned, progress.say)
+                dtype = rounded_as_saved(config, tuned, progress.say)
                 moved = count_moved(tuned)  # what it was cut to
     finally:
         model.config.use_cache = cached_keys
@@ -308,7 +310,7 @@ def train(
         parts.penalties.save(folder.root)
         if rows is None and isinstance(config.replay, ReplayConfig) and config.replay.of_tasks:
             config.replay.leave(talks_of(config), Task("", 0, earlier, output), config.seed)
-        folder.finish(config, identity, tuned, tokenizer, result._asdict())
+        folder.finish(config, tuned, tokenizer, result._asdict(), dtype=dtype)
         progress.say(f"saved in {folder.model}")
     return result
 
