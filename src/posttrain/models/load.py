@@ -30,6 +30,7 @@ __all__ = [
     "adapter_base",
     "check_folder",
     "config_of",
+    "hub_folder",
     "load_model",
     "load_tokenizer",
     "load_with",
@@ -210,6 +211,16 @@ def _named(model: PreTrainedModel, name: str, folder: str) -> PreTrainedModel:
     model.name_or_path = name if name.startswith("pocket:") or not local else str(Path(folder).resolve())
     model.config.name_or_path = model.name_or_path
     return model
+
+
+def hub_folder(name: str, *, offline: bool = True) -> Path:
+    """The folder of a hub model in the local cache; offline=False fetches it. MissingError when it is not there."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=offline))
+    except (OSError, ValueError) as error:
+        raise _unloadable(name, name, offline, error) from error
 
 
 def config_of(name: str, *, trust_remote_code: bool = False, offline: bool = True) -> Any:

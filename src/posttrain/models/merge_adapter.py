@@ -23,7 +23,7 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.models.logits import UNFIT
 from posttrain.models.tying import is_tied, set_tied, untie
 
-__all__ = ["merge_peft", "relative_distance", "some_logits"]
+__all__ = ["COARSE", "TOLERANCE", "merge_peft", "relative_distance", "some_logits"]
 
 PROBED = 16
 """Tokens in the row that is asked before and after."""

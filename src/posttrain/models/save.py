@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.disk import writing
-from posttrain.models.fingerprint import NOTES_FILE, remembered_base, template_fingerprint
+from posttrain.models.fingerprint import FILES, NOTES_FILE, remembered_base, template_fingerprint
 from posttrain.models.heads import NOTED, HeadNotes, head_of_model
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TRAINED_IN", "save_model", "write_notes"]
+__all__ = ["TRAINED_IN", "file_hash", "save_model", "write_notes"]
 
 TRAINED_IN = "trained_in"
 """In `posttrain.json`: the precision in memory of weights that are stored in another one."""
@@ -34,10 +35,11 @@ def write_notes(
     base: str | None = None,
     head: HeadNotes | None = None,
     trained_in: str | None = None,
+    hashed: bool = True,
 ) -> None:
     """Write `posttrain.json`: the template's fingerprint, that of an adapter's base where it is known, the adapter's
     head (a model's own stands in config.json), the precision that the weights had in memory where they are stored in
-    another one, and the versions that wrote the weights.
+    another one, the hashes of what is in the folder (hashed), and the versions that wrote the weights. Written last.
     """
     import torch
     import transformers
@@ -49,10 +51,26 @@ def write_notes(
         **({"base_fingerprint": base} if base is not None else {}),
         **({NOTED: head.to_json()} if head is not None else {}),
         **({TRAINED_IN: trained_in} if trained_in is not None else {}),
+        **({FILES: hashes_of(folder)} if hashed else {}),
         "versions": {"posttrain": __version__, "transformers": transformers.__version__, "torch": torch.__version__},
     }
     text = json.dumps(notes, indent=2, ensure_ascii=False) + "\n"
     (folder / NOTES_FILE).write_text(text, encoding="utf-8", newline="\n")
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """sha256 of every file but the notes and the card, which people write on."""
+    return {
+        path.name: file_hash(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name not in (NOTES_FILE, "README.md")
+    }
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_model(
@@ -62,11 +80,13 @@ def save_model(
     *,
     card: str | None = None,
     dtype: torch.dtype | None = None,
+    hashed: bool = True,
 ) -> None:
     """Save to a temporary folder beside `folder`, then rename; a kill at any moment leaves the old or the new one.
 
     A PEFT model, or one with a part of ours added, is saved as an adapter folder that names its base. card: the text
-    of README.md; dtype: precision of a model's numbers, those in memory when not given.
+    of README.md; dtype: precision of a model's numbers, those in memory when not given; hashed:
+    note what `posttrain model verify` compares, which a checkpoint need not.
     PosttrainError when `folder` holds something that is not a model, DiskError when the disk is full: the old model is
     kept then, and nothing of the new one.
     """
@@ -84,7 +104,7 @@ def save_model(
     temporary.mkdir()
     try:
         with writing(folder, temporary):
-            _write(model, tokenizer, temporary, dtype)
+            _write(model, tokenizer, temporary, dtype, hashed=hashed)
             if card is not None:
                 (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
             if folder.exists():
@@ -97,7 +117,14 @@ def save_model(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None) -> None:
+def _write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    dtype: torch.dtype | None,
+    *,
+    hashed: bool,
+) -> None:
     import transformers
     from peft import PeftModel
 
@@ -122,7 +149,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
         trained_in = str(model.dtype).removeprefix("torch.")
     tokenizer.save_pretrained(folder)
     head = head_of_model(model) if adapter else None
-    write_notes(folder, tokenizer, base=base, head=head, trained_in=trained_in)
+    write_notes(folder, tokenizer, base=base, head=head, trained_in=trained_in, hashed=hashed)
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -48,7 +48,7 @@ def tensors_in(path: Path) -> dict[str, Stored]:
         if length > min(MOST, size - 8):
             raise wrong("is not a whole safetensors file: its header is longer than the file")
         try:
-            header: dict[str, Any] = json.loads(file.read(length))
+            header: dict[str, Any] = json.loads(file.read(length).decode("utf-8"))
             header.pop("__metadata__", None)
             found = {name: Stored(str(t["dtype"]), tuple(map(int, t["shape"]))) for name, t in header.items()}
             places = sorted((int(t["data_offsets"][0]), int(t["data_offsets"][1]), name) for name, t in header.items())
