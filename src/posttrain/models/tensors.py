@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.errors import PosttrainError, Problem
+from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.gguf_header import is_gguf
 from posttrain.models.names import resolve
 
@@ -82,7 +82,10 @@ def stored_dtype(name: str, *, offline: bool = True) -> str | None:
     if is_gguf(folder):
         return None
     if (base := adapter_base(folder)) is not None:
-        return stored_dtype(base, offline=offline)
+        try:
+            return stored_dtype(base, offline=offline)
+        except MissingError:  # loading says where the base should be
+            return None
     counts: Counter[str] = Counter()
     for path in weight_files(folder) if folder.is_dir() else []:
         for one in tensors_in(path).values():

@@ -327,7 +327,7 @@ def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print
     ConfigError when an adapter shall be put on an adapter: it would be saved with the name of a base without the first.
     """
     if (Path(resolve(config.model)) / "adapter_config.json").is_file() and kind_of(config.tuner) != "full":
-        mend = "train it with tuner: full, or save the merged model as a folder first"
+        mend = "train it with tuner: full, or merge it first: posttrain model export ADAPTER DIR"
         raise ConfigError(Problem(config.model, f"is an adapter, and {kind_of(config.tuner)} would make another", mend))
     return loader_for(config, say)(
         config.model,
