@@ -236,6 +236,23 @@ def test_a_preview_says_what_the_run_then_does(pico_path: PicoPath, examples: Pa
     assert sum(p.stat().st_size for p in files) / 2**30 == pytest.approx(seen.model_gib, rel=0.1)
 
 
+def test_an_adapter_on_a_tied_head_is_a_base_of_its_own(pico_path: PicoPath, tmp_path: Path) -> None:
+    """Merged into the shared matrix, it would be another model: the loss before the first step tells."""
+    settings = {"objective": "sft", "optimizer": {"learning_rate": 1e-2, "max_steps": 8}}
+    tuner = {"kind": "lora", "rank": 4, "target_modules": ["q_proj", "lm_head"]}
+    path = str(pico_path("llama"))
+    adapted = train(config(**settings, tuner=tuner, model=path), rows=rows(2), output=tmp_path / "a")
+    remembers = Remembers()
+    going = {"objective": "sft", "optimizer": {"learning_rate": 1e-9, "max_steps": 1}}
+    merged = train(config(**going, tuner="full", model=str(tmp_path / "a/model")), rows=rows(2), progress=remembers)
+    ids = torch.tensor([rows(2)[0].input_ids])
+    with torch.no_grad():
+        expected = adapted.model(input_ids=ids).logits
+        torch.testing.assert_close(merged.model(input_ids=ids).logits, expected, atol=1e-4, rtol=0)
+    assert any("merged, each has its own" in line for line in remembers.said)
+    assert merged.model.get_input_embeddings().weight is not merged.model.get_output_embeddings().weight
+
+
 def test_an_adapter_is_not_adapted_again(pico_path: PicoPath, tmp_path: Path) -> None:
     """LoRA on a merged adapter would be saved with the name of a base that has not the adapter in it."""
     chosen = config(tuner="lora", optimizer={"max_steps": 1}).model_copy(update={"model": str(pico_path("llama"))})

@@ -33,6 +33,7 @@ from posttrain.models.memory import (
     peak_gib,
     peak_memory,
 )
+from posttrain.models.merge_adapter import was_untied
 from posttrain.retention.selection import NO_TASK, ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.assembly import Parts, check_combination, parts_of
@@ -329,13 +330,16 @@ def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print
     if (Path(resolve(config.model)) / "adapter_config.json").is_file() and kind_of(config.tuner) != "full":
         mend = "train it with tuner: full, or merge it first: posttrain model export ADAPTER DIR"
         raise ConfigError(Problem(config.model, f"is an adapter, and {kind_of(config.tuner)} would make another", mend))
-    return loader_for(config, say)(
+    loaded = loader_for(config, say)(
         config.model,
         adapter_merged=True,
         trust_remote_code=config.trust_remote_code,
         offline=not config.download,
         allow_template_mismatch=config.allow_template_mismatch,
     )
+    if was_untied(loaded.model):
+        say(f"{config.model}: the adapter is on one of two places that share a matrix; merged, each has its own")
+    return loaded
 
 
 def first_step(config: TrainConfig, material: Material, parts: Parts) -> tuple[Forms, Step, int]:
