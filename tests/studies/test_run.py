@@ -11,7 +11,7 @@ import pytest
 
 from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
-from posttrain.errors import Interrupted, PosttrainError
+from posttrain.errors import DiskError, Interrupted, PosttrainError
 from posttrain.studies.config import Study
 from posttrain.studies.methods import prompt as prompt_method
 from posttrain.studies.plan import make_plan, select
@@ -248,6 +248,30 @@ def test_one_run_at_a_time(make_study: Callable[..., Path]) -> None:
             go(path)
     outcome, _ = go(path, only=["prompt"], changes=1)
     assert outcome.ran == 1
+
+
+def test_a_full_disk_stops_the_study_and_keeps_what_is_done(
+    make_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next cells would find no more room; the same command goes on."""
+    from posttrain.studies.cell import CellRun
+
+    path, own, begun = make_study(), CellRun.run, []
+
+    def run(cell: CellRun) -> Any:
+        begun.append(cell)
+        if len(begun) == 2:
+            raise Exception("No space left on device (os error 28)")  # as tokenizers says it
+        return own(cell)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CellRun, "run", run)
+        with pytest.raises(DiskError, match=r"cells.*: cannot be written: .*what was there before is kept"):
+            go(path, only=["prompt"])
+    assert len(begun) == 2
+    assert [entry["status"] for entry in results(path)["cells"]] == ["done"]
+    outcome, _ = go(path, only=["prompt"])
+    assert (outcome.skipped, outcome.failed) == (1, [])
 
 
 def test_a_method_that_touches_the_untouched_model_is_found_out(
