@@ -96,6 +96,7 @@ def run(
             config, plan, selected, base=base, folder=folder, watcher=watcher, exams=exams, restart=restart
         )
     except Interrupted:
+        watcher.clear()
         if (folder / "results.json").is_file():
             talk(f"so far: posttrain report {folder}")
         raise
@@ -242,13 +243,14 @@ class Watcher:
         self.shown = 0.0
         self.label = ""
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Nothing half-written on the screen."""
         if self.live:
             sys.stderr.write("\r\x1b[K")
 
     def say(self, line: str) -> None:
         """A choice made, a count, a problem."""
-        self._clear()
+        self.clear()
         talk(line)
 
     def begins(self, event: Event) -> None:
@@ -261,7 +263,12 @@ class Watcher:
         """Training within a cell: live on a terminal, else a line now and then."""
         now = time.monotonic()
         loss = entry.get("loss_nats")
-        words = f"step {entry.get('step')}" + (f", loss {loss:.3f}" if isinstance(loss, float) else "")
+        step, steps = entry["step"], entry.get("steps")
+        words = f"step {step}" + (f"/{steps}" if steps else "")
+        words += f", loss {loss:.3f}" if isinstance(loss, float) else ""
+        words += f", {entry['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in entry else ""
+        if steps and step < steps and entry.get("wall_s"):
+            words += f", {clock(entry['wall_s'] / step * (steps - step))} left"
         if self.live:
             self._show(words)
         elif now - self.last >= STEP_LINE_S:
@@ -299,7 +306,7 @@ class Watcher:
 
     def ends(self, event: Event) -> None:
         """How it went, and how long the rest will take."""
-        self._clear()
+        self.clear()
         result = event.result
         assert result is not None
         left = f", {clock(event.left_s)} left" if event.left_s else ""
@@ -320,7 +327,7 @@ class Watcher:
 
     def _show(self, words: str, head: str | None = None) -> None:
         if self.live:
-            self._clear()
+            self.clear()
             width = console().width
             text = f"{self.label if head is None else translate(head)} {translate(words)}"
             sys.stderr.write(fitted(text, width - 1))
