@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -172,7 +173,7 @@ def test_a_documented_command_runs(
 
 def option(words: list[str], *names: str) -> str | None:
     """The last value of an option."""
-    found = [value for name, value in zip(words, words[1:], strict=False) if name in names]
+    found = [value for name, value in pairwise(words) if name in names]
     return found[-1] if found else None
 
 
