@@ -46,6 +46,7 @@ SPEED = (0, 1)
 RULES = (
     # ---- not typed here ----
     Rule(r"(inline )?pip install .*|python -m pip .*|python3 -m venv .*", "listed", "fetches from the network"),
+    Rule(r"docker .*", "listed", "wants a builder; what can be checked without: tests/test_docker.py"),
     Rule(r"python -m pytest.*", "listed", "is what runs this test"),
     Rule(r"(inline )?make .*", "make", "asked what it would do; the Makefile's own lines are commands here, too"),
     Rule(r'posttrain run "\$\$study"', "listed", "each study of examples/real by the first line of its own"),
@@ -216,7 +217,8 @@ def test_make_would_do_what_is_run_here(command: Command) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     would = re.findall(r"^(?:[A-Z_]+=\S+ )?\.venv/bin/((?:posttrain|python) .*)$", done.stdout, re.MULTILINE)
-    assert [line for line in would if line not in commands()] == []
+    fetching = "python -m pip install "  # listed, whatever follows
+    assert [line for line in would if line not in commands() and not line.startswith(fetching)] == []
 
 
 def test_no_line_is_left_out() -> None:
@@ -246,4 +248,4 @@ def test_every_rule_has_a_command() -> None:
     assert [rule.pattern for rule in RULES if rule not in found] == []
     assert all(rule.why for rule in RULES)
     listed = [command.line for command in commands().values() if rule_of(command).how == "listed"]
-    assert len(listed) < 50, "too much is not run"
+    assert 4 * len(listed) < len(commands()), "too much is not run"
