@@ -7,7 +7,7 @@ import importlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -392,30 +392,3 @@ def test_python_in_the_text_names_what_is_there(block: Block) -> None:
         if isinstance(node, ast.ImportFrom) and node.module:
             module = importlib.import_module(node.module)
             assert [alias.name for alias in node.names if alias.name not in dir(module)] == []
-
-
-def test_the_first_python_example_runs(pico_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
-    first = next(block for block in blocks("python") if block.page.name == "python-api.md")
-    code = first.body.replace("pocket:chat", str(pico_path("llama"))).replace("max_steps=10", "max_steps=2")
-    exec(compile(code, "docs/python-api.md", "exec"), {"__name__": "docs"})
-    out = capsys.readouterr().out
-    assert out.startswith("reliability ")
-    assert "locality.unrelated Who wrote Hamlet?" in out
-
-
-@pytest.mark.parametrize(
-    ("heading", "printed"),
-    [
-        ("Exams on files", "mmlu|mmlu_pocket.csv#"),
-        ("Likelihoods", "The capital of Spain is Madrid"),
-        ("Respondents", "William"),
-        pytest.param("lm-eval", "1.0 ", marks=pytest.mark.slow),
-    ],
-)
-def test_the_other_python_examples_run(
-    heading: str, printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(ROOT)
-    (code,) = re.findall(r"```python\n(.*?)```", section("python-api.md", heading), re.DOTALL)
-    exec(compile(code, "docs/python-api.md", "exec"), {"__name__": "docs"})
-    assert printed in capsys.readouterr().out
