@@ -183,8 +183,38 @@ def test_the_change_exam_of_two_models(tmp_path: Path) -> None:
     assert f"{AFTER} did not carry the new fact over to: rephrased (at most 0 %)." in words
     assert "n = 2" in words  # of the file's own summary
     assert "All 2 changes" in words
-    for word in ("study", "No method", "Loss"):
+    for word in ("study", "No method", "Loss", "Methods with the same finding"):
         assert word not in words
+
+
+def test_an_exam_beside_the_change_exam_is_no_second_change(tmp_path: Path) -> None:
+    """`posttrain exam --change C --exam mmlu=...` writes a cell for each; there is one change."""
+    entry = {
+        "model": AFTER,
+        "method": "exam",
+        "seed": 0,
+        "checkpoint": "final",
+        "status": "done",
+        "n": {},
+        "folder": ".",
+    }
+    scores = {"reliability": 1.0, "locality.unrelated": 0.5}
+    about = {
+        "headline": "acc",
+        "capabilities": {},
+        "signature": "",
+        "chance": None,
+        "higher_is_better": True,
+        "notes": [],
+    }
+    cells = [{**entry, "change": "tallest", "scores": scores}, {**entry, "change": "", "scores": {"mmlu.acc": 0.5}}]
+    document = {"study": "exam", "before": BEFORE, "exams": {"mmlu": about}, "cells": cells}
+    (tmp_path / "results.json").write_text(json.dumps(document), encoding="utf-8")
+    assert read_run(tmp_path).changes == ("tallest",)
+    words = words_of(write_report(tmp_path).read_text(encoding="utf-8"), "en")
+    assert "took the exam of one change" in words
+    assert "Per cent, for one change" in words
+    assert "small mark" not in words
 
 
 @pytest.mark.browser
