@@ -269,7 +269,7 @@ def test_a_partly_run_study_says_so_once_and_not_as_a_warning(tmp_path: Path) ->
     shown = re.sub(r"<[^>]+>", "", body)
     assert len(re.findall(r"\b220\b", shown)) == 2  # once in each language
     assert "So far 4 of the study&#39;s 220 cells have run; the numbers are of these." in shown
-    assert "本研究的 220 個實驗單元中，目前執行了 4 個" in shown
+    assert "本研究的 220 格中，目前執行了 4 格" in shown
     (said,) = re.findall(r'<p class="([\w ]+)"><span lang="en">So far 4 of', body)
     assert said == "note status"
     results["planned"] = 4
