@@ -21,6 +21,8 @@ PAIRS = {
     "{rate} tokens/s": "每秒 {rate} 個詞元",
     "expected {{key: ...}}, got {kind}": "應為 {{key: ...}}，卻是{kind}",
     "a list": "清單",
+    "a list is expected": "這裡要寫清單",
+    "{thing} is {other}": "{thing} 是 {other}",
     "[default: {}]": "[預設：{}]",
     "not translated yet": "",
 }
@@ -57,6 +59,7 @@ def catalogue() -> Catalogue:
         # a thin message is meant where its values are numbers, not wherever its word stands
         ("3 of 7", "7 之中 3"),
         ("the king of the hill", None),
+        ("seeds: a list is expected", "seeds：這裡要寫清單"),
         ("something that nobody has translated", None),
         ("not translated yet", None),
     ],

@@ -178,8 +178,9 @@ class _Search:
                 meant = meant or any(map(str.isdigit, bare))
                 continue
             known = self.found(bare, depth + 1)
-            placed = name == template.names[0] and not template.literals[0] and (": " in bare or "; " in bare)
-            if known is None and (placed or "  " in bare):
+            several = ": " in bare or "; " in bare
+            placed = several and name == template.names[0] and not template.literals[0]
+            if (known is None and (placed or "  " in bare)) or (several and template.thin):
                 return None
             told[name] = value if known is None else value.replace(bare, known, 1)
             meant = meant or known is not None
