@@ -44,7 +44,7 @@ SEAM_HEADINGS = {
     "respondent": "Respondents",
 }
 KIND_PAGES = ("methods.md", "exams.md", "exams-tasks.md", "respondents.md")
-ANYWHERE = {"--help", "-h", "--debug", "--quiet"}
+ANYWHERE = {"--help", "-h", "--debug", "--quiet", "--language"}
 
 
 def named(path: Path) -> str:
@@ -257,6 +257,8 @@ def commands_of(verb: str) -> dict[tuple[str, ...], set[str]]:
 def problem_of(line: str) -> str | None:
     """What is wrong with a command line that begins with `posttrain`; None when it parses."""
     words = shlex.split(line, comments=True)[1:]
+    if words[:1] == ["--language"]:
+        words = words[2:]
     if not words or words[0].startswith("-") or words[0] == "VERB":
         return None if not words or words[0] in {"--version", "--install-completion", "VERB"} else f"{words[0]}?"
     if words[0] not in VERBS:
@@ -307,6 +309,8 @@ def test_commands_parse() -> None:
         ("posttrain tarin x.yaml", "no verb 'tarin'"),
         ("posttrain run examples/nothing.yaml", "examples/nothing.yaml is not there"),
         ("posttrain data show x.jsonl -n 3 --debug  # see", None),
+        ("posttrain --language zh-TW data show x.jsonl", None),
+        ("posttrain --language zh-TW dato show x.jsonl", "no verb 'dato'"),
     ],
 )
 def test_the_command_test_itself(line: str, problem: str | None) -> None:

@@ -25,7 +25,7 @@ from posttrain.cli.options import (
 )
 from posttrain.cli.plain import fitted
 from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
-from posttrain.language import spoken, translate
+from posttrain.language import listed, placed, spoken, translate
 
 if TYPE_CHECKING:
     from posttrain.models.meter import Doing
@@ -273,7 +273,7 @@ class Watcher:
             self._show(words)
         elif now - self.last >= STEP_LINE_S:
             self.last = now
-            talk(f"{self.label}: {translate(words)}")
+            talk(placed(self.label, translate(words)))
 
     def exam(self, event: ExamEvent) -> None:
         """An exam within a cell, or of the untouched model: live on a terminal, else a line now and then."""
@@ -292,7 +292,7 @@ class Watcher:
             self._show(words, head)
         elif not self.live and now - self.last >= STEP_LINE_S:
             self.last = now
-            talk(f"{translate(head)}: {words}")
+            talk(placed(translate(head), words))
 
     def doing(self, work: Doing) -> None:
         """Replay that is made and the like: live on a terminal, else a line now and then."""
@@ -319,11 +319,12 @@ class Watcher:
             )
             said = [f"{translate(word)} {100 * scores[key]:.0f} %" for word, key in shown if key in scores]
             said += [f"{name} {scores[name]:.3g}" for name in self.headlines if name in scores]
-            words = ", ".join(said) or translate("done")
+            words = listed(said) or translate("done")
         else:
             words = translate(f"FAILED: {result.error.splitlines()[0] if result.error else ''}")
         time_taken = translate(f"({event.wall_s or 0.0:.1f} s{left})")
-        talk(f"[{event.done}/{event.total}] {translate(str(event.cell))}: {words} {time_taken}")
+        head = f"[{event.done}/{event.total}] {translate(str(event.cell))}"
+        talk(f"{placed(head, words)} {time_taken}")
 
     def _show(self, words: str, head: str | None = None) -> None:
         if self.live:
