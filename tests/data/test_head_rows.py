@@ -167,3 +167,10 @@ def test_padding() -> None:
     assert padded.attention_mask.sum(1).tolist() == [3, 6]
     assert padded.types is not None
     assert padded.types[1].tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_labels_of_another_set_are_read_over_where_none_are_needed() -> None:
+    """`posttrain predict` compares them by name."""
+    records = [LabelledText("a", ("elsewhere",), "x:1"), LabelledText("b", (), "x:2", gold=False)]
+    made = encode_texts(records, tokenizer(None), HeadSettings(("good",), 8, gold=False))
+    assert [row.labels for row in made.rows] == [(), ()]
