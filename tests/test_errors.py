@@ -30,6 +30,7 @@ def test_an_error_tells_all_problems_in_order() -> None:
         ("DataError", 1),
         ("TemplateError", 1),
         ("MissingError", 3),
+        ("DiskError", 1),
         ("TrainingError", 1),
         ("PartlyDone", 4),
         ("Interrupted", 130),

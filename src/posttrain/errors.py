@@ -5,6 +5,7 @@
     ├── DataError                  exit 1   rows of a data file are wrong; all problems at once
     │   └── TemplateError          exit 1   a chat template cannot be used as asked, or is not the one trained with
     ├── MissingError               exit 3   an extra, a model or a file that is needed is not there
+    ├── DiskError                  exit 1   the disk takes no more; what was there before is kept
     ├── TrainingError              exit 1   training cannot go on (a non-finite loss names the batch's rows)
     ├── PartlyDone                 exit 4   some cells of a study failed, the others are done
     └── Interrupted                exit 130 stopped by the user after saving
@@ -20,6 +21,7 @@ from typing import ClassVar, NamedTuple
 __all__ = [
     "ConfigError",
     "DataError",
+    "DiskError",
     "Interrupted",
     "MissingError",
     "PartlyDone",
@@ -78,6 +80,10 @@ class MissingError(PosttrainError):
     """Something that is needed is not installed or not there."""
 
     exit_code = 3
+
+
+class DiskError(PosttrainError):
+    """The disk is full, or takes no more for another reason."""
 
 
 class TrainingError(PosttrainError):

@@ -73,6 +73,74 @@ def test_page_is_as_wide_as_the_screen(opened: Opened) -> None:
         assert opened.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_a_table_that_scrolls_shows_that_it_does(opened: Opened) -> None:
+    """A shade and words where it goes on, gone at its end; nothing where the whole table is seen."""
+    page = opened.page
+    box = page.locator("#scores .scroller").first
+    shade = "e => getComputedStyle(e.querySelector('.pane'), '::after').opacity"
+    wide = page.viewport_size == {"width": 390, "height": 900}
+    page.wait_for_timeout(250)
+    assert box.locator(".swipe").is_visible() is wide
+    assert float(box.evaluate(shade)) == float(wide)
+    box.locator(".scroll").evaluate("e => e.scrollLeft = e.scrollWidth")
+    page.wait_for_timeout(300)
+    assert float(box.evaluate(shade)) == 0.0
+    assert ("more-left" in (box.get_attribute("class") or "")) is wide
+    shadow = box.evaluate("e => getComputedStyle(e.querySelector('tbody .first')).boxShadow")
+    assert (shadow != "none") is wide
+    page.click("button[data-language='zh-TW']")
+    assert not wide or "左右捲動" in box.locator(".swipe").inner_text()
+
+
+def test_charts_are_as_wide_as_the_page(opened: Opened) -> None:
+    """One of each chart is shown, it fills its row, and its letters keep their size."""
+    page = opened.page
+    assert page.locator("#plot svg.chart:visible").count() == 1
+    room = page.evaluate("document.querySelector('main').getBoundingClientRect().width")
+    chart = page.locator("#plot svg.chart:visible")
+    assert chart.evaluate("e => e.getBoundingClientRect().width") == pytest.approx(room, abs=1)
+    panels = page.locator("#loss .panels figure")
+    boxes = [panels.nth(i).bounding_box() for i in range(panels.count())]
+    row = [box for box in boxes if box and boxes[0] and abs(box["y"] - boxes[0]["y"]) < 5]
+    assert len(row) == (3 if room > 1000 else 1)
+    assert row[-1]["x"] + row[-1]["width"] - row[0]["x"] == pytest.approx(room, abs=1)
+    sizes = page.evaluate("""() => [...document.querySelectorAll('svg.chart')].filter(e => e.getBoundingClientRect().width)
+        .map(e => e.getBoundingClientRect().width / e.viewBox.baseVal.width)""")
+    assert all(0.9 < size < 1.15 for size in sizes), sizes
+
+
+@pytest.mark.parametrize("width", [1280, 760, 390])
+def test_many_methods_with_long_names_in_any_script(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Twelve of them: nothing is wider than the screen, no label leaves the plot, and the numbers stay in view."""
+    names = [
+        "以大量重播資料保護舊知識的全參數微調（學習率五千分之一）", "低秩微調加上模型自問自答",
+        "full-parameter-training-with-elastic-weight-consolidation-0.1", "lora_rank_256_alpha_512_all_linear_layers",
+        "ptuning_v2 with a very long name that somebody wrote by hand",
+    ]  # fmt: skip
+    for name, how in zip(names, list(METHODS.values())[2:], strict=True):
+        monkeypatch.setitem(METHODS, name, how)
+    report = write_report(make_run(tmp_path, changes=2, methods=tuple(METHODS)))
+    opened = Opened(browser, report, width)
+    for language in ("en", "zh-TW"):
+        opened.page.click(f"button[data-language='{language}']")
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert opened.page.evaluate(OUTSIDE) == []
+    first = opened.page.locator("#scores tbody .first").first.bounding_box()
+    assert first
+    assert first["width"] < 0.5 * width
+    assert opened.said == []
+    opened.page.close()
+
+
+OUTSIDE = """() => [...document.querySelectorAll("svg.chart text")].filter((e) => {
+  const chart = e.closest("svg").getBoundingClientRect(), box = e.getBoundingClientRect();
+  return box.width && (box.left < chart.left - 3 || box.right > chart.right + 3);
+}).map((e) => e.textContent)"""
+"""Texts of charts that lie outside them."""
+
+
 def test_first_column_stays_when_the_table_scrolls(opened: Opened) -> None:
     box = opened.page.locator("#scores .scroll").first
     left = "e => e.querySelector('tbody th').getBoundingClientRect().left"

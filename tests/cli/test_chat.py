@@ -1,6 +1,9 @@
 """`posttrain chat`: from a pipe, once, and what a model's words may not do to a terminal."""
 
+import io
 import json
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+from posttrain.cli.chat_display import Columns
 from posttrain.cli.main import build_app, main
 from posttrain.cli.plain import one_line, plain
 from posttrain.inference.respondents import Answer, ModelRespondent, Prompt
@@ -97,3 +101,163 @@ def test_plain_text_cannot_steer_a_terminal(text: str) -> None:
 def test_an_empty_question_is_refused_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "/nowhere", "--once", " "]) == 2
     assert "--once: the question is empty" in capsys.readouterr().err
+
+
+# ---- answers that come word by word, and are stopped ----------------------------------------------------------------
+
+CHINESE = "鱻麤龘，囍甯碁。"
+"""Characters that are three tokens each in a pico vocabulary."""
+
+
+class Speaker:
+    """Answers like a model, token by token; `meanwhile` is told how many tokens of which answer were said."""
+
+    def __init__(self, text: str, meanwhile: Callable[[int, int], None]) -> None:
+        self.text, self.meanwhile = text, meanwhile
+        self.asked: list[Any] = []
+
+    def __call__(self, respondent: Any, prompts: Sequence[Prompt], *, on_token: Any, **_: Any) -> list[Answer]:
+        self.asked += prompts
+        ids = respondent.tokenizer.encode(self.text, add_special_tokens=False)
+        for end in range(1, len(ids) + 1):
+            self.meanwhile(len(self.asked), end)
+            on_token(0, ids[:end])
+        return [Answer(self.text, len(ids), True)]
+
+
+@pytest.fixture
+def speaks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Speaker]:
+    def speaks(text: str = CHINESE, meanwhile: Callable[[int, int], None] = lambda turn, tokens: None) -> Speaker:
+        speaker = Speaker(text, meanwhile)
+
+        def answers(self: Any, prompts: Sequence[Prompt], **options: Any) -> list[Answer]:
+            return speaker(self, prompts, **options)
+
+        monkeypatch.setattr(ModelRespondent, "answers", answers)
+        return speaker
+
+    return speaks
+
+
+def test_words_are_written_as_they_come(
+    speaks: Callable[..., Speaker], pico_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    written: list[str] = []
+    speaks(meanwhile=lambda turn, tokens: written.append(capsys.readouterr().out))
+    assert main(["chat", str(pico_path("llama")), "--once", "Which?"]) == 0
+    written.append(capsys.readouterr().out)
+    assert "".join(written) == CHINESE + "\n"
+    assert [text for text in written if text][:3] == ["鱻", "麤", "龘"]  # three bytes each, none of them torn
+
+
+def test_ctrl_c_stops_the_answer_and_the_talk_goes_on(
+    speaks: Callable[..., Speaker], pico_path: Callable[[str], Path]
+) -> None:
+    former = signal.getsignal(signal.SIGINT)
+    speaker = speaks(meanwhile=lambda turn, tokens: signal.raise_signal(2) if (turn, tokens) == (1, 7) else None)
+    result = chat(str(pico_path("llama")), stdin="one\ntwo\n")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"鱻麤 …\n{CHINESE}\n"  # seven bytes are two characters and a third of one
+    assert "stopped; /quit leaves" in result.stderr
+    assert [(m.role, m.content) for m in speaker.asked[1]] == [("user", "one"), ("assistant", "鱻麤"), ("user", "two")]
+    assert signal.getsignal(signal.SIGINT) is former
+
+
+def test_an_answer_stopped_before_its_first_word_was_not_asked(
+    speaks: Callable[..., Speaker], pico_path: Callable[[str], Path]
+) -> None:
+    speaker = speaks(meanwhile=lambda turn, tokens: signal.raise_signal(2) if (turn, tokens) == (1, 1) else None)
+    result = chat(str(pico_path("llama")), "--json", stdin="one\ntwo\n")
+    first, second = (json.loads(line)["answers"][0] for line in result.stdout.splitlines())
+    assert (first["text"], first["ended"], first["stopped"]) == ("", False, True)
+    assert (second["text"], second["ended"], second["stopped"]) == (CHINESE, True, False)
+    assert [(m.role, m.content) for m in speaker.asked[1]] == [("user", "two")]
+
+
+def test_side_by_side_ctrl_c_stops_the_turn(speaks: Callable[..., Speaker], pico_path: Callable[[str], Path]) -> None:
+    names = [str(pico_path(family)) for family in ("llama", "gpt2", "qwen3")]
+    speaker = speaks(meanwhile=lambda turn, tokens: signal.raise_signal(2) if (turn, tokens) == (2, 4) else None)
+    result = chat(*names, stdin="one\ntwo\n")
+    assert result.exit_code == 0, result.output
+    first = [f"{names[0]}: {CHINESE}", f"{names[1]}: 鱻 …"]
+    assert result.stdout.splitlines() == [*first, *(f"{name}: {CHINESE}" for name in names)]
+    assert f"not asked: {names[2]}" in result.stderr
+    assert [len(prompt) for prompt in speaker.asked] == [1, 1, 3, 3, 1]
+
+
+def test_twice_in_one_answer_ends_the_program(
+    speaks: Callable[..., Speaker], pico_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice(turn: int, tokens: int) -> None:
+        signal.raise_signal(2)
+        signal.raise_signal(2)
+
+    speaker = speaks(meanwhile=twice)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+    assert main(["chat", str(pico_path("llama"))]) == 130
+    assert len(speaker.asked) == 1
+
+
+def test_ctrl_c_at_the_prompt_and_during_once_ends_the_program(
+    speaks: Callable[..., Speaker],
+    pico_path: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Prompting(io.StringIO):
+        def __iter__(self) -> Any:
+            yield "one\n"
+            raise KeyboardInterrupt
+
+    speaks()
+    monkeypatch.setattr(sys, "stdin", Prompting())
+    assert main(["chat", str(pico_path("llama"))]) == 130
+    assert capsys.readouterr().out == f"{CHINESE}\n"
+    speaks(meanwhile=lambda turn, tokens: signal.raise_signal(2) if tokens == 5 else None)
+    assert main(["chat", str(pico_path("llama")), "--once", "one"]) == 130
+    assert capsys.readouterr().out == "鱻 …\n"
+
+
+def test_a_real_answer_is_stopped_after_its_token_and_the_model_is_as_before(
+    pico_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = json.loads(chat(str(pico_path("llama")), "--json", "--max-new-tokens", "20", stdin="one").stdout)
+    answers, turns = ModelRespondent.answers, []
+
+    def stopping(self: Any, prompts: Any, *, on_token: Any, **options: Any) -> Any:
+        turns.append(self)
+
+        def stop(place: int, ids: list[int]) -> None:
+            if len(turns) == 1 and len(ids) == 3:
+                signal.raise_signal(2)
+            on_token(place, ids)
+
+        return answers(self, prompts, on_token=stop, **options)
+
+    monkeypatch.setattr(ModelRespondent, "answers", stopping)
+    result = chat(str(pico_path("llama")), "--json", "--max-new-tokens", "20", stdin="one\n/reset\none\n")
+    first, second = (json.loads(line)["answers"][0] for line in result.stdout.splitlines())
+    assert (first["tokens"], first["stopped"]) == (3, True)
+    assert {**second, "wall_s": 0} == {**whole["answers"][0], "wall_s": 0}
+
+
+def test_columns_grow_side_by_side_and_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    stream = io.StringIO()
+    screen = Console(file=stream, force_terminal=True, width=60, height=12, highlight=False)
+    monkeypatch.setattr("posttrain.cli.chat_display.console", lambda **_: screen)
+    monkeypatch.setattr("posttrain.cli.chat_display.SHOWN_S", 0.0)
+    with Columns(["first", "second"]) as columns:
+        for place, texts in enumerate((["玉山", "最高。"], ["[bold]x\x1b[2J\n" * 30, "end"])):
+            columns.begin(place)
+            for text in texts:
+                columns.put(text)
+            columns.done()
+        assert len(columns.tails()[1].splitlines()) <= 12 - 6
+        assert columns.tails()[1].endswith("end")
+    shown = stream.getvalue()
+    last = shown[shown.rindex("┏") :]
+    assert "玉山最高。" in last
+    assert last.count("[bold]x\\x1b[2J") == 30
+    assert "\x1b[2J" not in shown

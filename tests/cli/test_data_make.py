@@ -28,6 +28,23 @@ def test_prompts_and_rows_of_a_relation(tmp_path: Path) -> None:
     assert len((tmp_path / "c.jsonl").read_text(encoding="utf-8").strip().split("\n")) == 8
 
 
+def test_fewer_rows_than_were_asked_for_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "make", "changes", "--n", "2", "-o", str(tmp_path), "--pattern-rows", "100"]) == 0
+    first, second = (tmp_path / "pattern").glob("*.jsonl")
+    lengths = sorted(len(path.read_text("utf-8").splitlines()) for path in (first, second))
+    assert lengths[0] < 100 <= lengths[1]
+    said = capsys.readouterr().err
+    assert "2 change files in" in said
+    assert f"1 of them have fewer than 100 rows of their pattern, the shortest {lengths[0]}:" in said
+    out = tmp_path / "c.jsonl"
+    assert main(["data", "make", "prompts", "--n", "5000", "-o", str(out), "--relation", "capital"]) == 0
+    said = capsys.readouterr().err
+    assert f"{len(out.read_text('utf-8').splitlines())} rows in" in said
+    assert "fewer than 5000: pocket knows no more facts of 'capital'" in said
+    assert main(["data", "make", "prompts", "--n", "8", "-o", str(out), "--relation", "capital"]) == 0
+    assert "fewer than" not in capsys.readouterr().err
+
+
 def test_an_unknown_relation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "make", "prompts", "-o", str(tmp_path / "p.jsonl"), "--relation", "capitol"]) == 2
     assert "capital" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from posttrain.data.head_rows import HeadSettings, encode_questions, encode_tags
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, SpanAnswer, TaggedTokens, Text
 from posttrain.errors import DataError
 from tests.pico import tokenizer, word_pieces
+from tests.pico_tokenizers import KINDS, tokenizer_of
 
 AB = HeadSettings(("a", "b"), 64)
 Tokenizer = Callable[[], Any]
@@ -174,3 +175,50 @@ def test_labels_of_another_set_are_read_over_where_none_are_needed() -> None:
     records = [LabelledText("a", ("elsewhere",), "x:1"), LabelledText("b", (), "x:2", gold=False)]
     made = encode_texts(records, tokenizer(None), HeadSettings(("good",), 8, gold=False))
     assert [row.labels for row in made.rows] == [(), ()]
+
+
+def pieces(row: Any, made: Any) -> list[str | None]:
+    """The piece that stands for each token."""
+    return [made.convert_ids_to_tokens(row.input_ids[p]) if p >= 0 else None for p in row.first]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_piece_that_stands_for_a_token_holds_a_character_of_it(kind: str) -> None:
+    """The fault as it was: a bare `Ġ` or `▁` stood for `xylophone`, whatever was written behind it."""
+    made = tokenizer_of(kind)
+    tokens = ("Ada", "xylophone", "哈", "臺", "is", "zebra", "🙂", ".")
+    record = TaggedTokens(tokens, ("a",) * len(tokens), "f:1")
+    (old,) = encode_tags([record], made, AB._replace(piece="start")).rows
+    assert any(piece.strip("▁Ġ") == "" for piece in pieces(old, made) if piece)
+    (row,) = encode_tags([record], made, AB).rows
+    (last,) = encode_tags([record], made, AB._replace(piece="last")).rows
+    word_ids = made([*spaced(tokens)], is_split_into_words=True).word_ids()
+    assert old.first == [word_ids.index(n) for n in range(len(tokens))]
+    for i, token in enumerate(tokens):
+        begun = made.decode(row.input_ids[: row.first[i]])
+        after = made.decode(row.input_ids[: row.first[i] + 1])
+        written = after.removeprefix(begun).strip()
+        assert written
+        assert token.startswith(written) or "\ufffd" in written
+        ended = made.decode(row.input_ids[: last.first[i] + 1])
+        assert ended.endswith(token)
+
+
+def test_tokens_of_nothing_but_spaces_and_tokens_that_are_cut() -> None:
+    made = tokenizer_of("bytes")
+    record = TaggedTokens(("a", "  ", "xylophone"), ("a", "b", "a"), "f:1")
+    (row,) = encode_tags([record], made, AB).rows
+    assert pieces(row, made)[1] == "Ġ"
+    length = len(row.input_ids)
+    cut = AB._replace(max_length=length - 1, over_long="truncate")
+    assert encode_tags([record], made, cut._replace(piece="first")).rows[0].first[2] >= 0
+    assert encode_tags([record], made, cut._replace(piece="last")).rows[0].first[2] == -1  # its last piece is gone
+
+
+def test_a_tokenizer_that_brings_a_space_gets_none() -> None:
+    """Llama 2's would write two spaces before each token, which running text never has."""
+    made = tokenizer_of("llama legacy")
+    (row,) = encode_tags([TaggedTokens(("a", "cat"), ("a", "b"), "f:1")], made, AB).rows
+    assert made.decode(row.input_ids, skip_special_tokens=True) == "a cat"
+    (old,) = encode_tags([TaggedTokens(("a", "cat"), ("a", "b"), "f:1")], made, AB._replace(piece="start")).rows
+    assert made.decode(old.input_ids, skip_special_tokens=True) == "a  cat"

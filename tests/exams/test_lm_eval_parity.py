@@ -25,10 +25,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from posttrain.errors import DataError
 from posttrain.exams.lm_eval import PosttrainLM
+from posttrain.inference.respondents import ModelRespondent, Plain
 from posttrain.models.facts.tables import read
 from posttrain.models.load import LoadedModel, load_model
 from tests.pico import tokenizer
+from tests.pico_tokenizers import tokenizer_of
 
 MODELS = ("llama", "qwen3", "gemma3", "glm", "gpt2", "pocket:chat")
 NATS = 1e-4
@@ -251,6 +254,20 @@ def test_who_puts_bos_in_front(settings: dict[str, Any], loaded: Callable[[str],
         found = ask(PosttrainLM(model, **given), "loglikelihood", *asked[:skip])
         expected = ask(hf(model, **given), "loglikelihood", *asked[:skip])
         assert_responses([[each] for each in found], [[each] for each in expected])
+
+
+def test_a_continuation_keeps_tokens_of_its_own(loaded: Callable[[str], LoadedModel]) -> None:
+    """HFLM refuses what has no token; what joins the context's last token has none there, and one here."""
+    model = LoadedModel(loaded("llama").model, tokenizer_of("bytes"), "llama that joins")
+    with pytest.raises(AssertionError):
+        ask(hf(model), "loglikelihood", ("2+2=", "="))
+    ((nats, _), (other, _)) = ask(PosttrainLM(model), "loglikelihood", ("2+2=", "="), ("2+2=", "4"))
+    respondent = ModelRespondent(model)
+    expected = respondent.logprobs([(Plain("2+2="), "="), (Plain("2+2="), "4")])
+    assert [nats, other] == pytest.approx([one.sum_nats for one in expected], abs=NATS)
+    assert nats < -1
+    with pytest.raises(DataError, match="'2\\+2=' '': the tokenizer makes no token of this continuation"):
+        ask(PosttrainLM(model), "loglikelihood", ("2+2=", ""), ("2+2=", "4"))
 
 
 def test_a_tokenizer_without_bos(loaded: Callable[[str], LoadedModel]) -> None:

@@ -186,6 +186,13 @@ def test_tasks_that_cannot_be_asked(items: list[Item], message: str) -> None:
         run_task(Table(), task(items))
 
 
+def test_an_answer_of_no_tokens_does_not_win_silently() -> None:
+    """It would have 0 nats: the likeliest there can be."""
+    nothing = Item("iron", "Q", (Ask("score", Plain("Q"), ""), Ask("score", Plain("Q"), " no")))
+    with pytest.raises(DataError, match="small: item 'iron': the model has no token for the answer ''"):
+        run_task(Table(), task([item("water"), nothing]))
+
+
 def test_a_perturbation_needs_the_question_in_every_prompt() -> None:
     text = Item("t", "Some Text", (Ask("text", "", "Some Text"),))
     with pytest.raises(

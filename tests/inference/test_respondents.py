@@ -12,8 +12,9 @@ from posttrain.data.records import Conversation, Message
 from posttrain.errors import TemplateError
 from posttrain.inference.encoding import spoken
 from posttrain.inference.respondents import ModelRespondent, Plain, Prompt, PromptedRespondent
-from posttrain.models.load import load_model
+from posttrain.models.load import LoadedModel, load_model
 from tests.pico import FAMILIES, POSITIONS, pico
+from tests.pico_tokenizers import tokenizer_of
 
 QUESTIONS = ["臺灣最高的山是哪座？", "What is the capital of France?", "Hi"]
 
@@ -222,3 +223,17 @@ def test_usage_shows_what_was_shared(pico_path: Callable[[str], Path]) -> None:
     assert usage.least_tokens <= usage.scored_tokens <= 1.05 * usage.least_tokens
     assert usage.shared_tokens > 5 * usage.scored_tokens
     assert usage.logit_positions < usage.scored_tokens
+
+
+def test_a_choice_that_joins_the_context_is_scored(pico_path: Callable[[str], Path]) -> None:
+    """`=` behind `2+2=` is one token with it in the whole; its likelihood is that of `=` after `2+2=`."""
+    made = tokenizer_of("bytes")
+    model = load_model(str(pico_path("llama"))).model
+    asked = [(Plain("2+2="), "="), (Plain("2+2="), "4")]
+    scored = ModelRespondent(LoadedModel(model, made, "bytes")).logprobs(asked)
+    ids = made.encode("2+2=")
+    with torch.no_grad():
+        after = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+    expected = [float(after[made.convert_tokens_to_ids(token)]) for token in "=4"]
+    assert [one.tokens for one in scored] == [1, 1]
+    assert [one.sum_nats for one in scored] == pytest.approx(expected, abs=1e-4)

@@ -5,9 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from posttrain.config.change import Change
-from posttrain.config.load import load_yaml
-from posttrain.pocket.changes import as_yaml, changes, pattern_of, prompts_of, replay_prompts
+from posttrain.config.load import check, load_yaml, parse_value
+from posttrain.pocket.changes import (
+    RELATIONS,
+    SIZES,
+    _make,
+    as_yaml,
+    changes,
+    pattern_of,
+    prompts_of,
+    replay_prompts,
+)
 from posttrain.pocket.skills import curriculum
 from posttrain.retention.selection import PACKAGED_PROMPTS, normalise_prompt
 
@@ -35,6 +47,40 @@ def test_the_new_answer_is_known_and_wrong() -> None:
         target = body["target"][0]
         assert target["answer"] in known
         assert (target["subject"], target["answer"]) not in true
+
+
+@given(number=st.integers(0, 10**6), seed=st.integers(0, 2**64))
+@example(number=19, seed=0)  # the star closest to the Earth: no second star could be its new object
+@example(number=336, seed=100)  # two templates that give one question
+@example(number=1003, seed=0)  # four digits before the relation's name
+def test_every_number_of_every_seed_is_a_change(number: int, seed: int) -> None:
+    body = _make(number, seed)
+    relation = RELATIONS[number % len(RELATIONS)]
+    change = check(parse_value(as_yaml(body)), Change, "made")
+    assert change.name.startswith(f"{number:03d}_{relation}")
+    (target,) = body["target"]
+    language = number % 2  # Chinese, then English
+    facts = [f for f in curriculum()[relation] if f.subject[language] == target["subject"]]
+    assert facts
+    kinds = {f.kind for f in facts}
+    assert any(f.object[language] == target["answer"] and f.kind in kinds for f in curriculum()[relation])
+    assert all(target["answer"] not in (f.object[language], *(also[language] for also in f.also)) for f in facts)
+    for kind, size in {k: n for k, n in SIZES.items() if k not in ("reverse", "hop", "neighbour")}.items():
+        probes = body["generality"].get(kind) or body["locality"][kind]
+        assert len(probes) == size, kind
+    asked = [question.question for _, _, question in change.probes()]
+    assert len(asked) == len(set(asked))
+    rows = pattern_of(body, 5, seed, frozenset(prompts_of(body)))
+    assert len(rows) == 5
+    trained = {(f.subject[language], f.object[language]) for f in curriculum()[relation]}
+    assert all(any(s in row["prompt"] and row["completion"] == o for s, o in trained) for row in rows)
+
+
+def test_a_hundred_changes_of_the_default_seed_as_the_docs_make_them() -> None:
+    bodies = list(changes(100))
+    assert [body["name"][:4] for body in bodies] == [f"{number:03d}_" for number in range(100)]
+    asked = frozenset().union(*map(prompts_of, bodies))
+    assert {len(pattern_of(body, 12, 0, asked)) for body in bodies} == {12}
 
 
 def test_no_trained_row_is_a_probe() -> None:

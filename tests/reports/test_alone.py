@@ -94,17 +94,17 @@ def test_it_speaks_of_models_and_not_of_a_study(tmp_path: Path, language: str, b
     }
     assert intro[language, before] in words
     seen = {
-        "en": f"{AFTER} on the exams, beside {BEFORE}. No difference can be told: mmlu (+0.200).",
+        "en": f"{AFTER} on the exams, beside {BEFORE}. No difference, or none that is told apart: mmlu (+0.200).",
         "zh-TW": f"{AFTER} 的考試與 {BEFORE} 相比：",
     }
     assert (seen[language].split(" No ")[0] in words) is before
     page = Page(re.sub(r"<circle|<polygon", "<path", html.replace("<wbr>", "")))
     assert not {"loss", "details", "plot", "answers"} & set(page.ids)
-    assert {"scores", "exams"} <= set(page.ids)
+    assert {"more-scores", "exams"} <= set(page.ids)
     assert {name for name in ("seen", "capabilities", "forgetting") if name in page.ids} == (
         {"seen", "capabilities", "forgetting"} if before else set()
     )
-    for target in re.findall(r'<a href="#(\w+)">', html):
+    for target in re.findall(r'<a href="#([\w-]+)">', html):
         assert target in page.ids, target
 
 
@@ -141,7 +141,7 @@ def test_costs_have_heads_in_words_and_only_what_was_spent(tmp_path: Path) -> No
     assert cost_heads(html, "en") == heads
     assert len(cost_heads(html, "zh-TW")) == len(heads)
     assert not any(re.search("_|cost[.]", head) for head in cost_heads(html, "zh-TW"))
-    section = html[html.index('<section id="scores"') : html.index('<section id="exams"')]
+    section = html[html.index('<section id="more-scores"') : html.index("</main>")]
     assert section.count(">11,411<") == 2  # a row for each model
     assert "111,503" not in section
     html = write_report(make_exam(tmp_path / "b", plain_requests=3.0, cost_usd=0.25)).read_text(encoding="utf-8")
@@ -180,7 +180,7 @@ def test_the_change_exam_of_two_models(tmp_path: Path) -> None:
     assert f"<h1>{BEFORE} → {AFTER}</h1>" in html
     words = words_of(html, "en")
     assert f"Two models, {BEFORE} (before) → {AFTER} (after), took the exam of 2 changes" in words
-    assert f"{AFTER} did not carry the new fact over to “rephrased”" in words
+    assert f"{AFTER} did not carry the new fact over to: rephrased (at most 0 %)." in words
     assert "n = 2" in words  # of the file's own summary
     assert "All 2 changes" in words
     for word in ("study", "No method", "Loss"):

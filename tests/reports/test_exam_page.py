@@ -8,9 +8,10 @@ import pytest
 from markupsafe import escape
 
 from posttrain.reports import numbers
-from posttrain.reports.exam_page import capabilities, exam_views, forgetting
+from posttrain.reports.exam_page import capabilities, difference_text, exam_views, forgetting, verdict_kind
+from posttrain.reports.examined import Compared, ExamInfo
 from posttrain.reports.findings import findings
-from posttrain.reports.folder import read_run
+from posttrain.reports.folder import Cell, Row, Run, read_run
 from posttrain.reports.html import write_report
 from posttrain.reports.steps_page import falls, steps_view
 from posttrain.reports.svg import marks_of
@@ -54,7 +55,7 @@ def test_a_run_without_exams_has_none_of_it(tmp_path: Path) -> None:
 
 def test_the_table_of_an_exam(study: Path) -> None:
     run = read_run(study)
-    mmlu = exam_views(run, marks_of(run.methods))[0]
+    mmlu = exam_views(run, marks_of(run.versions))[0]
     assert mmlu.heads == ("acc", "calibration.ece_em10")
     assert [line.kind for line in mmlu.lines] == ["untouched", "reference", "chance", "model", "model"]
     results = json.loads((study / "results.json").read_text(encoding="utf-8"))
@@ -68,14 +69,14 @@ def test_the_table_of_an_exam(study: Path) -> None:
         assert line.verdict.p == numbers.p_text(compared["p_value"])
         assert line.verdict.difference == numbers.signed(compared["difference"], 3)
     assert [score for score, _ in mmlu.more] == ["acc/law", "acc/history", "acc/physics", "acc/medicine"]
-    wiki = exam_views(run, marks_of(run.methods))[2]
+    wiki = exam_views(run, marks_of(run.versions))[2]
     assert wiki.lines[-1].verdict is not None
     assert (wiki.lines[-1].verdict.kind, wiki.lines[-1].verdict.p) == ("worse", "")  # higher, where lower is better
 
 
 def test_capabilities_say_what_is_behind_them_and_what_is_left_out(study: Path) -> None:
     run = read_run(study)
-    found = capabilities(run, marks_of(run.methods))
+    found = capabilities(run, marks_of(run.versions))
     assert found is not None
     assert [family.key for family in found.families] == ["can", "will", "how"]
     lines = {line.name.key: line for family in found.families for line in family.lines}
@@ -94,7 +95,7 @@ def test_capabilities_say_what_is_behind_them_and_what_is_left_out(study: Path) 
 
 def test_quadrants_are_shares_of_all_questions(study: Path) -> None:
     run = read_run(study)
-    mmlu, refusal = forgetting(run, marks_of(run.methods))  # the others have nothing right or wrong
+    mmlu, refusal = forgetting(run, marks_of(run.versions))  # the others have nothing right or wrong
     assert (mmlu.info.name, refusal.info.name) == ("mmlu", "refusal")
     for line in mmlu.lines:
         assert sum(int(count) for count in line.counts) == 200
@@ -112,10 +113,10 @@ def test_knowledge_falls_where_it_was_made_to(study: Path) -> None:
 
 def test_courses_have_a_panel_per_method_and_mark_the_best(study: Path) -> None:
     run = read_run(study)
-    found = {course.score: course for course in steps_view(run, marks_of(run.methods))}
+    found = {course.score: course for course in steps_view(run, marks_of(run.versions))}
     assert list(found) == ["acc", "bleu4", "token_perplexity", "refused", "reliability", "generality", "locality"]
     assert all(len(course.panels) == 2 for course in found.values())
-    svg = str(found["acc"].panels[1].svg)
+    svg = str(found["acc"].panels[1].svg).split("</svg>")[0]  # at one of its sizes
     assert svg.count('class="best-ring"') == 1
     assert svg.count('class="falls"') == 1
     assert 'class="falls"' not in str(found["acc"].panels[0].svg)
@@ -128,17 +129,24 @@ def test_findings_say_what_fell_what_rose_and_what_cannot_be_told(study: Path) -
         language: [" ".join(text(m, language) for m in f.sentences).replace("\u00a0", " ") for f in findings(run)]
         for language in ("en", "zh-TW")
     }
-    lora, full = said["en"][-2:]
-    assert re.fullmatch(
-        r"`lora` on the exams, beside the untouched model. Worse, by a real difference: `wiki` \(\+[\d.]+\), "
-        r"`refusal` \(−0.200\). Better, by a real difference: `role-test` \(\+[\d.]+\). No difference can be told: "
-        r"`mmlu` \(−0.015\). General knowledge \(`mmlu`\) does not fall up to step 600, or recovers.",
-        lora,
+    mmlu, role, wiki, refusal, stays, fallen = said["en"][-6:]
+    assert mmlu == (
+        "`mmlu`, beside the untouched model. Worse, by a real difference: `full` (−0.275). "
+        "No difference, or none that is told apart: `lora` (−0.015)."
     )
-    assert "Worse, by a real difference: `mmlu` (−0.275)" in full
-    assert "General knowledge (`mmlu`) has fallen from step 300 on." in full
-    assert "確實變差：`mmlu`（−0.275）" in said["zh-TW"][-1]
-    assert "自第 300 步起確實下降" in said["zh-TW"][-1]
+    number = r"\(\+[\d.]+\)"
+    same = rf"Better, by a real difference: `lora` {number} and `full` {number}\."
+    assert re.fullmatch(rf"`role-test`, beside the untouched model\. {same}", role)
+    assert re.fullmatch(
+        rf"`wiki`, beside the untouched model\. Worse, by a real difference: `lora` {number} and `full` {number}\.",
+        wiki,
+    )
+    assert "`lora` (−0.200) and `full` (−0.200)" in refusal
+    assert stays == "General knowledge (`mmlu`) does not fall up to step 600, or recovers: `lora`."
+    assert fallen == "General knowledge (`mmlu`) has fallen from step 300 on: `full`."
+    assert said["zh-TW"][-6].startswith("`mmlu` 與未經更動的模型相比： 確實變差：`full`（−0.275）。")
+    assert said["zh-TW"][-1] == "一般知識（`mmlu`）自第 300 步起確實下降：`full`。"
+    assert findings(run)[-6].kind == "bad"
     assert findings(run)[-1].kind == "bad"
 
 
@@ -181,6 +189,80 @@ def test_a_study_without_the_change_exam_does_not_speak_of_changes(tmp_path: Pat
     html = write_report(folder).read_text(encoding="utf-8")
     ids = Page(html.replace("<wbr>", "").replace("<circle", "<path").replace("<polygon", "<path")).ids
     assert not {"plot", "answers", "rows"} & set(ids)
-    assert {*SECTIONS, "scores", "loss", "details"} <= set(ids)
+    assert {*SECTIONS, "seen", "more-scores", "loss", "details"} <= set(ids)
     assert "new fact" not in html
     assert "trained on the study&#39;s data" in html
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "higher", "kind", "printed"),
+    [
+        (20.430, 20.4271, False, "same", "0.00"),
+        (20.43, 20.41, False, "better", "−0.02"),
+        (20.43, 20.45, False, "worse", "+0.02"),
+        (0.5, 0.5004, True, "same", "0.000"),
+        (0.5, 0.5006, True, "better", "+0.001"),
+        (0.5, 0.4996, True, "same", "0.000"),
+    ],
+)  # fmt: skip
+def test_nothing_is_better_by_0_00(before: float, after: float, higher: bool, kind: str, printed: str) -> None:
+    """A difference that is 0 as printed is neither better nor worse, however sure it is."""
+    exam = ExamInfo("wiki", "score", higher_is_better=higher)
+    difference = after - before
+    interval = (difference - 1e-5, difference + 1e-5)
+    compared = Compared(9, before, after, difference, interval, None, None, (None, None), None, cells=1, agree=1)
+    assert compared.different
+    assert (verdict_kind(compared, exam), difference_text(compared)) == (kind, printed)
+    scores = {"wiki.score": after}
+    cell = Cell("m", "lora", "", 0, "final", "done", "", scores, {}, {}, {}, compare={"wiki": compared})
+    run = Run("s", {}, "", (cell,), (Row("m", "lora", "final", scores, {}, {}, (cell,)),), exams=(exam,))
+    (view,) = exam_views(run, marks_of(run.versions))
+    verdict = view.lines[-1].verdict
+    assert verdict is not None
+    words = {"same": "too small to show", "better": "better", "worse": "worse"}
+    assert (verdict.kind, verdict.difference, text(verdict.word, "en")) == (kind, printed, words[kind])
+    said = " ".join(text(m, "en") for f in findings(run) for m in f.sentences)
+    fell = {"same": "No difference", "better": "Better, by a real", "worse": "Worse, by a real"}
+    assert fell[kind] in said
+    assert not any(other in said for name, other in fell.items() if name != kind)
+
+
+def test_only_the_exams_before_have_been_taken(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", n=20)
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results["cells"] = []
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    html = write_report(folder).read_text(encoding="utf-8")
+    page = Page(html.replace("<wbr>", "").replace("<circle", "<path").replace("<polygon", "<path"))
+    assert "Only the exams of <code>pocket:chat</code> before any training have been taken so far" in html
+    assert not {"plot", "scores", "forgetting", "steps", "loss", "answers"} & set(page.ids)
+    assert "untouched model未經更動的模型" in {row[0].strip() for row in page.rows if row}
+    assert 'class="verdict"' not in html
+    for note in ("exams.verdicts_about", "exams.cells_about", "intro.seen_exams"):
+        assert str(escape(catalogue("en")[note]))[:60] not in html, note
+
+
+def test_notes_are_of_what_is_there(tmp_path: Path, html: str) -> None:
+    """What a page has not is not explained on it: several cells, chance, falling knowledge, replay."""
+
+    def told(page: str, key: str) -> bool:
+        body = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+        return str(escape(catalogue("en")[key])).split("{")[0][:70] in body
+
+    assert told(html, "exams.verdicts_about")
+    assert told(html, "forgetting.adjusted_about")
+    assert told(html, "steps.knowledge_about")
+    assert told(html, "steps.falls_mark")
+    assert not told(html, "exams.cells_about")
+    assert not told(html, "loss.replay")
+    assert told(write_report(make_study(tmp_path / "b", n=20, seeds=(0, 1))).read_text("utf-8"), "exams.cells_about")
+    folder = make_study(tmp_path / "a", n=20)
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results["exams"].pop("mmlu")
+    for entry in (*results["before"], *results["cells"], *results["reference"]):
+        entry["scores"] = {k: v for k, v in entry["scores"].items() if not k.startswith("mmlu.")}
+        entry.get("compare", {}).pop("mmlu", None)
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    other = write_report(folder).read_text(encoding="utf-8")
+    for key in ("forgetting.adjusted_about", "steps.knowledge_about", "steps.falls_mark", "exams.chance"):
+        assert not told(other, key), key

@@ -1,5 +1,6 @@
-from posttrain.reports.findings import describe_method, findings, leak_of
+from posttrain.reports.findings import describe_method, findings
 from posttrain.reports.folder import Cell, Row, Run
+from posttrain.reports.shared import leak_of
 from posttrain.reports.texts import text
 
 
@@ -25,21 +26,69 @@ DEAF = {"reliability": 0.0, "generality.rephrase": 0.0, "locality.same_pattern":
 
 def test_a_method_that_learns_and_keeps_is_the_best() -> None:
     shown = said(run_of(full=(FORGETS, 20), good=(GOOD, 20)))
-    assert shown[0] == "Best trade-off: `good`, which learned 95 % and kept 94 % (each score's mean)."
-    assert shown[1] == (
-        "`full` learned the new fact in 20 of 20 cases. Asked in other words, it gives the new answer 100 % of the time. "
-        "But it answers only 12 % of other questions of the same shape as before. "
-        "Lost elsewhere (share of old answers left): refusal 16 %."
-    )
-    assert "It keeps 95 % of its answers to other questions of the same shape. Kept: refusal 92 %." in shown[2]
     assert not any("No method" in line for line in shown)
+    assert shown[0] == "Best trade-off: `good`, which learned 95 % and kept 94 % (each score's mean)."
+    assert shown[1:] == [
+        "Learned the new fact in 20 of 20 cases: `full` and `good`.",
+        "Asked in other words, gave the new answer 90–100 % of the time: `full` and `good`.",
+        "Kept 95 % of the answers to other questions of the same shape: `good`.",
+        "Answered only 12 % of other questions of the same shape as before: `full`.",
+        "Kept elsewhere: refusal 92 % by `good`.",
+        "Lost elsewhere (share of old answers left): refusal 16 % by `full`.",
+    ]
+
+
+def test_methods_with_the_same_finding_share_one_sentence() -> None:
+    """A dozen methods of three kinds are described in as many sentences as three methods are."""
+    half = {"reliability": 0.5, "generality.rephrase": 0.4, "locality.same_pattern": 0.7, "locality.refusal": 0.8}
+    kinds = {"keeps": GOOD, "forgets": FORGETS, "wears": half}
+    few = run_of(**{name: (scores, 6) for name, scores in kinds.items()})
+    many = run_of(**{f"{name}{i}": (scores, 6) for i in range(4) for name, scores in kinds.items()})
+    assert len(said(many)) == len(said(few))
+    shown = said(many)
+    for line in shown:
+        assert len([other for other in shown if other.split(":")[0] == line.split(":")[0]]) == 1
+    assert "Answered only 12 % of other questions of the same shape as before: `forgets0`, `forgets1`, `forgets2` and `forgets3`." in shown  # fmt: skip
+    assert "同句型的其他問題守住 95 % 的答案：`keeps0`、`keeps1`、`keeps2`和`keeps3`。" in said(many, "zh-TW")
+    for name in (f"{kind}{i}" for i in range(4) for kind in kinds):  # nobody is left out of what was learned
+        assert sum(line.startswith("Learned the new fact") and f"`{name}`" in line for line in shown) == 1
+
+
+def test_what_was_lost_elsewhere_is_one_sentence_whatever_the_mixture() -> None:
+    """Groups of probes that were lost by the same methods stand together; the others follow in the same sentence."""
+    a = {"reliability": 1.0, "locality.neighbour": 0.1, "locality.format": 0.3, "locality.refusal": 0.2}
+    b = {"reliability": 1.0, "locality.neighbour": 0.4, "locality.format": 0.5, "locality.refusal": 1.0}
+    lost = [line for line in said(run_of(a=(a, 2), b=(b, 2))) if line.startswith("Lost")]
+    assert lost == [
+        "Lost elsewhere (share of old answers left): neighbour and format 10–50 % by `a` and `b`; refusal 20 % by `a`."
+    ]
+
+
+def test_more_cases_learned_come_first_and_only_few_are_bad_news() -> None:
+    """In the order of the numbers, not of the methods."""
+    cells: list[Cell] = []
+    rows: list[Row] = []
+    for name, right in (("none", 0), ("some", 1), ("all", 3), ("most", 2)):
+        own = tuple(
+            Cell("m", name, f"c{i}", 0, "final", "done", "", {"reliability": float(i < right)}, {}, {}, {})
+            for i in range(3)
+        )
+        cells += own
+        rows.append(Row("m", name, "final", {"reliability": right / 3}, {}, {}, own))
+    found = [f for f in findings(Run("s", {}, "", tuple(cells), tuple(rows))) if "cases" in text(f.sentences[0], "en")]
+    assert [(text(f.sentences[0], "en"), f.kind) for f in found] == [
+        ("Learned the new fact in 3 of 3 cases: `all`.", "plain"),
+        ("Learned the new fact in 2 of 3 cases: `most`.", "plain"),
+        ("Learned the new fact in 1 of 3 cases: `some`.", "bad"),
+        ("Learned the new fact in 0 of 3 cases: `none`.", "bad"),
+    ]
 
 
 def test_negative_results_are_said_plainly() -> None:
     deaf = {**DEAF, "generality.reverse": 0.05}
     shown = said(run_of(a=(deaf, 3), full=({**FORGETS, "generality.reverse": 0.0}, 3)))
     assert "No method reached 80 % both in learning and in keeping." in shown
-    assert "No method carried the new fact over to “reversed”: at most 5 %." in shown
+    assert "No method carried the new fact over to: reversed (at most 5 %)." in shown
     assert "No method learned the new facts in more than half of the changes." in said(run_of(a=(deaf, 3), b=(deaf, 3)))
 
 
@@ -74,7 +123,7 @@ def test_methods_that_cannot_be_told_apart_are_named() -> None:
 
 def test_word_and_number_never_disagree_at_a_threshold() -> None:
     shown = said(run_of(a=({**GOOD, "locality.refusal": 0.897}, 2)))
-    assert "Kept: refusal 90 %." in shown[-1]
+    assert "Kept elsewhere: refusal 90 % by `a`." in shown
 
 
 def test_leak_is_counted_in_the_samples_of_its_group() -> None:
@@ -84,18 +133,26 @@ def test_leak_is_counted_in_the_samples_of_its_group() -> None:
     assert leak_of(row, "locality.same_pattern") == 0.75
     assert leak_of(row, "locality.refusal") is None
     run = Run("s", {}, "", (cell,), (row,))
-    assert (
-        "only 12 % of other questions of the same shape as before, and 75 % of them now with the new object"
-        in said(run)[0]
+    pattern = (
+        "Answered only 12 % of other questions of the same shape as before, and 75 % of them now with the new object"
     )
-    assert "有 75 % 竟以新答案回答" in said(run, "zh-TW")[0]
+    assert f"{pattern} (leak): `full`." in said(run)
+    assert "同句型的其他問題只剩 12 % 答得和以前一樣，有 75 % 竟以新答案回答（外溢）：`full`。" in said(run, "zh-TW")
+
+
+def test_answers_that_are_lost_without_a_leak_are_no_leak() -> None:
+    samples = ({"group": "locality.same_pattern", "leak": False},)
+    cell = Cell("m", "full", "c", 0, "final", "done", "", FORGETS, {}, {}, {}, samples=samples)
+    shown = said(Run("s", {}, "", (cell,), (Row("m", "full", "final", FORGETS, {}, {}, (cell,)),)))
+    assert "Answered only 12 % of other questions of the same shape as before: `full`." in shown
+    assert not any("leak" in line for line in shown)
 
 
 def test_shorter_answers_are_noticed() -> None:
-    assert "shorter: 4.0 tokens on average, 10.0 before" in said(
-        run_of(a=({**GOOD, "length.before": 10.0, "length.after": 4.0}, 1))
-    )[0]  # fmt: skip
-    assert "shorter" not in said(run_of(a=({**GOOD, "length.before": 10.0, "length.after": 9.0}, 1)))[0]
+    short = said(run_of(a=({**GOOD, "length.before": 10.0, "length.after": 4.0}, 1)))
+    assert "Gave shorter answers, 4.0 tokens on average instead of 10.0: `a`." in short
+    same = said(run_of(a=({**GOOD, "length.before": 10.0, "length.after": 9.0}, 1)))
+    assert not any("shorter" in line for line in same)
 
 
 def test_methods_are_described_from_the_study() -> None:

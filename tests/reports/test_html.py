@@ -188,7 +188,7 @@ def test_unfinished_and_damaged_runs_are_still_shown(tmp_path: Path) -> None:
         f"{torn.with_name('env.json')}: not valid JSON, left out",
     }
     page = write_report(folder).read_text(encoding="utf-8")
-    assert "4 of 10 cells have run so far" in page
+    assert page.count("So far 4 of the study&#39;s 10 cells have run") == 1
     assert "study.yaml: no such file" in page
     assert run.rows[0].scores["leak"] == results["cells"][2]["scores"]["leak"]
 
@@ -227,3 +227,91 @@ def test_several_models_checkpoints_and_unknown_scores(tmp_path: Path) -> None:
     assert "new.thing" in page
     assert "2.50" in page
     assert "step-5" in page
+
+
+def words_between(html: str, first: str, last: str) -> str:
+    """What an English reader sees from one section on up to another."""
+    part = html[html.index(f'id="{first}"') : html.index(f'id="{last}"')]
+    return " ".join(
+        re.sub(r"<[^>]+>", " ", re.sub(r'<span lang="zh-TW">.*?</span>', "", part, flags=re.DOTALL)).split()
+    )
+
+
+def test_the_picture_and_the_table_come_first_then_the_sentences(html: str) -> None:
+    page = Page(html)
+    order = ["plot", "scores", "seen", "notes", "loss", "more-scores", "answers", "details"]
+    assert [name for name in page.ids if name in order] == order
+    assert re.findall(r"<nav.*?</nav>", html, re.DOTALL)[0].count("<a ") == len(order)
+    links = re.findall(r'<a href="#([\w-]+)">', html)
+    assert links == order
+    assert html.index("<svg", html.index("<main>")) < html.index('class="scores"') < html.index('class="findings"')
+
+
+def test_seven_methods_do_not_open_the_page_with_seven_paragraphs(html: str) -> None:
+    """No two sentences differ only in their numbers and names."""
+    said = re.findall(r'<li class="is-\w+">.*?<div><span lang="en">(.*?)</span>', html, re.DOTALL)
+    shape = [re.sub(r"<code>.*?</code>|[\d.]+", "", line) for line in said]
+    bare = [re.sub(r"[,\s]|and|\u2013", "", one) for one in shape]
+    assert 5 < len(said) < 20
+    learned = [one for one in bare if one.startswith("Learned")]
+    assert len(bare) - len(set(bare)) <= len(learned) - 1  # in 3 of 3 cases, in 2 of 3
+
+
+def test_a_partly_run_study_says_so_once_and_not_as_a_warning(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, changes=2, methods=("prompt", "full"))
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results["planned"] = 220
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    page = write_report(folder).read_text(encoding="utf-8")
+    body = page[page.index("<body>") : page.index('<script type="application/json"')]
+    shown = re.sub(r"<[^>]+>", "", body)
+    assert len(re.findall(r"\b220\b", shown)) == 2  # once in each language
+    assert "So far 4 of the study&#39;s 220 cells have run; the numbers are of these." in shown
+    assert "本研究的 220 個實驗單元中，目前執行了 4 個" in shown
+    (said,) = re.findall(r'<p class="([\w ]+)"><span lang="en">So far 4 of', body)
+    assert said == "note status"
+    results["planned"] = 4
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    assert "have run; the numbers" not in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_no_footnote_about_what_is_not_there(tmp_path: Path) -> None:
+    """Exams, leak, generality, a noise floor, replay: what was not asked is not explained."""
+    scores = {"reliability": 1.0, "locality.same_pattern": 0.4}
+    drift = {
+        "can.knowledge": {"change": -0.1, "scores": [{"score": "locality.same_pattern", "before": 1.0, "after": 0.4}]}
+    }
+    cell = {"model": "m", "method": "full", "change": "c", "scores": scores, "drift": drift}
+    (tmp_path / "results.json").write_text(json.dumps({"study": "s", "cells": [cell]}), encoding="utf-8")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    shown = words_between(page, "plot", "details").lower()
+    for word in (
+        "exams",
+        "leak",
+        "generality:",
+        "noise floor",
+        "replay",
+        "drift",
+        "likelihood",
+        "mcnemar",
+        "small mark",
+    ):
+        assert word not in shown.replace("learned: mean of reliability and of the mean generality", ""), word
+    assert "reliability:" in words_between(page, "scores", "seen").lower().replace(" :", ":")
+    full = write_report(make_run(tmp_path / "full", changes=3)).read_text(encoding="utf-8")
+    shown = words_between(full, "plot", "details").lower()
+    for word in ("leak:", "generality", "replay", "drift:", "likelihood:", "small mark"):
+        assert word in shown.replace(" :", ":"), word
+    assert "mcnemar" not in shown
+    assert "of exams" not in shown
+
+
+def test_every_table_that_may_scroll_says_so_and_keeps_its_first_column(html: str) -> None:
+    boxes = html.count('class="scroll"')
+    assert boxes >= 4
+    assert html.count('class="swipe"') == html.count('class="scroller"') == boxes
+    for table in re.findall(r'<div class="scroll".*?</table>', html, re.DOTALL):
+        rows = re.findall(r"<tr[ >].*?</tr>", table, re.DOTALL)
+        heads = [row for row in rows if "<td" in row]
+        assert heads
+        assert all(re.search(r'<th[^>]*class="first"', row) for row in heads)

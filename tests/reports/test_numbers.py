@@ -101,5 +101,48 @@ def test_columns_are_ordered_and_unknown_scores_are_not_lost() -> None:
 def test_drift_on_the_target_is_wanted_and_has_no_colour() -> None:
     assert numbers.goodness("drift.target_kl", 3.0) is None
     assert numbers.goodness("drift.unrelated_kl", 0.0) == 1.0
-    assert numbers.goodness("leak", 0.25) == 0.75
+    assert numbers.goodness("leak", 0.0) == 1.0
     assert numbers.goodness("length.after", 5.0) is None
+
+
+def distance(a: str, b: str) -> float:
+    """Of two hex colours, in steps of a channel."""
+    return max(abs(int(a[i : i + 2], 16) - int(b[i : i + 2], 16)) for i in (1, 3, 5))
+
+
+def test_a_leak_of_44_per_cent_is_not_pale() -> None:
+    """Where less is better, a number that says something is wrong has the colour of what is wrong."""
+    bad, middle = numbers.cell_colour(0.0), numbers.cell_colour(0.5)
+    assert numbers.goodness("leak", 0.44) == pytest.approx(0.075)
+    assert distance(numbers.cell_colour(0.075), bad) < 30 < 100 < distance(numbers.cell_colour(0.075), middle)
+    at = {leak: numbers.goodness("leak", leak) for leak in (0.0, 0.02, 0.1, 0.3, 0.5, 0.9, 1.0)}
+    assert at == {0.0: 1.0, 0.02: pytest.approx(0.9), 0.1: 0.5, 0.3: pytest.approx(0.25), 0.5: 0.0, 0.9: 0.0, 1.0: 0.0}
+    drift = {kl: numbers.goodness("drift.unrelated_kl", kl) for kl in (0.0, 0.25, 0.47, 1.0, 3.7)}
+    assert drift == {0.0: 1.0, 0.25: 0.5, 0.47: pytest.approx(0.3533, abs=1e-3), 1.0: 0.0, 3.7: 0.0}
+
+
+@given(st.floats(0, 5), st.floats(0, 5))
+def test_less_is_never_painted_worse(a: float, b: float) -> None:
+    for key in ("leak", "drift.unrelated_kl"):
+        low, high = (numbers.goodness(key, value) for value in sorted((a, b)))
+        assert low is not None
+        assert high is not None
+        assert 1.0 >= low >= high >= 0.0
+
+
+def test_ranges_of_shares_are_written_once_where_they_print_alike() -> None:
+    assert numbers.percent_range([0.5]) == "50\u00a0%"
+    assert numbers.percent_range([0.501, 0.5]) == "50\u00a0%"
+    assert numbers.percent_range([0.9, 0.05, 0.5]) == "5\u201390\u00a0%"
+    assert numbers.percent_range([0.999, 1.0]) == "99.9\u2013100\u00a0%"
+
+
+def test_negative_ends_of_intervals_have_a_real_minus() -> None:
+    assert numbers.interval_text("drift.target_kl", (-7.61, 16.3)) == "\u22127.61 … 16.3"
+    assert numbers.interval_text("length.after", (-1.04, 6.9)) == "\u22121.0 … 6.9"
+    assert numbers.interval_text("drift.target_kl", (0.0, 16.3)) == "0–16.3"
+    assert (numbers.amount(-0.4), numbers.amount(-0.00001), numbers.amount(-5210.0)) == (
+        "\u22120.40",
+        ">\u22120.0001",
+        "\u22125,210",
+    )

@@ -1,11 +1,18 @@
 import itertools
+import json
+import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posttrain.reports.folder import read_run
+from posttrain.reports.panels import scatters
 from posttrain.reports.plots import Curve, Frame, Spot, loss_panel, mean_curve, nice_ticks, place_labels, scatter
-from posttrain.reports.svg import COLOURS, SHAPES, marks_of
+from posttrain.reports.sizes import WHOLE, Size, columns_of, panel_sizes
+from posttrain.reports.svg import COLOURS, SHAPES, mark_icon, marks_of, shortened, text_width
 from posttrain.reports.texts import say
 
 FRAME = Frame(52, 14, 640, 400)
@@ -31,11 +38,58 @@ def test_a_lone_label_stands_beside_its_mark_and_inside_the_frame() -> None:
         assert not (box.left < x < box.right and box.top < y < box.bottom)
 
 
-def test_marks_differ_in_shape_and_colour() -> None:
-    names = tuple(f"m{i}" for i in range(len(SHAPES) * len(COLOURS)))
-    marks = marks_of(names)
-    assert len(set(marks.values())) == len(names)
-    assert len({m[0] for m in list(marks.values())[:7]}) == len({m[1] for m in list(marks.values())[:7]}) == 7
+@pytest.mark.parametrize("many", [12, 84, 85, 168, 169, 1000])
+def test_no_two_methods_have_one_colour_and_shape(many: int) -> None:
+    """However many there are; up to twelve no two have even the shape in common."""
+    marks = marks_of([f"m{i}" for i in range(many)])
+    assert len({str(mark_icon(each)) for each in marks.values()}) == many
+    assert len({mark.shape for mark in list(marks.values())[:12]}) == 12 == len(SHAPES)
+    assert len({mark.colour for mark in list(marks.values())[:7]}) == 7 == len(COLOURS)
+    same_colour = [(a, b) for a, b in itertools.combinations(list(marks.values())[:24], 2) if a.colour == b.colour]
+    assert all(a.shape != b.shape for a, b in same_colour)
+
+
+def test_one_method_with_two_models_has_two_marks(tmp_path: Path) -> None:
+    """They stand in one plot, so that a mark is of a model and a method."""
+    scores = {"reliability": 1.0, "locality.a": 0.5}
+    cells = [
+        {"model": model, "method": method, "change": "c", "scores": scores} for model in "mn" for method in ("a", "b")
+    ]
+    (tmp_path / "results.json").write_text(json.dumps({"study": "s", "cells": cells}), encoding="utf-8")
+    run = read_run(tmp_path)
+    marks = marks_of(run.versions)
+    assert len({str(mark_icon(mark)) for mark in marks.values()}) == 4
+    svg = ET.fromstring(str(scatters(run, marks)[0]))
+    drawn = [
+        "".join(ET.tostring(path).decode() for path in g.iter("path"))
+        for g in svg.iter("g")
+        if g.get("class") == "mean"
+    ]
+    assert len(drawn) == 4
+    fills = [re.search(r'fill="(#\w+)"', path) for path in drawn]
+    assert len({match[1] for match in fills if match}) == 4
+
+
+def test_long_names_keep_their_beginning_and_their_end() -> None:
+    assert shortened("lora", 13, 100) == "lora"
+    long = "full-parameter-training-with-elastic-weight-consolidation-0."
+    cut = [shortened(long + end, 13, 150) for end in "12"]
+    assert all(text_width(each, 13) <= 150 for each in cut)
+    assert all(each.startswith("full-par") and "…" in each for each in cut)
+    assert cut[0] != cut[1]
+    assert text_width(shortened("以大量重播資料保護舊知識的全參數微調", 13, 100), 13) <= 100
+
+
+def test_charts_are_as_wide_as_the_page_at_every_width() -> None:
+    """1160 is the page's width without its margins; three panels and their gaps fill it, too."""
+    assert [size.width for size in WHOLE] == [1160, 720, 350]
+    assert [columns_of(n) for n in (1, 2, 3, 4, 5, 7)] == [1, 2, 3, 2, 3, 3]
+    for panels in (1, 2, 3, 4, 12):
+        sizes = panel_sizes(panels)
+        columns = columns_of(panels)
+        assert abs(columns * sizes[0].width + 24 * (columns - 1) - 1160) < 20
+        shown = " ".join(size.class_ for size in sizes).split()
+        assert sorted(shown) == (["at-mid", "at-narrow", "at-wide"] if columns < 3 else [])
 
 
 def test_scatter_is_well_formed_and_its_text_is_text() -> None:
@@ -44,7 +98,7 @@ def test_scatter_is_well_formed_and_its_text_is_text() -> None:
         Spot("自訂<方法>", marks["自訂<方法>"], 0.2, 0.9, (0.1, 0.3), (0.8, 1.0), ((0.2, 0.9, "a & b"),)),
         Spot("b", marks["b"], 0.2, 0.9, (0.1, 0.3), (0.8, 1.0), ()),
     ]
-    tree = ET.fromstring(str(scatter(spots, width=700, height=400, class_="wide")))
+    tree = ET.fromstring(str(scatter(spots, Size(700, 400, "at-wide"))))
     words = ["".join(e.itertext()) for e in tree.iter("text")]
     assert "自訂<方法>" in words
     assert "learned, %學到（%）" in words
@@ -59,7 +113,9 @@ def test_a_stopped_curve_counts_with_its_last_loss() -> None:
 
 def test_loss_panel_draws_each_cell_thin_and_the_mean_thick() -> None:
     curves = {"new": [Curve(((1, 4.0), (2, 2.0))), Curve(((1, 2.0), (2, 1.0)))], "all": [Curve(((1, 1.0), (2, 1.0)))]}
-    svg = str(loss_panel(curves, colour="#000", steps=2, top=4, label=say("loss.label", method="full")))
+    svg = str(
+        loss_panel(curves, Size(376, 220, ""), colour="#000", steps=2, top=4, label=say("loss.label", method="full"))
+    )
     drawn = [e.get("class") for e in ET.fromstring(svg).iter("polyline") if e.get("class") != "grid"]
     assert sorted(map(str, drawn)) == ["thick all", "thick new", "thin new", "thin new"]
 

@@ -7,13 +7,16 @@ import pytest
 
 from posttrain.errors import ConfigError
 from posttrain.reports import findings, numbers, table, texts
+from posttrain.reports.shared import name_list
 from posttrain.reports.texts import LANGUAGES, attribute, both, catalogue, inline, say, sentences, text
 
 ROOM = Path(texts.__file__).parent
 CODE = "\n".join(p.read_text(encoding="utf-8") for p in ROOM.rglob("*") if p.suffix in (".py", ".jinja", ".js"))
 
 
-NO_WORDS = ("verbatim", "list.one", "list.more", "list.two", "seen.on_model", "seen.exam", "intro.with_exams")
+NO_WORDS = (
+    *("verbatim", "list.one", "list.two", "list.by", "list.then", "seen.on_model", "seen.exam", "intro.with_exams"),
+)
 """Messages that only put others together."""
 
 
@@ -51,13 +54,14 @@ def test_every_key_that_code_and_templates_name_exists() -> None:
 def test_no_key_is_dead() -> None:
     computed = ("group.", "head.", "method.", "tuner.", "replay.", "table.", "answers.", "intro.", "language.",
                 "capability.", "capabilities.", "quadrant.", "exams.", "forgetting.", "seen.exams_", "alone.", "pair.", "single.",
-                "stages.", "merge.", "penalty.")  # fmt: skip
-    dead = [k for k in catalogue("en") if not k.startswith(computed) and f'"{k}"' not in CODE]
+                "stages.", "merge.", "penalty.", "nav.")  # fmt: skip
+    notes = [f"scores.{name}_about" for name in ("same", "kept", "manner", "judge", "drift", "likelihood")]
+    dead = [k for k in catalogue("en") if not k.startswith(computed) and k not in notes and f'"{k}"' not in CODE]
     assert dead == []
 
 
 def test_markup_of_messages_escapes_their_arguments() -> None:
-    message = say("seen.learned", method="`<b>&`", share="1 %")
+    message = say("seen.learned", methods="`<b>&`", share="1 %")
     assert "<code>&lt;b&gt;&amp;</code>" in both(message)
     assert "<b>" not in both(message)
     assert inline("**a** `b` <i>") == "<strong>a</strong> <code>b</code> &lt;i&gt;"
@@ -84,3 +88,26 @@ def test_messages_may_hold_messages() -> None:
 def test_unknown_language_is_named_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"unknown language 'fr'; known: en, zh-TW"):
         catalogue("fr")
+
+
+REFUSED = {
+    "變更": "改變", "外洩": "外溢", "普遍性": "推廣性", "保住": "守住", "同型": "同句型", "調整器": "微調方式", "微調器": "微調方式",
+    "應答": "預期答案", "未動過": "未經更動", "格子": "實驗單元", "泛化": "推廣性",
+}  # fmt: skip
+"""Words that Chinese reports do not use, and the one word for that thing."""
+
+
+@pytest.mark.parametrize(("refused", "word"), REFUSED.items())
+def test_chinese_reports_have_one_word_for_one_thing(refused: str, word: str) -> None:
+    texts_of = "\n".join(catalogue("zh-TW").values()).replace(word, "")
+    assert refused not in texts_of
+    assert refused not in CODE.replace(word, "")
+    assert word in "\n".join(catalogue("zh-TW").values())
+
+
+def test_lists_are_written_as_each_language_does() -> None:
+    names = [f"`{name}`" for name in "abc"]
+    assert text(name_list(names), "en") == "`a`, `b` and `c`"
+    assert text(name_list(names), "zh-TW") == "`a`、`b`和`c`"
+    assert text(name_list(names[:2]), "en") == "`a` and `b`"
+    assert text(name_list(names[:1]), "zh-TW") == "`a`"

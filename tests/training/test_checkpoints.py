@@ -31,6 +31,9 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         fails()
     assert not final.exists()
+    assert not list(tmp_path.iterdir())  # the half-written folder takes no room
+    (tmp_path / ".tmp-step-1").mkdir()  # of a process that was killed
+    (tmp_path / ".tmp-step-1" / "half").write_text("x", encoding="utf-8")
     assert remove_leftovers(tmp_path) == [".tmp-step-1"]
     with whole_folder(final) as temporary:
         (temporary / "below").mkdir()

@@ -85,6 +85,26 @@ def test_pissa_takes_the_largest_directions(pico_path: PicoPath) -> None:
         lora(load(pico_path).model, LoraConfig(rank=24, init="pissa"))
 
 
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["q_proj", "embed_tokens"], ".*(q_proj|lm_head)"])
+def test_pissa_leaves_a_matrix_alone_that_the_embeddings_have(pico_path: PicoPath, targets: Any) -> None:
+    """It writes into the matrix: training would begin from another model."""
+    with pytest.raises(ConfigError, match=r"tuner.init: PiSSA takes .*(lm_head|embed_tokens) is that of the emb"):
+        lora(load(pico_path).model, LoraConfig(rank=4, init="pissa", target_modules=targets))
+
+
+def test_pissa_on_a_head_of_its_own(pico_path: PicoPath, tmp_path: Path) -> None:
+    loaded = load(pico_path, "qwen3")
+    before = logits(loaded.model)
+    tuned = lora(loaded.model, LoraConfig(rank=4, init="pissa", target_modules=["q_proj", "lm_head"]))
+    torch.testing.assert_close(logits(tuned), before, atol=3e-6, rtol=0)
+    shake(tuned)
+    save_model(tuned, loaded.tokenizer, tmp_path / "saved")
+    again = load_model(str(tmp_path / "saved"), device="cpu", adapter_merged=True).model
+    torch.testing.assert_close(logits(again), logits(tuned), atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="embed_tokens is that of the embeddings"):
+        lora(load(pico_path, "qwen3").model, LoraConfig(rank=4, init="pissa", target_modules=["embed_tokens"]))
+
+
 def test_dora_is_pefts(pico_path: PicoPath) -> None:
     ours = lora(load(pico_path).model, LoraConfig(rank=4, dora=True, target_modules=["q_proj"]))
     shape = peft.LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=["q_proj"], task_type="CAUSAL_LM")

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json as _json
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from posttrain.cli.chat_display import display_of
 from posttrain.cli.options import (
     DownloadOption,
     JsonOption,
     MismatchOption,
     PrecisionOption,
     TrustOption,
-    console,
     emit,
     talk,
 )
 from posttrain.cli.plain import plain
 from posttrain.errors import ConfigError, PosttrainError, Problem
+from posttrain.language import shown as in_words
 
 if TYPE_CHECKING:
     from posttrain.data.records import Message
@@ -34,7 +38,33 @@ __all__ = ["chat"]
 HELP = """\
 /reset   forget the conversation
 /quit    leave (so does the end of input)
-/help    this"""
+/help    this
+Ctrl-C   stop an answer; at the prompt: leave"""
+
+
+class Stop:
+    """Ctrl-C while a model answers: the first stops the answer after its present token, the second stops everything."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """The signal's handler."""
+        self.times += 1
+        if self.times > 1:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """While this lasts Ctrl-C is heard here; outside the main thread Python delivers no signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        former = signal.signal(signal.SIGINT, self.hear)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, former)
 
 
 @dataclass
@@ -44,23 +74,51 @@ class Talk:
     respondent: ModelRespondent
     messages: list[Message] = field(default_factory=list)
 
-    def ask(self, words: str, *, temperature: float, max_new_tokens: int, seed: int) -> Answer:
-        """Answer the user's words, everything said before known, as far as it fits."""
+    def ask(
+        self, words: str, *, temperature: float, max_new_tokens: int, seed: int, put: Callable[[str], None], stop: Stop
+    ) -> tuple[Answer, bool]:
+        """Answer the user's words, everything said before known, as far as it fits; and whether the answer was stopped.
+
+        put: told the answer's words as they come. Of an answer that was stopped, what was said is remembered.
+        """
         from posttrain.data.records import Message
+        from posttrain.inference.respondents import Answer
+        from posttrain.inference.streaming import TextStream, settled
+
+        tidies = bool(self.respondent.tokenizer.clean_up_tokenization_spaces)
+        stream = TextStream(self.respondent.text, put, tidies=tidies)
+        said: list[int] = []
+
+        def on_token(place: int, ids: list[int]) -> None:
+            said[:] = ids
+            stream.add(ids)
+            if stop.times:
+                raise KeyboardInterrupt
 
         self.messages.append(Message("user", words))
+        stopped = False
         try:
-            answer = self.respondent.answers(
-                [self._fitting(max_new_tokens)],
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed + len(self.messages),
-            )[0]
+            with stop.heard():
+                answer = self.respondent.answers(
+                    [self._fitting(max_new_tokens)],
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    seed=seed + len(self.messages),
+                    on_token=on_token,
+                )[0]
         except PosttrainError:  # such as words longer than the model's positions: as if not said
             self.messages.pop()
             raise
-        self.messages.append(Message("assistant", answer.text))
-        return answer
+        except KeyboardInterrupt:
+            if stop.times > 1:
+                raise
+            answer, stopped = Answer(settled(self.respondent.text(said)), len(said), False), True
+        stream.end(answer.text)
+        if stopped and not answer.text:
+            self.messages.pop()
+        else:
+            self.messages.append(Message("assistant", answer.text))
+        return answer, stopped
 
     def _fitting(self, max_new_tokens: int) -> Prompt:
         """The conversation without its oldest turns, where it would not fit; only the words without a template."""
@@ -124,20 +182,37 @@ def chat(
         talks.append(Talk(ModelRespondent(loaded, system_prefix=system)))
 
     def turn(words: str) -> list[dict[str, Any]]:
-        rows = []
-        for one in talks:
-            start = time.perf_counter()
-            answer = one.ask(words, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
-            wall_s = round(time.perf_counter() - start, 3)
-            rows.append({"model": one.respondent.name, **answer._asdict(), "wall_s": wall_s})
+        """One row per model that was asked; the last one's answer may have been stopped."""
+        rows: list[dict[str, Any]] = []
+        stop = Stop()
+        with display_of([one.respondent.name for one in talks], json=json) as display:
+            for place, one in enumerate(talks):
+                start = time.perf_counter()
+                display.begin(place)
+                answer, stopped = one.ask(
+                    words,
+                    temperature=temperature,
+                    max_new_tokens=max_new_tokens,
+                    seed=seed,
+                    put=display.put,
+                    stop=stop,
+                )
+                display.done("" if answer.ended else " …")
+                wall_s = round(time.perf_counter() - start, 3)
+                rows.append({"model": one.respondent.name, **answer._asdict(), "stopped": stopped, "wall_s": wall_s})
+                if stopped:
+                    break
+        if rows[-1]["stopped"]:
+            unasked = [one.respondent.name for one in talks[len(rows) :]]
+            talk("stopped" + (f"; not asked: {', '.join(unasked)}" if unasked else "") + "; /quit leaves")
         return rows
 
     if once is not None:
         rows = turn(once)
         if json:
             emit({"question": once, "answers": rows})
-        else:
-            _show(rows)
+        if rows[-1]["stopped"]:
+            raise KeyboardInterrupt
         return
     for words in _lines():
         command = words.strip()
@@ -160,14 +235,12 @@ def _turn(words: str, turn: Callable[[str], list[dict[str, Any]]], json: bool) -
     try:
         rows = turn(words)
     except PosttrainError as error:
-        talk(str(error))
+        talk(in_words(error))
         if json:
             print(_json.dumps({"question": words, "error": str(error)}, ensure_ascii=False), flush=True)
         return
     if json:
         print(_json.dumps({"question": words, "answers": rows}, ensure_ascii=False), flush=True)
-    else:
-        _show(rows)
 
 
 def _lines() -> Any:
@@ -184,20 +257,3 @@ def _lines() -> Any:
             yield input("\n> ")
         except EOFError:
             return
-
-
-def _show(rows: list[dict[str, Any]]) -> None:
-    """Side by side on a terminal, one after the other elsewhere; always as text, never as markup."""
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = [(row["model"], plain(row["text"]) + ("" if row["ended"] else " …")) for row in rows]
-    if not sys.stdout.isatty() or len(shown) == 1:
-        for model, text in shown:
-            print(f"{plain(model)}: {text}" if len(shown) > 1 else text, flush=True)
-        return
-    table = Table(expand=True, show_lines=True)
-    for model, _ in shown:
-        table.add_column(Text(plain(model)), ratio=1, overflow="fold")
-    table.add_row(*(Text(text) for _, text in shown))
-    console(stderr=False).print(table, soft_wrap=False)

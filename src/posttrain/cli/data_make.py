@@ -10,6 +10,7 @@ import typer
 
 from posttrain.cli.options import JsonOption, PlainCommand, PlainGroup, emit, talk
 from posttrain.errors import ConfigError, Problem
+from posttrain.models.disk import write_whole
 
 __all__ = ["app"]
 
@@ -44,17 +45,26 @@ def changes(
 
     output.mkdir(parents=True, exist_ok=True)
     written = []
+    lengths = []
     bodies = list(make(n, seed))
     asked = frozenset().union(*map(prompts_of, bodies))
     for body in bodies:
         path = output / f"{body['name']}.yaml"
-        path.write_text(as_yaml(body), encoding="utf-8", newline="\n")
+        write_whole(path, as_yaml(body))
         written.append(str(path))
         if pattern_rows:
-            _write_rows(output / "pattern" / f"{body['name']}.jsonl", pattern_of(body, pattern_rows, seed, asked))
+            rows = pattern_of(body, pattern_rows, seed, asked)
+            lengths.append(len(rows))
+            _write_rows(output / "pattern" / f"{body['name']}.jsonl", rows)
     if json:
         emit(written)
     talk(f"{n} change files in {output}")
+    short = sum(length < pattern_rows for length in lengths)
+    if short:
+        talk(
+            f"{short} of them have fewer than {pattern_rows} rows of their pattern, the shortest {min(lengths)}: "
+            "pocket knows no more such facts that no change asks about"
+        )
 
 
 @app.command(cls=PlainCommand)
@@ -87,9 +97,11 @@ def prompts(
         rows = [{"prompt": prompt, "completion": answer} for prompt, answer in pairs[:n]]
     _write_rows(output, rows)
     talk(f"{len(rows)} rows in {output}")
+    if len(rows) < n:
+        talk(f"fewer than {n}: pocket knows no more facts of '{relation}' that locality probes leave alone")
 
 
 def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(_json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8", newline="\n")
+    write_whole(path, text)

@@ -35,7 +35,7 @@ def _shown(value: Any) -> str:
 
 def findings() -> dict[str, Any]:
     """Versions, device, memory, disk, the models in the box, caches and network policy."""
-    from posttrain.retention.selection import default_cache
+    from posttrain.retention.cache_folder import default_cache
     from posttrain.training.environment import environment
 
     return {
@@ -59,15 +59,22 @@ def memory_gib() -> float | None:
 
 
 def pocket(kind: str) -> str:
-    """The fingerprint of a model in the box, or why there is none."""
+    """The fingerprint of a model in the box, or why there is none. Its files are read and its template is tried; the
+    model is not built, since to import that takes longer than all the rest (`posttrain model check` builds it).
+    """
+    from transformers import PreTrainedTokenizerFast
+
     from posttrain.errors import PosttrainError
-    from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
-    from posttrain.models.load import load_model
+    from posttrain.models.fingerprint import template_fingerprint
+    from posttrain.models.load import check_folder
+    from posttrain.models.names import resolve
+    from posttrain.models.stored import stored_weights
 
     try:
-        loaded = load_model(f"pocket:{kind}", device="cpu")
+        folder = Path(resolve(f"pocket:{kind}"))
+        check_folder(str(folder))
+        stored = stored_weights(folder)
+        template = template_fingerprint(PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))
     except PosttrainError as error:
         return "; ".join(part for problem in error.problems for part in (problem.cause, problem.mend) if part)
-    size = sum(p.numel() for p in loaded.model.parameters())
-    weights, template = weights_fingerprint(loaded.model), template_fingerprint(loaded.tokenizer)
-    return f"{size:,} parameters, weights {weights}, template {template}"
+    return f"{stored.parameters:,} parameters, weights {stored.fingerprint}, template {template}"

@@ -11,6 +11,7 @@ import typer
 
 from posttrain.cli.options import DownloadOption, JsonOption, TrustOption, emit, talk
 from posttrain.errors import DataError, PosttrainError, Problem
+from posttrain.models.disk import write_whole
 
 if TYPE_CHECKING:
     from posttrain.data.records import Record
@@ -34,9 +35,7 @@ class Predicted(NamedTuple):
 
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model with a head: a folder, an adapter, a hub id.")],
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Rows: .jsonl, .csv, .parquet, .conll, or SQuAD's .json.")
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rows: .jsonl, .csv, .parquet, .conll, SQuAD's .json.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the rows go; stdout when not given.")
     ] = None,
@@ -64,7 +63,7 @@ def predict(
     lines = "".join(_json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(lines, encoding="utf-8", newline="\n")
+        write_whole(output, lines)
     if json:
         where = {"output": str(output)} if output is not None else {"predictions": found.rows}
         emit({"rows": len(found.rows), "gold": found.gold, "scores": found.scores, **where})

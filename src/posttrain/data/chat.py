@@ -14,12 +14,14 @@ the turn must be the tokens that the whole text begins with, so that training se
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
+from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
+from posttrain.data.joined import join
+from posttrain.data.offsets import IGNORED, Start, as_prompted, begins_at, first_token, token_from
 from posttrain.data.readers import data_error
 from posttrain.data.records import (
     Completion,
@@ -35,6 +37,7 @@ from posttrain.data.records import (
 )
 from posttrain.data.template import ChatTemplate, Rendered
 from posttrain.errors import DataError, Problem, TemplateError
+from posttrain.models.template_dates import moment_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -49,11 +52,9 @@ __all__ = [
     "encode_all",
     "encode_prompt",
     "outcomes",
+    "prompt_text",
     "render",
 ]
-
-IGNORED = -100
-"""The label of a token that is not in the loss (PyTorch's cross-entropy and transformers agree on it)."""
 
 CHUNK = 1024
 """Rows tokenised at once."""
@@ -159,17 +160,28 @@ def encode_prompt(
 ) -> list[int]:
     """Token ids up to where the assistant speaks. A string is one user turn; without a template it is plain text.
 
-    system: a system turn put before. TemplateError when messages or a system text are given without a template.
+    system: a system turn put before. TemplateError when messages or a system text are given without a template, when a
+    text holds a control token, and when the template would leave something out.
     """
     turns = (Message("user", messages),) if isinstance(messages, str) else tuple(messages)
     if system is not None:
         turns = (Message("system", system), *turns)
     if not tokenizer.chat_template:
         if isinstance(messages, str) and system is None:
+            check_text(messages, tokenizer, "the prompt")
             return _plain(messages, tokenizer)
         raise _no_template("")
-    text = _reader(tokenizer).template.text(turns, None, "", prompt=True)
-    return _ids(tokenizer([text], add_special_tokens=False))[0]
+    return _ids(tokenizer([prompt_text(turns, tokenizer)], add_special_tokens=False))[0]
+
+
+def prompt_text(turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Turns as the chat template writes them, up to where the assistant speaks; errors as in `encode_prompt`."""
+    said = " ".join(turns[-1].content.split()) if turns else ""
+    place = f"the prompt {said[:40]!r}{'...' if len(said) > 40 else ''}"
+    problem = gate_of(tokenizer).problem(parts_of(turns, None), tokenizer, place)
+    if problem is not None:
+        raise TemplateError(problem)
+    return _reader(tokenizer).template.prompt(turns, place)
 
 
 def _raise(outcome: Outcome) -> Encoded:
@@ -191,11 +203,7 @@ class _Reader:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.source = tokenizer.chat_template
         self.template = ChatTemplate(tokenizer)
-        added = tokenizer.added_tokens_decoder
-        self.special = frozenset(i for i, token in added.items() if token.special) | frozenset(
-            tokenizer.all_special_ids
-        )
-        self.control = tuple(sorted({str(tokenizer.convert_ids_to_tokens(i)) for i in self.special}))
+        self.special = gate_of(tokenizer).special
         self.blank: dict[int, bool] = {}
         self.ender: int | None = None
         self.ender_known = False
@@ -206,6 +214,10 @@ class _Reader:
             text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
             self.blank[token] = token not in self.special and text.strip() == ""
         return self.blank[token]
+
+    def ends_with(self, text: str, token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether a text ends with a special token's own letters."""
+        return token in self.special and text.endswith(str(tokenizer.convert_ids_to_tokens(token)))
 
     def end_of_turn(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """The special token after the assistant's words when another turn follows; None when there is none."""
@@ -224,7 +236,8 @@ _readers: WeakKeyDictionary[PreTrainedTokenizerBase, _Reader] = WeakKeyDictionar
 
 def _reader(tokenizer: PreTrainedTokenizerBase) -> _Reader:
     reader = _readers.get(tokenizer)
-    if reader is None or reader.source != tokenizer.chat_template:
+    now = (tokenizer.chat_template, moment_of(tokenizer))
+    if reader is None or (reader.source, reader.template.moment) != now:
         reader = _Reader(tokenizer)
         _readers[tokenizer] = reader
     return reader
@@ -248,9 +261,9 @@ def outcomes(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss
                     chats.append(record)
                     found.append(None)
             elif isinstance(record, Completion):
-                found.append(_completion(record, tokenizer, loss_on))
+                found.append(_plain_problem(record, tokenizer) or _completion(record, tokenizer, loss_on))
             elif isinstance(record, Text):
-                found.append(_document(record, tokenizer))
+                found.append(_plain_problem(record, tokenizer) or _document(record, tokenizer))
             else:
                 found.append(_not_a_text(record))
         rendered = _encode_chats(chats, tokenizer, _reader(tokenizer), loss_on) if chats else iter(())
@@ -299,6 +312,18 @@ def _not_a_text(record: Preference | Graded | LabelledText | TaggedTokens | Read
     return Problem(record.place, "a graded answer, where one to be learned is expected", mend)
 
 
+def _plain_problem(record: Completion | Text, tokenizer: PreTrainedTokenizerBase) -> Problem | None:
+    """A control token in a text that no template renders; prompt and completion may make one together."""
+    if isinstance(record, Text):
+        parts = [Part(record.text, "the text")]
+        mend = "remove it, one document per row; where it is a rendered conversation, give its messages"
+    else:
+        parts = [Part(record.prompt, "the prompt"), Part(record.completion, "the completion")]
+        parts.append(Part(record.prompt + record.completion, "prompt and completion together"))
+        mend = PLAIN_MEND
+    return gate_of(tokenizer).problem(parts, tokenizer, record.place, mend=mend)
+
+
 def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens of a plain text as the tokenizer begins it (with BOS where it does so), without an end token."""
     ids = _ids(tokenizer([text]))[0]
@@ -318,11 +343,11 @@ def _document(record: Text, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 
 
 def _completion(record: Completion, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Outcome:
-    """Prompt and completion tokenised apart, as generation will see them, then the end token."""
+    """Prompt and completion as one text, the prompt as generation will see it, then the end token."""
     if tokenizer.eos_token_id is None:
         return Problem(record.place, "the tokenizer has no end token: the model would never stop", "set its eos_token")
-    prompt = _plain(record.prompt, tokenizer)
-    completion = _ids(tokenizer([record.completion], add_special_tokens=False))[0]
+    whole = _plain(record.prompt + record.completion, tokenizer)
+    prompt, completion = join(_plain(record.prompt, tokenizer), whole, record.prompt, record.completion, tokenizer)
     answer = [*completion, int(tokenizer.eos_token_id)]
     ids = [*prompt, *answer]
     return Encoded(ids, list(ids) if loss_on == "all" else [IGNORED] * len(prompt) + answer, record.place)
@@ -334,8 +359,12 @@ def _encode_chats(
     """Render, tokenise together, mask on tokens, then verify the first token of each turn."""
     plans: list[Rendered | Problem] = []
     for chat in chats:
+        problem = gate_of(tokenizer).problem(parts_of(chat.messages, chat.tools), tokenizer, chat.place)
+        if problem is not None:  # such a row is rendered already, or would end its turn early
+            plans.append(problem)
+            continue
         try:
-            plans.append(_checked(reader, chat))
+            plans.append(reader.template.render(chat))
         except TemplateError as error:
             plans.append(error.problems[0])
     good = [plan for plan in plans if isinstance(plan, Rendered)]
@@ -354,23 +383,11 @@ def _encode_chats(
         yield plan if isinstance(plan, Problem) else next(results)
 
 
-def _checked(reader: _Reader, chat: Conversation) -> Rendered:
-    """Render; a control token inside the words means that the row is rendered already, or would end its turn early."""
-    for i, message in enumerate(chat.messages):
-        if "<" in message.content or "[" in message.content:
-            for token in reader.control:
-                if token in message.content:
-                    cause = f"turn {i} ({message.role}) holds the control token {token!r}"
-                    mend = "remove it; the chat template adds control tokens itself"
-                    raise TemplateError(Problem(chat.place, cause, mend))
-    return reader.template.render(chat)
-
-
 class _Masked(NamedTuple):
-    """A row with its labels, and the token index and character where each supervised turn begins."""
+    """A row with its labels, and where each supervised turn begins."""
 
     row: Encoded
-    starts: list[tuple[int, int]]
+    starts: list[Start]
 
 
 def _mask(
@@ -382,11 +399,11 @@ def _mask(
     loss_on: LossOn,
 ) -> _Masked | Problem:
     labels = [IGNORED] * len(ids)
-    starts: list[tuple[int, int]] = []
+    starts: list[Start] = []
     appended: list[int] = []
     for span in plan.spans:
         if encoding is not None:
-            first, stop = _first_token(encoding, span.start), _token_from(encoding, span.end)
+            first, stop = first_token(encoding, span.start), token_from(encoding, span.end)
         else:
             cuts = _ids(tokenizer([plan.text[: span.start], plan.text[: span.end]], add_special_tokens=False))
             first, stop = len(cuts[0]), len(cuts[1])
@@ -398,28 +415,10 @@ def _mask(
             appended = [ender]
             closed = len(ids)
         labels[first:closed] = ids[first:closed]
-        starts.append((first, span.start))
+        starts.append(Start(first, span.start, begins_at(encoding, first, span.start)))
     full = [*ids, *appended]
     labels = list(full) if loss_on == "all" else [*labels, *appended]
     return _Masked(Encoded(full, labels, plan.place), starts)
-
-
-def _first_token(encoding: Encoding, char: int) -> int:
-    """The first token that ends after a character.
-
-    `char_to_token` finds it without making a list of all offsets; it knows no token for white space that byte-level
-    tokenizers trim from their offsets.
-    """
-    token = encoding.char_to_token(char)
-    return bisect_right([end for _, end in encoding.offsets], char) if token is None else token
-
-
-def _token_from(encoding: Encoding, char: int) -> int:
-    """The first token that begins at a character or after it."""
-    token = encoding.char_to_token(char)
-    if token is None or encoding.offsets[token][0] < char:
-        return bisect_left([begin for begin, _ in encoding.offsets], char)
-    return token
 
 
 def _close(
@@ -458,24 +457,37 @@ def _verified(
     tokenizer: PreTrainedTokenizerBase,
     reader: _Reader,
 ) -> list[Outcome]:
-    """Compare the tokens before each turn with those of the text before it; after a special token they are equal."""
+    """Compare the tokens before each turn with those of the text before it; right after a special token they are equal.
+
+    Between that token and the turn there may be a line break, which a tokenizer can join with the turn's own. Where it
+    only cuts the tag in another way when words follow, the row is given the tokens that generation will see.
+    """
     outcomes: list[Outcome] = [m.row if isinstance(m, _Masked) else m for m in masked]
     doubtful = [
-        (at, token, char)
+        (at, start)
         for at, m in enumerate(masked)
         if isinstance(m, _Masked)
-        for token, char in m.starts
-        if token > 0 and m.row.input_ids[token - 1] not in reader.special
+        for start in m.starts
+        if not start.token
+        or not reader.ends_with(plans[at].text[: start.char], m.row.input_ids[start.token - 1], tokenizer)
     ]
-    if doubtful:
-        prefixes = _ids(tokenizer([plans[at].text[:char] for at, _, char in doubtful], add_special_tokens=False))
-        for (at, token, _), prefix in zip(doubtful, prefixes, strict=True):
-            outcome = outcomes[at]
-            if isinstance(outcome, Encoded) and prefix != outcome.input_ids[:token]:
-                outcomes[at] = Problem(
-                    outcome.place,
-                    "the first token of a turn joins the end of the template's tag and the beginning of the turn",
-                    "remove white space at the start of the turn's content (or, where the template begins the turn "
-                    "with <think>, give the row its reasoning_content)",
-                )
+    if not doubtful:
+        return outcomes
+    texts = [plans[at].text[: start.char] for at, start in doubtful]
+    seen: dict[int, list[tuple[Start, list[int]]]] = {}
+    for (at, start), prefix in zip(doubtful, _ids(tokenizer(texts, add_special_tokens=False)), strict=True):
+        seen.setdefault(at, []).append((start, prefix))
+    for at, starts in seen.items():
+        row = masked[at]
+        assert isinstance(row, _Masked)
+        prompted = as_prompted(row.row.input_ids, row.row.labels, starts)
+        if prompted is None:
+            outcomes[at] = Problem(
+                row.row.place,
+                "the first token of a turn joins the end of the template's tag and the beginning of the turn",
+                "remove white space at the start of the turn's content (or, where the template begins the turn "
+                "with <think>, give the row its reasoning_content)",
+            )
+        else:
+            outcomes[at] = row.row._replace(input_ids=prompted[0], labels=prompted[1])
     return outcomes

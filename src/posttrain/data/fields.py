@@ -44,12 +44,18 @@ def _message(item: Any, at: str) -> Message:
         raise BadRow(
             f"{at} has the unknown role {role!r}", f"write '{close}'" if close else f"one of {', '.join(ROLES)}"
         )
+    if item.get("function_call") is not None:
+        raise BadRow(f"{at} has 'function_call', OpenAI's older form", 'write it as "tool_calls": [{"function": ...}]')
     calls = _calls(item.get("tool_calls"), at)
     content = _content(item, at, optional=calls is not None)
     if not content.strip() and calls is None and role in {"user", "assistant"}:
         what = "a row without an answer: " if role == "assistant" else ""
         raise BadRow(f"{what}{at} ({role}) has empty content", "write the text or remove the row")
-    reasoning = next((item[k] for k in ("reasoning_content", "reasoning", "thinking") if item.get(k) is not None), None)
+    told = [item[k] for k in ("reasoning_content", "reasoning", "thinking") if item.get(k) is not None]
+    said = [one for one in told if one != ""] or told
+    if any(one != said[0] for one in said):
+        raise BadRow(f"{at} has two different reasonings", "keep one of reasoning_content, reasoning and thinking")
+    reasoning = said[0] if said else None
     return Message(
         role,
         content,

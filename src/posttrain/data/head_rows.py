@@ -6,14 +6,15 @@ stands between them. Labels outside the set, rows without a label and the like a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from posttrain.data.chat import IGNORED, EncodeResult, OverLong
+from posttrain.data.control import PLAIN_MEND, Part, gate_of
 from posttrain.data.readers import OnBadRow, data_error
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.data.scripts import is_cjk
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HeadSettings",
     "Padded",
+    "Piece",
     "SpanRow",
     "TagRow",
     "TextRow",
@@ -53,8 +55,8 @@ class TextRow(NamedTuple):
 
 
 class TagRow(NamedTuple):
-    """A sentence; first: position of each token's first piece, -1 where the tokenizer makes nothing of it or it was
-    cut off; tags: the number of each token's tag, none where it is to be tagged."""
+    """A sentence; first: position of the piece that stands for each token (see `Piece`), -1 where the tokenizer makes
+    nothing of it or it was cut off; tags: the number of each token's tag, none where it is to be tagged."""
 
     input_ids: list[int]
     types: list[int] | None
@@ -86,9 +88,14 @@ class SpanRow(NamedTuple):
         return self.record.place
 
 
+Piece = Literal["first", "last", "start"]
+"""Which of a token's pieces stands for it: the first or the last that holds a character of it; start: the first one,
+even where that is the space before the token, as taggers were trained that have no choice recorded."""
+
+
 class HeadSettings(NamedTuple):
     """labels: names of the outputs; max_length: tokens of a row or window; gold: rows must have labels;
-    doc_stride: tokens that two windows share."""
+    doc_stride: tokens that two windows share; piece: of a tagged token."""
 
     labels: tuple[str, ...]
     max_length: int
@@ -97,6 +104,7 @@ class HeadSettings(NamedTuple):
     doc_stride: int = 128
     over_long: OverLong = "raise"
     on_bad_row: OnBadRow = "fail"
+    piece: Piece = "first"
 
 
 class _TooLong(NamedTuple):
@@ -151,6 +159,19 @@ def _fast(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
+def _control_problem(
+    record: LabelledText | TaggedTokens | ReadingQuestion, tokenizer: PreTrainedTokenizerBase
+) -> Problem | None:
+    """A control token in a text: `[SEP]` would end it there."""
+    if isinstance(record, LabelledText):
+        parts = [Part(record.text, "the text"), Part(record.text2 or "", "the second text")]
+    elif isinstance(record, TaggedTokens):
+        parts = [Part(token, f"token {i}") for i, token in enumerate(record.tokens)]
+    else:
+        parts = [Part(record.question, "the question"), Part(record.context, "the context")]
+    return gate_of(tokenizer).problem(parts, tokenizer, record.place, mend=PLAIN_MEND)
+
+
 def _typed(tokenizer: PreTrainedTokenizerBase) -> bool:
     return "token_type_ids" in tokenizer.model_input_names
 
@@ -173,7 +194,7 @@ def _texts(
         if not isinstance(record, LabelledText):
             yield Problem(record.place, "no labelled text", '{"text": ..., "label": ...}')
             continue
-        problem = _label_problem(record, number, settings)
+        problem = _label_problem(record, number, settings) or _control_problem(record, tokenizer)
         if problem is not None:
             yield problem
             continue
@@ -228,6 +249,8 @@ def _sentences(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
 ) -> Iterator[TagRow | Problem | _TooLong]:
     number = {label: i for i, label in enumerate(settings.labels)}
+    own_space = settings.piece != "start" and _doubles_spaces(tokenizer)
+    blank: dict[int, bool] = {}
     for record in records:
         if not isinstance(record, TaggedTokens):
             yield Problem(record.place, "no tagged tokens", '{"tokens": [...], "tags": [...]}')
@@ -239,9 +262,14 @@ def _sentences(
         if settings.gold and unknown:
             yield Problem(record.place, *_unknown(unknown[0], settings.labels))
             continue
+        control = _control_problem(record, tokenizer)
+        if control is not None:
+            yield control
+            continue
         typed = _typed(tokenizer)
-        words = spaced(record.tokens)
+        words = list(record.tokens) if own_space else spaced(record.tokens)
         found = tokenizer(words, is_split_into_words=True, return_token_type_ids=typed, verbose=False)
+        whole = _pieces(found, len(words))
         truncated = len(found["input_ids"]) > settings.max_length
         if truncated and settings.over_long != "truncate":
             yield _TooLong(record.place, len(found["input_ids"]))
@@ -254,15 +282,43 @@ def _sentences(
                 truncation=True,
                 max_length=settings.max_length,
             )
-        first = [-1] * len(words)
-        for position, word in enumerate(found.word_ids()):
-            if word is not None and first[word] < 0:
-                first[word] = position
+        left = _pieces(found, len(words))
+        for id_ in set(found["input_ids"]) - blank.keys():
+            blank[id_] = not tokenizer.decode([id_], clean_up_tokenization_spaces=False).strip()
+        first = [
+            -1 if settings.piece == "last" and len(own) < len(all_of) else _standing(own, found, settings.piece, blank)
+            for own, all_of in zip(left, whole, strict=True)
+        ]
         if all(position < 0 for position in first):
             yield Problem(record.place, "the tokenizer makes no token of the sentence", "remove the row")
             continue
         tags = [number[tag] for tag in record.tags] if settings.gold else []
         yield TagRow(found["input_ids"], found.get("token_type_ids"), first, tags, record.place, truncated)
+
+
+def _pieces(found: Any, words: int) -> list[list[int]]:
+    """Positions of each token's pieces."""
+    pieces: list[list[int]] = [[] for _ in range(words)]
+    for position, word in enumerate(found.word_ids()):
+        if word is not None:
+            pieces[word].append(position)
+    return pieces
+
+
+def _standing(pieces: Sequence[int], found: Any, piece: Piece, blank: Mapping[int, bool]) -> int:
+    """The position of the piece that stands for a token; of one that is nothing but spaces, its first or last."""
+    if not pieces:
+        return -1
+    if piece == "start":
+        return pieces[0]
+    written = [at for at in pieces if not blank[found["input_ids"][at]]] or pieces
+    return written[0] if piece == "first" else written[-1]
+
+
+def _doubles_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer puts a space before every text, whatever it begins with, as Llama 2's does."""
+    ids = tokenizer.encode(" a", add_special_tokens=False)
+    return "".join(tokenizer.convert_ids_to_tokens(ids)).startswith("▁▁")
 
 
 def spaced(tokens: Sequence[str]) -> list[str]:
@@ -309,6 +365,8 @@ def _questions(
             )
         elif settings.gold and not record.gold:
             yield Problem(record.place, "no 'answers'", 'add "answers": [...], an empty list where the text has none')
+        elif (control := _control_problem(record, tokenizer)) is not None:
+            yield control
         else:
             made = windows(record, tokenizer, settings)
             if isinstance(made, _TooLong):
@@ -434,7 +492,7 @@ def pad(rows: Sequence[TextRow | TagRow | SpanRow], pad_id: int) -> Padded:
 
 
 def tag_targets(rows: Sequence[TagRow], longest: int) -> Tensor:
-    """The tag at the first piece of each token, -100 elsewhere, (B, T)."""
+    """The tag at the piece that stands for each token, -100 elsewhere, (B, T)."""
     targets = torch.full((len(rows), longest), IGNORED)
     for i, row in enumerate(rows):
         for position, tag in zip(row.first, row.tags, strict=True):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
+from posttrain.data.calls import with_objects
+
 __all__ = [
     "ROLES",
     "Completion",
@@ -32,7 +34,8 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `reasoning`, `tool_calls`, `tool_call_id` and `name` go to the chat template as they are.
+    """One turn. `reasoning`, `tool_calls`, `tool_call_id` and `name` go to the chat template as they are, but that
+    arguments in the form of JSON text become the object that they are.
 
     train: None is the usual rule (an assistant's turn is learned, others are not); False on an assistant's turn leaves
     it out of the loss; True on another turn puts its words and its end-of-turn token into the loss.
@@ -57,7 +60,7 @@ class Message:
         if self.reasoning is not None:
             fields["reasoning_content"] = self.reasoning
         if self.tool_calls is not None:
-            fields["tool_calls"] = list(self.tool_calls)
+            fields["tool_calls"] = with_objects(self.tool_calls)
         if self.name is not None:
             fields["name"] = self.name
         if self.tool_call_id is not None:

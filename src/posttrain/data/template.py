@@ -18,8 +18,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from posttrain.data.calls import name_of, with_texts
 from posttrain.data.records import Conversation, Message
+from posttrain.data.template_fields import FieldCheck
 from posttrain.errors import Problem, TemplateError
+from posttrain.models.template_dates import PINNED, at_moment, moment_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +39,9 @@ MARK_MEND = (
 
 OTHER_WORDS = "{ These are other words. }"
 """Words that no template writes of itself."""
+
+CALL = {"id": "call00001", "type": "function", "function": {"name": "add", "arguments": {"posttrainkey": "value"}}}
+"""A call that shows how a template takes arguments; Mistral's take ids of nine letters and digits only."""
 
 
 class Span(NamedTuple):
@@ -61,14 +67,18 @@ class ChatTemplate:
         # Not the tokenizer itself: instances are kept as long as it lives (chat.py), which must not be for ever.
         self.name = str(tokenizer.name_or_path)
         self.variables = dict(tokenizer.special_tokens_map)
+        self.moment = moment_of(tokenizer)
         try:
             self.sources = {
-                tools: tokenizer.get_chat_template(tools=[{}] if tools else None) for tools in (False, True)
+                tools: at_moment(tokenizer.get_chat_template(tools=[{}] if tools else None), self.moment)
+                for tools in (False, True)
             }
         except ValueError as error:  # several templates, none of them the default
             raise TemplateError(Problem("", str(error), "name one of them 'default'")) from error
         self.untold_tag: bool | None = None
         self.tag_marked: bool | None = None
+        self.arguments_are_text: dict[bool, bool] = {}
+        self.check_fields = FieldCheck(self.text)
 
     def source(self, tools: bool = False) -> str:
         """The Jinja source (some tokenizers keep another one for tools)."""
@@ -78,7 +88,38 @@ class ChatTemplate:
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str, *, prompt: bool = False
     ) -> str:
         """The rendered text; with `prompt`, followed by the tag that makes the assistant speak."""
-        return self._run([m.for_template() for m in messages], tools, place, prompt)[0]
+        return self._run(self._chat(messages, tools), tools, place, prompt)[0]
+
+    def prompt(self, messages: Sequence[Message], place: str) -> str:
+        """The rendered text up to where the assistant speaks. TemplateError when a field would be left out of it."""
+        text = self.text(messages, None, place, prompt=True)
+        self.check_fields(messages, None, place, prompt=True)
+        return text
+
+    def _chat(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]]:
+        """The messages as the template takes them; arguments of calls as objects, or as JSON text."""
+        chat = [message.for_template() for message in messages]
+        if any(message.tool_calls for message in messages) and self._takes_text(bool(tools)):
+            for fields in chat:
+                if "tool_calls" in fields:
+                    fields["tool_calls"] = with_texts(fields["tool_calls"])
+        return chat
+
+    def _takes_text(self, tools: bool) -> bool:
+        """Whether the template takes arguments as JSON text only: it refuses an object, or prints it as Python does."""
+        if tools not in self.arguments_are_text:
+            known = ({"type": "function", "function": {"name": "add", "description": "", "parameters": {}}},)
+            printed = []
+            for calls in ([CALL], with_texts([CALL])):
+                chat: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
+                chat.append({"role": "assistant", "content": "", "tool_calls": calls})
+                try:
+                    printed.append(self._run(chat, known if tools else None, "", False)[0])
+                except TemplateError:
+                    printed.append("")
+            bad = not printed[0] or "{'posttrainkey'" in printed[0]
+            self.arguments_are_text[tools] = bad and '"posttrainkey"' in printed[1]
+        return self.arguments_are_text[tools]
 
     def _run(
         self,
@@ -101,10 +142,14 @@ class ChatTemplate:
                 **self.variables,
             )
         except jinja2.TemplateSyntaxError as error:
-            cause = f"the tokenizer's chat template is not valid Jinja: line {error.lineno}: {error.message}"
+            pinned = self.source(bool(tools)).startswith(PINNED)  # a line before the template
+            line = error.lineno - pinned
+            cause = f"the tokenizer's chat template is not valid Jinja: line {line}: {error.message}"
             raise TemplateError(
                 Problem(self.name, cause, "correct chat_template.jinja in the model's folder")
             ) from error
+        except RecursionError as error:
+            raise TemplateError(Problem(place, "objects within objects without end", "remove the row")) from error
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             roles = ", ".join(message["role"] for message in chat)
             cause = (
@@ -115,10 +160,10 @@ class ChatTemplate:
 
     def render(self, record: Conversation) -> Rendered:
         """Text and supervised spans of a conversation. TemplateError when the spans cannot be verified."""
-        self._check_fields(record)
-        chat = [m.for_template() for m in record.messages]
+        chat = self._chat(record.messages, record.tools)
         marked = GENERATION.search(self.source(bool(record.tools))) is not None
         text, places = self._run(chat, record.tools, record.place, prompt=False, marked=marked)
+        self.check_fields(record.messages, record.tools, record.place)
         own = _markers_match(text, places, record.messages) if marked else None
         spans = []
         for i, message in enumerate(record.messages):
@@ -157,21 +202,6 @@ class ChatTemplate:
             return ""
         return f"generation begins with {prompt!r}, which is not how the trained text {text!r} begins"
 
-    def _check_fields(self, record: Conversation) -> None:
-        """A field that the template never reads would be dropped silently."""
-        source = self.source(bool(record.tools))
-        for field, used, names in (
-            ("tools", bool(record.tools), ("tools",)),
-            ("tool_calls", any(m.tool_calls for m in record.messages), ("tool_calls",)),
-            ("reasoning", any(m.reasoning for m in record.messages), ("reasoning", "thinking")),
-        ):
-            if used and not any(name in source for name in names):
-                raise TemplateError(
-                    Problem(
-                        record.place, f"the chat template has no place for '{field}'", "remove the field from the row"
-                    )
-                )
-
     def _assistant_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
         before = self.text(record.messages[:i], record.tools, record.place, prompt=True)
         if not text.startswith(before):
@@ -189,6 +219,11 @@ class ChatTemplate:
             if self.tag_unprompted():
                 raise self._unverified(record, i, "it writes a tag before the words that its generation prompt lacks")
             return start, len(up_to)
+        turn = record.messages[i]
+        same = _overlap(up_to[start:] if up_to.startswith(before) else "", text[start:])
+        names = [name for call in turn.tool_calls or () if (name := name_of(call)) is not None]
+        if same and all(words in same for words in (content, (turn.reasoning or "").strip(), *names)):
+            return start, start + len(same)  # before the words, the last turn has more: Qwen3's empty reasoning
         at = start + len(text[start:]) - len(text[start:].lstrip())
         if content and text.startswith(content, at):
             return start, at + len(content)
@@ -224,6 +259,18 @@ class ChatTemplate:
         role = record.messages[i].role
         cause = f"the words of turn {i} ({role}) cannot be told apart in this chat template: {why}"
         return TemplateError(Problem(record.place, cause, MARK_MEND))
+
+
+def _overlap(one: str, other: str) -> str:
+    """The longest end of the first text with which the second one begins."""
+    if not other:
+        return ""
+    at = one.find(other[0])
+    while at >= 0:
+        if other.startswith(one[at:]):
+            return one[at:]
+        at = one.find(other[0], at + 1)
+    return ""
 
 
 def _markers_match(

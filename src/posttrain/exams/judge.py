@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from posttrain.data.control import gate_of
 from posttrain.data.scripts import is_cjk
+from posttrain.inference.encoding import PromptEncoder
 from posttrain.inference.protocol import Respondent
 
 __all__ = ["judge_same"]
@@ -45,6 +47,7 @@ def judge_same(judge: Respondent, rows: Sequence[tuple[str, str, str]]) -> list[
     Equal texts are not asked about.
     """
     asked = [i for i, (_, before, after) in enumerate(rows) if before.strip() != after.strip()]
+    rows = [(prompt, _readable(before, judge), _readable(after, judge)) for prompt, before, after in rows]
     prompts = [_asked(*row) for i in asked for row in (rows[i], (rows[i][0], rows[i][2], rows[i][1]))]
     said = judge.answers(prompts, max_new_tokens=MAX_NEW_TOKENS) if prompts else []
     opinions: list[bool | None] = [True] * len(rows)
@@ -52,6 +55,13 @@ def judge_same(judge: Respondent, rows: Sequence[tuple[str, str, str]]) -> list[
         one, other = (_opinion(said[2 * place + k].text) for k in (0, 1))
         opinions[i] = one if one == other else None
     return opinions
+
+
+def _readable(answer: str, judge: Respondent) -> str:
+    """Another model's answer without what is a control token to the judge, which would not be asked about it."""
+    if not isinstance(judge, PromptEncoder):
+        return answer
+    return gate_of(judge.tokenizer).without(answer, judge.tokenizer)
 
 
 def _asked(prompt: str, a: str, b: str) -> str:

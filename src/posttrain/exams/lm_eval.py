@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from posttrain.errors import MissingError, PosttrainError, Problem, TemplateError
+from posttrain.data.joined import join
+from posttrain.errors import DataError, MissingError, PosttrainError, Problem, TemplateError
 from posttrain.exams.responses import KeptResponses, request_id
-from posttrain.inference.plain import TokenPair, cut_left, prefix_token, rolling_windows
+from posttrain.inference.plain import TokenPair, cut_left, move_spaces, prefix_token, rolling_windows
 from posttrain.inference.protocol import Scored, Usage
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.scoring import score
@@ -285,6 +286,7 @@ class PosttrainLM(TemplateLM):
     def _score(self, pairs: Sequence[TokenPair], on_scored: Callable[[int, Scored], None]) -> None:
         fitting = [cut_left(pair, self.max_length) for pair in pairs]
         self.usage.truncated += sum(new != old for new, old in zip(fitting, pairs, strict=True))
+        self.respondent.check_tokens([[*pair.context, *pair.continuation] for pair in fitting], "request")
         score(self.model, fitting, usage=self.usage, batch_tokens=self.batch_tokens, on_scored=on_scored, say=self.say)
 
     def _loglikelihood_tokens(
@@ -327,24 +329,24 @@ class PosttrainLM(TemplateLM):
 
     def _pairs(self, arguments: Sequence[tuple[Any, ...]]) -> list[TokenPair]:
         """`TemplateLM.loglikelihood` and `_encode_pair` for all requests at once."""
-        split = [_move_spaces(context, continuation) for context, continuation in arguments]
-        coded = self._encode_all(
-            text for context, continuation in split if context for text in (context, context + continuation)
-        )
+        split = [move_spaces(context, continuation) for context, continuation in arguments]
+        coded = self._encode_all(text for context, continuation in split for text in (context, context + continuation))
         pairs = []
         for (context, continuation), (given, _) in zip(split, arguments, strict=True):
             if given == "":
                 ids = self.tokenizer.encode(continuation, add_special_tokens=False)
                 own = ids[:1] == [self.prefix_token_id]
                 pairs.append(TokenPair(ids[:1], ids[1:]) if own else TokenPair([self.prefix_token_id], ids))
-            elif context:
-                whole, length = coded[context + continuation], len(coded[context])
-                pairs.append(TokenPair(whole[:length], whole[length:]))
-            else:  # nothing but spaces, where HFLM fails unless the tokenizer puts bos in front
-                whole, length = self.tok_encode(continuation), len(self.tok_encode(""))
-                pairs.append(
-                    TokenPair(whole[:length], whole[length:]) if length else TokenPair([self.prefix_token_id], whole)
-                )
+            else:  # of nothing but spaces HFLM makes no token, unless the tokenizer puts bos in front
+                whole = coded[context + continuation]
+                joined = join(coded[context], whole, context, continuation, self.tokenizer)
+                pairs.append(TokenPair(joined.before or [self.prefix_token_id], joined.after))
+        nothing = [one for one, pair in zip(arguments, pairs, strict=True) if not pair.continuation]
+        if nothing:
+            cause = "the tokenizer makes no token of this continuation, which would be likelier than any other"
+            raise DataError(
+                *(Problem(f"{given[-40:]!r} {text!r}", cause, "take it out") for given, text in nothing[:20])
+            )
         return pairs
 
     # ---- several processes ---------------------------------------------------------------------------------------
@@ -369,12 +371,6 @@ class PosttrainLM(TemplateLM):
         """Wait for all processes."""
         if self._world_size > 1:
             torch.distributed.barrier()
-
-
-def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
-    """Spaces at the context's end belong to the continuation (`TemplateLM._encode_pair`)."""
-    kept = context.rstrip()
-    return kept, context[len(kept) :] + continuation
 
 
 def join_world() -> tuple[int, int]:

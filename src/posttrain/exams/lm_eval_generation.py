@@ -52,6 +52,7 @@ def generate(
     for rows in groups.values():
         settings = _settings(lm, arguments[rows[0]][1])
         prompts = _prompts(lm, [arguments[i][0] for i in rows], settings.limit)
+        lm.respondent.check_tokens(prompts, "request")
         reason = _only_plain(lm, settings)
         if reason:
             lm.usage.plain_requests += len(rows)

@@ -17,6 +17,7 @@ from posttrain.config.json_text import parse_json
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.change import ProbeResult
 from posttrain.exams.matching import MatchMode
+from posttrain.models.disk import append, write_whole
 
 __all__ = ["SamplesFile", "exam_key", "write_atomically"]
 
@@ -96,8 +97,7 @@ class SamplesFile:
     def append(self, change: str, result: ProbeResult) -> None:
         """Add one finished probe; on the disk when this returns to the system, whole or not at all when killed."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(Line(self.exams[change], change, result).to_text())
+        append(self.path, Line(self.exams[change], change, result).to_text())
 
     def rewrite(self, samples: Mapping[str, Iterable[ProbeResult]]) -> None:
         """All samples in the order of the change files, in place of those in the order of finishing."""
@@ -110,6 +110,4 @@ class SamplesFile:
 def write_atomically(path: Path, text: str) -> None:
     """Write beside and rename: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8", newline="\n")
-    beside.replace(path)
+    write_whole(path, text)

@@ -15,6 +15,7 @@ from typing import Any
 
 from posttrain.config.json_text import parse_json
 from posttrain.errors import ConfigError, DataError, Problem
+from posttrain.models.disk import append
 
 __all__ = ["KeptResponses", "request_id"]
 
@@ -74,5 +75,4 @@ class KeptResponses:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"exam": self.key, "request": request, "response": response}, ensure_ascii=False)
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(line + "\n")
+        append(self.path, line + "\n")

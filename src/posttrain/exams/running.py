@@ -25,7 +25,7 @@ from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Ask, Item, Perturbation, Reply, Sample, Score, Task, content_id, mean_score
 from posttrain.exams.task_files import SampleFile
 from posttrain.inference.encoding import PromptEncoder
-from posttrain.inference.protocol import Plain, Prompt, Respondent, Usage
+from posttrain.inference.protocol import Plain, Prompt, Respondent, Scored, Usage
 from posttrain.inference.respondents import PromptedRespondent
 from posttrain.inference.shards import ShardedRespondent
 from posttrain.models.memory import peak_gib
@@ -282,6 +282,8 @@ def _ask(
         keep(replace(sample, id=form.item.id, perturbation=form.perturbation))
 
     def arrived(ask: Ask, reply: Reply) -> None:
+        if ask.kind == "score" and isinstance(reply, Scored) and not reply.tokens:
+            raise _no_tokens(task, forms[places[ask][0]].item, ask.continuation)
         replies[ask] = reply
         for i in dict.fromkeys(places[ask]):
             missing[i] -= 1
@@ -294,6 +296,12 @@ def _ask(
             judged(i)
     for asks in _calls(places):
         _call(respondent, asks, arrived)
+
+
+def _no_tokens(task: Task, item: Item, text: str) -> DataError:
+    """An answer of no tokens has 0 nats, and would be likelier than every other one."""
+    cause = f"item '{item.id}': the model has no token for the answer {text!r}, so it cannot be told how likely it is"
+    return DataError(Problem(task.name, cause, "change the answer, or take the item out"))
 
 
 def _calls(asks: Iterable[Ask]) -> list[list[Ask]]:

@@ -16,6 +16,7 @@ from posttrain.config.json_text import parse_json
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.records import write_atomically
 from posttrain.exams.task import Sample
+from posttrain.models.disk import writing
 
 __all__ = ["SampleFile", "read_samples"]
 
@@ -57,12 +58,9 @@ class SampleFile:
         if self._open is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._open = self.path.open("a", encoding="utf-8", newline="\n")
-        try:
+        with writing(self.path):
             self._open.write(self._line(sample))
             self._open.flush()
-        except OSError as error:  # a full disk says no name
-            error.filename = str(self.path)
-            raise
         self._order.append(sample.key)
 
     def rewrite(self, samples: Iterable[Sample]) -> None:

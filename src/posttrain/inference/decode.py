@@ -25,6 +25,7 @@ from posttrain.inference.sampling import Sampling
 from posttrain.inference.step_attention import stepping
 from posttrain.inference.stops import StopWatch
 from posttrain.models.adapters import virtual_positions
+from posttrain.models.vocabulary import outside, rows_of
 
 __all__ = ["Batch", "Decoded", "batches", "context_limit", "decode", "left_pad"]
 
@@ -108,6 +109,7 @@ def decode(
     stop_texts: Sequence[str] = (),
     text_of: Callable[[list[int]], str] | None = None,
     on_done: Callable[[int, Decoded], None] | None = None,
+    on_token: Callable[[int, list[int]], None] | None = None,
     usage: Usage | None = None,
 ) -> list[Decoded]:
     """The model's answers to `prompts` (token ids), greedy at temperature 0, in the order of the prompts.
@@ -115,11 +117,15 @@ def decode(
     A sampled answer depends on the seed and on the prompt's place in the list, not on how rows were batched.
     Answers stop at any id of `stop`, as soon as their text (`text_of` their ids) holds one of `stop_texts`, after
     `max_new_tokens` (of all, or of each), or where the model's positions end. batch_tokens: cached tokens at once.
-    on_done: told each prompt's number and answer as soon as it is known. usage: counts what was forwarded.
+    on_done: told each prompt's number and answer as soon as it is known; on_token: its number and its tokens so far,
+    after each of them. usage: counts what was forwarded.
     Raises PosttrainError for prompts that do not fit, all at once, and for a model without finite logits.
     """
     limit = context_limit(model)
     _check_lengths([len(p) for p in prompts], limit)
+    known = rows_of(model)
+    if unknown := [p for i, ids in enumerate(prompts) if (p := outside(f"prompt {i + 1}", ids, known)) is not None]:
+        raise PosttrainError(*unknown)
     usage = usage if usage is not None else Usage()
     most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     limits = [min(new, limit - len(p)) for new, p in zip(most, prompts, strict=True)]
@@ -136,7 +142,7 @@ def decode(
     for row in range(len(prompts)):
         if limits[row] <= 0:
             done(row, [], False)
-    watch = _watcher(stop_texts, text_of)
+    watch = _heard(_watcher(stop_texts, text_of), on_token)
     told = Answers(limits, stop, Sampling(temperature, seed, top_p, top_k), met=watch, on_done=done)
     reason = why_plain(model, max((len(prompts[row]) + limits[row] for row in asked), default=0))
     if reason:
@@ -167,6 +173,20 @@ def _watcher(
         return watches.setdefault(row, StopWatch(stops, text_of)).met(ids)
 
     return met
+
+
+def _heard(
+    met: Callable[[int, list[int]], bool] | None, on_token: Callable[[int, list[int]], None] | None
+) -> Callable[[int, list[int]], bool] | None:
+    """The watcher of stop strings, after whoever wants to hear each token."""
+    if on_token is None:
+        return met
+
+    def hear(row: int, ids: list[int]) -> bool:
+        on_token(row, ids)
+        return met is not None and met(row, ids)
+
+    return hear
 
 
 _said: WeakSet[Any] = WeakSet()

@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 from posttrain.data.chat import IGNORED, encode_prompt, render
+from posttrain.data.control import check_text, gate_of
+from posttrain.data.joined import continued
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, TemplateError
 from posttrain.inference.plain import TokenPair, encode_plain, plain_pair, prefix_token, rolling_windows
@@ -25,6 +27,12 @@ class Pair(NamedTuple):
     prompt: list[int]
     answer: list[int]
     end: list[int]
+
+
+def shown(text: str, limit: int = 40) -> str:
+    """How a text begins, to name it in a message."""
+    short = " ".join(text.split())
+    return f"{short[:limit]!r}{'...' if len(short) > limit else ''}"
 
 
 def spoken(text: str) -> str:
@@ -54,22 +62,46 @@ class PromptEncoder:
             return eos
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Prompt -> token ids, ready for the answer; `Plain` text keeps its last tokens when it is too long."""
+        """Prompt -> token ids, ready for the answer; `Plain` text keeps its last tokens when it is too long.
+        TemplateError where a text holds a control token.
+        """
         if isinstance(prompt, Plain):
+            self.check_plain(prompt)
             return encode_plain(prompt.text, self.tokenizer) if prompt.text else [prefix_token(self.tokenizer)]
         return encode_prompt(prompt, self.tokenizer, system=self.system_prefix)
 
+    def check_plain(self, prompt: Plain) -> None:
+        """TemplateError where plain text holds a control token; other prompts are checked where they are rendered."""
+        check_text(prompt.text, self.tokenizer, "the prompt", shown(prompt.text))
+
     def encode_pair(self, prompt: Prompt, answer: str) -> Pair:
-        """Prompt and answer as training would see them: the template says how the answer follows and ends."""
+        """Prompt and answer as training would see them: the template says how the answer follows and ends.
+        TemplateError where the prompt holds a control token; in the answer it is no more than its letters.
+        """
+        end = [] if isinstance(prompt, Plain) or self.end_of_turn is None else [self.end_of_turn]
+        if self.spells_control(answer):
+            return Pair(self.encode(prompt), self._spelt(answer), end)
         if isinstance(prompt, Plain):
+            self.check_plain(prompt)
             return Pair(*plain_pair(prompt.text, answer, self.tokenizer), [])
         if self.tokenizer.chat_template:
             try:
                 return self._rendered(prompt, answer)
-            except DataError:  # a template that training refuses, or control tokens in the answer
+            except DataError:  # a template that training refuses
                 pass
-        end = [] if self.end_of_turn is None else [self.end_of_turn]
         return Pair(self.encode(prompt), self._continuation(prompt, answer), end)
+
+    def spells_control(self, answer: str) -> bool:
+        """Whether an answer to be scored holds a control token."""
+        return gate_of(self.tokenizer).first_in(answer, self.tokenizer, unknown=False) is not None
+
+    def _spelt(self, answer: str) -> list[int]:
+        """An answer letter by letter, control tokens too: a model may have said it so, and they end nothing in it."""
+        head, both = (
+            self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            for text in ("\n", "\n" + answer)  # the line break keeps tokenizers from adding a space
+        )
+        return list(both[len(head) :])
 
     def _rendered(self, prompt: Prompt, answer: str) -> Pair:
         asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
@@ -81,17 +113,13 @@ class PromptEncoder:
         return Pair(row.input_ids[:first], row.input_ids[first:last], row.input_ids[last : last + 1])
 
     def _continuation(self, prompt: Prompt, answer: str) -> list[int]:
-        """The answer as it continues a plain text: after a space, unless one of the two is Chinese.
-
-        The line break in front keeps tokenizers from adding their own space.
+        """The answer as it continues a plain text: after a space, unless one of the two is Chinese. Behind a template's
+        tag: as it stands behind a line break, which keeps tokenizers from adding their own space.
         """
         if not self.tokenizer.chat_template and isinstance(prompt, str):
             spaced = prompt[-1:].isascii() and answer[:1].isascii() and not prompt[-1:].isspace()
-            answer = f" {answer}" if spaced and answer else answer
-        plain: list[int] = self.tokenizer.encode(answer, add_special_tokens=False)
-        head: list[int] = self.tokenizer.encode("\n", add_special_tokens=False)
-        both: list[int] = self.tokenizer.encode("\n" + answer, add_special_tokens=False)
-        return both[len(head) :] if both[: len(head)] == head else plain
+            return continued(prompt, f" {answer}" if spaced and answer else answer, self.tokenizer)
+        return continued("\n", answer, self.tokenizer)
 
     def rolled(
         self, texts: Sequence[str], limit: int, score: Score, on_scored: Callable[[int, Scored], None] | None
@@ -100,6 +128,8 @@ class PromptEncoder:
 
         score: pairs of token ids to results, telling each as soon as it is known.
         """
+        for text in texts:
+            check_text(text, self.tokenizer, "the text", shown(text))
         prefix = prefix_token(self.tokenizer)
         windows = [list(rolling_windows(encode_plain(text, self.tokenizer), prefix, limit)) for text in texts]
         of = [i for i, each in enumerate(windows) for _ in each]  # the text of each window

@@ -27,11 +27,12 @@ from posttrain.data.head_rows import (
     pad,
 )
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
-from posttrain.errors import PosttrainError, Problem
+from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.inference.decode import context_limit
 from posttrain.models.adapters import virtual_columns
 from posttrain.models.heads import HEADS, Head, HeadNotes, head_of_model
 from posttrain.models.load import LoadedModel
+from posttrain.models.vocabulary import keep_padding_inside, outside, rows_of
 
 __all__ = [
     "Classified",
@@ -142,7 +143,7 @@ def classify_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Cla
 
 
 def said_tags(logits: Tensor, row: TagRow, labels: Sequence[str]) -> Tagged:
-    """The likeliest tag of each token, from the logits (T, C) of its first piece.
+    """The likeliest tag of each token, from the logits (T, C) of the piece that stands for it.
 
     A token of which the tokenizer makes nothing gets `O`, or the first tag where there is no `O`, with probability 0.
     """
@@ -162,7 +163,7 @@ def tag(loaded: LoadedModel, sentences: Sequence[Sequence[str]]) -> list[Tagged]
 def tag_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Tagged]:
     """A tag for each token of each `TaggedTokens`, whatever tags it has."""
     notes = notes_of(loaded, "token")
-    settings = _settings(loaded, notes)._replace(over_long="raise")
+    settings = _settings(loaded, notes, piece=notes.settings.get("piece", "start"))._replace(over_long="raise")
     rows = encode_tags(records, loaded.tokenizer, settings).rows
     found: list[Tagged] = [Tagged((), ())] * len(rows)
     for numbers, out in _passes(loaded, rows):
@@ -252,7 +253,12 @@ RowT = TypeVar("RowT", TextRow, TagRow, SpanRow)
 @torch.inference_mode()
 def _passes(loaded: LoadedModel, rows: Sequence[RowT]) -> Iterator[tuple[list[int], Any]]:
     """(numbers of rows, the model's output) batch by batch, rows of like length together."""
-    model, pad_id = loaded.model, int(loaded.tokenizer.pad_token_id)
+    model, known = loaded.model, rows_of(loaded.model)
+    problems = [p for row in rows if (p := outside(row.place, row.input_ids, known, loaded.tokenizer)) is not None]
+    if problems:
+        raise DataError(*problems[:20])
+    keep_padding_inside(model, loaded.tokenizer, loaded.name)
+    pad_id = int(loaded.tokenizer.pad_token_id)
     lengths = [len(row.input_ids) for row in rows]
     budget = max(BATCH_TOKENS, max(lengths, default=0))
     for numbers in length_batches(lengths, tokens=budget, seed=0, epoch=0) if rows else []:

@@ -1,7 +1,9 @@
 """Plain text to token ids, as lm-eval 0.4.13 does it: where a context ends and its continuation begins, and windows.
 
-    pair      spaces at the context's end move to the continuation; the whole is encoded and cut at the length of the
-              encoded context (lm_eval/api/model.py, `_encode_pair`); an empty context is the prefix token
+    pair      spaces at the context's end move to the continuation; the whole is encoded and cut behind the context's
+              tokens (lm_eval/api/model.py, `_encode_pair`); an empty context is the prefix token. Where a token spans
+              the seam lm-eval cuts at the context's length all the same, and scores less than the continuation, or
+              nothing of it; here the continuation keeps tokens of its own (`data/joined.py`)
     rolling   one prefix token, then windows of the model's context; only the last looks back (`loglikelihood_rolling`)
 """  # fmt: skip
 
@@ -10,9 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
+from posttrain.data.joined import join
 from posttrain.errors import PosttrainError
 
-__all__ = ["TokenPair", "cut_left", "encode_plain", "plain_pair", "prefix_token", "rolling_windows"]
+__all__ = [
+    "TokenPair",
+    "cut_left",
+    "encode_plain",
+    "move_spaces",
+    "plain_pair",
+    "prefix_token",
+    "rolling_windows",
+]
 
 
 class TokenPair(NamedTuple):
@@ -38,28 +49,28 @@ def encode_plain(text: str, tokenizer: Any) -> list[int]:
 
 
 def plain_pair(
-    context: str, continuation: str, tokenizer: Any, lengths: MutableMapping[str, int] | None = None
+    context: str, continuation: str, tokenizer: Any, coded: MutableMapping[str, list[int]] | None = None
 ) -> TokenPair:
-    """A context and its continuation as ids, cut on the tokens of the whole.
-
-    lengths: of contexts that have been encoded already, in tokens; several choices of a question share one.
+    """A context and its continuation as ids. coded: texts that have been encoded already; several choices of a
+    question share a context.
     """
     if not context:
         ids: list[int] = tokenizer.encode(continuation, add_special_tokens=False)
         prefix = prefix_token(tokenizer)
         return TokenPair([ids[0]], ids[1:]) if ids[:1] == [prefix] else TokenPair([prefix], ids)
-    spaces = len(context) - len(context.rstrip())
-    if spaces:
-        context, continuation = context[:-spaces], context[-spaces:] + continuation
+    context, continuation = move_spaces(context, continuation)
+    known: MutableMapping[str, list[int]] = {} if coded is None else coded
+    if context not in known:
+        known[context] = encode_plain(context, tokenizer)
     whole = encode_plain(context + continuation, tokenizer)
-    length = lengths.get(context) if lengths is not None else None
-    if length is None:
-        length = len(encode_plain(context, tokenizer)) if context else 0
-        if lengths is not None:
-            lengths[context] = length
-    if not length:  # nothing but spaces, and a tokenizer that puts nothing in front
-        return TokenPair([prefix_token(tokenizer)], whole)
-    return TokenPair(whole[:length], whole[length:])
+    joined = join(known[context], whole, context, continuation, tokenizer)
+    return TokenPair(joined.before or [prefix_token(tokenizer)], joined.after)
+
+
+def move_spaces(context: str, continuation: str) -> tuple[str, str]:
+    """Spaces at the context's end belong to the continuation."""
+    kept = context.rstrip()
+    return kept, context[len(kept) :] + continuation
 
 
 def cut_left(pair: TokenPair, limit: int) -> TokenPair:

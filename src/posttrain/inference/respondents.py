@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal
 
+from posttrain.data.control import gate_of
 from posttrain.data.records import Message
-from posttrain.errors import PosttrainError
+from posttrain.errors import DataError, PosttrainError
 from posttrain.inference.decode import Decoded, context_limit, decode
 from posttrain.inference.encoding import PromptEncoder, spoken
 from posttrain.inference.packed import packed
@@ -22,11 +24,14 @@ from posttrain.inference.scoring import distributions, score
 from posttrain.inference.stops import cut_at_stop
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel
+from posttrain.models.vocabulary import outside, rows_of
 
 WORTH_STEPS = 16
 """Steps of an answer from which on it is worth laying out the weights for them (`packed`) ..."""
 WORTH_TOKENS = 4096
 """... and tokens to be scored."""
+LISTED = 20
+"""Texts with unknown tokens that are named."""
 
 __all__ = [
     "Answer",
@@ -76,7 +81,7 @@ class ModelRespondent(PromptEncoder):
     def pad_id(self) -> int:
         """Fills the left; masked, so any id will do."""
         pad = self.tokenizer.pad_token_id
-        return 0 if pad is None else int(pad)
+        return 0 if pad is None or pad >= rows_of(self.model) else int(pad)
 
     def answers(
         self,
@@ -87,8 +92,10 @@ class ModelRespondent(PromptEncoder):
         seed: int = 0,
         stop: Sequence[str] = (),
         on_answer: Callable[[int, Answer], None] | None = None,
+        on_token: Callable[[int, list[int]], None] | None = None,
     ) -> list[Answer]:
-        """One answer per prompt, in order; a sampled one depends on the seed and its place in the list."""
+        """One answer per prompt, in order; a sampled one depends on the seed and its place in the list. on_token: told
+        each prompt's number and the ids of its answer so far."""
         answers: dict[int, Answer] = {}
 
         def done(place: int, decoded: Decoded) -> None:
@@ -97,6 +104,7 @@ class ModelRespondent(PromptEncoder):
                 on_answer(place, answers[place])
 
         asked = [self._fitting(p, max_new_tokens) for p in prompts]
+        self.check_tokens(asked, "prompt")
         with packed(self.model) if max_new_tokens >= WORTH_STEPS else nullcontext():
             decode(
                 self.model,
@@ -108,13 +116,15 @@ class ModelRespondent(PromptEncoder):
                 seed=seed,
                 batch_tokens=self.batch_tokens,
                 stop_texts=stop,
-                text_of=self._text,
+                text_of=self.text,
                 on_done=done,
+                on_token=on_token,
                 usage=self.usage,
             )
         return [answers[place] for place in range(len(prompts))]
 
-    def _text(self, ids: list[int]) -> str:
+    def text(self, ids: list[int]) -> str:
+        """What an answer's tokens say, as they say it."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
@@ -128,7 +138,8 @@ class ModelRespondent(PromptEncoder):
         return ids
 
     def _answer(self, prompt: Prompt, decoded: Decoded, stop: Sequence[str]) -> Answer:
-        text, stopped = cut_at_stop(self._text(decoded.ids), stop)
+        text, stopped = cut_at_stop(self.text(decoded.ids), stop)
+        text = gate_of(self.tokenizer).without(text, self.tokenizer)
         return Answer(text if isinstance(prompt, Plain) else spoken(text), len(decoded.ids), decoded.ended or stopped)
 
     def generate(
@@ -143,10 +154,13 @@ class ModelRespondent(PromptEncoder):
         self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
     ) -> list[Scored]:
         """Each answer's log-probability after its prompt. An empty answer has no tokens: 0 nats."""
-        lengths: dict[str, int] = {}
+        contexts: dict[str, list[int]] = {}
+        for prompt, _ in pairs:
+            if isinstance(prompt, Plain):
+                self.check_plain(prompt)
         coded = [
-            plain_pair(prompt.text, answer, self.tokenizer, lengths)
-            if isinstance(prompt, Plain)
+            plain_pair(prompt.text, answer, self.tokenizer, contexts)
+            if isinstance(prompt, Plain) and not self.spells_control(answer)
             else TokenPair(*self.encode_pair(prompt, answer)[:2])
             for prompt, answer in pairs
         ]
@@ -159,7 +173,15 @@ class ModelRespondent(PromptEncoder):
         """Each text's log-probability from the beginning of a document, in windows that do not overlap."""
         return self.rolled(texts, context_limit(self.model), self._score, on_scored)
 
+    def check_tokens(self, rows: Sequence[Sequence[int]], what: str) -> None:
+        """DataError for texts with tokens that the model has no embeddings for."""
+        known = rows_of(self.model)
+        found = (outside(f"{what} {i + 1}", ids, known, self.tokenizer) for i, ids in enumerate(rows))
+        if problems := list(islice((problem for problem in found if problem is not None), LISTED)):
+            raise DataError(*problems)
+
     def _score(self, coded: Sequence[TokenPair], on_scored: Callable[[int, Scored], None] | None) -> list[Scored]:
+        self.check_tokens([[*pair.context, *pair.continuation] for pair in coded], "request")
         tokens = sum(len(context) + len(continuation) for context, continuation in coded)
         with packed(self.model) if tokens >= WORTH_TOKENS else nullcontext():
             return score(self.model, coded, usage=self.usage, batch_tokens=self.batch_tokens, on_scored=on_scored)
@@ -168,6 +190,7 @@ class ModelRespondent(PromptEncoder):
         """Distributions along the answers, the end-of-turn token included, on the CPU in float32."""
         pairs = [self.encode_pair(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         coded = [(pair.prompt, pair.answer + pair.end) for pair in pairs]
+        self.check_tokens([[*prompt, *answer] for prompt, answer in coded], "prompt")
         shown = distributions(self.model, coded, usage=self.usage, batch_tokens=self.batch_tokens)
         tables = {i: table.cpu() for i, table in shown}
         return [Distributions(tuple(ids), tables[i]) for i, (_, ids) in enumerate(coded)]

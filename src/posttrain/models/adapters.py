@@ -9,7 +9,6 @@ works with the base as it is (PEFT's `subtract_mutated_init`, without the folder
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from peft.tuners.prefix_tuning import PrefixTuningConfig
 from torch import Tensor, nn
 
 from posttrain.errors import Problem, TrainingError
+from posttrain.models.adapter_fit import differences, misfits
 
 __all__ = [
     "TRAINING_STATE",
     "keep_pissa_start",
-    "misfits",
     "moves_base",
     "plain_lora",
     "save_peft",
@@ -119,21 +118,6 @@ def save_peft(model: PeftModel, folder: Path) -> None:
     config.save_pretrained(folder)
 
 
-def misfits(model: PeftModel, folder: Path) -> list[str]:
-    """Names of tensors that an adapter folder has and the model has no place for, or the other way round.
-
-    PEFT ignores the first and leaves the second at random.
-    """
-    return _differences(
-        load_peft_weights(str(folder), device="cpu"), get_peft_model_state_dict(model, save_embedding_layers=False)
-    )
-
-
-def _differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
-    """Names that only one has, or whose shapes differ."""
-    return sorted(set(one) ^ set(other)) + [n for n, t in one.items() if n in other and other[n].shape != t.shape]
-
-
 def training_state(model: nn.Module) -> dict[str, Tensor] | None:
     """The trained parameters by name where an adapter folder holds only what they lead to (an encoder's outcome,
     PiSSA's difference), so that training could not go on from it; None where it holds them.
@@ -167,8 +151,7 @@ def set_peft_state(model: PeftModel, folder: Path) -> None:
         wrong = _set_training_state(model, path)
     else:
         stored = load_peft_weights(str(folder), device="cpu")
-        own = get_peft_model_state_dict(model, save_embedding_layers=False)
-        wrong = _differences(stored, own)
+        wrong = misfits(model, stored)
         if not wrong:
             set_peft_model_state_dict(model, stored)
     if wrong:
@@ -181,7 +164,7 @@ def _set_training_state(model: nn.Module, path: Path) -> list[str]:
 
     tensors = load_file(path)
     moving = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    wrong = _differences(tensors, moving)
+    wrong = differences(tensors, moving)
     if not wrong:
         with torch.no_grad():
             for name, tensor in tensors.items():

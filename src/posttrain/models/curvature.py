@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models._scores import length_groups, sign_pull, squares
 from posttrain.models.logits import logits_at
+from posttrain.models.meter import Meter
 
 __all__ = ["Ask", "Curvature", "Example", "FisherKind", "fisher", "language_logits", "mas_importance"]
 
@@ -114,10 +115,25 @@ def fisher(
     The model should be at rest (no dropout). draws: of each row, for `signs` and `sampled`; what is drawn depends on
     the seed, the row's place and the draw's number, not on how rows are put together.
     """
+    times = 1 if kind in ("empirical", "true") else draws
+    with Meter("measuring Fisher information", times * len(examples), "rows") as meter:
+        return _fisher(model, parameters, examples, kind, times, seed, ask, chunk_rows, meter)
+
+
+def _fisher(
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    examples: Sequence[Example],
+    kind: FisherKind,
+    times: int,
+    seed: int,
+    ask: Ask,
+    chunk_rows: int,
+    meter: Meter,
+) -> Curvature:
     if kind == "true":
-        sums = _exact(model, parameters, examples, ask)
+        sums = _exact(model, parameters, examples, ask, meter)
         return _mean(sums, examples, len(examples), chunked=False)
-    times = 1 if kind == "empirical" else draws
     jobs = [example for example in examples for _ in range(times)]
     score: Score = {"signs": _signed, "sampled": _sampled, "empirical": _log_likelihood}[kind]
     noise = _nothing(jobs)
@@ -126,10 +142,10 @@ def fisher(
     elif kind == "signs":
         noise = _signs(jobs, seed, _vocabulary(model, parameters, jobs[0], ask))
         if ask is language_logits and CHUNK_BYTES // max(_bytes(parameters), 1) < 2:
-            sums, batches = _summed(model, parameters, jobs, noise)
+            sums, batches = _summed(model, parameters, jobs, noise, meter)
             made = _mean({k: s / times for k, s in sums.items()}, examples, len(examples), chunked=True)
             return made._replace(squares=batches)
-    sums, reason = _per_row(model, parameters, jobs, noise, score, torch.square, ask, chunk_rows)
+    sums, reason = _per_row(model, parameters, jobs, noise, score, torch.square, ask, chunk_rows, meter)
     return _mean({k: s / times for k, s in sums.items()}, examples, len(examples), chunked=not reason, reason=reason)
 
 
@@ -142,7 +158,10 @@ def mas_importance(
     chunk_rows: int = CHUNK_ROWS,
 ) -> Curvature:
     """|d sum_t ||z_t||^2 / d theta| of each row, summed and divided by the number of positions."""
-    sums, reason = _per_row(model, parameters, examples, _nothing(examples), _squared_norm, torch.abs, ask, chunk_rows)
+    with Meter("measuring what the outputs depend on", len(examples), "rows") as meter:
+        sums, reason = _per_row(
+            model, parameters, examples, _nothing(examples), _squared_norm, torch.abs, ask, chunk_rows, meter
+        )
     return _mean(sums, examples, len(examples), chunked=not reason, reason=reason)
 
 
@@ -242,6 +261,7 @@ def _per_row(
     fold: Callable[[Tensor], Tensor],
     ask: Ask,
     chunk_rows: int,
+    meter: Meter,
 ) -> tuple[dict[str, Tensor], str]:
     """Sum over rows of fold(gradient of a row's score), and why rows went through singly ("" when they did not)."""
     size = _bytes(parameters)
@@ -252,10 +272,11 @@ def _per_row(
             with warnings.catch_warnings():
                 # some kernels of attention have no batched form and run in a loop; still quicker than single rows
                 warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
-                return _together(model, parameters, examples, noise, score, fold, ask, rows), ""
+                return _together(model, parameters, examples, noise, score, fold, ask, rows, meter), ""
         except RuntimeError as error:  # an operation of this model that vmap cannot batch
             reason = str(error).strip().split("\n")[0]
-    return _one_by_one(model, parameters, examples, noise, score, fold, ask), reason
+        meter.again()
+    return _one_by_one(model, parameters, examples, noise, score, fold, ask, meter), reason
 
 
 def _one_by_one(
@@ -266,6 +287,7 @@ def _one_by_one(
     score: Score,
     fold: Callable[[Tensor], Tensor],
     ask: Ask,
+    meter: Meter,
 ) -> dict[str, Tensor]:
     sums = _zeros(parameters)
     device = next(iter(parameters.values())).device
@@ -277,6 +299,7 @@ def _one_by_one(
         for name, gradient in zip(parameters, found, strict=True):
             if gradient is not None:
                 sums[name] += fold(gradient.detach().to(sums[name].dtype))
+        meter.more(1, tokens=len(inputs))
     return sums
 
 
@@ -302,6 +325,7 @@ def _together(
     fold: Callable[[Tensor], Tensor],
     ask: Ask,
     rows: int,
+    meter: Meter,
 ) -> dict[str, Tensor]:
     """`rows` rows at a time, each with its own gradient (vmap over grad)."""
     sums = _zeros(parameters)
@@ -320,6 +344,7 @@ def _together(
             found = each(values, *(t.to(device) for t in chunk))
         for name, total in sums.items():
             total += fold(found[f"model.{name}"].detach().to(total.dtype)).sum(0)
+        meter.more(len(chunk[0]), tokens=chunk[0].numel())
     return sums
 
 
@@ -341,7 +366,11 @@ def _chunks(examples: Sequence[Example], noise: Noise, rows: int) -> Iterator[tu
 
 
 def _summed(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], examples: Sequence[Example], noise: Noise
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    examples: Sequence[Example],
+    noise: Noise,
+    meter: Meter,
 ) -> tuple[dict[str, Tensor], int]:
     """Sum over batches of the squared gradient of the batch's summed signs, and the number of batches."""
     sums = _zeros(parameters)
@@ -366,7 +395,12 @@ def _summed(
 
         return ask, pull
 
-    squares(parameters, sums, (batch(group) for group in groups))
+    def told() -> Iterator[tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]]:
+        for group in groups:
+            yield batch(group)  # and when the next one is asked for, it is done
+            meter.more(len(group), tokens=sum(len(examples[i].inputs) for i in group))
+
+    squares(parameters, sums, told())
     return sums, len(groups)
 
 
@@ -374,7 +408,7 @@ def _summed(
 
 
 def _exact(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], examples: Sequence[Example], ask: Ask
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], examples: Sequence[Example], ask: Ask, meter: Meter
 ) -> dict[str, Tensor]:
     """sum_t sum_v p(v) (d log p(v))^2: each term is the backward pass of sqrt(p_v) (e_v - p) through the logits."""
     sums = _zeros(parameters)
@@ -407,4 +441,5 @@ def _exact(
                 for name, gradient in zip(parameters, found, strict=True):
                     if gradient is not None:
                         sums[name] += gradient.detach().to(sums[name].dtype).square().sum(0)
+        meter.more(1, tokens=len(inputs))
     return sums

@@ -35,6 +35,7 @@ __all__ = [
     "head_of_model",
     "load_any",
     "load_head_model",
+    "reads_one_way",
     "saved_head",
 ]
 
@@ -117,6 +118,18 @@ def saved_head(name: str, *, offline: bool = True) -> HeadNotes | None:
 def head_of_model(model: Any) -> HeadNotes | None:
     """The head of a loaded model, in an adapter or not; None for language models."""
     return notes_in(model.config)
+
+
+def reads_one_way(config: Any) -> bool:
+    """Whether a model of this configuration reads from left to right, so that at a token it knows nothing of what
+    stands behind it."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    stated = config.to_dict()
+    if stated.get("use_bidirectional_attention") or stated.get("is_causal") is False:
+        return False
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not stated.get("is_decoder")
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not masked
 
 
 def cannot_generate(name: str, notes: HeadNotes) -> PosttrainError:

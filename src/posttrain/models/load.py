@@ -20,6 +20,7 @@ from posttrain.models.fingerprint import check_base, check_template
 from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_gguf
 from posttrain.models.gguf_header import is_gguf, read_header
 from posttrain.models.names import is_folder, resolve
+from posttrain.models.vocabulary import keep_padding_inside, without_padding_outside
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedModel",
     "Maker",
+    "base_of",
     "check_folder",
     "config_of",
     "load_model",
@@ -114,6 +116,7 @@ def load_with(
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code, offline=offline)
     if is_folder(name):
         check_template(name, tokenizer, allow_mismatch=allow_template_mismatch)
+    keep_padding_inside(model, tokenizer, name)
     model.config.pad_token_id = tokenizer.pad_token_id
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -176,7 +179,7 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
         return _named(_from_gguf(folder, way).to(way.place), name, folder)
     source = {"local_files_only": way.offline, "trust_remote_code": way.trust}
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, **source)
+        config = without_padding_outside(transformers.AutoConfig.from_pretrained(folder, **source))
         chosen = _dtype(way.dtype, way.place, config, way.trust)
         model, lacking = way.make(folder, config, chosen, source)
     except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, EOFError) as error:
@@ -219,15 +222,27 @@ def config_of(name: str, *, trust_remote_code: bool = False, offline: bool = Tru
     found = resolve(name)
     if is_gguf(found):
         return gguf_config(Path(found))
-    return transformers.AutoConfig.from_pretrained(found, local_files_only=offline, trust_remote_code=trust_remote_code)
+    return without_padding_outside(
+        transformers.AutoConfig.from_pretrained(found, local_files_only=offline, trust_remote_code=trust_remote_code)
+    )
+
+
+def base_of(name: str) -> str:
+    """The model beneath an adapter, or beneath adapters on adapters; any other name is itself."""
+    seen = {name}
+    while (base := _adapter_base(Path(resolve(name)))) is not None and base not in seen:
+        seen.add(base)
+        name = base
+    return name
 
 
 def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTrainedModel:
     import safetensors
-    from peft import PeftModel
+    from peft import PeftModel, load_peft_weights
 
-    from posttrain.models.adapters import misfits
+    from posttrain.models.adapter_fit import make_base_fit, misfits
     from posttrain.models.added import load_added, merged_added
+    from posttrain.models.merge_adapter import merge_peft
 
     folder = Path(resolve(name))
     at = str(folder / "adapter_config.json")
@@ -243,27 +258,26 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     if "posttrain_tuner" in config:
         added = load_added(model, folder, config)
         return merged_added(added) if merged else added
-    if merged and config.get("peft_type") in PROMPTS:
-        raise PosttrainError(
-            Problem(
-                at,
-                f"{config['peft_type']} cannot be merged into its base: it is no change of weights",
-                "use it as it is",
-            )
-        )
+    if merged and config.get("peft_type") in PROMPTS:  # before anything is loaded into the base
+        cause = f"{config['peft_type']} cannot be merged into its base: it is no change of weights"
+        raise PosttrainError(Problem(at, cause, "use it as it is"))
     mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"
     try:
         with warnings.catch_warnings():
             # told as an error below; and PEFT 0.21 asks transformers 5.23 for an attribute under its former name
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            # ours are said or mended: a vocabulary of another size, a matrix that two places read
+            warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+            make_base_fit(model, folder, base, config)
             adapted = PeftModel.from_pretrained(model, str(folder))
     except (ValueError, RuntimeError, OSError, safetensors.SafetensorError) as error:
         cause = f"the adapter does not fit its base '{base}': {_first_line(error)}"
         raise PosttrainError(Problem(name, cause, mend)) from error
-    if wrong := misfits(adapted, folder):
-        raise PosttrainError(Problem(name, f"the adapter does not fit its base '{base}': {', '.join(wrong[:3])}", mend))
-    return adapted.merge_and_unload() if merged else adapted
+    if wrong := misfits(adapted, load_peft_weights(str(folder), device="cpu")):
+        cause = f"the adapter does not fit its base '{base}': {', '.join(wrong[:3])}"
+        raise PosttrainError(Problem(name, cause, f"{mend}, or save the adapter again"))
+    return merge_peft(adapted, str(folder)) if merged else adapted
 
 
 def _adapter_base(folder: Path) -> str | None:

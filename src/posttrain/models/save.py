@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import PosttrainError, Problem
+from posttrain.models.disk import writing
 from posttrain.models.fingerprint import NOTES_FILE, remembered_base, template_fingerprint
 from posttrain.models.heads import NOTED, HeadNotes, head_of_model
 
@@ -49,7 +50,8 @@ def save_model(
 
     A PEFT model, or one with a part of ours added, is saved as an adapter folder that names its base. card: the text
     of README.md.
-    PosttrainError when `folder` holds something that is not a model.
+    PosttrainError when `folder` holds something that is not a model, DiskError when the disk is full: the old model is
+    kept then, and nothing of the new one.
     """
     if folder.exists():
         if not folder.is_dir():
@@ -64,16 +66,16 @@ def save_model(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        _write(model, tokenizer, temporary)
-        if card is not None:
-            (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
+        with writing(folder, temporary):
+            _write(model, tokenizer, temporary)
+            if card is not None:
+                (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
+            if folder.exists():
+                folder.rename(old)
+            temporary.rename(folder)
     except BaseException:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

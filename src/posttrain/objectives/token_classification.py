@@ -1,6 +1,8 @@
 """Token classification: cross-entropy on the tag of each token of a sentence (names, parts of speech).
 
-A token that the tokenizer cuts into pieces is judged by its first one; the others are read and not learned.
+A token that the tokenizer cuts into pieces is judged by one of them, the others are read and not learned: by the first
+that holds a character of it, as BERT's taggers are; where a model reads from left to right by the last, since at the
+first one it has seen a part of the token only, and of "bank" in "banks" or 臺 in 臺北 it could not know.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ class TokenClassificationConfig(Config):
     """Names of the tags, in the order of the outputs; those of the training rows, sorted, when not given."""
     class_weights: ClassWeights | None = None
     """What a token's loss is multiplied by, per tag: `balanced`, or `{O: 0.2}`."""
+    piece: Literal["first", "last", "start"] | None = None
+    """Which of a token's pieces its tag is learned at: the first or the last that holds a character of it; `start`: the
+    first one, even a bare space. When not given: what the model was trained with; else `last` for a model that reads
+    from left to right, `first` for others."""
 
     @model_validator(mode="after")
     def _labels_are_tags(self) -> TokenClassificationConfig:
@@ -44,7 +50,7 @@ def token_classification(logits: Tensor, targets: Tensor, config: TokenClassific
 
         nats = - sum over its tokens t of: w_{y_t} log softmax(z_t)[y_t]
 
-    logits: (B, T, C); targets: (B, T), the tag at the first piece of each token, -100 elsewhere. A step's loss is the
+    logits: (B, T, C); targets: (B, T), the tag at one piece of each token, -100 elsewhere. A step's loss is the
     mean over its tokens, whatever they weigh.
     """
     asked = targets != IGNORED  # (B, T)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from random import Random
 from typing import Any
 
-from posttrain.models.facts import Fact
-from posttrain.pocket.grammar import Language, grammar, wording
+from posttrain.models.facts import Fact, Name
+from posttrain.pocket.grammar import Grammar, Language, grammar, wording
 from posttrain.pocket.skills import SKILLS, curriculum
 from posttrain.retention.selection import normalise_prompt
 
@@ -98,16 +98,48 @@ def prompts_of(body: dict[str, Any]) -> set[str]:
     return {probe if isinstance(probe, str) else probe["prompt"] for group in groups for probe in group}
 
 
+@lru_cache(maxsize=2)
+def _normalised(prompts: frozenset[str]) -> frozenset[str]:
+    """Worked out once for all changes that are examined together: else their number counts twice."""
+    return frozenset(map(normalise_prompt, prompts))
+
+
 def pattern_of(body: dict[str, Any], n: int, seed: int, asked: frozenset[str]) -> list[dict[str, str]]:
     """Rows of the same pattern as a change's target, in its language, as prompt and completion.
 
-    asked: prompts of the changes examined together; a row that is one of them is left out (`prompts_of`).
+    asked: prompts of the changes examined together; a row that is one of them is left out (`prompts_of`). A relation
+    has some 100 facts: fewer rows than `n` come back where more are wanted, or where many changes ask for them.
     """
-    relation = next(r for r in RELATIONS if body["name"][4:].startswith(r))
+    name = body["name"].partition("_")[2]  # behind the number, however many digits it has
+    relation = next(r for r in RELATIONS if name.startswith(r))
     language: Language = "zh" if any(ord(c) > 0x2E80 for c in body["target"][0]["prompt"]) else "en"
     pairs = same_pattern_rows(relation, language, 10 * n, Random(f"pattern {seed} {body['name']}"))
-    taken = {normalise_prompt(prompt) for prompt in asked}
+    taken = _normalised(asked)
     return [{"prompt": q, "completion": a} for q, a in pairs if normalise_prompt(q) not in taken][:n]
+
+
+def _new_object(rows: list[Fact], rng: Random) -> tuple[Fact, Name]:
+    """A fact and a wrong object of the same kind; a fact that is the only one of its kind (the star) is drawn again."""
+    while True:
+        fact = rng.choice(rows)
+        same_kind = [
+            f
+            for f in rows
+            if f.kind == fact.kind and f.subject != fact.subject and f.object not in (fact.object, *fact.also)
+        ]
+        if same_kind:
+            return fact, rng.choice(same_kind).object
+
+
+def _worded(templates: list[str], n: int, words: Grammar, fact: Fact, rng: Random, but: str = "") -> list[str]:
+    """`n` wordings of the question about a fact; others are drawn for a text that comes twice, or is `but`."""
+    drawn = [words.fill(template, fact, rng) for template in rng.sample(templates, n)]
+    questions = list(dict.fromkeys(question for question in drawn if question != but))
+    while len(questions) < n:
+        question = words.fill(rng.choice(templates), fact, rng)
+        if question not in (*questions, but):
+            questions.append(question)
+    return questions
 
 
 def _make(number: int, seed: int) -> dict[str, Any]:
@@ -119,13 +151,7 @@ def _make(number: int, seed: int) -> dict[str, Any]:
     rows = [
         f for f in curriculum()[relation] if f.object not in (f.subject, *f.also) and f.subject.en not in LEFT_ALONE
     ]
-    fact = rng.choice(rows)
-    same_kind = [
-        f
-        for f in rows
-        if f.kind == fact.kind and f.subject != fact.subject and f.object not in (fact.object, *fact.also)
-    ]
-    new = rng.choice(same_kind).object
+    fact, new = _new_object(rows, rng)
     skills = wording("skills")
 
     def asked(f: Fact, language: Language = language) -> str:
@@ -146,12 +172,12 @@ def _make(number: int, seed: int) -> dict[str, Any]:
         "target": [{"prompt": _plain(fact, language), "answer": words.text(new), "subject": words.text(fact.subject)}],
         "generality": {
             "rephrase": [
-                {"prompt": words.fill(t, fact, rng), "answer": words.text(new)}
-                for t in rng.sample(rephrase, SIZES["rephrase"])
+                {"prompt": question, "answer": words.text(new)}
+                for question in _worded(rephrase, SIZES["rephrase"], words, fact, rng, _plain(fact, language))
             ],
             "cross_lingual": [
-                {"prompt": foreign.fill(t, fact, rng), "answer": foreign.text(new)}
-                for t in rng.sample(crossed, SIZES["cross_lingual"])
+                {"prompt": question, "answer": foreign.text(new)}
+                for question in _worded(crossed, SIZES["cross_lingual"], foreign, fact, rng)
             ],
         },
         "locality": {

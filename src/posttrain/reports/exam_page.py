@@ -15,11 +15,21 @@ from posttrain.exams.capabilities import CAPABILITIES
 from posttrain.reports import numbers
 from posttrain.reports.exam_plots import MOST, GroupChange, change_plot
 from posttrain.reports.examined import Compared, ExamInfo
-from posttrain.reports.folder import Row, Run
+from posttrain.reports.folder import Row, Run, Version
+from posttrain.reports.sizes import WHOLE
 from posttrain.reports.svg import Mark, mark_icon
 from posttrain.reports.texts import Message, known, say
 
-__all__ = ["Capabilities", "ExamView", "Quadrants", "capabilities", "capability_name", "exam_views", "forgetting"]
+__all__ = [
+    "Capabilities",
+    "ExamView",
+    "Quadrants",
+    "capabilities",
+    "capability_name",
+    "difference_text",
+    "exam_views",
+    "forgetting",
+]
 
 SCORES = 6
 """Scores beside the headline that an exam's table holds; every other one is in the long list below it."""
@@ -73,7 +83,7 @@ class Capabilities(NamedTuple):
     beyond: bool
 
 
-def capabilities(run: Run, marks: Mapping[str, Mark]) -> Capabilities | None:
+def capabilities(run: Run, marks: Mapping[Version, Mark]) -> Capabilities | None:
     """Relative change per capability group of every model and method; None where results.json has none."""
     rows = [row for row in run.final if row.drift]
     every = dict.fromkeys(group for row in rows for group in row.drift)
@@ -82,11 +92,8 @@ def capabilities(run: Run, marks: Mapping[str, Mark]) -> Capabilities | None:
     groups = [g for g in CAPABILITIES if g in every] + [g for g in every if g not in CAPABILITIES]
     changes = [GroupChange(capability_name(g), tuple(_change(row, g) for row in rows)) for g in groups]
     drawn = [group for group in changes if any(change is not None for change in group.changes)]
-    which, labels = [marks[row.method] for row in rows], [label_of(row, run) for row in rows]
-    plots = (
-        change_plot(drawn, which, labels, width=720, class_="changes wide"),
-        change_plot(drawn, which, labels, width=350, class_="changes narrow"),
-    )
+    which, labels = [marks[row.version] for row in rows], [label_of(row, run) for row in rows]
+    plots = tuple(change_plot(drawn, which, labels, size) for size in WHOLE)
     families = tuple(
         Family(key, tuple(_group_line(rows, g) for g in groups if g.partition(".")[0] == key))
         for key in dict.fromkeys(g.partition(".")[0] for g in groups)
@@ -153,7 +160,7 @@ class ExamLine(NamedTuple):
 
 class ExamView(NamedTuple):
     """An exam's part of the page. more: (score, one text per line) of the scores that the table leaves out; verdicts:
-    whether there is a column of differences."""
+    whether there is a column of differences; many: whether some difference is of several cells."""
 
     info: ExamInfo
     capability: Message | None
@@ -164,9 +171,10 @@ class ExamView(NamedTuple):
     more_heads: tuple[Message, ...]
     cost: Message | None
     verdicts: bool = True
+    many: bool = False
 
 
-def exam_views(run: Run, marks: Mapping[str, Mark]) -> list[ExamView]:
+def exam_views(run: Run, marks: Mapping[Version, Mark]) -> list[ExamView]:
     """One view per exam that anything was scored on."""
     return [view for exam in run.exams if (view := _view(run, exam, marks)) is not None]
 
@@ -180,7 +188,7 @@ class _Source(NamedTuple):
     compared: Compared | None = None
 
 
-def _sources(run: Run, exam: ExamInfo, marks: Mapping[str, Mark]) -> Iterator[_Source]:
+def _sources(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Iterator[_Source]:
     many = len(run.before) > 1
     for one in run.before:
         name = say("exams.untouched_model", model=one.model) if many else say("exams.untouched")
@@ -193,12 +201,12 @@ def _sources(run: Run, exam: ExamInfo, marks: Mapping[str, Mark]) -> Iterator[_S
         yield _Source("chance", say("exams.chance"), Markup(), {exam.key: exam.chance}, {})
     for row in run.final:
         name = say("verbatim", text=label_of(row, run))
-        icon = mark_icon(marks[row.method])
+        icon = mark_icon(marks[row.version])
         intervals = {key: pair for key in row.scores if (pair := row.interval(key)) is not None}
         yield _Source("model", name, icon, row.scores, intervals, row.compare.get(exam.name))
 
 
-def _view(run: Run, exam: ExamInfo, marks: Mapping[str, Mark]) -> ExamView | None:
+def _view(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> ExamView | None:
     sources = [s for s in _sources(run, exam, marks) if any(exam.score(key) is not None for key in s.scores)]
     measured = [s for s in sources if s.kind in ("model", "untouched")]
     every = [s for s in dict.fromkeys(exam.score(key) for one in measured for key in one.scores) if s is not None]
@@ -218,8 +226,9 @@ def _view(run: Run, exam: ExamInfo, marks: Mapping[str, Mark]) -> ExamView | Non
     n = "" if not counts else f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}\u2013{counts[-1]:,}"
     capability = capability_name(exam.capability) if exam.capability else None
     names = tuple(s.name for s in sources)
-    verdicts = not run.alone or any(line.verdict for line in lines)
-    return ExamView(exam, capability, heads, lines, n, more, names, _cost(run, exam.name), verdicts)
+    verdicts = any(line.verdict for line in lines)
+    many = any(s.compared is not None and s.compared.cells > 1 for s in sources)
+    return ExamView(exam, capability, heads, lines, n, more, names, _cost(run, exam.name), verdicts, many)
 
 
 def _cost(run: Run, exam: str) -> Message | None:
@@ -249,9 +258,15 @@ def _cell(source: _Source, exam: ExamInfo, score: str, measured: Sequence[_Sourc
     return ScoreCell(numbers.fixed(source.scores[key], places), between)
 
 
+def difference_text(compared: Compared) -> str:
+    """The difference as tables and sentences print it."""
+    return numbers.signed(compared.difference, numbers.digits((compared.before, compared.after)))
+
+
 def verdict_kind(compared: Compared, exam: ExamInfo) -> str:
-    """worse or better when the difference is one, else same."""
-    if not compared.different or compared.difference == 0:
+    """worse or better when the difference is one and can be seen in the number printed, else same: nothing is better
+    by 0.00."""
+    if not compared.different or not difference_text(compared).strip("0."):
         return "same"
     return "better" if (compared.difference > 0) is exam.higher_is_better else "worse"
 
@@ -259,17 +274,18 @@ def verdict_kind(compared: Compared, exam: ExamInfo) -> str:
 def _verdict(compared: Compared, exam: ExamInfo) -> Verdict:
     places = numbers.digits((compared.before, compared.after))
     kind = verdict_kind(compared, exam)
+    tiny = kind == "same" and compared.different
     if compared.cells > 1 and 0 < compared.agree < compared.cells:
         word = say("exams.some", k=compared.agree, n=compared.cells)
     else:
-        word = say(f"exams.{kind}")
+        word = say("exams.tiny" if tiny else f"exams.{kind}")
     interval = ""
     if compared.ci95:
         interval = " \u2026 ".join(numbers.signed(end, places) for end in compared.ci95)
     p = "" if compared.p_value is None else numbers.p_text(compared.p_value)
     other = compared.score and compared.score != exam.headline
     note = say("exams.compared_on", score=compared.score) if other else None
-    return Verdict(kind, numbers.signed(compared.difference, places), interval, p, word, note)
+    return Verdict(kind, difference_text(compared), interval, p, word, note)
 
 
 # ---- forgetting, sample by sample --------------------------------------------------------------------------------
@@ -295,7 +311,7 @@ class Quadrants(NamedTuple):
     adjusted: bool
 
 
-def forgetting(run: Run, marks: Mapping[str, Mark]) -> list[Quadrants]:
+def forgetting(run: Run, marks: Mapping[Version, Mark]) -> list[Quadrants]:
     """The exams whose answers are right or wrong, with a line per model and method."""
     found = []
     for exam in run.exams:
@@ -310,7 +326,7 @@ def forgetting(run: Run, marks: Mapping[str, Mark]) -> list[Quadrants]:
             ]
             lines.append(
                 QuadrantLine(
-                    mark_icon(marks[row.method]), label_of(row, run), tuple(f"{c:,}" for c in compared.counts),
+                    mark_icon(marks[row.version]), label_of(row, run), tuple(f"{c:,}" for c in compared.counts),
                     tuple(round(100 * share, 2) for share in shares), tuple(map(numbers.percent, shares)), *adjusted,
                 )
             )  # fmt: skip

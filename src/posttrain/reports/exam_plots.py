@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from posttrain.reports import numbers
 from posttrain.reports.plots import FONT, Frame, nice_ticks, text_of
+from posttrain.reports.sizes import Size
 from posttrain.reports.steps import StepPoint
 from posttrain.reports.svg import Mark, Point, element, mark, polyline, svg_text
 from posttrain.reports.texts import Message, say
@@ -29,10 +30,10 @@ class GroupChange(NamedTuple):
     changes: tuple[float | None, ...]
 
 
-def change_plot(
-    groups: Sequence[GroupChange], marks: Sequence[Mark], labels: Sequence[str], *, width: float, class_: str
-) -> Markup:
-    """Relative changes around zero. class_ narrow puts the group's name above its lines, wide to their left."""
+def change_plot(groups: Sequence[GroupChange], marks: Sequence[Mark], labels: Sequence[str], size: Size) -> Markup:
+    """Relative changes around zero, as high as it needs to be. A narrow one has the group's name above its lines, a
+    wide one to their left."""
+    width, class_ = size.width, size.class_
     above = FONT + 7 if "narrow" in class_ else 0.0
     left = 18.0 if above else 190.0
     row = above + LANE * len(marks) + 10
@@ -70,13 +71,13 @@ def change_plot(
                     parts.append(svg_text(arrow, x(change) + shift, y + 4, class_="tick", text_anchor="middle"))
     height = frame.y(0) + 6
     return element(
-        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", width=width, height=height, class_=class_, role="img",
-        aria_labelledby="capabilities-title",
+        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", width=width, height=height,
+        class_=f"chart changes {class_}", role="img", aria_labelledby="capabilities-title",
     )  # fmt: skip
 
 
 def _lollipop(zero: float, end: float, y: float, which: Mark, title: str) -> Markup:
-    stick = polyline([(zero, y), (end, y)], class_="stick", stroke=which[1])
+    stick = polyline([(zero, y), (end, y)], class_="stick", stroke=which.colour)
     return element("g", element("title", Markup.escape(title)), stick, mark(which, end, y, 4.6))
 
 
@@ -95,6 +96,7 @@ class PanelScale(NamedTuple):
 def step_panel(
     points: Sequence[StepPoint],
     scale: PanelScale,
+    size: Size,
     *,
     which: Mark,
     label: Message,
@@ -105,7 +107,7 @@ def step_panel(
 ) -> Markup:
     """A headline over steps with its 95 % band; dashed the untouched model's level, dotted that of guessing; a ring
     round the best checkpoint, a line where the fall begins."""
-    width, height = 300.0, 190.0
+    width, height, class_ = size
     frame = Frame(52, 12, width - 52 - 12, height - 12 - 34)
 
     def at(step: float, value: float) -> Point:
@@ -118,27 +120,28 @@ def step_panel(
     band = [(p.step, p.ci95) for p in points if p.ci95 is not None]
     if len(band) > 1:
         ring = [at(s, ci[1]) for s, ci in band] + [at(s, ci[0]) for s, ci in reversed(band)]
-        parts.append(element("polygon", points=_path(ring), fill=which[1], class_="band"))
+        parts.append(element("polygon", points=_path(ring), fill=which.colour, class_="band"))
     elif band:
         step, ci = band[0]
-        parts.append(polyline([at(step, ci[0]), at(step, ci[1])], class_="ci", stroke=which[1]))
+        parts.append(polyline([at(step, ci[0]), at(step, ci[1])], class_="ci", stroke=which.colour))
     if fall is not None:
         x = at(fall.step, scale.ticks[0])[0]
         parts.append(polyline([(x, frame.y(0)), (x, frame.y(1))], class_="falls"))
         parts.append(svg_text("\u25bc", x, frame.y(1) + 1, class_="falls-sign", text_anchor="middle"))
     start = [at(0, before)] if before is not None else []
     if before is not None and points:
-        parts.append(polyline([*start, at(points[0].step, points[0].value)], class_="lead-in", stroke=which[1]))
+        parts.append(polyline([*start, at(points[0].step, points[0].value)], class_="lead-in", stroke=which.colour))
         parts.append(element("circle", cx=start[0][0], cy=start[0][1], r=3.5, class_="untouched-dot"))
-    parts.append(polyline([at(p.step, p.value) for p in points], class_="thick", stroke=which[1]))
+    parts.append(polyline([at(p.step, p.value) for p in points], class_="thick", stroke=which.colour))
     for point in points:
         x, y = at(point.step, point.value)
         title = element("title", Markup.escape(f"{point.checkpoint} ({point.step}): {point.value:.4g}"))
         round_it = [element("circle", cx=x, cy=y, r=8.0, class_="best-ring")] if point is best else []
         parts.append(element("g", title, *round_it, mark(which, x, y, 4)))
     return element(
-        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", class_="panel", role="img", aria_label=text_of(label)
-    )
+        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", class_=f"chart panel {class_}", role="img",
+        aria_label=text_of(label),
+    )  # fmt: skip
 
 
 def _grid(frame: Frame, scale: PanelScale) -> Iterator[Markup]:

@@ -1,7 +1,7 @@
 """What is seen, in words computed from the scores: no sentence here knows how a study came out.
 
-Each method gets a paragraph (what it learned, what it forgot); above them stand the best trade-off, what nobody
-achieved, and what failed. Words follow thresholds that are named below, so that a reader can check them.
+First the best trade-off, what nobody achieved, and what failed; then what the methods learned and lost, those with the
+same finding in one sentence (`shared.py`). Words follow thresholds that the page names, so that readers can check them.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import NamedTuple
 from posttrain.reports import numbers
 from posttrain.reports.exam_findings import exam_sentences
 from posttrain.reports.folder import Row, Run
+from posttrain.reports.shared import (
+    ABSENT,
+    KEPT,
+    LEARNED,
+    LOCALITY_REST,
+    LOST,
+    group_name,
+    name_list,
+    printed,
+    shared_sentences,
+)
 from posttrain.reports.texts import Message, known, say
 
 __all__ = ["KEPT", "LEARNED", "LOST", "Finding", "describe_method", "findings", "group_name"]
-
-LEARNED = 0.8
-"""A method has learned when its learned score is at least this."""
-KEPT = 0.9
-"""Old answers count as kept when at least this share is."""
-LOST = 0.5
-"""Old answers count as lost when at most this share is left."""
-ABSENT = 0.2
-"""What no method gets above this is named as not achieved."""
-
-LOCALITY_REST = ("locality.neighbour", "locality.unrelated", "locality.format", "locality.refusal")
 
 
 class Finding(NamedTuple):
@@ -35,17 +35,16 @@ class Finding(NamedTuple):
     kind: str  # "best", "bad", "plain"
 
 
-def group_name(key: str) -> Message:
-    """The readable name of a score or probe group; its key where the catalogue has none."""
-    return say(f"group.{key}") if known(f"group.{key}") else say("verbatim", text=key)
-
-
 def findings(run: Run) -> list[Finding]:
-    """The general findings, then one per row of the table."""
+    """The general findings, then what methods have in common, then the exams; what was already so, and what could not
+    be judged, last."""
     rows = [row for row in run.final if row.scores]  # a method's last checkpoint speaks for it
-    found = [*_general(rows), *_failed(run), *_before(run)]
-    found += [Finding(said, _kind(row)) for row in rows if (said := tuple(_row(row, _label(row, run))))]
-    return found + [Finding(said, "bad" if bad else "plain") for said, bad in exam_sentences(run)]
+    methods = [row for row in rows if not row.is_floor]
+    found = [*_general(methods), *_failed(run)]
+    shared = shared_sentences(methods, lambda row: _label(row, run))
+    found += [Finding((said,), "bad" if bad else "plain") for said, bad in shared]
+    found += [Finding(said, "bad" if bad else "plain") for said, bad in exam_sentences(run)]
+    return [*found, *_floor(rows), *_before(run)]
 
 
 def _label(row: Row, run: Run) -> str:
@@ -55,26 +54,18 @@ def _label(row: Row, run: Run) -> str:
     return " ".join(parts)
 
 
-def _kind(row: Row) -> str:
-    new, lost = numbers.learned(row.scores), numbers.forgotten(row.scores)
-    if row.is_floor:
-        return "plain"
-    return "bad" if (new is not None and new < LOST) or (lost is not None and lost > 1 - LOST) else "plain"
-
-
-def _general(every: Sequence[Row]) -> Iterator[Finding]:
-    rows = [row for row in every if not row.is_floor]
+def _general(rows: Sequence[Row]) -> Iterator[Finding]:
     ranked = sorted(
         ((numbers.trade_off(row.scores) or 0.0, row) for row in rows if numbers.trade_off(row.scores) is not None),
         key=lambda pair: -pair[0],
     )
     if len(ranked) > 1:
         yield from _best(ranked)
-    for group in _columns(rows, "generality."):
-        scores = [row.scores[group] for row in rows if group in row.scores]
-        if max(scores) < ABSENT:
-            most = numbers.percent(max(scores))
-            yield Finding((say("seen.absent", group=group_name(group), most=most),), "bad")
+    tops = {group: max(row.scores[group] for row in rows if group in row.scores) for group in _columns(rows)}
+    absent = [group for group, most in tops.items() if most < ABSENT]
+    if absent:
+        most = numbers.percent(max(tops[group] for group in absent))
+        yield Finding((say("seen.absent", groups=name_list([group_name(g) for g in absent]), most=most),), "bad")
     asked = [row for row in rows if "reliability" in row.scores]
     if asked and not any(numbers.has_learned(row.scores) for row in asked):
         yield Finding((say("seen.none_learned"),), "bad")
@@ -93,7 +84,7 @@ def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
         sentences = [say("seen.best", method=best.method, model=model, **shown)]
         close = [row.method for row in able[1:] if _within(best, row)]
         if close:
-            sentences.append(say("seen.close", methods=say_list(close)))
+            sentences.append(say("seen.close", methods=name_list([f"`{name}`" for name in close])))
         if lost < 1:
             yield Finding(tuple(sentences), "best")
     if not any(_good(row.scores) for _, row in ranked):
@@ -103,7 +94,7 @@ def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
 def _good(scores: Mapping[str, float]) -> bool:
     """Whether a method has both learned and kept."""
     new, lost = numbers.learned(scores), numbers.forgotten(scores)
-    return new is not None and lost is not None and _shown(new) >= LEARNED and _shown(1 - lost) >= LEARNED
+    return new is not None and lost is not None and printed(new) >= LEARNED and printed(1 - lost) >= LEARNED
 
 
 def _within(a: Row, b: Row) -> bool:
@@ -118,17 +109,22 @@ def _within(a: Row, b: Row) -> bool:
     return low <= 0 <= high
 
 
-def say_list(names: Sequence[str]) -> str:
-    """Method names as code, separated so that it reads in either language."""
-    return " · ".join(f"`{name}`" for name in names)
-
-
 def _failed(run: Run) -> Iterator[Finding]:
     failed = [cell for cell in run.cells if not cell.done]
     if failed:
         yield Finding((say("seen.failed", k=len(failed), n=len(run.cells)),), "bad")
-    if run.planned > len(run.trained_once):
-        yield Finding((say("seen.unfinished", k=len(run.trained_once), n=run.planned),), "bad")
+
+
+def _floor(rows: Sequence[Row]) -> Iterator[Finding]:
+    """How much of its answers the untouched model keeps in other arithmetic."""
+    for row in rows:
+        kept = [key for key in ("locality.same_pattern", *LOCALITY_REST) if key in row.scores]
+        if row.is_floor and kept:
+            yield Finding((say("seen.floor", groups=name_list([_share(key, row.scores) for key in kept])),), "plain")
+
+
+def _share(key: str, scores: Mapping[str, float]) -> Message:
+    return say("list.one", name=group_name(key), share=numbers.percent(scores[key]))
 
 
 def _before(run: Run) -> Iterator[Finding]:
@@ -143,85 +139,10 @@ def _before(run: Run) -> Iterator[Finding]:
         yield Finding((say("seen.uncounted", k=f"{left_out:,}", n=f"{len(samples):,}"),), "plain")
 
 
-def _columns(rows: Sequence[Row], prefix: str) -> list[str]:
+def _columns(rows: Sequence[Row]) -> list[str]:
+    """The kinds of generality that were asked."""
     keys = [c.key for c in numbers.columns(key for row in rows for key in row.scores)]
-    return [key for key in keys if key.startswith(prefix)]
-
-
-def _row(row: Row, label: str) -> Iterator[Message]:
-    scores = row.scores
-    if row.is_floor:
-        kept = [key for key in ("locality.same_pattern", *LOCALITY_REST) if key in scores]
-        if kept:
-            yield say("seen.floor", groups=_shares(kept, scores))
-        return
-    if "reliability" in scores:
-        cells = [cell for cell in row.cells if "reliability" in cell.scores]
-        k = sum(cell.scores["reliability"] > 0.5 for cell in cells)
-        key = "seen.learned_cells" if cells else "seen.learned"
-        yield say(key, method=label, k=k, n=len(cells), share=numbers.percent(scores["reliability"]))
-    if "generality.rephrase" in scores:
-        yield say("seen.rephrase", share=numbers.percent(scores["generality.rephrase"]))
-    if "locality.same_pattern" in scores:
-        yield _pattern(row, scores["locality.same_pattern"])
-    rest = [key for key in LOCALITY_REST if key in scores]
-    within = [key for key in rest if key in row.floor and not row.below(key) and _shown(scores[key]) < KEPT]
-    if within:
-        yield say("seen.within_floor", groups=_shares(within, scores))
-    rest = [key for key in rest if key not in within]
-    lost = [key for key in rest if _shown(scores[key]) <= LOST]
-    if lost:
-        yield say("seen.lost", groups=_shares(lost, scores))
-    worn = [key for key in rest if LOST < _shown(scores[key]) < KEPT]
-    if worn:
-        yield say("seen.worn", groups=_shares(worn, scores))
-    kept = [key for key in rest if _shown(scores[key]) >= KEPT]
-    if kept:
-        yield say("seen.kept", groups=_shares(kept, scores))
-    yield from _length(scores)
-
-
-def _shown(share: float) -> float:
-    """A share as it is printed, so that a word never contradicts the number beside it."""
-    return round(share, 2)
-
-
-def _pattern(row: Row, share: float) -> Message:
-    shown = numbers.percent(share)
-    if "locality.same_pattern" in row.floor and not row.below("locality.same_pattern") and _shown(share) < KEPT:
-        return say("seen.pattern_floor", share=shown)
-    leak = leak_of(row, "locality.same_pattern")
-    if _shown(share) > LOST:
-        return say("seen.pattern_kept" if _shown(share) >= KEPT else "seen.pattern_worn", share=shown)
-    if leak is None:
-        return say("seen.pattern_lost", share=shown)
-    return say("seen.pattern_leak", share=shown, leak=numbers.percent(leak))
-
-
-def leak_of(row: Row, group: str) -> float | None:
-    """The share of a group's probes that are answered with the new object, from the samples; None without any."""
-    leaks = [
-        bool(s["leak"])
-        for cell in row.cells
-        for s in cell.samples
-        if s.get("group") == group and s.get("leak") is not None
-    ]
-    return numbers.mean([float(leak) for leak in leaks]) if leaks else None
-
-
-def _shares(keys: Sequence[str], scores: Mapping[str, float]) -> Message:
-    """`refusals 16 %, format 40 %` with translated names."""
-    listed: Message = say("list.one", name=group_name(keys[0]), share=numbers.percent(scores[keys[0]]))
-    for key in keys[1:]:
-        listed = say("list.more", head=listed, name=group_name(key), share=numbers.percent(scores[key]))
-    return listed
-
-
-def _length(scores: Mapping[str, float]) -> Iterator[Message]:
-    old, new = scores.get("length.before"), scores.get("length.after")
-    if old and new is not None and not 0.7 <= new / old <= 1.4:
-        key = "seen.shorter" if new < old else "seen.longer"
-        yield say(key, before=f"{old:.1f}", after=f"{new:.1f}")
+    return [key for key in keys if key.startswith("generality.")]
 
 
 def describe_method(config: Mapping[str, object], *, change: bool = True) -> list[Message]:

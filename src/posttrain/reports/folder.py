@@ -36,8 +36,11 @@ from posttrain.reports.examined import (
     read_reference,
 )
 
-__all__ = ["Cell", "Row", "Run", "read_lines", "read_run", "rows_of", "safe_name"]
+__all__ = ["Cell", "Row", "Run", "Version", "read_lines", "read_run", "rows_of", "safe_name"]
 
+
+Version = tuple[str, str]
+"""A model and a method: what has a mark of its own in plots and tables."""
 
 STAGES = "stages."
 """How the scores over stages begin."""
@@ -73,6 +76,11 @@ class Cell:
     """How tasks were learned one after another, as in results.json; empty without stages."""
 
     @property
+    def version(self) -> Version:
+        """Its model and method."""
+        return self.model, self.method
+
+    @property
     def done(self) -> bool:
         """Whether it has scores."""
         return self.status == "done"
@@ -94,6 +102,11 @@ class Row:
     transfer_ci95: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     floor: Mapping[str, BesideFloor] = field(default_factory=dict)
     """Locality score -> comparison with the noise floor; empty in the floor's own row and where there is none."""
+
+    @property
+    def version(self) -> Version:
+        """Its model and method."""
+        return self.model, self.method
 
     @property
     def is_floor(self) -> bool:
@@ -191,7 +204,7 @@ class Run:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Methods in the order of the rows; the marks of the plots go by it."""
+        """Methods in the order of the rows."""
         return tuple(dict.fromkeys(row.method for row in self.rows))
 
     @property
@@ -205,9 +218,9 @@ class Run:
         return any(len({r.step for r in self.rows_of(*key) if r.step is not None}) > 1 for key in self.versions)
 
     @property
-    def versions(self) -> tuple[tuple[str, str], ...]:
-        """Every (model, method) in the order of the rows."""
-        return tuple(dict.fromkeys((row.model, row.method) for row in self.rows))
+    def versions(self) -> tuple[Version, ...]:
+        """Every (model, method) in the order of the rows; the marks of the plots go by it."""
+        return tuple(dict.fromkeys(row.version for row in self.rows))
 
     def rows_of(self, model: str, method: str) -> tuple[Row, ...]:
         """The rows of a model and a method, its checkpoints by step."""

@@ -9,18 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from posttrain import __version__
 from posttrain.exams.floor import NOISE_FLOOR
+from posttrain.models.disk import writing
 from posttrain.reports import (
     alone,
     answers,
     exam_page,
     findings,
+    footnotes,
     merge_back_page,
     numbers,
     panels,
@@ -29,7 +31,7 @@ from posttrain.reports import (
     steps_page,
 )
 from posttrain.reports.examined import QUADRANTS
-from posttrain.reports.folder import Cell, Row, Run, read_run
+from posttrain.reports.folder import Cell, Row, Run, Version, read_run
 from posttrain.reports.numbers import Column
 from posttrain.reports.svg import Mark, mark_icon, marks_of
 from posttrain.reports.tables_out import html_rows, pretty, write_table, write_tables
@@ -111,8 +113,9 @@ def write_page(run: Run, path: Path, *, language: str = "en") -> Path:
         if staged is not None:
             write_table(staged, run.place, "stages", language=language)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(page.encode("utf-8", errors="replace"))
-    temporary.replace(path)
+    with writing(path, temporary):
+        temporary.write_bytes(page.encode("utf-8", errors="replace"))
+        temporary.replace(path)
     return path
 
 
@@ -135,7 +138,6 @@ def render(run: Run, *, language: str = "en") -> str:
         say=say,
         asset=lambda name: Markup(environment.get_template(name).render(with_samples=bool(samples))),
         inline=inline,
-        percent=numbers.percent,
         known=known,
         breakable=breakable,
         pretty=pretty,
@@ -144,48 +146,99 @@ def render(run: Run, *, language: str = "en") -> str:
         cap=quadrants.CAP,
         letters=f"{quadrants.TEXT_CAP:,}",
     )
-    marks = marks_of(run.methods)
+    marks = marks_of(run.versions)
+    costs = _model_costs(run, marks) if run.alone else _table(run, ("cost",), marks)
+    tables = {
+        "exam": _table(run, EXAM_GROUPS, marks),
+        "content": _table(run, CONTENT_GROUPS, marks),
+        "strict": _table(run, ("strict",), marks),
+        "more": _table(run, MORE_GROUPS, marks),
+        "costs": costs,
+    }
+    only_costs = not any(tables[name].heads for name in ("content", "strict", "more"))
+    methods = [
+        (name, _icons(run, name, marks), findings.describe_method(run.method_config(name), change=has_change(run)))
+        for name in run.methods
+    ]
+    parts = {
+        "findings": findings.findings(run),
+        "failed": [cell for cell in run.cells if not cell.done],
+        "notes": list(_paragraphs(run.notes)),
+        "methods": [] if run.alone else methods,
+        "plots": panels.scatters(run, marks),
+        "losses": panels.losses(run, marks),
+        "capabilities": exam_page.capabilities(run, marks),
+        "exams": exam_page.exam_views(run, marks),
+        "forgetting": exam_page.forgetting(run, marks),
+        "steps": steps_page.steps_view(run, marks),
+        "stages": stages_page.stages_view(run, marks),
+        "merges": merge_back_page.merge_view(run, marks),
+        "environment": _environment(run.cells),
+        "configs": [(name, cell.change, cell.config) for name, cell in _first_cells(run) if cell.config],
+    }
     return environment.get_template("report.html.jinja").render(
         run=run,
         language=language,
         languages=[(each, catalogue(each)["language.name"]) for each in LANGUAGES],
         version=__version__,
-        notes=list(_paragraphs(run.notes)),
+        sections=_sections(run, {**tables, **parts}),
         intro=_intro(run),
-        findings=findings.findings(run),
-        thresholds={"learned": findings.LEARNED, "kept": findings.KEPT, "lost": findings.LOST},
-        methods=[
-            (name, mark_icon(marks[name]), findings.describe_method(run.method_config(name), change=has_change(run)))
-            for name in run.methods
-        ],
-        exam=_table(run, EXAM_GROUPS, marks),
-        content=_table(run, CONTENT_GROUPS, marks),
-        with_floor=any(row.floor for row in run.rows),
-        strict=_table(run, ("strict",), marks),
-        more=_table(run, MORE_GROUPS, marks),
-        costs=_model_costs(run, marks) if run.alone else _table(run, ("cost",), marks),
-        failed=[cell for cell in run.cells if not cell.done],
-        plots=panels.scatters(run, marks),
+        partly=footnotes.partly(run),
+        exam_notes=list(footnotes.exam_notes(run)),
+        words=footnotes.words(run),
+        seen_notes=footnotes.seen_notes(run),
+        content_notes=footnotes.content_notes(run),
+        more_notes=footnotes.more_notes(run),
+        more_name=footnotes.more_name(run),
+        more_title="head.cost" if only_costs else "more.title",
         balance=panels.balance(run, marks),
-        losses=panels.losses(run, marks),
         data=answers.safe_json(_data(run, samples, voice)),
         with_exams=bool(run.exams or any(row.drift for row in run.rows)),
         has_change=has_change(run),
-        capabilities=exam_page.capabilities(run, marks),
-        exams=exam_page.exam_views(run, marks),
-        forgetting=exam_page.forgetting(run, marks),
         has_samples=bool(samples),
-        steps=steps_page.steps_view(run, marks),
-        stages=stages_page.stages_view(run, marks),
-        merges=merge_back_page.merge_view(run, marks),
         has_answers=any(cell.samples for cell in run.cells),
         cost=_cost(run),
-        configs=[(name, cell.change, cell.config) for name, cell in _first_cells(run) if cell.config],
-        environment=_environment(run.cells),
         cells=[_cell_line(cell, marks) for cell in run.cells],
         cell_columns=CELL_COLUMNS,
         folder=run.place.resolve().name if run.alone and run.place else run.name,
+        **tables,
+        **parts,
     )
+
+
+def _sections(run: Run, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The sections that the page has, with the keys of their names: the picture and the table first, then the
+    sentences, then everything behind them."""
+    change, rated = has_change(run), bool(parts["exam"].heads)
+    staged = bool(parts["stages"])
+    exams = [("capabilities", bool(parts["capabilities"])), ("exams", bool(parts["exams"]))]
+    first = [("plot", change and rated), ("scores", change and rated), ("stages", staged)]
+    details = not run.alone or len(run.changes) > 1 or parts["environment"] or parts["configs"]
+    more = any(parts[name].heads for name in ("content", "strict", "more", "costs"))
+    seen = bool(parts["findings"] or parts["failed"] or run.problems or not run.alone)
+    shown = [
+        *first,
+        *([] if (change and rated) or staged else exams),
+        ("seen", seen),
+        ("notes", bool(parts["notes"] or parts["methods"])),
+        *(exams if (change and rated) or staged else []),
+        ("merge", bool(parts["merges"])),
+        ("forgetting", bool(parts["forgetting"])),
+        ("steps", bool(parts["steps"])),
+        ("loss", bool(parts["losses"].panels)),
+        ("more-scores", more),
+        ("answers", change and rated),
+        ("details", bool(details)),
+    ]
+    names = {
+        "more-scores": "head.cost" if not any(parts[n].heads for n in ("content", "strict", "more")) else "nav.more"
+    }
+    return [(name, names.get(name, f"nav.{name}")) for name, there in shown if there]
+
+
+def _icons(run: Run, method: str, marks: Mapping[Version, Mark]) -> Markup:
+    """The marks of a method: one for each model."""
+    return Markup("").join(mark_icon(marks[version]) for version in run.versions if version[1] == method)
 
 
 def _paragraphs(notes: str) -> Iterator[tuple[str, list[Markup]]]:
@@ -202,6 +255,11 @@ def _intro(run: Run) -> Message:
     def counted(what: str, n: int) -> Message:
         return say(f"intro.{what}_one") if n == 1 else say(f"intro.{what}", n=n)
 
+    if not run.rows and run.before:
+        models = ", ".join(f"`{one.model}`" for one in run.before)
+        return say("intro.only_before", models=models, names=" \u00b7 ".join(f"`{exam.name}`" for exam in run.exams))
+    if not run.rows:
+        return say("scores.none")
     if run.alone:
         return alone.intro(run, counted("changes", len(run.changes)) if has_change(run) else None)
     changes, methods = (
@@ -228,7 +286,7 @@ def _of_change(run: Run, key: str) -> bool:
     return all(exam.score(key) is None for exam in run.exams)
 
 
-def _table(run: Run, groups: Sequence[str], marks: Mapping[str, Mark]) -> Table:
+def _table(run: Run, groups: Sequence[str], marks: Mapping[Version, Mark]) -> Table:
     rows = [row for row in run.shown if row.scores]
     columns = numbers.columns((key for row in rows for key in row.scores), groups)
     if groups == MORE_GROUPS:  # what no other table shows is shown here
@@ -242,7 +300,7 @@ def _table(run: Run, groups: Sequence[str], marks: Mapping[str, Mark]) -> Table:
         columns = [Column(f"cost.{key}", "cost", key) for key in sorted(measured, key=_cost_place)]
     heads = tuple(_head(column, rows) for column in columns)
     lines = tuple(
-        Line(row.model, row.method, row.checkpoint, mark_icon(marks[row.method]), tuple(_shown(row, h) for h in heads))
+        Line(row.model, row.method, row.checkpoint, mark_icon(marks[row.version]), tuple(_shown(row, h) for h in heads))
         for row in rows
     )
     counts: dict[str, int] = {}
@@ -252,12 +310,12 @@ def _table(run: Run, groups: Sequence[str], marks: Mapping[str, Mark]) -> Table:
     return Table(tuple(named), heads, lines)
 
 
-def _model_costs(run: Run, marks: Mapping[str, Mark]) -> Table:
+def _model_costs(run: Run, marks: Mapping[Version, Mark]) -> Table:
     """What each model's exams cost, where nothing was trained."""
     each = list(alone.costs(run))
     keys = [key for key in alone.COSTS if any(cost.get(key) for _, cost in each)]
     heads = tuple(_head(Column(f"cost.{key}", "cost", key), ()) for key in keys)
-    icons = {row.method: mark_icon(marks[row.method]) for row in run.final}
+    icons = {row.method: mark_icon(marks[row.version]) for row in run.final}
     lines = tuple(
         Line(model, model, "final", icons.get(model, Markup()), tuple(_cost_cell(cost, head) for head in heads))
         for model, cost in each
@@ -288,7 +346,8 @@ def _shown(row: Row, head: Head) -> Shown:
     value, interval, n = row.scores[key], row.ci95.get(key), row.n.get(key)
     text = numbers.score_text(key, value)
     between = numbers.interval_text(key, interval) if interval else ""
-    good = numbers.goodness(key, value)
+    shall = not (row.is_floor and head.column.group in ("reliability", "generality", "likelihood"))
+    good = numbers.goodness(key, value) if shall else None  # nobody has told it anything
     said = {
         "method": row.method,
         "group": head.name,
@@ -376,7 +435,7 @@ class CellLine(NamedTuple):
     cost: tuple[str, ...]
 
 
-def _cell_line(cell: Cell, marks: Mapping[str, Mark]) -> CellLine:
+def _cell_line(cell: Cell, marks: Mapping[Version, Mark]) -> CellLine:
     scores = []
     for name in CELL_COLUMNS:
         values = [v for k, v in cell.scores.items() if k == name or k.startswith(f"{name}.")]
@@ -386,4 +445,4 @@ def _cell_line(cell: Cell, marks: Mapping[str, Mark]) -> CellLine:
         numbers.amount(cell.cost["tokens"]) if "tokens" in cell.cost else numbers.MISSING,
         numbers.amount(cell.cost["peak_gib"]) if "peak_gib" in cell.cost else numbers.MISSING,
     )
-    return CellLine(cell, mark_icon(marks[cell.method]), tuple(scores), cost)
+    return CellLine(cell, mark_icon(marks[cell.version]), tuple(scores), cost)

@@ -9,8 +9,10 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from posttrain.reports import numbers
-from posttrain.reports.folder import Row, Run
+from posttrain.reports.folder import Row, Run, Version
 from posttrain.reports.plots import Frame, text_of
+from posttrain.reports.sizes import BESIDE, Size
+from posttrain.reports.sizes import drawn as at_sizes
 from posttrain.reports.svg import Mark, element, mark, mark_icon, marks_of, polyline, svg_text
 from posttrain.reports.texts import Message, known, say
 
@@ -80,14 +82,15 @@ def ways_of(run: Run) -> list[Way]:
     return ways
 
 
-def merge_view(run: Run, marks: Mapping[str, Mark]) -> MergeView | None:
+def merge_view(run: Run, marks: Mapping[Version, Mark]) -> MergeView | None:
     """The section; None where nothing was merged back."""
     ways = ways_of(run)
     if not ways:
         return None
     names = tuple(dict.fromkeys(name for way in ways for name in way.scores))
     drawn = tuple(n for n in names if all(0 <= value <= 1 for way in ways for _, value in way.scores.get(n, ())))
-    own = marks_of(drawn)
+    keys: list[str | Version] = [*run.versions, *drawn]  # a score is never drawn as a method is
+    own = marks_of(keys)
     return MergeView(
         tuple(_panel(run, way, drawn, own, marks) for way in ways),
         tuple((score_name(name), mark_icon(own[name])) for name in drawn),
@@ -100,7 +103,9 @@ def score_name(name: str) -> Message:
     return say(f"merge.{name}") if known(f"merge.{name}") else say("verbatim", text=name)
 
 
-def _panel(run: Run, way: Way, drawn: Sequence[str], own: Mapping[str, Mark], marks: Mapping[str, Mark]) -> MergePanel:
+def _panel(
+    run: Run, way: Way, drawn: Sequence[str], own: Mapping[str | Version, Mark], marks: Mapping[Version, Mark]
+) -> MergePanel:
     places = sorted({a for points in way.scores.values() for a, _ in points})
     lines = []
     for name, points in way.scores.items():
@@ -109,13 +114,15 @@ def _panel(run: Run, way: Way, drawn: Sequence[str], own: Mapping[str, Mark], ma
         shown = tuple(numbers.fixed(at[a], digits) if a in at else numbers.MISSING for a in places)
         lines.append((score_name(name), shown))
     label = f"{way.method} ({way.model.rsplit('/', 1)[-1]})" if len(run.models) > 1 else way.method
-    svg = _plot(way, drawn, own, say("merge.label", method=label))
-    return MergePanel(label, mark_icon(marks[way.method]), svg, tuple(f"{a:g}" for a in places), tuple(lines))
+    svg = at_sizes(BESIDE, lambda size: _plot(way, drawn, own, say("merge.label", method=label), size))
+    return MergePanel(
+        label, mark_icon(marks[way.model, way.method]), svg, tuple(f"{a:g}" for a in places), tuple(lines)
+    )
 
 
-def _plot(way: Way, drawn: Sequence[str], own: Mapping[str, Mark], label: Message) -> Markup:
+def _plot(way: Way, drawn: Sequence[str], own: Mapping[str | Version, Mark], label: Message, size: Size) -> Markup:
     """Shares in per cent against a."""
-    width, height = 330.0, 230.0
+    width, height, class_ = size
     frame = Frame(40, 12, width - 40 - 14, height - 12 - 46)
     parts: list[Markup] = []
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -126,10 +133,11 @@ def _plot(way: Way, drawn: Sequence[str], own: Mapping[str, Mark], label: Messag
     parts.append(svg_text(say("merge.axis"), frame.x(0.5), frame.y(0) + 38, class_="axis", text_anchor="middle"))
     for name in drawn:
         points = way.scores.get(name, ())
-        parts.append(polyline([(frame.x(a), frame.y(v)) for a, v in points], class_="thick", stroke=own[name][1]))
+        parts.append(polyline([(frame.x(a), frame.y(v)) for a, v in points], class_="thick", stroke=own[name].colour))
         for a, value in points:
             title = element("title", Markup.escape(f"{name} ({a:g}): {value:.4g}"))
             parts.append(element("g", title, mark(own[name], frame.x(a), frame.y(value), 4)))
     return element(
-        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", class_="panel", role="img", aria_label=text_of(label)
-    )
+        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", class_=f"chart panel {class_}", role="img",
+        aria_label=text_of(label),
+    )  # fmt: skip

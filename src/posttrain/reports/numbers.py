@@ -18,7 +18,9 @@ __all__ = [
     "forgotten",
     "goodness",
     "learned",
+    "less_is_better",
     "mean",
+    "percent_range",
 ]
 
 MISSING = "–"
@@ -110,11 +112,22 @@ def goodness(key: str, value: float) -> float | None:
     group = key.partition(".")[0]
     if group in ("reliability", "generality", "locality", "same", "kept", "manner", "judge", "strict", "likelihood"):
         return min(max(value, 0.0), 1.0)
-    if group == "leak":
-        return 1.0 - min(max(value, 0.0), 1.0)
-    if key == "drift.unrelated_kl":  # drift on the target is wanted
-        return math.exp(-max(value, 0.0))
+    if key in ENDS or group in ENDS:
+        return less_is_better(value, *ENDS[key if key in ENDS else group])
     return None
+
+
+ENDS: dict[str, tuple[float, float]] = {"leak": (0.1, 0.5), "drift.unrelated_kl": (0.25, 1.0)}
+"""Scores that had best be 0 (drift on the target is wanted): where they stand in the middle, and from where on they are
+bad. A leak mirrors what counts as kept (at most one answer in ten is not) and as lost (half of them)."""
+
+
+def less_is_better(value: float, middle: float, bad: float) -> float:
+    """1 at 0, 0.5 at `middle`, 0 from `bad` on, straight between. One minus the share would paint a leak of half of all
+    answers in the pale colour of the middle."""
+    if value <= middle:
+        return 1.0 - 0.5 * max(value, 0.0) / middle
+    return max(0.0, 0.5 * (bad - value) / (bad - middle))
 
 
 BAD, MIDDLE, GOOD = (0xEE, 0x9A, 0x4A), (0xFA, 0xF5, 0xE8), (0x77, 0xB4, 0xDC)
@@ -149,30 +162,37 @@ def _percent_number(value: float) -> str:
     return str(shown)
 
 
+def percent_range(shares: Sequence[float]) -> str:
+    """`12 %`, or `5\u201332 %` where they differ as printed."""
+    low, high = _percent_number(min(shares)), _percent_number(max(shares))
+    return f"{low}\u00a0%" if low == high else f"{low}\u2013{high}\u00a0%"
+
+
 def score_text(key: str, value: float) -> str:
     """A score as its table shows it: shares in per cent without the sign, the rest with two significant digits."""
     if key in ("length.before", "length.after"):
-        return f"{value:.1f}"
+        return fixed(value, 1)
     return _percent_number(value) if is_share(key) else amount(value)
 
 
 def interval_text(key: str, interval: tuple[float, float]) -> str:
-    """`84–97`"""
-    return "–".join(score_text(key, end) for end in interval)
+    """`84–97`; `−0.2 … 1.5` where a dash would look like another minus."""
+    return ("–" if min(interval) >= 0 else " … ").join(score_text(key, end) for end in interval)
 
 
 def amount(value: float) -> str:
-    """A number for reading: 5,210 · 12.1 · 3 · 0.62 · 0.0031."""
-    size = abs(value)
-    if size < 0.0001:
-        return "<0.0001" if size else "0"
-    if size >= 1000 or value == round(value):
+    """A number for reading: 5,210 · 12.1 · 3 · 0.62 · 0.0031 · −0.4."""
+    if value < 0:
+        return f"\u2212{amount(-value)}" if value <= -0.0001 else ">\u22120.0001"
+    if value < 0.0001:
+        return "<0.0001" if value else "0"
+    if value >= 1000 or value == round(value):
         return f"{value:,.0f}"
-    if size >= 100:
+    if value >= 100:
         return f"{value:.0f}"
-    if size >= 10:
+    if value >= 10:
         return f"{value:.1f}"
-    return f"{value:.2f}" if size >= 0.1 else f"{value:.2g}"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def digits(values: Iterable[float]) -> int:

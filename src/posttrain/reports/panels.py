@@ -10,8 +10,9 @@ from markupsafe import Markup
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.statistics import share_over_changes
 from posttrain.reports import numbers
-from posttrain.reports.folder import Cell, Row, Run
+from posttrain.reports.folder import Cell, Row, Run, Version
 from posttrain.reports.plots import Curve, Spot, loss_panel, nice_ticks, scatter
+from posttrain.reports.sizes import WHOLE, Size, columns_of, drawn, panel_sizes
 from posttrain.reports.svg import Mark, mark_icon
 from posttrain.reports.texts import say
 
@@ -30,20 +31,22 @@ class Panel(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The loss section: panels, methods without a curve, whether several cells are averaged."""
+    """The loss section: panels, methods without a curve, whether several cells are averaged, whether some curve is of
+    replayed rows, too; columns: of the panels on a wide page."""
 
     panels: tuple[Panel, ...]
     without: tuple[str, ...]
-    many: bool
+    many: bool = False
+    replayed: bool = False
+    columns: int = 1
 
 
-def scatters(run: Run, marks: Mapping[str, Mark]) -> tuple[Markup, ...]:
-    """The learned-against-forgotten plot for a wide and for a narrow screen; nothing when an axis has no scores."""
+def scatters(run: Run, marks: Mapping[Version, Mark]) -> tuple[Markup, ...]:
+    """The learned-against-forgotten plot at every size; nothing when an axis has no scores."""
     spots = [spot for row in _methods(run) if (spot := _spot(row, run, marks)) is not None]
     if not spots:
         return ()
-    wide = scatter(spots, width=720, height=470, class_="scatter wide")
-    return wide, scatter(spots, width=350, height=380, class_="scatter narrow")
+    return tuple(scatter(spots, size) for size in WHOLE)
 
 
 class Balance(NamedTuple):
@@ -57,7 +60,7 @@ class Balance(NamedTuple):
     forgotten_ci: str
 
 
-def balance(run: Run, marks: Mapping[str, Mark]) -> list[Balance]:
+def balance(run: Run, marks: Mapping[Version, Mark]) -> list[Balance]:
     """The numbers of the scatter plot's large marks, in the order of the rows."""
     spots = [spot for row in _methods(run) if (spot := _spot(row, run, marks)) is not None]
     share = "locality"  # any share: it says that they are written in per cent
@@ -83,7 +86,7 @@ def row_label(row: Row, run: Run) -> str:
     return label
 
 
-def _spot(row: Row, run: Run, marks: Mapping[str, Mark]) -> Spot | None:
+def _spot(row: Row, run: Run, marks: Mapping[Version, Mark]) -> Spot | None:
     x, y = numbers.forgotten(row.scores), numbers.learned(row.scores)
     if x is None or y is None:
         return None
@@ -97,10 +100,10 @@ def _spot(row: Row, run: Run, marks: Mapping[str, Mark]) -> Spot | None:
     ]
     x_ci = share_over_changes([dot[0] for dot in dots] or [x], [n for n, _ in counted] or [1])
     y_ci = share_over_changes([dot[1] for dot in dots] or [y], [n for _, n in counted] or [1])
-    return Spot(row_label(row, run), marks[row.method], x, y, x_ci, y_ci, tuple(dots) if len(dots) > 1 else ())
+    return Spot(row_label(row, run), marks[row.version], x, y, x_ci, y_ci, tuple(dots) if len(dots) > 1 else ())
 
 
-def losses(run: Run, marks: Mapping[str, Mark]) -> Losses:
+def losses(run: Run, marks: Mapping[Version, Mark]) -> Losses:
     """One panel per model and method that logged losses, all with the same axes."""
     found = []
     for model in run.models:
@@ -109,19 +112,26 @@ def losses(run: Run, marks: Mapping[str, Mark]) -> Losses:
             unique = {(c.change, c.seed): c for c in cells if c.metrics}  # checkpoints of a cell share their curve
             curves = {kind: _curves(list(unique.values()), kind) for kind in ("new", "all")}
             if curves["new"] or curves["all"]:
-                found.append((f"{method} ({model})" if len(run.models) > 1 else method, method, curves))
+                label = f"{method} ({model})" if len(run.models) > 1 else method
+                found.append((label, (model, method), curves))
     points = [p for _, _, curves in found for each in curves.values() for curve in each for p in curve.points]
-    without = tuple(m for m in run.methods if m not in {NOISE_FLOOR, *(method for _, method, _ in found)})
+    without = tuple(m for m in run.methods if m not in {NOISE_FLOOR, *(method for _, (_, method), _ in found)})
     if not points:
-        return Losses((), without, False)
+        return Losses((), without)
     steps, top = max(max(s for s, _ in points), 1.0), max(max(v for _, v in points), 1e-3)
     top = nice_ticks(top)[-1] if nice_ticks(top)[-1] >= 0.999 * top else nice_ticks(top)[-1] + nice_ticks(top)[1]
-    panels = tuple(
-        Panel(label, mark_icon(marks[method]),
-              loss_panel(curves, colour=marks[method][1], steps=steps, top=top, label=say("loss.label", method=label)))
-        for label, method, curves in found
-    )  # fmt: skip
-    return Losses(panels, without, any(len(c) > 1 for _, _, curves in found for c in curves.values()))
+    sizes = panel_sizes(len(found))
+
+    def panel(label: str, version: Version, curves: Mapping[str, Sequence[Curve]]) -> Panel:
+        def draw(size: Size) -> Markup:
+            said = say("loss.label", method=label)
+            return loss_panel(curves, size, colour=marks[version].colour, steps=steps, top=top, label=said)
+
+        return Panel(label, mark_icon(marks[version]), drawn(sizes, draw))
+
+    panels = tuple(panel(*one) for one in found)
+    many = any(len(c) > 1 for _, _, curves in found for c in curves.values())
+    return Losses(panels, without, many, any(curves["all"] for _, _, curves in found), columns_of(len(panels)))
 
 
 def _curves(cells: Sequence[Cell], kind: str) -> list[Curve]:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from posttrain.reports import numbers
-from posttrain.reports.svg import Mark, Point, element, mark, polyline, svg_text, text_width
+from posttrain.reports.sizes import Size
+from posttrain.reports.svg import Mark, Point, element, mark, polyline, shortened, svg_text, text_width
 from posttrain.reports.texts import LANGUAGES, Message, say, text
 
 __all__ = ["Box", "Curve", "Frame", "Spot", "loss_panel", "place_labels", "scatter"]
@@ -70,8 +71,9 @@ class Box(NamedTuple):
         return max(wide, 0.0) * max(high, 0.0)
 
 
-def scatter(spots: Sequence[Spot], *, width: float, height: float, class_: str) -> Markup:
+def scatter(spots: Sequence[Spot], size: Size) -> Markup:
     """Learned (up) against forgotten (right); the best place is the top left corner."""
+    width, height, class_ = size
     frame = Frame(52, 14, width - 52 - 14, height - 14 - 46)
     parts = [*_axes(frame)]
     parts.append(svg_text(say("plot.ideal"), frame.x(0.015), frame.y(1) + 17, class_="ideal"))
@@ -84,7 +86,7 @@ def scatter(spots: Sequence[Spot], *, width: float, height: float, class_: str) 
         x, y = frame.x(spot.x), frame.y(spot.y)
         across = polyline([(frame.x(spot.x_ci[0]), y), (frame.x(spot.x_ci[1]), y)])
         up = polyline([(x, frame.y(spot.y_ci[0])), (x, frame.y(spot.y_ci[1]))])
-        parts.append(element("g", across, up, class_="ci", stroke=spot.mark[1]))
+        parts.append(element("g", across, up, class_="ci", stroke=spot.mark.colour))
     for spot in spots:
         title = element("title", Markup.escape(_spot_title(spot)))
         parts.append(element("g", title, mark(spot.mark, frame.x(spot.x), frame.y(spot.y), 7), class_="mean"))
@@ -94,12 +96,13 @@ def scatter(spots: Sequence[Spot], *, width: float, height: float, class_: str) 
         (left, right), (bottom, top) = map(frame.x, s.x_ci), map(frame.y, s.y_ci)
         crowd += [(left + 6 * i, frame.y(s.y)) for i in range(int((right - left) / 6) + 1)]
         crowd += [(frame.x(s.x), top + 6 * i) for i in range(int((bottom - top) / 6) + 1)]
-    boxes = place_labels([s.label for s in spots], anchors, crowd, frame)
-    for spot, anchor, box in zip(spots, anchors, boxes, strict=True):
-        parts += _label(spot.label, anchor, box)
+    labels = [shortened(s.label, FONT, max(0.3 * frame.width, 150)) for s in spots]
+    boxes = place_labels(labels, anchors, crowd, frame)
+    for label, anchor, box in zip(labels, anchors, boxes, strict=True):
+        parts += _label(label, anchor, box)
     return element(
-        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", width=width, height=height, class_=class_, role="img",
-        aria_labelledby="scatter-title",
+        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", width=width, height=height,
+        class_=f"chart scatter {class_}", role="img", aria_labelledby="scatter-title",
     )  # fmt: skip
 
 
@@ -185,14 +188,14 @@ def _candidates(anchor: Point, wide: float, high: float) -> Iterator[Box]:
 
 
 def loss_panel(
-    curves: Mapping[str, Sequence[Curve]], *, colour: str, steps: float, top: float, label: Message
+    curves: Mapping[str, Sequence[Curve]], size: Size, *, colour: str, steps: float, top: float, label: Message
 ) -> Markup:
     """The loss curves of one method: a thin line per cell, a thick one for their mean.
 
     curves: 'new' (the new examples; solid) and 'all' (everything in the step; dashed). steps, top: the axes' ends,
     the same in all panels so that they can be compared.
     """
-    width, height = 300.0, 190.0
+    width, height, class_ = size
     frame = Frame(40, 10, width - 40 - 12, height - 10 - 34)
     parts: list[Markup] = []
     for value in nice_ticks(top):
@@ -216,8 +219,9 @@ def loss_panel(
         if average:
             parts.append(polyline(drawn(average), class_=f"thick {kind}", stroke=colour))
     return element(
-        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", class_="panel", role="img", aria_label=text_of(label)
-    )
+        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", class_=f"chart panel {class_}", role="img",
+        aria_label=text_of(label),
+    )  # fmt: skip
 
 
 def text_of(label: Message) -> str:

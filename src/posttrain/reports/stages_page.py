@@ -8,8 +8,9 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from posttrain.reports import numbers
-from posttrain.reports.folder import Run
+from posttrain.reports.folder import Run, Version
 from posttrain.reports.plots import Frame, text_of
+from posttrain.reports.sizes import BESIDE, Size, drawn
 from posttrain.reports.steps import range_ticks
 from posttrain.reports.svg import Mark, element, mark, mark_icon, marks_of, polyline, svg_text, text_width
 from posttrain.reports.tables_out import PlainRow, PlainTable
@@ -34,6 +35,8 @@ class Course(NamedTuple):
     matrix: tuple[tuple[float, ...], ...]
     transfer: Mapping[str, tuple[float, tuple[float, float] | None]]
     cells: int
+    less: tuple[bool, ...] = ()
+    """Per task: whether less is better in its exam, as in perplexity."""
 
 
 class HeatCell(NamedTuple):
@@ -83,6 +86,7 @@ class StagesView(NamedTuple):
 def courses_of(run: Run) -> list[Course]:
     """Every model and method that has learned stages."""
     found = []
+    lower = {exam.key for exam in run.exams if not exam.higher_is_better}
     for row in run.final:
         cells = [cell.stages for cell in row.cells if cell.stages]
         if not cells:
@@ -100,18 +104,20 @@ def courses_of(run: Run) -> list[Course]:
                 tuple(tuple(numbers.mean([cell["matrix"][i][j] for cell in cells]) for j in tasks) for i in shape),
                 {name: (row.transfer[name], row.transfer_ci95.get(name)) for name in TRANSFER if name in row.transfer},
                 len(cells),
+                tuple(key in lower for key in first.get("exams") or [""] * len(first["names"])),
             )
         )
     return found
 
 
-def stages_view(run: Run, marks: Mapping[str, Mark]) -> StagesView | None:
+def stages_view(run: Run, marks: Mapping[Version, Mark]) -> StagesView | None:
     """The section; None where no stages were learned."""
     courses = courses_of(run)
     if not courses:
         return None
     tasks = tuple(dict.fromkeys(name for course in courses for name in course.names))
-    own = marks_of(tasks)
+    keys: list[str | Version] = [*run.versions, *tasks]  # a task is never drawn as a method is
+    own = marks_of(keys)
     values = [v for c in courses for row in (c.before, *c.matrix) for v in row]
     ticks = (
         [0.0, 0.25, 0.5, 0.75, 1.0] if max(values) <= 1 and min(values) >= 0 else range_ticks(min(values), max(values))
@@ -131,7 +137,7 @@ def label_of(run: Run, course: Course) -> str:
     return f"{course.method} ({course.model.rsplit('/', 1)[-1]})" if len(run.models) > 1 else course.method
 
 
-def _summary(run: Run, course: Course, heads: Sequence[str], marks: Mapping[str, Mark]) -> SummaryLine:
+def _summary(run: Run, course: Course, heads: Sequence[str], marks: Mapping[Version, Mark]) -> SummaryLine:
     def shown(name: str) -> tuple[str, str]:
         if name not in course.transfer:
             return numbers.MISSING, ""
@@ -141,11 +147,13 @@ def _summary(run: Run, course: Course, heads: Sequence[str], marks: Mapping[str,
         between = "" if interval is None else " … ".join(write(end, places) for end in interval)
         return write(value, places), between
 
-    return SummaryLine(label_of(run, course), mark_icon(marks[course.method]), tuple(shown(name) for name in heads))
+    return SummaryLine(
+        label_of(run, course), mark_icon(marks[course.model, course.method]), tuple(shown(name) for name in heads)
+    )
 
 
 def _panel(
-    run: Run, course: Course, own: Mapping[str, Mark], ticks: Sequence[float], marks: Mapping[str, Mark]
+    run: Run, course: Course, own: Mapping[str | Version, Mark], ticks: Sequence[float], marks: Mapping[Version, Mark]
 ) -> Panel:
     many = course.how != "multitask"
     titles = [say("stages.after", name=name) for name in course.names] if many else [say("stages.after_all")]
@@ -156,21 +164,28 @@ def _panel(
     low, high = ticks[0], ticks[-1]
     places = numbers.digits([v for _, row, _ in rows for v in row])
 
-    def cell(value: float, own_task: bool) -> HeatCell:
-        good = min(max((value - low) / (high - low), 0.0), 1.0)
+    def cell(value: float, task: int, own_task: bool) -> HeatCell:
+        up = min(max((value - low) / (high - low), 0.0), 1.0)
+        good = 1.0 - up if course.less[task] else up
         return HeatCell(numbers.fixed(value, places), numbers.cell_colour(good), own_task)
 
     lines = tuple(
-        HeatLine(title, tuple(cell(value, j == number) for j, value in enumerate(row))) for title, row, number in rows
+        HeatLine(title, tuple(cell(value, j, j == number) for j, value in enumerate(row)))
+        for title, row, number in rows
     )
     label = label_of(run, course)
-    svg = _lines(course, own, ticks, say("stages.label", method=label)) if course.how == "sequential" else Markup()
-    return Panel(label, mark_icon(marks[course.method]), course.how, course.names, lines, svg)
+    said = say("stages.label", method=label)
+    svg = Markup()
+    if course.how == "sequential":
+        svg = drawn(BESIDE, lambda size: _lines(course, own, ticks, said, size))
+    return Panel(label, mark_icon(marks[course.model, course.method]), course.how, course.names, lines, svg)
 
 
-def _lines(course: Course, own: Mapping[str, Mark], ticks: Sequence[float], label: Message) -> Markup:
+def _lines(
+    course: Course, own: Mapping[str | Version, Mark], ticks: Sequence[float], label: Message, size: Size
+) -> Markup:
     """The score of each task after each stage; a task's line is thin until it is its turn, where a ring stands."""
-    width, height = 330.0, 214.0
+    width, height, class_ = size
     frame = Frame(46, 12, width - 46 - 14, height - 12 - 44)
     last = len(course.matrix)
     low, high = ticks[0], ticks[-1]
@@ -188,7 +203,7 @@ def _lines(course: Course, own: Mapping[str, Mark], ticks: Sequence[float], labe
     rows = (course.before, *course.matrix)
     for j, name in enumerate(course.names):
         points = [at(i, row[j]) for i, row in enumerate(rows)]
-        colour = own[name][1]
+        colour = own[name].colour
         parts.append(polyline(points[: j + 2], class_="lead-in", stroke=colour))
         parts.append(polyline(points[j + 1 :], class_="thick", stroke=colour))
         for i, (x, y) in enumerate(points):
@@ -196,8 +211,9 @@ def _lines(course: Course, own: Mapping[str, Mark], ticks: Sequence[float], labe
             ring = [element("circle", cx=x, cy=y, r=8.0, class_="best-ring")] if i == j + 1 else []
             parts.append(element("g", title, *ring, mark(own[name], x, y, 4)))
     return element(
-        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", class_="panel", role="img", aria_label=text_of(label)
-    )
+        "svg", *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", class_=f"chart panel {class_}", role="img",
+        aria_label=text_of(label),
+    )  # fmt: skip
 
 
 def _stage_names(course: Course, frame: Frame, last: int) -> Iterator[Markup]:
@@ -228,7 +244,9 @@ def stages_table(run: Run, *, language: str = "en") -> PlainTable | None:
         ends = dict(zip(course.names, last, strict=True))
         values = [course.transfer[name][0] if name in course.transfer else None for name in heads]
         rows.append(PlainRow((label_of(run, course), course.how), (*values, *(ends.get(name) for name in tasks))))
-    better: list[bool | None] = [name != "forgetting" for name in heads]
+    less = {name: one for course in courses for name, one in zip(course.names, course.less, strict=True)}
+    mean = None if len({*less.values()}) > 1 else not any(less.values())  # a mean over both kinds has no better end
+    better: list[bool | None] = [mean if name != "forgetting" or mean is None else not mean for name in heads]
     keys = ("tables.method", "tables.stages")
     words = catalogue(language)
     columns = (*(name.upper() if name != "forgetting" else words["stages.forgetting"] for name in heads), *tasks)
@@ -237,7 +255,7 @@ def stages_table(run: Run, *, language: str = "en") -> PlainTable | None:
         tuple(words[key] for key in keys),
         columns,
         tuple(rows),
-        (*better, *(True for _ in tasks)),
+        (*better, *(not less[name] for name in tasks)),
         keys,
         f"{run.title}: {words['stages.title']}",
     )

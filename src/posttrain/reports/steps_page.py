@@ -12,7 +12,8 @@ from posttrain.reports import numbers
 from posttrain.reports.exam_page import label_of
 from posttrain.reports.exam_plots import PanelScale, step_panel
 from posttrain.reports.examined import ExamInfo
-from posttrain.reports.folder import Row, Run, safe_name
+from posttrain.reports.folder import Row, Run, Version, safe_name
+from posttrain.reports.sizes import Size, columns_of, drawn, panel_sizes
 from posttrain.reports.steps import StepPoint, best, range_ticks, starts_to_fall
 from posttrain.reports.svg import Mark, mark_icon
 from posttrain.reports.tables_out import PlainTable, plain_table
@@ -33,6 +34,7 @@ class StepPanel(NamedTuple):
     icon: Markup
     svg: Markup
     remarks: tuple[Message, ...]
+    falls: bool = False
 
 
 class Course(NamedTuple):
@@ -43,9 +45,19 @@ class Course(NamedTuple):
     panels: tuple[StepPanel, ...]
     table: PlainTable | None
     stem: str = ""
+    untouched: bool = False
+    chance: bool = False
+    knowledge: bool = False
+    falls: bool = False
+    """Which lines and signs some panel has: only they are in the legend."""
+
+    @property
+    def columns(self) -> int:
+        """Of its panels on a wide page."""
+        return columns_of(len(self.panels))
 
 
-def exam_points(run: Run, exam: ExamInfo, version: tuple[str, str]) -> list[StepPoint]:
+def exam_points(run: Run, exam: ExamInfo, version: Version) -> list[StepPoint]:
     """The checkpoints of a model and method whose step is known, with the exam's headline."""
     points = []
     for row in run.rows_of(*version):
@@ -60,7 +72,7 @@ def exam_points(run: Run, exam: ExamInfo, version: tuple[str, str]) -> list[Step
     return sorted(points, key=lambda point: (point.step, point.checkpoint == "final"))
 
 
-def falls(run: Run) -> Iterator[tuple[tuple[str, str], ExamInfo, StepPoint | None]]:
+def falls(run: Run) -> Iterator[tuple[Version, ExamInfo, StepPoint | None]]:
     """(model, method), knowledge exam, and the checkpoint from which on it has fallen (None: it does not fall)."""
     for exam in run.exams:
         if exam.capability == KNOWLEDGE:
@@ -70,12 +82,12 @@ def falls(run: Run) -> Iterator[tuple[tuple[str, str], ExamInfo, StepPoint | Non
                     yield version, exam, starts_to_fall(points, higher_is_better=exam.higher_is_better)
 
 
-def steps_view(run: Run, marks: Mapping[str, Mark]) -> list[Course]:
+def steps_view(run: Run, marks: Mapping[Version, Mark]) -> list[Course]:
     """Every course; nothing unless checkpoints with steps were examined."""
     return list(courses(run, marks)) if run.stepped else []
 
 
-def courses(run: Run, marks: Mapping[str, Mark]) -> Iterator[Course]:
+def courses(run: Run, marks: Mapping[Version, Mark]) -> Iterator[Course]:
     """The exams, then the change exam's groups."""
     for exam in run.exams:
         series = {version: exam_points(run, exam, version) for version in run.versions}
@@ -87,22 +99,29 @@ def courses(run: Run, marks: Mapping[str, Mark]) -> Iterator[Course]:
         own = {version: points for version, points in own.items() if points}
         if own:
             scale = PanelScale((0.0, 25.0, 50.0, 75.0, 100.0), max(max(p.step for p in each) for each in own.values()))
-            panels = tuple(_panel(run, v, points, scale, marks, say(f"group.{group}")) for v, points in own.items())
+            panels = tuple(
+                _panel(run, v, points, scale, marks, panel_sizes(len(own)), say(f"group.{group}"))
+                for v, points in own.items()
+            )
             yield Course(say("steps.change", group=say(f"group.{group}")), group, panels, None)
 
 
 def _exam_course(
-    run: Run, exam: ExamInfo, series: Mapping[tuple[str, str], list[StepPoint]], marks: Mapping[str, Mark]
+    run: Run, exam: ExamInfo, series: Mapping[Version, list[StepPoint]], marks: Mapping[Version, Mark]
 ) -> Course:
     levels = {model: run.untouched(model) for model, _ in series}
     before = {model: one.scores[exam.key] for model, one in levels.items() if one and exam.key in one.scores}
     scale = _scale(series.values(), [*before.values(), *([] if exam.chance is None else [exam.chance])])
+    sizes = panel_sizes(len(series))
     panels = tuple(
-        _panel(run, version, points, scale, marks, say("verbatim", text=exam.name), exam, before.get(version[0]))
+        _panel(run, version, points, scale, marks, sizes, say("verbatim", text=exam.name), exam, before.get(version[0]))
         for version, points in series.items()
     )
     name = say("verbatim", text=exam.name)
-    return Course(name, exam.headline, panels, plain_table(run, exam.name), safe_name(exam.name))
+    return Course(
+        name, exam.headline, panels, plain_table(run, exam.name), safe_name(exam.name), untouched=bool(before),
+        chance=exam.chance is not None, knowledge=exam.capability == KNOWLEDGE, falls=any(p.falls for p in panels),
+    )  # fmt: skip
 
 
 def _scale(series: Iterable[Sequence[StepPoint]], levels: Iterable[float]) -> PanelScale:
@@ -114,10 +133,11 @@ def _scale(series: Iterable[Sequence[StepPoint]], levels: Iterable[float]) -> Pa
 
 def _panel(
     run: Run,
-    version: tuple[str, str],
+    version: Version,
     points: Sequence[StepPoint],
     scale: PanelScale,
-    marks: Mapping[str, Mark],
+    marks: Mapping[Version, Mark],
+    sizes: tuple[Size, ...],
     name: Message,
     exam: ExamInfo | None = None,
     before: float | None = None,
@@ -135,11 +155,14 @@ def _panel(
         remarks.append(say("steps.falls", step=fall.step) if fall else say("steps.no_fall"))
     row = run.rows_of(*version)[-1]
     label = label_of(row, run)
-    svg = step_panel(
-        points, scale, which=marks[version[1]], label=say("steps.label", name=name, method=label), before=before,
-        chance=exam.chance if exam else None, best=top if len(points) > 1 else None, fall=fall,
-    )  # fmt: skip
-    return StepPanel(label, mark_icon(marks[version[1]]), svg, tuple(remarks))
+
+    def draw(size: Size) -> Markup:
+        return step_panel(
+            points, scale, size, which=marks[version], label=say("steps.label", name=name, method=label), before=before,
+            chance=exam.chance if exam else None, best=top if len(points) > 1 else None, fall=fall,
+        )  # fmt: skip
+
+    return StepPanel(label, mark_icon(marks[version]), drawn(sizes, draw), tuple(remarks), fall is not None)
 
 
 def _group_points(rows: Sequence[Row], group: str) -> list[StepPoint]:

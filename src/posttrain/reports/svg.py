@@ -5,20 +5,35 @@ Colours and fonts come from the page's CSS (classes `axis`, `grid`, `label`, ...
 
 from __future__ import annotations
 
+import colorsys
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
+from typing import NamedTuple, TypeVar
 
 from markupsafe import Markup, escape
 
 from posttrain.reports.texts import LANGUAGES, Message, text
 
-__all__ = ["COLOURS", "element", "mark", "mark_icon", "marks_of", "polyline", "svg_text", "text_width", "words"]
+__all__ = [
+    "COLOURS",
+    "Mark",
+    "element",
+    "mark",
+    "mark_icon",
+    "marks_of",
+    "polyline",
+    "shortened",
+    "svg_text",
+    "text_width",
+    "words",
+]
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color/: told apart with any kind of colour blindness. Their yellow is
 # left out (too pale for lines on white), their black comes last.
 COLOURS: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 
 Point = tuple[float, float]
+Name = TypeVar("Name", bound=Hashable)
 
 
 def _polygon(points: list[Point]) -> str:
@@ -62,6 +77,16 @@ def _cross(x: float, y: float, r: float, turn: float = 0.0) -> str:
     return _polygon([(x + 1.1 * (c * a - s * b), y + 1.1 * (s * a + c * b)) for a, b in corners])
 
 
+def _half(x: float, y: float, r: float) -> str:
+    return f"M{x - 1.3 * r:.1f} {y + 0.65 * r:.1f}a{1.3 * r:.1f} {1.3 * r:.1f} 0 0 1 {2.6 * r:.1f} 0Z"
+
+
+def _bar(x: float, y: float, r: float) -> str:
+    return _polygon(
+        [(x - 1.3 * r, y - r / 2), (x + 1.3 * r, y - r / 2), (x + 1.3 * r, y + r / 2), (x - 1.3 * r, y + r / 2)]
+    )
+
+
 SHAPES: tuple[Callable[[float, float, float], str], ...] = (
     _circle,
     _regular(4, 45, 1.2),  # square
@@ -71,25 +96,46 @@ SHAPES: tuple[Callable[[float, float, float], str], ...] = (
     _cross,
     _star,
     lambda x, y, r: _cross(x, y, r, 45),
-    _regular(6, 0, 1.1),
+    _regular(3, 0, 1.3),  # triangle pointing right
+    _half,  # of a disc
+    _regular(3, 180, 1.3),  # triangle pointing left
+    _bar,
 )
+"""Twelve that differ at a glance; a hexagon, say, is a circle at this size."""
 
 
-class Mark(tuple[int, str]):
-    """(shape number, colour) of a method, the same in every plot and table."""
+class Mark(NamedTuple):
+    """How something is drawn in every plot and table: shape number, colour, and whether only its outline is."""
 
-    __slots__ = ()
+    shape: int
+    colour: str
+    hollow: bool = False
 
 
-def marks_of(methods: tuple[str, ...]) -> dict[str, Mark]:
-    """A mark per method: 9 shapes and 7 colours in step repeat as a pair only after 63 methods."""
-    return {name: Mark((i % len(SHAPES), COLOURS[i % len(COLOURS)])) for i, name in enumerate(methods)}
+def marks_of(names: Iterable[Name]) -> dict[Name, Mark]:
+    """A mark for each name, no two of them the same. Twelve shapes and seven colours in step make 84 pairs; then come
+    the same as outlines, then colours that are made by turning the hue, of which there is no end.
+    """
+    return {name: _mark(i) for i, name in enumerate(dict.fromkeys(names))}
+
+
+def _mark(number: int) -> Mark:
+    shape, lap = number % len(SHAPES), number // (len(SHAPES) * len(COLOURS))
+    if lap < 2:
+        return Mark(shape, COLOURS[number % len(COLOURS)], hollow=lap == 1)
+    turn = number * 0.381966  # the golden angle: neighbours are far apart, and none comes twice
+    light = 0.3 + 0.25 * ((number * 0.7548777) % 1)
+    rgb = colorsys.hls_to_rgb(turn % 1, light, 0.65)
+    return Mark(shape, "#" + "".join(f"{round(255 * part):02x}" for part in rgb))
 
 
 def mark(which: Mark, x: float, y: float, r: float, **attributes: object) -> Markup:
     """One mark centred on (x, y)."""
-    shape, colour = which
-    return element("path", d=SHAPES[shape](x, y, r), fill=colour, **attributes)
+    path = SHAPES[which.shape](x, y, r)
+    if which.hollow:
+        style = f"fill:var(--paper);stroke:{which.colour};stroke-width:2"
+        return element("path", d=path, style=style, **attributes)
+    return element("path", d=path, fill=which.colour, **attributes)
 
 
 def mark_icon(which: Mark) -> Markup:
@@ -133,6 +179,17 @@ def polyline(points: list[Point], **attributes: object) -> Markup:
     """A line through points."""
     path = " ".join(f"{x:.1f},{y:.1f}".replace(".0,", ",") for x, y in points)
     return element("polyline", points=path, fill="none", **attributes)
+
+
+def shortened(content: str, size: float, room: float) -> str:
+    """The text, or its beginning and its end where it is wider than `room`: long names often differ in their end."""
+    if text_width(content, size) <= room:
+        return content
+    for kept in range(len(content) - 1, 1, -1):
+        cut = content[: kept - kept // 2].rstrip() + "\u2026" + content[len(content) - kept // 2 :].lstrip()
+        if text_width(cut, size) <= room:
+            return cut
+    return content[:1] + "\u2026"
 
 
 def text_width(content: str, size: float) -> float:

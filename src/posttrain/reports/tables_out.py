@@ -17,6 +17,7 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 from rich.cells import cell_len
 
+from posttrain.models.disk import writing
 from posttrain.reports import numbers
 from posttrain.reports.examined import CHANGE, ExamInfo
 from posttrain.reports.folder import Run, safe_name
@@ -294,5 +295,6 @@ def write_table(table: PlainTable, folder: Path, stem: str, *, language: str = "
     }
     paths = [folder / "tables" / f"{stem}.{suffix}" for suffix in FORMATS]
     for suffix, path in zip(FORMATS, paths, strict=True):
-        path.write_bytes(texts[suffix])
+        with writing(path, path):
+            path.write_bytes(texts[suffix])
     return paths

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,9 @@ from posttrain.data.files import json_lines
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, Problem
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.disk import write_whole
 from posttrain.models.names import resolve
+from posttrain.retention.cache_folder import default_cache
 
 __all__ = [
     "NO_TASK",
@@ -253,12 +254,6 @@ def _prompt_of(row: Any) -> str | None:
     return row.strip() if isinstance(row, str) and row.strip() else None
 
 
-def default_cache() -> Path:
-    """Where replays are kept: $POSTTRAIN_CACHE, else ~/.cache/posttrain."""
-    named = os.environ.get("POSTTRAIN_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "posttrain"
-
-
 def cached(
     context: ReplayContext, settings: dict[str, Any], make: Callable[[], list[Conversation]]
 ) -> list[Conversation]:
@@ -281,11 +276,7 @@ def cached(
         return made
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [{"prompt": c.messages[0].content, "answer": c.messages[-1].content, "ended": c.ended} for c in made]
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(
-        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8", newline="\n"
-    )
-    temporary.replace(path)
+    write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     return made
 
 

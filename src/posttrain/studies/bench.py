@@ -19,7 +19,7 @@ import torch
 from posttrain import registry
 from posttrain.config.base import Config
 from posttrain.data.chat import Encoded, encode_all
-from posttrain.errors import PosttrainError, Problem
+from posttrain.errors import Interrupted, PosttrainError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
@@ -147,6 +147,8 @@ class Bench:
         if key not in self._replays:
             try:
                 self._replays[key] = self._make_replay(config, seed, max_length, self.before, self.fingerprint)
+            except Interrupted:
+                raise
             except PosttrainError as error:
                 self._replays[key] = error
         made = self._replays[key]

@@ -80,6 +80,7 @@ class CellRun:
             examine_as=self.examine_as,
             examined_as=self.examined_as,
             rehearse=self.bench.rehearse,
+            report_to=self.study.report_to,
             say=self.say,
             on_step=self.on_step,
         )

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from posttrain.config.base import ByKind, Config
 from posttrain.data.readers import DataSource
 from posttrain.exams.tasks.change import ChangeExamConfig
+from posttrain.training.trackers import Trackers
 
 __all__ = ["Every", "MethodConfig", "Saves", "StageConfig", "Study", "Work", "safe_name"]
 
@@ -196,6 +197,8 @@ class Study(Config):
     """Exams whose questions the training data may hold, because it is memory that they measure."""
     keep: Literal["none", "final", "all"] = "none"
     """Which weights stay on disk."""
+    report_to: Trackers = ()
+    """Trackers of every training, as in `posttrain train`; they write to `trackers/` in the cell's folder."""
     output: str | None = None
     """The run folder; runs/<study> in the current folder when left out."""
     max_new_tokens: int = Field(default=64, gt=0)

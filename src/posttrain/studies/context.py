@@ -49,7 +49,8 @@ class MethodContext:
     saves: the steps after which training is examined; examine: takes the exams then; examined: whether they have been
     taken at a step, by this or an earlier run; forget: that they have, since training begins anew;
     stages: what is to be learned one after another; examine_as, examined_as: as examine and examined, for models that
-    have a name and no step; rehearse: a replay's encoded rows as the given model makes them before a task.
+    have a name and no step; rehearse: a replay's encoded rows as the given model makes them before a task; report_to:
+    trackers of its trainings, which write to the cell's folder.
     """
 
     change: Change | None
@@ -75,6 +76,7 @@ class MethodContext:
     rehearse: Callable[[Config, LoadedModel, int, int, Task, Callable[[str], None]], list[Encoded]] = field(
         default=lambda *_: []
     )
+    report_to: tuple[str, ...] = ()
     say: Callable[[str], None] = print
     on_step: Callable[[Mapping[str, Any]], None] = field(default=lambda _: None)
 

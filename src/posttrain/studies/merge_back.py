@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.added import added_to
+from posttrain.models.merge_adapter import merge_peft
 from posttrain.models.sparse import SparseChange
 
 __all__ = ["BESIDE", "MergeBack", "merge_name"]
@@ -48,16 +49,17 @@ class MergeBack:
             self.start: Mapping[str, Tensor] = {name: torch.zeros_like(p) for name, p in self.moving.items()}
             if self.moving:
                 return
-            merged: PreTrainedModel = copy.deepcopy(tuned).merge_and_unload()
-            self.model = merged
+            self.model = merge_peft(copy.deepcopy(tuned), "merge_back")
         part = added_to(tuned)
         if isinstance(part, SparseChange):
             self.moving = {change.name: change.values for change in part.all_changes()}
             self.start = {name: torch.zeros_like(values) for name, values in self.moving.items()}
             return
         own = dict(self.model.named_parameters())
-        theirs = {name: p.detach() for name, p in before.named_parameters()}
-        differ = [n for n, p in own.items() if n not in theirs or theirs[n].shape != p.shape] + [*(theirs.keys() - own)]
+        # a matrix that two places read has both names: an adapter on one of them gives each its own
+        theirs = {name: p.detach() for name, p in before.named_parameters(remove_duplicate=False)}
+        lacking = [name for name, _ in before.named_parameters() if name not in own]
+        differ = [n for n, p in own.items() if n not in theirs or theirs[n].shape != p.shape] + lacking
         if differ or part is not None:
             cause = "the trained model's weights are not those of the model before" + (
                 f": {sorted(differ)[0]}" if differ else ""
@@ -87,6 +89,8 @@ def scaled_parts(tuned: PeftModel) -> dict[str, nn.Parameter]:
         and not config.use_dora
         and not str(config.init_lora_weights).startswith("pissa")
         and not config.modules_to_save
+        and not config.trainable_token_indices
+        and not config.ensure_weight_tying  # the head's A is the embedding's B then
         and config.bias == "none"
     )
     if not plain:

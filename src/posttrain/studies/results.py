@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from ruamel.yaml import YAML
 from posttrain.exams.floor import NOISE_FLOOR, Outcomes, beside_floor
 from posttrain.exams.scores import ExamResult, over_changes, summarise
 from posttrain.exams.statistics import Interval
+from posttrain.models.disk import write_whole
 
 __all__ = [
     "CellResult",
@@ -104,9 +104,7 @@ def finite(value: Any) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    temporary.replace(path)
+    write_whole(path, text)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -7,17 +7,17 @@ plan. A cell that fails is recorded and does not stop the others. One process at
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from posttrain import __version__
-from posttrain.errors import Interrupted, PosttrainError, Problem
+from posttrain.errors import DiskError, Interrupted, PosttrainError, Problem
+from posttrain.models.disk import writing
+from posttrain.models.meter import Doing, listening
 from posttrain.studies.bench import Bench
 from posttrain.studies.cell import EXAMINED, CellRun
 from posttrain.studies.config import Study
@@ -34,6 +34,8 @@ from posttrain.studies.results import (
     write_text,
 )
 from posttrain.training.environment import environment
+from posttrain.training.lock import only_one
+from posttrain.training.trackers import LOGS, check_trackers
 
 __all__ = ["Event", "ExamEvent", "Outcome", "Silent", "Watcher", "run_study"]
 
@@ -74,6 +76,9 @@ class Watcher(Protocol):
     def exam(self, event: ExamEvent) -> None:
         """An exam of the present cell, or of the untouched model, begins or goes on."""
 
+    def doing(self, work: Doing) -> None:
+        """Other long work of the present cell begins or goes on."""
+
 
 class Silent:
     """A watcher that says nothing."""
@@ -91,6 +96,9 @@ class Silent:
         return None
 
     def exam(self, event: ExamEvent) -> None:
+        return None
+
+    def doing(self, work: Doing) -> None:
         return None
 
 
@@ -122,40 +130,16 @@ def run_study(
 ) -> Outcome:
     """Run the selected cells of a plan that are not done, and write results.json of all that are.
 
-    exams: the study's, where they were read already. Raises Interrupted on Ctrl-C, after results.json was written. A
+    exams: the study's, where they were read already. Raises Interrupted on Ctrl-C and DiskError on a
+    full disk, after results.json was written. A
     model that cannot be loaded fails its cells only.
     """
+    check_trackers(study.report_to)
     changes = list({cell.change_name: cell.change for cell in plan if cell.change is not None}.values())
     exams = exams or prepare_exams(study, changes, base)
     reference = reference_of(study, changes, exams, base)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder):
+    with only_one(folder), listening(watcher.doing):
         return _Run(study, plan, selected, base, folder, watcher, exams, reference, restart).run()
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the run folder's lock; the system lets go of it when the process ends, however it ends."""
-    with (folder / ".lock").open("w", encoding="utf-8") as lock:
-        try:
-            _lock(lock)
-        except OSError as error:
-            raise PosttrainError(
-                Problem(str(folder), "another run is working in this folder", "wait for it, or choose another --output")
-            ) from error
-        yield
-
-
-def _lock(file: IO[str]) -> None:
-    """Take the lock of an open file, or raise OSError when another process has it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class _Run:
@@ -189,8 +173,10 @@ class _Run:
                 self._run_model(model, [cell for cell in self.plan if cell.model == model])
         except (KeyboardInterrupt, Interrupted) as stop:
             done = sum(result.status == "done" for result in self.results.values())
+            before = stop.problems if isinstance(stop, Interrupted) else ()
             raise Interrupted(
-                Problem("", f"stopped; {done} of {len(self.plan)} cells are done", "run the same command to go on")
+                *before,
+                Problem("", f"stopped; {done} of {len(self.plan)} cells are done", "run the same command to go on"),
             ) from stop
         finally:
             self._write_results()
@@ -214,7 +200,10 @@ class _Run:
         waiting = self._waiting(bench, cells)
         examiner = Examiner(bench, self.study, self.exams, self.folder, self.watcher.exam)
         try:
-            self._note_before(examiner, needed=bool(waiting))
+            with writing(examiner.place):
+                self._note_before(examiner, needed=bool(waiting))
+        except (DiskError, Interrupted):  # stopped, or the next cell would find no more room than this one
+            raise
         except Exception as error:
             examiner.place.mkdir(parents=True, exist_ok=True)
             write_text(examiner.place / "error.txt", traceback.format_exc())
@@ -296,7 +285,7 @@ class _Run:
         started = place / "started.txt"
         known = started.read_text(encoding="utf-8") if started.is_file() else ""
         if self._again(cell) or known != hashes.training:
-            for old in ("training", "checkpoints", "exams"):
+            for old in ("training", "checkpoints", "exams", LOGS):
                 shutil.rmtree(place / old, ignore_errors=True)
             for old in ("samples.jsonl", EXAMINED):
                 (place / old).unlink(missing_ok=True)
@@ -306,18 +295,19 @@ class _Run:
         write_text(place / "config.yaml", to_yaml({**config, "seed": cell.seed, "hash": hashes.content}))
         write_json(place / "env.json", self.environment)
         try:
-            result = CellRun(
-                cell,
-                hashes.content,
-                self.study,
-                bench,
-                examiner,
-                self.base,
-                place,
-                self.watcher.say,
-                self.watcher.step,
-            ).run()
-        except Interrupted:  # training was stopped by a signal
+            with writing(place):
+                result = CellRun(
+                    cell,
+                    hashes.content,
+                    self.study,
+                    bench,
+                    examiner,
+                    self.base,
+                    place,
+                    self.watcher.say,
+                    self.watcher.step,
+                ).run()
+        except (DiskError, Interrupted):  # the disk is full, or training was stopped by a signal
             raise
         except Exception as error:
             write_text(place / "error.txt", traceback.format_exc())

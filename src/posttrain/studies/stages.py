@@ -35,11 +35,13 @@ from posttrain.studies.methods.train import (
     settings_of,
 )
 from posttrain.training.config import TrainConfig
+from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.prepare import longest_row
 from posttrain.training.run import TrainResult, finished_run
 from posttrain.training.run import train as run_training
+from posttrain.training.trackers import LOGS
 
 __all__ = ["Part", "parts_of", "train_stages"]
 
@@ -156,6 +158,8 @@ class _Course:
         config, context = self.config, self.context
         steps = Steps(context, self.notes)
         loaded, adapter = self._start(number)
+        for tokenizer in (loaded.tokenizer, context.before.tokenizer):  # the second one reads what is replayed
+            stay_at_first_day(tokenizer, output, resume=True, say=steps.say)
         settings = settings_of(config, context, loaded.name)
         records, task = _records(part, context), self._task(number)
         max_length = longest_row(settings, loaded.model)
@@ -176,6 +180,7 @@ class _Course:
             earlier=task.earlier,
             adapter=adapter,
             forbidden=context.forbidden,
+            logs=context.folder / LOGS / part.name,
         )
 
     def _task(self, number: int) -> Task:

@@ -33,6 +33,7 @@ from posttrain.training.forms.remembering import RememberingForm
 from posttrain.training.forms.tokens import TokensForm
 from posttrain.training.penalties import PENALTIES, Penalties, Term, make_penalties, terms_of
 from posttrain.training.reference import Reference, can_be_switched_off
+from posttrain.training.trackers import check_trackers
 
 __all__ = ["Parts", "bare_forms", "check_combination", "parts_of"]
 
@@ -68,7 +69,9 @@ def bare_forms(
 
 
 def check_combination(config: TrainConfig) -> None:
-    """ConfigError for parts that do not go together, as far as the configuration tells."""
+    """ConfigError for parts that do not go together, as far as the configuration tells; MissingError for trackers that
+    are not there."""
+    check_trackers(config.report_to)
     form = form_of(config.objective)
     on_logits = [p.kind for p in config.penalty if isinstance(p, PenaltyConfig) and p.acts_on == "logits"]
     if on_logits and not form.takes_terms:

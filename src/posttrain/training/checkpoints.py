@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import ConfigError, Problem, TrainingError
+from posttrain.models.disk import write_whole, writing
 
 __all__ = [
     "IDENTITY",
@@ -50,17 +51,20 @@ def flush_folder(folder: Path) -> None:
 def whole_folder(final: Path, *, main: bool = True) -> Iterator[Path]:
     """Give a temporary folder to write into; when the block ends well it becomes `final`, which must not exist.
 
+    When the block fails, of a full disk (DiskError) or otherwise, nothing of it is left.
+
     main: False on the other processes of a distributed run, which write beside the main one and rename nothing.
     """
     temporary = final.with_name(f".tmp-{final.name}")
-    if main:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    yield temporary
-    if main:
-        flush_folder(temporary)
-        temporary.rename(final)
-        flush_names(final.parent)
+    with writing(final, *([temporary] if main else [])):
+        if main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        yield temporary
+        if main:
+            flush_folder(temporary)
+            temporary.rename(final)
+            flush_names(final.parent)
 
 
 def flush_names(folder: Path) -> None:
@@ -76,12 +80,7 @@ def flush_names(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a small file as a whole."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, text, flush=True)
 
 
 def remove_leftovers(folder: Path) -> list[str]:

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from posttrain.config.base import ByKind, Config
 from posttrain.data.readers import DataSource
+from posttrain.training.trackers import Trackers
 from posttrain.tuners._virtual import VirtualTokens
 
 __all__ = ["BatchConfig", "OptimizerConfig", "PenaltiesOf", "TrainConfig", "check_recomputable", "each_kind_once"]
@@ -162,8 +163,9 @@ class TrainConfig(Config):
     """Checkpoints at exactly these steps, besides."""
     keep_checkpoints: int | None = Field(1, ge=1)
     """Checkpoints kept, the newest (and the best besides); null keeps all."""
-    report_to: tuple[str, ...] = ()
-    """Trackers that transformers knows: wandb, tensorboard, mlflow, ..."""
+    report_to: Trackers = ()
+    """Trackers: `tensorboard`, or a list of `tensorboard`, `mlflow`, `wandb`, `trackio` and what else transformers
+    knows; `all`: those that are installed. They write to `trackers/` in the run's folder and send nothing unasked."""
     output: str | None = None
     """Folder of the run."""
 

@@ -18,16 +18,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.save import save_model
-from posttrain.training.checkpoints import IDENTITY, check_identity, write_text
+from posttrain.training.checkpoints import IDENTITY, check_identity, checkpoints_in, write_text
 from posttrain.training.config import TrainConfig
+from posttrain.training.dates import DATE
 from posttrain.training.environment import environment
 from posttrain.training.forms import form_of
+from posttrain.training.lock import LOCK
 
-__all__ = ["RunFolder", "card_of"]
+__all__ = ["RunFolder", "card_of", "check_ours"]
 
 OURS = [
     *("config.yaml", "env.json", "metrics.jsonl", "checkpoints", "model", "card.md", "result.json", IDENTITY),
-    *("penalties", "reservoir.json", "tasks.json", "learning_rate.json"),
+    *("penalties", "reservoir.json", "tasks.json", "learning_rate.json", DATE),
 ]
 RESULT_KEYS = ("steps", "loss_nats", "tokens", "wall_s", "peak_gib", "moved", "stopped", "best_step")
 
@@ -65,26 +67,38 @@ class RunFolder:
         done: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
         return done
 
-    def open(self, config: TrainConfig, identity: dict[str, Any], *, resume: bool) -> None:
-        """Make the folder and write what went in; with resume=False what an earlier run left is removed first.
+    def newest(self) -> int:
+        """The step of the last checkpoint; 0 where there is none."""
+        return max(checkpoints_in(self.checkpoints), default=0)
 
-        ConfigError when the folder holds things that no run of ours writes.
+    def open(self, config: TrainConfig, identity: dict[str, Any], *, resume: bool) -> None:
+        """Make the folder and write what went in. With resume=False, and where another run left no checkpoint, what an
+        earlier run left is removed first.
+
+        ConfigError, and nothing written, when the folder holds things that no run of ours writes, or a checkpoint of
+        another run.
         """
-        if self.root.exists():
-            ours = any((self.root / name).exists() for name in OURS)
-            if not self.root.is_dir() or (any(self.root.iterdir()) and not ours):
-                raise ConfigError(
-                    Problem(str(self.root), "is not the folder of a run", "choose a new or an empty folder")
-                )
-            if not resume:
-                for name in OURS:
-                    path = self.root / name
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        check_ours(self.root)
+        step = self.newest() if resume else 0
+        if step:
+            check_identity(checkpoints_in(self.checkpoints)[step], identity)
+        elif not resume or self._began_as() != json.loads(json.dumps(identity)):  # a rate found for another run
+            for name in OURS:
+                path = self.root / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()
         YAML().dump(config.model_dump(mode="json"), text)
         write_text(self.root / "config.yaml", text.getvalue())
         write_text(self.root / "env.json", as_json(environment()))
+        write_text(self.root / IDENTITY, as_json(identity))
+
+    def _began_as(self) -> Any:
+        """The identity of the run that began here; None where it left none that can be read."""
+        try:
+            return json.loads((self.root / IDENTITY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
 
     def finish(
         self,
@@ -98,8 +112,16 @@ class RunFolder:
         card = card_of(config, result)
         save_model(model, tokenizer, self.model, card=card)
         write_text(self.root / "card.md", card)
-        write_text(self.root / IDENTITY, as_json(identity))
         write_text(self.result, as_json({key: result[key] for key in RESULT_KEYS}))
+
+
+def check_ours(root: Path) -> None:
+    """ConfigError when a folder holds things that no run of ours writes."""
+    if not root.exists():
+        return
+    ours = any((root / name).exists() for name in OURS)
+    if not root.is_dir() or (any(path.name != LOCK for path in root.iterdir()) and not ours):
+        raise ConfigError(Problem(str(root), "is not the folder of a run", "choose a new or an empty folder"))
 
 
 def as_json(value: Any) -> str:

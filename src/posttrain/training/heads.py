@@ -8,8 +8,8 @@ from functools import partial
 from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, Problem
-from posttrain.models.heads import HEADS, head_of_model, load_head_model, saved_head
-from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.heads import HEADS, HeadNotes, head_of_model, load_head_model, reads_one_way, saved_head
+from posttrain.models.load import LoadedModel, base_of, config_of, load_model
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.prepare import read_source
@@ -38,12 +38,31 @@ def resolved(config: TrainConfig, loaded: LoadedModel | None, say: Callable[[str
         and there.head == form.head
     ):
         objective = type(objective).model_validate({**objective.model_dump(), "labels": there.labels})
+    if "piece" in fields and objective.model_dump()["piece"] is None:
+        objective = type(objective).model_validate(
+            {**objective.model_dump(), "piece": _piece(config, loaded, there, say)}
+        )
     source = config.data
     objective = form.resolved(objective, lambda: read_source(source, config).records if source is not None else [])
     if "labels" in fields:
         labels = form.outputs(objective)
         say(f"{len(labels)} labels: {', '.join(labels)}")
     return config.model_copy(update={"objective": objective})
+
+
+def _piece(config: TrainConfig, loaded: LoadedModel | None, there: HeadNotes | None, say: Callable[[str], None]) -> str:
+    """Which piece of a token its tag is learned at: as the head was trained, else by how the model reads."""
+    if there is not None and there.head == "token":
+        return str(there.settings.get("piece", "start"))
+    try:
+        base = loaded.model.config if loaded else config_of(base_of(config.model), offline=not config.download)
+    except OSError:  # loading says what is missing
+        return "first"
+    late = reads_one_way(base)
+    why = "it reads from left to right" if late else "it reads in both directions"
+    piece = "last" if late else "first"
+    say(f"tags are learned at each token's {piece} piece: {why} (objective: {{piece: first}} or {{piece: last}})")
+    return piece
 
 
 def loader_for(config: TrainConfig, say: Callable[[str], None]) -> Callable[..., LoadedModel]:

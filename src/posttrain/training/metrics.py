@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from posttrain.models.disk import append
 from posttrain.training.checkpoints import write_text
 
 __all__ = ["MetricsLog"]
@@ -40,8 +41,7 @@ class MetricsLog:
         """Append one line."""
         self.history.append(entry)
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8", newline="\n") as file:
-                file.write(json.dumps(entry) + "\n")
+            append(self.path, json.dumps(entry) + "\n")
 
     @property
     def wall_s(self) -> float:

@@ -6,18 +6,27 @@ from collections.abc import Container
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain.models.logits import core_of
+from posttrain.models.memory import activation_bytes
 from posttrain.retention.selection import ReplayConfig
 from posttrain.training.assembly import bare_forms
 from posttrain.training.batches import Forms
 from posttrain.training.config import TrainConfig
+from posttrain.training.precision import Lowered
 from posttrain.training.steps import RowPlan
 
 if TYPE_CHECKING:
     from posttrain.training.run import Material
 
-__all__ = ["plan_of", "rows_read"]
+__all__ = ["plan_of", "rows_read", "tokens_at_once"]
+
+ACTIVATIONS = 768 * 2**20
+"""Bytes of activations that a forward pass of training may keep on a CPU."""
+LOW_ACTIVATIONS = 448 * 2**20
+"""The same in bfloat16 with blocks written out, where half as much per token is kept: 700 tokens of SmolLM2-135M."""
 
 
 def plan_of(config: TrainConfig, material: Material, forms: Forms) -> tuple[RowPlan, int]:
@@ -48,3 +57,14 @@ def rows_read(config: TrainConfig, material: Material, tokenizer: PreTrainedToke
         return range(len(material.new) + len(material.old))
     plan, steps = plan_of(config, material, bare_forms(config, tokenizer))
     return {row for step in islice(plan, steps) for micro in step.micro_batches for row in micro}
+
+
+def tokens_at_once(model: PreTrainedModel | PeftModel, lowered: Lowered) -> int | None:
+    """Padded tokens that go through the model together: on a CPU as many as `ACTIVATIONS` holds (`LOW_ACTIVATIONS`
+    where blocks are written out in bfloat16), since more of them are no faster there; elsewhere whole micro batches."""
+    if model.device.type != "cpu":
+        return None
+    low = lowered.token_bytes()
+    if low is not None:
+        return max(1, LOW_ACTIVATIONS // max(1, low))
+    return max(1, ACTIVATIONS // max(1, activation_bytes(core_of(model))))

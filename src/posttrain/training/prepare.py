@@ -12,20 +12,31 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain import registry
+from posttrain.data.answers import sequences_of
 from posttrain.data.chat import Encoded, EncodeResult, encode_all
-from posttrain.data.readers import DataSource, ReadResult, read_records
+from posttrain.data.readers import DataSource, ReadResult, data_error, read_records
 from posttrain.data.records import Completion, Conversation
 from posttrain.errors import DataError, Problem
 from posttrain.inference.decode import context_limit
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
+from posttrain.models.vocabulary import outside, rows_of
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings, Form
+from posttrain.training.forms.on_policy import AskedRow
 from posttrain.tuners._virtual import VirtualTokens
 
-__all__ = ["hold_out", "longest_row", "make_replay", "read_rows", "read_source", "rows_fingerprint"]
+__all__ = [
+    "check_tokens",
+    "hold_out",
+    "longest_row",
+    "make_replay",
+    "read_rows",
+    "read_source",
+    "rows_fingerprint",
+]
 
 LISTED = 5
 """Skipped rows that are named; the rest is counted."""
@@ -45,22 +56,24 @@ def read_source(source: DataSource, config: TrainConfig) -> ReadResult:
 
 
 def read_rows(
-    source: DataSource,
-    tokenizer: PreTrainedTokenizerBase,
-    config: TrainConfig,
-    *,
-    max_length: int,
-    say: Callable[[str], None],
+    source: DataSource, loaded: LoadedModel, config: TrainConfig, *, max_length: int, say: Callable[[str], None]
 ) -> list[Any]:
     """Rows of a file or data set, as the objective's form has them. DataError with every bad row; dropped and cut rows
     are counted.
     """
+    tokenizer = loaded.tokenizer
     form = form_of(config.objective)
     read = read_source(source, config)
     settings = EncodeSettings(config.objective, max_length, config.over_long, config.on_bad_row)
     encoded: EncodeResult[Any] = form.encode(read.records, tokenizer, settings)
+    unknown = {
+        at: problem for at, row in enumerate(encoded.rows) if (problem := unknown_token(row, loaded)) is not None
+    }
+    if unknown and (config.on_bad_row == "fail" or len(unknown) == len(encoded.rows)):
+        raise data_error(list(unknown.values()), read.rows)
+    encoded = encoded._replace(rows=[row for at, row in enumerate(encoded.rows) if at not in unknown])
     tokens = sum(form.tokens_of(row) for row in encoded.rows)
-    skipped = [*read.problems, *encoded.problems]
+    skipped = [*read.problems, *encoded.problems, *unknown.values()]
     say(f"{source.path or source.hub}: recognised as {read.recognised()}")
     for note in read.notes:
         say(f"  {note}")
@@ -74,6 +87,24 @@ def read_rows(
     if len(skipped) > LISTED:
         say(f"  and {len(skipped) - LISTED} more")
     return encoded.rows
+
+
+def unknown_token(row: Any, loaded: LoadedModel) -> Problem | None:
+    """What is wrong with a row that holds a token that the model has no embedding for."""
+    if isinstance(row, AskedRow):
+        sequences = [row.prompt, row.shown, row.demonstration]
+    else:
+        sequences = [one.input_ids for one in sequences_of(row)]
+    known = rows_of(loaded.model)
+    found = (outside(row.place, ids, known, loaded.tokenizer) for ids in sequences)
+    return next((problem for problem in found if problem is not None), None)
+
+
+def check_tokens(rows: Sequence[Any], loaded: LoadedModel) -> None:
+    """DataError for rows, wherever they come from, with tokens that the model has no embeddings for."""
+    unknown = [problem for row in rows if (problem := unknown_token(row, loaded)) is not None]
+    if unknown:
+        raise data_error(unknown, len(rows), skippable=False)
 
 
 def talks_of(config: TrainConfig) -> list[Conversation]:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
+from rich.cells import set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["LiveProgress", "PlainProgress", "RunProgress", "Silent", "progress_for"]
+from posttrain.language import translate
+from posttrain.models.meter import Doing, clock, listener, listening
+
+__all__ = ["LiveProgress", "PlainProgress", "RunProgress", "Silent", "clock", "heard", "progress_for"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class RunProgress(Protocol):
@@ -23,6 +31,9 @@ class RunProgress(Protocol):
     ) -> None: ...
     def say(self, text: str) -> None:
         """A choice made, a count, a saved file."""
+
+    def doing(self, work: Doing) -> None:
+        """How far work before the first step, or after the last, is."""
 
     def start(self, first: int, steps: int) -> None:
         """Steps done so far, and steps in all."""
@@ -41,6 +52,9 @@ class Silent:
         return None
 
     def say(self, text: str) -> None:
+        return None
+
+    def doing(self, work: Doing) -> None:
         return None
 
     def start(self, first: int, steps: int) -> None:
@@ -80,7 +94,13 @@ class PlainProgress:
         return None
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(translate(text), file=sys.stderr, flush=True)
+
+    def doing(self, work: Doing) -> None:
+        now = time.monotonic()
+        if work.begins or (now - self.last >= self.every_s and not work.ends):
+            self.last = now
+            self.say(f"{work.what}: {work.total:,} {work.unit}" if work.begins else str(work))
 
     def start(self, first: int, steps: int) -> None:
         self.first, self.steps = first, steps
@@ -103,18 +123,20 @@ class LiveProgress:
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("step"),
+            TextColumn(translate("step")),
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn(translate("left")),
             TimeRemainingColumn(),
             console=self.console,
         )
         self.task = self.bar.add_task("", total=None, visible=False)
+        self.lying = False  # whether a line of `doing` is on the screen
 
     def __enter__(self) -> LiveProgress:
+        self._clear()
         self.bar.start()
         return self
 
@@ -122,7 +144,22 @@ class LiveProgress:
         self.bar.stop()
 
     def say(self, text: str) -> None:
-        self.bar.console.print(text, markup=False, highlight=False)
+        self._clear()
+        self.bar.console.print(translate(text), markup=False, highlight=False)
+
+    def doing(self, work: Doing) -> None:
+        """A line of its own, written over again and again; gone when the work is done."""
+        self._clear()
+        if not work.ends and not self.bar.live.is_started:
+            self.console.file.write(set_cell_size(translate(str(work)), self.console.width - 1).rstrip())
+            self.console.file.flush()
+            self.lying = True
+
+    def _clear(self) -> None:
+        if self.lying:
+            self.console.file.write("\r\x1b[K")
+            self.console.file.flush()
+            self.lying = False
 
     def start(self, first: int, steps: int) -> None:
         self.bar.update(self.task, total=steps, completed=first, visible=True)
@@ -131,14 +168,19 @@ class LiveProgress:
         if "validation_loss_nats" in entry:
             self.say(f"step {entry['step']}  {described(entry)}")
         else:
-            self.bar.update(self.task, completed=int(entry["step"]), description=described(entry))
+            self.bar.update(self.task, completed=int(entry["step"]), description=translate(described(entry)))
 
 
-def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    whole = round(seconds)
-    minutes, hours = whole // 60 % 60, whole // 3600
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+def heard(train: Callable[P, R]) -> Callable[P, R]:
+    """The same function, with its `progress` told of all work below it."""
+
+    @wraps(train)
+    def listened(*args: P.args, **options: P.kwargs) -> R:
+        progress = options.get("progress")
+        with listening(cast(RunProgress, progress).doing if progress is not None else listener()):
+            return train(*args, **options)
+
+    return listened
 
 
 def progress_for(*, silent: bool = False) -> RunProgress:

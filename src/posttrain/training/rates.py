@@ -33,6 +33,7 @@ import torch
 from torch import nn
 
 from posttrain.errors import ConfigError, PosttrainError, Problem
+from posttrain.models.meter import Meter
 from posttrain.training.batches import Forms, Step
 from posttrain.training.config import TrainConfig
 from posttrain.training.folder import RunFolder
@@ -189,7 +190,8 @@ def find_rate(
     """
     rates = [middle * SPAN ** (2 * i / (TRIES - 1) - 1) for i in range(TRIES)]
     losses: list[float] = []
-    with put_back(model):
+    kept = "the weights are put back as they were; the same command searches anew"
+    with put_back(model), Meter("searching the learning rate", TRIES, "tries", kept=kept) as meter:
         moving = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(moving, lr=rates[0], betas=betas, eps=epsilon, weight_decay=0.0)
         tried: list[float] = []
@@ -203,6 +205,7 @@ def find_rate(
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
             tried.append(rate)
+            meter.more(1, tokens=step.tokens)
     return rate_from(tried, losses, steps)
 
 

@@ -24,32 +24,34 @@ from posttrain.errors import ConfigError, DataError, Interrupted, MissingError, 
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, resolve
-from posttrain.models.logits import core_of
 from posttrain.models.memory import (
-    activation_bytes,
     give_back,
     is_large,
     large_blocks_go_back,
     peak_gib,
     peak_memory,
 )
+from posttrain.models.vocabulary import keep_padding_inside
 from posttrain.retention.selection import NO_TASK, ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.assembly import Parts, check_combination, parts_of
 from posttrain.training.batches import Forms, Step, StepLoader
-from posttrain.training.checkpoints import check_identity, checkpoints_in, remove_leftovers
+from posttrain.training.checkpoints import checkpoints_in, remove_leftovers
 from posttrain.training.config import TrainConfig
-from posttrain.training.folder import RunFolder
+from posttrain.training.dates import keep_date, stay_at_first_day
+from posttrain.training.folder import RunFolder, check_ours
 from posttrain.training.forms.base import MicroBatch
 from posttrain.training.forms.forward import arithmetic
 from posttrain.training.heads import check_head, loader_for, resolved
 from posttrain.training.identity import identity_of
+from posttrain.training.lock import one_writer
 from posttrain.training.looking import finish_added, show_rows
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.muon import muon_for
-from posttrain.training.planning import plan_of, rows_read
+from posttrain.training.planning import plan_of, rows_read, tokens_at_once
 from posttrain.training.precision import Lowered, precision_of, said_once
 from posttrain.training.prepare import (
+    check_tokens,
     hold_out,
     lessons,
     longest_row,
@@ -57,18 +59,14 @@ from posttrain.training.prepare import (
     read_rows,
     talks_of,
 )
-from posttrain.training.progress import RunProgress, Silent
+from posttrain.training.progress import RunProgress, Silent, heard
 from posttrain.training.rates import rate_of
 from posttrain.training.signals import stop_on_signal
+from posttrain.training.trackers import LOGS, open_trackers
 from posttrain.training.trainer import Arguments, PostTrainer, Rules
 from posttrain.tuners._moved import Moved, count_moved
 
 __all__ = ["Material", "TrainResult", "finished_run", "material_of", "train"]
-
-ACTIVATIONS = 768 * 2**20
-"""Bytes of activations that a forward pass of training may keep on a CPU."""
-LOW_ACTIVATIONS = 448 * 2**20
-"""The same in bfloat16 with blocks written out, where half as much per token is kept: 700 tokens of SmolLM2-135M."""
 
 
 class TrainResult(NamedTuple):
@@ -117,7 +115,7 @@ def material_of(
     """
 
     def read(source: DataSource) -> list[Any]:
-        return read_rows(source, loaded.tokenizer, config, max_length=longest_row(config, loaded.model), say=say)
+        return read_rows(source, loaded, config, max_length=longest_row(config, loaded.model), say=say)
 
     own_rows = rows is None
     if rows is None:
@@ -141,10 +139,13 @@ def material_of(
         replay_rows = make_replay(config, start, longest_row(config, loaded.model), base or Path(), say, task)
     if not rows:
         raise DataError(Problem("data", "no rows to learn from"))
+    check_tokens([*rows, *(validation_rows or ()), *(replay_rows or ())], loaded)
     return Material(rows, validation_rows or [], replay_rows or [])
 
 
+@one_writer(check_ours)
 @peak_memory()
+@heard
 def train(
     config: TrainConfig,
     *,
@@ -163,6 +164,7 @@ def train(
     adapter: Path | None = None,
     forbidden: frozenset[str] = frozenset(),
     before: PreTrainedModel | None = None,
+    logs: Path | None = None,
 ) -> TrainResult:
     """Train; what is not given is loaded or read as the configuration says.
 
@@ -173,9 +175,9 @@ def train(
     penalties and the replay of earlier tasks go on; adapter: a folder saved by the same tuner, whose weights training
     takes up; forbidden: prompts of exams, which penalties shall not look at;
     before: the model as it is now, which the caller keeps untouched: asked where an objective compares with it, instead
-    of a copy. Raises Interrupted after a signal (with an
+    of a copy; logs: of the trackers, `output/trackers` when not given. Raises Interrupted after a signal (with an
     output folder: after saving), TrainingError when loss or gradient is not finite, ConfigError when the checkpoint was
-    made by another configuration.
+    made by another configuration, PosttrainError when another run works in the folder.
     """
     progress = progress or Silent()
     if earlier is None and config.earlier is not None:
@@ -188,8 +190,10 @@ def train(
         loaded = load_for_training(config, say=progress.say)
     check_head(config, loaded.model)
     model, tokenizer = loaded.model, loaded.tokenizer
+    keep_padding_inside(model, tokenizer, loaded.name)
     if model.device.type == "cpu" and is_large(model):
         large_blocks_go_back()
+    stay_at_first_day(tokenizer, output, resume=resume, say=progress.say)
     material = material_of(
         config,
         loaded,
@@ -209,6 +213,7 @@ def train(
     main = int(os.environ.get("RANK", "0")) == 0  # under torchrun only the first process writes
     if folder and main:
         folder.open(config, identity, resume=resume)
+        keep_date(tokenizer, folder.root)
         for name in remove_leftovers(folder.checkpoints):
             progress.say(f"removed {name}: a checkpoint that was cut short")
 
@@ -257,14 +262,17 @@ def train(
         resume=resume,
         say=progress.say,
     )
+    tracked = open_trackers(
+        config.report_to if main else (), logs or (output and output / LOGS), progress.say, fresh=not resume
+    )
+    watching = [*(callbacks or []), tracked]
     trainer = build(
-        config, rate, tuned, tokenizer, material, parts, folder, identity, progress, on_checkpoint, callbacks, lowered
+        config, rate, tuned, tokenizer, material, parts, folder, identity, progress, on_checkpoint, watching, lowered
     )
     trainer.examine = examine
     newest = checkpoints_in(folder.checkpoints) if folder and resume else {}
     start = max(newest, default=0)
     if newest:
-        check_identity(newest[start], identity)
         parts.penalties.load_state(newest[start])
         parts.forms.load_state(newest[start])
         progress.say(f"going on after step {start}")
@@ -280,6 +288,7 @@ def train(
                 finish_added(tuned, progress.say)
                 moved = count_moved(tuned)  # what it was cut to
     finally:
+        tracked.close()
         model.config.use_cache = cached_keys
         tuned.zero_grad(set_to_none=True)
         tuned.eval()
@@ -353,7 +362,7 @@ def build(
     identity: dict[str, Any],
     progress: RunProgress,
     on_checkpoint: Callable[[Path, int], None] | None,
-    callbacks: list[TrainerCallback] | None,
+    callbacks: list[TrainerCallback],
     lowered: Lowered,
 ) -> PostTrainer:
     """A PostTrainer ready to train. rate: the peak learning rate."""
@@ -381,7 +390,7 @@ def build(
         ignore_data_skip=True,  # the loader itself begins at the right step
         logging_nan_inf_filter=False,
         activation_checkpointing=config.batch.activation_checkpointing,
-        report_to=list(config.report_to) or "none",
+        report_to="none",  # trackers are told by a callback of ours
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
     )
@@ -438,17 +447,6 @@ def build(
         deepspeed=trainer.is_deepspeed_enabled, sharded=trainer.is_fsdp_enabled, leaves=folder is not None
     )
     return trainer
-
-
-def tokens_at_once(model: PreTrainedModel | PeftModel, lowered: Lowered) -> int | None:
-    """Padded tokens that go through the model together: on a CPU as many as `ACTIVATIONS` holds (`LOW_ACTIVATIONS`
-    where blocks are written out in bfloat16), since more of them are no faster there; elsewhere whole micro batches."""
-    if model.device.type != "cpu":
-        return None
-    low = lowered.token_bytes()
-    if low is not None:
-        return max(1, LOW_ACTIVATIONS // max(1, low))
-    return max(1, ACTIVATIONS // max(1, activation_bytes(core_of(model))))
 
 
 def validation_batches(

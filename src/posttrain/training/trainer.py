@@ -272,7 +272,7 @@ class PostTrainer(Trainer):
                 "peak_gib": peak_gib(),
             }
             self._note(entry)
-            logs = {"loss": entry["loss_nats"], **logs, "loss_new": entry["loss_new_nats"]}
+            logs = {**logs, "loss": entry["loss_nats"], "loss_new": entry["loss_new_nats"]}
         # not appended to state.log_history, which is written whole into every checkpoint
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
@@ -313,6 +313,8 @@ class PostTrainer(Trainer):
                 "wall_s": self.wall_before_s + time.monotonic() - self.began,
             }
         )
+        told = {**metrics, **{f"eval_{name}": value for name, value in further.items()}}
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, told)  # for trackers
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 

@@ -43,6 +43,8 @@ def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, place: str 
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
         # PEFT 0.21 asks transformers 5.23 for an attribute under its former name
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        # a matrix that embeddings and output head share gets a second one where it is merged (models/merge_adapter.py)
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
         torch.manual_seed(seed)
         try:
             return get_peft_model(model, config)

@@ -79,7 +79,7 @@ def lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     targets = config.target_modules if config.layers is None else _within(model, config)
     pissa = config.init != "default"
     if pissa:
-        _enough_directions(model, targets, config.rank)
+        _fit_for_pissa(model, targets, config.rank)
     tuned = put_in(
         model,
         PeftLoraConfig(
@@ -118,17 +118,33 @@ def _within(model: PreTrainedModel, config: LoraConfig) -> list[str]:
 def _targets(model: PreTrainedModel, targets: str | list[str]) -> list[str]:
     """The linear layers that PEFT would take: by the end of their name, or a regular expression of all of it."""
     names = linear_names(model)
-    if targets == "all-linear":
-        return names
+    return names if targets == "all-linear" else _matching(names, targets)
+
+
+def _matching(names: list[str], targets: str | list[str]) -> list[str]:
     if isinstance(targets, str):
         return [name for name in names if re.fullmatch(targets, name)]
     return [name for name in names if any(f".{name}".endswith(f".{target}") for target in targets)]
 
 
-def _enough_directions(model: PreTrainedModel, targets: str | list[str], rank: int) -> None:
-    least = {name: min(model.get_parameter(f"{name}.weight").shape) for name in _targets(model, targets)}
+def _fit_for_pissa(model: PreTrainedModel, targets: str | list[str], rank: int) -> None:
+    """ConfigError where PiSSA would take directions out of a matrix that has too few, that is no linear layer's, or
+    that another part reads too: it writes into the matrix, and with a tied output head the embeddings would change."""
+    names = linear_names(model) if targets == "all-linear" else _reached(model, targets)
+    least = {name: min(model.get_parameter(f"{name}.weight").shape) for name in names}
     small = [name for name, most in least.items() if most < rank]
     if small:
         raise ConfigError(
             Problem("tuner.rank", f"{small[0]} has {least[small[0]]} singular directions, PiSSA wants {rank}")
         )
+    embedding = model.get_input_embeddings().weight
+    for name in names:
+        if model.get_parameter(f"{name}.weight") is embedding:
+            cause = f"PiSSA takes directions out of a linear layer's own matrix, and {name} is that of the embeddings"
+            raise ConfigError(Problem("tuner.init", cause, "leave it out of target_modules, or use init: default"))
+
+
+def _reached(model: PreTrainedModel, targets: str | list[str]) -> list[str]:
+    """As `_targets`, and every other module with a matrix: the output head and the embeddings, where they are named."""
+    weights = {name: module._parameters.get("weight") for name, module in model.named_modules()}
+    return _matching([name for name, w in weights.items() if w is not None and w.dim() == 2], targets)

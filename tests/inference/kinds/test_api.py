@@ -158,6 +158,18 @@ def test_nobody_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
         respondent("http://127.0.0.1:9/v1").answers(["hello"])
 
 
+def test_an_echoed_token_that_spans_the_seam_is_the_continuations(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A choice that a server merges with its context has a likelihood; with no token of its own it would always win."""
+    api = respondent(address)
+    texts, values = ["2+2", "==", "."], [None, -2.0, -3.0]  # the last is what the server generates
+    shown = {"text_offset": [0, 3, 5], "token_logprobs": values, "top_logprobs": [None, {"==": -2.0}, {".": -3.0}]}
+    monkeypatch.setattr(api, "_post", lambda *_: ({"logprobs": shown, "text": "".join(texts)}, None))
+    assert api.logprobs([(Plain("2+2="), "=")]) == [(-2.0, 1, True)]
+    assert api.logprobs([(Plain("2+2"), "==")]) == [(-2.0, 1, True)]
+
+
 def test_echoed_likelihood(address: str) -> None:
     scored = respondent(address).logprobs([(Plain("one "), "eau"), (Plain("one"), " two"), (Plain("a"), "eio")])
     assert [s.sum_nats for s in scored] == [-4.0, -4.0, -3.0]  # the space goes with what follows

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from posttrain.inference.respondents import Answer, ModelRespondent
+from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
 from posttrain.retention.replay import _answers
-from posttrain.retention.replay._answers import bounded, cached_tokens, progress
+from posttrain.retention.replay._answers import bounded, cached_tokens
 from tests.pico import FAMILIES
 
 
@@ -30,13 +30,3 @@ def test_the_batch_is_bounded_by_the_cache(respondent: ModelRespondent, monkeypa
     assert (small.batch_tokens, small.model) == (40, respondent.model)
     prompts = ["hello", "capital of France?"]
     assert small.answers(prompts) == respondent.answers(prompts)
-
-
-def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    clock = iter([0.0, 5.0, 25.0, 30.0, 50.0])
-    monkeypatch.setattr("posttrain.retention.replay._answers.time.monotonic", lambda: next(clock))
-    on_answer = progress(told.append, 4)
-    for place in range(4):
-        on_answer(place, Answer("", 0, True))
-    assert told == ["replay: 2 of 4 prompts answered, 0.1 a second, 25 s to go"]

@@ -194,7 +194,13 @@ class ApiRespondent:
                     "ask for answers instead, or use a server that knows `echo` with `logprobs`, such as vLLM",
                 )
             )
-        own = [i for i, at in enumerate(offsets) if start <= at < len(context) + len(text) and values[i] is not None]
+        whole = len(context) + len(text)
+        ends = [
+            *offsets[1:],
+            whole,
+        ]  # a token that spans the seam is the text's: left out, "=4" after "=" costs nothing
+        inside = [i for i, at in enumerate(offsets) if at < whole and (at >= start or ends[i] > start)]
+        own = [i for i in inside if values[i] is not None]
         best = tops or [None] * len(values)
         greedy = all(not best[i] or values[i] >= max(best[i].values()) - 1e-9 for i in own)
         return Scored(sum(values[i] for i in own), len(own), greedy)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from posttrain.config.base import Config
+from posttrain.data.control import gate_of
 from posttrain.errors import MissingError, Problem
 from posttrain.inference.encoding import PromptEncoder, spoken
 from posttrain.inference.plain import TokenPair, cut_left
@@ -97,7 +98,8 @@ class VllmRespondent(PromptEncoder):
         answers = []
         for i, (prompt, output) in enumerate(zip(prompts, self.engine.generate(asked, settings), strict=True)):
             said = output.outputs[0]
-            text = said.text if isinstance(prompt, Plain) else spoken(said.text)
+            text = gate_of(self.tokenizer).without(said.text, self.tokenizer)
+            text = text if isinstance(prompt, Plain) else spoken(text)
             answers.append(Answer(text, len(said.token_ids), said.finish_reason != "length"))
             self.usage.requests += 1
             self.usage.prompt_tokens += len(output.prompt_token_ids)

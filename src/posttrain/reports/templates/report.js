@@ -20,6 +20,20 @@
   for (const button of document.querySelectorAll("button.language"))
     button.addEventListener("click", () => setLanguage(button.dataset.language));
 
+  // A table that is wider than its place says so, and shades the side where it goes on.
+  for (const box of document.querySelectorAll(".scroll")) {
+    const outer = box.closest(".scroller");
+    const look = () => {
+      const room = box.scrollWidth - box.clientWidth;
+      outer.classList.toggle("is-wide", room > 1);
+      outer.classList.toggle("more-right", box.scrollLeft < room - 1);
+      outer.classList.toggle("more-left", box.scrollLeft > 1);
+    };
+    box.addEventListener("scroll", look, { passive: true });
+    new ResizeObserver(look).observe(box);
+    redraw.push(look);
+  }
+
   const body = document.querySelector("#rows tbody");
   if (body) answers(body);
 {% if with_samples %}

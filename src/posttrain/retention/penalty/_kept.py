@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from posttrain.errors import ConfigError, MissingError, Problem
+from posttrain.models.disk import writing
 from posttrain.retention.penalty._base import PenaltyContext, StrengthConfig, Trainable, whole
 
 __all__ = ["Kept", "MemoryConfig", "earlier_of", "joined", "leave", "take_up"]
@@ -70,8 +71,9 @@ def leave(path: Path, kind: str, kept: Kept) -> None:
         f"{part}/{name}": whole(t).cpu().contiguous() for part, named in parts.items() for name, t in named.items()
     }
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(tensors, temporary, metadata={"penalty": kind, "tasks": str(kept.tasks), "rest": repr(kept.rest)})
-    temporary.replace(path)
+    with writing(path, temporary):
+        save_file(tensors, temporary, metadata={"penalty": kind, "tasks": str(kept.tasks), "rest": repr(kept.rest)})
+        temporary.replace(path)
 
 
 def earlier_of(config: MemoryConfig, context: PenaltyContext) -> Path | None:

@@ -19,6 +19,7 @@ from posttrain.data.readers import DataSource
 from posttrain.errors import ConfigError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.curvature import Curvature, Example
+from posttrain.models.disk import writing
 from posttrain.models.heads import head_of_model
 from posttrain.retention.penalty._base import PenaltyContext, Trainable, copies, whole
 from posttrain.retention.penalty._kept import Kept, MemoryConfig, earlier_of, joined, leave, take_up
@@ -166,8 +167,9 @@ class Measured(Quadratic):
         made = self._measured(examples)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({k: t.cpu().contiguous() for k, t in made.diagonal.items()}, temporary)
-        temporary.replace(path)
+        with writing(path, temporary):
+            save_file({k: t.cpu().contiguous() for k, t in made.diagonal.items()}, temporary)
+            temporary.replace(path)
         for old in outgrown(path.parent, CACHED_BYTES):
             self.context.say(f"{self.config.kind}: {old.name} leaves the cache of importances, which has grown too big")
             old.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import torch
 from posttrain.data.chat import IGNORED, Encoded, encode_all
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation
-from posttrain.errors import DataError, PosttrainError, Problem
+from posttrain.errors import DataError, Interrupted, PosttrainError, Problem
 from posttrain.inference.decode import context_limit
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.curvature import Example
@@ -71,6 +71,8 @@ def own_answers(
     try:
         made = cached(asking, settings, make) if fingerprint is not None else make()
         return _encoded(select(made, context.forbidden, "the packaged prompts").conversations, context)
+    except Interrupted:
+        raise
     except PosttrainError as error:
         cause = "own answers cannot show what shall be kept"
         mend = "give data: a file of conversations; or hold_start: false"

@@ -7,24 +7,20 @@ would learn to be brief.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 from posttrain.data.records import Conversation
 from posttrain.errors import DataError, Problem
 from posttrain.inference.attention import numbers_of
-from posttrain.inference.protocol import Answer
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
+from posttrain.models.meter import Meter
 from posttrain.retention.selection import ReplayContext, conversation
 
 __all__ = ["CACHE_BYTES", "answered", "bounded", "cached_tokens"]
 
 CACHE_BYTES = 600 * 2**20
 """What keys and values of the answers under way may take; copied part by part where rows leave and others join."""
-TELL_S = 20.0
-"""Seconds between two lines of progress."""
 BROKEN = "\ufffd"
 """What a character becomes that was cut in its middle."""
 
@@ -50,31 +46,19 @@ def bounded(respondent: ModelRespondent) -> ModelRespondent:
     return ModelRespondent(loaded, system_prefix=respondent.system_prefix, batch_tokens=tokens)
 
 
-def progress(say: Callable[[str], None], count: int) -> Callable[[int, Answer], None]:
-    """Told each answer, it says now and then how many there are and how fast they come."""
-    began = told = time.monotonic()
-    done = 0
-
-    def on_answer(place: int, answer: Answer) -> None:
-        nonlocal done, told
-        done += 1
-        now = time.monotonic()
-        if now - told >= TELL_S and done < count:
-            told = now
-            rate = done / (now - began)
-            say(f"replay: {done} of {count} prompts answered, {rate:.1f} a second, {(count - done) / rate:.0f} s to go")
-
-    return on_answer
-
-
 def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
     """The model's greedy answers that say something; those that were cut have no end. Both are counted aloud.
 
     DataError when no answer says anything.
     """
-    answers = bounded(context.respondent).answers(
-        prompts, max_new_tokens=max_new_tokens, on_answer=progress(context.say, len(prompts))
-    )
+    what, count = "answering prompts for replay", len(prompts)
+    with Meter(what, count, "prompts", most_tokens=count * max_new_tokens) as meter:
+        answers = bounded(context.respondent).answers(
+            prompts,
+            max_new_tokens=max_new_tokens,
+            on_answer=meter.piece,
+            on_token=meter.token,
+        )
     kept, cut = [], 0
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
         text = answer.text if answer.ended else answer.text.rstrip(BROKEN).rstrip()

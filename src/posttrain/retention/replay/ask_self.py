@@ -11,10 +11,13 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from posttrain.config.base import Config
-from posttrain.data.records import Conversation
+from posttrain.data.chat import prompt_text
+from posttrain.data.control import gate_of
+from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, Problem, TemplateError
 from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.meter import Meter
 from posttrain.registry import register
 from posttrain.retention.replay._answers import answered, bounded
 from posttrain.retention.selection import ReplayConfig, ReplayContext, cached, normalise_prompt, select
@@ -57,10 +60,12 @@ def user_turn(respondent: ModelRespondent, *, system: str | None = None) -> User
     mend = "use replay {kind: self}, which needs no made-up questions"
     if not tokenizer.chat_template:
         raise TemplateError(Problem(respondent.name, "has no chat template, so no user tag to sample from", mend))
-    before_it = [{"role": "system", "content": system}] if system is not None else []
-    text: str = tokenizer.apply_chat_template(
-        [*before_it, {"role": "user", "content": SENTINEL}], tokenize=False, add_generation_prompt=True
-    )
+    before_it = (Message("system", system),) if system is not None else ()
+    try:
+        text = prompt_text((*before_it, Message("user", SENTINEL)), tokenizer)
+    except TemplateError as error:
+        cause = Problem(respondent.name, "its chat template shows no user's turn to sample from", mend)
+        raise TemplateError(*error.problems, cause) from error
     before, found, after = text.partition(SENTINEL)
     ids: list[int] = tokenizer.encode(before, add_special_tokens=False)
     if not found or not ids or not after.strip():
@@ -76,21 +81,26 @@ def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> lis
     turn = user_turn(respondent)
     stop = respondent.stop_ids | ({turn.stop} if turn.stop is not None else set())
     questions: dict[str, str] = {}
-    sampled = unended = empty = 0
+    sampled = unended = empty = broken = 0
     for round_number in range(ROUNDS):
         missing = config.n - len(questions)
         if missing <= 0:
             break
-        drawn = decode(
-            respondent.model,
-            [turn.ids] * (missing if round_number == 0 else 2 * missing),
-            stop=frozenset(stop),
-            pad_id=respondent.pad_id,
-            max_new_tokens=config.max_prompt_tokens,
-            temperature=config.temperature,
-            seed=context.seed * ROUNDS + round_number,
-            batch_tokens=respondent.batch_tokens,
-        )
+        draws = missing if round_number == 0 else 2 * missing
+        most = draws * config.max_prompt_tokens
+        with Meter("making up questions for replay", draws, "questions", most_tokens=most) as meter:
+            drawn = decode(
+                respondent.model,
+                [turn.ids] * draws,
+                stop=frozenset(stop),
+                pad_id=respondent.pad_id,
+                max_new_tokens=config.max_prompt_tokens,
+                temperature=config.temperature,
+                seed=context.seed * ROUNDS + round_number,
+                batch_tokens=respondent.batch_tokens,
+                on_done=meter.piece,
+                on_token=meter.token,
+            )
         for ids, ended in drawn:
             sampled += 1
             text: str = respondent.tokenizer.decode(ids, skip_special_tokens=True)
@@ -101,11 +111,13 @@ def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> lis
             key = normalise_prompt(text)
             unended += not ended
             empty += ended and not key
-            if ended and key and len(questions) < config.n:
+            control = ended and gate_of(respondent.tokenizer).first_in(text, respondent.tokenizer) is not None
+            broken += control
+            if ended and key and not control and len(questions) < config.n:
                 questions.setdefault(key, text)
     context.say(
         f"replay: {sampled} questions sampled, {len(questions)} different ones kept, {unended} without an end, "
-        f"{empty} empty"
+        f"{empty} empty, {broken} with a control token among their words"
     )
     if not questions:
         raise DataError(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -23,10 +22,13 @@ from pydantic import Field
 
 from posttrain.config.base import Config
 from posttrain.data.chat import encode_prompt
+from posttrain.data.control import gate_of
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import ConfigError, MissingError, Problem
 from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.disk import write_whole
+from posttrain.models.meter import Meter
 from posttrain.registry import register
 from posttrain.retention.replay._answers import BROKEN, bounded
 from posttrain.retention.replay.ask_self import UserTurn, user_turn
@@ -119,9 +121,7 @@ class GenerativeReplayConfig(ReplayConfig):
         known = [] if task.earlier is None else read_tasks(task.earlier)
         task.folder.mkdir(parents=True, exist_ok=True)
         path = task.folder / TASKS
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps([*known, self.name_of(task)], ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, json.dumps([*known, self.name_of(task)], ensure_ascii=False) + "\n")
 
 
 def read_tasks(folder: Path) -> list[str]:
@@ -225,17 +225,22 @@ def _questions(
 ) -> tuple[list[str], Counts]:
     """Questions that follow the tag, those aside that are none."""
     stop = respondent.stop_ids | ({turn.stop} if turn.stop is not None else set())
-    drawn = decode(
-        respondent.model,
-        [turn.ids] * draws,
-        stop=frozenset(stop),
-        pad_id=respondent.pad_id,
-        max_new_tokens=config.max_prompt_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        seed=seed,
-        batch_tokens=respondent.batch_tokens,
-    )
+    with Meter(
+        "making up examples for replay", draws, "questions", most_tokens=draws * config.max_prompt_tokens
+    ) as meter:
+        drawn = decode(
+            respondent.model,
+            [turn.ids] * draws,
+            stop=frozenset(stop),
+            pad_id=respondent.pad_id,
+            max_new_tokens=config.max_prompt_tokens,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            seed=seed,
+            batch_tokens=respondent.batch_tokens,
+            on_done=meter.piece,
+            on_token=meter.token,
+        )
     kept = []
     for ids, ended in drawn:
         text, broken = _text(respondent, ids)
@@ -264,17 +269,21 @@ def _answers(
         encode_prompt((Message("system", tag), Message("user", question)), respondent.tokenizer)
         for question in questions
     ]
-    drawn = decode(
-        respondent.model,
-        prompts,
-        stop=respondent.stop_ids,
-        pad_id=respondent.pad_id,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature if sampled else 0.0,
-        top_k=config.top_k if sampled else 0,
-        seed=seed,
-        batch_tokens=respondent.batch_tokens,
-    )
+    most = len(prompts) * config.max_new_tokens
+    with Meter("answering made-up examples for replay", len(prompts), "questions", most_tokens=most) as meter:
+        drawn = decode(
+            respondent.model,
+            prompts,
+            stop=respondent.stop_ids,
+            pad_id=respondent.pad_id,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature if sampled else 0.0,
+            top_k=config.top_k if sampled else 0,
+            seed=seed,
+            batch_tokens=respondent.batch_tokens,
+            on_done=meter.piece,
+            on_token=meter.token,
+        )
     answers = []
     for ids, ended in drawn:
         text, broken = _text(respondent, ids)
@@ -287,5 +296,7 @@ def _answers(
 def _text(respondent: ModelRespondent, ids: Sequence[int]) -> tuple[str, bool]:
     """The words, and whether a control token stands among them: another turn begins where one was to end."""
     tokenizer: Any = respondent.tokenizer
-    control = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
-    return tokenizer.decode(ids, skip_special_tokens=True), bool(control & set(ids))
+    gate = gate_of(tokenizer)
+    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    spelt = gate.first_in(text, tokenizer) is not None  # letter by letter: it would be one in a prompt
+    return text, spelt or bool(gate.special & set(ids))

@@ -9,7 +9,6 @@ beforehand. As rehearsal for a stream of tasks: Chaudhry et al. 2019, arXiv:1902
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from posttrain.config.base import Config
 from posttrain.data.readers import record_of
 from posttrain.data.records import Conversation
 from posttrain.errors import ConfigError, MissingError, Problem
+from posttrain.models.disk import write_whole
 from posttrain.registry import register
 from posttrain.retention.selection import ReplayConfig, ReplayContext, Task, prompts_collide
 
@@ -58,9 +58,7 @@ class Reservoir:
             rows = [one | ({"tools": list(r.tools)} if r.tools else {}) for one, r in zip(rows, self.rows, strict=True)]
         state = {"size": self.size, "seed": self.seed, "seen": self.seen, "rows": rows}
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(state, ensure_ascii=False, indent=0) + "\n", encoding="utf-8", newline="\n")
-        temporary.replace(path)
+        write_whole(path, json.dumps(state, ensure_ascii=False, indent=0) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Reservoir:

@@ -25,6 +25,7 @@ from posttrain.errors import DataError, Problem
 from posttrain.inference.protocol import Prompt
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
+from posttrain.models.meter import Doing, listener
 from posttrain.registry import register
 from posttrain.retention.penalty._base import PenaltyConfig
 from posttrain.retention.selection import ReplayConfig, only_change_in_braces, prompts_collide
@@ -40,6 +41,7 @@ from posttrain.training.config import (
     check_recomputable,
     each_kind_once,
 )
+from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings
@@ -47,6 +49,7 @@ from posttrain.training.prepare import longest_row
 from posttrain.training.progress import Silent
 from posttrain.training.run import TrainResult, finished_run
 from posttrain.training.run import train as run_training
+from posttrain.training.trackers import LOGS
 from posttrain.tuners._virtual import VirtualTokens
 from posttrain.tuners.lora import LoraConfig
 
@@ -240,9 +243,14 @@ class Steps(Silent):
     def __init__(self, context: MethodContext, notes: list[str]) -> None:
         self.context = context
         self.notes = notes
+        self.listener = listener()
 
     def say(self, text: str) -> None:
         self.notes.append(text)
+
+    def doing(self, work: Doing) -> None:
+        if self.listener is not None:
+            self.listener(work)
 
     def step(self, entry: Mapping[str, Any]) -> None:
         self.context.on_step(entry)
@@ -344,6 +352,7 @@ def settings_of(config: TrainMethodConfig, context: MethodContext, model: str) -
         save_every_steps=context.saves.every,
         save_at_steps=context.saves.at,
         keep_checkpoints=None if context.keep == "all" else 1,
+        report_to=context.report_to,
     )
 
 
@@ -384,6 +393,7 @@ def _trained(
     """Train the working copy."""
     settings = settings_of(config, context, loaded.name)
     steps = Steps(context, notes)
+    stay_at_first_day(loaded.tokenizer, output, resume=resume, say=steps.say)
     records = [*target_records(settings, context, steps.say), *extra_rows(config, context)]
     max_length = longest_row(settings, loaded.model)
     rows = encoded_rows(settings, records, loaded, max_length)
@@ -403,6 +413,7 @@ def _trained(
         base=context.base,
         forbidden=context.forbidden,
         before=context.before.model,
+        logs=context.folder / LOGS,
     )
     late = [step for step in context.saves.at if step > trained.steps]
     if late:

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from posttrain.data.batching import length_batches
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.models.added import ADDED
+from posttrain.models.disk import writing
 from posttrain.models.head_loss import chunked_nll, plain_head, states_at
 from posttrain.models.logits import logits_at
+from posttrain.models.meter import Meter
 from posttrain.objectives._tokens import token_cross_entropy
 from posttrain.training.forms.base import Preparation
 from posttrain.training.forms.tokens import TokenBatch, token_batch
@@ -62,10 +64,12 @@ def reference_logps(
         return kept
     found = torch.zeros(len(sequences), dtype=torch.float64)
     batches = length_batches([len(s.input_ids) for s in sequences], tokens=preparation.tokens, seed=0, epoch=0)
-    with preparation.reference.model() as reference:
+    work = Meter(f"asking the model before training about {what}", len(sequences), what)
+    with preparation.reference.model() as reference, work as meter:
         for numbers in batches:
             batch = token_batch([sequences[i] for i in numbers], numbers, pad_id=pad_id)
             found[numbers] = answer_logps(reference, batch, device)[0].double().cpu()
+            meter.more(len(numbers), tokens=sum(len(sequences[i].input_ids) for i in numbers))
     if file is not None:
         _write(file, key, found)
     preparation.say(f"reference: log-probabilities of {len(sequences)} {what} computed once")
@@ -94,8 +98,9 @@ def _write(file: Path, key: str, logps: Tensor) -> None:
     if os.environ.get("RANK", "0") != "0":  # set by torchrun; the process group comes later than this
         return
     temporary = file.with_name(f".{file.name}.writing")
-    save_file({"logps": logps}, str(temporary), metadata={"key": key})
-    temporary.replace(file)
+    with writing(file, temporary):
+        save_file({"logps": logps}, str(temporary), metadata={"key": key})
+        temporary.replace(file)
 
 
 def without_dropout(model: nn.Module, say: Callable[[str], None]) -> None:

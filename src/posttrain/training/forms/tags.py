@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -34,11 +34,16 @@ class TagsForm(LabelledForm):
         return [tag for record in records if isinstance(record, TaggedTokens) for tag in record.tags]
 
     @classmethod
+    def head_settings(cls, objective: Any) -> dict[str, Any]:
+        return {"piece": objective.piece}
+
+    @classmethod
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[TagRow]:
         """Token by token, as the tokenizer begins and ends texts."""
-        return encode_tags(records, tokenizer, cls.settings_of(settings))
+        objective: Any = settings.objective
+        return encode_tags(records, tokenizer, cls.settings_of(settings, piece=objective.piece or "first"))
 
     def units(self, row: TagRow) -> int:
         return sum(position >= 0 for position in row.first)

@@ -1,0 +1,150 @@
+"""The gate that every text passes before a tokenizer reads it.
+
+A tokenizer makes a real control token of `<|im_end|>` wherever it stands: in an answer, in a tool's description, in a
+text to be classified. There it ends a turn that goes on, or begins one that nobody said. So a text of the user's that
+holds a control token is refused, with the token's name; only chat templates and the tokenizer itself write them.
+Refused, too, is half a surrogate pair, which no tokenizer can read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from posttrain.data.records import Message
+from posttrain.errors import Problem, TemplateError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Gate", "Part", "check_text", "gate_of", "parts_of"]
+
+MEND = "remove it; the chat template adds control tokens itself"
+PLAIN_MEND = "remove it; the tokenizer adds what a text needs itself"
+SURROGATES = "\ud800-\udfff"
+
+
+class Part(NamedTuple):
+    """A text, and where it stands in its row (`turn 1 (assistant)`, `in its reasoning`)."""
+
+    text: str
+    subject: str
+    where: str = ""
+
+
+class Gate:
+    """The control tokens of one tokenizer: its special tokens, those of added ones included."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        # Not the tokenizer itself, which the gate must not keep alive: it is kept by it.
+        added = tokenizer.added_tokens_decoder
+        self.special = frozenset(i for i, token in added.items() if token.special) | frozenset(
+            tokenizer.all_special_ids
+        )
+        self.tokens = tuple(sorted((str(tokenizer.convert_ids_to_tokens(i)) for i in self.special), key=len)[::-1])
+        self.normalised = any(token.special and token.normalized for token in added.values())
+        """Whether a text may become a control token by being normalised (lower case, full width)."""
+        found = "|".join(re.escape(token) for token in self.tokens if token)
+        self.pattern = re.compile(f"{found}|[{SURROGATES}]" if found else f"[{SURROGATES}]")
+
+    def first_in(self, text: str, tokenizer: PreTrainedTokenizerBase, *, unknown: bool = True) -> str | None:
+        """The first control token in a text, or the half surrogate pair; None when there is none.
+
+        What looks like one is one only where the tokenizer makes one of it (`single_word` tokens, for instance).
+        unknown: whether the token for what is unknown counts where it is spelt out; it never does for a strange word.
+        """
+        spelt = {hit[0] for hit in self.pattern.finditer(text)}
+        half = next((one for one in spelt if "\ud800" <= one <= "\udfff"), None)
+        if half is not None:
+            return half
+        if not spelt and not self.normalised:
+            return None
+        control = self.special - {tokenizer.unk_token_id}
+        for i in tokenizer([text], add_special_tokens=False)["input_ids"][0] if text else ():
+            if i in control:
+                return str(tokenizer.convert_ids_to_tokens(i))
+        unk = str(tokenizer.unk_token)
+        return unk if unknown and unk in spelt else None
+
+    def problem(
+        self, parts: Iterable[Part], tokenizer: PreTrainedTokenizerBase, place: str, *, mend: str = MEND
+    ) -> Problem | None:
+        """What is wrong with the first of some texts that holds a control token; None when none does."""
+        for text, subject, where in parts:
+            found = self.first_in(text, tokenizer)
+            if found is not None:
+                return _problem(found, subject, where, place, mend)
+        return None
+
+    def without(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+        """A model's answer without control tokens that it has spelt out, as decoding leaves out real ones: it may be
+        put into a prompt again."""
+        while self.first_in(text, tokenizer, unknown=False) is not None:
+            shorter = self.pattern.sub("", text)
+            if shorter == text:  # one by its normalised letters only
+                break
+            text = shorter
+        return text
+
+
+def _problem(found: str, subject: str, where: str, place: str, mend: str) -> Problem:
+    where = f" {where}" if where else ""
+    if "\ud800" <= found <= "\udfff":
+        return Problem(place, f"{subject} holds half a surrogate pair ({found!a}){where}", "remove it: it is no text")
+    return Problem(place, f"{subject} holds the control token {found!r}{where}", mend)
+
+
+_gates: WeakKeyDictionary[PreTrainedTokenizerBase, Gate] = WeakKeyDictionary()
+
+
+def gate_of(tokenizer: PreTrainedTokenizerBase) -> Gate:
+    """The tokenizer's gate, made once."""
+    gate = _gates.get(tokenizer)
+    if gate is None:
+        gate = Gate(tokenizer)
+        _gates[tokenizer] = gate
+    return gate
+
+
+def check_text(text: str, tokenizer: PreTrainedTokenizerBase, subject: str, place: str = "") -> None:
+    """TemplateError where a text that no template renders holds a control token.
+
+    Two may stay: the token that begins a document, at its beginning, and the one for what is unknown, which ends
+    nothing (WikiText's `<unk>`).
+    """
+    gate = gate_of(tokenizer)
+    begins = str(tokenizer.bos_token) if tokenizer.bos_token is not None else ""
+    rest = text.removeprefix(begins) if begins else text
+    found = gate.first_in(rest, tokenizer, unknown=False)
+    if found is not None:
+        raise TemplateError(_problem(found, subject, "", place, PLAIN_MEND))
+
+
+def parts_of(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> Iterator[Part]:
+    """Every text of a conversation that its template may print."""
+    for i, message in enumerate(messages):
+        turn = f"turn {i} ({message.role})"
+        yield Part(message.content, turn)
+        for text, what in ((message.reasoning, "reasoning"), (message.name, "name")):
+            if text is not None:
+                yield Part(text, turn, f"in its {what}")
+        if message.tool_call_id is not None:
+            yield Part(message.tool_call_id, turn, "in its tool_call_id")
+        if message.tool_calls is not None:
+            yield from (Part(text, turn, "in its tool_calls") for text in _texts(message.for_template()["tool_calls"]))
+    yield from (Part(text, "'tools'") for text in _texts(tools))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All strings of a nested value, keys included."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, Mapping):
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple):
+            left += one

@@ -1,0 +1,162 @@
+"""Fields of a conversation that a chat template leaves out, found by rendering it with and without them.
+
+A template drops what it has no place for without a word: a user's `name`, the reasoning of earlier turns (Qwen3), what
+is said beside a tool call (Llama 3.1), the second call of a turn (gpt-oss), a whole turn of a role that it does not
+know. What is in the row and not in the text cannot be learned, so such a row is refused.
+
+First all fields are rendered together with words put in their place that stand nowhere else; a field whose words come
+out is in the text. For the others the conversation is rendered once more, each with other words: the same text means
+that the field is left out. What repeats what the order of turns says already (the ids and names of tool results in the
+order of their calls) may be left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+from posttrain.data.calls import function_of, name_of
+from posttrain.data.records import Message
+from posttrain.errors import Problem, TemplateError
+
+__all__ = ["Field", "FieldCheck"]
+
+Tools = tuple[dict[str, Any], ...] | None
+
+MENDS = {
+    "content": "remove the turn, write it in another role, or take a template that has a place for it",
+    "reasoning": "remove the field; where the template keeps the reasoning of the last turns only, end the row with "
+    "this turn and give later ones rows of their own",
+    "name": "remove the field, or write the name into the content",
+    "tool_call_id": "put the results in the order of their calls, with the ids of the calls, or remove the field",
+    "tool_calls": "one call in each turn, or take a template that has a place for all",
+}
+MEND = "remove the field from the row"
+
+
+class Text(Protocol):
+    """How a conversation is rendered."""
+
+    def __call__(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str, *, prompt: bool = False
+    ) -> str: ...
+
+
+class Field(NamedTuple):
+    """A field of a conversation; turn: of which message, None of the row; at: of several, such as tool calls."""
+
+    name: str
+    turn: int | None
+    at: int = 0
+
+
+class FieldCheck:
+    """Checks conversations with one template; which turns it keeps is remembered by their roles."""
+
+    def __init__(self, text: Text) -> None:
+        self.text = text
+        self.kept: set[tuple[Any, ...]] = set()
+
+    def __call__(self, messages: Sequence[Message], tools: Tools, place: str, *, prompt: bool = False) -> None:
+        """TemplateError naming the first field that is left out of the text."""
+        fields = list(_fields(messages, tools))
+        # an answer that is learned must be found in its own turn anyway
+        found = [not prompt and m.role == "assistant" and m.supervised and not m.tool_calls for m in messages]
+        turns = [Field("content", i) for i, m in enumerate(messages) if m.content.strip() and not found[i]]
+        shape = _shape(messages, tools, prompt)
+        for some in (fields, turns if shape not in self.kept else []):
+            for field in self._without_words(some, messages, tools, prompt):
+                if self._left_out(field, messages, tools, prompt):
+                    raise TemplateError(_problem(field, messages, place))
+        self.kept.add(shape)
+
+    def _without_words(
+        self, fields: Sequence[Field], messages: Sequence[Message], tools: Tools, prompt: bool
+    ) -> list[Field]:
+        """Those whose words do not come out; all when the template refuses the words."""
+        if not fields:
+            return []
+        words = {field: f"posttrain{i}words" for i, field in enumerate(fields)}
+        told, known = messages, tools
+        for field, text in words.items():
+            told, known = _with(field, text, told, known)
+        try:
+            rendered = self.text(told, known, "", prompt=prompt)
+        except TemplateError:
+            return list(fields)
+        return [field for field in fields if words[field] not in rendered]
+
+    def _left_out(self, field: Field, messages: Sequence[Message], tools: Tools, prompt: bool) -> bool:
+        """Whether the text is the same with other words in the field; without it, where no other words are taken."""
+        there = self.text(messages, tools, "", prompt=prompt)
+        for words in ("posttrainwords", None):
+            told, known = _with(field, words, messages, tools)
+            try:
+                return self.text(told, known or None, "", prompt=prompt) == there
+            except TemplateError:
+                continue
+        return False  # the template wants this one and no other: it has seen it
+
+
+def _shape(messages: Sequence[Message], tools: Tools, prompt: bool) -> tuple[Any, ...]:
+    """What decides which turns a template keeps."""
+    turns = tuple(
+        (m.role, bool(m.content.strip()), len(m.tool_calls or ()), m.reasoning is not None, m.name is not None)
+        for m in messages
+    )
+    return (turns, bool(tools), prompt)
+
+
+def _fields(messages: Sequence[Message], tools: Tools) -> Iterator[Field]:
+    """The fields beside the contents that say something."""
+    yield from (Field("tools", None, at) for at in range(len(tools or ())))
+    calls: list[dict[str, Any]] = []
+    for i, message in enumerate(messages):
+        if message.reasoning is not None and message.reasoning.strip():
+            yield Field("reasoning", i)
+        yield from (Field("tool_calls", i, at) for at in range(len(message.tool_calls or ())))
+        call = calls.pop(0) if message.role == "tool" and calls else {}
+        if message.name is not None and not (call and name_of(call) == message.name):
+            yield Field("name", i)
+        if message.tool_call_id is not None and not (call and call.get("id") == message.tool_call_id):
+            yield Field("tool_call_id", i)
+        if message.role != "tool":
+            calls = list(message.tool_calls or ())
+
+
+def _with(
+    field: Field, value: str | None, messages: Sequence[Message], tools: Tools
+) -> tuple[tuple[Message, ...], Tools]:
+    """The conversation with other words in a field; None: without it."""
+    if field.turn is None:
+        assert tools is not None
+        return tuple(messages), _named(tools, field.at, value)
+    message = messages[field.turn]
+    if field.name == "content":
+        changed = replace(message, content=value or "")
+    elif field.name == "reasoning":
+        changed = replace(message, reasoning=value)
+    elif field.name == "name":
+        changed = replace(message, name=value)
+    elif field.name == "tool_call_id":
+        changed = replace(message, tool_call_id=value)
+    else:
+        changed = replace(message, tool_calls=_named(message.tool_calls or (), field.at, value) or None)
+    return (*messages[: field.turn], changed, *messages[field.turn + 1 :]), tools
+
+
+def _named(functions: Sequence[dict[str, Any]], at: int, name: str | None) -> tuple[dict[str, Any], ...]:
+    """Calls or schemas of tools, one of them with another name, or left out."""
+    if name is None:
+        return (*functions[:at], *functions[at + 1 :])
+    inner: Mapping[str, Any] = function_of(functions[at])
+    renamed = {**inner, "name": name}
+    changed = renamed if inner is functions[at] else {**functions[at], "function": renamed}
+    return (*functions[:at], changed, *functions[at + 1 :])
+
+
+def _problem(field: Field, messages: Sequence[Message], place: str) -> Problem:
+    where = f" in turn {field.turn} ({messages[field.turn].role})" if field.turn is not None else ""
+    cause = f"the chat template has no place for '{field.name}'{where}: it would be dropped silently"
+    return Problem(place, cause, MENDS.get(field.name, MEND))

@@ -1,0 +1,102 @@
+"""Writing to a disk that may be full: what is said, what is kept, what is removed.
+
+The same trouble has many names: OSError of Python's own files, SafetensorError of safetensors, a bare Exception of
+tokenizers, and a RuntimeError of torch, which says neither the file nor the reason.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from posttrain.errors import DiskError, Problem
+
+__all__ = ["append", "disk_problem", "write_whole", "writing"]
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""No space, the user's share of it used up, a limit on the size of files, a broken disk."""
+LITTLE = 1 << 20
+"""Bytes that are free on a disk that counts as full."""
+_BINARY: int = vars(os).get("O_BINARY", 0)
+"""Windows would write other line ends."""
+MEND = "free some space, or choose another place; what was there before is kept, and the same command goes on from it"
+
+
+def disk_problem(error: BaseException, place: Path | str) -> Problem | None:
+    """What to say of an error if it is the disk's refusal to take more; None of any other error."""
+    reason = _reason(error, place)
+    return Problem(str(place), f"cannot be written: {reason}", MEND) if reason is not None else None
+
+
+def _reason(error: BaseException, place: Path | str) -> str | None:
+    if isinstance(error, OSError):
+        return os.strerror(error.errno) if error.errno in FULL else None
+    text = str(error)
+    if found := re.search(r"\(os error (\d+)\)", text):  # of code in Rust: safetensors, tokenizers
+        return os.strerror(int(found[1])) if int(found[1]) in FULL else None
+    if isinstance(error, RuntimeError) and ("inline_container" in text or "PytorchStreamWriter" in text):
+        full = _free(Path(place)) < LITTLE
+        return os.strerror(errno.ENOSPC) if full else "PyTorch could not write the file to its end (is the disk full?)"
+    return None
+
+
+def _free(place: Path) -> int:
+    """Bytes that are free where a path is, or would be."""
+    there = next((path for path in (place, *place.absolute().parents) if path.exists()), Path())
+    return shutil.disk_usage(there).free
+
+
+@contextmanager
+def writing(place: Path, *remove: Path) -> Iterator[None]:
+    """DiskError in place of every name that a full disk goes by; when the block fails, whyever, the half-written files
+    and folders `remove` go.
+
+    place: what is written, for the message.
+    """
+    try:
+        yield
+    except BaseException as error:
+        for path in remove:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        problem = disk_problem(error, place)
+        if problem is None:
+            raise
+        raise DiskError(problem) from error
+
+
+def write_whole(path: Path, text: str, *, flush: bool = False) -> None:
+    """Replace a text file as a whole: a reader sees the old one or the new one, and so does who comes after a full
+    disk or a kill. flush: ask the disk to keep it before it gets its name."""
+    temporary = path.with_name(f".tmp-{path.name}.{os.getpid()}")
+    with writing(path, temporary):
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def append(path: Path, text: str) -> None:
+    """Add whole lines to a file: all of them, or none where the disk is full."""
+    with writing(path):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY, 0o666)
+        try:
+            end = os.fstat(handle).st_size
+            left = memoryview(text.encode("utf-8"))
+            try:
+                while left:
+                    left = left[os.write(handle, left) :]
+            except OSError:
+                os.ftruncate(handle, end)
+                raise
+        finally:
+            os.close(handle)

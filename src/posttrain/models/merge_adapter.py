@@ -1,0 +1,117 @@
+"""A PEFT adapter put into its base's own weights, and nothing else changed.
+
+Where the output head reads the embedding's matrix (a tied model), PEFT writes the head's update into that matrix, so
+that every token's embedding changes too and another model comes out; PEFT only warns. Here a shared matrix that the
+adapter touches is copied first, so that each place has its own; where both come out equal they are shared again, else
+the configuration says that they are no longer tied. Whatever the kind of adapter, the merged model must say what the
+adapter beside its base says.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from posttrain.errors import PosttrainError, Problem
+from posttrain.models.logits import UNFIT
+from posttrain.models.tying import is_tied, set_tied, untie
+
+__all__ = ["merge_peft", "relative_distance", "some_logits"]
+
+PROBED = 16
+"""Tokens in the row that is asked before and after."""
+TOLERANCE = 1e-3
+"""By how much outputs may differ, root mean square over their spread, in float32: merging rounds once."""
+COARSE = 5e-2
+"""The same in half precision."""
+
+
+def merge_peft(model: PeftModel, place: str) -> PreTrainedModel:
+    """The base with the adapter in its weights; the PEFT model is used up.
+
+    place: what an error names. PosttrainError for a kind that cannot be merged, and where the merged model would be
+    another one.
+    """
+    core: Any = model.get_base_model()
+    kind = str(model.active_peft_config.peft_type).rpartition(".")[2]
+    beside = "use it beside its base"
+    if model.active_peft_config.is_prompt_learning:
+        raise PosttrainError(
+            Problem(place, f"{kind} cannot be merged into its base: it is no change of weights", beside)
+        )
+    was_tied = is_tied(core)
+    expected = some_logits(model)
+    untie(core)
+    try:
+        with warnings.catch_warnings():
+            # PEFT warns of the tied matrix that was just copied, and says that the places are no longer tied
+            warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+            warnings.filterwarnings("ignore", message=".*no longer tied.*")
+            merged = cast(PreTrainedModel, model.merge_and_unload())
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        cause = f"{kind} cannot be merged into its base: {str(error).split(chr(10))[0]}"
+        raise PosttrainError(Problem(place, cause, beside)) from error
+    left = [name for name, m in merged.named_modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    if left:
+        cause = f"PEFT leaves parts of this {kind} adapter in {left[0]}, so it cannot be merged into its base"
+        raise PosttrainError(Problem(place, cause, beside))
+    if was_tied:
+        _tie_again(merged)
+    _same(expected, some_logits(merged), merged, place, beside)
+    return merged
+
+
+def _same(expected: Tensor | None, found: Tensor | None, model: PreTrainedModel, place: str, mend: str) -> None:
+    if expected is None or found is None:
+        return
+    far = relative_distance(found, expected)
+    allowed = TOLERANCE if model.dtype == torch.float32 else COARSE
+    if not far <= allowed:
+        cause = f"merged into its base it is another model: outputs differ by {far:.1%} of their spread"
+        raise PosttrainError(Problem(place, cause, mend))
+
+
+def relative_distance(found: Tensor, expected: Tensor) -> float:
+    """Root mean square of the difference, over the standard deviation of what was expected."""
+    found, expected = found.double(), expected.double()
+    spread = float(expected.std())
+    return float((found - expected).square().mean().sqrt()) / max(spread, 1e-12)
+
+
+@torch.no_grad()
+def some_logits(model: Any) -> Tensor | None:
+    """The first output for a few tokens spread over the vocabulary, at rest; None of a model that has no weights, or
+    that takes more than token ids."""
+    core = model.get_base_model() if isinstance(model, PeftModel) else model
+    embedding = core.get_input_embeddings()
+    if core.device.type == "meta":
+        return None
+    ids = torch.linspace(0, embedding.weight.shape[0] - 1, PROBED, device=core.device).long()[None]
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        return cast(Tensor, model(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float().cpu())
+    except UNFIT:
+        return None
+    finally:
+        for module, was in training.items():
+            module.training = was
+
+
+def _tie_again(core: Any) -> None:
+    """Share the matrix again where both places came out equal; else say in the configuration that they differ."""
+    head, embedding = core.get_output_embeddings(), core.get_input_embeddings()
+    if head is None or head.weight is embedding.weight:
+        set_tied(core, True)
+        return
+    same = torch.equal(head.weight, embedding.weight)
+    if same:
+        head.weight = embedding.weight
+    set_tied(core, same)

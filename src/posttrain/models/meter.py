@@ -1,0 +1,161 @@
+"""How far a long piece of work is: whoever does it counts, whoever shows it listens.
+
+Replay that is generated, Fisher information that is measured, a learning rate that is searched lie deep below what a
+user has called; each is a `Meter`. A training and a study `listen` for as long as they last and show what they hear in
+their own way: a live line on a terminal, a plain line now and then elsewhere. Where nobody listens nothing happens.
+
+    with Meter("measuring Fisher information", rows, "rows") as meter:
+        for row in ...:
+            meter.more(1, tokens=len(row))
+
+Ctrl-C in such work becomes Interrupted, which says what was under way and that nothing of it is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import TracebackType
+from typing import NamedTuple
+
+from posttrain.errors import Interrupted, Problem
+
+__all__ = ["Doing", "Listener", "Meter", "clock", "listener", "listening"]
+
+OFTEN_S = 0.1
+"""Listeners are told at most so often."""
+KNOWN = 0.05
+"""From this share on what is left is told from what is done, not from the most that it may come to ..."""
+KNOWN_PIECES = 8
+"""... and from so many pieces on, where they end at different times."""
+
+
+class Doing(NamedTuple):
+    """What is being done. done, total: pieces of it, called `unit`; tokens: read or written so far; left_s: expected,
+    None where nothing is known yet; at_most: `left_s` is the most that it may be.
+    """
+
+    what: str
+    done: int
+    total: int
+    unit: str
+    wall_s: float = 0.0
+    tokens: int = 0
+    left_s: float | None = None
+    at_most: bool = False
+
+    @property
+    def begins(self) -> bool:
+        """Nothing is done yet."""
+        return not self.done and not self.tokens
+
+    @property
+    def ends(self) -> bool:
+        """All is done."""
+        return self.done >= self.total
+
+    def __str__(self) -> str:
+        text = f"{self.what}: {self.done:,}/{self.total:,} {self.unit}"
+        if self.tokens and self.wall_s > 0:
+            text += f"  {self.tokens / self.wall_s:,.0f} tokens/s"
+        if self.left_s is not None and not self.ends:
+            text += f"  {'at most ' if self.at_most else ''}{clock(self.left_s)} left"
+        return text
+
+
+Listener = Callable[[Doing], None]
+
+_listener: ContextVar[Listener | None] = ContextVar("posttrain_listener", default=None)
+
+
+def listener() -> Listener | None:
+    """Who listens now."""
+    return _listener.get()
+
+
+@contextmanager
+def listening(to: Listener | None) -> Iterator[None]:
+    """While this lasts, `to` is told what is being done, and nobody else."""
+    before = _listener.set(to)
+    try:
+        yield
+    finally:
+        _listener.reset(before)
+
+
+class Meter:
+    """Counts one piece of work.
+
+    what: as in "measuring Fisher information"; most_tokens: that it may come to, where pieces end at different times;
+    kept: what is left of it when it is interrupted.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        unit: str,
+        *,
+        most_tokens: int | None = None,
+        kept: str = "nothing of it is kept, the same command begins it anew",
+    ) -> None:
+        self.what, self.total, self.unit, self.most_tokens, self.kept = what, total, unit, most_tokens, kept
+        self.done = self.tokens = 0
+        self.began = self.told = time.monotonic()
+
+    def __enter__(self) -> Meter:
+        self._tell()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            where = f"{self.done:,} of {self.total:,} {self.unit}"
+            raise Interrupted(Problem("", f"stopped while {self.what} ({where})", self.kept)) from error
+        if error is None:
+            self.done = self.total
+            self._tell()
+
+    def more(self, done: int = 0, *, tokens: int = 0) -> None:
+        """So many more pieces are done, and tokens read or written."""
+        self.done += done
+        self.tokens += tokens
+        if self.done < self.total and time.monotonic() - self.told >= OFTEN_S:
+            self._tell()
+
+    def piece(self, place: int, piece: object) -> None:
+        """One more is done, whichever: what decoding is told as `on_done` and `on_answer`."""
+        self.more(1)
+
+    def token(self, place: int, ids: Sequence[int]) -> None:
+        """One more token: `on_token` of decoding."""
+        self.more(tokens=1)
+
+    def again(self) -> None:
+        """What was done is of no use: it begins anew, in another way."""
+        self.done = self.tokens = 0
+        self.began = time.monotonic()
+
+    def _tell(self) -> None:
+        told = _listener.get()
+        if told is None:
+            return
+        self.told = time.monotonic()
+        wall_s = self.told - self.began
+        left_s, at_most = None, False
+        many = KNOWN_PIECES if self.most_tokens is not None else 1
+        if self.done >= max(many, KNOWN * self.total):
+            left_s = wall_s / self.done * (self.total - self.done)
+        elif self.most_tokens is not None and self.tokens:
+            left_s, at_most = wall_s / self.tokens * max(self.most_tokens - self.tokens, 0), True
+        told(Doing(self.what, self.done, self.total, self.unit, wall_s, self.tokens, left_s, at_most))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    whole = round(seconds)
+    minutes, hours = whole // 60 % 60, whole // 3600
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -1,0 +1,70 @@
+"""The day that a chat template writes into a conversation.
+
+Some templates (Llama 3.2, gpt-oss, SmolLM3, Mistral Small) print today's date by calling `strftime_now`. Rows that were
+rendered on two days differ then, so a run that is gone on with the next day would be another run. A tokenizer can be
+told to stay at one moment: its templates are rendered as they were then.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["PINNED", "at_moment", "is_dated", "moment_of", "stay_at"]
+
+CLOCK = re.compile(r"\bstrftime_now\b")
+DIRECTIVE = re.compile(r"%[-_#^0]?[A-Za-z%]")
+PINNED = "{%- macro posttrain_strftime(format) -%}"
+"""How a template begins that stays at one moment."""
+PERCENT = "\ue000"
+"""Stands for `%%` while the other directives are replaced."""
+
+_moments: WeakKeyDictionary[PreTrainedTokenizerBase, datetime] = WeakKeyDictionary()
+
+
+def is_dated(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether one of the tokenizer's templates asks what day it is."""
+    template = tokenizer.chat_template
+    sources = template.values() if isinstance(template, dict) else [template or ""]
+    return any(CLOCK.search(source) for source in sources)
+
+
+def stay_at(tokenizer: PreTrainedTokenizerBase, moment: datetime | None) -> None:
+    """Render the tokenizer's templates as at this moment from now on; None: as at the time of rendering."""
+    if moment is None:
+        _moments.pop(tokenizer, None)
+    else:
+        _moments[tokenizer] = moment
+
+
+def moment_of(tokenizer: PreTrainedTokenizerBase) -> datetime | None:
+    """The moment that the tokenizer was told to stay at."""
+    return _moments.get(tokenizer)
+
+
+def at_moment(source: str, moment: datetime | None) -> str:
+    """A template that prints this moment's date, whenever it is rendered. It begins with one line more.
+
+    `strftime_now` becomes a macro that replaces the directives which the template writes.
+    """
+    if moment is None or not CLOCK.search(source):
+        return source
+    said = "format"
+    directives = sorted({*DIRECTIVE.findall(source)} - {"%%"}, key=len, reverse=True)
+    for directive, text in [("%%", PERCENT), *((d, _written(moment, d)) for d in directives), (PERCENT, "%")]:
+        said += f".replace({json.dumps(directive)}, {json.dumps(text, ensure_ascii=False)})"
+    macro = f"{PINNED}{{{{- {said} -}}}}{{%- endmacro %}}\n"
+    return macro + CLOCK.sub("posttrain_strftime", source)
+
+
+def _written(moment: datetime, directive: str) -> str:
+    try:
+        return moment.strftime(directive)
+    except ValueError:  # a directive that this system does not know: as it stands
+        return directive

@@ -1,0 +1,55 @@
+"""Matrices that two parts of a model read: most often the embedding's, which a small model's output head shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+
+__all__ = ["is_tied", "set_tied", "touches_tied", "untie"]
+
+
+def _touched(core: nn.Module) -> set[nn.Module]:
+    """The modules that an adapter has wrapped, and those within."""
+    wrappers = [m for m in core.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    return {inner for wrapper in wrappers for inner in wrapper.modules()}
+
+
+def _shared(core: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """Of each parameter that several modules own, the modules and what it is called there."""
+    owners: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for module in core.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(parameter, []).append((module, name))
+    return [each for each in owners.values() if len(each) > 1]
+
+
+def touches_tied(core: nn.Module) -> bool:
+    """Whether an adapter sits on a matrix that another module reads too."""
+    touched = _touched(core)
+    return any(module in touched for places in _shared(core) for module, _ in places)
+
+
+def untie(core: nn.Module) -> None:
+    """Give every place of a shared parameter that an adapter touches a parameter of its own, with the same numbers."""
+    touched = _touched(core)
+    for places in _shared(core):
+        if any(module in touched for module, _ in places):
+            for module, name in places[1:]:
+                own = module._parameters[name]
+                assert own is not None
+                module._parameters[name] = nn.Parameter(own.detach().clone(), requires_grad=own.requires_grad)
+
+
+def is_tied(core: Any) -> bool:
+    """What the configuration says: whether the output head reads the embedding's matrix."""
+    return bool(core.config.get_text_config().tie_word_embeddings)
+
+
+def set_tied(core: Any, tied: bool) -> None:
+    """What the configuration says of the embedding and the output head, in each of its parts."""
+    core.config.tie_word_embeddings = tied
+    core.config.get_text_config().tie_word_embeddings = tied

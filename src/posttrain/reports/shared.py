@@ -1,0 +1,226 @@
+"""What the methods have in common, in words: those with the same finding share one sentence.
+
+A finding is a kind of result (learned in all cases, lost the same probes, ...), not a number: the numbers of the
+methods that share it stand in the sentence as a range, and each method's own are in the table above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from posttrain.reports import numbers
+from posttrain.reports.folder import Row
+from posttrain.reports.texts import Message, known, say
+
+__all__ = [
+    "ABSENT",
+    "KEPT",
+    "LEARNED",
+    "LOCALITY_REST",
+    "LOST",
+    "group_name",
+    "leak_of",
+    "name_list",
+    "printed",
+    "shared_sentences",
+]
+
+LEARNED = 0.8
+"""A method has learned when its learned score is at least this."""
+KEPT = 0.9
+"""Old answers count as kept when at least this share is."""
+LOST = 0.5
+"""Old answers count as lost when at most this share is left."""
+ABSENT = 0.2
+"""What no method gets above this is named as not achieved."""
+
+LOCALITY_REST = ("locality.neighbour", "locality.unrelated", "locality.format", "locality.refusal")
+
+
+class Point(NamedTuple):
+    """What one row shows: the sentence for it, what other rows must have in common to share that sentence, its numbers,
+    and whether it is bad news."""
+
+    key: str
+    common: tuple[str, ...]
+    figures: Mapping[str, tuple[float, ...]]
+    bad: bool = False
+
+
+@dataclass
+class _Shared:
+    """Rows with the same finding."""
+
+    point: Point
+    labels: list[str] = field(default_factory=list)
+    figures: dict[str, list[float]] = field(default_factory=dict)
+
+
+def shared_sentences(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
+    """For each finding one sentence with the methods that have it, and whether it is bad news; by topic, and within a
+    topic the good ones first."""
+    yield from _of_topics(rows, label, (_learned, _rephrased, _pattern))
+    yield from _elsewhere(rows, label)
+    yield from _of_topics(rows, label, (_length,))
+
+
+def _of_topics(
+    rows: Sequence[Row], label: Callable[[Row], str], topics: Sequence[Callable[[Row], Iterator[Point]]]
+) -> Iterator[tuple[Message, bool]]:
+    for topic in topics:
+        found: dict[tuple[str, ...], _Shared] = {}
+        for row in rows:
+            for point in topic(row):
+                one = found.setdefault((point.key, *point.common), _Shared(point))
+                one.labels.append(label(row))
+                for name, values in point.figures.items():
+                    one.figures.setdefault(name, []).extend(values)
+        for shared in sorted(found.values(), key=_order):
+            yield _sentence(shared), shared.point.bad
+
+
+ORDER = (
+    *("seen.learned_cells", "seen.learned", "seen.rephrase", "seen.pattern_kept", "seen.pattern_worn"),
+    *("seen.pattern_floor", "seen.pattern_lost", "seen.pattern_leak", "seen.shorter", "seen.longer"),
+)
+
+
+def _order(shared: _Shared) -> tuple[int, float]:
+    """Within a topic: by kind, then the higher numbers first."""
+    first = next(iter(shared.figures.values()))
+    return ORDER.index(shared.point.key), -numbers.mean(first)
+
+
+def _sentence(shared: _Shared) -> Message:
+    shown: dict[str, object] = {"methods": name_list(shared.labels)}
+    for name, values in shared.figures.items():
+        if name in ("k", "n"):
+            low, high = int(min(values)), int(max(values))
+            shown[name] = str(low) if low == high else f"{low}\u2013{high}"
+        elif name in ("before", "after"):
+            ends = [f"{min(values):.1f}", f"{max(values):.1f}"]
+            shown[name] = "\u2013".join(dict.fromkeys(ends))
+        else:
+            shown[name] = numbers.percent_range(values)
+    return say(shared.point.key, **shown)
+
+
+def name_list(names: Sequence[str | Message]) -> Message:
+    """`a, b and c`, as each language writes it."""
+    each = [name if isinstance(name, Message) else say("verbatim", text=name) for name in names]
+    if len(each) == 1:
+        return each[0]
+    return say("list.last", head=joined("list.two", each[:-1]), tail=each[-1])
+
+
+def joined(key: str, parts: Sequence[Message]) -> Message:
+    """Messages in a row, two at a time put together by the message `key`."""
+    listed = parts[0]
+    for part in parts[1:]:
+        listed = say(key, head=listed, tail=part)
+    return listed
+
+
+def group_name(key: str) -> Message:
+    """The readable name of a score or probe group; its key where the catalogue has none."""
+    return say(f"group.{key}") if known(f"group.{key}") else say("verbatim", text=key)
+
+
+def printed(share: float) -> float:
+    """A share as it is printed, so that a word never contradicts the number beside it."""
+    return round(share, 2)
+
+
+# ---- the topics ----------------------------------------------------------------------------------------------------
+
+
+def _learned(row: Row) -> Iterator[Point]:
+    """In how many cases; by the table's share where the cases are not known."""
+    if "reliability" not in row.scores:
+        return
+    share = row.scores["reliability"]
+    cells = [cell for cell in row.cells if "reliability" in cell.scores]
+    if not cells:
+        kind = "all" if printed(share) >= LEARNED else "most" if share > LOST else "few"
+        yield Point("seen.learned", (kind,), {"share": (share,)}, bad=share <= LOST)
+        return
+    k, n = sum(numbers.has_learned(cell.scores) for cell in cells), len(cells)
+    kind = "all" if k == n else "none" if not k else "most" if 2 * k > n else "few"
+    yield Point("seen.learned_cells", (kind, str(n)), {"k": (k,), "n": (n,)}, bad=2 * k <= n)
+
+
+def _rephrased(row: Row) -> Iterator[Point]:
+    share = row.scores.get("generality.rephrase")
+    if share is not None:
+        kind = "yes" if printed(share) >= LEARNED else "no" if printed(share) <= ABSENT else "partly"
+        yield Point("seen.rephrase", (kind,), {"share": (share,)}, bad=kind == "no")
+
+
+def _pattern(row: Row) -> Iterator[Point]:
+    """Other questions of the same shape, where one-example training does its damage."""
+    share = row.scores.get("locality.same_pattern")
+    if share is None:
+        return
+    if "locality.same_pattern" in row.floor and not row.below("locality.same_pattern") and printed(share) < KEPT:
+        yield Point("seen.pattern_floor", (), {"share": (share,)})
+        return
+    leak = leak_of(row, "locality.same_pattern")
+    if printed(share) > LOST:
+        yield Point("seen.pattern_kept" if printed(share) >= KEPT else "seen.pattern_worn", (), {"share": (share,)})
+    elif leak is None or not printed(leak):
+        yield Point("seen.pattern_lost", (), {"share": (share,)}, bad=True)
+    else:
+        yield Point("seen.pattern_leak", (), {"share": (share,), "leak": (leak,)}, bad=True)
+
+
+def _kinds(row: Row) -> Iterator[tuple[str, str]]:
+    """(sentence, group) of each other kind of locality: kept, no loss by the noise floor, worn or lost."""
+    for key in LOCALITY_REST:
+        if key in row.scores:
+            share = printed(row.scores[key])
+            if share >= KEPT:
+                yield "seen.kept", key
+            elif key in row.floor and not row.below(key):
+                yield "seen.within_floor", key
+            else:
+                yield "seen.lost" if share <= LOST else "seen.worn", key
+
+
+def _elsewhere(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
+    """Kept, no loss, worn, lost: one sentence each. Groups that are so for the same methods stand together in it."""
+    for said in ("seen.kept", "seen.within_floor", "seen.worn", "seen.lost"):
+        by_group: dict[str, list[Row]] = {}
+        for group in LOCALITY_REST:
+            own = [row for row in rows if (said, group) in _kinds(row)]
+            if own:
+                by_group[group] = own
+        together: dict[tuple[str, ...], list[str]] = {}
+        for group, own in by_group.items():
+            together.setdefault(tuple(label(row) for row in own), []).append(group)
+        parts = []
+        for labels, groups in together.items():
+            shares = [row.scores[group] for group in groups for row in by_group[group]]
+            named = name_list([group_name(group) for group in groups])
+            share = numbers.percent_range(shares)
+            parts.append(say("list.by", groups=named, share=share, methods=name_list(labels)))
+        if parts:
+            yield say(said, parts=joined("list.then", parts)), said == "seen.lost"
+
+
+def _length(row: Row) -> Iterator[Point]:
+    old, new = row.scores.get("length.before"), row.scores.get("length.after")
+    if old and new is not None and not 0.7 <= new / old <= 1.4:
+        yield Point("seen.shorter" if new < old else "seen.longer", (), {"before": (old,), "after": (new,)})
+
+
+def leak_of(row: Row, group: str) -> float | None:
+    """The share of a group's probes that are answered with the new object, from the samples; None without any."""
+    leaks = [
+        bool(s["leak"])
+        for cell in row.cells
+        for s in cell.samples
+        if s.get("group") == group and s.get("leak") is not None
+    ]
+    return numbers.mean([float(leak) for leak in leaks]) if leaks else None

@@ -1,0 +1,14 @@
+"""The folder of what is made once and read again: replays and importances."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["default_cache"]
+
+
+def default_cache() -> Path:
+    """Where replays are kept: $POSTTRAIN_CACHE, else ~/.cache/posttrain."""
+    named = os.environ.get("POSTTRAIN_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "posttrain"

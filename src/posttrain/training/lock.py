@@ -1,0 +1,119 @@
+"""One writer per folder: the system's lock on a file within, which it lets go of however the process ends.
+
+A lock file that a killed process has left behind therefore stops nobody. It is removed when the work is done.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, ParamSpec, TypeVar
+
+from posttrain.errors import PosttrainError, Problem
+
+__all__ = ["LOCK", "one_writer", "only_one"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LOCK = ".lock"
+"""Its name in the folder."""
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold a folder for as long as the block lasts; it is made where it is not there.
+
+    PosttrainError when another run holds it, in this process or in another one. A folder that cannot be written to is
+    not held: nobody can write there.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    file = _held(path)
+    if file is None:
+        yield
+        return
+    try:
+        yield
+    finally:
+        if sys.platform != "win32":  # there an open file cannot be removed
+            path.unlink(missing_ok=True)
+        file.close()
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _held(path: Path) -> IO[str] | None:
+    """The open lock file, locked; None where nothing can be written."""
+    while True:
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except PermissionError:
+            return None
+        except OSError as error:
+            if error.errno == errno.EROFS:
+                return None
+            raise
+        try:
+            _lock(file)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            other = "" if sys.platform == "win32" else file.read(32).strip()
+            file.close()
+            who = f" (process {other})" if other.isdecimal() and int(other) != os.getpid() else ""
+            cause = f"another run{who} is working in this folder"
+            raise PosttrainError(Problem(str(path.parent), cause, "wait for it, or choose another --output")) from error
+        if _still_there(path, file):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            return file
+        file.close()  # who held it before has removed it meanwhile: this one is no longer the folder's
+
+
+def _still_there(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: IO[str]) -> None:
+    """Take the lock of an open file, or raise BlockingIOError or PermissionError when somebody else has it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def one_writer(check: Callable[[Path], None]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """For a function that writes into the folder given as `output`: it holds it. check: raises for a folder that is not
+    ours, before anything is written into it.
+
+    Under torchrun the first process holds it for all.
+    """
+
+    def wrap(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def held(*args: P.args, **named: P.kwargs) -> T:
+            output = named.get("output")
+            if not isinstance(output, Path) or os.environ.get("RANK", "0") != "0":
+                return function(*args, **named)
+            check(output)
+            with only_one(output):
+                return function(*args, **named)
+
+        return held
+
+    return wrap

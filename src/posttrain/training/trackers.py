@@ -1,0 +1,210 @@
+"""Trackers: where a training's numbers go besides metrics.jsonl, such as TensorBoard or MLflow.
+
+The callbacks are those of transformers; three things are done around them. A tracker that is not installed is said
+before anything is loaded. What a tracker writes lies in the folder of the run (`trackers/`), not where the command
+happens to run. And nothing leaves the machine unasked: a tracker that can work offline does, unless its own environment
+variable (`WANDB_MODE=online`, `MLFLOW_TRACKING_URI=...`) says otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator
+
+from posttrain.errors import ConfigError, MissingError, Problem
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    from posttrain.training._tracked import Tracked
+
+__all__ = [
+    "LOGS",
+    "TRACKERS",
+    "Tracker",
+    "Trackers",
+    "check_trackers",
+    "chosen_trackers",
+    "environment_of",
+    "open_trackers",
+]
+
+LOGS = "trackers"
+"""In the folder of a run: what trackers write."""
+
+
+class Tracker(NamedTuple):
+    """modules: one of them must be there; package: what pip installs; places, defaults: environment variables, a path
+    in the folder of logs or a value, set where the user has not set them; online: the variable and the value that ask
+    for sending; finish: a function of the module that ends a run.
+    """
+
+    modules: tuple[str, ...]
+    package: str
+    places: tuple[tuple[str, str], ...] = ()
+    defaults: tuple[tuple[str, str], ...] = ()
+    online: str = ""
+    finish: str = ""
+
+
+TRACKERS: dict[str, Tracker] = {
+    "tensorboard": Tracker(
+        ("tensorboard", "tensorboardX"), "tensorboard", (("TENSORBOARD_LOGGING_DIR", "{logs}/tensorboard"),)
+    ),
+    "wandb": Tracker(
+        ("wandb",), "wandb", (("WANDB_DIR", "{logs}"),), (("WANDB_MODE", "offline"),), "WANDB_MODE=online", "finish"
+    ),
+    "mlflow": Tracker(
+        ("mlflow",), "mlflow", (("MLFLOW_TRACKING_URI", "sqlite:///{logs}/mlflow.db"),), (),
+        "MLFLOW_TRACKING_URI=<address>", "end_run",
+    ),
+    "trackio": Tracker(("trackio",), "trackio", (("TRACKIO_DIR", "{logs}/trackio"),), (), "TRACKIO_SPACE_ID=<space>"),
+    "swanlab": Tracker(
+        ("swanlab",), "'swanlab[dashboard]'", (("SWANLAB_LOG_DIR", "{logs}/swanlab"),), (("SWANLAB_MODE", "local"),),
+        "SWANLAB_MODE=cloud", "finish",
+    ),
+    "comet_ml": Tracker(
+        ("comet_ml",), "comet-ml", (("COMET_OFFLINE_DIRECTORY", "{logs}"),), (("COMET_START_ONLINE", "false"),),
+        "COMET_START_ONLINE=true", "end",
+    ),
+    "clearml": Tracker(
+        ("clearml",), "clearml", (("CLEARML_CACHE_DIR", "{logs}/clearml"),), (("CLEARML_OFFLINE_MODE", "1"),),
+        "CLEARML_OFFLINE_MODE=0",
+    ),
+    "neptune": Tracker(("neptune",), "neptune", (), (("NEPTUNE_MODE", "offline"),), "NEPTUNE_MODE=async"),
+    "codecarbon": Tracker(("codecarbon",), "codecarbon"),
+    "dvclive": Tracker(("dvclive",), "dvclive"),
+    "dagshub": Tracker(("dagshub",), "dagshub mlflow"),
+    "azure_ml": Tracker(("azureml.core",), "azureml-core"),
+    "flyte": Tracker(("flytekit",), "flytekit"),
+    "kubeflow": Tracker((), "kubeflow"),
+}  # fmt: skip
+"""The trackers that transformers knows, by the names it gives them."""
+
+
+def _names(value: Any) -> Any:
+    """A word, words between commas, or a list of them; `none` and null are no tracker."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        return value  # pydantic says what is expected
+    names = list(dict.fromkeys(value))
+    if "none" in names and len(names) > 1:
+        raise ValueError("'none' stands alone: leave it out, or leave the others out")
+    unknown = [name for name in names if name not in TRACKERS and name not in ("all", "none")]
+    if unknown:
+        close = get_close_matches(unknown[0].casefold().replace("-", "_"), [*TRACKERS, "all", "none"], n=1, cutoff=0.5)
+        mend = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(TRACKERS)}"
+        raise ValueError(f"unknown tracker '{unknown[0]}'; {mend}")
+    return tuple(name for name in names if name != "none")
+
+
+Trackers = Annotated[tuple[str, ...], BeforeValidator(_names, json_schema_input_type=str | tuple[str, ...] | None)]
+"""The field `report_to` of trainings and studies."""
+
+
+def _there(module: str) -> bool:
+    """Whether a module can be imported; a mere folder of its name, such as the `wandb/` that wandb leaves, is none."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # the package that it is a part of
+        return False
+    return spec is not None and spec.origin is not None
+
+
+def _installed(name: str) -> bool:
+    tracker = TRACKERS[name]
+    if not tracker.modules:
+        return "KUBEFLOW_TRAINER_SERVER_URL" in os.environ
+    return any(_there(module) for module in tracker.modules)
+
+
+def chosen_trackers(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, `all` as every one that is installed."""
+    if "all" not in names:
+        return tuple(names)
+    return tuple(name for name in TRACKERS if _installed(name))
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """MissingError with the line that installs them, for trackers that are not there or cannot be imported."""
+    problems = []
+    for name in chosen_trackers(names):
+        if not _installed(name):
+            problems.append(_missing(name))
+            continue
+        try:
+            _callback(name)
+        except (ImportError, RuntimeError) as error:
+            cause = f"the tracker {name} is installed and cannot be used: {' '.join(str(error).split())}"
+            problems.append(Problem("report_to", cause, "mend its installation, or take it out of report_to"))
+    if "all" in names and not chosen_trackers(names):
+        problems.append(Problem("report_to", "all, and no tracker is installed", "pip install tensorboard"))
+    if problems:
+        raise MissingError(*problems)
+
+
+def _missing(name: str) -> Problem:
+    tracker = TRACKERS[name]
+    if not tracker.modules:
+        cause = f"the tracker {name} works within its own jobs only, and KUBEFLOW_TRAINER_SERVER_URL is not set"
+        return Problem("report_to", cause, "take it out of report_to")
+    return Problem("report_to", f"the tracker {name} is not installed", f"pip install {tracker.package}")
+
+
+def _callback(name: str) -> TrainerCallback:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    return INTEGRATION_TO_CALLBACK[name]()
+
+
+@contextmanager
+def environment_of(values: dict[str, str]) -> Iterator[None]:
+    """For a moment these variables are set, but for those that the user has set."""
+    own = {key: value for key, value in values.items() if key not in os.environ}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for key in own:
+            os.environ.pop(key, None)
+
+
+def open_trackers(names: Sequence[str], logs: Path | None, say: Callable[[str], None], *, fresh: bool) -> Tracked:
+    """All of them as one callback of a training. logs: the folder for what they write, `trackers/` of a run or a part
+    of it; fresh: training starts over, so that what an earlier start has written is removed.
+
+    ConfigError without a folder: a training that writes nothing has no place for them.
+    """
+    from posttrain.training._tracked import Tracked  # which needs transformers
+
+    chosen = chosen_trackers(names)
+    if not chosen:
+        return Tracked(Path(), "")
+    if logs is None:
+        raise ConfigError(Problem("report_to", "the training has no folder for what trackers write", "give output"))
+    if fresh:
+        shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True, exist_ok=True)
+    tracked = Tracked(logs, " ".join(part for part in logs.absolute().parts[-3:] if part != LOGS))
+    for name in chosen:
+        tracker = TRACKERS[name]
+        values = {key: place.format(logs=logs.absolute()) for key, place in tracker.places} | dict(tracker.defaults)
+        with environment_of(values):
+            inner = _callback(name)
+        asked = [key for key in values if key in os.environ]
+        online = f"; {tracker.online} sends them" if tracker.online else ""
+        say(f"{name}: as {' and '.join(asked)} says" if asked else f"{name}: what it writes is in {logs}{online}")
+        end = (tracker.modules[0], tracker.finish) if tracker.finish else None
+        tracked.add(inner, values, end)
+    return tracked
