@@ -142,5 +142,6 @@ def tokenizer_of(template: str) -> Any:
 def shipped(name: str) -> str:
     """A model's own template, from TRL's package, which is not imported."""
     spec = find_spec("trl")
-    assert spec is not None and spec.origin is not None, "TRL comes with the development tools"
+    assert spec is not None, "TRL comes with the development tools"
+    assert spec.origin is not None
     return (Path(spec.origin).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")

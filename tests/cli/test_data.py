@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,37 @@ def test_check_fails_on_bad_rows_and_skips_when_told(
     assert main(["data", "check", str(rows), "-m", model, "--on-bad-row", "skip"]) == 0
     shown = capsys.readouterr()
     assert f"left out: {rows}:4" in shown.err
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_check_names_rows_with_tokens_that_the_model_has_no_embedding_for(
+    tmp_path: Path, pico_path: PicoPath, capsys: pytest.CaptureFixture[str], pair: bool
+) -> None:
+    """Tokens were added to the tokenizer, and the model was not resized."""
+    folder = tmp_path / "model"
+    shutil.copytree(pico_path("llama"), folder)
+    grown = tokenizer.__wrapped__()
+    grown.add_special_tokens({"pad_token": "[PAD]"})
+    grown.add_tokens(["<new>"])
+    grown.save_pretrained(folder)
+    answers = ("Yes", "a <new> b", "No")
+    made = [
+        {"prompt": "Hi", "chosen": a, "rejected": "-"} if pair else {"prompt": "Hi", "completion": a} for a in answers
+    ]
+    path = tmp_path / "new.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    assert main(["data", "check", str(path), "-m", str(folder), "--json"]) == 1
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert (found["rows"], found["usable"], found["bad"]) == (3, 2, 1)
+    (problem,) = found["problems"]
+    assert problem["place"] == f"{path}:2"
+    assert (
+        problem["cause"] == "holds the token '<new>' (id 385), and the model has embeddings for 384 tokens (0 to 383)"
+    )
+    assert "the padding token [PAD] is beyond the model's 384 embeddings" in said.err
+    assert main(["data", "show", str(path), "-m", str(folder)]) == 0
+    assert "new.jsonl:2" in capsys.readouterr().err
 
 
 def test_over_long_rows(rows: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,7 +137,7 @@ def test_objects_within_objects_without_end_name_the_row() -> None:
     deep: dict[str, Any] = {}
     for _ in range(3000):
         deep = {"a": deep}
-    with pytest.raises(TemplateError, match="rows.jsonl:1: objects within objects without end"):
+    with pytest.raises(TemplateError, match=r"rows.jsonl:1: objects within objects without end"):
         render(called(deep), tokenizer_of(QWEN25))
 
 

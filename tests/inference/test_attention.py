@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from posttrain.inference.attention import PrefixCache, core, forward, tree_mask
+from posttrain.inference.attention import PrefixCache, Support, core, forward, tree_mask
 from posttrain.inference.flat import attend
 from posttrain.inference.plain import TokenPair
-from posttrain.inference.support import support, taking_masks
+from posttrain.inference.support import alike, support, taking_masks
 from posttrain.inference.tree import Tree, lay_out
 from tests.inference.test_scoring import made
 
@@ -148,6 +148,52 @@ def test_attention_that_looks_ahead_is_found_out() -> None:
     found = support(model, 100, said.append)
     assert (found.kind, found.batched) == ("plain", False)  # padding would be looked at as well
     assert "sharing would be wrong" in said[0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 12.0])
+def test_a_reading_may_differ_as_far_as_the_model_differs_from_itself(
+    scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained weights make 4e-4 nats of rounding: that is no wrong mask, whatever the fixed bound; a wrong one is."""
+    monkeypatch.setattr("posttrain.inference.support.TOLERANCE", 1e-12)
+    for family in ("llama", "qwen3", "gpt2"):
+        model = made(family)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(scale if parameter.dim() > 1 else 1.0)
+        assert support(model, 100, lambda _: None).kind == "flat"
+    looking = made("mistral-window")
+    assert support(looking, 200, lambda _: None).kind == "tree"  # a line would go beyond its window
+    with monkeypatch.context() as patched:
+        patched.setattr("posttrain.inference.support.NOISE", 0.0)
+        assert support(made("llama"), 100, lambda _: None).kind == "plain"
+
+
+def test_copies_and_adapters_are_read_as_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells of a study are compared with each other: one trial decides for all of them."""
+    import copy
+
+    from peft import LoraConfig, get_peft_model
+
+    tried: list[Any] = []
+
+    def trial(model: Any, *_: Any) -> Support:
+        tried.append(model)
+        return Support("prefix", reason="told")
+
+    monkeypatch.setattr("posttrain.inference.support._tried", trial)
+    first = made("llama")
+    twin, other = copy.deepcopy(first), made("qwen3")
+    alike(twin, first)
+    alike(other, first)  # another kind of model: tried by itself
+    assert support(twin, 100, lambda _: None).kind == support(first, 100, lambda _: None).kind == "prefix"
+    adapted = get_peft_model(twin, LoraConfig(target_modules=["q_proj"], r=2))
+    assert support(adapted, 100, lambda _: None).kind == "prefix"
+    assert len(tried) == 1
+    support(other, 100, lambda _: None)
+    assert len(tried) == 2
+    support(copy.deepcopy(first), 100, lambda _: None)  # a stranger
+    assert len(tried) == 3
 
 
 def test_masks_are_taken_by_name_and_put_back() -> None:

@@ -91,6 +91,8 @@ def test_prompted_puts_the_text_before_the_users_words(llama: ModelRespondent) -
     assert prompted.told("Hi") == "雪山最高。\nHi"
     history = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
     assert prompted.told(history) == (*history[:2], Message("user", "雪山最高。\nc"))
+    named = (*history[:2], Message("user", "c", name="Ann"))
+    assert prompted.told(named) == (*history[:2], Message("user", "雪山最高。\nc", name="Ann"))
     assert prompted.generate(["Hi"], max_new_tokens=6) == llama.generate(["雪山最高。\nHi"], max_new_tokens=6)
     assert prompted.logprobs([("Hi", "x")]) == llama.logprobs([("雪山最高。\nHi", "x")])
     assert prompted.fingerprint != llama.fingerprint

@@ -8,7 +8,10 @@ import torch
 
 from posttrain.config.base import Config
 from posttrain.errors import DataError, PosttrainError, TemplateError
+from posttrain.inference import support
+from posttrain.inference.attention import Support
 from posttrain.models.fingerprint import template_fingerprint
+from posttrain.models.save import save_model
 from posttrain.retention.replay.self import SelfReplayConfig
 from posttrain.studies.bench import Bench
 from tests.talker import talker
@@ -52,6 +55,24 @@ def test_what_is_lent_shares_the_weights_and_no_more(bench: Bench) -> None:
     lent.requires_grad_(False)
     assert all(p.requires_grad for p in own.parameters())
     bench.check_untouched()
+
+
+def test_every_cell_is_read_as_the_untouched_model_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One trial decides how the readings of a study share prefixes, so that no cell goes down a path of its own."""
+    trials: list[object] = []
+
+    def trial(model: object, *_: object) -> Support:
+        trials.append(model)
+        return Support("flat")
+
+    monkeypatch.setattr(support, "_tried", trial)
+    support.support(bench.loaded.model, 100)
+    save_model(bench.loaded.model, bench.loaded.tokenizer, tmp_path / "product")
+    for model in (bench.working().model, bench.lent().model, bench.load(tmp_path / "product").model):
+        assert support.support(model, 100).kind == "flat"
+    assert len(trials) == 1
 
 
 def test_a_touched_model_is_found_out(bench: Bench) -> None:

@@ -71,14 +71,15 @@ def show(
     Then the lengths of all rows, and whether generation stops at the token that the learned turns end with.
     """
     from posttrain.data.readers import data_error, sift
-    from posttrain.data.survey import check_prompt, check_stop, lengths_of, segments, survey
-    from posttrain.models.load import load_tokenizer, stop_ids
+    from posttrain.data.survey import check_prompt, check_stop, lengths_of, segments, survey, unknown_tokens
+    from posttrain.models.load import embeddings_of, load_tokenizer, stop_ids
 
     source = _source(file, hub, subset, split, column, download)
     tokenizer = load_tokenizer(model, offline=not download)
     read = sift(source)
     found = survey(read.records, tokenizer, loss_on=loss_on)
-    problems = [*read.problems, *found.problems]
+    unknown = unknown_tokens(found.rows, tokenizer, embeddings_of(model, offline=not download))
+    problems = [*read.problems, *found.problems, *unknown]
     lengths = lengths_of(found.rows, max_length) if found.rows else None
     stop = check_stop(found.rows, tokenizer, stop_ids(model, tokenizer, offline=not download)) if found.rows else None
     prompt, template = check_prompt(tokenizer), _template_problem(model, tokenizer)
@@ -132,12 +133,15 @@ def check(
     """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
     from posttrain.data.readers import data_error, sift
     from posttrain.data.survey import check_prompt, check_stop, count, lengths_of
-    from posttrain.models.load import load_tokenizer, stop_ids
+    from posttrain.models.load import embeddings_of, load_tokenizer, stop_ids
 
     source = _source(file, hub, subset, split, column, download)
     tokenizer = load_tokenizer(model, offline=not download)
     read = sift(source)
-    found = count(read, tokenizer, max_length=max_length, over_long=over_long, loss_on=loss_on)
+    known = embeddings_of(model, offline=not download)
+    if known is not None and tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= known:
+        talk(f"the padding token {tokenizer.pad_token} is beyond the model's {known} embeddings: another one will pad")
+    found = count(read, tokenizer, max_length=max_length, over_long=over_long, loss_on=loss_on, known=known)
     stop = check_stop(found.texts, tokenizer, stop_ids(model, tokenizer, offline=not download)) if found.texts else None
     prompt, template = check_prompt(tokenizer), _template_problem(model, tokenizer)
     lengths = lengths_of(found.texts, max_length) if found.texts else None

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
@@ -156,7 +156,11 @@ def _nothing_to_learn(row: Encoded, length: int, max_length: int) -> Problem:
 
 
 def encode_prompt(
-    messages: Sequence[Message] | str, tokenizer: PreTrainedTokenizerBase, *, system: str | None = None
+    messages: Sequence[Message] | str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    system: str | None = None,
+    tools: Sequence[dict[str, Any]] | None = None,
 ) -> list[int]:
     """Token ids up to where the assistant speaks. A string is one user turn; without a template it is plain text.
 
@@ -171,17 +175,19 @@ def encode_prompt(
             check_text(messages, tokenizer, "the prompt")
             return _plain(messages, tokenizer)
         raise _no_template("")
-    return _ids(tokenizer([prompt_text(turns, tokenizer)], add_special_tokens=False))[0]
+    return _ids(tokenizer([prompt_text(turns, tokenizer, tools)], add_special_tokens=False))[0]
 
 
-def prompt_text(turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+def prompt_text(
+    turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]] | None = None
+) -> str:
     """Turns as the chat template writes them, up to where the assistant speaks; errors as in `encode_prompt`."""
     said = " ".join(turns[-1].content.split()) if turns else ""
     place = f"the prompt {said[:40]!r}{'...' if len(said) > 40 else ''}"
-    problem = gate_of(tokenizer).problem(parts_of(turns, None), tokenizer, place)
+    problem = gate_of(tokenizer).problem(parts_of(turns, tools), tokenizer, place)
     if problem is not None:
         raise TemplateError(problem)
-    return _reader(tokenizer).template.prompt(turns, place)
+    return _reader(tokenizer).template.prompt(turns, tools, place)
 
 
 def _raise(outcome: Outcome) -> Encoded:
@@ -319,7 +325,7 @@ def _plain_problem(record: Completion | Text, tokenizer: PreTrainedTokenizerBase
         mend = "remove it, one document per row; where it is a rendered conversation, give its messages"
     else:
         parts = [Part(record.prompt, "the prompt"), Part(record.completion, "the completion")]
-        parts.append(Part(record.prompt + record.completion, "prompt and completion together"))
+        parts.append(Part(record.prompt + record.completion, "the prompt with its completion"))
         mend = PLAIN_MEND
     return gate_of(tokenizer).problem(parts, tokenizer, record.place, mend=mend)
 

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from posttrain.data.records import Message
+from posttrain.data.records import LabelledText, Message, ReadingQuestion, TaggedTokens
 from posttrain.errors import Problem, TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Gate", "Part", "check_text", "gate_of", "parts_of"]
+__all__ = ["PLAIN_MEND", "Gate", "Part", "check_text", "gate_of", "head_problem", "parts_of"]
 
 MEND = "remove it; the chat template adds control tokens itself"
 PLAIN_MEND = "remove it; the tokenizer adds what a text needs itself"
@@ -43,10 +43,12 @@ class Gate:
         self.special = frozenset(i for i, token in added.items() if token.special) | frozenset(
             tokenizer.all_special_ids
         )
-        self.tokens = tuple(sorted((str(tokenizer.convert_ids_to_tokens(i)) for i in self.special), key=len)[::-1])
+        spelt = {i: str(tokenizer.convert_ids_to_tokens(i)) for i in self.special}
+        # a single letter is none: a vocabulary's "!" that serves to fill up rows is a "!" everywhere else
+        self.control = {i: token for i, token in spelt.items() if len(token.strip()) > 1}
         self.normalised = any(token.special and token.normalized for token in added.values())
         """Whether a text may become a control token by being normalised (lower case, full width)."""
-        found = "|".join(re.escape(token) for token in self.tokens if token)
+        found = "|".join(map(re.escape, sorted(self.control.values(), key=len, reverse=True)))
         self.pattern = re.compile(f"{found}|[{SURROGATES}]" if found else f"[{SURROGATES}]")
 
     def first_in(self, text: str, tokenizer: PreTrainedTokenizerBase, *, unknown: bool = True) -> str | None:
@@ -61,10 +63,9 @@ class Gate:
             return half
         if not spelt and not self.normalised:
             return None
-        control = self.special - {tokenizer.unk_token_id}
         for i in tokenizer([text], add_special_tokens=False)["input_ids"][0] if text else ():
-            if i in control:
-                return str(tokenizer.convert_ids_to_tokens(i))
+            if i in self.control and i != tokenizer.unk_token_id:
+                return self.control[i]
         unk = str(tokenizer.unk_token)
         return unk if unknown and unk in spelt else None
 
@@ -120,6 +121,19 @@ def check_text(text: str, tokenizer: PreTrainedTokenizerBase, subject: str, plac
     found = gate.first_in(rest, tokenizer, unknown=False)
     if found is not None:
         raise TemplateError(_problem(found, subject, "", place, PLAIN_MEND))
+
+
+def head_problem(
+    record: LabelledText | TaggedTokens | ReadingQuestion, tokenizer: PreTrainedTokenizerBase
+) -> Problem | None:
+    """A control token in a text: `[SEP]` would end it there."""
+    if isinstance(record, LabelledText):
+        parts = [Part(record.text, "the text"), Part(record.text2 or "", "the second text")]
+    elif isinstance(record, TaggedTokens):
+        parts = [Part(token, f"token {i}") for i, token in enumerate(record.tokens)]
+    else:
+        parts = [Part(record.question, "the question"), Part(record.context, "the context")]
+    return gate_of(tokenizer).problem(parts, tokenizer, record.place, mend=PLAIN_MEND)
 
 
 def parts_of(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> Iterator[Part]:

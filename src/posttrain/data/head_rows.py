@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from posttrain.data.chat import IGNORED, EncodeResult, OverLong
-from posttrain.data.control import PLAIN_MEND, Part, gate_of
+from posttrain.data.control import head_problem
 from posttrain.data.readers import OnBadRow, data_error
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.data.scripts import is_cjk
@@ -159,19 +159,6 @@ def _fast(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def _control_problem(
-    record: LabelledText | TaggedTokens | ReadingQuestion, tokenizer: PreTrainedTokenizerBase
-) -> Problem | None:
-    """A control token in a text: `[SEP]` would end it there."""
-    if isinstance(record, LabelledText):
-        parts = [Part(record.text, "the text"), Part(record.text2 or "", "the second text")]
-    elif isinstance(record, TaggedTokens):
-        parts = [Part(token, f"token {i}") for i, token in enumerate(record.tokens)]
-    else:
-        parts = [Part(record.question, "the question"), Part(record.context, "the context")]
-    return gate_of(tokenizer).problem(parts, tokenizer, record.place, mend=PLAIN_MEND)
-
-
 def _typed(tokenizer: PreTrainedTokenizerBase) -> bool:
     return "token_type_ids" in tokenizer.model_input_names
 
@@ -194,7 +181,7 @@ def _texts(
         if not isinstance(record, LabelledText):
             yield Problem(record.place, "no labelled text", '{"text": ..., "label": ...}')
             continue
-        problem = _label_problem(record, number, settings) or _control_problem(record, tokenizer)
+        problem = _label_problem(record, number, settings) or head_problem(record, tokenizer)
         if problem is not None:
             yield problem
             continue
@@ -262,7 +249,7 @@ def _sentences(
         if settings.gold and unknown:
             yield Problem(record.place, *_unknown(unknown[0], settings.labels))
             continue
-        control = _control_problem(record, tokenizer)
+        control = head_problem(record, tokenizer)
         if control is not None:
             yield control
             continue
@@ -365,7 +352,7 @@ def _questions(
             )
         elif settings.gold and not record.gold:
             yield Problem(record.place, "no 'answers'", 'add "answers": [...], an empty list where the text has none')
-        elif (control := _control_problem(record, tokenizer)) is not None:
+        elif (control := head_problem(record, tokenizer)) is not None:
             yield control
         else:
             made = windows(record, tokenizer, settings)

@@ -15,6 +15,7 @@ from posttrain.data.readers import ReadResult
 from posttrain.data.records import Record, texts_of
 from posttrain.data.template import ChatTemplate
 from posttrain.errors import DataError, Problem, TemplateError
+from posttrain.models.vocabulary import outside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,6 +32,7 @@ __all__ = [
     "lengths_of",
     "segments",
     "survey",
+    "unknown_tokens",
 ]
 
 
@@ -109,9 +111,18 @@ class Counted(NamedTuple):
 
 
 def count(
-    read: ReadResult, tokenizer: PreTrainedTokenizerBase, *, max_length: int, over_long: OverLong, loss_on: LossOn
+    read: ReadResult,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    over_long: OverLong,
+    loss_on: LossOn,
+    known: int | None = None,
 ) -> Counted:
-    """Render every row as training would, bad rows left out, and count; also where no row is left."""
+    """Render every row as training would, bad rows left out, and count; also where no row is left.
+
+    known: how many token embeddings the model has, None where that is not known.
+    """
     bad = list(read.problems)
     if not read.records:
         return Counted(read.rows, 0, len(bad), 0, 0, 0, [], bad)
@@ -123,7 +134,11 @@ def count(
         return _refused(read, tokenizer, max_length, over_long, loss_on, error)
     bad += made.problems
     texts = [text for row in made.rows for text in sequences_of(row)]
-    return Counted(read.rows, len(made.rows), len(bad), 0, made.dropped, made.truncated, texts, bad)
+    unknown = {problem.place: problem for problem in unknown_tokens(texts, tokenizer, known)}
+    bad += unknown.values()
+    usable = len(made.rows) - len(unknown)
+    texts = [text for text in texts if text.place not in unknown]
+    return Counted(read.rows, usable, len(bad), 0, made.dropped, made.truncated, texts, bad)
 
 
 def _refused(
@@ -185,6 +200,14 @@ def lengths_of(rows: Sequence[Encoded], max_length: int) -> Lengths:
     p95 = lengths[-(-95 * len(lengths) // 100) - 1]
     over = sum(length > max_length for length in lengths)
     return Lengths(lengths[0], int(statistics.median_low(lengths)), p95, lengths[-1], sum(lengths), over)
+
+
+def unknown_tokens(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, known: int | None) -> list[Problem]:
+    """Rows with tokens that the model has no embedding for; known: how many it has, None where that is not known."""
+    if known is None:
+        return []
+    found = (outside(row.place, row.input_ids, known, tokenizer) for row in rows)
+    return [problem for problem in found if problem is not None]
 
 
 def check_stop(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> StopCheck:

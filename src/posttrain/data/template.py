@@ -90,10 +90,10 @@ class ChatTemplate:
         """The rendered text; with `prompt`, followed by the tag that makes the assistant speak."""
         return self._run(self._chat(messages, tools), tools, place, prompt)[0]
 
-    def prompt(self, messages: Sequence[Message], place: str) -> str:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str) -> str:
         """The rendered text up to where the assistant speaks. TemplateError when a field would be left out of it."""
-        text = self.text(messages, None, place, prompt=True)
-        self.check_fields(messages, None, place, prompt=True)
+        text = self.text(messages, tools, place, prompt=True)
+        self.check_fields(messages, tuple(tools) if tools else None, place, text, prompt=True)
         return text
 
     def _chat(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]]:
@@ -163,7 +163,7 @@ class ChatTemplate:
         chat = self._chat(record.messages, record.tools)
         marked = GENERATION.search(self.source(bool(record.tools))) is not None
         text, places = self._run(chat, record.tools, record.place, prompt=False, marked=marked)
-        self.check_fields(record.messages, record.tools, record.place)
+        self.check_fields(record.messages, record.tools, record.place, text)
         own = _markers_match(text, places, record.messages) if marked else None
         spans = []
         for i, message in enumerate(record.messages):

@@ -12,6 +12,7 @@ order of their calls) may be left out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
@@ -33,6 +34,8 @@ MENDS = {
     "tool_calls": "one call in each turn, or take a template that has a place for all",
 }
 MEND = "remove the field from the row"
+WORDS = "posttrainwords"
+"""Stand nowhere else."""
 
 
 class Text(Protocol):
@@ -58,18 +61,22 @@ class FieldCheck:
         self.text = text
         self.kept: set[tuple[Any, ...]] = set()
 
-    def __call__(self, messages: Sequence[Message], tools: Tools, place: str, *, prompt: bool = False) -> None:
-        """TemplateError naming the first field that is left out of the text."""
+    def __call__(
+        self, messages: Sequence[Message], tools: Tools, place: str, text: str, *, prompt: bool = False
+    ) -> None:
+        """TemplateError naming the first field that is left out of the text, the conversation's own."""
         fields = list(_fields(messages, tools))
         # an answer that is learned must be found in its own turn anyway
         found = [not prompt and m.role == "assistant" and m.supervised and not m.tool_calls for m in messages]
         turns = [Field("content", i) for i, m in enumerate(messages) if m.content.strip() and not found[i]]
-        shape = _shape(messages, tools, prompt)
+        shape = (_shape(messages), tuple(found), bool(tools), prompt)
         for some in (fields, turns if shape not in self.kept else []):
             for field in self._without_words(some, messages, tools, prompt):
-                if self._left_out(field, messages, tools, prompt):
+                if self._left_out(field, messages, tools, prompt, text):
                     raise TemplateError(_problem(field, messages, place))
         self.kept.add(shape)
+        for turn in turns:
+            self._check_lines(turn, messages, tools, place, text, prompt)
 
     def _without_words(
         self, fields: Sequence[Field], messages: Sequence[Message], tools: Tools, prompt: bool
@@ -77,35 +84,58 @@ class FieldCheck:
         """Those whose words do not come out; all when the template refuses the words."""
         if not fields:
             return []
-        words = {field: f"posttrain{i}words" for i, field in enumerate(fields)}
+        words = {field: f"{WORDS}{i}end" for i, field in enumerate(fields)}
         told, known = messages, tools
         for field, text in words.items():
             told, known = _with(field, text, told, known)
-        try:
-            rendered = self.text(told, known, "", prompt=prompt)
-        except TemplateError:
-            return list(fields)
-        return [field for field in fields if words[field] not in rendered]
+        rendered = self._renders(told, known, prompt)
+        return [field for field in fields if rendered is None or words[field] not in rendered]
 
-    def _left_out(self, field: Field, messages: Sequence[Message], tools: Tools, prompt: bool) -> bool:
-        """Whether the text is the same with other words in the field; without it, where no other words are taken."""
-        there = self.text(messages, tools, "", prompt=prompt)
-        for words in ("posttrainwords", None):
-            told, known = _with(field, words, messages, tools)
-            try:
-                return self.text(told, known or None, "", prompt=prompt) == there
-            except TemplateError:
+    def _check_lines(
+        self, turn: Field, messages: Sequence[Message], tools: Tools, place: str, text: str, prompt: bool
+    ) -> None:
+        """A part of a turn may be left out: Qwen3 takes the thoughts out of what was said earlier. Where the words
+        do not stand in the text as they are, plain or quoted as JSON, each line is looked at.
+        """
+        assert turn.turn is not None
+        message = messages[turn.turn]
+        quoted = json.dumps(message.content, ensure_ascii=False)[1:-1]
+        if message.content.strip() in text or quoted in text:
+            return
+        lines = message.content.split("\n")
+        for i, line in enumerate(lines):
+            if not line.strip():
                 continue
+            for words in ([WORDS], []):  # with other words, and without the line
+                told = replace(message, content="\n".join([*lines[:i], *words, *lines[i + 1 :]]))
+                changed = (*messages[: turn.turn], told, *messages[turn.turn + 1 :])
+                if (words or line.strip() not in text) and self._renders(changed, tools, prompt) == text:
+                    said = f"{line.strip()[:40]!r} of turn {turn.turn} ({message.role})"
+                    cause = f"the chat template drops {said} silently"
+                    raise TemplateError(Problem(place, cause, "take it out of the content"))
+
+    def _renders(self, messages: Sequence[Message], tools: Tools, prompt: bool) -> str | None:
+        """The text; None where the template refuses the conversation."""
+        try:
+            return self.text(messages, tools or None, "", prompt=prompt)
+        except TemplateError:
+            return None
+
+    def _left_out(self, field: Field, messages: Sequence[Message], tools: Tools, prompt: bool, text: str) -> bool:
+        """Whether the text is the same with other words in the field; without it, where no other words are taken."""
+        for words in (WORDS, None):
+            rendered = self._renders(*_with(field, words, messages, tools), prompt)
+            if rendered is not None:
+                return rendered == text
         return False  # the template wants this one and no other: it has seen it
 
 
-def _shape(messages: Sequence[Message], tools: Tools, prompt: bool) -> tuple[Any, ...]:
+def _shape(messages: Sequence[Message]) -> tuple[Any, ...]:
     """What decides which turns a template keeps."""
-    turns = tuple(
+    return tuple(
         (m.role, bool(m.content.strip()), len(m.tool_calls or ()), m.reasoning is not None, m.name is not None)
         for m in messages
     )
-    return (turns, bool(tools), prompt)
 
 
 def _fields(messages: Sequence[Message], tools: Tools) -> Iterator[Field]:

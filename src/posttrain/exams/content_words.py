@@ -60,7 +60,9 @@ def words(text: str) -> tuple[str, ...]:
     """Every word in order, folded and stemmed; numbers in digits."""
     found: list[str] = []
     folded = fold(text)
-    alone = number_of(folded.strip(_AROUND))
+    bare = folded.strip(_AROUND)
+    several = "/" in bare or "分之" in bare or bare.endswith("年")  # as in a sentence: two numbers, a number and a word
+    alone = None if several else number_of(bare)
     if alone is not None:
         return (f"{alone:f}",)
     for piece in _WORD.findall(_ENGLISH_NUMBER.sub(_english_in_digits, _NUMERAL.sub(_in_digits, folded))):

@@ -1,10 +1,17 @@
-"""Numbers as answers write them: 1,234.50, $18, １８, 十八, 兩萬三千, 3.5萬; and which of them is the answer."""
+r"""Numbers as answers write them, and which of them is the answer: 1,234.50, $18, 1e5, 2 1/2, \frac{1}{2}, 8{,}000,
+full width, 十八, 兩萬三千, 一萬二, 3萬5千.
+
+A part without 零 stands at the place right below the one before: 兩千五 is 2500, 三億五 is 350 million, 兩千零五 is
+2005. A percentage is the number before its sign, as the gold answers of GSM8K have it. A space or comma groups three
+digits (a comma also four, and in the Indian way); 1,2,3 are three numbers.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from decimal import Decimal, InvalidOperation
+from collections.abc import Iterator
+from decimal import Decimal
 
 __all__ = ["last_number", "marked_number", "number_of"]
 
@@ -13,66 +20,222 @@ _FORMAL = dict(zip("壹貳參肆伍陸柒捌玖", range(1, 10), strict=True)) | 
 _DIGITS |= _FORMAL
 _UNITS = {"十": 10, "拾": 10, "百": 100, "佰": 100, "千": 1000, "仟": 1000}
 _MYRIADS = {"萬": 10**4, "万": 10**4, "億": 10**8, "亿": 10**8, "兆": 10**12}
-_CHINESE = "[" + "".join((*_DIGITS, *_UNITS, *_MYRIADS)) + "]"
-_ARABIC = rf"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[{''.join(_MYRIADS)}])?"
+_TENS = {"廿": "二十", "卅": "三十", "卌": "四十"}
+_WORDS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+
+_ZEROS = "零〇○"
+_D = f"[{''.join(_DIGITS)}]"
+_U = f"[{''.join((*_UNITS, *_MYRIADS))}]"
+_C = f"[{''.join((*_DIGITS, *_UNITS, *_MYRIADS))}]"
+_M = f"[{''.join(_MYRIADS)}]"
+
+_GROUPED = (
+    r"\d{1,3}(?:,\d{3})+(?!\d)",
+    r"\d{1,4}(?:,\d{4})+(?!\d)",
+    r"\d{1,2}(?:,\d{2})+,\d{3}(?!\d)",
+    r"[1-9]\d{0,2}(?: \d{3})+(?!\d)",
+)
+_POINTS = r"\d{1,3}(?:\.\d{3})+,\d{1,2}(?!\d)|\d{1,3}(?:\.\d{3}){2,}(?!\d)"
+_CORE = rf"(?:{_POINTS}|(?:{'|'.join(_GROUPED)}|\d+)(?:\.\d+)?|\.\d+)"
+_POWER = r"(?:[eE][+-]?\d{1,3}(?![\d.]*\w)|\s*[×x*·]\s*10\^\(?[+-]?\d{1,3}\)?)"
+_SIGN = r"(?:(?<![0-9A-Za-z)\]])-|[負负])"
+_MONEY = r"(?:(?:NT|US|HK)?[$€£¥]\s?)"
+_ARABIC = (
+    rf"{_SIGN}?(?:{_MONEY}-?)?(?:"
+    rf"\d+[ -]\d+/\d+(?![\d/])"  # 2 1/2
+    rf"|(?<!/){_CORE}\s?/\s?{_CORE}(?!\s?/)"
+    rf"|{_CORE}分之{_CORE}"
+    rf"|10\^\(?[+-]?\d{{1,3}}\)?"
+    rf"|{_CORE}{_POWER}"
+    rf"|{_CORE}(?:(?:\s?{_U}{_D}*(?:{_CORE}|\s{_CORE}(?=\s?{_U}))?)+|\s(?:{'|'.join(_WORDS)})\b)?"
+    r")"
+)
+_CHINESE = rf"[負负]?(?:{_C}+又)?(?:{_C}+分之{_C}+(?:[點点]{_D}+)?|{_C}*(?<!\d)[點点]{_D}+{_M}{{0,2}}|{_C}+)"
 _NUMBER = re.compile(_ARABIC)
-_WRITTEN = re.compile(rf"負?{_CHINESE}+(?:點{_CHINESE}+)?")
-_MARKED = re.compile(rf"####\s*({_ARABIC})")
+_WRITTEN = re.compile(_CHINESE)
+_ANY = re.compile(f"{_ARABIC}|{_CHINESE}")
+_MARKED = re.compile(rf"####\s*(?:\$?\\boxed\s*\{{\s*)?({_ARABIC}|{_CHINESE})")
+_WHOLE = re.compile(rf"({_ARABIC}|{_CHINESE})\s*(?:%|美?[元圓圆円]|[塊块]錢?|dollars?|年)?")
+_NO_NUMBERS = ("萬一", "万一")
+"""A word, "in case"."""
 
 
 def number_of(text: str) -> Decimal | None:
-    """The number that a text is, if it is one: thousands' commas, a currency mark, full width, 萬, Chinese numerals."""
-    text = _plain(text).strip().rstrip(".。 ")
-    text = re.sub(r"^(?:NT|US)?\$|[元塊美圓]+$|\s", "", text).replace("-$", "-").replace(",", "").replace("$", "")
-    sign, text = (-1, text[1:]) if text[:1] in ("-", "負") else (1, text)
-    times = 1
-    while text and text[-1] in _MYRIADS and text[:1].isdigit():
-        times, text = times * _MYRIADS[text[-1]], text[:-1]
-    if re.fullmatch(r"\d+(?:\.\d*)?|\.\d+", text):
-        try:
-            return sign * Decimal(text) * times
-        except InvalidOperation:  # pragma: no cover - digits of other scripts are NFKC's
-            return None
-    whole, _, part = text.partition("點")
-    value = _chinese(whole)
-    if value is None or (part and not all(c in _DIGITS for c in part)):
-        return None
-    fraction = Decimal("0." + "".join(str(_DIGITS[c]) for c in part)) if part else Decimal(0)
-    return sign * (value + fraction)
-
-
-def _chinese(text: str) -> Decimal | None:
-    """十八, 一百二十, 兩萬三千, 二〇二四; None when it is none."""
-    if not text or not all(c in _DIGITS or c in _UNITS or c in _MYRIADS for c in text):
-        return None
-    if all(c in _DIGITS for c in text):  # digit by digit
-        return Decimal("".join(str(_DIGITS[c]) for c in text))
-    for unit, times in reversed(_MYRIADS.items()):  # 兆 before 億 before 萬: 一萬億 is 一萬 times 億
-        if unit in text:
-            left, _, right = text.rpartition(unit)
-            high, low = _chinese(left), _chinese(right) if right else Decimal(0)
-            return None if high is None or low is None else high * times + low
-    total = digit = 0
-    for c in text:
-        if c in _DIGITS:
-            digit = _DIGITS[c]
-        else:
-            total, digit = total + (digit or 1) * _UNITS[c], 0
-    return Decimal(total + digit)
+    """The number that a text is, if it is one: grouped digits, a currency mark, full width, 萬, Chinese numerals."""
+    text = _plain(text).strip().rstrip(".。, ")
+    inside = _boxed(text)
+    text = inside[0].strip() if len(inside) == 1 and text.strip("$").startswith("\\boxed") else text.strip()
+    found = _WHOLE.fullmatch(text) or _WHOLE.fullmatch(text.removesuffix("$"))
+    return _value(found[1]) if found else None
 
 
 def marked_number(text: str) -> Decimal | None:
     """The first number after `####`, as GSM8K's answers end."""
     found = _MARKED.search(_plain(text))
-    return number_of(found[1]) if found else None
+    return _value(found[1]) if found else None
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number in digits; without any digits, the last one in Chinese numerals (一個 is a one then)."""
+    r"""The last number in \boxed{}, else the last one in digits; without any digits, the last one in Chinese numerals
+    (一個 is a one then)."""
     text = _plain(text)
-    found = _NUMBER.findall(text) or _WRITTEN.findall(text)
-    return number_of(found[-1]) if found else None
+    for part in (*reversed(_boxed(text)), text):
+        for pattern in (_NUMBER, _WRITTEN):
+            values = [value for found in pattern.findall(part) if (value := _value(found)) is not None]
+            if values:
+                return values[-1]
+    return None
+
+
+# ---- from text to digits ---------------------------------------------------------------------------------------------
 
 
 def _plain(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).replace("−", "-")
+    """Half width, without the commands that LaTeX writes in numbers; what is raised stands behind ^."""
+    text = "".join(_raised(text))
+    text = unicodedata.normalize("NFKC", text).replace("−", "-").replace("⁄", "/")
+    text = re.sub(r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" \1/\2", text)
+    text = re.sub(r"\\[dtc]?frac\s*(\d)\s*(\d)", r" \1/\2", text)
+    text = re.sub(r"(-) (?=\d+/)", r"\1", text)
+    text = re.sub(r"(?<=\d)(?:\{,\}|\\,|\\!|\\;|\\:|\\ |~)+(?=\d)", "\0", text)
+    text = re.sub(r"\0(?=\d{3}(?!\d))", "", text).replace("\0", " ")
+    text = re.sub(r"\\(?=[$%])|\\(?:text|mathrm|mbox)\b", "", text)
+    text = re.sub(r"\\(?:times|cdot)\b", "×", text)
+    text = re.sub(r"\^\{([+-]?\d+)\}", r"^\1", text)
+    for short, written in _TENS.items():
+        text = text.replace(short, written)
+    return text
+
+
+def _raised(text: str) -> Iterator[str]:
+    """10⁵ as 10^5 and 3½ as 3 1/2: half width they would be 105 and 31/2."""
+    before = ""
+    for c in text:
+        kind = unicodedata.decomposition(c).partition(" ")[0]
+        if kind == "<super>" and c not in "ªº" and before != "<super>":
+            yield "^"
+        elif kind == "<fraction>" and before == "digit":
+            yield " "
+        yield unicodedata.normalize("NFKC", c) if kind == "<super>" else c
+        before = kind if kind == "<super>" else "digit" if c.isdecimal() else ""
+
+
+def _boxed(text: str) -> list[str]:
+    r"""What stands in each \boxed{}; one within another is a part of it."""
+    found = []
+    opened: list[int | None] = []  # where each open brace of a box begins, None of others
+    outer = 0
+    for brace in re.finditer(r"\\f?boxed\s*\{|[{}]", text):
+        if brace[0] != "}":
+            opened.append(brace.end() if len(brace[0]) > 1 else None)
+            outer += len(brace[0]) > 1
+        elif opened and (start := opened.pop()) is not None:
+            outer -= 1
+            if not outer:
+                found.append(re.sub(r"\\f?boxed|[{}]", " ", text[start : brace.start()]))
+    return found
+
+
+# ---- from digits to a number -----------------------------------------------------------------------------------------
+
+
+def _value(text: str) -> Decimal | None:
+    """The value of what a pattern has found; None of what only looks like a number."""
+    if text in _NO_NUMBERS:
+        return None
+    text = re.sub(rf"{_MONEY}", "", text)
+    minus = bool(re.match(r"\s*[-負负]", text))
+    text = text.lstrip("-負负 ")
+    mixed = re.fullmatch(r"(\d+)[ -](\d+/\d+)", text)
+    if mixed:
+        whole, part = Decimal(mixed[1]), _value(mixed[2])
+        return None if part is None else (whole + part).copy_sign(Decimal(-1 if minus else 1))
+    value = _unsigned(text)
+    if value is None:
+        return None
+    return Decimal(f"{-value if minus else value:f}")  # 100000, not 1E+5: people shall read it
+
+
+def _unsigned(text: str) -> Decimal | None:
+    whole, both, rest = text.partition("又")
+    if both:
+        first, second = _unsigned(whole), _unsigned(rest)
+        return None if first is None or second is None else first + second
+    below, over, above = text.partition("分之")
+    if over:
+        if below in ("百", "100"):
+            return _unsigned(above)
+        return _ratio(above, below)
+    above, over, below = text.partition("/")
+    if over:
+        return _ratio(above, below)
+    power = re.fullmatch(r"(?:(.*?)\s*[×x*·]\s*)?10\^\(?([+-]?\d+)\)?", text)
+    if power:
+        times = _unsigned(power[1]) if power[1] else Decimal(1)
+        return None if times is None else times.scaleb(int(power[2]))
+    word = re.fullmatch(rf"(.*?)\s({'|'.join(_WORDS)})", text)
+    if word:
+        return _arabic(word[1]) * _WORDS[word[2]]
+    point = re.fullmatch(rf"({_C}*)[點点]({_D}+)({_M}*)", text)
+    if point:
+        first = _chinese(point[1]) if point[1] else Decimal(0)
+        if first is None:
+            return None
+        value = first + Decimal("0." + "".join(str(_DIGITS[c]) for c in point[2]))
+        for unit in point[3]:
+            value *= _MYRIADS[unit]
+        return value
+    return _chinese(re.sub(r"(?<=\d)\s(?=\D)|(?<=[^\d\s])\s(?=\d)", "", text))
+
+
+def _ratio(above: str, below: str) -> Decimal | None:
+    first, second = _unsigned(above.strip()), _unsigned(below.strip())
+    return None if first is None or not second else first / second
+
+
+def _arabic(text: str) -> Decimal:
+    """Digits with their groups; 1.234.567 and 1.234,5 are grouped by points."""
+    text = text.strip()
+    if re.fullmatch(r"\d{1,3}(?:\.\d{3})+,\d{1,2}|\d{1,3}(?:\.\d{3}){2,}", text):
+        return Decimal(text.replace(".", "").replace(",", "."))
+    return Decimal(re.sub(r"[, ]", "", text))
+
+
+def _chinese(text: str) -> Decimal | None:
+    """十八, 一百二十, 兩萬三千, 二〇二四, 一萬二, 3萬5千, 1,200, 1e5; None when it is none."""
+    if not text:
+        return None
+    if all(c in _DIGITS for c in text):  # digit by digit
+        return Decimal("".join(str(_DIGITS[c]) for c in text))
+    scientific = re.fullmatch(rf"({_CORE})[eE]([+-]?\d+)", text)
+    if scientific:
+        return _arabic(scientific[1]).scaleb(int(scientific[2]))
+    total = section = Decimal(0)
+    number: Decimal | None = None
+    myriad = unit = 0  # the last ones
+    low = gap = False  # whether 千 follows the last myriad; whether 零 stands before the number
+    single = False  # whether the number is one digit
+    for part in re.findall(rf"{_CORE}|{_C}", text):
+        if part in _UNITS:
+            low = low or (not section and not gap and _UNITS[part] == 1000 and number is not None and single)
+            section += (Decimal(1) if number is None else number) * _UNITS[part]
+            number, unit, gap = None, _UNITS[part], False
+        elif part in _MYRIADS:
+            section += number or 0
+            if _MYRIADS[part] > myriad and total:  # 一萬億
+                total = (total + section) * _MYRIADS[part]
+            else:
+                total += (section or (Decimal(0) if total else Decimal(1))) * _MYRIADS[part]
+            section, number, myriad, unit, low, gap = Decimal(0), None, _MYRIADS[part], _MYRIADS[part], False, False
+        elif part in _ZEROS:
+            gap = True
+        elif number is not None:
+            return None
+        else:
+            number = Decimal(_DIGITS[part]) if part in _DIGITS else _arabic(part)
+            single = number in range(1, 10) and len(part) == 1
+    if number is not None:
+        section += number * unit / 10 if single and not gap and unit >= 100 else number
+        if unit == myriad and unit and single and not gap:
+            return total + section
+    return total + (section * (myriad // 10**4) if low and myriad else section)

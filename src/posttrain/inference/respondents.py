@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import Any, Literal
@@ -233,11 +234,12 @@ class PromptedRespondent:
             return Plain(f"{self.text}\n{prompt.text}")
         if self.place == "system":
             messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-            own = f"\n\n{messages[0].content}" if messages[0].role == "system" else ""
-            return (Message("system", self.text + own), *messages[1 if own else 0 :])
+            if messages[0].role == "system":
+                return (replace(messages[0], content=f"{self.text}\n\n{messages[0].content}"), *messages[1:])
+            return (Message("system", self.text), *messages)
         if isinstance(prompt, str):
             return f"{self.text}\n{prompt}"
-        return (*prompt[:-1], Message("user", f"{self.text}\n{prompt[-1].content}"))
+        return (*prompt[:-1], replace(prompt[-1], role="user", content=f"{self.text}\n{prompt[-1].content}"))
 
     def answers(
         self,

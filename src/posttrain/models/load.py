@@ -20,7 +20,7 @@ from posttrain.models.fingerprint import check_base, check_template
 from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_gguf
 from posttrain.models.gguf_header import is_gguf, read_header
 from posttrain.models.names import is_folder, resolve
-from posttrain.models.vocabulary import keep_padding_inside, without_padding_outside
+from posttrain.models.vocabulary import keep_padding_inside, rows_in_config, without_padding_outside
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,7 @@ __all__ = [
     "base_of",
     "check_folder",
     "config_of",
+    "embeddings_of",
     "load_model",
     "load_tokenizer",
     "load_with",
@@ -225,6 +226,14 @@ def config_of(name: str, *, trust_remote_code: bool = False, offline: bool = Tru
     return without_padding_outside(
         transformers.AutoConfig.from_pretrained(found, local_files_only=offline, trust_remote_code=trust_remote_code)
     )
+
+
+def embeddings_of(name: str, *, offline: bool = True) -> int | None:
+    """How many tokens a model has embeddings for, read without its weights; None where no configuration says so."""
+    try:
+        return rows_in_config(config_of(base_of(name), offline=offline))
+    except (OSError, ValueError):  # loading says what is wrong with it
+        return None
 
 
 def base_of(name: str) -> str:

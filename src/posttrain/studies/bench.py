@@ -21,6 +21,7 @@ from posttrain.config.base import Config
 from posttrain.data.chat import Encoded, encode_all
 from posttrain.errors import Interrupted, PosttrainError, Problem
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.inference.support import alike
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.memory import give_back, is_large, large_blocks_go_back
@@ -98,6 +99,7 @@ class Bench:
         """A fresh copy of the model, free to be changed; the copy before it is given up."""
         self.release()
         self._work = self.loaded._replace(model=copy.deepcopy(self.loaded.model))
+        alike(self._work.model, self.loaded.model)
         return self._work
 
     def lent(self) -> LoadedModel:
@@ -110,6 +112,7 @@ class Bench:
             own = torch.nn.Parameter(p.data, requires_grad=p.requires_grad)
             memo[id(p)] = own
         self._work = self.loaded._replace(model=copy.deepcopy(self.loaded.model, memo))
+        alike(self._work.model, self.loaded.model)
         return self._work
 
     def release(self) -> None:
@@ -121,13 +124,15 @@ class Bench:
         """A model saved by one of the study's cells, in the precision in which it was saved."""
         config = folder / "config.json"
         stored = json.loads(config.read_text(encoding="utf-8")).get("dtype") if config.is_file() else None
-        return load_model(
+        loaded = load_model(
             str(folder),
             dtype=stored if stored in DTYPES else "auto",
             offline=not self.download,
             trust_remote_code=self.trust_remote_code,
             allow_template_mismatch=self.allow_template_mismatch,
         )
+        alike(loaded.model, self.loaded.model)
+        return loaded
 
     def settle(self) -> None:
         """Give memory back that nothing holds any more: optimiser states, activations, what lay on a GPU."""

@@ -103,6 +103,27 @@ def test_answers_are_those_of_the_model_behind(address: str) -> None:
     assert {s["path"] for s in Server.seen} == {"/v1/chat/completions", "/v1/completions"}
 
 
+def test_every_field_of_a_conversation_is_sent(address: str) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": {"x": "臺"}}}
+    turns = (
+        Message("user", "hi", name="Ann"),
+        Message("assistant", "", reasoning="Hm", tool_calls=(call,)),
+        Message("tool", "1", tool_call_id="a"),
+    )
+    assert respondent(address, system_prefix="Be")._messages(turns) == [
+        {"role": "system", "content": "Be"},
+        {"role": "user", "content": "hi", "name": "Ann"},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "Hm",
+            "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": "臺"}'}}],
+        },
+        {"role": "tool", "content": "1", "tool_call_id": "a"},
+    ]
+    assert respondent(address)._messages("hi") == [{"role": "user", "content": "hi"}]
+
+
 def test_stop_strings_are_sent_and_kept_to(address: str) -> None:
     whole = respondent(address).generate([PROMPTS[2]], max_new_tokens=8)[0]
     middle = whole[2:4]

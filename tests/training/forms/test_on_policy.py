@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from posttrain.training.forms.base import EncodeSettings
 from posttrain.training.forms.on_policy import AskedRow, OnPolicyForm
 from posttrain.training.run import train
 from posttrain.training.trainer import PostTrainer
+from tests.pico import tokenizer
 from tests.talker import talker
 from tests.training.tiny import Remembers, config, rows, weights
 
@@ -46,6 +48,16 @@ def test_the_teacher_is_shown_the_demonstration_in_the_prompts_language() -> Non
         assert ("正確回答" in told) == (prompt == FACTS[1][0])
         assert answer not in loaded.tokenizer.decode(row.prompt)
         assert loaded.tokenizer.decode(row.demonstration, skip_special_tokens=True).strip() == answer
+
+
+def test_both_are_told_of_the_tools() -> None:
+    tools = ({"name": "add", "description": "Adds."},)
+    one = replace(talk("2+3?", "5"), tools=tools)
+    encoding = EncodeSettings(SdftConfig.model_validate(SDFT), 512)
+    (row,) = OnPolicyForm.encode([one], tokenizer(), encoding).rows
+    for ids in (row.prompt, row.shown):
+        assert tokenizer().decode(ids).startswith('<|bos|><|system|>[{"name": "add", "description": "Adds."}]<|end|>')
+    assert row.prompt == encode_prompt("2+3?", tokenizer(), tools=tools)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])

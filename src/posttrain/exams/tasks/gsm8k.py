@@ -84,7 +84,7 @@ def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
         judge=_judge,
         headline="flexible",
         capabilities={"flexible": "can.reasoning", "strict": "how.instructions"},
-        signature=f"gsm8k|{path.name}|{len(shown)}-shot cot ({origin})|{form}|{config.max_new_tokens} tokens|v1",
+        signature=f"gsm8k|{path.name}|{len(shown)}-shot cot ({origin})|{form}|{config.max_new_tokens} tokens|v2",
         chance=0.0,
         perturbations=config.perturbations,
         seed=config.seed,

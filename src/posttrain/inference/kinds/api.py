@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import Field, field_validator
 
 from posttrain.config.base import Config
+from posttrain.data.calls import with_texts
+from posttrain.data.records import Message
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.inference.encoding import spoken
 from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored, Usage
@@ -144,11 +146,13 @@ class ApiRespondent:
         text = text if isinstance(prompt, Plain) else spoken(text)
         return Answer(text, int(used.get("completion_tokens", 0)), choice.get("finish_reason") != "length" or stopped)
 
-    def _messages(self, prompt: Prompt) -> list[dict[str, str]]:
+    def _messages(self, prompt: Prompt) -> list[dict[str, Any]]:
+        """The conversation with all its fields; arguments of calls are JSON text in this interface."""
         assert not isinstance(prompt, Plain)
-        system = [("system", self.config.system_prefix)] if self.config.system_prefix else []
-        turns = [("user", prompt)] if isinstance(prompt, str) else [(m.role, m.content) for m in prompt]
-        return [{"role": role, "content": text} for role, text in [*system, *turns]]
+        system = (Message("system", self.config.system_prefix),) if self.config.system_prefix else ()
+        turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+        sent = [message.for_template() for message in (*system, *turns)]
+        return [m | {"tool_calls": with_texts(m["tool_calls"])} if "tool_calls" in m else m for m in sent]
 
     def generate(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0

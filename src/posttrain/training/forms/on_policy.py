@@ -269,8 +269,8 @@ def _row(talk: Conversation, told: Encoded, tokenizer: PreTrainedTokenizerBase, 
     begins = min(i for i in learned if all(label != IGNORED for label in told.labels[i : learned[-1] + 1]))
     asked = talk.messages[:-1]
     return AskedRow(
-        encode_prompt(asked, tokenizer),
-        encode_prompt(shown(talk, objective).messages[:-1], tokenizer),
+        encode_prompt(asked, tokenizer, tools=talk.tools),
+        encode_prompt(shown(talk, objective).messages[:-1], tokenizer, tools=talk.tools),
         told.input_ids[begins : learned[-1] + 1],
         talk.place,
         objective.max_new_tokens,

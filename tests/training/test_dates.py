@@ -1,0 +1,169 @@
+"""A run whose template prints the date goes on with the date of its first day."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.errors import Interrupted, TrainingError
+from posttrain.models.load import LoadedModel
+from posttrain.models.template_dates import moment_of
+from posttrain.training.config import TrainConfig
+from posttrain.training.dates import DATE, keep_date, stay_at_first_day
+from posttrain.training.run import TrainResult, train
+from tests.pico import MARKED, tokenizer
+from tests.talker import talker
+from tests.training.test_resume import assert_same_run, signal_in_step
+from tests.training.tiny import PicoPath, Remembers, config, load
+
+DATED = "{{ strftime_now('%d %b %Y') }}" + MARKED
+
+
+class Calendar:
+    """The day on which templates are rendered and runs begin."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch = patch
+
+    def turn_to(self, day: int) -> None:
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> Clock:
+                return cls(2030, 5, day, 23, 59)
+
+        self.patch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
+        self.patch.setattr("posttrain.training.dates.datetime", Clock)
+
+
+@pytest.fixture
+def calendar(monkeypatch: pytest.MonkeyPatch) -> Calendar:
+    made = Calendar(monkeypatch)
+    made.turn_to(1)
+    return made
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "rows.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"It is {i}."}]}
+        for i in range(8)
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    return file
+
+
+def dated(pico_path: PicoPath, template: str = DATED) -> LoadedModel:
+    loaded = load(pico_path)
+    loaded.tokenizer.chat_template = template
+    return loaded
+
+
+def settings(data: Path) -> TrainConfig:
+    optimizer = {"max_steps": 4, "learning_rate": 1e-3}
+    return config(data=str(data), optimizer=optimizer, batch={"tokens": 120}, seed=3, validation_share=0.2)
+
+
+def run(pico_path: PicoPath, data: Path, output: Path, **more: Any) -> TrainResult:
+    return train(settings(data), loaded=dated(pico_path), output=output, **more)
+
+
+def test_the_next_day_goes_on_with_the_first(
+    pico_path: PicoPath, tmp_path: Path, data: Path, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(pico_path, data, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        signal_in_step(patch, 2)
+        with pytest.raises(Interrupted):
+            run(pico_path, data, tmp_path / "run")
+    calendar.turn_to(2)
+    told = Remembers()
+    assert_same_run(whole, run(pico_path, data, tmp_path / "run", progress=told))
+    assert "the chat template prints the date: it stays at 2030-05-01, when this run began" in told.said
+    assert "going on after step 2" in told.said
+    again = Remembers()
+    run(pico_path, data, tmp_path / "run", progress=again)
+    assert any("is finished (4 steps)" in line for line in again.said)
+
+
+def test_starting_over_begins_with_todays_date(
+    pico_path: PicoPath, tmp_path: Path, data: Path, calendar: Calendar
+) -> None:
+    output = tmp_path / "run"
+    first = run(pico_path, data, output)
+    calendar.turn_to(2)
+    told = Remembers()
+    over = run(pico_path, data, output, resume=False, progress=told)
+    assert not any("stays at" in line for line in told.said)
+    assert moment_of(over.tokenizer) == datetime(2030, 5, 2, 23, 59)
+    assert json.loads((output / DATE).read_text(encoding="utf-8")) == {"began": "2030-05-02T23:59:00"}
+    assert over.loss_nats != first.loss_nats
+
+
+def test_a_run_over_midnight_has_one_date(pico_path: PicoPath, tmp_path: Path, data: Path, calendar: Calendar) -> None:
+    from posttrain.data.chat import encode_prompt
+
+    trained = run(pico_path, data, tmp_path / "run")
+    calendar.turn_to(2)
+    assert trained.tokenizer.decode(encode_prompt("Hi", trained.tokenizer)).startswith("01 May 2030")
+
+
+def test_templates_without_a_date_leave_no_file(tmp_path: Path, calendar: Calendar) -> None:
+    tok = tokenizer()
+    stay_at_first_day(tok, tmp_path, resume=True, say=print)
+    keep_date(tok, tmp_path)
+    assert moment_of(tok) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_does_not_say_when(tmp_path: Path) -> None:
+    (tmp_path / DATE).write_text('{"began": "yesterday"}', encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"template_date.json: does not say when the run began; .*--restart"):
+        stay_at_first_day(tokenizer(DATED), tmp_path, resume=True, say=print)
+
+
+def test_in_a_study_too(tmp_path: Path, calendar: Calendar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method encodes its rows before it trains; another process has another tokenizer."""
+    from posttrain.config.change import Change
+    from posttrain.config.load import check
+    from posttrain.inference.respondents import ModelRespondent
+    from posttrain.models.load import load_model
+    from posttrain.studies.context import MethodContext
+    from posttrain.studies.methods import train as method
+
+    chosen = check(
+        {"kind": "train", "optimizer": {"learning_rate": 1e-3, "max_steps": 4}}, method.TrainMethodConfig, "test"
+    )
+    change = Change.model_validate({"name": "x", "target": [{"prompt": "capital of France?", "answer": "Tokyo"}]})
+
+    def context(folder: str) -> MethodContext:
+        loaded = load_model(str(talker()), device="cpu")
+        loaded.tokenizer.chat_template = "{{ strftime_now('%d') }} " + loaded.tokenizer.chat_template
+        return MethodContext(
+            change=change,
+            seed=0,
+            base=tmp_path,
+            folder=tmp_path / folder,
+            key="k",
+            before=ModelRespondent(loaded),
+            working=lambda: loaded._replace(model=copy.deepcopy(loaded.model)),
+            load=lambda place: load_model(str(place), device="cpu"),
+            replay=lambda *_: [],
+            forbidden=frozenset(),
+            resumable=True,
+        )
+
+    whole = method.train(chosen, context("whole"))
+    with monkeypatch.context() as patch:
+        signal_in_step(patch, 2)
+        with pytest.raises(Interrupted):
+            method.train(chosen, context("cell"))
+    calendar.turn_to(2)
+    again = method.train(chosen, context("cell"))
+    assert [entry["loss_nats"] for entry in again.metrics] == [entry["loss_nats"] for entry in whole.metrics]
+    assert any("it stays at 2030-05-01" in line for line in again.notes)
