@@ -66,7 +66,9 @@ def heads(format: Format) -> Callable[[Path], object]:
         records = read_records(DataSource(path=str(path), format=format), on_bad_row="skip").records
         labels = ("good", "bad", "O", "B-PER", "I-PER", "NOUN", "VERB")
         settings = HeadSettings(labels, 256, gold=False, over_long="drop", on_bad_row="skip")
-        encode: Callable[..., object] = {"labels": encode_texts, "tags": encode_tags, "answers": encode_questions}[format]
+        encode: Callable[..., object] = {"labels": encode_texts, "tags": encode_tags, "answers": encode_questions}[
+            format
+        ]
         return encode(records, _tokenizer(), settings)
 
     return read
@@ -345,7 +347,7 @@ def _key(data: bytes, rng: random.Random) -> bytes:
         return data
     one = rng.choice(found)
     name = one.group()
-    new = rng.choice((name.replace("e", "", 1), f'{name} null, {name}', f"{name} {name}", name[:-1], f"x{name}"))
+    new = rng.choice((name.replace("e", "", 1), f"{name} null, {name}", f"{name} {name}", name[:-1], f"x{name}"))
     return (text[: one.start()] + new + text[one.end() :]).encode()
 
 
@@ -371,7 +373,9 @@ def _lines(data: bytes, rng: random.Random) -> bytes:
 
 def _encoded(data: bytes, rng: random.Random) -> bytes:
     text = data.decode("utf-8", "replace")
-    return text.encode(rng.choice(("utf-16", "utf-16-le", "utf-8-sig", "big5", "gb18030", "latin-1", "utf-32")), "replace")
+    return text.encode(
+        rng.choice(("utf-16", "utf-16-le", "utf-8-sig", "big5", "gb18030", "latin-1", "utf-32")), "replace"
+    )
 
 
 CHANGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (

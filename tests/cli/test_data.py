@@ -228,3 +228,54 @@ def test_answers_to_compare_are_shown_and_checked(
     assert checked["tokens"] == 9
     assert main(["data", "check", str(pairs), "-m", model, "--max-length", "8"]) == 1
     assert "pairs.jsonl:2: 9 tokens, more than max_length 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["check", "show"])
+@pytest.mark.parametrize("line", ['{"promt": "a", "completion": "b"}', '{"prompt": "a", "completion": "<|end|>"}'])
+def test_every_row_bad_is_counted_too(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], verb: str, line: str
+) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(f"{line}\n{line}\n", encoding="utf-8")
+    assert main(["data", verb, str(path), "-m", model]) == 1
+    shown = capsys.readouterr()
+    assert "2 of 2 rows" in shown.err or "no row is left of 2" in shown.err
+    if verb == "check":
+        names = ("rows", "usable", "bad", "too long", "dropped", "truncated", "tokens", "supervised tokens")
+        numbers = (2, 0, 2, 0, 0, 0, 0, 0)
+        expected = [f"{name:<18}{number:>12}" for name, number in zip(names, numbers, strict=True)]
+        assert shown.out.splitlines()[:8] == expected
+    else:
+        assert "rows     2, 2 of them bad" in shown.out
+    assert main(["data", verb, str(path), "-m", model, "--json"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert (data["rows"], data["bad"], data["lengths"], data["stop"]) == (2, 2, None, None)
+    assert len(data["problems"]) >= 2
+    if verb == "check":
+        assert (data["usable"], data["tokens"]) == (0, 0)
+    assert main(["data", verb, str(path), "-m", model, *(["--on-bad-row", "skip"] if verb == "check" else [])]) == 1
+
+
+def test_rows_that_are_too_long_are_counted(rows: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    check = ["data", "check", str(rows), "-m", model, "--json"]
+    assert main([*check, "--max-length", "40"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert (data["rows"], data["usable"], data["bad"], data["too_long"]) == (3, 2, 0, 1)
+    assert any(p["place"] == f"{rows}:3" for p in data["problems"])
+    assert main([*check, "--max-length", "2", "--over-long", "drop"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert (data["rows"], data["usable"], data["bad"], data["dropped"], data["tokens"]) == (3, 0, 0, 3, 0)
+
+
+def test_the_format_that_was_recognised_is_said(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "alpaca.csv"
+    path.write_text("instruction;input;output\nSum.;1+1;2\n", encoding="utf-8")
+    for verb in ("show", "check"):
+        assert main(["data", verb, str(path), "-m", model]) == 0
+        out = capsys.readouterr().out
+        assert "format   Alpaca\nnote     the columns are separated by semicolons\n" in out
+        assert main(["data", verb, str(path), "-m", model, "--json"]) == 0
+        data = json.loads(capsys.readouterr().out)
+        assert (data["format"], data["notes"]) == ("Alpaca", ["the columns are separated by semicolons"])
+    assert main(["data", "show", str(path), "-m", model]) == 0
+    assert "<|user|>Sum.\n\n1+1<|end|><|assistant|>⟦2<|end|>⟧" in capsys.readouterr().out

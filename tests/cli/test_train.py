@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
 import pytest
 
+from posttrain import registry
 from posttrain.cli.main import main
 from tests.processes import Started
 from tests.training.tiny import PicoPath
@@ -112,3 +114,28 @@ def test_ctrl_c_saves(study: Path) -> None:
     step = int(saved.name.removeprefix("step-"))
     assert f"stopped after step {step} of 4000; saved in runs/sft/checkpoints/step-{step}" in err
     assert (saved / "optimizer.pt").is_file()
+
+
+def test_help_names_every_objective_and_tuner(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    words = set(re.findall(r"\w+", capsys.readouterr().out))
+    assert {*registry.kinds("objective"), *registry.kinds("tuner")} <= words
+
+
+def test_the_plan_says_which_format_was_recognised(
+    study: Path, pico_path: PicoPath, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (study / "alpaca.json").write_text('[{"instruction": "Sum.", "input": "1+1", "output": "2"}]', encoding="utf-8")
+    words = [
+        "train",
+        "--model",
+        str(pico_path("llama")),
+        "--data",
+        str(study / "alpaca.json"),
+        "-o",
+        str(study / "out"),
+    ]
+    assert main([*words, "--dry-run", "--set", "optimizer.max_steps=1"]) == 0
+    shown = capsys.readouterr()
+    assert f"{study}/alpaca.json: recognised as Alpaca" in shown.err
+    assert "rows        1 with" in shown.out

@@ -52,7 +52,7 @@ def test_json_that_can(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a: 1\nb: " + nested(3000), f"x.yaml: brackets nested more than {DEEPEST} levels deep"),
+        ("a: 1\nb: " + nested(3000), f"x.yaml:2: brackets nested more than {DEEPEST} levels deep"),
         ("a: 1\nb: " + nested(DEEPEST + 1), f"x.yaml:2: brackets nested more than {DEEPEST} levels deep"),
         ("\n".join(" " * i + "a:" for i in range(1500)), f"brackets nested more than {DEEPEST} levels deep"),
         ('a: 1\nb: "\\ud83d"', r"x.yaml:2: \ud83d is half of a character; write the whole character"),
@@ -63,6 +63,7 @@ def test_json_that_can(tmp_path: Path) -> None:
         ("a: " + "9" * 5000, "x.yaml: a value that cannot be read: Exceeds the limit"),
         ("a: !!bool x", "x.yaml: a value that cannot be read: 'x'"),
         ("a: 0x_", "x.yaml: a value that cannot be read"),
+        ("a: 1\n? [b]\n: 2", "x.yaml:1: a key is a mapping or a list; a key is a word, then a colon"),
         ("a: &a [x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
          + "\n".join(f"{c}: &{c} [{','.join([f'*{p}'] * 10)}]" for p, c in zip("bcdefgh", "cdefghi", strict=True)),
          "x.yaml: aliases (*name) make more than 1,000,000 values of it; write it out"),
@@ -122,3 +123,18 @@ def test_what_bytes_seem_to_be(text: str, codec: str, expected: str) -> None:
     assert found.cause == (f"not UTF-8; it looks like {expected}" if expected else "not UTF-8")
     if expected:
         assert f"iconv -f {expected.upper()} -t UTF-8 rows.txt" in found.mend
+
+
+@pytest.mark.parametrize(("text", "key"), [("1: x", "1"), ("null: x", "None"), ("2020-01-01: x", "2020-01-01")])
+def test_keys_that_are_no_words_are_unknown(tmp_path: Path, text: str, key: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\ntarget: [{{prompt: a, answer: b}}]\n{text}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"unknown key '{key}'; known keys: name"):
+        load_change(path)
+
+
+@pytest.mark.timeout(20)
+def test_deep_brackets_are_refused_at_once() -> None:
+    """The parser takes a quarter of a minute for these, and longer the more there are."""
+    with pytest.raises(ConfigError, match="nested more than"):
+        parse_yaml("a: " + "[" * 20_000, "x.yaml")

@@ -170,6 +170,13 @@ def test_padding() -> None:
     assert padded.types[1].tolist() == [0, 0, 0, 0, 1, 1]
 
 
+def test_labels_of_another_set_are_read_over_where_none_are_needed() -> None:
+    """`posttrain predict` compares them by name."""
+    records = [LabelledText("a", ("elsewhere",), "x:1"), LabelledText("b", (), "x:2", gold=False)]
+    made = encode_texts(records, tokenizer(None), HeadSettings(("good",), 8, gold=False))
+    assert [row.labels for row in made.rows] == [(), ()]
+
+
 def pieces(row: Any, made: Any) -> list[str | None]:
     """The piece that stands for each token."""
     return [made.convert_ids_to_tokens(row.input_ids[p]) if p >= 0 else None for p in row.first]

@@ -258,3 +258,38 @@ def test_skipping_is_proposed_only_where_it_would_help(tmp_path: Path) -> None:
         read(write(tmp_path / "all.jsonl", {"prompt": "a"}, {"prompt": "a"}))
     with pytest.raises(DataError, match=r"1 of 2 rows cannot be used; --on-bad-row skip leaves them out$"):
         read(write(tmp_path / "some.jsonl", {"prompt": "a"}, CHAT))
+
+
+HALF = r'{"messages": [{"role": "user", "content": "Hi \ud83d"}, {"role": "assistant", "content": "a"}]}'
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        (HALF, r"\ud83d is half of a character"),
+        (r'{"text": "\ude00"}', r"\ude00 is half of a character"),
+        (r'{"prompt": "a", "completion": "b", "tools": [{"\ud83d": 1}]}', r"\ud83d is half of a character"),
+        (r'{"text": "a", "source": {"x": ["\udc00"]}}', r"\udc00 is half of a character"),
+        ('{"text": ' + "[" * 3000 + "]" * 3000 + "}", "brackets nested more than 100 levels deep"),
+        ('{"text": "a", "id": ' + "9" * 5000 + "}", "a number with too many digits"),
+    ],
+)
+def test_what_no_tokenizer_takes_is_a_bad_row(tmp_path: Path, line: str, cause: str) -> None:
+    path = write(tmp_path / "rows.jsonl", CHAT, line, r'{"text": "\ud83d\ude00"}')
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert error.value.problems[0][:2] == (f"{path}:2", cause)
+    result = read(path, skip=True)
+    assert (result.rows, result.skipped, len(result.records)) == (3, 1, 2)
+    assert result.records[1] == Text("😀", f"{path}:3")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_numbers_that_json_has_not(tmp_path: Path, number: str) -> None:
+    call = f'{{"type": "function", "function": {{"name": "f", "arguments": {{"a": [{number}]}}}}}}'
+    said = f'{{"role": "assistant", "content": "", "tool_calls": [{call}]}}'
+    path = write(tmp_path / "rows.jsonl", f'{{"messages": [{{"role": "user", "content": "a"}}, {said}]}}')
+    with pytest.raises(DataError, match=r"messages\[1\].tool_calls holds (nan|inf), which is not JSON"):
+        read(path)
+    # where nobody reads them, they do no harm
+    assert len(read(write(tmp_path / "rows.jsonl", f'{{"text": "a", "score": {number}}}')).records) == 1

@@ -13,6 +13,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.tokens import (
+    FlowMappingEndToken,
+    FlowMappingStartToken,
+    FlowSequenceEndToken,
+    FlowSequenceStartToken,
+)
 
 from posttrain.config.json_text import DEEPEST, TOO_DEEP
 from posttrain.errors import ConfigError, Problem
@@ -30,6 +36,8 @@ def parse_yaml(text: str, name: str) -> Any:
 
     name: of the file, for the places of problems; "" where there is none.
     """
+    if text.count("[") + text.count("{") > DEEPEST:
+        _check_brackets(text, name)
     try:
         node = YAML(typ="rt").load(io.StringIO(text.replace("\r\n", "\n")))
     except MarkedYAMLError as error:
@@ -46,6 +54,21 @@ def parse_yaml(text: str, name: str) -> Any:
         cause = f"a value that cannot be read: {what}"
         raise _error(name, None, cause, "put the value in quotation marks if it is text") from error
     return _sound(node, name)
+
+
+def _check_brackets(text: str, name: str) -> None:
+    """ConfigError where brackets are nested too deep, for which the parser takes minutes before it gives up."""
+    depth = 0
+    try:
+        for token in YAML(typ="safe", pure=True).scan(io.StringIO(text)):
+            if isinstance(token, FlowSequenceStartToken | FlowMappingStartToken):
+                depth += 1
+                if depth > DEEPEST:
+                    raise _error(name, token.start_mark.line + 1, *TOO_DEEP)
+            elif isinstance(token, FlowSequenceEndToken | FlowMappingEndToken):
+                depth -= 1
+    except (YAMLError, *PARSER_ERRORS):
+        return  # the parser meets it again, and it is told there
 
 
 def _error(name: str, line: int | None, cause: str, mend: str = "") -> ConfigError:

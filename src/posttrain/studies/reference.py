@@ -116,13 +116,17 @@ def _number(value: Any) -> float | None:
 
 def _csv_rows(path: Path) -> list[tuple[str, str, dict[str, Any]]]:
     """(place, name, values) of each row; cells left empty are left out."""
-    text = read_text(path)
-    table = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    text = io.StringIO(read_text(path), newline="")
+    table = csv.DictReader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    try:
+        lines = [(table.line_num, row) for row in table]
+    except csv.Error as error:
+        raise ConfigError(Problem(f"{path}:{table.line_num}", f"not valid CSV: {error}", "write it again")) from error
     rows = []
-    for row in table:
+    for number, row in lines:
         values = {(key or "").strip(): value for key, value in row.items() if isinstance(value, str) and value.strip()}
         name = str(values.pop("name", "")).strip() or DEFAULT_NAME
-        rows.append((f"{path}:{table.line_num}", name, values))
+        rows.append((f"{path}:{number}", name, values))
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,19 @@ def test_bad_files(tmp_path: Path) -> None:
     assert "examples[2]" in str(error.value)
     with pytest.raises(MissingError, match=r"no task\.json"):
         build("bigbench", tmp_path, path="b")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"metrics": [0]}, "'metrics' must be a list of names"),
+        ({"metrics": "exact_str_match"}, "'metrics' must be a list of names"),
+        ({"task_prefix": 5}, "'task_prefix' must be a text"),
+        ({"stop_string": ["x"]}, "'stop_string' must be a text"),
+        ({"output_regex": "("}, "'output_regex' is no regular expression"),
+    ],
+)
+def test_files_that_are_wrong(tmp_path: Path, wrong: dict[str, Any], words: str) -> None:
+    write(tmp_path / "task.json", {**CHOOSE, **wrong})
+    with pytest.raises(DataError, match=re.escape(words)):
+        build("bigbench", tmp_path, path="task.json")

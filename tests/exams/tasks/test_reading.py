@@ -127,3 +127,13 @@ def test_drcd_as_it_is() -> None:
     assert all(s.scores["em_zh"] == 0.0 for s in samples)
     assert len(samples) == 50
     assert {s.id for s in samples} <= set(by_id)
+
+
+@pytest.mark.parametrize("start", ["-Infinity", "NaN", '"x"', "{}"])
+def test_an_answer_that_starts_nowhere(tmp_path: Path, start: str) -> None:
+    answer = f'{{"text": "Ada", "answer_start": {start}}}'
+    asked = f'{{"id": "1", "question": "Who?", "answers": [{answer}]}}'
+    text = f'{{"data": [{{"paragraphs": [{{"context": "Ada.", "qas": [{asked}]}}]}}]}}'
+    (tmp_path / "q.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"qas\[0\]: a question needs 'id', 'question' and 'answers'"):
+        build("reading", tmp_path, path="q.json")

@@ -71,13 +71,19 @@ def read_marks(folder: Path) -> Marks:
             raise MissingError(Problem(str(_key_of(sheet)), "the key of the sheet is not there", "put it back"))
         try:
             items: dict[str, str] = parse_json(read_text(_key_of(sheet)))["items"]
-        except (ValueError, KeyError, TypeError) as error:
+            if not all(isinstance(item, str) for item in items.values()):
+                raise ValueError("items are names")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 Problem(str(_key_of(sheet)), "not the key of a sheet", "put back what was there")
             ) from error
         rows = csv.DictReader(io.StringIO(read_text(sheet), newline=""))
-        for row in rows:
-            place = f"{sheet}:{rows.line_num}"
+        try:
+            lines = [(rows.line_num, row) for row in rows]
+        except csv.Error as error:
+            raise DataError(Problem(f"{sheet}:{rows.line_num}", f"not valid CSV: {error}", "save it again")) from error
+        for number, row in lines:
+            place = f"{sheet}:{number}"
             written = (row.get("verdict") or "").strip().lower()
             code = (row.get("code") or "").strip().zfill(4)  # a spreadsheet makes 0001 a number
             if not written:

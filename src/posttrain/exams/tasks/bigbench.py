@@ -23,6 +23,7 @@ __all__ = ["BigbenchConfig", "bigbench"]
 
 INPUT, OUTPUT, CHOICE = "\nQ: ", "\nA: ", "\n  choice: "
 """BIG-bench's prefixes where the file names none."""
+TEXTS = ("task_prefix", "example_input_prefix", "example_output_prefix", "choice_prefix", "output_regex", "stop_string")
 KNOWN = ("multiple_choice_grade", "exact_str_match")
 
 
@@ -80,13 +81,23 @@ def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Proble
         problems.append(Problem(str(file), "no list 'examples'", "a BIG-bench task.json is expected"))
         return []
     before = len(problems)
+    metrics = told.get("metrics", [])
+    if not isinstance(metrics, list) or not all(isinstance(metric, str) for metric in metrics):
+        problems.append(Problem(str(file), "'metrics' must be a list of names"))
+    problems += [
+        Problem(str(file), f"'{key}' must be a text") for key in TEXTS if not isinstance(told.get(key) or "", str)
+    ]
+    try:
+        re.compile(told.get("output_regex") or "")
+    except (re.error, TypeError, OverflowError, RecursionError) as error:
+        problems.append(Problem(str(file), f"'output_regex' is no regular expression: {error}"))
     for number, example in enumerate(examples):
         wrong = _wrong(example)
         if wrong:
             problems.append(Problem(f"{file}: examples[{number}]", wrong))
     if len(problems) > before:
         return []
-    unknown = [m for m in told.get("metrics", []) if m not in KNOWN]
+    unknown = [m for m in metrics if m not in KNOWN]
     if unknown:
         notes.append(f"{file.parent.name}: not scored by {', '.join(unknown)}")
     made: dict[str, Item] = {}
@@ -101,7 +112,7 @@ def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Proble
             continue
         others = [e for i, e in enumerate(examples) if i != number]
         shown = rng.sample(others, min(config.shots, len(others)))
-        text = told.get("task_prefix", "") + "".join(f"{_asked(told, e, rng)}{_right(e)}" for e in shown) + body
+        text = (told.get("task_prefix") or "") + "".join(f"{_asked(told, e, rng)}{_right(e)}" for e in shown) + body
         made[key] = _item(f"{prefix}{number}", group, told, example, text, config)
     if twice:
         notes.append(f"{file.parent.name}: {twice} examples that stand twice are asked once")
@@ -183,7 +194,7 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     text = said.text
     if item.doc["regex"]:
         found = re.search(item.doc["regex"], text)
-        text = (found[1] if found.groups() else found[0]) if found else ""
+        text = ((found[1] or "") if found.groups() else found[0]) if found else ""
     right = text.strip() in {target.strip() for target in item.doc["target"]}
     nearly = right or _plain(text) in {_plain(target) for target in item.doc["target"]}
     return Sample(

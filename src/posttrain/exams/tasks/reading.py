@@ -140,7 +140,7 @@ def _nested(value: Any, name: str, problems: list[Problem]) -> Iterator[Question
             for q, asked in enumerate(paragraph["qas"]):
                 try:
                     yield _question(asked, passage)
-                except (KeyError, TypeError, AttributeError) as error:
+                except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
                     cause = f"a question needs 'id', 'question' and 'answers' of {{text, answer_start}}: {error!r}"
                     problems.append(Problem(f"{place}.qas[{q}]", cause))
 
