@@ -27,6 +27,7 @@ BANDS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("config",),
     ("registry",),
+    ("language",),
     ("errors",),
 )
 LEVEL = {room: level for level, band in enumerate(BANDS) for room in band}

@@ -27,6 +27,7 @@ from posttrain.cli.options import (
 )
 from posttrain.cli.plain import plain
 from posttrain.errors import ConfigError, PosttrainError, Problem
+from posttrain.language import shown as in_words
 
 if TYPE_CHECKING:
     from posttrain.data.records import Message
@@ -234,7 +235,7 @@ def _turn(words: str, turn: Callable[[str], list[dict[str, Any]]], json: bool) -
     try:
         rows = turn(words)
     except PosttrainError as error:
-        talk(str(error))
+        talk(in_words(error))
         if json:
             print(_json.dumps({"question": words, "error": str(error)}, ensure_ascii=False), flush=True)
         return

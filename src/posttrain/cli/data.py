@@ -10,8 +10,10 @@ import typer
 
 from posttrain.cli import data_make
 from posttrain.cli.options import DownloadOption, JsonOption, PlainCommand, PlainGroup, console, emit, talk
+from posttrain.cli.plain import column as filled
 from posttrain.cli.plain import plain
 from posttrain.errors import ConfigError, Problem, TemplateError
+from posttrain.language import translate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +26,9 @@ __all__ = ["app", "check", "show"]
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_make.app, name="make")
+
+COUNTED = {"supervised_tokens": "supervised tokens"}
+"""Counts whose name in JSON is not what is printed."""
 
 OPEN, CLOSE = "⟦", "⟧"
 """Around supervised text where there are no colours."""
@@ -156,7 +161,7 @@ def check(
         )
     else:
         for name, number in found.numbers().items():
-            print(f"{name.replace('_', ' '):<18}{number:>12,}")
+            print(f"{filled(translate(COUNTED.get(name, name)), 18)}{number:>12,}")
         _print_format(read)
         _print_checks(stop, prompt, template)
     if found.error is not None:  # over-long rows, or nothing left
@@ -202,7 +207,7 @@ def _print_row(row: Encoded, parts: list[tuple[str, bool]]) -> None:
 
     supervised = _supervised(row)
     place = Path(row.place).name if "/" in row.place else row.place
-    head = f"{plain(place)}: {len(row.input_ids)} tokens, {supervised} learned"
+    head = translate(f"{plain(place)}: {len(row.input_ids)} tokens, {supervised} learned")
     if not sys.stdout.isatty():
         body = "".join(f"{OPEN}{plain(text)}{CLOSE}" if learned else plain(text) for text, learned in parts)
         print(f"--- {head}\n{body}\n")
@@ -213,21 +218,25 @@ def _print_row(row: Encoded, parts: list[tuple[str, bool]]) -> None:
     out.print()
 
 
+def _print(line: str) -> None:
+    print(translate(line))
+
+
 def _print_format(read: ReadResult) -> None:
-    print(f"format   {read.recognised()}")
+    _print(f"format   {read.recognised()}")
     for note in read.notes:
-        print(f"note     {plain(note)}")
+        _print(f"note     {plain(note)}")
 
 
 def _print_summary(rows: int, problems: list[Problem], lengths: Lengths | None, max_length: int) -> None:
-    print(f"rows     {rows:,}, {len(problems):,} of them bad")
+    _print(f"rows     {rows:,}, {len(problems):,} of them bad")
     if lengths is None:
         return
-    print(
+    _print(
         f"tokens   {lengths.total:,}; per row: shortest {lengths.min:,}, median {lengths.median:,}, "
         f"95 % at most {lengths.p95:,}, longest {lengths.max:,}"
     )
-    print(f"over     {lengths.over:,} rows are longer than max_length {max_length:,}")
+    _print(f"over     {lengths.over:,} rows are longer than max_length {max_length:,}")
 
 
 def _template_problem(model: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -243,17 +252,17 @@ def _template_problem(model: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _print_checks(stop: StopCheck | None, prompt: str, template: str) -> None:
     if stop is None:
-        print("stop     not known: no row can be used")
+        _print("stop     not known: no row can be used")
     elif stop.problem:
-        print(f"stop     PROBLEM: {stop.problem}")
+        _print(f"stop     PROBLEM: {stop.problem}")
     else:
-        print(f"stop     ok: turns end with {', '.join(stop.ends)}, generation stops at {', '.join(stop.stops)}")
+        _print(f"stop     ok: turns end with {', '.join(stop.ends)}, generation stops at {', '.join(stop.stops)}")
     if prompt:
-        print(f"prompt   PROBLEM: {plain(prompt)}")
+        _print(f"prompt   PROBLEM: {plain(prompt)}")
     else:
-        print("prompt   ok: generation begins as the trained text does")
+        _print("prompt   ok: generation begins as the trained text does")
     if template:
-        print(f"template PROBLEM: {plain(template)}")
+        _print(f"template PROBLEM: {plain(template)}")
 
 
 def _talk_problems(what: str, problems: list[Problem]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from posttrain.cli.options import console, talk
 from posttrain.cli.plain import one_line
 from posttrain.errors import ConfigError, Problem
+from posttrain.language import translate
 
 if TYPE_CHECKING:
     from posttrain.config.change import Change
@@ -224,30 +225,40 @@ def _print(model: str, before: str, results: dict[str, ExamResult], floor: dict[
 
     out = console(stderr=False)
     many = f"{len(results)} changes" if len(results) > 1 else next(iter(results))
-    out.print(Text(f"{before} → {model}: {many}"))
+    out.print(Text(translate(f"{before} → {model}: {many}")))
     own, other = ({name: one.outcomes for name, one in each.items()} for each in (results, floor))
     beside = beside_floor(own, other)
     out.print(_table(summarise(list(results.values())), beside, several=len(results) > 1))
     if beside:
         out.print(
-            Text("↓ below the noise floor (the model before in other arithmetic) by a paired test; the rest is no loss")
+            Text(
+                translate(
+                    "↓ below the noise floor (the model before in other arithmetic) by a paired test; "
+                    "the rest is no loss"
+                )
+            )
         )
     for note in merged_notes([result.notes for result in results.values()]):
-        out.print(Text(note))
+        out.print(Text(translate(note)))
     wrong = [(name, s) for name, result in results.items() for s in result.samples if s.ok is False]
     if wrong:
         out.print(
-            Text(f"\n{len(wrong)} answers are not as they should be" + (", such as" if len(wrong) > SHOWN else ""))
+            Text(
+                translate(
+                    f"\n{len(wrong)} answers are not as they should be" + (", such as" if len(wrong) > SHOWN else "")
+                )
+            )
         )
     for name, sample in _spread(wrong)[:SHOWN]:
         out.print(
             Text(f"  {sample.group}" + (f" ({name})" if len(results) > 1 else "") + f": {one_line(sample.prompt)}")
         )
-        out.print(Text(f"    before: {one_line(sample.before) or '(nothing)'}"))
-        out.print(Text(f"    after:  {one_line(sample.after) or '(nothing)'}"))
+        nothing = translate("(nothing)")
+        out.print(Text(f"    {translate('before:')} {one_line(sample.before) or nothing}"))
+        out.print(Text(f"    {translate('after:')}  {one_line(sample.after) or nothing}"))
         wanted = sample.answer or sample.answer_contains
         if wanted:
-            out.print(Text(f"    wanted: {'' if sample.answer else '… '}{one_line(' | '.join(wanted))}"))
+            out.print(Text(f"    {translate('wanted:')} {'' if sample.answer else '… '}{one_line(' | '.join(wanted))}"))
 
 
 def _spread(wrong: list[tuple[str, ProbeResult]]) -> list[tuple[str, ProbeResult]]:
@@ -264,16 +275,16 @@ def _table(summary: Summary, beside: Mapping[str, BesideFloor], *, several: bool
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("score")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval" + (" (over changes)" if several else ""))
-    table.add_column("probes", justify="right")
+    table.add_column(translate("score"))
+    table.add_column(translate("value"), justify="right")
+    table.add_column(translate("95 % interval" + (" (over changes)" if several else "")))
+    table.add_column(translate("probes"), justify="right")
     if beside:
-        table.add_column("floor", justify="right")
+        table.add_column(translate("floor"), justify="right")
     for name, value in summary.scores.items():
         digits = 4 if name.startswith("drift.") else 1 if name in ("length.before", "length.after") else 2
         interval = summary.ci95.get(name)
-        shown = f"{interval.low:.{digits}f} to {interval.high:.{digits}f}" if interval else ""
+        shown = translate(f"{interval.low:.{digits}f} to {interval.high:.{digits}f}") if interval else ""
         row = [name, f"{value:.{digits}f}" + ("↓" if name in beside and beside[name].below else ""), shown]
         row += [str(summary.n[name]), *([f"{beside[name].floor:.2f}" if name in beside else ""] if beside else [])]
         table.add_row(*row)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.cli.options import console, quiet, talk
 from posttrain.cli.plain import one_line
+from posttrain.language import translate
 from posttrain.studies.config import safe_name
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def shown(head: str) -> Iterator[Callable[[TaskProgress], None]]:
         shown = bar.add_task("", head=head, total=None)
 
         def tell(progress: TaskProgress) -> None:
-            bar.update(shown, total=progress.total, completed=progress.done, description=_progress(progress))
+            bar.update(shown, total=progress.total, completed=progress.done, description=translate(_progress(progress)))
 
         yield tell
 
@@ -186,22 +187,24 @@ def print_results(
     out.print(Text(model))
     out.print(_table(results, by_group=by_group))
     for line in [] if by_group else _left_out(results):
-        out.print(Text(line))
+        out.print(Text(translate(line)))
     if compared and was is not None:
         out.print(Text(f"\n{before} → {model}"))
         out.print(_differences(results, compared))
         for name, one in compared.items():
             if one.forgotten is not None:
-                out.print(Text(f"{name}: {one.forgotten} were right and are wrong now, {one.gained} the other way"))
+                turned = f"{one.forgotten} were right and are wrong now, {one.gained} the other way"
+                out.print(Text(f"{name}: {translate(turned)}"))
             for note in one.notes:
-                out.print(Text(f"{name}: {note}"))
+                out.print(Text(f"{name}: {translate(note)}"))
         for group, drift in _drift(was, results).items():
             if drift["change"] is not None:
-                out.print(Text(f"{group}: {drift['change']:+.1%} of what it was"))
+                change = f"{drift['change']:+.1%} of what it was"
+                out.print(Text(f"{group}: {translate(change)}"))
     for name, result in results.items():
         out.print(Text(f"\n{name}: {one_line(result.signature, 400)}"))
         for note in result.notes:
-            out.print(Text(f"  {one_line(note, 400)}"))
+            out.print(Text(f"  {one_line(translate(note), 400)}"))
 
 
 def _groups(result: TaskResult) -> list[str]:
@@ -222,9 +225,9 @@ def _table(results: Mapping[str, TaskResult], *, by_group: bool) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("score")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval")
+    table.add_column(translate("score"))
+    table.add_column(translate("value"), justify="right")
+    table.add_column(translate("95 % interval"))
     table.add_column("n", justify="right")
     for name, result in results.items():
         groups = _groups(result)
@@ -233,8 +236,10 @@ def _table(results: Mapping[str, TaskResult], *, by_group: bool) -> Table:
             if "/" in key and key not in shown_groups:
                 continue
             interval = result.ci95.get(key)
-            shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-            by_chance = f"   (guessing {result.chance:.3f})" if key == result.headline and result.chance else ""
+            shown = translate(f"{interval[0]:.3f} to {interval[1]:.3f}") if interval else ""
+            by_chance = (
+                translate(f"   (guessing {result.chance:.3f})") if key == result.headline and result.chance else ""
+            )
             table.add_row(f"{name}.{key}", f"{value:.3f}", shown + by_chance, str(result.n[key]))
     return table
 
@@ -244,13 +249,13 @@ def _differences(results: Mapping[str, TaskResult], compared: Mapping[str, Compa
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("score", "before", "after", "difference", "95 % interval", "p"):
-        table.add_column(column, justify="left" if column in ("score", "95 % interval") else "right")
+        table.add_column(translate(column), justify="left" if column in ("score", "95 % interval") else "right")
     table.add_column("")
     for name, one in compared.items():
         if one.before is None or one.after is None or one.difference is None:
-            table.add_row(f"{name}.{results[name].headline}", *[""] * 5, "nothing to compare")
+            table.add_row(f"{name}.{results[name].headline}", *[""] * 5, translate("nothing to compare"))
             continue
-        interval = f"{one.ci95.low:+.3f} to {one.ci95.high:+.3f}" if one.ci95 else ""
+        interval = translate(f"{one.ci95.low:+.3f} to {one.ci95.high:+.3f}") if one.ci95 else ""
         verdict = (
             ("better" if one.better else "worse") if one.different else "no difference that can be told from chance"
         )
@@ -261,6 +266,6 @@ def _differences(results: Mapping[str, TaskResult], compared: Mapping[str, Compa
             f"{one.difference:+.3f}",
             interval,
             "" if one.p_value is None else f"{one.p_value:.3g}",
-            verdict,
+            translate(verdict),
         )
     return table

@@ -22,6 +22,7 @@ import typer
 from posttrain import __version__
 from posttrain.cli import options
 from posttrain.errors import PosttrainError, Problem
+from posttrain.language import shown, translate
 from posttrain.models.disk import disk_problem
 from posttrain.models.memory import few_kernels
 from posttrain.models.processor import wait_politely
@@ -60,6 +61,9 @@ def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on stderr but errors.")] = False,
+    language: Annotated[
+        str | None, typer.Option("--language", metavar="en|zh-TW", help="In which language you are spoken to.")
+    ] = None,
 ) -> None:
     """Change what a language model says after release, and prove what the change did."""
 
@@ -121,36 +125,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; a message for a person instead of a traceback."""
     wait_politely()  # read when torch is imported, which is later
     few_kernels()
-    words = options.take_global(sys.argv[1:] if arguments is None else arguments)
     try:
+        words = options.take_global(sys.argv[1:] if arguments is None else arguments)
         build_app(_wanted(words))(args=words, prog_name="posttrain")
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if code == 130:
-            print("interrupted", file=sys.stderr)
+            print(translate("interrupted"), file=sys.stderr)
         return code
     except KeyboardInterrupt:
         if options.debug():
             raise
-        print("interrupted", file=sys.stderr)
+        print(translate("interrupted"), file=sys.stderr)
         return 130
     except PosttrainError as error:
         if options.debug():
             raise
-        print(str(error), file=sys.stderr)
+        print(shown(error), file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if options.debug():
             raise
-        print(Problem(str(error.filename or ""), error.strerror or str(error), _os_mend(error)), file=sys.stderr)
+        problem = Problem(str(error.filename or ""), error.strerror or str(error), _os_mend(error))
+        print(shown(problem), file=sys.stderr)
         return 1
     except Exception as error:
         if options.debug():
             raise
-        if problem := disk_problem(error, Path()):  # the disk's refusal, by the name that a library gives it
-            print(problem, file=sys.stderr)
+        if disk := disk_problem(error, Path()):  # the disk's refusal, by the name that a library gives it
+            print(shown(disk), file=sys.stderr)
             return 1
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        print("This should not happen; --debug shows where. A bug report wants `posttrain doctor`.", file=sys.stderr)
+        message = "This should not happen; --debug shows where. A bug report wants `posttrain doctor`."
+        print(translate(message), file=sys.stderr)
         return 1
     return 0

@@ -1,7 +1,8 @@
 """The option layer that every verb shares, and the two ways a verb speaks.
 
 Data goes to stdout (`emit`), talk goes to stderr (`talk`, `console`). `--debug` and `--quiet` may stand anywhere on the
-command line and are taken out by `main` before the verb sees it, so that no verb declares them.
+command line and are taken out by `main` before the verb sees it, so that no verb declares them; so may `--language`,
+which says in which language people are spoken to. Talk is translated where it is shown (`posttrain.language`).
 
     def exam(model: str, json: JsonOption = False, sets: SetOption = None) -> None: ...
 """
@@ -12,12 +13,17 @@ import json as _json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from posttrain import language
+from posttrain.cli.speaking import PlainCommand, PlainGroup
+from posttrain.errors import ConfigError, Problem
+from posttrain.language import translate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +33,7 @@ __all__ = [
     "DownloadOption",
     "DryRunOption",
     "JsonOption",
+    "LanguageOption",
     "MismatchOption",
     "OutputOption",
     "PlainCommand",
@@ -64,48 +71,62 @@ MismatchOption = Annotated[
 ]
 
 
-class PlainCommand(TyperCommand):
-    """A command whose help shows nothing to be typed after a switch (typer writes `<bool>`)."""
+EVERYWHERE = (
+    "Everywhere: --debug shows the traceback of an error, --quiet keeps stderr silent, --language en|zh-TW says in "
+    "which language you are spoken to (else LANGUAGE, LC_ALL, LC_MESSAGES or LANG says it)."
+)
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters, switches with an empty metavar."""
-        return _without_bool(super().get_params(ctx))
-
-
-class PlainGroup(TyperGroup):
-    """The same for a verb with sub-verbs."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters, switches with an empty metavar."""
-        return _without_bool(super().get_params(ctx))
-
-
-def _without_bool(params: list[Any]) -> list[Any]:
-    for param in params:
-        if isinstance(param, TyperOption) and param.is_flag and param.metavar is None:
-            param.metavar = ""
-    return params
-
-
-EVERYWHERE = "Everywhere: --debug shows the traceback of an error, --quiet keeps stderr silent."
+PACKAGE = Path(__file__).parent.parent
 
 _state = {"debug": False, "quiet": False}
 
 
 def take_global(arguments: Sequence[str]) -> list[str]:
-    """Remember --debug and --quiet and return the arguments without them; what follows a bare `--` is left alone."""
+    """Remember --debug, --quiet and --language and return the arguments without them; a bare `--` ends them.
+
+    Without --language the environment says which language is spoken.
+    """
     _state.update(debug=os.environ.get("POSTTRAIN_DEBUG", "") not in ("", "0"), quiet=False)
+    language.speak(language.from_environment(os.environ))
     rest: list[str] = []
-    for i, argument in enumerate(arguments):
-        if argument == "--":
-            rest += arguments[i:]
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            rest += [word, *words]
             break
-        if argument in ("--debug", "--quiet"):
-            _state[argument.removeprefix("--")] = True
+        if word in ("--debug", "--quiet"):
+            _state[word.removeprefix("--")] = True
+        elif word == "--language":
+            if not words:
+                raise ConfigError(Problem(word, "the language is missing", f"known: {', '.join(language.LANGUAGES)}"))
+            language.speak(words.pop(0))
+        elif word.startswith("--language="):
+            language.speak(word.partition("=")[2])
         else:
-            rest.append(argument)
+            rest.append(word)
     _hear_the_library()
     return rest
+
+
+def _speak(wanted: str | None) -> str:
+    """The language of a verb's own -l, in which it goes on to speak; without it, the one that is spoken already."""
+    if wanted is not None:
+        language.speak(wanted)
+    return language.spoken()
+
+
+LanguageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        "-l",
+        metavar="en|zh-TW",
+        callback=_speak,
+        is_eager=True,
+        help="The language of messages, table and report; the page can switch.",
+    ),
+]
 
 
 def debug() -> bool:
@@ -126,13 +147,36 @@ def hush() -> None:
 
 def _hear_the_library() -> None:
     """What the library says by itself, such as the memory that a GGUF file will take, is talk too."""
-    logging.getLogger("posttrain").setLevel(logging.ERROR if quiet() else logging.WARNING)
+    library = logging.getLogger("posttrain")
+    library.setLevel(logging.ERROR if quiet() else logging.WARNING)
+    if not any(isinstance(handler, _Talk) for handler in library.handlers):
+        library.addHandler(_Talk())
+    warnings.formatwarning = _warning
+
+
+class _Talk(logging.Handler):
+    """What is logged, said."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(translate(record.getMessage()), file=sys.stderr, flush=True)
+
+
+_as_python = warnings.formatwarning
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of this package as a line for people; those of others as Python writes them."""
+    if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+        return f"{translate(str(message))}\n"
+    return _as_python(message, category, filename, lineno, line)
 
 
 def talk(message: str = "") -> None:
     """Say something to a person: one line on stderr, nothing with --quiet."""
     if not quiet():
-        print(message, file=sys.stderr, flush=True)
+        print(translate(message), file=sys.stderr, flush=True)
 
 
 def console(*, stderr: bool = True) -> Console:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from posttrain.cli.options import JsonOption, emit, talk
+from posttrain.cli.options import JsonOption, LanguageOption, emit, talk
+from posttrain.language import spoken
 
 if TYPE_CHECKING:
     from posttrain.reports.folder import Run
@@ -17,9 +18,7 @@ ALL = "all"
 
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder that `posttrain run` wrote.")],
-    language: Annotated[
-        str, typer.Option("--language", "-l", metavar="en|zh-TW", help="The language shown first; the page can switch.")
-    ] = "en",
+    language: LanguageOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="RUN_FOLDER/report.html when left out.")
     ] = None,
@@ -39,9 +38,8 @@ def report(
     """
     from posttrain.reports.folder import read_run
     from posttrain.reports.html import write_page
-    from posttrain.reports.texts import check_language
 
-    check_language(language)
+    language = spoken()
     run = read_run(run_folder)
     for problem in run.problems:
         talk(f"left out: {problem}")

@@ -15,6 +15,7 @@ from posttrain.cli.options import (
     DownloadOption,
     DryRunOption,
     JsonOption,
+    LanguageOption,
     OutputOption,
     SetOption,
     console,
@@ -22,7 +23,9 @@ from posttrain.cli.options import (
     quiet,
     talk,
 )
+from posttrain.cli.plain import fitted
 from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
+from posttrain.language import spoken, translate
 
 if TYPE_CHECKING:
     from posttrain.models.meter import Doing
@@ -52,9 +55,7 @@ def run(
     ] = None,
     output: OutputOption = None,
     restart: Annotated[bool, typer.Option("--restart", help="Run cells again that are done.")] = False,
-    language: Annotated[
-        str, typer.Option("--language", "-l", metavar="en|zh-TW", help="Language of the table and the report.")
-    ] = "en",
+    language: LanguageOption = None,
     sets: SetOption = None,
     download: DownloadOption = False,
     dry_run: DryRunOption = False,
@@ -66,14 +67,12 @@ def run(
     """
     from posttrain.config.change import load_changes
     from posttrain.config.load import load_yaml
-    from posttrain.reports.texts import check_language
     from posttrain.studies.config import Study
     from posttrain.studies.exams import prepare_exams
     from posttrain.studies.plan import make_plan, select
     from posttrain.studies.reference import reference_of
     from posttrain.training.trackers import check_trackers
 
-    check_language(language)
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
     base = study.parent
     known = load_changes(config.changes, base, place=str(study)) if config.changes else []
@@ -100,7 +99,7 @@ def run(
         if (folder / "results.json").is_file():
             talk(f"so far: posttrain report {folder}")
         raise
-    _finish(outcome, folder, language=language, json=json)
+    _finish(outcome, folder, language=spoken(), json=json)
 
 
 def _check_models(config: Study, base: Path) -> None:
@@ -163,17 +162,23 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
         )
         return
     for line in _listed(cells):
-        print(line)
-    print(f"\n{_counts(cells)} -> {folder}")
-    print(f"training    {guess.trained_tokens:,} tokens")
-    print(f"exams       {guess.examined_tokens:,} tokens")
+        _print(line)
+    _print(f"\n{_counts(cells)} -> {folder}")
+    _print(f"training    {guess.trained_tokens:,} tokens")
+    _print(f"exams       {guess.examined_tokens:,} tokens")
     for task in exams.tasks:
         requests = sum(len(item.asks) for item in task.items) * (1 + len(task.perturbations))
-        print(f"  {task.name}: {len(task.items):,} items, {requests:,} requests each time")
-    print(f"disk        {_size(guess.disk_gib)}")
-    print(f"time        about {clock(guess.wall_s)} on this machine, if nothing is done yet (within a factor of three)")
+        _print(f"  {task.name}: {len(task.items):,} items, {requests:,} requests each time")
+    _print(f"disk        {_size(guess.disk_gib)}")
+    _print(
+        f"time        about {clock(guess.wall_s)} on this machine, if nothing is done yet (within a factor of three)"
+    )
     if known:
-        print(f"finished    {known} cells have results; those whose inputs are unchanged are kept")
+        _print(f"finished    {known} cells have results; those whose inputs are unchanged are kept")
+
+
+def _print(line: str) -> None:
+    print(translate(line))
 
 
 def _listed(cells: Sequence[Cell]) -> list[str]:
@@ -201,7 +206,7 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
         emit({**results, "report": str(report)})
     else:
         print(text_table(results, width=console(stderr=False).width, language=language), end="")
-        print(f"\nreport: {report}")
+        _print(f"\nreport: {report}")
     if not outcome.failed:
         return
     problems = [Problem(f"{r.model} | {r.method} | {r.change} | seed {r.seed}", r.error) for r in outcome.failed]
@@ -248,7 +253,7 @@ class Watcher:
 
     def begins(self, event: Event) -> None:
         """Name the cell that begins."""
-        self.label = f"[{event.done + 1}/{event.total}] {event.cell}"
+        self.label = f"[{event.done + 1}/{event.total}] {translate(str(event.cell))}"
         self.last = time.monotonic()
         self._show("")
 
@@ -261,7 +266,7 @@ class Watcher:
             self._show(words)
         elif now - self.last >= STEP_LINE_S:
             self.last = now
-            talk(f"{self.label}: {words}")
+            talk(f"{self.label}: {translate(words)}")
 
     def exam(self, event: ExamEvent) -> None:
         """An exam within a cell, or of the untouched model: live on a terminal, else a line now and then."""
@@ -274,13 +279,13 @@ class Watcher:
         if event.total:
             words += f" {event.done:,}/{event.total:,}"
         if event.left_s is not None and event.done < event.total:
-            words += f", {clock(event.left_s)} left"
+            words += translate(f", {clock(event.left_s)} left")
         if self.live and (now - self.shown >= LIVE_S or not event.done):
             self.shown = now
             self._show(words, head)
         elif not self.live and now - self.last >= STEP_LINE_S:
             self.last = now
-            talk(f"{head}: {words}")
+            talk(f"{translate(head)}: {words}")
 
     def doing(self, work: Doing) -> None:
         """Replay that is made and the like: live on a terminal, else a line now and then."""
@@ -305,16 +310,18 @@ class Watcher:
                 ("same pattern", "locality.same_pattern"),
                 ("kept", "locality.unrelated"),
             )
-            said = [f"{word} {100 * scores[key]:.0f} %" for word, key in shown if key in scores]
+            said = [f"{translate(word)} {100 * scores[key]:.0f} %" for word, key in shown if key in scores]
             said += [f"{name} {scores[name]:.3g}" for name in self.headlines if name in scores]
-            words = ", ".join(said) or "done"
+            words = ", ".join(said) or translate("done")
         else:
-            words = f"FAILED: {result.error.splitlines()[0] if result.error else ''}"
-        talk(f"[{event.done}/{event.total}] {event.cell}: {words} ({event.wall_s or 0.0:.1f} s{left})")
+            words = translate(f"FAILED: {result.error.splitlines()[0] if result.error else ''}")
+        time_taken = translate(f"({event.wall_s or 0.0:.1f} s{left})")
+        talk(f"[{event.done}/{event.total}] {translate(str(event.cell))}: {words} {time_taken}")
 
     def _show(self, words: str, head: str | None = None) -> None:
         if self.live:
             self._clear()
             width = console().width
-            sys.stderr.write(f"{self.label if head is None else head} {words}".strip()[: width - 1])
+            text = f"{self.label if head is None else translate(head)} {translate(words)}"
+            sys.stderr.write(fitted(text, width - 1))
             sys.stderr.flush()

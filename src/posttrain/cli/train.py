@@ -10,6 +10,7 @@ import typer
 from posttrain import registry
 from posttrain.cli.options import DownloadOption, DryRunOption, JsonOption, OutputOption, SetOption, emit, quiet, talk
 from posttrain.errors import ConfigError, Problem
+from posttrain.language import translate
 
 if TYPE_CHECKING:
     from posttrain.training.config import TrainConfig
@@ -77,7 +78,7 @@ def train(
             f"{size(seen.checkpoint_gib)} per checkpoint",
             f"output      {folder}",
         ):
-            print(line)
+            print(translate(line))
         return
 
     from posttrain.training.progress import progress_for

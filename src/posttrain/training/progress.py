@@ -9,9 +9,11 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
+from rich.cells import set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from posttrain.language import translate
 from posttrain.models.meter import Doing, clock, listener, listening
 
 __all__ = ["LiveProgress", "PlainProgress", "RunProgress", "Silent", "clock", "heard", "progress_for"]
@@ -92,7 +94,7 @@ class PlainProgress:
         return None
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(translate(text), file=sys.stderr, flush=True)
 
     def doing(self, work: Doing) -> None:
         now = time.monotonic()
@@ -121,12 +123,12 @@ class LiveProgress:
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("step"),
+            TextColumn(translate("step")),
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn(translate("left")),
             TimeRemainingColumn(),
             console=self.console,
         )
@@ -143,13 +145,13 @@ class LiveProgress:
 
     def say(self, text: str) -> None:
         self._clear()
-        self.bar.console.print(text, markup=False, highlight=False)
+        self.bar.console.print(translate(text), markup=False, highlight=False)
 
     def doing(self, work: Doing) -> None:
         """A line of its own, written over again and again; gone when the work is done."""
         self._clear()
         if not work.ends and not self.bar.live.is_started:
-            self.console.file.write(str(work)[: self.console.width - 1])
+            self.console.file.write(set_cell_size(translate(str(work)), self.console.width - 1).rstrip())
             self.console.file.flush()
             self.lying = True
 
@@ -166,7 +168,7 @@ class LiveProgress:
         if "validation_loss_nats" in entry:
             self.say(f"step {entry['step']}  {described(entry)}")
         else:
-            self.bar.update(self.task, completed=int(entry["step"]), description=described(entry))
+            self.bar.update(self.task, completed=int(entry["step"]), description=translate(described(entry)))
 
 
 def heard(train: Callable[P, R]) -> Callable[P, R]:

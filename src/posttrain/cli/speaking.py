@@ -1,0 +1,136 @@
+"""Help and usage errors in the language that is spoken, and without `<bool>` after switches.
+
+typer builds its help from what the commands say, so commands and parameters are translated just before they are shown;
+its own words ("Usage:", "[default: ...]", "No such option") are in the same catalogue. Choices, names of options and
+metavars stay as they are: they are typed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+from posttrain.language import translate
+
+__all__ = ["PlainCommand", "PlainGroup"]
+
+TITLES = {
+    "DEFAULT_STRING": "[default: {}]",
+    "ENVVAR_STRING": "[env var: {}]",
+    "REQUIRED_LONG_STRING": "[required]",
+    "ARGUMENTS_PANEL_TITLE": "Arguments",
+    "OPTIONS_PANEL_TITLE": "Options",
+    "COMMANDS_PANEL_TITLE": "Commands",
+    "ERRORS_PANEL_TITLE": "Error",
+    "ABORTED_TEXT": "Aborted.",
+    "RICH_HELP": "Try [blue]'{command_path} {help_option}'[/] for help.",
+}
+"""typer.rich_utils' settings -> their English."""
+
+
+class UsageError(typer.BadParameter):
+    """A command line that cannot be used, said in the language that is spoken."""
+
+    def format_message(self) -> str:
+        """The message as it is, without typer's \"Invalid value\"."""
+        return self.message
+
+
+class PlainCommand(TyperCommand):
+    """A command whose help is in the language spoken and shows nothing to be typed after a switch."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, switches with an empty metavar."""
+        return _without_bool(super().get_params(ctx))
+
+    def get_usage(self, ctx: Any) -> str:
+        """The usage line."""
+        return _usage(super().get_usage(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        _localised(self, super().get_params(ctx))
+        super().format_help(ctx, formatter)
+
+
+class PlainGroup(TyperGroup):
+    """The same for a verb with sub-verbs, and for all verbs together."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, switches with an empty metavar."""
+        return _without_bool(super().get_params(ctx))
+
+    def get_usage(self, ctx: Any) -> str:
+        """The usage line."""
+        return _usage(super().get_usage(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        _localised(self, super().get_params(ctx))
+        for command in self.commands.values():
+            command.short_help = _paragraphs(command.short_help)
+            command.help = _paragraphs(command.help)
+        super().format_help(ctx, formatter)
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Parse the command line; what cannot be used is said in the language spoken."""
+        try:
+            return super().make_context(*args, **extra)
+        except typer.TyperException as error:
+            _say_again(error)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; the same for its command line."""
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as error:
+            _say_again(error)
+
+
+def _say_again(error: typer.TyperException) -> NoReturn:
+    """Raise a usage error of typer in the language spoken; that no argument means help is no error."""
+    if isinstance(error, UsageError) or type(error).__name__ == "NoArgsIsHelpError":
+        raise error
+    _titles()
+    raise UsageError(translate(error.format_message()), ctx=vars(error).get("ctx")) from error
+
+
+def _titles() -> None:
+    """typer's own titles; set in English too, so that one process may speak one language after the other."""
+    from typer import rich_utils
+
+    for name, english in TITLES.items():
+        setattr(rich_utils, name, translate(english))
+
+
+def _usage(line: str) -> str:
+    """`Usage: posttrain run [OPTIONS] STUDY.yaml`."""
+    for english in ("Usage:", "[OPTIONS]", "COMMAND [ARGS]..."):
+        line = line.replace(english, translate(english), 1)
+    return line
+
+
+def _localised(command: Any, params: list[Any]) -> None:
+    _titles()
+    command.help, command.epilog = _paragraphs(command.help), _paragraphs(command.epilog)
+    for param in params:
+        if isinstance(param, TyperOption | TyperArgument):
+            param.help = _paragraphs(param.help)
+
+
+def _paragraphs(text: str | None) -> str | None:
+    """A help text, each paragraph of it a message on one line; what follows a form feed is not for people."""
+    if not text:
+        return text
+    shown = inspect.cleandoc(text.partition("\f")[0]).split("\n\n")
+    return "\n\n".join(translate(" ".join(paragraph.split())) for paragraph in shown)
+
+
+def _without_bool(params: list[Any]) -> list[Any]:
+    for param in params:
+        if isinstance(param, TyperOption) and param.is_flag and param.metavar is None:
+            param.metavar = ""
+    return params

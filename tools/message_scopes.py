@@ -1,0 +1,104 @@
+"""One source file as a syntax tree, and what a name in it stands for: assignments, loops over tables, `append`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["Module", "name_of"]
+
+
+def name_of(node: ast.expr) -> str:
+    """The last name of a dotted expression, "" for anything else."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+class Module:
+    """One file: its functions, constants, and the scopes that local names are looked up in."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self.tree = ast.parse(path.read_text(encoding="utf-8"))
+        self.parents: dict[ast.AST, ast.AST] = {}
+        for node in ast.walk(self.tree):
+            for child in ast.iter_child_nodes(node):
+                self.parents[child] = node
+        self._bound: dict[ast.AST, list[ast.AST]] = {}
+
+    def scopes(self, node: ast.AST) -> Iterator[ast.AST]:
+        """The functions around a node, the innermost first, then the module."""
+        at: ast.AST | None = node
+        while at is not None:
+            if isinstance(at, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
+                yield at
+            at = self.parents.get(at)
+
+    def _bindings(self, scope: ast.AST) -> list[ast.AST]:
+        """The nodes within a scope that give a name a value."""
+        if scope not in self._bound:
+            kinds = (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For, ast.comprehension)
+            self._bound[scope] = [node for node in ast.walk(scope) if isinstance(node, kinds)]
+        return self._bound[scope]
+
+    def _handler(self, node: ast.AST) -> ast.AST | None:
+        """The `except` block around a node."""
+        at: ast.AST | None = node
+        while at is not None and not isinstance(at, ast.ExceptHandler):
+            at = self.parents.get(at)
+        return at
+
+    def _reaches(self, assignment: ast.AST, node: ast.AST) -> bool:
+        """Whether a value given in an `except` block can be met here: only within that block."""
+        handler = self._handler(assignment)
+        return handler is None or handler is self._handler(node)
+
+    def appended(self, name: str, node: ast.AST) -> list[ast.expr]:
+        """What is put into a list of this name by `append` and `+=`."""
+        found: list[ast.expr] = []
+        for other in ast.walk(next(self.scopes(node))):
+            if (
+                isinstance(other, ast.Call)
+                and isinstance(other.func, ast.Attribute)
+                and other.func.attr in ("append", "insert")
+                and name_of(other.func.value) == name
+            ):
+                found.append(other.args[-1])
+            elif isinstance(other, ast.AugAssign) and name_of(other.target) == name:
+                found.append(other.value)
+        return found
+
+    def assigned(self, name: str, node: ast.AST) -> list[ast.expr]:
+        """What is assigned to a name where a node can see it; what is a parameter or unpacked is not known."""
+        for scope in self.scopes(node):
+            found: list[ast.expr] = []
+            for other in self._bindings(scope):
+                if not self._reaches(other, node):
+                    continue
+                if isinstance(other, ast.For | ast.comprehension):
+                    found += _looped(other, name)
+                elif isinstance(other, ast.Assign):
+                    found += [other.value] * any(name_of(target) == name for target in other.targets)
+                elif isinstance(other, ast.AnnAssign | ast.NamedExpr) and other.value is not None:
+                    found += [other.value] * (name_of(other.target) == name)
+            here = self._handler(node)
+            own = [value for value in found if here is not None and self._handler(value) is here]
+            if found:
+                return own or found
+            if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef) and name in {
+                a.arg for a in [*scope.args.args, *scope.args.kwonlyargs]
+            }:
+                return []
+        return []
+
+
+def _looped(loop: ast.For | ast.comprehension, name: str) -> list[ast.expr]:
+    """What a loop's name goes through, where the loop is over texts or tuples written out."""
+    target, source = loop.target, loop.iter
+    if isinstance(target, ast.Name):
+        return [source] if target.id == name else []
+    if not isinstance(target, ast.Tuple) or not isinstance(source, ast.Tuple | ast.List):
+        return []
+    at = next((i for i, part in enumerate(target.elts) if isinstance(part, ast.Name) and part.id == name), None)
+    rows = [row for row in source.elts if isinstance(row, ast.Tuple) and len(row.elts) == len(target.elts)]
+    return [row.elts[at] for row in rows] if at is not None else []

@@ -1,0 +1,180 @@
+"""The catalogue of what posttrain says in Traditional Chinese: `python tools/messages.py [--check]`.
+
+It finds every text that a person can meet in `src/posttrain` (`message_texts.py`), adds what is new to the `.po` file
+with an empty translation, takes out what is gone, lists what is not translated yet with its place, and compiles the
+`.mo` file that the package reads. With --check nothing is written: exit code 1 when something is missing or wrong.
+
+Translate by writing the `msgstr` into `src/posttrain/locale/zh_TW/LC_MESSAGES/messages.po`, and run this again. The
+placeholders of a message, such as `{path}`, must all stand in its translation. The words are those of the table in
+`docs/zh-TW/index.md`; `REFUSED` names words that are not used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from babel.messages import Catalog
+from babel.messages.pofile import read_po, write_po
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.message_texts import Found, messages_in, placeholders  # noqa: E402  (run as a file, the root is no path)
+
+SOURCE = ROOT / "src" / "posttrain"
+FOLDER = SOURCE / "locale" / "zh_TW" / "LC_MESSAGES"
+PO, MO = FOLDER / "messages.po", FOLDER / "messages.mo"
+
+HEADER = (
+    "Language: zh_TW\nMIME-Version: 1.0\nContent-Type: text/plain; charset=UTF-8\nContent-Transfer-Encoding: 8bit\n"
+)
+
+OTHER_ROOMS = ("reports", "pocket")
+"""The report has catalogues of its own, and building the models in the box is for those who make releases."""
+
+REFUSED = {
+    "變更": "改變（change）；設定或檔案則用「改動」",
+    "普遍性": "推廣性（generality）",
+    "外洩": "外溢（leak）",
+    "同型": "同句型（same pattern）",
+    "保住": "守住（kept）",
+    "調法": "微調方式（tuner）",
+    "調整器": "微調方式（tuner）",
+    "重播": "複習（replay）",
+    "權杖": "詞元（token）",
+    "令牌": "詞元（token）",
+    "文件夾": "資料夾",
+    "文件夹": "資料夾",
+    "目錄": "資料夾",
+    "默認": "預設",
+    "缺省": "預設",
+    "內存": "記憶體",
+    "程序": "程式、行程",
+    "網絡": "網路",
+    "數據": "資料",
+    "信息": "訊息、資訊",
+    "運行": "執行",
+    "加載": "載入",
+    "保存": "儲存、保留",
+    "字符": "字元",
+    "字段": "欄位",
+    "用戶": "使用者",
+    "支持": "支援",
+    "命令行": "命令列",
+    "服務器": "伺服器",
+    "緩存": "快取",
+    "隨機": "亂數",
+    "進程": "行程",
+    "線程": "執行緒",
+    "代碼庫": "原始碼",
+    "質量": "品質",
+    "優化": "最佳化",
+    "適配器": "adapter",
+    "噪聲": "雜訊",
+    "視頻": "影片",
+}
+"""Word -> what is said instead: one word for one thing, and the words of Taiwan."""
+
+
+def source_messages() -> list[Found]:
+    """Every message of the source, in the order of the files."""
+    files = [path for path in SOURCE.rglob("*.py") if path.relative_to(SOURCE).parts[0] not in OTHER_ROOMS]
+    return messages_in(SOURCE, files)
+
+
+def read_catalogue() -> dict[str, str]:
+    """Message -> translation, as the `.po` file has them; empty where there is none yet."""
+    if not PO.is_file():
+        return {}
+    with PO.open("rb") as file:
+        return {str(one.id): str(one.string) for one in read_po(file, locale="zh_TW") if one.id}
+
+
+def catalogue_of(found: Sequence[Found], translations: dict[str, str]) -> Catalog:
+    """The catalogue of the messages found, with the translations that are known."""
+    catalogue = Catalog(locale="zh_TW", project="posttrain", version="", fuzzy=False, charset="utf-8")
+    catalogue.header_comment = "# Traditional Chinese of posttrain; written by tools/messages.py, translated by hand."
+    for one in found:
+        catalogue.add(one.message, translations.get(one.message, ""), locations=[(one.file, 0)])
+    return catalogue
+
+
+def as_po(catalogue: Catalog) -> bytes:
+    """The text of the `.po` file: no dates and no line numbers, so that it changes only where a message does."""
+    file = io.BytesIO()
+    write_po(file, catalogue, width=120, omit_header=True, include_lineno=False)
+    lines = "".join(f'"{line}\\n"\n' for line in HEADER.splitlines())
+    header = f'msgid ""\nmsgstr ""\n{lines}\n'
+    return f"{catalogue.header_comment}\n{header}{file.getvalue().decode('utf-8')}".encode()
+
+
+def as_mo(translations: dict[str, str]) -> bytes:
+    """The bytes of the `.mo` file of a catalogue, the same wherever and whenever it is made.
+
+    https://www.gnu.org/software/gettext/manual/html_node/MO-Files.html; without the hash table, which is optional.
+    """
+    pairs = sorted((one.encode(), two.encode()) for one, two in {"": HEADER, **translations}.items() if two)
+    texts = [one for one, _ in pairs] + [two for _, two in pairs]
+    at = 7 * 4 + len(texts) * 8
+    places = []
+    for text in texts:
+        places += [len(text), at]
+        at += len(text) + 1
+    table = len(pairs) * 8
+    head = struct.pack("<7I", 0x950412DE, 0, len(pairs), 28, 28 + table, 0, 28 + 2 * table)
+    return head + struct.pack(f"<{len(places)}I", *places) + b"".join(text + b"\0" for text in texts)
+
+
+def faults(found: Sequence[Found], translations: dict[str, str]) -> list[str]:
+    """What is missing, what is no longer in the source, and what is wrong with a translation, each with its place."""
+    told = []
+    for one in found:
+        translation = translations.get(one.message, "")
+        at = f"src/posttrain/{one.file}:{one.line}" if one.file != "others" else "tools/message_texts.py (OTHERS)"
+        if not translation:
+            told.append(f"{at}: not translated: {one.message!r}")
+            continue
+        if sorted(placeholders(one.message)) != sorted(placeholders(translation)):
+            told.append(f"{at}: other placeholders than {one.message!r}: {translation!r}")
+        told += [
+            f"{at}: '{word}' is not used, but {REFUSED[word]}: {translation!r}" for word in refused_in(translation)
+        ]
+    there = {one.message for one in found}
+    told += [f"messages.po: no longer in the source: {message!r}" for message in translations if message not in there]
+    return told
+
+
+def refused_in(text: str) -> list[str]:
+    """The refused words of a text."""
+    return [word for word in REFUSED if word in text]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Update the catalogue, or only check it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when something is to be done")
+    check: bool = parser.parse_args(arguments).check
+    found, translations = source_messages(), read_catalogue()
+    told = faults(found, translations)
+    if check:
+        if not MO.is_file() or MO.read_bytes() != as_mo(translations):
+            told.append("messages.mo is not that of messages.po: run python tools/messages.py")
+    else:
+        told = [line for line in told if not line.startswith("messages.po: no longer")]
+        kept = {one.message: translations.get(one.message, "") for one in found}
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        PO.write_bytes(as_po(catalogue_of(found, kept)))
+        MO.write_bytes(as_mo(read_catalogue()))
+    for line in told:
+        print(line)
+    print(f"{len(found)} messages, {sum(not translations.get(one.message) for one in found)} without a translation")
+    return 1 if told else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
