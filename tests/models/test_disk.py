@@ -72,6 +72,20 @@ def test_torch_says_no_reason_so_the_disk_is_asked(tmp_path: Path, monkeypatch: 
     assert found.cause == f"cannot be written: {SPACE}"
 
 
+def test_it_is_asked_before_the_half_written_file_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = tmp_path / "half"
+    monkeypatch.setattr(disk, "_free", lambda place: 4096 if half.exists() else 1 << 40)
+
+    def fails() -> None:
+        with writing(tmp_path / "whole", half):
+            half.touch()
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+    with pytest.raises(DiskError, match=SPACE):
+        fails()
+    assert not half.exists()
+
+
 def big_safetensors(path: Path) -> None:
     save_file({"a": torch.zeros(40_000)}, path)
 
