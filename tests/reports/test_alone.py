@@ -199,7 +199,7 @@ def test_an_exam_beside_the_change_exam_is_no_second_change(tmp_path: Path) -> N
         "folder": ".",
     }
     scores = {"reliability": 1.0, "locality.unrelated": 0.5}
-    about = {
+    about: dict[str, Any] = {
         "headline": "acc",
         "capabilities": {},
         "signature": "",
