@@ -21,6 +21,8 @@ DEEPEST = 4
 """A message within a message within a message: not deeper than this."""
 TRIES = 200
 """So many parts of one text are looked up at most; a line for people has a handful."""
+SHORT, WORDS = 12, 3
+"""In a message with fewer letters of its own, and no colon, an unknown value of more spaces is a sentence of others."""
 THIN = 6
 """A message with fewer letters of its own, not all of them in front, and no mark such as a colon is a thin one."""
 
@@ -29,7 +31,8 @@ class Template(NamedTuple):
     """A message with placeholders.
 
     literals: the text before, between and after them; verbatim: the placeholders in quotes; anchor: the longest
-    literal, which a text must hold; thin: whether the message has next to no words of its own.
+    literal, which a text must hold; thin: whether the message has next to no words of its own; short: whether it has
+    few.
     """
 
     literals: tuple[str, ...]
@@ -38,6 +41,7 @@ class Template(NamedTuple):
     text: str
     anchor: str
     thin: bool
+    short: bool
 
     def values(self, text: str) -> dict[str, str] | None:
         """What stands in the text at each placeholder; None where the text is another message."""
@@ -99,8 +103,10 @@ def catalogue_of(pairs: Iterable[tuple[str, str]]) -> Catalogue:
             for name, left, right in zip(names, literals, literals[1:], strict=False)
             if left and right and QUOTES.get(left[-1]) == right[0]
         )
-        anchor = max(literals, key=len)
-        templates.append(Template(tuple(literals), tuple(names), quoted, translation, anchor, _thin(literals)))
+        anchor, own = max(literals, key=len), "".join(literals)
+        short = sum(map(str.isalpha, own)) < SHORT and ":" not in own
+        thin = short and _thin(literals)
+        templates.append(Template(tuple(literals), tuple(names), quoted, translation, anchor, thin, short))
     templates.sort(key=lambda one: -sum(map(len, one.literals)))
     return Catalogue(exact, templates)
 
@@ -148,20 +154,21 @@ class _Search:
         return self.known[text]
 
     def _looked_up(self, text: str, depth: int) -> str | None:
+        row = self._row(text, depth) if depth and ", " in text else None
+        return row or self._whole(text, depth) or self._in_parts(text, depth)
+
+    def _whole(self, text: str, depth: int) -> str | None:
+        """The translation of one message."""
         exact = self.catalogue.exact.get(text)
         if exact is not None:
             return exact
-        if depth and ", " in text:
-            row = self._row(text, depth)
-            if row is not None:
-                return row
         for template in self.catalogue.templates:
             if template.anchor in text:
                 values = template.values(text)
                 told = None if values is None else self._told(template, values, depth)
                 if told is not None:
                     return template.text.format_map(told)
-        return self._in_parts(text, depth)
+        return None
 
     def _told(self, template: Template, values: dict[str, str], depth: int) -> dict[str, str] | None:
         """The values as they are shown; None where they show that the text is not this message after all.
@@ -180,7 +187,8 @@ class _Search:
             known = self.found(bare, depth + 1)
             several = ": " in bare or "; " in bare
             placed = several and name == template.names[0] and not template.literals[0]
-            if (known is None and (placed or "  " in bare)) or (several and template.thin):
+            odd = placed or "  " in bare or (template.short and bare.count(" ") > WORDS)
+            if (known is None and odd) or (several and template.thin):
                 return None
             told[name] = value if known is None else value.replace(bare, known, 1)
             meant = meant or known is not None
@@ -198,10 +206,13 @@ class _Search:
                 pairs = zip(parts, told, strict=True)
                 kept = [part if one is None else part.replace(part.strip(), one, 1) for part, one in pairs]
                 return mark.join(kept) if any(told) else None
+        for head, rest in _cut(text, ": "):  # a place before one message, which may have the same marks in it
+            told_rest = self._whole(rest, depth + 1) if " " in rest and self.left else None
+            self.left = max(self.left - 1, 0)
+            if told_rest is not None:
+                return f"{self.found(head, depth + 1) or head if ' ' in head else head}：{told_rest}"
         for mark, joined in (("; ", "；"), (": ", "："), (" (", "（")):
-            parts = text.split(mark)
-            for i in range(1, min(len(parts), 9)):
-                head, rest = mark.join(parts[:i]), mark.join(parts[i:])
+            for head, rest in _cut(text, mark):
                 told_head = self.found(head, depth + 1) if " " in head else None
                 if mark == " (":
                     if told_head is not None and rest.endswith(")"):
@@ -223,3 +234,9 @@ class _Search:
         if not fits or not any(told):
             return None
         return "，".join(part if one is None else one for part, one in zip(parts, told, strict=True))
+
+
+def _cut(text: str, mark: str) -> list[tuple[str, str]]:
+    """Before and after each of the first places of a mark."""
+    parts = text.split(mark)
+    return [(mark.join(parts[:i]), mark.join(parts[i:])) for i in range(1, min(len(parts), 9))]
