@@ -76,9 +76,19 @@ def test_alpaca_preferences_and_graded_answers(tmp_path: Path) -> None:
     assert (graded.prompt[0].content, graded.completion[0].content, graded.label) == ("Sum.\n\n1+1", "3", False)
 
 
+def test_alpaca_whose_question_is_the_input(tmp_path: Path) -> None:
+    row = {"instruction": "", "input": "1+1?", "output": "2"}
+    assert one(tmp_path, row) == Completion("1+1?", "2", f"{tmp_path}/rows.jsonl:1")
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
+        ({"instruction": "", "input": "", "output": "b"}, "'instruction' is empty"),
+        (
+            {"instruction": "a", "context": "b", "response": "c"},
+            "but no 'output'; columns: {input: context, output: response}",
+        ),
         ({"instruction": "a"}, "a row without an answer: 'instruction' but no 'output'; add"),
         ({"instruction": "a", "ouput": "b"}, "'instruction' but no 'output'; did you mean 'output'? it has 'ouput'"),
         ({"instruction": "a", "output": ""}, "a row without an answer: 'output' is empty"),

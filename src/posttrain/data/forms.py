@@ -54,11 +54,13 @@ def own_fields(row: Mapping[str, Any]) -> Form:
         return Form("", {**row, "messages": talk_in(row["messages"], "messages")})
     if talk:
         return Form("ShareGPT", _sharegpt(row, talk))
-    if "instruction" in has and "prompt" not in has:
+    if row.get("instruction") is not None and "prompt" not in has:
         if has & {"output", "chosen", "rejected"} or "output" in row:
             return Form("Alpaca", _alpaca(row, has))
         if not has & {"text", "completion"}:
             mend = missing("output", row, 'add "output": "..."')
+            if "response" in has:  # Dolly's
+                mend = "columns: {" + ("input: context, " if "context" in row else "") + "output: response}"
             raise BadRow("a row without an answer: 'instruction' but no 'output'", mend)
     if {"content", "summary"} <= has and not has & {"prompt", "text", "completion", "chosen"}:
         text_of(row, "summary")
@@ -85,9 +87,10 @@ def talk_in(value: Any, field: str) -> Any:
 
 
 def _alpaca(row: Mapping[str, Any], has: set[str]) -> Mapping[str, Any]:
-    asked = text_of(row, "instruction")
-    if "input" in has:
-        asked = f"{asked}\n\n{text_of(row, 'input')}"
+    said = [text_of(row, key) for key in ("instruction", "input") if key in has]
+    asked = "\n\n".join(said) if said else text_of(row, "instruction")
+    if not asked.strip():
+        raise BadRow("'instruction' is empty", "write the prompt or remove the row")
     if has & {"chosen", "rejected"}:
         return _asked(row, asked, {key: row.get(key) for key in ("chosen", "rejected")})
     if not filled(row.get("output")):
