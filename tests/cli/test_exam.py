@@ -14,6 +14,7 @@ from posttrain.cli.main import build_app, main
 from posttrain.errors import ConfigError, MissingError, TemplateError
 from tests.pico import FAMILIES
 from tests.processes import Started
+from tests.talker import talker
 
 CHANGE = """\
 name: tallest
@@ -178,3 +179,28 @@ def test_what_is_refused(exam: Invoke, pico_path: Callable[[str], Path], tmp_pat
     words = [str(other), "--before", model, "-c", "tallest.yaml", "--json"]
     assert isinstance(exam(*words).exception, TemplateError)
     assert exam(*words, "--allow-template-mismatch").exit_code == 0
+
+
+def test_what_an_exam_does_for_long_is_said_and_ctrl_c_says_what_it_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("posttrain.cli.works.LINE_EVERY_S", 0.0)
+    change = tmp_path / "change.yaml"
+    text = 'name: c\ntarget: [{prompt: "capital of France?", answer: Lyon}]\nlocality: {unrelated: ["hello", "two?"]}\n'
+    change.write_text(text, encoding="utf-8")
+    words = ["exam", str(talker()), "--before", str(talker()), "--change", str(change), "--noise-floor", "none"]
+    assert main(words) == 0
+    err = capsys.readouterr().err
+    assert "asking the model before the change: 0/3 probes" in err
+    assert "measuring drift: 0/" in err
+
+    def interrupted(self: object, *_: object, on_answer: Any, **__: object) -> None:
+        on_answer(0, None)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("posttrain.inference.respondents.ModelRespondent.answers", interrupted)
+    assert main(words) == 130
+    assert (
+        "stopped while asking the model before the change (1 of 3 probes); the same command asks this part again"
+        in (capsys.readouterr().err)
+    )

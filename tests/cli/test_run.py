@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from posttrain.cli.main import main
-from posttrain.cli.run import clock
+from posttrain.cli.run import Watcher, clock
+from posttrain.models.meter import Doing
 from tests.processes import Started
 from tests.studies.conftest import TRAIN, write_study
 
@@ -33,7 +35,11 @@ def test_a_run_ends_with_a_table_and_the_reports_path(capsys: pytest.CaptureFixt
     assert "2 changes" in err.splitlines()[0]
     assert "[1/4] " in err
     assert " left)" in err
-    assert out.splitlines()[-1] == "report: runs/tiny/report.html"
+    assert out.splitlines()[-2:] == [
+        "report: runs/tiny/report.html",
+        "model:  none are kept (keep: none); with --set keep=final each cell's final model is",
+    ]
+    assert err.count("weights: none are kept") == 1  # said before the work, too
     assert Path("runs/tiny/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert "full" in out
 
@@ -80,7 +86,9 @@ def test_a_dry_run_does_nothing(capsys: pytest.CaptureFixture[str], study: Path)
     assert f"{study.parent.name}" not in out.splitlines()[0] or "| prompt | france | seed 0" in out.splitlines()[0]
     assert "8 cells (1 model x 4 methods x 2 changes x 1 seed) -> runs/tiny" in out
     assert "tokens" in out
-    assert "time        about" in out
+    assert re.search(r"time        about .+ to .+ on this machine: a guess", out)
+    assert "weights     none are kept (keep: none); with --set keep=final" in out
+    assert "replay      about 192 tokens" in out  # three prompts, answers of at most 128 tokens half as long
     code, out, _ = run(capsys, str(study), "--dry-run", "--json", "--changes", "1")
     plan = json.loads(out)
     assert [cell["method"] for cell in plan["cells"]] == ["prompt", "full", "full+self", "lora"]
@@ -242,3 +250,43 @@ def test_two_methods_of_one_name_have_a_line(capsys: pytest.CaptureFixture[str],
     path.write_text("study: s\nmodels: x\nchanges: x\nmethods:\n- kind: prompt\n- {kind: prompt}\n", encoding="utf-8")
     code, _, err = run(capsys, str(path))
     assert (code, err) == (2, f"{path}:5: methods: two methods are called prompt; give each a 'name' of its own\n")
+
+
+def test_where_the_models_are_and_what_finished_cells_took(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    words = [str(study), "--only", "full", "--only", "prompt", "--set", "keep=final"]
+    code, out, err = run(capsys, *words, "--changes", "1")
+    assert code == 0, err
+    (line,) = [line for line in out.splitlines() if line.startswith("model:")]
+    assert (Path(line.removeprefix("model:").strip()) / "config.json").is_file()
+    assert "none are kept" not in out + err
+    code, out, _ = run(capsys, *words, "--dry-run")
+    assert "weights     of the end of each cell" in out
+    assert re.search(r"finished    2 cells .*\ntime        about .+ for the other 2, by what these took", out)
+    code, out, _ = run(capsys, *words, "--dry-run", "--json")
+    assert json.loads(out)["left_s"] == pytest.approx(
+        sum(json.loads(p.read_text())["cost"]["wall_s"] for p in Path("runs/tiny/cells").glob("*/result.json"))
+    )
+
+
+def test_a_study_that_makes_no_model_says_nothing_of_weights(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    code, out, err = run(capsys, str(study), "--only", "prompt", "--changes", "1")
+    assert code == 0
+    assert "none are kept" not in out + err
+
+
+def test_long_work_within_a_cell_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watcher = Watcher()
+    work = Doing("answering prompts for replay", 12, 328, "prompts", 30.0, 6300, 790.0)
+    watcher.doing(work._replace(done=0, tokens=0, left_s=None))  # of a small model, done in no time: no line
+    for _ in range(25):
+        now[0] += 1.0
+        watcher.doing(work)
+        watcher.step({"step": 5, "steps": 10, "loss_nats": 1.5, "tokens_per_s": 2048.4, "wall_s": 20.0})
+    assert capsys.readouterr().err.splitlines() == [str(work)] * 2
+    now[0] += 10.0
+    watcher.step({"step": 5, "steps": 10, "loss_nats": 1.5, "tokens_per_s": 2048.4, "wall_s": 20.0})
+    assert capsys.readouterr().err == ": step 5/10, loss 1.500, 2,048 tokens/s, 20 s left\n"

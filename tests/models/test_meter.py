@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import pytest
 
 from posttrain.errors import Interrupted
 from posttrain.inference.respondents import ModelRespondent
-from posttrain.models import meter as module
 from posttrain.models.load import load_model
 from posttrain.models.meter import Doing, Meter, listener, listening, tick
 
@@ -17,7 +17,7 @@ from posttrain.models.meter import Doing, Meter, listener, listening, tick
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     clock = [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     return clock
 
 
@@ -94,19 +94,19 @@ def test_what_is_begun_anew_is_counted_anew(now: list[float]) -> None:
 def test_an_interruption_says_what_was_done_and_what_is_kept() -> None:
     told: list[Doing] = []
 
-    def interrupted(kept: str | None = None) -> None:
-        with listening(told.append), Meter("measuring", 1000, "rows", **({"kept": kept} if kept else {})) as meter:
+    def interrupted(meter: Meter) -> None:
+        with listening(told.append), meter:
             meter.more(3)
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as caught:
-        interrupted()
+        interrupted(Meter("measuring", 1000, "rows"))
     kept = "nothing of it is kept, the same command begins it anew"
     assert str(caught.value) == f"stopped while measuring (3 of 1,000 rows); {kept}"
     assert told[-1].ends
     assert tick() is None
     with pytest.raises(Interrupted, match=r"; all is kept$"):
-        interrupted(kept="all is kept")
+        interrupted(Meter("measuring", 1000, "rows", kept="all is kept"))
     with pytest.raises(ZeroDivisionError), Meter("b", 1, "rows"):
         raise ZeroDivisionError
 

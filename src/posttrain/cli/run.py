@@ -39,6 +39,9 @@ __all__ = ["run"]
 
 LISTED = 40
 """A dry run names every cell of a study with at most so many."""
+LISTED_MODELS = 8
+"""So many of the models that were kept are named."""
+NONE_KEPT = "weights: none are kept (keep: none); with --set keep=final each cell's final model is"
 LIVE_S = 0.2
 """The live line is written again at most so often."""
 STEP_LINE_S = 10.0
@@ -90,6 +93,8 @@ def run(
     from posttrain.studies.run import run_study
 
     talk(f"{config.study}: {_counts(selected)} -> {folder}")
+    if config.keep == "none" and _train(selected):
+        talk(NONE_KEPT)
     watcher = Watcher([f"{task.name}.{task.headline}" for task in exams.tasks])
     try:
         outcome = run_study(
@@ -100,7 +105,7 @@ def run(
         if (folder / "results.json").is_file():
             talk(f"so far: posttrain report {folder}")
         raise
-    _finish(outcome, folder, language=spoken(), json=json)
+    _finish(config, outcome, folder, language=spoken(), json=json)
 
 
 def _check_models(config: Study, base: Path) -> None:
@@ -131,14 +136,14 @@ def _counts(cells: Sequence[Cell]) -> str:
 
 
 def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, base: Path, *, json: bool) -> None:
-    from posttrain.studies.estimate import estimate
+    from posttrain.studies.estimate import by_finished, estimate
     from posttrain.studies.results import read_result
 
     guess = estimate(config, cells, exams.tasks, base)
-    known = sum(
-        (result := read_result(folder / "cells" / cell.folder)) is not None and result.status == "done"
-        for cell in cells
-    )
+    found = {cell.folder: read_result(folder / "cells" / cell.folder) for cell in cells}
+    walls = {name: one.cost["wall_s"] for name, one in found.items() if one is not None and one.status == "done"}
+    known = len(walls)
+    left_s, waiting = by_finished(cells, walls)
     if json:
         names = [
             {
@@ -159,6 +164,7 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
                 "finished": known,
                 "exams": asked,
                 **guess._asdict(),
+                "left_s": left_s if known else None,
             }
         )
         return
@@ -166,16 +172,24 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
         _print(line)
     _print(f"\n{_counts(cells)} -> {folder}")
     _print(f"training    {guess.trained_tokens:,} tokens")
+    if guess.made_tokens:
+        _print(
+            f"replay      about {guess.made_tokens:,} tokens to be written by the model, where none are in the cache"
+        )
     _print(f"exams       {guess.examined_tokens:,} tokens")
     for task in exams.tasks:
         requests = sum(len(item.asks) for item in task.items) * (1 + len(task.perturbations))
         _print(f"  {task.name}: {len(task.items):,} items, {requests:,} requests each time")
+    if _train(cells):
+        kept = {"none": NONE_KEPT.removeprefix("weights: "), "final": "of the end of each cell", "all": "all are kept"}
+        _print(f"weights     {kept[config.keep]}")
     _print(f"disk        {_size(guess.disk_gib)}")
-    _print(
-        f"time        about {clock(guess.wall_s)} on this machine, if nothing is done yet (within a factor of three)"
-    )
     if known:
         _print(f"finished    {known} cells have results; those whose inputs are unchanged are kept")
+        _print(f"time        about {clock(left_s)} for the other {waiting}, by what these took")
+    else:
+        low, high = clock(guess.wall_s / 3), clock(3 * guess.wall_s)
+        _print(f"time        about {low} to {high} on this machine: a guess by arithmetic; loading is not counted")
 
 
 def _print(line: str) -> None:
@@ -197,7 +211,7 @@ def _size(gib: float) -> str:
     return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
 
 
-def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> None:
+def _finish(config: Study, outcome: Outcome, folder: Path, *, language: str, json: bool) -> None:
     from posttrain.reports.html import write_report
     from posttrain.reports.table import text_table
 
@@ -208,6 +222,8 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
     else:
         print(text_table(results, width=console(stderr=False).width, language=language), end="")
         _print(f"\nreport: {report}")
+        for line in _weights(config, outcome, folder):
+            _print(line)
     if not outcome.failed:
         return
     problems = [Problem(f"{r.model} | {r.method} | {r.change} | seed {r.seed}", r.error) for r in outcome.failed]
@@ -220,6 +236,21 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
 
         error = MissingError(*error.problems)
     raise error
+
+
+def _train(cells: Sequence[Cell]) -> bool:
+    """Whether some of them make a model."""
+    return any(cell.method.kind == "train" for cell in cells)
+
+
+def _weights(config: Study, outcome: Outcome, folder: Path) -> list[str]:
+    """Where the models are that the study has made, or how to have them kept."""
+    kept = [result for result in outcome.results if result.status == "done" and result.weights]
+    lines = [f"model:  {folder / result.weights}" for result in kept[:LISTED_MODELS]]
+    if len(kept) > LISTED_MODELS:
+        lines.append(f"        and {len(kept) - LISTED_MODELS} more, in the same place of their cells")
+    trained = any(result.status == "done" and result.cost.get("steps") for result in outcome.results)
+    return lines or (["model:  " + NONE_KEPT.removeprefix("weights: ")] if config.keep == "none" and trained else [])
 
 
 def clock(seconds: float) -> str:

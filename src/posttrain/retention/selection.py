@@ -101,6 +101,10 @@ class ReplayConfig(Config):
         """The rows whose prompts are known before any model has spoken; None where the model makes them up."""
         return None
 
+    def made_tokens(self, base: Path) -> int:
+        """Roughly how many tokens the model writes for it; for `--dry-run`."""
+        return 0
+
     def share_of(self, new_tokens: int, old_tokens: int) -> float:
         """The share, given how many tokens all new and all old rows have."""
         return self.share

@@ -2,25 +2,29 @@
 
 Arithmetic is counted (2 operations per parameter and token forwards, 6 for forwards and backwards; Kaplan et al. 2020,
 arXiv:2001.08361, section 2.1) and divided by the speed of one measured matrix product; a small model's time is mostly
-overhead, which is added per step and per generated token. A guess within a factor of three; once cells have run, the
-time left is told from theirs.
+overhead, which is added per step and per generated token. A guess within a factor of three and said so; once cells have
+run, time is told from theirs (`by_finished`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from posttrain.errors import MissingError, Problem
 from posttrain.exams.task import Ask, Task
 from posttrain.inference.protocol import Plain
 from posttrain.models.load import config_of, load_tokenizer
+from posttrain.retention.selection import ReplayConfig
 from posttrain.studies.config import StageConfig, Study
+from posttrain.studies.methods.train import TrainMethodConfig
 from posttrain.studies.plan import Cell, find_model
+from posttrain.training.rates import TRIES
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "by_finished", "estimate"]
 
 STEP_OVERHEAD_S = 0.02
 """Per optimiser step, beside the arithmetic: Python, the optimiser's small kernels (pocket, 2 cores)."""
@@ -33,23 +37,31 @@ EFFICIENCY = 0.4
 
 
 class Estimate(NamedTuple):
-    """trained_tokens, examined_tokens: processed in all cells; disk_gib: written; wall_s: rough."""
+    """trained_tokens: read in training, the search for a learning rate included; examined_tokens: processed in exams;
+    disk_gib: written; wall_s: rough; made_tokens: written for replay, where it is in no cache yet. Of all cells.
+    """
 
     trained_tokens: int
     examined_tokens: int
     disk_gib: float
     wall_s: float
+    made_tokens: int = 0
 
 
 def flops_per_s() -> float:
-    """Measured on the spot: a square matrix product, in float32 on a CPU, the best of three."""
+    """Measured on the spot: a square matrix product, in float32 on a CPU, the best of five after one to wake up.
+
+    Large enough to be arithmetic: a product of 512 takes a millisecond or two, most of it to start threads, and came to
+    a third of what a model's own products reach on two busy cores.
+    """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = 4096 if device == "cuda" else 512
+    size = 4096 if device == "cuda" else 1024
     a = torch.randn(size, size, device=device)
     best = 1e9
-    for _ in range(3):
+    a @ a
+    for _ in range(5):
         began = time.perf_counter()
         a @ a
         if device == "cuda":
@@ -115,7 +127,9 @@ def words(ask: Ask) -> str:
 def estimate(study: Study, cells: Sequence[Cell], tasks: Sequence[Task] = (), base: Path | None = None) -> Estimate:
     """Tokens, disk and time of these cells; tasks: the study's exams beside the change exam."""
     speed = flops_per_s()
-    trained = examined = 0
+    trained = examined = made = 0
+    known_before: set[tuple[str, str]] = set()
+    known_replays: set[str] = set()
     disk_bytes = wall_s = 0.0
     sizes: dict[str, tuple[int, float]] = {}
     work_of_tasks = [task_work(task) for task in tasks]
@@ -145,15 +159,55 @@ def estimate(study: Study, cells: Sequence[Cell], tasks: Sequence[Task] = (), ba
         times = len([step for step in study.saves.due(work.steps) if step != work.steps]) + 1
         times += cell.method.named_checkpoints(len(stages))
         asked = round(sum(map(len, probes)) * per_character) + len(probes) * ANSWER_TOKENS
-        examined += (times + 1) * asked + (times + first) * (read + written)
-        wall_s += (times + 1) * exam(parameters, asked, 0, 1) if probes else 0.0
+        unasked = (cell.model, cell.change_name) not in known_before  # the model before answers once for all methods
+        known_before.add((cell.model, cell.change_name))
+        examined += (times + unasked) * asked + (times + first) * (read + written)
+        wall_s += (times + unasked) * exam(parameters, asked, 0, 1) if probes else 0.0
         wall_s += (times + first) * exam(parameters, read, written, len(tasks)) if tasks else 0.0
-        trained += work.tokens
-        wall_s += 6 * parameters * work.tokens / (speed * EFFICIENCY) + work.steps * STEP_OVERHEAD_S
+        searching = searched(cell) * work.tokens // max(work.steps, 1)
+        trained += work.tokens + searching
+        steps = work.steps + searched(cell)
+        wall_s += 6 * parameters * (work.tokens + searching) / (speed * EFFICIENCY) + steps * STEP_OVERHEAD_S
+        replay, key = replay_tokens(cell, base or Path())
+        if key not in known_replays:
+            known_replays.add(key)
+            made += replay
+            wall_s += 2 * parameters * replay / (speed * EFFICIENCY)
         disk_bytes += times * 1000 * (len(probes) + samples) + 300 * work.steps
         if work.steps and study.keep != "none":
             disk_bytes += 4 * parameters * (times if study.keep == "all" else 1)
-    return Estimate(trained, examined, disk_bytes / 2**30, wall_s)
+    return Estimate(trained, examined, disk_bytes / 2**30, wall_s, made)
+
+
+def searched(cell: Cell) -> int:
+    """Steps that a search for the learning rate takes."""
+    method = cell.method
+    return TRIES if isinstance(method, TrainMethodConfig) and method.optimizer.learning_rate == "find" else 0
+
+
+def replay_tokens(cell: Cell, base: Path) -> tuple[int, str]:
+    """Tokens that the model writes for a cell's replay, and what makes two cells' replays the same."""
+    method = cell.method
+    if not isinstance(method, TrainMethodConfig) or not isinstance(method.replay, ReplayConfig):
+        return 0, ""
+    replay = method.replay.for_change(cell.change_name) if cell.change is not None else method.replay
+    kept = replay.model_dump_json(exclude={"share", "weight", "loss"})
+    return replay.made_tokens(base), f"{cell.model} {cell.seed} {kept}"
+
+
+def by_finished(cells: Sequence[Cell], walls: Mapping[str, float]) -> tuple[float, int]:
+    """Seconds for the cells without a result at the mean of their method's (else of all) finished ones, and how many
+    cells these are. walls: seconds of each finished cell, by folder.
+    """
+    means: dict[str, list[float]] = {}
+    for cell in cells:
+        if cell.folder in walls:
+            means.setdefault(cell.method.label, []).append(walls[cell.folder])
+    overall = [wall for each in means.values() for wall in each]
+    left = [cell for cell in cells if cell.folder not in walls]
+    if not overall:
+        return 0.0, len(left)
+    return sum(fmean(means.get(cell.method.label, overall)) for cell in left), len(left)
 
 
 def stage_characters(stage: StageConfig, base: Path) -> int:

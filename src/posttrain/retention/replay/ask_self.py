@@ -6,6 +6,7 @@ writes the user's turn (Magpie, arXiv:2406.08464, section 2); it then answers it
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -42,6 +43,10 @@ class AskSelfReplayConfig(ReplayConfig):
     """The longest question; one that does not end by itself is left out."""
     max_new_tokens: int = Field(default=128, gt=0)
     """The longest answer; one that is cut there is learned without an end, since it has none."""
+
+    def made_tokens(self, base: Path) -> int:
+        """Questions and answers, half as long as they may be."""
+        return self.n * (self.max_prompt_tokens + self.max_new_tokens) // 2
 
 
 class UserTurn(NamedTuple):

@@ -65,6 +65,12 @@ class SelfReplayConfig(ReplayConfig):
         paths = tuple(path.replace("{change}", name) for path in self.files())
         return self.model_copy(update={"prompts": paths}) if paths else self
 
+    def made_tokens(self, base: Path) -> int:
+        """Answers, half as long as they may be."""
+        paths = [base / path for path in self.files()] or [GENERAL_PROMPTS]
+        count = len({prompt for path in paths for prompt in read_prompts(path)})
+        return min(self.n or count, count) * self.max_new_tokens // 2
+
     def rows(self, base: Path) -> list[Conversation]:
         """The prompts, not answered yet."""
         paths = [base / path for path in self.files()] or [GENERAL_PROMPTS, PACKAGED_PROMPTS]
