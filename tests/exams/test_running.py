@@ -13,7 +13,7 @@ import pytest
 
 from posttrain import registry
 from posttrain.data.records import Message
-from posttrain.errors import ConfigError, DataError, PosttrainError
+from posttrain.errors import ConfigError, DataError, DiskError, PosttrainError
 from posttrain.exams import running
 from posttrain.exams.running import TaskProgress, run_task, samples_key
 from posttrain.exams.statistics import wilson
@@ -316,9 +316,9 @@ def test_a_full_disk_is_told_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     file = SampleFile(path, "key")
     path.symlink_to("/dev/full")  # only now: reading it never ends
-    with pytest.raises(OSError, match="No space left on device") as error:
+    with pytest.raises(DiskError, match="cannot be written: No space left on device; free some space") as error:
         file.append(Sample("a", "", "q", "yes", "yes", {"acc": 1.0}))
-    assert error.value.filename == str(path)
+    assert error.value.problems[0].place == str(path)
     file.close()  # without a second error
 
 

@@ -133,6 +133,14 @@ def test_an_old_file_stays_and_lines_are_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_device_that_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.symlink_to("/dev/full")
+    with pytest.raises(DiskError, match=rf"lines\.jsonl: cannot be written: {SPACE}"):
+        append(path, "one\n")
+
+
 def test_another_error_stays_itself_and_leaves_nothing(tmp_path: Path) -> None:
     half = tmp_path / "half"
 

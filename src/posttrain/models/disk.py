@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,13 +91,14 @@ def append(path: Path, text: str) -> None:
     with writing(path):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY, 0o666)
         try:
-            end = os.fstat(handle).st_size
+            before = os.fstat(handle)
             left = memoryview(text.encode("utf-8"))
             try:
                 while left:
                     left = left[os.write(handle, left) :]
             except OSError:
-                os.ftruncate(handle, end)
+                if stat.S_ISREG(before.st_mode):  # a pipe or a device cannot be shortened
+                    os.ftruncate(handle, before.st_size)
                 raise
         finally:
             os.close(handle)
