@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LANGUAGE"] = "en"  # what is said is compared in English, whatever the machine speaks
@@ -19,7 +19,8 @@ from posttrain.errors import MissingError
 from posttrain.models.names import REAL, resolve
 from tests.pico import pico
 
-settings.register_profile("posttrain", deadline=None)  # the machine may be busy
+# The machine may be busy, and then time says nothing of the code: no deadline, and no complaint about slow drawing.
+settings.register_profile("posttrain", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("posttrain")
 
 

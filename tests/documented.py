@@ -10,12 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["ROOT", "Block", "Command", "blocks", "commands", "pages"]
+from posttrain.cli.main import VERBS
+
+__all__ = ["PROGRAMS", "ROOT", "Block", "Command", "blocks", "commands", "named", "pages"]
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = ("posttrain", "python", "python3", "make", "pip", "torchrun", "accelerate", "docker", "uv", "git")
 SPAN = re.compile(rf"`((?:[A-Z_]+=\S+ )*(?:{'|'.join(PROGRAMS)}) [^`]+)`")
-COMMENT = re.compile(r"^#.*?\b((?:posttrain [a-z]+|python [a-z]+/) ?.+?)(?:  +\(.*)?$", re.MULTILINE)
+COMMENT = re.compile(
+    rf"^#[^`\n]*?\b((?:posttrain (?:{'|'.join(VERBS)}) |python [a-z]+/)[^`\n]*?)(?:  +\(.*)?$", re.MULTILINE
+)
 USAGE = re.compile(r"^    ((?:posttrain|python) .+)$", re.MULTILINE)
 RECIPE = re.compile(r"\$\(BIN\)/((?:posttrain|python) [^;\n]+)")
 

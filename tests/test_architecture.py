@@ -28,6 +28,7 @@ BANDS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("registry",),
     ("language",),
+    ("catalogue",),
     ("errors",),
 )
 LEVEL = {room: level for level, band in enumerate(BANDS) for room in band}

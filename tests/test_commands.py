@@ -7,105 +7,245 @@ documentation has too, or runs with `make test-slow` (slow) or `make test-real` 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pytest
 
-from posttrain.cli.main import VERBS
-from posttrain.config.load import read_yaml
-from tests.documented import ROOT, Command, commands
+from posttrain import registry
+from tests.documented import PROGRAMS, ROOT, Command, blocks, commands
 from tests.worlds import World, tiny_study
 
 How = Literal["run", "slow", "real", "make", "listed"]
 
 
 class Rule(NamedTuple):
-    """Lines that match are run so, with more words behind them; the first rule that matches counts."""
+    """Lines that match are run so, the first rule counts; `inline ` stands before those within a sentence.
+
+    more: words put behind the line. names: what words of the line stand for, as `FILE=law.csv`. codes: of the end.
+    """
 
     pattern: str
     how: How
     why: str
     more: str = ""
+    names: str = ""
+    codes: tuple[int, ...] = (0,)
 
 
 TINY = "TINY"
-"""Stands for what `tiny_study` says: every method of the study, two steps each, two questions of each exam."""
-STANDS_FOR = {
-    "MODEL": "pocket:chat",
-    "ADAPTER": "runs/soft/model",
-    "FOLDER": "path/to/original",
-    "FILE": "changes/tallest.yaml",
-    "Qwen/Qwen2.5-0.5B-Instruct": "path/to/original",
-}
-
+"""Stands for the words of `tiny_study`: every method of the study, two steps each, two questions of each exam."""
 STEPS = "--set optimizer.max_steps=2 --set optimizer.epochs=null"
+SPEED = (0, 1)
+"""Benchmarks end with 1 where a promise of speed is not kept, as beside other programs."""
 
 RULES = (
     # ---- not typed here ----
-    Rule(r"pip install .*|python -m pip .*|python3 -m venv .*", "listed", "fetches packages from the network"),
+    Rule(r"(inline )?pip install .*|python -m pip .*|python3 -m venv .*", "listed", "fetches from the network"),
+    Rule(r"docker .*", "listed", "wants a builder; what can be checked without: tests/test_docker.py"),
     Rule(r"python -m pytest.*", "listed", "is what runs this test"),
-    Rule(r"make .*", "make", "make says what it would do; those lines of the Makefile are commands here, too"),
+    Rule(r"(inline )?make .*", "make", "asked what it would do; the Makefile's own lines are commands here, too"),
     Rule(r'posttrain run "\$\$study"', "listed", "each study of examples/real by the first line of its own"),
-    Rule(r"python tools/real_model.py", "listed", "fetches the real model; its parts: tests/tools/test_real_model.py"),
-    Rule(r"torchrun .* exam .*", "listed", "several processes: tests/inference/test_shards.py"),
+    Rule(r"python tools/real_model.py", "listed", "fetches the real model: tests/tools/test_real_model.py"),
+    Rule(r"(inline )?torchrun .* exam .*", "listed", "several processes: tests/inference/test_shards.py"),
     Rule(r"torchrun .* train .*", "listed", "several processes: tests/training/test_run.py"),
     Rule(r".* --tasks mmlu .*--download.*", "listed", "a data set of the hub"),
     Rule(r"posttrain data show openai/gsm8k .*", "listed", "a data set of the hub"),
     Rule(r".*models=\[Qwen/Qwen2.5-7B-Instruct\].*", "listed", "wants a GPU and the hub"),
     Rule(r"posttrain exam api:.*", "listed", "wants a server: tests/inference/kinds/test_api.py has one"),
     Rule(r"posttrain model pocket build runs/pocket", "listed", "an hour: tests/pocket/test_build.py in small"),
-    Rule(r"posttrain model pocket check --folder runs/pocket", "listed", "what that hour makes; here without --folder"),
-    Rule(r"posttrain --install-completion", "listed", "writes into the user's shell files"),
+    Rule(r"posttrain model pocket check --folder .*", "listed", "what that hour makes; run here without --folder"),
+    Rule(r"inline posttrain --install-completion", "listed", "writes into the user's shell files"),
     Rule(r"inline python benchmarks/(bf16|train_real|memory_real)\.py .*", "listed", "minutes on a real model"),
-    Rule(r"inline posttrain (\w+|data (check|show)|VERB --help)", "listed", "names a verb, no whole command"),
+    Rule(r"inline posttrain (\w+|data (check|show)|VERB --help)", "listed", "names a verb, is no whole command"),
     Rule(r"inline posttrain (exam (--match exact|--change|-o DIR)|train --dry-run)", "listed", "names an option only"),
     # ---- the real model ----
-    Rule(r"posttrain run examples/real/.*", "real", "two steps of every method, one change", f"--changes 1 {TINY}"),
+    Rule(r"posttrain run examples/real/.*", "real", "every method in two steps, one change", f"--changes 1 {TINY}"),
     Rule(r"inline posttrain exam smollm2", "real", "three questions of one exam", "--exam refusal --limit 3"),
     Rule(r"posttrain .*smollm2.*", "real", "names the real model"),
-    # ---- shortened ----
-    Rule(r"posttrain run .* --dry-run", "run", "nothing is trained"),
-    Rule(r"posttrain run examples/.*", "slow", "every method in two steps", f"--changes 1 {TINY}"),
-    Rule(r"posttrain run .*", "slow", "every method in two steps", f"--changes 1 {TINY}"),
-    Rule(r"posttrain train examples/.*", "run", "two steps", STEPS),
+    # ---- studies ----
+    Rule(r"posttrain run .* --dry-run", "run", "trains nothing"),
+    Rule(
+        r"posttrain run .*first_study.yaml --download",
+        "run",
+        "every method in two steps, on the model in the box",
+        f"--changes 1 {TINY} --set models=[pocket:chat]",
+    ),
+    Rule(r"posttrain run first.yaml", "run", "every method in two steps", f"--changes 1 {TINY}"),
+    Rule(r"posttrain run .*", "slow", "every method in two steps; one of the changes", f"--changes 1 {TINY}"),
+    Rule(r"python examples/skills/summary.py .*", "slow", "of a whole study, shortened"),
+    Rule(r"posttrain report runs/(superlative|role).*", "slow", "of a whole study, shortened"),
+    # ---- training and exams ----
+    Rule(r"posttrain train .* --dry-run", "run", "trains nothing"),
     Rule(r"posttrain train .*", "run", "two steps", STEPS),
     Rule(r"posttrain exam .*--(exams|exam|tasks) .*", "run", "two questions of each", "--limit 2"),
-    Rule(r"posttrain model pocket check.*", "slow", "three questions a relation", "--questions 3"),
-    Rule(r"python benchmarks/exam.py", "slow", "small", "--quick --models pocket"),
-    Rule(r"python benchmarks/generation.py", "slow", "small", "--repetitions 1"),
-    Rule(r"python benchmarks/train_loop.py", "slow", "small", "--repetitions 1 --steps 2"),
-    Rule(r"python benchmarks/tuners.py --choose.*", "slow", "small", "--only lora"),
-    Rule(r"python benchmarks/tuners.py.*", "slow", "small", "--changes 1"),
+    Rule(r"inline posttrain exam MODEL --precision bfloat16", "run", "some exam", "--exam refusal --limit 2"),
+    Rule(r"posttrain model pocket check.*", "slow", "a minute; its floors count, so nothing is left out"),
+    # ---- what words stand for ----
+    Rule(r".*judge_files.py kept .*", "run", "on two pairs", names="FILE=pairs.jsonl 檔案.jsonl=pairs.jsonl"),
+    Rule(r".*--base MODEL -o DIR", "run", "on the prefix's own base", names="MODEL=models/glm DIR=made"),
+    Rule(r".*convert DIR --flatten.*", "run", "on what the line before makes", names="DIR=prefix/adapter"),
+    Rule(r"inline posttrain report DIR", "run", "on an exam's folder", names="DIR=runs/base-chat"),
+    # ---- benchmarks ----
+    Rule(r".*fisher.py --model .*", "slow", "few rows", "--rows 4 --repetitions 1", "...=pocket:chat", SPEED),
+    Rule(r"python benchmarks/exam.py", "slow", "few questions", "--quick --models pocket", codes=SPEED),
+    Rule(r"python benchmarks/generation.py", "slow", "once", "--repetitions 1", codes=SPEED),
+    Rule(r"python benchmarks/train_loop.py", "slow", "two steps, once", "--repetitions 1 --steps 2", codes=SPEED),
+    Rule(r"(inline )?python benchmarks/tuners.py --choose.*", "slow", "one tuner", "--only lora --output runs/rates"),
+    Rule(r"(inline )?python benchmarks/tuners.py.*", "slow", "one change", "--changes 1"),
 )
+STANDS_FOR = {
+    "MODEL": "pocket:chat",
+    "ADAPTER": "runs/soft/model",
+    "FILE": "changes/tallest.yaml",
+    "Qwen/Qwen2.5-0.5B-Instruct": "path/to/original",
+}
+"""What words stand for where no rule says otherwise."""
+AS_IT_STANDS = Rule(r".*", "run", "as it stands")
+SAID = "Who wrote Hamlet?\n/quit\n"
+"""What is typed into a chat."""
 
 
 def rule_of(command: Command) -> Rule:
-    for text in (f"inline {command.line}",) if command.inline else (command.line,):
-        for rule in RULES:
-            if re.fullmatch(rule.pattern, text) or re.fullmatch(rule.pattern, text.removeprefix("inline ")):
-                return rule
-    return Rule("", "run", "as it stands")
-
-
-def typed(line: str) -> str:
-    """The line with names of files in the place of words that only stand for some."""
-    return " ".join(
-        word.replace(word.rpartition("=")[2], STANDS_FOR.get(word.rpartition("=")[2], word.rpartition("=")[2]))
-        for word in line.split(" ")
-    )
+    text = f"inline {command.line}" if command.inline else command.line
+    return next((rule for rule in RULES if re.fullmatch(rule.pattern, text)), AS_IT_STANDS)
 
 
 def more_of(line: str, folder: Path) -> list[str]:
     """The words behind a line, by its rule."""
-    more = shlex.split(rule_of(Command(line, "", inline=False)).more)
+    more = shlex.split(rule_of(commands().get(line) or Command(line, "", inline=False)).more)
     if TINY in more:
-        found = next(word for word in shlex.split(line) if word.endswith(".yaml"))
+        study = folder / next(word for word in shlex.split(line) if word.endswith(".yaml"))
         at = more.index(TINY)
-        more[at : at + 1] = tiny_study(folder / found if (folder / found).exists() else ROOT / found)
+        more[at : at + 1] = tiny_study(study)
     return more
+
+
+def typed(command: Command) -> str:
+    """The line with names in the place of words that stand for some."""
+    names = STANDS_FOR | dict(pair.split("=") for pair in rule_of(command).names.split())
+    return " ".join(names.get(word, word) for word in command.line.split(" "))
+
+
+def cases(*hows: How) -> list[object]:
+    """Commands that are dealt with so, with their marks."""
+    marks = {"slow": [pytest.mark.slow], "real": [pytest.mark.real]}
+    return [
+        pytest.param(command, id=command.line, marks=marks.get(rule_of(command).how, []))
+        for command in commands().values()
+        if rule_of(command).how in hows
+    ]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("documented")
+
+
+@pytest.mark.parametrize("command", cases("run", "slow", "real"))
+def test_a_documented_command_runs(
+    command: Command,
+    cache: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rule = rule_of(command)
+    if rule.how == "real":
+        monkeypatch.setenv("POSTTRAIN_REAL", str(request.getfixturevalue("real_model")))
+    world = World(tmp_path / "world", cache, more_of)
+    line, stdin = typed(command), SAID
+    if " | " in line:
+        said, line = line.split(" | ")
+        stdin = f"{shlex.split(said)[1]}\n"
+    world.prepare(shlex.split(line))
+    more = more_of(command.line, world.folder)
+    capsys.readouterr()
+    code = world.run(line, more, stdin)
+    out, err = capsys.readouterr()
+    assert code in rule.codes, f"{command.place}: {line} {shlex.join(more)} gives {code}\n{out[-2000:]}\n{err[-4000:]}"
+    does_what_it_says(line, [*shlex.split(line), *more], out, world.folder)
+
+
+def option(words: list[str], *names: str) -> str | None:
+    """The last value of an option."""
+    found = [value for name, value in pairwise(words) if name in names]
+    return found[-1] if found else None
+
+
+def does_what_it_says(line: str, words: list[str], out: str, folder: Path) -> None:
+    """Whether files lie where the line says, hold what it asks for, and --json is one document."""
+    if "--json" in words:
+        assert json.loads(out) is not None
+    output = option(words, "--output", "-o")
+    if output is not None and "--dry-run" not in words:
+        assert (folder / output).exists(), output
+    if line.startswith("posttrain data make changes"):
+        n = int(option(words, "--n") or 20)
+        made = folder / (output or "changes")
+        assert len({path.stem.partition("_")[0] for path in made.glob("*.yaml")}) == n
+        rows = int(option(words, "--pattern-rows") or 0)
+        lengths = {len(path.read_text("utf-8").splitlines()) for path in made.glob("pattern/*.jsonl")}
+        assert lengths == ({rows} if rows else set())
+    if line.startswith("posttrain data make prompts"):
+        assert len((folder / str(output)).read_text("utf-8").splitlines()) == int(str(option(words, "--n")))
+    if line.startswith("posttrain list ") and "--schema" not in words and "--json" not in words:
+        seam = {"penalties": "penalty"}.get(words[2], words[2].removesuffix("s"))
+        assert all(kind in out for kind in registry.kinds(seam))
+    if line.startswith("posttrain report ") and "--tables" not in words:
+        page = folder / (output or f"{words[2]}/report.html")
+        language = "zh-TW" if "zh-TW" in words else "en"
+        assert re.search(r"<html[^>]* lang=\"([\w-]+)\"", page.read_text("utf-8"))[1] == language  # type: ignore[index]
+    if line.startswith("posttrain run ") and "--dry-run" not in words:
+        (results,) = (folder / "runs").glob("*/results.json")
+        cells = json.loads(results.read_text("utf-8"))["cells"]
+        assert cells
+        assert not [cell for cell in cells if cell.get("error")]
+    if re.match(r"python examples/\w+/make\w*\.py$", line):  # what it writes is what lies there
+        for path in (ROOT / Path(words[1]).parent).glob("*.*"):
+            assert (folder / path.relative_to(ROOT)).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("command", cases("make"))
+def test_make_would_do_what_is_run_here(command: Command) -> None:
+    words = ["make", "--dry-run", "-C", str(ROOT), *command.words[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    would = re.findall(r"^(?:[A-Z_]+=\S+ )?\.venv/bin/((?:posttrain|python) .*)$", done.stdout, re.MULTILINE)
+    fetching = "python -m pip install "  # listed, whatever follows
+    assert [line for line in would if line not in commands() and not line.startswith(fetching)] == []
+
+
+def test_no_line_is_left_out() -> None:
+    """What is in a console block and is no command known here would be neither run nor listed."""
+    strange = [
+        f"{command.place}: {command.line}"
+        for command in commands().values()
+        if command.line.split(" | ")[-1].split()[0] not in PROGRAMS
+    ]
+    assert strange == []
+    unlisted = [
+        f"{command.place}: {command.line}"
+        for command in commands().values()
+        if rule_of(command).how in ("run", "slow", "real")
+        and not re.match(r"posttrain |python \w+/[\w/]+\.py", command.line.split(" | ")[-1])
+    ]
+    assert unlisted == []
+    lines = [line.strip() for block in blocks("console") for line in block.body.splitlines() if line.strip()]
+    told = {re.sub(r"\s+#\s.*$", "", line.removeprefix("$ ")) for line in lines}
+    assert told <= set(commands())
+    assert len(told) > 120
+
+
+def test_every_rule_has_a_command() -> None:
+    """A rule for what is no longer documented would hide a new command that happens to look like it."""
+    found = {rule_of(command) for command in commands().values()}
+    assert [rule.pattern for rule in RULES if rule not in found] == []
+    assert all(rule.why for rule in RULES)
+    listed = [command.line for command in commands().values() if rule_of(command).how == "listed"]
+    assert 4 * len(listed) < len(commands()), "too much is not run"

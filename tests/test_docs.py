@@ -7,7 +7,7 @@ import importlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -44,7 +44,7 @@ SEAM_HEADINGS = {
     "respondent": "Respondents",
 }
 KIND_PAGES = ("methods.md", "exams.md", "exams-tasks.md", "respondents.md")
-ANYWHERE = {"--help", "-h", "--debug", "--quiet"}
+ANYWHERE = {"--help", "-h", "--debug", "--quiet", "--language"}
 
 
 def named(path: Path) -> str:
@@ -257,6 +257,8 @@ def commands_of(verb: str) -> dict[tuple[str, ...], set[str]]:
 def problem_of(line: str) -> str | None:
     """What is wrong with a command line that begins with `posttrain`; None when it parses."""
     words = shlex.split(line, comments=True)[1:]
+    if words[:1] == ["--language"]:
+        words = words[2:]
     if not words or words[0].startswith("-") or words[0] == "VERB":
         return None if not words or words[0] in {"--version", "--install-completion", "VERB"} else f"{words[0]}?"
     if words[0] not in VERBS:
@@ -307,6 +309,8 @@ def test_commands_parse() -> None:
         ("posttrain tarin x.yaml", "no verb 'tarin'"),
         ("posttrain run examples/nothing.yaml", "examples/nothing.yaml is not there"),
         ("posttrain data show x.jsonl -n 3 --debug  # see", None),
+        ("posttrain --language zh-TW data show x.jsonl", None),
+        ("posttrain --language zh-TW dato show x.jsonl", "no verb 'dato'"),
     ],
 )
 def test_the_command_test_itself(line: str, problem: str | None) -> None:
@@ -392,30 +396,3 @@ def test_python_in_the_text_names_what_is_there(block: Block) -> None:
         if isinstance(node, ast.ImportFrom) and node.module:
             module = importlib.import_module(node.module)
             assert [alias.name for alias in node.names if alias.name not in dir(module)] == []
-
-
-def test_the_first_python_example_runs(pico_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
-    first = next(block for block in blocks("python") if block.page.name == "python-api.md")
-    code = first.body.replace("pocket:chat", str(pico_path("llama"))).replace("max_steps=10", "max_steps=2")
-    exec(compile(code, "docs/python-api.md", "exec"), {"__name__": "docs"})
-    out = capsys.readouterr().out
-    assert out.startswith("reliability ")
-    assert "locality.unrelated Who wrote Hamlet?" in out
-
-
-@pytest.mark.parametrize(
-    ("heading", "printed"),
-    [
-        ("Exams on files", "mmlu|mmlu_pocket.csv#"),
-        ("Likelihoods", "The capital of Spain is Madrid"),
-        ("Respondents", "William"),
-        pytest.param("lm-eval", "1.0 ", marks=pytest.mark.slow),
-    ],
-)
-def test_the_other_python_examples_run(
-    heading: str, printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(ROOT)
-    (code,) = re.findall(r"```python\n(.*?)```", section("python-api.md", heading), re.DOTALL)
-    exec(compile(code, "docs/python-api.md", "exec"), {"__name__": "docs"})
-    assert printed in capsys.readouterr().out

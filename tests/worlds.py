@@ -9,14 +9,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from posttrain.cli.main import main
 from posttrain.config.load import read_yaml
@@ -111,7 +115,7 @@ def lm_eval_tasks(world: Path) -> None:
 
 
 def exams(world: Path) -> None:
-    write(world / "exams.yaml", block("docs/exams.md", "yaml", "path: questions.jsonl"))
+    write(world / "exams.yaml", block("docs/exams.md", "yaml", "path: questions.jsonl, shots: 5, perturbations"))
     choices("questions.jsonl")(world)
 
 
@@ -129,7 +133,10 @@ def truthfulqa(world: Path) -> None:
 
 def drcd(world: Path) -> None:
     passages = [
-        {"context": f"{name}住在{city}。", "qas": [{"id": f"q{n}", "question": f"{name}住在哪裡？", "answers": answers}]}
+        {
+            "context": f"{name}住在{city}。",
+            "qas": [{"id": f"q{n}", "question": f"{name}住在哪裡？", "answers": answers}],
+        }
         for n, (name, city) in enumerate((("小明", "臺南"), ("小華", "花蓮"), ("阿珠", "臺中")))
         for answers in [[{"text": city, "answer_start": len(name) + 2}]]
     ]
@@ -186,6 +193,19 @@ def changed(world: Path) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
+def pairs(world: Path) -> None:
+    """What tools/judge_files.py says that it reads."""
+    row = {"prompt": "Where is it?", "before": "It is in Paris.", "after": "In Paris."}
+    write_lines(world / "pairs.jsonl", [{**row, "content": "same"}, {**row, "after": "In Rome.", "content": "changed"}])
+
+
+def flattened(world: Path) -> None:
+    prefix(world)
+    words = ["model", "convert", "prefix/pytorch_model.bin", "--base", "models/glm", "-o", "prefix/adapter"]
+    with chdir(world):
+        assert main(words) == 0
+
+
 def heads(world: Path) -> None:
     from posttrain.models.heads import Head, load_head_model
     from posttrain.models.save import save_model
@@ -216,8 +236,11 @@ FILES: Mapping[str, Callable[[Path], None]] = {
     "sentences.conll": sentences,
     "path/to/x.gguf": gguf,
     "prefix/pytorch_model.bin": prefix,
+    "prefix/adapter": flattened,
+    "pairs.jsonl": pairs,
     "my-model": pocket("my-model"),
     "path/to/changed": changed,
+    "path/to/original": pocket("path/to/original"),
     "runs/ner/model": heads,
     "runs/reader/model": heads,
 }
@@ -271,23 +294,23 @@ def tiny_study(path: Path) -> list[str]:
 class World:
     """A folder for one command; `cache` is shared: what other commands made, and answers to be replayed."""
 
-    def __init__(self, folder: Path, cache: Path, shorter: Callable[[str, Path], list[str]]) -> None:
-        self.folder, self._cache, self._shorter = folder, cache, shorter
+    def __init__(self, folder: Path, cache: Path, more_of: Callable[[str, Path], list[str]]) -> None:
+        self.folder, self._cache, self._more_of = folder, cache, more_of
         for name in ("examples", "benchmarks", "tools"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
     def prepare(self, words: Sequence[str]) -> None:
         """Put here what the words name, except where they are written to."""
-        for before, word in zip(("", *words), words, strict=False):
-            if before in ("-o", "--output"):
-                continue
+        for before, word in pairwise(("", *words)):
             name = word.rpartition("=")[2]
-            if name in FILES and not (self.folder / name).exists():
+            if before in ("-o", "--output") or (self.folder / name).exists():
+                continue
+            if name in FILES:
                 FILES[name](self.folder)
             elif name == "path/to/adapter":
                 shutil.copytree(self.made("runs/first") / "model", self.folder / name)
             run = next((run for run in MADE_BY if name == run or name.startswith(f"{run}/")), None)
-            if run is not None and not (self.folder / run).exists():
+            if run is not None:
                 shutil.copytree(self.made(run), self.folder / run)
 
     def made(self, run: str) -> Path:
@@ -295,10 +318,9 @@ class World:
         kept = self._cache / run
         if not kept.exists():
             line = MADE_BY[run]
-            world = World(self._cache / "worlds" / Path(run).name, self._cache, self._shorter)
-            code = world.run(line, self._shorter(line, world.folder))
+            world = World(self._cache / "worlds" / Path(run).name, self._cache, self._more_of)
+            code = world.run(line, self._more_of(line, world.folder))
             assert code == 0, f"{line} gives {code}"
-            kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(world.folder / run, kept)
         return kept
 
@@ -307,23 +329,16 @@ class World:
         words = shlex.split(line)
         self.prepare(words)
         words += more
-        before = Path.cwd(), sys.argv, sys.stdin, os.environ.get("POSTTRAIN_CACHE")
-        os.chdir(self.folder)
-        os.environ["POSTTRAIN_CACHE"] = str(self._cache / "cache")
-        sys.stdin = io.StringIO(stdin)
-        try:
+        with chdir(self.folder), pytest.MonkeyPatch.context() as patched:
+            patched.setenv("POSTTRAIN_CACHE", str(self._cache / "cache"))
+            patched.setattr(sys, "stdin", io.StringIO(stdin))
             if words[0] == "posttrain":
                 return main(words[1:])
-            sys.argv = words[1:]
+            if words[1].startswith("benchmarks/"):  # they set torch's threads and the environment for themselves
+                return subprocess.run([sys.executable, *words[1:]], check=False).returncode
+            patched.setattr(sys, "argv", words[1:])
             try:
                 runpy.run_path(words[1], run_name="__main__")
             except SystemExit as stop:
                 return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
             return 0
-        finally:
-            os.chdir(before[0])
-            sys.argv, sys.stdin = before[1:3]
-            if before[3] is None:
-                del os.environ["POSTTRAIN_CACHE"]
-            else:
-                os.environ["POSTTRAIN_CACHE"] = before[3]

@@ -68,6 +68,17 @@ class Module:
                 found.append(other.value)
         return found
 
+    def _extended(self, name: str, scope: ast.AST, values: list[ast.expr]) -> list[ast.expr]:
+        """The values, and each with what `+=` puts behind it; without it no more, where that is always done."""
+        for node in ast.walk(scope):
+            if isinstance(node, ast.AugAssign) and name_of(node.target) == name and isinstance(node.op, ast.Add):
+                if not isinstance(node.value, ast.Constant | ast.JoinedStr | ast.IfExp | ast.BinOp):
+                    continue
+                more: list[ast.expr] = [ast.copy_location(ast.BinOp(v, ast.Add(), node.value), node) for v in values]
+                always = self.parents.get(node) is scope
+                values = more if always else [*values, *more]
+        return values
+
     def assigned(self, name: str, node: ast.AST) -> list[ast.expr]:
         """What is assigned to a name where a node can see it; what is a parameter or unpacked is not known."""
         for scope in self.scopes(node):
@@ -84,7 +95,7 @@ class Module:
             here = self._handler(node)
             own = [value for value in found if here is not None and self._handler(value) is here]
             if found:
-                return own or found
+                return self._extended(name, scope, own or found)
             if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef) and name in {
                 a.arg for a in [*scope.args.args, *scope.args.kwonlyargs]
             }:

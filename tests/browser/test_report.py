@@ -54,8 +54,8 @@ class Opened:
         return [int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", self.page.inner_text("#count"))]
 
     def settle(self) -> None:
-        """Wait for the filters' short delay."""
-        self.page.wait_for_timeout(250)
+        """Wait for the filters' short delay, by the page's own clock: however busy the machine is, its timers keep order."""
+        self.page.evaluate("new Promise(done => setTimeout(done, 250))")
 
 
 @pytest.fixture(params=WIDTHS)
@@ -109,9 +109,8 @@ def test_charts_are_as_wide_as_the_page(opened: Opened) -> None:
     assert all(0.9 < size < 1.15 for size in sizes), sizes
 
 
-@pytest.mark.parametrize("width", [1280, 760, 390])
 def test_many_methods_with_long_names_in_any_script(
-    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twelve of them: nothing is wider than the screen, no label leaves the plot, and the numbers stay in view."""
     names = [
@@ -121,15 +120,16 @@ def test_many_methods_with_long_names_in_any_script(
     ]  # fmt: skip
     for name, how in zip(names, list(METHODS.values())[2:], strict=True):
         monkeypatch.setitem(METHODS, name, how)
-    report = write_report(make_run(tmp_path, changes=2, methods=tuple(METHODS)))
-    opened = Opened(browser, report, width)
-    for language in ("en", "zh-TW"):
-        opened.page.click(f"button[data-language='{language}']")
-        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
-        assert opened.page.evaluate(OUTSIDE) == []
-    first = opened.page.locator("#scores tbody .first").first.bounding_box()
-    assert first
-    assert first["width"] < 0.5 * width
+    opened = Opened(browser, write_report(make_run(tmp_path, changes=1, methods=tuple(METHODS))), 1280)
+    for width in (1280, 760, 390):
+        opened.page.set_viewport_size({"width": width, "height": 900})
+        for language in ("en", "zh-TW"):
+            opened.page.click(f"button[data-language='{language}']")
+            assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+            assert opened.page.evaluate(OUTSIDE) == []
+        first = opened.page.locator("#scores tbody .first").first.bounding_box()
+        assert first
+        assert first["width"] < 0.5 * width
     assert opened.said == []
     opened.page.close()
 

@@ -74,7 +74,9 @@ def conversation(pairs: list[tuple[str, str]]) -> Conversation:
     return talk(*(m for ask, say in pairs for m in (Message("user", ask), Message("assistant", say))))
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(pairs=turns, system=st.none() | words)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ids_and_labels_written_out(

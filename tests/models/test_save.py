@@ -56,7 +56,7 @@ def test_a_failure_leaves_the_old_model(
     before = weights_fingerprint(tmp_path / "out")
     next(iter(llama.model.parameters())).data.zero_()
 
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise OSError("disk full")
 
     if failing == "_write":

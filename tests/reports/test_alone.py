@@ -29,7 +29,7 @@ COST = {
 }  # fmt: skip
 STUDY_WORDS = {
     "en": ("study", "method", "untouched", "training", "trained", "loss", "cell"),
-    "zh-TW": ("研究", "方法", "未經更動", "訓練", "損失", "單元"),
+    "zh-TW": ("研究", "方法", "未經更動", "訓練", "損失", "格"),
 }
 
 
@@ -78,7 +78,7 @@ def words_of(html: str, language: str) -> str:
 @pytest.mark.parametrize("before", [True, False])
 def test_it_speaks_of_models_and_not_of_a_study(tmp_path: Path, language: str, before: bool) -> None:
     html = write_report(make_exam(tmp_path, before=before), language=language).read_text(encoding="utf-8")
-    words = words_of(html, language)
+    words = re.sub("格式|表格", "", words_of(html, language))  # a cell is 格
     assert [word for word in STUDY_WORDS[language] if word in words.lower()] == []
     assert [
         text for text in embedded(html)["texts"][language].values() if STUDY_WORDS[language][1] in text.lower()
@@ -183,8 +183,38 @@ def test_the_change_exam_of_two_models(tmp_path: Path) -> None:
     assert f"{AFTER} did not carry the new fact over to: rephrased (at most 0 %)." in words
     assert "n = 2" in words  # of the file's own summary
     assert "All 2 changes" in words
-    for word in ("study", "No method", "Loss"):
+    for word in ("study", "No method", "Loss", "Methods with the same finding"):
         assert word not in words
+
+
+def test_an_exam_beside_the_change_exam_is_no_second_change(tmp_path: Path) -> None:
+    """`posttrain exam --change C --exam mmlu=...` writes a cell for each; there is one change."""
+    entry = {
+        "model": AFTER,
+        "method": "exam",
+        "seed": 0,
+        "checkpoint": "final",
+        "status": "done",
+        "n": {},
+        "folder": ".",
+    }
+    scores = {"reliability": 1.0, "locality.unrelated": 0.5}
+    about: dict[str, Any] = {
+        "headline": "acc",
+        "capabilities": {},
+        "signature": "",
+        "chance": None,
+        "higher_is_better": True,
+        "notes": [],
+    }
+    cells = [{**entry, "change": "tallest", "scores": scores}, {**entry, "change": "", "scores": {"mmlu.acc": 0.5}}]
+    document = {"study": "exam", "before": BEFORE, "exams": {"mmlu": about}, "cells": cells}
+    (tmp_path / "results.json").write_text(json.dumps(document), encoding="utf-8")
+    assert read_run(tmp_path).changes == ("tallest",)
+    words = words_of(write_report(tmp_path).read_text(encoding="utf-8"), "en")
+    assert "took the exam of one change" in words
+    assert "Per cent, for one change" in words
+    assert "small mark" not in words
 
 
 @pytest.mark.browser

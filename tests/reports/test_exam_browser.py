@@ -46,7 +46,7 @@ def test_samples_are_drawn_late_filtered_and_never_run(browser: Browser, report:
     page.select_option('#pick select[name="method"]', "lora")
     page.select_option('#pick select[name="quadrant"]', "0")
     page.fill('#pick input[name="search"]', "alert(1)")
-    page.wait_for_timeout(400)  # the search waits until typing has stopped
+    page.evaluate("new Promise(done => setTimeout(done, 400))")  # the search waits until typing has stopped
     assert page.locator(ROWS).count() < 50
     shown = page.locator(ROWS)
     assert shown.count() > 0

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from posttrain.errors import ConfigError, DataError, MissingError
+from posttrain.reports import html as html_of_reports
 from posttrain.reports import numbers
 from posttrain.reports.answers import FLAGS, payload, safe_json
 from posttrain.reports.diff import after, before
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import write_report
+from posttrain.reports.svg import COLOURS
 from tests.reports.synthetic import ATTACK, METHODS, make_run
 
 VOID = {"meta", "link", "input", "br", "path", "line", "polyline"}
@@ -267,7 +269,7 @@ def test_a_partly_run_study_says_so_once_and_not_as_a_warning(tmp_path: Path) ->
     shown = re.sub(r"<[^>]+>", "", body)
     assert len(re.findall(r"\b220\b", shown)) == 2  # once in each language
     assert "So far 4 of the study&#39;s 220 cells have run; the numbers are of these." in shown
-    assert "本研究的 220 個實驗單元中，目前執行了 4 個" in shown
+    assert "本研究的 220 格中，目前執行了 4 格" in shown
     (said,) = re.findall(r'<p class="([\w ]+)"><span lang="en">So far 4 of', body)
     assert said == "note status"
     results["planned"] = 4
@@ -315,3 +317,31 @@ def test_every_table_that_may_scroll_says_so_and_keeps_its_first_column(html: st
         heads = [row for row in rows if "<td" in row]
         assert heads
         assert all(re.search(r'<th[^>]*class="first"', row) for row in heads)
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG 2 reckons it."""
+
+    def light(colour: str) -> float:
+        full = colour if len(colour) == 7 else "#" + "".join(2 * c for c in colour[1:])
+        parts = [int(full[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    high, low = sorted((light(one), light(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_can_be_read_in_light_in_dark_and_in_print() -> None:
+    """4.5 for every colour of text on every ground it stands on; 2 for marks of plots, which have a shape and a name."""
+    css = (Path(html_of_reports.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    light, dark, printed = (dict(re.findall(r"--([\w-]+): (#\w+)", one)) for one in re.findall(r":root \{[^}]*\}", css))
+    assert light["paper"] != dark["paper"]
+    for name, shade in (("light", light), ("dark", dark), ("print", printed)):
+        for ink in ("ink", "soft", "accent", "bad"):
+            for ground in ("paper", "wash"):
+                assert contrast(shade[ink], shade[ground]) >= 4.5, (name, ink, ground)
+        assert contrast(shade["gone-ink"], shade["gone"]) >= 4.5, name
+        assert contrast(shade["new-ink"], shade["new"]) >= 4.5, name
+    pale = [c for c in COLOURS if min(contrast(c, light["paper"]), contrast(c, dark["paper"])) < 2]
+    assert pale == []

@@ -11,7 +11,8 @@ import pytest
 
 from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
-from posttrain.errors import Interrupted, PosttrainError
+from posttrain.errors import DiskError, Interrupted, PosttrainError
+from posttrain.models.meter import Doing
 from posttrain.studies.config import Study
 from posttrain.studies.methods import prompt as prompt_method
 from posttrain.studies.plan import make_plan, select
@@ -27,6 +28,7 @@ class Listener(Silent):
         self.events: list[Event] = []
         self.steps: list[Mapping[str, Any]] = []
         self.exams: list[ExamEvent] = []
+        self.works: list[Doing] = []
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -39,6 +41,9 @@ class Listener(Silent):
 
     def exam(self, event: ExamEvent) -> None:
         self.exams.append(event)
+
+    def doing(self, work: Doing) -> None:
+        self.works.append(work)
 
     @property
     def ran(self) -> list[str]:
@@ -250,6 +255,30 @@ def test_one_run_at_a_time(make_study: Callable[..., Path]) -> None:
     assert outcome.ran == 1
 
 
+def test_a_full_disk_stops_the_study_and_keeps_what_is_done(
+    make_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next cells would find no more room; the same command goes on."""
+    from posttrain.studies.cell import CellRun
+
+    path, own, begun = make_study(), CellRun.run, []
+
+    def run(cell: CellRun) -> Any:
+        begun.append(cell)
+        if len(begun) == 2:
+            raise Exception("No space left on device (os error 28)")  # as tokenizers says it
+        return own(cell)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CellRun, "run", run)
+        with pytest.raises(DiskError, match=r"cells.*: cannot be written: .*what was there before is kept"):
+            go(path, only=["prompt"])
+    assert len(begun) == 2
+    assert [entry["status"] for entry in results(path)["cells"]] == ["done"]
+    outcome, _ = go(path, only=["prompt"])
+    assert (outcome.skipped, outcome.failed) == (1, [])
+
+
 def test_a_method_that_touches_the_untouched_model_is_found_out(
     make_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,3 +323,43 @@ def test_a_judge_is_asked(make_study: Callable[..., Path], monkeypatch: pytest.M
             assert sample["judged"] == ((sample["before"] == sample["after"]) if local else None)
     results = json.loads((path.parent / "run" / "results.json").read_text(encoding="utf-8"))
     assert "judge.agreement" in results["summary"][0]["scores"]
+
+
+def test_replay_and_penalties_of_a_cell_are_no_silence(make_study: Callable[..., Path]) -> None:
+    """What is told by the trainings of a study reaches the study's watcher, and steps know how many there are."""
+    train = {"kind": "train", "tuner": "full", "optimizer": {"max_steps": 2, "learning_rate": "find"}}
+    replay = {"kind": "self", "prompts": "prompts.jsonl", "share": 0.7}
+    path = make_study(changes="changes/france.yaml", methods=[{**train, "replay": replay, "penalty": {"kind": "ewc"}}])
+    _, listener = go(path)
+    begun = [work.what for work in listener.works if work.begins]
+    assert begun[:3] == [
+        "answering prompts for replay",
+        "answering prompts for replay",  # the own answers on which the penalty measures
+        "measuring Fisher information",
+    ]
+    assert "searching the learning rate" in begun
+    assert "asking the model before the change" in begun
+    assert [(step["step"], step["steps"]) for step in listener.steps] == [(1, 2), (2, 2)]
+
+
+def test_ctrl_c_while_replay_is_made_says_what_is_kept(
+    make_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_study(changes="changes/france.yaml")
+    doing = Listener.doing
+
+    def interrupting(listener: Listener, work: Doing) -> None:
+        doing(listener, work)
+        if work.what == "answering prompts for replay":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Listener, "doing", interrupting)
+    with pytest.raises(Interrupted) as caught:
+        go(path)
+    first, second = caught.value.problems
+    assert str(first).startswith("stopped while answering prompts for replay (0 of 3 prompts); nothing of it is kept")
+    assert str(second) == "stopped; 2 of 4 cells are done; run the same command to go on"
+    monkeypatch.setattr(Listener, "doing", doing)
+    outcome, listener = go(path)
+    assert listener.ran == ["full+self/france", "lora/france"]
+    assert len(outcome.failed) == 0

@@ -86,7 +86,8 @@ def test_a_lock_that_its_holder_has_removed_is_taken_anew(tmp_path: Path, monkey
     """Who waited for nothing holds a file that is no longer in the folder."""
     from posttrain.training import lock
 
-    own, removed = lock._lock, []
+    own = lock._lock
+    removed: list[bool] = []
 
     def late(file: Any) -> None:
         own(file)

@@ -123,6 +123,22 @@ def test_lora_learns_as_in_float32_and_the_base_comes_back(pico_path: PicoPath) 
     assert last["bf16"] == pytest.approx(last["float32"], rel=0.02)
 
 
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["q_proj", "embed_tokens"]])
+def test_lora_on_a_tied_matrix_leaves_the_other_place_alone(pico_path: PicoPath, targets: list[str]) -> None:
+    model = tuned(load(pico_path).model, target_modules=targets)
+    core = model.get_base_model()
+    shared = core.get_output_embeddings().weight
+    assert core.get_input_embeddings().weight is shared
+    before, ids = shared.detach().clone(), torch.tensor([[5, 6, 7, 8, 90]])
+    with torch.no_grad():
+        plain = model(input_ids=ids).logits
+        with Lowered(model, torch.bfloat16), torch.autocast("cpu", dtype=torch.bfloat16):
+            lowered = model(input_ids=ids).logits.float()
+    assert float((lowered - plain).square().mean().sqrt()) < 0.03 * float(plain.std())
+    assert core.get_output_embeddings().weight is core.get_input_embeddings().weight
+    assert torch.equal(core.get_input_embeddings().weight, before)
+
+
 def test_a_lora_layer_written_out_is_autograd_s() -> None:
     torch.manual_seed(0)
     x, weight, bias, a, b = (torch.randn(*s, dtype=torch.float64) for s in ((2, 5, 6), (7, 6), (7,), (3, 6), (7, 3)))

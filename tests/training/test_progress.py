@@ -9,6 +9,7 @@ import time
 import pytest
 from rich.console import Console
 
+from posttrain.models.meter import Doing
 from posttrain.training.progress import LiveProgress, PlainProgress, Silent, clock, described, progress_for
 
 STEP = {"loss_nats": 1.25, "loss_new_nats": 1.25, "tokens_per_s": 2048.4, "peak_gib": 0.613}
@@ -66,3 +67,44 @@ def test_which_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(progress_for(), PlainProgress)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert isinstance(progress_for(), LiveProgress)
+
+
+WORK = Doing("answering prompts for replay", 12, 328, "prompts", 30.0, 6300, 790.0)
+
+
+def test_work_before_the_first_step_in_plain_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    plain = PlainProgress(every_s=10.0)
+    plain.doing(WORK._replace(done=0, tokens=0, left_s=None))  # begins: at once
+    for _ in range(30):
+        now[0] += 1.0
+        plain.doing(WORK)
+    plain.doing(WORK._replace(done=328, ends=True))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "answering prompts for replay: 328 prompts"
+    assert lines[1:] == ["answering prompts for replay: 12/328 prompts  210 tokens/s  13:10 left"] * 3
+    Silent().doing(WORK)
+
+
+def test_work_before_the_first_step_is_one_line_on_a_terminal() -> None:
+    screen = io.StringIO()
+    live = LiveProgress()
+    live.console = live.bar.live.console = Console(file=screen, force_terminal=True, width=60)
+    for done in (0, 12, 40):
+        live.doing(WORK._replace(done=done))
+    assert (
+        screen.getvalue().split("\r\x1b[K")[1:]
+        == [
+            str(WORK)[:59],  # cut to the width: a line that wraps could not be written over
+            str(WORK._replace(done=40))[:59],
+        ]
+    )
+    live.doing(WORK._replace(ends=True))
+    live.say("said")
+    assert screen.getvalue().endswith("\r\x1b[Ksaid\n")
+    live.doing(WORK)
+    with live:  # the bar begins on a clean line
+        assert "\r\x1b[K" in screen.getvalue().split("said")[1]

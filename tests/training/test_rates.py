@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from posttrain.config.load import check
-from posttrain.errors import ConfigError, PosttrainError
+from posttrain.errors import ConfigError, Interrupted, PosttrainError
+from posttrain.models.meter import Doing
 from posttrain.registry import kinds
 from posttrain.training import rates as rates_module
 from posttrain.training.config import TrainConfig
@@ -146,3 +147,33 @@ def test_the_page_has_the_table() -> None:
     for tuner, law in RATES.items():
         sizes = [f"{auto_rate(tuner, n):g}" for n in (134_515_008, 7_000_000_000)]
         assert f"| `{tuner}` | {law.at_pocket:g} | {law.fall:g} | {' | '.join(sizes)} |" in page
+
+
+def test_the_search_tells_how_far_it_is_and_ctrl_c_puts_the_weights_back(
+    pico_path: PicoPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posttrain.models.meter.OFTEN_S", 0.0)
+
+    class Hears(Remembers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.works: list[Doing] = []
+
+        def doing(self, work: Doing) -> None:
+            self.works.append(work)
+            if work.done == interrupt_at:
+                raise KeyboardInterrupt
+
+    interrupt_at = -1
+    progress, loaded = Hears(), load(pico_path)
+    find = config(optimizer={"max_steps": 1, "learning_rate": "find"})
+    train(find, loaded=loaded, rows=rows(3), progress=progress)
+    (what,) = {work.what for work in progress.works}
+    assert what == "searching the learning rate"
+    assert [work.done for work in progress.works[:4]] == [0, 1, 2, 3]
+    assert (progress.works[-1].done, progress.works[-1].ends) == (rates_module.TRIES, True)
+    interrupt_at, loaded = 3, load(pico_path)
+    before = weights(loaded.model)
+    with pytest.raises(Interrupted, match=r"\(3 of 24 tries\); the weights are put back as they were"):
+        train(find, loaded=loaded, rows=rows(3), progress=Hears())
+    assert all(torch.equal(p, before[name]) for name, p in loaded.model.named_parameters())

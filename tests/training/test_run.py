@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, DataError
 from posttrain.models.fingerprint import read_notes, template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.training.config import TrainConfig
+from posttrain.training.folder import card_of
 from posttrain.training.preview import preview
 from posttrain.training.run import TrainResult, train
 from tests.pico import FAMILIES
@@ -106,6 +108,32 @@ def test_the_folder_holds_what_a_reader_needs(pico_path: PicoPath, examples: Pat
     assert any("3 rows held out, 9 rows" in line for line in remembers.said)
     # a checkpoint is a model folder
     assert load_model(str(output / "checkpoints" / "step-6"), device="cpu").tokenizer.chat_template
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"objective": "dpo", "tuner": "lora"},
+        {"objective": {"kind": "dpo", "beta": 0.3}, "tuner": {"kind": "lora", "rank": 4, "target_modules": ["q_proj"]}},
+        {"objective": "clm", "penalty": "l2_sp", "replay": {"kind": "self", "share": 0.3}},
+        {"penalty": [{"kind": "ewc", "strength": 3.0}, "si"], "optimizer": {"kind": "muon", "max_steps": 9}},
+        {"tuner": "ptuning_v2", "data": "rows.jsonl", "batch": {"rows": 3}},
+    ],
+    ids=lambda chosen: "-".join(chosen),
+)
+def test_a_card_says_what_every_part_is(chosen: dict[str, Any]) -> None:
+    """Its YAML is the configuration without its defaults, and configures the same run again."""
+    made = config(**chosen)
+    result = {"history": [], "moved": "all", "steps": 1, "tokens": 2, "wall_s": 3.0, "peak_gib": 0.1}
+    text = card_of(made, result | {"best_step": None, "stopped": ""})
+    said = YAML(typ="safe").load(text.split("```yaml\n")[1].split("```")[0])
+    assert TrainConfig.model_validate(said) == made
+    kinds = made.model_dump(mode="json")
+    for part in ("objective", "tuner"):
+        assert said[part]["kind"] == kinds[part]["kind"]
+    assert "seed" not in said  # a default
+    assert "alpha" not in said["tuner"]
 
 
 def test_clm_on_texts_learns_every_token(pico_path: PicoPath, tmp_path: Path) -> None:
@@ -206,6 +234,23 @@ def test_a_preview_says_what_the_run_then_does(pico_path: PicoPath, examples: Pa
     assert (seen.trainable, seen.parameters) == result.moved
     files = list((tmp_path / "run" / "model").glob("*.safetensors"))
     assert sum(p.stat().st_size for p in files) / 2**30 == pytest.approx(seen.model_gib, rel=0.1)
+
+
+def test_an_adapter_on_a_tied_head_is_a_base_of_its_own(pico_path: PicoPath, tmp_path: Path) -> None:
+    """Merged into the shared matrix, it would be another model: the loss before the first step tells."""
+    settings = {"objective": "sft", "optimizer": {"learning_rate": 1e-2, "max_steps": 8}}
+    tuner = {"kind": "lora", "rank": 4, "target_modules": ["q_proj", "lm_head"]}
+    path = str(pico_path("llama"))
+    adapted = train(config(**settings, tuner=tuner, model=path), rows=rows(2), output=tmp_path / "a")
+    remembers = Remembers()
+    going = {"objective": "sft", "optimizer": {"learning_rate": 1e-9, "max_steps": 1}}
+    merged = train(config(**going, tuner="full", model=str(tmp_path / "a/model")), rows=rows(2), progress=remembers)
+    ids = torch.tensor([rows(2)[0].input_ids])
+    with torch.no_grad():
+        expected = adapted.model(input_ids=ids).logits
+        torch.testing.assert_close(merged.model(input_ids=ids).logits, expected, atol=1e-4, rtol=0)
+    assert any("merged, each has its own" in line for line in remembers.said)
+    assert merged.model.get_input_embeddings().weight is not merged.model.get_output_embeddings().weight
 
 
 def test_an_adapter_is_not_adapted_again(pico_path: PicoPath, tmp_path: Path) -> None:

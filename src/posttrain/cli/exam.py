@@ -26,6 +26,7 @@ from posttrain.cli.options import (
     hush,
     talk,
 )
+from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -202,7 +203,8 @@ def exam(
             )
 
     if not is_sharded():
-        own_parts()
+        with shown_works():
+            own_parts()
     elif not tasks:
         if change or before:
             cause = "several processes share the questions of --exam and --tasks; --change and --before want one"
@@ -212,7 +214,7 @@ def exam(
             if rank():
                 work(inner)
                 return
-            with ShardedRespondent(inner) as shared:
+            with ShardedRespondent(inner) as shared, shown_works():
                 loaded[model] = shared
                 own_parts()
     elif change or exams or exams_file:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.cli.options import console, talk
-from posttrain.cli.plain import one_line
+from posttrain.cli.plain import column, one_line
 from posttrain.errors import ConfigError, Problem
 from posttrain.language import translate
 
@@ -254,11 +254,12 @@ def _print(model: str, before: str, results: dict[str, ExamResult], floor: dict[
             Text(f"  {sample.group}" + (f" ({name})" if len(results) > 1 else "") + f": {one_line(sample.prompt)}")
         )
         nothing = translate("(nothing)")
-        out.print(Text(f"    {translate('before:')} {one_line(sample.before) or nothing}"))
-        out.print(Text(f"    {translate('after:')}  {one_line(sample.after) or nothing}"))
+        out.print(Text(f"    {column(translate('before:'), 8)}{one_line(sample.before) or nothing}"))
+        out.print(Text(f"    {column(translate('after:'), 8)}{one_line(sample.after) or nothing}"))
         wanted = sample.answer or sample.answer_contains
         if wanted:
-            out.print(Text(f"    {translate('wanted:')} {'' if sample.answer else '… '}{one_line(' | '.join(wanted))}"))
+            said = f"{'' if sample.answer else '… '}{one_line(' | '.join(wanted))}"
+            out.print(Text(f"    {column(translate('wanted:'), 8)}{said}"))
 
 
 def _spread(wrong: list[tuple[str, ProbeResult]]) -> list[tuple[str, ProbeResult]]:

@@ -11,6 +11,7 @@ import typer
 from posttrain import registry
 from posttrain.cli.options import JsonOption, console, emit
 from posttrain.errors import ConfigError, Problem
+from posttrain.language import translate
 
 __all__ = ["list_kinds", "schema_of"]
 
@@ -45,7 +46,7 @@ def list_kinds(
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("registry", "kind", "what it is"):
-        table.add_column(column)
+        table.add_column(translate(column))
     for row in rows:
         table.add_row(row.seam, row.kind, Text(row.summary))
     console(stderr=False).print(table)

@@ -1,9 +1,10 @@
-"""`posttrain model show|convert|pocket`: what a model is; the models in the box, measured and rebuilt."""
+"""`posttrain model show|convert|export|verify|pocket`: what a model is, whether it is whole, and in another form; the
+models in the box, measured and rebuilt."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -96,13 +97,72 @@ def convert(
     emit(rows) if json else _print_table(rows)
 
 
+@app.command(cls=PlainCommand)
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Adapter folder, folder of a training, model folder, .gguf file, hub id."),
+    ],
+    out: Annotated[Path | None, typer.Argument(metavar="DIR", help="Folder to write; or say it by --output.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Write the adapter by itself; do not merge it.")] = False,
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="TYPE", help="auto (as the base is stored), float32, bfloat16, float16.")
+    ] = "auto",
+    json: JsonOption = False,
+    download: DownloadOption = False,
+) -> None:
+    """Write a folder that transformers loads: an adapter merged into its base, with tokenizer and chat template.
+
+    What was written is loaded again and must say what the source says, or nothing is left of it.
+    """
+    from posttrain.models.export import ExportDtype, export_model
+
+    known = get_args(ExportDtype)
+    if dtype not in known:
+        raise ConfigError(Problem("--dtype", f"unknown '{dtype}'", f"one of {', '.join(known)}"))
+    folder = _one_of(out, output)
+    chosen = cast("ExportDtype", dtype)
+    made = export_model(model, folder, adapter=adapter, dtype=chosen, offline=not download, say=talk)
+    if json:
+        emit(made._asdict())
+        return
+    rows = {key.replace("_", " "): value for key, value in made._asdict().items()}
+    _print_table(rows | {"tied": "yes" if made.tied else "no", "rounding": f"{made.rounding:.2%} of outputs' spread"})
+
+
+@app.command(cls=PlainCommand)
+def verify(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model or adapter folder, folder of a training, .gguf file, hub id.")
+    ],
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="MODEL", help="Another model that it must be the same as.")
+    ] = None,
+    json: JsonOption = False,
+    download: DownloadOption = False,
+) -> None:
+    """Check that a model is whole: files, headers, hashes, numbers, shapes, the tokenizer's ids; exit 1 when not."""
+    from posttrain.models.verify import verify_model
+
+    checks = verify_model(model, against=against, offline=not download)
+    good = not any(check.ok is False for check in checks)
+    if json:
+        emit({"model": model, "ok": good, "checks": [check._asdict() for check in checks]})
+    else:
+        words = {True: "ok", False: "WRONG", None: "-"}
+        _print_table({check.check: f"{words[check.ok]:6}{check.detail}" for check in checks})
+    if not good:
+        raise typer.Exit(1)
+
+
 def _one_of(out: Path | None, output: Path | None) -> Path:
     """The folder to write, said in one of two ways."""
     if out is not None and output is not None:
         raise ConfigError(Problem("--output", f"is {output}, and the argument is {out}", "say the folder once"))
     folder = out if out is not None else output
     if folder is None:
-        raise ConfigError(Problem("DIR", "no folder to write", "for example: posttrain model convert x.gguf models/x"))
+        raise ConfigError(Problem("DIR", "no folder to write", "say it: DIR, for example models/mine"))
     return folder
 
 

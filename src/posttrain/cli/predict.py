@@ -35,9 +35,7 @@ class Predicted(NamedTuple):
 
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model with a head: a folder, an adapter, a hub id.")],
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Rows: .jsonl, .csv, .parquet, .conll, or SQuAD's .json.")
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rows: .jsonl, .csv, .parquet, .conll, SQuAD's .json.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the rows go; stdout when not given.")
     ] = None,

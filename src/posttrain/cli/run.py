@@ -25,7 +25,7 @@ from posttrain.cli.options import (
 )
 from posttrain.cli.plain import fitted
 from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
-from posttrain.language import spoken, translate
+from posttrain.language import listed, placed, spoken, translate
 
 if TYPE_CHECKING:
     from posttrain.models.meter import Doing
@@ -96,6 +96,7 @@ def run(
             config, plan, selected, base=base, folder=folder, watcher=watcher, exams=exams, restart=restart
         )
     except Interrupted:
+        watcher.clear()
         if (folder / "results.json").is_file():
             talk(f"so far: posttrain report {folder}")
         raise
@@ -242,13 +243,14 @@ class Watcher:
         self.shown = 0.0
         self.label = ""
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Nothing half-written on the screen."""
         if self.live:
             sys.stderr.write("\r\x1b[K")
 
     def say(self, line: str) -> None:
         """A choice made, a count, a problem."""
-        self._clear()
+        self.clear()
         talk(line)
 
     def begins(self, event: Event) -> None:
@@ -261,12 +263,17 @@ class Watcher:
         """Training within a cell: live on a terminal, else a line now and then."""
         now = time.monotonic()
         loss = entry.get("loss_nats")
-        words = f"step {entry.get('step')}" + (f", loss {loss:.3f}" if isinstance(loss, float) else "")
+        step, steps = entry["step"], entry.get("steps")
+        words = f"step {step}" + (f"/{steps}" if steps else "")
+        words += f", loss {loss:.3f}" if isinstance(loss, float) else ""
+        words += f", {entry['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in entry else ""
+        if steps and step < steps and entry.get("wall_s"):
+            words += f", {clock(entry['wall_s'] / step * (steps - step))} left"
         if self.live:
             self._show(words)
         elif now - self.last >= STEP_LINE_S:
             self.last = now
-            talk(f"{self.label}: {translate(words)}")
+            talk(placed(self.label, translate(words)))
 
     def exam(self, event: ExamEvent) -> None:
         """An exam within a cell, or of the untouched model: live on a terminal, else a line now and then."""
@@ -285,7 +292,7 @@ class Watcher:
             self._show(words, head)
         elif not self.live and now - self.last >= STEP_LINE_S:
             self.last = now
-            talk(f"{translate(head)}: {words}")
+            talk(placed(translate(head), words))
 
     def doing(self, work: Doing) -> None:
         """Replay that is made and the like: live on a terminal, else a line now and then."""
@@ -299,7 +306,7 @@ class Watcher:
 
     def ends(self, event: Event) -> None:
         """How it went, and how long the rest will take."""
-        self._clear()
+        self.clear()
         result = event.result
         assert result is not None
         left = f", {clock(event.left_s)} left" if event.left_s else ""
@@ -312,15 +319,16 @@ class Watcher:
             )
             said = [f"{translate(word)} {100 * scores[key]:.0f} %" for word, key in shown if key in scores]
             said += [f"{name} {scores[name]:.3g}" for name in self.headlines if name in scores]
-            words = ", ".join(said) or translate("done")
+            words = listed(said) or translate("done")
         else:
             words = translate(f"FAILED: {result.error.splitlines()[0] if result.error else ''}")
         time_taken = translate(f"({event.wall_s or 0.0:.1f} s{left})")
-        talk(f"[{event.done}/{event.total}] {translate(str(event.cell))}: {words} {time_taken}")
+        head = f"[{event.done}/{event.total}] {translate(str(event.cell))}"
+        talk(f"{placed(head, words)} {time_taken}")
 
     def _show(self, words: str, head: str | None = None) -> None:
         if self.live:
-            self._clear()
+            self.clear()
             width = console().width
             text = f"{self.label if head is None else translate(head)} {translate(words)}"
             sys.stderr.write(fitted(text, width - 1))

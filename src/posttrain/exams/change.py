@@ -53,7 +53,8 @@ from posttrain.exams.matching import (
 )
 from posttrain.exams.naming import names
 from posttrain.exams.scores import ExamResult, score
-from posttrain.inference.protocol import Answer, Distributions, Prompt, Respondent, Spoken
+from posttrain.inference.protocol import Answer, Distributions, Prompt, Respondent, Scored, Spoken
+from posttrain.models.meter import Meter
 
 __all__ = ["BeforeCache", "Probe", "ProbeResult", "change_exam", "kl_nats", "probes_of"]
 
@@ -208,7 +209,8 @@ def _ask(
 ) -> Iterator[ProbeResult]:
     """Both answers to every probe in one call each, then likelihoods and drift, in one call each."""
     old = _answers_before(before, [p.prompt for p in probes], cache, max_new_tokens)
-    new = after.answers([p.prompt for p in probes], max_new_tokens=max_new_tokens)
+    with _meter("asking the model after the change", len(probes), max_new_tokens) as meter:
+        new = after.answers([p.prompt for p in probes], max_new_tokens=max_new_tokens, on_answer=meter.piece)
     results = [_judge(probe, said, says, new_objects, mode) for probe, said, says in zip(probes, old, new, strict=True)]
     if judge is not None:
         results = _with_judgement(judge, results)
@@ -222,8 +224,17 @@ def _answers_before(
     keys: list[tuple[object, ...]] = [(before.fingerprint, "answer", max_new_tokens, prompt) for prompt in prompts]
     missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in cache}
     if missing:
-        cache.update(zip(missing, before.answers(list(missing.values()), max_new_tokens=max_new_tokens), strict=True))
+        asked = list(missing.values())
+        with _meter("asking the model before the change", len(asked), max_new_tokens) as meter:
+            said = before.answers(asked, max_new_tokens=max_new_tokens, on_answer=meter.piece)
+        cache.update(zip(missing, said, strict=True))
     return [answer for key in keys if isinstance(answer := cache[key], Answer)]
+
+
+def _meter(what: str, probes: int, max_new_tokens: int = 0) -> Meter:
+    """Counts what is asked at once."""
+    most = probes * max_new_tokens or None
+    return Meter(what, probes, "probes", most_tokens=most, kept="the same command asks this part again")
 
 
 def _judge(probe: Probe, before: Answer, after: Answer, new_objects: Sequence[str], mode: MatchMode) -> ProbeResult:
@@ -315,7 +326,10 @@ def _with_likelihood(after: Respondent, probes: Sequence[Probe], results: Sequen
         if result.answer and normalise(result.before) and normalise(result.answer[0]) != normalise(result.before)
     ]
     pairs = [(probes[i].prompt, text) for i in asked for text in (results[i].answer[0], results[i].before)]
-    scored = after.logprobs(pairs) if pairs else []
+    scored: list[Scored] = []
+    if pairs:
+        with _meter("weighing the answers before and after", len(pairs)) as meter:
+            scored = after.logprobs(pairs, on_scored=meter.piece)
     for i, new, old in zip(asked, scored[::2], scored[1::2], strict=True):
         results[i] = replace(
             results[i],
@@ -335,18 +349,20 @@ def _with_drift(
 ) -> Iterator[ProbeResult]:
     asked = [i for i, result in enumerate(results) if result.group in DRIFT_GROUPS]
     drift: dict[int, ProbeResult] = {}
-    for start in range(0, len(asked), DRIFT_CHUNK):
-        part = asked[start : start + DRIFT_CHUNK]
-        prompts, answers = [probes[i].prompt for i in part], [results[i].before for i in part]
-        was = _distributions_before(before, prompts, answers, cache)
-        now = after.next_token_logprobs(prompts, answers) if was is not None else None
-        if was is None or now is None:
-            break
-        for i, p, q in zip(part, was, now, strict=True):
-            if p.ids == q.ids and p.logprobs.shape == q.logprobs.shape and p.ids:
-                kl = kl_nats(p.logprobs, q.logprobs)
-                if math.isfinite(kl):  # infinite where a model rules tokens out altogether
-                    drift[i] = replace(results[i], kl_nats=kl, kl_tokens=len(p.ids))
+    with _meter("measuring drift", len(asked)) as meter:
+        for start in range(0, len(asked), DRIFT_CHUNK):
+            part = asked[start : start + DRIFT_CHUNK]
+            prompts, answers = [probes[i].prompt for i in part], [results[i].before for i in part]
+            was = _distributions_before(before, prompts, answers, cache)
+            now = after.next_token_logprobs(prompts, answers) if was is not None else None
+            if was is None or now is None:
+                break
+            for i, p, q in zip(part, was, now, strict=True):
+                if p.ids == q.ids and p.logprobs.shape == q.logprobs.shape and p.ids:
+                    kl = kl_nats(p.logprobs, q.logprobs)
+                    if math.isfinite(kl):  # infinite where a model rules tokens out altogether
+                        drift[i] = replace(results[i], kl_nats=kl, kl_tokens=len(p.ids))
+            meter.more(len(part))
     for i, result in enumerate(results):
         yield drift.get(i, result)
 

@@ -25,6 +25,7 @@ from posttrain.inference.scoring import distributions, score
 from posttrain.inference.stops import cut_at_stop
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel
+from posttrain.models.meter import tick
 from posttrain.models.vocabulary import outside, rows_of
 
 WORTH_STEPS = 16
@@ -119,7 +120,7 @@ class ModelRespondent(PromptEncoder):
                 stop_texts=stop,
                 text_of=self.text,
                 on_done=done,
-                on_token=on_token,
+                on_token=on_token if on_token is not None else tick(),
                 usage=self.usage,
             )
         return [answers[place] for place in range(len(prompts))]

@@ -61,12 +61,12 @@ def writing(place: Path, *remove: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        problem = disk_problem(error, place)  # asked while the disk is as full as it was
         for path in remove:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-        problem = disk_problem(error, place)
         if problem is None:
             raise
         raise DiskError(problem) from error

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "FILES",
     "NOTES_FILE",
     "base_fingerprint",
     "check_base",
@@ -35,6 +36,9 @@ __all__ = [
 
 NOTES_FILE = "posttrain.json"
 """What posttrain notes beside weights: the template's fingerprint and the versions that wrote them."""
+
+FILES = "files"
+"""In it: the sha256 of every file that was saved beside it, by name."""
 
 CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
     ({"role": "user", "content": "Hello, who are you?"},),

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedModel",
     "Maker",
+    "adapter_base",
     "base_of",
     "check_folder",
     "config_of",
     "embeddings_of",
+    "hub_folder",
     "load_model",
     "load_tokenizer",
     "load_with",
@@ -83,7 +85,7 @@ def load_model(
     """
     from posttrain.models.heads import cannot_generate, saved_head
 
-    if _adapter_base(Path(resolve(name))) is not None and (notes := saved_head(name)) is not None:
+    if adapter_base(Path(resolve(name))) is not None and (notes := saved_head(name)) is not None:
         raise cannot_generate(name, notes)
     return load_with(
         name,
@@ -137,7 +139,7 @@ class _Way(NamedTuple):
 
 def _load(name: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTrainedModel:
     folder = resolve(name)
-    base = _adapter_base(Path(folder))
+    base = adapter_base(Path(folder))
     if base is not None:
         if base in within:
             raise MissingError(Problem(f"{folder}/adapter_config.json", f"the adapter's base is itself ('{base}')"))
@@ -216,6 +218,16 @@ def _named(model: PreTrainedModel, name: str, folder: str) -> PreTrainedModel:
     return model
 
 
+def hub_folder(name: str, *, offline: bool = True) -> Path:
+    """The folder of a hub model in the local cache; offline=False fetches it. MissingError when it is not there."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=offline))
+    except (OSError, ValueError) as error:
+        raise _unloadable(name, name, offline, error) from error
+
+
 def config_of(name: str, *, trust_remote_code: bool = False, offline: bool = True) -> Any:
     """A model's configuration, read without its weights. OSError where there is none."""
     import transformers
@@ -239,7 +251,7 @@ def embeddings_of(name: str, *, offline: bool = True) -> int | None:
 def base_of(name: str) -> str:
     """The model beneath an adapter, or beneath adapters on adapters; any other name is itself."""
     seen = {name}
-    while (base := _adapter_base(Path(resolve(name)))) is not None and base not in seen:
+    while (base := adapter_base(Path(resolve(name)))) is not None and base not in seen:
         seen.add(base)
         name = base
     return name
@@ -289,7 +301,7 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     return merge_peft(adapted, str(folder)) if merged else adapted
 
 
-def _adapter_base(folder: Path) -> str | None:
+def adapter_base(folder: Path) -> str | None:
     """The base named by an adapter folder; None when the folder is none."""
     path = folder / "adapter_config.json"
     if not path.is_file():
@@ -366,7 +378,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
 
     folder = resolve(name)
     if Path(folder).is_dir() and not any((Path(folder) / file).is_file() for file in TOKENIZER_FILES):
-        base = _adapter_base(Path(folder))
+        base = adapter_base(Path(folder))
         if base is not None:
             return load_tokenizer(base, trust_remote_code=trust_remote_code, offline=offline)
         raise MissingError(
@@ -400,7 +412,7 @@ def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = T
     import transformers
 
     folder = resolve(name)
-    base = _adapter_base(Path(folder))
+    base = adapter_base(Path(folder))
     if base is not None:
         return stop_ids(base, tokenizer, offline=offline)
     if is_gguf(folder) and (stops := read_header(Path(folder)).stops):

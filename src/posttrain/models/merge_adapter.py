@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from typing import Any, cast
+from weakref import WeakSet
 
 import torch
 from peft import PeftModel
@@ -23,7 +24,7 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.models.logits import UNFIT
 from posttrain.models.tying import is_tied, set_tied, untie
 
-__all__ = ["merge_peft", "relative_distance", "some_logits"]
+__all__ = ["COARSE", "TOLERANCE", "merge_peft", "relative_distance", "some_logits", "was_untied"]
 
 PROBED = 16
 """Tokens in the row that is asked before and after."""
@@ -114,4 +115,14 @@ def _tie_again(core: Any) -> None:
     same = torch.equal(head.weight, embedding.weight)
     if same:
         head.weight = embedding.weight
+    else:
+        _untied.add(core)
     set_tied(core, same)
+
+
+_untied: WeakSet[PreTrainedModel] = WeakSet()
+
+
+def was_untied(model: PreTrainedModel) -> bool:
+    """Whether an adapter that was merged into the model has left a tied matrix as two."""
+    return model in _untied

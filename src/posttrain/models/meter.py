@@ -22,19 +22,19 @@ from typing import NamedTuple
 
 from posttrain.errors import Interrupted, Problem
 
-__all__ = ["Doing", "Listener", "Meter", "clock", "listener", "listening"]
+__all__ = ["Doing", "Listener", "Meter", "clock", "listener", "listening", "tick"]
 
 OFTEN_S = 0.1
 """Listeners are told at most so often."""
 KNOWN = 0.05
-"""From this share on what is left is told from what is done, not from the most that it may come to ..."""
+"""From this share on what is left is told from what is done ..."""
 KNOWN_PIECES = 8
-"""... and from so many pieces on, where they end at different times."""
+"""... and from so many pieces on, where they end at different times; never more than all may come to at most."""
 
 
 class Doing(NamedTuple):
     """What is being done. done, total: pieces of it, called `unit`; tokens: read or written so far; left_s: expected,
-    None where nothing is known yet; at_most: `left_s` is the most that it may be.
+    None where nothing is known yet; at_most: `left_s` is the most that it may be; ends: it is done, or given up.
     """
 
     what: str
@@ -45,16 +45,12 @@ class Doing(NamedTuple):
     tokens: int = 0
     left_s: float | None = None
     at_most: bool = False
+    ends: bool = False
 
     @property
     def begins(self) -> bool:
         """Nothing is done yet."""
-        return not self.done and not self.tokens
-
-    @property
-    def ends(self) -> bool:
-        """All is done."""
-        return self.done >= self.total
+        return not self.done and not self.tokens and not self.ends
 
     def __str__(self) -> str:
         text = f"{self.what}: {self.done:,}/{self.total:,} {self.unit}"
@@ -68,11 +64,18 @@ class Doing(NamedTuple):
 Listener = Callable[[Doing], None]
 
 _listener: ContextVar[Listener | None] = ContextVar("posttrain_listener", default=None)
+_running: ContextVar[Meter | None] = ContextVar("posttrain_meter", default=None)
 
 
 def listener() -> Listener | None:
     """Who listens now."""
     return _listener.get()
+
+
+def tick() -> Callable[[int, Sequence[int]], None] | None:
+    """What decoding shall tell of each token, where somebody above it counts."""
+    meter = _running.get()
+    return meter.token if meter is not None else None
 
 
 @contextmanager
@@ -106,18 +109,25 @@ class Meter:
         self.began = self.told = time.monotonic()
 
     def __enter__(self) -> Meter:
-        self._tell()
+        self._before = _running.set(self)
+        try:
+            self._tell()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            where = f"{self.done:,} of {self.total:,} {self.unit}"
-            raise Interrupted(Problem("", f"stopped while {self.what} ({where})", self.kept)) from error
-        if error is None:
-            self.done = self.total
-            self._tell()
+        _running.reset(self._before)
+        self.done = self.total if error is None else self.done
+        try:
+            self._tell(ends=True)
+        finally:
+            if isinstance(error, KeyboardInterrupt):
+                where = f"{self.done:,} of {self.total:,} {self.unit}"
+                raise Interrupted(Problem("", f"stopped while {self.what} ({where})", self.kept)) from error
 
     def more(self, done: int = 0, *, tokens: int = 0) -> None:
         """So many more pieces are done, and tokens read or written."""
@@ -139,7 +149,7 @@ class Meter:
         self.done = self.tokens = 0
         self.began = time.monotonic()
 
-    def _tell(self) -> None:
+    def _tell(self, *, ends: bool = False) -> None:
         told = _listener.get()
         if told is None:
             return
@@ -149,9 +159,10 @@ class Meter:
         many = KNOWN_PIECES if self.most_tokens is not None else 1
         if self.done >= max(many, KNOWN * self.total):
             left_s = wall_s / self.done * (self.total - self.done)
-        elif self.most_tokens is not None and self.tokens:
-            left_s, at_most = wall_s / self.tokens * max(self.most_tokens - self.tokens, 0), True
-        told(Doing(self.what, self.done, self.total, self.unit, wall_s, self.tokens, left_s, at_most))
+        if self.most_tokens is not None and self.tokens:
+            most_s = wall_s / self.tokens * max(self.most_tokens - self.tokens, 0)
+            left_s, at_most = (left_s, False) if left_s is not None and left_s < most_s else (most_s, True)
+        told(Doing(self.what, self.done, self.total, self.unit, wall_s, self.tokens, left_s, at_most, ends))
 
 
 def clock(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,23 +11,35 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.disk import writing
-from posttrain.models.fingerprint import NOTES_FILE, remembered_base, template_fingerprint
+from posttrain.models.fingerprint import FILES, NOTES_FILE, remembered_base, template_fingerprint
 from posttrain.models.heads import NOTED, HeadNotes, head_of_model
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["save_model", "write_notes"]
+__all__ = ["TRAINED_IN", "file_hash", "save_model", "write_notes"]
+
+TRAINED_IN = "trained_in"
+"""In `posttrain.json`: the precision in memory of weights that are stored in another one."""
 
 MODEL_FILES = ("config.json", "adapter_config.json", NOTES_FILE)
 """A folder with one of these may be replaced by a newer model; any other folder with something in it may not."""
 
 
 def write_notes(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, *, base: str | None = None, head: HeadNotes | None = None
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    base: str | None = None,
+    head: HeadNotes | None = None,
+    trained_in: str | None = None,
+    hashed: bool = True,
 ) -> None:
     """Write `posttrain.json`: the template's fingerprint, that of an adapter's base where it is known, the adapter's
-    head (a model's own stands in config.json), and the versions that wrote the weights.
+    head (a model's own stands in config.json), the precision that the weights had in memory where they are stored in
+    another one, the hashes of what is in the folder (hashed), and the versions that wrote the weights. Written last.
     """
     import torch
     import transformers
@@ -37,19 +50,43 @@ def write_notes(
         "template_fingerprint": template_fingerprint(tokenizer),
         **({"base_fingerprint": base} if base is not None else {}),
         **({NOTED: head.to_json()} if head is not None else {}),
+        **({TRAINED_IN: trained_in} if trained_in is not None else {}),
+        **({FILES: hashes_of(folder)} if hashed else {}),
         "versions": {"posttrain": __version__, "transformers": transformers.__version__, "torch": torch.__version__},
     }
     text = json.dumps(notes, indent=2, ensure_ascii=False) + "\n"
     (folder / NOTES_FILE).write_text(text, encoding="utf-8", newline="\n")
 
 
+def hashes_of(folder: Path) -> dict[str, str]:
+    """sha256 of every file but the notes and the card, which people write on."""
+    return {
+        path.name: file_hash(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name not in (NOTES_FILE, "README.md")
+    }
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, card: str | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    card: str | None = None,
+    dtype: torch.dtype | None = None,
+    hashed: bool = True,
 ) -> None:
     """Save to a temporary folder beside `folder`, then rename; a kill at any moment leaves the old or the new one.
 
     A PEFT model, or one with a part of ours added, is saved as an adapter folder that names its base. card: the text
-    of README.md.
+    of README.md; dtype: precision of a model's numbers, those in memory when not given; hashed:
+    note what `posttrain model verify` compares, which a checkpoint need not.
     PosttrainError when `folder` holds something that is not a model, DiskError when the disk is full: the old model is
     kept then, and nothing of the new one.
     """
@@ -67,7 +104,7 @@ def save_model(
     temporary.mkdir()
     try:
         with writing(folder, temporary):
-            _write(model, tokenizer, temporary)
+            _write(model, tokenizer, temporary, dtype, hashed=hashed)
             if card is not None:
                 (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
             if folder.exists():
@@ -80,7 +117,14 @@ def save_model(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    dtype: torch.dtype | None,
+    *,
+    hashed: bool,
+) -> None:
     import transformers
     from peft import PeftModel
 
@@ -89,6 +133,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
 
     transformers.utils.logging.disable_progress_bar()  # transformers' own "Writing model shards" bars
     base: str | None = None
+    trained_in: str | None = None
     adapter = isinstance(model, PeftModel) or added_to(model) is not None
     if isinstance(model, PeftModel):
         base = remembered_base(model.get_base_model())
@@ -96,7 +141,33 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     elif added_to(model) is not None:
         base = remembered_base(model)
         save_added(model, folder)
-    else:
+    elif dtype is None or dtype == model.dtype:
         model.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder, state_dict=_cast(model, dtype))
+        _say_dtype(folder / "config.json", dtype)
+        trained_in = str(model.dtype).removeprefix("torch.")
     tokenizer.save_pretrained(folder)
-    write_notes(folder, tokenizer, base=base, head=head_of_model(model) if adapter else None)
+    head = head_of_model(model) if adapter else None
+    write_notes(folder, tokenizer, base=base, head=head, trained_in=trained_in, hashed=hashed)
+
+
+def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A model's tensors in another precision; what two places share stays shared."""
+    made: dict[int, Tensor] = {}
+    found = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in made:
+            made[id(tensor)] = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
+        found[name] = made[id(tensor)]
+    return found
+
+
+def _say_dtype(path: Path, dtype: torch.dtype) -> None:
+    """config.json has the precision of the model in memory."""
+    named = str(dtype).removeprefix("torch.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if part is config or "dtype" in part:
+            part["dtype"] = named
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

@@ -35,7 +35,7 @@ def payload(run: Run) -> dict[str, Any]:
     diffs: list[Sequence[str]] = []
     cells: list[list[str | int]] = []
     rows: list[tuple[int, int, int, int, int, int]] = []
-    changes = {name: i for i, name in enumerate(run.changes)}
+    changes = {name: i for i, name in enumerate(dict.fromkeys(cell.change for cell in run.cells))}
     for cell in run.cells:
         if not cell.samples:
             continue

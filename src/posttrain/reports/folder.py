@@ -209,8 +209,9 @@ class Run:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """Changes in the order of the cells."""
-        return tuple(dict.fromkeys(cell.change for cell in self.cells))
+        """Changes in the order of the cells; a cell of other exams only has none, which is no change to count."""
+        named = tuple(dict.fromkeys(cell.change for cell in self.cells if cell.change))
+        return named or tuple(dict.fromkeys(cell.change for cell in self.cells))
 
     @property
     def stepped(self) -> bool:

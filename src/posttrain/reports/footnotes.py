@@ -69,6 +69,8 @@ def seen_notes(run: Run) -> list[Message]:
     notes = []
     if "reliability" in groups or "locality" in groups:
         notes.append(say("intro.seen_about"))
+    if len([row for row in run.final if row.scores and not row.is_floor]) > 1:
+        notes.append(say("intro.seen_shared"))
     if "reliability" in groups:
         notes.append(say("intro.seen_learned"))
     if "locality" in groups:

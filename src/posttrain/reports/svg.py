@@ -28,9 +28,13 @@ __all__ = [
     "words",
 ]
 
-# Okabe & Ito (2008), https://jfly.uni-koeln.de/color/: told apart with any kind of colour blindness. Their yellow is
-# left out (too pale for lines on white), their black comes last.
-COLOURS: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+# First Okabe & Ito (2008), https://jfly.uni-koeln.de/color/: told apart with any kind of colour blindness. Their yellow
+# is left out (too pale for lines on white), and grey stands for their black, which no dark page would show. Then four
+# more, so that a dozen methods hardly share a colour; their shapes tell them apart where their colours do not.
+COLOURS: tuple[str, ...] = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"),
+    *("#8e5bd6", "#8a8a1f", "#a8506a", "#3d8f99"),
+)
 
 Point = tuple[float, float]
 Name = TypeVar("Name", bound=Hashable)
@@ -113,7 +117,7 @@ class Mark(NamedTuple):
 
 
 def marks_of(names: Iterable[Name]) -> dict[Name, Mark]:
-    """A mark for each name, no two of them the same. Twelve shapes and seven colours in step make 84 pairs; then come
+    """A mark for each name, no two of them the same. Twelve shapes and eleven colours in step make 132 pairs; then come
     the same as outlines, then colours that are made by turning the hue, of which there is no end.
     """
     return {name: _mark(i) for i, name in enumerate(dict.fromkeys(names))}

@@ -22,9 +22,10 @@ from posttrain.data.chat import Encoded, encode_all
 from posttrain.errors import Interrupted, PosttrainError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.support import alike
-from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
+from posttrain.models.fingerprint import read_notes, template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.memory import give_back, is_large, large_blocks_go_back
+from posttrain.models.save import TRAINED_IN
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task
 from posttrain.studies.plan import find_model
 
@@ -121,9 +122,10 @@ class Bench:
         self.settle()
 
     def load(self, folder: Path) -> LoadedModel:
-        """A model saved by one of the study's cells, in the precision in which it was saved."""
+        """A model saved by one of the study's cells, in the precision that it had in memory when it was saved."""
         config = folder / "config.json"
         stored = json.loads(config.read_text(encoding="utf-8")).get("dtype") if config.is_file() else None
+        stored = read_notes(folder).get(TRAINED_IN, stored)
         loaded = load_model(
             str(folder),
             dtype=stored if stored in DTYPES else "auto",

@@ -151,6 +151,9 @@ class TrainConfig(Config):
     """Arithmetic of the forward pass. auto: bf16 on a GPU that has it when the model has 1 B parameters or more, and,
     for LoRA, on a processor with AMX or AVX512-BF16 when it has 50 M or more; else float32. The weights that are
     trained are float32 in any case."""
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the saved model; the model that is examined is rounded alike. auto: that of the base's own files.
+    Adapters and checkpoints are saved as they are trained, in float32."""
     evaluate_every_steps: int | None = Field(None, ge=1)
     """Steps between two validation losses; with validation rows and without this, once per tenth of the run."""
     early_stopping_patience: int | None = Field(None, ge=1)

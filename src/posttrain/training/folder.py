@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from ruamel.yaml import YAML
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -103,14 +104,18 @@ class RunFolder:
     def finish(
         self,
         config: TrainConfig,
-        identity: dict[str, Any],
         model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         result: Mapping[str, Any],
+        *,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """The trained weights (or the adapter) with tokenizer and template fingerprint, the card, and the result."""
+        """The trained weights (or the adapter) with tokenizer and template fingerprint, the card, and the result.
+
+        dtype: precision of the saved model; None saves what is in memory.
+        """
         card = card_of(config, result)
-        save_model(model, tokenizer, self.model, card=card)
+        save_model(model, tokenizer, self.model, card=card, dtype=dtype)
         write_text(self.root / "card.md", card)
         write_text(self.result, as_json({key: result[key] for key in RESULT_KEYS}))
 
@@ -129,10 +134,24 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
+def told(whole: Any, chosen: Any) -> Any:
+    """A configuration without its defaults, but with every `kind`: without it a part does not say what it is.
+
+    whole, chosen: dumped with and without defaults.
+    """
+    if isinstance(whole, list) and isinstance(chosen, list):
+        return [told(one, other) for one, other in zip(whole, chosen, strict=True)]
+    if not isinstance(whole, dict) or not isinstance(chosen, dict):
+        return chosen
+    kind = {"kind": whole["kind"]} if "kind" in whole else {}
+    parts = {key for key, value in whole.items() if isinstance(value, dict) and "kind" in value}
+    return kind | {key: told(whole[key], chosen.get(key, {})) for key in whole if key in chosen or key in parts}
+
+
 def card_of(config: TrainConfig, result: Mapping[str, Any]) -> str:
     """What was done to the model, in Markdown."""
     text = io.StringIO()
-    YAML().dump(config.model_dump(mode="json", exclude_defaults=True), text)
+    YAML().dump(told(config.model_dump(mode="json"), config.model_dump(mode="json", exclude_defaults=True)), text)
     form = form_of(config.objective)
     losses = [e for e in result["history"] if "loss_nats" in e]
     validations = [e for e in result["history"] if "validation_loss_nats" in e]

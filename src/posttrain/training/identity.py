@@ -36,8 +36,11 @@ def identity_of(
     """Everything that decides the result: settings, start weights, template, rows."""
     parameters = sum(p.numel() for p in loaded.model.parameters())
     forms = bare_forms(config, loaded.tokenizer)
+    settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in WITHOUT_EFFECT}
+    if config.save_dtype == "auto":  # so that runs of before there was a choice go on
+        del settings["save_dtype"]
     return {
-        "config": {k: v for k, v in config.model_dump(mode="json").items() if k not in WITHOUT_EFFECT},
+        "config": settings,
         **({"earlier": earlier_fingerprint(earlier)} if earlier is not None else {}),
         **({"adapter": file_fingerprint(adapter / "adapter_model.safetensors")} if adapter is not None else {}),
         "weights": weights_fingerprint(loaded.model) if parameters <= HASHED_PARAMETERS else "not computed",

@@ -31,6 +31,7 @@ from posttrain.models.memory import (
     peak_gib,
     peak_memory,
 )
+from posttrain.models.merge_adapter import was_untied
 from posttrain.models.vocabulary import keep_padding_inside
 from posttrain.retention.selection import NO_TASK, ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
@@ -62,6 +63,7 @@ from posttrain.training.prepare import (
 from posttrain.training.progress import RunProgress, Silent, heard
 from posttrain.training.rates import rate_of
 from posttrain.training.signals import stop_on_signal
+from posttrain.training.stored import rounded_as_saved
 from posttrain.training.trackers import LOGS, open_trackers
 from posttrain.training.trainer import Arguments, PostTrainer, Rules
 from posttrain.tuners._moved import Moved, count_moved
@@ -286,6 +288,7 @@ def train(
             if not trainer.stop_asked:
                 trainer.restore_best()
                 finish_added(tuned, progress.say)
+                dtype = rounded_as_saved(config, tuned, progress.say)
                 moved = count_moved(tuned)  # what it was cut to
     finally:
         tracked.close()
@@ -316,7 +319,7 @@ def train(
         parts.penalties.save(folder.root)
         if rows is None and isinstance(config.replay, ReplayConfig) and config.replay.of_tasks:
             config.replay.leave(talks_of(config), Task("", 0, earlier, output), config.seed)
-        folder.finish(config, identity, tuned, tokenizer, result._asdict())
+        folder.finish(config, tuned, tokenizer, result._asdict(), dtype=dtype)
         progress.say(f"saved in {folder.model}")
     return result
 
@@ -333,15 +336,18 @@ def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print
     ConfigError when an adapter shall be put on an adapter: it would be saved with the name of a base without the first.
     """
     if (Path(resolve(config.model)) / "adapter_config.json").is_file() and kind_of(config.tuner) != "full":
-        mend = "train it with tuner: full, or save the merged model as a folder first"
+        mend = "train it with tuner: full, or merge it first: posttrain model export ADAPTER DIR"
         raise ConfigError(Problem(config.model, f"is an adapter, and {kind_of(config.tuner)} would make another", mend))
-    return loader_for(config, say)(
+    loaded = loader_for(config, say)(
         config.model,
         adapter_merged=True,
         trust_remote_code=config.trust_remote_code,
         offline=not config.download,
         allow_template_mismatch=config.allow_template_mismatch,
     )
+    if was_untied(loaded.model):
+        say(f"{config.model}: the adapter is on one of two places that share a matrix; merged, each has its own")
+    return loaded
 
 
 def first_step(config: TrainConfig, material: Material, parts: Parts) -> tuple[Forms, Step, int]:

@@ -402,7 +402,7 @@ class PostTrainer(Trainer):
             return
         if state_dict is None:
             with self.lowered.raised(), self.cache_switched_on():
-                save_model(self.model, self.tokenizer, Path(output_dir))
+                save_model(self.model, self.tokenizer, Path(output_dir), hashed=False)
         else:  # gathered by FSDP or DeepSpeed
             self.accelerator.unwrap_model(self.model).save_pretrained(output_dir, state_dict=state_dict)
             self.tokenizer.save_pretrained(output_dir)

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from posttrain.data.chat import encode_all
 from posttrain.data.records import Conversation, Message
-from posttrain.errors import ConfigError, DataError
+from posttrain.errors import ConfigError, DataError, Interrupted
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.curvature import fisher, mas_importance
 from posttrain.models.heads import load_head_model
 from posttrain.models.load import load_model
+from posttrain.models.meter import Doing, listening
 from posttrain.registry import load
 from posttrain.retention.penalty import _measured
 from posttrain.retention.penalty._base import PenaltyContext
@@ -275,3 +276,57 @@ def test_the_cache_lets_go_of_what_was_used_longest_ago(tmp_path: Path) -> None:
     assert _measured.outgrown(tmp_path, 30) == []
     assert [p.stem for p in _measured.outgrown(tmp_path, 25)] == ["old"]
     assert [p.stem for p in _measured.outgrown(tmp_path, 1)] == ["used", "old"]  # never the newest
+
+
+# ---- progress, and Ctrl-C ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "what", "rows"),
+    [
+        ("ewc", {}, "measuring Fisher information", 5),
+        ("ewc", {"fisher": "empirical"}, "measuring Fisher information", 5),
+        ("ewc", {"fisher": "sampled", "draws": 3}, "measuring Fisher information", 15),
+        ("mas", {}, "measuring what the outputs depend on", 5),
+    ],
+)
+@pytest.mark.parametrize("chunks", ["together", "summed", "one by one"])
+def test_measuring_tells_how_far_it_is(
+    kind: str,
+    settings: dict[str, Any],
+    what: str,
+    rows: int,
+    chunks: str,
+    context: PenaltyContext,
+    data: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("posttrain.models.meter.OFTEN_S", 0.0)
+    if chunks != "together":
+        monkeypatch.setattr("posttrain.models.curvature.CHUNK_BYTES", 1)
+    told: list[Doing] = []
+    with listening(told.append):
+        made(kind, context, data=data, rows=5, **settings)
+    assert {work.what for work in told} == {what}
+    assert told[0].begins
+    assert (told[-1].done, told[-1].total, told[-1].ends) == (rows, rows, True)
+    assert len(told) > 2 or chunks == "together"
+    counted = [work.tokens for work in told]
+    assert counted == sorted(counted)
+    assert counted[-1] > rows
+
+
+def test_ctrl_c_is_no_bad_data(context: PenaltyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Own answers that are interrupted are not "of no use"; nothing half-made is left in the cache."""
+
+    def interrupted(*_: Any, on_answer: Any, **__: Any) -> Any:
+        on_answer(0, None)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelRespondent, "answers", interrupted)
+    with pytest.raises(
+        Interrupted, match=r"stopped while answering prompts for replay \(1 of 7 prompts\); nothing of it"
+    ):
+        made("ewc", context, rows=7)
+    assert context.cache is not None
+    assert not list(context.cache.rglob("*.jsonl"))

@@ -57,7 +57,6 @@ def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) ->
             prompts,
             max_new_tokens=max_new_tokens,
             on_answer=meter.piece,
-            on_token=meter.token,
         )
     kept, cut = [], 0
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):

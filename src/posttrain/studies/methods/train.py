@@ -244,6 +244,7 @@ class Steps(Silent):
         self.context = context
         self.notes = notes
         self.listener = listener()
+        self.steps = 0
 
     def say(self, text: str) -> None:
         self.notes.append(text)
@@ -252,8 +253,11 @@ class Steps(Silent):
         if self.listener is not None:
             self.listener(work)
 
+    def start(self, first: int, steps: int) -> None:
+        self.steps = steps
+
     def step(self, entry: Mapping[str, Any]) -> None:
-        self.context.on_step(entry)
+        self.context.on_step({**entry, "steps": self.steps})
 
 
 def seeded(part: Config, seed: int) -> Config:

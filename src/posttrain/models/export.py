@@ -1,0 +1,244 @@
+"""A model as a folder that transformers loads: an adapter merged into its base, or the adapter by itself.
+
+Merging is done in float32 and rounded once. What was written is loaded again as anybody would load it, by transformers
+and nothing else, and must say what the source says; otherwise nothing is left of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from posttrain.errors import ConfigError, PosttrainError, Problem
+from posttrain.models.disk import writing
+from posttrain.models.names import resolve
+
+if TYPE_CHECKING:
+    import torch
+
+    from posttrain.models.load import LoadedModel
+
+__all__ = ["ExportDtype", "Exported", "export_model", "in_run"]
+
+ExportDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+
+SAME = 1e-5
+"""Outputs of what was written may differ from those of the rounded source by this share of their spread: by nothing but
+the order of additions."""
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
+
+class Exported(NamedTuple):
+    """What was written.
+
+    kind: `merged model`, `model` or `adapter`; rounding: by how much outputs differ from the float32 source's, as a
+    share of their spread; tied: whether the output head still reads the embedding's matrix (an adapter may have changed
+    only one of the two).
+    """
+
+    output: str
+    source: str
+    kind: Literal["merged model", "model", "adapter"]
+    architecture: str
+    parameters: int
+    dtype: str
+    tied: bool
+    gib: float
+    rounding: float
+    chat_template: bool
+    loads_with: str
+
+
+def in_run(name: str) -> str:
+    """The model of a training's folder; any other name as it is."""
+    folder = Path(name)
+    if (folder / "result.json").is_file() and (folder / "model").is_dir() and not (folder / "config.json").is_file():
+        return str(folder / "model")
+    return name
+
+
+def export_model(
+    name: str,
+    output: Path,
+    *,
+    adapter: bool = False,
+    dtype: ExportDtype = "auto",
+    offline: bool = True,
+    say: Callable[[str], None] = print,
+) -> Exported:
+    """Write `output`, which must be new or empty.
+
+    adapter: the adapter by itself, not merged; dtype: auto is that of the base's files, an adapter's own for
+    adapter=True. ConfigError when there is no adapter to export or the folder is not empty; PosttrainError for an
+    adapter that is no change of weights, and when what was written is not the same model.
+    """
+    name = in_run(name)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(Problem(str(output), "is there already and is not overwritten", "choose a new folder"))
+    is_adapter = (Path(resolve(name)) / "adapter_config.json").is_file()
+    if adapter and not is_adapter:
+        raise ConfigError(Problem("--adapter", f"{name} is no adapter", "leave it out: the whole model is written"))
+    made = _adapter if adapter else _whole
+    try:
+        return made(name, output, dtype, offline, say, merged=is_adapter)
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
+
+
+def _whole(
+    name: str, output: Path, dtype: ExportDtype, offline: bool, say: Callable[[str], None], *, merged: bool
+) -> Exported:
+    import torch
+
+    from posttrain.models.heads import load_any
+    from posttrain.models.merge_adapter import relative_distance, some_logits
+    from posttrain.models.save import save_model
+    from posttrain.models.tensors import stored_dtype
+    from posttrain.models.tying import is_tied
+
+    named = (stored_dtype(name, offline=offline) or "float32") if dtype == "auto" else dtype
+    if dtype == "auto":
+        say(f"stored in {named}, as {'its base' if merged else 'the model'} is (--dtype for another)")
+    wanted: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[named]
+    options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "offline": offline, "say": say}
+    expected = some_logits(load_any(name, **options).model)  # beside its base, which is given up at once
+    loaded = load_any(name, adapter_merged=True, **options)
+    model: Any = loaded.model
+    _fits(name, model, wanted)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(wanted))
+    rounded = some_logits(model)
+    far = relative_distance(rounded, expected) if rounded is not None and expected is not None else 0.0
+    with writing(output):
+        save_model(model, loaded.tokenizer, output, dtype=wanted, card=_card(name, named, merged=merged))
+    by = _loads_again(output, loaded, rounded)
+    return Exported(
+        output=str(output),
+        source=name,
+        kind="merged model" if merged else "model",
+        architecture=type(model).__name__,
+        parameters=sum(p.numel() for p in model.parameters()),
+        dtype=named,
+        tied=is_tied(model),
+        gib=_gib(output),
+        rounding=far,
+        chat_template=bool(loaded.tokenizer.chat_template),
+        loads_with=by,
+    )
+
+
+def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
+    """PosttrainError where a number would become infinite."""
+    import torch
+
+    largest = torch.finfo(dtype).max
+    for key, parameter in model.named_parameters():
+        if bool((parameter.detach().abs() > largest).any()):
+            cause = f"{key} has numbers that {str(dtype).removeprefix('torch.')} cannot hold (above {largest:g})"
+            raise PosttrainError(Problem(name, cause, "use --dtype bfloat16 or float32"))
+
+
+def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | None) -> str:
+    """Load what was written and compare; what it loads with."""
+    import transformers
+
+    from posttrain.models.fingerprint import template_fingerprint
+    from posttrain.models.heads import head_of_model, load_any
+    from posttrain.models.merge_adapter import relative_distance, some_logits
+
+    if head_of_model(source.model) is None:
+        model = transformers.AutoModelForCausalLM.from_pretrained(output, dtype="float32", local_files_only=True)
+        by = "transformers"
+    else:
+        model, by = (
+            load_any(str(output), device="cpu", dtype="float32").model,
+            "transformers, its labels with posttrain",
+        )
+    found = some_logits(model)
+    if found is not None and expected is not None and not relative_distance(found, expected) <= SAME:
+        far = relative_distance(found, expected)
+        cause = f"what was written is another model: outputs differ by {far:.1%} of their spread, and it was removed"
+        raise PosttrainError(Problem(str(output), cause, "please report this, with the architecture"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(output, local_files_only=True)
+    if template_fingerprint(tokenizer) != template_fingerprint(source.tokenizer):
+        cause = "the tokenizer that was written renders otherwise than the source's, and the folder was removed"
+        raise PosttrainError(Problem(str(output), cause, "please report this, with the tokenizer"))
+    return by
+
+
+def _adapter(
+    name: str, output: Path, dtype: ExportDtype, offline: bool, say: Callable[[str], None], *, merged: bool
+) -> Exported:
+    """The adapter's files, its tokenizer with the template, and a card."""
+    import torch
+    from peft import PeftModel, load_peft_weights
+    from safetensors.torch import load_file, save_file
+
+    from posttrain.models.heads import head_of_model, load_any
+    from posttrain.models.merge_adapter import relative_distance, some_logits
+    from posttrain.models.save import write_notes
+    from posttrain.models.tying import is_tied
+
+    folder = Path(resolve(name))
+    loaded = load_any(name, device="cpu", offline=offline, say=say)
+    expected = some_logits(loaded.model)
+    output.mkdir(parents=True, exist_ok=True)
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path) if path.is_file() else load_peft_weights(str(folder), device="cpu")
+    if dtype != "auto":
+        wanted: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+        tensors = {key: t.to(wanted) if t.is_floating_point() else t for key, t in tensors.items()}
+    with writing(output):
+        shutil.copyfile(folder / "adapter_config.json", output / "adapter_config.json")
+        save_file({key: t.contiguous() for key, t in tensors.items()}, output / path.name, metadata={"format": "pt"})
+        loaded.tokenizer.save_pretrained(output)
+        base = _noted(folder)
+        write_notes(output, loaded.tokenizer, base=base, head=head_of_model(loaded.model))
+        (output / "README.md").write_text(_card(name, None, merged=False), encoding="utf-8", newline="\n")
+    found = some_logits(load_any(str(output), device="cpu", offline=offline, say=say).model)
+    far = relative_distance(found, expected) if found is not None and expected is not None else 0.0
+    if not far <= (SAME if dtype == "auto" else 5e-2):
+        cause = f"what was written is another adapter: outputs differ by {far:.1%} of their spread, and it was removed"
+        raise PosttrainError(Problem(str(output), cause, "please report this, with adapter_config.json"))
+    config = json.loads((output / "adapter_config.json").read_text(encoding="utf-8"))
+    kinds = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()}
+    return Exported(
+        output=str(output),
+        source=name,
+        kind="adapter",
+        architecture=str(config.get("peft_type") or config.get("posttrain_tuner")),
+        parameters=sum(t.numel() for t in tensors.values()),
+        dtype=", ".join(sorted(kinds)),
+        tied=is_tied(loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model),
+        gib=_gib(output),
+        rounding=far,
+        chat_template=bool(loaded.tokenizer.chat_template),
+        loads_with="PEFT" if isinstance(loaded.model, PeftModel) else "posttrain only; without --adapter for others",
+    )
+
+
+def _noted(folder: Path) -> str | None:
+    from posttrain.models.fingerprint import read_notes
+
+    found = read_notes(folder).get("base_fingerprint")
+    return str(found) if found is not None else None
+
+
+def _gib(folder: Path) -> float:
+    return round(sum(path.stat().st_size for path in folder.iterdir()) / 2**30, 3)
+
+
+def _card(name: str, dtype: str | None, *, merged: bool) -> str:
+    """README.md: what this is made of."""
+    what = "an adapter, for the base that adapter_config.json names" if dtype is None else f"stored as {dtype}"
+    how = f"Exported by posttrain from `{Path(name).name or name}`: {what}."
+    if merged:
+        how += " An adapter was merged into its base's weights."
+    card = Path(resolve(name)) / "README.md"
+    before = card.read_text(encoding="utf-8", errors="replace").strip() if card.is_file() else ""
+    return "\n".join([how, "", *(["## The card of the source", "", before, ""] if before else [])])

@@ -1,0 +1,273 @@
+"""Whether a model's folder is whole and is what it says: `posttrain model verify`.
+
+Files first, which costs no memory, then the model as it is loaded: a check that cannot be made since an earlier one
+failed is left open, not passed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from posttrain.errors import PosttrainError, Problem
+from posttrain.models.export import in_run
+from posttrain.models.fingerprint import FILES, NOTES_FILE, read_notes
+from posttrain.models.gguf_header import is_gguf
+from posttrain.models.names import resolve
+from posttrain.models.save import file_hash
+from posttrain.models.tensors import stored_dtype, tensors_in, weight_files
+
+__all__ = ["Check", "verify_model"]
+
+SHOWN = 3
+"""Names shown of a longer list."""
+
+
+class Check(NamedTuple):
+    """One question and its answer. ok: None where it was not asked; detail: what was found, or why not."""
+
+    check: str
+    ok: bool | None
+    detail: str
+
+
+def verify_model(name: str, *, against: str | None = None, offline: bool = True) -> list[Check]:
+    """All checks of a model, an adapter or a GGUF file. MissingError when there is nothing by this name."""
+    from posttrain.models.load import hub_folder
+
+    name = in_run(name)
+    found = Path(resolve(name))
+    folder = found if found.exists() else hub_folder(name, offline=offline)
+    made: list[Check] = []
+    if not is_gguf(folder):
+        weights = _tried("weights files", lambda: _weights(folder))
+        made += [_tried("files", lambda: _files(folder)), weights, _tried("hashes", lambda: _hashes(folder))]
+        whole = weights.ok is not False
+        made.append(
+            _tried("numbers", lambda: _numbers(folder))
+            if whole
+            else Check("numbers", None, "not asked: weights files failed")
+        )
+    failed = next((check.check for check in made if check.ok is False and check.check != "hashes"), None)
+    rest = ["shapes", "tokenizer", "answers", *(["against"] if against is not None else [])]
+    if failed is not None:
+        return made + [Check(check, None, f"not asked: {failed} failed") for check in rest]
+    return made + list(_loaded(name, folder, against, offline))
+
+
+def _tried(check: str, ask: Callable[[], Check | str]) -> Check:
+    """The answer, or the error as one."""
+    try:
+        answer = ask()
+    except (PosttrainError, OSError) as error:
+        return Check(check, False, str(error).replace("\n", "; "))
+    return answer if isinstance(answer, Check) else Check(check, True, answer)
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _files(folder: Path) -> str:
+    """Configuration, weights and tokenizer are there, and what is JSON can be read."""
+    from posttrain.models.load import TOKENIZER_FILES, adapter_base, check_folder
+
+    check_folder(str(folder))
+    base = adapter_base(folder)
+    if base is not None and not any((folder / f"adapter_model.{end}").is_file() for end in ("safetensors", "bin")):
+        raise PosttrainError(Problem(str(folder), "adapter_model.safetensors is missing", "copy the adapter again"))
+    for path in sorted(folder.glob("*.json")):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise PosttrainError(Problem(f"{path}{line}", "is not valid JSON", "copy it again")) from error
+    tokenizer = [file for file in TOKENIZER_FILES if (folder / file).is_file()]
+    if not tokenizer and base is None:
+        raise PosttrainError(Problem(str(folder), "no tokenizer: tokenizer.json is missing", "copy its files, too"))
+    count = sum(path.is_file() for path in folder.iterdir())
+    return f"{count} files" + ("" if tokenizer else "; the tokenizer is the base's")
+
+
+def _weights(folder: Path) -> Check | str:
+    """Headers and lengths of the safetensors files, and the list of shards."""
+    paths = weight_files(folder)
+    if not paths:
+        return Check("weights files", None, "stored by pickle: their contents are seen when they are loaded")
+    found = {path.name: tensors_in(path) for path in paths}
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        wrong = [name for name, shard in where.items() if name not in found.get(shard, {})]
+        if wrong:
+            cause = f"{len(wrong)} tensors are not in the file that it names: {_few(wrong)}"
+            raise PosttrainError(Problem(str(index), cause, "copy the model again"))
+        lost = [name for shard in set(where.values()) for name in found[shard] if name not in where]
+        if lost:
+            cause = f"{len(lost)} tensors of the files are not listed, so they are not loaded: {_few(lost)}"
+            raise PosttrainError(Problem(str(index), cause, "copy the model again"))
+    kinds = sorted({tensor.dtype for tensors in found.values() for tensor in tensors.values()})
+    return f"{sum(map(len, found.values()))} tensors in {len(paths)} files, stored as {', '.join(kinds)}"
+
+
+def _hashes(folder: Path) -> Check | str:
+    """The files are those that posttrain has written."""
+    noted = read_notes(folder).get(FILES)
+    if not isinstance(noted, dict):
+        return Check("hashes", None, f"{NOTES_FILE} notes none (not saved by this version of posttrain)")
+    lacking = [name for name in noted if not (folder / name).is_file()]
+    changed = [name for name in noted if name not in lacking and file_hash(folder / name) != noted[name]]
+    if lacking or changed:
+        parts = [(lacking, "missing"), (changed, "changed since it was saved")]
+        text = "; ".join(f"{_few(names)}: {what}" for names, what in parts if names)
+        raise PosttrainError(Problem(str(folder / NOTES_FILE), text, "copy the model again"))
+    return f"{len(noted)} files are as they were saved"
+
+
+def _numbers(folder: Path) -> Check | str:
+    """No NaN and no infinity, tensor by tensor."""
+    import torch
+    from safetensors import safe_open
+
+    wrong: list[str] = []
+    count = 0
+    for path in weight_files(folder):
+        with safe_open(str(path), "pt") as file:
+            for key in sorted(tensors_in(path)):
+                tensor = file.get_tensor(key)
+                count += tensor.numel()
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+                    wrong.append(f"{key} ({path.name})")
+    if wrong:
+        mend = "take another copy, or an earlier checkpoint"
+        raise PosttrainError(Problem(str(folder), f"NaN or infinite numbers in {_few(wrong)}", mend))
+    return f"{count:,} numbers, all finite" if count else Check("numbers", None, "stored by pickle: not looked at")
+
+
+# ---- as it is loaded -------------------------------------------------------------------------------------------------
+
+
+def _loaded(name: str, folder: Path, against: str | None, offline: bool) -> Iterator[Check]:
+    from posttrain.models.heads import load_any
+
+    said: list[str] = []
+    try:
+        # as stored, in the least memory; two models in the same precision where they are compared
+        dtype = stored_dtype(name, offline=offline) if against is None else None
+        spare = _spare(folder)
+        loaded = load_any(name, device="cpu", dtype=dtype or "float32", offline=offline, say=said.append)
+    except PosttrainError as error:
+        yield Check("shapes", False, str(error).replace("\n", "; "))
+        rest = ["tokenizer", "answers", *(["against"] if against is not None else [])]
+        yield from (Check(check, None, "not asked: shapes failed") for check in rest)
+        return
+    if spare:
+        yield Check("shapes", False, f"{len(spare)} tensors of the files have no place in the model: {_few(spare)}")
+    else:
+        count = sum(p.numel() for p in loaded.model.parameters())
+        yield Check("shapes", True, f"{count:,} parameters, as the configuration says")
+    yield _tried("tokenizer", lambda: _tokenizer(name, loaded, offline))
+    yield _tried("answers", lambda: _answers(loaded))
+    if against is not None:
+        yield _tried("against", lambda: _against(loaded, against, offline))
+
+
+def _spare(folder: Path) -> list[str]:
+    """Tensors of a language model's files that transformers leaves out, with a warning that nobody reads."""
+    import safetensors
+    import transformers
+
+    from posttrain.models.heads import saved_head
+
+    if not (folder / "config.json").is_file() or saved_head(str(folder)) is not None:
+        return []
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        _, report = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, device_map="meta", output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError):
+        return []  # loading in earnest says what is wrong
+    return sorted(report["unexpected_keys"])
+
+
+def _tokenizer(name: str, loaded: Any, offline: bool) -> str:
+    """Every id that the tokenizer gives, and every id that stops, has a row in the embedding."""
+    from peft import PeftModel
+
+    from posttrain.models.load import stop_ids
+
+    core = loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model
+    rows = int(core.get_input_embeddings().weight.shape[0])
+    tokenizer = loaded.tokenizer
+    beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
+    if beyond:
+        shown = _few([f"{token!r} ({i})" for token, i in sorted(beyond.items(), key=lambda pair: pair[1])])
+        cause = f"{len(beyond)} tokens have ids beyond the {rows} rows of the embedding: {shown}"
+        mend = "take the tokenizer that belongs to the weights, or resize the embedding (resize_token_embeddings)"
+        raise PosttrainError(Problem(name, cause, mend))
+    stops = stop_ids(name, tokenizer, offline=offline)
+    special = {"pad": tokenizer.pad_token_id, "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+    outside = [f"{what} {i}" for what, i in special.items() if i is not None and not 0 <= i < rows]
+    outside += [f"stop {i}" for i in stops if not 0 <= i < rows]
+    if outside:
+        cause = f"special tokens beyond the {rows} rows of the embedding: {_few(outside)}"
+        raise PosttrainError(Problem(name, cause, "correct generation_config.json or tokenizer_config.json"))
+    names = ", ".join(str(tokenizer.convert_ids_to_tokens(i)) for i in stops) or "nothing"
+    return f"{len(tokenizer):,} tokens for {rows:,} rows; stops at {names}; chat template: " + (
+        "yes" if tokenizer.chat_template else "none"
+    )
+
+
+def _answers(loaded: Any) -> Check | str:
+    """A forward pass gives finite numbers."""
+    import torch
+
+    from posttrain.models.merge_adapter import some_logits
+
+    found = some_logits(loaded.model)
+    if found is None:
+        return Check("answers", None, "takes more than token ids: not asked")
+    if not bool(torch.isfinite(found).all()):
+        raise PosttrainError(Problem(loaded.name, "a forward pass gives NaN or infinite numbers", "take another copy"))
+    return "a forward pass gives finite numbers"
+
+
+def _against(loaded: Any, other: str, offline: bool) -> str:
+    """The same model as another: tensors one by one, and what both say."""
+    import torch
+
+    from posttrain.models.fingerprint import template_fingerprint
+    from posttrain.models.heads import load_any
+    from posttrain.models.merge_adapter import COARSE, TOLERANCE, relative_distance, some_logits
+
+    silent: list[str] = []
+    theirs = load_any(other, device="cpu", dtype="float32", offline=offline, say=silent.append)
+    from peft import PeftModel
+
+    one = dict(loaded.model.named_parameters(remove_duplicate=False))
+    two = dict(theirs.model.named_parameters(remove_duplicate=False))
+    both = [key for key in one if key in two and one[key].shape == two[key].shape]
+    moved = [key for key in both if not torch.equal(one[key].detach().float(), two[key].detach().float())]
+    text = f"{len(moved)} of {len(both)} common tensors differ"
+    if isinstance(loaded.model, PeftModel) or isinstance(theirs.model, PeftModel):
+        text = "an adapter beside its base, so tensors are not compared one by one"
+    elif alone := sorted(set(one) ^ set(two)) + [k for k in one if k in two and one[k].shape != two[k].shape]:
+        text += f", {len(alone)} are only in one ({_few(alone)})"
+    found, expected = some_logits(loaded.model), some_logits(theirs.model)
+    if found is None or expected is None or found.shape != expected.shape:
+        raise PosttrainError(Problem(other, f"{text}; outputs cannot be compared"))
+    far = relative_distance(found, expected)
+    text += f"; outputs differ by {far:.2%} of their spread"
+    if template_fingerprint(loaded.tokenizer) != template_fingerprint(theirs.tokenizer):
+        raise PosttrainError(Problem(other, f"{text}; the chat templates render otherwise", "it is another model"))
+    half = {stored_dtype(loaded.name, offline=offline), stored_dtype(other, offline=offline)} - {"float32"}
+    if not far <= (COARSE if half else TOLERANCE):
+        raise PosttrainError(Problem(other, text, "it is another model"))
+    return text

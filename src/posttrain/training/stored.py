@@ -1,0 +1,58 @@
+"""In which precision a trained model is saved: the base's own, so that it takes the room that the base takes.
+
+Training keeps its weights in float32. A base of bfloat16 numbers is saved as bfloat16 again, and the model in memory is
+rounded alike: what is examined is what was saved, also after a kill. Adapters stay float32; they are small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from posttrain.models.added import added_to
+from posttrain.models.tensors import stored_dtype
+from posttrain.training.config import TrainConfig
+
+__all__ = ["rounded_as_saved"]
+
+ALL: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def rounded_as_saved(
+    config: TrainConfig, model: PreTrainedModel | PeftModel, say: Callable[[str], None]
+) -> torch.dtype | None:
+    """The precision to save a model in, to which its numbers are rounded in place; None saves what is in memory."""
+    if isinstance(model, PeftModel) or added_to(model) is not None:
+        return None
+    auto = config.save_dtype == "auto"
+    named = stored_dtype(config.model, offline=not config.download) if auto else config.save_dtype
+    if named is None or all(p.dtype == ALL[named] for p in model.parameters()):
+        return None
+    dtype = ALL[named]
+    if dtype == torch.float32:
+        return None if auto else dtype
+    largest = torch.finfo(dtype).max
+    if any(bool((p.detach().abs() > largest).any()) for p in model.parameters()):
+        say(f"the model has numbers that {named} cannot hold: it is saved as it is")
+        return None
+    far, size = _round(model, dtype)
+    why = f"as its base is ({config.model})" if auto else "as save_dtype says"
+    keeps = "; save_dtype: float32 keeps every bit" if auto else ""
+    say(f"saved in {named}, {why}: rounding moves the weights by {far / max(size, 1e-30):.1e} of their size{keeps}")
+    return dtype
+
+
+@torch.no_grad()
+def _round(model: Any, dtype: torch.dtype) -> tuple[float, float]:
+    """Round in place; how far the weights moved, and how large they are (root of the sum of squares)."""
+    far = size = 0.0
+    for p in model.parameters():
+        rounded = p.to(dtype).to(p.dtype)
+        far += float((rounded - p).double().square().sum())
+        size += float(p.double().square().sum())
+        p.copy_(rounded)
+    return far**0.5, size**0.5

@@ -1,0 +1,97 @@
+"""`posttrain model export` and `verify`: what they print, as text and JSON, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from posttrain.cli.main import main
+from posttrain.models.load import load_model
+from posttrain.models.save import save_model
+from posttrain.tuners.lora import LoraConfig, lora
+from tests.training.tiny import PicoPath, load
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def adapter(pico_path: PicoPath, tmp_path: Path) -> Path:
+    loaded = load(pico_path)
+    save_model(lora(loaded.model, LoraConfig(rank=2)), loaded.tokenizer, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_export_and_verify(adapter: Path, pico_path: PicoPath, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "匯出"
+    assert main(["model", "export", str(adapter), str(out), "--dtype", "bfloat16", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["kind"], made["dtype"], made["tied"], made["output"]) == ("merged model", "bfloat16", True, str(out))
+    assert {p.dtype for p in load_model(str(out), dtype="bfloat16").model.parameters()} == {torch.bfloat16}
+    assert main(["model", "verify", str(out), "--against", str(pico_path("llama")), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] is True
+    assert [check["check"] for check in told["checks"]][-1] == "against"
+    tensors = load_file(out / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    assert main(["model", "verify", str(out), "--json"]) == 1
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["ok"] is False
+    assert {check["check"]: check["ok"] for check in told["checks"]}["numbers"] is False
+
+
+def test_tables(adapter: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["model", "export", str(adapter), "--output", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert "merged model" in captured.out
+    assert "stored in float32, as its base is (--dtype for another)" in captured.err
+    assert main(["model", "verify", str(tmp_path / "out")]) == 0
+    assert "tokenizer      ok    384 tokens for 384 rows" in capsys.readouterr().out
+    (tmp_path / "out" / "tokenizer.json").write_text("{", encoding="utf-8")
+    assert main(["model", "verify", str(tmp_path / "out")]) == 1
+    assert "files          WRONG " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["export", "MODEL"], 2, "no folder to write"),
+        (["export", "MODEL", "OUT", "--output", "x"], 2, "say the folder once"),
+        (["export", "MODEL", "OUT", "--dtype", "int4"], 2, "unknown 'int4'; one of auto, float32, bfloat16, float16"),
+        (["export", "pocket:chat", "OUT", "--adapter"], 2, "pocket:chat is no adapter"),
+        (["export", "MODEL", "MODEL"], 2, "is there already and is not overwritten"),
+        (["export", "./nothing", "OUT"], 3, "no such model folder"),
+        (["verify", "./nothing"], 3, "no such model folder"),
+        (["verify", "no/such-model"], 3, "--download"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    adapter: Path, tmp_path: Path, words: list[str], code: int, message: str, capsys: Capture
+) -> None:
+    given = [{"MODEL": str(adapter), "OUT": str(tmp_path / "out")}.get(word, word) for word in words]
+    assert main(["model", *given]) == code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_said_whatever_name_it_goes_by(
+    adapter: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise Exception("No space left on device (os error 28)")  # as tokenizers says it
+
+    monkeypatch.setattr("posttrain.models.save.write_notes", full)
+    assert main(["model", "export", str(adapter), str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert "out: cannot be written: No space left on device; free some space" in told
+    assert "should not happen" not in told
+    assert not list(tmp_path.glob("*out*"))
+    monkeypatch.setattr("posttrain.models.verify.verify_model", full)  # from where nobody expects it
+    assert main(["model", "verify", str(adapter)]) == 1
+    assert "cannot be written: No space left on device" in capsys.readouterr().err

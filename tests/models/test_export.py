@@ -1,0 +1,216 @@
+"""What is exported loads with transformers alone and says what the source says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import AutoPeftModelForCausalLM, PeftModel
+from torch import Tensor
+
+from posttrain.config.load import check
+from posttrain.errors import ConfigError, PosttrainError
+from posttrain.models.export import export_model
+from posttrain.models.fingerprint import template_fingerprint
+from posttrain.models.heads import load_any
+from posttrain.models.load import load_model, load_tokenizer
+from posttrain.models.merge_adapter import relative_distance
+from posttrain.models.save import save_model
+from posttrain.models.verify import verify_model
+from posttrain.registry import load as entry
+from tests.pico_gguf import write_gguf
+from tests.training.tiny import PicoPath, load
+
+IDS = torch.tensor([[1, 4, 70, 80, 90, 2, 5, 33]])
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model.eval()(input_ids=IDS).logits
+    return found.float()
+
+
+def plain(folder: Path, **options: Any) -> Any:
+    """As somebody without posttrain loads it."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **options)
+
+
+Make = Callable[..., tuple[Path, Tensor]]
+
+
+@pytest.fixture
+def adapter(pico_path: PicoPath, tmp_path: Path) -> Make:
+    """A tuner's saved adapter that says something, and what it says; the base may be stored in another precision."""
+
+    def make(kind: str, family: str = "llama", dtype: str = "float32", **settings: Any) -> tuple[Path, Tensor]:
+        loaded = load(pico_path, family)
+        base = tmp_path / f"base-{dtype}"
+        save_model(loaded.model, loaded.tokenizer, base, dtype=getattr(torch, dtype))
+        loaded = load_model(str(base), device="cpu")
+        tuner = entry("tuner", kind)
+        tuned = tuner.function(loaded.model, check({"kind": kind, **settings}, tuner.config, "tuner"))
+        draw = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for p in tuned.parameters():
+                if p.requires_grad:
+                    p += 0.1 * torch.randn(p.shape, generator=draw)
+        save_model(tuned, loaded.tokenizer, tmp_path / "adapter")
+        return tmp_path / "adapter", logits(tuned)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "settings"),
+    [
+        ("lora", "llama", {"rank": 4}),
+        ("lora", "llama", {"rank": 4, "target_modules": ["q_proj", "lm_head"]}),
+        ("lora", "gpt2", {"rank": 4, "target_modules": ["c_attn", "wte"], "modules_to_save": ["lm_head"]}),
+        ("lora", "llama", {"rank": 4, "dora": True}),
+        ("lora", "qwen3", {"rank": 4, "init": "pissa"}),
+        ("ia3", "llama", {}),
+        ("fishmask", "llama", {"share": 0.1}),
+        ("diff_pruning", "llama", {}),
+    ],
+)
+def test_a_merged_adapter(adapter: Make, tmp_path: Path, kind: str, family: str, settings: dict[str, Any]) -> None:
+    folder, expected = adapter(kind, family, **settings)
+    made = export_model(str(folder), tmp_path / "out")
+    model = plain(tmp_path / "out")
+    torch.testing.assert_close(logits(model), expected, atol=2e-5, rtol=0)
+    assert (made.kind, made.dtype, made.loads_with) == ("merged model", "float32", "transformers")
+    assert made.tied is (model.get_input_embeddings().weight is model.get_output_embeddings().weight)
+    assert made.tied is (family == "llama" and "lm_head" not in settings.get("target_modules", []))
+    assert made.parameters == sum(p.numel() for p in model.parameters())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert template_fingerprint(tokenizer) == template_fingerprint(load_tokenizer(str(folder)))
+    assert not any(check.ok is False for check in verify_model(str(tmp_path / "out")))
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize(("asked", "stored"), [("auto", "bfloat16"), ("float32", "float32"), ("float16", "float16")])
+def test_precisions(adapter: Make, tmp_path: Path, asked: Any, stored: str) -> None:
+    folder, expected = adapter("lora", dtype="bfloat16", rank=4)
+    said: list[str] = []
+    made = export_model(str(folder), tmp_path / "out", dtype=asked, say=said.append)
+    assert any("as its base is" in line for line in said) is (asked == "auto")
+    model = plain(tmp_path / "out", dtype="auto")
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, stored)}
+    assert made.dtype == stored
+    far = relative_distance(logits(plain(tmp_path / "out", dtype="float32")), expected)
+    assert far < (1e-5 if stored == "float32" else 2e-2)
+    assert (made.rounding > 1e-5) is (stored != "float32")
+    # rounded once, from a merge in float32
+    merged = load_model(str(folder), device="cpu", adapter_merged=True).model.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, merged[name].to(tensor.dtype))
+
+
+def test_the_adapter_by_itself(adapter: Make, tmp_path: Path) -> None:
+    folder, expected = adapter("lora", rank=4, modules_to_save=["lm_head"])
+    made = export_model(str(folder), tmp_path / "out", adapter=True)
+    assert (made.kind, made.architecture, made.loads_with) == ("adapter", "LORA", "PEFT")
+    theirs = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "out"), is_trainable=False)
+    torch.testing.assert_close(logits(theirs), expected, atol=1e-6, rtol=0)
+    assert not any(check.ok is False for check in verify_model(str(tmp_path / "out")))
+    export_model(str(folder), tmp_path / "half", adapter=True, dtype="bfloat16")
+    again = load_model(str(tmp_path / "half"), device="cpu").model
+    assert isinstance(again, PeftModel)
+    assert 0 < relative_distance(logits(again), expected) < 2e-2
+
+
+@pytest.mark.parametrize("kind", ["ptuning_v2", "prompt_tuning", "adapter"])
+def test_what_is_no_change_of_weights(adapter: Make, tmp_path: Path, kind: str) -> None:
+    folder, expected = adapter(kind)
+    with pytest.raises(PosttrainError, match="cannot be merged into its base"):
+        export_model(str(folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    made = export_model(str(folder), tmp_path / "out", adapter=True)
+    assert made.loads_with.startswith("PEFT" if kind == "prompt_tuning" else "posttrain only")
+    torch.testing.assert_close(logits(load_any(str(tmp_path / "out"), device="cpu").model), expected, atol=1e-6, rtol=0)
+
+
+def test_a_whole_model_a_gguf_file_and_a_training_s_folder(pico_path: PicoPath, tmp_path: Path) -> None:
+    made = export_model(str(pico_path("gemma3")), tmp_path / "a", dtype="bfloat16")
+    source = load(pico_path, "gemma3").model
+    assert made.kind == "model"
+    for name, p in plain(tmp_path / "a", dtype="float32").named_parameters():
+        assert torch.equal(p, source.get_parameter(name).bfloat16().float())
+    file = write_gguf(pico_path("llama"), tmp_path / "pico.gguf", kind="Q8_0")
+    export_model(str(file), tmp_path / "b")
+    assert torch.equal(logits(plain(tmp_path / "b")), logits(load_model(str(file), device="cpu").model))
+    run = tmp_path / "run"
+    save_model(source, load_tokenizer(str(pico_path("gemma3"))), run / "model")
+    (run / "result.json").write_text("{}")
+    assert export_model(str(run), tmp_path / "c").source == str(run / "model")
+    assert torch.equal(logits(plain(tmp_path / "c")), logits(source))
+
+
+def test_a_classifier_keeps_its_head(pico_path: PicoPath, tmp_path: Path) -> None:
+    from posttrain.models.heads import load_head_model
+    from posttrain.tuners.lora import LoraConfig, lora
+
+    said: list[str] = []
+    loaded = load_head_model(str(pico_path("llama")), "sequence", ["no", "yes"], say=said.append, device="cpu")
+    tuned = lora(loaded.model, LoraConfig(rank=2)).eval()
+    save_model(tuned, loaded.tokenizer, tmp_path / "adapter")
+    with torch.no_grad():
+        expected = tuned(input_ids=IDS).logits
+    export_model(str(tmp_path / "adapter"), tmp_path / "out")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", local_files_only=True)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(input_ids=IDS).logits, expected, atol=1e-6, rtol=0)
+    assert model.config.id2label == {0: "no", 1: "yes"}
+
+
+def test_refusals_leave_nothing(
+    adapter: Make, pico_path: PicoPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = adapter("lora", rank=4)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    with pytest.raises(ConfigError, match="is there already and is not overwritten"):
+        export_model(str(folder), tmp_path / "full")
+    with pytest.raises(ConfigError, match=r"--adapter: .*llama is no adapter"):
+        export_model(str(pico_path("llama")), tmp_path / "out", adapter=True)
+    big = load(pico_path)
+    with torch.no_grad():
+        big.model.model.norm.weight[0] = 1e6
+    save_model(big.model, big.tokenizer, tmp_path / "big")
+    with pytest.raises(PosttrainError, match=r"norm\.weight has numbers that float16 cannot hold"):
+        export_model(str(tmp_path / "big"), tmp_path / "out", dtype="float16")
+    written = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("posttrain.models.save.save_model", _spoiled(save_model))
+        with pytest.raises(PosttrainError, match=r"what was written is another model: outputs differ by .*removed"):
+            export_model(str(folder), written)
+    assert not written.exists()
+
+
+def _spoiled(save: Callable[..., None]) -> Callable[..., None]:
+    """Writes another model than it was given."""
+
+    def wrong(model: Any, tokenizer: Any, folder: Path, **options: Any) -> None:
+        with torch.no_grad():
+            model.get_output_embeddings().weight[9] += 1
+        save(model, tokenizer, folder, **options)
+
+    return wrong
+
+
+def test_the_card_names_no_path_of_this_machine(adapter: Make, tmp_path: Path) -> None:
+    folder, _ = adapter("lora", rank=4)
+    (folder / "README.md").write_text("What I did.", encoding="utf-8")
+    export_model(str(folder), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "Exported by posttrain from `adapter`: stored as float32." in card
+    assert "An adapter was merged" in card
+    assert "What I did." in card
+    for path in (tmp_path / "out").glob("*.json"):
+        assert str(tmp_path) not in path.read_text(encoding="utf-8"), path
+        json.loads(path.read_text(encoding="utf-8"))

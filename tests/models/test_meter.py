@@ -1,0 +1,121 @@
+"""How far long work is: what is told, to whom, how often, and what an interruption says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from posttrain.errors import Interrupted
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models import meter as module
+from posttrain.models.load import load_model
+from posttrain.models.meter import Doing, Meter, listener, listening, tick
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    return clock
+
+
+def test_counts_speed_and_what_is_left(now: list[float]) -> None:
+    told: list[Doing] = []
+    with listening(told.append), Meter("measuring", 40, "rows") as meter:
+        for _ in range(40):
+            now[0] += 2.0
+            meter.more(1, tokens=100)
+    assert told[0].begins
+    assert str(told[0]) == "measuring: 0/40 rows"
+    assert str(told[1]) == "measuring: 1/40 rows  50 tokens/s"  # a fortieth is not enough to tell by
+    assert str(told[2]) == "measuring: 2/40 rows  50 tokens/s  1:16 left"
+    assert told[-1].ends
+    assert [work.ends for work in told].count(True) == 1
+    assert str(told[-1]) == "measuring: 40/40 rows  50 tokens/s"
+
+
+def test_pieces_that_end_at_different_times_are_told_by_the_most_they_may_come_to(now: list[float]) -> None:
+    told: list[Doing] = []
+    with listening(told.append), Meter("answering", 10, "prompts", most_tokens=1000) as meter:
+        now[0] += 5.0
+        for _ in range(100):
+            meter.token(0, [])
+        now[0] += 1.0
+        meter.token(0, [])
+        assert (round(told[-1].left_s or 0), told[-1].at_most) == (53, True)  # 899 more at 101 in 6 s
+        now[0] += 4.0
+        for place in range(8):
+            meter.piece(place, None)
+        meter.more(tokens=1)
+        now[0] += 1.0
+        meter.more(tokens=1)
+    assert str(told[-2]) == "answering: 8/10 prompts  9 tokens/s  0:03 left"  # a quarter of 11 s, less than the most
+
+
+def test_not_for_every_piece(now: list[float]) -> None:
+    told: list[Doing] = []
+    with listening(told.append), Meter("counting", 1000, "rows") as meter:
+        for _ in range(1000):
+            now[0] += 0.01
+            meter.more(1)
+    assert 90 <= len(told) <= 102
+
+
+def test_nobody_needs_to_listen_and_the_innermost_hears() -> None:
+    assert listener() is None
+    outer: list[Doing] = []
+    inner: list[Doing] = []
+    with listening(outer.append):
+        with listening(inner.append), Meter("a", 1, "rows"):
+            pass
+        with listening(None), Meter("b", 1, "rows"):
+            pass
+        with Meter("c", 0, "rows"):
+            pass
+    with Meter("d", 1, "rows") as meter:
+        meter.more(1)
+    assert listener() is None
+    assert {work.what for work in inner} == {"a"}
+    assert {work.what for work in outer} == {"c"}
+
+
+def test_what_is_begun_anew_is_counted_anew(now: list[float]) -> None:
+    told: list[Doing] = []
+    with listening(told.append), Meter("measuring", 4, "rows") as meter:
+        meter.more(2, tokens=9)
+        meter.again()
+        now[0] += 1.0
+        meter.more(1, tokens=1)
+    assert (told[1].done, told[1].tokens) == (1, 1)
+
+
+def test_an_interruption_says_what_was_done_and_what_is_kept() -> None:
+    told: list[Doing] = []
+
+    def interrupted(kept: str | None = None) -> None:
+        with listening(told.append), Meter("measuring", 1000, "rows", **({"kept": kept} if kept else {})) as meter:
+            meter.more(3)
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        interrupted()
+    kept = "nothing of it is kept, the same command begins it anew"
+    assert str(caught.value) == f"stopped while measuring (3 of 1,000 rows); {kept}"
+    assert told[-1].ends
+    assert tick() is None
+    with pytest.raises(Interrupted, match=r"; all is kept$"):
+        interrupted(kept="all is kept")
+    with pytest.raises(ZeroDivisionError), Meter("b", 1, "rows"):
+        raise ZeroDivisionError
+
+
+def test_every_token_of_an_answer_is_counted(pico_path: Callable[[str], Path]) -> None:
+    respondent = ModelRespondent(load_model(str(pico_path("llama")), device="cpu"))
+    with Meter("answering", 3, "prompts") as meter:
+        answers = respondent.answers(["a", "b", "c"], max_new_tokens=7, on_answer=meter.piece)
+        assert meter.done == 3
+        assert meter.tokens == sum(answer.tokens for answer in answers)
+    alone = respondent.answers(["a", "b", "c"], max_new_tokens=7)
+    assert alone == answers
