@@ -27,7 +27,7 @@ __all__ = ["app", "check", "show"]
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_make.app, name="make")
 
-COUNTED = {"too_long": "too long", "supervised_tokens": "supervised tokens"}
+COUNTED = {"supervised_tokens": "supervised tokens", "too_long": "too long"}
 """Counts whose name in JSON is not what is printed."""
 
 OPEN, CLOSE = "⟦", "⟧"
