@@ -81,6 +81,12 @@ RULES = (
     Rule(r"posttrain report runs/(superlative|role).*", "slow", "of a whole study, shortened"),
     # ---- training and exams ----
     Rule(r"posttrain train .* --dry-run", "run", "trains nothing"),
+    Rule(
+        r"posttrain train examples/train_(lora|sdft).yaml",
+        "run",
+        "two steps, eight replayed answers",
+        f"{STEPS} --set replay.n=8",
+    ),
     Rule(r"posttrain train .*", "run", "two steps", STEPS),
     Rule(r"posttrain exam .*--(exams|exam|tasks) .*", "run", "two questions of each", "--limit 2"),
     Rule(r"inline posttrain exam MODEL --precision bfloat16", "run", "some exam", "--exam refusal --limit 2"),

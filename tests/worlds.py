@@ -296,8 +296,9 @@ class World:
 
     def __init__(self, folder: Path, cache: Path, more_of: Callable[[str, Path], list[str]]) -> None:
         self.folder, self._cache, self._more_of = folder, cache, more_of
-        for name in ("examples", "benchmarks", "tools"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("benchmarks", "tools"):  # nothing is written there
+            (folder / name).symlink_to(ROOT / name)
 
     def prepare(self, words: Sequence[str]) -> None:
         """Put here what the words name, except where they are written to."""
