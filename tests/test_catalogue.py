@@ -23,6 +23,10 @@ PAIRS = {
     "a list": "清單",
     "a list is expected": "這裡要寫清單",
     "{thing} is {other}": "{thing} 是 {other}",
+    "final, {{every: 5}} of two is expected": "最後，{{every: 5}} 之一",
+    "{where}: {message}, got {input}": "{where}：{message}，卻是{input}",
+    "{name} is not part of it": "{name} 不屬於它",
+    "{found} of {total} {words}": "{total} 之中 {found} 個{words}",
     "[default: {}]": "[預設：{}]",
     "not translated yet": "",
 }
@@ -60,6 +64,10 @@ def catalogue() -> Catalogue:
         ("3 of 7", "7 之中 3"),
         ("the king of the hill", None),
         ("seeds: a list is expected", "seeds：這裡要寫清單"),
+        # commas within one message make no list
+        ("final, {every: 5} of two is expected", "最後，{every: 5} 之一"),
+        ("at: final, {every: 5} of two is expected, got a list", "at：最後，{every: 5} 之一，卻是清單"),
+        ("a is not part of it; b is not part of it", "a 不屬於它；b 不屬於它"),
         ("something that nobody has translated", None),
         ("not translated yet", None),
     ],

@@ -106,3 +106,9 @@ def test_the_catalogue_is_read_quickly() -> None:
         catalogue.catalogue_of(catalogue.read_mo(path))
         best = min(best, time.process_time() - began)
     assert best < 0.02
+
+
+def test_the_report_speaks_the_same_languages() -> None:
+    from posttrain.reports import texts
+
+    assert texts.LANGUAGES == language.LANGUAGES

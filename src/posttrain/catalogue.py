@@ -154,7 +154,8 @@ class _Search:
         return self.known[text]
 
     def _looked_up(self, text: str, depth: int) -> str | None:
-        row = self._row(text, depth) if depth and ", " in text else None
+        known = text in self.catalogue.exact
+        row = self._row(text, depth) if depth and ", " in text and not known else None
         return row or self._whole(text, depth) or self._in_parts(text, depth)
 
     def _whole(self, text: str, depth: int) -> str | None:
@@ -187,7 +188,7 @@ class _Search:
             known = self.found(bare, depth + 1)
             several = ": " in bare or "; " in bare
             placed = several and name == template.names[0] and not template.literals[0]
-            odd = placed or "  " in bare or (template.short and bare.count(" ") > WORDS)
+            odd = template.thin or placed or "  " in bare or (template.short and bare.count(" ") > WORDS)
             if (known is None and odd) or (several and template.thin):
                 return None
             told[name] = value if known is None else value.replace(bare, known, 1)
