@@ -14,6 +14,7 @@ import typer
 
 from posttrain.cli.exam_change import Floor, Match, PromptMode
 from posttrain.cli.exam_earlier import check_folder, earlier_results, without
+from posttrain.cli.exam_works import shown_works
 from posttrain.cli.options import (
     DownloadOption,
     JsonOption,
@@ -26,7 +27,6 @@ from posttrain.cli.options import (
     hush,
     talk,
 )
-from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -44,7 +45,8 @@ LOGS = "trackers"
 class Tracker(NamedTuple):
     """modules: one of them must be there; package: what pip installs; places, defaults: environment variables, a path
     in the folder of logs or a value, set where the user has not set them; online: the variable and the value that ask
-    for sending; finish: a function of the module that ends a run.
+    for sending; finish: a function of the module that ends a run; once: its place is read when it is imported, so that
+    all trainings of a process share that of the first.
     """
 
     modules: tuple[str, ...]
@@ -53,6 +55,7 @@ class Tracker(NamedTuple):
     defaults: tuple[tuple[str, str], ...] = ()
     online: str = ""
     finish: str = ""
+    once: bool = False
 
 
 TRACKERS: dict[str, Tracker] = {
@@ -66,7 +69,9 @@ TRACKERS: dict[str, Tracker] = {
         ("mlflow",), "mlflow", (("MLFLOW_TRACKING_URI", "sqlite:///{logs}/mlflow.db"),), (),
         "MLFLOW_TRACKING_URI=<address>", "end_run",
     ),
-    "trackio": Tracker(("trackio",), "trackio", (("TRACKIO_DIR", "{logs}/trackio"),), (), "TRACKIO_SPACE_ID=<space>"),
+    "trackio": Tracker(
+        ("trackio",), "trackio", (("TRACKIO_DIR", "{logs}/trackio"),), (), "TRACKIO_SPACE_ID=<space>", once=True
+    ),
     "swanlab": Tracker(
         ("swanlab",), "'swanlab[dashboard]'", (("SWANLAB_LOG_DIR", "{logs}/swanlab"),), (("SWANLAB_MODE", "local"),),
         "SWANLAB_MODE=cloud", "finish",
@@ -143,6 +148,8 @@ def check_trackers(names: Sequence[str]) -> None:
         if not _installed(name):
             problems.append(_missing(name))
             continue
+        if TRACKERS[name].once:  # imported when its place is known
+            continue
         try:
             _callback(name)
         except (ImportError, RuntimeError) as error:
@@ -200,11 +207,13 @@ def open_trackers(names: Sequence[str], logs: Path | None, say: Callable[[str], 
     for name in chosen:
         tracker = TRACKERS[name]
         values = {key: place.format(logs=logs.absolute()) for key, place in tracker.places} | dict(tracker.defaults)
+        late = tracker.once and tracker.modules[0] in sys.modules
         with environment_of(values):
             inner = _callback(name)
         asked = [key for key in values if key in os.environ]
         online = f"; {tracker.online} sends them" if tracker.online else ""
-        say(f"{name}: as {' and '.join(asked)} says" if asked else f"{name}: what it writes is in {logs}{online}")
+        place = "where this process's first training has it" if late else f"in {logs}"
+        say(f"{name}: as {' and '.join(asked)} says" if asked else f"{name}: what it writes is {place}{online}")
         end = (tracker.modules[0], tracker.finish) if tracker.finish else None
         tracked.add(inner, values, end)
     return tracked
