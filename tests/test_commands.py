@@ -139,7 +139,8 @@ def typed(command: Command) -> str:
 
 def cases(*hows: How) -> list[object]:
     """Commands that are dealt with so, with their marks."""
-    marks = {"slow": [pytest.mark.slow], "real": [pytest.mark.real]}
+    long = pytest.mark.timeout(1800)  # a study on the real model took eight minutes beside eight other programs
+    marks = {"slow": [pytest.mark.slow, long], "real": [pytest.mark.real, long]}
     return [
         pytest.param(command, id=command.line, marks=marks.get(rule_of(command).how, []))
         for command in commands().values()
