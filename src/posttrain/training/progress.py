@@ -9,7 +9,7 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -151,7 +151,8 @@ class LiveProgress:
         """A line of its own, written over again and again; gone when the work is done."""
         self._clear()
         if not work.ends and not self.bar.live.is_started:
-            self.console.file.write(set_cell_size(translate(str(work)), self.console.width - 1).rstrip())
+            text = translate(str(work))
+            self.console.file.write(set_cell_size(text, min(cell_len(text), self.console.width - 1)))
             self.console.file.flush()
             self.lying = True
 
