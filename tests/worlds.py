@@ -248,6 +248,7 @@ FILES: Mapping[str, Callable[[Path], None]] = {
 
 MADE_BY: Mapping[str, str] = {
     "runs/first": "posttrain train --model pocket:chat --data examples/rows.jsonl --tuner lora --output runs/first",
+    "models/first": "posttrain model export runs/first/model models/first",
     "runs/train_classifier": "posttrain train examples/train_classifier.yaml",
     "runs/superlative": "posttrain run examples/superlative.yaml",
     "runs/role": "posttrain run examples/role_study.yaml",
@@ -260,7 +261,7 @@ MADE_BY: Mapping[str, str] = {
     # no line of the docs makes this one: an adapter of soft prompts
     "runs/soft": "posttrain train --model pocket:chat --data examples/rows.jsonl --tuner prompt_tuning --output runs/soft",
 }
-"""A run's folder -> the command line that makes it."""
+"""A folder -> the command line that makes it."""
 
 
 def tiny_study(path: Path) -> list[str]:
@@ -311,7 +312,7 @@ class World:
             elif name == "path/to/adapter":
                 shutil.copytree(self.made("runs/first") / "model", self.folder / name)
             run = next((run for run in MADE_BY if name == run or name.startswith(f"{run}/")), None)
-            if run is not None:
+            if run is not None and MADE_BY[run] != shlex.join(words):  # else it is what this line makes
                 shutil.copytree(self.made(run), self.folder / run)
 
     def made(self, run: str) -> Path:
@@ -319,7 +320,7 @@ class World:
         kept = self._cache / run
         if not kept.exists():
             line = MADE_BY[run]
-            world = World(self._cache / "worlds" / Path(run).name, self._cache, self._more_of)
+            world = World(self._cache / "worlds" / run.replace("/", "-"), self._cache, self._more_of)
             code = world.run(line, self._more_of(line, world.folder))
             assert code == 0, f"{line} gives {code}"
             shutil.copytree(world.folder / run, kept)
@@ -331,6 +332,11 @@ class World:
         self.prepare(words)
         words += more
         with chdir(self.folder), pytest.MonkeyPatch.context() as patched:
+            while "=" in words[0]:  # LANG=zh_TW.UTF-8 posttrain ...
+                name, _, value = words.pop(0).partition("=")
+                for stronger in ("LANGUAGE", "LC_ALL", "LC_MESSAGES") if name == "LANG" else ():
+                    patched.delenv(stronger, raising=False)
+                patched.setenv(name, value)
             patched.setenv("POSTTRAIN_CACHE", str(self._cache / "cache"))
             patched.setattr(sys, "stdin", io.StringIO(stdin))
             if words[0] == "posttrain":
