@@ -38,6 +38,9 @@ SINKS: dict[str, tuple[int | str, ...]] = {
     "_say_once": (1,),
     "_once": (1,),
     "_count": (3,),
+    "Meter": (0, "kept"),
+    "_meter": (0,),
+    "_kinds": (0,),
     "Support": (0, 1, 2, 3),
     "StopCheck": (0, 1, 2, 3),
 }
@@ -207,5 +210,17 @@ OTHERS = (
     "tokens",
     "supervised tokens",
     "questions made up by the model",
+    # how far work is: Meter and its units
+    "nothing of it is kept, the same command begins it anew",
+    "asking the model before training about answers",
+    *(
+        form.format(unit=unit)
+        for unit in ("rows", "tries", "probes", "prompts", "questions", "answers")
+        for form in (
+            "{{total}} {unit}",
+            "{{done}}/{{total}} {unit}",
+            "stopped while {{what}} ({{done}} of {{total}} {unit})",
+        )
+    ),
 )
 """What other programs say through ours, and pieces of sentences that the code keeps in tables."""

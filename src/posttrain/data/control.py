@@ -91,10 +91,10 @@ class Gate:
 
 
 def _problem(found: str, subject: str, where: str, place: str, mend: str) -> Problem:
-    where = f" {where}" if where else ""
+    at = f" {where}" if where else ""
     if "\ud800" <= found <= "\udfff":
-        return Problem(place, f"{subject} holds half a surrogate pair ({found!a}){where}", "remove it: it is no text")
-    return Problem(place, f"{subject} holds the control token {found!r}{where}", mend)
+        return Problem(place, f"{subject} holds half a surrogate pair ({found!a}){at}", "remove it: it is no text")
+    return Problem(place, f"{subject} holds the control token {found!r}{at}", mend)
 
 
 _gates: WeakKeyDictionary[PreTrainedTokenizerBase, Gate] = WeakKeyDictionary()

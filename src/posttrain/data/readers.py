@@ -114,8 +114,8 @@ class ReadResult(NamedTuple):
         """`Alpaca`, or `3 rows of Alpaca, 2 of conversations`."""
         if len(self.forms) == 1:
             return next(iter(self.forms))
-        many = [f"{count:,} of {form}" for form, count in self.forms.items()]
-        return f"{many[0].replace(' of', ' rows of', 1)}, {', '.join(many[1:])}" if many else "no rows"
+        many = [f"{n:,} of {form}" if i else f"{n:,} rows of {form}" for i, (form, n) in enumerate(self.forms.items())]
+        return ", ".join(many) if many else "no rows"
 
 
 def sift(source: DataSource) -> ReadResult:
