@@ -131,14 +131,14 @@ def test_nothing_is_better_by_0(difference: float, different: bool, shown: str, 
         different=different,
         better=(difference > 0) if different else None,
     )
-    cells = [[*column.cells][0] for column in module._differences({}, {"mmlu": one}).columns]
+    cells = [next(iter(column.cells)) for column in module._differences({}, {"mmlu": one}).columns]
     assert (cells[0], cells[3], cells[6]) == ("mmlu.acc", shown, verdict)
     language.speak("zh-TW")
     try:
-        chinese = [[*column.cells][0] for column in module._differences({}, {"mmlu": one}).columns][6]
+        chinese = [next(iter(column.cells)) for column in module._differences({}, {"mmlu": one}).columns][6]
     finally:
         language.speak("en")
-    words = {"too small to show": "小到看不出來", "better": "變好", "worse": "變差"}
+    words = {"too small to show": "小到看不出來", "better": "較好", "worse": "較差"}
     assert chinese == words.get(verdict, "與運氣無法區分")
 
 

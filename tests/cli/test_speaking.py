@@ -14,6 +14,7 @@ import pytest
 
 from posttrain import language
 from posttrain.cli import main as cli
+from posttrain.cli.options import take_global
 from posttrain.cli.plain import cells, column, fitted
 from posttrain.cli.run import Watcher
 from posttrain.data.readers import ReadResult
@@ -29,7 +30,11 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def english_again() -> Iterator[None]:
+    """Neither the language nor --quiet of one test is there in the next, of this file or another."""
+    take_global([])
+    language.speak("en")
     yield
+    take_global([])
     language.speak("en")
 
 

@@ -27,7 +27,7 @@ SURROGATES = "\ud800-\udfff"
 
 
 class Part(NamedTuple):
-    """A text, whose it is in its row (`turn 1 (assistant)`), and the field that holds it, where not the content (`reasoning`)."""
+    """A text, whose it is in its row (`turn 1 (assistant)`), and its field, where not the content (`reasoning`)."""
 
     text: str
     subject: str
