@@ -38,6 +38,10 @@ SINKS: dict[str, tuple[int | str, ...]] = {
     "_say_once": (1,),
     "_once": (1,),
     "_count": (3,),
+    "Part": (1,),
+    "Meter": (0, "kept"),
+    "_meter": (0,),
+    "_kinds": (0,),
     "Support": (0, 1, 2, 3),
     "StopCheck": (0, 1, 2, 3),
 }
@@ -46,7 +50,7 @@ SINKS: dict[str, tuple[int | str, ...]] = {
 WORDS = {"cause", "mend", "reason", "why", "problem", "note", "stopped", "plain_reason", "words", "what"}
 """A keyword argument or an attribute of this name is told to a person when it is a phrase."""
 
-TABLES = {"PLAIN_WORDS", "EVERYWHERE", "HELP", "WHY", "THEIRS"}
+TABLES = {"FORM_NAMES", "PLAIN_WORDS", "EVERYWHERE", "HELP", "WHY", "THEIRS"}
 """Module constants whose texts are all shown."""
 
 TOLD_ERRORS = {"PosttrainError", "ConfigError", "DataError", "MissingError", "BadRow", "ValueError"}
@@ -207,5 +211,17 @@ OTHERS = (
     "tokens",
     "supervised tokens",
     "questions made up by the model",
+    "content and summary",
+    # how far work is: Meter and its units
+    "nothing of it is kept, the same command begins it anew",
+    *(
+        form.format(unit=unit)
+        for unit in ("rows", "tries", "probes", "prompts", "questions", "answers")
+        for form in (
+            "{{total}} {unit}",
+            "{{done}}/{{total}} {unit}",
+            "stopped while {{what}} ({{done}} of {{total}} {unit})",
+        )
+    ),
 )
 """What other programs say through ours, and pieces of sentences that the code keeps in tables."""

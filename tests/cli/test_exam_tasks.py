@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from posttrain import language
 from posttrain.cli import exam_output as module
 from posttrain.cli.exam_tasks import exam_tasks
 from posttrain.cli.main import main
 from posttrain.errors import ConfigError, Interrupted, MissingError
+from posttrain.exams.compare import Comparison
 from posttrain.exams.running import TaskProgress
+from posttrain.exams.statistics import Interval
 from posttrain.inference.protocol import Respondent
 from tests.exams.table import Table
 from tests.exams.tasks.told import write_rows
@@ -103,6 +106,40 @@ def test_no_difference_is_called_none(
     document = exam_tasks("bad", load, exams=["mmlu=questions.jsonl"], before="good")
     assert not document["cells"][0]["compare"]["mmlu"]["different"]
     assert "no difference that can be told from chance" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("difference", "different", "shown", "verdict"),
+    [
+        (0.0004, True, "+0.000", "too small to show"),
+        (-0.0004, True, "-0.000", "too small to show"),
+        (0.0006, True, "+0.001", "better"),
+        (-0.0006, True, "-0.001", "worse"),
+        (0.0004, False, "+0.000", "no difference that can be told from chance"),
+    ],
+)
+def test_nothing_is_better_by_0(difference: float, different: bool, shown: str, verdict: str) -> None:
+    one = Comparison(
+        n=100_000,
+        headline="acc",
+        score="acc",
+        before=0.5,
+        after=0.5 + difference,
+        difference=difference,
+        ci95=Interval(difference - 1e-5, difference + 1e-5),
+        p_value=0.001,
+        different=different,
+        better=(difference > 0) if different else None,
+    )
+    cells = [next(iter(column.cells)) for column in module._differences({}, {"mmlu": one}).columns]
+    assert (cells[0], cells[3], cells[6]) == ("mmlu.acc", shown, verdict)
+    language.speak("zh-TW")
+    try:
+        chinese = [next(iter(column.cells)) for column in module._differences({}, {"mmlu": one}).columns][6]
+    finally:
+        language.speak("en")
+    words = {"too small to show": "小到看不出來", "better": "較好", "worse": "較差"}
+    assert chinese == words.get(verdict, "與運氣無法區分")
 
 
 def test_a_file_of_exams_its_paths_and_overrides(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,11 @@ import pytest
 
 from posttrain import language
 from posttrain.cli import main as cli
+from posttrain.cli.options import take_global
 from posttrain.cli.plain import cells, column, fitted
+from posttrain.cli.run import Watcher
+from posttrain.data.readers import ReadResult
+from posttrain.models.meter import Doing
 from posttrain.training.progress import PlainProgress
 from tests.training.tiny import PicoPath
 
@@ -25,7 +30,11 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def english_again() -> Iterator[None]:
+    """Neither the language nor --quiet of one test is there in the next, of this file or another."""
+    take_global([])
+    language.speak("en")
     yield
+    take_global([])
     language.speak("en")
 
 
@@ -204,6 +213,59 @@ def test_progress_speaks(capsys: Capture) -> None:
     assert lines[0] == "pocket:chat：34 個參數中有 12 個會動（35.29%）"
     assert lines[1].startswith("第 1/9 步  損失 1.2500  新資料列 1.5000  每秒 2,048 個詞元  0.50 GiB  剩 ")
     assert lines[2].startswith("第 2/9 步  驗證損失 0.7500  剩 ")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            str(Doing("measuring Fisher information", 3, 40, "rows", 2.0, 100, 76.0)),
+            "正在量 Fisher 資訊：3/40 列  每秒 50 個詞元  剩 1:16",
+        ),
+        (
+            str(Doing("answering prompts for replay", 12, 328, "prompts", left_s=60.0, at_most=True)),
+            "正在回答複習用的提示：12/328 個提示  最多再 1:00",
+        ),
+        ("measuring drift: 40 probes", "正在量漂移：40 題"),
+        ("stopped while measuring drift (3 of 40 probes)", "在「正在量漂移」時停止（40 題中完成 3 題）"),
+        (
+            "format   " + ReadResult([], 4, 0, [], {"Alpaca": 3, "graded answers": 1}).recognised(),
+            "格式     Alpaca 3 列，評過的答案 1 列",
+        ),
+        (
+            "3 of 40 common tensors differ; 2 are only in one (a.b, c.d); outputs differ by 1.20% of their spread; "
+            "the chat templates render otherwise",
+            "40 個共有的張量中有 3 個不同；有 2 個只在其中一邊（a.b, c.d）；輸出相差 1.20%（相對於離散程度）；"
+            "對話模板套用的結果不同",
+        ),
+        (
+            "turn 1 (assistant) holds the control token '<|end|>' in its reasoning",
+            "第 1 輪（assistant） 的 reasoning 含有控制詞元 '<|end|>'",
+        ),
+        ("the text of 'messages' is not valid JSON: Expecting value", "'messages' 的文字不是有效的 JSON：這裡要有值"),
+        ("Value error, 'x' is not one of 'says', 'exact'.", "'x' 不在 'says', 'exact' 之中。"),
+        ("another run (process 123) is working in this folder", "另一個執行（行程 123）正在使用這個資料夾"),
+    ],
+)
+def test_texts_made_of_parts(text: str, expected: str) -> None:
+    """What is put together of columns, parts and tables is found again, each part in its own words."""
+    language.speak("zh-TW")
+    assert language.translate(text) == expected
+
+
+def test_steps_of_a_cell(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    language.speak("zh-TW")
+    watcher = Watcher()
+    now[0] += 30.0
+    watcher.step({"step": 5, "steps": 10, "loss_nats": 1.5, "tokens_per_s": 2048.4, "wall_s": 185.0})
+    now[0] += 30.0
+    watcher.step({"step": 5, "tokens_per_s": 2048.4})
+    assert capsys.readouterr().err.splitlines() == [
+        "：第 5/10 步、損失 1.500、每秒 2,048 個詞元、剩 3 分 05 秒",
+        "：第 5 步、每秒 2,048 個詞元",
+    ]
 
 
 def test_columns_of_a_terminal() -> None:

@@ -235,7 +235,8 @@ def test_a_file_may_mix_them(tmp_path: Path) -> None:
     )
     assert [type(r) for r in result.records] == [Conversation, Conversation, Completion, Completion, Text, Completion]
     assert result.recognised() == (
-        "2 rows of Alpaca, 1 of conversations (messages), 1 of ShareGPT, 1 of text, 1 of prompt and completion"
+        "2 rows of Alpaca, 1 row of conversations (messages), 1 row of ShareGPT, 1 row of text, "
+        "1 row of prompt and completion"
     )
 
 

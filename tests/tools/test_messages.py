@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -151,6 +152,14 @@ def test_the_pages_use_the_same_words(page: str) -> None:
         f"{page}:{n}: {word} ({messages.REFUSED[word]})" for n, line in prose for word in messages.refused_in(line)
     ]
     wrong += [f"{page}:{n}: token (詞元)" for n, line in prose if re.search(r"(?<![\w/#.-])tokens?(?![\w_.-])", line)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_report_uses_the_same_words() -> None:
+    path = messages.SOURCE / "reports" / "locale" / "zh_TW.json"
+    texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    assert texts["exams.tiny"] == messages.read_catalogue()["too small to show"]
+    wrong = [f"{key}: {word} ({messages.REFUSED[word]})" for key in texts for word in messages.refused_in(texts[key])]
     assert not wrong, "\n".join(wrong)
 
 

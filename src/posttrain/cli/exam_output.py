@@ -256,14 +256,18 @@ def _differences(results: Mapping[str, TaskResult], compared: Mapping[str, Compa
             table.add_row(f"{name}.{results[name].headline}", *[""] * 5, translate("nothing to compare"))
             continue
         interval = translate(f"{one.ci95.low:+.3f} to {one.ci95.high:+.3f}") if one.ci95 else ""
-        verdict = (
-            ("better" if one.better else "worse") if one.different else "no difference that can be told from chance"
-        )
+        shown = f"{one.difference:+.3f}"
+        if not one.different:
+            verdict = "no difference that can be told from chance"
+        elif float(shown) == 0:  # "+0.000 better" would be read as a mistake
+            verdict = "too small to show"
+        else:
+            verdict = "better" if one.better else "worse"
         table.add_row(
             f"{name}.{one.score}",
             f"{one.before:.3f}",
             f"{one.after:.3f}",
-            f"{one.difference:+.3f}",
+            shown,
             interval,
             "" if one.p_value is None else f"{one.p_value:.3g}",
             translate(verdict),

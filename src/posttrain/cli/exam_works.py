@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from posttrain.cli.options import console, quiet, talk
+from posttrain.cli.plain import fitted
+from posttrain.language import translate
 
 if TYPE_CHECKING:
     from posttrain.models.meter import Doing
@@ -28,7 +30,7 @@ class _Works:
         now = time.monotonic()
         if self.live:
             self.clear()
-            sys.stderr.write("" if work.ends else str(work)[: console().width - 1])
+            sys.stderr.write("" if work.ends else fitted(translate(str(work)), console().width - 1))
             sys.stderr.flush()
         elif now - self.last >= LINE_EVERY_S and not work.ends:
             self.last = now

@@ -41,7 +41,7 @@ LISTED = 40
 """A dry run names every cell of a study with at most so many."""
 LISTED_MODELS = 8
 """So many of the models that were kept are named."""
-NONE_KEPT = "weights: none are kept (keep: none); with --set keep=final each cell's final model is"
+NONE_KEPT = "none are kept (keep: none); with --set keep=final each cell's final model is"
 LIVE_S = 0.2
 """The live line is written again at most so often."""
 STEP_LINE_S = 10.0
@@ -94,7 +94,7 @@ def run(
 
     talk(f"{config.study}: {_counts(selected)} -> {folder}")
     if config.keep == "none" and _train(selected):
-        talk(NONE_KEPT)
+        talk(f"weights: {NONE_KEPT}")
     watcher = Watcher([f"{task.name}.{task.headline}" for task in exams.tasks])
     try:
         outcome = run_study(
@@ -181,7 +181,7 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
         requests = sum(len(item.asks) for item in task.items) * (1 + len(task.perturbations))
         _print(f"  {task.name}: {len(task.items):,} items, {requests:,} requests each time")
     if _train(cells):
-        kept = {"none": NONE_KEPT.removeprefix("weights: "), "final": "of the end of each cell", "all": "all are kept"}
+        kept = {"none": NONE_KEPT, "final": "of the end of each cell", "all": "all are kept"}
         _print(f"weights     {kept[config.keep]}")
     _print(f"disk        {_size(guess.disk_gib)}")
     if known:
@@ -250,7 +250,7 @@ def _weights(config: Study, outcome: Outcome, folder: Path) -> list[str]:
     if len(kept) > LISTED_MODELS:
         lines.append(f"        and {len(kept) - LISTED_MODELS} more, in the same place of their cells")
     trained = any(result.status == "done" and result.cost.get("steps") for result in outcome.results)
-    return lines or (["model:  " + NONE_KEPT.removeprefix("weights: ")] if config.keep == "none" and trained else [])
+    return lines or ([f"model:  {NONE_KEPT}"] if config.keep == "none" and trained else [])
 
 
 def clock(seconds: float) -> str:
@@ -295,16 +295,19 @@ class Watcher:
         now = time.monotonic()
         loss = entry.get("loss_nats")
         step, steps = entry["step"], entry.get("steps")
-        words = f"step {step}" + (f"/{steps}" if steps else "")
-        words += f", loss {loss:.3f}" if isinstance(loss, float) else ""
-        words += f", {entry['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in entry else ""
+        parts = [f"step {step}/{steps}" if steps else f"step {step}"]
+        if isinstance(loss, float):
+            parts.append(f"loss {loss:.3f}")
+        if "tokens_per_s" in entry:
+            parts.append(f"{entry['tokens_per_s']:,.0f} tokens/s")
         if steps and step < steps and entry.get("wall_s"):
-            words += f", {clock(entry['wall_s'] / step * (steps - step))} left"
+            parts.append(f"{clock(entry['wall_s'] / step * (steps - step))} left")
+        words = listed([translate(part) for part in parts])
         if self.live:
             self._show(words)
         elif now - self.last >= STEP_LINE_S:
             self.last = now
-            talk(placed(self.label, translate(words)))
+            talk(placed(self.label, words))
 
     def exam(self, event: ExamEvent) -> None:
         """An exam within a cell, or of the untouched model: live on a terminal, else a line now and then."""
@@ -333,7 +336,7 @@ class Watcher:
             self._show("" if work.ends else str(work))
         elif now - self.last >= STEP_LINE_S and not work.ends:
             self.last = now
-            talk(f"{self.label}: {work}" if self.label else str(work))
+            talk(placed(self.label, translate(str(work))) if self.label else str(work))
 
     def ends(self, event: Event) -> None:
         """How it went, and how long the rest will take."""

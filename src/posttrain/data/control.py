@@ -27,11 +27,11 @@ SURROGATES = "\ud800-\udfff"
 
 
 class Part(NamedTuple):
-    """A text, and where it stands in its row (`turn 1 (assistant)`, `in its reasoning`)."""
+    """A text, whose it is in its row (`turn 1 (assistant)`), and its field, where not the content (`reasoning`)."""
 
     text: str
     subject: str
-    where: str = ""
+    field: str = ""
 
 
 class Gate:
@@ -73,10 +73,10 @@ class Gate:
         self, parts: Iterable[Part], tokenizer: PreTrainedTokenizerBase, place: str, *, mend: str = MEND
     ) -> Problem | None:
         """What is wrong with the first of some texts that holds a control token; None when none does."""
-        for text, subject, where in parts:
+        for text, subject, field in parts:
             found = self.first_in(text, tokenizer)
             if found is not None:
-                return _problem(found, subject, where, place, mend)
+                return _problem(found, subject, field, place, mend)
         return None
 
     def without(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -90,11 +90,11 @@ class Gate:
         return text
 
 
-def _problem(found: str, subject: str, where: str, place: str, mend: str) -> Problem:
-    where = f" {where}" if where else ""
+def _problem(found: str, subject: str, field: str, place: str, mend: str) -> Problem:
+    at = f" in its {field}" if field else ""
     if "\ud800" <= found <= "\udfff":
-        return Problem(place, f"{subject} holds half a surrogate pair ({found!a}){where}", "remove it: it is no text")
-    return Problem(place, f"{subject} holds the control token {found!r}{where}", mend)
+        return Problem(place, f"{subject} holds half a surrogate pair ({found!a}){at}", "remove it: it is no text")
+    return Problem(place, f"{subject} holds the control token {found!r}{at}", mend)
 
 
 _gates: WeakKeyDictionary[PreTrainedTokenizerBase, Gate] = WeakKeyDictionary()
@@ -141,13 +141,13 @@ def parts_of(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | N
     for i, message in enumerate(messages):
         turn = f"turn {i} ({message.role})"
         yield Part(message.content, turn)
-        for text, what in ((message.reasoning, "reasoning"), (message.name, "name")):
+        for text, field in ((message.reasoning, "reasoning"), (message.name, "name")):
             if text is not None:
-                yield Part(text, turn, f"in its {what}")
+                yield Part(text, turn, field)
         if message.tool_call_id is not None:
-            yield Part(message.tool_call_id, turn, "in its tool_call_id")
+            yield Part(message.tool_call_id, turn, "tool_call_id")
         if message.tool_calls is not None:
-            yield from (Part(text, turn, "in its tool_calls") for text in _texts(message.for_template()["tool_calls"]))
+            yield from (Part(text, turn, "tool_calls") for text in _texts(message.for_template()["tool_calls"]))
     yield from (Part(text, "'tools'") for text in _texts(tools))
 
 

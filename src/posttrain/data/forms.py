@@ -80,7 +80,7 @@ def talk_in(value: Any, field: str) -> Any:
         return parse_json(value)
     except BadJson as bad:
         mend = "write it with json.dumps, not str" if value.lstrip()[:2] in ("['", "[{") and "'" in value else bad.mend
-        raise BadRow(f"'{field}' is {bad.cause}", mend) from bad
+        raise BadRow(f"the text of '{field}' is {bad.cause}", mend) from bad
 
 
 # ---- Alpaca, content and summary -------------------------------------------------------------------------------------

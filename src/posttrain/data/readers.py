@@ -111,11 +111,11 @@ class ReadResult(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def recognised(self) -> str:
-        """`Alpaca`, or `3 rows of Alpaca, 2 of conversations`."""
+        """`Alpaca`, or `3 rows of Alpaca, 1 row of text`."""
         if len(self.forms) == 1:
             return next(iter(self.forms))
-        many = [f"{count:,} of {form}" for form, count in self.forms.items()]
-        return f"{many[0].replace(' of', ' rows of', 1)}, {', '.join(many[1:])}" if many else "no rows"
+        many = [f"{n:,} row{'' if n == 1 else 's'} of {form}" for form, n in self.forms.items()]
+        return ", ".join(many) if many else "no rows"
 
 
 def sift(source: DataSource) -> ReadResult:
@@ -176,7 +176,7 @@ def _rows(source: DataSource, notes: list[str]) -> Iterator[tuple[str, Any]]:
     return file_rows(Path(source.path).expanduser(), tags=source.format == "tags", notes=notes)
 
 
-NAMES: dict[Format, str] = {
+FORM_NAMES: dict[Format, str] = {
     "messages": "conversations (messages)",
     "completion": "prompt and completion",
     "text": "text",
@@ -217,7 +217,7 @@ def _recognised(row: Any, place: str, columns: Mapping[str, str], format: Format
         row = typed(row, graded=format == "graded" or (format == "auto" and _is_graded(row)))
     if format == "auto":
         format = _format_of(row)
-    return name or NAMES[format], _record(row, place, format)
+    return name or FORM_NAMES[format], _record(row, place, format)
 
 
 def _is_graded(row: Mapping[str, Any]) -> bool:

@@ -61,14 +61,16 @@ def make_base_fit(model: PreTrainedModel, folder: Path, base: str, saved: Mappin
     tied = places["output head"] is None or places["output head"].weight is places["embedding"].weight
     lacking = [what for what in places if what not in {each.what for each in held}]
     if size > has and lacking and not tied:
-        cause = f"was trained on {size} tokens, its base '{base}' has {has}, and the new rows of the {lacking[0]}"
-        mend = "save it again with PEFT's save_embedding_layers=True"
-        raise PosttrainError(Problem(str(folder), f"{cause} are not in it", mend))
+        cause = (
+            f"was trained on {size} tokens, its base '{base}' has {has}, "
+            f"and the new rows of the {lacking[0]} are not in it"
+        )
+        raise PosttrainError(Problem(str(folder), cause, "save it again with PEFT's save_embedding_layers=True"))
     for each in held:
         if each.frozen and not _the_same(each.matrix, places[each.what].weight):
-            cause = f"the adapter was trained on another base than '{base}': it holds another {each.what}"
+            other = f"the adapter was trained on another base than '{base}': it holds another {each.what}"
             mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"
-            raise PosttrainError(Problem(str(folder), cause, mend))
+            raise PosttrainError(Problem(str(folder), other, mend))
     if size != has:
         with torch.random.fork_rng(devices=[]):
             model.resize_token_embeddings(size, mean_resizing=False)

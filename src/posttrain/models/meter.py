@@ -53,12 +53,12 @@ class Doing(NamedTuple):
         return not self.done and not self.tokens and not self.ends
 
     def __str__(self) -> str:
-        text = f"{self.what}: {self.done:,}/{self.total:,} {self.unit}"
+        columns = [f"{self.what}: {self.done:,}/{self.total:,} {self.unit}"]
         if self.tokens and self.wall_s > 0:
-            text += f"  {self.tokens / self.wall_s:,.0f} tokens/s"
+            columns.append(f"{self.tokens / self.wall_s:,.0f} tokens/s")
         if self.left_s is not None and not self.ends:
-            text += f"  {'at most ' if self.at_most else ''}{clock(self.left_s)} left"
-        return text
+            columns.append(f"{'at most ' if self.at_most else ''}{clock(self.left_s)} left")
+        return "  ".join(columns)
 
 
 Listener = Callable[[Doing], None]

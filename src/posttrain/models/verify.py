@@ -255,19 +255,21 @@ def _against(loaded: Any, other: str, offline: bool) -> str:
     two = dict(theirs.model.named_parameters(remove_duplicate=False))
     both = [key for key in one if key in two and one[key].shape == two[key].shape]
     moved = [key for key in both if not torch.equal(one[key].detach().float(), two[key].detach().float())]
-    text = f"{len(moved)} of {len(both)} common tensors differ"
+    alone = sorted(set(one) ^ set(two)) + [k for k in one if k in two and one[k].shape != two[k].shape]
     if isinstance(loaded.model, PeftModel) or isinstance(theirs.model, PeftModel):
-        text = "an adapter beside its base, so tensors are not compared one by one"
-    elif alone := sorted(set(one) ^ set(two)) + [k for k in one if k in two and one[k].shape != two[k].shape]:
-        text += f", {len(alone)} are only in one ({_few(alone)})"
+        parts = ["an adapter beside its base, so tensors are not compared one by one"]
+    else:
+        parts = [f"{len(moved)} of {len(both)} common tensors differ"]
+        parts += [f"{len(alone)} are only in one ({_few(alone)})"] if alone else []
     found, expected = some_logits(loaded.model), some_logits(theirs.model)
     if found is None or expected is None or found.shape != expected.shape:
-        raise PosttrainError(Problem(other, f"{text}; outputs cannot be compared"))
+        raise PosttrainError(Problem(other, "; ".join([*parts, "outputs cannot be compared"])))
     far = relative_distance(found, expected)
-    text += f"; outputs differ by {far:.2%} of their spread"
+    parts.append(f"outputs differ by {far:.2%} of their spread")
     if template_fingerprint(loaded.tokenizer) != template_fingerprint(theirs.tokenizer):
-        raise PosttrainError(Problem(other, f"{text}; the chat templates render otherwise", "it is another model"))
+        text = "; ".join([*parts, "the chat templates render otherwise"])
+        raise PosttrainError(Problem(other, text, "it is another model"))
     half = {stored_dtype(loaded.name, offline=offline), stored_dtype(other, offline=offline)} - {"float32"}
     if not far <= (COARSE if half else TOLERANCE):
-        raise PosttrainError(Problem(other, text, "it is another model"))
-    return text
+        raise PosttrainError(Problem(other, "; ".join(parts), "it is another model"))
+    return "; ".join(parts)

@@ -59,10 +59,13 @@ def _piece(config: TrainConfig, loaded: LoadedModel | None, there: HeadNotes | N
     except OSError:  # loading says what is missing
         return "first"
     late = reads_one_way(base)
-    why = "it reads from left to right" if late else "it reads in both directions"
-    piece = "last" if late else "first"
-    say(f"tags are learned at each token's {piece} piece: {why} (objective: {{piece: first}} or {{piece: last}})")
-    return piece
+    said = (
+        "tags are learned at each token's last piece: it reads from left to right"
+        if late
+        else "tags are learned at each token's first piece: it reads in both directions"
+    )
+    say(f"{said} (objective: {{piece: first}} or {{piece: last}})")
+    return "last" if late else "first"
 
 
 def loader_for(config: TrainConfig, say: Callable[[str], None]) -> Callable[..., LoadedModel]:

@@ -63,10 +63,9 @@ def _held(path: Path) -> IO[str] | None:
         try:
             _lock(file)
         except (BlockingIOError, PermissionError) as error:
-            file.seek(0)
-            other = "" if sys.platform == "win32" else file.read(32).strip()
+            holder = _holder(file)
             file.close()
-            who = f" (process {other})" if other.isdecimal() and int(other) != os.getpid() else ""
+            who = f" (process {holder})" if holder not in (None, os.getpid()) else ""
             cause = f"another run{who} is working in this folder"
             raise PosttrainError(Problem(str(path.parent), cause, "wait for it, or choose another --output")) from error
         if _still_there(path, file):
@@ -75,6 +74,15 @@ def _held(path: Path) -> IO[str] | None:
             file.flush()
             return file
         file.close()  # who held it before has removed it meanwhile: this one is no longer the folder's
+
+
+def _holder(file: IO[str]) -> int | None:
+    """The process that has locked the file; None where it does not say so, or cannot be read (Windows)."""
+    if sys.platform == "win32":
+        return None
+    file.seek(0)
+    written = file.read(32).strip()
+    return int(written) if written.isdecimal() else None
 
 
 def _still_there(path: Path, file: IO[str]) -> bool:

@@ -40,9 +40,11 @@ def rounded_as_saved(
         say(f"the model has numbers that {named} cannot hold: it is saved as it is")
         return None
     far, size = _round(model, dtype)
-    why = f"as its base is ({config.model})" if auto else "as save_dtype says"
-    keeps = "; save_dtype: float32 keeps every bit" if auto else ""
-    say(f"saved in {named}, {why}: rounding moves the weights by {far / max(size, 1e-30):.1e} of their size{keeps}")
+    lost = f"rounding moves the weights by {far / max(size, 1e-30):.1e} of their size"
+    if auto:
+        say(f"saved in {named}, as its base is ({config.model}): {lost}; save_dtype: float32 keeps every bit")
+    else:
+        say(f"saved in {named}, as save_dtype says: {lost}")
     return dtype
 
 

@@ -51,8 +51,8 @@ def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) ->
 
     DataError when no answer says anything.
     """
-    what, count = "answering prompts for replay", len(prompts)
-    with Meter(what, count, "prompts", most_tokens=count * max_new_tokens) as meter:
+    count = len(prompts)
+    with Meter("answering prompts for replay", count, "prompts", most_tokens=count * max_new_tokens) as meter:
         answers = bounded(context.respondent).answers(
             prompts,
             max_new_tokens=max_new_tokens,

@@ -64,7 +64,7 @@ def reference_logps(
         return kept
     found = torch.zeros(len(sequences), dtype=torch.float64)
     batches = length_batches([len(s.input_ids) for s in sequences], tokens=preparation.tokens, seed=0, epoch=0)
-    work = Meter(f"asking the model before training about {what}", len(sequences), what)
+    work = Meter("asking the model before training", len(sequences), what)
     with preparation.reference.model() as reference, work as meter:
         for numbers in batches:
             batch = token_batch([sequences[i] for i in numbers], numbers, pad_id=pad_id)
