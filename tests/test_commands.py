@@ -81,7 +81,12 @@ RULES = (
         f"--changes 1 {TINY} --set models=[pocket:chat]",
     ),
     Rule(r"posttrain run first.yaml", "run", "every method in two steps", f"--changes 1 {TINY}"),
-    Rule(r"posttrain (--language zh-TW )?run .*", "slow", "every method in two steps; one of the changes", f"--changes 1 {TINY}"),
+    Rule(
+        r"posttrain (--language zh-TW )?run .*",
+        "slow",
+        "every method in two steps; one of the changes",
+        f"--changes 1 {TINY}",
+    ),
     Rule(r"python examples/skills/summary.py .*", "slow", "of a whole study, shortened"),
     Rule(r"posttrain report runs/(superlative|role).*", "slow", "of a whole study, shortened"),
     # ---- training and exams ----

@@ -98,8 +98,8 @@ def test_work_before_the_first_step_is_one_line_on_a_terminal() -> None:
     assert (
         screen.getvalue().split("\r\x1b[K")[1:]
         == [
-            str(WORK)[:59].rstrip(),  # cut to the width: a line that wraps could not be written over
-            str(WORK._replace(done=40))[:59].rstrip(),
+            str(WORK)[:59],  # cut to the width: a line that wraps could not be written over
+            str(WORK._replace(done=40))[:59],
         ]
     )
     live.doing(WORK._replace(ends=True))
