@@ -51,7 +51,7 @@ RULES = (
     Rule(r"(inline )?make .*", "make", "asked what it would do; the Makefile's own lines are commands here, too"),
     Rule(r'posttrain run "\$\$study"', "listed", "each study of examples/real by the first line of its own"),
     Rule(r"python tools/real_model.py", "listed", "fetches the real model: tests/tools/test_real_model.py"),
-    Rule(r"python tools/messages.py", "listed", "writes into this checkout; with --check it reads the same"),
+    Rule(r"python tools/messages.py( --check)?", "listed", "of this checkout: tests/tools/test_messages.py"),
     Rule(r"(inline )?torchrun .* exam .*", "listed", "several processes: tests/inference/test_shards.py"),
     Rule(r"torchrun .* train .*", "listed", "several processes: tests/training/test_run.py"),
     Rule(r".* --tasks mmlu .*--download.*", "listed", "a data set of the hub"),
