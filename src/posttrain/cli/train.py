@@ -81,6 +81,13 @@ def train(
             print(translate(line))
         return
 
+    from posttrain.training.lock import check_free
+
+    check_free(folder)  # before torch is imported: a refusal comes at once
+    if not restart:
+        from posttrain.training.settings import check_settings
+
+        check_settings(folder, config)
     from posttrain.training.progress import progress_for
     from posttrain.training.run import train as run
 
