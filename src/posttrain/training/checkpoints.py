@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import ConfigError, Problem, TrainingError
-from posttrain.models.disk import write_whole, writing
+from posttrain.models.disk import as_umask_says, write_whole, writing
 
 __all__ = [
     "IDENTITY",
@@ -64,6 +64,7 @@ def whole_folder(final: Path, *, main: bool = True) -> Iterator[Path]:
             temporary.mkdir(parents=True)
         yield temporary
         if main:
+            as_umask_says(temporary)
             flush_folder(temporary)
             temporary.rename(final)
             flush_names(final.parent)

@@ -30,6 +30,7 @@ from posttrain.models.memory import (
     peak_memory,
 )
 from posttrain.models.merge_adapter import was_untied
+from posttrain.models.names import told
 from posttrain.models.vocabulary import keep_padding_inside
 from posttrain.retention.selection import ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
@@ -266,6 +267,8 @@ def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print
 
     ConfigError when an adapter shall be put on an adapter: it would be saved with the name of a base without the first.
     """
+    if (found := told(config.model)) != config.model:
+        say(f"{config.model}: its model is {found}")
     if (Path(resolve(config.model)) / "adapter_config.json").is_file() and kind_of(config.tuner) != "full":
         mend = "train it with tuner: full, or merge it first: posttrain model export ADAPTER DIR"
         raise ConfigError(Problem(config.model, f"is an adapter, and {kind_of(config.tuner)} would make another", mend))
