@@ -117,6 +117,10 @@ def parse_value(text: str) -> Any:
         raise ConfigError(Problem(f"--set ...={text}", cause, "quote it, or close it")) from error
 
 
+SHORT_PATHS = ("data", "validation")
+"""Keys whose short form is a path: `data: rows.jsonl` is `data: {path: rows.jsonl}`."""
+
+
 def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> None:
     """Apply `a.b=c` and `list.0.b=c` overrides in place; ConfigError when the path is not one."""
     for item in sets:
@@ -146,7 +150,7 @@ def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> None:
                     at[key] = parse_value(value)
                 else:
                     if isinstance(at.get(key), str):  # `tuner: lora` is short for `tuner: {kind: lora}`
-                        at[key] = {"kind": at[key]}
+                        at[key] = {"path" if key in SHORT_PATHS else "kind": at[key]}
                     at = at.setdefault(key, {})
             else:
                 raise ConfigError(Problem(f"--set {item}", f"'{'.'.join(keys[:i])}' holds a value, not keys"))
@@ -233,6 +237,17 @@ PLAIN_WORDS = {
 """Pydantic's error type -> words that fit a YAML file better than Python's type names."""
 
 
+def _either(wants: Sequence[str]) -> str:
+    """`a number is expected` and `'auto' or 'find' is expected` as one: what would each do."""
+    wants = list(dict.fromkeys(wants))
+    ends = " is expected"
+    alone = [want.removesuffix(ends) for want in wants if want.endswith(ends)]
+    others = [want for want in wants if not want.endswith(ends)]
+    if not others:
+        return " or ".join(alone) + ends
+    return ", or ".join([*others, *alone])
+
+
 def _has_items(node: Any, location: Sequence[str | int]) -> bool:
     for part in location:
         node = node[part]
@@ -241,7 +256,8 @@ def _has_items(node: Any, location: Sequence[str | int]) -> bool:
 
 def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name: str) -> list[Problem]:
     """Pydantic's errors as problems with the file's lines and a mend each."""
-    problems = []
+    problems: list[Problem] = []
+    expected: dict[tuple[str, str], list[str]] = {}  # of one value that fits none of several types: what each wants
     for item in error.errors():
         location = _in_file(item["loc"], node, item["type"])
         unknown = item["type"] == "extra_forbidden"
@@ -263,9 +279,17 @@ def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name:
         else:
             said = item["type"] == "kind" or isinstance(item["input"], dict | list)
             got = "" if said else f", got {item['input']!r}"
+            wants = expected.setdefault((place, where), [])
+            again = len(wants) > 0 and bool(where)
             message = PLAIN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
+            if item["type"] == "literal_error" and (again or len(item["loc"]) > len(location)):
+                message = f"{item['ctx']['expected']} is expected"
             message = message[0].lower() + message[1:]
-            problems.append(Problem(place, f"{where}: {message}{got}" if where else message))
+            wants.append(message)
+            told = Problem(place, f"{where}: {_either(wants)}{got}" if where else message)
+            if again:
+                problems = [p for p in problems if not (p.place == place and p.cause.startswith(f"{where}: "))]
+            problems.append(told)
     return problems
 
 

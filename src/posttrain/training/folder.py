@@ -24,6 +24,7 @@ from posttrain.training.config import TrainConfig
 from posttrain.training.dates import DATE
 from posttrain.training.environment import environment
 from posttrain.training.forms import form_of
+from posttrain.training.learned import hardly_learned, learned_of
 from posttrain.training.lock import LOCK
 
 __all__ = ["OURS", "RunFolder", "card_of", "check_ours"]
@@ -185,6 +186,8 @@ def card_of(config: TrainConfig, result: Mapping[str, Any]) -> str:
     if losses:
         first, last = losses[0]["loss_nats"], losses[-1]["loss_nats"]
         lines.append(f"| training loss, first and last step | {first:.4f}, {last:.4f} nats per {form.unit} |")
+    if learned := learned_of(result["history"]):
+        lines.append(f"| loss on your rows | {learned.first:.2f} -> {learned.last:.2f} nats per {form.unit} |")
     if validations:
         best = min(validations, key=lambda e: float(e["validation_loss_nats"]))
         lines.append(f"| best validation loss | {best['validation_loss_nats']:.4f} at step {best['step']} |")
@@ -195,5 +198,6 @@ def card_of(config: TrainConfig, result: Mapping[str, Any]) -> str:
     use = "What this did to everything else is not known until an exam was run: `posttrain exam`."
     if form.head != "causal":
         use = "It has a head in place of the language model's: `posttrain predict` uses it."
-    lines += ["", use, ""]
+    hardly = hardly_learned(config, result["history"])
+    lines += ["", *([f"{hardly[0].upper()}{hardly[1:]}.", ""] if hardly else []), use, ""]
     return "\n".join([*lines, "```yaml", text.getvalue().rstrip(), "```", ""])

@@ -45,6 +45,7 @@ from posttrain.training.forms.base import MicroBatch
 from posttrain.training.forms.forward import arithmetic
 from posttrain.training.heads import check_head, loader_for, resolved
 from posttrain.training.identity import identity_of
+from posttrain.training.learned import hardly_learned, learned_of
 from posttrain.training.lock import one_writer
 from posttrain.training.looking import finish_added, show_rows
 from posttrain.training.material import Material, material_of
@@ -247,12 +248,16 @@ def train(
         trainer.stopped,
         trainer.state.best_global_step if config.keep_best and material.validation else None,
     )
+    if learned := learned_of(trainer.metrics.history):
+        unit = parts.forms.new.unit
+        progress.say(f"loss on your rows {learned.first:.2f} -> {learned.last:.2f} nats per {unit}")
+    if hardly := hardly_learned(config, trainer.metrics.history):
+        progress.say(hardly)
     if folder and main:
         parts.penalties.save(folder.root)
         if rows is None and isinstance(config.replay, ReplayConfig) and config.replay.of_tasks:
             config.replay.leave(talks_of(config), Task("", 0, earlier, output), config.seed)
         folder.finish(config, tuned, tokenizer, result._asdict(), dtype=dtype)
-        progress.say(f"saved in {folder.model}")
     return result
 
 
