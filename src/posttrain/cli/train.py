@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote as quoted
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +20,7 @@ from posttrain.cli.options import (
     quiet,
     talk,
 )
+from posttrain.config.shell import shell_word as quoted
 from posttrain.errors import ConfigError, Problem
 from posttrain.language import translate
 

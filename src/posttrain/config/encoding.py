@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import NamedTuple
+
+from posttrain.config.shell import shell_word as quote
 
 __all__ = ["Guess", "guess", "wide_of"]
 

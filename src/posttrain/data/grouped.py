@@ -29,17 +29,17 @@ def grouped(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
             found[number] = [(problem, 0)]
             continue
         brackets = match[3] is not None
-        key = (match[1], brackets, problem.cause, problem.mend)
+        key: object = (match[1], brackets, problem.cause, problem.mend)
         heads[key] = (match[1] + ("[" if brackets else ":"), "]" if brackets else "")
         found.setdefault(key, []).append((problem, int(match[3] if brackets else match[2])))
     made = []
-    for key, same in found.items():
+    for kind, same in found.items():
         if len(same) < MANY:
             made += [(problem, 1) for problem, _ in same]
             continue
         first = same[0][0]
         numbers = sorted({at for _, at in same})
-        before, after = heads[key]
+        before, after = heads[kind]
         cause = f"{first.cause} ({len(numbers):,} rows)"
         made.append((Problem(f"{before}{ranges(numbers)}{after}", cause, first.mend), len(same)))
     return made

@@ -20,12 +20,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from shlex import quote
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from posttrain.config.base import Config
+from posttrain.config.shell import shell_word
 from posttrain.data.fields import BadRow, filled, keys_of, kind_of, messages_of, missing, near_key, text_of, tools_of
 from posttrain.data.files import file_rows
 from posttrain.data.forms import FIELDS, own_fields, talk_in
@@ -278,9 +278,9 @@ def _format_of(row: Mapping[str, Any]) -> Format:
 
 
 STARTS = ("messages", "prompt", "completion", "conversations", "instruction", "output", "chosen", "rejected", "text")
-ASKED = ("question", "query", "problem", "instruction", "input", "source", "user")
+ASKED: tuple[str, ...] = ("question", "query", "problem", "instruction", "input", "source", "user")
 ASKED += ("問題", "提問", "指令", "指示", "輸入", "题目", "題目", "问题", "提问", "输入")
-ANSWERED = ("answer", "response", "output", "solution", "target", "reply", "assistant")
+ANSWERED: tuple[str, ...] = ("answer", "response", "output", "solution", "target", "reply", "assistant")
 ANSWERED += ("回答", "答案", "回應", "回覆", "答覆", "輸出", "解答", "回复", "答复", "输出", "回应")
 """Names of columns that a prompt and its answer often have elsewhere."""
 
@@ -290,7 +290,7 @@ def _mend(row: Mapping[str, Any]) -> str:
     wrong = {key: near for key in STARTS if (near := near_key(key, row)) and near not in STARTS}
     if wrong:
         return "; ".join(f"did you mean '{key}'? it has '{near}'" for key, near in list(wrong.items())[:2])
-    written = {str(key).strip().casefold(): str(key) for key in reversed(row)}  # of two alike, the first
+    written = {str(key).strip().casefold(): str(key) for key in reversed(list(row))}  # of two alike, the first
     asked = next((written[key] for key in ASKED if key in written), None)
     answered = next((written[key] for key in ANSWERED if key in written), None)
     others = [str(key) for key in row if key not in (asked, answered)]
@@ -298,9 +298,7 @@ def _mend(row: Mapping[str, Any]) -> str:
         asked = asked or others.pop(0)
         answered = answered or others.pop(0)
     asked, answered = asked or "QUESTION", answered or "ANSWER"
-    words = " ".join(
-        f"--column {quote(f'{ours}={key}')}" for ours, key in (("prompt", asked), ("completion", answered))
-    )
+    words = f"--column {shell_word(f'prompt={asked}')} --column {shell_word(f'completion={answered}')}"
     return f"rename the fields, or map them: {words} (in a file columns: {{prompt: {asked}, completion: {answered}}})"
 
 

@@ -14,8 +14,8 @@ HARDLY = 0.25
 KNOWN_NATS = 0.5
 """Rows whose loss was below this in the beginning were known already."""
 TO_BE_SAID = {"sft", "text_classification", "token_classification", "extractive_qa"}
-"""Objectives whose rows are to be said again. Running text is not learned by heart, unlearning shall not lower its loss,
-and losses of pairs begin at log 2 whatever is learned."""
+"""Objectives whose rows are to be said again. Running text is not learned by heart, unlearning shall not lower its
+loss, and losses of pairs begin at log 2 whatever is learned."""
 
 
 class Learned(NamedTuple):
