@@ -200,11 +200,11 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         (
             "optimizer: {learning_rate: fast}",
-            "optimizer.learning_rate: a number or 'auto' or 'find' is expected, got 'fast'",
+            "optimizer.learning_rate: a number is expected (or 'auto' or 'find'), got 'fast'",
         ),
         (
             "optimizer: {learning_rate: -1}",
-            "optimizer.learning_rate: input should be greater than 0, or 'auto' or 'find', got -1",
+            "optimizer.learning_rate: input should be greater than 0 (or 'auto' or 'find'), got -1",
         ),
         ("optimizer: {max_steps: many}", "optimizer.max_steps: a whole number is expected, got 'many'"),
         ("precision: fast", "precision: input should be 'auto', 'float32' or 'bf16', got 'fast'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,7 +124,8 @@ def train(
             }
         )
     else:
-        print(folder / "model")
+        if quiet() or not (sys.stdout.isatty() and sys.stderr.isatty()):  # a person has just read it
+            print(folder / "model")
         made = quoted(str(folder / "model"))
         talk(f"try it: posttrain {f'chat {made}' if chats(config) else f'predict {made} FILE'}")
 
@@ -177,10 +179,9 @@ def configured(
     from posttrain.training.config import TrainConfig
 
     if file is not None and is_data(file):
-        mend = (
-            f"posttrain train --data {quoted(str(file))} --model MODEL --output runs/{quoted(file.name.split('.')[0])}"
-        )
-        raise ConfigError(Problem(str(file), "that is data, not a configuration", mend))
+        name = quoted(file.name.split(".")[0])
+        command = f"posttrain train --data {quoted(str(file))} --model MODEL --output runs/{name}"
+        raise ConfigError(Problem(str(file), "that is data, not a configuration", command))
     node: dict[str, Any] = read_yaml(file) if file else {}
     for key, value in given.items():
         node[key] = value

@@ -237,17 +237,6 @@ PLAIN_WORDS = {
 """Pydantic's error type -> words that fit a YAML file better than Python's type names."""
 
 
-def _either(wants: Sequence[str]) -> str:
-    """`a number is expected` and `'auto' or 'find' is expected` as one: what would each do."""
-    wants = list(dict.fromkeys(wants))
-    ends = " is expected"
-    alone = [want.removesuffix(ends) for want in wants if want.endswith(ends)]
-    others = [want for want in wants if not want.endswith(ends)]
-    if not others:
-        return " or ".join(alone) + ends
-    return ", or ".join([*others, *alone])
-
-
 def _has_items(node: Any, location: Sequence[str | int]) -> bool:
     for part in location:
         node = node[part]
@@ -258,6 +247,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name:
     """Pydantic's errors as problems with the file's lines and a mend each."""
     problems: list[Problem] = []
     expected: dict[tuple[str, str], list[str]] = {}  # of one value that fits none of several types: what each wants
+    first: dict[tuple[str, str], str] = {}
     for item in error.errors():
         location = _in_file(item["loc"], node, item["type"])
         unknown = item["type"] == "extra_forbidden"
@@ -279,17 +269,18 @@ def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name:
         else:
             said = item["type"] == "kind" or isinstance(item["input"], dict | list)
             got = "" if said else f", got {item['input']!r}"
-            wants = expected.setdefault((place, where), [])
-            again = len(wants) > 0 and bool(where)
             message = PLAIN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
-            if item["type"] == "literal_error" and (again or len(item["loc"]) > len(location)):
-                message = f"{item['ctx']['expected']} is expected"
             message = message[0].lower() + message[1:]
-            wants.append(message)
-            told = Problem(place, f"{where}: {_either(wants)}{got}" if where else message)
-            if again:
-                problems = [p for p in problems if not (p.place == place and p.cause.startswith(f"{where}: "))]
-            problems.append(told)
+            wants = expected.setdefault((place, where), [])
+            literal = item["type"] == "literal_error" and len(wants) > 0
+            wants.append(item["ctx"]["expected"] if literal else message.removesuffix(" is expected"))
+            if len(wants) == 1 or not where:
+                first[place, where] = message
+                problems.append(Problem(place, f"{where}: {message}{got}" if where else message))
+                continue
+            message, others = first[place, where], " or ".join(dict.fromkeys(wants[1:]))
+            problems = [p for p in problems if not (p.place == place and p.cause.startswith(f"{where}: "))]
+            problems.append(Problem(place, f"{where}: {message} (or {others}){got}"))
     return problems
 
 

@@ -258,6 +258,7 @@ def train(
         if rows is None and isinstance(config.replay, ReplayConfig) and config.replay.of_tasks:
             config.replay.leave(talks_of(config), Task("", 0, earlier, output), config.seed)
         folder.finish(config, tuned, tokenizer, result._asdict(), dtype=dtype)
+        progress.say(f"saved in {folder.model}")
     return result
 
 
