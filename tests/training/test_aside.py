@@ -139,7 +139,7 @@ def test_other_rows_are_refused_before_replay_is_generated(
     assert "replay" not in str(caught.value)
 
 
-def test_the_command_refuses_before_torch_is_used(
+def test_the_command_refuses_before_a_model_is_loaded(
     tmp_path: Path, pico_path: PicoPath, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A folder that somebody works in, and one of other settings: nothing of `training.run` is called."""

@@ -98,7 +98,7 @@ def train(
 
     from posttrain.training.lock import check_free
 
-    check_free(folder)  # before torch is imported: a refusal comes at once
+    check_free(folder)  # before the model is loaded: a refusal comes at once
     if not restart:
         from posttrain.training.settings import check_settings
 
