@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from posttrain.cli.chat_display import Columns
 from posttrain.cli.main import build_app, main
 from posttrain.cli.plain import one_line, plain
+from posttrain.errors import MissingError
 from posttrain.inference.respondents import Answer, ModelRespondent, Prompt
 from tests.pico import pico
 
@@ -45,6 +46,24 @@ def test_once_as_json(pico_path: Callable[[str], Path]) -> None:
     assert document["question"] == "你好"
     assert [a["model"] for a in document["answers"]] == [llama, gpt2]
     assert all(a["tokens"] <= 4 for a in document["answers"])
+
+
+def test_the_folder_of_a_training(asked: list[Prompt], tmp_path: Path) -> None:
+    """Its model answers, which is said; before it has one, its checkpoint is named."""
+    made = pico("llama", tmp_path)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "posttrain_run.json").write_text("{}", encoding="utf-8")
+    made.rename(tmp_path / "run" / "checkpoints" / "step-3")
+    result = chat(str(tmp_path / "run"), "--once", "one")
+    assert isinstance(result.exception, MissingError)
+    assert str(result.exception).endswith(f"or name a checkpoint: {tmp_path / 'run' / 'checkpoints' / 'step-3'}")
+    assert asked == []
+    (tmp_path / "run" / "result.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "run" / "checkpoints" / "step-3").rename(tmp_path / "run" / "model")
+    result = chat(str(tmp_path / "run"), "--once", "one")
+    assert result.exit_code == 0, result.output
+    assert f"loading {tmp_path / 'run' / 'model'}" in result.stderr
+    assert len(asked) == 1
 
 
 def test_a_pipe_is_a_conversation_per_model(asked: list[Prompt], pico_path: Callable[[str], Path]) -> None:

@@ -193,3 +193,33 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read everything, so a mode of 0 would not do
     with pytest.raises(MissingError, match=r"a.yaml: cannot be read: Permission denied; let this user read it"):
         load_yaml(tmp_path / "a.yaml", Outer)
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        (
+            "optimizer: {learning_rate: fast}",
+            "optimizer.learning_rate: a number is expected (or 'auto' or 'find'), got 'fast'",
+        ),
+        (
+            "optimizer: {learning_rate: -1}",
+            "optimizer.learning_rate: input should be greater than 0 (or 'auto' or 'find'), got -1",
+        ),
+        ("optimizer: {max_steps: many}", "optimizer.max_steps: a whole number is expected, got 'many'"),
+        ("precision: fast", "precision: input should be 'auto', 'float32' or 'bf16', got 'fast'"),
+    ],
+)
+def test_a_value_of_several_types_is_one_problem(tmp_path: Path, line: str, cause: str) -> None:
+    from posttrain.training.config import TrainConfig
+
+    path = tmp_path / "t.yaml"
+    path.write_text(f"model: m\n{line}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_yaml(path, TrainConfig)
+    assert [problem.cause for problem in caught.value.problems] == [cause]
+    both = f"model: m\n{line}\nseed: x\n"  # another value keeps its own line
+    path.write_text(both, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_yaml(path, TrainConfig)
+    assert sorted(problem.place for problem in caught.value.problems) == [f"{path}:2", f"{path}:3"]

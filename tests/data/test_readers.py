@@ -165,7 +165,7 @@ def test_a_supervised_user_turn_needs_no_answer(tmp_path: Path) -> None:
 
 
 def test_all_problems_at_once_and_the_list_is_capped(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", *[{"prompt": "a"}] * 25, CHAT)
+    path = write(tmp_path / "rows.jsonl", *({"x": "a", f"k{n}": 1} for n in range(25)), CHAT)
     with pytest.raises(DataError) as error:
         read(path)
     lines = str(error.value).split("\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from torch import Tensor
 
 from posttrain.config.load import check
-from posttrain.errors import ConfigError, PosttrainError
+from posttrain.errors import ConfigError, MissingError, PosttrainError
 from posttrain.models.export import export_model
 from posttrain.models.fingerprint import template_fingerprint
 from posttrain.models.heads import load_any
@@ -147,7 +149,9 @@ def test_a_whole_model_a_gguf_file_and_a_training_s_folder(pico_path: PicoPath, 
     run = tmp_path / "run"
     save_model(source, load_tokenizer(str(pico_path("gemma3"))), run / "model")
     (run / "result.json").write_text("{}")
-    assert export_model(str(run), tmp_path / "c").source == str(run / "model")
+    said: list[str] = []
+    assert export_model(str(run), tmp_path / "c", say=said.append).source == str(run / "model")
+    assert said[0] == f"{run}: its model is {run / 'model'}"
     assert torch.equal(logits(plain(tmp_path / "c")), logits(source))
 
 
@@ -166,6 +170,47 @@ def test_a_classifier_keeps_its_head(pico_path: PicoPath, tmp_path: Path) -> Non
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(input_ids=IDS).logits, expected, atol=1e-6, rtol=0)
     assert model.config.id2label == {0: "no", 1: "yes"}
+
+
+@pytest.mark.parametrize("wrong", ["runs/cok2", "cok"])
+def test_a_misspelt_name_is_said_before_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("runs/cook2", "cook"):
+        (tmp_path / path / "model").mkdir(parents=True)
+        (tmp_path / path / "posttrain_run.json").write_text("{}")
+    said: list[str] = []
+    with pytest.raises(MissingError) as caught:
+        export_model(wrong, tmp_path / "out", say=said.append)
+    right = {"runs/cok2": "runs/cook2", "cok": "cook"}[wrong]
+    assert str(caught.value) == (
+        f"{wrong}: neither a folder here nor in the local hub cache; "
+        f"did you mean '{right}'? (--download allows fetching it from the hub)"
+    )
+    assert said == []
+    with pytest.raises(MissingError, match=r"no/such-model: neither .*; --download allows fetching it from the hub$"):
+        export_model("no/such-model", tmp_path / "out", say=said.append)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are otherwise kept there")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_every_file_has_the_permissions_that_the_umask_leaves(
+    adapter: Make, pico_path: PicoPath, tmp_path: Path, mask: int, mode: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        folder, _ = adapter("lora", "qwen3", rank=4, init="pissa")  # its files are written by PEFT and by us
+        whole = load(pico_path, "gpt2")
+        save_model(whole.model, whole.tokenizer, tmp_path / "whole")
+        export_model(str(folder), tmp_path / "merged")
+        export_model(str(folder), tmp_path / "alone", adapter=True)
+    finally:
+        os.umask(before)
+    for written in (folder, tmp_path / "whole", tmp_path / "merged", tmp_path / "alone"):
+        modes = {path.name: path.stat().st_mode & 0o777 for path in written.iterdir()}
+        assert any(name.endswith(".safetensors") for name in modes)
+        assert modes == dict.fromkeys(modes, mode)
 
 
 def test_refusals_leave_nothing(

@@ -42,16 +42,49 @@ def test_pieces_that_end_at_different_times_are_told_by_the_most_they_may_come_t
         now[0] += 5.0
         for _ in range(100):
             meter.token(0, [])
+        assert told[-1].left_s is None  # five seconds of reading prompts are no speed of writing
         now[0] += 1.0
         meter.token(0, [])
-        assert (round(told[-1].left_s or 0), told[-1].at_most) == (53, True)  # 899 more at 101 in 6 s
-        now[0] += 4.0
+        assert told[-1].left_s is None
+        now[0] += 3.0
+        meter.more(tokens=300)
+        assert (str(told[-1]).split("  ")[-1], told[-1].at_most) == (
+            "at most 0:06 left",
+            True,
+        )  # 599 more at 400 in 4 s
+        now[0] += 1.0
         for place in range(8):
             meter.piece(place, None)
         meter.more(tokens=1)
         now[0] += 1.0
         meter.more(tokens=1)
-    assert str(told[-2]) == "answering: 8/10 prompts  9 tokens/s  0:03 left"  # a quarter of 11 s, less than the most
+    # a quarter of 11 s, less than the most: 597 more at 402 in 6 s
+    assert str(told[-2]) == "answering: 8/10 prompts  37 tokens/s  0:03 left"
+
+
+def test_the_first_figure_is_not_the_first_second_s(now: list[float]) -> None:
+    """64 answers at once, each of 128 tokens at most: ten seconds go by before any has its first token."""
+    told: list[Doing] = []
+    with listening(told.append), Meter("answering", 64, "prompts", most_tokens=64 * 128) as meter:
+        now[0] += 10.0
+        for _ in range(20 * 6):
+            for place in range(64):
+                meter.token(place, [])
+            now[0] += 0.1
+    left = [work.left_s for work in told if work.left_s is not None]
+    assert told[1].left_s is None
+    assert max(left) < 12.8  # all of it takes 12.8 s from the first token on
+
+
+def test_pieces_are_not_told_by_the_first_of_them(now: list[float]) -> None:
+    told: list[Doing] = []
+    with listening(told.append), Meter("measuring", 10, "rows") as meter:
+        now[0] += 2.5
+        meter.more(1)
+        assert told[-1].left_s is None
+        now[0] += 0.5
+        meter.more(1)
+        assert told[-1].left_s == pytest.approx(12.0)
 
 
 def test_not_for_every_piece(now: list[float]) -> None:

@@ -111,7 +111,7 @@ def test_a_tied_matrix_is_written_once(stored_as: Callable[[str, str], Path]) ->
 
 def test_runs_of_before_there_was_a_choice_go_on(pico_path: PicoPath) -> None:
     from posttrain.training.identity import identity_of
-    from posttrain.training.run import Material
+    from posttrain.training.material import Material
 
     material = Material(rows(1), [], [])
     kept = identity_of(config(objective="sft"), load(pico_path), material)

@@ -164,12 +164,13 @@ def chat(
     """
     from posttrain.inference.respondents import ModelRespondent
     from posttrain.models.load import load_model
+    from posttrain.models.names import told
 
     if once is not None and not once.strip():
         raise ConfigError(Problem("--once", "the question is empty", "for example --once 'Who are you?'"))
     talks = []
     for name in models:
-        talk(f"loading {name}")
+        talk(f"loading {told(name)}")
         loaded = load_model(
             name,
             dtype=precision,

@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from posttrain.cli import data_make
-from posttrain.cli.options import DownloadOption, JsonOption, PlainCommand, PlainGroup, console, emit, talk
+from posttrain.cli.options import (
+    ColumnsOption,
+    DownloadOption,
+    JsonOption,
+    PlainCommand,
+    PlainGroup,
+    console,
+    emit,
+    mapped,
+    talk,
+)
 from posttrain.cli.plain import column as filled
 from posttrain.cli.plain import plain
-from posttrain.errors import ConfigError, Problem, TemplateError
+from posttrain.errors import Problem, TemplateError
 from posttrain.language import translate
 
 if TYPE_CHECKING:
@@ -43,9 +53,6 @@ MaxLengthOption = Annotated[int, typer.Option(metavar="N", min=1, help="Longest 
 HubOption = Annotated[bool, typer.Option("--hub", help="FILE is a data set on the Hugging Face hub.")]
 SubsetOption = Annotated[str | None, typer.Option(metavar="NAME", help="The hub data set's configuration.")]
 SplitOption = Annotated[str, typer.Option(metavar="NAME", help="The hub data set's split.")]
-ColumnsOption = Annotated[
-    list[str] | None, typer.Option("--column", metavar="OURS=THEIRS", help="Map a column, e.g. prompt=question.")
-]
 LossOption = Annotated[Literal["assistant", "all"], typer.Option("--loss-on", help="Which tokens are learned.")]
 BadRowOption = Annotated[
     Literal["fail", "skip"], typer.Option(help="A bad row is an error, or is left out and counted.")
@@ -181,12 +188,7 @@ def _source(
     from posttrain.config.load import check as validate
     from posttrain.data.readers import DataSource
 
-    columns: dict[str, str] = {}
-    for item in column or []:
-        ours, equals, theirs = item.partition("=")
-        if not equals:
-            raise ConfigError(Problem(f"--column {item}", "expected OURS=THEIRS", "for example prompt=question"))
-        columns[ours] = theirs
+    columns = mapped(column or [])
     where = {"hub": file, "subset": subset, "split": split, "download": download} if hub else {"path": file}
     return validate({**where, "columns": columns}, DataSource, "command line")
 
@@ -270,7 +272,10 @@ def _print_checks(stop: StopCheck | None, prompt: str, template: str) -> None:
 
 
 def _talk_problems(what: str, problems: list[Problem]) -> None:
-    for problem in problems[:20]:
+    from posttrain.data.grouped import grouped
+
+    groups = grouped(problems)
+    for problem, _ in groups[:20]:
         talk(f"{what}: {plain(str(problem))}")
-    if len(problems) > 20:
-        talk(f"... and {len(problems) - 20} more")
+    if more := sum(count for _, count in groups[20:]):
+        talk(f"... and {more} more")

@@ -126,9 +126,10 @@ def exam(
         from posttrain.cli.exam_harness import go_offline
 
         go_offline(download=download)
-    from posttrain.inference.opening import open_respondent
+    from posttrain.inference.opening import is_remote, open_respondent
     from posttrain.inference.respondents import ModelRespondent
     from posttrain.inference.shards import ShardedRespondent, is_sharded, rank, sharing, work
+    from posttrain.models.names import told
 
     if is_sharded() and rank():
         hush()
@@ -140,7 +141,7 @@ def exam(
         if name not in loaded:
             if output and not loaded:
                 check_folder(output)
-            talk(f"loading {name}")
+            talk(f"loading {name if is_remote(name) else told(name)}")
             opened = open_respondent(
                 name,
                 dtype=precision,

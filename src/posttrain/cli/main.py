@@ -21,6 +21,7 @@ import typer
 
 from posttrain import __version__
 from posttrain.cli import options
+from posttrain.cli.settings import VerbCommand
 from posttrain.errors import PosttrainError, Problem
 from posttrain.language import shown, translate
 from posttrain.models.disk import disk_problem
@@ -98,7 +99,7 @@ def build_app(verb: str | None) -> typer.Typer:
             command: Callable[..., Any] = found
             app.command(
                 name,
-                cls=options.PlainCommand,
+                cls=VerbCommand,
                 short_help=line,
                 help=None if name == verb else line,
                 epilog=options.EVERYWHERE,

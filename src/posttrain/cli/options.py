@@ -60,6 +60,9 @@ OutputOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="DI
 DownloadOption = Annotated[
     bool, typer.Option("--download", help="Allow a model or data set to be fetched from the Hugging Face hub.")
 ]
+ColumnsOption = Annotated[
+    list[str] | None, typer.Option("--column", metavar="OURS=THEIRS", help="Map a column, e.g. prompt=question.")
+]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a model brings along.")]
 PrecisionOption = Annotated[
     Literal["auto", "float32", "bfloat16"],
@@ -127,6 +130,17 @@ LanguageOption = Annotated[
         help="The language of messages, table and report; the page can switch.",
     ),
 ]
+
+
+def mapped(columns: Sequence[str]) -> dict[str, str]:
+    """What --column says, ours to theirs."""
+    found: dict[str, str] = {}
+    for item in columns:
+        ours, equals, theirs = item.partition("=")
+        if not equals:
+            raise ConfigError(Problem(f"--column {item}", "expected OURS=THEIRS", "for example prompt=question"))
+        found[ours] = theirs
+    return found
 
 
 def debug() -> bool:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from posttrain import registry
-from posttrain.cli.options import DownloadOption, DryRunOption, JsonOption, OutputOption, SetOption, emit, quiet, talk
+from posttrain.cli.options import (
+    ColumnsOption,
+    DownloadOption,
+    DryRunOption,
+    JsonOption,
+    OutputOption,
+    SetOption,
+    emit,
+    mapped,
+    quiet,
+    talk,
+)
+from posttrain.config.shell import shell_word as quoted
 from posttrain.errors import ConfigError, Problem
 from posttrain.language import translate
 
@@ -34,6 +47,7 @@ def train(
         str | None, typer.Option(metavar="KIND", help=_kinds("What is minimised", "objective"))
     ] = None,
     tuner: Annotated[str | None, typer.Option(metavar="KIND", help=_kinds("Which parameters move", "tuner"))] = None,
+    column: ColumnsOption = None,
     output: OutputOption = None,
     sets: SetOption = None,
     restart: Annotated[bool, typer.Option("--restart", help="Start over instead of resuming.")] = False,
@@ -57,7 +71,8 @@ def train(
         "on_bad_row": on_bad_row,
         "download": download or None,
     }
-    config, folder = configured(file, {k: v for k, v in given.items() if v is not None}, output, sets or [])
+    given = {k: v for k, v in given.items() if v is not None}
+    config, folder = configured(file, given, output, sets or [], mapped(column or []))
     base = file.parent if file else Path()
     if dry_run:
         from posttrain.training.preview import preview
@@ -81,6 +96,13 @@ def train(
             print(translate(line))
         return
 
+    from posttrain.training.lock import check_free
+
+    check_free(folder)  # before the model is loaded: a refusal comes at once
+    if not restart:
+        from posttrain.training.settings import check_settings
+
+        check_settings(folder, config)
     from posttrain.training.progress import progress_for
     from posttrain.training.run import train as run
 
@@ -102,7 +124,10 @@ def train(
             }
         )
     else:
-        print(folder / "model")
+        if quiet() or not (sys.stdout.isatty() and sys.stderr.isatty()):  # a person has just read it
+            print(folder / "model")
+        made = quoted(str(folder / "model"))
+        talk(f"try it: posttrain {f'chat {made}' if chats(config) else f'predict {made} FILE'}")
 
 
 def rate_line(config: TrainConfig, rate: float | None) -> str:
@@ -113,13 +138,37 @@ def rate_line(config: TrainConfig, rate: float | None) -> str:
     return f"{rate:g}" + (", the default for this tuner and size of model (learning_rate: auto)" if auto else "")
 
 
+def chats(config: TrainConfig) -> bool:
+    """Whether what was trained answers, and does not classify, tag or read."""
+    from posttrain.training.forms import form_of
+
+    return form_of(config.objective).head == "causal"
+
+
 def size(gib: float) -> str:
     """GiB, or MiB when that is less than one."""
     return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
 
 
+DATA_ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq", ".txt", ".conll", ".conllu", ".xlsx")
+"""Names of files that hold rows, not settings."""
+
+
+def is_data(file: Path) -> bool:
+    """Whether what stands in a configuration's place are rows; a .json file is, where it holds a list."""
+    name = file.name.lower().removesuffix(".gz")
+    if name.endswith(".json") and file.suffix.lower() == ".json" and file.is_file():
+        with file.open("rb") as text:
+            return text.read(100).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"[")
+    return name.endswith(DATA_ENDINGS)
+
+
 def configured(
-    file: Path | None, given: dict[str, Any], output: Path | None, sets: list[str]
+    file: Path | None,
+    given: dict[str, Any],
+    output: Path | None,
+    sets: list[str],
+    columns: dict[str, str] | None = None,
 ) -> tuple[TrainConfig, Path]:
     """The configuration and the run's folder; paths in a file are relative to it, on the command line to the shell.
 
@@ -129,10 +178,14 @@ def configured(
     from posttrain.models.gguf_header import is_gguf
     from posttrain.training.config import TrainConfig
 
+    if file is not None and is_data(file):
+        name = quoted(file.name.split(".")[0])
+        command = f"posttrain train --data {quoted(str(file))} --model MODEL --output runs/{name}"
+        raise ConfigError(Problem(str(file), "that is data, not a configuration", command))
     node: dict[str, Any] = read_yaml(file) if file else {}
     for key, value in given.items():
         node[key] = value
-    apply_sets(node, sets)
+    apply_sets(node, [*(f"data.columns.{ours}={theirs!r}" for ours, theirs in (columns or {}).items()), *sets])
     if "model" not in node:
         mend = "add `model:` to the file or give --model"
         raise ConfigError(Problem(str(file or "train"), "no model", f"{mend}, for example pocket:chat"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
+
+from posttrain.config.shell import shell_word as quote
 
 __all__ = ["Guess", "guess", "wide_of"]
 
@@ -37,7 +40,7 @@ def guess(data: bytes, name: str) -> Guess:
             return Guess(f"not UTF-8 but {what}", mends[start])
     wide = wide_of(data)
     if wide:
-        return Guess(f"not UTF-8 but {wide}", f"save it as UTF-8: iconv -f {wide} -t UTF-8 {name} > utf8-file")
+        return Guess(f"not UTF-8 but {wide}", f"save it as UTF-8: {_converted(wide, name)}")
     chinese = _chinese(data[:READ])
     if chinese:
         told = " or ".join(chinese)
@@ -45,9 +48,20 @@ def guess(data: bytes, name: str) -> Guess:
         codec = chinese[0].upper()
         return Guess(
             f"not UTF-8; it looks like {told}",
-            f"save it as UTF-8 ({excel}iconv -f {codec} -t UTF-8 {name} > utf8-file)",
+            f"save it as UTF-8 ({excel}{_converted(codec, name)})",
         )
     return Guess("not UTF-8", "save the file as UTF-8")
+
+
+def _converted(codec: str, name: str) -> str:
+    """The command that writes a UTF-8 copy beside the file, with its ending: that says how the copy is read."""
+    path = Path(name)
+    packed = path.suffix.lower() == ".gz"
+    bare = path.with_suffix("") if packed else path
+    to = quote(str(bare.with_name(f"{bare.stem}.utf8{bare.suffix}")))
+    if packed:
+        return f"gzip -dc {quote(name)} | iconv -f {codec} -t UTF-8 > {to}"
+    return f"iconv -f {codec} -t UTF-8 {quote(name)} > {to}"
 
 
 def wide_of(data: bytes) -> str:

@@ -117,6 +117,10 @@ def parse_value(text: str) -> Any:
         raise ConfigError(Problem(f"--set ...={text}", cause, "quote it, or close it")) from error
 
 
+SHORT_PATHS = ("data", "validation")
+"""Keys whose short form is a path: `data: rows.jsonl` is `data: {path: rows.jsonl}`."""
+
+
 def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> None:
     """Apply `a.b=c` and `list.0.b=c` overrides in place; ConfigError when the path is not one."""
     for item in sets:
@@ -146,7 +150,7 @@ def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> None:
                     at[key] = parse_value(value)
                 else:
                     if isinstance(at.get(key), str):  # `tuner: lora` is short for `tuner: {kind: lora}`
-                        at[key] = {"kind": at[key]}
+                        at[key] = {"path" if key in SHORT_PATHS else "kind": at[key]}
                     at = at.setdefault(key, {})
             else:
                 raise ConfigError(Problem(f"--set {item}", f"'{'.'.join(keys[:i])}' holds a value, not keys"))
@@ -241,7 +245,9 @@ def _has_items(node: Any, location: Sequence[str | int]) -> bool:
 
 def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name: str) -> list[Problem]:
     """Pydantic's errors as problems with the file's lines and a mend each."""
-    problems = []
+    problems: list[Problem] = []
+    expected: dict[tuple[str, str], list[str]] = {}  # of one value that fits none of several types: what each wants
+    first: dict[tuple[str, str], str] = {}
     for item in error.errors():
         location = _in_file(item["loc"], node, item["type"])
         unknown = item["type"] == "extra_forbidden"
@@ -265,7 +271,16 @@ def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name:
             got = "" if said else f", got {item['input']!r}"
             message = PLAIN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
             message = message[0].lower() + message[1:]
-            problems.append(Problem(place, f"{where}: {message}{got}" if where else message))
+            wants = expected.setdefault((place, where), [])
+            literal = item["type"] == "literal_error" and len(wants) > 0
+            wants.append(item["ctx"]["expected"] if literal else message.removesuffix(" is expected"))
+            if len(wants) == 1 or not where:
+                first[place, where] = message
+                problems.append(Problem(place, f"{where}: {message}{got}" if where else message))
+                continue
+            message, others = first[place, where], " or ".join(dict.fromkeys(wants[1:]))
+            problems = [p for p in problems if not (p.place == place and p.cause.startswith(f"{where}: "))]
+            problems.append(Problem(place, f"{where}: {message} (or {others}){got}"))
     return problems
 
 

@@ -33,6 +33,9 @@ OTHERS = {
 }
 
 
+JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson", ".jsonlines"})
+
+
 def file_rows(path: Path, *, tags: bool = False, notes: list[str]) -> Iterator[tuple[str, Any]]:
     """(place, row or BadRow) of every row.
 
@@ -58,9 +61,22 @@ def file_rows(path: Path, *, tags: bool = False, notes: list[str]) -> Iterator[t
         return _documents(text, name)
     if kind == ".json" and is_squad(text):
         return squad_rows(text, name)
-    if text.lstrip().startswith("["):
-        return _array(text, name)
-    return json_lines(text, name)
+    rows = _array(text, name) if text.lstrip().startswith("[") else json_lines(text, name)
+    if kind in JSON_SUFFIXES:
+        return rows
+    return _taken_for_json(rows, kind, notes)
+
+
+def _taken_for_json(rows: Iterator[tuple[str, Any]], kind: str, notes: list[str]) -> Iterator[tuple[str, Any]]:
+    """Rows of a file whose name does not say what it holds: that it was read as JSON Lines stands in each fault."""
+    ending = f"the ending '{kind}' is not known" if kind else "the name has no ending"
+    notes.append(f"read as JSON Lines: {ending}")
+    for place, row in rows:
+        if isinstance(row, BadRow):
+            mend = "end its name in .jsonl, .csv, .tsv, .parquet, .txt or .conll, as what it is"
+            yield place, BadRow(f"{row.cause} (read as JSON Lines: {ending})", mend)
+        else:
+            yield place, row
 
 
 def json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:

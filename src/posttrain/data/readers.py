@@ -25,9 +25,11 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from posttrain.config.base import Config
+from posttrain.config.shell import shell_word
 from posttrain.data.fields import BadRow, filled, keys_of, kind_of, messages_of, missing, near_key, text_of, tools_of
 from posttrain.data.files import file_rows
 from posttrain.data.forms import FIELDS, own_fields, talk_in
+from posttrain.data.grouped import grouped
 from posttrain.data.labelled import labelled_of, question_of, tagged_of
 from posttrain.data.preferences import graded_of, preference_of
 from posttrain.data.records import Completion, Conversation, Message, Record, Text
@@ -50,7 +52,7 @@ OnBadRow = Literal["fail", "skip"]
 Format = Literal["auto", "messages", "completion", "text", "preference", "graded", "labels", "tags", "answers"]
 
 LISTED_PROBLEMS = 20
-"""An error lists at most so many rows and says how many more there are."""
+"""An error lists at most so many faults and says how many more rows there are."""
 
 
 class DataSource(Config):
@@ -156,8 +158,9 @@ def data_error(
 
     skippable: whether `--on-bad-row skip` would help; it never does when no row would be left.
     """
-    more = len(problems) - LISTED_PROBLEMS
-    listed: list[Problem | str] = list(problems[:LISTED_PROBLEMS])
+    groups = grouped(problems)  # what is wrong with every row is said once
+    listed: list[Problem | str] = [problem for problem, _ in groups[:LISTED_PROBLEMS]]
+    more = sum(count for _, count in groups[LISTED_PROBLEMS:])
     if more > 0:
         listed.append(f"... and {more} more")
     bad = len({problem.place for problem in problems})  # a row may have several
@@ -275,8 +278,10 @@ def _format_of(row: Mapping[str, Any]) -> Format:
 
 
 STARTS = ("messages", "prompt", "completion", "conversations", "instruction", "output", "chosen", "rejected", "text")
-ASKED = ("question", "query", "problem", "instruction", "input", "source", "user")
-ANSWERED = ("answer", "response", "output", "solution", "target", "reply", "assistant")
+ASKED: tuple[str, ...] = ("question", "query", "problem", "instruction", "input", "source", "user")
+ASKED += ("問題", "提問", "指令", "指示", "輸入", "题目", "題目", "问题", "提问", "输入")
+ANSWERED: tuple[str, ...] = ("answer", "response", "output", "solution", "target", "reply", "assistant")
+ANSWERED += ("回答", "答案", "回應", "回覆", "答覆", "輸出", "解答", "回复", "答复", "输出", "回应")
 """Names of columns that a prompt and its answer often have elsewhere."""
 
 
@@ -285,9 +290,16 @@ def _mend(row: Mapping[str, Any]) -> str:
     wrong = {key: near for key in STARTS if (near := near_key(key, row)) and near not in STARTS}
     if wrong:
         return "; ".join(f"did you mean '{key}'? it has '{near}'" for key, near in list(wrong.items())[:2])
-    asked = next((key for key in ASKED if key in row), "question")
-    answered = next((key for key in ANSWERED if key in row and key != asked), "answer")
-    return f"rename the fields, or map them: columns: {{prompt: {asked}, completion: {answered}}}"
+    written = {str(key).strip().casefold(): str(key) for key in reversed(list(row))}  # of two alike, the first
+    asked = next((written[key] for key in ASKED if key in written), None)
+    answered = next((written[key] for key in ANSWERED if key in written), None)
+    others = [str(key) for key in row if key not in (asked, answered)]
+    if len(row) == 2:  # one of two is known, or neither: the rest is the other, in their order
+        asked = asked or others.pop(0)
+        answered = answered or others.pop(0)
+    asked, answered = asked or "QUESTION", answered or "ANSWER"
+    words = f"--column {shell_word(f'prompt={asked}')} --column {shell_word(f'completion={answered}')}"
+    return f"rename the fields, or map them: {words} (in a file columns: {{prompt: {asked}, completion: {answered}}})"
 
 
 def _conversation(row: Mapping[str, Any], place: str) -> Conversation:

@@ -11,13 +11,14 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from posttrain.errors import DiskError, Problem
 
-__all__ = ["append", "disk_problem", "write_whole", "writing"]
+__all__ = ["append", "as_umask_says", "disk_problem", "write_whole", "writing"]
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """No space, the user's share of it used up, a limit on the size of files, a broken disk."""
@@ -71,6 +72,19 @@ def writing(place: Path, *remove: Path) -> Iterator[None]:
         if problem is None:
             raise
         raise DiskError(problem) from error
+
+
+def as_umask_says(*paths: Path) -> None:
+    """Give files, and those in folders, the permissions of any file that this user makes: safetensors writes its own
+    readable by nobody else, whatever the umask. Where permissions are otherwise kept (Windows), nothing is done.
+    """
+    if sys.platform == "win32":
+        return
+    mask = os.umask(0o077)  # it cannot be read without being set
+    os.umask(mask)
+    for path in paths:
+        for file in (one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]:
+            file.chmod(0o666 & ~mask)
 
 
 def write_whole(path: Path, text: str, *, flush: bool = False) -> None:

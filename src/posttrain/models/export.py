@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from posttrain.errors import ConfigError, PosttrainError, Problem
-from posttrain.models.disk import writing
-from posttrain.models.names import resolve
+from posttrain.models.disk import as_umask_says, writing
+from posttrain.models.names import resolve, told
 
 if TYPE_CHECKING:
     import torch
 
     from posttrain.models.load import LoadedModel
 
-__all__ = ["ExportDtype", "Exported", "export_model", "in_run"]
+__all__ = ["ExportDtype", "Exported", "export_model"]
 
 ExportDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -52,14 +52,6 @@ class Exported(NamedTuple):
     loads_with: str
 
 
-def in_run(name: str) -> str:
-    """The model of a training's folder; any other name as it is."""
-    folder = Path(name)
-    if (folder / "result.json").is_file() and (folder / "model").is_dir() and not (folder / "config.json").is_file():
-        return str(folder / "model")
-    return name
-
-
 def export_model(
     name: str,
     output: Path,
@@ -75,7 +67,13 @@ def export_model(
     adapter=True. ConfigError when there is no adapter to export or the folder is not empty; PosttrainError for an
     adapter that is no change of weights, and when what was written is not the same model.
     """
-    name = in_run(name)
+    from posttrain.models.load import hub_folder
+
+    if told(name) != name:
+        say(f"{name}: its model is {told(name)}")
+    name = resolve(name) if Path(name).is_dir() else name
+    if not Path(resolve(name)).exists():
+        hub_folder(name, offline=offline)  # MissingError before anything is said of it
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(Problem(str(output), "is there already and is not overwritten", "choose a new folder"))
     is_adapter = (Path(resolve(name)) / "adapter_config.json").is_file()
@@ -200,6 +198,7 @@ def _adapter(
         base = _noted(folder)
         write_notes(output, loaded.tokenizer, base=base, head=head_of_model(loaded.model))
         (output / "README.md").write_text(_card(name, None, merged=False), encoding="utf-8", newline="\n")
+        as_umask_says(output)
     found = some_logits(load_any(str(output), device="cpu", offline=offline, say=say).model)
     far = relative_distance(found, expected) if found is not None and expected is not None else 0.0
     if not far <= (SAME if dtype == "auto" else 5e-2):

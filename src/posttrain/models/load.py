@@ -19,7 +19,7 @@ from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.fingerprint import check_base, check_template
 from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_gguf
 from posttrain.models.gguf_header import is_gguf, read_header
-from posttrain.models.names import is_folder, resolve
+from posttrain.models.names import is_folder, near_model, resolve
 from posttrain.models.vocabulary import keep_padding_inside, rows_in_config, without_padding_outside
 
 if TYPE_CHECKING:
@@ -439,6 +439,9 @@ def _unloadable(name: str, folder: str, offline: bool, error: Exception) -> Post
         )
     if offline:
         cause = "neither a folder here nor in the local hub cache"
+        if near := near_model(name):
+            mend = f"did you mean '{near}'? (--download allows fetching it from the hub)"
+            return MissingError(Problem(name, cause, mend))
         return MissingError(Problem(name, cause, "--download allows fetching it from the hub"))
     return MissingError(
         Problem(name, f"not to be had from the hub: {_first_line(error)}", "check the name and network")

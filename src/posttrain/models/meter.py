@@ -30,6 +30,9 @@ KNOWN = 0.05
 """From this share on what is left is told from what is done ..."""
 KNOWN_PIECES = 8
 """... and from so many pieces on, where they end at different times; never more than all may come to at most."""
+SURE_S = 3.0
+"""What is left is told after so many seconds; by tokens, after so many from the first of them on: before it prompts are
+read and memory is taken, and a speed that counts this in is of no use."""
 
 
 class Doing(NamedTuple):
@@ -107,6 +110,7 @@ class Meter:
         self.what, self.total, self.unit, self.most_tokens, self.kept = what, total, unit, most_tokens, kept
         self.done = self.tokens = 0
         self.began = self.told = time.monotonic()
+        self.first = (self.began, 0)  # when the first tokens were there, and how many
 
     def __enter__(self) -> Meter:
         self._before = _running.set(self)
@@ -132,6 +136,8 @@ class Meter:
     def more(self, done: int = 0, *, tokens: int = 0) -> None:
         """So many more pieces are done, and tokens read or written."""
         self.done += done
+        if tokens and not self.tokens:
+            self.first = (time.monotonic(), tokens)
         self.tokens += tokens
         if self.done < self.total and time.monotonic() - self.told >= OFTEN_S:
             self._tell()
@@ -148,6 +154,7 @@ class Meter:
         """What was done is of no use: it begins anew, in another way."""
         self.done = self.tokens = 0
         self.began = time.monotonic()
+        self.first = (self.began, 0)
 
     def _tell(self, *, ends: bool = False) -> None:
         told = _listener.get()
@@ -157,10 +164,11 @@ class Meter:
         wall_s = self.told - self.began
         left_s, at_most = None, False
         many = KNOWN_PIECES if self.most_tokens is not None else 1
-        if self.done >= max(many, KNOWN * self.total):
+        if wall_s >= SURE_S and self.done >= max(many, KNOWN * self.total):
             left_s = wall_s / self.done * (self.total - self.done)
-        if self.most_tokens is not None and self.tokens:
-            most_s = wall_s / self.tokens * max(self.most_tokens - self.tokens, 0)
+        since, before = self.first
+        if self.most_tokens is not None and self.told - since >= SURE_S and self.tokens > before:
+            most_s = (self.told - since) / (self.tokens - before) * max(self.most_tokens - self.tokens, 0)
             left_s, at_most = (left_s, False) if left_s is not None and left_s < most_s else (most_s, True)
         told(Doing(self.what, self.done, self.total, self.unit, wall_s, self.tokens, left_s, at_most, ends))
 

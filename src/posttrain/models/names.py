@@ -1,4 +1,6 @@
-"""What a model's name stands for: a model in the box, the real model, a local folder, a GGUF file, or a hub id."""
+"""What a model's name stands for: a model in the box, the real model, a local folder, the folder of a training, a GGUF
+file, or a hub id.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pathlib import Path
 from posttrain.errors import MissingError, Problem
 from posttrain.models.gguf_header import SUFFIX, is_gguf
 
-__all__ = ["POCKET", "REAL", "REAL_FOLDER", "REAL_VARIABLE", "is_folder", "resolve"]
+__all__ = ["POCKET", "REAL", "REAL_FOLDER", "REAL_VARIABLE", "is_folder", "near_model", "resolve", "told"]
 
 POCKET = ("base", "chat")
 """The models in the box: `pocket:base` and `pocket:chat`."""
@@ -21,15 +23,18 @@ REAL_VARIABLE = "POSTTRAIN_REAL"
 REAL_FOLDER = Path(".real") / REAL
 
 _HERE = Path(__file__).parent / "pocket"
+_MODEL = "model"
+"""In the folder of a training: what it has made."""
 _GIVE = "give a folder, a .gguf file, a hub id or pocket:chat"
 
 
 def resolve(name: str) -> str:
     """The folder of `pocket:base`, `pocket:chat` or `smollm2`; the file of a folder that holds one .gguf file and no
-    config.json; a path with `~` expanded; anything else as it is.
+    config.json; the model of a training's folder; a path with `~` expanded; anything else as it is.
 
     MissingError when a pocket model is unknown or not there, when the real model was not made yet, or when a name
-    that must be a path is none. A folder called `smollm2` goes before the name.
+    that must be a path is none, or the folder of a training that has saved no model yet. A folder called `smollm2` goes
+    before the name.
     """
     if name.startswith("pocket:"):
         return _pocket(name)
@@ -48,11 +53,46 @@ def resolve(name: str) -> str:
         raise MissingError(Problem(name, "is a file, a model is a folder", mend))
     gguf = path.suffix.lower() == SUFFIX
     if gguf or name == "" or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
-        near = get_close_matches(path.name, [p.name for p in beside if (is_gguf(p) if gguf else p.is_dir())], n=1)
-        mend = f"did you mean '{path.with_name(near[0])}'?" if near else _GIVE
+        near = near_model(name)
+        mend = f"did you mean '{near}'?" if near else _GIVE
         raise MissingError(Problem(name, "no such GGUF file" if gguf else "no such model folder", mend))
     return name
+
+
+def near_model(name: str) -> str | None:
+    """The folder (or GGUF file) whose path is most like one that is not there, each part of it taken by itself: of
+    `runs/cok/model` it is `runs/cook/model`. None where nothing is like it.
+    """
+    wanted = Path(name)
+    gguf = wanted.suffix.lower() == SUFFIX
+    at = Path(wanted.anchor)
+    for number, part in enumerate(wanted.parts[1:] if wanted.anchor else wanted.parts):
+        last = number == len(wanted.parts) - (2 if wanted.anchor else 1)
+        files = gguf and last
+        there = [p for p in at.iterdir() if (is_gguf(p) if files else p.is_dir())] if os.access(at, os.R_OK) else []
+        names = sorted(p.name for p in there)
+        models = sorted(p.name for p in there if _is_model(p)) if last else []
+        near = get_close_matches(part, models, n=1) or get_close_matches(part, names, n=1)
+        near = [part] if part in names or part == ".." else near
+        if not near:
+            return None
+        at = at / near[0]
+    return str(at) if name else None
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether something loads from here, by the looks of it."""
+    named = any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
+    return named or is_gguf(folder) or (folder / _MODEL).is_dir()
+
+
+def told(name: str) -> str:
+    """A model's name for people: of a training's folder, which model it is that is taken."""
+    found = resolve(name)
+    if not Path(name).expanduser().is_dir() or Path(found) != Path(name).expanduser() / _MODEL:
+        return name
+    unfinished = not (Path(name).expanduser() / "result.json").is_file()
+    return f"{found} (of an earlier run, the one going on there has saved none yet)" if unfinished else found
 
 
 def _pocket(name: str) -> str:
@@ -84,15 +124,35 @@ def _real() -> str:
 
 
 def _in_folder(name: str) -> str:
-    """A folder, or the only GGUF file of one that has nothing else to be a model by."""
+    """A folder; the model of a training's; or the only GGUF file of one that has nothing else to be a model by."""
     folder = Path(name)
     if any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
         return name
+    if _is_run(folder):
+        return _of_run(folder)
     files = sorted(p for p in folder.iterdir() if is_gguf(p))
     if len(files) > 1:
         names = ", ".join(p.name for p in files[:4]) + (", ..." if len(files) > 4 else "")
         raise MissingError(Problem(name, f"holds {len(files)} GGUF files: {names}", f"name one: {files[0]}"))
     return str(files[0]) if files else name
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a training has written here."""
+    noted = any((folder / file).is_file() for file in ("result.json", "config.yaml"))
+    made = any((folder / file).is_dir() for file in (_MODEL, "checkpoints"))
+    return (folder / "posttrain_run.json").is_file() or (noted and made)
+
+
+def _of_run(folder: Path) -> str:
+    if (folder / _MODEL).is_dir():
+        return str(folder / _MODEL)
+    found = [p for p in (folder / "checkpoints").glob("step-*") if p.name.removeprefix("step-").isdecimal()]
+    newest = max(found, key=lambda p: int(p.name.removeprefix("step-")), default=None)
+    mend = "run the same command again to finish it"
+    if newest is not None:
+        mend += f", or name a checkpoint: {newest}"
+    raise MissingError(Problem(str(folder), "this training has not finished: there is no model in it yet", mend))
 
 
 def is_folder(name: str) -> bool:

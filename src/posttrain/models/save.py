@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models.disk import writing
+from posttrain.models.disk import as_umask_says, writing
 from posttrain.models.fingerprint import FILES, NOTES_FILE, remembered_base, template_fingerprint
 from posttrain.models.heads import NOTED, HeadNotes, head_of_model
 
@@ -107,6 +107,7 @@ def save_model(
             _write(model, tokenizer, temporary, dtype, hashed=hashed)
             if card is not None:
                 (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
+            as_umask_says(temporary)
             if folder.exists():
                 folder.rename(old)
             temporary.rename(folder)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models.export import in_run
 from posttrain.models.fingerprint import FILES, NOTES_FILE, read_notes
 from posttrain.models.gguf_header import is_gguf
 from posttrain.models.names import resolve
@@ -37,7 +36,7 @@ def verify_model(name: str, *, against: str | None = None, offline: bool = True)
     """All checks of a model, an adapter or a GGUF file. MissingError when there is nothing by this name."""
     from posttrain.models.load import hub_folder
 
-    name = in_run(name)
+    name = resolve(name) if Path(name).is_dir() else name
     found = Path(resolve(name))
     folder = found if found.exists() else hub_folder(name, offline=offline)
     made: list[Check] = []

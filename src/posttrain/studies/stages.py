@@ -39,7 +39,7 @@ from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.prepare import longest_row
-from posttrain.training.run import TrainResult, finished_run
+from posttrain.training.result import TrainResult, finished_run
 from posttrain.training.run import train as run_training
 from posttrain.training.trackers import LOGS
 

@@ -12,13 +12,13 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from posttrain.errors import ConfigError, Problem, TrainingError
-from posttrain.models.disk import write_whole, writing
+from posttrain.models.disk import as_umask_says, write_whole, writing
 
 __all__ = [
     "IDENTITY",
@@ -26,8 +26,10 @@ __all__ = [
     "checkpoints_in",
     "differences",
     "flush_folder",
+    "refused",
     "remove_leftovers",
     "rotate",
+    "settings_in",
     "whole_folder",
     "write_text",
 ]
@@ -62,6 +64,7 @@ def whole_folder(final: Path, *, main: bool = True) -> Iterator[Path]:
             temporary.mkdir(parents=True)
         yield temporary
         if main:
+            as_umask_says(temporary)
             flush_folder(temporary)
             temporary.rename(final)
             flush_names(final.parent)
@@ -131,18 +134,37 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
-def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
-    """ConfigError with every difference unless the checkpoint belongs to a run with the same identity."""
-    path = checkpoint / IDENTITY
+def check_identity(checkpoint: Path, identity: dict[str, Any], *, but: Collection[str] = ()) -> None:
+    """ConfigError with every difference unless the checkpoint belongs to a run with the same identity.
+
+    but: its keys that are not known yet and not compared.
+    """
+    before = identity_in(checkpoint / IDENTITY)
+    now = json.loads(json.dumps(identity))
+    both = ({k: v for k, v in one.items() if k not in but} for one in (before, now))
+    if changed := differences(*both):
+        raise refused(checkpoint, changed)
+
+
+def refused(folder: Path, changed: Sequence[str]) -> ConfigError:
+    """What is said of a folder that another run has made. changed: as `differences` tells it."""
+    mend = "undo the change, choose another output folder, or start over with --restart"
+    head = Problem(str(folder), "was made by another configuration and is not resumed", mend)
+    return ConfigError(head, *(Problem("", line) for line in changed))
+
+
+def identity_in(path: Path) -> dict[str, Any]:
+    """The identity that a run or a checkpoint has noted. TrainingError where it cannot be read."""
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TrainingError(
             Problem(str(path), f"cannot be read: {error}", "remove the checkpoint, or start over with --restart")
         ) from error
-    if changed := differences(before, json.loads(json.dumps(identity))):
-        mend = "undo the change, choose another output folder, or start over with --restart"
-        raise ConfigError(
-            Problem(str(checkpoint), "was made by another configuration and is not resumed", mend),
-            *(Problem("", line) for line in changed),
-        )
+    return found
+
+
+def settings_in(path: Path) -> dict[str, Any]:
+    """The settings in such an identity."""
+    found: dict[str, Any] = identity_in(path)["config"]
+    return found

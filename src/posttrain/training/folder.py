@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.save import save_model
+from posttrain.training.aside import ASIDE, drop, put_aside
 from posttrain.training.checkpoints import IDENTITY, check_identity, checkpoints_in, write_text
 from posttrain.training.config import TrainConfig
 from posttrain.training.dates import DATE
 from posttrain.training.environment import environment
 from posttrain.training.forms import form_of
+from posttrain.training.learned import hardly_learned, learned_of
 from posttrain.training.lock import LOCK
 
-__all__ = ["RunFolder", "card_of", "check_ours"]
+__all__ = ["OURS", "RunFolder", "card_of", "check_ours"]
 
 OURS = [
     *("config.yaml", "env.json", "metrics.jsonl", "checkpoints", "model", "card.md", "result.json", IDENTITY),
@@ -68,13 +69,20 @@ class RunFolder:
         done: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
         return done
 
+    def made_by(self) -> Path | None:
+        """Where the identity stands that a run must have which goes on here; None where there is nothing to go on."""
+        step = self.newest()
+        return self.root if self.result_in() is not None else checkpoints_in(self.checkpoints)[step] if step else None
+
     def newest(self) -> int:
         """The step of the last checkpoint; 0 where there is none."""
         return max(checkpoints_in(self.checkpoints), default=0)
 
-    def open(self, config: TrainConfig, identity: dict[str, Any], *, resume: bool) -> None:
+    def open(
+        self, config: TrainConfig, identity: dict[str, Any], *, resume: bool, say: Callable[[str], None] = print
+    ) -> None:
         """Make the folder and write what went in. With resume=False, and where another run left no checkpoint, what an
-        earlier run left is removed first.
+        earlier run left is put aside first (see `aside`), which is said.
 
         ConfigError, and nothing written, when the folder holds things that no run of ours writes, or a checkpoint of
         another run.
@@ -83,10 +91,12 @@ class RunFolder:
         step = self.newest() if resume else 0
         if step:
             check_identity(checkpoints_in(self.checkpoints)[step], identity)
-        elif not resume or self._began_as() != json.loads(json.dumps(identity)):  # a rate found for another run
-            for name in OURS:
-                path = self.root / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        else:
+            other = not resume or self._began_as() != json.loads(json.dumps(identity))  # a rate found for another run
+            if other and put_aside(self.root, OURS):
+                say(f"what the earlier run has left is kept in {self.root / ASIDE} until the new model is saved")
+                if self.model.is_dir():
+                    say(f"{self.model} is the earlier run's until then")
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()
         YAML().dump(config.model_dump(mode="json"), text)
@@ -116,6 +126,7 @@ class RunFolder:
         """
         card = card_of(config, result)
         save_model(model, tokenizer, self.model, card=card, dtype=dtype)
+        drop(self.root)
         write_text(self.root / "card.md", card)
         write_text(self.result, as_json({key: result[key] for key in RESULT_KEYS}))
 
@@ -124,7 +135,7 @@ def check_ours(root: Path) -> None:
     """ConfigError when a folder holds things that no run of ours writes."""
     if not root.exists():
         return
-    ours = any((root / name).exists() for name in OURS)
+    ours = any((root / name).exists() for name in (*OURS, ASIDE))
     if not root.is_dir() or (any(path.name != LOCK for path in root.iterdir()) and not ours):
         raise ConfigError(Problem(str(root), "is not the folder of a run", "choose a new or an empty folder"))
 
@@ -175,6 +186,8 @@ def card_of(config: TrainConfig, result: Mapping[str, Any]) -> str:
     if losses:
         first, last = losses[0]["loss_nats"], losses[-1]["loss_nats"]
         lines.append(f"| training loss, first and last step | {first:.4f}, {last:.4f} nats per {form.unit} |")
+    if learned := learned_of(result["history"]):
+        lines.append(f"| loss on your rows | {learned.first:.2f} -> {learned.last:.2f} nats per {form.unit} |")
     if validations:
         best = min(validations, key=lambda e: float(e["validation_loss_nats"]))
         lines.append(f"| best validation loss | {best['validation_loss_nats']:.4f} at step {best['step']} |")
@@ -185,5 +198,6 @@ def card_of(config: TrainConfig, result: Mapping[str, Any]) -> str:
     use = "What this did to everything else is not known until an exam was run: `posttrain exam`."
     if form.head != "causal":
         use = "It has a head in place of the language model's: `posttrain predict` uses it."
-    lines += ["", use, ""]
+    hardly = hardly_learned(config, result["history"])
+    lines += ["", *([f"{hardly[0].upper()}{hardly[1:]}.", ""] if hardly else []), use, ""]
     return "\n".join([*lines, "```yaml", text.getvalue().rstrip(), "```", ""])

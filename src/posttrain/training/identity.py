@@ -12,18 +12,15 @@ from posttrain.training.assembly import bare_forms
 from posttrain.training.config import TrainConfig
 from posttrain.training.penalties import PENALTIES
 from posttrain.training.prepare import rows_fingerprint
+from posttrain.training.settings import settings_of
 
 if TYPE_CHECKING:
-    from posttrain.training.run import Material
+    from posttrain.training.material import Material
 
 __all__ = ["identity_of"]
 
 HASHED_PARAMETERS = 500_000_000
 """Up to here a run's identity holds the fingerprint of the weights it starts from; above, their name only."""
-WITHOUT_EFFECT = {"output", "report_to", "data", "validation", "download", "earlier"}
-WITHOUT_EFFECT |= {"save_every_steps", "save_at_steps", "keep_checkpoints"}
-"""Settings that may change between a run and its resumption; data are compared by their tokens instead, what an earlier
-task has left by its bytes."""
 
 
 def identity_of(
@@ -36,11 +33,8 @@ def identity_of(
     """Everything that decides the result: settings, start weights, template, rows."""
     parameters = sum(p.numel() for p in loaded.model.parameters())
     forms = bare_forms(config, loaded.tokenizer)
-    settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in WITHOUT_EFFECT}
-    if config.save_dtype == "auto":  # so that runs of before there was a choice go on
-        del settings["save_dtype"]
     return {
-        "config": settings,
+        "config": settings_of(config),
         **({"earlier": earlier_fingerprint(earlier)} if earlier is not None else {}),
         **({"adapter": file_fingerprint(adapter / "adapter_model.safetensors")} if adapter is not None else {}),
         "weights": weights_fingerprint(loaded.model) if parameters <= HASHED_PARAMETERS else "not computed",

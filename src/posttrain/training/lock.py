@@ -16,7 +16,7 @@ from typing import IO, ParamSpec, TypeVar
 
 from posttrain.errors import PosttrainError, Problem
 
-__all__ = ["LOCK", "one_writer", "only_one"]
+__all__ = ["LOCK", "check_free", "one_writer", "only_one"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +47,14 @@ def only_one(folder: Path) -> Iterator[None]:
         file.close()
         if made and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def check_free(folder: Path) -> None:
+    """PosttrainError when another run holds a folder now; it is let go of at once."""
+    path = folder / LOCK
+    if os.environ.get("RANK", "0") == "0" and path.is_file():
+        with only_one(folder):
+            return
 
 
 def _held(path: Path) -> IO[str] | None:

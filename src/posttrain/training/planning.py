@@ -19,7 +19,7 @@ from posttrain.training.precision import Lowered
 from posttrain.training.steps import RowPlan
 
 if TYPE_CHECKING:
-    from posttrain.training.run import Material
+    from posttrain.training.material import Material
 
 __all__ = ["plan_of", "rows_read", "tokens_at_once"]
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain import registry
 from posttrain.data.answers import sequences_of
 from posttrain.data.chat import Encoded, EncodeResult, encode_all
+from posttrain.data.grouped import grouped
 from posttrain.data.readers import DataSource, ReadResult, data_error, read_records
 from posttrain.data.records import Completion, Conversation
 from posttrain.errors import DataError, Problem
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 LISTED = 5
-"""Skipped rows that are named; the rest is counted."""
+"""Faults of skipped rows that are named; the rest is counted."""
 
 
 def longest_row(config: TrainConfig, model: PreTrainedModel) -> int:
@@ -82,10 +83,11 @@ def read_rows(
         f"longer than {max_length} tokens: {encoded.dropped} dropped, {encoded.truncated} cut; "
         f"{len(encoded.rows)} rows with {tokens:,} tokens to learn from"
     )
-    for problem in skipped[:LISTED]:
+    groups = grouped(skipped)
+    for problem, _ in groups[:LISTED]:
         say(f"  skipped {problem}")
-    if len(skipped) > LISTED:
-        say(f"  and {len(skipped) - LISTED} more")
+    if more := sum(count for _, count in groups[LISTED:]):
+        say(f"  and {more} more")
     return encoded.rows
 
 

@@ -16,10 +16,11 @@ from posttrain.training.assembly import bare_forms, check_combination
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.heads import resolved
+from posttrain.training.material import material_of
 from posttrain.training.planning import plan_of
 from posttrain.training.precision import precision_of
 from posttrain.training.rates import auto_rate
-from posttrain.training.run import kind_of, load_for_training, material_of
+from posttrain.training.run import kind_of, load_for_training
 from posttrain.tuners._moved import count_moved
 
 __all__ = ["Preview", "preview"]

@@ -12,17 +12,15 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from posttrain import registry
 from posttrain.data.batching import length_batches, pieces
-from posttrain.data.readers import DataSource
-from posttrain.errors import ConfigError, DataError, Interrupted, MissingError, Problem
+from posttrain.errors import ConfigError, Interrupted, MissingError, Problem
 from posttrain.inference.respondents import ModelRespondent
-from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, resolve
 from posttrain.models.memory import (
     give_back,
@@ -32,120 +30,45 @@ from posttrain.models.memory import (
     peak_memory,
 )
 from posttrain.models.merge_adapter import was_untied
+from posttrain.models.names import told
 from posttrain.models.vocabulary import keep_padding_inside
-from posttrain.retention.selection import NO_TASK, ReplayConfig, Task
+from posttrain.retention.selection import ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
+from posttrain.training.aside import puts_back
 from posttrain.training.assembly import Parts, check_combination, parts_of
 from posttrain.training.batches import Forms, Step, StepLoader
-from posttrain.training.checkpoints import checkpoints_in, remove_leftovers
+from posttrain.training.checkpoints import check_identity, checkpoints_in, remove_leftovers
 from posttrain.training.config import TrainConfig
 from posttrain.training.dates import keep_date, stay_at_first_day
-from posttrain.training.folder import RunFolder, check_ours
+from posttrain.training.folder import OURS, RunFolder, check_ours
 from posttrain.training.forms.base import MicroBatch
 from posttrain.training.forms.forward import arithmetic
 from posttrain.training.heads import check_head, loader_for, resolved
 from posttrain.training.identity import identity_of
+from posttrain.training.learned import hardly_learned, learned_of
 from posttrain.training.lock import one_writer
 from posttrain.training.looking import finish_added, show_rows
+from posttrain.training.material import Material, material_of
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.muon import muon_for
 from posttrain.training.planning import plan_of, rows_read, tokens_at_once
 from posttrain.training.precision import Lowered, precision_of, said_once
-from posttrain.training.prepare import (
-    check_tokens,
-    hold_out,
-    lessons,
-    longest_row,
-    make_replay,
-    read_rows,
-    talks_of,
-)
+from posttrain.training.prepare import talks_of
 from posttrain.training.progress import RunProgress, Silent, heard
 from posttrain.training.rates import rate_of
+from posttrain.training.result import TrainResult, finished_result
+from posttrain.training.settings import check_settings
 from posttrain.training.signals import stop_on_signal
 from posttrain.training.stored import rounded_as_saved
 from posttrain.training.trackers import LOGS, open_trackers
 from posttrain.training.trainer import Arguments, PostTrainer, Rules
-from posttrain.tuners._moved import Moved, count_moved
+from posttrain.tuners._moved import count_moved
 
-__all__ = ["Material", "TrainResult", "finished_run", "material_of", "train"]
-
-
-class TrainResult(NamedTuple):
-    """A trained model and what it cost.
-
-    loss_nats: of the last step, per supervised token; tokens: read in all, padding left out; history: as in
-    metrics.jsonl; stopped: why the run ended before its last step, "" when it did not; best_step: whose weights these
-    are when validation chose them.
-    """
-
-    model: PreTrainedModel | PeftModel
-    tokenizer: PreTrainedTokenizerBase
-    steps: int
-    loss_nats: float
-    tokens: int
-    wall_s: float
-    peak_gib: float
-    history: list[dict[str, Any]]
-    moved: Moved
-    stopped: str = ""
-    best_step: int | None = None
-
-
-class Material(NamedTuple):
-    """The rows of a run: to learn, to measure the loss on, and old ones to mix in."""
-
-    new: list[Any]
-    validation: list[Any]
-    old: list[Any]
-
-
-def material_of(
-    config: TrainConfig,
-    loaded: LoadedModel,
-    *,
-    rows: list[Any] | None = None,
-    validation_rows: list[Any] | None = None,
-    replay_rows: list[Any] | None = None,
-    base: Path | None = None,
-    say: Callable[[str], None] = print,
-    task: Task = NO_TASK,
-    adapter: Path | None = None,
-) -> Material:
-    """Read, render and generate what was not given. base: relative paths of the replay are relative to it; task: where
-    this run stands in a row of tasks; adapter: what it takes up.
-    """
-
-    def read(source: DataSource) -> list[Any]:
-        return read_rows(source, loaded, config, max_length=longest_row(config, loaded.model), say=say)
-
-    own_rows = rows is None
-    if rows is None:
-        if config.data is None:
-            raise ConfigError(Problem("data", "no rows to learn from", "give data: rows.jsonl"))
-        rows = read(config.data)
-    if validation_rows is None and config.validation is not None:
-        validation_rows = read(config.validation)
-    elif validation_rows is None and config.validation_share:
-        rows, validation_rows = hold_out(rows, config.validation_share, config.seed)
-        say(f"validation: {len(validation_rows)} rows held out, {len(rows)} rows to learn from")
-    if config.early_stopping_patience is not None and not validation_rows:
-        mend = "give validation or validation_share"
-        raise ConfigError(Problem("early_stopping_patience", "needs validation rows", mend))
-    task = task._replace(rows=len(rows))
-    if own_rows and rows and config.replay is not None:
-        places = {row.place for row in rows}
-        rows = rows + lessons(config, task, loaded.tokenizer, longest_row(config, loaded.model), places)
-    if replay_rows is None and config.replay is not None:
-        start = loaded if adapter is None else load_any(str(adapter))
-        replay_rows = make_replay(config, start, longest_row(config, loaded.model), base or Path(), say, task)
-    if not rows:
-        raise DataError(Problem("data", "no rows to learn from"))
-    check_tokens([*rows, *(validation_rows or ()), *(replay_rows or ())], loaded)
-    return Material(rows, validation_rows or [], replay_rows or [])
+__all__ = ["TrainResult", "build", "load_for_training", "train"]
 
 
 @one_writer(check_ours)
+@puts_back(OURS)
 @peak_memory()
 @heard
 def train(
@@ -188,6 +111,9 @@ def train(
             raise MissingError(Problem("earlier", f"no finished run in {earlier}", "name the folder of a training"))
     config = resolved(config, loaded, progress.say)
     check_combination(config)
+    folder = RunFolder(output) if output is not None else None
+    if folder and resume:
+        check_settings(folder.root, config)
     if loaded is None:
         loaded = load_for_training(config, say=progress.say)
     check_head(config, loaded.model)
@@ -196,6 +122,12 @@ def train(
     if model.device.type == "cpu" and is_large(model):
         large_blocks_go_back()
     stay_at_first_day(tokenizer, output, resume=resume, say=progress.say)
+
+    def same_so_far(read: Material) -> None:
+        assert folder is not None
+        if made := folder.made_by():
+            check_identity(made, identity_of(config, loaded, read, earlier, adapter), but=["replay_rows"])
+
     material = material_of(
         config,
         loaded,
@@ -206,15 +138,15 @@ def train(
         say=progress.say,
         task=Task("", 0, earlier, output),
         adapter=adapter,
+        check=same_so_far if folder and resume else None,
     )
-    folder = RunFolder(output) if output is not None else None
     identity = identity_of(config, loaded, material, earlier, adapter) if folder else {}
     if folder and resume and (done := folder.finished(identity)):
         progress.say(f"{output} is finished ({done['steps']} steps); --restart trains again")
         return finished_result(folder, done)
     main = int(os.environ.get("RANK", "0")) == 0  # under torchrun only the first process writes
     if folder and main:
-        folder.open(config, identity, resume=resume)
+        folder.open(config, identity, resume=resume, say=progress.say)
         keep_date(tokenizer, folder.root)
         for name in remove_leftovers(folder.checkpoints):
             progress.say(f"removed {name}: a checkpoint that was cut short")
@@ -297,7 +229,8 @@ def train(
         tuned.eval()
     steps = int(trainer.state.global_step)
     if trainer.stop_asked:
-        where = f"saved in {folder.checkpoints / f'step-{steps}'}; run the same command to go on" if folder else ""
+        again = "run the same command to go on" if resume else "run the same command without --restart to go on"
+        where = f"saved in {folder.checkpoints / f'step-{steps}'}; {again}" if folder else ""
         raise Interrupted(Problem("", f"stopped after step {steps} of {trainer.args.max_steps}", where))
     if trainer.stopped:
         progress.say(f"stopped after step {steps}: {trainer.stopped}")
@@ -315,6 +248,11 @@ def train(
         trainer.stopped,
         trainer.state.best_global_step if config.keep_best and material.validation else None,
     )
+    if learned := learned_of(trainer.metrics.history):
+        unit = parts.forms.new.unit
+        progress.say(f"loss on your rows {learned.first:.2f} -> {learned.last:.2f} nats per {unit}")
+    if hardly := hardly_learned(config, trainer.metrics.history):
+        progress.say(hardly)
     if folder and main:
         parts.penalties.save(folder.root)
         if rows is None and isinstance(config.replay, ReplayConfig) and config.replay.of_tasks:
@@ -335,6 +273,8 @@ def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print
 
     ConfigError when an adapter shall be put on an adapter: it would be saved with the name of a base without the first.
     """
+    if (found := told(config.model)) != config.model:
+        say(f"{config.model}: its model is {found}")
     if (Path(resolve(config.model)) / "adapter_config.json").is_file() and kind_of(config.tuner) != "full":
         mend = "train it with tuner: full, or merge it first: posttrain model export ADAPTER DIR"
         raise ConfigError(Problem(config.model, f"is an adapter, and {kind_of(config.tuner)} would make another", mend))
@@ -464,32 +404,3 @@ def validation_batches(
     if at_once is not None:
         batches = [part for batch in batches for part in pieces(batch, sizes, at_once)]
     return [forms.new.micro_batch([rows[i] for i in batch], batch, [False] * len(batch)) for batch in batches]
-
-
-def finished_run(output: Path, load: Callable[[Path], LoadedModel]) -> TrainResult | None:
-    """The result of a run that has finished in this folder, whatever went into it; None when none has."""
-    folder = RunFolder(output)
-    done = folder.result_in()
-    return finished_result(folder, done, load) if done is not None else None
-
-
-def finished_result(
-    folder: RunFolder, done: dict[str, Any], load: Callable[[Path], LoadedModel] = lambda path: load_any(str(path))
-) -> TrainResult:
-    """The result of a run that was finished before, read back from its folder."""
-    loaded = load(folder.model)
-    log = MetricsLog(folder.metrics)
-    log.read(int(done["steps"]))
-    return TrainResult(
-        loaded.model,
-        loaded.tokenizer,
-        done["steps"],
-        done["loss_nats"],
-        done["tokens"],
-        done["wall_s"],
-        done["peak_gib"],
-        log.history,
-        Moved(*done["moved"]),
-        done["stopped"],
-        done["best_step"],
-    )

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from posttrain.errors import ConfigError, MissingError, Problem
-from posttrain.models.disk import writing
+from posttrain.models.disk import as_umask_says, writing
 from posttrain.retention.penalty._base import PenaltyContext, StrengthConfig, Trainable, whole
 
 __all__ = ["Kept", "MemoryConfig", "earlier_of", "joined", "leave", "take_up"]
@@ -73,6 +73,7 @@ def leave(path: Path, kind: str, kept: Kept) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with writing(path, temporary):
         save_file(tensors, temporary, metadata={"penalty": kind, "tasks": str(kept.tasks), "rest": repr(kept.rest)})
+        as_umask_says(temporary)
         temporary.replace(path)
 
 

@@ -47,7 +47,7 @@ from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings
 from posttrain.training.prepare import longest_row
 from posttrain.training.progress import Silent
-from posttrain.training.run import TrainResult, finished_run
+from posttrain.training.result import TrainResult, finished_run
 from posttrain.training.run import train as run_training
 from posttrain.training.trackers import LOGS
 from posttrain.tuners._virtual import VirtualTokens

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from posttrain.data.batching import length_batches
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.models.added import ADDED
-from posttrain.models.disk import writing
+from posttrain.models.disk import as_umask_says, writing
 from posttrain.models.head_loss import chunked_nll, plain_head, states_at
 from posttrain.models.logits import logits_at
 from posttrain.models.meter import Meter
@@ -100,6 +100,7 @@ def _write(file: Path, key: str, logps: Tensor) -> None:
     temporary = file.with_name(f".{file.name}.writing")
     with writing(file, temporary):
         save_file({"logps": logps}, str(temporary), metadata={"key": key})
+        as_umask_says(temporary)
         temporary.replace(file)
 
 
