@@ -142,5 +142,6 @@ def _run(respondent: Respondent, tasks: Sequence[Task], folder: Path | None, *, 
         except KeyboardInterrupt as error:
             kept = "the same command goes on where it stopped" if path else "nothing was kept: give --output to go on"
             raise Interrupted(f"{head}: stopped; {kept}") from error
-        talk(f"{head}: {len(results[task.name].samples)} samples, {cost_line(results[task.name].cost)}")
+        count = len(results[task.name].samples)
+        talk(f"{head}: {count} sample{'' if count == 1 else 's'}, {cost_line(results[task.name].cost)}")
     return results
