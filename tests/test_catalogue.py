@@ -28,6 +28,11 @@ PAIRS = {
     "{name} is not part of it": "{name} 不屬於它",
     "{found} of {total} {words}": "{total} 之中 {found} 個{words}",
     "[default: {}]": "[預設：{}]",
+    "columns: {header}": "欄位：{header}",
+    "{conversations} conversations": "{conversations} 段對話",
+    "rename the fields, or map them: columns: {{prompt: {asked}}}": "請改欄位的名稱，或對應它們：columns: {{prompt: {asked}}}",
+    "must be {expected}": "必須是 {expected}",
+    "left alone": "不動",
     "not translated yet": "",
 }
 
@@ -68,6 +73,28 @@ def catalogue() -> Catalogue:
         ("final, {every: 5} of two is expected", "最後，{every: 5} 之一"),
         ("at: final, {every: 5} of two is expected, got a list", "at：最後，{every: 5} 之一，卻是清單"),
         ("a is not part of it; b is not part of it", "a 不屬於它；b 不屬於它"),
+        # a key of YAML is copied as it stands, also where it is all that a message says
+        ("columns: a, b", "欄位：a, b"),
+        ("columns: {prompt: q}", None),
+        ("columns: {'prompt': q, completion: a}", None),
+        ("columns: [prompt, completion]", None),
+        ("map them: columns: {prompt: q, completion: a}", None),
+        ("no such file; map them: columns: {prompt: q}", "沒有這個檔案；map them: columns: {prompt: q}"),
+        (
+            "rename the fields, or map them: columns: {prompt: q}",
+            "請改欄位的名稱，或對應它們：columns: {prompt: q}",
+        ),
+        ("left alone, {a: left alone, b: left alone}", None),
+        # a classifier follows a number, not words
+        ("3 conversations", "3 段對話"),
+        ("1,024 conversations", "1,024 段對話"),
+        ("recognised as conversations", None),
+        ("Alpaca conversations", None),
+        # pydantic's list of choices
+        ("must be 'auto' or 'find'", "必須是 'auto' 或 'find'"),
+        ("must be 'a', 'b' or 'c'", "必須是 'a', 'b' 或 'c'"),
+        ("must be 'a', 'b', and 'c'", "必須是 'a', 'b' 和 'c'"),
+        ("must be this or that", "必須是 this or that"),
         ("something that nobody has translated", None),
         ("not translated yet", None),
     ],

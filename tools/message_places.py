@@ -44,6 +44,7 @@ SINKS: dict[str, tuple[int | str, ...]] = {
     "_kinds": (0,),
     "Support": (0, 1, 2, 3),
     "StopCheck": (0, 1, 2, 3),
+    "Check": (2,),
 }
 """Called name -> which arguments a person meets."""
 
@@ -60,6 +61,48 @@ SILENT_ERRORS = {"AssertionError", "NotImplementedError", "KeyError", "IndexErro
 """Raised for programmers: a person meets none of them."""
 
 OTHERS = (
+    # a group of scores in `posttrain exam`
+    "unchanged",
+    # rows of `posttrain model show|convert|export|verify`
+    "files",
+    "weights files",
+    "hashes",
+    "numbers",
+    "shapes",
+    "tokenizer",
+    "answers",
+    "against",
+    "ok",
+    "WRONG",
+    "output",
+    "source",
+    "kind",
+    "architecture",
+    "parameters",
+    "dtype",
+    "tied",
+    "size",
+    "rounding",
+    "chat template",
+    "loads with",
+    "stops",
+    "stops at",
+    "template fingerprint",
+    "weights fingerprint",
+    "base",
+    "virtual tokens",
+    "projection",
+    "model",
+    "layers",
+    "hidden",
+    "positions",
+    "vocabulary",
+    "tied embeddings",
+    "loss mask",
+    "generation markers",
+    "verified prefixes",
+    "yes",
+    "no",
     # typer and rich
     "Usage:",
     "[OPTIONS]",

@@ -7,6 +7,7 @@ are, and a value that is itself a message is translated in turn.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,6 +26,14 @@ SHORT, WORDS = 12, 3
 """In a message with fewer letters of its own, and no colon, an unknown value of more spaces is a sentence of others."""
 THIN = 6
 """A message with fewer letters of its own, not all of them in front, and no mark such as a colon is a thin one."""
+COUNTED = re.compile(r"\{(\w+)\} ?(?:個|段|題|份|項|張|次|種|條|句|筆|格|步|層|輪|遍|件|秒|列(?![出表]))")
+"""A placeholder before a Chinese classifier: only a number stands there."""
+KEY = re.compile(r"(?:^|\s)\w+: ?$")
+"""The end of a literal that reads as a key of YAML where a mapping or a list follows."""
+CODE = re.compile(r"[{\[]\s*[\w'\"]+\s*[:,\]]")
+"""How a mapping or a list in YAML begins."""
+CHOICES = re.compile(r"('[^']*'(?:, '[^']*')*),? (or|and) ('[^']*')")
+"""Words in quotes, to choose from, as pydantic lists them."""
 
 
 class Template(NamedTuple):
@@ -32,7 +41,7 @@ class Template(NamedTuple):
 
     literals: the text before, between and after them; verbatim: the placeholders in quotes; anchor: the longest
     literal, which a text must hold; thin: whether the message has next to no words of its own; short: whether it has
-    few.
+    few; counted: the placeholders that only a number fits.
     """
 
     literals: tuple[str, ...]
@@ -42,6 +51,7 @@ class Template(NamedTuple):
     anchor: str
     thin: bool
     short: bool
+    counted: frozenset[str]
 
     def values(self, text: str) -> dict[str, str] | None:
         """What stands in the text at each placeholder; None where the text is another message."""
@@ -106,7 +116,8 @@ def catalogue_of(pairs: Iterable[tuple[str, str]]) -> Catalogue:
         anchor, own = max(literals, key=len), "".join(literals)
         short = sum(map(str.isalpha, own)) < SHORT and ":" not in own
         thin = short and _thin(literals)
-        templates.append(Template(tuple(literals), tuple(names), quoted, translation, anchor, thin, short))
+        counted = frozenset(COUNTED.findall(translation))
+        templates.append(Template(tuple(literals), tuple(names), quoted, translation, anchor, thin, short, counted))
     templates.sort(key=lambda one: -sum(map(len, one.literals)))
     return Catalogue(exact, templates)
 
@@ -176,11 +187,16 @@ class _Search:
 
         A value is a name, a number or a message within the message. Columns of something else (two spaces) are none of
         these, a place before the message is no part of it, and a thin message is meant only where a value is a number
-        or a message.
+        or a message. Nor is a text this message where it has words for a number, or where its last word is a key of
+        YAML that is to be copied.
         """
         told, meant = {}, not template.thin
-        for name, value in values.items():
+        for (name, value), before in zip(values.items(), template.literals, strict=False):
             bare = value.strip()
+            if name in template.counted and not any(map(str.isdigit, bare)):
+                return None
+            if CODE.match(bare) and KEY.search(before):
+                return None
             if name in template.verbatim or " " not in bare:
                 told[name] = value
                 meant = meant or any(map(str.isdigit, bare))
@@ -191,7 +207,7 @@ class _Search:
             odd = template.thin or placed or "  " in bare or (template.short and bare.count(" ") > WORDS)
             if (known is None and odd) or (several and template.thin):
                 return None
-            told[name] = value if known is None else value.replace(bare, known, 1)
+            told[name] = _chosen(value) if known is None else value.replace(bare, known, 1)
             meant = meant or known is not None
         return told if meant else None
 
@@ -226,7 +242,7 @@ class _Search:
 
     def _row(self, text: str, depth: int) -> str | None:
         """A list with commas whose parts are messages, single words, or a number and its unit."""
-        parts = text.split(", ")
+        parts = _split(text, ", ")
         told = [self.found(part, depth + 1) if " " in part else None for part in parts]
         fits = all(
             one is not None or " " not in part or (part[0].isdigit() and part.count(" ") == 1)
@@ -238,6 +254,26 @@ class _Search:
 
 
 def _cut(text: str, mark: str) -> list[tuple[str, str]]:
-    """Before and after each of the first places of a mark."""
-    parts = text.split(mark)
+    """Before and after each of the first places of a mark, none of them within brackets."""
+    parts = _split(text, mark)
     return [(mark.join(parts[:i]), mark.join(parts[i:])) for i in range(1, min(len(parts), 9))]
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """The parts between marks; what stands in braces or square brackets is code, and one part."""
+    parts, depth = [""], 0
+    for i, part in enumerate(text.split(mark)):
+        if i:
+            if depth > 0:
+                parts[-1] += mark
+            else:
+                parts.append("")
+        parts[-1] += part
+        depth += sum(part.count(one) for one in "{[") - sum(part.count(one) for one in "}]")
+    return parts
+
+
+def _chosen(value: str) -> str:
+    """`'a', 'b' or 'c'` with the word of the language; any other value as it is."""
+    found = CHOICES.fullmatch(value)
+    return value if found is None else f"{found[1]} {'或' if found[2] == 'or' else '和'} {found[3]}"

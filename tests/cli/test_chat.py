@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+from posttrain import language
 from posttrain.cli.chat_display import Columns
 from posttrain.cli.main import build_app, main
 from posttrain.cli.plain import one_line, plain
@@ -77,6 +78,23 @@ def test_a_pipe_is_a_conversation_per_model(asked: list[Prompt], pico_path: Call
     assert len(spoken) == 6
     assert "unknown command /nonsense" in result.stderr
     assert result.stdout.splitlines()[0] == f"{names[0]}: [bold]1[/bold]\\x1b[2J\\u202e"
+
+
+def test_a_pipe_shows_its_questions(
+    asked: list[Prompt], pico_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the answers, which stay alone on stdout; in the user's words, whatever the language."""
+    name = str(pico_path("llama"))
+    plain = chat(name, stdin="no such file\n\ntwo\x1b[31m\n/reset\n")
+    shown = [line for line in plain.stderr.splitlines() if line.startswith(">")]
+    assert shown == ["> no such file", "> two\\x1b[31m"]
+    assert ">" not in plain.stdout
+    assert "> " not in chat(name, "--json", stdin="one\n").stderr
+    language.speak("zh-TW")
+    try:
+        assert "> no such file\n" in chat(name, stdin="no such file\n").stderr
+    finally:
+        language.speak("en")
 
 
 def test_a_pipe_as_json_lines(asked: list[Prompt], pico_path: Callable[[str], Path]) -> None:

@@ -93,7 +93,7 @@ def test_before_and_after_with_what_was_forgotten(
     assert "-0.750" in shown
     assert "worse" in shown
     assert "mmlu: 15 were right and are wrong now, 0 the other way" in shown
-    assert "can.knowledge: -75.0% of what it was" in shown
+    assert "can.knowledge: changed by -75.0 %\n" in shown
 
 
 def test_no_difference_is_called_none(
@@ -140,6 +140,92 @@ def test_nothing_is_better_by_0(difference: float, different: bool, shown: str, 
         language.speak("en")
     words = {"too small to show": "小到看不出來", "better": "較好", "worse": "較差"}
     assert chinese == words.get(verdict, "與運氣無法區分")
+
+
+@pytest.mark.parametrize(
+    ("change", "different", "said", "chinese"),
+    [
+        (-0.5, False, "changed by -50.0 % (not told from chance)", "改變了 -50.0 %（與運氣無法區分）"),
+        (4.553, True, "changed by +455.3 %", "改變了 +455.3 %"),
+        (0.0, False, "unchanged", "沒有改變"),
+        (0.0002, False, "changed by less than 0.1 % (not told from chance)", "改變不到 0.1 %（與運氣無法區分）"),
+    ],
+)
+def test_what_a_group_changed_by(change: float, different: bool, said: str, chinese: str) -> None:
+    """Five answers are no fact: a percentage of a score that was not told from chance says so."""
+    one = Comparison(
+        n=5, headline="acc", score="acc", before=0.5, after=0.25, difference=-0.25, ci95=None, p_value=None,
+        different=different, better=None,
+    )  # fmt: skip
+    drift = {"change": change, "scores": [{"score": "mmlu.acc"}]}
+    assert module._changed(drift, {"mmlu": one}) == said
+    other = {"change": -0.5, "scores": [{"score": "mmlu.length"}]}
+    assert module._changed(other, {"mmlu": one}).endswith("(not told from chance)"), "another score was compared"
+    language.speak("zh-TW")
+    try:
+        assert language.translate(said) == chinese
+    finally:
+        language.speak("en")
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "requests", "english", "chinese"),
+    [
+        (
+            1, 0, "7.2 s, 577 tokens forwarded, 1 shared prefix (saved 40 tokens), 0.61 GiB",
+            "7.2 秒，前向計算 577 個詞元，共用 1 個前綴（省下 40 個詞元），0.61 GiB",
+        ),
+        (
+            3, 1, "7.2 s, 577 tokens forwarded, 3 shared prefixes (saved 40 tokens), 1 request shared none, 0.61 GiB",
+            "7.2 秒，前向計算 577 個詞元，共用 3 個前綴（省下 40 個詞元），1 個請求沒有共用，0.61 GiB",
+        ),
+    ],
+)  # fmt: skip
+def test_what_an_exam_cost_in_both_languages(prefixes: int, requests: int, english: str, chinese: str) -> None:
+    cost = {
+        "wall_s": 7.2, "forwarded_tokens": 577.0, "least_tokens": 0.0, "generated_tokens": 0.0,
+        "shared_prefixes": float(prefixes), "shared_tokens": 40.0, "plain_requests": float(requests),
+        "cost_usd": 0.0, "peak_gib": 0.61,
+    }  # fmt: skip
+    line = module.cost_line(cost)
+    assert line == english
+    language.speak("zh-TW")
+    try:
+        assert language.translate(line) == chinese
+        assert language.translate(f"[1/1] mmlu on good: 1 sample, {line}") == f"[1/1] mmlu，在 good 上：1 題，{chinese}"
+    finally:
+        language.speak("en")
+
+
+def test_a_dry_run_of_an_exam(questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What would be asked of whom; nothing is loaded or written."""
+    (tmp_path / "it.yaml").write_text(CHANGE)
+    words = ["exam", "pocket:chat", "--before", "pocket:base", "--exam", "mmlu=questions.jsonl", "-c", "it.yaml"]
+    words += ["--output", "out", "--dry-run"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-1] == [
+        "model       pocket:chat",
+        "before      pocket:base",
+        "exam        it: 2 items, 2 requests to each",
+        "exam        mmlu: 20 items, 80 requests to each",  # a request per choice
+        "floor       the model before is asked the same in other arithmetic",
+        "output      out",
+    ]
+    assert lines[-1].startswith("time        about ")
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--limit", "1", "--noise-floor", "none", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["models"], told["noise_floor"]) == (["pocket:base", "pocket:chat"], False)
+    assert told["exams"] == [
+        {"exam": "it", "items": 2, "requests": 2},
+        {"exam": "mmlu", "items": 1, "requests": 4},
+    ]
+    assert 0 < told["wall_s"] < 600
+    assert main(["exam", "./nothing", "--exam", "mmlu=questions.jsonl", "--dry-run"]) == 0
+    assert "time        not guessed: ./nothing: " in capsys.readouterr().out
+    assert main(["exam", "pocket:chat", "--exam", "mmlu=nowhere.jsonl", "--dry-run"]) == 3
+    assert main(["exam", "pocket:chat", "--dry-run"]) == 2
 
 
 def test_a_file_of_exams_its_paths_and_overrides(

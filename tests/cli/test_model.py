@@ -52,7 +52,24 @@ def test_tables(adapter: Path, tmp_path: Path, capsys: Capture, monkeypatch: pyt
     assert "merged model" in captured.out
     assert "stored in float32, as its base is (--dtype for another)" in captured.err
     assert main(["model", "verify", str(tmp_path / "out")]) == 0
-    assert "tokenizer      ok    384 tokens for 384 rows" in capsys.readouterr().out
+    assert "tokenizer      ok  384 tokens for 384 rows" in capsys.readouterr().out
+    folder = str(tmp_path / "out")
+    assert main(["model", "show", folder]) == 0
+    shown = {line[:20].strip(): line[20:].strip() for line in capsys.readouterr().out.splitlines()}
+    assert shown.items() >= {"tied embeddings": "yes", "stops at": "<|end|>", "chat template": "yes"}.items()
+    assert f"{int(shown['parameters'].replace(',', '')):,}" == shown["parameters"], "thousands are separated"
+    assert main(["model", "verify", folder, "--language", "zh-TW"]) == 0
+    verified = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in verified] == [
+        [check, "正常"] for check in ("檔案", "權重檔", "雜湊值", "數值", "形狀", "分詞器", "回答")
+    ]
+    assert "1 個檔案裡有 20 個張量，以 F32 儲存" in verified[1]
+    assert main(["model", "export", folder, str(tmp_path / "again"), "--language", "zh-TW"]) == 0
+    exported = [line.split() for line in capsys.readouterr().out.splitlines()]
+    labels = ["輸出", "來源", "種類", "架構", "參數", "數值型別", "共用嵌入", "大小", "捨入", "對話模板", "載入方式"]
+    assert [row[0] for row in exported] == labels
+    assert exported[7][2] == "MiB"
+    assert (exported[6][1], exported[9][1]) == ("有", "有")
     (tmp_path / "out" / "tokenizer.json").write_text("{", encoding="utf-8")
     assert main(["model", "verify", str(tmp_path / "out")]) == 1
     assert "files          WRONG " in capsys.readouterr().out

@@ -63,6 +63,35 @@ def test_help(words: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
     assert run(capsys, *words, "--help")[1] == english, "one language after the other in one process"
 
 
+ALL_VERBS = [
+    [],
+    *([verb] for verb in cli.VERBS),
+    *(["data", one] for one in ("show", "check", "make")),
+    *(["data", "make", one] for one in ("changes", "prompts")),
+    *(["model", one] for one in ("show", "convert", "export", "verify", "pocket")),
+    *(["model", "pocket", one] for one in ("check", "build")),
+]
+
+
+@pytest.mark.parametrize("words", ALL_VERBS, ids=lambda words: " ".join(words) or "posttrain")
+@pytest.mark.parametrize("language_of_help", ["en", "zh-TW"])
+def test_help_cuts_nothing(
+    words: list[str], language_of_help: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rich ends with "…" what does not fit; Chinese, which has no spaces, hardly ever fits a column."""
+    said: dict[int, str] = {}
+    names: dict[int, set[str]] = {}
+    for width in (60, 80, 100, 400):
+        monkeypatch.setenv("COLUMNS", str(width))
+        code, out, _ = run(capsys, *words, "--help", "--language", language_of_help)
+        assert code == 0
+        assert "…" not in out
+        said[width] = "".join(sorted(re.sub(r"[\s│─╭╮╰╯]", "", out)))
+        names[width] = set(re.findall(r"^│ (?:\* )? *(--[\w-]+)", out, flags=re.M))
+    assert said[60] == said[80] == said[100] == said[400], "every letter of a wide terminal is there on a narrow one"
+    assert names[60] == names[80] == names[100] == names[400] >= {"--help"}, "names are whole, to be copied"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -72,6 +72,9 @@ def test_dry_run_writes_nothing(study: Path, capsys: pytest.CaptureFixture[str])
     assert main(["train", str(study / "sft.yaml"), "--dry-run", "--json"]) == 0
     seen = json.loads(capsys.readouterr().out)
     assert (seen["rows"], seen["steps"]) == (6, 3)
+    assert re.search(r"^time        about .+ to .+ on this machine: a guess by arithmetic", out, flags=re.M)
+    # of 3 steps at the arithmetic's most: the step's own 0.02 s, and a machine of a GFLOP/s or more
+    assert 0.06 <= seen["wall_s"] <= 0.06 + 6 * seen["parameters"] * seen["tokens"] / 1e9
     assert list(Path().iterdir()) == []
 
 

@@ -77,6 +77,40 @@ def test_adjusted_by_hand_with_mixed_choices() -> None:
     assert compare(before, after, headline="acc").chance == pytest.approx((1 / 2 + 1 / 5 + 2 / 3) / 4)
 
 
+@pytest.mark.parametrize(
+    ("marks", "rest", "few"),
+    [
+        (([False] * 5, [True] * 5), 0, "too few questions (5)"),
+        (([False, True], [True, True]), 0, "too few questions (2)"),
+        (([False] * 5, [True] * 5), 15, "too few questions differ (5)"),
+        (([False] * 6, [True] * 6), 0, ""),  # six can be told
+        (([False, True] * 4, [True, False] * 4), 0, ""),  # enough differ, and they cancel
+        (([True] * 3, [True] * 3), 0, ""),  # nothing differs
+    ],
+)
+def test_what_no_number_of_questions_could_tell_is_said(
+    marks: tuple[list[bool], list[bool]], rest: int, few: str
+) -> None:
+    """An interval off 0 beside "no difference" is a riddle: five that differ can never reach p < 0.05."""
+    found = compare(answered(marks[0] + [True] * rest), answered(marks[1] + [True] * rest), headline="acc")
+    assert found.too_few == few
+    assert found.changed == sum(a != b for a, b in zip(*marks, strict=True))
+    assert Comparison.from_json(json.loads(json.dumps(found.to_json()))).too_few == few
+
+
+def test_other_words_with_the_same_score_are_said() -> None:
+    """Where a score tells nothing, that most answers are other words than before is still seen."""
+
+    def told(answers: str, choices: int | None = None) -> list[Sample]:
+        return [Sample(str(i), "", "q", a, "t", {"f1": 0.5}, choices=choices) for i, a in enumerate(answers.split(","))]
+
+    before = told("one,two,three,four")
+    note = "3 of 4 answers are other words than before, which this score does not tell"
+    assert compare(before, told("uno,dos,tres,four"), headline="f1").notes == [note]
+    assert compare(before, told("uno,dos,three ,four"), headline="f1").notes == [], "half of them, and one by a space"
+    assert compare(told("A,B,C,D", 4), told("B,A,D,C", 4), headline="f1").notes == [], "a choice has no words"
+
+
 def test_free_answers_have_no_chance() -> None:
     found = compare(answered([True, False]), answered([False, False]), headline="acc")
     assert (found.forgotten_share, found.forgotten_adjusted, found.gained_adjusted, found.chance) == (
@@ -178,9 +212,9 @@ def test_pairs_by_key_and_leaves_disturbed_ones_out() -> None:
     found = compare(before, after, headline="acc")
     assert (found.n, found.unpaired, found.forgotten) == (2, 3, 1)
     assert found.notes == [
-        "1 samples are only in the answers before",
-        "1 samples are only in the answers after",
-        "1 samples have another number of choices after",
+        "1 sample is only in the answers before",
+        "1 sample is only in the answers after",
+        "1 sample has another number of choices after",
     ]
 
 

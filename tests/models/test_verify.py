@@ -66,10 +66,10 @@ def test_shards(pico_path: PicoPath, tmp_path: Path) -> None:
     name, shard = next(iter(given["weight_map"].items()))
     other = next(one for one in given["weight_map"].values() if one != shard)
     index.write_text(json.dumps(given | {"weight_map": given["weight_map"] | {name: other}}))
-    assert f"1 tensors are not in the file that it names: {name}" in wrong(tmp_path)["weights files"]
+    assert f"1 tensor is not in the file that it names: {name}" in wrong(tmp_path)["weights files"]
     del given["weight_map"][name]
     index.write_text(json.dumps(given))
-    assert f"1 tensors of the files are not listed, so they are not loaded: {name}" in wrong(tmp_path)["weights files"]
+    assert f"1 tensor of the files is not listed and not loaded: {name}" in wrong(tmp_path)["weights files"]
     (tmp_path / shard).unlink()
     assert f"{shard} is missing" in wrong(tmp_path)["files"]
 
@@ -133,7 +133,7 @@ def grow(tensors: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (add, "1 tensors of the files have no place in the model: model.layers.7.mlp.up_proj.weight"),
+        (add, "1 tensor of the files has no place in the model: model.layers.7.mlp.up_proj.weight"),
         (take, "the files lack 1 of the model's tensors"),
         (grow, "the model cannot be loaded"),
     ],
@@ -176,7 +176,7 @@ def test_a_token_beyond_the_embedding(saved: Path) -> None:
     loaded = load_model(str(saved), device="cpu")
     loaded.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     loaded.tokenizer.save_pretrained(saved)
-    assert "1 tokens have ids beyond the 384 rows of the embedding: '[PAD]' (384)" in wrong(saved)["tokenizer"]
+    assert "1 token has an id beyond the 384 rows of the embedding: '[PAD]' (384)" in wrong(saved)["tokenizer"]
 
 
 def test_adapters(saved: Path, pico_path: PicoPath, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_gguf_files_and_names(pico_path: PicoPath, tmp_path: Path) -> None:
     checks = found(file)
     assert {key: check.ok for key, check in checks.items()} == {"shapes": True, "tokenizer": False, "answers": True}
     # a token that transformers' converter adds of its own, and that the file has no row for
-    assert "1 tokens have ids beyond the 384 rows of the embedding: '<|endoftext|>' (384)" in checks["tokenizer"].detail
+    assert "1 token has an id beyond the 384 rows of the embedding: '<|endoftext|>' (384)" in checks["tokenizer"].detail
     with pytest.raises(MissingError, match="no such model folder"):
         verify_model(str(tmp_path / "nothing"))
     with pytest.raises(MissingError, match="neither a folder here nor in the local hub cache"):

@@ -27,6 +27,26 @@ def test_several_cells_differ_only_when_each_does() -> None:
     assert mixed.counts == (102, 18, 6, 74)
 
 
+@pytest.mark.parametrize(
+    ("n", "changed", "ci95", "agree", "few"),
+    [
+        (5, 5, (0.03, 0.29), 0, 5),
+        (5, 3, (-0.1, 0.29), 0, 5),
+        (40, 4, (0.03, 0.29), 0, 4),
+        (40, 4, (-0.1, 0.29), 0, None),  # the interval says by itself that nothing is told
+        (40, 12, (0.03, 0.29), 0, None),
+        (40, 12, (0.03, 0.29), 1, None),
+        (40, None, (0.03, 0.29), 0, None),  # written by an older version
+    ],
+)
+def test_too_few_questions_to_tell(
+    n: int, changed: int | None, ci95: tuple[float, float], agree: int, few: int | None
+) -> None:
+    entry = {"n": n, "before": 0.4, "after": 0.55, "difference": 0.15, "ci95": ci95, "different": bool(agree)}
+    compared = read_compare({"held": entry | ({} if changed is None else {"changed": changed})})["held"]
+    assert compared.too_few == few
+
+
 def test_real_differences_in_opposite_directions_are_none() -> None:
     up = dataclasses.replace(ONE, after=0.75, difference=0.15)
     both = pool([ONE, up])

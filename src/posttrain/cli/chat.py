@@ -23,6 +23,7 @@ from posttrain.cli.options import (
     PrecisionOption,
     TrustOption,
     emit,
+    quiet,
     talk,
 )
 from posttrain.cli.plain import plain
@@ -228,6 +229,9 @@ def chat(
         elif command.startswith("/"):
             talk(HELP if command == "/help" else f"unknown command {plain(command)}\n{HELP}")
         else:
+            if not json and not quiet() and not sys.stdin.isatty():
+                # nobody has typed it here; beside the answers, which alone are data, and as it is, no message of ours
+                print(f"\n> {plain(command)}", file=sys.stderr, flush=True)
             _turn(command, turn, json)
 
 

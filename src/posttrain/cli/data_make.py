@@ -96,7 +96,7 @@ def prompts(
         pairs = [p for x in LANGUAGES for p in same_pattern_rows(relation, x, (n + 1) // 2, rng)]
         rows = [{"prompt": prompt, "completion": answer} for prompt, answer in pairs[:n]]
     _write_rows(output, rows)
-    talk(f"{len(rows)} rows in {output}")
+    talk(f"{len(rows)} row{'' if len(rows) == 1 else 's'} in {output}")
     if len(rows) < n:
         talk(f"fewer than {n}: pocket knows no more facts of '{relation}' that locality probes leave alone")
 

@@ -17,6 +17,7 @@ from posttrain.cli.exam_earlier import check_folder, earlier_results, without
 from posttrain.cli.exam_works import shown_works
 from posttrain.cli.options import (
     DownloadOption,
+    DryRunOption,
     JsonOption,
     MismatchOption,
     OutputOption,
@@ -108,6 +109,7 @@ def exam(
         bool, typer.Option("--restart", help="--exam, --tasks: throw away what an earlier start left in --output.")
     ] = False,
     sets: SetOption = None,
+    dry_run: DryRunOption = False,
     precision: PrecisionOption = "auto",
     download: DownloadOption = False,
     trust_remote_code: TrustOption = False,
@@ -122,6 +124,23 @@ def exam(
         raise ConfigError(Problem("posttrain exam", cause, "give --change FILE, --exam KIND[=PATH] or --tasks NAME"))
     if sets and not exams_file:
         raise ConfigError(Problem(f"--set {sets[0]}", "there is no file to override", "--set is for --exams FILE"))
+    if dry_run:
+        from posttrain.cli.exam_dry import dry_run as tell
+        from posttrain.cli.exam_tasks import asked_tasks
+
+        tell(
+            [before, model] if before and before != model else [model],
+            changes=change or [],
+            tasks=asked_tasks(exams or [], exams_file, limit, sets or []) if exams or exams_file else [],
+            harness=tasks,
+            floor=noise_floor != "none",
+            max_new_tokens=max_new_tokens,
+            output=output,
+            offline=not download,
+            trust_remote_code=trust_remote_code,
+            json=json,
+        )
+        return
     if tasks:
         from posttrain.cli.exam_harness import go_offline
 
@@ -245,6 +264,12 @@ def exam(
         )
     if documents and output:
         talk(f"wrote {output / 'results.json'}")
+        answers = "samples.jsonl" if change and not (exams or exams_file or tasks) else "exams/*.jsonl"
+        talk(f"every answer: {output / answers}; as a page, with both models' side by side: posttrain report {output}")
+    elif documents and not json:
+        talk(
+            "no answer was kept: with --output DIR every one is there to be read, and `posttrain report DIR` shows them"
+        )
     if documents and json:
         emit(merged(documents))
 

@@ -86,7 +86,8 @@ def exam_change(
         )
         total, seconds = len(results[one.name].samples), time.perf_counter() - start
         kept = f", {len(done)} of them done before" if done else ""
-        talk(f"[{number}/{len(read)}] {one.name}: {total} probes in {seconds:.1f} s{kept}")
+        probes = f"{total} probe{'' if total == 1 else 's'}"
+        talk(f"[{number}/{len(read)}] {one.name}: {probes} in {seconds:.1f} s{kept}")
     floor = _floor(was, read, noise_floor, cache, output, max_new_tokens=max_new_tokens, match=match)
     if samples and output:
         samples.rewrite({name: result.samples for name, result in results.items()})
@@ -242,13 +243,8 @@ def _print(model: str, before: str, results: dict[str, ExamResult], floor: dict[
         out.print(Text(translate(note)))
     wrong = [(name, s) for name, result in results.items() for s in result.samples if s.ok is False]
     if wrong:
-        out.print(
-            Text(
-                translate(
-                    f"\n{len(wrong)} answers are not as they should be" + (", such as" if len(wrong) > SHOWN else "")
-                )
-            )
-        )
+        are = "answer is not as it" if len(wrong) == 1 else "answers are not as they"
+        out.print(Text(translate(f"\n{len(wrong)} {are} should be" + (", such as" if len(wrong) > SHOWN else ""))))
     for name, sample in _spread(wrong)[:SHOWN]:
         out.print(
             Text(f"  {sample.group}" + (f" ({name})" if len(results) > 1 else "") + f": {one_line(sample.prompt)}")

@@ -77,7 +77,7 @@ def exam_harness(
     if both:
         mend = "give the one of --exams a `name` of its own, or take them in two commands with two --output"
         raise ConfigError(*(Problem(f"--tasks {name}", "an exam of --exam is called so too", mend) for name in both))
-    talk(f"lm-eval: {len(loaded['tasks'])} tasks")
+    talk(f"lm-eval: {len(loaded['tasks'])} task{'' if len(loaded['tasks']) == 1 else 's'}")
     runs: dict[str, Evaluated] = {}
     respondents = {name: load(name) for name in dict.fromkeys((model, before)) if name}
     for name in dict.fromkeys([before, model] if before else [model]):
@@ -142,7 +142,7 @@ def _run(
             key = f"{lm.kept.key}-{content_id(result.signature, settings)}"
             file = SampleFile(folder / "exams" / f"{safe_name(name)}.jsonl", key, restart=True)
             file.rewrite(result.samples)
-    kept = f", {earlier:,} responses were there" if earlier else ""
+    kept = f", {earlier:,} response{' was' if earlier == 1 else 's were'} there" if earlier else ""
     talk(f"{head}: {cost_line(cost)}{kept}")
     return found
 

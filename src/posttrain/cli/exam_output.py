@@ -84,9 +84,12 @@ def cost_line(cost: Mapping[str, float]) -> str:
         parts.append(f"{cost['generated_tokens']:,.0f} generated")
     if cost["shared_prefixes"]:
         saved = f"{cost['shared_tokens']:,.0f} tokens"
-        parts.append(f"{cost['shared_prefixes']:,.0f} prefixes shared, which saved {saved}")
+        shared = f"{cost['shared_prefixes']:,.0f}"
+        one = cost["shared_prefixes"] == 1
+        parts.append(f"{shared} shared prefix{'' if one else 'es'} (saved {saved})")
     if cost["plain_requests"]:
-        parts.append(f"{cost['plain_requests']:,.0f} requests shared none")
+        plain = f"{cost['plain_requests']:,.0f}"
+        parts.append(f"{plain} request{'' if cost['plain_requests'] == 1 else 's'} shared none")
     if cost["cost_usd"]:
         parts.append(f"{cost['cost_usd']:.2f} USD")
     return ", ".join([*parts, f"{cost['peak_gib']:.2f} GiB"])
@@ -199,12 +202,23 @@ def print_results(
                 out.print(Text(f"{name}: {translate(note)}"))
         for group, drift in _drift(was, results).items():
             if drift["change"] is not None:
-                change = f"{drift['change']:+.1%} of what it was"
-                out.print(Text(f"{group}: {translate(change)}"))
+                out.print(Text(f"{group}: {translate(_changed(drift, compared))}"))
     for name, result in results.items():
         out.print(Text(f"\n{name}: {one_line(result.signature, 400)}"))
         for note in result.notes:
             out.print(Text(f"  {one_line(translate(note), 400)}"))
+
+
+def _changed(drift: Mapping[str, Any], compared: Mapping[str, Comparison]) -> str:
+    """A group's relative change; told from chance where a score behind it was compared and is a difference."""
+    change = drift["change"]
+    if change == 0:
+        return "unchanged"
+    told = {f"{name}.{one.score}" for name, one in compared.items() if one.different}
+    by = f"{100 * change:+.1f} %" if abs(change) >= 0.0005 else "less than 0.1 %"
+    if any(entry["score"] in told for entry in drift["scores"]):
+        return f"changed by {by}"
+    return f"changed by {by} (not told from chance)"
 
 
 def _groups(result: TaskResult) -> list[str]:
@@ -258,7 +272,7 @@ def _differences(results: Mapping[str, TaskResult], compared: Mapping[str, Compa
         interval = translate(f"{one.ci95.low:+.3f} to {one.ci95.high:+.3f}") if one.ci95 else ""
         shown = f"{one.difference:+.3f}"
         if not one.different:
-            verdict = "no difference that can be told from chance"
+            verdict = one.too_few or "no difference that can be told from chance"
         elif float(shown) == 0:  # "+0.000 better" would be read as a mistake
             verdict = "too small to show"
         else:

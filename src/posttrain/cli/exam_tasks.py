@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from posttrain.exams.task import Task
     from posttrain.inference.protocol import Respondent
 
-__all__ = ["ExamsFile", "exam_tasks"]
+__all__ = ["ExamsFile", "asked_tasks", "exam_tasks"]
 
 
 class ExamsFile(Config):
@@ -65,7 +65,7 @@ def exam_tasks(
     model; limit: overrides that of each exam; restart: samples on the disk are thrown away; sets: `--set` of the file;
     by_group: print scores of groups, however many.
     """
-    tasks = _tasks(_wanted(exams, exams_file, limit, sets))
+    tasks = asked_tasks(exams, exams_file, limit, sets)
     runs: dict[str, dict[str, TaskResult]] = {}
     # both before one of them is asked for hours: a name may be wrong, and the folder another model's
     respondents = {name: load(name) for name in dict.fromkeys((model, before)) if name}
@@ -77,6 +77,11 @@ def exam_tasks(
     if table:
         print_results(model, runs[model], before, runs.get(before or ""), compared, by_group=by_group)
     return results_document(model, runs[model], before, runs.get(before or ""), compared)
+
+
+def asked_tasks(exams: Sequence[str], exams_file: Path | None, limit: int | None, sets: Sequence[str]) -> list[Task]:
+    """The exams asked for, read; no model is needed for that."""
+    return _tasks(_wanted(exams, exams_file, limit, sets))
 
 
 # ---- what is asked for -------------------------------------------------------------------------------------------
@@ -142,5 +147,6 @@ def _run(respondent: Respondent, tasks: Sequence[Task], folder: Path | None, *, 
         except KeyboardInterrupt as error:
             kept = "the same command goes on where it stopped" if path else "nothing was kept: give --output to go on"
             raise Interrupted(f"{head}: stopped; {kept}") from error
-        talk(f"{head}: {len(results[task.name].samples)} samples, {cost_line(results[task.name].cost)}")
+        count = len(results[task.name].samples)
+        talk(f"{head}: {count} sample{'' if count == 1 else 's'}, {cost_line(results[task.name].cost)}")
     return results

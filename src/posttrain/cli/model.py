@@ -3,6 +3,7 @@ models in the box, measured and rebuilt."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -18,7 +19,9 @@ from posttrain.cli.options import (
     emit,
     talk,
 )
+from posttrain.cli.train import size
 from posttrain.errors import ConfigError, Problem
+from posttrain.language import translate
 
 if TYPE_CHECKING:
     from posttrain.models.convert import StoredDtype
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True)
+NAMES = ("output", "source", "base", "model", "architecture", "kind", "dtype", "loads with")
+"""Rows of a table that hold a name, a folder or a word that is typed."""
+
 pocket = typer.Typer(
     cls=PlainGroup, no_args_is_help=True, help="The models in the box: check what they know, rebuild them."
 )
@@ -128,7 +134,7 @@ def export(
         emit(made._asdict())
         return
     rows = {key.replace("_", " "): value for key, value in made._asdict().items()}
-    _print_table(rows | {"tied": "yes" if made.tied else "no", "rounding": f"{made.rounding:.2%} of outputs' spread"})
+    _print_table(rows | {"rounding": translate(f"{made.rounding:.2%} of outputs' spread")})
 
 
 @app.command(cls=PlainCommand)
@@ -151,7 +157,7 @@ def verify(
         emit({"model": model, "ok": good, "checks": [check._asdict() for check in checks]})
     else:
         words = {True: "ok", False: "WRONG", None: "-"}
-        _print_table({check.check: f"{words[check.ok]:6}{check.detail}" for check in checks})
+        _print_rows((translate(check.check), translate(words[check.ok]), translate(check.detail)) for check in checks)
     if not good:
         raise typer.Exit(1)
 
@@ -227,12 +233,37 @@ def _show_nearest(model: str, k: int, *, json: bool, offline: bool) -> None:
 
 
 def _print_table(rows: dict[str, Any]) -> None:
+    """Labels and values, as people read them."""
+    _print_rows((_label(key), _in_words(key, value)) for key, value in rows.items())
+
+
+def _print_rows(rows: Iterable[tuple[str, ...]]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for key, value in rows.items():
-        table.add_row(key, value if isinstance(value, str) else str(value))
-    console(stderr=False).print(table, markup=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    for column in table.columns:
+        column.overflow = "fold"
+    console(stderr=False).print(table)
+
+
+def _label(key: str) -> str:
+    return translate("size" if key == "gib" else key)
+
+
+def _in_words(key: str, value: Any) -> str:
+    """A value of a table for people; what is a name stays as it is."""
+    if key == "gib":
+        return size(value)
+    if isinstance(value, bool):
+        return translate("yes" if value else "no")
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or translate("nothing")
+    return str(value) if key in NAMES else translate(str(value))
 
 
 @pocket.command(cls=PlainCommand)

@@ -55,7 +55,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file, e.g. optimizer.max_steps=20."),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and how long it takes.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be done and about how long it takes; nothing is done.")
+]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
 DownloadOption = Annotated[
     bool, typer.Option("--download", help="Allow a model or data set to be fetched from the Hugging Face hub.")

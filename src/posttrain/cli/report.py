@@ -63,8 +63,9 @@ def report(
         )
     else:
         if run.exams:
-            talk(f"plain tables of {len(run.exams)} exams: {run_folder / 'tables'}")
-        talk(f"{len(run.cells)} cells ({failed} failed), {size / 1e6:.1f} MB")
+            talk(f"plain tables of {len(run.exams)} exam{'' if len(run.exams) == 1 else 's'}: {run_folder / 'tables'}")
+        cells = len(run.cells)
+        talk(f"{cells} cell{'' if cells == 1 else 's'} ({failed} failed), {size / 1e6:.1f} MB")
         print(path)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from posttrain.cli.guessing import clock, time_line
 from posttrain.cli.options import (
     DownloadOption,
     DryRunOption,
@@ -179,17 +180,20 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     _print(f"exams       {guess.examined_tokens:,} tokens")
     for task in exams.tasks:
         requests = sum(len(item.asks) for item in task.items) * (1 + len(task.perturbations))
-        _print(f"  {task.name}: {len(task.items):,} items, {requests:,} requests each time")
+        _print(
+            f"  {task.name}: {len(task.items):,} item{'' if len(task.items) == 1 else 's'}, "
+            f"{requests:,} request{'' if requests == 1 else 's'} each time"
+        )
     if _train(cells):
         kept = {"none": NONE_KEPT, "final": "of the end of each cell", "all": "all are kept"}
         _print(f"weights     {kept[config.keep]}")
     _print(f"disk        {_size(guess.disk_gib)}")
     if known:
-        _print(f"finished    {known} cells have results; those whose inputs are unchanged are kept")
+        have = "cell has" if known == 1 else "cells have"
+        _print(f"finished    {known} {have} results; what has the same inputs is kept")
         _print(f"time        about {clock(left_s)} for the other {waiting}, by what these took")
     else:
-        low, high = clock(guess.wall_s / 3), clock(3 * guess.wall_s)
-        _print(f"time        about {low} to {high} on this machine: a guess by arithmetic; loading is not counted")
+        _print(time_line(guess.wall_s))
 
 
 def _print(line: str) -> None:
@@ -204,7 +208,7 @@ def _listed(cells: Sequence[Cell]) -> list[str]:
     for cell in cells:
         line = f"{cell.model} | {cell.method.label}"
         counts[line] = counts.get(line, 0) + 1
-    return [f"{line}: {count} cells" for line, count in counts.items()]
+    return [f"{line}: {count} cell{'' if count == 1 else 's'}" for line, count in counts.items()]
 
 
 def _size(gib: float) -> str:
@@ -251,16 +255,6 @@ def _weights(config: Study, outcome: Outcome, folder: Path) -> list[str]:
         lines.append(f"        and {len(kept) - LISTED_MODELS} more, in the same place of their cells")
     trained = any(result.status == "done" and result.cost.get("steps") for result in outcome.results)
     return lines or ([f"model:  {NONE_KEPT}"] if config.keep == "none" and trained else [])
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 42 s, 3 min 05 s or 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 class Watcher:

@@ -99,11 +99,17 @@ def _say_again(error: typer.TyperException) -> NoReturn:
 
 
 def _titles() -> None:
-    """typer's own titles; set in English too, so that one process may speak one language after the other."""
+    """typer's own titles; set in English too, so that one process may speak one language after the other.
+
+    And its tables, which would cut what does not fit.
+    """
     from typer import rich_utils
 
-    for name, english in TITLES.items():
-        setattr(rich_utils, name, translate(english))
+    from posttrain.cli.help_table import HelpTable
+
+    ours = {"Table": HelpTable, **{name: translate(english) for name, english in TITLES.items()}}
+    for name, value in ours.items():
+        setattr(rich_utils, name, value)
 
 
 def _usage(line: str) -> str:

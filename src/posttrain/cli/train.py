@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posttrain import registry
+from posttrain.cli.guessing import time_line
 from posttrain.cli.options import (
     ColumnsOption,
     DownloadOption,
@@ -27,6 +28,7 @@ from posttrain.language import translate
 
 if TYPE_CHECKING:
     from posttrain.training.config import TrainConfig
+    from posttrain.training.preview import Preview
 
 __all__ = ["train"]
 
@@ -78,8 +80,9 @@ def train(
         from posttrain.training.preview import preview
 
         seen = preview(config, base=base, say=talk)
+        wall_s = _wall_s(config, seen)
         if json:
-            emit(seen._asdict())
+            emit({**seen._asdict(), "wall_s": wall_s})
             return
         for line in (
             f"rows        {seen.rows:,} with {seen.row_tokens:,} tokens"
@@ -91,6 +94,7 @@ def train(
             f"precision   {seen.precision}",
             f"disk        {size(seen.disk_gib)} at most: {size(seen.model_gib)} for the result, "
             f"{size(seen.checkpoint_gib)} per checkpoint",
+            time_line(wall_s),
             f"output      {folder}",
         ):
             print(translate(line))
@@ -128,6 +132,16 @@ def train(
             print(folder / "model")
         made = quoted(str(folder / "model"))
         talk(f"try it: posttrain {f'chat {made}' if chats(config) else f'predict {made} FILE'}")
+
+
+def _wall_s(config: TrainConfig, seen: Preview) -> float:
+    """A guess at the seconds of a run, its search for a learning rate included."""
+    from posttrain.studies.estimate import flops_per_s, training_s
+    from posttrain.training.rates import TRIES
+
+    tries = TRIES if seen.learning_rate is None else 0
+    tokens = seen.tokens + tries * seen.tokens // max(seen.steps, 1)
+    return training_s(seen.parameters, tokens, seen.steps + tries, flops_per_s())
 
 
 def rate_line(config: TrainConfig, rate: float | None) -> str:

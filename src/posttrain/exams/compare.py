@@ -32,14 +32,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
-from posttrain.exams.statistics import Interval, mcnemar, paired_bootstrap, wilson
+from posttrain.exams.statistics import FEWEST, Interval, mcnemar, paired_bootstrap, wilson
 from posttrain.exams.task import Sample
 
 __all__ = ["Comparison", "Quadrants", "compare", "quadrants"]
 
 SIGNIFICANT = 0.05
-FEWEST = 6
-"""With fewer differing pairs no exact test can reach 0.05: five on one side have 2 * 0.5^5 = 0.0625."""
 
 
 class Quadrants(NamedTuple):
@@ -63,7 +61,7 @@ class Comparison:
     kept_right ... kept_wrong: counts; forgotten_share, gained_share: of all n, with Wilson intervals; *_adjusted: the
     module's chance-adjusted estimates (None where no sample has `choices`), which may be below 0; chance: accuracy of
     guessing, where every sample has `choices`. unpaired: samples (originals) that only one side has, or whose number of
-    choices differs.
+    choices differs. changed: pairs whose score is another after; with fewer than `FEWEST` nothing can be told.
     """
 
     n: int
@@ -89,8 +87,20 @@ class Comparison:
     gained_adjusted: float | None = None
     chance: float | None = None
     unpaired: int = 0
+    changed: int | None = None
     notes: list[str] = field(default_factory=list)
     """What a reader has to know: samples not paired, another score than the headline."""
+
+    @property
+    def too_few(self) -> str:
+        """Why no difference could be told whatever the model said; empty where one could, or nothing is different."""
+        if self.different or not self.difference:
+            return ""
+        if self.n < FEWEST:
+            return f"too few questions ({self.n})"
+        certain = self.ci95 is not None and not self.ci95.low <= 0 <= self.ci95.high
+        few = certain and self.changed is not None and self.changed < FEWEST
+        return f"too few questions differ ({self.changed})" if few else ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -136,12 +146,16 @@ def compare(
     forgotten = sum(bool(a.correct and not b.correct) for a, b in pairs) if marked else 0
     gained = sum(bool(b.correct and not a.correct) for a, b in pairs) if marked else 0
     p_value = mcnemar(forgotten, gained) if marked else None
+    changed = sum(a != b for a, b in values)
     different = (
         interval is not None
         and not interval.low <= 0 <= interval.high
-        and sum(a != b for a, b in values) >= FEWEST
+        and changed >= FEWEST
         and (p_value is None or p_value < SIGNIFICANT)
     )
+    reworded = sum(a.answer.split() != b.answer.split() for a, b in pairs if a.choices is None)
+    if not different and 2 * reworded > len(pairs):
+        notes.append(f"{reworded} of {len(pairs)} answers are other words than before, which this score does not tell")
     return Comparison(
         n=n,
         headline=headline,
@@ -156,6 +170,7 @@ def compare(
         higher_is_better=higher_is_better,
         **(_forgetting(pairs, forgotten, gained) if marked else {}),
         unpaired=unpaired,
+        changed=changed,
         notes=notes,
     )
 
@@ -177,11 +192,11 @@ def _paired(before: Sequence[Sample], after: Sequence[Sample]) -> tuple[list[tup
     changed = len(old.keys() & new.keys()) - len(pairs)
     notes = []
     if only_old:
-        notes.append(f"{only_old} samples are only in the answers before")
+        notes.append(f"{only_old} sample{' is' if only_old == 1 else 's are'} only in the answers before")
     if only_new:
-        notes.append(f"{only_new} samples are only in the answers after")
+        notes.append(f"{only_new} sample{' is' if only_new == 1 else 's are'} only in the answers after")
     if changed:
-        notes.append(f"{changed} samples have another number of choices after")
+        notes.append(f"{changed} sample{' has' if changed == 1 else 's have'} another number of choices after")
     return pairs, only_old + only_new + changed, notes
 
 

@@ -432,8 +432,10 @@ def _cost_notes(cost: Mapping[str, float], usage: Usage, samples: Sequence[Sampl
     if cut:
         yield f"{cut} of {len(samples)} samples have an answer cut at max_new_tokens"
     if cost["truncated"]:
-        yield f"{cost['truncated']:.0f} requests were longer than the model's context and were cut on the left"
+        were = "request was" if cost["truncated"] == 1 else "requests were"
+        yield f"{cost['truncated']:.0f} {were} longer than the model's context and cut on the left"
     if cost["plain_requests"]:
-        yield f"{cost['plain_requests']:.0f} requests shared no prefix: {usage.plain_reason}"
+        plain = f"{cost['plain_requests']:.0f} request{'' if cost['plain_requests'] == 1 else 's'}"
+        yield f"{plain} shared no prefix: {usage.plain_reason}"
     if earlier:
         yield f"{earlier} of {len(samples)} samples were there already; time and tokens are of the others"

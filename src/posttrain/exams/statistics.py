@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "FEWEST",
     "Interval",
     "bootstrap_over_changes",
     "cohen_kappa",
@@ -27,6 +28,8 @@ __all__ = [
     "wilson",
 ]
 
+FEWEST = 6
+"""With fewer differing pairs no exact test can reach 0.05: five on one side have 2 * 0.5^5 = 0.0625."""
 Z95 = 1.959963984540054
 """The 97.5 % point of the standard normal distribution."""
 CHUNK = 1 << 22

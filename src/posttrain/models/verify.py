@@ -91,7 +91,7 @@ def _files(folder: Path) -> str:
     if not tokenizer and base is None:
         raise PosttrainError(Problem(str(folder), "no tokenizer: tokenizer.json is missing", "copy its files, too"))
     count = sum(path.is_file() for path in folder.iterdir())
-    return f"{count} files" + ("" if tokenizer else "; the tokenizer is the base's")
+    return f"{count} file{'' if count == 1 else 's'}" + ("" if tokenizer else "; the tokenizer is the base's")
 
 
 def _weights(folder: Path) -> Check | str:
@@ -105,14 +105,20 @@ def _weights(folder: Path) -> Check | str:
         where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         wrong = [name for name, shard in where.items() if name not in found.get(shard, {})]
         if wrong:
-            cause = f"{len(wrong)} tensors are not in the file that it names: {_few(wrong)}"
+            are = "tensor is" if len(wrong) == 1 else "tensors are"
+            cause = f"{len(wrong)} {are} not in the file that it names: {_few(wrong)}"
             raise PosttrainError(Problem(str(index), cause, "copy the model again"))
         lost = [name for shard in set(where.values()) for name in found[shard] if name not in where]
         if lost:
-            cause = f"{len(lost)} tensors of the files are not listed, so they are not loaded: {_few(lost)}"
+            are_lost = "tensor of the files is" if len(lost) == 1 else "tensors of the files are"
+            cause = f"{len(lost)} {are_lost} not listed and not loaded: {_few(lost)}"
             raise PosttrainError(Problem(str(index), cause, "copy the model again"))
     kinds = sorted({tensor.dtype for tensors in found.values() for tensor in tensors.values()})
-    return f"{sum(map(len, found.values()))} tensors in {len(paths)} files, stored as {', '.join(kinds)}"
+    tensors, files = sum(map(len, found.values())), len(paths)
+    return (
+        f"{tensors} tensor{'' if tensors == 1 else 's'} in {files} file{'' if files == 1 else 's'}, "
+        f"stored as {', '.join(kinds)}"
+    )
 
 
 def _hashes(folder: Path) -> Check | str:
@@ -126,7 +132,7 @@ def _hashes(folder: Path) -> Check | str:
         parts = [(lacking, "missing"), (changed, "changed since it was saved")]
         text = "; ".join(f"{_few(names)}: {what}" for names, what in parts if names)
         raise PosttrainError(Problem(str(folder / NOTES_FILE), text, "copy the model again"))
-    return f"{len(noted)} files are as they were saved"
+    return f"{len(noted)} {'file is as it was' if len(noted) == 1 else 'files are as they were'} saved"
 
 
 def _numbers(folder: Path) -> Check | str:
@@ -167,7 +173,8 @@ def _loaded(name: str, folder: Path, against: str | None, offline: bool) -> Iter
         yield from (Check(check, None, "not asked: shapes failed") for check in rest)
         return
     if spare:
-        yield Check("shapes", False, f"{len(spare)} tensors of the files have no place in the model: {_few(spare)}")
+        have = "tensor of the files has" if len(spare) == 1 else "tensors of the files have"
+        yield Check("shapes", False, f"{len(spare)} {have} no place in the model: {_few(spare)}")
     else:
         count = sum(p.numel() for p in loaded.model.parameters())
         yield Check("shapes", True, f"{count:,} parameters, as the configuration says")
@@ -196,7 +203,7 @@ def _spare(folder: Path) -> list[str]:
     return sorted(report["unexpected_keys"])
 
 
-def _tokenizer(name: str, loaded: Any, offline: bool) -> str:
+def _tokenizer(name: str, loaded: Any, offline: bool) -> Check | str:
     """Every id that the tokenizer gives, and every id that stops, has a row in the embedding."""
     from peft import PeftModel
 
@@ -208,7 +215,8 @@ def _tokenizer(name: str, loaded: Any, offline: bool) -> str:
     beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
     if beyond:
         shown = _few([f"{token!r} ({i})" for token, i in sorted(beyond.items(), key=lambda pair: pair[1])])
-        cause = f"{len(beyond)} tokens have ids beyond the {rows} rows of the embedding: {shown}"
+        have = "token has an id" if len(beyond) == 1 else "tokens have ids"
+        cause = f"{len(beyond)} {have} beyond the {rows} rows of the embedding: {shown}"
         mend = "take the tokenizer that belongs to the weights, or resize the embedding (resize_token_embeddings)"
         raise PosttrainError(Problem(name, cause, mend))
     stops = stop_ids(name, tokenizer, offline=offline)
@@ -238,7 +246,7 @@ def _answers(loaded: Any) -> Check | str:
     return "a forward pass gives finite numbers"
 
 
-def _against(loaded: Any, other: str, offline: bool) -> str:
+def _against(loaded: Any, other: str, offline: bool) -> Check | str:
     """The same model as another: tensors one by one, and what both say."""
     import torch
 
@@ -253,6 +261,8 @@ def _against(loaded: Any, other: str, offline: bool) -> str:
     one = dict(loaded.model.named_parameters(remove_duplicate=False))
     two = dict(theirs.model.named_parameters(remove_duplicate=False))
     both = [key for key in one if key in two and one[key].shape == two[key].shape]
+    # a matrix that is the embedding and the output head has two names, and is one tensor of the file
+    both = list({(id(one[key]), id(two[key])): key for key in reversed(both)}.values())[::-1]
     moved = [key for key in both if not torch.equal(one[key].detach().float(), two[key].detach().float())]
     alone = sorted(set(one) ^ set(two)) + [k for k in one if k in two and one[k].shape != two[k].shape]
     if isinstance(loaded.model, PeftModel) or isinstance(theirs.model, PeftModel):

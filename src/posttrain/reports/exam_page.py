@@ -277,6 +277,8 @@ def _verdict(compared: Compared, exam: ExamInfo) -> Verdict:
     tiny = kind == "same" and compared.different
     if compared.cells > 1 and 0 < compared.agree < compared.cells:
         word = say("exams.some", k=compared.agree, n=compared.cells)
+    elif compared.too_few is not None:
+        word = say("exams.few" if compared.n == compared.too_few else "exams.few_differ", n=compared.too_few)
     else:
         word = say("exams.tiny" if tiny else f"exams.{kind}")
     interval = ""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from posttrain.exams.statistics import FEWEST
 from posttrain.reports import numbers
 
 __all__ = [
@@ -89,7 +90,8 @@ class Compared:
 
     counts: by quadrant, None where nothing is right or wrong; adjusted: (forgotten, gained) as shares with what
     guessing alone would give taken off; cells, agree: how many cells were pooled and in how many of them the difference
-    is one in the direction of the mean; score: what was compared where it is not the headline itself.
+    is one in the direction of the mean; score: what was compared where it is not the headline itself; changed: pairs
+    whose score is another after, of one cell.
     """
 
     n: int
@@ -105,6 +107,17 @@ class Compared:
     notes: tuple[str, ...] = ()
     cells: int = 1
     agree: int = 0
+    changed: int | None = None
+
+    @property
+    def too_few(self) -> int | None:
+        """Of one cell with so few questions, or so few that differ, that no difference could be told: how many."""
+        if self.cells > 1 or self.agree or not self.difference:
+            return None
+        if self.n < FEWEST:
+            return self.n
+        certain = self.ci95 is not None and not self.ci95[0] <= 0 <= self.ci95[1]
+        return self.changed if certain and self.changed is not None and self.changed < FEWEST else None
 
     @property
     def different(self) -> bool:
@@ -228,6 +241,7 @@ def read_compare(node: Any) -> dict[str, Compared]:
             score=str(entry.get("score") or ""),
             notes=tuple(map(str, entry.get("notes") or ())),
             agree=int(bool(entry.get("different"))),
+            changed=None if (changed := _number(entry.get("changed"))) is None else int(changed),
         )
     return found
 

@@ -24,7 +24,7 @@ from posttrain.studies.methods.train import TrainMethodConfig
 from posttrain.studies.plan import Cell, find_model
 from posttrain.training.rates import TRIES
 
-__all__ = ["Estimate", "by_finished", "estimate"]
+__all__ = ["Estimate", "by_finished", "estimate", "exam_s", "flops_per_s", "training_s"]
 
 STEP_OVERHEAD_S = 0.02
 """Per optimiser step, beside the arithmetic: Python, the optimiser's small kernels (pocket, 2 cores)."""
@@ -68,6 +68,16 @@ def flops_per_s() -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
+
+
+def training_s(parameters: int, tokens: int, steps: int, speed: float) -> float:
+    """Seconds to train on so many tokens in so many steps; speed: of `flops_per_s`."""
+    return 6 * parameters * tokens / (speed * EFFICIENCY) + steps * STEP_OVERHEAD_S
+
+
+def exam_s(parameters: int, tokens: int, calls: int, speed: float) -> float:
+    """Seconds to read and write so many tokens in so many batches of answers."""
+    return 2 * parameters * tokens / (speed * EFFICIENCY) + calls * ANSWER_TOKENS * TOKEN_OVERHEAD_S + 0.1
 
 
 def parameters_of(model: str, *, download: bool = False, trust_remote_code: bool = False) -> int:
@@ -135,10 +145,6 @@ def estimate(study: Study, cells: Sequence[Cell], tasks: Sequence[Task] = (), ba
     work_of_tasks = [task_work(task) for task in tasks]
     samples = sum(len(task.items) * (1 + len(task.perturbations)) for task in tasks)
 
-    def exam(parameters: int, read: int, written: int, calls: int) -> float:
-        arithmetic = 2 * parameters * (read + written) / (speed * EFFICIENCY)
-        return arithmetic + calls * ANSWER_TOKENS * TOKEN_OVERHEAD_S + 0.1
-
     for cell in cells:
         first = cell.model not in sizes
         if first:
@@ -162,12 +168,12 @@ def estimate(study: Study, cells: Sequence[Cell], tasks: Sequence[Task] = (), ba
         unasked = (cell.model, cell.change_name) not in known_before  # the model before answers once for all methods
         known_before.add((cell.model, cell.change_name))
         examined += (times + unasked) * asked + (times + first) * (read + written)
-        wall_s += (times + unasked) * exam(parameters, asked, 0, 1) if probes else 0.0
-        wall_s += (times + first) * exam(parameters, read, written, len(tasks)) if tasks else 0.0
+        wall_s += (times + unasked) * exam_s(parameters, asked, 1, speed) if probes else 0.0
+        wall_s += (times + first) * exam_s(parameters, read + written, len(tasks), speed) if tasks else 0.0
         searching = searched(cell) * work.tokens // max(work.steps, 1)
         trained += work.tokens + searching
         steps = work.steps + searched(cell)
-        wall_s += 6 * parameters * (work.tokens + searching) / (speed * EFFICIENCY) + steps * STEP_OVERHEAD_S
+        wall_s += training_s(parameters, work.tokens + searching, steps, speed)
         replay, key = replay_tokens(cell, base or Path())
         if key not in known_replays:
             known_replays.add(key)

@@ -249,7 +249,8 @@ class _Run:
         self._write_results()
         self.outcome.skipped += kept
         if kept:
-            self.watcher.say(f"{kept} cells were done before and are kept")
+            were = "cell was done before and is" if kept == 1 else "cells were done before and are"
+            self.watcher.say(f"{kept} {were} kept")
         return waiting
 
     def _hashes(self, cell: Cell, bench: Bench) -> Hashes:

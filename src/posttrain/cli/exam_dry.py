@@ -1,0 +1,115 @@
+"""`posttrain exam --dry-run`: what would be asked of which models, and about how long it takes; nothing is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from posttrain.cli.guessing import time_line
+from posttrain.cli.options import emit
+from posttrain.errors import PosttrainError
+from posttrain.language import shown, translate
+
+if TYPE_CHECKING:
+    from posttrain.exams.task import Task
+
+__all__ = ["dry_run"]
+
+
+class Asked(NamedTuple):
+    """An exam: its items, the requests to one model, the characters that are read and the tokens that are written."""
+
+    name: str
+    items: int
+    requests: int
+    characters: int
+    written: int
+    sample: tuple[str, ...]
+
+
+def dry_run(
+    models: Sequence[str],
+    *,
+    changes: Sequence[str],
+    tasks: Sequence[Task],
+    harness: str | None,
+    floor: bool,
+    max_new_tokens: int,
+    output: Path | None,
+    offline: bool,
+    trust_remote_code: bool,
+    json: bool,
+) -> None:
+    """Print it. models: the model, and the one before where it is named; floor: the noise floor is examined as well."""
+    asked = [*_changes(changes, max_new_tokens), *(_task(task) for task in tasks)]
+    times = len(models) + (1 if floor and changes else 0)
+    problems: list[str] = []
+    wall_s: float | None = None
+    try:
+        if asked:
+            wall_s = _guess(models[-1], asked, times, offline=offline, trust_remote_code=trust_remote_code)
+    except PosttrainError as error:
+        problems.append(shown(error))
+    if json:
+        rows = [{"exam": one.name, "items": one.items, "requests": one.requests} for one in asked]
+        emit({"models": list(models), "exams": rows, "tasks": harness, "noise_floor": floor, "wall_s": wall_s})
+        return
+    _print(f"model       {models[-1]}")
+    for name in models[:-1]:
+        _print(f"before      {name}")
+    for one in asked:
+        items = f"{one.items:,} item{'' if one.items == 1 else 's'}"
+        _print(f"exam        {one.name}: {items}, {one.requests:,} request{'' if one.requests == 1 else 's'} to each")
+    if harness:
+        _print(f"lm-eval     {harness}: counted when its data is loaded")
+    if floor and changes:
+        _print("floor       the model before is asked the same in other arithmetic")
+    if output:
+        _print(f"output      {output}")
+    if wall_s is not None:
+        _print(time_line(wall_s))
+    for unknown in problems:
+        _print(f"time        not guessed: {unknown}")
+
+
+def _print(line: str) -> None:
+    print(translate(line))
+
+
+def _changes(patterns: Sequence[str], max_new_tokens: int) -> list[Asked]:
+    from posttrain.config.change import load_changes
+    from posttrain.studies.estimate import ANSWER_TOKENS
+
+    if not patterns:
+        return []
+    found = []
+    for change in load_changes(patterns, Path.cwd(), place="--change"):
+        probes = tuple(question.question for _, _, question in change.probes())
+        written = len(probes) * min(max_new_tokens, ANSWER_TOKENS)
+        found.append(Asked(change.name, len(probes), len(probes), sum(map(len, probes)), written, probes))
+    return found
+
+
+def _task(task: Task) -> Asked:
+    from posttrain.studies.estimate import task_work
+
+    characters, written = task_work(task)
+    requests = sum(len(item.asks) for item in task.items) * (1 + len(task.perturbations))
+    sample = tuple(item.question for item in task.items[:100] if item.question)
+    return Asked(task.name, len(task.items), requests, characters, written, sample)
+
+
+def _guess(model: str, asked: Sequence[Asked], times: int, **how: Any) -> float:
+    """Seconds, from the model's configuration and how its tokenizer cuts the questions."""
+    from posttrain.models.load import load_tokenizer
+    from posttrain.studies.estimate import exam_s, flops_per_s, parameters_of
+
+    offline, trust = how["offline"], how["trust_remote_code"]
+    parameters = parameters_of(model, download=not offline, trust_remote_code=trust)
+    tokenizer = load_tokenizer(model, offline=offline, trust_remote_code=trust)
+    sample = [text for one in asked for text in one.sample][:500]
+    tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False)["input_ids"]) if sample else 1
+    per_character = tokens / max(sum(map(len, sample)), 1)
+    speed = flops_per_s()
+    return times * sum(exam_s(parameters, round(a.characters * per_character) + a.written, 1, speed) for a in asked)
