@@ -87,3 +87,33 @@ full       0.250      –
 
 def test_exams_stand_beside_the_untouched_model() -> None:
     assert text_table(EXAMS, 80) == GOLDEN_EXAMS
+
+
+def beside(n: int, score: float, floor: float, p_value: float, *, below: bool, testable: bool) -> dict[str, float]:
+    return {"n": n, "score": score, "floor": floor, "p_value": p_value, "below": below, "testable": testable}
+
+
+def with_floor(unrelated: dict[str, float]) -> dict[str, object]:
+    scores = {"reliability": 1.0, "locality.same_pattern": 0.1, "locality.unrelated": unrelated["score"]}
+    cells = [{"model": "m", "method": "lora", "change": c, "status": "done", "scores": scores} for c in "abcd"]
+    pattern = beside(40, 0.1, 1.0, 0.0001, below=True, testable=True)
+    row = {"model": "m", "method": "lora", "checkpoint": "final", "scores": scores, "ci95": {}, "n": {}}
+    floor = {"locality.same_pattern": pattern, "locality.unrelated": unrelated}
+    return {"study": "s", "cells": cells, "summary": [{**row, "floor": floor}]}
+
+
+def test_what_too_few_questions_cannot_tell_has_a_sign_of_its_own() -> None:
+    few = beside(4, 0.25, 1.0, 0.25, below=False, testable=False)
+    shown = text_table(with_floor(few), 160)
+    assert "10↓" in shown
+    assert "25?" in shown
+    assert "no loss is shown." in shown
+    assert "? kept less than the noise floor, with too few questions to tell" in shown
+    assert "is no loss" not in shown
+    assert "問題太少，無法判斷" in text_table(with_floor(few), 100, language="zh-TW")
+    old = {key: value for key, value in few.items() if key != "testable"}  # a file of an earlier posttrain
+    assert "25?" in text_table(with_floor(old), 100)
+    enough = beside(40, 0.9, 1.0, 0.125, below=False, testable=True)
+    shown = text_table(with_floor(enough), 100)
+    assert "90 " in shown
+    assert "?" not in shown

@@ -33,6 +33,8 @@ def exam_notes(run: Run) -> Iterator[Message]:
         yield say("scores.leak")
     if any(row.floor for row in run.rows):
         yield say("scores.floor")
+    if any(row.unsure(key) for row in run.shown for key in row.floor):
+        yield say("scores.unsure")
 
 
 def words(run: Run) -> list[Message]:

@@ -66,6 +66,7 @@ class Shown(NamedTuple):
     attributes: Markup = Markup()
     group: str = ""
     below: bool = False
+    unsure: bool = False
 
 
 class Line(NamedTuple):
@@ -368,6 +369,7 @@ def _shown(row: Row, head: Head) -> Shown:
         attributes=attribute(LANGUAGES[0], title=title),
         group=key if head.column.group in EXAM_GROUPS else "",
         below=row.below(key),
+        unsure=row.unsure(key),
     )
 
 

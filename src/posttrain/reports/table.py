@@ -35,6 +35,8 @@ SHOWN: tuple[str, ...] = (
 
 BELOW = "↓"
 """Beside a locality score that is below the noise floor by a paired test."""
+UNSURE = "?"
+"""Beside one that fell over so few questions that no test could call it a loss."""
 
 
 def text_table(results: Mapping[str, Any], width: int = 100, *, language: str = "en") -> str:
@@ -79,7 +81,8 @@ def _value(row: Row, key: str) -> str:
         return numbers.amount(row.cost[key]) if key in row.cost else numbers.MISSING
     if key not in row.scores:
         return numbers.MISSING
-    return numbers.score_text(key, row.scores[key]) + (BELOW if row.below(key) else "")
+    sign = BELOW if row.below(key) else UNSURE if row.unsure(key) else ""
+    return numbers.score_text(key, row.scores[key]) + sign
 
 
 def _column(values: Sequence[float | None]) -> list[str]:
@@ -128,6 +131,8 @@ def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence
         remarks.append(text(best, language))
     if any(row.floor for row in rows):
         remarks.append(text(say("table.below", mark=BELOW), language))
+    if any(row.unsure(key) for row in rows for key in row.floor):
+        remarks.append(text(say("table.unsure", mark=UNSURE), language))
     failed = [cell for cell in results["cells"] if cell.get("status", "done") != "done"]
     if failed:
         names = ", ".join(f"{cell['method']}/{cell['change']}" for cell in failed[:5]) + (
