@@ -204,7 +204,8 @@ KINDS = ("seen.kept", "seen.within_floor", "seen.too_few", "seen.worn", "seen.lo
 
 
 def _elsewhere(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
-    """Kept, no loss shown, too few to tell, worn, lost: one sentence each. Groups that are so for the same methods stand together in it."""
+    """Kept, no loss shown, too few to tell, worn, lost: one sentence each. Groups that are so for the same methods
+    stand together in it."""
     for said in KINDS:
         by_group: dict[str, list[Row]] = {}
         for group in LOCALITY_REST:
