@@ -345,3 +345,14 @@ def test_text_can_be_read_in_light_in_dark_and_in_print() -> None:
         assert contrast(shade["new-ink"], shade["new"]) >= 4.5, name
     pale = [c for c in COLOURS if min(contrast(c, light["paper"]), contrast(c, dark["paper"])) < 2]
     assert pale == []
+
+
+def test_the_page_says_which_methods_are_over_fewer_changes(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, changes=6, methods=("full", "lora"), fail=tuple(("lora", i) for i in range(4)))
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "This study brought 2 to 6 changes about" in page
+    assert "Per cent, averaged over 2 to 6 changes;" in page
+    assert "of 6 changes: <code>lora</code> 2." in page
+    whole = write_report(make_run(tmp_path / "whole", changes=3)).read_text(encoding="utf-8")
+    assert "Per cent, averaged over 3 changes;" in whole
+    assert "Not all over the same changes" not in whole

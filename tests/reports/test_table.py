@@ -20,20 +20,21 @@ RESULTS = {
 }  # fmt: skip
 
 GOLDEN = """\
-demo: per cent over 2 change(s); drift in nats per token
+demo: per cent over 1 to 2 changes; drift in nats per token
 
 method     reliab.  rephrase  pattern  leak  s/cell
 ───────────────────────────────────────────────────
 full           100        50        5    70       3
 重播 self      100       100       80     –       3
 
+Not all over the same changes, so not to be held against each other number by number; of 2 changes: 重播 self 1.
 Fewer than 5 changes: no best trade-off is named.
 1 cell(s) failed: 重播 self/b
 """
 
 
 def test_golden() -> None:
-    assert text_table(RESULTS, 80) == GOLDEN
+    assert text_table(RESULTS, 130) == GOLDEN
 
 
 @pytest.mark.parametrize("width", [40, 55, 80, 200])
@@ -117,3 +118,39 @@ def test_what_too_few_questions_cannot_tell_has_a_sign_of_its_own() -> None:
     shown = text_table(with_floor(enough), 100)
     assert "90\n" in shown
     assert "?" not in shown
+
+
+def test_averages_over_different_changes_say_so() -> None:
+    """`run --changes 2`, then `run --changes 6 --only full`: five changes are not shared, so nobody is the best."""
+    scores = {"reliability": 1.0, "locality.same_pattern": 0.5}
+    cells = [
+        {"model": "m", "method": method, "change": f"c{i}", "status": "done", "scores": scores}
+        for method, n in (("prompt", 2), ("full", 6), ("lora", 2))
+        for i in range(n)
+    ]
+    shown = text_table({"study": "s", "cells": cells}, 140)
+    assert shown.startswith("s: per cent over 2 to 6 changes; ")
+    assert "not to be held against each other number by number; of 6 changes: prompt 2, lora 2." in shown
+    assert "Fewer than 5 changes" in shown
+    assert "Best" not in shown
+    chinese = text_table({"study": "s", "cells": cells}, 140, language="zh-TW")
+    assert chinese.startswith("s：百分比，對 2 至 6 項改變取平均；")
+    assert "6 項改變中只有：prompt 2 項、lora 2 項。" in chinese
+    same = [cell for cell in cells if cell["change"] in ("c0", "c1")]
+    shown = text_table({"study": "s", "cells": same}, 140)
+    assert shown.startswith("s: per cent over 2 changes; ")
+    assert "Not all" not in shown
+    assert text_table({"study": "s", "cells": same[:1]}, 140).startswith("s: per cent over one change; ")
+
+
+def test_as_many_changes_need_not_be_the_same_ones() -> None:
+    scores = {"reliability": 1.0}
+    cells = [
+        {"model": "m", "method": method, "change": change, "status": status, "scores": scores}
+        for method, change, status in (
+            ("full", "a", "done"), ("full", "b", "failed"), ("lora", "a", "failed"), ("lora", "b", "done"),
+        )
+    ]  # fmt: skip
+    shown = text_table({"study": "s", "cells": cells}, 140)
+    assert shown.startswith("s: per cent over one change; ")
+    assert "of 2 changes: full 1, lora 1." in shown

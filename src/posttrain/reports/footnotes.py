@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from posttrain.reports import findings, numbers
+from posttrain.reports import averaged, findings, numbers
 from posttrain.reports.folder import Run
+from posttrain.reports.panels import row_label
 from posttrain.reports.texts import Message, say
 
 __all__ = ["content_notes", "exam_notes", "more_name", "more_notes", "partly", "seen_notes", "words"]
@@ -25,7 +26,12 @@ def partly(run: Run) -> Message | None:
 def exam_notes(run: Run) -> Iterator[Message]:
     """Below the table of scores."""
     groups = _groups(run)
-    yield say("scores.about", n=len(run.changes)) if len(run.changes) > 1 else say("scores.about_one")
+    rows = [row for row in run.shown if row.scores]
+    over = averaged.over(rows)
+    yield say("scores.about", changes=over) if len(run.changes) > 1 else say("scores.about_one")
+    different = averaged.uneven(rows, lambda row: f"`{row_label(row, run)}`")
+    if different is not None:
+        yield different
     yield say("scores.better_leak" if "leak" in groups else "scores.better")
     if any(cell.samples for cell in run.cells):
         yield say("scores.choose")
