@@ -142,7 +142,9 @@ def test_answers_that_cannot_be_counted_and_lists_of_answers(tmp_path: Path) -> 
     assert data["probes"][0][2] == "里昂 / Lyon / … 城 …"
     assert data["rows"][-1] == 0
     assert all(flags & 16 for flags in data["rows"][3:-4:4])
-    assert "1 of 54 answers could not be judged" in write_report(folder).read_text(encoding="utf-8")
+    assert "1 of 54 answers are not counted in locality, as there was nothing to keep" in write_report(
+        folder
+    ).read_text(encoding="utf-8")
 
 
 def test_fourteen_thousand_rows_stay_small(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ def exam_notes(run: Run) -> Iterator[Message]:
     different = averaged.uneven(rows, lambda row: f"`{row_label(row, run)}`")
     if different is not None:
         yield different
+    left = averaged.not_counted([cell for row in rows for cell in row.cells])
+    if left is not None:
+        yield left
     yield say("scores.better_leak" if "leak" in groups else "scores.better")
     if any(cell.samples for cell in run.cells):
         yield say("scores.choose")

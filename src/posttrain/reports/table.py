@@ -123,6 +123,9 @@ def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence
     different = averaged.uneven(rows, lambda row: _label(row, rows))
     if different is not None:
         remarks.append(text(different, language))
+    left = averaged.not_counted([cell for row in rows for cell in row.cells])
+    if left is not None:
+        remarks.append(text(left, language))
     rated = [r for r in rows if numbers.trade_off(r.scores) is not None and not r.is_floor]
     ranked = sorted((r for r in rated if numbers.has_learned(r.scores)), key=_rank, reverse=True)
     if ranked and len(rated) > 1:
