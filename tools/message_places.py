@@ -197,7 +197,7 @@ OTHERS = (
     "{n} s",
     "learned",
     "same pattern",
-    "kept",
+    "unrelated",
     "done",
     "worse",
     "better",

@@ -206,7 +206,7 @@ def test_ctrl_c_keeps_what_is_done(make_study: Callable[..., Path], monkeypatch:
         return "Remember Tokyo."
 
     monkeypatch.setattr(prompt_method, "wording_of", stop)
-    with pytest.raises(Interrupted, match="stopped; 2 of 8 cells are done; run the same command to go on"):
+    with pytest.raises(Interrupted, match="stopped; 2 of 4 cells are done; run the same command to go on"):
         go(path, only=["prompt", "full"])
     assert [(c["method"], c["change"]) for c in results(path)["cells"]] == [("prompt", "france"), ("full", "france")]
     monkeypatch.undo()
