@@ -240,7 +240,7 @@ OTHERS = (
     "{n} s",
     "learned",
     "same pattern",
-    "kept",
+    "unrelated",
     "done",
     "worse",
     "better",

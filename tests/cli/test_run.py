@@ -11,7 +11,9 @@ import pytest
 
 from posttrain.cli.main import main
 from posttrain.cli.run import Watcher, clock
+from posttrain.errors import DiskError, Problem
 from posttrain.models.meter import Doing
+from posttrain.training.lock import only_one
 from tests.processes import Started
 from tests.studies.conftest import TRAIN, write_study
 
@@ -35,11 +37,11 @@ def test_a_run_ends_with_a_table_and_the_reports_path(capsys: pytest.CaptureFixt
     assert "2 changes" in err.splitlines()[0]
     assert "[1/4] " in err
     assert " left)" in err
-    assert out.splitlines()[-2:] == [
-        "report: runs/tiny/report.html",
-        "model:  none are kept (keep: none); with --set keep=final each cell's final model is",
-    ]
-    assert err.count("weights: none are kept") == 1  # said before the work, too
+    assert out.splitlines()[-1] == "report: runs/tiny/report.html"
+    told = "weights: no model is kept (keep: none); --set keep=final keeps each cell's final one"
+    assert err.splitlines()[1] == told  # before the work, and once
+    assert "no model is kept" not in out
+    assert re.search(r"learned \d+ %, same pattern \d+ %, unrelated \d+ %", err)
     assert Path("runs/tiny/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert "full" in out
 
@@ -87,7 +89,7 @@ def test_a_dry_run_does_nothing(capsys: pytest.CaptureFixture[str], study: Path)
     assert "8 cells (1 model x 4 methods x 2 changes x 1 seed) -> runs/tiny" in out
     assert "tokens" in out
     assert re.search(r"time        about .+ to .+ on this machine: a guess", out)
-    assert "weights     none are kept (keep: none); with --set keep=final" in out
+    assert "weights     no model is kept (keep: none); --set keep=final keeps" in out
     assert "replay      about 192 tokens" in out  # three prompts, answers of at most 128 tokens half as long
     code, out, _ = run(capsys, str(study), "--dry-run", "--json", "--changes", "1")
     plan = json.loads(out)
@@ -205,7 +207,9 @@ def test_ctrl_c_in_the_middle_of_training(study: Path) -> None:
     code, out, err = process.finish()
     assert code == 130, err
     assert out == ""
-    assert "stopped; 1 of 4 cells are done; run the same command to go on" in err
+    stopped, so_far = err.splitlines()[-2:]
+    assert stopped == "stopped; 1 of 4 cells are done; run the same command to go on"
+    assert so_far == f"so far: posttrain report {output}"
     assert "Traceback" not in err
     data = json.loads((output / "results.json").read_text(encoding="utf-8"))
     assert [c["method"] for c in data["cells"]] == ["prompt"]
@@ -256,9 +260,12 @@ def test_where_the_models_are_and_what_finished_cells_took(capsys: pytest.Captur
     words = [str(study), "--only", "full", "--only", "prompt", "--set", "keep=final"]
     code, out, err = run(capsys, *words, "--changes", "1")
     assert code == 0, err
+    nothing_left = run(capsys, *words, "--changes", "1", "--dry-run")[1]
+    assert "time        nothing is left to run" in nothing_left
+    assert "for the other 0" not in nothing_left
     (line,) = [line for line in out.splitlines() if line.startswith("model:")]
     assert (Path(line.removeprefix("model:").strip()) / "config.json").is_file()
-    assert "none are kept" not in out + err
+    assert "no model is kept" not in out + err
     code, out, _ = run(capsys, *words, "--dry-run")
     assert "weights     of the end of each cell" in out
     assert re.search(r"finished    2 cells .*\ntime        about .+ for the other 2, by what these took", out)
@@ -271,7 +278,7 @@ def test_where_the_models_are_and_what_finished_cells_took(capsys: pytest.Captur
 def test_a_study_that_makes_no_model_says_nothing_of_weights(capsys: pytest.CaptureFixture[str], study: Path) -> None:
     code, out, err = run(capsys, str(study), "--only", "prompt", "--changes", "1")
     assert code == 0
-    assert "none are kept" not in out + err
+    assert "no model is kept" not in out + err
 
 
 def test_long_work_within_a_cell_is_a_line_now_and_then(
@@ -290,3 +297,63 @@ def test_long_work_within_a_cell_is_a_line_now_and_then(
     now[0] += 10.0
     watcher.step({"step": 5, "steps": 10, "loss_nats": 1.5, "tokens_per_s": 2048.4, "wall_s": 20.0})
     assert capsys.readouterr().err == ": step 5/10, loss 1.500, 2,048 tokens/s, 20 s left\n"
+
+
+def test_models_that_are_not_there_have_their_lines_and_what_was_meant(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """All of them at once."""
+    change = tmp_path / "c.yaml"
+    change.write_text('name: c\ntarget: [{prompt: "t?", answer: "x"}]\n', encoding="utf-8")
+    path = tmp_path / "s.yaml"
+    models = "models:\n- pocket:caht\n- pocket:chat\n- ./nowhere\n- pocket:xyz\n"
+    path.write_text(f"study: s\n{models}changes: c.yaml\nmethods: [{{kind: prompt}}]\n", encoding="utf-8")
+    code, out, err = run(capsys, str(path))
+    assert (code, out) == (3, "")
+    first, second, third = err.splitlines()
+    assert first == f"{path}:3: pocket:caht: there is no such model in the box; did you mean 'pocket:chat'?"
+    assert second.startswith(f"{path}:5: ./nowhere: no such model folder; ")
+    assert third == f"{path}:6: pocket:xyz: there is no such model in the box; known: pocket:base, pocket:chat"
+    path.write_text("study: s\nmodels: pocket:bose\nchanges: c.yaml\nmethods: [{kind: prompt}]\n", encoding="utf-8")
+    assert run(capsys, str(path))[2].startswith(f"{path}:2: pocket:bose: there is no such model in the box; did you")
+
+
+def test_a_taken_folder_is_refused_before_the_exams_are_read(
+    capsys: pytest.CaptureFixture[str], study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*_: object, **__: object) -> None:
+        raise AssertionError("the exams were prepared")
+
+    monkeypatch.setattr("posttrain.studies.exams.prepare_exams", too_late)
+    with only_one(Path("runs/tiny")):
+        code, out, err = run(capsys, str(study))
+    assert (code, out) == (1, "")
+    assert err == "runs/tiny: another run is working in this folder; wait for it, or choose another --output\n"
+    monkeypatch.undo()
+    with only_one(study.parent / "taken"):  # looking is allowed
+        assert run(capsys, str(study), "--dry-run", "--output", str(study.parent / "taken"))[0] == 0
+
+
+@pytest.mark.parametrize("json_wanted", [False, True])
+def test_a_disk_that_is_full_at_the_end_hides_no_result(
+    capsys: pytest.CaptureFixture[str], study: Path, monkeypatch: pytest.MonkeyPatch, json_wanted: bool
+) -> None:
+    def full(*_: object, **__: object) -> Path:
+        raise DiskError(Problem("runs/tiny/report.html", "cannot be written: no space left on device"))
+
+    monkeypatch.setattr("posttrain.reports.html.write_report", full)
+    code, out, err = run(capsys, str(study), "--only", "prompt", *(["--json"] if json_wanted else []))
+    assert code == DiskError.exit_code
+    assert "report.html: cannot be written" in err
+    if json_wanted:
+        data = json.loads(out)
+        assert (len(data["cells"]), data["report"]) == (2, None)
+    else:
+        assert "tiny: per cent over 2 changes" in out
+        assert re.search(r"^prompt +\d", out, re.MULTILINE)
+
+
+def test_the_noise_floor_is_no_method(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    words = [str(study), "--set", "noise_floor=bf16", "--only", "prompt", "--changes", "1", "--dry-run"]
+    out = run(capsys, *words)[1]
+    assert "2 cells (1 model x 1 method x 1 change x 1 seed, and the noise floor of each change) -> runs/tiny" in out

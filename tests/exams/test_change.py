@@ -74,8 +74,8 @@ def test_every_score_by_hand() -> None:
         "locality.refusal": 1.0,  # x2 was no refusal before: not counted
         "strict.same_pattern": 0.25,  # "Rome." is not "Rome"
         "strict.unrelated": 0.5,
-        "strict.format": 0.5,
-        "strict.refusal": 0.5,
+        "strict.format": 0.0,  # f2 has the same text, and is not counted
+        "strict.refusal": 0.0,
         "leak": 0.2,  # s2 and s3 of ten
         "likelihood.reliability": 1.0,
         "likelihood.rephrase": 1.0,
@@ -220,3 +220,27 @@ def test_a_real_model_that_is_told_or_shaken_drifts(pico_path: Callable[[str], P
     moved = change_exam(model, shaken, change, max_new_tokens=8)
     assert 0 < told.scores["drift.target_kl"] < moved.scores["drift.target_kl"]
     assert moved.scores["locality.same_pattern"] < 1.0
+
+
+def test_words_to_keep_that_were_never_said_are_named() -> None:
+    """The probe is graded by nothing then, not even by the measure of content."""
+    data: dict[str, Any] = {
+        "name": "c",
+        "target": [{"prompt": "t1", "answer": "Lyon"}],
+        "locality": {
+            "same_pattern": [{"prompt": "s1", "keeps": ["Rome", "Tolstoy"]}, {"prompt": "s4", "keeps": "Oslo"}],
+            "neighbour": [{"prompt": "s2", "keeps": ["Bonn", "Mainz"]}],
+        },
+    }
+    result = change_exam(*fakes(), Change.model_validate(data))
+    wrong, right, both = result.samples[1:]
+    assert (wrong.ok, wrong.kept, wrong.band) == (None, None, "")
+    assert wrong.note == "'Tolstoy' is not in the answer before: check `keeps`"
+    assert (right.ok, right.kept) == (True, 1.0)
+    assert both.note == "'Bonn', 'Mainz' are not in the answer before: check `keeps`"
+    assert (result.n["locality.same_pattern"], result.n["kept.same_pattern"], result.n["strict.same_pattern"]) == (
+        1,
+        1,
+        1,
+    )
+    assert "locality.neighbour" not in result.scores

@@ -55,3 +55,26 @@ def test_kappa_by_hand() -> None:
     assert cohen_kappa(pairs) == pytest.approx(0.4)
     assert cohen_kappa([(True, True)] * 3) is None
     assert cohen_kappa([]) is None
+
+
+def test_too_few_to_tell_is_not_no_loss() -> None:
+    """Five that the floor kept can never show a loss, of however many probes; six can, whatever came out."""
+    one_of_four = beside_floor({"a": {"x": [1, 0, 0, 0]}}, {"a": {"x": [1, 1, 1, 1]}})["x"]
+    assert (one_of_four.score, one_of_four.p_value) == (0.25, 0.25)
+    assert (one_of_four.below, one_of_four.testable, one_of_four.unsure) == (False, False, True)
+    for kept, testable in ((5, False), (6, True)):
+        floor = {"a": {"x": [1] * kept + [0] * 20}}
+        found = beside_floor({"a": {"x": [0] + [1] * (kept - 1) + [0] * 20}}, floor)["x"]
+        assert (found.below, found.testable, found.unsure) == (False, testable, not testable)
+    nothing_fell = beside_floor({"a": {"x": [1, 1]}}, {"a": {"x": [1, 1]}})["x"]
+    assert (nothing_fell.testable, nothing_fell.unsure) == (False, False)
+
+
+def test_with_six_changes_they_have_to_be_able_to_agree() -> None:
+    """Twelve kept answers that all stand in one of six changes: p = 1 for the changes, so no loss could be shown."""
+    method = {f"c{i}": {"x": [0] * 12 if i == 0 else [0]} for i in range(6)}
+    floor = {f"c{i}": {"x": [1] * 12 if i == 0 else [0]} for i in range(6)}
+    found = beside_floor(method, floor)["x"]
+    assert (found.p_value, found.below, found.testable) == (1.0, False, False)
+    spread = beside_floor({f"c{i}": {"x": [0]} for i in range(6)}, {f"c{i}": {"x": [1]} for i in range(6)})["x"]
+    assert (spread.p_value, spread.below, spread.testable) == (2 / 64, True, True)

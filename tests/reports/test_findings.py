@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+from posttrain.exams.floor import BesideFloor
 from posttrain.reports.findings import describe_method, findings
 from posttrain.reports.folder import Cell, Row, Run
 from posttrain.reports.shared import leak_of
@@ -165,3 +168,17 @@ def test_methods_are_described_from_the_study() -> None:
         "75 % of each step's tokens are answers that the untouched model gave to given questions.",
     ]
     assert [text(m, "en") for m in describe_method({"kind": "edit"})] == ["Method `edit`."]
+
+
+def test_too_few_questions_are_not_called_no_loss() -> None:
+    """One of four kept, where the floor keeps all four: p = 0.25 at best, so nothing can be said of it."""
+    scores = {"reliability": 1.0, "locality.same_pattern": 0.25, "locality.unrelated": 0.25, "locality.refusal": 0.7}
+    run = run_of(lora=(scores, 4))
+    few, many = BesideFloor(4, 0.25, 1.0, 0.25, False, False), BesideFloor(40, 0.7, 0.75, 0.5, False, True)
+    floor = {"locality.same_pattern": few, "locality.unrelated": few, "locality.refusal": many}
+    shown = said(replace(run, rows=tuple(replace(row, floor=floor) for row in run.rows)))
+    pattern = "Answered 25 % of other questions of the same shape as before, with too few questions to tell"
+    assert f"{pattern} whether that is a loss: `lora`." in shown
+    few_said = "Less was kept than on the noise floor, with too few questions to tell whether that is a loss"
+    assert f"{few_said}: unrelated 25 % by `lora`." in shown
+    assert "No loss is shown (not below the noise floor by a paired test): refusal 70 % by `lora`." in shown

@@ -142,7 +142,9 @@ def test_answers_that_cannot_be_counted_and_lists_of_answers(tmp_path: Path) -> 
     assert data["probes"][0][2] == "里昂 / Lyon / … 城 …"
     assert data["rows"][-1] == 0
     assert all(flags & 16 for flags in data["rows"][3:-4:4])
-    assert "1 of 54 answers could not be judged" in write_report(folder).read_text(encoding="utf-8")
+    assert "1 of 54 answers are not counted in locality, as there was nothing to keep" in write_report(
+        folder
+    ).read_text(encoding="utf-8")
 
 
 def test_fourteen_thousand_rows_stay_small(tmp_path: Path) -> None:
@@ -345,3 +347,14 @@ def test_text_can_be_read_in_light_in_dark_and_in_print() -> None:
         assert contrast(shade["new-ink"], shade["new"]) >= 4.5, name
     pale = [c for c in COLOURS if min(contrast(c, light["paper"]), contrast(c, dark["paper"])) < 2]
     assert pale == []
+
+
+def test_the_page_says_which_methods_are_over_fewer_changes(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, changes=6, methods=("full", "lora"), fail=tuple(("lora", i) for i in range(4)))
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "This study brought 2 to 6 changes about" in page
+    assert "Per cent, averaged over 2 to 6 changes;" in page
+    assert "of 6 changes: <code>lora</code> 2." in page
+    whole = write_report(make_run(tmp_path / "whole", changes=3)).read_text(encoding="utf-8")
+    assert "Per cent, averaged over 3 changes;" in whole
+    assert "Not all over the same changes" not in whole

@@ -20,20 +20,21 @@ RESULTS = {
 }  # fmt: skip
 
 GOLDEN = """\
-demo: per cent over 2 change(s); drift in nats per token
+demo: per cent over 1 to 2 changes; drift in nats per token
 
 method     reliab.  rephrase  pattern  leak  s/cell
 ───────────────────────────────────────────────────
 full           100        50        5    70       3
 重播 self      100       100       80     –       3
 
+Not all over the same changes, so not to be held against each other number by number; of 2 changes: 重播 self 1.
 Fewer than 5 changes: no best trade-off is named.
 1 cell(s) failed: 重播 self/b
 """
 
 
 def test_golden() -> None:
-    assert text_table(RESULTS, 80) == GOLDEN
+    assert text_table(RESULTS, 130) == GOLDEN
 
 
 @pytest.mark.parametrize("width", [40, 55, 80, 200])
@@ -87,3 +88,91 @@ full       0.250      –
 
 def test_exams_stand_beside_the_untouched_model() -> None:
     assert text_table(EXAMS, 80) == GOLDEN_EXAMS
+
+
+def beside(n: int, score: float, floor: float, p_value: float, *, below: bool, testable: bool) -> dict[str, float]:
+    return {"n": n, "score": score, "floor": floor, "p_value": p_value, "below": below, "testable": testable}
+
+
+def with_floor(unrelated: dict[str, float]) -> dict[str, object]:
+    scores = {"reliability": 1.0, "locality.same_pattern": 0.1, "locality.unrelated": unrelated["score"]}
+    cells = [{"model": "m", "method": "lora", "change": c, "status": "done", "scores": scores} for c in "abcd"]
+    pattern = beside(40, 0.1, 1.0, 0.0001, below=True, testable=True)
+    row = {"model": "m", "method": "lora", "checkpoint": "final", "scores": scores, "ci95": {}, "n": {}}
+    floor = {"locality.same_pattern": pattern, "locality.unrelated": unrelated}
+    return {"study": "s", "cells": cells, "summary": [{**row, "floor": floor}]}
+
+
+def test_what_too_few_questions_cannot_tell_has_a_sign_of_its_own() -> None:
+    few = beside(4, 0.25, 1.0, 0.25, below=False, testable=False)
+    shown = text_table(with_floor(few), 160)
+    assert "10↓" in shown
+    assert "25?" in shown
+    assert "no loss is shown." in shown
+    assert "? kept less than the noise floor, with too few questions to tell" in shown
+    assert "is no loss" not in shown
+    assert "問題太少，無法判斷" in text_table(with_floor(few), 100, language="zh-TW")
+    old = {key: value for key, value in few.items() if key != "testable"}  # a file of an earlier posttrain
+    assert "25?" in text_table(with_floor(old), 100)
+    enough = beside(40, 0.9, 1.0, 0.125, below=False, testable=True)
+    shown = text_table(with_floor(enough), 100)
+    assert "90\n" in shown
+    assert "?" not in shown
+
+
+def test_averages_over_different_changes_say_so() -> None:
+    """`run --changes 2`, then `run --changes 6 --only full`: five changes are not shared, so nobody is the best."""
+    scores = {"reliability": 1.0, "locality.same_pattern": 0.5}
+    cells = [
+        {"model": "m", "method": method, "change": f"c{i}", "status": "done", "scores": scores}
+        for method, n in (("prompt", 2), ("full", 6), ("lora", 2))
+        for i in range(n)
+    ]
+    shown = text_table({"study": "s", "cells": cells}, 140)
+    assert shown.startswith("s: per cent over 2 to 6 changes; ")
+    assert "not to be held against each other number by number; of 6 changes: prompt 2, lora 2." in shown
+    assert "Fewer than 5 changes" in shown
+    assert "Best" not in shown
+    chinese = text_table({"study": "s", "cells": cells}, 140, language="zh-TW")
+    assert chinese.startswith("s：百分比，對 2 至 6 項改變取平均；")
+    assert "6 項改變中只有：prompt 2 項、lora 2 項。" in chinese
+    same = [cell for cell in cells if cell["change"] in ("c0", "c1")]
+    shown = text_table({"study": "s", "cells": same}, 140)
+    assert shown.startswith("s: per cent over 2 changes; ")
+    assert "Not all" not in shown
+    assert text_table({"study": "s", "cells": same[:1]}, 140).startswith("s: per cent over one change; ")
+
+
+def test_as_many_changes_need_not_be_the_same_ones() -> None:
+    scores = {"reliability": 1.0}
+    cells = [
+        {"model": "m", "method": method, "change": change, "status": status, "scores": scores}
+        for method, change, status in (
+            ("full", "a", "done"), ("full", "b", "failed"), ("lora", "a", "failed"), ("lora", "b", "done"),
+        )
+    ]  # fmt: skip
+    shown = text_table({"study": "s", "cells": cells}, 140)
+    assert shown.startswith("s: per cent over one change; ")
+    assert "of 2 changes: full 1, lora 1." in shown
+
+
+def test_a_column_that_had_nothing_to_count_is_named() -> None:
+    notes = [
+        "1 of 1 probes of locality.format are not counted: the answer before has no form: no JSON, list, table or code",
+        "2 of 5 probes of locality.refusal are not counted: the answer before is no refusal",
+        "1 of 4 probes of locality.unrelated are not counted: 'Tolstoy' is not in the answer before: check `keeps`",
+        "1 of 4 targets were met before the change already",
+    ]
+    scores = {"reliability": 1.0, "locality.refusal": 1.0, "locality.unrelated": 1.0}
+    cells = [
+        {"model": "m", "method": method, "change": change, "status": "done", "scores": scores, "notes": notes}
+        for method in ("full", "lora") for change in ("a", "b")
+    ]  # fmt: skip
+    shown = text_table({"study": "s", "cells": cells}, 250)
+    assert "format" not in shown.splitlines()[2]
+    assert (
+        "Not counted in locality, as there was nothing to keep: "
+        "format 2 of 2 (no form before: no JSON, list, table or code); refusal 4 of 10 (no refusal before); "
+        "unrelated 2 of 8 (`keeps` has words that are not in the answer before)."
+    ) in shown
+    assert "格式 2 題中的 2 題（原本的回答沒有格式" in text_table({"study": "s", "cells": cells}, 250, language="zh-TW")

@@ -13,6 +13,7 @@ from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
 from posttrain.errors import DiskError, Interrupted, PosttrainError
 from posttrain.models.meter import Doing
+from posttrain.reports.table import text_table
 from posttrain.studies.config import Study
 from posttrain.studies.methods import prompt as prompt_method
 from posttrain.studies.plan import make_plan, select
@@ -205,7 +206,7 @@ def test_ctrl_c_keeps_what_is_done(make_study: Callable[..., Path], monkeypatch:
         return "Remember Tokyo."
 
     monkeypatch.setattr(prompt_method, "wording_of", stop)
-    with pytest.raises(Interrupted, match="stopped; 2 of 8 cells are done; run the same command to go on"):
+    with pytest.raises(Interrupted, match="stopped; 2 of 4 cells are done; run the same command to go on"):
         go(path, only=["prompt", "full"])
     assert [(c["method"], c["change"]) for c in results(path)["cells"]] == [("prompt", "france"), ("full", "france")]
     monkeypatch.undo()
@@ -363,3 +364,16 @@ def test_ctrl_c_while_replay_is_made_says_what_is_kept(
     outcome, listener = go(path)
     assert listener.ran == ["full+self/france", "lora/france"]
     assert len(outcome.failed) == 0
+
+
+def test_a_word_to_keep_that_the_model_does_not_say_is_named_once(make_study: Callable[..., Path]) -> None:
+    path = make_study(methods=[{"kind": "prompt"}], seeds=[0, 1])
+    change = path.parent / "changes" / "france.yaml"
+    wrong = '"who wrote Hamlet?"', '{prompt: "who wrote Hamlet?", keeps: [Tolstoy]}'
+    change.write_text(change.read_text(encoding="utf-8").replace(*wrong), encoding="utf-8")
+    outcome, listener = go(path)
+    assert outcome.failed == []
+    told = [line for line in listener.lines if "Tolstoy" in line]
+    assert told == ["change france: 'Tolstoy' is not in the answer before: check `keeps`"]
+    results = json.loads((path.parent / "run" / "results.json").read_text(encoding="utf-8"))
+    assert "unrelated 1 of 4 (`keeps` has words" in text_table(results, 200)  # of both changes, each counted once

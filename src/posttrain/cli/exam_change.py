@@ -235,10 +235,12 @@ def _print(model: str, before: str, results: dict[str, ExamResult], floor: dict[
             Text(
                 translate(
                     "↓ below the noise floor (the model before in other arithmetic) by a paired test; "
-                    "the rest is no loss"
+                    "elsewhere no loss is shown"
                 )
             )
         )
+    if any(one.unsure for one in beside.values()):
+        out.print(Text(translate("? kept less than the noise floor, with too few questions to tell")))
     for note in merged_notes([result.notes for result in results.values()]):
         out.print(Text(translate(note)))
     wrong = [(name, s) for name, result in results.items() for s in result.samples if s.ok is False]
@@ -282,7 +284,9 @@ def _table(summary: Summary, beside: Mapping[str, BesideFloor], *, several: bool
         digits = 4 if name.startswith("drift.") else 1 if name in ("length.before", "length.after") else 2
         interval = summary.ci95.get(name)
         shown = translate(f"{interval.low:.{digits}f} to {interval.high:.{digits}f}") if interval else ""
-        row = [name, f"{value:.{digits}f}" + ("↓" if name in beside and beside[name].below else ""), shown]
+        one = beside.get(name)
+        sign = "" if one is None else "↓" if one.below else "?" if one.unsure else ""
+        row = [name, f"{value:.{digits}f}{sign}", shown]
         row += [str(summary.n[name]), *([f"{beside[name].floor:.2f}" if name in beside else ""] if beside else [])]
         table.add_row(*row)
     return table

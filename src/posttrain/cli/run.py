@@ -42,7 +42,7 @@ LISTED = 40
 """A dry run names every cell of a study with at most so many."""
 LISTED_MODELS = 8
 """So many of the models that were kept are named."""
-NONE_KEPT = "none are kept (keep: none); with --set keep=final each cell's final model is"
+NONE_KEPT = "no model is kept (keep: none); --set keep=final keeps each cell's final one"
 LIVE_S = 0.2
 """The live line is written again at most so often."""
 STEP_LINE_S = 10.0
@@ -75,6 +75,7 @@ def run(
     from posttrain.studies.exams import prepare_exams
     from posttrain.studies.plan import make_plan, select
     from posttrain.studies.reference import reference_of
+    from posttrain.training.lock import only_one
     from posttrain.training.trackers import check_trackers
 
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
@@ -84,7 +85,10 @@ def run(
     selected = select(plan, only=only or (), changes=changes)
     folder = output or config.folder(base)
     check_trackers(config.report_to)
-    _check_models(config, base)
+    _check_models(config, base, study, sets or [])
+    if folder.is_dir() and not dry_run:
+        with only_one(folder):  # somebody else's is not waited for until all exams are read; the run takes it again
+            pass
     exams = prepare_exams(config, known, base, place=str(study))
     reference_of(config, known, exams, base)  # a wrong key is said before anything runs
     if dry_run:
@@ -101,26 +105,30 @@ def run(
         outcome = run_study(
             config, plan, selected, base=base, folder=folder, watcher=watcher, exams=exams, restart=restart
         )
-    except Interrupted:
+    except Interrupted as stop:
         watcher.clear()
-        if (folder / "results.json").is_file():
-            talk(f"so far: posttrain report {folder}")
-        raise
-    _finish(config, outcome, folder, language=spoken(), json=json)
+        if not (folder / "results.json").is_file():
+            raise
+        raise Interrupted(*stop.problems, Problem("", f"so far: posttrain report {folder}")) from stop
+    _finish(outcome, folder, language=spoken(), json=json)
 
 
-def _check_models(config: Study, base: Path) -> None:
-    """Every model is looked for before the first one is worked with; all that are missing are named."""
+def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) -> None:
+    """Every model is looked for before the first one is worked with; all that are missing are named, with their lines
+    in the study file."""
+    from posttrain.config.load import line_of, read_yaml
     from posttrain.errors import MissingError
     from posttrain.models.load import check_folder
     from posttrain.studies.plan import find_model
 
     problems: list[Problem] = []
-    for model in config.models:
+    written = None if any(one.startswith(("models=", "models.")) for one in sets) else read_yaml(path)
+    for number, model in enumerate(config.models):
         try:
             check_folder(find_model(model, base)[0])
         except MissingError as error:
-            problems += error.problems
+            place = "" if written is None else f"{path}:{line_of(written, ('models', number))}: "
+            problems += [one._replace(place=f"{place}{one.place}") for one in error.problems]
     if problems:
         raise MissingError(*problems)
 
@@ -130,10 +138,12 @@ def _counts(cells: Sequence[Cell]) -> str:
         return f"{n} {word}" + ("" if n == 1 else "s")
 
     models = several(len({cell.model for cell in cells}), "model")
-    methods = several(len({cell.method.label for cell in cells}), "method")
+    floor = any(cell.method.kind == "noise_floor" for cell in cells)
+    methods = several(len({cell.method.label for cell in cells if cell.method.kind != "noise_floor"}), "method")
     changes = several(len({cell.change_name for cell in cells if cell.change is not None}), "change")
     seeds = several(len({cell.seed for cell in cells}), "seed")
-    return f"{several(len(cells), 'cell')} ({models} x {methods} x {changes} x {seeds})"
+    counted = f"{several(len(cells), 'cell')} ({models} x {methods} x {changes} x {seeds}"
+    return f"{counted}, and the noise floor of each change)" if floor else f"{counted})"
 
 
 def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, base: Path, *, json: bool) -> None:
@@ -191,7 +201,10 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     if known:
         have = "cell has" if known == 1 else "cells have"
         _print(f"finished    {known} {have} results; what has the same inputs is kept")
-        _print(f"time        about {clock(left_s)} for the other {waiting}, by what these took")
+        if waiting:
+            _print(f"time        about {clock(left_s)} for the other {waiting}, by what these took")
+        else:
+            _print("time        nothing is left to run")
     else:
         _print(time_line(guess.wall_s))
 
@@ -215,18 +228,22 @@ def _size(gib: float) -> str:
     return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
 
 
-def _finish(config: Study, outcome: Outcome, folder: Path, *, language: str, json: bool) -> None:
+def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> None:
     from posttrain.reports.html import write_report
     from posttrain.reports.table import text_table
 
     results = _json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    report = write_report(folder, language=language)
-    if json:
-        emit({**results, "report": str(report)})
-    else:
-        print(text_table(results, width=console(stderr=False).width, language=language), end="")
+    if not json:  # before the report, which a full disk has no room for
+        print(text_table(results, width=console(stderr=False).width, language=language), end="", flush=True)
+    report: Path | None = None
+    try:
+        report = write_report(folder, language=language)
+    finally:
+        if json:
+            emit({**results, "report": None if report is None else str(report)})
+    if not json:
         _print(f"\nreport: {report}")
-        for line in _weights(config, outcome, folder):
+        for line in _weights(outcome, folder):
             _print(line)
     if not outcome.failed:
         return
@@ -247,14 +264,13 @@ def _train(cells: Sequence[Cell]) -> bool:
     return any(cell.method.kind == "train" for cell in cells)
 
 
-def _weights(config: Study, outcome: Outcome, folder: Path) -> list[str]:
-    """Where the models are that the study has made, or how to have them kept."""
+def _weights(outcome: Outcome, folder: Path) -> list[str]:
+    """Where the models are that the study has made; that none is kept was said before the work."""
     kept = [result for result in outcome.results if result.status == "done" and result.weights]
     lines = [f"model:  {folder / result.weights}" for result in kept[:LISTED_MODELS]]
     if len(kept) > LISTED_MODELS:
         lines.append(f"        and {len(kept) - LISTED_MODELS} more, in the same place of their cells")
-    trained = any(result.status == "done" and result.cost.get("steps") for result in outcome.results)
-    return lines or ([f"model:  {NONE_KEPT}"] if config.keep == "none" and trained else [])
+    return lines
 
 
 class Watcher:
@@ -343,7 +359,7 @@ class Watcher:
             shown = (
                 ("learned", "reliability"),
                 ("same pattern", "locality.same_pattern"),
-                ("kept", "locality.unrelated"),
+                ("unrelated", "locality.unrelated"),
             )
             said = [f"{translate(word)} {100 * scores[key]:.0f} %" for word, key in shown if key in scores]
             said += [f"{name} {scores[name]:.3g}" for name in self.headlines if name in scores]

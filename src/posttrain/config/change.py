@@ -65,7 +65,7 @@ class Question(Config):
     answer_contains: Words = ()
     """Accepted when the model's answer contains one of these."""
     keeps: Words = ()
-    """Of a locality probe: words that must still be there, all of them; nothing else is looked at then."""
+    """Of a locality probe: words that must still be there, all of them; they alone decide then."""
     subject: str | None = None
     """The words of the prompt that the fact is about (editing methods need them)."""
 

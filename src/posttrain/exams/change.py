@@ -12,7 +12,8 @@ Per probe, by group:
   a table, code), still of that form and its content kept. `locality.refusal`: `ok` = still a refusal. Where the answer
   before had no form or was no refusal there was nothing to keep: `ok` is None, the probe is not counted, and that is
   said.
-- a locality probe with `keeps`: `ok` = all of these words are still there; not counted where one was missing before.
+- a locality probe with `keeps`: `ok` = all of these words are still there, whatever else is said; not counted where one
+  was missing before.
 - locality also: `strict` = equal texts; `leak` = now names the new object, which it did not before; `manner` = how it
   is said is as before (`manner.py`), 0 to 1.
 - with a judge: `judged` = what another model says about whether both answers say the same (`judge.py`); it decides
@@ -53,6 +54,7 @@ from posttrain.exams.matching import (
 )
 from posttrain.exams.naming import names
 from posttrain.exams.scores import ExamResult, score
+from posttrain.exams.uncounted import NO_FORM, NO_REFUSAL, lacking
 from posttrain.inference.protocol import Answer, Distributions, Prompt, Respondent, Scored, Spoken
 from posttrain.models.meter import Meter
 
@@ -279,8 +281,15 @@ def _stayed(probe: Probe, result: ProbeResult) -> ProbeResult:
     before, after = result.before, result.after
     if probe.group == "locality.refusal" and not probe.keeps:
         if not is_refusal(before):
-            return replace(result, note="the answer before is no refusal")
+            return replace(result, note=NO_REFUSAL)
         return replace(result, ok=is_refusal(after))
+    missing = [word for word in probe.keeps if not contains(before, [word])]
+    if missing:
+        return replace(result, note=lacking(missing))
+    had, has = (formatting(text) for text in (before, after))
+    structured = json_values(before) is not None
+    if probe.group == "locality.format" and not (probe.keeps or structured or any(had[form] for form in FORMS)):
+        return replace(result, note=NO_FORM)
     content = kept(
         probe.question,
         before,
@@ -290,15 +299,10 @@ def _stayed(probe: Probe, result: ProbeResult) -> ProbeResult:
     )
     result = replace(result, kept=content.score, band=content.band, why=content.reason)
     if probe.keeps:
-        if not all(contains(before, [word]) for word in probe.keeps):
-            return replace(result, note="the answer before lacks a word that it should keep")
         return replace(result, ok=all(contains(after, [word]) for word in probe.keeps))
     if probe.group == "locality.format":
-        if json_values(before) is not None:
+        if structured:
             return replace(result, ok=same_values(before, after))
-        had, has = (formatting(text) for text in (before, after))
-        if not any(had[form] for form in FORMS):
-            return replace(result, note="the answer before has no form: no JSON, list, table or code")
         still = all(has[form] for form in FORMS if had[form])
         return replace(result, ok=still and content.band != "changed")
     return replace(result, ok=content.band != "changed")

@@ -7,12 +7,12 @@ That is the noise floor: only what falls below it is a loss. The same probes are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from posttrain.exams.statistics import mcnemar, sign_flips
 
-__all__ = ["NOISE_FLOOR", "BesideFloor", "Outcomes", "beside_floor"]
+__all__ = ["FEWEST", "NOISE_FLOOR", "BesideFloor", "Outcomes", "beside_floor"]
 
 NOISE_FLOOR = "noise floor"
 """The name of the floor's row in tables."""
@@ -31,7 +31,7 @@ class BesideFloor(NamedTuple):
     """A method's score beside the floor's, on the probes that both could be judged on.
 
     n: probes; score, floor: shares kept; p_value: McNemar's, and the changes' where there are six or more (the larger
-    of the two); below: a loss.
+    of the two); below: a loss; testable: whether these probes could show one at all.
     """
 
     n: int
@@ -39,6 +39,12 @@ class BesideFloor(NamedTuple):
     floor: float
     p_value: float
     below: bool
+    testable: bool
+
+    @property
+    def unsure(self) -> bool:
+        """Whether it fell, and nobody can say whether that is a loss: too few probes."""
+        return not self.testable and self.score < self.floor
 
 
 def beside_floor(method: Mapping[str, Outcomes], floor: Mapping[str, Outcomes]) -> dict[str, BesideFloor]:
@@ -48,6 +54,9 @@ def beside_floor(method: Mapping[str, Outcomes], floor: Mapping[str, Outcomes]) 
     six that differ), and, with six changes or more, so does the exact test that flips the signs of the changes'
     differences: one change that went wrong altogether is not eight that did. McNemar's test takes probes of one change
     for independent, which they are not quite; with fewer than six changes it is all there is.
+
+    `testable` when the worst of all outcomes, no probe kept, would be `below`: with fewer than six that the floor kept
+    no method could ever lose anything, and "not below" says nothing.
     """
     found: dict[str, BesideFloor] = {}
     keys = dict.fromkeys(key for change in method if change in floor for key in method[change] if key in floor[change])
@@ -64,17 +73,26 @@ def beside_floor(method: Mapping[str, Outcomes], floor: Mapping[str, Outcomes]) 
         every = [pair for each in pairs.values() for pair in each]
         if not every:
             continue
-        only_floor, only_method = sum(b > a for a, b in every), sum(a > b for a, b in every)
-        p_value = mcnemar(only_floor, only_method)
-        differences = [sum(a - b for a, b in each) / len(each) for each in pairs.values() if each]
-        if len(differences) >= MANY_CHANGES:
-            p_value = max(p_value, sign_flips(differences))
-        enough = only_floor + only_method >= FEWEST
+        p_value, below = _loss(pairs.values())
         found[key] = BesideFloor(
             len(every),
             sum(a for a, _ in every) / len(every),
             sum(b for _, b in every) / len(every),
             p_value,
-            only_floor > only_method and enough and p_value < SIGNIFICANT,
+            below,
+            below or _loss([[(0, b) for _, b in each] for each in pairs.values()])[1],
         )
     return found
+
+
+def _loss(changes: Iterable[Sequence[tuple[int, int]]]) -> tuple[float, bool]:
+    """The p-value of (method, floor) pairs by change, and whether it is a loss."""
+    asked = [each for each in changes if each]
+    every = [pair for each in asked for pair in each]
+    only_floor, only_method = sum(b > a for a, b in every), sum(a > b for a, b in every)
+    p_value = mcnemar(only_floor, only_method)
+    differences = [sum(a - b for a, b in each) / len(each) for each in asked]
+    if len(differences) >= MANY_CHANGES:
+        p_value = max(p_value, sign_flips(differences))
+    enough = only_floor + only_method >= FEWEST
+    return p_value, only_floor > only_method and enough and p_value < SIGNIFICANT

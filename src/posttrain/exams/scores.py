@@ -13,6 +13,8 @@
     length.before, length.after                         mean tokens per answer
     length.cut                                          share of answers after that had not ended at max_new_tokens
 
+A locality probe that is not counted (`uncounted.py`) is in none of locality, kept, same, strict and judge.
+
 Shares have Wilson intervals, over several changes with the effective number of probes; means have a bootstrap over
 probes or changes, Student's t for few, and none for one. A score over no probes is absent, not 0.
 """  # fmt: skip
@@ -20,6 +22,7 @@ probes or changes, Student's t for few, and none for one. A score over no probes
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,13 +30,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posttrain.exams.statistics import Interval, cohen_kappa, mean_over_changes, share_over_changes, wilson
+from posttrain.exams.uncounted import uncounted_note
 
 if TYPE_CHECKING:
     from posttrain.exams.change import ProbeResult
 
 __all__ = ["ExamResult", "Summary", "is_share", "merged_notes", "over_changes", "score", "summarise"]
 
-_COUNTED = re.compile(r"(\d+) of (\d+) (.*)")
+_COUNTED = re.compile(r"(\d+) of (\d+) (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -74,17 +78,18 @@ def score(samples: Sequence[ProbeResult]) -> ExamResult:
     for group in groups:
         _share(result, group, [s.ok for s in samples if s.group == group])
     local = [group for group in groups if group.startswith("locality.")]
+    counted = [s for s in samples if s.ok is not None]
     for group in local:
-        own = [s for s in samples if s.group == group]
+        own = [s for s in counted if s.group == group]
         _mean(result, f"kept.{_kind(group)}", [s.kept for s in own if s.kept is not None])
         _share(result, f"same.{_kind(group)}", [s.band == "same" for s in own if s.kept is not None])
     for group in local:
-        _share(result, f"strict.{_kind(group)}", [s.strict for s in samples if s.group == group])
+        _share(result, f"strict.{_kind(group)}", [s.strict for s in counted if s.group == group])
     _mean(result, "manner", [s.manner for s in samples if s.manner is not None])
     _share(result, "leak", [s.leak for s in samples])
     for group in local:
-        _share(result, f"judge.{_kind(group)}", [s.judged for s in samples if s.group == group])
-    both = [(s.judged, s.ok) for s in samples if s.judged is not None and s.ok is not None]
+        _share(result, f"judge.{_kind(group)}", [s.judged for s in counted if s.group == group])
+    both = [(s.judged, s.ok) for s in counted if s.judged is not None and s.ok is not None]
     _share(result, "judge.agreement", [judged == ok for judged, ok in both])
     kappa = cohen_kappa(both)
     if kappa is not None:
@@ -131,10 +136,9 @@ def _per_token(result: ExamResult, name: str, samples: Sequence[ProbeResult]) ->
 def _notes(samples: Sequence[ProbeResult]) -> list[str]:
     notes = []
     for group in dict.fromkeys(s.group for s in samples):
-        left_out = [s for s in samples if s.group == group and s.ok is None]
-        if left_out:
-            total = sum(s.group == group for s in samples)
-            notes.append(f"{len(left_out)} of {total} probes of {group} are not counted: {left_out[0].note}")
+        own = [s for s in samples if s.group == group]
+        left_out = Counter(s.note for s in own if s.ok is None)
+        notes += [uncounted_note(k, len(own), group, note) for note, k in left_out.items()]
     _count(notes, samples, lambda s: not s.ended_before, "answers before were cut at max_new_tokens")
     _count(notes, samples, lambda s: not s.ended_after, "answers after were cut at max_new_tokens")
     targets = [s for s in samples if s.group == "reliability"]

@@ -98,9 +98,10 @@ def told(name: str) -> str:
 def _pocket(name: str) -> str:
     kind = name.removeprefix("pocket:")
     if kind not in POCKET:
-        raise MissingError(
-            Problem(name, "there is no such model in the box", f"known: {', '.join(f'pocket:{p}' for p in POCKET)}")
-        )
+        near = get_close_matches(kind, POCKET, n=1)
+        known = f"known: {', '.join(f'pocket:{p}' for p in POCKET)}"
+        mend = f"did you mean 'pocket:{near[0]}'?" if near else known
+        raise MissingError(Problem(name, "there is no such model in the box", mend))
     if not (_HERE / kind / "config.json").is_file():
         raise MissingError(
             Problem(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from posttrain.reports import numbers
+from posttrain.reports import averaged, numbers
 from posttrain.reports.exam_findings import exam_sentences
 from posttrain.reports.folder import Row, Run
 from posttrain.reports.shared import (
@@ -74,7 +74,7 @@ def _general(rows: Sequence[Row]) -> Iterator[Finding]:
 def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
     """The best trade-off among the methods that learned: keeping everything is no feat of one that learned nothing."""
     able = [row for _, row in ranked if numbers.has_learned(row.scores)]
-    if able and min(row.changes for _, row in ranked) < numbers.FEWEST_CHANGES:
+    if able and averaged.shared_changes([row for _, row in ranked]) < numbers.FEWEST_CHANGES:
         yield Finding((say("seen.few", least=numbers.FEWEST_CHANGES),), "plain")
     elif able:
         best = able[0]

@@ -16,7 +16,7 @@ from typing import Any
 from posttrain.config.json_text import parse_json
 from posttrain.config.yaml_text import parse_yaml, plain
 from posttrain.errors import ConfigError, DataError, MissingError, Problem
-from posttrain.exams.floor import NOISE_FLOOR, BesideFloor
+from posttrain.exams.floor import FEWEST, NOISE_FLOOR, BesideFloor
 from posttrain.exams.scores import summarise
 from posttrain.reports import numbers
 from posttrain.reports.examined import (
@@ -121,6 +121,10 @@ class Row:
     def below(self, key: str) -> bool:
         """Whether a score is a loss: below the noise floor by a paired test."""
         return key in self.floor and self.floor[key].below
+
+    def unsure(self, key: str) -> bool:
+        """Whether a score fell over so few questions that no test could call it a loss."""
+        return key in self.floor and self.floor[key].unsure
 
     @property
     def step(self) -> int | None:
@@ -353,7 +357,12 @@ def floors(node: Any) -> dict[str, BesideFloor]:
     """Comparisons with the noise floor as results.json has them."""
     wanted = set(BesideFloor._fields)
     given = node if isinstance(node, dict) else {}
-    return {key: BesideFloor(**one) for key, one in given.items() if isinstance(one, dict) and set(one) == wanted}
+    found = {}
+    for key, one in given.items():
+        if isinstance(one, dict) and {*one, "testable"} == wanted:
+            told = {"testable": round(one["n"] * one["floor"]) >= FEWEST, **one}  # files of 0.1 do not say it
+            found[key] = BesideFloor(**told)
+    return found
 
 
 def _apart(row: Row) -> Row:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from posttrain.reports import findings, numbers
+from posttrain.reports import averaged, findings, numbers
 from posttrain.reports.folder import Run
+from posttrain.reports.panels import row_label
 from posttrain.reports.texts import Message, say
 
 __all__ = ["content_notes", "exam_notes", "more_name", "more_notes", "partly", "seen_notes", "words"]
@@ -25,7 +26,15 @@ def partly(run: Run) -> Message | None:
 def exam_notes(run: Run) -> Iterator[Message]:
     """Below the table of scores."""
     groups = _groups(run)
-    yield say("scores.about", n=len(run.changes)) if len(run.changes) > 1 else say("scores.about_one")
+    rows = [row for row in run.shown if row.scores]
+    over = averaged.over(rows)
+    yield say("scores.about", changes=over) if len(run.changes) > 1 else say("scores.about_one")
+    different = averaged.uneven(rows, lambda row: f"`{row_label(row, run)}`")
+    if different is not None:
+        yield different
+    left = averaged.not_counted([cell for row in rows for cell in row.cells])
+    if left is not None:
+        yield left
     yield say("scores.better_leak" if "leak" in groups else "scores.better")
     if any(cell.samples for cell in run.cells):
         yield say("scores.choose")
@@ -33,6 +42,8 @@ def exam_notes(run: Run) -> Iterator[Message]:
         yield say("scores.leak")
     if any(row.floor for row in run.rows):
         yield say("scores.floor")
+    if any(row.unsure(key) for row in run.shown for key in row.floor):
+        yield say("scores.unsure")
 
 
 def words(run: Run) -> list[Message]:

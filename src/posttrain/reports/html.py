@@ -20,6 +20,7 @@ from posttrain.models.disk import writing
 from posttrain.reports import (
     alone,
     answers,
+    averaged,
     exam_page,
     findings,
     footnotes,
@@ -66,6 +67,7 @@ class Shown(NamedTuple):
     attributes: Markup = Markup()
     group: str = ""
     below: bool = False
+    unsure: bool = False
 
 
 class Line(NamedTuple):
@@ -252,20 +254,15 @@ def _paragraphs(notes: str) -> Iterator[tuple[str, list[Markup]]]:
 
 
 def _intro(run: Run) -> Message:
-    def counted(what: str, n: int) -> Message:
-        return say(f"intro.{what}_one") if n == 1 else say(f"intro.{what}", n=n)
-
     if not run.rows and run.before:
         models = ", ".join(f"`{one.model}`" for one in run.before)
         return say("intro.only_before", models=models, names=" \u00b7 ".join(f"`{exam.name}`" for exam in run.exams))
     if not run.rows:
         return say("scores.none")
     if run.alone:
-        return alone.intro(run, counted("changes", len(run.changes)) if has_change(run) else None)
-    changes, methods = (
-        counted("changes", len(run.changes)),
-        counted("methods", len([m for m in run.methods if m != NOISE_FLOOR])),
-    )
+        return alone.intro(run, averaged.over(run.final) if has_change(run) else None)
+    changes = averaged.over([row for row in run.final if not row.is_floor])
+    methods = averaged.counted("methods", len([m for m in run.methods if m != NOISE_FLOOR]))
     models = ", ".join(f"`{name}`" for name in run.models)
     if not run.exams:
         return say("intro.what", changes=changes, methods=methods, models=models)
@@ -368,6 +365,7 @@ def _shown(row: Row, head: Head) -> Shown:
         attributes=attribute(LANGUAGES[0], title=title),
         group=key if head.column.group in EXAM_GROUPS else "",
         below=row.below(key),
+        unsure=row.unsure(key),
     )
 
 

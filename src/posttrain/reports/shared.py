@@ -83,7 +83,14 @@ def _of_topics(
 
 ORDER = (
     *("seen.learned_cells", "seen.learned", "seen.rephrase", "seen.pattern_kept", "seen.pattern_worn"),
-    *("seen.pattern_floor", "seen.pattern_lost", "seen.pattern_leak", "seen.shorter", "seen.longer"),
+    *(
+        "seen.pattern_floor",
+        "seen.pattern_few",
+        "seen.pattern_lost",
+        "seen.pattern_leak",
+        "seen.shorter",
+        "seen.longer",
+    ),
 )
 
 
@@ -164,7 +171,8 @@ def _pattern(row: Row) -> Iterator[Point]:
     if share is None:
         return
     if "locality.same_pattern" in row.floor and not row.below("locality.same_pattern") and printed(share) < KEPT:
-        yield Point("seen.pattern_floor", (), {"share": (share,)})
+        sign = "seen.pattern_few" if row.unsure("locality.same_pattern") else "seen.pattern_floor"
+        yield Point(sign, (), {"share": (share,)})
         return
     leak = leak_of(row, "locality.same_pattern")
     if printed(share) > LOST:
@@ -176,21 +184,29 @@ def _pattern(row: Row) -> Iterator[Point]:
 
 
 def _kinds(row: Row) -> Iterator[tuple[str, str]]:
-    """(sentence, group) of each other kind of locality: kept, no loss by the noise floor, worn or lost."""
+    """(sentence, group) of each other kind of locality: kept, no loss by the noise floor, too few questions to tell,
+    worn or lost."""
     for key in LOCALITY_REST:
         if key in row.scores:
             share = printed(row.scores[key])
             if share >= KEPT:
                 yield "seen.kept", key
+            elif row.unsure(key):
+                yield "seen.too_few", key
             elif key in row.floor and not row.below(key):
                 yield "seen.within_floor", key
             else:
                 yield "seen.lost" if share <= LOST else "seen.worn", key
 
 
+KINDS = ("seen.kept", "seen.within_floor", "seen.too_few", "seen.worn", "seen.lost")
+"""The sentences about other kinds of locality, in their order."""
+
+
 def _elsewhere(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
-    """Kept, no loss, worn, lost: one sentence each. Groups that are so for the same methods stand together in it."""
-    for said in ("seen.kept", "seen.within_floor", "seen.worn", "seen.lost"):
+    """Kept, no loss shown, too few to tell, worn, lost: one sentence each. Groups that are so for the same methods
+    stand together in it."""
+    for said in KINDS:
         by_group: dict[str, list[Row]] = {}
         for group in LOCALITY_REST:
             own = [row for row in rows if (said, group) in _kinds(row)]

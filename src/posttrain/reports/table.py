@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from posttrain.reports import numbers
+from posttrain.reports import averaged, numbers
 from posttrain.reports.examined import Before, read_before, read_exams
 from posttrain.reports.folder import Row, rows_of
 from posttrain.reports.texts import catalogue, say, text
@@ -35,6 +35,8 @@ SHOWN: tuple[str, ...] = (
 
 BELOW = "↓"
 """Beside a locality score that is below the noise floor by a paired test."""
+UNSURE = "?"
+"""Beside one that fell over so few questions that no test could call it a loss."""
 
 
 def text_table(results: Mapping[str, Any], width: int = 100, *, language: str = "en") -> str:
@@ -60,10 +62,9 @@ def text_table(results: Mapping[str, Any], width: int = 100, *, language: str = 
         table.add_column(names[key], justify="right", no_wrap=True)
     for i, label in enumerate(labels):
         table.add_row(label, *(body[key][i] for key in columns))
-    changes = len({cell["change"] for cell in results["cells"]})
     mixed = set(present) & {*SHOWN} - {"wall_s"}
     title = "table.title" if not exams else "table.title_both" if mixed else "table.title_exams"
-    lines = [text(say(title, study=results.get("study", ""), n=changes), language)]
+    lines = [text(say(title, study=results.get("study", ""), changes=averaged.over(rows)), language)]
     after = list(_remarks(results, rows, [names[key] for key in every if key in present and key not in kept], language))
     console = Console(file=io.StringIO(), width=max(width, 40), force_terminal=False, highlight=False, markup=False)
     console.print("\n".join(lines), end="\n\n")
@@ -79,7 +80,8 @@ def _value(row: Row, key: str) -> str:
         return numbers.amount(row.cost[key]) if key in row.cost else numbers.MISSING
     if key not in row.scores:
         return numbers.MISSING
-    return numbers.score_text(key, row.scores[key]) + (BELOW if row.below(key) else "")
+    sign = BELOW if row.below(key) else UNSURE if row.unsure(key) else ""
+    return numbers.score_text(key, row.scores[key]) + sign
 
 
 def _column(values: Sequence[float | None]) -> list[str]:
@@ -118,16 +120,24 @@ def _fitting(
 
 def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence[str], language: str) -> list[str]:
     remarks = []
+    different = averaged.uneven(rows, lambda row: _label(row, rows))
+    if different is not None:
+        remarks.append(text(different, language))
+    left = averaged.not_counted([cell for row in rows for cell in row.cells])
+    if left is not None:
+        remarks.append(text(left, language))
     rated = [r for r in rows if numbers.trade_off(r.scores) is not None and not r.is_floor]
     ranked = sorted((r for r in rated if numbers.has_learned(r.scores)), key=_rank, reverse=True)
     if ranked and len(rated) > 1:
-        few = min(row.changes for row in rated) < numbers.FEWEST_CHANGES
+        few = averaged.shared_changes(rated) < numbers.FEWEST_CHANGES
         best = (
             say("table.few", least=numbers.FEWEST_CHANGES) if few else say("table.best", method=_label(ranked[0], rows))
         )
         remarks.append(text(best, language))
     if any(row.floor for row in rows):
         remarks.append(text(say("table.below", mark=BELOW), language))
+    if any(row.unsure(key) for row in rows for key in row.floor):
+        remarks.append(text(say("table.unsure", mark=UNSURE), language))
     failed = [cell for cell in results["cells"] if cell.get("status", "done") != "done"]
     if failed:
         names = ", ".join(f"{cell['method']}/{cell['change']}" for cell in failed[:5]) + (

@@ -24,6 +24,7 @@ from posttrain.exams.running import TaskProgress, TaskResult, run_task, samples_
 from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Task, content_id
 from posttrain.exams.task_files import SampleFile
+from posttrain.exams.uncounted import kind_of, uncounted
 from posttrain.inference.opening import open_respondent
 from posttrain.inference.protocol import Respondent
 from posttrain.inference.respondents import held
@@ -61,6 +62,8 @@ class Examiner:
         self.judge: Respondent | None = None
         self.notes: Mapping[str, Sequence[str]] = {}
         """Task -> what there is to say about it, whoever takes it."""
+        self.warned: set[str] = set()
+        """Changes of whose `keeps` was said what is wrong with them."""
 
     # ---- the untouched model -----------------------------------------------------------------------------------------
 
@@ -131,6 +134,7 @@ class Examiner:
             result = self._change(respondent, cell.change, checkpoint, place)
             scores, ci95, n, notes = dict(result.scores), dict(result.ci95), dict(result.n), list(result.notes)
             outcomes = result.outcomes
+            self._warn(cell.change.name, notes)
             cost["exam_s.change"] = time.monotonic() - began
         after = {task.name: self._task(respondent, task, place, checkpoint) for task in self.exams.tasks}
         merged = self._merged(after)
@@ -151,6 +155,13 @@ class Examiner:
             cost={**cost, **costs(after), "exam_s": time.monotonic() - began},
             outcomes=outcomes,
         )
+
+    def _warn(self, change: str, notes: Sequence[str]) -> None:
+        """Words to keep that the untouched model does not say: a slip in the change file, said once."""
+        if change not in self.warned:
+            self.warned.add(change)
+            for reason in dict.fromkeys(one.reason for one in uncounted(notes) if kind_of(one.reason) == "keeps"):
+                self.bench.say(f"change {change}: {reason}")
 
     def _compared(self, task: Task, after: TaskResult) -> dict[str, Any]:
         before = self.before[task.name].samples

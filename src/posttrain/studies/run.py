@@ -172,11 +172,12 @@ class _Run:
             for model in dict.fromkeys(cell.model for cell in self.plan):
                 self._run_model(model, [cell for cell in self.plan if cell.model == model])
         except (KeyboardInterrupt, Interrupted) as stop:
-            done = sum(result.status == "done" for result in self.results.values())
+            mine = [result for folder, result in self.results.items() if folder in self.selected]
+            done = sum(result.status == "done" for result in mine)
             before = stop.problems if isinstance(stop, Interrupted) else ()
             raise Interrupted(
                 *before,
-                Problem("", f"stopped; {done} of {len(self.plan)} cells are done", "run the same command to go on"),
+                Problem("", f"stopped; {done} of {len(self.selected)} cells are done", "run the same command to go on"),
             ) from stop
         finally:
             self._write_results()

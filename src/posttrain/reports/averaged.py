@@ -1,0 +1,78 @@
+"""Over how many changes the rows of a table are averages, which rows are not over all of them, and what is in none.
+
+A study may be run in pieces (`--changes 2`, then `--changes 4 --only full`), and cells fail: then averages over
+different changes stand side by side, and a reader has to know which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from posttrain.exams.uncounted import kind_of, uncounted
+from posttrain.reports.folder import Cell, Row
+from posttrain.reports.shared import group_name, joined
+from posttrain.reports.texts import Message, say
+
+__all__ = ["counted", "not_counted", "over", "shared_changes", "uneven"]
+
+REASONS = {"refusal": "uncounted.refusal", "form": "uncounted.form", "keeps": "uncounted.keeps"}
+
+
+def counted(what: str, low: int, high: int | None = None) -> Message:
+    """`one change`, `4 changes`, `2 to 4 changes`; what: changes or methods."""
+    if high is not None and high != low:
+        return say(f"intro.{what}", n=say("list.range", low=low, high=high))
+    return say(f"intro.{what}_one") if low == 1 else say(f"intro.{what}", n=low)
+
+
+def _changes(row: Row) -> frozenset[str]:
+    """A cell of other exams only has no change by name; where no cell has, it counts as one."""
+    named = frozenset(cell.change for cell in row.cells if cell.change)
+    return named or frozenset(cell.change for cell in row.cells)
+
+
+def over(rows: Sequence[Row]) -> Message:
+    """Over how many changes the rows' numbers are."""
+    counts = [len(_changes(row)) for row in rows if row.cells]
+    return counted("changes", min(counts), max(counts)) if counts else counted("changes", 0)
+
+
+def shared_changes(rows: Sequence[Row]) -> int:
+    """How many changes all of the rows have."""
+    each = [_changes(row) for row in rows if row.cells]
+    return len(frozenset.intersection(*each)) if each else 0
+
+
+def uneven(rows: Sequence[Row], label: Callable[[Row], str]) -> Message | None:
+    """The rows that are not over all changes that some row is over, with how many they are over."""
+    every = frozenset(change for row in rows for change in _changes(row) if row.cells)
+    fewer = {label(row): len(_changes(row)) for row in rows if row.cells and _changes(row) != every}
+    if not fewer:
+        return None
+    named = joined("list.two", [say("list.counted", name=name, n=n) for name, n in fewer.items()])
+    return say("scores.uneven", names=named, n=len(every))
+
+
+def not_counted(cells: Sequence[Cell]) -> Message | None:
+    """How many questions of each kind had nothing to keep, and why: a column that is missing is not one that was
+    forgotten. It depends on the answers before alone, so one cell of each change tells it."""
+    told: dict[tuple[str, str], Cell] = {}
+    for cell in cells:
+        if cell.done:
+            told.setdefault((cell.model, cell.change), cell)
+    left_out: dict[tuple[str, str], int] = {}
+    asked: dict[str, int] = {}
+    for cell in told.values():
+        found = uncounted(cell.notes)
+        for one in found:
+            key = (one.group, kind_of(one.reason))
+            left_out[key] = left_out.get(key, 0) + one.k
+        for group, n in {**cell.n, **{one.group: one.n for one in found}}.items():
+            asked[group] = asked.get(group, 0) + n
+    if not left_out:
+        return None
+    parts = [
+        say("list.uncounted", name=group_name(group), k=k, n=asked[group], why=say(REASONS[kind]))
+        for (group, kind), k in left_out.items()
+    ]
+    return say("scores.uncounted", parts=joined("list.then", parts))
