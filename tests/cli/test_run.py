@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from posttrain.cli.guessing import clock
 from posttrain.cli.main import main
-from posttrain.cli.run import Watcher, clock
+from posttrain.cli.run import Watcher
 from posttrain.errors import DiskError, Problem
 from posttrain.models.meter import Doing
 from posttrain.training.lock import only_one
