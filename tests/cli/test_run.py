@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from posttrain.cli.guessing import clock
 from posttrain.cli.main import main
-from posttrain.cli.run import Watcher, clock
+from posttrain.cli.run import Watcher
 from posttrain.models.meter import Doing
 from tests.processes import Started
 from tests.studies.conftest import TRAIN, write_study
