@@ -86,7 +86,7 @@ def cost_line(cost: Mapping[str, float]) -> str:
         saved = f"{cost['shared_tokens']:,.0f} tokens"
         shared = f"{cost['shared_prefixes']:,.0f}"
         one = cost["shared_prefixes"] == 1
-        parts.append(f"{shared} shared prefix{'' if one else 'es'} (saved {saved})")
+        parts.append(f"{shared} prefix{'' if one else 'es'} shared (saved {saved})")
     if cost["plain_requests"]:
         plain = f"{cost['plain_requests']:,.0f}"
         parts.append(f"{plain} request{'' if cost['plain_requests'] == 1 else 's'} shared none")
