@@ -15,7 +15,9 @@ os.environ["LANGUAGE"] = "en"  # what is said is compared in English, whatever t
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does: spinning threads starve each other
 
+from posttrain.cli import options
 from posttrain.errors import MissingError
+from posttrain.language import ENGLISH, speak
 from posttrain.models.names import REAL, resolve
 from tests.pico import pico
 
@@ -52,6 +54,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         os.environ.setdefault(
             "OMP_NUM_THREADS", "1"
         )  # the workers share the processor; each reads it as torch comes in
+
+
+@pytest.fixture(autouse=True)
+def spoken_to_as_before() -> None:
+    """A command that an earlier test ran in this process has left neither its language nor its --quiet behind."""
+    options.take_global([])
+    speak(ENGLISH)
 
 
 @pytest.fixture(scope="session")

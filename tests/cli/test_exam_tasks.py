@@ -172,11 +172,11 @@ def test_what_a_group_changed_by(change: float, different: bool, said: str, chin
     ("prefixes", "requests", "english", "chinese"),
     [
         (
-            1, 0, "7.2 s, 577 tokens forwarded, 1 shared prefix (saved 40 tokens), 0.61 GiB",
+            1, 0, "7.2 s, 577 tokens forwarded, 1 prefix shared (saved 40 tokens), 0.61 GiB",
             "7.2 秒，前向計算 577 個詞元，共用 1 個前綴（省下 40 個詞元），0.61 GiB",
         ),
         (
-            3, 1, "7.2 s, 577 tokens forwarded, 3 shared prefixes (saved 40 tokens), 1 request shared none, 0.61 GiB",
+            3, 1, "7.2 s, 577 tokens forwarded, 3 prefixes shared (saved 40 tokens), 1 request shared none, 0.61 GiB",
             "7.2 秒，前向計算 577 個詞元，共用 3 個前綴（省下 40 個詞元），1 個請求沒有共用，0.61 GiB",
         ),
     ],

@@ -227,6 +227,28 @@ def test_nothing_is_better_by_0_00(before: float, after: float, higher: bool, ki
     assert not any(other in said for name, other in fell.items() if name != kind)
 
 
+@pytest.mark.parametrize(
+    ("n", "changed", "english", "chinese"),
+    [
+        (5, 5, "too few questions (5)", "題數太少（5）"),
+        (40, 4, "too few questions differ (4)", "有差別的題太少（4）"),
+        (40, 12, "not told apart", "分不出差別"),
+    ],
+)
+def test_too_few_questions_are_said(n: int, changed: int, english: str, chinese: str) -> None:
+    exam = ExamInfo("held", "rougeL")
+    compared = Compared(
+        n, 0.4, 0.548, 0.148, (0.031, 0.288), None, None, (None, None), None, changed=changed
+    )  # fmt: skip
+    scores = {"held.rougeL": 0.548}
+    cell = Cell("m", "lora", "", 0, "final", "done", "", scores, {}, {}, {}, compare={"held": compared})
+    run = Run("s", {}, "", (cell,), (Row("m", "lora", "final", scores, {}, {}, (cell,)),), exams=(exam,))
+    (view,) = exam_views(run, marks_of(run.versions))
+    verdict = view.lines[-1].verdict
+    assert verdict is not None
+    assert (text(verdict.word, "en"), text(verdict.word, "zh-TW")) == (english, chinese)
+
+
 def test_only_the_exams_before_have_been_taken(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "s", n=20)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))

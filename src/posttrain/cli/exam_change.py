@@ -274,9 +274,9 @@ def _table(summary: Summary, beside: Mapping[str, BesideFloor], *, several: bool
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(translate("score"))
-    table.add_column(translate("value"), justify="right")
-    table.add_column(translate("95 % interval" + (" (over changes)" if several else "")))
+    table.add_column(translate("score"), overflow="fold")
+    table.add_column(translate("value"), justify="right", overflow="fold")
+    table.add_column(translate("95 % interval" + (" (over changes)" if several else "")), overflow="fold")
     table.add_column(translate("probes"), justify="right")
     if beside:
         table.add_column(translate("floor"), justify="right")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.cli.options import console, quiet, talk
 from posttrain.cli.plain import one_line
@@ -86,7 +86,7 @@ def cost_line(cost: Mapping[str, float]) -> str:
         saved = f"{cost['shared_tokens']:,.0f} tokens"
         shared = f"{cost['shared_prefixes']:,.0f}"
         one = cost["shared_prefixes"] == 1
-        parts.append(f"{shared} shared prefix{'' if one else 'es'} (saved {saved})")
+        parts.append(f"{shared} prefix{'' if one else 'es'} shared (saved {saved})")
     if cost["plain_requests"]:
         plain = f"{cost['plain_requests']:,.0f}"
         parts.append(f"{plain} request{'' if cost['plain_requests'] == 1 else 's'} shared none")
@@ -239,9 +239,9 @@ def _table(results: Mapping[str, TaskResult], *, by_group: bool) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(translate("score"))
-    table.add_column(translate("value"), justify="right")
-    table.add_column(translate("95 % interval"))
+    table.add_column(translate("score"), overflow="fold")
+    table.add_column(translate("value"), justify="right", overflow="fold")
+    table.add_column(translate("95 % interval"), overflow="fold")
     table.add_column("n", justify="right")
     for name, result in results.items():
         groups = _groups(result)
@@ -263,8 +263,9 @@ def _differences(results: Mapping[str, TaskResult], compared: Mapping[str, Compa
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("score", "before", "after", "difference", "95 % interval", "p"):
-        table.add_column(translate(column), justify="left" if column in ("score", "95 % interval") else "right")
-    table.add_column("")
+        justify: Literal["left", "right"] = "left" if column in ("score", "95 % interval") else "right"
+        table.add_column(translate(column), justify=justify, overflow="fold")
+    table.add_column("", overflow="fold")
     for name, one in compared.items():
         if one.before is None or one.after is None or one.difference is None:
             table.add_row(f"{name}.{results[name].headline}", *[""] * 5, translate("nothing to compare"))

@@ -46,7 +46,7 @@ def list_kinds(
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("registry", "kind", "what it is"):
-        table.add_column(translate(column))
+        table.add_column(translate(column), overflow="fold")
     for row in rows:
         table.add_row(row.seam, row.kind, Text(row.summary))
     console(stderr=False).print(table)
