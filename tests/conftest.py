@@ -15,7 +15,6 @@ os.environ["LANGUAGE"] = "en"  # what is said is compared in English, whatever t
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does: spinning threads starve each other
 
-from posttrain.cli import options
 from posttrain.errors import MissingError
 from posttrain.language import ENGLISH, speak
 from posttrain.models.names import REAL, resolve
@@ -58,8 +57,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def spoken_to_as_before() -> None:
-    """A command that an earlier test ran in this process has left neither its language nor its --quiet behind."""
-    options.take_global([])
+    """A command that an earlier test ran in this process has not left its language behind."""
     speak(ENGLISH)
 
 
