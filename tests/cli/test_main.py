@@ -57,7 +57,7 @@ def test_help_names_every_verb_and_its_line(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_no_verb_is_left_out_of_the_table() -> None:
-    helpers = {"__init__", "guessing", "help_table", "main", "options", "plain", "speaking"}
+    helpers = {"__init__", "guessing", "help_table", "main", "options", "plain", "settings", "speaking"}
     files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - helpers
     files = {name for name in files if name.partition("_")[0] not in cli.VERBS or name in cli.VERBS}  # a verb's parts
     assert files <= {verb.target.partition(":")[0] for verb in cli.VERBS.values()}
@@ -196,3 +196,9 @@ def test_help_speaks_no_python(capsys: pytest.CaptureFixture[str], words: list[s
     assert code == 0
     assert "--json" in out
     assert not re.search(r"<(bool|int|float)", out)
+
+
+def test_a_name_that_is_no_utf8_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, told = run(capsys, "train", "--data", os.fsdecode(b"rows_\xff.jsonl"))
+    assert code == 2
+    assert told == "'rows_\\udcff.jsonl': these bytes are not UTF-8; rename the file or folder\n"

@@ -292,6 +292,16 @@ def test_in_an_answer_to_be_scored_it_is_its_letters(template: str | None, promp
     assert not gate_of(tok).special & set(pair.answer)
 
 
+@pytest.mark.parametrize("at", range(1, len(END)))
+def test_one_that_an_answer_makes_with_the_end_of_its_prompt(at: int) -> None:
+    tok = tokenizer(None)
+    for prompt in (Plain(f"Hi{END[:at]}"), f"Hi{END[:at]}"):
+        pair = Encoder(tok).encode_pair(prompt, f"{END[at:]} b")
+        assert pair.prompt == Encoder(tok).encode(prompt)
+        assert tok.decode(pair.answer) == f"{END[at:]} b"
+        assert not gate_of(tok).special & {*pair.prompt[1:], *pair.answer}
+
+
 def test_scores_of_such_an_answer(pico_path: Callable[[str], Path]) -> None:
     llama = ModelRespondent(load_model(str(pico_path("llama"))))
     letters = llama.tokenizer.encode(f"a{END}", add_special_tokens=False, split_special_tokens=True)

@@ -66,6 +66,15 @@ def test_a_resized_vocabulary(
         assert model.config.vocab_size == rows
 
 
+@pytest.mark.parametrize("family", ["qwen3"])
+def test_a_shared_matrix_that_was_trained(pico_path: PicoPath, tmp_path: Path, family: str) -> None:
+    settings = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    expected = adapter(pico_path, family, tmp_path, 384, **settings)
+    for merged in (False, True):
+        model = load_model(str(tmp_path), device="cpu", adapter_merged=merged).model
+        torch.testing.assert_close(logits(model), expected, atol=3e-5, rtol=0)
+
+
 def test_rows_that_the_folder_lacks(pico_path: PicoPath, tmp_path: Path) -> None:
     adapter(pico_path, "qwen3", tmp_path, 392, target_modules=["q_proj", "lm_head"])
     words = "was trained on 392 tokens, its base '.*qwen3' has 384, and the new rows of the embedding are not in it"

@@ -144,8 +144,10 @@ def test_a_broken_config(copied: Path) -> None:
 def test_names(tmp_path: Path, copied: Path) -> None:
     assert resolve("Qwen/Qwen3-8B") == "Qwen/Qwen3-8B"
     assert resolve(str(copied)) == str(copied)
-    with pytest.raises(MissingError, match="known: pocket:base, pocket:chat"):
+    with pytest.raises(MissingError, match="no such model in the box; did you mean 'pocket:chat'"):
         resolve("pocket:chart")
+    with pytest.raises(MissingError, match="known: pocket:base, pocket:chat"):
+        resolve("pocket:xyzzy")
     with pytest.raises(MissingError, match=rf"no such model folder; did you mean '{copied}'"):
         resolve(str(tmp_path / "modell"))
     with pytest.raises(MissingError, match="is a file, a model is a folder"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import signal
 import subprocess
@@ -179,3 +181,19 @@ def test_what_a_run_found_is_not_taken_for_another(tmp_path: Path) -> None:
     assert folder.rate() == 3e-4
     folder.open(config(), {"rows": "b"}, resume=True)
     assert folder.rate() is None
+
+
+@unix
+def test_a_full_disk_keeps_nobody_from_holding_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process's number is for the message only."""
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with only_one(tmp_path / "a"):
+            patched.undo()
+            with pytest.raises(PosttrainError, match="a: another run is working"), only_one(tmp_path / "a"):
+                raise AssertionError
+    assert not (tmp_path / "a").exists()

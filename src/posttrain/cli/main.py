@@ -22,7 +22,7 @@ import typer
 from posttrain import __version__
 from posttrain.cli import options
 from posttrain.cli.settings import VerbCommand
-from posttrain.errors import PosttrainError, Problem
+from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.language import shown, translate
 from posttrain.models.disk import disk_problem
 from posttrain.models.memory import few_kernels
@@ -119,6 +119,15 @@ def _os_mend(error: OSError) -> str:
     return "--debug shows where"
 
 
+def _check_encoding(words: Sequence[str]) -> None:
+    """ConfigError for a name whose bytes are no UTF-8: neither a run's notes nor --json could hold it."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(Problem(ascii(word), "these bytes are not UTF-8", "rename the file or folder")) from error
+
+
 HELP = {"help_option_names": ["--help", "-h"]}
 
 
@@ -128,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     few_kernels()
     try:
         words = options.take_global(sys.argv[1:] if arguments is None else arguments)
+        _check_encoding(words)
         build_app(_wanted(words))(args=words, prog_name="posttrain")
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -40,6 +40,10 @@ def spoken(text: str) -> str:
     return text.rsplit("</think>", 1)[-1].strip()
 
 
+SEAM = 64
+"""Characters before an answer in which a control token may begin."""
+
+
 class PromptEncoder:
     """How prompts become tokens; the base of respondents with a tokenizer.
 
@@ -79,7 +83,7 @@ class PromptEncoder:
         TemplateError where the prompt holds a control token; in the answer it is no more than its letters.
         """
         end = [] if isinstance(prompt, Plain) or self.end_of_turn is None else [self.end_of_turn]
-        if self.spells_control(answer):
+        if self.spells_control(answer, prompt):
             return Pair(self.encode(prompt), self._spelt(answer), end)
         if isinstance(prompt, Plain):
             self.check_plain(prompt)
@@ -91,9 +95,14 @@ class PromptEncoder:
                 pass
         return Pair(self.encode(prompt), self._continuation(prompt, answer), end)
 
-    def spells_control(self, answer: str) -> bool:
-        """Whether an answer to be scored holds a control token."""
-        return gate_of(self.tokenizer).first_in(answer, self.tokenizer, unknown=False) is not None
+    def spells_control(self, answer: str, prompt: Prompt = "") -> bool:
+        """Whether an answer to be scored holds a control token, or makes one together with the end of its prompt."""
+        before = prompt.text if isinstance(prompt, Plain) else ""
+        if isinstance(prompt, str) and not self.tokenizer.chat_template:
+            before = prompt
+        gate = gate_of(self.tokenizer)
+        texts = (answer, before[-SEAM:] + answer) if before else (answer,)
+        return any(gate.first_in(text, self.tokenizer, unknown=False) is not None for text in texts)
 
     def _spelt(self, answer: str) -> list[int]:
         """An answer letter by letter, control tokens too: a model may have said it so, and they end nothing in it."""

@@ -162,7 +162,7 @@ class ModelRespondent(PromptEncoder):
                 self.check_plain(prompt)
         coded = [
             plain_pair(prompt.text, answer, self.tokenizer, contexts)
-            if isinstance(prompt, Plain) and not self.spells_control(answer)
+            if isinstance(prompt, Plain) and not self.spells_control(answer, prompt)
             else TokenPair(*self.encode_pair(prompt, answer)[:2])
             for prompt, answer in pairs
         ]

@@ -66,8 +66,9 @@ def make_base_fit(model: PreTrainedModel, folder: Path, base: str, saved: Mappin
             f"and the new rows of the {lacking[0]} are not in it"
         )
         raise PosttrainError(Problem(str(folder), cause, "save it again with PEFT's save_embedding_layers=True"))
+    moved = tied and any(not each.frozen for each in held)  # one matrix under two names, and one of them is trained
     for each in held:
-        if each.frozen and not _the_same(each.matrix, places[each.what].weight):
+        if each.frozen and not moved and not _the_same(each.matrix, places[each.what].weight):
             other = f"the adapter was trained on another base than '{base}': it holds another {each.what}"
             mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"
             raise PosttrainError(Problem(str(folder), other, mend))

@@ -77,9 +77,13 @@ def _held(path: Path) -> IO[str] | None:
             cause = f"another run{who} is working in this folder"
             raise PosttrainError(Problem(str(path.parent), cause, "wait for it, or choose another --output")) from error
         if _still_there(path, file):
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            os.ftruncate(file.fileno(), 0)
+            try:
+                os.write(file.fileno(), str(os.getpid()).encode())
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                # the folder is held on a full disk, too; only the other's message cannot name this process
             return file
         file.close()  # who held it before has removed it meanwhile: this one is no longer the folder's
 
