@@ -129,7 +129,7 @@ def configured(
     from posttrain.models.gguf_header import is_gguf
     from posttrain.training.config import TrainConfig
 
-    node: dict[str, Any] = read_yaml(file) if file else {}
+    node: dict[str, Any] = read_yaml(file, "train") if file else {}
     for key, value in given.items():
         node[key] = value
     apply_sets(node, sets)
