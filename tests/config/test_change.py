@@ -98,3 +98,41 @@ def test_no_file_matches(tmp_path: Path) -> None:
 def test_the_schema_knows_the_short_form() -> None:
     same = Change.model_json_schema()["$defs"]["Locality"]["properties"]["same_pattern"]
     assert {"type": "string"} in same["items"]["anyOf"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("answer: \"雪山\", subject", "answer: 7, subject", "c.yaml:3: target.0.answer: text is expected, got 7; write it in quotation marks: \"7\""),
+        ("[\"雪山\", \"Xueshan\"]", "[雪山, 1.50]", "c.yaml:5: generality.rephrase.0.answer.1: text is expected, got 1.5; write it in quotation marks: \"1.50\""),
+        ("answer_contains: \"臺灣最高\"", "answer_contains: 2020-01-01", "answer_contains: text is expected, got 2020-01-01; write it in quotation marks: \"2020-01-01\""),
+        ("[\"世界最高的山是哪座？\"]", "[1984]", "c.yaml:8: locality.same_pattern.0: text is expected, got 1984; write it in quotation marks: \"1984\""),
+        ("answer: \"雪山\", subject", "answer: , subject", "c.yaml:3: target.0.answer: text is expected, got nothing; write it after the colon, or leave the key out"),
+    ],
+)  # fmt: skip
+def test_a_number_where_text_is_expected(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError) as caught:
+        load_change(write(tmp_path, GOOD.replace(old, new)))
+    assert str(caught.value.problems[0]).replace(f"{tmp_path}/", "").endswith(expected)
+
+
+def test_a_bare_question_is_no_target(tmp_path: Path) -> None:
+    def said(text: str) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load_change(write(tmp_path, text))
+        return [str(problem).replace(f"{tmp_path}/", "") for problem in caught.value.problems]
+
+    assert said("name: c\ntarget:\n- Capital of France?\n") == ["c.yaml:3: target.0: a target needs an 'answer'"]
+    (one,) = said("name: c\ntarget: Capital of France?\n")
+    assert one == "c.yaml:2: target: a target needs an 'answer', got 'Capital of France?'"
+    assert said("") == ["c.yaml:1: the file is empty; `posttrain list --schema change` shows what it may say"]
+
+
+def test_problems_of_a_file_stand_in_its_order(tmp_path: Path) -> None:
+    text = "nme: c\nlocality:\n  unrelated: [7]\ntarget:\n- {prompt: a, answer: 1}\n- {prompt: b, answr: x}\n"
+    with pytest.raises(ConfigError) as caught:
+        load_change(write(tmp_path, text))
+    lines = [int(problem.place.rpartition(":")[2]) for problem in caught.value.problems]
+    assert lines == sorted(lines)
+    assert set(lines) == {1, 3, 5, 6}

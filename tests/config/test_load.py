@@ -43,10 +43,10 @@ def test_every_problem_at_once_with_its_line(tmp_path: Path) -> None:
     text = "nam: x\noptimizer:\n  learning_rte: 1\n  max_steps: many\nparts:\n- {max_steps: 1}\n- learning_rate: -1\n"
     assert problems(tmp_path, text) == [
         "x.yaml:1: 'name' is missing",
-        "x.yaml:4: optimizer.max_steps: a whole number is expected, got 'many'",
-        "x.yaml:3: unknown key 'learning_rte'; did you mean 'learning_rate'?",
-        "x.yaml:7: parts.1.learning_rate: input should be greater than 0, got -1",
         "x.yaml:1: unknown key 'nam'; did you mean 'name'?",
+        "x.yaml:3: unknown key 'learning_rte'; did you mean 'learning_rate'?",
+        "x.yaml:4: optimizer.max_steps: a whole number is expected, got 'many'",
+        "x.yaml:7: parts.1.learning_rate: input should be greater than 0, got -1",
     ]
 
 
@@ -223,3 +223,38 @@ def test_a_value_of_several_types_is_one_problem(tmp_path: Path, line: str, caus
     with pytest.raises(ConfigError) as caught:
         load_yaml(path, TrainConfig)
     assert sorted(problem.place for problem in caught.value.problems) == [f"{path}:2", f"{path}:3"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "written"),
+    [
+        ("7", "7", "7"),
+        ("1.50", "1.5", "1.50"),
+        ("2020-01-01", "2020-01-01", "2020-01-01"),
+        ("true", "true", "true"),
+        ("1_000", "1000", "1_000"),
+    ],
+)
+def test_what_looks_like_no_text_is_to_be_quoted(tmp_path: Path, value: str, shown: str, written: str) -> None:
+    expected = f'x.yaml:1: name: text is expected, got {shown}; write it in quotation marks: "{written}"'
+    assert problems(tmp_path, f"name: {value}\n") == [expected]
+
+
+def test_nothing_and_a_date_are_named_as_yaml_has_them(tmp_path: Path) -> None:
+    assert problems(tmp_path, "name:\noptimizer: {max_steps: 2020-01-01}\n") == [
+        "x.yaml:1: name: text is expected, got nothing; write it after the colon, or leave the key out",
+        "x.yaml:2: optimizer.max_steps: a whole number is expected, got 2020-01-01",
+    ]
+
+
+def test_a_folder_is_no_file_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "changes").mkdir()
+    (tmp_path / "study").mkdir()
+    with pytest.raises(MissingError) as caught:
+        find_files(["../changes", "nothing", "../changes/"], tmp_path / "study", place="s.yaml")
+    told = [str(problem) for problem in caught.value.problems]
+    assert told[0] == "s.yaml: '../changes' is a folder, files are expected; write ../changes/*.yaml"
+    assert told[1].startswith("s.yaml: no file matches 'nothing'; ")
+    assert told[2] == "s.yaml: '../changes/' is a folder, files are expected; write ../changes/*.yaml"
+    (tmp_path / "changes" / "a.yaml").touch()
+    assert find_files("../changes/*.yaml", tmp_path / "study")[0].name == "a.yaml"

@@ -45,7 +45,8 @@ def test_shares_over_changes() -> None:
 def test_means_of_few_changes() -> None:
     assert mean_over_changes([3.0]) is None
     low, high = mean_over_changes([10.0, 12.0]) or (0, 0)
-    assert (low, high) == pytest.approx((11 - 12.7062, 11 + 12.7062))  # standard error 1
+    assert (low, high) == pytest.approx((0.0, 11 + 12.7062))  # standard error 1; no length is below 0
+    assert mean_over_changes([-10.0, -12.0]) == pytest.approx((-11 - 12.7062, -11 + 12.7062))
     assert mean_over_changes([0.5, 0.75]) == (0.0, 1.0)
 
 

@@ -182,3 +182,15 @@ def test_too_few_questions_are_not_called_no_loss() -> None:
     few_said = "Less was kept than on the noise floor, with too few questions to tell whether that is a loss"
     assert f"{few_said}: unrelated 25 % by `lora`." in shown
     assert "No loss is shown (not below the noise floor by a paired test): refusal 70 % by `lora`." in shown
+
+
+def test_what_is_marked_as_a_loss_is_not_called_kept() -> None:
+    """91 % of many questions can be below the floor by a paired test, and the table marks it so."""
+    scores = {"reliability": 1.0, "locality.same_pattern": 0.92, "locality.unrelated": 0.91}
+    run = run_of(lora=(scores, 6))
+    floor = {key: BesideFloor(200, scores[key], 1.0, 0.0001, True, True) for key in scores if "." in key}
+    shown = said(replace(run, rows=tuple(replace(row, floor=floor) for row in run.rows)))
+    assert "Worn elsewhere (share left): unrelated 91 % by `lora`." in shown
+    assert "Answered 92 % of other questions of the same shape as before: `lora`." in shown
+    assert not any(line.startswith("Kept") for line in shown)
+    assert "Kept elsewhere: unrelated 91 % by `lora`." in said(run)

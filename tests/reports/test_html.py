@@ -268,7 +268,7 @@ def test_a_partly_run_study_says_so_once_and_not_as_a_warning(tmp_path: Path) ->
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     page = write_report(folder).read_text(encoding="utf-8")
     body = page[page.index("<body>") : page.index('<script type="application/json"')]
-    shown = re.sub(r"<[^>]+>", "", body)
+    shown = re.sub(r"<[^>]+>", " ", body)
     assert len(re.findall(r"\b220\b", shown)) == 2  # once in each language
     assert "So far 4 of the study&#39;s 220 cells have run; the numbers are of these." in shown
     assert "本研究的 220 格中，目前執行了 4 格" in shown
@@ -358,3 +358,20 @@ def test_the_page_says_which_methods_are_over_fewer_changes(tmp_path: Path) -> N
     whole = write_report(make_run(tmp_path / "whole", changes=3)).read_text(encoding="utf-8")
     assert "Per cent, averaged over 3 changes;" in whole
     assert "Not all over the same changes" not in whole
+
+
+def test_small_things_of_the_page(tmp_path: Path) -> None:
+    scores = {"reliability": 1.0, "locality.same_pattern": 0.5}
+    cost = {"moved_share": 1.0, "wall_s": 2.0}
+    cells = [
+        {"model": "m", "method": method, "change": "c", "scores": scores, "cost": cost, "status": "done"}
+        for method in ("noise floor", "full")
+    ]
+    (tmp_path / "results.json").write_text(json.dumps({"study": "s", "cells": cells}), encoding="utf-8")
+    page = write_report(tmp_path, language="zh-TW").read_text(encoding="utf-8")
+    floor = '<span class="name"><span lang="en">noise floor</span><span lang="zh-TW">雜訊底線</span></span>'
+    assert floor in page
+    assert "雜訊底線，同句型：50" in page
+    assert "full 100 % 2.0 s" in words_between(page, "more-scores", "details")
+    assert "100.00%" not in page
+    assert "{total} 則回答中顯示 {shown} 則" in page

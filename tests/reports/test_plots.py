@@ -124,3 +124,19 @@ def test_ticks_are_round() -> None:
     assert nice_ticks(6.0) == [0, 2, 4, 6]
     assert nice_ticks(20) == [0, 5, 10, 15, 20]
     assert nice_ticks(0.02) == [0, 0.005, 0.01, 0.015, 0.02]
+
+
+def test_a_label_stands_off_its_own_interval() -> None:
+    """Though its changes crowd around the mark, off the interval."""
+    version = ("m", "prompt")
+    drawn = marks_of([version])[version]
+    off = (0.04, 0.05, 0.06, 0.07, 0.08, 0.09)
+    dots = tuple((0.4 + a * x, 0.5 + b * y, "c") for x in off for y in off for a in (-1, 1) for b in (-1, 1))
+    spot = Spot("prompt", drawn, 0.4, 0.5, (0.1, 0.8), (0.2, 0.8), dots)
+    picture = str(scatter([spot], WHOLE[0]))
+    (label,) = [one for one in ET.fromstring(picture).iter() if one.get("class") == "label"]
+    x, y = float(label.get("x", "")), float(label.get("y", ""))
+    frame = Frame(52, 14, WHOLE[0][0] - 66, WHOLE[0][1] - 60)
+    top, bottom = y - 13, y + 3
+    assert not top < frame.y(0.5) < bottom
+    assert not x < frame.x(0.4) < x + text_width("prompt", 13)

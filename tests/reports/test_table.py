@@ -176,3 +176,9 @@ def test_a_column_that_had_nothing_to_count_is_named() -> None:
         "unrelated 2 of 8 (`keeps` has words that are not in the answer before)."
     ) in shown
     assert "格式 2 題中的 2 題（原本的回答沒有格式" in text_table({"study": "s", "cells": cells}, 250, language="zh-TW")
+
+
+def test_the_noise_floor_is_called_by_its_words() -> None:
+    cell = {"model": "m", "method": "noise floor", "change": "a", "status": "done", "scores": {"leak": 0.0}}
+    assert "\n雜訊底線" in text_table({"study": "s", "cells": [cell]}, 80, language="zh-TW")
+    assert "\nnoise floor" in text_table({"study": "s", "cells": [cell]}, 80)

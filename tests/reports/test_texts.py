@@ -112,3 +112,9 @@ def test_lists_are_written_as_each_language_does() -> None:
     assert text(name_list(names), "zh-TW") == "`a`、`b`和`c`"
     assert text(name_list(names[:2]), "en") == "`a` and `b`"
     assert text(name_list(names[:1]), "zh-TW") == "`a`"
+
+
+def test_a_space_stands_between_per_cent_and_a_chinese_word() -> None:
+    last = say("list.last", head=say("verbatim", text="100\u00a0%"), tail=say("verbatim", text="拒答"))
+    assert text(last, "zh-TW") == "100\u00a0% 和拒答"
+    assert text(last, "en") == "100\u00a0% and 拒答"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -31,6 +31,8 @@ __all__ = ["ExamsFile", "asked_tasks", "exam_tasks"]
 
 class ExamsFile(Config):
     """A YAML file of exams, for `--exams`."""
+
+    SCHEMA: ClassVar[str] = "exams"
 
     exams: tuple[Annotated[Config, ByKind("exam")], ...] = Field(min_length=1)
     """The exams: a list of kinds, or of {kind, path, ...}."""

@@ -196,7 +196,7 @@ def configured(
         name = quoted(file.name.split(".")[0])
         command = f"posttrain train --data {quoted(str(file))} --model MODEL --output runs/{name}"
         raise ConfigError(Problem(str(file), "that is data, not a configuration", command))
-    node: dict[str, Any] = read_yaml(file) if file else {}
+    node: dict[str, Any] = read_yaml(file, "train") if file else {}
     for key, value in given.items():
         node[key] = value
     apply_sets(node, [*(f"data.columns.{ours}={theirs!r}" for ours, theirs in (columns or {}).items()), *sets])

@@ -24,6 +24,8 @@ class Config(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
+    SCHEMA: ClassVar[str] = ""
+    """What `posttrain list --schema` calls a file of this class."""
 
 
 @dataclass(frozen=True)

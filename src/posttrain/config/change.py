@@ -41,11 +41,20 @@ class ChatTurn(Config):
 
 
 def _long(value: Any) -> Any:
-    return {"prompt": value} if isinstance(value, str | list) else value
+    return value if isinstance(value, dict | Config) else {"prompt": value}
 
 
 def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+    return value if isinstance(value, list | tuple | dict) else (value,)
+
+
+NO_ANSWER = "a target needs an 'answer'"
+
+
+def _targets(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(NO_ANSWER)
+    return value
 
 
 PromptText = Annotated[
@@ -107,7 +116,7 @@ class Target(Question):
     @model_validator(mode="after")
     def _answered(self) -> Target:
         if not self.answer:
-            raise ValueError("a target needs an 'answer'")
+            raise ValueError(NO_ANSWER)
         if self.keeps:
             raise ValueError(NO_KEEPS)
         return self
@@ -139,6 +148,7 @@ class Kept(Question):
 
 
 Expectations = tuple[Annotated[Expectation, BeforeValidator(_long)], ...]
+Targets = Annotated[tuple[Annotated[Target, BeforeValidator(_long)], ...], BeforeValidator(_targets)]
 Questions = tuple[Annotated[Kept, BeforeValidator(_long, json_schema_input_type=str | Kept)], ...]
 
 
@@ -174,6 +184,7 @@ class Change(Config):
     """One change and the exam that belongs to it."""
 
     FORMAT: ClassVar[int] = 1
+    SCHEMA: ClassVar[str] = "change"
 
     name: str = Field(min_length=1, max_length=80)
     """Short name, also used in folder names: no spaces, slashes or colons."""
@@ -181,7 +192,7 @@ class Change(Config):
     """What this change is about, for people."""
     language: str | None = None
     """Language of the target, such as zh or en; found from its script when left out."""
-    target: tuple[Target, ...] = Field(min_length=1)
+    target: Targets = Field(min_length=1)
     """What should change (reliability)."""
     generality: Generality = Generality()
     """What should follow."""

@@ -10,6 +10,7 @@ import glob
 import gzip
 import zlib
 from collections.abc import Sequence
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -20,7 +21,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from posttrain import registry
 from posttrain.config.base import ByKind, Config
 from posttrain.config.encoding import guess, wide_of
-from posttrain.config.yaml_text import parse_yaml, plain
+from posttrain.config.yaml_text import as_written, parse_yaml, plain
 from posttrain.errors import ConfigError, MissingError, Problem
 
 __all__ = ["check", "find_files", "load_yaml", "parse_value", "read_text", "read_yaml"]
@@ -64,15 +65,20 @@ def _near(path: Path) -> Path | None:
     return names[close[0]] if close else None
 
 
-def read_yaml(path: Path) -> CommentedMap:
-    """The top-level mapping of a YAML file, each node knowing its line. ConfigError with the line otherwise."""
+def read_yaml(path: Path, schema: str = "") -> CommentedMap:
+    """The top-level mapping of a YAML file, each node knowing its line. ConfigError with the line otherwise.
+
+    schema: what `posttrain list --schema` calls such a file, where it knows it.
+    """
     node = parse_yaml(read_text(path), str(path))
     if node is None:
         raise ConfigError(
             Problem(
                 f"{path}:1",
                 "the file is empty",
-                "`posttrain list --schema study` shows what a study may say (change and train likewise)",
+                f"`posttrain list --schema {schema}` shows what it may say"
+                if schema
+                else "write what is wanted into it",
             )
         )
     if not isinstance(node, CommentedMap):
@@ -99,7 +105,10 @@ def find_files(patterns: str | Sequence[str], base: Path, *, place: str = "") ->
             )
         )
         paths = [path for path in paths if path.is_file()]
-        if not paths:
+        if not paths and Path(whole).is_dir():
+            near = f"{pattern.rstrip('/')}/*.yaml"
+            problems.append(Problem(place, f"'{pattern}' is a folder, files are expected", f"write {near}"))
+        elif not paths:
             problems.append(Problem(place, f"no file matches '{pattern}'", f"looked for {whole}"))
         found.update(dict.fromkeys(paths))
     if problems:
@@ -162,7 +171,7 @@ def line_of(node: Any, location: Sequence[str | int], *, key: bool = False) -> i
     for i, part in enumerate(location):
         try:
             if isinstance(node, CommentedMap) and part in node:
-                at_key = key and i == len(location) - 1
+                at_key = (key and i == len(location) - 1) or node[part] is None  # nothing stands on the next line
                 line = (node.lc.key(part) if at_key else node.lc.value(part))[0] + 1
                 node = node[part]
             elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
@@ -208,15 +217,17 @@ def _inner(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[type[BaseMode
 def _in_file(location: Sequence[str | int], node: Any, problem: str) -> list[str | int]:
     """Pydantic's location without the names of union members and validators, which no file has."""
     kept: list[str | int] = []
+    known = True
     for i, part in enumerate(location):
         last = i == len(location) - 1
         named = last and problem in ("missing", "extra_forbidden")  # a key such as 1 or null is a text by now
-        if isinstance(part, int) or (isinstance(node, dict) and part in node) or named:
+        listed = isinstance(part, int) and (isinstance(node, dict | list) or not known)  # not of `x: 7` for `x: [7]`
+        if listed or (isinstance(node, dict) and part in node) or named:
             kept.append(part)
             inside = (isinstance(node, dict) and part in node) or (
                 isinstance(node, list) and isinstance(part, int) and part < len(node)
             )
-            node = node[part] if inside else None
+            node, known = (node[part], known) if inside else (None, False)
     return kept
 
 
@@ -243,6 +254,37 @@ def _has_items(node: Any, location: Sequence[str | int]) -> bool:
     return isinstance(node, list) and bool(node)
 
 
+def _shown(value: Any) -> str:
+    """A value as YAML has it, not as Python does."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, date) else repr(value)
+
+
+def _no_text(place: str, where: str, node: Any, location: Sequence[str | int], value: Any) -> Problem:
+    """A number, a date or nothing where text is expected: YAML takes `7` and `2020-01-01` for what they look like."""
+    cause = f"{where}: text is expected, got {_shown(value)}" if where else f"text is expected, got {_shown(value)}"
+    if value is None:
+        return Problem(place, cause, "write it after the colon, or leave the key out")
+    for part in location:
+        inside = isinstance(node, dict) and part in node
+        inside |= isinstance(node, list) and isinstance(part, int) and part < len(node)
+        node = node[part] if inside else value
+    return Problem(place, cause, f'write it in quotation marks: "{as_written(node)}"')
+
+
+def by_line(problems: Sequence[Problem]) -> list[Problem]:
+    """A file's problems from its top to its end; those without a line first."""
+
+    def line(problem: Problem) -> int:
+        number = problem.place.rpartition(":")[2]
+        return int(number) if number.isdecimal() else 0
+
+    return sorted(problems, key=line)
+
+
 def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name: str) -> list[Problem]:
     """Pydantic's errors as problems with the file's lines and a mend each."""
     problems: list[Problem] = []
@@ -264,11 +306,13 @@ def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name:
             problems.append(Problem(place, f"unknown key '{location[-1]}'", mend))
         elif item["type"] == "missing":
             problems.append(Problem(place, f"'{where}' is missing"))
+        elif item["type"] == "string_type" and not isinstance(item["input"], dict | list | tuple):
+            problems.append(_no_text(place, where, node, location, item["input"]))
         elif item["type"] == "too_short" and _has_items(node, location):
             continue  # the items are there and wrong; their own problems are listed
         else:
             said = item["type"] == "kind" or isinstance(item["input"], dict | list)
-            got = "" if said else f", got {item['input']!r}"
+            got = "" if said else f", got {_shown(item['input'])}"
             message = PLAIN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
             message = message[0].lower() + message[1:]
             wants = expected.setdefault((place, where), [])
@@ -289,12 +333,12 @@ def check(node: dict[str, Any], model: type[C], name: str) -> C:
     try:
         return model.model_validate(plain(node))
     except ValidationError as error:
-        raise ConfigError(*problems_of(error, model, node, name)) from error
+        raise ConfigError(*by_line(problems_of(error, model, node, name))) from error
 
 
 def load_yaml(path: Path | str, model: type[C], sets: Sequence[str] = ()) -> C:
     """Read, override with --set, validate. Raises MissingError or ConfigError with file:line for every problem."""
     path = Path(path)
-    node = read_yaml(path)
+    node = read_yaml(path, model.SCHEMA)
     apply_sets(node, sets)
     return check(node, model, str(path))

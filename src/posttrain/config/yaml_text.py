@@ -23,7 +23,7 @@ from ruamel.yaml.tokens import (
 from posttrain.config.json_text import DEEPEST, TOO_DEEP
 from posttrain.errors import ConfigError, Problem
 
-__all__ = ["parse_yaml", "plain"]
+__all__ = ["as_written", "parse_yaml", "plain"]
 
 MOST_VALUES = 1_000_000
 """Values of a file, those that aliases repeat counted each time."""
@@ -143,3 +143,10 @@ def plain(node: Any) -> Any:
         if isinstance(node, kind):
             return kind(node)
     return node
+
+
+def as_written(scalar: Any) -> str:
+    """A number, a date or a truth value of the tree as its file has it: 007, 1.50, 2020-01-01."""
+    stream = io.StringIO()
+    YAML(typ="rt").dump([scalar], stream)
+    return stream.getvalue().strip().removeprefix("- ")

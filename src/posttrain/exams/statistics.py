@@ -110,13 +110,15 @@ def share_over_changes(shares: Sequence[float], counted: Sequence[int]) -> Inter
 
 def mean_over_changes(values: Sequence[float], *, seed: int = 0) -> Interval | None:
     """95 % interval of the mean of a number over changes: the bootstrap; Student's t where it is of two to four values,
-    of which a bootstrap makes far too little (cut at 0 and 1 where all of them lie between). None for fewer than two.
+    of which a bootstrap makes far too little (cut at 0 where none lies below, and at 1 where all of them lie
+    between). None for fewer than two.
     """
     if len(values) not in STUDENT_975:
         return bootstrap_over_changes(values, seed=seed)
     middle = float(np.mean(values))
     half = STUDENT_975[len(values)] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    bounds = (0.0, 1.0) if all(0 <= value <= 1 for value in values) else (-math.inf, math.inf)
+    low, high = min(values), max(values)
+    bounds = (0.0 if low >= 0 else -math.inf, 1.0 if low >= 0 and high <= 1 else math.inf)
     return Interval(max(middle - half, bounds[0]), min(middle + half, bounds[1]))
 
 

@@ -13,7 +13,7 @@ from posttrain.reports.folder import Cell, Row
 from posttrain.reports.shared import group_name, joined
 from posttrain.reports.texts import Message, say
 
-__all__ = ["counted", "not_counted", "over", "shared_changes", "uneven"]
+__all__ = ["counted", "method_of", "not_counted", "over", "shared_changes", "uneven"]
 
 REASONS = {"refusal": "uncounted.refusal", "form": "uncounted.form", "keeps": "uncounted.keeps"}
 
@@ -23,6 +23,11 @@ def counted(what: str, low: int, high: int | None = None) -> Message:
     if high is not None and high != low:
         return say(f"intro.{what}", n=say("list.range", low=low, high=high))
     return say(f"intro.{what}_one") if low == 1 else say(f"intro.{what}", n=low)
+
+
+def method_of(row: Row) -> str | Message:
+    """The method's name; of the noise floor, which is none, words."""
+    return say("answers.noise_floor") if row.is_floor else row.method
 
 
 def _changes(row: Row) -> frozenset[str]:
@@ -43,13 +48,13 @@ def shared_changes(rows: Sequence[Row]) -> int:
     return len(frozenset.intersection(*each)) if each else 0
 
 
-def uneven(rows: Sequence[Row], label: Callable[[Row], str]) -> Message | None:
+def uneven(rows: Sequence[Row], label: Callable[[Row], str | Message]) -> Message | None:
     """The rows that are not over all changes that some row is over, with how many they are over."""
     every = frozenset(change for row in rows for change in _changes(row) if row.cells)
-    fewer = {label(row): len(_changes(row)) for row in rows if row.cells and _changes(row) != every}
+    fewer = [(label(row), len(_changes(row))) for row in rows if row.cells and _changes(row) != every]
     if not fewer:
         return None
-    named = joined("list.two", [say("list.counted", name=name, n=n) for name, n in fewer.items()])
+    named = joined("list.two", [say("list.counted", name=name, n=n) for name, n in fewer])
     return say("scores.uneven", names=named, n=len(every))
 
 

@@ -29,7 +29,9 @@ def exam_notes(run: Run) -> Iterator[Message]:
     rows = [row for row in run.shown if row.scores]
     over = averaged.over(rows)
     yield say("scores.about", changes=over) if len(run.changes) > 1 else say("scores.about_one")
-    different = averaged.uneven(rows, lambda row: f"`{row_label(row, run)}`")
+    different = averaged.uneven(
+        rows, lambda row: say("answers.noise_floor") if row.is_floor else f"`{row_label(row, run)}`"
+    )
     if different is not None:
         yield different
     left = averaged.not_counted([cell for row in rows for cell in row.cells])

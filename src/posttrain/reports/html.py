@@ -142,6 +142,7 @@ def render(run: Run, *, language: str = "en") -> str:
         inline=inline,
         known=known,
         breakable=breakable,
+        method_name=lambda name: both(say("answers.noise_floor")) if name == NOISE_FLOOR else name,
         pretty=pretty,
         table_rows=lambda table: html_rows(table, untouched=both(say("tables.untouched"))),
         quadrants=QUADRANTS,
@@ -346,7 +347,7 @@ def _shown(row: Row, head: Head) -> Shown:
     shall = not (row.is_floor and head.column.group in ("reliability", "generality", "likelihood"))
     good = numbers.goodness(key, value) if shall else None  # nobody has told it anything
     said = {
-        "method": row.method,
+        "method": averaged.method_of(row),
         "group": head.name,
         "score": text,
         "interval": between or numbers.MISSING,
@@ -374,7 +375,7 @@ def _cost_cell(cost: Mapping[str, float], head: Head) -> Shown:
     if value is None:
         return Shown(numbers.MISSING)
     if head.column.name.endswith("_share"):
-        return Shown(f"{value:.2%}")
+        return Shown(f"{100 * value:.4g}\u00a0%")
     return Shown(numbers.duration(value) if head.column.name.endswith("_s") else numbers.amount(value))
 
 

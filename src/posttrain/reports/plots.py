@@ -92,10 +92,10 @@ def scatter(spots: Sequence[Spot], size: Size) -> Markup:
         parts.append(element("g", title, mark(spot.mark, frame.x(spot.x), frame.y(spot.y), 7), class_="mean"))
     anchors = [(frame.x(s.x), frame.y(s.y)) for s in spots]
     crowd = [(frame.x(x), frame.y(y)) for s in spots for x, y, _ in s.dots]
-    for s in spots:  # a label may cross an interval, but not gladly: each 6 units of its line count as a dot
+    for s in spots:  # a label may cross an interval, but not gladly: each 2 units of its line count as a dot
         (left, right), (bottom, top) = map(frame.x, s.x_ci), map(frame.y, s.y_ci)
-        crowd += [(left + 6 * i, frame.y(s.y)) for i in range(int((right - left) / 6) + 1)]
-        crowd += [(frame.x(s.x), top + 6 * i) for i in range(int((bottom - top) / 6) + 1)]
+        crowd += [(left + 2 * i, frame.y(s.y)) for i in range(int((right - left) / 2) + 1)]
+        crowd += [(frame.x(s.x), top + 2 * i) for i in range(int((bottom - top) / 2) + 1)]
     labels = [shortened(s.label, FONT, max(0.3 * frame.width, 150)) for s in spots]
     boxes = place_labels(labels, anchors, crowd, frame)
     for label, anchor, box in zip(labels, anchors, boxes, strict=True):

@@ -176,7 +176,8 @@ def _pattern(row: Row) -> Iterator[Point]:
         return
     leak = leak_of(row, "locality.same_pattern")
     if printed(share) > LOST:
-        yield Point("seen.pattern_kept" if printed(share) >= KEPT else "seen.pattern_worn", (), {"share": (share,)})
+        kept = printed(share) >= KEPT and not row.below("locality.same_pattern")
+        yield Point("seen.pattern_kept" if kept else "seen.pattern_worn", (), {"share": (share,)})
     elif leak is None or not printed(leak):
         yield Point("seen.pattern_lost", (), {"share": (share,)}, bad=True)
     else:
@@ -189,7 +190,7 @@ def _kinds(row: Row) -> Iterator[tuple[str, str]]:
     for key in LOCALITY_REST:
         if key in row.scores:
             share = printed(row.scores[key])
-            if share >= KEPT:
+            if share >= KEPT and not row.below(key):  # of so much kept a test may still find a loss
                 yield "seen.kept", key
             elif row.unsure(key):
                 yield "seen.too_few", key

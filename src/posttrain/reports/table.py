@@ -53,7 +53,7 @@ def text_table(results: Mapping[str, Any], width: int = 100, *, language: str = 
     body |= {key: _column([row.transfer.get(key.partition(".")[2]) for row in shown]) for key in over_stages}
     order = (PRIORITY[0], *over_stages, *exams, *PRIORITY[1:])
     present = [key for key in order if any(value != numbers.MISSING for value in body[key])]
-    labels = [_label(row, shown) for row in shown]
+    labels = [_label(row, shown, language) for row in shown]
     kept = _fitting(present, names, body, max(map(cell_len, [*labels, words["table.method"]])), max(width, 40))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=None, show_edge=False)
     table.add_column(words["table.method"], overflow="fold")
@@ -94,8 +94,8 @@ def _untouched(one: Before, name: str) -> Row:
     return Row(one.model, name, "", one.scores, one.ci95, one.n)
 
 
-def _label(row: Row, rows: Sequence[Row]) -> str:
-    label = row.method
+def _label(row: Row, rows: Sequence[Row], language: str) -> str:
+    label = text(say("answers.noise_floor"), language) if row.is_floor else row.method
     if len({r.model for r in rows}) > 1:
         label = f"{row.model} {label}"
     if row.checkpoint and len({r.checkpoint for r in rows if r.checkpoint}) > 1:
@@ -120,7 +120,7 @@ def _fitting(
 
 def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence[str], language: str) -> list[str]:
     remarks = []
-    different = averaged.uneven(rows, lambda row: _label(row, rows))
+    different = averaged.uneven(rows, lambda row: _label(row, rows, language))
     if different is not None:
         remarks.append(text(different, language))
     left = averaged.not_counted([cell for row in rows for cell in row.cells])
@@ -131,7 +131,9 @@ def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence
     if ranked and len(rated) > 1:
         few = averaged.shared_changes(rated) < numbers.FEWEST_CHANGES
         best = (
-            say("table.few", least=numbers.FEWEST_CHANGES) if few else say("table.best", method=_label(ranked[0], rows))
+            say("table.few", least=numbers.FEWEST_CHANGES)
+            if few
+            else say("table.best", method=_label(ranked[0], rows, language))
         )
         remarks.append(text(best, language))
     if any(row.floor for row in rows):

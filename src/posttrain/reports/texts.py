@@ -36,6 +36,8 @@ LANGUAGES: tuple[str, ...] = ("en", "zh-TW")
 """BCP 47 tags, as in `<html lang>` and `--language`."""
 
 _SPACE = {"en": " ", "zh-TW": ""}
+_PER_CENT = re.compile(r"%(?=[\u4e00-\u9fff])")
+"""Between a number's sign and a Chinese word stands a space."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def known(key: str) -> bool:
 def text(message: Message, language: str) -> str:
     """The message in one language, as plain text with its backticks. KeyError for a key that is in no catalogue."""
     args = {k: text(v, language) if isinstance(v, Message) else v for k, v in message.args.items()}
-    return catalogue(language)[message.key].format(**args)
+    shown = catalogue(language)[message.key].format(**args)
+    return shown if language == LANGUAGES[0] else _PER_CENT.sub("% ", shown)
 
 
 def inline(plain: str) -> Markup:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -29,7 +29,7 @@ def safe_name(name: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str | int) and not isinstance(value, bool) else value
+    return value if value is None or isinstance(value, list | tuple | dict | bool) else (value,)
 
 
 class Work(NamedTuple):
@@ -165,6 +165,8 @@ OWN_SCORES = (
 
 class Study(Config):
     """One study file."""
+
+    SCHEMA: ClassVar[str] = "study"
 
     study: str = Field(min_length=1, max_length=80)
     """The study's name, and the name of its run folder."""

@@ -64,6 +64,10 @@
       return head === group ? say("group." + group) : say("group." + head) + " · " + say("group." + group);
     };
 
+    // A technical name may be broken after its marks; the noise floor is no method's name, but words.
+    const breakable = (text) => text.split(/(?<=[._\/~-])/).flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part]));
+    const methodName = (name) => (name === "noise floor" ? say("answers.noise_floor") : name);
+
     const fill = () => {
       for (const name of [...fields, "group"]) {
         const select = form.elements[name];
@@ -73,7 +77,7 @@
         if (name === "group")
           for (const head of ORDER.slice(1))
             if (values.group.some((group) => group.startsWith(head + "."))) options.push(option(head, say("group." + head)));
-        for (const value of values[name]) options.push(option(value, name === "group" ? groupName(value) : value));
+        for (const value of values[name]) options.push(option(value, name === "group" ? groupName(value) : name === "method" ? methodName(value) : value));
         select.replaceChildren(...options);
         select.value = chosen;
       }
@@ -117,7 +121,7 @@
       body.append(piece);
       shown = Math.min(shown + n, matching.length);
       const number = (value) => value.toLocaleString("en");
-      count.textContent = say("answers.count", { shown: number(shown), matching: number(matching.length), total: number(total) });
+      count.textContent = say(matching.length < total ? "answers.count" : "answers.count_all", { shown: number(shown), matching: number(matching.length), total: number(total) });
       if (!matching.length) count.textContent += " " + say("answers.no_match");
       more.hidden = shown >= matching.length;
     };
@@ -126,6 +130,11 @@
       const e = document.createElement(name);
       if (text !== undefined) e.textContent = text;
       if (className) e.className = className;
+      return e;
+    };
+    const whole = (parts, className) => {
+      const e = element("span", undefined, className);
+      e.append(...parts);
       return e;
     };
     const HAN = /[\u3400-\u9fff\uf900-\ufaff]/;
@@ -166,7 +175,7 @@
       const tr = element("tr");
       tr.setAttribute("role", "row");
       tr.append(
-        cell("method", element("span", method), element("span", who.join(" · "), "sub")),
+        cell("method", whole(breakable(methodName(method))), whole(breakable(who.join(" · ")), "sub")),
         cell("group", groupName(group)),
         cell("question", question),
         cell("expected", expected ? element("span", expected) : element("span", say("answers.as_before"), "soft")),
