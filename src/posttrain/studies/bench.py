@@ -3,6 +3,10 @@
 Two copies of the weights are in memory at most: the untouched model, whose answers are the "before" of every exam, and
 the one that a method is changing. Each cell gets a fresh copy, so no method can leave anything behind; a tuner that
 only puts something beside the weights (LoRA, virtual tokens) is lent the untouched ones, and nothing is copied.
+
+An adapter folder is merged into its base first, so that what is examined, trained and kept is one model: no tuner meets
+another one's parts. What cells put beside the merged weights names the adapter folder as its base. An adapter that is
+no change of weights (virtual tokens) can be examined, and not trained on.
 """
 
 from __future__ import annotations
@@ -23,8 +27,9 @@ from posttrain.errors import Interrupted, PosttrainError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.support import alike
 from posttrain.models.fingerprint import read_notes, template_fingerprint, weights_fingerprint
-from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.load import LoadedModel, adapter_base, load_model, resolve
 from posttrain.models.memory import give_back, is_large, large_blocks_go_back
+from posttrain.models.merge_adapter import was_untied
 from posttrain.models.save import TRAINED_IN
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task
 from posttrain.studies.plan import find_model
@@ -54,24 +59,51 @@ class Bench:
         found, told = find_model(name, base)
         if told:
             say(told)
-        self.loaded: LoadedModel = load_model(
-            found,
-            offline=not download,
-            trust_remote_code=trust_remote_code,
-            allow_template_mismatch=allow_template_mismatch,
-        )
-        if self.large and self.loaded.model.device.type == "cpu":
-            large_blocks_go_back()
         self.download, self.trust_remote_code = download, trust_remote_code
         self.allow_template_mismatch = allow_template_mismatch
         self.name = name
         self.base = base
         self.forbidden = forbidden
         self.say = say
+        self.unmerged: PosttrainError | None = None
+        """Why an adapter stayed beside its base: it can be examined as it is, not trained."""
+        self.loaded: LoadedModel = self._load(found)
+        if self.large and self.loaded.model.device.type == "cpu":
+            large_blocks_go_back()
         self.before = ModelRespondent(self.loaded)
         self._before_cache: tuple[str, dict[Any, Any]] = ("", {})
         self._work: LoadedModel | None = None
         self._replays: dict[str, list[Encoded] | PosttrainError] = {}
+
+    def _load(self, found: str) -> LoadedModel:
+        """The untouched model; an adapter merged into its base, under the name of the adapter's folder."""
+        options: dict[str, Any] = {
+            "offline": not self.download,
+            "trust_remote_code": self.trust_remote_code,
+            "allow_template_mismatch": self.allow_template_mismatch,
+        }
+        folder = Path(resolve(found))
+        if (base := adapter_base(folder)) is None:
+            return load_model(found, **options)
+        try:
+            loaded = load_model(found, adapter_merged=True, **options)
+        except PosttrainError as error:
+            loaded = load_model(found, **options)  # what is wrong with the folder itself is said here
+            self.unmerged = error
+            self.say(f"{self.name}: {error.problems[0].cause}; the study examines it as it is and cannot train it")
+            return loaded
+        model = loaded.model
+        model.name_or_path = model.config.name_or_path = str(folder.resolve())  # noted as base by what is put beside it
+        self.say(f"{self.name}: an adapter; the study's model is it merged into its base '{base}'")
+        if was_untied(model):
+            self.say(f"{self.name}: the adapter is on one of two places that share a matrix; merged, each has its own")
+        return loaded
+
+    def _check_trainable(self) -> None:
+        """PosttrainError for an adapter that could not be merged: a tuner would meet another one's parts."""
+        if self.unmerged is not None:
+            problems = [p._replace(mend="examine it as it is, or train its base") for p in self.unmerged.problems]
+            raise PosttrainError(*problems)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -98,6 +130,7 @@ class Bench:
 
     def working(self) -> LoadedModel:
         """A fresh copy of the model, free to be changed; the copy before it is given up."""
+        self._check_trainable()
         self.release()
         self._work = self.loaded._replace(model=copy.deepcopy(self.loaded.model))
         alike(self._work.model, self.loaded.model)
@@ -107,6 +140,7 @@ class Bench:
         """As `working`, but with the untouched model's own weights: for what puts something beside them and never
         writes to them. `check_untouched` finds out who does.
         """
+        self._check_trainable()
         self.release()
         memo: dict[int, Any] = {}
         for p in self.loaded.model.parameters():
