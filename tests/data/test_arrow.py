@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from posttrain.data.readers import DataSource, ReadResult, read_records
 from posttrain.data.records import Conversation, LabelledText, Record
+from posttrain.errors import DataError
 
 
 def call(name: str, **arguments: Any) -> dict[str, Any]:
@@ -173,3 +176,48 @@ def test_classes_of_a_parquet_file_have_their_names(tmp_path: Path) -> None:
     made.to_parquet(str(tmp_path / "r.parquet"))
     found = read_records(DataSource(path=str(tmp_path / "r.parquet"), format="labels")).records
     assert [(r.labels, r.gold) for r in found if isinstance(r, LabelledText)] == [(("good",), True), ((), False)]
+
+
+def test_types_that_json_has_not(tmp_path: Path) -> None:
+    taipei = timezone(timedelta(hours=8))
+    given = {
+        "day": date(2024, 1, 1),
+        "at": datetime(2024, 1, 1, 12, 30),
+        "zoned": datetime(2024, 1, 1, 12, 30, tzinfo=taipei),
+        "time": time(9, 5),
+        "price": Decimal("1.50"),
+        "count": Decimal("7"),
+        "all": [date(2024, 1, 2)],
+    }
+    written = {
+        "day": "2024-01-01",
+        "at": "2024-01-01T12:30:00",
+        "zoned": "2024-01-01T12:30:00+08:00",
+        "time": "09:05:00",
+        "price": 1.5,
+        "count": 7,
+        "all": ["2024-01-02"],
+    }
+    (found,) = arguments(as_parquet(tmp_path, [row(call("f", **given))]))
+    assert found == written
+    assert isinstance(found["count"], int)
+    assert isinstance(found["price"], float)
+    (tmp_path / "hub").mkdir()
+    parquet.write_table(pa.Table.from_pylist([row(call("f", **given))]), tmp_path / "hub" / "r.parquet")
+    (found,) = arguments(read_records(DataSource(hub=str(tmp_path / "hub"))))
+    assert found == written
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(b"abc", "bytes"), (timedelta(1), "timedelta"), (Decimal("12345678901234567890.5"), "Decimal")],
+)
+def test_what_json_cannot_say_is_a_bad_row(tmp_path: Path, value: Any, kind: str) -> None:
+    with pytest.raises(DataError) as error:
+        as_parquet(tmp_path, [row(call("f", v=[value]))])
+    assert error.value.problems[0].place == f"{tmp_path}/r.parquet[1]"
+    assert error.value.problems[0].cause == (
+        f"messages[1].tool_calls holds a value of the type {kind}, which is not JSON"
+    )
+    # where nobody reads it, it does no harm
+    assert len(as_parquet(tmp_path, [{**row(call("f", v=1)), "image": value}]).records) == 1

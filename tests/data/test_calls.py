@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from posttrain.data.calls import with_objects, with_texts
 from posttrain.data.chat import IGNORED, Encoded, render
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Conversation, Message
-from posttrain.errors import TemplateError
+from posttrain.errors import DataError, TemplateError
 from tests.templates import DEEPSEEK, GPT_OSS, LLAMA32, MISTRAL, PRINTING, QWEN3, QWEN25, shipped, tokenizer_of
 
 TOOL = {
@@ -94,13 +96,98 @@ def test_with_the_models_own_templates(name: str) -> None:
     assert "weather" in text
 
 
-@pytest.mark.parametrize("text", ['"Paris"', "[1, 2]", "7", "null", "{city: Paris}", "", "{" * 5000, '{"a":' * 5000])
+@pytest.mark.parametrize("text", ['"Paris"', "[1, 2]", "7", "null", "{city: Paris}", "{" * 5000, '{"a":' * 5000])
 def test_a_text_that_is_no_object_stays_a_text(text: str) -> None:
     assert first_call(QWEN25, text) == (
         f'<tool_call>\n{{"name": "weather", "arguments": {json.dumps(text)}}}\n</tool_call><|im_end|>'
     )
+
+
+@pytest.mark.parametrize("text", ['"Paris"', "[1, 2]", "7", "null"])
+def test_json_that_is_no_object_is_printed_as_it_is(text: str) -> None:
+    assert f'"arguments": {text}}}\n</tool_call>' in first_call(QWEN3, text)
     kept = f"<｜tool▁call▁begin｜>weather\n```json\n{text}\n```<｜tool▁call▁end｜><｜end▁of▁sentence｜>"
     assert first_call(DEEPSEEK, text, tools=False) == kept
+
+
+@pytest.mark.parametrize("template", [QWEN3, DEEPSEEK, shipped("qwen3"), shipped("glm4moe")])
+@pytest.mark.parametrize(
+    "text", ["{city: Paris}", "Paris", "{'city': 'Paris'}", '{"a": 1', "NaN", "[1e400]", "{" * 5000]
+)
+def test_a_text_that_would_be_learned_as_broken_json_is_refused(template: str, text: str) -> None:
+    with pytest.raises(TemplateError) as error:
+        first_call(template, text, tools=template != DEEPSEEK)
+    problem = error.value.problems[0]
+    assert problem.place == "rows.jsonl:1"
+    if template != shipped("glm4moe"):  # which takes nothing but objects, and says so itself
+        assert "turn 1's call to 'weather' are a text that is no JSON" in problem.cause
+        assert repr(text[:40]) in problem.cause
+        assert "json.dumps" in problem.mend
+
+
+@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("text", ["", "  ", "\n\t"])
+def test_no_text_is_a_call_without_parameters(name: str, text: str) -> None:
+    template, said = SAID[name]
+    assert first_call(template, text, tools=name not in NO_TOOLS) == said.replace('{"city": "臺北"}', "{}")
+
+
+def row_with(arguments: Any, *, flat: bool = False) -> dict[str, Any]:
+    call = {"name": "f", "arguments": arguments}
+    said = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [call if flat else {"type": "function", "function": call}],
+    }
+    return {"messages": [{"role": "user", "content": "Hi"}, said]}
+
+
+NOT_LEARNED = {
+    '{"a": NaN}': "holds nan, which is not JSON",
+    '{"a": [{"b": -Infinity}]}': "holds -inf, which is not JSON",
+    '{"a": 1e400}': "holds inf, which is not JSON",
+    ' {"city": "Paris", "city": "Rome"} ': "an object that has the key 'city' twice",
+    '{"at": [{"x": 1, "y": 2, "x": 1}]}': "an object that has the key 'x' twice",
+    '{"a":' * 200 + "1" + "}" * 200: "brackets nested more than 100 levels deep",
+    '{"a":' * 5000 + "1" + "}" * 5000: "brackets nested more than 100 levels deep",
+    '{"a": "\\ud83d"}': "half of a character",
+    '{"a": ' + "1" * 5000 + "}": "a number with too many digits",
+}
+
+
+@pytest.mark.parametrize("text", NOT_LEARNED, ids=range(len(NOT_LEARNED)))
+@pytest.mark.parametrize("flat", [False, True])
+def test_json_texts_pass_the_same_gate_as_objects(tmp_path: Path, text: str, flat: bool) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row_with(text, flat=flat)) + "\n", encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        read_records(DataSource(path=str(file)))
+    problem = error.value.problems[0]
+    assert problem.place == f"{file}:1"
+    assert problem.cause.startswith("messages[1].tool_calls has arguments whose JSON text ")
+    assert NOT_LEARNED[text] in problem.cause
+    with pytest.raises(TemplateError) as from_library:
+        render(called(text, flat=flat), tokenizer_of(QWEN25))
+    assert NOT_LEARNED[text] in from_library.value.problems[0].cause
+
+
+@pytest.mark.parametrize("template", [QWEN25, DEEPSEEK])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (date(2024, 1, 1), "a value of the type date"),
+        (b"x", "a value of the type bytes"),
+        (Decimal("1.5"), "a value of the type Decimal"),
+        (float("nan"), "holds nan"),
+        ({1: 2}, "the key 1"),
+    ],
+)
+def test_values_that_json_has_not_are_refused(template: str, value: Any, words: str) -> None:
+    with pytest.raises(TemplateError) as error:
+        first_call(template, {"v": [value]}, tools=template != DEEPSEEK)
+    assert error.value.problems[0].place == "rows.jsonl:1"
+    assert words in error.value.problems[0].cause
+    assert "turn 1 (assistant): its call to 'weather'" in error.value.problems[0].cause
 
 
 def test_what_is_in_the_object_stays() -> None:

@@ -34,6 +34,9 @@ SENTENCE = (["EU", "rejects"], ["B-ORG", "O"])
         "-DOCSTART- -X- O O\n\nEU NNP I-NP B-ORG\nrejects VBZ I-VP O\n",
         "# id 7 x\r\nEU B-ORG\r\nrejects O\r\n",
         "EU \t B-ORG\nrejects\t\tO\n",
+        "# id\t7\nEU\tB-ORG\nrejects\tO\n",
+        "# doc id\tO\nEU\tB-ORG\n#see also\tB-X\nrejects\tO\n",
+        "# id\t7\tx\nEU\t_\tB-ORG\nrejects\t_\tO\n",
     ],
 )
 def test_comments_are_no_tokens(text: str) -> None:
@@ -50,6 +53,8 @@ def test_comments_are_no_tokens(text: str) -> None:
         ("#\tO\n1\tO\n", (["#", "1"], ["O", "O"])),
         ("we NOUN\n# NOUN\n", (["we", "#"], ["NOUN", "NOUN"])),
         ("# B-X\nwe O\n", (["#", "we"], ["B-X", "O"])),
+        ("# id\t7\n#metoo\tB-TAG\nnow\tO\n", (["#metoo", "now"], ["B-TAG", "O"])),
+        ("New York\tB-LOC\n#new york\tB-LOC\n", (["New York", "#new york"], ["B-LOC", "B-LOC"])),
         ("#a O\n#b B-X\n", (["#a", "#b"], ["O", "B-X"])),
         ("# id 3\n#metoo O\n#blm O\nnow O\n", (["#metoo", "#blm", "now"], ["O", "O", "O"])),
     ],

@@ -166,6 +166,55 @@ def test_sharegpt_with_a_system_prompt_tools_and_calls(tmp_path: Path) -> None:
     )
 
 
+def called(tmp_path: Path, value: str) -> Any:
+    turns = [{"from": "human", "value": "Weather?"}, {"from": "function_call", "value": value}]
+    found = one(tmp_path, {"conversations": turns})
+    assert isinstance(found, Conversation)
+    return found.messages[1].tool_calls
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('{"name": "f", "parameters": {"city": "Paris"}}', {"city": "Paris"}),
+        ('{"name": "f", "parameters": {"city": "Paris"}, "arguments": null}', {"city": "Paris"}),
+        ('{"name": "f", "parameters": {"a": 1}, "arguments": {"a": 1}}', {"a": 1}),
+        ('{"name": "f", "arguments": "{\\"a\\": 1}"}', '{"a": 1}'),
+        ('{"name": "f", "arguments": {}}', {}),
+        ('{"name": "f"}', {}),
+    ],
+)
+def test_sharegpts_arguments(tmp_path: Path, value: str, expected: Any) -> None:
+    assert called(tmp_path, value) == ({"type": "function", "function": {"name": "f", "arguments": expected}},)
+
+
+def test_sharegpts_ids_are_kept(tmp_path: Path) -> None:
+    first, second = called(
+        tmp_path, '[{"id": "a", "name": "f", "parameters": {"x": 1}}, {"name": "g", "type": "function"}]'
+    )
+    assert first == {"id": "a", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    assert second == {"type": "function", "function": {"name": "g", "arguments": {}}}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ('{"name": "f", "args": {"city": "Paris"}}', "calls 'f' with the unknown key 'args'"),
+        ('{"name": "f", "argument": {"city": "Paris"}}', "did you mean 'arguments'? it has 'argument'"),
+        ('[{"name": "g"}, {"name": "f", "input": {}}]', "calls 'f' with the unknown key 'input'"),
+        ('{"name": "f", "arguments": {"a": 1}, "parameters": {"a": 2}}', "both 'arguments' and 'parameters'"),
+        ('{"name": "f", "arguments": {"a": 1, "a": 2}}', "has the key 'a' twice"),
+        ('{"name": "f", "parameters": {"a": NaN}}', "holds nan, which is not JSON"),
+        ('{"name": "f", "parameters": "{\\"a\\": 1e400}"}', "holds inf, which is not JSON"),
+    ],
+)
+def test_sharegpts_calls_that_would_lose_something(tmp_path: Path, value: str, words: str) -> None:
+    with pytest.raises(DataError) as error:
+        called(tmp_path, value)
+    assert words in str(error.value)
+    assert f"{tmp_path}/rows.jsonl:1" in str(error.value)
+
+
 def test_sharegpt_preferences(tmp_path: Path) -> None:
     row = {
         "conversations": [{"from": "human", "value": "Hi"}],

@@ -26,10 +26,15 @@ class BadJson(ValueError):
         super().__init__(cause)
 
 
-def parse_json(text: str) -> Any:
-    """The value of a JSON text. BadJson, and nothing else, where there is none that can be used."""
+def parse_json(text: str, *, unique: bool = False) -> Any:
+    """The value of a JSON text. BadJson, and nothing else, where there is none that can be used.
+
+    unique: an object that has a key twice is refused, where Python's reader would keep the last one without a word.
+    """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique) if unique else json.loads(text)
+    except BadJson:
+        raise
     except json.JSONDecodeError as error:
         cut = error.pos >= len(text) - 1 or "Unterminated" in error.msg
         what = error.msg.removesuffix(" starting at")
@@ -45,6 +50,15 @@ def parse_json(text: str) -> Any:
         if fault:
             raise BadJson(fault, "write the whole character")
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise BadJson(f"an object that has the key {twice!r} twice", "keep one of them")
+    return found
 
 
 TOO_DEEP = (f"brackets nested more than {DEEPEST} levels deep", "no data has that many; write the file again")

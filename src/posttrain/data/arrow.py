@@ -11,11 +11,18 @@ there:
   brought by no other row.
 
 Elements of lists are never filled in, so that a null among them stays. A column without a value is nothing, as in JSON.
+
+Arrow has types that JSON has not. Dates, times and UUIDs become the texts that JSON has for them (`2024-01-01`),
+decimals become numbers. What has no such form (bytes, durations, decimals of more digits than a number keeps) stays,
+and is refused where it would be learned.
 """
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +116,7 @@ class Cleaner:
             pairs = value.items() if isinstance(value, dict) else value
             return {str(key): self._clean(one, shape.inner, required) for key, one in pairs}
         if shape.kind != "struct":
-            return value
+            return _as_json(value)
         asked = required.get(str(value.get("name")), frozenset())
         found = {}
         for key, one in value.items():
@@ -119,6 +126,19 @@ class Cleaner:
                 inside = asked if key == "arguments" else frozenset[str]()
                 found[key] = self._clean(one, shape.fields.get(key, LEAF), required, inside)
         return found
+
+
+def _as_json(value: Any) -> Any:
+    """A value of a type that JSON has not as JSON would have it, where nothing is lost by that."""
+    if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if isinstance(value, decimal.Decimal):
+        if value.as_tuple().exponent == 0:
+            return int(value)
+        return float(value) if decimal.Decimal(repr(float(value))) == value else value
+    return value
 
 
 def _required(row: Mapping[str, Any]) -> dict[str, frozenset[str]]:

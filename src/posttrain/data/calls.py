@@ -2,16 +2,28 @@
 
 Most templates print the arguments as JSON. Given the text `"{\\"city\\": \\"Paris\\"}"` they print a quoted text in
 place of an object, and the model learns arguments that no program can read. So a text that holds an object becomes that
-object; any other text stays as it is.
+object; an empty one, which many write for a call without parameters, becomes `{}`; any other text stays as it is.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["function_of", "name_of", "with_objects", "with_texts"]
+from posttrain.config.json_text import BadJson, parse_json
+
+__all__ = [
+    "argument_text",
+    "fault_of_call",
+    "function_of",
+    "is_json",
+    "json_fault",
+    "name_of",
+    "with_objects",
+    "with_texts",
+]
 
 ARGUMENTS = "arguments"
 
@@ -49,11 +61,67 @@ def _changed(call: Mapping[str, Any], change: Any) -> dict[str, Any]:
 def _read(value: Any) -> Any:
     if not isinstance(value, str):
         return value
+    if not value.strip():
+        return {}
     try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):  # no JSON, or brackets without end: a text like any other
+        found = parse_json(value, unique=True)
+    except BadJson:  # no JSON, or brackets without end: a text like any other
         return value
     return found if isinstance(found, dict) else value
+
+
+def json_fault(value: Any) -> tuple[str, str] | None:
+    """Cause and mend of the first thing in a value that JSON has not: NaN and infinity, which Python's JSON has, and
+    values of other types, of which a template would print Python's name. None when all of it is JSON.
+    """
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            key = next((key for key in one if not isinstance(key, str)), None)
+            if key is not None:
+                return f"holds the key {key!r}, which is not JSON", "keys are texts"
+            left += reversed(one.values())
+        elif isinstance(one, list | tuple):
+            left += reversed(one)
+        elif isinstance(one, float):
+            if not math.isfinite(one):
+                return f"holds {one}, which is not JSON", "write null or a number"
+        elif one is not None and not isinstance(one, str | int):
+            return (
+                f"holds a value of the type {type(one).__name__}, which is not JSON",
+                "write it as a text or a number",
+            )
+    return None
+
+
+def argument_text(call: Mapping[str, Any]) -> str | None:
+    """The arguments where they are a text; None where they are not."""
+    value = function_of(call).get(ARGUMENTS)
+    return value if isinstance(value, str) else None
+
+
+def fault_of_call(call: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Cause and mend of what cannot be learned of a call: values that are not JSON, whether in an object or in JSON
+    text; texts of objects that no program reads in one way (a key twice, too deep). None when there is nothing.
+    """
+    text = (argument_text(call) or "").strip()
+    if text.startswith("{") and text.endswith("}"):  # others hold no object: a text like any other
+        try:
+            fault = json_fault(parse_json(text, unique=True))
+        except BadJson as bad:
+            fault = None if bad.line else (f"is {bad.cause}", bad.mend)  # with a line: it is no JSON at all
+        if fault is not None:
+            return f"has {ARGUMENTS} whose JSON text {fault[0]}", fault[1]
+    return json_fault(call)
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is JSON as every program reads it."""
+    try:
+        return json_fault(parse_json(text)) is None
+    except BadJson:
+        return False
 
 
 def _written(value: Any) -> Any:

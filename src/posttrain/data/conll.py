@@ -3,7 +3,8 @@
 - Columns are separated by tabs where the lines have tabs, else by spaces.
 - Lines that begin with `-DOCSTART-` say nothing, nor do comments: lines that begin with `#` and are no token.
   `#metoo O` is one: it has as many columns as other lines; and `# O`, too, whose last column is a tag;
-  `# id 7 domain=train` is not.
+  `# id 7 domain=train` is not. Nor is a line whose first column, between tabs, is `# id`: tokens have no spaces in
+  them, unless others in the file have.
 - Where lines are numbered within their sentences, the token is the second column. With ten columns (CoNLL-U, CoNLL-X)
   the tag is the fourth (UPOS), or the fifth where that is empty; the other columns can be named in
   `columns: {tags: xpos}`. Numbers like `3-4` (words written as one, and then one by one) and `8.1` (words not written)
@@ -38,12 +39,14 @@ class _Line(NamedTuple):
 
 class _Layout(NamedTuple):
     """widths: how many columns lines have, most often first; numbered: whether the first column counts tokens;
-    tags: which column the tags are; known: what stands last in lines that are no comment."""
+    tags: which column the tags are; known: what stands last in lines that are no comment; spaced: whether tokens have
+    spaces in them."""
 
     widths: tuple[int, ...]
     numbered: bool
     tags: int
     known: frozenset[str]
+    spaced: bool
 
 
 def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[tuple[str, Any]]:
@@ -103,7 +106,8 @@ def _layout(sure: list[list[str]], lines: list[_Line]) -> _Layout:
         tags = 4 if empty else 3
     elif numbered:
         tags = 2
-    return _Layout(widths, numbered, tags, frozenset(cells[-1] for cells in sure))
+    spaced = any(" " in cells[0] and not cells[0].startswith("#") for cells in sure)
+    return _Layout(widths, numbered, tags, frozenset(cells[-1] for cells in sure), spaced)
 
 
 def _numbered(lines: list[_Line]) -> bool:
@@ -124,6 +128,8 @@ def _comment(cells: list[str], layout: _Layout) -> bool:
     if not cells or not cells[0].startswith("#"):
         return False
     if layout.numbered or len(cells) not in layout.widths:
+        return True
+    if " " in cells[0] and not layout.spaced:
         return True
     return cells[0] == "#" and cells[-1] not in layout.known and not TAG.fullmatch(cells[-1])
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from posttrain.config.json_text import BadJson, parse_json
+from posttrain.data.calls import fault_of_call, json_fault
 from posttrain.data.records import ROLES, Message
 
 __all__ = ["BadRow", "filled", "keys_of", "kind_of", "messages_of", "missing", "near_key", "text_of", "tools_of"]
@@ -88,16 +88,11 @@ def _calls(value: Any, at: str) -> tuple[dict[str, Any], ...] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(call, dict) for call in value):
         raise BadRow(f"{at}.tool_calls must be a list of objects, got {kind_of(value)}")
-    _json_numbers(value, f"{at}.tool_calls")
+    for call in value:
+        fault = fault_of_call(call)
+        if fault is not None:
+            raise BadRow(f"{at}.tool_calls {fault[0]}", fault[1])
     return tuple(value)
-
-
-def _json_numbers(value: Any, at: str) -> None:
-    """BadRow for NaN and infinity, which Python's JSON has and JSON has not: a model would learn to write them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BadRow(f"{at} holds {value}, which is not JSON", "write null or a number")
-    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _json_numbers(one, at)
 
 
 def tools_of(value: Any) -> tuple[dict[str, Any], ...] | None:
@@ -111,7 +106,9 @@ def tools_of(value: Any) -> tuple[dict[str, Any], ...] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise BadRow(f"'tools' must be a list of JSON schemas, got {kind_of(value)}")
-    _json_numbers(value, "'tools'")
+    fault = json_fault(value)
+    if fault is not None:
+        raise BadRow(f"'tools' {fault[0]}", fault[1])
     return tuple(value)
 
 

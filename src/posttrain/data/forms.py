@@ -33,6 +33,9 @@ SPEAKERS = {
 """Whose turn it is, as ShareGPT's many writers call it."""
 KEPT = ("train", "weight", "name", "tool_call_id", "reasoning_content", "reasoning", "thinking")
 """What a turn may say besides."""
+ARGUMENT_KEYS = ("arguments", "parameters")
+CALL_KEYS = ("name", *ARGUMENT_KEYS, "id", "type")
+"""What a call in a turn of `function_call` may have."""
 FIELDS = ("instruction", "input", "output", "system", "history", *TALKS, "content", "summary")
 """Fields of these formats, which columns may be mapped to."""
 
@@ -181,16 +184,26 @@ def _calls(words: Any, at: str) -> list[dict[str, Any]]:
     """The calls of a `function_call` turn, whose words are one call, or a list of them, as JSON."""
     form = '{"name": "...", "arguments": {...}}'
     try:
-        value = parse_json(words) if isinstance(words, str) else words
+        value = parse_json(words, unique=True) if isinstance(words, str) else words
     except BadJson as bad:
         raise BadRow(f"{at} (function_call) is {bad.cause}", f"such as {form}") from bad
     calls = value if isinstance(value, list) else [value]
     if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
         raise BadRow(f"{at} (function_call) names no function", f"such as {form}")
-    return [
-        {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}}
-        for call in calls
-    ]
+    return [_call(call, at) for call in calls]
+
+
+def _call(call: Mapping[str, Any], at: str) -> dict[str, Any]:
+    """A call in OpenAI's form. A key that is not known may hold the arguments, and is refused."""
+    unknown = [key for key in call if key not in CALL_KEYS]
+    if unknown:
+        near = missing("arguments", dict.fromkeys(unknown), f"known: {', '.join(CALL_KEYS)}")
+        raise BadRow(f"{at} (function_call) calls {call['name']!r} with the unknown key {unknown[0]!r}", near)
+    given = [call[key] for key in ARGUMENT_KEYS if call.get(key) is not None]
+    if len(given) == 2 and given[0] != given[1]:
+        raise BadRow(f"{at} (function_call) has both 'arguments' and 'parameters'", "keep one of them")
+    told = {"id": call["id"]} if call.get("id") is not None else {}
+    return {**told, "type": "function", "function": {"name": call["name"], "arguments": given[0] if given else {}}}
 
 
 def _schemas(value: Any) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from posttrain.data.calls import name_of, with_texts
+from posttrain.data.calls import argument_text, fault_of_call, is_json, name_of, with_objects, with_texts
 from posttrain.data.records import Conversation, Message
 from posttrain.data.template_fields import FieldCheck
 from posttrain.errors import Problem, TemplateError
@@ -42,6 +42,11 @@ OTHER_WORDS = "{ These are other words. }"
 
 CALL = {"id": "call00001", "type": "function", "function": {"name": "add", "arguments": {"posttrainkey": "value"}}}
 """A call that shows how a template takes arguments; Mistral's take ids of nine letters and digits only."""
+
+
+RAW = 'posttrain "words"'
+"""Arguments that are no JSON, and that change when they are written as a JSON text."""
+RAW_MEND = 'write the arguments as an object, {"city": "Paris"}, or as the JSON text of one (json.dumps)'
 
 
 class Span(NamedTuple):
@@ -78,6 +83,7 @@ class ChatTemplate:
         self.untold_tag: bool | None = None
         self.tag_marked: bool | None = None
         self.arguments_are_text: dict[bool, bool] = {}
+        self.raw: dict[bool, bool] = {}
         self.check_fields = FieldCheck(self.text)
 
     def source(self, tools: bool = False) -> str:
@@ -92,6 +98,7 @@ class ChatTemplate:
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str) -> str:
         """The rendered text up to where the assistant speaks. TemplateError when a field would be left out of it."""
+        _check_calls(messages, place)
         text = self.text(messages, tools, place, prompt=True)
         self.check_fields(messages, tuple(tools) if tools else None, place, text, prompt=True)
         return text
@@ -108,18 +115,40 @@ class ChatTemplate:
     def _takes_text(self, tools: bool) -> bool:
         """Whether the template takes arguments as JSON text only: it refuses an object, or prints it as Python does."""
         if tools not in self.arguments_are_text:
-            known = ({"type": "function", "function": {"name": "add", "description": "", "parameters": {}}},)
-            printed = []
-            for calls in ([CALL], with_texts([CALL])):
-                chat: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
-                chat.append({"role": "assistant", "content": "", "tool_calls": calls})
-                try:
-                    printed.append(self._run(chat, known if tools else None, "", False)[0])
-                except TemplateError:
-                    printed.append("")
+            printed = [self._called(calls, tools) for calls in ([CALL], with_texts([CALL]))]
             bad = not printed[0] or "{'posttrainkey'" in printed[0]
             self.arguments_are_text[tools] = bad and '"posttrainkey"' in printed[1]
         return self.arguments_are_text[tools]
+
+    def _called(self, calls: list[dict[str, Any]], tools: bool) -> str:
+        """A simple conversation with calls; "" where the template refuses it."""
+        known = ({"type": "function", "function": {"name": "add", "description": "", "parameters": {}}},)
+        chat: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
+        chat.append({"role": "assistant", "content": "", "tool_calls": calls})
+        try:
+            return self._run(chat, known if tools else None, "", False)[0]
+        except TemplateError:
+            return ""
+
+    def _prints_raw(self, tools: bool) -> bool:
+        """Whether the template prints arguments that are a text as they are, without quotation marks around them."""
+        if tools not in self.raw:
+            call = {**CALL, "function": {"name": "add", "arguments": RAW}}
+            self.raw[tools] = RAW in self._called([call], tools)
+        return self.raw[tools]
+
+    def _check_texts(self, record: Conversation) -> None:
+        """TemplateError for arguments that are no JSON where the template prints them raw: broken JSON would be
+        learned."""
+        for i, message in enumerate(record.messages):
+            for call in with_objects(message.tool_calls or ()):
+                text = argument_text(call)
+                if text is not None and not is_json(text) and self._prints_raw(bool(record.tools)):
+                    cause = (
+                        f"the arguments of turn {i}'s call to {name_of(call)!r} are a text that is no JSON, and this "
+                        f"chat template prints it as it is: {text[:40]!r}{'...' if len(text) > 40 else ''}"
+                    )
+                    raise TemplateError(Problem(record.place, cause, RAW_MEND))
 
     def _run(
         self,
@@ -160,6 +189,8 @@ class ChatTemplate:
 
     def render(self, record: Conversation) -> Rendered:
         """Text and supervised spans of a conversation. TemplateError when the spans cannot be verified."""
+        _check_calls(record.messages, record.place)
+        self._check_texts(record)
         chat = self._chat(record.messages, record.tools)
         marked = GENERATION.search(self.source(bool(record.tools))) is not None
         text, places = self._run(chat, record.tools, record.place, prompt=False, marked=marked)
@@ -259,6 +290,16 @@ class ChatTemplate:
         role = record.messages[i].role
         cause = f"the words of turn {i} ({role}) cannot be told apart in this chat template: {why}"
         return TemplateError(Problem(record.place, cause, MARK_MEND))
+
+
+def _check_calls(messages: Sequence[Message], place: str) -> None:
+    """TemplateError for calls that hold what JSON has not; rows of files are checked where they are read."""
+    for i, message in enumerate(messages):
+        for call in message.tool_calls or ():
+            fault = fault_of_call(call)
+            if fault is not None:
+                cause = f"turn {i} ({message.role}): its call to {name_of(call)!r} {fault[0]}"
+                raise TemplateError(Problem(place, cause, fault[1]))
 
 
 def _overlap(one: str, other: str) -> str:
