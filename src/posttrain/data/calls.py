@@ -64,8 +64,8 @@ def _read(value: Any) -> Any:
     if not value.strip():
         return {}
     try:
-        found = parse_json(value, unique=True)
-    except BadJson:  # no JSON, or brackets without end: a text like any other
+        found = json.loads(value)  # what is wrong with it otherwise is told by `fault_of_call`
+    except (ValueError, RecursionError):  # no JSON, or brackets without end: a text like any other
         return value
     return found if isinstance(found, dict) else value
 
@@ -110,7 +110,9 @@ def fault_of_call(call: Mapping[str, Any]) -> tuple[str, str] | None:
         try:
             fault = json_fault(parse_json(text, unique=True))
         except BadJson as bad:
-            fault = None if bad.line else (f"is {bad.cause}", bad.mend)  # with a line: it is no JSON at all
+            fault = (
+                None if bad.line else (f"cannot be used: {bad.cause}", bad.mend)
+            )  # with a line: it is no JSON at all
         if fault is not None:
             return f"has {ARGUMENTS} whose JSON text {fault[0]}", fault[1]
     return json_fault(call)
