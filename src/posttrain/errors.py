@@ -9,6 +9,7 @@
     ├── TrainingError              exit 1   training cannot go on (a non-finite loss names the batch's rows)
     ├── PartlyDone                 exit 4   some cells of a study failed, the others are done
     └── Interrupted                exit 130 stopped by the user after saving
+        └── Terminated             exit 143 stopped by SIGTERM where there was nothing to save
 
 A problem always has three parts: where it is, what is wrong, and how to mend it.
 """
@@ -28,6 +29,7 @@ __all__ = [
     "PosttrainError",
     "Problem",
     "TemplateError",
+    "Terminated",
     "TrainingError",
 ]
 
@@ -100,3 +102,9 @@ class Interrupted(PosttrainError):
     """Ctrl-C: what was running has been saved."""
 
     exit_code = 130
+
+
+class Terminated(Interrupted):
+    """SIGTERM outside of training's steps: nothing was running that could be saved."""
+
+    exit_code = 143

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -117,6 +118,18 @@ def test_ctrl_c_saves(study: Path) -> None:
     step = int(saved.name.removeprefix("step-"))
     assert f"stopped after step {step} of 4000; saved in runs/sft/checkpoints/step-{step}" in err
     assert (saved / "optimizer.pt").is_file()
+
+
+def test_sigterm_before_the_first_step_is_not_silent(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the model is loaded, no step can be finished and saved: nothing is kept, and that is said."""
+    former = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("posttrain.training.run.load_for_training", lambda *_, **__: os.kill(os.getpid(), 15))
+    assert main(["train", str(study / "sft.yaml")]) == 143
+    assert "stopped before the first step: nothing is kept" in capsys.readouterr().err
+    assert not Path("runs/sft").exists()
+    assert signal.getsignal(signal.SIGTERM) is former
 
 
 def test_help_names_every_objective_and_tuner(capsys: pytest.CaptureFixture[str]) -> None:

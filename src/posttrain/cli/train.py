@@ -107,10 +107,13 @@ def train(
         from posttrain.training.settings import check_settings
 
         check_settings(folder, config)
-    from posttrain.training.progress import progress_for
-    from posttrain.training.run import train as run
+    from posttrain.training.signals import tells_what_is_kept
 
-    result = run(config, output=folder, resume=not restart, progress=progress_for(silent=quiet()), base=base)
+    with tells_what_is_kept(folder, resume=not restart):
+        from posttrain.training.progress import progress_for
+        from posttrain.training.run import train as run
+
+        result = run(config, output=folder, resume=not restart, progress=progress_for(silent=quiet()), base=base)
     if json:
         emit(
             {

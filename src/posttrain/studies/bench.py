@@ -87,6 +87,8 @@ class Bench:
             return load_model(found, **options)
         try:
             loaded = load_model(found, adapter_merged=True, **options)
+        except Interrupted:
+            raise
         except PosttrainError as error:
             loaded = load_model(found, **options)  # what is wrong with the folder itself is said here
             self.unmerged = error
