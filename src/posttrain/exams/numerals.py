@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Iterator
 from decimal import Decimal
 
+from posttrain.exams.numeral_words import Numerals
+
 __all__ = ["last_number", "marked_number", "number_of"]
 
 _DIGITS = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0, "兩": 2, "两": 2, "○": 0}
@@ -26,6 +28,7 @@ _WORDS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
 _ZEROS = "零〇○"
 _D = f"[{''.join(_DIGITS)}]"
 _U = f"[{''.join((*_UNITS, *_MYRIADS))}]"
+_TENFOLD = f"[{''.join(_UNITS)}]"
 _C = f"[{''.join((*_DIGITS, *_UNITS, *_MYRIADS))}]"
 _M = f"[{''.join(_MYRIADS)}]"
 
@@ -50,12 +53,14 @@ _ARABIC = (
     rf"|{_CORE}(?:(?:\s?{_U}{_D}*(?:{_CORE}|\s{_CORE}(?=\s?{_U}))?)+|\s(?:{'|'.join(_WORDS)})\b)?"
     r")"
 )
-_CHINESE = rf"[負负]?(?:{_C}+又)?(?:{_C}+分之{_C}+(?:[點点]{_D}+)?|{_C}*(?<!\d)[點点]{_D}+{_M}{{0,2}}|{_C}+)"
+_CHINESE = (
+    rf"[負负]?(?:{_C}+又)?(?:{_C}+分之{_C}+(?:[點点]{_D}+)?|{_C}*(?<!\d)[點点]{_D}++(?!{_TENFOLD}){_M}{{0,2}}|{_C}+)"
+)
 _NUMBER = re.compile(_ARABIC)
 _WRITTEN = re.compile(_CHINESE)
 _ANY = re.compile(f"{_ARABIC}|{_CHINESE}")
-_MARKED = re.compile(rf"####\s*(?:\$?\\boxed\s*\{{\s*)?({_ARABIC}|{_CHINESE})")
-_WHOLE = re.compile(rf"({_ARABIC}|{_CHINESE})\s*(?:%|美?[元圓圆円]|[塊块]錢?|dollars?|年)?")
+_MARKED = re.compile(rf"####\s*(?:\*{{1,3}}\s*|_{{1,3}}|`)?(?:\$?\\boxed\s*\{{\s*)?\+?({_ARABIC}|{_CHINESE})")
+_WHOLE = re.compile(rf"\+?({_ARABIC}|{_CHINESE})\s*(?:%|美?[元圓圆円]|[塊块]錢?|dollars?|年)?")
 _NO_NUMBERS = ("萬一", "万一")
 """A word, "in case"."""
 
@@ -71,8 +76,14 @@ def number_of(text: str) -> Decimal | None:
 
 def marked_number(text: str) -> Decimal | None:
     """The first number after `####`, as GSM8K's answers end."""
-    found = _MARKED.search(_plain(text))
-    return _value(found[1]) if found else None
+    text = _plain(text)
+    found = _MARKED.search(text)
+    if not found:
+        return None
+    if not _WRITTEN.fullmatch(found[1]):
+        return _value(found[1])
+    judged = Numerals(text).judge(*found.span(1))
+    return None if judged is None else _value(text[judged[0] : judged[1]])
 
 
 def last_number(text: str) -> Decimal | None:
@@ -80,11 +91,23 @@ def last_number(text: str) -> Decimal | None:
     (一個 is a one then)."""
     text = _plain(text)
     for part in (*reversed(_boxed(text)), text):
-        for pattern in (_NUMBER, _WRITTEN):
-            values = [value for found in pattern.findall(part) if (value := _value(found)) is not None]
-            if values:
-                return values[-1]
+        values = [value for found in _NUMBER.findall(part) if (value := _value(found)) is not None]
+        if values:
+            return values[-1]
+        written = list(_written(part))
+        if written:
+            return next((value for value, certain in reversed(written) if certain), written[-1][0])
     return None
+
+
+def _written(text: str) -> Iterator[tuple[Decimal, bool]]:
+    """Each number in Chinese numerals and whether it is certainly one; 一起 and 四川 are none."""
+    words: Numerals | None = None  # to cut a text takes time, and the first one loads the dictionary
+    for found in _WRITTEN.finditer(text):
+        words = Numerals(text) if words is None else words
+        judged = words.judge(*found.span())
+        if judged is not None and (value := _value(text[judged[0] : judged[1]])) is not None:
+            yield value, judged[2]
 
 
 # ---- from text to digits ---------------------------------------------------------------------------------------------
@@ -99,12 +122,20 @@ def _plain(text: str) -> str:
     text = re.sub(r"(-) (?=\d+/)", r"\1", text)
     text = re.sub(r"(?<=\d)(?:\{,\}|\\,|\\!|\\;|\\:|\\ |~)+(?=\d)", "\0", text)
     text = re.sub(r"\0(?=\d{3}(?!\d))", "", text).replace("\0", " ")
-    text = re.sub(r"\\(?=[$%])|\\(?:text|mathrm|mbox)\b", "", text)
-    text = re.sub(r"\\(?:times|cdot)\b", "×", text)
+    text = re.sub(r"\\(?=[$%])|\\(?:text|mathrm|mbox)(?![A-Za-z])", "", text)
+    text = re.sub(r"\\(?:times|cdot)(?![A-Za-z])", "×", text)
     text = re.sub(r"\^\{([+-]?\d+)\}", r"^\1", text)
+    text = re.sub(r"(?<![\d.,'_])(\d{1,3}(?:'\d{3})+|\d{1,3}(?:_\d{3})+)(?![\d'_])", _joined, text)
+    text = re.sub(r"(?<=\d)[kK](?![\w])", " thousand", text)
+    text = re.sub(r"(?<=[十百千])[多餘馀余](?=[萬万億亿])", "", text)
     for short, written in _TENS.items():
         text = text.replace(short, written)
     return text
+
+
+def _joined(found: re.Match[str]) -> str:
+    """1'000 and 1_000 as 1000."""
+    return found[0].replace("'", "").replace("_", "")
 
 
 def _raised(text: str) -> Iterator[str]:
