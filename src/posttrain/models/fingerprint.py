@@ -115,7 +115,7 @@ def remember_base(model: PreTrainedModel) -> None:
 
 def remembered_base(model: PreTrainedModel) -> str | None:
     """The fingerprint that a model had when an adapter was put into it; None when nobody noted it. Of an adapter merged
-    into its base it is that of the adapter's file: merged on another device or in bfloat16, the numbers differ a little.
+    into its base it is that of the adapter's file: merged on another device or in bfloat16, numbers differ a little.
     """
     return _adapter_fingerprint(model.name_or_path) or _bases.get(model)
 
