@@ -14,6 +14,7 @@ from torch import Tensor
 
 from posttrain import registry
 from posttrain.config.load import check
+from posttrain.errors import PosttrainError
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.save import save_model
 from posttrain.studies.bench import Bench
@@ -28,12 +29,12 @@ from tests.talker import talker
 STEPS = {"learning_rate": 3e-3, "max_steps": 3}
 
 
-def adapter(folder: Path, **tuner: Any) -> Path:
+def adapter(folder: Path, seed: int = 0, **tuner: Any) -> Path:
     """An adapter of the talker that says something else: its weights are moved at random."""
     loaded = load_model(str(talker()), device="cpu")
     part = check({"model": "m", "objective": "sft", "data": "d.jsonl", "tuner": tuner}, TrainConfig, "test").tuner
     tuned = registry.load("tuner", tuner["kind"]).function(loaded.model, part)
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in tuned.parameters():
             if p.requires_grad:
@@ -98,6 +99,11 @@ def test_what_a_study_over_an_adapter_keeps_is_what_it_examined(
         if cell["method"] != "full":
             noted = json.loads((kept / "adapter_config.json").read_text(encoding="utf-8"))
             assert noted["base_model_name_or_path"] == str(start.resolve())
+            # merged in other arithmetic, some numbers of the base round otherwise: it is the same base
+            load_model(str(kept), dtype="bfloat16", device="cpu")
+    adapter(start, **first, seed=1)
+    with pytest.raises(PosttrainError, match="was trained on another base than"):
+        load_model(str(path.parent / "run" / results(path)["cells"][1]["weights"]))
 
 
 def test_the_untouched_model_is_the_adapters_and_its_cells_begin_there(tmp_path: Path) -> None:

@@ -114,8 +114,22 @@ def remember_base(model: PreTrainedModel) -> None:
 
 
 def remembered_base(model: PreTrainedModel) -> str | None:
-    """The fingerprint that a model had when an adapter was put into it; None when nobody noted it."""
-    return _bases.get(model)
+    """The fingerprint that a model had when an adapter was put into it; None when nobody noted it. Of an adapter merged
+    into its base it is that of the adapter's file: merged on another device or in bfloat16, numbers differ a little.
+    """
+    return _adapter_fingerprint(model.name_or_path) or _bases.get(model)
+
+
+def _adapter_fingerprint(name: str) -> str | None:
+    """First 16 hex digits of the sha256 of an adapter folder's weights; None where the name is no such folder."""
+    folder = Path(resolve(name)) if name else Path()
+    if not name or not (folder / "adapter_config.json").is_file():
+        return None
+    for weights in (folder / "adapter_model.safetensors", folder / "adapter_model.bin"):
+        if weights.is_file():
+            with weights.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return None
 
 
 def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:
@@ -127,7 +141,8 @@ def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:
 
     remember_base(model)
     noted = read_notes(folder).get("base_fingerprint")
-    if noted is None or model.dtype not in (torch.float32, torch.bfloat16) or noted == remembered_base(model):
+    known = (remembered_base(model), _adapter_fingerprint(base))
+    if noted is None or model.dtype not in (torch.float32, torch.bfloat16) or noted in known:
         return
     raise PosttrainError(
         Problem(
