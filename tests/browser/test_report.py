@@ -50,8 +50,9 @@ class Opened:
         dialog.dismiss()
 
     def numbers(self) -> list[int]:
-        """shown, matching, total of the line above the answers."""
-        return [int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", self.page.inner_text("#count"))]
+        """shown, matching, total of the English line above the answers; where all match it names two numbers."""
+        shown, *others = [int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", self.page.inner_text("#count"))]
+        return [shown, others[0], others[-1]]
 
     def settle(self) -> None:
         """Wait for the filters' short delay, by the page's own clock: however busy the machine is, its timers keep order."""
@@ -233,7 +234,7 @@ def test_language_switch(opened: Opened) -> None:
     assert page.evaluate("document.documentElement.lang") == "zh-TW"
     assert page.inner_text("#scores h2") == "分數"
     assert page.get_attribute("nav", "aria-label") == "章節"
-    assert "共 1,080 則" in page.inner_text("#count")
+    assert page.inner_text("#count") == "1,080 則回答中顯示 100 則"
     assert "目標" in page.inner_text("select[name=group]")
     assert page.locator("svg.scatter:visible .axis [lang=zh-TW]").first.text_content() == "遺忘（%）"
     page.select_option("select[name=method]", "lora")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,16 @@ def test_a_signal_is_a_flag_in_training_and_stops_an_exam_at_once(number: signal
     assert signal.getsignal(number) is former
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as at a terminal; what a shell starts in the background is deaf to it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.usefixtures("interruptible")
 def test_what_is_kept_is_said_outside_of_the_steps(tmp_path: Path, number: signal.Signals, code: int) -> None:
     former = signal.getsignal(signal.SIGTERM)
 
