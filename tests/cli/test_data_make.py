@@ -28,6 +28,12 @@ def test_prompts_and_rows_of_a_relation(tmp_path: Path) -> None:
     assert len((tmp_path / "c.jsonl").read_text(encoding="utf-8").strip().split("\n")) == 8
 
 
+def test_prompts_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "p.jsonl"
+    assert main(["data", "make", "prompts", "--n", "7", "--seed", "3", "-o", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(path), "rows": 7, "seed": 3}
+
+
 def test_fewer_rows_than_were_asked_for_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "make", "changes", "--n", "2", "-o", str(tmp_path), "--pattern-rows", "100"]) == 0
     first, second = (tmp_path / "pattern").glob("*.jsonl")

@@ -76,6 +76,7 @@ def prompts(
         str | None,
         typer.Option(metavar="NAME", help="Instead: questions of one relation with their answers, as training rows."),
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Write varied prompts in both languages for `replay: {kind: self, prompts: FILE}`.
 
@@ -99,6 +100,8 @@ def prompts(
     talk(f"{len(rows)} row{'' if len(rows) == 1 else 's'} in {output}")
     if len(rows) < n:
         talk(f"fewer than {n}: pocket knows no more facts of '{relation}' that locality probes leave alone")
+    if json:
+        emit({"file": str(output), "rows": len(rows), "seed": seed})
 
 
 def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
