@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.chat import IGNORED, Encoded
 from tests.pico import SENTENCES
 
 _CALL = '{%- set call = call.function or call %}{{- \'<tool_call>\n{"name": "\' + call.name + \'", "arguments": \' }}'
@@ -145,3 +146,14 @@ def shipped(name: str) -> str:
     assert spec is not None, "TRL comes with the development tools"
     assert spec.origin is not None
     return (Path(spec.origin).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def learned(row: Encoded, tok: Any) -> list[str]:
+    """The texts that a row teaches, each run by itself."""
+    runs: list[list[int]] = [[]]
+    for label in row.labels:
+        if label == IGNORED:
+            runs.append([])
+        else:
+            runs[-1].append(label)
+    return [tok.decode(run) for run in runs if run]

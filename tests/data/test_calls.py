@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from posttrain.data.calls import with_objects, with_texts
-from posttrain.data.chat import IGNORED, Encoded, render
+from posttrain.data.chat import render
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, TemplateError
-from tests.templates import DEEPSEEK, GPT_OSS, LLAMA32, MISTRAL, PRINTING, QWEN3, QWEN25, shipped, tokenizer_of
+from tests.templates import DEEPSEEK, GPT_OSS, LLAMA32, MISTRAL, PRINTING, QWEN3, QWEN25, learned, shipped, tokenizer_of
 
 TOOL = {
     "type": "function",
@@ -38,16 +38,6 @@ def called(arguments: Any, *, tools: bool = True, flat: bool = False) -> Convers
         Message("assistant", "Sunny."),
     )
     return Conversation(turns, "rows.jsonl:1", (TOOL,) if tools else None)
-
-
-def learned(row: Encoded, tok: Any) -> list[str]:
-    runs: list[list[int]] = [[]]
-    for label in row.labels:
-        if label == IGNORED:
-            runs.append([])
-        else:
-            runs[-1].append(label)
-    return [tok.decode(run) for run in runs if run]
 
 
 def first_call(template: str, arguments: Any, *, tools: bool = True, flat: bool = False) -> str:

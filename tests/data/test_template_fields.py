@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from posttrain.data.chat import IGNORED, Encoded, encode_all, encode_prompt, outcomes, render
+from posttrain.data.chat import encode_all, encode_prompt, outcomes, render
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import Problem, TemplateError
 from tests.pico import CHATML, MARKED, tokenizer
-from tests.templates import GPT_OSS, LLAMA32, MISTRAL, QWEN3, QWEN25, shipped, tokenizer_of
+from tests.templates import GPT_OSS, LLAMA32, MISTRAL, QWEN3, QWEN25, learned, shipped, tokenizer_of
 
 QWEN3_INLINE = QWEN3.replace(
     "{{- m.content }}", "{{- (m.content.split('</think>') | last).lstrip() if not loop.last else m.content }}"
@@ -148,16 +148,6 @@ def test_what_is_left_out_is_refused(what: str) -> None:
     good = said(ASK, ANSWER)
     found = encode_all([record, good], using(template), max_length=300, on_bad_row="skip")
     assert (len(found.rows), len(found.problems)) == (1, 1)
-
-
-def learned(row: Encoded, tok: Any) -> list[str]:
-    runs: list[list[int]] = [[]]
-    for label in row.labels:
-        if label == IGNORED:
-            runs.append([])
-        else:
-            runs[-1].append(label)
-    return [tok.decode(run) for run in runs if run]
 
 
 TWO = (calling(call(id="a"), call("add", id="b")),)
