@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from posttrain.data.readers import DataSource, ReadResult, read_records
+from posttrain.data.arrow import Cleaner
+from posttrain.data.readers import DataSource, ReadResult, read_records, record_of
 from posttrain.data.records import Conversation, LabelledText, Record
 from posttrain.errors import DataError
 
@@ -83,6 +85,13 @@ SAME: dict[str, list[dict[str, Any]]] = {
     ],
     "nulls that no other row can have brought": [row(call("f", a=1, b=None)), row(call("f", a=2, b=None))],
     "a null in the only row": [row(call("f", a=1, b=None))],
+    "Llama's parameters": [
+        row(
+            {"function": {"name": "weather", "parameters": {"city": "Paris", "unit": None}}},
+            tools=[tool("weather", ["city", "unit", "type"], city={}, unit={}, type={})],
+        ),
+        row({"function": {"name": "add", "parameters": {"a": 1}}}, tools=[{"name": "add"}]),
+    ],
 }
 
 
@@ -90,6 +99,36 @@ SAME: dict[str, list[dict[str, Any]]] = {
 def test_parquet_gives_what_jsonl_gives(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     expected = without_place(as_jsonl(tmp_path, rows).records)
     assert without_place(as_parquet(tmp_path, rows).records) == expected
+
+
+def with_lists(kind: pa.DataType, make: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """A type whose lists are all of another kind."""
+    if pa.types.is_list(kind):
+        return make(with_lists(kind.value_type, make))
+    if pa.types.is_struct(kind):
+        fields = [kind.field(i) for i in range(kind.num_fields)]
+        return pa.struct([(one.name, with_lists(one.type, make)) for one in fields])
+    return kind
+
+
+@pytest.mark.parametrize("rows", SAME.values(), ids=SAME.keys())
+@pytest.mark.parametrize("make", [pa.large_list, pa.list_view, pa.large_list_view])
+def test_so_do_lists_of_every_kind(tmp_path: Path, rows: list[dict[str, Any]], make: Any) -> None:
+    made = pa.Table.from_pylist(rows).schema
+    schema = pa.schema([(one.name, with_lists(one.type, make)) for one in made])
+    assert schema.field("messages").type == make(schema.field("messages").type.value_type)
+    cleaner = Cleaner(table := pa.Table.from_pylist(rows, schema=schema))
+    wanted = [(m.messages, m.tools) for m in map(record, rows)]
+    assert [(m.messages, m.tools) for m in (record(cleaner.row(one)) for one in table.to_pylist())] == wanted
+    part = table.slice(len(rows) - 1)
+    assert [record(Cleaner(part).row(one)).messages for one in part.to_pylist()] == [wanted[-1][0]]
+    assert without_place(as_parquet(tmp_path, rows, schema).records) == wanted
+
+
+def record(row: dict[str, Any]) -> Conversation:
+    made = record_of(row, "")
+    assert isinstance(made, Conversation)
+    return made
 
 
 @pytest.mark.parametrize("rows", SAME.values(), ids=SAME.keys())

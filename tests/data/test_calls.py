@@ -225,3 +225,64 @@ def test_openais_older_form_of_a_call_is_not_dropped(tmp_path: Path) -> None:
     file.write_text(json.dumps({"messages": [{"role": "user", "content": "Hi"}, said]}) + "\n", encoding="utf-8")
     with pytest.raises(Exception, match=r"rows.jsonl:1: messages\[1\] has 'function_call'.*tool_calls"):
         read_records(DataSource(path=str(file)))
+
+
+LLAMAS = {"parameters": {"city": "Paris"}}
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(
+    "given",
+    [
+        LLAMAS,
+        {"parameters": '{"city": "Paris"}'},
+        {"arguments": None, **LLAMAS},
+        {"arguments": {"city": "Paris"}, **LLAMAS},
+    ],
+)
+@pytest.mark.parametrize("form", ["messages", "conversations"])
+def test_parameters_are_arguments(tmp_path: Path, form: str, given: dict[str, Any], flat: bool) -> None:
+    call = {"name": "weather", **given}
+    whole = call if flat else {"type": "function", "function": call}
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": [whole]},
+    ]
+    if form == "conversations":
+        turns = [{"from": turn.pop("role"), "value": turn.pop("content"), **turn} for turn in turns]
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({form: turns}) + "\n", encoding="utf-8")
+    (record,) = read_records(DataSource(path=str(file))).records
+    assert isinstance(record, Conversation)
+    library = Conversation((Message("user", "Hi"), Message("assistant", "", tool_calls=(whole,))), "a:1")
+    tok = tokenizer_of(QWEN25)
+    for one in (record, library):
+        assert learned(render(one, tok), tok) == [
+            '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call><|im_end|>'
+        ]
+    (read,) = record.messages[1].tool_calls or ()
+    assert "parameters" not in (read if flat else read["function"])
+
+
+def test_two_sets_of_arguments_are_refused(tmp_path: Path) -> None:
+    call = {"name": "weather", "arguments": {"city": "Rome"}, **LLAMAS}
+    file = tmp_path / "rows.jsonl"
+    said = {"role": "assistant", "content": "", "tool_calls": [{"function": call}]}
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": "Hi"}, said]}) + "\n", encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        read_records(DataSource(path=str(file)))
+    problem = error.value.problems[0]
+    assert (problem.place, problem.mend) == (f"{file}:1", "keep one of them")
+    assert problem.cause == "messages[1].tool_calls has both 'arguments' and 'parameters'"
+    both = Conversation((Message("user", "Hi"), Message("assistant", "", tool_calls=({"function": call},))), "a:1")
+    with pytest.raises(TemplateError, match="its call to 'weather' has both 'arguments' and 'parameters'"):
+        render(both, tokenizer_of(QWEN25))
+
+
+def test_what_is_wrong_with_parameters_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    call = {"name": "weather", "parameters": '{"city": "Paris", "city": "Rome"}'}
+    said = {"role": "assistant", "content": "", "tool_calls": [{"function": call}]}
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": "Hi"}, said]}) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"messages\[1\].tool_calls has arguments .* the key 'city' twice"):
+        read_records(DataSource(path=str(file)))

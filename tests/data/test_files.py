@@ -213,6 +213,50 @@ def test_a_json_array(tmp_path: Path, name: str, indent: int | None) -> None:
     assert f"{name}[3]: a row without an answer" in bad
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (
+            "r.jsonl",
+            '{"prompt": "a", "completion": "b"}\n{"prompt": "a", "prompt": "b", "completion": "c"}\n',
+            "r.jsonl:2: an object that has the key 'prompt' twice at column 17; keep one of them",
+        ),
+        (
+            "r.jsonl",
+            '{"messages": [{"role": "user", "content": "a", "content": "b"}]}\n',
+            "r.jsonl:1: an object that has the key 'content' twice at column 48; keep one of them",
+        ),
+        (
+            "r.json",
+            '[{"prompt": "a", "completion": "b"},\n {"prompt": "a", "completion": "b", "prompt": "c"}]',
+            "r.json:2: an object that has the key 'prompt' twice; keep one of them",
+        ),
+        (
+            "r.json",
+            '{"data": [{"paragraphs":\n [{"context": "a", "context": "b", "qas": []}]}]}',
+            "r.json:2: an object that has the key 'context' twice; keep one of them",
+        ),
+        (
+            "r.jsonl",
+            '{"prompt": [{"role": "user", "content": "a"}], "completion": "b", "tools": "[{\\"name\\": 1, \\"name\\": 2}]"}',
+            "r.jsonl:1: 'tools' is an object that has the key 'name' twice; keep one of them",
+        ),
+        (
+            "r.jsonl",
+            '{"messages": "[{\\"role\\": \\"user\\", \\"role\\": \\"user\\"}]"}',
+            "r.jsonl:1: the text of 'messages' is an object that has the key 'role' twice; keep one of them",
+        ),
+        (
+            "r.csv",
+            'messages\n"[{""role"": ""user"", ""content"": ""a"", ""content"": ""b""}]"\n',
+            "r.csv:2: the text of 'messages' is an object that has the key 'content' twice; keep one of them",
+        ),
+    ],
+)
+def test_no_key_stands_twice(tmp_path: Path, name: str, text: str, words: str) -> None:
+    assert words in refused(tmp_path / name, text)
+
+
 def test_json_arrays_that_are_wrong(tmp_path: Path) -> None:
     assert "r.json:2: not valid JSON" in refused(tmp_path / "r.json", '[{"prompt": "a"},\n{"prompt": "b"')
     assert "the file seems to be cut off" in refused(tmp_path / "r.json", '[{"prompt": "a"},\n{"prompt": "b"')

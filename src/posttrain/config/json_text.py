@@ -1,12 +1,14 @@
 """JSON from a user's file: any text gives a value, or one kind of error that says what is wrong and where.
 
 Python's own reader also raises RecursionError (thousands of brackets) and ValueError (a number of thousands of digits),
-and takes escapes that are half of a character (`\\ud83d` without its other half), which no tokenizer and no file takes.
+and takes escapes that are half of a character (`\\ud83d` without its other half), which no tokenizer and no file takes,
+and objects that have a key twice, of which it keeps the last value without a word.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,15 +28,12 @@ class BadJson(ValueError):
         super().__init__(cause)
 
 
-def parse_json(text: str, *, unique: bool = False) -> Any:
-    """The value of a JSON text. BadJson, and nothing else, where there is none that can be used.
-
-    unique: an object that has a key twice is refused, where Python's reader would keep the last one without a word.
-    """
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. BadJson, and nothing else, where there is none that can be used."""
     try:
-        value = json.loads(text, object_pairs_hook=_unique) if unique else json.loads(text)
-    except BadJson:
-        raise
+        value = READER.decode(text) if not text.startswith("\ufeff") else json.loads(text)  # which says what is wrong
+    except _DoubledKey:
+        raise _doubled(text) from None
     except json.JSONDecodeError as error:
         cut = error.pos >= len(text) - 1 or "Unterminated" in error.msg
         what = error.msg.removesuffix(" starting at")
@@ -52,13 +51,38 @@ def parse_json(text: str, *, unique: bool = False) -> Any:
     return value
 
 
+class _DoubledKey(Exception):
+    """An object has a key twice."""
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise BadJson(f"an object that has the key {twice!r} twice", "keep one of them")
+        raise _DoubledKey
     return found
+
+
+READER = json.JSONDecoder(object_pairs_hook=_unique)
+"""Made once: `json.loads` makes one for each text."""
+PARTS = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?|[{}]', re.DOTALL)
+"""A JSON text's strings, those that are keys with their colon, and where objects begin and end."""
+
+
+def _doubled(text: str) -> BadJson:
+    """What is wrong with a JSON text that has a key twice in one object, with the second one's place."""
+    inside: list[set[str]] = []
+    for part in PARTS.finditer(text):
+        if part[0] == "{":
+            inside.append(set())
+        elif part[0] == "}":
+            inside.pop()
+        elif part[2]:
+            key: str = json.loads(part[1])
+            if key in inside[-1]:
+                line, column = text.count("\n", 0, part.start()) + 1, part.start() - text.rfind("\n", 0, part.start())
+                return BadJson(f"an object that has the key {key!r} twice", "keep one of them", line, column)
+            inside[-1].add(key)
+    raise AssertionError("this should not happen: a doubled key that is not found")
 
 
 TOO_DEEP = (f"brackets nested more than {DEEPEST} levels deep", "no data has that many; write the file again")

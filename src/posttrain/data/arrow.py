@@ -52,6 +52,13 @@ class Shape:
 
 
 LEAF = Shape("value")
+LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 
 
 def _shape(kind: pa.DataType, chunks: Sequence[pa.Array]) -> Shape:
@@ -64,7 +71,7 @@ def _shape(kind: pa.DataType, chunks: Sequence[pa.Array]) -> Shape:
         return LEAF
     if pa.types.is_map(kind):
         return Shape("map", _shape(kind.item_type, [chunk.items for chunk in chunks]))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if any(is_one(kind) for is_one in LISTS):
         return Shape("list", _shape(kind.value_type, [chunk.flatten() for chunk in chunks]))
     if not pa.types.is_struct(kind):
         return LEAF
@@ -123,9 +130,14 @@ class Cleaner:
             if one is None and key not in shape.real and key not in kept:
                 self.left_out += 1
             else:
-                inside = asked if key == "arguments" else frozenset[str]()
+                inside = asked if _are_arguments(key, one) else frozenset[str]()
                 found[key] = self._clean(one, shape.fields.get(key, LEAF), required, inside)
         return found
+
+
+def _are_arguments(key: str, value: Any) -> bool:
+    """Whether a call's arguments stand there: Llama calls them `parameters`, as schemas call what they describe."""
+    return key == "arguments" or (key == "parameters" and not (isinstance(value, dict) and "properties" in value))
 
 
 def _as_json(value: Any) -> Any:

@@ -3,6 +3,7 @@
 Most templates print the arguments as JSON. Given the text `"{\\"city\\": \\"Paris\\"}"` they print a quoted text in
 place of an object, and the model learns arguments that no program can read. So a text that holds an object becomes that
 object; an empty one, which many write for a call without parameters, becomes `{}`; any other text stays as it is.
+`parameters`, as Llama writes them, are the arguments.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ __all__ = [
     "is_json",
     "json_fault",
     "name_of",
+    "with_arguments",
     "with_objects",
     "with_texts",
 ]
 
 ARGUMENTS = "arguments"
+PARAMETERS = "parameters"
 
 
 def function_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -40,6 +43,21 @@ def name_of(call: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def with_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The call with its `parameters`, as Llama has them, under `arguments`; as it is where it has both (a fault)."""
+    inner = function_of(call)
+    if inner.get(PARAMETERS) is None or _has_both(inner):
+        return dict(call)
+    changed = {ARGUMENTS if key == PARAMETERS else key: one for key, one in inner.items() if key != ARGUMENTS}
+    return changed if inner is call else {**call, "function": changed}
+
+
+def _has_both(function: Mapping[str, Any]) -> bool:
+    """Whether there are two sets of arguments, and they differ."""
+    given = [function[key] for key in (ARGUMENTS, PARAMETERS) if function.get(key) is not None]
+    return len(given) == 2 and given[0] != given[1]
+
+
 def with_objects(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The calls, arguments that are the JSON text of an object read."""
     return [_changed(call, _read) for call in calls]
@@ -51,6 +69,7 @@ def with_texts(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _changed(call: Mapping[str, Any], change: Any) -> dict[str, Any]:
+    call = with_arguments(call)
     inner = function_of(call)
     if ARGUMENTS not in inner:
         return dict(call)
@@ -103,16 +122,20 @@ def argument_text(call: Mapping[str, Any]) -> str | None:
 
 def fault_of_call(call: Mapping[str, Any]) -> tuple[str, str] | None:
     """Cause and mend of what cannot be learned of a call: values that are not JSON, whether in an object or in JSON
-    text; texts of objects that no program reads in one way (a key twice, too deep). None when there is nothing.
+    text; texts of objects that no program reads in one way (a key twice, too deep); two sets of arguments. None when
+    there is nothing.
     """
+    if _has_both(function_of(call)):
+        return "has both 'arguments' and 'parameters'", "keep one of them"
+    call = with_arguments(call)
     text = (argument_text(call) or "").strip()
     if text.startswith("{") and text.endswith("}"):  # others hold no object: a text like any other
         try:
-            fault = json_fault(parse_json(text, unique=True))
+            fault = json_fault(parse_json(text))
         except BadJson as bad:
             fault = (
-                None if bad.line else (f"cannot be used: {bad.cause}", bad.mend)
-            )  # with a line: it is no JSON at all
+                (f"cannot be used: {bad.cause}", bad.mend) if bad.mend else None
+            )  # without a mend: it is no JSON at all
         if fault is not None:
             return f"has {ARGUMENTS} whose JSON text {fault[0]}", fault[1]
     return json_fault(call)

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from posttrain.config.json_text import BadJson, parse_json
-from posttrain.data.calls import fault_of_call, json_fault
+from posttrain.data.calls import fault_of_call, json_fault, with_arguments
 from posttrain.data.records import ROLES, Message
 
 __all__ = ["BadRow", "filled", "keys_of", "kind_of", "messages_of", "missing", "near_key", "text_of", "tools_of"]
@@ -92,7 +92,7 @@ def _calls(value: Any, at: str) -> tuple[dict[str, Any], ...] | None:
         fault = fault_of_call(call)
         if fault is not None:
             raise BadRow(f"{at}.tool_calls {fault[0]}", fault[1])
-    return tuple(value)
+    return tuple(with_arguments(call) for call in value)
 
 
 def tools_of(value: Any) -> tuple[dict[str, Any], ...] | None:

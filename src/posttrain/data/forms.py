@@ -184,7 +184,7 @@ def _calls(words: Any, at: str) -> list[dict[str, Any]]:
     """The calls of a `function_call` turn, whose words are one call, or a list of them, as JSON."""
     form = '{"name": "...", "arguments": {...}}'
     try:
-        value = parse_json(words, unique=True) if isinstance(words, str) else words
+        value = parse_json(words) if isinstance(words, str) else words
     except BadJson as bad:
         raise BadRow(f"{at} (function_call) is {bad.cause}", f"such as {form}") from bad
     calls = value if isinstance(value, list) else [value]
