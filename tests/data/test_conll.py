@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from posttrain.data.conll import conll_rows
+from posttrain.data.fields import BadRow
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import TaggedTokens
 from posttrain.errors import DataError
@@ -37,6 +38,10 @@ SENTENCE = (["EU", "rejects"], ["B-ORG", "O"])
         "# id\t7\nEU\tB-ORG\nrejects\tO\n",
         "# doc id\tO\nEU\tB-ORG\n#see also\tB-X\nrejects\tO\n",
         "# id\t7\tx\nEU\t_\tB-ORG\nrejects\t_\tO\n",
+        "#id\t7\nEU\tB-ORG\nrejects\tO\n",
+        "#id\t7\n#domain\tnews\nEU\tB-ORG\nrejects\tO\n",
+        "#id\tx\t7\nEU\t_\tB-ORG\nrejects\t_\tO\n",
+        "#id 7\nEU B-ORG\nrejects O\n",
     ],
 )
 def test_comments_are_no_tokens(text: str) -> None:
@@ -56,11 +61,34 @@ def test_comments_are_no_tokens(text: str) -> None:
         ("# id\t7\n#metoo\tB-TAG\nnow\tO\n", (["#metoo", "now"], ["B-TAG", "O"])),
         ("New York\tB-LOC\n#new york\tB-LOC\n", (["New York", "#new york"], ["B-LOC", "B-LOC"])),
         ("#a O\n#b B-X\n", (["#a", "#b"], ["O", "B-X"])),
+        ("#id\t7\n#Taipei\tB-LOC\nis\tO\n", (["#Taipei", "is"], ["B-LOC", "O"])),
+        ("#id\t7\n#Taipei\tPROPN\nis\tAUX\n\nKaohsiung\tPROPN", (["#Taipei", "is"], ["PROPN", "AUX"])),
+        ("#Taipei\t7\nis\t4\n\nKaohsiung\t7", (["#Taipei", "is"], ["7", "4"])),
         ("# id 3\n#metoo O\n#blm O\nnow O\n", (["#metoo", "#blm", "now"], ["O", "O", "O"])),
     ],
 )
 def test_a_hashtag_is_a_token(text: str, expected: tuple[list[str], list[str]]) -> None:
-    assert sentences(text) == [expected]
+    assert sentences(text)[:1] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "tag"),
+    [
+        ("It\tPRON\n\n#news\tPROPER\nis\tAUX\n", 3, "PROPER"),
+        ("We\t1\n\n#id\t7\nare\t2\n", 3, "7"),
+        ("#metoo\tHASH\nnow\tO\n", 1, "HASH"),
+    ],
+)
+def test_what_may_be_either_is_a_bad_row(text: str, line: int, tag: str) -> None:
+    found = dict(conll_rows(text, "x.conll"))
+    bad = found.pop(f"x.conll:{line}")
+    assert isinstance(bad, BadRow)
+    assert (
+        bad.cause
+        == f"line {line} begins with '#' and ends with '{tag}', which is no other's tag: a comment, or a token?"
+    )
+    assert bad.mend == "write a comment with a space, '# id 7'; the tag of a token must stand in other lines, too"
+    assert not any(isinstance(row, BadRow) for row in found.values())
 
 
 CONLLU = """\

@@ -4,7 +4,8 @@
 - Lines that begin with `-DOCSTART-` say nothing, nor do comments: lines that begin with `#` and are no token.
   `#metoo O` is one: it has as many columns as other lines; and `# O`, too, whose last column is a tag;
   `# id 7 domain=train` is not. Nor is a line whose first column, between tabs, is `# id`: tokens have no spaces in
-  them, unless others in the file have.
+  them, unless others in the file have. Nor, before the first token of a sentence, is `#id 7`, where 7 can be no tag:
+  all others are of spans (`B-LOC`, `O`), or have letters. Where that cannot be told, the sentence is a bad row.
 - Where lines are numbered within their sentences, the token is the second column. With ten columns (CoNLL-U, CoNLL-X)
   the tag is the fourth (UPOS), or the fifth where that is empty; the other columns can be named in
   `columns: {tags: xpos}`. Numbers like `3-4` (words written as one, and then one by one) and `8.1` (words not written)
@@ -29,6 +30,7 @@ TABS = 0.9
 """Share of lines with equally many tabs from which on tabs separate columns, and spaces do not."""
 TAG = re.compile(r"O|[BIESLUM][-_]\S+")
 """A tag of a span of tokens."""
+UNSURE_MEND = "write a comment with a space, '# id 7'; the tag of a token must stand in other lines, too"
 MEND = "a token and its tag in each line, blank lines between sentences"
 
 
@@ -39,13 +41,15 @@ class _Line(NamedTuple):
 
 class _Layout(NamedTuple):
     """widths: how many columns lines have, most often first; numbered: whether the first column counts tokens;
-    tags: which column the tags are; known: what stands last in lines that are no comment; spaced: whether tokens have
-    spaces in them."""
+    tags: which column the tags are; known: what stands last in lines that are no comment; spans: whether all of that
+    are tags of spans; worded: whether all of it has letters; spaced: whether tokens have spaces in them."""
 
     widths: tuple[int, ...]
     numbered: bool
     tags: int
     known: frozenset[str]
+    spans: bool
+    worded: bool
     spaced: bool
 
 
@@ -58,16 +62,22 @@ def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: Non
     layout = _layout(sure, lines)
     comments = extra = 0
     sentence: list[_Line] = []
+    unsure: BadRow | None = None
     for line in [*lines, _Line(0, [])]:
         if _comment(line.cells, layout):
             comments += 1
         elif layout.numbered and re.fullmatch(r"\d+[-.]\d+", line.cells[0] if line.cells else ""):
             extra += 1
+        elif not sentence and _may_be_tagged(line.cells, layout) is False:
+            comments += 1
         elif line.cells and line.cells[0] != "-DOCSTART-":
+            if not sentence and _may_be_tagged(line.cells, layout) is None:
+                cause = f"line {line.number} begins with '#' and ends with {line.cells[-1]!r}, which is no other's tag"
+                unsure = BadRow(f"{cause}: a comment, or a token?", UNSURE_MEND)
             sentence.append(line)
         elif sentence:
-            yield f"{name}:{sentence[0].number}", _row(sentence, layout)
-            sentence = []
+            yield f"{name}:{sentence[0].number}", unsure or _row(sentence, layout)
+            sentence, unsure = [], None
     if comments:
         note(f"{comments:,} comment lines (#) are left out")
     if extra:
@@ -107,7 +117,13 @@ def _layout(sure: list[list[str]], lines: list[_Line]) -> _Layout:
     elif numbered:
         tags = 2
     spaced = any(" " in cells[0] and not cells[0].startswith("#") for cells in sure)
-    return _Layout(widths, numbered, tags, frozenset(cells[-1] for cells in sure), spaced)
+    known = frozenset(cells[-1] for cells in sure)
+    spans = bool(known - {"O"}) and all(TAG.fullmatch(tag) for tag in known)
+    return _Layout(widths, numbered, tags, known, spans, all(map(_has_letter, known)), spaced)
+
+
+def _has_letter(text: str) -> bool:
+    return any(map(str.isalpha, text))
 
 
 def _numbered(lines: list[_Line]) -> bool:
@@ -131,7 +147,19 @@ def _comment(cells: list[str], layout: _Layout) -> bool:
         return True
     if " " in cells[0] and not layout.spaced:
         return True
-    return cells[0] == "#" and cells[-1] not in layout.known and not TAG.fullmatch(cells[-1])
+    return cells[0] == "#" and not _is_tag(cells[-1], layout)
+
+
+def _is_tag(text: str, layout: _Layout) -> bool:
+    return text in layout.known or TAG.fullmatch(text) is not None
+
+
+def _may_be_tagged(cells: list[str], layout: _Layout) -> bool | None:
+    """Whether a line's last column may be a tag, of lines that begin with `#`; None where that cannot be told."""
+    if not cells or not cells[0].startswith("#") or _is_tag(cells[-1], layout):
+        return True
+    no_tag = layout.spans or (layout.worded and not _has_letter(cells[-1]))
+    return False if no_tag else None
 
 
 def _row(sentence: list[_Line], layout: _Layout) -> dict[str, Any] | BadRow:
