@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from posttrain.data.records import Completion, Conversation, Message, Record, Te
 from posttrain.errors import DataError, TemplateError
 from posttrain.models.load import load_tokenizer
 from tests.pico import CHATML, FAMILIES, MARKED, UNMARKED, tokenizer
+from tests.templates import GPT_OSS, shipped, tokenizer_of
 
 GEMMA_LIKE = (  # marks the words but not the end-of-turn token, and a part of the tag
     "{{ bos_token }}{%- for m in messages %}{{ '<|user|>' }}{% if m.role == 'assistant' %}"
@@ -279,6 +281,23 @@ def test_a_turn_cannot_be_rendered_otherwise_later() -> None:
     changing = CHATML.replace("m.content", "('*' if m.role == 'assistant' and not loop.last else '') + m.content")
     with pytest.raises(TemplateError, match=r"turn 1 .*renders the turn otherwise when more turns follow"):
         render(talk(ASK, ANSWER, ASK, ANSWER), using(changing))
+
+
+@pytest.mark.parametrize("template", [GPT_OSS, shipped("gptoss")])
+def test_gpt_oss_learns_one_answer_of_a_row(template: str) -> None:
+    """Earlier ones end with `<|end|>`, at which generation does not stop."""
+    tok = tokenizer_of(template)
+    with pytest.raises(TemplateError) as caught:
+        render(talk(ASK, ANSWER, ASK, ANSWER), tok)
+    problem = caught.value.problems[0]
+    assert "turn 1 (assistant)" in problem.cause
+    assert problem.mend == (
+        'give each answer a row of its own that ends with it, in which earlier answers have "train": false: this '
+        "template writes an answer as generation does only where it comes last"
+    )
+    row = render(talk(ASK, replace(ANSWER, train=False), ASK, ANSWER), tok)
+    assert learned(row, tok) == [f"<|channel|>final<|message|>{ANSWER.content}<|return|>"]
+    assert tok.decode(row.input_ids).count(ANSWER.content) == 2
 
 
 def test_a_question_in_a_text_that_depends_on_what_follows_is_not_guessed_at() -> None:

@@ -35,6 +35,10 @@ MARK_MEND = (
     "put {% generation %}...{% endgeneration %} around the assistant's words in the template (chat_template.jinja), "
     'or leave the turn out of the loss with "train": false'
 )
+SPLIT_MEND = (
+    'give each answer a row of its own that ends with it, in which earlier answers have "train": false: this template '
+    "writes an answer as generation does only where it comes last"
+)
 
 
 OTHER_WORDS = "{ These are other words. }"
@@ -258,7 +262,7 @@ class ChatTemplate:
         at = start + len(text[start:]) - len(text[start:].lstrip())
         if content and text.startswith(content, at):
             return start, at + len(content)
-        raise self._unverified(record, i, "it renders the turn otherwise when more turns follow")
+        raise self._unverified(record, i, "it renders the turn otherwise when more turns follow", SPLIT_MEND)
 
     def tag_unprompted(self) -> bool:
         """Whether an assistant's turn begins with a tag although the generation prompt is empty."""
@@ -286,10 +290,10 @@ class ChatTemplate:
         up_to = self.text(record.messages[: i + 1], record.tools, record.place)
         return at, len(up_to) if text.startswith(up_to) else at + len(words)
 
-    def _unverified(self, record: Conversation, i: int, why: str) -> TemplateError:
+    def _unverified(self, record: Conversation, i: int, why: str, mend: str = MARK_MEND) -> TemplateError:
         role = record.messages[i].role
         cause = f"the words of turn {i} ({role}) cannot be told apart in this chat template: {why}"
-        return TemplateError(Problem(record.place, cause, MARK_MEND))
+        return TemplateError(Problem(record.place, cause, mend))
 
 
 def _check_calls(messages: Sequence[Message], place: str) -> None:
