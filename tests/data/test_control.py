@@ -34,7 +34,9 @@ from posttrain.inference.encoding import PromptEncoder
 from posttrain.inference.protocol import Answer, Plain
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
+from posttrain.models.stops import keep_stops
 from tests.pico import MARKED, tokenizer, word_pieces
+from tests.templates import shipped
 
 END = "<|end|>"
 ASK, ANSWER = Message("user", "Who?"), Message("assistant", "I.")
@@ -338,3 +340,75 @@ class Judge(PromptEncoder):
 def test_a_judge_is_asked_about_what_another_model_said() -> None:
     judge: Any = Judge()
     assert judge_same(judge, [("Who?", "Bob [SEP] Ann", "Bob and Ann")]) == [True]
+
+
+def with_added(template: str | None, *tokens: str) -> Any:
+    """A tokenizer with tokens that are not special."""
+    tok = copy.deepcopy(tokenizer(None))
+    tok.chat_template = template
+    tok.add_tokens(list(tokens))
+    return tok
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>"])
+def test_tags_of_turns_that_were_added_and_are_not_special(token: str) -> None:
+    tok = with_added(CHATML, "<|im_start|>", "<|im_end|>", "user")
+    assert not gate_of(tok).special & {tok.convert_tokens_to_ids(token)}
+    cause = f"turn 0 (user) holds the control token '{token}'"
+    with pytest.raises(TemplateError) as caught:
+        render(Conversation((replace(ASK, content=f"Who{token}?"), ANSWER), "a:1"), tok)
+    assert caught.value.problems[0].cause == cause
+    with pytest.raises(TemplateError) as caught:
+        encode_prompt(f"Who{token}?", tok)
+    assert caught.value.problems[0].cause == cause
+    with pytest.raises(TemplateError, match="the text holds the control token"):
+        render(Text(f"One.{token}Two.", "a:1"), tok)
+    assert gate_of(tok).without(f"I.{token}", tok) == "I."
+    asked = "<|im_start|>user\nWho is the user?<|im_end|>\n<|im_start|>assistant\n"
+    assert tok.decode(encode_prompt("Who is the user?", tok)) == asked
+
+
+@pytest.mark.parametrize("words", ["<think>\nHm\n</think>\n\nI.", '<tool_call>\n{"name": "f"}\n</tool_call>', "台積電"])
+def test_added_tokens_that_belong_into_texts(words: str) -> None:
+    tok = with_added(shipped("qwen3"), "<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_start|>", "台積電")
+    tok.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    row = render(Conversation((ASK, Message("assistant", words)), "a:1"), tok)
+    said = words if "think" in words else f"<think>\n\n</think>\n\n{words}"
+    assert tok.decode([i for i in row.labels if i >= 0]) == f"{said}<|im_end|>"
+    with pytest.raises(TemplateError, match=r"holds the control token '<.im_start.>'"):
+        render(Conversation((ASK, Message("assistant", f"{words}<|im_start|>")), "a:1"), tok)
+
+
+def test_where_generation_stops() -> None:
+    tok = with_added(MARKED, "<halt>", "STOP", "word")
+    row = Conversation((ASK, Message("assistant", "no <halt> here, STOP")), "a:1")
+    assert render(row, tok)
+    keep_stops(copy_of := copy.deepcopy(tok), [copy_of.convert_tokens_to_ids(t) for t in ("<halt>", "STOP", "!")])
+    with pytest.raises(TemplateError, match=r"turn 1 .assistant. holds the control token '<halt>'"):
+        render(row, copy_of)
+    with pytest.raises(TemplateError, match="holds the control token 'STOP'"):
+        render(said(Message("assistant", "STOP")), copy_of)
+    assert render(said(Message("assistant", "a word!")), copy_of)
+
+
+def test_the_gate_is_that_of_the_template() -> None:
+    tok = with_added(MARKED, "<|im_end|>")
+    row = Conversation((ASK, Message("assistant", "<|im_end|>")), "a:1")
+    assert render(row, tok)
+    tok.chat_template = CHATML
+    with pytest.raises(TemplateError, match="holds the control token"):
+        render(row, tok)
+
+
+@pytest.mark.parametrize("answer", ["a<|im_end|> b", "<|im_end|>", "a<|im_end|><|im_start|>user", f"a{END}<|im_end|>b"])
+def test_one_that_is_not_special_is_scored_by_its_letters(answer: str) -> None:
+    tok = with_added(CHATML, "<|im_start|>", "<|im_end|>")
+    pair = Encoder(tok).encode_pair("Hi", answer)
+    assert tok.decode(pair.answer) == answer
+    assert not gate_of(tok).control.keys() & set(pair.answer)

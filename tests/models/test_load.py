@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from posttrain.data.control import gate_of
 from posttrain.errors import MissingError, PosttrainError, TemplateError
 from posttrain.models import names
 from posttrain.models.load import check_folder, load_model, load_tokenizer, resolve, stop_ids
 from posttrain.models.save import save_model
+from posttrain.models.stops import stops_of
 from tests.pico import CHATML, FAMILIES, pico
 
 PicoPath = Callable[[str], Path]
@@ -262,6 +264,19 @@ def test_stop_ids_come_from_the_generation_config(copied: Path) -> None:
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
     assert stop_ids(str(copied), tokenizer) == (2,)  # the tokenizer's
+
+
+def test_a_tokenizer_knows_where_its_model_stops(copied: Path) -> None:
+    """An added token that is not special, at which generation stops, is a control token like others."""
+    assert stops_of(load_tokenizer(str(copied))) == set()
+    tokenizer = load_tokenizer(str(copied))
+    tokenizer.add_tokens(["<halt>"])
+    tokenizer.save_pretrained(copied)
+    halt = tokenizer.convert_tokens_to_ids("<halt>")
+    (copied / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, halt]}))
+    found = load_tokenizer(str(copied))
+    assert stops_of(found) == {2, halt}
+    assert gate_of(found).first_in("so <halt>", found) == "<halt>"
 
 
 def test_pico_models_are_the_same_each_time(tmp_path: Path, pico_path: PicoPath) -> None:

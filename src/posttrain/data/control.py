@@ -4,17 +4,24 @@ A tokenizer makes a real control token of `<|im_end|>` wherever it stands: in an
 text to be classified. There it ends a turn that goes on, or begins one that nobody said. So a text of the user's that
 holds a control token is refused, with the token's name; only chat templates and the tokenizer itself write them.
 Refused, too, is half a surrogate pair, which no tokenizer can read.
+
+Control tokens are a tokenizer's special tokens, and of its other added tokens those that begin or end turns: the chat
+template writes them around what is said (see `turn_tokens`), or the model's generation stops at them. Other added
+tokens (`<think>`, `<tool_call>`, words of a trade) may stand in texts.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from posttrain.data.records import LabelledText, Message, ReadingQuestion, TaggedTokens
+from posttrain.data.turn_tokens import turn_tokens
 from posttrain.errors import Problem, TemplateError
+from posttrain.models.stops import stops_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +42,8 @@ class Part(NamedTuple):
 
 
 class Gate:
-    """The control tokens of one tokenizer: its special tokens, those of added ones included."""
+    """The control tokens of one tokenizer with its chat template: its special tokens, and others that it was given to
+    begin and end turns."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         # Not the tokenizer itself, which the gate must not keep alive: it is kept by it.
@@ -43,13 +51,17 @@ class Gate:
         self.special = frozenset(i for i, token in added.items() if token.special) | frozenset(
             tokenizer.all_special_ids
         )
-        spelt = {i: str(tokenizer.convert_ids_to_tokens(i)) for i in self.special}
+        others = turn_tokens(tokenizer) | (stops_of(tokenizer) & added.keys())
+        spelt = {i: str(tokenizer.convert_ids_to_tokens(i)) for i in self.special | others}
+        self.source = tokenizer.chat_template
         # a single letter is none: a vocabulary's "!" that serves to fill up rows is a "!" everywhere else
         self.control = {i: token for i, token in spelt.items() if len(token.strip()) > 1}
-        self.normalised = any(token.special and token.normalized for token in added.values())
+        self.normalised = any(token.normalized for i, token in added.items() if i in self.control)
         """Whether a text may become a control token by being normalised (lower case, full width)."""
-        found = "|".join(map(re.escape, sorted(self.control.values(), key=len, reverse=True)))
-        self.pattern = re.compile(f"{found}|[{SURROGATES}]" if found else f"[{SURROGATES}]")
+        self.pattern = re.compile("|".join([*_longest_first(self.control.values()), f"[{SURROGATES}]"]))
+        whole = [token for i, token in self.control.items() if i in added and not added[i].special]
+        self.whole = re.compile("|".join(_longest_first(whole)) or "(?!)")
+        """Those that are read as one token even where special tokens are to be read letter by letter."""
 
     def first_in(self, text: str, tokenizer: PreTrainedTokenizerBase, *, unknown: bool = True) -> str | None:
         """The first control token in a text, or the half surrogate pair; None when there is none.
@@ -79,6 +91,11 @@ class Gate:
                 return _problem(found, subject, field, place, mend)
         return None
 
+    def cut(self, text: str) -> list[str]:
+        """A text in parts that can be read letter by letter: no control token that is not special is whole in one."""
+        cuts = [0, *(hit.start() + 1 for hit in self.whole.finditer(text)), len(text)]
+        return [text[a:b] for a, b in itertools.pairwise(cuts) if b > a]
+
     def without(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
         """A model's answer without control tokens that it has spelt out, as decoding leaves out real ones: it may be
         put into a prompt again."""
@@ -88,6 +105,11 @@ class Gate:
                 break
             text = shorter
         return text
+
+
+def _longest_first(tokens: Iterable[str]) -> list[str]:
+    """Patterns that find tokens, and not the beginning of a longer one."""
+    return [re.escape(token) for token in sorted(tokens, key=len, reverse=True)]
 
 
 def _problem(found: str, subject: str, field: str, place: str, mend: str) -> Problem:
@@ -101,9 +123,9 @@ _gates: WeakKeyDictionary[PreTrainedTokenizerBase, Gate] = WeakKeyDictionary()
 
 
 def gate_of(tokenizer: PreTrainedTokenizerBase) -> Gate:
-    """The tokenizer's gate, made once."""
+    """The tokenizer's gate, made once for its chat template."""
     gate = _gates.get(tokenizer)
-    if gate is None:
+    if gate is None or gate.source != tokenizer.chat_template:
         gate = Gate(tokenizer)
         _gates[tokenizer] = gate
     return gate

@@ -106,11 +106,14 @@ class PromptEncoder:
 
     def _spelt(self, answer: str) -> list[int]:
         """An answer letter by letter, control tokens too: a model may have said it so, and they end nothing in it."""
-        head, both = (
-            self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-            for text in ("\n", "\n" + answer)  # the line break keeps tokenizers from adding a space
-        )
-        return list(both[len(head) :])
+        ids: list[int] = []
+        for part in gate_of(self.tokenizer).cut(answer):
+            head, both = (
+                self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+                for text in ("\n", "\n" + part)  # the line break keeps tokenizers from adding a space
+            )
+            ids += both[len(head) :]
+        return ids
 
     def _rendered(self, prompt: Prompt, answer: str) -> Pair:
         asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt

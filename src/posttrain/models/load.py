@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
-from posttrain.config.json_text import parse_json
+from posttrain.config.json_text import BadJson, parse_json
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.fingerprint import check_base, check_template
 from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_gguf
 from posttrain.models.gguf_header import is_gguf, read_header
 from posttrain.models.names import is_folder, near_model, resolve
+from posttrain.models.stops import keep_stops
 from posttrain.models.vocabulary import keep_padding_inside, rows_in_config, without_padding_outside
 
 if TYPE_CHECKING:
@@ -308,6 +309,9 @@ def adapter_base(folder: Path) -> str | None:
         return None
     try:
         base = parse_json(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except BadJson as bad:
+        cause = f"does not name the adapter's base (base_model_name_or_path): {bad.cause}"
+        raise MissingError(Problem(f"{path}:{bad.line}" if bad.line else str(path), cause, bad.mend)) from bad
     except (ValueError, KeyError, TypeError) as error:
         raise MissingError(Problem(str(path), "does not name the adapter's base (base_model_name_or_path)")) from error
     if not isinstance(base, str) or not base:
@@ -401,10 +405,14 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
         tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else tokenizer.unk_token
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    if not all(token.special for token in tokenizer.added_tokens_decoder.values()):
+        keep_stops(tokenizer, stop_ids(name, tokenizer, offline=offline, trust_remote_code=trust_remote_code))
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
-def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = True) -> tuple[int, ...]:
+def stop_ids(
+    name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = True, trust_remote_code: bool = False
+) -> tuple[int, ...]:
     """The token ids at which the model's generation stops, read without loading weights.
 
     From generation_config.json, else config.json, else the tokenizer's own end token; of a GGUF file from its header.
@@ -414,13 +422,16 @@ def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = T
     folder = resolve(name)
     base = adapter_base(Path(folder))
     if base is not None:
-        return stop_ids(base, tokenizer, offline=offline)
+        return stop_ids(base, tokenizer, offline=offline, trust_remote_code=trust_remote_code)
     if is_gguf(folder) and (stops := read_header(Path(folder)).stops):
         return stops
     found: Any = None
-    for kind in (transformers.GenerationConfig, transformers.AutoConfig):
+    for kind, more in (
+        (transformers.GenerationConfig, {}),
+        (transformers.AutoConfig, {"trust_remote_code": trust_remote_code}),
+    ):
         try:
-            found = kind.from_pretrained(folder, local_files_only=offline).to_dict().get("eos_token_id")
+            found = kind.from_pretrained(folder, local_files_only=offline, **more).to_dict().get("eos_token_id")
         except (OSError, ValueError):
             continue
         if found is not None:

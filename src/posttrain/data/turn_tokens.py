@@ -1,0 +1,119 @@
+"""The added tokens with which a chat template begins and ends turns, whether they are flagged as special or not.
+
+`tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"])` adds tokens that are not special; so are DeepSeek's `<｜User｜>`.
+Spelt out in a text, they begin and end turns all the same. Other added tokens belong into texts: `<think>` and
+`<tool_call>` where a row writes out its thoughts and calls, words of a trade. Which is which, the template shows in a
+conversation of words that stand nowhere else. Tokens of turns are:
+
+- all that stand between an assistant's words and the next user's, and all that follow the last words: the end of the
+  one turn and the tag of the other;
+- all that follow a user's words where the text ends with them;
+- of the tags of assistants, tools and the system: the first token, or, of the system's, the one next to its words; what
+  follows it may say how the assistant is to think (`<|im_start|>assistant\\n<think>`).
+
+No token of a turn is what stands around reasoning and not around a user's words. A tag has a letter and a sign in it:
+an added word `user`, or line breaks that are one token, are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from posttrain.data.records import Message
+from posttrain.data.template import ChatTemplate
+from posttrain.errors import TemplateError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["turn_tokens"]
+
+ASKED, SAID, AGAIN, LAST, SYSTEM, THOUGHT, RESULT, ARGUMENT = (f"posttrainprobe{name}" for name in "abcdefgh")
+"""Words that stand nowhere else."""
+ID = "call00001"
+CALL = {"id": ID, "type": "function", "function": {"name": "add", "arguments": {"city": ARGUMENT}}}
+
+
+def turn_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The ids of added tokens that are not special and begin or end turns; none without a chat template."""
+    added = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items()}
+    tags = frozenset(i for i, text in added.items() if _is_tag(text))
+    plain = tags - {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if not tokenizer.chat_template or not plain:
+        return frozenset()
+    try:
+        probe = _Probe(tokenizer, ChatTemplate(tokenizer), tags)
+    except TemplateError:  # several templates, none of them the default: nothing is rendered, which says so then
+        return frozenset()
+    return frozenset(_found(probe)) & plain
+
+
+def _is_tag(text: str) -> bool:
+    return any(map(str.isalpha, text)) and any(not (one.isalnum() or one.isspace() or one == "▁") for one in text)
+
+
+class _Gap(NamedTuple):
+    """Added tokens, in order, that end what was said before, and those of the tag that follows."""
+
+    ends: list[int]
+    tag: list[int]
+
+
+class _Probe(NamedTuple):
+    """What a template writes around words."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template: ChatTemplate
+    tags: frozenset[int]
+
+    def text(self, *turns: Message) -> str:
+        """The rendered turns; "" where the template refuses them."""
+        try:
+            return self.template.text(turns, None, "")
+        except TemplateError:
+            return ""
+
+    def tokens(self, text: str) -> list[int]:
+        ids = self.tokenizer([text], add_special_tokens=False)["input_ids"][0] if text else []
+        return [i for i in ids if i in self.tags]
+
+    def before(self, words: str, text: str) -> list[int]:
+        return self.tokens(text.partition(words)[0]) if words in text else []
+
+    def after(self, words: str, text: str) -> list[int]:
+        return self.tokens(text.rpartition(words)[2]) if words in text else []
+
+    def gap(self, words: str, other: str, text: str, ended: str) -> _Gap:
+        """What stands between words, divided by what follows the first where the text ends with its turn."""
+        between = self.before(other, text.rpartition(words)[2]) if words in text else []
+        ends = _shared(between, self.after(words, ended))
+        return _Gap(ends, between[len(ends) :])
+
+
+def _found(probe: _Probe) -> Iterable[int]:
+    asked, said, again = Message("user", ASKED), Message("assistant", SAID), Message("user", AGAIN)
+    talk = probe.text(asked, said, again, Message("assistant", LAST))
+    of_user = {*probe.gap(SAID, AGAIN, talk, "").tag, *probe.after(LAST, talk)}
+    asking = probe.gap(ASKED, SAID, talk, probe.text(asked))
+    of_user |= {*asking.ends}
+    system = probe.text(Message("system", SYSTEM), asked, said)
+    calling = (asked, Message("assistant", "", tool_calls=(CALL,)))
+    result = probe.gap(
+        ARGUMENT,
+        RESULT,
+        probe.text(*calling, Message("tool", RESULT, tool_call_id=ID), said),
+        probe.text(*calling),
+    )
+    told = [*asking.tag[:1], *probe.before(SYSTEM, system)[-1:], *result.tag[:1]]
+    thinking = probe.text(asked, Message("assistant", SAID, reasoning=THOUGHT))
+    of_thoughts = {*probe.before(THOUGHT, thinking)[-1:], *probe.after(THOUGHT, thinking)[:1]}
+    return of_user | (set(told) - of_thoughts)
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """What both begin with."""
+    same = 0
+    while same < min(len(one), len(other)) and one[same] == other[same]:
+        same += 1
+    return list(one[:same])
