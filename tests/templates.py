@@ -68,8 +68,13 @@ LLAMA32 = (
 
 GPT_OSS = (
     "{%- macro head() %}{{- '<|start|>system<|message|>Current date: ' + strftime_now('%Y-%m-%d') + '<|end|>' }}"
-    "{%- endmacro %}{{- head() }}{%- for t in tools or [] %}{{- '<|start|>developer<|message|>' + t.function.name }}"
-    "{{- '<|end|>' }}{%- endfor %}{%- for m in messages %}{%- if m.role == 'assistant' %}"
+    "{%- endmacro %}{{- head() }}{%- for t in tools or [] %}{{- '<|start|>developer<|message|>// ' }}"
+    "{{- t.function.description + '\ntype ' + t.function.name + ' = (_: {' }}"
+    "{%- for name, spec in (t.function.parameters.properties or {}).items() %}"
+    "{{- '\n// ' + (spec.description or '') + '\n' + name }}"
+    "{{- '' if name in (t.function.parameters.required or []) else '?' }}"
+    "{{- ': ' + (spec.enum | join(' | ') if spec.enum and spec.type == 'string' else (spec['items'] or spec).type ~ spec.type) + ',' }}{%- endfor %}"
+    "{{- '}) => any;<|end|>' }}{%- endfor %}{%- for m in messages %}{%- if m.role == 'assistant' %}"
     "{%- if 'tool_calls' in m %}{%- set call = m.tool_calls[0].function or m.tool_calls[0] %}"
     "{%- if m.thinking %}{{- '<|start|>assistant<|channel|>analysis<|message|>' + m.thinking + '<|end|>' }}{%- endif %}"
     "{{- '<|start|>assistant to=functions.' + call.name + '<|channel|>commentary json<|message|>' }}"
@@ -82,7 +87,8 @@ GPT_OSS = (
     "{%- elif m.role == 'user' or loop.first %}{{- '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}"
     "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"
 )
-"""One call in each turn; reasoning of the last turn and of calls only; the date within a macro."""
+"""One call in each turn; reasoning of the last turn and of calls only; the date within a macro; of tools' parameters
+descriptions, types and `enum` only."""
 
 MISTRAL = (
     "{{- bos_token }}{%- for m in messages %}{%- if m.role == 'user' %}"

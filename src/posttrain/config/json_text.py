@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["DEEPEST", "BadJson", "fault_of", "parse_json", "too_deep"]
 
@@ -33,7 +33,7 @@ def parse_json(text: str) -> Any:
     try:
         value = READER.decode(text) if not text.startswith("\ufeff") else json.loads(text)  # which says what is wrong
     except _DoubledKey:
-        raise _doubled(text) from None
+        _refuse_doubled(text)
     except json.JSONDecodeError as error:
         cut = error.pos >= len(text) - 1 or "Unterminated" in error.msg
         what = error.msg.removesuffix(" starting at")
@@ -68,8 +68,8 @@ PARTS = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?|[{}]', re.DOTALL)
 """A JSON text's strings, those that are keys with their colon, and where objects begin and end."""
 
 
-def _doubled(text: str) -> BadJson:
-    """What is wrong with a JSON text that has a key twice in one object, with the second one's place."""
+def _refuse_doubled(text: str) -> NoReturn:
+    """BadJson for a JSON text that has a key twice in one object, with the second one's place."""
     inside: list[set[str]] = []
     for part in PARTS.finditer(text):
         if part[0] == "{":
@@ -80,7 +80,7 @@ def _doubled(text: str) -> BadJson:
             key: str = json.loads(part[1])
             if key in inside[-1]:
                 line, column = text.count("\n", 0, part.start()) + 1, part.start() - text.rfind("\n", 0, part.start())
-                return BadJson(f"an object that has the key {key!r} twice", "keep one of them", line, column)
+                raise BadJson(f"an object that has the key {key!r} twice", "keep one of them", line, column) from None
             inside[-1].add(key)
     raise AssertionError("this should not happen: a doubled key that is not found")
 

@@ -262,7 +262,7 @@ class ChatTemplate:
         at = start + len(text[start:]) - len(text[start:].lstrip())
         if content and text.startswith(content, at):
             return start, at + len(content)
-        raise self._unverified(record, i, "it renders the turn otherwise when more turns follow", SPLIT_MEND)
+        raise self._unverified(record, i, "it renders the turn otherwise when more turns follow", split=True)
 
     def tag_unprompted(self) -> bool:
         """Whether an assistant's turn begins with a tag although the generation prompt is empty."""
@@ -290,10 +290,10 @@ class ChatTemplate:
         up_to = self.text(record.messages[: i + 1], record.tools, record.place)
         return at, len(up_to) if text.startswith(up_to) else at + len(words)
 
-    def _unverified(self, record: Conversation, i: int, why: str, mend: str = MARK_MEND) -> TemplateError:
+    def _unverified(self, record: Conversation, i: int, why: str, *, split: bool = False) -> TemplateError:
         role = record.messages[i].role
         cause = f"the words of turn {i} ({role}) cannot be told apart in this chat template: {why}"
-        return TemplateError(Problem(record.place, cause, mend))
+        return TemplateError(Problem(record.place, cause, SPLIT_MEND if split else MARK_MEND))
 
 
 def _check_calls(messages: Sequence[Message], place: str) -> None:

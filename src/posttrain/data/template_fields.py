@@ -2,12 +2,13 @@
 
 A template drops what it has no place for without a word: a user's `name`, the reasoning of earlier turns (Qwen3), what
 is said beside a tool call (Llama 3.1), the second call of a turn (gpt-oss), a whole turn of a role that it does not
-know. What is in the row and not in the text cannot be learned, so such a row is refused.
+know, a parameter's `pattern` (gpt-oss). What is in the row and not in the text cannot be learned, so such a row is
+refused.
 
 First all fields are rendered together with words put in their place that stand nowhere else; a field whose words come
 out is in the text. For the others the conversation is rendered once more, each with other words: the same text means
 that the field is left out. What repeats what the order of turns says already (the ids and names of tool results in the
-order of their calls) may be left out.
+order of their calls) may be left out. Which parts of tools' schemas and of calls count, says `template_parts`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
-from posttrain.data.calls import function_of, name_of
+from posttrain.data.calls import function_of, name_of, with_objects
 from posttrain.data.records import Message
+from posttrain.data.template_parts import ABSENT, Part, call_parts, other_value, schema_parts, seen_value, with_values
 from posttrain.errors import Problem, TemplateError
 
 __all__ = ["Field", "FieldCheck"]
@@ -34,6 +36,8 @@ MENDS = {
     "tool_calls": "one call in each turn, or take a template that has a place for all",
 }
 MEND = "remove the field from the row"
+SCHEMA_MEND = "take it out of the schema, or write it into a description that the template prints"
+CALL_MEND = "remove it from the call, or take a template that has a place for it"
 WORDS = "posttrainwords"
 """Stand nowhere else."""
 
@@ -54,12 +58,23 @@ class Field(NamedTuple):
     at: int = 0
 
 
+class Placed(NamedTuple):
+    """A part of a turn's calls, or (None) of the tools' schemas; like: the same for parts that are treated alike."""
+
+    turn: int | None
+    part: Part
+    like: int
+
+
 class FieldCheck:
-    """Checks conversations with one template; which turns it keeps is remembered by their roles."""
+    """Checks conversations with one template; which turns it keeps is remembered by their roles, which parts of schemas
+    and calls by what they are like."""
 
     def __init__(self, text: Text) -> None:
         self.text = text
         self.kept: set[tuple[Any, ...]] = set()
+        self.kept_parts: set[int] = set()
+        self.kept_tools: set[int] = set()
 
     def __call__(
         self, messages: Sequence[Message], tools: Tools, place: str, text: str, *, prompt: bool = False
@@ -70,26 +85,57 @@ class FieldCheck:
         found = [not prompt and m.role == "assistant" and m.supervised and not m.tool_calls for m in messages]
         turns = [Field("content", i) for i, m in enumerate(messages) if m.content.strip() and not found[i]]
         shape = (_shape(messages), tuple(found), bool(tools), prompt)
-        for some in (fields, turns if shape not in self.kept else []):
-            for field in self._without_words(some, messages, tools, prompt):
+        for some, parts in ((fields, self._parts(messages, tools)), (turns if shape not in self.kept else [], [])):
+            lacking = self._without_words(some, parts, messages, tools, prompt)
+            for field in lacking[0]:
                 if self._left_out(field, messages, tools, prompt, text):
                     raise TemplateError(_problem(field, messages, place))
+            for part in lacking[1]:
+                if self._is_new(part) and self._part_left_out(part, messages, tools, prompt, text):
+                    raise TemplateError(_part_problem(part, messages, place))
+                self.kept_parts.add(part.like)
+            self.kept_parts |= {part.like for part in parts}
         self.kept.add(shape)
+        self.kept_tools.add(hash(repr(tools)))
         for turn in turns:
             self._check_lines(turn, messages, tools, place, text, prompt)
 
+    def _parts(self, messages: Sequence[Message], tools: Tools) -> list[Placed]:
+        """Parts of schemas and calls that are to be looked at: of tools only those that are like none before."""
+        found: list[Placed] = []
+        if tools and hash(repr(tools)) not in self.kept_tools:
+            found += [Placed(None, part, like) for part, like in schema_parts(tools) if like not in self.kept_parts]
+        for i, message in enumerate(messages):
+            for part in call_parts(with_objects(message.tool_calls or ())):
+                like = hash((*map(type, part.path), part.key, type(part.value)))
+                found.append(Placed(i, part, like))
+        return found
+
+    def _is_new(self, placed: Placed) -> bool:
+        """Whether to look at a part that was not seen in the text; what cannot be seen is like others of its kind."""
+        known = placed.like in self.kept_parts
+        return not known or (placed.turn is not None and seen_value(placed.part, "", 0) is not None)
+
     def _without_words(
-        self, fields: Sequence[Field], messages: Sequence[Message], tools: Tools, prompt: bool
-    ) -> list[Field]:
+        self, fields: Sequence[Field], parts: Sequence[Placed], messages: Sequence[Message], tools: Tools, prompt: bool
+    ) -> tuple[list[Field], list[Placed]]:
         """Those whose words do not come out; all when the template refuses the words."""
-        if not fields:
-            return []
+        if not fields and not parts:
+            return [], []
         words = {field: f"{WORDS}{i}end" for i, field in enumerate(fields)}
-        told, known = messages, tools
+        values = [seen_value(placed.part, f"{WORDS}{i}part", i) for i, placed in enumerate(parts)]
+        told, known = _with_parts(
+            [(placed, one) for placed, one in zip(parts, values, strict=True) if one is not None], messages, tools
+        )
         for field, text in words.items():
             told, known = _with(field, text, told, known)
         rendered = self._renders(told, known, prompt)
-        return [field for field in fields if rendered is None or words[field] not in rendered]
+        if rendered is None:
+            return list(fields), list(parts)
+        return (
+            [field for field in fields if words[field] not in rendered],
+            [placed for placed, one in zip(parts, values, strict=True) if one is None or str(one) not in rendered],
+        )
 
     def _check_lines(
         self, turn: Field, messages: Sequence[Message], tools: Tools, place: str, text: str, prompt: bool
@@ -128,6 +174,16 @@ class FieldCheck:
             if rendered is not None:
                 return rendered == text
         return False  # the template wants this one and no other: it has seen it
+
+    def _part_left_out(
+        self, placed: Placed, messages: Sequence[Message], tools: Tools, prompt: bool, text: str
+    ) -> bool:
+        """The same for a part."""
+        for value in (other_value(placed.part, WORDS), ABSENT):
+            rendered = self._renders(*_with_parts([(placed, value)], messages, tools), prompt)
+            if rendered is not None:
+                return rendered == text
+        return False
 
 
 def _shape(messages: Sequence[Message]) -> tuple[Any, ...]:
@@ -176,6 +232,23 @@ def _with(
     return (*messages[: field.turn], changed, *messages[field.turn + 1 :]), tools
 
 
+def _with_parts(
+    values: Sequence[tuple[Placed, Any]], messages: Sequence[Message], tools: Tools
+) -> tuple[tuple[Message, ...], Tools]:
+    """The conversation with other values in parts of its schemas and calls."""
+    changes: dict[int | None, dict[tuple[Any, bool], Any]] = {}
+    for placed, value in values:
+        changes.setdefault(placed.turn, {})[placed.part.path, placed.part.key] = value
+    told = list(messages)
+    for turn, some in changes.items():
+        if turn is None:
+            tools = tuple(with_values(tools, some))
+        else:
+            calls = with_objects(told[turn].tool_calls or ())
+            told[turn] = replace(told[turn], tool_calls=tuple(with_values(calls, some)))
+    return tuple(told), tools
+
+
 def _named(functions: Sequence[dict[str, Any]], at: int, name: str | None) -> tuple[dict[str, Any], ...]:
     """Calls or schemas of tools, one of them with another name, or left out."""
     if name is None:
@@ -187,6 +260,15 @@ def _named(functions: Sequence[dict[str, Any]], at: int, name: str | None) -> tu
 
 
 def _problem(field: Field, messages: Sequence[Message], place: str) -> Problem:
-    where = f" in turn {field.turn} ({messages[field.turn].role})" if field.turn is not None else ""
-    cause = f"the chat template has no place for '{field.name}'{where}: it would be dropped silently"
-    return Problem(place, cause, MENDS.get(field.name, MEND))
+    return Problem(place, _cause(field.name, field.turn, messages), MENDS.get(field.name, MEND))
+
+
+def _part_problem(placed: Placed, messages: Sequence[Message], place: str) -> Problem:
+    if placed.turn is None:
+        return Problem(place, _cause(f"tools{placed.part}", None, messages), SCHEMA_MEND)
+    return Problem(place, _cause(f"tool_calls{placed.part}", placed.turn, messages), CALL_MEND)
+
+
+def _cause(name: str, turn: int | None, messages: Sequence[Message]) -> str:
+    where = f" in turn {turn} ({messages[turn].role})" if turn is not None else ""
+    return f"the chat template has no place for '{name}'{where}: it would be dropped silently"
