@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from posttrain.cli.options import console, quiet, talk
 from posttrain.cli.plain import one_line
 from posttrain.language import translate
+from posttrain.models.meter import clock
 from posttrain.studies.config import safe_name
 
 if TYPE_CHECKING:
@@ -62,14 +63,10 @@ class _Lines:
 
 def _progress(progress: TaskProgress) -> str:
     rate = progress.tokens / max(progress.wall_s, 1e-9)
-    left = "" if progress.left_s is None else f"  {_clock(progress.left_s)} left"
-    return f"{progress.done:,}/{progress.total:,}  {rate:,.0f} tokens/s{left}"
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    minutes, hours = whole // 60 % 60, whole // 3600
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+    columns = [f"{progress.done:,}/{progress.total:,}", f"{rate:,.0f} tokens/s"]
+    if progress.left_s is not None:
+        columns.append(f"{clock(progress.left_s)} left")
+    return "  ".join(columns)
 
 
 def cost_line(cost: Mapping[str, float]) -> str:
