@@ -81,8 +81,10 @@ def show(
     from posttrain.data.readers import data_error, sift
     from posttrain.data.survey import check_prompt, check_stop, lengths_of, segments, survey, unknown_tokens
     from posttrain.models.load import embeddings_of, load_tokenizer, stop_ids
+    from posttrain.models.names import say_taken
 
     source = _source(file, hub, subset, split, column, download)
+    say_taken(model, talk)
     tokenizer = load_tokenizer(model, offline=not download)
     read = sift(source)
     found = survey(read.records, tokenizer, loss_on=loss_on)
@@ -142,8 +144,10 @@ def check(
     from posttrain.data.readers import data_error, sift
     from posttrain.data.survey import check_prompt, check_stop, count, lengths_of
     from posttrain.models.load import embeddings_of, load_tokenizer, stop_ids
+    from posttrain.models.names import say_taken
 
     source = _source(file, hub, subset, split, column, download)
+    say_taken(model, talk)
     tokenizer = load_tokenizer(model, offline=not download)
     read = sift(source)
     known = embeddings_of(model, offline=not download)

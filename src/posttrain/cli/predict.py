@@ -50,8 +50,10 @@ def predict(
     from posttrain.data.readers import DataSource, read_records
     from posttrain.models.heads import load_any, saved_head
     from posttrain.models.load import check_folder
+    from posttrain.models.names import say_taken
 
     check_folder(model)
+    say_taken(model, talk)
     notes = saved_head(model, offline=not download)
     if notes is None:
         mend = "train one with text_classification, token_classification or extractive_qa; or: posttrain chat MODEL"

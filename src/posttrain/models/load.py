@@ -404,7 +404,9 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
-def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = True) -> tuple[int, ...]:
+def stop_ids(
+    name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = True, trust_remote_code: bool = False
+) -> tuple[int, ...]:
     """The token ids at which the model's generation stops, read without loading weights.
 
     From generation_config.json, else config.json, else the tokenizer's own end token; of a GGUF file from its header.
@@ -412,15 +414,20 @@ def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = T
     import transformers
 
     folder = resolve(name)
+    how = {"offline": offline, "trust_remote_code": trust_remote_code}
     base = adapter_base(Path(folder))
     if base is not None:
-        return stop_ids(base, tokenizer, offline=offline)
+        return stop_ids(base, tokenizer, **how)
     if is_gguf(folder) and (stops := read_header(Path(folder)).stops):
         return stops
     found: Any = None
-    for kind in (transformers.GenerationConfig, transformers.AutoConfig):
+    reads: tuple[Callable[[], Any], ...] = (
+        lambda: transformers.GenerationConfig.from_pretrained(folder, local_files_only=offline),
+        lambda: config_of(name, **how),
+    )
+    for read in reads:
         try:
-            found = kind.from_pretrained(folder, local_files_only=offline).to_dict().get("eos_token_id")
+            found = read().to_dict().get("eos_token_id")
         except (OSError, ValueError):
             continue
         if found is not None:
