@@ -259,7 +259,7 @@ OTHERS = (
     "nothing of it is kept, the same command begins it anew",
     *(
         form.format(unit=unit)
-        for unit in ("rows", "tries", "probes", "prompts", "questions", "answers")
+        for unit in ("rows", "tries", "probes", "prompts", "questions", "answers", "tensors", "texts", "tasks")
         for form in (
             "{{total}} {unit}",
             "{{done}}/{{total}} {unit}",

@@ -78,6 +78,7 @@ def test_code_that_a_model_brings_along_runs_when_asked_to(
     assert json.loads(capsys.readouterr().out)["architecture"] == "OwnForCausalLM"
 
 
+@pytest.mark.usefixtures("loud_again")
 def test_a_training_s_folder_is_said_to_stand_for_its_model(
     pico_path: PicoPath, tmp_path: Path, capsys: Capture
 ) -> None:

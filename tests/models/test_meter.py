@@ -122,6 +122,27 @@ def test_nobody_needs_to_listen_and_the_innermost_hears() -> None:
     assert {work.what for work in outer} == {"c"}
 
 
+def test_what_is_over_in_a_moment_is_not_told_of(now: list[float]) -> None:
+    told: list[Doing] = []
+    with listening(told.append):
+        with Meter("loading", 4, "tensors", after_s=1.0) as meter:
+            for _ in range(4):
+                now[0] += 0.2
+                meter.more(1)
+        assert told == []
+        with Meter("loading", 4, "tensors", after_s=1.0) as meter:
+            for _ in range(4):
+                now[0] += 0.6
+                meter.more(1)
+    assert [str(work) for work in told] == [f"loading: {done}/4 tensors" for done in (2, 3, 4)]
+    assert [work.ends for work in told] == [False, False, True]
+
+
+def test_an_interruption_of_which_there_is_nothing_to_say_stays_what_it_is() -> None:
+    with pytest.raises(KeyboardInterrupt), Meter("loading", 2, "tensors", kept=None):
+        raise KeyboardInterrupt
+
+
 def test_what_is_begun_anew_is_counted_anew(now: list[float]) -> None:
     told: list[Doing] = []
     with listening(told.append), Meter("measuring", 4, "rows") as meter:

@@ -21,6 +21,7 @@ from posttrain.cli.options import (
     talk,
 )
 from posttrain.cli.train import size
+from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, Problem
 from posttrain.language import translate
 
@@ -64,7 +65,8 @@ def show(
         return
     from posttrain.models.describe import describe
 
-    rows = describe(model, **how)
+    with shown_works():
+        rows = describe(model, **how)
     if json:
         emit(rows)
         return
@@ -101,13 +103,15 @@ def convert(
     from posttrain.models.gguf_header import is_gguf
 
     folder = _one_of(out, output)
-    if is_gguf(source) or is_gguf(_only_file(source)):
-        rows = _convert_gguf(source, folder, dtype, prefix_only={"--base": base is not None, "--flatten": flatten})
-    elif dtype is not None:
-        raise ConfigError(Problem("--dtype", f"{source} is no GGUF file, a prefix keeps its numbers", "leave it out"))
-    else:
-        how = {"offline": not download, "trust_remote_code": trust_remote_code}
-        rows = _convert_prefix(source, folder, base, flatten=flatten, **how)
+    with shown_works():
+        if is_gguf(source) or is_gguf(_only_file(source)):
+            rows = _convert_gguf(source, folder, dtype, prefix_only={"--base": base is not None, "--flatten": flatten})
+        elif dtype is not None:
+            cause = f"{source} is no GGUF file, a prefix keeps its numbers"
+            raise ConfigError(Problem("--dtype", cause, "leave it out"))
+        else:
+            how = {"offline": not download, "trust_remote_code": trust_remote_code}
+            rows = _convert_prefix(source, folder, base, flatten=flatten, **how)
     emit(rows) if json else _print_table(rows)
 
 
@@ -139,7 +143,8 @@ def export(
     folder = _one_of(out, output)
     chosen = cast("ExportDtype", dtype)
     how = {"offline": not download, "trust_remote_code": trust_remote_code}
-    made = export_model(model, folder, adapter=adapter, dtype=chosen, say=talk, **how)
+    with shown_works():
+        made = export_model(model, folder, adapter=adapter, dtype=chosen, say=talk, **how)
     if json:
         emit(made._asdict())
         return
@@ -165,7 +170,8 @@ def verify(
 
     for name in (model, against) if against is not None else (model,):
         say_taken(name, talk)
-    checks = verify_model(model, against=against, offline=not download, trust_remote_code=trust_remote_code)
+    with shown_works():
+        checks = verify_model(model, against=against, offline=not download, trust_remote_code=trust_remote_code)
     good = not any(check.ok is False for check in checks)
     if json:
         emit({"model": model, "ok": good, "checks": [check._asdict() for check in checks]})
@@ -231,7 +237,8 @@ def _show_nearest(model: str, k: int, *, json: bool, **how: bool) -> None:
 
     from posttrain.models.soft_prompts import nearest_tokens
 
-    tokens = nearest_tokens(model, k, **how)
+    with shown_works():
+        tokens = nearest_tokens(model, k, **how)
     if json:
         emit([{**t._asdict(), "neighbours": [n._asdict() for n in t.neighbours]} for t in tokens])
         return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from posttrain.cli.options import DownloadOption, JsonOption, TrustOption, emit, talk
+from posttrain.cli.works import shown_works
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.models.disk import write_whole
 
@@ -60,8 +61,9 @@ def predict(
         raise PosttrainError(Problem(model, "has no head for classes, tags or answers", mend))
     source = DataSource.model_validate({"path": str(file), "format": FORMATS[notes.head]})
     read = read_records(source)
-    loaded = load_any(model, say=talk, offline=not download, trust_remote_code=trust_remote_code)
-    found = predicted(loaded, notes, read.records)
+    with shown_works():
+        loaded = load_any(model, say=talk, offline=not download, trust_remote_code=trust_remote_code)
+        found = predicted(loaded, notes, read.records)
     lines = "".join(_json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
