@@ -40,6 +40,7 @@ SINKS: dict[str, tuple[int | str, ...]] = {
     "_count": (3,),
     "Part": (1,),
     "Meter": (0, "kept"),
+    "rows_in": (3,),
     "_meter": (0,),
     "_kinds": (0,),
     "Support": (0, 1, 2, 3),
