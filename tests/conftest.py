@@ -61,6 +61,15 @@ def spoken_to_as_before() -> None:
     speak(ENGLISH)
 
 
+@pytest.fixture
+def loud_again() -> Generator[None, None, None]:
+    """A test that says --quiet leaves the next one as it was."""
+    from posttrain.cli.options import take_global
+
+    yield
+    take_global([])
+
+
 @pytest.fixture(scope="session")
 def pico_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`pico_path("llama")` is the folder of that family's pico model; read only, shared by the session."""

@@ -57,8 +57,8 @@ def catalogue() -> Catalogue:
         ("pocket:chat: 12 of 34 parameters move (2.34%)", "pocket:chat：34 個參數中有 12 個會動（2.34%）"),
         # columns are translated one by one
         (
-            "step 5/9  loss 1.25  2,048 tokens/s  0.61 GiB  0:30 left",
-            "第 5/9 步  損失 1.25  每秒 2,048 個詞元  0.61 GiB  剩 0:30",
+            "step 5/9  loss 1.25  2,048 tokens/s  0.61 GiB  30 left",
+            "第 5/9 步  損失 1.25  每秒 2,048 個詞元  0.61 GiB  剩 30",
         ),
         ("rows.jsonl:3: no such file; looked in /x", "rows.jsonl:3：沒有這個檔案；找過 /x"),
         ("no such file (HTTP 404)", "沒有這個檔案（HTTP 404）"),

@@ -14,7 +14,7 @@ SINKS: dict[str, tuple[int | str, ...]] = {
     "tell": (0,),
     "told": (0,),
     "print": (0,),
-    "_print": (0,),
+    "print_line": (0,),
     "input": (0,),
     "Text": (0,),
     "warn": (0,),
@@ -40,6 +40,7 @@ SINKS: dict[str, tuple[int | str, ...]] = {
     "_count": (3,),
     "Part": (1,),
     "Meter": (0, "kept"),
+    "rows_in": (3,),
     "_meter": (0,),
     "_kinds": (0,),
     "Support": (0, 1, 2, 3),
@@ -259,7 +260,7 @@ OTHERS = (
     "nothing of it is kept, the same command begins it anew",
     *(
         form.format(unit=unit)
-        for unit in ("rows", "tries", "probes", "prompts", "questions", "answers")
+        for unit in ("rows", "tries", "probes", "prompts", "questions", "answers", "tensors", "texts", "tasks")
         for form in (
             "{{total}} {unit}",
             "{{done}}/{{total}} {unit}",

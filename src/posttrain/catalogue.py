@@ -197,6 +197,8 @@ class _Search:
                 return None
             if CODE.match(bare) and KEY.search(before):
                 return None
+            if "  " in bare and not any("  " in literal for literal in template.literals):
+                return None  # it would take the columns before its own: `12/40  9 tokens/s  42 s left`
             if name in template.verbatim or " " not in bare:
                 told[name] = value
                 meant = meant or any(map(str.isdigit, bare))

@@ -47,6 +47,19 @@ def test_show(rows: Path, model: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert "prompt   ok" in out
 
 
+@pytest.mark.parametrize("verb", ["show", "check"])
+def test_of_a_training_s_folder_it_is_said_which_model_is_taken(
+    verb: str, rows: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "first"
+    shutil.copytree(model, run / "model")
+    (run / "result.json").write_text("{}")
+    assert main(["data", verb, str(rows), "--model", str(run), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == f"{run}: its model is {run / 'model'}\n"
+    assert json.loads(captured.out)["rows"] == 3
+
+
 def test_show_as_json(rows: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "show", str(rows), "-m", model, "-n", "1", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)

@@ -184,7 +184,7 @@ def test_what_is_refused(exam: Invoke, pico_path: Callable[[str], Path], tmp_pat
 def test_what_an_exam_does_for_long_is_said_and_ctrl_c_says_what_it_was(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("posttrain.cli.exam_works.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("posttrain.cli.works.LINE_EVERY_S", 0.0)
     change = tmp_path / "change.yaml"
     text = 'name: c\ntarget: [{prompt: "capital of France?", answer: Lyon}]\nlocality: {unrelated: ["hello", "two?"]}\n'
     change.write_text(text, encoding="utf-8")

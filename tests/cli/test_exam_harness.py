@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 
 from posttrain.cli.exam import merged
 from posttrain.cli.main import build_app, main
-from posttrain.errors import ConfigError, MissingError, PosttrainError
+from posttrain.cli.options import take_global
+from posttrain.errors import ConfigError, Interrupted, MissingError, PosttrainError
 from tests.processes import Started
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
@@ -99,6 +100,47 @@ def test_table_files_and_a_second_start(exam: Invoke, pico_path: Callable[[str],
     assert (tmp_path / "out" / "exams" / "letters.jsonl").read_text(encoding="utf-8").splitlines() == samples
     fresh = exam(*words, "--json", "--restart")
     assert cells(fresh)[0]["cost"]["forwarded_tokens"] > 0
+
+
+@pytest.mark.usefixtures("loud_again")
+def test_what_lm_eval_does_besides_asking_is_shown_and_not_printed(
+    exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tasks" / "letters.yaml"
+    two = TASK.replace("metric: acc, aggregation: mean", "metric: f1, aggregation: f1").replace(', "C"]', "]")
+    path.write_text(two, encoding="utf-8")
+    rows = [{"question": f"Which letter has number {i}?", "answer": i % 2} for i in range(12)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "tasks" / "questions.jsonl").write_text(lines, encoding="utf-8")
+    for place in ("exam_output.LINE_EVERY_S", "works.LINE_EVERY_S"):
+        monkeypatch.setattr(f"posttrain.cli.{place}", 0.0)
+    monkeypatch.setattr("posttrain.models.loading.MOMENT_S", 0.0)
+    model = str(pico_path("llama"))
+    words = [model, "--tasks", "letters", "--include-path", "tasks", "--json"]
+    shown = exam(*words)
+    assert "letters.f1" in cells(shown)[0]["scores"]  # nothing but the document: lm-eval prints that it bootstraps
+    said = shown.stderr
+    assert said.index(f"loading {model}") < said.index("loading weights: 0/20 tensors\n")
+    head = f"letters on {model}: "
+    for words_of in ("writing out the questions of lm-eval: 0/12 questions", "judging the answers: 0/12 answers"):
+        assert head + words_of in said
+    assert head + "computing the scores: 0/1 tasks" in said
+    take_global(["--quiet"])
+    silent = exam(*words).stderr
+    assert not any(word in silent for word in ("letters on", "loading", "lm-eval"))
+
+
+def test_ctrl_c_before_the_first_answer(
+    exam: Invoke, pico_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lm_eval.api.task.ConfigurableTask.construct_requests", interrupted)
+    model = str(pico_path("llama"))
+    result = exam(model, "--tasks", "letters", "--include-path", "tasks", "-o", "out")
+    assert isinstance(result.exception, Interrupted)
+    assert str(result.exception) == f"letters on {model}: stopped; the same command goes on where it stopped"
 
 
 def test_kill_9_in_the_middle(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(
         lines(TaskProgress(done, 4000, 2.0, 5000, left_s))
     assert capsys.readouterr().err.splitlines() == [
         "[1/1] mmlu on good: 50/4,000  2,500 tokens/s",
-        "[1/1] mmlu on good: 3,000/4,000  2,500 tokens/s  1:02:05 left",
+        "[1/1] mmlu on good: 3,000/4,000  2,500 tokens/s  1 h 02 min left",
     ]
 
 

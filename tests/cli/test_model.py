@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from posttrain.cli.main import main
 from posttrain.models.load import load_model
 from posttrain.models.save import save_model
 from posttrain.tuners.lora import LoraConfig, lora
+from tests.own_code import own_code
 from tests.training.tiny import PicoPath, load
 
 Capture = pytest.CaptureFixture[str]
@@ -43,6 +45,57 @@ def test_export_and_verify(adapter: Path, pico_path: PicoPath, tmp_path: Path, c
     told = json.loads(captured.out)
     assert told["ok"] is False
     assert {check["check"]: check["ok"] for check in told["checks"]}["numbers"] is False
+
+
+def test_code_that_a_model_brings_along_runs_when_asked_to(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # to which the cache is added
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # to transformers' own question, which nobody shall be asked
+    model, out = str(own_code(tmp_path)), tmp_path / "out"
+    trusted = "--trust-remote-code"
+    mend = "the model brings its own code: pass --trust-remote-code if you trust it"
+    assert main(["model", "verify", model, "--json"]) == 1
+    checks = {check["check"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["shapes"]["ok"] is False
+    assert mend in checks["shapes"]["detail"]
+    for words in (["export", model, str(out)], ["show", model]):
+        assert main(["model", *words]) == 1
+        assert mend in capsys.readouterr().err
+    assert not out.exists()
+    assert not (tmp_path / "ran").exists()
+
+    assert main(["model", "export", model, str(out), trusted, "--json"]) == 0
+    assert (tmp_path / "ran").exists()
+    made = json.loads(capsys.readouterr().out)
+    assert (made["architecture"], made["loads_with"]) == ("OwnForCausalLM", "transformers, with trust_remote_code")
+    assert main(["model", "verify", str(out), "--against", model, trusted, "--json"]) == 0
+    told = {check["check"]: check["ok"] for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert set(told.values()) == {True}
+    assert "against" in told
+    assert main(["model", "show", str(out), trusted, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["architecture"] == "OwnForCausalLM"
+
+
+@pytest.mark.usefixtures("loud_again")
+def test_a_training_s_folder_is_said_to_stand_for_its_model(
+    pico_path: PicoPath, tmp_path: Path, capsys: Capture
+) -> None:
+    loaded = load(pico_path)
+    save_model(loaded.model, loaded.tokenizer, tmp_path / "first" / "model")
+    (tmp_path / "first" / "result.json").write_text("{}")
+    run, model = str(tmp_path / "first"), str(tmp_path / "first" / "model")
+    line = f"{run}: its model is {model}\n"
+    for words in (["verify", run], ["verify", model, "--against", run], ["show", run], ["export", run, run + "-out"]):
+        assert main(["model", *words, "--json"]) == 0
+        captured = capsys.readouterr()
+        assert captured.err.count(line) == 1, words
+        json.loads(captured.out)
+    assert main(["model", "verify", run, "--quiet"]) == 0
+    assert line not in capsys.readouterr().err
+    assert main(["model", "verify", model]) == 0
+    assert "its model is" not in capsys.readouterr().err
 
 
 def test_tables(adapter: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

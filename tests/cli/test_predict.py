@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ def test_classes(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [row.get("gold") for row in found] == ["good", None, "bad"]
     right = sum(row["label"] == row["gold"] for row in found if "gold" in row) / 2
     assert f"2 of 3 rows have labels: accuracy {right:.4f}" in said.err
+
+
+def test_the_folder_of_a_training_stands_for_its_model(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(models / "sequence", tmp_path / "mood" / "model")
+    (tmp_path / "mood" / "result.json").write_text("{}")
+    file = write(tmp_path / "rows.jsonl", [{"text": "Hi"}])
+    assert main(["predict", str(tmp_path / "mood"), file, "--json"]) == 0
+    by_run = capsys.readouterr()
+    assert by_run.err == f"{tmp_path / 'mood'}: its model is {tmp_path / 'mood' / 'model'}\n"
+    assert main(["predict", str(tmp_path / "mood" / "model"), file, "--json"]) == 0
+    assert capsys.readouterr() == (by_run.out, "")
 
 
 def test_tags_to_a_file(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from posttrain.cli.guessing import clock
 from posttrain.cli.main import main
 from posttrain.cli.run import Watcher
 from posttrain.errors import DiskError, Problem
@@ -227,14 +226,6 @@ def test_a_torn_file_of_a_killed_run_does_not_stop_the_next(capsys: pytest.Captu
     assert code == 0
     assert "[1/1]" in err
     assert len(samples.read_text(encoding="utf-8").splitlines()) == 5
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.4, "0 s"), (59.4, "59 s"), (65, "1 min 05 s"), (3599.9, "1 h 00 min"), (9000, "2 h 30 min")],
-)
-def test_clock(seconds: float, words: str) -> None:
-    assert clock(seconds) == words
 
 
 def test_what_cannot_go_well_is_refused_at_once(

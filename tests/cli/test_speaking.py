@@ -194,7 +194,7 @@ def test_training_is_told_in_chinese(
     assert set(json.loads(out)) >= {"output", "steps", "loss_nats", "stopped"}
     assert "rows.jsonl：讀了 1 列，略過 0 列不能用的" in err
     assert re.search(r"[\d,]+ 個參數中有 [\d,]+ 個會動（[\d.]+%）", err)
-    assert re.search(r"^第 1/1 步  損失 [\d.]+  每秒 [\d,]+ 個詞元  [\d.]+ GiB  剩 0:00$", err, flags=re.M)
+    assert re.search(r"^第 1/1 步  損失 [\d.]+  每秒 [\d,]+ 個詞元  [\d.]+ GiB  剩 0 秒$", err, flags=re.M)
     assert "已儲存在 first/model" in err
     code, out, err = run(capsys, *words, "--output", "first")
     assert (code, out) == (0, "first/model\n")
@@ -249,12 +249,13 @@ def test_progress_speaks(capsys: Capture) -> None:
     [
         (
             str(Doing("measuring Fisher information", 3, 40, "rows", 2.0, 100, 76.0)),
-            "正在量 Fisher 資訊：3/40 列  每秒 50 個詞元  剩 1:16",
+            "正在量 Fisher 資訊：3/40 列  每秒 50 個詞元  剩 1 分 16 秒",
         ),
         (
             str(Doing("answering prompts for replay", 12, 328, "prompts", left_s=60.0, at_most=True)),
-            "正在回答複習用的提示：12/328 個提示  最多再 1:00",
+            "正在回答複習用的提示：12/328 個提示  最多再 1 分 00 秒",
         ),
+        ("12/40  2,500 tokens/s  1 h 02 min left", "12/40  每秒 2,500 個詞元  剩 1 小時 02 分"),
         ("measuring drift: 40 probes", "正在量漂移：40 題"),
         ("stopped while measuring drift (3 of 40 probes)", "在「正在量漂移」時停止（40 題中完成 3 題）"),
         (

@@ -11,7 +11,7 @@ import pytest
 from posttrain.errors import Interrupted
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
-from posttrain.models.meter import Doing, Meter, listener, listening, tick
+from posttrain.models.meter import Doing, Meter, clock, listener, listening, tick
 
 
 @pytest.fixture
@@ -19,6 +19,14 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     return clock
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.4, "59 s"), (65, "1 min 05 s"), (3599.9, "1 h 00 min"), (9000, "2 h 30 min")],
+)
+def test_clock(seconds: float, words: str) -> None:
+    assert clock(seconds) == words
 
 
 def test_counts_speed_and_what_is_left(now: list[float]) -> None:
@@ -30,7 +38,7 @@ def test_counts_speed_and_what_is_left(now: list[float]) -> None:
     assert told[0].begins
     assert str(told[0]) == "measuring: 0/40 rows"
     assert str(told[1]) == "measuring: 1/40 rows  50 tokens/s"  # a fortieth is not enough to tell by
-    assert str(told[2]) == "measuring: 2/40 rows  50 tokens/s  1:16 left"
+    assert str(told[2]) == "measuring: 2/40 rows  50 tokens/s  1 min 16 s left"
     assert told[-1].ends
     assert [work.ends for work in told].count(True) == 1
     assert str(told[-1]) == "measuring: 40/40 rows  50 tokens/s"
@@ -49,7 +57,7 @@ def test_pieces_that_end_at_different_times_are_told_by_the_most_they_may_come_t
         now[0] += 3.0
         meter.more(tokens=300)
         assert (str(told[-1]).split("  ")[-1], told[-1].at_most) == (
-            "at most 0:06 left",
+            "at most 6 s left",
             True,
         )  # 599 more at 400 in 4 s
         now[0] += 1.0
@@ -59,7 +67,7 @@ def test_pieces_that_end_at_different_times_are_told_by_the_most_they_may_come_t
         now[0] += 1.0
         meter.more(tokens=1)
     # a quarter of 11 s, less than the most: 597 more at 402 in 6 s
-    assert str(told[-2]) == "answering: 8/10 prompts  37 tokens/s  0:03 left"
+    assert str(told[-2]) == "answering: 8/10 prompts  37 tokens/s  3 s left"
 
 
 def test_the_first_figure_is_not_the_first_second_s(now: list[float]) -> None:
@@ -112,6 +120,27 @@ def test_nobody_needs_to_listen_and_the_innermost_hears() -> None:
     assert listener() is None
     assert {work.what for work in inner} == {"a"}
     assert {work.what for work in outer} == {"c"}
+
+
+def test_what_is_over_in_a_moment_is_not_told_of(now: list[float]) -> None:
+    told: list[Doing] = []
+    with listening(told.append):
+        with Meter("loading", 4, "tensors", after_s=1.0) as meter:
+            for _ in range(4):
+                now[0] += 0.2
+                meter.more(1)
+        assert told == []
+        with Meter("loading", 4, "tensors", after_s=1.0) as meter:
+            for _ in range(4):
+                now[0] += 0.6
+                meter.more(1)
+    assert [str(work) for work in told] == [f"loading: {done}/4 tensors" for done in (2, 3, 4)]
+    assert [work.ends for work in told] == [False, False, True]
+
+
+def test_an_interruption_of_which_there_is_nothing_to_say_stays_what_it_is() -> None:
+    with pytest.raises(KeyboardInterrupt), Meter("loading", 2, "tensors", kept=None):
+        raise KeyboardInterrupt
 
 
 def test_what_is_begun_anew_is_counted_anew(now: list[float]) -> None:

@@ -29,6 +29,15 @@ def bench(tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch) -> B
     return Bench(str(talker()), base=tmp_path, forbidden=frozenset({"Hello"}), download=False, say=told.append)
 
 
+def test_of_a_training_s_folder_it_is_said_which_model_is_taken(tmp_path: Path, told: list[str]) -> None:
+    shutil.copytree(talker(), tmp_path / "first" / "model")
+    (tmp_path / "first" / "result.json").write_text("{}")
+    made = Bench("first", base=tmp_path, forbidden=frozenset(), say=told.append)
+    run = tmp_path / "first"
+    assert told == [f"{run}: its model is {run / 'model'}"]
+    assert made.name == "first"
+
+
 def replay(**fields: object) -> Config:
     return SelfReplayConfig.model_validate({"prompts": "p.jsonl", **fields})
 

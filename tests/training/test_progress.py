@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from posttrain.models.meter import Doing
-from posttrain.training.progress import LiveProgress, PlainProgress, Silent, clock, described, progress_for
+from posttrain.training.progress import LiveProgress, PlainProgress, Silent, described, progress_for
 
 STEP = {"loss_nats": 1.25, "loss_new_nats": 1.25, "tokens_per_s": 2048.4, "peak_gib": 0.613}
 
@@ -19,11 +19,6 @@ def test_described() -> None:
     assert described(STEP) == "loss 1.2500  2,048 tokens/s  0.61 GiB"
     assert described({**STEP, "loss_new_nats": 0.5}) == "loss 1.2500  new rows 0.5000  2,048 tokens/s  0.61 GiB"
     assert described({"validation_loss_nats": 2.0}) == "validation loss 2.0000"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00"), (7322, "2:02:02")])
-def test_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
 
 
 def test_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +36,7 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     lines = captured.err.splitlines()
     # the first, one after each ten seconds, the validation (which counts as a line), the last
     assert [line.split("  ")[0] for line in lines] == [f"step {n}/30" for n in (21, 24, 25, 28, 30)]
-    assert lines[0].endswith("0:36 left")  # nine more of four seconds
+    assert lines[0].endswith("  36 s left")  # nine more of four seconds
     assert "validation loss 2.0000" in lines[2]
 
 
@@ -85,7 +80,7 @@ def test_work_before_the_first_step_in_plain_lines(
     plain.doing(WORK._replace(done=328, ends=True))
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "answering prompts for replay: 328 prompts"
-    assert lines[1:] == ["answering prompts for replay: 12/328 prompts  210 tokens/s  13:10 left"] * 3
+    assert lines[1:] == ["answering prompts for replay: 12/328 prompts  210 tokens/s  13 min 10 s left"] * 3
     Silent().doing(WORK)
 
 

@@ -14,6 +14,7 @@ from peft import PeftModel
 from posttrain.data.answers import PairRow
 from posttrain.data.chat import Encoded
 from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.meter import Doing
 from posttrain.training.config import TrainConfig
 from posttrain.training.progress import Silent
 from posttrain.tuners.lora import LoraConfig, lora
@@ -70,6 +71,10 @@ class Remembers(Silent):
     def __init__(self) -> None:
         self.said: list[str] = []
         self.entries: list[Mapping[str, Any]] = []
+        self.works: list[Doing] = []
+
+    def doing(self, work: Doing) -> None:
+        self.works.append(work)
 
     def say(self, text: str) -> None:
         self.said.append(text)

@@ -27,6 +27,7 @@ from posttrain.cli.options import (
     talk,
 )
 from posttrain.cli.plain import plain
+from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.language import shown as in_words
 
@@ -172,13 +173,14 @@ def chat(
     talks = []
     for name in models:
         talk(f"loading {told(name)}")
-        loaded = load_model(
-            name,
-            dtype=precision,
-            offline=not download,
-            trust_remote_code=trust_remote_code,
-            allow_template_mismatch=allow_template_mismatch,
-        )
+        with shown_works():
+            loaded = load_model(
+                name,
+                dtype=precision,
+                offline=not download,
+                trust_remote_code=trust_remote_code,
+                allow_template_mismatch=allow_template_mismatch,
+            )
         if not loaded.tokenizer.chat_template:
             talk(f"{name} has no chat template: it continues your text and forgets what was said before")
         talks.append(Talk(ModelRespondent(loaded, system_prefix=system)))

@@ -18,6 +18,7 @@ from posttrain.cli.options import (
     console,
     emit,
     mapped,
+    print_line,
     talk,
 )
 from posttrain.cli.plain import column as filled
@@ -80,8 +81,10 @@ def show(
     from posttrain.data.readers import data_error, sift
     from posttrain.data.survey import check_prompt, check_stop, lengths_of, segments, survey, unknown_tokens
     from posttrain.models.load import embeddings_of, load_tokenizer, stop_ids
+    from posttrain.models.names import say_taken
 
     source = _source(file, hub, subset, split, column, download)
+    say_taken(model, talk)
     tokenizer = load_tokenizer(model, offline=not download)
     read = sift(source)
     found = survey(read.records, tokenizer, loss_on=loss_on)
@@ -141,8 +144,10 @@ def check(
     from posttrain.data.readers import data_error, sift
     from posttrain.data.survey import check_prompt, check_stop, count, lengths_of
     from posttrain.models.load import embeddings_of, load_tokenizer, stop_ids
+    from posttrain.models.names import say_taken
 
     source = _source(file, hub, subset, split, column, download)
+    say_taken(model, talk)
     tokenizer = load_tokenizer(model, offline=not download)
     read = sift(source)
     known = embeddings_of(model, offline=not download)
@@ -224,25 +229,21 @@ def _print_row(row: Encoded, parts: list[tuple[str, bool]]) -> None:
     out.print()
 
 
-def _print(line: str) -> None:
-    print(translate(line))
-
-
 def _print_format(read: ReadResult) -> None:
-    _print(f"format   {read.recognised()}")
+    print_line(f"format   {read.recognised()}")
     for note in read.notes:
-        _print(f"note     {plain(note)}")
+        print_line(f"note     {plain(note)}")
 
 
 def _print_summary(rows: int, problems: list[Problem], lengths: Lengths | None, max_length: int) -> None:
-    _print(f"rows     {rows:,}, {len(problems):,} of them bad")
+    print_line(f"rows     {rows:,}, {len(problems):,} of them bad")
     if lengths is None:
         return
-    _print(
+    print_line(
         f"tokens   {lengths.total:,}; per row: shortest {lengths.min:,}, median {lengths.median:,}, "
         f"95 % at most {lengths.p95:,}, longest {lengths.max:,}"
     )
-    _print(f"over     {lengths.over:,} rows are longer than max_length {max_length:,}")
+    print_line(f"over     {lengths.over:,} rows are longer than max_length {max_length:,}")
 
 
 def _template_problem(model: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -258,17 +259,17 @@ def _template_problem(model: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _print_checks(stop: StopCheck | None, prompt: str, template: str) -> None:
     if stop is None:
-        _print("stop     not known: no row can be used")
+        print_line("stop     not known: no row can be used")
     elif stop.problem:
-        _print(f"stop     PROBLEM: {stop.problem}")
+        print_line(f"stop     PROBLEM: {stop.problem}")
     else:
-        _print(f"stop     ok: turns end with {', '.join(stop.ends)}, generation stops at {', '.join(stop.stops)}")
+        print_line(f"stop     ok: turns end with {', '.join(stop.ends)}, generation stops at {', '.join(stop.stops)}")
     if prompt:
-        _print(f"prompt   PROBLEM: {plain(prompt)}")
+        print_line(f"prompt   PROBLEM: {plain(prompt)}")
     else:
-        _print("prompt   ok: generation begins as the trained text does")
+        print_line("prompt   ok: generation begins as the trained text does")
     if template:
-        _print(f"template PROBLEM: {plain(template)}")
+        print_line(f"template PROBLEM: {plain(template)}")
 
 
 def _talk_problems(what: str, problems: list[Problem]) -> None:

@@ -14,7 +14,6 @@ import typer
 
 from posttrain.cli.exam_change import Floor, Match, PromptMode
 from posttrain.cli.exam_earlier import check_folder, earlier_results, without
-from posttrain.cli.exam_works import shown_works
 from posttrain.cli.options import (
     DownloadOption,
     DryRunOption,
@@ -28,6 +27,7 @@ from posttrain.cli.options import (
     hush,
     talk,
 )
+from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -242,26 +242,27 @@ def exam(
     if tasks:
         from posttrain.cli.exam_harness import exam_harness
 
-        keep(
-            exam_harness(
-                model,
-                load,
-                tasks=tasks,
-                include_path=include_path or [],
-                before=before,
-                output=output,
-                table=not json,
-                by_group=by_group,
-                taken=[name for document in documents for name in document.get("exams", {})],
-                restart=restart,
-                limit=limit,
-                num_fewshot=num_fewshot,
-                apply_chat_template=apply_chat_template,
-                fewshot_as_multiturn=fewshot_as_multiturn,
-                system_instruction=system_instruction,
-                gen_kwargs=gen_kwargs,
+        with shown_works():
+            keep(
+                exam_harness(
+                    model,
+                    load,
+                    tasks=tasks,
+                    include_path=include_path or [],
+                    before=before,
+                    output=output,
+                    table=not json,
+                    by_group=by_group,
+                    taken=[name for document in documents for name in document.get("exams", {})],
+                    restart=restart,
+                    limit=limit,
+                    num_fewshot=num_fewshot,
+                    apply_chat_template=apply_chat_template,
+                    fewshot_as_multiturn=fewshot_as_multiturn,
+                    system_instruction=system_instruction,
+                    gen_kwargs=gen_kwargs,
+                )
             )
-        )
     if documents and output:
         talk(f"wrote {output / 'results.json'}")
         answers = "samples.jsonl" if change and not (exams or exams_file or tasks) else "exams/*.jsonl"

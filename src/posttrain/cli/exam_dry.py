@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.cli.guessing import time_line
-from posttrain.cli.options import emit
+from posttrain.cli.options import emit, print_line
 from posttrain.errors import PosttrainError
-from posttrain.language import shown, translate
+from posttrain.language import shown
 
 if TYPE_CHECKING:
     from posttrain.exams.task import Task
@@ -55,26 +55,24 @@ def dry_run(
         rows = [{"exam": one.name, "items": one.items, "requests": one.requests} for one in asked]
         emit({"models": list(models), "exams": rows, "tasks": harness, "noise_floor": floor, "wall_s": wall_s})
         return
-    _print(f"model       {models[-1]}")
+    print_line(f"model       {models[-1]}")
     for name in models[:-1]:
-        _print(f"before      {name}")
+        print_line(f"before      {name}")
     for one in asked:
         items = f"{one.items:,} item{'' if one.items == 1 else 's'}"
-        _print(f"exam        {one.name}: {items}, {one.requests:,} request{'' if one.requests == 1 else 's'} to each")
+        print_line(
+            f"exam        {one.name}: {items}, {one.requests:,} request{'' if one.requests == 1 else 's'} to each"
+        )
     if harness:
-        _print(f"lm-eval     {harness}: counted when its data is loaded")
+        print_line(f"lm-eval     {harness}: counted when its data is loaded")
     if floor and changes:
-        _print("floor       the model before is asked the same in other arithmetic")
+        print_line("floor       the model before is asked the same in other arithmetic")
     if output:
-        _print(f"output      {output}")
+        print_line(f"output      {output}")
     if wall_s is not None:
-        _print(time_line(wall_s))
+        print_line(time_line(wall_s))
     for unknown in problems:
-        _print(f"time        not guessed: {unknown}")
-
-
-def _print(line: str) -> None:
-    print(translate(line))
+        print_line(f"time        not guessed: {unknown}")
 
 
 def _changes(patterns: Sequence[str], max_new_tokens: int) -> list[Asked]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain.cli.exam_output import compared_results, cost_line, print_results, results_document, shown
 from posttrain.cli.options import debug, talk
 from posttrain.errors import ConfigError, Interrupted, PosttrainError, Problem
+from posttrain.models.meter import KNOWN
 from posttrain.studies.config import safe_name
 
 if TYPE_CHECKING:
@@ -127,10 +131,10 @@ def _run(
     head = f"{', '.join(list(loaded['tasks'])[:3])}{' ...' if len(loaded['tasks']) > 3 else ''} on {respondent.name}"
     earlier = len(lm.kept.found)
     try:
-        with shown(head) as tell:
+        with shown(head) as tell, _no_prints():
             lm.on_progress = _Meter(lm, tell)
             found = evaluate_tasks(lm, loaded, **settings)
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Interrupted) as error:
         kept = "the same command goes on where it stopped" if folder else "nothing was kept: give --output to go on"
         raise Interrupted(f"{head}: stopped; {kept}") from error
     if found is None:
@@ -163,11 +167,20 @@ class _Meter:
 
         now = time.perf_counter()
         if kind != self.kind:
-            self.kind, self.kind_began, self.there = kind, now, done - 1
+            self.kind, self.kind_began, self.there = kind, now, done
         usage = self.lm.usage
         tokens = usage.scored_tokens + usage.prompt_tokens + usage.generated_tokens
-        left_s = (now - self.kind_began) * (total - done) / (done - self.there)
+        new = done - self.there
+        known = new >= max(1, KNOWN * (total - self.there))  # the first ones come all at once
+        left_s = (now - self.kind_began) * (total - done) / new if known else None
         self.tell(TaskProgress(done, total, now - self.began, tokens, left_s))
+
+
+@contextlib.contextmanager
+def _no_prints() -> Iterator[None]:
+    """lm-eval prints that it bootstraps, where --json has its document."""
+    with contextlib.redirect_stdout(sys.stderr if debug() else io.StringIO()):
+        yield
 
 
 def _hush() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from posttrain.cli.options import console, quiet, talk
 from posttrain.cli.plain import one_line
 from posttrain.language import translate
+from posttrain.models.meter import Doing, clock, listening
 from posttrain.studies.config import safe_name
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def shown(head: str) -> Iterator[Callable[[TaskProgress], None]]:
     import sys
 
     if quiet() or not sys.stderr.isatty():
-        yield _Lines(head)
+        lines = _Lines(head)
+        with listening(lines.doing):
+            yield lines
         return
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -43,7 +46,12 @@ def shown(head: str) -> Iterator[Callable[[TaskProgress], None]]:
         def tell(progress: TaskProgress) -> None:
             bar.update(shown, total=progress.total, completed=progress.done, description=translate(_progress(progress)))
 
-        yield tell
+        def doing(work: Doing) -> None:
+            words = "" if work.ends else translate(str(work))
+            bar.update(shown, total=work.total, completed=work.done, description=words)
+
+        with listening(doing):
+            yield tell
 
 
 class _Lines:
@@ -54,22 +62,26 @@ class _Lines:
         self.last = time.monotonic()
 
     def __call__(self, progress: TaskProgress) -> None:
+        self._say(_progress(progress))
+
+    def doing(self, work: Doing) -> None:
+        """What is done besides asking."""
+        if not work.ends:
+            self._say(str(work))
+
+    def _say(self, words: str) -> None:
         now = time.monotonic()
         if now - self.last >= LINE_EVERY_S:
             self.last = now
-            talk(f"{self.head}: {_progress(progress)}")
+            talk(f"{self.head}: {words}")
 
 
 def _progress(progress: TaskProgress) -> str:
     rate = progress.tokens / max(progress.wall_s, 1e-9)
-    left = "" if progress.left_s is None else f"  {_clock(progress.left_s)} left"
-    return f"{progress.done:,}/{progress.total:,}  {rate:,.0f} tokens/s{left}"
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    minutes, hours = whole // 60 % 60, whole // 3600
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+    columns = [f"{progress.done:,}/{progress.total:,}", f"{rate:,.0f} tokens/s"]
+    if progress.left_s is not None:
+        columns.append(f"{clock(progress.left_s)} left")
+    return "  ".join(columns)
 
 
 def cost_line(cost: Mapping[str, float]) -> str:

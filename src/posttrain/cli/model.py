@@ -15,11 +15,13 @@ from posttrain.cli.options import (
     PlainCommand,
     PlainGroup,
     SetOption,
+    TrustOption,
     console,
     emit,
     talk,
 )
 from posttrain.cli.train import size
+from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, Problem
 from posttrain.language import translate
 
@@ -51,14 +53,20 @@ def show(
     ] = None,
     json: JsonOption = False,
     download: DownloadOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Print a model's architecture, size, vocabulary, chat template, fingerprints; or what a soft prompt is near to."""
+    from posttrain.models.names import say_taken
+
+    say_taken(model, talk)
+    how = {"offline": not download, "trust_remote_code": trust_remote_code}
     if nearest is not None:
-        _show_nearest(model, nearest, json=json, offline=not download)
+        _show_nearest(model, nearest, json=json, **how)
         return
     from posttrain.models.describe import describe
 
-    rows = describe(model, offline=not download)
+    with shown_works():
+        rows = describe(model, **how)
     if json:
         emit(rows)
         return
@@ -89,17 +97,21 @@ def convert(
     ] = False,
     json: JsonOption = False,
     download: DownloadOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Save a GGUF file as a model folder in safetensors; or a prefix of the ChatGLM family's code as an adapter."""
     from posttrain.models.gguf_header import is_gguf
 
     folder = _one_of(out, output)
-    if is_gguf(source) or is_gguf(_only_file(source)):
-        rows = _convert_gguf(source, folder, dtype, prefix_only={"--base": base is not None, "--flatten": flatten})
-    elif dtype is not None:
-        raise ConfigError(Problem("--dtype", f"{source} is no GGUF file, a prefix keeps its numbers", "leave it out"))
-    else:
-        rows = _convert_prefix(source, folder, base, flatten=flatten, offline=not download)
+    with shown_works():
+        if is_gguf(source) or is_gguf(_only_file(source)):
+            rows = _convert_gguf(source, folder, dtype, prefix_only={"--base": base is not None, "--flatten": flatten})
+        elif dtype is not None:
+            cause = f"{source} is no GGUF file, a prefix keeps its numbers"
+            raise ConfigError(Problem("--dtype", cause, "leave it out"))
+        else:
+            how = {"offline": not download, "trust_remote_code": trust_remote_code}
+            rows = _convert_prefix(source, folder, base, flatten=flatten, **how)
     emit(rows) if json else _print_table(rows)
 
 
@@ -117,6 +129,7 @@ def export(
     ] = "auto",
     json: JsonOption = False,
     download: DownloadOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Write a folder that transformers loads: an adapter merged into its base, with tokenizer and chat template.
 
@@ -129,7 +142,9 @@ def export(
         raise ConfigError(Problem("--dtype", f"unknown '{dtype}'", f"one of {', '.join(known)}"))
     folder = _one_of(out, output)
     chosen = cast("ExportDtype", dtype)
-    made = export_model(model, folder, adapter=adapter, dtype=chosen, offline=not download, say=talk)
+    how = {"offline": not download, "trust_remote_code": trust_remote_code}
+    with shown_works():
+        made = export_model(model, folder, adapter=adapter, dtype=chosen, say=talk, **how)
     if json:
         emit(made._asdict())
         return
@@ -147,11 +162,16 @@ def verify(
     ] = None,
     json: JsonOption = False,
     download: DownloadOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Check that a model is whole: files, headers, hashes, numbers, shapes, the tokenizer's ids; exit 1 when not."""
+    from posttrain.models.names import say_taken
     from posttrain.models.verify import verify_model
 
-    checks = verify_model(model, against=against, offline=not download)
+    for name in (model, against) if against is not None else (model,):
+        say_taken(name, talk)
+    with shown_works():
+        checks = verify_model(model, against=against, offline=not download, trust_remote_code=trust_remote_code)
     good = not any(check.ok is False for check in checks)
     if json:
         emit({"model": model, "ok": good, "checks": [check._asdict() for check in checks]})
@@ -191,7 +211,7 @@ def _convert_gguf(source: Path, folder: Path, dtype: str | None, *, prefix_only:
     return {key.replace("_", " "): value for key, value in made._asdict().items()}
 
 
-def _convert_prefix(prefix: Path, output: Path, base: str | None, *, flatten: bool, offline: bool) -> dict[str, Any]:
+def _convert_prefix(prefix: Path, output: Path, base: str | None, *, flatten: bool, **how: bool) -> dict[str, Any]:
     from posttrain.models.added import added_to
     from posttrain.models.prefix import Prefix
     from posttrain.models.prefix_files import prefix_model
@@ -199,7 +219,7 @@ def _convert_prefix(prefix: Path, output: Path, base: str | None, *, flatten: bo
     from posttrain.tuners.ptuning_v2 import PtuningV2Config, settings_of
 
     settings = settings_of(PtuningV2Config(), hidden_size=1)  # a file decides the rest itself
-    loaded = prefix_model(prefix, base, settings, flatten=flatten, offline=offline)
+    loaded = prefix_model(prefix, base, settings, flatten=flatten, **how)
     save_model(loaded.model, loaded.tokenizer, output)
     made = added_to(loaded.model)
     assert isinstance(made, Prefix)
@@ -212,12 +232,13 @@ def _convert_prefix(prefix: Path, output: Path, base: str | None, *, flatten: bo
     }
 
 
-def _show_nearest(model: str, k: int, *, json: bool, offline: bool) -> None:
+def _show_nearest(model: str, k: int, *, json: bool, **how: bool) -> None:
     from json import dumps
 
     from posttrain.models.soft_prompts import nearest_tokens
 
-    tokens = nearest_tokens(model, k, offline=offline)
+    with shown_works():
+        tokens = nearest_tokens(model, k, **how)
     if json:
         emit([{**t._asdict(), "neighbours": [n._asdict() for n in t.neighbours]} for t in tokens])
         return

@@ -45,6 +45,7 @@ __all__ = [
     "debug",
     "emit",
     "hush",
+    "print_line",
     "quiet",
     "take_global",
     "talk",
@@ -193,6 +194,11 @@ def talk(message: str = "") -> None:
     """Say something to a person: one line on stderr, nothing with --quiet."""
     if not quiet():
         print(translate(message), file=sys.stderr, flush=True)
+
+
+def print_line(line: str) -> None:
+    """A line of a result that people read, on stdout, in the language that is spoken."""
+    print(translate(line))
 
 
 def console(*, stderr: bool = True) -> Console:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from posttrain.cli.options import DownloadOption, JsonOption, TrustOption, emit, talk
+from posttrain.cli.works import shown_works
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.models.disk import write_whole
 
@@ -50,16 +51,19 @@ def predict(
     from posttrain.data.readers import DataSource, read_records
     from posttrain.models.heads import load_any, saved_head
     from posttrain.models.load import check_folder
+    from posttrain.models.names import say_taken
 
     check_folder(model)
+    say_taken(model, talk)
     notes = saved_head(model, offline=not download)
     if notes is None:
         mend = "train one with text_classification, token_classification or extractive_qa; or: posttrain chat MODEL"
         raise PosttrainError(Problem(model, "has no head for classes, tags or answers", mend))
     source = DataSource.model_validate({"path": str(file), "format": FORMATS[notes.head]})
     read = read_records(source)
-    loaded = load_any(model, say=talk, offline=not download, trust_remote_code=trust_remote_code)
-    found = predicted(loaded, notes, read.records)
+    with shown_works():
+        loaded = load_any(model, say=talk, offline=not download, trust_remote_code=trust_remote_code)
+        found = predicted(loaded, notes, read.records)
     lines = "".join(_json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posttrain.cli.guessing import clock, time_line
+from posttrain.cli.guessing import time_line
 from posttrain.cli.options import (
     DownloadOption,
     DryRunOption,
@@ -21,12 +21,15 @@ from posttrain.cli.options import (
     SetOption,
     console,
     emit,
+    print_line,
     quiet,
     talk,
 )
 from posttrain.cli.plain import fitted
+from posttrain.cli.train import size
 from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
 from posttrain.language import listed, placed, spoken, translate
+from posttrain.models.meter import clock
 
 if TYPE_CHECKING:
     from posttrain.models.meter import Doing
@@ -180,37 +183,33 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
         )
         return
     for line in _listed(cells):
-        _print(line)
-    _print(f"\n{_counts(cells)} -> {folder}")
-    _print(f"training    {guess.trained_tokens:,} tokens")
+        print_line(line)
+    print_line(f"\n{_counts(cells)} -> {folder}")
+    print_line(f"training    {guess.trained_tokens:,} tokens")
     if guess.made_tokens:
-        _print(
+        print_line(
             f"replay      about {guess.made_tokens:,} tokens to be written by the model, where none are in the cache"
         )
-    _print(f"exams       {guess.examined_tokens:,} tokens")
+    print_line(f"exams       {guess.examined_tokens:,} tokens")
     for task in exams.tasks:
         requests = sum(len(item.asks) for item in task.items) * (1 + len(task.perturbations))
-        _print(
+        print_line(
             f"  {task.name}: {len(task.items):,} item{'' if len(task.items) == 1 else 's'}, "
             f"{requests:,} request{'' if requests == 1 else 's'} each time"
         )
     if _train(cells):
         kept = {"none": NONE_KEPT, "final": "of the end of each cell", "all": "all are kept"}
-        _print(f"weights     {kept[config.keep]}")
-    _print(f"disk        {_size(guess.disk_gib)}")
+        print_line(f"weights     {kept[config.keep]}")
+    print_line(f"disk        {size(guess.disk_gib)}")
     if known:
         have = "cell has" if known == 1 else "cells have"
-        _print(f"finished    {known} {have} results; what has the same inputs is kept")
+        print_line(f"finished    {known} {have} results; what has the same inputs is kept")
         if waiting:
-            _print(f"time        about {clock(left_s)} for the other {waiting}, by what these took")
+            print_line(f"time        about {clock(left_s)} for the other {waiting}, by what these took")
         else:
-            _print("time        nothing is left to run")
+            print_line("time        nothing is left to run")
     else:
-        _print(time_line(guess.wall_s))
-
-
-def _print(line: str) -> None:
-    print(translate(line))
+        print_line(time_line(guess.wall_s))
 
 
 def _listed(cells: Sequence[Cell]) -> list[str]:
@@ -222,10 +221,6 @@ def _listed(cells: Sequence[Cell]) -> list[str]:
         line = f"{cell.model} | {cell.method.label}"
         counts[line] = counts.get(line, 0) + 1
     return [f"{line}: {count} cell{'' if count == 1 else 's'}" for line, count in counts.items()]
-
-
-def _size(gib: float) -> str:
-    return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
 
 
 def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> None:
@@ -242,9 +237,9 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
         if json:
             emit({**results, "report": None if report is None else str(report)})
     if not json:
-        _print(f"\nreport: {report}")
+        print_line(f"\nreport: {report}")
         for line in _weights(outcome, folder):
-            _print(line)
+            print_line(line)
     if not outcome.failed:
         return
     problems = [Problem(f"{r.model} | {r.method} | {r.change} | seed {r.seed}", r.error) for r in outcome.failed]

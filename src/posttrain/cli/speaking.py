@@ -8,12 +8,17 @@ metavars stay as they are: they are typed.
 from __future__ import annotations
 
 import inspect
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from posttrain.language import translate
+
+if TYPE_CHECKING:
+    _Command = TyperCommand
+else:
+    _Command = object
 
 __all__ = ["PlainCommand", "PlainGroup"]
 
@@ -39,8 +44,8 @@ class UsageError(typer.BadParameter):
         return self.message
 
 
-class PlainCommand(TyperCommand):
-    """A command whose help is in the language spoken and shows nothing to be typed after a switch."""
+class _Plain(_Command):
+    """Help in the language spoken, with nothing to be typed after a switch."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, switches with an empty metavar."""
@@ -52,24 +57,19 @@ class PlainCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
-        _localised(self, super().get_params(ctx))
+        _localised(self, self.get_params(ctx))
         super().format_help(ctx, formatter)
 
 
-class PlainGroup(TyperGroup):
+class PlainCommand(_Plain, TyperCommand):
+    """A command whose help is in the language spoken and shows nothing to be typed after a switch."""
+
+
+class PlainGroup(_Plain, TyperGroup):
     """The same for a verb with sub-verbs, and for all verbs together."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters, switches with an empty metavar."""
-        return _without_bool(super().get_params(ctx))
-
-    def get_usage(self, ctx: Any) -> str:
-        """The usage line."""
-        return _usage(super().get_usage(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
-        _localised(self, super().get_params(ctx))
         for command in self.commands.values():
             command.short_help = _paragraphs(command.short_help)
             command.help = _paragraphs(command.help)

@@ -19,12 +19,12 @@ from posttrain.cli.options import (
     SetOption,
     emit,
     mapped,
+    print_line,
     quiet,
     talk,
 )
 from posttrain.config.shell import shell_word as quoted
 from posttrain.errors import ConfigError, Problem
-from posttrain.language import translate
 
 if TYPE_CHECKING:
     from posttrain.training.config import TrainConfig
@@ -97,7 +97,7 @@ def train(
             time_line(wall_s),
             f"output      {folder}",
         ):
-            print(translate(line))
+            print_line(line)
         return
 
     from posttrain.training.lock import check_free

@@ -23,7 +23,7 @@ import datetime
 import decimal
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from posttrain.config.json_text import BadJson, parse_json
 from posttrain.data.fields import BadRow
 from posttrain.errors import DataError, MissingError, Problem
 
-__all__ = ["Cleaner", "named", "parquet_rows", "told"]
+__all__ = ["Cleaner", "clean_rows", "parquet_rows"]
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, KeyError, NotImplementedError)
 """What reading a damaged file raises (UnicodeDecodeError is a ValueError)."""
@@ -191,24 +191,27 @@ def parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
     except UNREADABLE as error:
         cause = f"not a Parquet file that can be read: {(str(error).splitlines() or ['damaged'])[0][:200]}"
         raise DataError(Problem(str(path), cause, "copy the file again, or write it again")) from error
-    number = 0
-    for batch in batches:
-        for row in batch:
-            number += 1
-            place = f"{path}[{number}]"
-            try:
-                clean = cleaner.row(row)
-            except BadJson as bad:
-                yield place, BadRow(bad.cause, bad.mend)
-                continue
-            yield place, {name: named(value, classes.get(name)) for name, value in clean.items()}
+    rows = (row for batch in batches for row in batch)
+    placed = ((f"{path}[{number}]", row) for number, row in enumerate(rows, start=1))
+    yield from clean_rows(placed, cleaner, classes, notes)
+
+
+def clean_rows(
+    placed: Iterable[tuple[str, Any]], cleaner: Cleaner, classes: Mapping[str, list[str] | None], notes: list[str]
+) -> Iterator[tuple[str, Any]]:
+    """(place, row or BadRow) of rows as Arrow has them, classes by their names; notes: as in `parquet_rows`."""
+    for place, row in placed:
+        try:
+            clean = cleaner.row(row)
+        except BadJson as bad:
+            yield place, BadRow(bad.cause, bad.mend)
+            continue
+        yield place, {name: _named(value, classes.get(name)) for name, value in clean.items()}
     if cleaner.left_out:
-        notes.append(told(cleaner.left_out))
-
-
-def told(count: int) -> str:
-    """What was done about nulls, for people."""
-    return f"{count:,} nulls inside objects are taken for keys that the rows do not have, as Parquet fills them in"
+        count = cleaner.left_out
+        notes.append(
+            f"{count:,} nulls inside objects are taken for keys that the rows do not have, as Parquet fills them in"
+        )
 
 
 def _classes(schema: pa.Schema) -> dict[str, list[str]]:
@@ -227,12 +230,12 @@ def _classes(schema: pa.Schema) -> dict[str, list[str]]:
     return found
 
 
-def named(value: Any, names: list[str] | None) -> Any:
+def _named(value: Any, names: list[str] | None) -> Any:
     """A class, or a list of them, by name; None for -1, of a test set that keeps its labels to itself."""
     if names is None or value is None:
         return value
     if isinstance(value, list):
-        return [named(one, names) for one in value]
+        return [_named(one, names) for one in value]
     if not isinstance(value, int) or value >= len(names):
         return value
     return names[value] if value >= 0 else None

@@ -8,9 +8,7 @@ from typing import Any
 
 import datasets
 
-from posttrain.config.json_text import BadJson
-from posttrain.data.arrow import Cleaner, named, told
-from posttrain.data.fields import BadRow
+from posttrain.data.arrow import Cleaner, clean_rows
 from posttrain.errors import DataError, MissingError, Problem
 
 __all__ = ["hub_rows"]
@@ -39,16 +37,8 @@ def hub_rows(
             datasets.enable_progress_bars()
     classes = {column: _class_names(feature) for column, feature in rows.features.items()}
     cleaner = Cleaner(rows.data.table, decoded=True)
-    for number, row in enumerate(rows):
-        place = f"{hub}[{split}]:{number}"
-        try:
-            clean = cleaner.row(row)
-        except BadJson as bad:
-            yield place, BadRow(bad.cause, bad.mend)
-            continue
-        yield place, {column: named(value, classes[column]) for column, value in clean.items()}
-    if cleaner.left_out:
-        notes.append(told(cleaner.left_out))
+    placed = ((f"{hub}[{split}]:{number}", row) for number, row in enumerate(rows))
+    yield from clean_rows(placed, cleaner, classes, notes)
 
 
 def _class_names(feature: Any) -> list[str] | None:

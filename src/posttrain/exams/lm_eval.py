@@ -30,6 +30,7 @@ from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.scoring import score
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.meter import MOMENT_S, Meter
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -319,12 +320,14 @@ class PosttrainLM(TemplateLM):
             some = [text for text in unique if bool(bos and text.startswith(bos)) == marked]
             special = False if marked else self.add_bos_token
             flags = {} if special is None else {"add_special_tokens": special}
-            for start in range(0, len(some), TOKENISED_AT_ONCE):
-                part = some[start : start + TOKENISED_AT_ONCE]
-                rows = self.tokenizer(
-                    part, return_attention_mask=False, return_token_type_ids=False, verbose=False, **flags
-                )
-                coded.update(zip(part, rows["input_ids"], strict=True))
+            with Meter("cutting texts into tokens", len(some), "texts", after_s=MOMENT_S) as meter:
+                for start in range(0, len(some), TOKENISED_AT_ONCE):
+                    part = some[start : start + TOKENISED_AT_ONCE]
+                    rows = self.tokenizer(
+                        part, return_attention_mask=False, return_token_type_ids=False, verbose=False, **flags
+                    )
+                    coded.update(zip(part, rows["input_ids"], strict=True))
+                    meter.more(len(part))
         return coded
 
     def _pairs(self, arguments: Sequence[tuple[Any, ...]]) -> list[TokenPair]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from posttrain.exams.lm_eval import PosttrainLM
+from posttrain.exams.lm_eval_stages import counted_stages
 from posttrain.exams.lm_eval_tasks import Loaded
 from posttrain.exams.running import TaskResult
 from posttrain.exams.statistics import Interval
@@ -59,16 +60,17 @@ def evaluate_tasks(
     random.seed(SEEDS[0])
     np.random.seed(SEEDS[1])
     torch.manual_seed(SEEDS[2])
-    raw = evaluate(
-        lm=lm,
-        task_dict=loaded,
-        limit=limit,
-        bootstrap_iters=BOOTSTRAPS,
-        log_samples=True,
-        system_instruction=system_instruction,
-        apply_chat_template=apply_chat_template,
-        fewshot_as_multiturn=fewshot_as_multiturn,
-    )
+    with counted_stages(loaded["tasks"], limit, lm.rank, lm.world_size):
+        raw = evaluate(
+            lm=lm,
+            task_dict=loaded,
+            limit=limit,
+            bootstrap_iters=BOOTSTRAPS,
+            log_samples=True,
+            system_instruction=system_instruction,
+            apply_chat_template=apply_chat_template,
+            fewshot_as_multiturn=fewshot_as_multiturn,
+        )
     spent = {k: v - before[k] for k, v in asdict(lm.usage).items() if not isinstance(v, str)}
     everywhere = lm.gather_object(spent)
     if raw is None or everywhere is None:

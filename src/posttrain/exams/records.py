@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from posttrain.config.change import Change
 from posttrain.config.json_text import parse_json
@@ -19,7 +19,9 @@ from posttrain.exams.change import ProbeResult
 from posttrain.exams.matching import MatchMode
 from posttrain.models.disk import append, write_whole
 
-__all__ = ["SamplesFile", "exam_key", "write_atomically"]
+__all__ = ["SamplesFile", "exam_key", "rows_in", "write_atomically"]
+
+T = TypeVar("T")
 
 
 MEASURE = 3
@@ -57,6 +59,21 @@ class Line(NamedTuple):
         return json.dumps(row, ensure_ascii=False) + "\n"
 
 
+def rows_in(path: Path, raw: bytes, read: Callable[[dict[str, Any]], T], wrong: str) -> list[T]:
+    """The lines of a file that reads `raw`, blank ones left out. DataError with every line that is none: `wrong`."""
+    found, problems = [], []
+    for number, text in enumerate(raw.split(b"\n"), start=1):
+        if not text.strip():
+            continue
+        try:
+            found.append(read(parse_json(text.decode())))
+        except (ValueError, KeyError, TypeError):
+            problems.append(Problem(f"{path}:{number}", wrong, "delete the line"))
+    if problems:
+        raise DataError(*problems)
+    return found
+
+
 class SamplesFile:
     """The samples of one or more exams in one file."""
 
@@ -73,20 +90,15 @@ class SamplesFile:
         raw = self.path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
         foreign = 0
-        problems = []
-        for number, text in enumerate(whole.split(b"\n")[:-1], start=1):
-            try:
-                row: dict[str, Any] = parse_json(text.decode())
-                line = Line(row["exam"], row["change"], ProbeResult.from_json(row))
-            except (ValueError, KeyError, TypeError):
-                problems.append(Problem(f"{self.path}:{number}", "not a sample of an exam", "delete the line"))
-                continue
+
+        def read(row: dict[str, Any]) -> Line:
+            return Line(row["exam"], row["change"], ProbeResult.from_json(row))
+
+        for line in rows_in(self.path, whole, read, "not a sample of an exam"):
             if self.exams.get(line.change) == line.exam:
                 self.done[line.change][line.result.key] = line.result
             else:
                 foreign += 1
-        if problems:
-            raise DataError(*problems)
         if foreign:
             cause = f"holds {foreign} samples of another exam (other models, settings, or an edited change file)"
             raise ConfigError(Problem(str(self.path), cause, "give another --output, or delete the file"))

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.json_text import parse_json
-from posttrain.errors import ConfigError, DataError, Problem
+from posttrain.errors import ConfigError, Problem
+from posttrain.exams.records import rows_in
 from posttrain.models.disk import append
 
 __all__ = ["KeptResponses", "request_id"]
@@ -47,20 +48,12 @@ class KeptResponses:
         raw = path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
         foreign = 0
-        problems = []
-        for number, text in enumerate(whole.split(b"\n")[:-1], start=1):
-            try:
-                row = parse_json(text.decode())
-                key, request, response = row["exam"], row["request"], row["response"]
-            except (ValueError, KeyError, TypeError):
-                problems.append(Problem(f"{path}:{number}", "not a response to a request", "delete the line"))
-                continue
+        read = itemgetter("exam", "request", "response")
+        for key, request, response in rows_in(path, whole, read, "not a response to a request"):
             if key == self.key:
                 self.found[request] = response
             else:
                 foreign += 1
-        if problems:
-            raise DataError(*problems)
         if foreign:
             cause = f"holds {foreign} responses of another model (other weights, template or limits)"
             raise ConfigError(Problem(str(path), cause, "give another --output, or --restart"))

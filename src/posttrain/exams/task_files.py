@@ -10,11 +10,10 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from posttrain.config.json_text import parse_json
-from posttrain.errors import ConfigError, DataError, Problem
-from posttrain.exams.records import write_atomically
+from posttrain.errors import ConfigError, Problem
+from posttrain.exams.records import rows_in, write_atomically
 from posttrain.exams.task import Sample
 from posttrain.models.disk import writing
 
@@ -87,15 +86,4 @@ def read_samples(path: Path) -> list[Sample]:
 
 def _lines(path: Path, raw: bytes) -> list[tuple[str, Sample]]:
     """Exam key and sample of each line; DataError with every line that is neither."""
-    found, problems = [], []
-    for number, text in enumerate(raw.split(b"\n"), start=1):
-        if not text.strip():
-            continue
-        try:
-            row: dict[str, Any] = parse_json(text.decode())
-            found.append((str(row["exam"]), Sample.from_json(row)))
-        except (ValueError, KeyError, TypeError):
-            problems.append(Problem(f"{path}:{number}", "not a sample of an exam", "delete the line"))
-    if problems:
-        raise DataError(*problems)
-    return found
+    return rows_in(path, raw, lambda row: (str(row["exam"]), Sample.from_json(row)), "not a sample of an exam")

@@ -32,6 +32,7 @@ from posttrain.inference.decode import context_limit
 from posttrain.models.adapters import virtual_columns
 from posttrain.models.heads import HEADS, Head, HeadNotes, head_of_model
 from posttrain.models.load import LoadedModel
+from posttrain.models.meter import MOMENT_S, Meter
 from posttrain.models.vocabulary import keep_padding_inside, outside, rows_of
 
 __all__ = [
@@ -261,6 +262,8 @@ def _passes(loaded: LoadedModel, rows: Sequence[RowT]) -> Iterator[tuple[list[in
     pad_id = int(loaded.tokenizer.pad_token_id)
     lengths = [len(row.input_ids) for row in rows]
     budget = max(BATCH_TOKENS, max(lengths, default=0))
-    for numbers in length_batches(lengths, tokens=budget, seed=0, epoch=0) if rows else []:
-        padded = pad([rows[i] for i in numbers], pad_id)
-        yield numbers, model(**padded.inputs(model.device))
+    with Meter("reading the rows", len(rows), "rows", after_s=MOMENT_S, kept=None) as meter:
+        for numbers in length_batches(lengths, tokens=budget, seed=0, epoch=0) if rows else []:
+            padded = pad([rows[i] for i in numbers], pad_id)
+            yield numbers, model(**padded.inputs(model.device))
+            meter.more(len(numbers), tokens=sum(lengths[i] for i in numbers))

@@ -13,12 +13,13 @@ __all__ = ["describe"]
 MARKERS = re.compile(r"\{%-?\s*generation\b")
 
 
-def describe(name: str, *, offline: bool = True) -> dict[str, Any]:
+def describe(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> dict[str, Any]:
     """Architecture, sizes, vocabulary, template and fingerprints of a model. Loads it; errors as in load_model."""
-    loaded = load_model(name, offline=offline, allow_template_mismatch=True)
+    how: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
+    loaded = load_model(name, allow_template_mismatch=True, **how)
     model, tokenizer = loaded.model, loaded.tokenizer
     config = model.config.get_text_config()
-    stops = stop_ids(name, tokenizer, offline=offline)
+    stops = stop_ids(name, tokenizer, **how)
     return {
         "model": name,
         "architecture": type(model.get_base_model() if "peft" in type(model).__module__ else model).__name__,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.models.disk import as_umask_says, writing
-from posttrain.models.names import resolve, told
+from posttrain.models.names import resolve, say_taken
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +59,7 @@ def export_model(
     adapter: bool = False,
     dtype: ExportDtype = "auto",
     offline: bool = True,
+    trust_remote_code: bool = False,
     say: Callable[[str], None] = print,
 ) -> Exported:
     """Write `output`, which must be new or empty.
@@ -69,8 +70,7 @@ def export_model(
     """
     from posttrain.models.load import hub_folder
 
-    if told(name) != name:
-        say(f"{name}: its model is {told(name)}")
+    say_taken(name, say)
     name = resolve(name) if Path(name).is_dir() else name
     if not Path(resolve(name)).exists():
         hub_folder(name, offline=offline)  # MissingError before anything is said of it
@@ -80,15 +80,16 @@ def export_model(
     if adapter and not is_adapter:
         raise ConfigError(Problem("--adapter", f"{name} is no adapter", "leave it out: the whole model is written"))
     made = _adapter if adapter else _whole
+    how = {"offline": offline, "trust_remote_code": trust_remote_code}
     try:
-        return made(name, output, dtype, offline, say, merged=is_adapter)
+        return made(name, output, dtype, how, say, merged=is_adapter)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
 
 
 def _whole(
-    name: str, output: Path, dtype: ExportDtype, offline: bool, say: Callable[[str], None], *, merged: bool
+    name: str, output: Path, dtype: ExportDtype, how: Mapping[str, bool], say: Callable[[str], None], *, merged: bool
 ) -> Exported:
     import torch
 
@@ -98,11 +99,11 @@ def _whole(
     from posttrain.models.tensors import stored_dtype
     from posttrain.models.tying import is_tied
 
-    named = (stored_dtype(name, offline=offline) or "float32") if dtype == "auto" else dtype
+    named = (stored_dtype(name, **how) or "float32") if dtype == "auto" else dtype
     if dtype == "auto":
         say(f"stored in {named}, as {'its base' if merged else 'the model'} is (--dtype for another)")
     wanted: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[named]
-    options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "offline": offline, "say": say}
+    options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "say": say, **how}
     expected = some_logits(load_any(name, **options).model)  # beside its base, which is given up at once
     loaded = load_any(name, adapter_merged=True, **options)
     model: Any = loaded.model
@@ -114,7 +115,7 @@ def _whole(
     far = relative_distance(rounded, expected) if rounded is not None and expected is not None else 0.0
     with writing(output):
         save_model(model, loaded.tokenizer, output, dtype=wanted, card=_card(name, named, merged=merged))
-    by = _loads_again(output, loaded, rounded)
+    by = _loads_again(output, loaded, rounded, trust_remote_code=how["trust_remote_code"])
     return Exported(
         output=str(output),
         source=name,
@@ -141,7 +142,7 @@ def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
             raise PosttrainError(Problem(name, cause, "use --dtype bfloat16 or float32"))
 
 
-def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | None) -> str:
+def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | None, *, trust_remote_code: bool) -> str:
     """Load what was written and compare; what it loads with."""
     import transformers
 
@@ -150,19 +151,22 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
     from posttrain.models.merge_adapter import relative_distance, some_logits
 
     if head_of_model(source.model) is None:
-        model = transformers.AutoModelForCausalLM.from_pretrained(output, dtype="float32", local_files_only=True)
-        by = "transformers"
-    else:
-        model, by = (
-            load_any(str(output), device="cpu", dtype="float32").model,
-            "transformers, its labels with posttrain",
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            output, dtype="float32", local_files_only=True, trust_remote_code=trust_remote_code
         )
+        own_code = "auto_map" in model.config.to_dict()
+        by = "transformers, with trust_remote_code" if own_code else "transformers"
+    else:
+        model = load_any(str(output), device="cpu", dtype="float32", trust_remote_code=trust_remote_code).model
+        by = "transformers, its labels with posttrain"
     found = some_logits(model)
     if found is not None and expected is not None and not relative_distance(found, expected) <= SAME:
         far = relative_distance(found, expected)
         cause = f"what was written is another model: outputs differ by {far:.1%} of their spread, and it was removed"
         raise PosttrainError(Problem(str(output), cause, "please report this, with the architecture"))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(output, local_files_only=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        output, local_files_only=True, trust_remote_code=trust_remote_code
+    )
     if template_fingerprint(tokenizer) != template_fingerprint(source.tokenizer):
         cause = "the tokenizer that was written renders otherwise than the source's, and the folder was removed"
         raise PosttrainError(Problem(str(output), cause, "please report this, with the tokenizer"))
@@ -170,7 +174,7 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
 
 
 def _adapter(
-    name: str, output: Path, dtype: ExportDtype, offline: bool, say: Callable[[str], None], *, merged: bool
+    name: str, output: Path, dtype: ExportDtype, how: Mapping[str, bool], say: Callable[[str], None], *, merged: bool
 ) -> Exported:
     """The adapter's files, its tokenizer with the template, and a card."""
     import torch
@@ -183,7 +187,7 @@ def _adapter(
     from posttrain.models.tying import is_tied
 
     folder = Path(resolve(name))
-    loaded = load_any(name, device="cpu", offline=offline, say=say)
+    loaded = load_any(name, device="cpu", say=say, **how)
     expected = some_logits(loaded.model)
     output.mkdir(parents=True, exist_ok=True)
     path = folder / "adapter_model.safetensors"
@@ -199,7 +203,7 @@ def _adapter(
         write_notes(output, loaded.tokenizer, base=base, head=head_of_model(loaded.model))
         (output / "README.md").write_text(_card(name, None, merged=False), encoding="utf-8", newline="\n")
         as_umask_says(output)
-    found = some_logits(load_any(str(output), device="cpu", offline=offline, say=say).model)
+    found = some_logits(load_any(str(output), device="cpu", say=say, **how).model)
     far = relative_distance(found, expected) if found is not None and expected is not None else 0.0
     if not far <= (SAME if dtype == "auto" else 5e-2):
         cause = f"what was written is another adapter: outputs differ by {far:.1%} of their spread, and it was removed"

@@ -8,19 +8,18 @@ The memory that dequantised weights take is said before they are read: parameter
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.gguf_header import COPY, GgufHeader, read_header
+from posttrain.models.loading import counted, counting_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +127,7 @@ def load_gguf(path: Path, dtype: torch.dtype, *, say: Callable[[str], None] = _s
     say(memory_line(header, dtype.itemsize))
     if any(tensor.name.startswith("rope_") for tensor in header.tensors):
         say(f"{path.name}: its rotary factors are not read; positions far apart differ from llama.cpp's")
-    with _alone(path) as folder, _reading(path), _without_bars():
+    with _alone(path) as folder, _reading(path), _counting_tensors():
         read, report = transformers.AutoModelForCausalLM.from_pretrained(
             str(folder),
             gguf_file=path.name,
@@ -211,21 +210,15 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-class _Bars(io.TextIOBase):
-    """Passes everything on but progress bars, which begin with a carriage return."""
-
-    def __init__(self, behind: TextIO) -> None:
-        super().__init__()
-        self.behind = behind
-
-    def write(self, text: str) -> int:
-        if not text.startswith("\r") and text != "\n":
-            self.behind.write(text)
-        return len(text)
-
-
 @contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    """transformers' bar for dequantising cannot be switched off; in a log it would be hundreds of lines."""
-    with contextlib.redirect_stderr(_Bars(sys.stderr)):
-        yield
+def _counting_tensors() -> Iterator[None]:
+    """The same as `counting_tensors`, for dequantising, too: its bar goes past transformers' switch and hook."""
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    bar = reading.tqdm
+    reading.tqdm = counted
+    try:
+        with counting_tensors():
+            yield
+    finally:
+        reading.tqdm = bar

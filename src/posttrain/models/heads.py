@@ -107,10 +107,11 @@ def saved_head(name: str, *, offline: bool = True) -> HeadNotes | None:
         return _from_json(found) if found is not None else None
     if is_gguf(folder) or (folder.is_dir() and not (folder / "config.json").is_file()):
         return None
-    import transformers
+    from transformers import PretrainedConfig
 
-    try:
-        return notes_in(transformers.AutoConfig.from_pretrained(resolve(name), local_files_only=offline))
+    try:  # as it stands in the file, so that no code of the model's is run
+        stated, _ = PretrainedConfig.get_config_dict(resolve(name), local_files_only=offline)
+        return notes_in(PretrainedConfig.from_dict(stated))
     except (OSError, ValueError):  # loading says what is wrong with it
         return None
 

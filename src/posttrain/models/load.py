@@ -19,6 +19,7 @@ from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.fingerprint import check_base, check_template
 from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_gguf
 from posttrain.models.gguf_header import is_gguf, read_header
+from posttrain.models.loading import counting_tensors
 from posttrain.models.names import is_folder, near_model, resolve
 from posttrain.models.stops import keep_stops
 from posttrain.models.vocabulary import keep_padding_inside, rows_in_config, without_padding_outside
@@ -178,14 +179,14 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
     import transformers
 
     check_folder(folder)
-    transformers.utils.logging.disable_progress_bar()  # transformers' own "Loading weights" bars
     if is_gguf(folder):
         return _named(_from_gguf(folder, way).to(way.place), name, folder)
     source = {"local_files_only": way.offline, "trust_remote_code": way.trust}
     try:
         config = without_padding_outside(transformers.AutoConfig.from_pretrained(folder, **source))
         chosen = _dtype(way.dtype, way.place, config, way.trust)
-        model, lacking = way.make(folder, config, chosen, source)
+        with counting_tensors():
+            model, lacking = way.make(folder, config, chosen, source)
     except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise _unloadable(name, folder, way.offline, error) from error
     except (ValueError, RuntimeError) as error:
@@ -420,18 +421,20 @@ def stop_ids(
     import transformers
 
     folder = resolve(name)
+    how = {"offline": offline, "trust_remote_code": trust_remote_code}
     base = adapter_base(Path(folder))
     if base is not None:
-        return stop_ids(base, tokenizer, offline=offline, trust_remote_code=trust_remote_code)
+        return stop_ids(base, tokenizer, **how)
     if is_gguf(folder) and (stops := read_header(Path(folder)).stops):
         return stops
     found: Any = None
-    for kind, more in (
-        (transformers.GenerationConfig, {}),
-        (transformers.AutoConfig, {"trust_remote_code": trust_remote_code}),
-    ):
+    reads: tuple[Callable[[], Any], ...] = (
+        lambda: transformers.GenerationConfig.from_pretrained(folder, local_files_only=offline),
+        lambda: config_of(name, **how),
+    )
+    for read in reads:
         try:
-            found = kind.from_pretrained(folder, local_files_only=offline, **more).to_dict().get("eos_token_id")
+            found = read().to_dict().get("eos_token_id")
         except (OSError, ValueError):
             continue
         if found is not None:

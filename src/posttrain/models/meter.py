@@ -22,8 +22,10 @@ from typing import NamedTuple
 
 from posttrain.errors import Interrupted, Problem
 
-__all__ = ["Doing", "Listener", "Meter", "clock", "listener", "listening", "tick"]
+__all__ = ["KNOWN", "MOMENT_S", "Doing", "Listener", "Meter", "clock", "listener", "listening", "tick"]
 
+MOMENT_S = 1.0
+"""What is over sooner is not worth a word where it comes often."""
 OFTEN_S = 0.1
 """Listeners are told at most so often."""
 KNOWN = 0.05
@@ -95,7 +97,8 @@ class Meter:
     """Counts one piece of work.
 
     what: as in "measuring Fisher information"; most_tokens: that it may come to, where pieces end at different times;
-    kept: what is left of it when it is interrupted.
+    kept: what is left of it when it is interrupted, None where an interruption stays what it is; after_s: work that is
+    over sooner is not told of.
     """
 
     def __init__(
@@ -105,9 +108,11 @@ class Meter:
         unit: str,
         *,
         most_tokens: int | None = None,
-        kept: str = "nothing of it is kept, the same command begins it anew",
+        kept: str | None = "nothing of it is kept, the same command begins it anew",
+        after_s: float = 0.0,
     ) -> None:
         self.what, self.total, self.unit, self.most_tokens, self.kept = what, total, unit, most_tokens, kept
+        self.after_s = after_s
         self.done = self.tokens = 0
         self.began = self.told = time.monotonic()
         self.first = (self.began, 0)  # when the first tokens were there, and how many
@@ -129,7 +134,7 @@ class Meter:
         try:
             self._tell(ends=True)
         finally:
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt) and self.kept is not None:
                 where = f"{self.done:,} of {self.total:,} {self.unit}"
                 raise Interrupted(Problem("", f"stopped while {self.what} ({where})", self.kept)) from error
 
@@ -158,10 +163,11 @@ class Meter:
 
     def _tell(self, *, ends: bool = False) -> None:
         told = _listener.get()
-        if told is None:
+        now = time.monotonic()
+        if told is None or now - self.began < self.after_s:
             return
-        self.told = time.monotonic()
-        wall_s = self.told - self.began
+        self.told = now
+        wall_s = now - self.began
         left_s, at_most = None, False
         many = KNOWN_PIECES if self.most_tokens is not None else 1
         if wall_s >= SURE_S and self.done >= max(many, KNOWN * self.total):
@@ -174,7 +180,10 @@ class Meter:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+    """Seconds as 42 s, 3 min 05 s or 2 h 10 min."""
     whole = round(seconds)
-    minutes, hours = whole // 60 % 60, whole // 3600
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

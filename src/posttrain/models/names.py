@@ -5,13 +5,14 @@ file, or a hub id.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
 from posttrain.errors import MissingError, Problem
 from posttrain.models.gguf_header import SUFFIX, is_gguf
 
-__all__ = ["POCKET", "REAL", "REAL_FOLDER", "REAL_VARIABLE", "is_folder", "near_model", "resolve", "told"]
+__all__ = ["POCKET", "REAL", "REAL_FOLDER", "REAL_VARIABLE", "is_folder", "near_model", "resolve", "say_taken", "told"]
 
 POCKET = ("base", "chat")
 """The models in the box: `pocket:base` and `pocket:chat`."""
@@ -93,6 +94,12 @@ def told(name: str) -> str:
         return name
     unfinished = not (Path(name).expanduser() / "result.json").is_file()
     return f"{found} (of an earlier run, the one going on there has saved none yet)" if unfinished else found
+
+
+def say_taken(name: str, say: Callable[[str], None]) -> None:
+    """Of a training's folder, say which model it is that is taken; nothing of any other name."""
+    if (found := told(name)) != name:
+        say(f"{name}: its model is {found}")
 
 
 def _pocket(name: str) -> str:

@@ -117,7 +117,13 @@ def from_file(
 
 
 def prefix_model(
-    path: Path, base: str | None, settings: Mapping[str, Any], *, flatten: bool, offline: bool = True
+    path: Path,
+    base: str | None,
+    settings: Mapping[str, Any],
+    *,
+    flatten: bool,
+    offline: bool = True,
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """A base with the prefix of a file of the original's, or of a folder of ours; `flatten`: without its projection.
 
@@ -129,7 +135,12 @@ def prefix_model(
         raise ConfigError(Problem(str(path), "is an adapter of posttrain already", "--flatten drops its projection"))
     if config is None and base is None:
         raise ConfigError(Problem(str(path), "does not say which base it is for", "give --base MODEL"))
-    loaded = load_model(str(path) if base is None else base, offline=offline, adapter_merged=base is not None)
+    loaded = load_model(
+        str(path) if base is None else base,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+        adapter_merged=base is not None,
+    )
     if config is None:
         attach(loaded.model, from_file(loaded.model, path, settings))
     elif base is not None:

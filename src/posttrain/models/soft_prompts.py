@@ -40,7 +40,7 @@ class VirtualToken(NamedTuple):
     neighbours: tuple[Neighbour, ...]
 
 
-def nearest_tokens(name: str, k: int, *, offline: bool = True) -> list[VirtualToken]:
+def nearest_tokens(name: str, k: int, *, offline: bool = True, trust_remote_code: bool = False) -> list[VirtualToken]:
     """The k tokens nearest to each virtual token of an adapter folder, nearest first.
 
     PosttrainError for what has no vectors among the embeddings, saying why.
@@ -59,7 +59,13 @@ def nearest_tokens(name: str, k: int, *, offline: bool = True) -> list[VirtualTo
         raise PosttrainError(Problem(name, cause, "prompt_tuning and p_tuning can be read"))
     if kind not in SOFT:
         raise PosttrainError(Problem(name, f"{kind} has no virtual tokens", "prompt_tuning and p_tuning have some"))
-    loaded = load_model(name, offline=offline, device="cpu", allow_template_mismatch=True)
+    loaded = load_model(
+        name,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+        device="cpu",
+        allow_template_mismatch=True,
+    )
     vectors = load_file(folder / "adapter_model.safetensors")["prompt_embeddings"]
     table: Tensor = loaded.model.get_input_embeddings().weight.detach()[: len(loaded.tokenizer)]
     return nearest(vectors, table, loaded.tokenizer, k)

@@ -71,19 +71,19 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.safetensors") if path.name != "training_state.safetensors")
 
 
-def stored_dtype(name: str, *, offline: bool = True) -> str | None:
+def stored_dtype(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> str | None:
     """The precision in which most of a model's numbers are stored; an adapter's is its base's. None where that is none
     to train in (a quantised file), or not known.
     """
     from posttrain.models.load import adapter_base, config_of
 
-    found = resolve(name)
-    folder = Path(found)
+    folder = Path(resolve(name))
+    how = {"offline": offline, "trust_remote_code": trust_remote_code}
     if is_gguf(folder):
         return None
     if (base := adapter_base(folder)) is not None:
         try:
-            return stored_dtype(base, offline=offline)
+            return stored_dtype(base, **how)
         except MissingError:  # loading says where the base should be
             return None
     counts: Counter[str] = Counter()
@@ -93,7 +93,7 @@ def stored_dtype(name: str, *, offline: bool = True) -> str | None:
     if counts:
         return DTYPES.get(counts.most_common(1)[0][0])
     try:
-        said = config_of(name, offline=offline).dtype
+        said = config_of(name, **how).dtype
     except (OSError, ValueError):
         return None
     text = str(said).removeprefix("torch.")

@@ -7,7 +7,7 @@ failed is left open, not passed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,9 @@ class Check(NamedTuple):
     detail: str
 
 
-def verify_model(name: str, *, against: str | None = None, offline: bool = True) -> list[Check]:
+def verify_model(
+    name: str, *, against: str | None = None, offline: bool = True, trust_remote_code: bool = False
+) -> list[Check]:
     """All checks of a model, an adapter or a GGUF file. MissingError when there is nothing by this name."""
     from posttrain.models.load import hub_folder
 
@@ -53,7 +55,7 @@ def verify_model(name: str, *, against: str | None = None, offline: bool = True)
     rest = ["shapes", "tokenizer", "answers", *(["against"] if against is not None else [])]
     if failed is not None:
         return made + [Check(check, None, f"not asked: {failed} failed") for check in rest]
-    return made + list(_loaded(name, folder, against, offline))
+    return made + list(_loaded(name, folder, against, {"offline": offline, "trust_remote_code": trust_remote_code}))
 
 
 def _tried(check: str, ask: Callable[[], Check | str]) -> Check:
@@ -158,15 +160,15 @@ def _numbers(folder: Path) -> Check | str:
 # ---- as it is loaded -------------------------------------------------------------------------------------------------
 
 
-def _loaded(name: str, folder: Path, against: str | None, offline: bool) -> Iterator[Check]:
+def _loaded(name: str, folder: Path, against: str | None, how: Mapping[str, bool]) -> Iterator[Check]:
     from posttrain.models.heads import load_any
 
     said: list[str] = []
     try:
         # as stored, in the least memory; two models in the same precision where they are compared
-        dtype = stored_dtype(name, offline=offline) if against is None else None
-        spare = _spare(folder)
-        loaded = load_any(name, device="cpu", dtype=dtype or "float32", offline=offline, say=said.append)
+        dtype = stored_dtype(name, **how) if against is None else None
+        spare = _spare(folder, trust_remote_code=how["trust_remote_code"])
+        loaded = load_any(name, device="cpu", dtype=dtype or "float32", say=said.append, **how)
     except PosttrainError as error:
         yield Check("shapes", False, str(error).replace("\n", "; "))
         rest = ["tokenizer", "answers", *(["against"] if against is not None else [])]
@@ -178,13 +180,13 @@ def _loaded(name: str, folder: Path, against: str | None, offline: bool) -> Iter
     else:
         count = sum(p.numel() for p in loaded.model.parameters())
         yield Check("shapes", True, f"{count:,} parameters, as the configuration says")
-    yield _tried("tokenizer", lambda: _tokenizer(name, loaded, offline))
+    yield _tried("tokenizer", lambda: _tokenizer(name, loaded, how))
     yield _tried("answers", lambda: _answers(loaded))
     if against is not None:
-        yield _tried("against", lambda: _against(loaded, against, offline))
+        yield _tried("against", lambda: _against(loaded, against, how))
 
 
-def _spare(folder: Path) -> list[str]:
+def _spare(folder: Path, *, trust_remote_code: bool) -> list[str]:
     """Tensors of a language model's files that transformers leaves out, with a warning that nobody reads."""
     import safetensors
     import transformers
@@ -196,14 +198,18 @@ def _spare(folder: Path) -> list[str]:
     transformers.utils.logging.disable_progress_bar()
     try:
         _, report = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, device_map="meta", output_loading_info=True
+            folder,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            device_map="meta",
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError):
         return []  # loading in earnest says what is wrong
     return sorted(report["unexpected_keys"])
 
 
-def _tokenizer(name: str, loaded: Any, offline: bool) -> Check | str:
+def _tokenizer(name: str, loaded: Any, how: Mapping[str, bool]) -> Check | str:
     """Every id that the tokenizer gives, and every id that stops, has a row in the embedding."""
     from peft import PeftModel
 
@@ -219,7 +225,7 @@ def _tokenizer(name: str, loaded: Any, offline: bool) -> Check | str:
         cause = f"{len(beyond)} {have} beyond the {rows} rows of the embedding: {shown}"
         mend = "take the tokenizer that belongs to the weights, or resize the embedding (resize_token_embeddings)"
         raise PosttrainError(Problem(name, cause, mend))
-    stops = stop_ids(name, tokenizer, offline=offline)
+    stops = stop_ids(name, tokenizer, **how)
     special = {"pad": tokenizer.pad_token_id, "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
     outside = [f"{what} {i}" for what, i in special.items() if i is not None and not 0 <= i < rows]
     outside += [f"stop {i}" for i in stops if not 0 <= i < rows]
@@ -246,7 +252,7 @@ def _answers(loaded: Any) -> Check | str:
     return "a forward pass gives finite numbers"
 
 
-def _against(loaded: Any, other: str, offline: bool) -> Check | str:
+def _against(loaded: Any, other: str, how: Mapping[str, bool]) -> Check | str:
     """The same model as another: tensors one by one, and what both say."""
     import torch
 
@@ -255,7 +261,7 @@ def _against(loaded: Any, other: str, offline: bool) -> Check | str:
     from posttrain.models.merge_adapter import COARSE, TOLERANCE, relative_distance, some_logits
 
     silent: list[str] = []
-    theirs = load_any(other, device="cpu", dtype="float32", offline=offline, say=silent.append)
+    theirs = load_any(other, device="cpu", dtype="float32", say=silent.append, **how)
     from peft import PeftModel
 
     one = dict(loaded.model.named_parameters(remove_duplicate=False))
@@ -278,7 +284,7 @@ def _against(loaded: Any, other: str, offline: bool) -> Check | str:
     if template_fingerprint(loaded.tokenizer) != template_fingerprint(theirs.tokenizer):
         text = "; ".join([*parts, "the chat templates render otherwise"])
         raise PosttrainError(Problem(other, text, "it is another model"))
-    half = {stored_dtype(loaded.name, offline=offline), stored_dtype(other, offline=offline)} - {"float32"}
+    half = {stored_dtype(loaded.name, **how), stored_dtype(other, **how)} - {"float32"}
     if not far <= (COARSE if half else TOLERANCE):
         raise PosttrainError(Problem(other, "; ".join(parts), "it is another model"))
     return "; ".join(parts)

@@ -30,6 +30,7 @@ from posttrain.models.fingerprint import read_notes, template_fingerprint, weigh
 from posttrain.models.load import LoadedModel, adapter_base, load_model, resolve
 from posttrain.models.memory import give_back, is_large, large_blocks_go_back
 from posttrain.models.merge_adapter import was_untied
+from posttrain.models.names import say_taken
 from posttrain.models.save import TRAINED_IN
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task
 from posttrain.studies.plan import find_model
@@ -59,6 +60,7 @@ class Bench:
         found, told = find_model(name, base)
         if told:
             say(told)
+        say_taken(found, say)
         self.download, self.trust_remote_code = download, trust_remote_code
         self.allow_template_mismatch = allow_template_mismatch
         self.name = name

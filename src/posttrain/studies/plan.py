@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from posttrain import __version__
 from posttrain.config.change import Change
@@ -24,6 +25,9 @@ __all__ = ["RESULT_FORMAT", "Cell", "content_hash", "find_model", "make_plan", "
 
 RESULT_FORMAT = 3
 """Raised when the meaning of a result changes, so that older results are made again."""
+
+LATER = {"precision": "auto", "save_dtype": "auto"}
+"""Settings of methods that there were not always, and what holds without them: cells of before stay done."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ def training_hash(
     parts = {
         "format": RESULT_FORMAT,
         "model": fingerprints[cell.model],
-        "method": cell.method.model_dump(mode="json", exclude={"name"}),
+        "method": _settings_of(cell.method),
         "change": cell.change.model_dump(mode="json") if cell.change is not None else None,
         "seed": cell.seed,
         "stages": [stage.model_dump(mode="json") for stage in cell.stages],
@@ -170,6 +174,12 @@ def training_hash(
         "posttrain": ".".join(__version__.split(".")[:2]),
     }
     return _hash(parts)
+
+
+def _settings_of(method: MethodConfig) -> dict[str, Any]:
+    """A method's settings; those of LATER as if they were not there, where they are what they were before."""
+    settings = method.model_dump(mode="json", exclude={"name"})
+    return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
 
 
 def content_hash(study: Study, training: str, exams: Mapping[str, str]) -> str:

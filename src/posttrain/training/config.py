@@ -22,7 +22,16 @@ from posttrain.data.readers import DataSource
 from posttrain.training.trackers import Trackers
 from posttrain.tuners._virtual import VirtualTokens
 
-__all__ = ["BatchConfig", "OptimizerConfig", "PenaltiesOf", "TrainConfig", "check_recomputable", "each_kind_once"]
+__all__ = [
+    "Arithmetic",
+    "BatchConfig",
+    "OptimizerConfig",
+    "PenaltiesOf",
+    "SaveDtype",
+    "TrainConfig",
+    "check_recomputable",
+    "each_kind_once",
+]
 
 
 def _listed(value: Any) -> Any:
@@ -108,6 +117,10 @@ def check_recomputable(tuner: Config, batch: BatchConfig) -> None:
         )
 
 
+Arithmetic = Literal["auto", "float32", "bf16"]
+SaveDtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
 class TrainConfig(Config):
     """One training run."""
 
@@ -147,11 +160,11 @@ class TrainConfig(Config):
     """Train although the chat template is not the one the weights were trained with."""
     seed: int = Field(0, ge=0)
     """Seed of the order of the rows, of dropout and of replay's draws."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Arithmetic = "auto"
     """Arithmetic of the forward pass. auto: bf16 on a GPU that has it when the model has 1 B parameters or more, and,
     for LoRA, on a processor with AMX or AVX512-BF16 when it has 50 M or more; else float32. The weights that are
     trained are float32 in any case."""
-    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    save_dtype: SaveDtype = "auto"
     """Precision of the saved model; the model that is examined is rounded alike. auto: that of the base's own files.
     Adapters and checkpoints are saved as they are trained, in float32."""
     evaluate_every_steps: int | None = Field(None, ge=1)

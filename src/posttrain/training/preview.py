@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from posttrain import registry
 from posttrain.models.load import LoadedModel, check_folder, config_of, load_tokenizer, resolve
+from posttrain.models.names import say_taken
 from posttrain.training.assembly import bare_forms, check_combination
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
@@ -98,6 +99,7 @@ def skeleton(config: TrainConfig, say: Callable[[str], None]) -> LoadedModel:
     check_folder(folder)
     if (Path(folder) / "adapter_config.json").is_file() or form_of(config.objective).head != "causal":
         return load_for_training(config, say=say)
+    say_taken(config.model, say)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code, offline=not config.download)
     settings = config_of(folder, trust_remote_code=config.trust_remote_code, offline=not config.download)
     with torch.device("meta"):

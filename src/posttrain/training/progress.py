@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from posttrain.language import translate
 from posttrain.models.meter import Doing, clock, listener, listening
 
-__all__ = ["LiveProgress", "PlainProgress", "RunProgress", "Silent", "clock", "heard", "progress_for"]
+__all__ = ["LiveProgress", "PlainProgress", "RunProgress", "Silent", "heard", "progress_for"]
 
 P = ParamSpec("P")
 R = TypeVar("R")

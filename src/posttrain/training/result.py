@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel
 from posttrain.training.folder import RunFolder
 from posttrain.training.metrics import MetricsLog
@@ -46,9 +45,7 @@ def finished_run(output: Path, load: Callable[[Path], LoadedModel]) -> TrainResu
     return finished_result(folder, done, load) if done is not None else None
 
 
-def finished_result(
-    folder: RunFolder, done: dict[str, Any], load: Callable[[Path], LoadedModel] = lambda path: load_any(str(path))
-) -> TrainResult:
+def finished_result(folder: RunFolder, done: dict[str, Any], load: Callable[[Path], LoadedModel]) -> TrainResult:
     """The result of a run that was finished before, read back from its folder."""
     loaded = load(folder.model)
     log = MetricsLog(folder.metrics)

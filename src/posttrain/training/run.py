@@ -21,6 +21,7 @@ from posttrain import registry
 from posttrain.data.batching import length_batches, pieces
 from posttrain.errors import ConfigError, Interrupted, MissingError, Problem
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, resolve
 from posttrain.models.memory import (
     give_back,
@@ -30,7 +31,7 @@ from posttrain.models.memory import (
     peak_memory,
 )
 from posttrain.models.merge_adapter import was_untied
-from posttrain.models.names import told
+from posttrain.models.names import say_taken
 from posttrain.models.vocabulary import keep_padding_inside
 from posttrain.retention.selection import ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
@@ -143,7 +144,8 @@ def train(
     identity = identity_of(config, loaded, material, earlier, adapter) if folder else {}
     if folder and resume and (done := folder.finished(identity)):
         progress.say(f"{output} is finished ({done['steps']} steps); --restart trains again")
-        return finished_result(folder, done)
+        how: dict[str, Any] = {"offline": not config.download, "trust_remote_code": config.trust_remote_code}
+        return finished_result(folder, done, lambda path: load_any(str(path), **how))
     main = int(os.environ.get("RANK", "0")) == 0  # under torchrun only the first process writes
     if folder and main:
         folder.open(config, identity, resume=resume, say=progress.say)
@@ -273,8 +275,7 @@ def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print
 
     ConfigError when an adapter shall be put on an adapter: it would be saved with the name of a base without the first.
     """
-    if (found := told(config.model)) != config.model:
-        say(f"{config.model}: its model is {found}")
+    say_taken(config.model, say)
     if (Path(resolve(config.model)) / "adapter_config.json").is_file() and kind_of(config.tuner) != "full":
         mend = "train it with tuner: full, or merge it first: posttrain model export ADAPTER DIR"
         raise ConfigError(Problem(config.model, f"is an adapter, and {kind_of(config.tuner)} would make another", mend))

@@ -29,7 +29,8 @@ def rounded_as_saved(
     if isinstance(model, PeftModel) or added_to(model) is not None:
         return None
     auto = config.save_dtype == "auto"
-    named = stored_dtype(config.model, offline=not config.download) if auto else config.save_dtype
+    how = {"offline": not config.download, "trust_remote_code": config.trust_remote_code}
+    named = stored_dtype(config.model, **how) if auto else config.save_dtype
     if named is None or all(p.dtype == ALL[named] for p in model.parameters()):
         return None
     dtype = ALL[named]

@@ -16,9 +16,17 @@ from posttrain.errors import ConfigError, DataError
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.fingerprint import weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.tensors import tensors_in
 from posttrain.studies.config import Work
 from posttrain.studies.context import MethodContext
-from posttrain.studies.methods.train import TrainMethodConfig, extra_rows, seeded, target_rows, train
+from posttrain.studies.methods.train import (
+    TrainMethodConfig,
+    extra_rows,
+    seeded,
+    settings_of,
+    target_rows,
+    train,
+)
 from tests.talker import talker
 
 CHANGE = Change.model_validate(
@@ -145,6 +153,29 @@ def test_weights_are_kept_when_asked(context: MethodContext) -> None:
     assert made.weights == context.folder / "training" / "model"
     again = ModelRespondent(load_model(str(made.weights), device="cpu"))
     assert again.generate(["capital of France?", "hello"]) == made.respondent.generate(["capital of France?", "hello"])
+
+
+@pytest.mark.parametrize(("asked", "stored"), [("auto", "F32"), ("bfloat16", "BF16"), ("float16", "F16")])
+def test_weights_are_examined_and_kept_in_the_precision_asked_for(
+    context: MethodContext, asked: str, stored: str
+) -> None:
+    made = train(config(save_dtype=asked), dataclasses.replace(context, keep="final"))
+    assert made.weights is not None
+    assert {one.dtype for one in tensors_in(made.weights / "model.safetensors").values()} == {stored}
+    assert isinstance(made.respondent, ModelRespondent)
+    kept = load_model(str(made.weights), device="cpu").model.state_dict()
+    examined = made.respondent.model.state_dict()
+    assert all(torch.equal(examined[key], kept[key]) for key in kept)
+    exact = train(config(), dataclasses.replace(context, folder=context.folder / "exact")).respondent
+    assert (exact.fingerprint == made.respondent.fingerprint) == (asked == "auto")
+
+
+def test_what_a_training_takes_reaches_it(context: MethodContext) -> None:
+    asked = {"precision": "bf16", "save_dtype": "float16", "max_length": 99}
+    settings = settings_of(config(**asked), context, "m").model_dump()
+    assert {key: settings[key] for key in asked} == asked
+    with pytest.raises(ConfigError, match="save_dtype"):
+        config(save_dtype="int8")
 
 
 def test_a_finished_training_is_not_trained_again(context: MethodContext) -> None:

@@ -208,6 +208,30 @@ def test_rmu_says_how_long_the_states_are_and_moves_nothing_later(pico_path: Pic
 
 
 @pytest.mark.parametrize(
+    ("objective", "what", "asked"),
+    [
+        ("rmu", "measuring the states of the forget rows", FORGET),
+        ("npo", "asking the model before training", FORGET),
+        ("grad_diff", "", []),
+    ],
+)
+def test_what_is_done_before_the_first_step_is_counted(
+    pico_path: PicoPath, monkeypatch: pytest.MonkeyPatch, objective: str, what: str, asked: list[Encoded]
+) -> None:
+    monkeypatch.setattr("posttrain.models.meter.OFTEN_S", 0.0)
+    seen = Remembers()
+    longest = max(len(one.input_ids) for one in FORGET)
+    run(pico_path, OBJECTIVES[objective], seen=seen, batch={"tokens": longest})  # a row at a time
+    works = [work for work in seen.works if work.what == what]
+    assert [(work.done, work.total, work.unit) for work in works] == [
+        (done, len(asked), "rows") for done in ([0, 1, 2, 3] if asked else [])
+    ]
+    if asked:
+        assert works[-1].ends
+        assert works[-1].tokens == sum(len(one.input_ids) for one in asked)
+
+
+@pytest.mark.parametrize(
     ("objective", "retain", "message"),
     [
         ({"kind": "grad_diff"}, None, "grad_diff needs a retain set"),

@@ -36,6 +36,8 @@ def test_the_first_step_is_the_new_rows_alone_and_then_the_old_hold(pico_path: P
     assert seen.entries[0]["loss_old_nats"] < 1e-6
     assert seen.entries[-1]["loss_old_nats"] > 1e-4
     assert any("replayed rows will be read; what the model says in them is kept" in line for line in seen.said)
+    last = [work for work in seen.works if work.what == "asking the model before training"][-1]
+    assert (last.done, last.total, last.unit, last.ends) == (4, 4, "rows", True)
 
 
 def test_the_loss_is_one_mean_over_both_and_cuts_do_not_matter(pico_path: PicoPath) -> None:

@@ -34,9 +34,11 @@ from posttrain.studies.context import MethodContext, MethodResult
 from posttrain.studies.merge_back import BESIDE, MergeBack, merge_name
 from posttrain.training.checkpoints import checkpoints_in
 from posttrain.training.config import (
+    Arithmetic,
     BatchConfig,
     OptimizerConfig,
     PenaltiesOf,
+    SaveDtype,
     TrainConfig,
     check_recomputable,
     each_kind_once,
@@ -77,6 +79,10 @@ class TrainMethodConfig(MethodConfig):
     """How rows become batches."""
     max_length: int = Field(default=1024, ge=2)
     """Tokens of a row, at most."""
+    precision: Arithmetic = "auto"
+    """Arithmetic of the forward pass, as in `posttrain train`: bf16, float32, or auto."""
+    save_dtype: SaveDtype = "auto"
+    """Precision of the saved model; the model that is examined is rounded alike. auto: that of the base's own files."""
     stages: Literal["sequential", "multitask", "separate"] = "sequential"
     """In a study with stages: one after another, all together in one training, or each by a model of its own."""
 
@@ -352,6 +358,8 @@ def settings_of(config: TrainMethodConfig, context: MethodContext, model: str) -
         optimizer=config.optimizer,
         batch=config.batch,
         max_length=config.max_length,
+        precision=config.precision,
+        save_dtype=config.save_dtype,
         seed=context.seed,
         save_every_steps=context.saves.every,
         save_at_steps=context.saves.at,

@@ -16,6 +16,7 @@ from posttrain.data.batching import length_batches
 from posttrain.data.chat import IGNORED
 from posttrain.models.head_loss import chunked, plain_head, states_at
 from posttrain.models.logits import logits_at
+from posttrain.models.meter import Meter
 from posttrain.objectives._loss import Loss
 from posttrain.retention.remembered import Remembered, divergence_from, nats_and_slope, remember
 from posttrain.training.forms.base import MicroBatch, Preparation
@@ -40,7 +41,8 @@ class RememberingForm(TokensForm):
         """Ask the model before training about the old rows that will be read."""
         old = [i for i in range(preparation.new_rows, len(preparation.rows)) if i in preparation.read]
         lengths = [len(preparation.rows[i].input_ids) for i in old]
-        with preparation.reference.model() as reference:
+        work = Meter("asking the model before training", len(old), "rows")
+        with preparation.reference.model() as reference, work as meter:
             for numbers in length_batches(lengths, tokens=PLACES, seed=0, epoch=0):
                 places = [old[i] for i in numbers]
                 micro = self.micro_batch([preparation.rows[i] for i in places], places, [True] * len(places))
@@ -49,6 +51,7 @@ class RememberingForm(TokensForm):
                 for at, place in enumerate(places):
                     mine = row == at
                     self.before[place] = Remembered(*(part[mine].cpu() for part in found))
+                meter.more(len(numbers), tokens=sum(lengths[i] for i in numbers))
         kept = sum(t.numel() * t.element_size() for one in self.before.values() for t in one)
         preparation.say(
             f"replay: {len(old)} of {len(preparation.rows) - preparation.new_rows} replayed rows will be read; what "

@@ -17,6 +17,7 @@ from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Conversation
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.logits import core_of
+from posttrain.models.meter import Meter
 from posttrain.objectives._loss import Loss
 from posttrain.objectives.rmu import RmuConfig, direction
 from posttrain.training.forms.base import MicroBatch, Preparation, Scales
@@ -62,12 +63,14 @@ class RepresentationsForm(TokensForm):
         forget = preparation.rows[: preparation.new_rows]
         sizes = [self.size(row) for row in forget]
         total = count = 0.0
-        for numbers in length_batches(sizes, tokens=preparation.tokens, seed=0, epoch=0):
-            micro = self.micro_batch([forget[i] for i in numbers], numbers, [False] * len(numbers))
-            mask = (micro.targets != IGNORED).to(self.device)
-            with preparation.reference.model() as reference:
-                lengths = states_after(reference, micro.input_ids.to(self.device), layer).float().norm(dim=-1)
-            total, count = total + float((lengths * mask).sum()), count + float(mask.sum())
+        with Meter("measuring the states of the forget rows", len(forget), "rows") as meter:
+            for numbers in length_batches(sizes, tokens=preparation.tokens, seed=0, epoch=0):
+                micro = self.micro_batch([forget[i] for i in numbers], numbers, [False] * len(numbers))
+                mask = (micro.targets != IGNORED).to(self.device)
+                with preparation.reference.model() as reference:
+                    lengths = states_after(reference, micro.input_ids.to(self.device), layer).float().norm(dim=-1)
+                total, count = total + float((lengths * mask).sum()), count + float(mask.sum())
+                meter.more(len(numbers), tokens=sum(sizes[i] for i in numbers))
         preparation.say(
             f"rmu: the states after block {layer} are {total / max(count, 1):.2f} long on the forget rows; "
             f"they shall become {self.objective.steering:g} long"

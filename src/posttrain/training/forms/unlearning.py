@@ -20,6 +20,7 @@ from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Conversation
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.models.logits import logits_at
+from posttrain.models.meter import Meter
 from posttrain.objectives._loss import Loss
 from posttrain.objectives._unlearning import ForgetAndRetain, RetainConfig, UnlearningConfig, token_nats
 from posttrain.training.forms.base import MicroBatch, Preparation, Scales
@@ -128,12 +129,15 @@ class UnlearningForm(TokensForm):
 
     def _ask_before(self, reference: nn.Module, rows: Sequence[Encoded], tokens: int) -> None:
         """Log-probabilities of rows by the model before training, kept by what the rows hold."""
-        for numbers in length_batches([self.size(row) for row in rows], tokens=tokens, seed=0, epoch=0):
-            part = [rows[i] for i in numbers]
-            micro = super().micro_batch(part, numbers, [False] * len(part))
-            logits, targets = self._outputs(reference, micro)
-            logps = -token_nats(logits, targets).sum(1)  # (B,)
-            self.before |= {tuple(self.numbers(row)): v for row, v in zip(part, logps.tolist(), strict=True)}
+        sizes = [self.size(row) for row in rows]
+        with Meter("asking the model before training", len(rows), "rows") as meter:
+            for numbers in length_batches(sizes, tokens=tokens, seed=0, epoch=0):
+                part = [rows[i] for i in numbers]
+                micro = super().micro_batch(part, numbers, [False] * len(part))
+                logits, targets = self._outputs(reference, micro)
+                logps = -token_nats(logits, targets).sum(1)  # (B,)
+                self.before |= {tuple(self.numbers(row)): v for row, v in zip(part, logps.tolist(), strict=True)}
+                meter.more(len(numbers), tokens=sum(sizes[i] for i in numbers))
 
     def micro_batch(self, rows: Sequence[Encoded], row_numbers: list[int], old: Sequence[bool]) -> ForgetBatch:
         batch = super().micro_batch(rows, row_numbers, old)

@@ -1,4 +1,4 @@
-"""Long work of `posttrain exam` below its displays: a live line on a terminal, a line now and then elsewhere."""
+"""Long work below a verb that has no display of its own: a live line on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 

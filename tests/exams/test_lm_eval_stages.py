@@ -1,0 +1,50 @@
+"""What lm-eval does besides asking is counted, question by question, and leaves nothing behind on its tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_exam_harness import write
+from tests.training.tiny import PicoPath
+
+pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
+
+from posttrain.exams.lm_eval import PosttrainLM
+from posttrain.exams.lm_eval_results import evaluate_tasks
+from posttrain.exams.lm_eval_stages import WATCHED
+from posttrain.exams.lm_eval_tasks import load_tasks
+from posttrain.models.meter import Doing, listening
+
+
+def test_every_question_answer_and_task_is_counted(
+    pico_path: PicoPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posttrain.models.meter.OFTEN_S", 0.0)
+    write(tmp_path, 12)
+    other = (tmp_path / "tasks" / "letters.yaml").read_text(encoding="utf-8").replace("task: letters", "task: more")
+    (tmp_path / "tasks" / "more.yaml").write_text(other, encoding="utf-8")
+    loaded = load_tasks(["letters", "more"], [tmp_path / "tasks"], say=lambda _: None)
+    lm = PosttrainLM(str(pico_path("llama")))
+    before = {name: set(vars(task)) for name, task in loaded["tasks"].items()}
+    for _ in range(2):  # the model, and the one before
+        told: list[Doing] = []
+        with listening(told.append):
+            found = evaluate_tasks(lm, loaded, limit=5)
+        assert found is not None
+        assert [sample.id for sample in found["more"].samples] == [str(i) for i in range(5)]
+        for what, unit, total in (
+            ("writing out the questions of lm-eval", "questions", 10),
+            ("judging the answers", "answers", 10),
+            ("computing the scores", "tasks", 2),
+        ):
+            works = [work for work in told if work.what == what]
+            assert [(work.done, work.total, work.unit) for work in works] == [
+                (done, total, unit) for done in range(total + 1)
+            ]
+            assert [work.ends for work in works] == [False] * total + [True]
+        ends = [work.what for work in told if work.ends]
+        assert ends == ["writing out the questions of lm-eval", "judging the answers", "computing the scores"]
+        for name, task in loaded["tasks"].items():
+            assert not set(WATCHED) & set(vars(task)) - before[name]
