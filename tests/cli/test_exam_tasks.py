@@ -179,13 +179,18 @@ def test_what_a_group_changed_by(change: float, different: bool, said: str, chin
             3, 1, "7.2 s, 577 tokens forwarded, 3 prefixes shared (saved 40 tokens), 1 request shared none, 0.61 GiB",
             "7.2 秒，前向計算 577 個詞元，共用 3 個前綴（省下 40 個詞元），1 個請求沒有共用，0.61 GiB",
         ),
+        (
+            0, 0, "7.2 s, 577 tokens forwarded (scoring 1.20x the least, 1,480), 0.61 GiB",
+            "7.2 秒，前向計算 577 個詞元（計分為最少量 1,480 的 1.20 倍），0.61 GiB",
+        ),
     ],
 )  # fmt: skip
 def test_what_an_exam_cost_in_both_languages(prefixes: int, requests: int, english: str, chinese: str) -> None:
+    least = 0.0 if prefixes else 1480.0
     cost = {
-        "wall_s": 7.2, "forwarded_tokens": 577.0, "least_tokens": 0.0, "generated_tokens": 0.0,
-        "shared_prefixes": float(prefixes), "shared_tokens": 40.0, "plain_requests": float(requests),
-        "cost_usd": 0.0, "peak_gib": 0.61,
+        "wall_s": 7.2, "forwarded_tokens": 577.0, "least_tokens": least, "scored_tokens": 1.2 * least,
+        "generated_tokens": 0.0, "shared_prefixes": float(prefixes), "shared_tokens": 40.0,
+        "plain_requests": float(requests), "cost_usd": 0.0, "peak_gib": 0.61,
     }  # fmt: skip
     line = module.cost_line(cost)
     assert line == english
