@@ -143,31 +143,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if code == 130:
             print(translate("interrupted"), file=sys.stderr)
+        if code:
+            options.emit_failure(code, Problem("", "interrupted") if code == 130 else _usage_problem(stop))
         return code
     except KeyboardInterrupt:
+        options.emit_failure(130, Problem("", "interrupted"))
         if options.debug():
             raise
         print(translate("interrupted"), file=sys.stderr)
         return 130
     except PosttrainError as error:
+        options.emit_failure(error.exit_code, *error.problems)
         if options.debug():
             raise
         print(shown(error), file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        if options.debug():
-            raise
-        problem = Problem(str(error.filename or ""), error.strerror or str(error), _os_mend(error))
-        print(shown(problem), file=sys.stderr)
-        return 1
+        return _failed(Problem(str(error.filename or ""), error.strerror or str(error), _os_mend(error)))
     except Exception as error:
-        if options.debug():
-            raise
         if disk := disk_problem(error, Path()):  # the disk's refusal, by the name that a library gives it
-            print(shown(disk), file=sys.stderr)
-            return 1
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return _failed(disk)
         message = "This should not happen; --debug shows where. A bug report wants `posttrain doctor`."
+        _failed(Problem("", f"{type(error).__name__}: {error}"))
         print(translate(message), file=sys.stderr)
         return 1
     return 0
+
+
+def _failed(problem: Problem) -> int:
+    """Say what went wrong and return exit code 1; with --debug the error is raised again."""
+    options.emit_failure(1, problem)
+    if options.debug():
+        raise
+    print(shown(problem), file=sys.stderr)
+    return 1
+
+
+def _usage_problem(stop: SystemExit) -> Problem:
+    """What typer has said about a command line before it gave up, in English."""
+    said = stop.__context__
+    if isinstance(said, typer.TyperException) and isinstance(said.__cause__, typer.TyperException):
+        said = said.__cause__
+    cause = said.format_message() if isinstance(said, typer.TyperException) else "it failed; stderr says why"
+    return Problem("command line", cause)
