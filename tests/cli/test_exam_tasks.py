@@ -11,7 +11,7 @@ from posttrain import language
 from posttrain.cli import exam_output as module
 from posttrain.cli.exam_tasks import exam_tasks
 from posttrain.cli.main import main
-from posttrain.errors import ConfigError, Interrupted, MissingError
+from posttrain.errors import ConfigError, MissingError
 from posttrain.exams.compare import Comparison
 from posttrain.exams.running import TaskProgress
 from posttrain.exams.statistics import Interval
@@ -282,7 +282,9 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_control_c_says_how_to_go_on(questions: Path, tmp_path: Path, kept: bool) -> None:
+def test_control_c_says_how_to_go_on(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kept: bool
+) -> None:
     class Stopped(Table):
         def logprobs(self, pairs, *, on_scored=None):  # type: ignore[no-untyped-def]
             replies = super().logprobs(pairs)
@@ -292,8 +294,9 @@ def test_control_c_says_how_to_go_on(questions: Path, tmp_path: Path, kept: bool
 
     out = tmp_path / "out" if kept else None
     wanted = "the same command goes on where it stopped" if kept else "nothing was kept: give --output to go on"
-    with pytest.raises(Interrupted, match=wanted):
-        exam_tasks("good", lambda name: Stopped(name=name), exams=["mmlu=questions.jsonl"], output=out)
+    monkeypatch.setattr("posttrain.inference.opening.open_respondent", lambda name, **_: Stopped(name=name))
+    assert main(["exam", "good", "--exam", "mmlu=questions.jsonl", *(["-o", "out"] if kept else [])]) == 130
+    assert capsys.readouterr().err.endswith(f"stopped; {wanted}\n")
     if out:
         assert len((out / "exams" / "mmlu.jsonl").read_text().splitlines()) == 11
         rest = Table(name="good")

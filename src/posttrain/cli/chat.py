@@ -111,7 +111,7 @@ class Talk:
             self.messages.pop()
             raise
         except KeyboardInterrupt:
-            if stop.times > 1:
+            if stop.times != 1:  # the second, or SIGTERM
                 raise
             answer, stopped = Answer(settled(self.respondent.text(said)), len(said), False), True
         stream.end(answer.text)

@@ -28,6 +28,7 @@ from posttrain.cli.options import (
     hush,
     talk,
 )
+from posttrain.cli.stopping import when_stopped
 from posttrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ def exam(
             json=json,
         )
         return
+    again = f"the same command{' without --restart' if restart else ''} goes on where it stopped"
+    when_stopped(lambda: (Problem("", "stopped", again if output else "nothing was kept: give --output to go on"),))
     if tasks:
         from posttrain.cli.exam_harness import go_offline
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.cli.exam_output import compared_results, cost_line, print_results, results_document, shown
 from posttrain.cli.options import debug, talk
-from posttrain.errors import ConfigError, Interrupted, PosttrainError, Problem
+from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.studies.config import safe_name
 
 if TYPE_CHECKING:
@@ -126,13 +126,9 @@ def _run(
         raise PosttrainError(Problem(respondent.name, "has no chat template", "leave out --apply-chat-template"))
     head = f"{', '.join(list(loaded['tasks'])[:3])}{' ...' if len(loaded['tasks']) > 3 else ''} on {respondent.name}"
     earlier = len(lm.kept.found)
-    try:
-        with shown(head) as tell:
-            lm.on_progress = _Meter(lm, tell)
-            found = evaluate_tasks(lm, loaded, **settings)
-    except KeyboardInterrupt as error:
-        kept = "the same command goes on where it stopped" if folder else "nothing was kept: give --output to go on"
-        raise Interrupted(f"{head}: stopped; {kept}") from error
+    with shown(head) as tell:
+        lm.on_progress = _Meter(lm, tell)
+        found = evaluate_tasks(lm, loaded, **settings)
     if found is None:
         return None
     cost = found.raw["cost"]

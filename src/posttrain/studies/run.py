@@ -175,10 +175,9 @@ class _Run:
             mine = [result for folder, result in self.results.items() if folder in self.selected]
             done = sum(result.status == "done" for result in mine)
             before = stop.problems if isinstance(stop, Interrupted) else ()
-            raise Interrupted(
-                *before,
-                Problem("", f"stopped; {done} of {len(self.selected)} cells are done", "run the same command to go on"),
-            ) from stop
+            again = f"run the same command{' without --restart' if self.restart else ''} to go on"
+            counted = Problem("", f"stopped; {done} of {len(self.selected)} cells are done", again)
+            raise Interrupted(*before, counted) from stop
         finally:
             self._write_results()
         self.outcome.results = self._ordered()
