@@ -11,11 +11,13 @@ from posttrain import language
 from posttrain.cli import exam_output as module
 from posttrain.cli.exam_tasks import exam_tasks
 from posttrain.cli.main import main
-from posttrain.errors import ConfigError, MissingError
+from posttrain.errors import ConfigError, MissingError, PosttrainError
 from posttrain.exams.compare import Comparison
 from posttrain.exams.running import TaskProgress
 from posttrain.exams.statistics import Interval
+from posttrain.exams.task_files import read_samples
 from posttrain.inference.protocol import Respondent
+from posttrain.training.lock import only_one
 from tests.exams.table import Table
 from tests.exams.tasks.told import write_rows
 
@@ -281,6 +283,29 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(tmp_path: Path, monkeypa
         exam_tasks("good", load, exams_file=tmp_path / "e.yaml")
 
 
+def test_one_exam_at_a_time_writes_into_a_folder(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded: list[str] = []
+
+    def opened(name: str, **_: Any) -> Table:
+        loaded.append(name)
+        with pytest.raises(PosttrainError, match="another run is working in this folder"), only_one(Path("out")):
+            pass
+        return Table(name=name)
+
+    monkeypatch.setattr("posttrain.inference.opening.open_respondent", opened)
+    words = ["exam", "good", "--exam", "mmlu=questions.jsonl", "-o", "out"]
+    with only_one(Path("out")):
+        assert main(words) == 1
+    assert "out: another run is working in this folder; wait for it, or choose another" in capsys.readouterr().err
+    assert loaded == []  # a refusal comes at once
+    assert not Path("out").exists()
+    assert main(words) == 0
+    assert loaded == ["good"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["exams", "results.json"]
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_control_c_says_how_to_go_on(
     questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kept: bool
@@ -333,6 +358,36 @@ def test_the_command_on_a_small_model(
     assert second["cells"][0]["scores"] == first["cells"][0]["scores"]
     assert second["cells"][0]["cost"]["forwarded_tokens"] == 0
     assert Path("out/exams/mmlu.jsonl").read_bytes() == samples
+
+
+def test_a_larger_limit_goes_on_in_the_same_folder(
+    questions: Path, pico_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It gives what a run in one piece gives; a smaller one would lose answers, and is refused."""
+    write_rows(questions, [{**row, "question": f"{row['question']} {i}"} for i in range(15) for row in ROWS])
+    command = ["exam", str(pico_path("llama")), "--exam", "mmlu=questions.jsonl", "--before", str(pico_path("gpt2"))]
+
+    def taken(limit: int, folder: str) -> dict[str, Any]:
+        assert main([*command, "--limit", str(limit), "-o", folder]) == 0, capsys.readouterr().err
+        found: dict[str, Any] = json.loads(Path(folder, "results.json").read_text())
+        return found
+
+    taken(3, "out")
+    more, whole = taken(40, "out"), taken(40, "whole")
+    (cell,), (old,) = more["cells"], more["before"]
+    assert cell["scores"] == pytest.approx(whole["cells"][0]["scores"], abs=1e-6)
+    assert old["scores"] == pytest.approx(whole["before"][0]["scores"], abs=1e-6)
+    assert cell["compare"]["mmlu"]["n"] == 40
+    assert cell["n"]["mmlu.acc"] == 40
+    assert "mmlu: 3 of 40 samples were there already; time and tokens are of the others" in cell["notes"]
+    path = Path("out/exams/mmlu.jsonl")
+    made, one_piece = (read_samples(file) for file in (path, Path("whole/exams/mmlu.jsonl")))
+    assert [(s.id, s.answer, s.correct) for s in made] == [(s.id, s.answer, s.correct) for s in one_piece]
+    kept = path.read_bytes(), Path("out/results.json").read_bytes()
+    assert main([*command, "--limit", "30", "-o", "out"]) == 2
+    said = "holds 10 samples of another exam: questions that are not asked now (such as with a smaller limit); give ano"
+    assert said in capsys.readouterr().err
+    assert (path.read_bytes(), Path("out/results.json").read_bytes()) == kept
 
 
 @pytest.mark.parametrize("asked", [False, True])

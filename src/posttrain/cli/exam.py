@@ -38,6 +38,7 @@ __all__ = ["exam"]
 
 
 def exam(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(metavar="MODEL", help="The model: folder, adapter folder, GGUF file, hub id or pocket:chat."),
@@ -155,6 +156,10 @@ def exam(
 
     if is_sharded() and rank():
         hush()
+    elif output:  # held until the verb ends; of the processes of torchrun only the first writes
+        from posttrain.training.lock import only_one
+
+        context.with_resource(only_one(output))
     loaded: dict[str, Respondent] = {}
     earlier: dict[str, Any] | None = None
 

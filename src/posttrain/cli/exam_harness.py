@@ -107,7 +107,7 @@ def _run(
     from posttrain.exams.lm_eval import PosttrainLM
     from posttrain.exams.lm_eval_results import evaluate_tasks
     from posttrain.exams.task import content_id
-    from posttrain.exams.task_files import SampleFile
+    from posttrain.exams.task_files import SampleFile, SampleKey
     from posttrain.inference.respondents import ModelRespondent
 
     if not isinstance(respondent, ModelRespondent):
@@ -135,8 +135,9 @@ def _run(
     for name, result in found.items():  # all tasks are asked together, so the first carries what all cost
         found[name] = replace(result, cost=cost if name == next(iter(found)) else dict.fromkeys(cost, 0.0))
         if folder and result.samples:
-            key = f"{lm.kept.key}-{content_id(result.signature, settings)}"
-            file = SampleFile(folder / "exams" / f"{safe_name(name)}.jsonl", key, restart=True)
+            key = SampleKey(lm.kept.key, content_id(result.signature, settings), "")
+            keys = dict.fromkeys((sample.key for sample in result.samples), key)
+            file = SampleFile(folder / "exams" / f"{safe_name(name)}.jsonl", keys, restart=True)
             file.rewrite(result.samples)
     kept = f", {earlier:,} response{' was' if earlier == 1 else 's were'} there" if earlier else ""
     talk(f"{head}: {cost_line(cost)}{kept}")
