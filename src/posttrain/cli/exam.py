@@ -153,6 +153,7 @@ def exam(
     from posttrain.inference.respondents import ModelRespondent
     from posttrain.inference.shards import ShardedRespondent, is_sharded, rank, sharing, work
     from posttrain.models.names import told
+    from posttrain.training.dates import keep_date, stay_at_first_day
 
     if is_sharded() and rank():
         hush()
@@ -178,6 +179,9 @@ def exam(
             )
             if isinstance(opened, ModelRespondent):
                 opened.batch_tokens = batch_tokens
+                stay_at_first_day(opened.tokenizer, output, resume=bool(loaded) or not restart, say=talk)
+                if output and not rank():
+                    keep_date(opened.tokenizer, output)
             loaded[name] = opened
             if output and name == model and not restart:
                 earlier = earlier_results(output, model, opened.fingerprint)

@@ -26,12 +26,13 @@ from posttrain.exams.task import Task, content_id
 from posttrain.exams.uncounted import kind_of, uncounted
 from posttrain.inference.opening import open_respondent
 from posttrain.inference.protocol import Respondent
-from posttrain.inference.respondents import held
+from posttrain.inference.respondents import ModelRespondent, held
 from posttrain.studies.bench import Bench
 from posttrain.studies.config import Study, safe_name
 from posttrain.studies.exams import Exams
 from posttrain.studies.plan import Cell, find_model
 from posttrain.studies.results import Examined, write_json
+from posttrain.training.dates import keep_first_day
 
 __all__ = ["ExamEvent", "Examiner"]
 
@@ -217,6 +218,8 @@ class Examiner:
         if self.judge is None and self.exams.change.judge:
             found, _ = find_model(self.exams.change.judge, self.bench.base)
             self.judge = open_respondent(found, offline=not self.bench.download)
+            if isinstance(self.judge, ModelRespondent):
+                keep_first_day(self.judge.tokenizer, self.folder, say=self.bench.say)
         return self.judge
 
     def _task(self, respondent: Respondent, task: Task, place: Path, checkpoint: str) -> TaskResult:

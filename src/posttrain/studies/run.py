@@ -33,6 +33,7 @@ from posttrain.studies.results import (
     write_json,
     write_text,
 )
+from posttrain.training.dates import keep_first_day
 from posttrain.training.environment import environment
 from posttrain.training.lock import only_one
 from posttrain.training.trackers import LOGS, check_trackers
@@ -197,6 +198,7 @@ class _Run:
         except PosttrainError as error:
             self._all_fail([cell for cell in cells if cell.folder in self.selected], error)
             return
+        keep_first_day(bench.loaded.tokenizer, self.folder, say=self.watcher.say)
         waiting = self._waiting(bench, cells)
         examiner = Examiner(bench, self.study, self.exams, self.folder, self.watcher.exam)
         try:
