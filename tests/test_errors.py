@@ -34,7 +34,6 @@ def test_an_error_tells_all_problems_in_order() -> None:
         ("TrainingError", 1),
         ("PartlyDone", 4),
         ("Interrupted", 130),
-        ("Terminated", 143),
     ],
 )
 def test_exit_codes_are_those_of_the_tree(name: str, code: int) -> None:

@@ -244,7 +244,7 @@ class _Search:
 
     def _row(self, text: str, depth: int) -> str | None:
         """A list with commas whose parts are messages, single words, or a number and its unit."""
-        parts = _split(text, ", ")
+        parts = _split(text, ", ", "{[(", "}])")  # a detail may have commas of its own
         told = [self.found(part, depth + 1) if " " in part else None for part in parts]
         fits = all(
             one is not None or " " not in part or (part[0].isdigit() and part.count(" ") == 1)
@@ -261,8 +261,8 @@ def _cut(text: str, mark: str) -> list[tuple[str, str]]:
     return [(mark.join(parts[:i]), mark.join(parts[i:])) for i in range(1, min(len(parts), 9))]
 
 
-def _split(text: str, mark: str) -> list[str]:
-    """The parts between marks; what stands in braces or square brackets is code, and one part."""
+def _split(text: str, mark: str, opening: str = "{[", closing: str = "}]") -> list[str]:
+    """The parts between marks; what stands in brackets is one part: in braces and square brackets it is code."""
     parts, depth = [""], 0
     for i, part in enumerate(text.split(mark)):
         if i:
@@ -271,7 +271,7 @@ def _split(text: str, mark: str) -> list[str]:
             else:
                 parts.append("")
         parts[-1] += part
-        depth += sum(part.count(one) for one in "{[") - sum(part.count(one) for one in "}]")
+        depth += sum(map(part.count, opening)) - sum(map(part.count, closing))
     return parts
 
 

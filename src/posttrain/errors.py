@@ -8,8 +8,7 @@
     ├── DiskError                  exit 1   the disk takes no more; what was there before is kept
     ├── TrainingError              exit 1   training cannot go on (a non-finite loss names the batch's rows)
     ├── PartlyDone                 exit 4   some cells of a study failed, the others are done
-    └── Interrupted                exit 130 stopped by the user after saving
-        └── Terminated             exit 143 stopped by SIGTERM where there was nothing to save
+    └── Interrupted                exit 130 stopped, after saving; on the command line 143 when SIGTERM stopped a verb
 
 A problem always has three parts: where it is, what is wrong, and how to mend it.
 """
@@ -29,7 +28,6 @@ __all__ = [
     "PosttrainError",
     "Problem",
     "TemplateError",
-    "Terminated",
     "TrainingError",
 ]
 
@@ -99,12 +97,6 @@ class PartlyDone(PosttrainError):
 
 
 class Interrupted(PosttrainError):
-    """Ctrl-C: what was running has been saved."""
+    """Ctrl-C or SIGTERM: what was running has been saved, or the message says what is kept."""
 
     exit_code = 130
-
-
-class Terminated(Interrupted):
-    """SIGTERM outside of training's steps: nothing was running that could be saved."""
-
-    exit_code = 143

@@ -235,6 +235,15 @@ def test_twice_in_one_answer_ends_the_program(
     assert len(speaker.asked) == 1
 
 
+def test_sigterm_in_an_answer_ends_the_program(
+    speaks: Callable[..., Speaker], pico_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaker = speaks(meanwhile=lambda turn, tokens: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+    assert main(["chat", str(pico_path("llama"))]) == 143
+    assert len(speaker.asked) == 1
+
+
 def test_ctrl_c_at_the_prompt_and_during_once_ends_the_program(
     speaks: Callable[..., Speaker],
     pico_path: Callable[[str], Path],

@@ -269,6 +269,28 @@ def test_every_row_bad_is_counted_too(
     assert main(["data", verb, str(path), "-m", model, *(["--on-bad-row", "skip"] if verb == "check" else [])]) == 1
 
 
+@pytest.mark.parametrize("verb", ["show", "check"])
+@pytest.mark.parametrize(
+    ("text", "place", "cause"),
+    [
+        (b"", "", "the file is empty: no rows"),
+        ('{"text": "Hi"}'.encode("utf-16"), ":1", "not UTF-8 but UTF-16"),
+        (b'[{"text": ', ":1", "not valid JSON"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_a_document_with_json(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], verb: str, text: bytes, place: str, cause: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(text)
+    assert main(["data", verb, str(path), "-m", model, "--json"]) == 1
+    shown = capsys.readouterr()
+    (problem,) = json.loads(shown.out)["problems"]
+    assert problem["place"] == f"{path}{place}"
+    assert cause in problem["cause"]
+    assert cause in shown.err
+
+
 def test_rows_that_are_too_long_are_counted(rows: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     check = ["data", "check", str(rows), "-m", model, "--json"]
     assert main([*check, "--max-length", "40"]) == 1

@@ -11,11 +11,13 @@ from posttrain import language
 from posttrain.cli import exam_output as module
 from posttrain.cli.exam_tasks import exam_tasks
 from posttrain.cli.main import main
-from posttrain.errors import ConfigError, Interrupted, MissingError
+from posttrain.errors import ConfigError, MissingError, PosttrainError
 from posttrain.exams.compare import Comparison
 from posttrain.exams.running import TaskProgress
 from posttrain.exams.statistics import Interval
+from posttrain.exams.task_files import read_samples
 from posttrain.inference.protocol import Respondent
+from posttrain.training.lock import only_one
 from tests.exams.table import Table
 from tests.exams.tasks.told import write_rows
 
@@ -179,13 +181,18 @@ def test_what_a_group_changed_by(change: float, different: bool, said: str, chin
             3, 1, "7.2 s, 577 tokens forwarded, 3 prefixes shared (saved 40 tokens), 1 request shared none, 0.61 GiB",
             "7.2 秒，前向計算 577 個詞元，共用 3 個前綴（省下 40 個詞元），1 個請求沒有共用，0.61 GiB",
         ),
+        (
+            0, 0, "7.2 s, 577 tokens forwarded (scoring 1.20x the least, 1,480), 0.61 GiB",
+            "7.2 秒，前向計算 577 個詞元（計分為最少量 1,480 的 1.20 倍），0.61 GiB",
+        ),
     ],
 )  # fmt: skip
 def test_what_an_exam_cost_in_both_languages(prefixes: int, requests: int, english: str, chinese: str) -> None:
+    least = 0.0 if prefixes else 1480.0
     cost = {
-        "wall_s": 7.2, "forwarded_tokens": 577.0, "least_tokens": 0.0, "generated_tokens": 0.0,
-        "shared_prefixes": float(prefixes), "shared_tokens": 40.0, "plain_requests": float(requests),
-        "cost_usd": 0.0, "peak_gib": 0.61,
+        "wall_s": 7.2, "forwarded_tokens": 577.0, "least_tokens": least, "scored_tokens": 1.2 * least,
+        "generated_tokens": 0.0, "shared_prefixes": float(prefixes), "shared_tokens": 40.0,
+        "plain_requests": float(requests), "cost_usd": 0.0, "peak_gib": 0.61,
     }  # fmt: skip
     line = module.cost_line(cost)
     assert line == english
@@ -276,8 +283,33 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(tmp_path: Path, monkeypa
         exam_tasks("good", load, exams_file=tmp_path / "e.yaml")
 
 
+def test_one_exam_at_a_time_writes_into_a_folder(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded: list[str] = []
+
+    def opened(name: str, **_: Any) -> Table:
+        loaded.append(name)
+        with pytest.raises(PosttrainError, match="another run is working in this folder"), only_one(Path("out")):
+            pass
+        return Table(name=name)
+
+    monkeypatch.setattr("posttrain.inference.opening.open_respondent", opened)
+    words = ["exam", "good", "--exam", "mmlu=questions.jsonl", "-o", "out"]
+    with only_one(Path("out")):
+        assert main(words) == 1
+    assert "out: another run is working in this folder; wait for it, or choose another" in capsys.readouterr().err
+    assert loaded == []  # a refusal comes at once
+    assert not Path("out").exists()
+    assert main(words) == 0
+    assert loaded == ["good"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["exams", "results.json"]
+
+
 @pytest.mark.parametrize("kept", [True, False])
-def test_control_c_says_how_to_go_on(questions: Path, tmp_path: Path, kept: bool) -> None:
+def test_control_c_says_how_to_go_on(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kept: bool
+) -> None:
     class Stopped(Table):
         def logprobs(self, pairs, *, on_scored=None):  # type: ignore[no-untyped-def]
             replies = super().logprobs(pairs)
@@ -287,8 +319,9 @@ def test_control_c_says_how_to_go_on(questions: Path, tmp_path: Path, kept: bool
 
     out = tmp_path / "out" if kept else None
     wanted = "the same command goes on where it stopped" if kept else "nothing was kept: give --output to go on"
-    with pytest.raises(Interrupted, match=wanted):
-        exam_tasks("good", lambda name: Stopped(name=name), exams=["mmlu=questions.jsonl"], output=out)
+    monkeypatch.setattr("posttrain.inference.opening.open_respondent", lambda name, **_: Stopped(name=name))
+    assert main(["exam", "good", "--exam", "mmlu=questions.jsonl", *(["-o", "out"] if kept else [])]) == 130
+    assert capsys.readouterr().err.endswith(f"stopped; {wanted}\n")
     if out:
         assert len((out / "exams" / "mmlu.jsonl").read_text().splitlines()) == 11
         rest = Table(name="good")
@@ -325,6 +358,36 @@ def test_the_command_on_a_small_model(
     assert second["cells"][0]["scores"] == first["cells"][0]["scores"]
     assert second["cells"][0]["cost"]["forwarded_tokens"] == 0
     assert Path("out/exams/mmlu.jsonl").read_bytes() == samples
+
+
+def test_a_larger_limit_goes_on_in_the_same_folder(
+    questions: Path, pico_path: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It gives what a run in one piece gives; a smaller one would lose answers, and is refused."""
+    write_rows(questions, [{**row, "question": f"{row['question']} {i}"} for i in range(15) for row in ROWS])
+    command = ["exam", str(pico_path("llama")), "--exam", "mmlu=questions.jsonl", "--before", str(pico_path("gpt2"))]
+
+    def taken(limit: int, folder: str) -> dict[str, Any]:
+        assert main([*command, "--limit", str(limit), "-o", folder]) == 0, capsys.readouterr().err
+        found: dict[str, Any] = json.loads(Path(folder, "results.json").read_text())
+        return found
+
+    taken(3, "out")
+    more, whole = taken(40, "out"), taken(40, "whole")
+    (cell,), (old,) = more["cells"], more["before"]
+    assert cell["scores"] == pytest.approx(whole["cells"][0]["scores"], abs=1e-6)
+    assert old["scores"] == pytest.approx(whole["before"][0]["scores"], abs=1e-6)
+    assert cell["compare"]["mmlu"]["n"] == 40
+    assert cell["n"]["mmlu.acc"] == 40
+    assert "mmlu: 3 of 40 samples were there already; time and tokens are of the others" in cell["notes"]
+    path = Path("out/exams/mmlu.jsonl")
+    made, one_piece = (read_samples(file) for file in (path, Path("whole/exams/mmlu.jsonl")))
+    assert [(s.id, s.answer, s.correct) for s in made] == [(s.id, s.answer, s.correct) for s in one_piece]
+    kept = path.read_bytes(), Path("out/results.json").read_bytes()
+    assert main([*command, "--limit", "30", "-o", "out"]) == 2
+    said = "holds 10 samples of another exam: questions that are not asked now (such as with a smaller limit); give ano"
+    assert said in capsys.readouterr().err
+    assert (path.read_bytes(), Path("out/results.json").read_bytes()) == kept
 
 
 @pytest.mark.parametrize("asked", [False, True])

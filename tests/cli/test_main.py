@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -57,7 +58,8 @@ def test_help_names_every_verb_and_its_line(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_no_verb_is_left_out_of_the_table() -> None:
-    helpers = {"__init__", "guessing", "help_table", "main", "options", "plain", "settings", "speaking", "works"}
+    helpers = {"__init__", "guessing", "help_table", "main", "options", "plain", "settings", "speaking"}
+    helpers |= {"stopping", "works"}
     files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - helpers
     files = {name for name in files if name.partition("_")[0] not in cli.VERBS or name in cli.VERBS}  # a verb's parts
     assert files <= {verb.target.partition(":")[0] for verb in cli.VERBS.values()}
@@ -120,6 +122,59 @@ def test_errors_become_exit_codes_and_lines(
     assert (got, out) == (code, "")
     assert err.startswith(message)
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "cause"),
+    [
+        (ConfigError(Problem("a.yaml:3", "unknown key 'x'", "write 'y'"), Problem("b", "bad")), 2, "unknown key 'x'"),
+        (Interrupted("saved"), 130, "saved"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+        (ZeroDivisionError("division by zero"), 1, "ZeroDivisionError: division by zero"),
+    ],
+)
+@pytest.mark.parametrize("language", ["en", "zh-TW"])
+def test_with_json_a_failure_is_a_document_too(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    cause: str,
+    language: str,
+) -> None:
+    """In English, whatever language people are spoken to."""
+
+    def verb(json: options.JsonOption = False) -> None:
+        raise error
+
+    monkeypatch.setattr(importlib.import_module("posttrain.cli.list"), "list_kinds", verb)
+    got, out, err = run(capsys, "list", "--json", "--language", language)
+    told = json.loads(out)
+    assert (got, told["exit_code"], told["problems"][0]["cause"]) == (code, code, cause)
+    assert err
+    if isinstance(error, PosttrainError):
+        assert told["problems"] == [problem._asdict() for problem in error.problems]
+        assert told["error"] == str(error)
+
+
+def test_with_json_a_wrong_command_line_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for language in ("en", "zh-TW"):
+        code, out, err = run(capsys, "list", "--json", "--bogus", "--language", language)
+        assert (code, json.loads(out)["problems"][0]["cause"]) == (2, "No such option: --bogus")
+        assert "--bogus" in err
+
+
+def test_with_json_there_is_one_document(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was told before the failure is the document."""
+
+    def verb(json: options.JsonOption = False) -> None:
+        options.emit({"rows": 3})
+        raise PartlyDone("2 of 3")
+
+    monkeypatch.setattr(importlib.import_module("posttrain.cli.list"), "list_kinds", verb)
+    code, out, _ = run(capsys, "list", "--json")
+    assert (code, json.loads(out)) == (4, {"rows": 3})
 
 
 @pytest.mark.parametrize("how", ["before", "after", "environment"])

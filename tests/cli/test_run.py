@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from posttrain.cli.guessing import time_line
 from posttrain.cli.main import main
 from posttrain.cli.run import Watcher
 from posttrain.errors import DiskError, Problem
+from posttrain.language import speak, translate
 from posttrain.models.meter import Doing
 from posttrain.training.lock import only_one
 from tests.processes import Started
@@ -226,6 +228,15 @@ def test_a_torn_file_of_a_killed_run_does_not_stop_the_next(capsys: pytest.Captu
     assert code == 0
     assert "[1/1]" in err
     assert len(samples.read_text(encoding="utf-8").splitlines()) == 5
+
+
+def test_times_in_chinese() -> None:
+    speak("zh-TW")
+    try:
+        assert translate(time_line(63)) == "時間        在這台機器上約 21 秒到 3 分 09 秒：只是算術推估；不含載入"
+        assert translate("(2.6 s, 2 h 30 min left)") == "（2.6 秒，剩 2 小時 30 分）"
+    finally:
+        speak("en")
 
 
 def test_what_cannot_go_well_is_refused_at_once(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -10,15 +9,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from posttrain import registry
 from posttrain.data.records import Message
 from posttrain.errors import ConfigError, DataError, DiskError, PosttrainError
 from posttrain.exams import running
-from posttrain.exams.running import TaskProgress, run_task, samples_key
+from posttrain.exams.running import TaskProgress, run_task
 from posttrain.exams.statistics import wilson
-from posttrain.exams.task import Ask, Item, Reply, Sample, Task, build, mean_score
-from posttrain.exams.task_files import SampleFile, read_samples
+from posttrain.exams.task import Ask, Item, Reply, Sample, Task, build, draw, mean_score
+from posttrain.exams.task_files import SampleFile, SampleKey, read_samples
 from posttrain.inference.protocol import Answer, Plain, Scored
 from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
 from posttrain.models.load import load_model
@@ -162,16 +163,67 @@ def test_samples_of_another_model_or_task_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "small.jsonl"
     exam = task([item(name) for name in NAMES])
     run_task(Table(), exam, samples_path=path)
-    with pytest.raises(ConfigError, match="holds 6 samples of another exam"):
-        run_task(Table(name="another"), exam, samples_path=path)
-    with pytest.raises(ConfigError, match="another exam"):
-        run_task(Table(), replace(exam, signature="small|v2"), samples_path=path)
+
+    def refused(respondent: Table, exam: Task) -> str:
+        with pytest.raises(ConfigError) as caught:
+            run_task(respondent, exam, samples_path=path)
+        assert respondent.calls == []
+        (problem,) = caught.value.problems
+        assert (problem.place, problem.mend) == (str(path), "give another --output, or --restart to throw them away")
+        return problem.cause.removeprefix("holds ")
+
+    model, settings = "another model or chat template", "other settings or another file of questions"
+    assert refused(Table(name="another"), exam) == f"6 samples of another exam: {model}"
+    assert refused(Table(), replace(exam, signature="small|v2")) == f"6 samples of another exam: {settings}"
+    edited = task([item(name, say=name == "iron") for name in NAMES])
+    assert refused(Table(), edited) == "1 samples of another exam: questions worded otherwise"
+    fewer = "questions that are not asked now (such as with a smaller limit)"
+    assert refused(Table(), task([item(name) for name in NAMES[:4]])) == f"2 samples of another exam: {fewer}"
     other = Table(name="another")
     run_task(other, exam, samples_path=path, restart=True)
     assert len(other.calls[0][1]) == 12
-    assert SampleFile(path, samples_key(other, exam)).done.keys() == {f"{name}|" for name in NAMES}
-    assert json.loads(path.read_text().splitlines()[0])["exam"] == samples_key(other, exam)
     assert [sample.id for sample in read_samples(path)] == NAMES
+    rest = Table(name="another")
+    run_task(rest, exam, samples_path=path)
+    assert rest.calls == []
+    path.write_text(re.sub('"exam": "[^"]*"', '"exam": "0123456789abcdef"', path.read_text()))
+    assert refused(Table(name="another"), exam) == "6 samples of another exam: of an earlier version of posttrain"
+
+
+def test_more_questions_go_on_and_give_the_file_of_a_run_in_one_piece(tmp_path: Path) -> None:
+    """What is there is not asked again; the new questions stand in their places."""
+    exam = task([item(name) for name in NAMES], perturbations=("lower",))
+    some = replace(exam, items=[exam.items[i] for i in (1, 4)])
+    part, whole = tmp_path / "part.jsonl", tmp_path / "whole.jsonl"
+    run_task(Table(), some, samples_path=part)
+    table, fresh = Table(), Table()
+    result = run_task(table, exam, samples_path=part)
+    assert run_task(fresh, exam, samples_path=whole).scores == result.scores
+    assert part.read_bytes() == whole.read_bytes()
+    asked, every = ([ask for _, asks in one.calls for ask in asks] for one in (table, fresh))
+    assert len(every) - len(asked) == result.earlier * 2 > 0  # each sample is two asks
+    assert not [ask for ask in asked if NAMES[1] in str(ask) or NAMES[4] in str(ask)]
+
+
+def test_a_study_throws_away_what_is_of_another_exam_and_keeps_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "small.jsonl"
+    run_task(Table(), task([item(name) for name in NAMES]), samples_path=path)
+    table = Table()
+    run_task(table, task([item(name) for name in [*NAMES[:3], "new"]]), samples_path=path, discard=True)
+    assert [len(asks) for _, asks in table.calls] == [2]
+    assert [sample.id for sample in read_samples(path)] == [*NAMES[:3], "new"]
+    path.write_text("not a sample\n")
+    run_task(Table(), task([item("a")]), samples_path=path, discard=True)
+    assert [sample.id for sample in read_samples(path)] == ["a"]
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 400), st.integers(0, 3))
+def test_a_larger_limit_has_the_items_of_a_smaller_one(total: int, one: int, other: int, seed: int) -> None:
+    items = [item(str(i)) for i in range(total)]
+    few, many = (draw(items, limit, seed) for limit in sorted((one, other)))
+    assert [i for i in many if i in few] == few
+    assert len(few) == min(one, other, total)
+    assert [i for i in items if i in few] == few  # in their order
 
 
 @pytest.mark.parametrize(
@@ -314,7 +366,7 @@ def test_usage_that_is_a_new_object_each_time_is_read_again() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_told_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    file = SampleFile(path, "key")
+    file = SampleFile(path, {"a|": SampleKey("model", "settings", "question")})
     path.symlink_to("/dev/full")  # only now: reading it never ends
     with pytest.raises(DiskError, match="cannot be written: No space left on device; free some space") as error:
         file.append(Sample("a", "", "q", "yes", "yes", {"acc": 1.0}))

@@ -10,17 +10,25 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
+from posttrain.config.load import check
 from posttrain.data.records import Message
 from posttrain.errors import DataError, PosttrainError
 from posttrain.inference.decode import decode
 from posttrain.inference.heads import classify, tag
 from posttrain.inference.respondents import ModelRespondent, Plain
+from posttrain.models.export import export_model
 from posttrain.models.heads import load_any, load_head_model
 from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.save import save_model
 from posttrain.models.vocabulary import outside, padding_inside, rows_of
+from posttrain.studies.config import Study
+from posttrain.studies.plan import make_plan
+from posttrain.studies.run import Silent, run_study
 from posttrain.training.preview import preview
 from posttrain.training.run import train
+from posttrain.tuners.lora import LoraConfig, lora
 from tests.pico import VOCABULARY, tokenizer
 from tests.pico_tokenizers import tokenizer_of
 from tests.training.test_heads import configured, write
@@ -72,6 +80,113 @@ def test_another_token_pads(short: Path, pico_path: PicoPath, tmp_path: Path, al
     assert ours == pytest.approx(theirs, abs=1e-5)
     given = LoadedModel(whole.model, grown(tokenizer.__wrapped__()), "given")  # loaded elsewhere
     assert ModelRespondent(given).generate(prompts, max_new_tokens=6) == whole.generate(prompts, max_new_tokens=6)
+
+
+def without_padding(folder: Path) -> None:
+    """The tokenizer names no padding token, as Llama's does not."""
+    made = tokenizer.__wrapped__()
+    made.pad_token = None
+    made.save_pretrained(folder)
+
+
+def as_written_alone(source: Path, folder: Path) -> dict[str, Any]:
+    """What transformers by itself writes of a folder's tokenizer."""
+    transformers.AutoTokenizer.from_pretrained(source, local_files_only=True).save_pretrained(folder)
+    return tokenizer_files(folder)
+
+
+def tokenizer_files(folder: Path) -> dict[str, Any]:
+    return {
+        name: json.loads((folder / name).read_text(encoding="utf-8"))
+        for name in ("tokenizer.json", "tokenizer_config.json")
+    }
+
+
+def named_in(folder: Path) -> Any:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("pad_token_id")
+
+
+@pytest.mark.filterwarnings("ignore:.*pads instead")
+@pytest.mark.parametrize("padding", ["[PAD]", "[PAD] in config.json", None])
+@pytest.mark.parametrize("how", ["saved", "exported", "exported adapter", "trained", "trained lora", "of a study"])
+def test_what_is_saved_keeps_the_users_tokenizer(
+    short: Path, pico_path: PicoPath, tmp_path: Path, padding: str | None, how: str
+) -> None:
+    """What pads in memory is nobody's business on disk."""
+    base, made = tmp_path / "base", tmp_path / "made"
+    told: list[str] = []
+    shutil.copytree(short if padding else pico_path("llama"), base)
+    if padding is None:
+        without_padding(base)
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    named = VOCABULARY if padding == "[PAD] in config.json" else 0 if padding else None
+    (base / "config.json").write_text(json.dumps({**config, "pad_token_id": named}), encoding="utf-8")
+    rows = write(tmp_path / "rows.jsonl", [{"prompt": "Hi" * (i % 3 + 1), "completion": "Yes."} for i in range(4)])
+    loaded = load_model(str(base), device="cpu")
+    pads = loaded.tokenizer.pad_token
+    if how == "saved":
+        save_model(loaded.model, loaded.tokenizer, made)
+    elif how == "exported":
+        export_model(str(base), made, say=told.append)
+    elif how == "exported adapter":
+        save_model(lora(loaded.model, LoraConfig(rank=2)), loaded.tokenizer, tmp_path / "adapter")
+        export_model(str(tmp_path / "adapter"), made, adapter=True, say=told.append)
+    elif how == "of a study":
+        fields = {"models": str(base), "keep": "final", "max_new_tokens": 4, "noise_floor": "none"}
+        method = {"name": "full", "kind": "train", "tuner": "full", "data": rows, "optimizer": {"max_steps": 1}}
+        asked = write(tmp_path / "asked.jsonl", [{"prompt": "What?", "completion": "That."}])
+        exams = [{"kind": "self_test", "path": asked, "max_new_tokens": 4}]
+        study = check({"study": "s", **fields, "methods": [method], "exams": exams}, Study, "study")
+        cells = make_plan(study, [], tmp_path)
+        outcome = run_study(study, cells, cells, base=tmp_path, folder=tmp_path / "run", watcher=Silent())
+        made = tmp_path / "run" / outcome.results[0].weights
+    else:
+        tuner = {"kind": "lora", "rank": 2} if how == "trained lora" else {"kind": "full"}
+        train(configured(base, rows, "sft", tuner=tuner), output=tmp_path / "run")
+        made = tmp_path / "run" / "model"
+    assert tokenizer_files(made) == as_written_alone(base, tmp_path / "alone")
+    assert transformers.AutoTokenizer.from_pretrained(made).pad_token == (padding and "[PAD]")
+    if (made / "config.json").is_file():
+        assert named_in(made) == (0 if padding == "[PAD]" else None)
+    assert loaded.tokenizer.pad_token == pads  # in memory it pads as before
+    assert loaded.tokenizer.pad_token_id == loaded.model.config.pad_token_id < VOCABULARY
+    if how == "exported":
+        config_says = "0" if padding == "[PAD]" else "none"
+        stays = f"the padding token stays '[PAD]', as in the source; it has no embedding, so config.json names {config_says}"
+        assert [line for line in told if "padding" in line] == ([stays] if padding else [])
+
+
+def test_a_padding_that_the_user_has_set_is_saved(short: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="pads instead"):
+        loaded = load_model(str(short), device="cpu")
+    loaded.tokenizer.pad_token = loaded.tokenizer.eos_token
+    save_model(loaded.model, loaded.tokenizer, tmp_path / "made")
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "made").pad_token == loaded.tokenizer.eos_token
+
+
+@pytest.mark.filterwarnings("ignore:.*pads instead")
+@pytest.mark.parametrize(
+    ("own", "why"),
+    [("[PAD]", "its own, '[PAD]', has no embedding"), (None, "it has no padding token")],
+)
+def test_a_head_is_saved_with_the_padding_it_reads_by(
+    short: Path, pico_path: PicoPath, tmp_path: Path, own: str | None, why: str
+) -> None:
+    base = tmp_path / "base"
+    told: list[str] = []
+    shutil.copytree(short if own else pico_path("llama"), base)
+    if own is None:
+        without_padding(base)
+    made = load_head_model(str(base), "sequence", ["a", "b"], device="cpu", say=told.append)
+    pads = made.tokenizer.pad_token
+    said = f"{base}: the tokenizer is saved with {pads!r} as its padding, which a head needs: {why}"
+    assert said in told
+    save_model(made.model, made.tokenizer, tmp_path / "made")
+    alone = transformers.AutoTokenizer.from_pretrained(tmp_path / "made")
+    assert alone.pad_token_id == named_in(tmp_path / "made") == made.tokenizer.pad_token_id < VOCABULARY
+    told.clear()
+    load_head_model(str(tmp_path / "made"), "sequence", device="cpu", say=told.append)
+    assert told == []
 
 
 @pytest.mark.parametrize("kind", ["sequence", "token"])

@@ -3,7 +3,9 @@ from dataclasses import replace
 from posttrain.exams.floor import BesideFloor
 from posttrain.reports.findings import describe_method, findings
 from posttrain.reports.folder import Cell, Row, Run
+from posttrain.reports.panels import balance
 from posttrain.reports.shared import leak_of
+from posttrain.reports.svg import marks_of
 from posttrain.reports.texts import text
 
 
@@ -30,7 +32,7 @@ DEAF = {"reliability": 0.0, "generality.rephrase": 0.0, "locality.same_pattern":
 def test_a_method_that_learns_and_keeps_is_the_best() -> None:
     shown = said(run_of(full=(FORGETS, 20), good=(GOOD, 20)))
     assert not any("No method" in line for line in shown)
-    assert shown[0] == "Best trade-off: `good`, which learned 95 % and kept 94 % (each score's mean)."
+    assert shown[0] == "Best trade-off: `good`, which learned 95 % and forgot 6 %."
     assert shown[1:] == [
         "Learned the new fact in 20 of 20 cases: `full` and `good`.",
         "Asked in other words, gave the new answer 90–100 % of the time: `full` and `good`.",
@@ -39,6 +41,14 @@ def test_a_method_that_learns_and_keeps_is_the_best() -> None:
         "Kept elsewhere: refusal 92 % by `good`.",
         "Lost elsewhere (share of old answers left): refusal 16 % by `full`.",
     ]
+
+
+def test_the_trade_off_is_told_in_the_figures_of_the_table() -> None:
+    run = run_of(full=(FORGETS, 20), good=(GOOD, 20))
+    row = next(line for line in balance(run, marks_of(list(run.versions))) if line.label == "good")
+    assert (row.learned, row.forgotten) == ("95", "6")
+    for language, sentence in (("en", "learned {} % and forgot {} %."), ("zh-TW", "學到 {} %，遺忘 {} %。")):
+        assert said(run, language)[0].endswith(sentence.format(row.learned, row.forgotten))
 
 
 def test_methods_with_the_same_finding_share_one_sentence() -> None:

@@ -373,5 +373,6 @@ def test_small_things_of_the_page(tmp_path: Path) -> None:
     assert floor in page
     assert "雜訊底線，同句型：50" in page
     assert "full 100 % 2.0 s" in words_between(page, "more-scores", "details")
+    assert page.count('<span lang="zh-TW">2.0\u00a0秒</span>') == 4  # two methods, two cells
     assert "100.00%" not in page
     assert "{total} 則回答中顯示 {shown} 則" in page

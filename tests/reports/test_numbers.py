@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from posttrain.reports import numbers
 from posttrain.reports.numbers import BAD, INK
+from posttrain.reports.texts import text
 
 
 def luminance(rgb: tuple[int, ...]) -> float:
@@ -76,10 +77,17 @@ def test_amounts(value: float, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(0.44, "0.4 s"), (12, "12 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+    ("seconds", "english", "chinese"),
+    [
+        (0.44, "0.4 s", "0.4 秒"),
+        (12, "12 s", "12 秒"),
+        (63, "1 min 3 s", "1 分 3 秒"),
+        (7500, "2 h 5 min", "2 小時 5 分"),
+    ],
 )
-def test_durations(seconds: float, shown: str) -> None:
-    assert numbers.duration(seconds).replace("\u00a0", " ") == shown
+def test_durations(seconds: float, english: str, chinese: str) -> None:
+    for language, shown in (("en", english), ("zh-TW", chinese)):
+        assert text(numbers.duration(seconds), language).replace("\u00a0", " ") == shown
 
 
 def test_columns_are_ordered_and_unknown_scores_are_not_lost() -> None:

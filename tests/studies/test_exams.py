@@ -60,7 +60,7 @@ class Asked:
         self.stop: tuple[str, str, int] | None = None
         real = run_task
 
-        def watched(respondent: Any, task: Any, *, samples_path: Path, on_progress: Any) -> Any:
+        def watched(respondent: Any, task: Any, *, samples_path: Path, on_progress: Any, discard: bool) -> Any:
             place = samples_path.parent.parent
             checkpoint = "before" if place.parent.name == "before" else place.name if "step-" in place.name else "final"
             self.begun.append((checkpoint, task.name))
@@ -70,7 +70,7 @@ class Asked:
                 if self.stop == (checkpoint, task.name, progress.done):
                     raise KeyboardInterrupt
 
-            made = real(respondent, task, samples_path=samples_path, on_progress=tell)
+            made = real(respondent, task, samples_path=samples_path, on_progress=tell, discard=discard)
             self.fresh[f"{checkpoint}/{task.name}"] = len(made.samples) - made.earlier
             return made
 

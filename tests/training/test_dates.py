@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,103 @@ def test_in_a_study_too(tmp_path: Path, calendar: Calendar, monkeypatch: pytest.
     again = method.train(chosen, context("cell"))
     assert [entry["loss_nats"] for entry in again.metrics] == [entry["loss_nats"] for entry in whole.metrics]
     assert any("it stays at 2030-05-01" in line for line in again.notes)
+
+
+class Asked:
+    """The first words of every prompt that a model of this machine answers: the day."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        from posttrain.inference import respondents
+
+        self.days: set[str] = set()
+        encode = respondents.ModelRespondent.encode
+
+        def noted(respondent: Any, prompt: Any) -> list[int]:
+            ids = encode(respondent, prompt)
+            self.days.add(respondent.tokenizer.decode(ids)[:11])
+            return ids
+
+        patch.setattr(respondents.ModelRespondent, "encode", noted)
+
+    def taken(self) -> set[str]:
+        days, self.days = self.days, set()
+        return days
+
+
+def dated_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "dated"
+    shutil.copytree(talker(), folder)
+    (folder / "posttrain.json").unlink()  # of the template that it was trained with
+    template = folder / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }}" + template.read_text(encoding="utf-8"), encoding="utf-8")
+    return folder
+
+
+def test_all_cells_of_a_study_and_their_exams_have_one_date(
+    tmp_path: Path, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of another day, of a model that was saved and read again, and of the judge."""
+    from tests.studies.conftest import TRAIN, write_study
+    from tests.studies.test_run import go, scores
+
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "hello", "completion": "hi"}\n', encoding="utf-8")
+    exams = [{"kind": "change", "judge": "dated"}, {"kind": "self_test", "path": "asked.jsonl", "max_new_tokens": 4}]
+    replay = {"kind": "self", "prompts": "prompts.jsonl", "share": 0.5}
+    methods = [{"kind": "prompt"}, {"name": "full", **TRAIN, "replay": replay}]
+
+    folder = dated_folder(tmp_path)
+
+    def study(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        shutil.copyfile(tmp_path / "asked.jsonl", tmp_path / name / "asked.jsonl")
+        shutil.copytree(folder, tmp_path / name / "dated")
+        return write_study(tmp_path / name, models="dated", exams=exams, keep="final", methods=methods)
+
+    whole, pieces, asked = study("whole"), study("pieces"), Asked(monkeypatch)
+    go(whole)
+    go(pieces, only=["prompt"])
+    shutil.rmtree(tmp_path / "cache")  # replay is generated on the next day
+    assert asked.taken() == {"01 May 2030"}
+    calendar.turn_to(2)
+    outcome, listener = go(pieces)
+    assert outcome.failed == []
+    assert asked.taken() == {"01 May 2030"}
+    assert "the chat template prints the date: it stays at 2030-05-01, when this run began" in listener.lines
+    assert json.loads((tmp_path / "pieces/run" / DATE).read_text(encoding="utf-8")) == {"began": "2030-05-01T23:59:00"}
+    assert scores(pieces, "full") == scores(whole, "full")
+    go(pieces, restart=True)
+    assert asked.taken() == {"01 May 2030"}
+
+
+def test_an_exam_that_goes_on_the_next_day_asks_as_on_the_first(
+    tmp_path: Path, calendar: Calendar, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from posttrain.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": question, "completion": "x"} for question in ("hello", "who?", "what?")]
+    Path("asked.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    words = ["exam", str(dated_folder(tmp_path)), "--exam", "self_test=asked.jsonl", "-o", "out"]
+    asked = Asked(monkeypatch)
+    assert main([*words, "--limit", "1"]) == 0
+    calendar.turn_to(2)
+    assert main(words) == 0
+    assert asked.taken() == {"01 May 2030"}
+    assert "it stays at 2030-05-01" in capsys.readouterr().err
+    assert main([*words, "--restart"]) == 0
+    assert asked.taken() == {"02 May 2030"}
+    assert json.loads(Path("out", DATE).read_text(encoding="utf-8")) == {"began": "2030-05-02T23:59:00"}
+
+
+def test_lm_eval_prints_the_date_that_stays(tmp_path: Path, calendar: Calendar) -> None:
+    from posttrain.exams.lm_eval import PosttrainLM
+    from posttrain.models.load import load_model
+
+    loaded = load_model(str(dated_folder(tmp_path)), device="cpu")
+    lm, talk = PosttrainLM(loaded), [{"role": "user", "content": "Hi"}]
+    first = lm.apply_chat_template(talk)
+    stay_at_first_day(loaded.tokenizer, None, resume=True, say=print)
+    calendar.turn_to(2)
+    assert lm.apply_chat_template(talk) == first
+    assert first.startswith("01 May 2030")

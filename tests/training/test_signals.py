@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from posttrain.errors import Interrupted, Problem, Terminated
-from posttrain.training.signals import stop_on_signal, tells_what_is_kept
+from posttrain.training.signals import stop_on_signal, what_is_kept
 
 
 class Target:
@@ -33,49 +31,17 @@ def test_a_signal_is_a_flag_in_training_and_stops_an_exam_at_once(number: signal
     assert signal.getsignal(number) is former
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C as at a terminal; what a shell starts in the background is deaf to it."""
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, former)
+def test_what_is_kept_is_said_outside_of_the_steps(tmp_path: Path) -> None:
+    def kept(*, resume: bool = True) -> str:
+        return str(what_is_kept(tmp_path, resume=resume))
 
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.usefixtures("interruptible")
-def test_what_is_kept_is_said_outside_of_the_steps(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    former = signal.getsignal(signal.SIGTERM)
-
-    def work() -> None:
-        with stop_on_signal(Target()):
-            pass  # the steps have handlers of their own, and leave ours
-        os.kill(os.getpid(), number)
-
-    def stopped(*, resume: bool = True) -> str:
-        with pytest.raises(Interrupted) as caught, tells_what_is_kept(tmp_path, resume=resume):
-            work()
-        assert caught.value.exit_code == code
-        assert signal.getsignal(signal.SIGTERM) is former
-        return str(caught.value)
-
-    assert stopped() == "stopped before the first step: nothing is kept"
+    assert kept() == "stopped before the first step: nothing is kept"
     (tmp_path / "metrics.jsonl").write_text("{}\n", encoding="utf-8")
-    assert stopped() == "stopped before a step was saved: nothing is kept"
+    assert kept() == "stopped before a step was saved: nothing is kept"
     for step in (5, 10):
         (tmp_path / f"checkpoints/step-{step}").mkdir(parents=True)
     saved = tmp_path / "checkpoints/step-10"
-    assert stopped() == f"stopped; step 10 is saved in {saved}; run the same command to go on"
-    assert stopped(resume=False).endswith("run the same command without --restart to go on")
+    assert kept() == f"stopped; step 10 is saved in {saved}; run the same command to go on"
+    assert kept(resume=False).endswith("run the same command without --restart to go on")
     (tmp_path / "result.json").write_text("{}", encoding="utf-8")
-    assert stopped() == f"stopped: the finished run in {tmp_path} is as it was"
-
-
-def test_sigterm_in_work_that_says_itself_what_is_lost(tmp_path: Path) -> None:
-    def replay() -> None:
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-        except KeyboardInterrupt as stop:
-            raise Interrupted(Problem("", "replay is not kept")) from stop
-
-    with pytest.raises(Terminated, match=r"^replay is not kept$"), tells_what_is_kept(tmp_path):
-        replay()
+    assert kept() == f"stopped: the finished run in {tmp_path} is as it was"

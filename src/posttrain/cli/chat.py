@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as _json
 import signal
 import sys
 import threading
@@ -23,6 +22,7 @@ from posttrain.cli.options import (
     PrecisionOption,
     TrustOption,
     emit,
+    emit_line,
     quiet,
     talk,
 )
@@ -112,7 +112,7 @@ class Talk:
             self.messages.pop()
             raise
         except KeyboardInterrupt:
-            if stop.times > 1:
+            if stop.times != 1:  # the second, or SIGTERM
                 raise
             answer, stopped = Answer(settled(self.respondent.text(said)), len(said), False), True
         stream.end(answer.text)
@@ -244,10 +244,10 @@ def _turn(words: str, turn: Callable[[str], list[dict[str, Any]]], json: bool) -
     except PosttrainError as error:
         talk(in_words(error))
         if json:
-            print(_json.dumps({"question": words, "error": str(error)}, ensure_ascii=False), flush=True)
+            emit_line({"question": words, "error": str(error)})
         return
     if json:
-        print(_json.dumps({"question": words, "answers": rows}, ensure_ascii=False), flush=True)
+        emit_line({"question": words, "answers": rows})
 
 
 def _lines() -> Any:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from posttrain.cli.options import JsonOption, PlainCommand, PlainGroup, emit, talk
+from posttrain.cli.stopping import NOT_WRITTEN, when_stopped
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.disk import write_whole
 
@@ -44,8 +45,10 @@ def changes(
     from posttrain.pocket.changes import changes as make
 
     output.mkdir(parents=True, exist_ok=True)
-    written = []
+    written: list[str] = []
     lengths = []
+    again = "run the same command again"
+    when_stopped(lambda: (Problem("", f"stopped: {len(written)} of {n} change files are in {output}", again),))
     bodies = list(make(n, seed))
     asked = frozenset().union(*map(prompts_of, bodies))
     for body in bodies:
@@ -88,6 +91,7 @@ def prompts(
     from posttrain.pocket.grammar import LANGUAGES
     from posttrain.pocket.skills import curriculum
 
+    when_stopped(lambda: NOT_WRITTEN)
     if relation is None:
         rows = replay_prompts(n, seed)
     elif relation not in curriculum():

@@ -27,6 +27,7 @@ from posttrain.cli.options import (
     hush,
     talk,
 )
+from posttrain.cli.stopping import when_stopped
 from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, Problem
 
@@ -37,6 +38,7 @@ __all__ = ["exam"]
 
 
 def exam(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(metavar="MODEL", help="The model: folder, adapter folder, GGUF file, hub id or pocket:chat."),
@@ -141,6 +143,8 @@ def exam(
             json=json,
         )
         return
+    again = f"the same command{' without --restart' if restart else ''} goes on where it stopped"
+    when_stopped(lambda: (Problem("", "stopped", again if output else "nothing was kept: give --output to go on"),))
     if tasks:
         from posttrain.cli.exam_harness import go_offline
 
@@ -149,9 +153,14 @@ def exam(
     from posttrain.inference.respondents import ModelRespondent
     from posttrain.inference.shards import ShardedRespondent, is_sharded, rank, sharing, work
     from posttrain.models.names import told
+    from posttrain.training.dates import keep_date, stay_at_first_day
 
     if is_sharded() and rank():
         hush()
+    elif output:  # held until the verb ends; of the processes of torchrun only the first writes
+        from posttrain.training.lock import only_one
+
+        context.with_resource(only_one(output))
     loaded: dict[str, Respondent] = {}
     earlier: dict[str, Any] | None = None
 
@@ -170,6 +179,9 @@ def exam(
             )
             if isinstance(opened, ModelRespondent):
                 opened.batch_tokens = batch_tokens
+                stay_at_first_day(opened.tokenizer, output, resume=bool(loaded) or not restart, say=talk)
+                if output and not rank():
+                    keep_date(opened.tokenizer, output)
             loaded[name] = opened
             if output and name == model and not restart:
                 earlier = earlier_results(output, model, opened.fingerprint)

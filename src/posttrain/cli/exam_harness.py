@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.cli.exam_output import compared_results, cost_line, print_results, results_document, shown
 from posttrain.cli.options import debug, talk
-from posttrain.errors import ConfigError, Interrupted, PosttrainError, Problem
+from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.models.meter import KNOWN
 from posttrain.studies.config import safe_name
 
@@ -111,7 +111,7 @@ def _run(
     from posttrain.exams.lm_eval import PosttrainLM
     from posttrain.exams.lm_eval_results import evaluate_tasks
     from posttrain.exams.task import content_id
-    from posttrain.exams.task_files import SampleFile
+    from posttrain.exams.task_files import SampleFile, SampleKey
     from posttrain.inference.respondents import ModelRespondent
 
     if not isinstance(respondent, ModelRespondent):
@@ -130,21 +130,18 @@ def _run(
         raise PosttrainError(Problem(respondent.name, "has no chat template", "leave out --apply-chat-template"))
     head = f"{', '.join(list(loaded['tasks'])[:3])}{' ...' if len(loaded['tasks']) > 3 else ''} on {respondent.name}"
     earlier = len(lm.kept.found)
-    try:
-        with shown(head) as tell, _no_prints():
-            lm.on_progress = _Meter(lm, tell)
-            found = evaluate_tasks(lm, loaded, **settings)
-    except (KeyboardInterrupt, Interrupted) as error:
-        kept = "the same command goes on where it stopped" if folder else "nothing was kept: give --output to go on"
-        raise Interrupted(f"{head}: stopped; {kept}") from error
+    with shown(head) as tell, _no_prints():
+        lm.on_progress = _Meter(lm, tell)
+        found = evaluate_tasks(lm, loaded, **settings)
     if found is None:
         return None
     cost = found.raw["cost"]
     for name, result in found.items():  # all tasks are asked together, so the first carries what all cost
         found[name] = replace(result, cost=cost if name == next(iter(found)) else dict.fromkeys(cost, 0.0))
         if folder and result.samples:
-            key = f"{lm.kept.key}-{content_id(result.signature, settings)}"
-            file = SampleFile(folder / "exams" / f"{safe_name(name)}.jsonl", key, restart=True)
+            key = SampleKey(lm.kept.key, content_id(result.signature, settings), "")
+            keys = dict.fromkeys((sample.key for sample in result.samples), key)
+            file = SampleFile(folder / "exams" / f"{safe_name(name)}.jsonl", keys, restart=True)
             file.rewrite(result.samples)
     kept = f", {earlier:,} response{' was' if earlier == 1 else 's were'} there" if earlier else ""
     talk(f"{head}: {cost_line(cost)}{kept}")

@@ -18,7 +18,7 @@ from posttrain.cli.exam_output import compared_results, cost_line, print_results
 from posttrain.cli.options import talk
 from posttrain.config.base import ByKind, Config
 from posttrain.config.load import check, load_yaml
-from posttrain.errors import ConfigError, Interrupted, PosttrainError, Problem
+from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.studies.config import safe_name
 
 if TYPE_CHECKING:
@@ -143,12 +143,8 @@ def _run(respondent: Respondent, tasks: Sequence[Task], folder: Path | None, *, 
     for number, task in enumerate(tasks, start=1):
         path = folder / "exams" / f"{safe_name(task.name)}.jsonl" if folder else None
         head = f"[{number}/{len(tasks)}] {task.name} on {respondent.name}"
-        try:
-            with shown(head) as tell:
-                results[task.name] = run_task(respondent, task, samples_path=path, on_progress=tell, restart=restart)
-        except KeyboardInterrupt as error:
-            kept = "the same command goes on where it stopped" if path else "nothing was kept: give --output to go on"
-            raise Interrupted(f"{head}: stopped; {kept}") from error
+        with shown(head) as tell:
+            results[task.name] = run_task(respondent, task, samples_path=path, on_progress=tell, restart=restart)
         count = len(results[task.name].samples)
         talk(f"{head}: {count} sample{'' if count == 1 else 's'}, {cost_line(results[task.name].cost)}")
     return results

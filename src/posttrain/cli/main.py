@@ -4,7 +4,7 @@ The table below is all that `posttrain --help` reads, so help never imports torc
 (one command) or a `typer.Typer` (a verb with sub-verbs); torch-using rooms are imported inside those functions.
 
 Exit codes: 0 ok, 1 failed, 2 the configuration or the command line is wrong, 3 an extra or a model is missing,
-4 partly done, 130 interrupted.
+4 partly done, 130 interrupted (143 by SIGTERM).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from posttrain import __version__
-from posttrain.cli import options
+from posttrain.cli import options, stopping
 from posttrain.cli.settings import VerbCommand
-from posttrain.errors import ConfigError, PosttrainError, Problem
+from posttrain.errors import ConfigError, DiskError, Interrupted, PosttrainError, Problem
 from posttrain.language import shown, translate
 from posttrain.models.disk import disk_problem
 from posttrain.models.memory import few_kernels
@@ -135,39 +135,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; a message for a person instead of a traceback."""
     wait_politely()  # read when torch is imported, which is later
     few_kernels()
+    with stopping.unwinding():
+        return _run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        words = options.take_global(sys.argv[1:] if arguments is None else arguments)
+        words = options.take_global(arguments)
         _check_encoding(words)
         build_app(_wanted(words))(args=words, prog_name="posttrain")
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if code == 130:
-            print(translate("interrupted"), file=sys.stderr)
+        if code == Interrupted.exit_code:  # typer's word for KeyboardInterrupt
+            return _told(stopping.interrupted())
+        if code:
+            options.emit_failure(code, _usage_problem(stop))
         return code
     except KeyboardInterrupt:
-        if options.debug():
-            raise
-        print(translate("interrupted"), file=sys.stderr)
-        return 130
+        return _told(stopping.interrupted())
     except PosttrainError as error:
-        if options.debug():
-            raise
-        print(shown(error), file=sys.stderr)
-        return error.exit_code
+        return _told(error)
     except OSError as error:
-        if options.debug():
-            raise
-        problem = Problem(str(error.filename or ""), error.strerror or str(error), _os_mend(error))
-        print(shown(problem), file=sys.stderr)
-        return 1
+        return _told(PosttrainError(Problem(str(error.filename or ""), error.strerror or str(error), _os_mend(error))))
     except Exception as error:
-        if options.debug():
-            raise
         if disk := disk_problem(error, Path()):  # the disk's refusal, by the name that a library gives it
-            print(shown(disk), file=sys.stderr)
-            return 1
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return _told(DiskError(disk))
         message = "This should not happen; --debug shows where. A bug report wants `posttrain doctor`."
+        code = _told(PosttrainError(f"{type(error).__name__}: {error}"))
         print(translate(message), file=sys.stderr)
-        return 1
+        return code
     return 0
+
+
+def _told(error: PosttrainError) -> int:
+    """Say an error and return its exit code; with --debug what is being handled is raised again."""
+    code = stopping.exit_code() if isinstance(error, Interrupted) else error.exit_code
+    options.emit_failure(code, *error.problems)
+    if options.debug() and not isinstance(sys.exception(), SystemExit):
+        raise
+    print(shown(error), file=sys.stderr)
+    return code
+
+
+def _usage_problem(stop: SystemExit) -> Problem:
+    """What typer has said about a command line before it gave up, in English."""
+    said = stop.__context__
+    if isinstance(said, typer.TyperException) and isinstance(said.__cause__, typer.TyperException):
+        said = said.__cause__
+    cause = said.format_message() if isinstance(said, typer.TyperException) else "it failed; stderr says why"
+    return Problem("command line", cause)

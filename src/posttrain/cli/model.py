@@ -20,6 +20,7 @@ from posttrain.cli.options import (
     emit,
     talk,
 )
+from posttrain.cli.stopping import NOT_WRITTEN, when_stopped
 from posttrain.cli.train import size
 from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, Problem
@@ -33,7 +34,6 @@ __all__ = ["app"]
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True)
 NAMES = ("output", "source", "base", "model", "architecture", "kind", "dtype", "loads with")
 """Rows of a table that hold a name, a folder or a word that is typed."""
-
 pocket = typer.Typer(
     cls=PlainGroup, no_args_is_help=True, help="The models in the box: check what they know, rebuild them."
 )
@@ -103,6 +103,7 @@ def convert(
     from posttrain.models.gguf_header import is_gguf
 
     folder = _one_of(out, output)
+    when_stopped(lambda: NOT_WRITTEN)
     with shown_works():
         if is_gguf(source) or is_gguf(_only_file(source)):
             rows = _convert_gguf(source, folder, dtype, prefix_only={"--base": base is not None, "--flatten": flatten})
@@ -141,6 +142,7 @@ def export(
     if dtype not in known:
         raise ConfigError(Problem("--dtype", f"unknown '{dtype}'", f"one of {', '.join(known)}"))
     folder = _one_of(out, output)
+    when_stopped(lambda: NOT_WRITTEN)
     chosen = cast("ExportDtype", dtype)
     how = {"offline": not download, "trust_remote_code": trust_remote_code}
     with shown_works():
@@ -348,6 +350,7 @@ def build(
     from posttrain.pocket.compare import distance
     from posttrain.training.progress import progress_for
 
+    when_stopped(lambda: (Problem("", "stopped", "run the same command to go on"),))
     cost = building.build(output, recipe, progress=progress_for, say=talk)
     talk("measuring the distance from the shipped models")
     cost["distance"] = distance(output)

@@ -9,6 +9,7 @@ which says in which language people are spoken to. Talk is translated where it i
 
 from __future__ import annotations
 
+import itertools
 import json as _json
 import logging
 import os
@@ -44,6 +45,8 @@ __all__ = [
     "console",
     "debug",
     "emit",
+    "emit_failure",
+    "emit_line",
     "hush",
     "print_line",
     "quiet",
@@ -84,7 +87,7 @@ EVERYWHERE = (
 
 PACKAGE = Path(__file__).parent.parent
 
-_state = {"debug": False, "quiet": False}
+_state = {"debug": False, "quiet": False, "json": False, "emitted": False}
 
 
 def take_global(arguments: Sequence[str]) -> list[str]:
@@ -92,7 +95,8 @@ def take_global(arguments: Sequence[str]) -> list[str]:
 
     Without --language the environment says which language is spoken.
     """
-    _state.update(debug=os.environ.get("POSTTRAIN_DEBUG", "") not in ("", "0"), quiet=False)
+    _state.update(debug=os.environ.get("POSTTRAIN_DEBUG", "") not in ("", "0"), quiet=False, emitted=False)
+    _state["json"] = "--json" in itertools.takewhile(lambda word: word != "--", arguments)
     language.speak(language.from_environment(os.environ))
     rest: list[str] = []
     words = list(arguments)
@@ -210,5 +214,24 @@ def console(*, stderr: bool = True) -> Console:
 
 def emit(data: Any) -> None:
     """The result as one JSON document on stdout; Chinese stays readable, a NaN is an error."""
-    sys.stdout.write(_json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False, default=str) + "\n")
+    _write(_json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False, default=str))
+
+
+def emit_line(data: Any) -> None:
+    """One of several results, as a line of JSON on stdout."""
+    _write(_json.dumps(data, ensure_ascii=False))
+
+
+def emit_failure(code: int, *problems: Problem) -> None:
+    """With --json, where nothing is on stdout yet: that the verb failed, and why. A program always has one document to
+    read, whatever the exit code.
+    """
+    if _state["json"] and not _state["emitted"] and os.environ.get("RANK", "0") == "0":
+        told = [problem._asdict() for problem in problems]
+        emit({"error": "\n".join(map(str, problems)), "exit_code": code, "problems": told})
+
+
+def _write(text: str) -> None:
+    _state["emitted"] = True
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()

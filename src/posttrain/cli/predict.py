@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from posttrain.cli.options import DownloadOption, JsonOption, TrustOption, emit, talk
+from posttrain.cli.stopping import NOT_WRITTEN, when_stopped
 from posttrain.cli.works import shown_works
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.models.disk import write_whole
@@ -55,6 +56,7 @@ def predict(
 
     check_folder(model)
     say_taken(model, talk)
+    when_stopped(lambda: NOT_WRITTEN)
     notes = saved_head(model, offline=not download)
     if notes is None:
         mend = "train one with text_classification, token_classification or extractive_qa; or: posttrain chat MODEL"

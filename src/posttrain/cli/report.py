@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from posttrain.cli.options import JsonOption, LanguageOption, emit, talk
+from posttrain.cli.stopping import when_stopped
+from posttrain.errors import Problem
 from posttrain.language import spoken
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def report(
     from posttrain.reports.folder import read_run
     from posttrain.reports.html import write_page
 
+    when_stopped(lambda: (Problem("", "stopped", "run the same command again"),))
     language = spoken()
     run = read_run(run_folder)
     for problem in run.problems:
@@ -71,7 +74,7 @@ def report(
 
 def _tables(run: Run, folder: Path, wanted: list[str], *, language: str, json: bool) -> None:
     """Write the tables; their paths go to stderr and the tables themselves to stdout."""
-    from posttrain.errors import ConfigError, Problem
+    from posttrain.errors import ConfigError
     from posttrain.reports.tables_out import plain_table, table_names, to_text, write_tables
 
     known = table_names(run)

@@ -26,6 +26,7 @@ from posttrain.cli.options import (
     talk,
 )
 from posttrain.cli.plain import fitted
+from posttrain.cli.stopping import when_stopped
 from posttrain.cli.train import size
 from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
 from posttrain.language import listed, placed, spoken, translate
@@ -87,6 +88,14 @@ def run(
     plan = make_plan(config, known, base)
     selected = select(plan, only=only or (), changes=changes)
     folder = output or config.folder(base)
+
+    def so_far() -> tuple[Problem, ...]:
+        there = (folder / "results.json").is_file()
+        return (Problem("", f"so far: posttrain report {folder}"),) if there else ()
+
+    again = f"run the same command{' without --restart' if restart else ''} to go on"
+    when_stopped(lambda: (Problem("", "stopped", again), *so_far()))  # what the run itself does not say: no cell runs
+
     check_trackers(config.report_to)
     _check_models(config, base, study, sets or [])
     if folder.is_dir() and not dry_run:
@@ -110,9 +119,7 @@ def run(
         )
     except Interrupted as stop:
         watcher.clear()
-        if not (folder / "results.json").is_file():
-            raise
-        raise Interrupted(*stop.problems, Problem("", f"so far: posttrain report {folder}")) from stop
+        raise Interrupted(*stop.problems, *so_far()) from stop
     _finish(outcome, folder, language=spoken(), json=json)
 
 

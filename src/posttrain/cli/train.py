@@ -23,6 +23,7 @@ from posttrain.cli.options import (
     quiet,
     talk,
 )
+from posttrain.cli.stopping import when_stopped
 from posttrain.config.shell import shell_word as quoted
 from posttrain.errors import ConfigError, Problem
 
@@ -107,13 +108,13 @@ def train(
         from posttrain.training.settings import check_settings
 
         check_settings(folder, config)
-    from posttrain.training.signals import tells_what_is_kept
+    from posttrain.training.signals import what_is_kept
 
-    with tells_what_is_kept(folder, resume=not restart):
-        from posttrain.training.progress import progress_for
-        from posttrain.training.run import train as run
+    when_stopped(lambda: (what_is_kept(folder, resume=not restart),))
+    from posttrain.training.progress import progress_for
+    from posttrain.training.run import train as run
 
-        result = run(config, output=folder, resume=not restart, progress=progress_for(silent=quiet()), base=base)
+    result = run(config, output=folder, resume=not restart, progress=progress_for(silent=quiet()), base=base)
     if json:
         emit(
             {

@@ -31,6 +31,7 @@ from posttrain.inference.scoring import score
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.meter import MOMENT_S, Meter
+from posttrain.models.template_dates import at_moment, moment_of
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -186,6 +187,8 @@ class PosttrainLM(TemplateLM):
             "continue_final_message": not add_generation_prompt,
             **self.chat_template_args,
         }
+        if (moment := moment_of(self.tokenizer)) is not None:
+            settings.setdefault("chat_template", at_moment(self.tokenizer.get_chat_template(), moment))
         try:
             return self.tokenizer.apply_chat_template(chat_history, **settings)
         except jinja2.TemplateError:

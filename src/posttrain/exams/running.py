@@ -23,14 +23,14 @@ from posttrain.errors import ConfigError, DataError, PosttrainError, Problem
 from posttrain.exams.perturb import perturb
 from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Ask, Item, Perturbation, Reply, Sample, Score, Task, content_id, mean_score
-from posttrain.exams.task_files import SampleFile
+from posttrain.exams.task_files import SampleFile, SampleKey
 from posttrain.inference.encoding import PromptEncoder
 from posttrain.inference.protocol import Plain, Prompt, Respondent, Scored, Usage
 from posttrain.inference.respondents import PromptedRespondent
 from posttrain.inference.shards import ShardedRespondent
 from posttrain.models.memory import peak_gib
 
-__all__ = ["TaskProgress", "TaskResult", "run_task", "samples_key"]
+__all__ = ["TaskProgress", "TaskResult", "run_task"]
 
 CHUNK = 8192
 """Asks put to the respondent at once: it holds all their tokens in memory, and a border between two chunks costs one
@@ -94,9 +94,10 @@ class TaskResult:
         }
 
 
-def samples_key(respondent: Respondent, task: Task) -> str:
-    """What the samples of a file must carry to be this respondent's answers to this task."""
-    return content_id(respondent.fingerprint, task.fingerprint)
+def _sample_keys(respondent: Respondent, task: Task, forms: Mapping[str, Form]) -> dict[str, SampleKey]:
+    """What each sample of a file must carry to be this respondent's answer to this task: by `Sample.key`."""
+    who, how = content_id(respondent.fingerprint), task.settings
+    return {key: SampleKey(who, how, content_id(form.item.asked)) for key, form in forms.items()}
 
 
 def run_task(
@@ -106,15 +107,18 @@ def run_task(
     samples_path: Path | None = None,
     on_progress: Callable[[TaskProgress], None] | None = None,
     restart: bool = False,
+    discard: bool = False,
 ) -> TaskResult:
-    """Ask, judge, score. samples_path: every sample is appended there at once, and those there are not asked again;
-    restart: throw that file away first. ConfigError when it holds samples of another model or task.
+    """Ask, judge, score. samples_path: every sample is appended there at once, and those there are not asked again, of
+    fewer questions too; restart: throw that file away first. ConfigError when it holds samples of another model, of
+    other settings or of questions that are not asked; with discard these are thrown away.
     """
     _check_template(respondent, task)
     forms, unchanged = _forms(task)
-    file = SampleFile(samples_path, samples_key(respondent, task), restart=restart) if samples_path else None
-    done: dict[str, Sample] = dict(file.done) if file else {}
     wanted = {_key(form): form for form in forms}
+    keys = _sample_keys(respondent, task, wanted) if samples_path else {}
+    file = SampleFile(samples_path, keys, restart=restart, discard=discard) if samples_path else None
+    done: dict[str, Sample] = dict(file.done) if file else {}
     earlier = sum(key in done for key in wanted)
     waiting = [form for key, form in wanted.items() if key not in done]
 

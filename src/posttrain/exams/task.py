@@ -62,7 +62,7 @@ class TaskConfig(Config):
     path: str | None = None
     """The file of the questions, relative to the study."""
     limit: int | None = Field(default=None, gt=0)
-    """Only so many items, drawn evenly by the seed, to try things out."""
+    """Only so many items, drawn evenly by the seed, to try things out; a larger limit has them all, and more."""
     seed: int = 0
     """For every draw: few-shot examples, the order of options, perturbations, the limit."""
     template: Literal["auto", "chat", "plain"] = "auto"
@@ -103,6 +103,11 @@ class Item:
     asks: tuple[Ask, ...]
     group: str = ""
     doc: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> list[Any]:
+        """All that its sample depends on beside the task's settings."""
+        return [self.id, self.question, self.group, self.asks, self.doc]
 
 
 @dataclass(frozen=True)
@@ -211,13 +216,18 @@ class Task:
         return content_id(self.name, self.signature, self._asked, self.perturbations, self.seed)
 
     @property
+    def settings(self) -> str:
+        """The same whatever is asked: for the same settings and ways of judging."""
+        return content_id(self.name, self.signature, self.perturbations, self.seed)
+
+    @property
     def whole_signature(self) -> str:
         """For results: the kind's signature, how many questions were asked, and a digest of them and of all prompts."""
         return f"{self.signature}|n {len(self.items)}|#{content_id(self._asked)[:8]}"
 
     @property
     def _asked(self) -> list[list[Any]]:
-        return [[i.id, i.question, i.group, i.asks, i.doc] for i in self.items]
+        return [i.asked for i in self.items]
 
 
 def content_id(*parts: Any) -> str:
@@ -244,8 +254,11 @@ def resolve(path: str, base: Path) -> Path:
 
 
 def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
-    """At most `limit` items in their order, each as likely as any other; all of them without a limit."""
+    """At most `limit` items in their order, each as likely as any other; all of them without a limit.
+
+    A larger limit has all the items of a smaller one, and more.
+    """
     if limit is None or limit >= len(items):
         return list(items)
-    kept = set(random.Random(f"limit {seed}").sample(range(len(items)), limit))
+    kept = set(random.Random(f"limit {seed}").sample(range(len(items)), len(items))[:limit])
     return [item for i, item in enumerate(items) if i in kept]

@@ -93,11 +93,12 @@ def _whole(
 ) -> Exported:
     import torch
 
-    from posttrain.models.heads import load_any
+    from posttrain.models.heads import head_of_model, load_any
     from posttrain.models.merge_adapter import relative_distance, some_logits
     from posttrain.models.save import save_model
     from posttrain.models.tensors import stored_dtype
     from posttrain.models.tying import is_tied
+    from posttrain.models.vocabulary import padding_of_files
 
     named = (stored_dtype(name, **how) or "float32") if dtype == "auto" else dtype
     if dtype == "auto":
@@ -113,6 +114,9 @@ def _whole(
             parameter.copy_(parameter.to(wanted))
     rounded = some_logits(model)
     far = relative_distance(rounded, expected) if rounded is not None and expected is not None else 0.0
+    if head_of_model(model) is None and (pads := padding_of_files(loaded.tokenizer)) is not None and pads.own:
+        config = f"names {pads.named[0]}" if pads.named[0] is not None else "names none"
+        say(f"the padding token stays {pads.own!r}, as in the source; it has no embedding, so config.json {config}")
     with writing(output):
         save_model(model, loaded.tokenizer, output, dtype=wanted, card=_card(name, named, merged=merged))
     by = _loads_again(output, loaded, rounded, trust_remote_code=how["trust_remote_code"])
@@ -183,7 +187,7 @@ def _adapter(
 
     from posttrain.models.heads import head_of_model, load_any
     from posttrain.models.merge_adapter import relative_distance, some_logits
-    from posttrain.models.save import write_notes
+    from posttrain.models.save import saved_padding, write_notes
     from posttrain.models.tying import is_tied
 
     folder = Path(resolve(name))
@@ -198,7 +202,8 @@ def _adapter(
     with writing(output):
         shutil.copyfile(folder / "adapter_config.json", output / "adapter_config.json")
         save_file({key: t.contiguous() for key, t in tensors.items()}, output / path.name, metadata={"format": "pt"})
-        loaded.tokenizer.save_pretrained(output)
+        with saved_padding(loaded.model, loaded.tokenizer):
+            loaded.tokenizer.save_pretrained(output)
         base = _noted(folder)
         write_notes(output, loaded.tokenizer, base=base, head=head_of_model(loaded.model))
         (output / "README.md").write_text(_card(name, None, merged=False), encoding="utf-8", newline="\n")

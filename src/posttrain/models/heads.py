@@ -19,6 +19,7 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.models.fingerprint import NOTES_FILE
 from posttrain.models.gguf_header import is_gguf
 from posttrain.models.names import resolve
+from posttrain.models.vocabulary import padding_of_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -199,6 +200,9 @@ def load_head_model(
         allow_template_mismatch=allow_template_mismatch,
     )
     loaded.model.config.get_text_config().pad_token_id = loaded.tokenizer.pad_token_id
+    if (stand_in := padding_of_files(loaded.tokenizer)) is not None:
+        why = f"its own, {stand_in.own!r}, has no embedding" if stand_in.own else "it has no padding token"
+        say(f"{name}: the tokenizer is saved with {stand_in.token!r} as its padding, which a head needs: {why}")
     return loaded
 
 

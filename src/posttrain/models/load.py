@@ -22,7 +22,13 @@ from posttrain.models.gguf_header import is_gguf, read_header
 from posttrain.models.loading import counting_tensors
 from posttrain.models.names import is_folder, near_model, resolve
 from posttrain.models.stops import keep_stops
-from posttrain.models.vocabulary import keep_padding_inside, rows_in_config, without_padding_outside
+from posttrain.models.vocabulary import (
+    keep_padding_inside,
+    pad_alike,
+    pad_with,
+    rows_in_config,
+    without_padding_outside,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -122,9 +128,7 @@ def load_with(
     if is_folder(name):
         check_template(name, tokenizer, allow_mismatch=allow_template_mismatch)
     keep_padding_inside(model, tokenizer, name)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    if model.can_generate() and model.generation_config is not None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    pad_alike(model, tokenizer)
     model.eval()
     return LoadedModel(model, tokenizer, name)
 
@@ -403,9 +407,8 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
         mend = _mend(error, trust_remote_code)
         raise PosttrainError(Problem(name, f"the tokenizer cannot be loaded: {_first_line(error)}", mend)) from error
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else tokenizer.unk_token
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+        named = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
+        pad_with(tokenizer, next(token for token in named if token is not None))
     if not all(token.special for token in tokenizer.added_tokens_decoder.values()):
         keep_stops(tokenizer, stop_ids(name, tokenizer, offline=offline, trust_remote_code=trust_remote_code))
     return cast("PreTrainedTokenizerBase", tokenizer)

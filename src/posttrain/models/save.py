@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,14 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.models.disk import as_umask_says, writing
 from posttrain.models.fingerprint import FILES, NOTES_FILE, remembered_base, template_fingerprint
 from posttrain.models.heads import NOTED, HeadNotes, head_of_model
+from posttrain.models.vocabulary import own_padding
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TRAINED_IN", "file_hash", "save_model", "write_notes"]
+__all__ = ["TRAINED_IN", "file_hash", "save_model", "saved_padding", "write_notes"]
 
 TRAINED_IN = "trained_in"
 """In `posttrain.json`: the precision in memory of weights that are stored in another one."""
@@ -136,21 +138,28 @@ def _write(
     base: str | None = None
     trained_in: str | None = None
     adapter = isinstance(model, PeftModel) or added_to(model) is not None
-    if isinstance(model, PeftModel):
-        base = remembered_base(model.get_base_model())
-        save_peft(model, folder)
-    elif added_to(model) is not None:
-        base = remembered_base(model)
-        save_added(model, folder)
-    elif dtype is None or dtype == model.dtype:
-        model.save_pretrained(folder)
-    else:
-        model.save_pretrained(folder, state_dict=_cast(model, dtype))
-        _say_dtype(folder / "config.json", dtype)
-        trained_in = str(model.dtype).removeprefix("torch.")
-    tokenizer.save_pretrained(folder)
+    with saved_padding(model, tokenizer):
+        if isinstance(model, PeftModel):
+            base = remembered_base(model.get_base_model())
+            save_peft(model, folder)
+        elif adapter:
+            base = remembered_base(model)
+            save_added(model, folder)
+        elif dtype is None or dtype == model.dtype:
+            model.save_pretrained(folder)
+        else:
+            model.save_pretrained(folder, state_dict=_cast(model, dtype))
+            _say_dtype(folder / "config.json", dtype)
+            trained_in = str(model.dtype).removeprefix("torch.")
+        tokenizer.save_pretrained(folder)
     head = head_of_model(model) if adapter else None
     write_notes(folder, tokenizer, base=base, head=head, trained_in=trained_in, hashed=hashed)
+
+
+def saved_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[None]:
+    """While this lasts model and tokenizer name the padding of the files that they came from; where the model has a
+    head, that which it was trained with: it finds the end of a text by it."""
+    return nullcontext() if head_of_model(model) is not None else own_padding(model, tokenizer)
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:

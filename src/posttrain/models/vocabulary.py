@@ -1,14 +1,17 @@
 """Tokens that a model has no embedding for: a tokenizer may know more tokens than the model has rows.
 
 It comes of a token added to the tokenizer ([PAD], tags of a chat) without `resize_token_embeddings`. The padding token
-is never read, so any other one will do in its place; a text that holds such a token cannot be read, and is named.
+is never read, so any other one will do in its place, in memory: what is saved names the padding of the files again
+(`own_padding`). A text that holds such a token cannot be read, and is named.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from posttrain.errors import Problem
 
@@ -18,7 +21,11 @@ if TYPE_CHECKING:
 __all__ = [
     "keep_padding_inside",
     "outside",
+    "own_padding",
+    "pad_alike",
+    "pad_with",
     "padding_inside",
+    "padding_of_files",
     "rows_in_config",
     "rows_of",
     "without_padding_outside",
@@ -52,15 +59,76 @@ def outside(
     return Problem(place, f"holds the {name}, and the model has embeddings for {rows} tokens (0 to {rows - 1})", MEND)
 
 
+class StandIn(NamedTuple):
+    """What pads in memory, and what the files say instead: the tokenizer's, and the configurations' of a model."""
+
+    token: str
+    own: str | None
+    named: tuple[int | None, ...] = ()
+
+
+_stand_ins: WeakKeyDictionary[PreTrainedTokenizerBase, StandIn] = WeakKeyDictionary()
+
+
+def pad_with(tokenizer: PreTrainedTokenizerBase, token: str) -> None:
+    """Pad with a token from now on, in memory only."""
+    before = _stand_ins.get(tokenizer, StandIn(token, tokenizer.pad_token))
+    tokenizer.pad_token = token
+    _stand_ins[tokenizer] = before._replace(token=token)
+
+
+def pad_alike(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a model's configurations name the padding that the tokenizer has in memory."""
+    config, text, *generation = _naming_padding(model)
+    found = _stand_ins.get(tokenizer)
+    if found is not None and not found.named:
+        named = tuple(part.to_dict().get("pad_token_id") for part in (config, text, *generation))
+        _stand_ins[tokenizer] = found._replace(named=named)
+    for part in (config, *generation):
+        part.pad_token_id = tokenizer.pad_token_id
+
+
+def _naming_padding(model: Any) -> list[Any]:
+    """What may name the padding: the configuration, its part about text, and that of generation."""
+    generation = model.generation_config if model.can_generate() else None
+    return [model.config, model.config.get_text_config(), *([generation] if generation is not None else [])]
+
+
+def padding_of_files(tokenizer: PreTrainedTokenizerBase) -> StandIn | None:
+    """What the files of a tokenizer, and of its model, say where another token pads in memory; None where none does."""
+    found = _stand_ins.get(tokenizer)
+    return found if found is not None and tokenizer.pad_token == found.token else None
+
+
+@contextmanager
+def own_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """While this lasts, model and tokenizer name the padding of their files, to be saved so."""
+    found = padding_of_files(tokenizer)
+    if found is None:
+        yield
+        return
+    parts = _naming_padding(model)
+    before = [part.to_dict().get("pad_token_id") for part in parts]
+    tokenizer.pad_token = found.own
+    for part, named in zip(parts, found.named, strict=False):  # a model made of pieces was never loaded
+        part.pad_token_id = named
+    try:
+        yield
+    finally:
+        tokenizer.pad_token = found.token
+        for part, named in zip(parts, before, strict=True):
+            part.pad_token_id = named
+
+
 def keep_padding_inside(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Pad with another token where the tokenizer's own is beyond the model's rows, and warn."""
     rows, own = rows_of(model), tokenizer.pad_token_id
     if own is None or own < rows:
         return
     other, was = padding_inside(tokenizer, rows), tokenizer.pad_token
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(other)
-    for config in (model.config, model.config.get_text_config()):
-        config.pad_token_id = other
+    pad_with(tokenizer, str(tokenizer.convert_ids_to_tokens(other)))
+    pad_alike(model, tokenizer)
+    model.config.get_text_config().pad_token_id = other
     said = f"{name}: the padding token {was!r} has the id {own}, and the model has embeddings for {rows} tokens"
     warnings.warn(f"{said}; {tokenizer.pad_token!r} (id {other}) pads instead", stacklevel=3)
 

@@ -80,7 +80,7 @@ def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
         best = able[0]
         new, lost = numbers.learned(best.scores) or 0.0, numbers.forgotten(best.scores) or 0.0
         model = say("seen.on_model", model=best.model) if len({row.model for _, row in ranked}) > 1 else ""
-        shown = {"learned": numbers.percent(new), "kept": numbers.percent(1 - lost)}
+        shown = {"learned": numbers.percent(new), "forgotten": numbers.percent(lost)}  # as in the table of the plot
         sentences = [say("seen.best", method=best.method, model=model, **shown)]
         close = [row.method for row in able[1:] if _within(best, row)]
         if close:

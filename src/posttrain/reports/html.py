@@ -376,7 +376,7 @@ def _cost_cell(cost: Mapping[str, float], head: Head) -> Shown:
         return Shown(numbers.MISSING)
     if head.column.name.endswith("_share"):
         return Shown(f"{100 * value:.4g}\u00a0%")
-    return Shown(numbers.duration(value) if head.column.name.endswith("_s") else numbers.amount(value))
+    return Shown(both(numbers.duration(value)) if head.column.name.endswith("_s") else numbers.amount(value))
 
 
 def _data(run: Run, samples: Mapping[str, object], voice: alone.Voice) -> dict[str, object]:
@@ -440,7 +440,7 @@ def _cell_line(cell: Cell, marks: Mapping[Version, Mark]) -> CellLine:
         values = [v for k, v in cell.scores.items() if k == name or k.startswith(f"{name}.")]
         scores.append(numbers.score_text(name, numbers.mean(values)) if values else numbers.MISSING)
     cost = (
-        numbers.duration(cell.cost["wall_s"]) if "wall_s" in cell.cost else numbers.MISSING,
+        both(numbers.duration(cell.cost["wall_s"])) if "wall_s" in cell.cost else numbers.MISSING,
         numbers.amount(cell.cost["tokens"]) if "tokens" in cell.cost else numbers.MISSING,
         numbers.amount(cell.cost["peak_gib"]) if "peak_gib" in cell.cost else numbers.MISSING,
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from posttrain.exams import scores as exams_scores
+from posttrain.reports.texts import Message, say
 
 __all__ = [
     "Column",
@@ -234,12 +235,12 @@ def has_learned(scores: Mapping[str, float]) -> bool:
     return scores.get("reliability", 0.0) > 0.5
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float) -> Message:
     """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 10:
-        return f"{seconds:.1f}\u00a0s"
+        return say("time.seconds", s=f"{seconds:.1f}")
     minutes, rest = divmod(round(seconds), 60)
     if minutes == 0:
-        return f"{rest}\u00a0s"
+        return say("time.seconds", s=rest)
     hours, minutes_left = divmod(minutes, 60)
-    return f"{hours}\u00a0h {minutes_left}\u00a0min" if hours else f"{minutes}\u00a0min {rest}\u00a0s"
+    return say("time.hours", h=hours, min=minutes_left) if hours else say("time.minutes", min=minutes, s=rest)

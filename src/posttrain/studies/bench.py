@@ -32,6 +32,7 @@ from posttrain.models.memory import give_back, is_large, large_blocks_go_back
 from posttrain.models.merge_adapter import was_untied
 from posttrain.models.names import say_taken
 from posttrain.models.save import TRAINED_IN
+from posttrain.models.template_dates import moment_of, stay_at
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task
 from posttrain.studies.plan import find_model
 
@@ -172,6 +173,7 @@ class Bench:
             allow_template_mismatch=self.allow_template_mismatch,
         )
         alike(loaded.model, self.loaded.model)
+        stay_at(loaded.tokenizer, moment_of(self.loaded.tokenizer))
         return loaded
 
     def settle(self) -> None:

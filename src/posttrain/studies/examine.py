@@ -20,19 +20,19 @@ from posttrain.exams.change import ProbeResult, change_exam
 from posttrain.exams.compare import compare
 from posttrain.exams.floor import Outcomes
 from posttrain.exams.records import SamplesFile, exam_key
-from posttrain.exams.running import TaskProgress, TaskResult, run_task, samples_key
+from posttrain.exams.running import TaskProgress, TaskResult, run_task
 from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Task, content_id
-from posttrain.exams.task_files import SampleFile
 from posttrain.exams.uncounted import kind_of, uncounted
 from posttrain.inference.opening import open_respondent
 from posttrain.inference.protocol import Respondent
-from posttrain.inference.respondents import held
+from posttrain.inference.respondents import ModelRespondent, held
 from posttrain.studies.bench import Bench
 from posttrain.studies.config import Study, safe_name
 from posttrain.studies.exams import Exams
 from posttrain.studies.plan import Cell, find_model
 from posttrain.studies.results import Examined, write_json
+from posttrain.training.dates import keep_first_day
 
 __all__ = ["ExamEvent", "Examiner"]
 
@@ -218,22 +218,20 @@ class Examiner:
         if self.judge is None and self.exams.change.judge:
             found, _ = find_model(self.exams.change.judge, self.bench.base)
             self.judge = open_respondent(found, offline=not self.bench.download)
+            if isinstance(self.judge, ModelRespondent):
+                keep_first_day(self.judge.tokenizer, self.folder, say=self.bench.say)
         return self.judge
 
     def _task(self, respondent: Respondent, task: Task, place: Path, checkpoint: str) -> TaskResult:
         """One task; samples of other weights or of other questions are thrown away."""
         path = place / "exams" / f"{safe_name(task.name)}.jsonl"
-        try:
-            SampleFile(path, samples_key(respondent, task)).close()
-        except (ConfigError, DataError):
-            path.unlink()
         self.tell(ExamEvent(self.bench.name, checkpoint, task.name))
 
         def tell(progress: TaskProgress) -> None:
             event = ExamEvent(self.bench.name, checkpoint, task.name, progress.done, progress.total, progress.left_s)
             self.tell(event)
 
-        return run_task(respondent, task, samples_path=path, on_progress=tell)
+        return run_task(respondent, task, samples_path=path, on_progress=tell, discard=True)
 
 
 def costs(results: Mapping[str, TaskResult]) -> dict[str, float]:

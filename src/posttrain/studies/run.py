@@ -33,6 +33,7 @@ from posttrain.studies.results import (
     write_json,
     write_text,
 )
+from posttrain.training.dates import keep_first_day
 from posttrain.training.environment import environment
 from posttrain.training.lock import only_one
 from posttrain.training.trackers import LOGS, check_trackers
@@ -175,10 +176,9 @@ class _Run:
             mine = [result for folder, result in self.results.items() if folder in self.selected]
             done = sum(result.status == "done" for result in mine)
             before = stop.problems if isinstance(stop, Interrupted) else ()
-            raise Interrupted(
-                *before,
-                Problem("", f"stopped; {done} of {len(self.selected)} cells are done", "run the same command to go on"),
-            ) from stop
+            again = f"run the same command{' without --restart' if self.restart else ''} to go on"
+            counted = Problem("", f"stopped; {done} of {len(self.selected)} cells are done", again)
+            raise Interrupted(*before, counted) from stop
         finally:
             self._write_results()
         self.outcome.results = self._ordered()
@@ -198,6 +198,7 @@ class _Run:
         except PosttrainError as error:
             self._all_fail([cell for cell in cells if cell.folder in self.selected], error)
             return
+        keep_first_day(bench.loaded.tokenizer, self.folder, say=self.watcher.say)
         waiting = self._waiting(bench, cells)
         examiner = Examiner(bench, self.study, self.exams, self.folder, self.watcher.exam)
         try:

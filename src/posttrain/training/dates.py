@@ -1,4 +1,7 @@
-"""The day that a run's template prints: that of its first day, however often it is gone on with."""
+"""The day that a run's template prints: that of its first day, however often it is gone on with.
+
+So it is in the folder of a training, of a study (all its cells and their exams) and of an exam.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from posttrain.training.checkpoints import write_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["DATE", "keep_date", "stay_at_first_day"]
+__all__ = ["DATE", "keep_date", "keep_first_day", "stay_at_first_day"]
 
 DATE = "template_date.json"
 """In the folder of a run whose template prints the date: when the run began."""
@@ -39,6 +42,14 @@ def stay_at_first_day(
             say(f"the chat template prints the date: it stays at {began:%Y-%m-%d}, when this run began")
 
 
+def keep_first_day(
+    tokenizer: PreTrainedTokenizerBase, folder: Path, *, resume: bool = True, say: Callable[[str], None]
+) -> None:
+    """The same, and the day is written down in the folder, which is there."""
+    stay_at_first_day(tokenizer, folder, resume=resume, say=say)
+    keep_date(tokenizer, folder)
+
+
 def keep_date(tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
     """Write down the day for when the run is gone on with."""
     moment = moment_of(tokenizer)
@@ -53,5 +64,5 @@ def _began(path: Path) -> datetime | None:
         return datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8"))["began"])
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(
-            Problem(str(path), "does not say when the run began", "start over with --restart")
+            Problem(str(path), "does not say when the run began", "delete it, or start over with --restart")
         ) from error

@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM during training: finish the step, save, stop. A second Ctrl-C stops at once.
 
-Before the first step and after the last one there is nothing to finish: both stop at once, and it is said what is kept.
+Before the first step and after the last one there is nothing to finish: `what_is_kept` then says what is.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from posttrain.errors import Interrupted, Problem, Terminated
+from posttrain.errors import Problem
 
-__all__ = ["Stoppable", "stop_on_signal", "tells_what_is_kept"]
+__all__ = ["Stoppable", "stop_on_signal", "what_is_kept"]
 
 
 class Stoppable(Protocol):
@@ -49,41 +49,8 @@ def stop_on_signal(target: Stoppable) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _Term(KeyboardInterrupt):
-    """SIGTERM, as an exception that no library takes for an error of its own."""
-
-
-@contextmanager
-def tells_what_is_kept(folder: Path, *, resume: bool = True) -> Iterator[None]:
-    """While the block runs, SIGTERM unwinds it as Ctrl-C does (a second one kills), and both say what of the run in
-    `folder` is kept: Terminated or Interrupted. `stop_on_signal` within has signals to itself.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    asked: list[int] = []
-
-    def end(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        signal.signal(number, signal.SIG_DFL)
-        raise _Term
-
-    former = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except _Term as stop:
-        raise Terminated(_kept(folder, resume)) from stop
-    except KeyboardInterrupt as stop:
-        raise Interrupted(_kept(folder, resume)) from stop
-    except Interrupted as stop:  # what was under way has said what is kept of it
-        raise (Terminated(*stop.problems) if asked else stop) from stop.__cause__
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
-def _kept(folder: Path, resume: bool) -> Problem:
-    """What a run that was stopped between two steps, or outside of them, has left."""
+def what_is_kept(folder: Path, *, resume: bool = True) -> Problem:
+    """What a run in `folder` that was stopped before its first step, or after its last, has left."""
     from posttrain.training.checkpoints import checkpoints_in
 
     again = "run the same command to go on" if resume else "run the same command without --restart to go on"

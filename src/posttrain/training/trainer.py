@@ -31,7 +31,7 @@ from posttrain.errors import Problem, TrainingError
 from posttrain.models.added import added_to
 from posttrain.models.logits import core_of
 from posttrain.models.memory import is_large, peak_gib, trim
-from posttrain.models.save import save_model
+from posttrain.models.save import save_model, saved_padding
 from posttrain.objectives._loss import Loss
 from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.batches import Forms, Step, StepLoader, part_of
@@ -404,8 +404,10 @@ class PostTrainer(Trainer):
             with self.lowered.raised(), self.cache_switched_on():
                 save_model(self.model, self.tokenizer, Path(output_dir), hashed=False)
         else:  # gathered by FSDP or DeepSpeed
-            self.accelerator.unwrap_model(self.model).save_pretrained(output_dir, state_dict=state_dict)
-            self.tokenizer.save_pretrained(output_dir)
+            model = self.accelerator.unwrap_model(self.model)
+            with saved_padding(model, self.tokenizer):
+                model.save_pretrained(output_dir, state_dict=state_dict)
+                self.tokenizer.save_pretrained(output_dir)
 
     @contextlib.contextmanager
     def cache_switched_on(self) -> Any:
