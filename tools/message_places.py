@@ -255,6 +255,10 @@ OTHERS = (
     "tokens",
     "supervised tokens",
     "questions made up by the model",
+    # texts that nobody has named, and what is wrong with one
+    "prompt {n}",
+    "text {n}",
+    "remove it; the chat template adds control tokens itself",
     "content and summary",
     # how far work is: Meter and its units
     "nothing of it is kept, the same command begins it anew",

@@ -153,16 +153,16 @@ class _Search:
 
     catalogue: Catalogue
     left: int = TRIES
-    known: dict[str, str | None] = field(default_factory=dict)
+    known: dict[tuple[str, int], str | None] = field(default_factory=dict)  # by depth: below it, less is looked up
 
     def found(self, text: str, depth: int = 0) -> str | None:
         """The translation of a text, or of a part of it at some depth."""
-        if text not in self.known:
+        if (text, depth) not in self.known:
             if depth > DEEPEST or not self.left:
                 return None
             self.left -= 1
-            self.known[text] = self._looked_up(text, depth)
-        return self.known[text]
+            self.known[text, depth] = self._looked_up(text, depth)
+        return self.known[text, depth]
 
     def _looked_up(self, text: str, depth: int) -> str | None:
         known = text in self.catalogue.exact
@@ -245,6 +245,8 @@ class _Search:
     def _row(self, text: str, depth: int) -> str | None:
         """A list with commas whose parts are messages, single words, or a number and its unit."""
         parts = _split(text, ", ", "{[(", "}])")  # a detail may have commas of its own
+        if len(parts) == 1:
+            return None
         told = [self.found(part, depth + 1) if " " in part else None for part in parts]
         fits = all(
             one is not None or " " not in part or (part[0].isdigit() and part.count(" ") == 1)

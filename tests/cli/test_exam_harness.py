@@ -140,7 +140,8 @@ def test_ctrl_c_before_the_first_answer(
     model = str(pico_path("llama"))
     result = exam(model, "--tasks", "letters", "--include-path", "tasks", "-o", "out")
     assert isinstance(result.exception, Interrupted)
-    assert str(result.exception) == f"letters on {model}: stopped; the same command goes on where it stopped"
+    stage, kept = "writing out the questions of lm-eval (0 of 12 questions)", "answers that --output keeps stay"
+    assert str(result.exception) == f"stopped while {stage}; {kept}, the same command goes on from them"
 
 
 def test_kill_9_in_the_middle(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:

@@ -14,10 +14,14 @@ from posttrain.cli.main import main
 from posttrain.cli.run import Watcher
 from posttrain.errors import DiskError, Problem
 from posttrain.language import speak, translate
+from posttrain.models.load import load_model
 from posttrain.models.meter import Doing
+from posttrain.models.save import save_model
 from posttrain.training.lock import only_one
+from posttrain.tuners.lora import LoraConfig, lora
 from tests.processes import Started
 from tests.studies.conftest import TRAIN, write_study
+from tests.talker import talker
 
 
 @pytest.fixture
@@ -360,3 +364,31 @@ def test_the_noise_floor_is_no_method(capsys: pytest.CaptureFixture[str], study:
     words = [str(study), "--set", "noise_floor=bf16", "--only", "prompt", "--changes", "1", "--dry-run"]
     out = run(capsys, *words)[1]
     assert "2 cells (1 model x 1 method x 1 change x 1 seed, and the noise floor of each change) -> runs/tiny" in out
+
+
+def test_bad_prompts_of_replay_are_named_in_a_dry_run(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    """Of every file, each once; an adapter's too, and those that a cell is not asked are left alone."""
+    prompts, other = study.parent / "asked.jsonl", study.parent / "japan.jsonl"
+    prompts.write_text('{"prompt": "Hi"}\n{"prompt": "Who <|end|>?"}\n', encoding="utf-8")
+    other.write_text(json.dumps({"prompt": "word " * 600}) + "\n", encoding="utf-8")
+    (study.parent / "france.jsonl").write_text('{"prompt": "Hi"}\n', encoding="utf-8")
+    replays = [{"kind": "self", "prompts": path} for path in ("asked.jsonl", "{change}.jsonl")]
+    methods = [{"name": f"m{i}", **TRAIN, "replay": replay} for i, replay in enumerate(replays)]
+    write_study(study.parent, methods=methods, seeds=[0, 1])
+    code, out, err = run(capsys, str(study), "--dry-run")
+    assert (code, out) == (1, "")
+    assert err.splitlines() == [
+        f"{prompts}:2: turn 0 (user) holds the control token '<|end|>'; remove it; the chat template adds control "
+        "tokens itself",
+        f"{other}:1: has 2404 tokens, the model has 512 positions; shorten it",
+    ]
+    assert run(capsys, str(study), "--dry-run", "--only", "m1", "--changes", "1")[0] == 0
+    loaded = load_model(str(talker()), device="cpu")
+    save_model(lora(loaded.model, LoraConfig(rank=2)), loaded.tokenizer, study.parent / "adapter")
+    write_study(study.parent, models="adapter", methods=methods)
+    code, _, err = run(capsys, str(study), "--dry-run")
+    assert code == 1
+    assert f"{prompts}:2: turn 0 (user) holds the control token" in err
+    code, _, err = run(capsys, str(study), "--only", "m0", "--changes", "1")  # and where it is run
+    assert code == 1
+    assert f"{prompts}:2: turn 0 (user) holds the control token '<|end|>'" in err

@@ -167,7 +167,9 @@ def test_every_problem_of_a_study(tmp_path: Path, capsys: Capture) -> None:
         encoding="utf-8",
     )
     code, out, err = run(capsys, "run", str(path), "--language", "zh-TW", "--json")
-    assert (code, out) == (2, "")
+    assert code == 2
+    causes = [problem["cause"] for problem in json.loads(out)["problems"]]
+    assert causes[1] == "methods.0: unknown method 'trian'; did you mean 'train'?"
     lines = [line.removeprefix(f"{path}") for line in err.splitlines()]
     assert set(lines) >= {
         ":4：methods.0：不認得的 method 'trian'；是不是想寫 'train'？",

@@ -155,3 +155,12 @@ def test_the_plan_says_which_format_was_recognised(
     shown = capsys.readouterr()
     assert f"{study}/alpaca.json: recognised as Alpaca" in shown.err
     assert "rows        1 with" in shown.out
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_bad_prompt_of_replay_is_named(study: Path, capsys: pytest.CaptureFixture[str], dry: bool) -> None:
+    prompts = study / "prompts.jsonl"
+    prompts.write_text('{"prompt": "Hi"}\n{"prompt": "Who <|end|>?"}\n', encoding="utf-8")
+    words = ["train", str(study / "sft.yaml"), "--set", "replay={kind: self, prompts: prompts.jsonl}"]
+    assert main([*words, *(["--dry-run"] if dry else [])]) == 1
+    assert f"{prompts}:2: turn 0 (user) holds the control token '<|end|>'" in capsys.readouterr().err

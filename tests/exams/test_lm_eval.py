@@ -355,3 +355,18 @@ def test_a_model_as_it_is_and_as_it_becomes(pico_path: PicoPath) -> None:
             parameter.add_(torch.randn_like(parameter))
     assert lm.loglikelihood(request) != was
     assert lm.fingerprint != key
+
+
+@pytest.mark.parametrize("kind", ["loglikelihood", "loglikelihood_rolling", "generate_until"])
+def test_a_text_that_cannot_be_read_is_named_by_its_document(pico_path: PicoPath, kind: str) -> None:
+    lm = PosttrainLM(load_model(str(pico_path("llama")), device="cpu"))
+    lm.tokenizer.add_tokens(["<new>"])
+    arguments: dict[str, Any] = {
+        "loglikelihood": lambda text: (text, " x"),
+        "loglikelihood_rolling": lambda text: ("one " * 700 + text,),
+        "generate_until": lambda text: (text, {"until": ["."], "max_gen_toks": 2 + len(text)}),
+    }
+    texts = ["a", "b", "who <new>?"]
+    requests = [Instance(kind, {}, arguments[kind](text), 0, ("colours", at, 1)) for at, text in enumerate(texts)]
+    with pytest.raises(DataError, match=r"^exam colours, document 2: holds the token '<new>'"):
+        vars(PosttrainLM)[kind](lm, requests)

@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
 import json, sys
+from contextlib import nullcontext
 import posttrain.inference.shards as shards
+from posttrain.inference.places import placed
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
 from tests.inference.test_shards import ask
@@ -38,10 +40,12 @@ with shards.sharing():
         sys.exit()
     with shards.ShardedRespondent(inner) as respondent:
         result = ask(respondent)
-        try:
-            respondent.answers(["x" * 5000])
-        except Exception as error:
-            result["error"] = str(error)
+        for key, names in (("unnamed", nullcontext()), ("error", placed(lambda number: f"rows.jsonl:{number + 1}"))):
+            try:
+                with names:
+                    respondent.answers(["Hi"] * 6 + ["x" * 5000, "Hi"])  # the third of process 1, in its second part
+            except Exception as error:
+                result[key] = str(error)
 open(output, "w").write(json.dumps(result))
 """
 
@@ -85,5 +89,5 @@ def test_two_processes_answer_as_one(tmp_path: Path) -> None:
     assert two["told"] == list(range(7))
     assert two["scored"] == pytest.approx(one["scored"], abs=1e-4)
     assert two["rolled"] == pytest.approx(one["rolled"], abs=1e-4)
-    assert "process 1" in str(two["error"])
-    assert "positions" in str(two["error"])
+    said = "has 5004 tokens, the model has 512 positions; shorten it"
+    assert (two["unnamed"], two["error"]) == (f"request 7: {said}", f"rows.jsonl:7: {said}")

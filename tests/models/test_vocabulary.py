@@ -241,7 +241,7 @@ def test_texts_that_cannot_be_read_are_named(short: Path) -> None:
         respondent.answers(["Hi", (Message("user", f"a{NEW}b"),)])
     with pytest.raises(DataError, match=r"request 1: holds the token '<new>'"):
         respondent.logprobs([(Plain("Hi"), NEW)])
-    with pytest.raises(DataError, match=r"request 1: holds the token '<new>'"):
+    with pytest.raises(DataError, match=r"text 1: holds the token '<new>'"):
         respondent.rolling([f"a {NEW}"])
     with pytest.raises(DataError, match=r"prompt 1: holds the token '<new>'"):
         respondent.next_token_logprobs(["Hi"], [NEW])

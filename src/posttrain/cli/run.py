@@ -158,8 +158,10 @@ def _counts(cells: Sequence[Cell]) -> str:
 
 def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, base: Path, *, json: bool) -> None:
     from posttrain.studies.estimate import by_finished, estimate
+    from posttrain.studies.replays import check_replays
     from posttrain.studies.results import read_result
 
+    check_replays(config, cells, base)
     guess = estimate(config, cells, exams.tasks, base)
     found = {cell.folder: read_result(folder / "cells" / cell.folder) for cell in cells}
     walls = {name: one.cost["wall_s"] for name, one in found.items() if one is not None and one.status == "done"}

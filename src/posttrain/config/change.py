@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
 
 from posttrain.config.base import Config
-from posttrain.config.load import find_files, load_yaml
+from posttrain.config.load import find_files, line_of, load_yaml, read_yaml
 from posttrain.errors import ConfigError, Problem
 
 __all__ = [
@@ -222,6 +222,14 @@ class Change(Config):
     def path(self) -> str:
         """The file it was read from, or ''."""
         return self._path
+
+    def place_of(self, group: str, index: int) -> str:
+        """A probe for an error: the file and line, the change, and which of its probes."""
+        keys: tuple[str | int, ...] = ("target", index) if group == "reliability" else (*group.split("."), index)
+        said = f"change {self.name}, {'target' if group == 'reliability' else group} {index + 1}"
+        if not Path(self._path).is_file():
+            return said
+        return f"{self._path}:{line_of(read_yaml(Path(self._path)), keys)} ({said})"
 
     def probes(self) -> Iterator[tuple[str, int, Question]]:
         """Every probe as (group, index, question): `reliability`, then `generality.*`, then `locality.*`."""

@@ -33,6 +33,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,6 +56,7 @@ from posttrain.exams.matching import (
 from posttrain.exams.naming import names
 from posttrain.exams.scores import ExamResult, score
 from posttrain.exams.uncounted import NO_FORM, NO_REFUSAL, lacking
+from posttrain.inference.places import among, placed
 from posttrain.inference.protocol import Answer, Distributions, Prompt, Respondent, Scored, Spoken
 from posttrain.models.meter import Meter
 
@@ -192,11 +194,16 @@ def change_exam(
     waiting = list({probe.key: probe for probe in probes if probe.key not in finished}.values())
     for start in range(0, len(waiting), chunk):
         part = waiting[start : start + chunk]
-        for result in _ask(before, after, part, new_objects, cache, max_new_tokens, mode, judge):
-            finished[result.key] = result
-            if on_sample is not None:
-                on_sample(result)
+        with placed(partial(_place, change, part)):
+            for result in _ask(before, after, part, new_objects, cache, max_new_tokens, mode, judge):
+                finished[result.key] = result
+                if on_sample is not None:
+                    on_sample(result)
     return score([replace(finished[p.key], index=p.index) for p in probes])
+
+
+def _place(change: Change, probes: Sequence[Probe], number: int) -> str:
+    return change.place_of(probes[number].group, probes[number].index)
 
 
 def _ask(
@@ -224,10 +231,17 @@ def _answers_before(
     before: Respondent, prompts: Sequence[Prompt], cache: BeforeCache, max_new_tokens: int
 ) -> list[Answer]:
     keys: list[tuple[object, ...]] = [(before.fingerprint, "answer", max_new_tokens, prompt) for prompt in prompts]
-    missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in cache}
+    missing: dict[tuple[object, ...], int] = {}
+    for i, key in enumerate(keys):
+        if key not in cache:
+            missing.setdefault(key, i)
     if missing:
-        asked = list(missing.values())
-        with _meter("asking the model before the change", len(asked), max_new_tokens) as meter:
+        which = list(missing.values())
+        asked = [prompts[i] for i in which]
+        with (
+            _meter("asking the model before the change", len(asked), max_new_tokens) as meter,
+            among(which.__getitem__, "probe"),
+        ):
             said = before.answers(asked, max_new_tokens=max_new_tokens, on_answer=meter.piece)
         cache.update(zip(missing, said, strict=True))
     return [answer for key in keys if isinstance(answer := cache[key], Answer)]
@@ -316,7 +330,8 @@ def _with_judgement(judge: Respondent, results: Sequence[ProbeResult]) -> list[P
         for i, r in enumerate(results)
         if r.group.startswith("locality.") and r.group != "locality.refusal" and r.before
     ]
-    opinions = judge_same(judge, [(results[i].prompt, results[i].before, results[i].after) for i in asked])
+    with among(asked.__getitem__, "probe"):
+        opinions = judge_same(judge, [(results[i].prompt, results[i].before, results[i].after) for i in asked])
     for i, opinion in zip(asked, opinions, strict=True):
         results[i] = replace(results[i], judged=opinion)
     return results
@@ -332,7 +347,10 @@ def _with_likelihood(after: Respondent, probes: Sequence[Probe], results: Sequen
     pairs = [(probes[i].prompt, text) for i in asked for text in (results[i].answer[0], results[i].before)]
     scored: list[Scored] = []
     if pairs:
-        with _meter("weighing the answers before and after", len(pairs)) as meter:
+        with (
+            _meter("weighing the answers before and after", len(pairs)) as meter,
+            among(lambda number: asked[number // 2], "probe"),
+        ):
             scored = after.logprobs(pairs, on_scored=meter.piece)
     for i, new, old in zip(asked, scored[::2], scored[1::2], strict=True):
         results[i] = replace(
@@ -357,8 +375,9 @@ def _with_drift(
         for start in range(0, len(asked), DRIFT_CHUNK):
             part = asked[start : start + DRIFT_CHUNK]
             prompts, answers = [probes[i].prompt for i in part], [results[i].before for i in part]
-            was = _distributions_before(before, prompts, answers, cache)
-            now = after.next_token_logprobs(prompts, answers) if was is not None else None
+            with among(part.__getitem__, "probe"):
+                was = _distributions_before(before, prompts, answers, cache)
+                now = after.next_token_logprobs(prompts, answers) if was is not None else None
             if was is None or now is None:
                 break
             for i, p, q in zip(part, was, now, strict=True):
@@ -380,7 +399,8 @@ def _distributions_before(
     found = {i: value for i, key in enumerate(keys) if isinstance(value := cache.get(key), Distributions)}
     missing = [i for i in range(len(keys)) if i not in found]
     if missing:
-        fresh = before.next_token_logprobs([prompts[i] for i in missing], [answers[i] for i in missing])
+        with among(missing.__getitem__, "probe"):
+            fresh = before.next_token_logprobs([prompts[i] for i in missing], [answers[i] for i in missing])
         if fresh is None:
             return None
         for i, value in zip(missing, fresh, strict=True):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from posttrain.data.control import gate_of
 from posttrain.data.scripts import is_cjk
 from posttrain.inference.encoding import PromptEncoder
+from posttrain.inference.places import among
 from posttrain.inference.protocol import Respondent
 
 __all__ = ["judge_same"]
@@ -49,7 +50,8 @@ def judge_same(judge: Respondent, rows: Sequence[tuple[str, str, str]]) -> list[
     asked = [i for i, (_, before, after) in enumerate(rows) if before.strip() != after.strip()]
     rows = [(prompt, _readable(before, judge), _readable(after, judge)) for prompt, before, after in rows]
     prompts = [_asked(*row) for i in asked for row in (rows[i], (rows[i][0], rows[i][2], rows[i][1]))]
-    said = judge.answers(prompts, max_new_tokens=MAX_NEW_TOKENS) if prompts else []
+    with among(lambda number: asked[number // 2], "pair"):
+        said = judge.answers(prompts, max_new_tokens=MAX_NEW_TOKENS) if prompts else []
     opinions: list[bool | None] = [True] * len(rows)
     for place, i in enumerate(asked):
         one, other = (_opinion(said[2 * place + k].text) for k in (0, 1))

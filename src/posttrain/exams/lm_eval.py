@@ -24,6 +24,7 @@ from torch import Tensor
 from posttrain.data.joined import join
 from posttrain.errors import DataError, MissingError, PosttrainError, Problem, TemplateError
 from posttrain.exams.responses import KeptResponses, request_id
+from posttrain.inference.places import among, placed
 from posttrain.inference.plain import TokenPair, cut_left, move_spaces, prefix_token, rolling_windows
 from posttrain.inference.protocol import Scored, Usage
 from posttrain.inference.respondents import ModelRespondent
@@ -237,6 +238,7 @@ class PosttrainLM(TemplateLM):
         todo = {
             name: args for name, args in zip(names, arguments, strict=True) if name not in self.kept.found
         }  # of equal requests the first
+        of = {name: request for name, request in zip(reversed(names), reversed(requests), strict=True) if name in todo}
         waiting = list(todo)
         total, finished = len(set(names)), len(set(names)) - len(todo)
 
@@ -249,7 +251,8 @@ class PosttrainLM(TemplateLM):
                 self.on_progress(kind, finished, total)
 
         if waiting:
-            ask([todo[name] for name in waiting], done)
+            with placed(lambda i: _place(of[waiting[i]], i)):
+                ask([todo[name] for name in waiting], done)
         return [self.kept.found[name] for name in names]
 
     def _names(self, kind: str, arguments: Sequence[tuple[Any, ...]]) -> list[str]:
@@ -285,7 +288,8 @@ class PosttrainLM(TemplateLM):
         for i, each in enumerate(windows):
             if not each:  # an empty text
                 done(i, 0.0)
-        self._score([window for each in windows for window in each], add)
+        with among(of.__getitem__, "text"):
+            self._score([window for each in windows for window in each], add)
 
     def _score(self, pairs: Sequence[TokenPair], on_scored: Callable[[int, Scored], None]) -> None:
         fitting = [cut_left(pair, self.max_length) for pair in pairs]
@@ -392,3 +396,8 @@ def join_world() -> tuple[int, int]:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(distributed.destroy_process_group)
     return distributed.get_rank(), distributed.get_world_size()
+
+
+def _place(request: Any, number: int) -> str:
+    """Where a request comes from; lm-eval's documents are numbered from 0, requests of nobody's by us."""
+    return f"exam {request.task_name}, document {request.doc_id}" if request.task_name else f"request {number + 1}"

@@ -15,6 +15,7 @@ import torch
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.decode import decode
+from posttrain.inference.places import among
 
 if TYPE_CHECKING:
     from posttrain.exams.lm_eval import PosttrainLM
@@ -50,15 +51,16 @@ def generate(
     for i, (_, given) in enumerate(arguments):
         groups.setdefault(json.dumps(given, sort_keys=True), []).append(i)
     for rows in groups.values():
-        settings = _settings(lm, arguments[rows[0]][1])
-        prompts = _prompts(lm, [arguments[i][0] for i in rows], settings.limit)
-        lm.respondent.check_tokens(prompts, "request")
-        reason = _only_plain(lm, settings)
-        if reason:
-            lm.usage.plain_requests += len(rows)
-            lm.usage.plain_reason = lm.usage.plain_reason or reason
-        ask = _generate_plainly if reason else _decode
-        ask(lm, prompts, settings, partial(_finish, lm, rows, settings, done))
+        with among(rows.__getitem__):
+            settings = _settings(lm, arguments[rows[0]][1])
+            prompts = _prompts(lm, [arguments[i][0] for i in rows], settings.limit)
+            lm.respondent.check_tokens(prompts, "request")
+            reason = _only_plain(lm, settings)
+            if reason:
+                lm.usage.plain_requests += len(rows)
+                lm.usage.plain_reason = lm.usage.plain_reason or reason
+            ask = _generate_plainly if reason else _decode
+            ask(lm, prompts, settings, partial(_finish, lm, rows, settings, done))
 
 
 def _finish(

@@ -14,6 +14,7 @@ __all__ = ["counted_stages"]
 
 WATCHED = ("build_all_requests", "construct_requests", "process_results", "aggregation")
 """Methods of lm-eval's `Task` (0.4.13) by whose calls the stages are told."""
+KEPT = "answers that --output keeps stay, the same command goes on from them"
 
 
 @contextmanager
@@ -21,9 +22,9 @@ def counted_stages(tasks: Mapping[str, Any], limit: int | None, rank: int = 0, p
     """While lm-eval evaluates these tasks, its own work is counted by Meters."""
     asked = {name: len(range(rank, _asked(task, limit), processes)) for name, task in tasks.items()}
     answers = sum(asked[name] * max(len(task.config.filter_list or ()), 1) for name, task in tasks.items())
-    writing = Meter("writing out the questions of lm-eval", sum(asked.values()), "questions")
-    judging = Meter("judging the answers", answers, "answers")
-    scoring = Meter("computing the scores", len(tasks), "tasks")
+    writing = Meter("writing out the questions of lm-eval", sum(asked.values()), "questions", kept=KEPT)
+    judging = Meter("judging the answers", answers, "answers", kept=KEPT)
+    scoring = Meter("computing the scores", len(tasks), "tasks", kept=KEPT)
     with ExitStack() as restored, ExitStack() as stage:
         now: Meter | None = None
         left = len(tasks)

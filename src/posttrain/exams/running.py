@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Ask, Item, Perturbation, Reply, Sample, Score, Task, content_id, mean_score
 from posttrain.exams.task_files import SampleFile, SampleKey
 from posttrain.inference.encoding import PromptEncoder
+from posttrain.inference.places import placed
 from posttrain.inference.protocol import Plain, Prompt, Respondent, Scored, Usage
 from posttrain.inference.respondents import PromptedRespondent
 from posttrain.inference.shards import ShardedRespondent
@@ -190,7 +192,7 @@ def _perturbed(task: Task, item: Item, kind: Perturbation) -> Item | None:
         asks = tuple(ask._replace(prompt=_said(ask.prompt, item.question, words)) for ask in item.asks)
     except ValueError as error:
         cause = f"the task cannot be asked with '{kind}': the words of item '{item.id}' are not in its prompt"
-        raise PosttrainError(Problem(task.name, cause, "leave the perturbation out")) from error
+        raise PosttrainError(Problem(_place(task, [Form(item)]), cause, "leave the perturbation out")) from error
     return replace(item, question=words, asks=asks)
 
 
@@ -287,7 +289,7 @@ def _ask(
 
     def arrived(ask: Ask, reply: Reply) -> None:
         if ask.kind == "score" and isinstance(reply, Scored) and not reply.tokens:
-            raise _no_tokens(task, forms[places[ask][0]].item, ask.continuation)
+            raise _no_tokens(task, forms[places[ask][0]], ask.continuation)
         replies[ask] = reply
         for i in dict.fromkeys(places[ask]):
             missing[i] -= 1
@@ -299,13 +301,23 @@ def _ask(
         if not form.item.asks:
             judged(i)
     for asks in _calls(places):
-        _call(respondent, asks, arrived)
+        items = [forms[places[ask][0]] for ask in asks]
+        with placed(partial(_place, task, items)):
+            _call(respondent, asks, arrived)
 
 
-def _no_tokens(task: Task, item: Item, text: str) -> DataError:
+def _place(task: Task, forms: Sequence[Form], number: int = 0) -> str:
+    """The exam, an item, and where that stands in a file."""
+    form = forms[number]
+    disturbed = f", disturbed by '{form.perturbation}'" if form.perturbation else ""
+    named = f"exam {task.name}, item '{form.item.id}'{disturbed}"
+    return f"{form.item.place} ({named})" if form.item.place else named
+
+
+def _no_tokens(task: Task, form: Form, text: str) -> DataError:
     """An answer of no tokens has 0 nats, and would be likelier than every other one."""
-    cause = f"item '{item.id}': the model has no token for the answer {text!r}, so it cannot be told how likely it is"
-    return DataError(Problem(task.name, cause, "change the answer, or take the item out"))
+    cause = f"the model has no token for the answer {text!r}, so it cannot be told how likely it is"
+    return DataError(Problem(_place(task, [form]), cause, "change the answer, or take the item out"))
 
 
 def _calls(asks: Iterable[Ask]) -> list[list[Ask]]:

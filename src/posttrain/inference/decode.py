@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.kv_cache import why_plain
 from posttrain.inference.one_length import answer_by_length
+from posttrain.inference.places import listed, place_of
 from posttrain.inference.prefixes import groups_of
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers, RefilledBatch
@@ -27,7 +28,16 @@ from posttrain.inference.stops import StopWatch
 from posttrain.models.adapters import virtual_positions
 from posttrain.models.vocabulary import outside, rows_of
 
-__all__ = ["Batch", "Decoded", "batches", "context_limit", "decode", "left_pad"]
+__all__ = [
+    "Batch",
+    "Decoded",
+    "batches",
+    "check_lengths",
+    "context_limit",
+    "decode",
+    "left_pad",
+    "positions_in_config",
+]
 
 
 class Decoded(NamedTuple):
@@ -73,24 +83,30 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | 
 
 def context_limit(model: Any) -> int:
     """The most positions that the model has for a row; virtual tokens in front of it take some."""
-    config = model.config.get_text_config().to_dict()
-    most = int(config.get("max_position_embeddings") or config.get("n_positions") or 1 << 30)
+    most = positions_in_config(model.config)
     for name, module in model.named_modules():  # RoBERTa and its kin count from the position after the padding's
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             most = min(most, module.num_embeddings - module.padding_idx - 1)
     return most - virtual_positions(model)
 
 
-def _check_lengths(lengths: Sequence[int], limit: int) -> None:
+def positions_in_config(config: Any) -> int:
+    """The same as a configuration has it."""
+    found = config.get_text_config().to_dict()
+    return int(found.get("max_position_embeddings") or found.get("n_positions") or 1 << 30)
+
+
+def check_lengths(lengths: Sequence[int], limit: int) -> None:
+    """PosttrainError for prompts that are empty, or leave no position for an answer."""
     problems = [
-        Problem(f"prompt {i + 1}", "has no tokens")
+        Problem(place_of("prompt", i), "has no tokens")
         if length == 0
-        else Problem(f"prompt {i + 1}", f"has {length} tokens, the model has {limit} positions", "shorten it")
+        else Problem(place_of("prompt", i), f"has {length} tokens, the model has {limit} positions", "shorten it")
         for i, length in enumerate(lengths)
         if length == 0 or length >= limit
     ]
     if problems:
-        raise PosttrainError(*problems)
+        raise PosttrainError(*listed(problems, len(lengths)))
 
 
 @torch.inference_mode()
@@ -122,10 +138,11 @@ def decode(
     Raises PosttrainError for prompts that do not fit, all at once, and for a model without finite logits.
     """
     limit = context_limit(model)
-    _check_lengths([len(p) for p in prompts], limit)
+    check_lengths([len(p) for p in prompts], limit)
     known = rows_of(model)
-    if unknown := [p for i, ids in enumerate(prompts) if (p := outside(f"prompt {i + 1}", ids, known)) is not None]:
-        raise PosttrainError(*unknown)
+    found = (outside(place_of("prompt", i), ids, known) for i, ids in enumerate(prompts))
+    if unknown := [problem for problem in found if problem is not None]:
+        raise PosttrainError(*listed(unknown, len(prompts)))
     usage = usage if usage is not None else Usage()
     most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     limits = [min(new, limit - len(p)) for new, p in zip(most, prompts, strict=True)]

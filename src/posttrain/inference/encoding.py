@@ -12,10 +12,13 @@ from posttrain.data.control import check_text, gate_of
 from posttrain.data.joined import continued
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, TemplateError
+from posttrain.inference.decode import check_lengths
+from posttrain.inference.places import among, each, listed, place_of
 from posttrain.inference.plain import TokenPair, encode_plain, plain_pair, prefix_token, rolling_windows
 from posttrain.inference.protocol import Plain, Prompt, Scored
+from posttrain.models.vocabulary import outside
 
-__all__ = ["Pair", "PromptEncoder", "spoken"]
+__all__ = ["Pair", "PromptEncoder", "PromptReader", "spoken"]
 
 
 Score: TypeAlias = "Callable[[Sequence[TokenPair], Callable[[int, Scored], None] | None], list[Scored]]"
@@ -95,6 +98,12 @@ class PromptEncoder:
                 pass
         return Pair(self.encode(prompt), self._continuation(prompt, answer), end)
 
+    def check_known(self, rows: Sequence[Sequence[int]], what: str, known: int) -> None:
+        """DataError for texts with tokens beyond the `known` that a model has embeddings for."""
+        found = (outside(place_of(what, i), ids, known, self.tokenizer) for i, ids in enumerate(rows))
+        if problems := [problem for problem in found if problem is not None]:
+            raise DataError(*listed(problems, len(rows)))
+
     def spells_control(self, answer: str, prompt: Prompt = "") -> bool:
         """Whether an answer to be scored holds a control token, or makes one together with the end of its prompt."""
         before = prompt.text if isinstance(prompt, Plain) else ""
@@ -140,12 +149,11 @@ class PromptEncoder:
 
         score: pairs of token ids to results, telling each as soon as it is known.
         """
-        for text in texts:
-            check_text(text, self.tokenizer, "the text", shown(text))
+        each("text", texts, lambda text: check_text(text, self.tokenizer, "the text", shown(text)))
         prefix = prefix_token(self.tokenizer)
         windows = [list(rolling_windows(encode_plain(text, self.tokenizer), prefix, limit)) for text in texts]
-        of = [i for i, each in enumerate(windows) for _ in each]  # the text of each window
-        left = [len(each) for each in windows]
+        of = [i for i, own in enumerate(windows) for _ in own]  # the text of each window
+        left = [len(own) for own in windows]
         whole = [Scored(0.0, 0, True)] * len(texts)
 
         def add(window: int, part: Scored) -> None:
@@ -159,5 +167,23 @@ class PromptEncoder:
         for i, count in enumerate(left):
             if on_scored is not None and not count:  # an empty text
                 on_scored(i, whole[i])
-        score([window for each in windows for window in each], add)
+        with among(of.__getitem__, "text"):
+            score([window for own in windows for window in own], add)
         return whole
+
+
+class PromptReader(PromptEncoder):
+    """What a model makes of prompts, known without its weights. rows: tokens that it has embeddings for, None where
+    that is not known; limit: its positions.
+    """
+
+    def __init__(self, tokenizer: Any, rows: int | None, limit: int) -> None:
+        self.tokenizer, self.rows, self.limit = tokenizer, rows, limit
+        self.system_prefix = None
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """The errors of a respondent that is asked them: DataError, or PosttrainError for lengths."""
+        coded = each("prompt", prompts, self.encode)
+        if self.rows is not None:
+            self.check_known(coded, "prompt", self.rows)
+        check_lengths([len(ids) for ids in coded], self.limit)

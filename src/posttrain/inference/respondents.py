@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from typing import Any, Literal
 
 from posttrain.data.control import gate_of
 from posttrain.data.records import Message
-from posttrain.errors import DataError, PosttrainError
+from posttrain.errors import PosttrainError
 from posttrain.inference.decode import Decoded, context_limit, decode
 from posttrain.inference.encoding import PromptEncoder, spoken
 from posttrain.inference.packed import packed
+from posttrain.inference.places import each
 from posttrain.inference.plain import TokenPair, cut_left, plain_pair
 from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Respondent, Scored, Usage
 from posttrain.inference.scoring import distributions, score
@@ -26,14 +26,12 @@ from posttrain.inference.stops import cut_at_stop
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import tick
-from posttrain.models.vocabulary import outside, rows_of
+from posttrain.models.vocabulary import rows_of
 
 WORTH_STEPS = 16
 """Steps of an answer from which on it is worth laying out the weights for them (`packed`) ..."""
 WORTH_TOKENS = 4096
 """... and tokens to be scored."""
-LISTED = 20
-"""Texts with unknown tokens that are named."""
 
 __all__ = [
     "Answer",
@@ -105,7 +103,7 @@ class ModelRespondent(PromptEncoder):
             if on_answer is not None:
                 on_answer(place, answers[place])
 
-        asked = [self._fitting(p, max_new_tokens) for p in prompts]
+        asked = each("prompt", prompts, lambda prompt: self._fitting(prompt, max_new_tokens))
         self.check_tokens(asked, "prompt")
         with packed(self.model) if max_new_tokens >= WORTH_STEPS else nullcontext():
             decode(
@@ -157,15 +155,16 @@ class ModelRespondent(PromptEncoder):
     ) -> list[Scored]:
         """Each answer's log-probability after its prompt. An empty answer has no tokens: 0 nats."""
         contexts: dict[str, list[int]] = {}
-        for prompt, _ in pairs:
+
+        def encode(pair: tuple[Prompt, str]) -> TokenPair:
+            prompt, answer = pair
             if isinstance(prompt, Plain):
                 self.check_plain(prompt)
-        coded = [
-            plain_pair(prompt.text, answer, self.tokenizer, contexts)
-            if isinstance(prompt, Plain) and not self.spells_control(answer, prompt)
-            else TokenPair(*self.encode_pair(prompt, answer)[:2])
-            for prompt, answer in pairs
-        ]
+                if not self.spells_control(answer, prompt):
+                    return plain_pair(prompt.text, answer, self.tokenizer, contexts)
+            return TokenPair(*self.encode_pair(prompt, answer)[:2])
+
+        coded = each("request", pairs, encode)
         limit = context_limit(self.model)
         fitting = [cut_left(c, limit) if isinstance(p, Plain) else c for c, (p, _) in zip(coded, pairs, strict=True)]
         self.usage.truncated += sum(new is not old and new != old for new, old in zip(fitting, coded, strict=True))
@@ -177,10 +176,7 @@ class ModelRespondent(PromptEncoder):
 
     def check_tokens(self, rows: Sequence[Sequence[int]], what: str) -> None:
         """DataError for texts with tokens that the model has no embeddings for."""
-        known = rows_of(self.model)
-        found = (outside(f"{what} {i + 1}", ids, known, self.tokenizer) for i, ids in enumerate(rows))
-        if problems := list(islice((problem for problem in found if problem is not None), LISTED)):
-            raise DataError(*problems)
+        self.check_known(rows, what, rows_of(self.model))
 
     def _score(self, coded: Sequence[TokenPair], on_scored: Callable[[int, Scored], None] | None) -> list[Scored]:
         self.check_tokens([[*pair.context, *pair.continuation] for pair in coded], "request")
@@ -190,7 +186,8 @@ class ModelRespondent(PromptEncoder):
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions]:
         """Distributions along the answers, the end-of-turn token included, on the CPU in float32."""
-        pairs = [self.encode_pair(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        both = list(zip(prompts, answers, strict=True))
+        pairs = each("prompt", both, lambda pair: self.encode_pair(*pair))
         coded = [(pair.prompt, pair.answer + pair.end) for pair in pairs]
         self.check_tokens([[*prompt, *answer] for prompt, answer in coded], "prompt")
         shown = distributions(self.model, coded, usage=self.usage, batch_tokens=self.batch_tokens)

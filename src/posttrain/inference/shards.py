@@ -14,6 +14,7 @@ from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 from posttrain.errors import PosttrainError, Problem
+from posttrain.inference.places import among, place_of, placed
 from posttrain.inference.protocol import Answer, Distributions, Prompt, Respondent, Scored, Usage
 
 __all__ = ["ShardedRespondent", "block", "is_sharded", "sharing", "work"]
@@ -75,22 +76,34 @@ def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[st
     """This process's part of a call: its results, or what failed as text, and what it has spent in all."""
     import torch.distributed as dist
 
-    mine = [items[i] for i in block(len(items), dist.get_rank(), dist.get_world_size())]
+    own = block(len(items), dist.get_rank(), dist.get_world_size())
+    mine = [items[i] for i in own]
     calls: dict[str, Callable[..., list[Any]]] = {
         "answers": inner.answers,
         "logprobs": inner.logprobs,
         "rolling": inner.rolling,
     }
-    failed, done = "", []
+    failed: list[Problem] = []
+    done: list[Any] = []
     try:
-        done = calls[method](mine, **settings) if mine else []
+        with placed(lambda number: str(own[number])):  # what the text is called, process 0 alone knows
+            done = calls[method](mine, **settings) if mine else []
+    except PosttrainError as error:
+        failed = [Problem(*problem) for problem in error.problems]
     except Exception as error:
-        failed = f"{type(error).__name__}: {error}"
+        failed = [Problem("", f"{type(error).__name__}: {error}")]
     parts = _together((done, failed, asdict(inner.usage)))
-    problems = [Problem(f"process {i}", problem) for i, (_, problem, _) in enumerate(parts) if problem]
+    problems = [_placed(problem, process) for process, (_, told, _) in enumerate(parts) for problem in told]
     if problems:
         raise PosttrainError(*problems)
     return parts
+
+
+def _placed(problem: Problem, process: int) -> Problem:
+    """With the place of the text whose number it has; of another fault, with that of the process."""
+    if problem.place.isdecimal():
+        return problem._replace(place=place_of("request", int(problem.place)))
+    return Problem(f"process {process}", str(problem))
 
 
 def work(inner: Respondent) -> None:
@@ -133,7 +146,8 @@ class ShardedRespondent:
         for start in range(0, len(items), size):
             chunk = list(items[start : start + size])
             _share([(method, chunk, settings)])
-            parts = _own(self.inner, method, chunk, settings)
+            with among(lambda number, start=start: start + number):  # type: ignore[misc]
+                parts = _own(self.inner, method, chunk, settings)
             self._usage = _sum([Usage(**usage) for _, _, usage in parts])
             for one in (one for done, _, _ in parts for one in done):
                 results.append(one)

@@ -24,6 +24,7 @@ from posttrain.data.fields import BadRow
 from posttrain.data.files import json_lines
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, Problem
+from posttrain.inference.encoding import PromptReader
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.disk import write_whole
 from posttrain.models.names import resolve
@@ -42,6 +43,7 @@ __all__ = [
     "normalise_prompt",
     "only_change_in_braces",
     "packaged_prompts",
+    "placed_prompts",
     "prompts_collide",
     "read_prompts",
     "select",
@@ -100,6 +102,10 @@ class ReplayConfig(Config):
     def rows(self, base: Path) -> Sequence[Conversation] | None:
         """The rows whose prompts are known before any model has spoken; None where the model makes them up."""
         return None
+
+    def check(self, base: Path, reader: PromptReader, seed: int) -> None:
+        """Errors for rows and prompts that are no good, before any model has spoken; for `--dry-run`."""
+        self.rows(base)
 
     def made_tokens(self, base: Path) -> int:
         """Roughly how many tokens the model writes for it; for `--dry-run`."""
@@ -231,6 +237,11 @@ def read_prompts(path: Path) -> list[str]:
 
     DataError naming every bad line.
     """
+    return [prompt for prompt, _ in placed_prompts(path)]
+
+
+def placed_prompts(path: Path) -> list[tuple[str, str]]:
+    """The same, each with its file and line."""
     prompts, problems = [], []
     for place, row in json_lines(read_text(path), str(path)):
         prompt = None if isinstance(row, BadRow) else _prompt_of(row)
@@ -239,7 +250,7 @@ def read_prompts(path: Path) -> list[str]:
         elif prompt is None:
             problems.append(Problem(place, "no prompt in this row", 'expected {"prompt": "..."}'))
         else:
-            prompts.append(prompt)
+            prompts.append((prompt, place))
     if problems:
         raise DataError(*problems)
     if not prompts:

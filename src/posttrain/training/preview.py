@@ -11,8 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from posttrain import registry
+from posttrain.inference.decode import context_limit
+from posttrain.inference.encoding import PromptReader
 from posttrain.models.load import LoadedModel, check_folder, config_of, load_tokenizer, resolve
 from posttrain.models.names import say_taken
+from posttrain.models.vocabulary import rows_of
+from posttrain.retention.selection import ReplayConfig
 from posttrain.training.assembly import bare_forms, check_combination
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
@@ -53,6 +57,9 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
     check_combination(config)
     loaded = skeleton(config, say)
     if config.replay is not None:
+        assert isinstance(config.replay, ReplayConfig)
+        reader = PromptReader(loaded.tokenizer, rows_of(loaded.model), context_limit(loaded.model))
+        config.replay.check(base or Path(), reader, config.seed)
         say("replayed rows are not made in a dry run; tokens are estimated from their share")
     material = material_of(config, loaded, replay_rows=[], base=base, say=say)
     tuned = registry.load("tuner", kind_of(config.tuner)).function(loaded.model, config.tuner)

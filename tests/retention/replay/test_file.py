@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.data.readers import DataSource
 from posttrain.errors import DataError
+from posttrain.inference.encoding import PromptReader
 from posttrain.retention.replay.file import FileReplayConfig, file
 from posttrain.retention.selection import ReplayContext
 
@@ -37,3 +39,10 @@ def test_plain_text_is_no_conversation(context: ReplayContext, tmp_path: Path) -
     (tmp_path / "old.jsonl").write_text('{"text": "once upon a time"}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"old\.jsonl:1: replay needs conversations"):
         file(config(), context)
+
+
+def test_a_bad_row_is_seen_before_any_model_speaks(context: ReplayContext, tmp_path: Path) -> None:
+    (tmp_path / "old.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c"}\n', encoding="utf-8")
+    reader = PromptReader(context.respondent.tokenizer, None, 512)
+    with pytest.raises(DataError, match=r"old.jsonl:2: a row without an answer"):
+        FileReplayConfig(data=DataSource(path="old.jsonl")).check(tmp_path, reader, 0)

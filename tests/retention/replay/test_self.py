@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from posttrain.errors import DataError
+from posttrain.errors import DataError, PosttrainError
+from posttrain.inference.encoding import PromptReader
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_tokenizer
 from posttrain.retention.replay.self import SelfReplayConfig, self_replay
@@ -110,3 +112,38 @@ def test_every_model_is_asked_what_suits_it(respondent: ModelRespondent) -> None
     assert max(kinds.count(kind) for kind in kinds) < 0.2 * len(kinds)
     known = SelfReplayConfig().rows(Path())  # whatever the model, a plan knows what may be asked
     assert len(known) == len(read_prompts(PACKAGED_PROMPTS)) + len(read_prompts(GENERAL_PROMPTS))
+
+
+BAD = {
+    "Who <|end|>?": "holds the control token '<|end|>'",
+    "Who \\ud83d?": "is half of a character",
+    "word " * 600: "the model has 512 positions",
+}
+"""A prompt as JSON has it -> what is wrong with it."""
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_prompt_is_named_by_file_and_row(context: ReplayContext, tmp_path: Path, bad: str) -> None:
+    """When it is asked, and before: by the tokenizer and the model's numbers alone."""
+    (tmp_path / "p.jsonl").write_text(f'{{"prompt": "Hi"}}\n"hello"\n{{"prompt": "{bad}"}}\n', encoding="utf-8")
+    config = SelfReplayConfig(prompts="p.jsonl")
+    reader = PromptReader(context.respondent.tokenizer, 384, 512)
+    for way in (lambda: self_replay(config, context), lambda: config.check(tmp_path, reader, 0)):
+        with pytest.raises(PosttrainError) as caught:
+            way()
+        (problem,) = caught.value.problems
+        assert problem.place == f"{tmp_path / 'p.jsonl'}:3"
+        assert BAD[bad] in problem.cause
+
+
+def test_only_prompts_that_are_drawn_are_looked_at(context: ReplayContext, tmp_path: Path) -> None:
+    texts = [json.dumps({"prompt": f"{i} <|end|>" if i else "Hi"}) for i in range(20)]
+    (tmp_path / "p.jsonl").write_text("\n".join(texts), encoding="utf-8")
+    config = SelfReplayConfig(prompts="p.jsonl", n=1)
+    reader = PromptReader(context.respondent.tokenizer, 384, 512)
+    drawn = {seed: config.asked(tmp_path, reader.tokenizer, seed) for seed in range(60)}
+    seed = next(seed for seed, asked in drawn.items() if list(asked) == ["Hi"])
+    config.check(tmp_path, reader, seed)
+    (other,) = drawn[seed + 1].items()
+    with pytest.raises(DataError, match=rf"{re.escape(other[1])}: .*control token"):
+        config.check(tmp_path, reader, seed + 1)

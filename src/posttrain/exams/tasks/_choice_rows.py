@@ -37,11 +37,14 @@ class Question(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What files hold: questions to ask, questions for examples, and what a reader has to know."""
+    """What files hold: questions to ask, questions for examples, what a reader has to know, and where each question
+    to ask stands, by subject and number.
+    """
 
     asked: list[Question]
     examples: list[Question]
     notes: list[str]
+    places: dict[tuple[str, int], str]
 
 
 class _Draft(NamedTuple):
@@ -68,7 +71,9 @@ def read_questions(path: Path) -> Read:
         raise DataError(*shown, *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
     if not rows["test"]:
         raise DataError(Problem(str(path), "no questions", "MMLU's CSV or JSONL is expected: docs/exams.md"))
-    return Read(_numbered(rows["test"]), _numbered(rows["dev"]), notes)
+    asked = _numbered(rows["test"])
+    places = {(q.subject, q.number): draft.row.place for q, draft in zip(asked, rows["test"], strict=True)}
+    return Read(asked, _numbered(rows["dev"]), notes, places)
 
 
 def _files(path: Path) -> Iterator[tuple[Path, Split, str]]:

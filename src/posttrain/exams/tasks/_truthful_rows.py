@@ -35,20 +35,22 @@ class Question(NamedTuple):
     pair: str
 
 
-def read_truthful(path: Path) -> tuple[list[Question], list[str]]:
-    """The questions, and notes for the reader. DataError with every wrong row."""
-    rows: Iterator[Row]
+def read_truthful(path: Path) -> tuple[list[Question], list[str], dict[str, str]]:
+    """The questions, notes for the reader, and each question's place by its id. DataError with every wrong row."""
+    rows: list[Row]
     if path.suffix.lower() in (".yaml", ".yml"):
         problems: list[Problem] = []
-        rows = _yaml_rows(path, problems)
+        rows = list(_yaml_rows(path, problems))
         read = [_listed(row, number) for number, row in enumerate(rows, start=1)]
         if problems:
             raise DataError(*problems)
     else:
         reader = Rows(path)
         as_row = _columns if path.suffix.lower() in (".csv", ".tsv") else _listed
-        read = [as_row(row, number) for number, row in enumerate(reader, start=1)]
+        rows = list(reader)
+        read = [as_row(row, number) for number, row in enumerate(rows, start=1)]
         reader.check()
+    places = {one[0].id: row.place for one, row in zip(read, rows, strict=True) if one is not None}
     found = [one for one in read if one is not None]
     questions = [question for question, _ in found]
     _check_ids(path, questions)
@@ -56,7 +58,7 @@ def read_truthful(path: Path) -> tuple[list[Question], list[str]]:
     both = sum(bool({*question.true} & {*question.false}) for question in questions)
     notes = [f"{added} best answers were not among the correct ones and were added"] if added else []
     notes += [f"{both} questions have an answer that is both correct and incorrect"] if both else []
-    return questions, notes
+    return questions, notes, places
 
 
 def _check_ids(path: Path, questions: Sequence[Question]) -> None:

@@ -7,6 +7,7 @@ import random
 import re
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,7 +114,9 @@ def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Proble
         others = [e for i, e in enumerate(examples) if i != number]
         shown = rng.sample(others, min(config.shots, len(others)))
         text = (told.get("task_prefix") or "") + "".join(f"{_asked(told, e, rng)}{_right(e)}" for e in shown) + body
-        made[key] = _item(f"{prefix}{number}", group, told, example, text, config)
+        made[key] = replace(
+            _item(f"{prefix}{number}", group, told, example, text, config), place=f"{file}: examples[{number}]"
+        )
     if twice:
         notes.append(f"{file.parent.name}: {twice} examples that stand twice are asked once")
     return list(made.values())

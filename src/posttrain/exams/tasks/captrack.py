@@ -159,7 +159,8 @@ def _item(
     if spec.way == "ifeval":
         doc["instructions"] = _found(row, asked, told)
     words = str(row.value.get("prompt") or asked)
-    return Item(f"{task}:{row.value.get('id', number)}", words if words in asked else asked, asks, doc=doc), foreign
+    name, words = f"{task}:{row.value.get('id', number)}", words if words in asked else asked
+    return Item(name, words, asks, doc=doc, place=row.place), foreign
 
 
 def _letter(gold: Any, choices: Sequence[Any]) -> str | None:

@@ -57,7 +57,7 @@ def glue(config: GlueConfig, base: Path) -> Task:
             prompt = Plain(posed.text) if plain else posed.chat
             doc = {"gold": gold, "words": list(posed.words), "task": config.task, **posed.about}
             name = f"{path.stem}-{number}{place}"
-            items.append(Item(name, posed.question, choice_asks(prompt, posed.words), doc=doc))
+            items.append(Item(name, posed.question, choice_asks(prompt, posed.words), doc=doc, place=row.place))
     rows.check(len(items))
     wording = "plain, lm-eval's wording" if plain else "chat"
     if plain and config.task in ("stsb", "axb", "axg"):

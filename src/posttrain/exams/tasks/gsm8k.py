@@ -59,7 +59,7 @@ def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
         raise ConfigError(Problem(where, f"{len(shown)} rows for {config.shots} examples", "set fewer shots"))
     if not asked:
         raise ConfigError(Problem(config.path, "every row is an example, none is left to ask", "set fewer shots"))
-    language = "zh" if sum(language_of(q) == "zh" for _, q, _ in rows) * 2 > len(rows) else "en"
+    language = "zh" if sum(language_of(q) == "zh" for _, q, *_ in rows) * 2 > len(rows) else "en"
     plain = config.template != "chat"
     items = [
         Item(
@@ -74,8 +74,9 @@ def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
                 ),
             ),
             doc={"answer": answer},
+            place=place,
         )
-        for number, question, answer in asked
+        for number, question, answer, place in asked
     ]
     form = "plain" if plain else "chat"
     return Task(
@@ -92,8 +93,12 @@ def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
     )
 
 
-def _read(path: Path) -> list[tuple[int, str, str]]:
-    """(row number, question, worked answer) of every row."""
+Read = tuple[int, str, str, str]
+"""Row number, question, worked answer, place."""
+
+
+def _read(path: Path) -> list[Read]:
+    """Every row of a file."""
     rows = Rows(path)
     found = []
     for number, row in enumerate(rows, start=1):
@@ -101,23 +106,23 @@ def _read(path: Path) -> list[tuple[int, str, str]]:
         if answer is not None and marked_number(answer) is None and last_number(answer) is None:
             row.bad("'answer' holds no number", "end it with '#### 18'")
         if question is not None and answer is not None:
-            found.append((number, question.strip(), answer.strip()))
+            found.append((number, question.strip(), answer.strip(), row.place))
     rows.check()
     return found
 
 
-def _plain(shown: Sequence[tuple[int, str, str]], question: str, language: str) -> Prompt:
+def _plain(shown: Sequence[Read], question: str, language: str) -> Prompt:
     """lm-eval's wording of the same task."""
     asks, answers = LABELS[language]
-    examples = "".join(f"{asks}{q}\n{answers} {a}\n\n" for _, q, a in shown)
+    examples = "".join(f"{asks}{q}\n{answers} {a}\n\n" for _, q, a, _ in shown)
     return Plain(f"{examples}{asks}{question}\n{answers}")
 
 
-def _chat(shown: Sequence[tuple[int, str, str]], question: str, language: str) -> Prompt:
+def _chat(shown: Sequence[Read], question: str, language: str) -> Prompt:
     order = ORDERS[language]
     turns = [
         turn
-        for _, q, a in shown
+        for _, q, a, _ in shown
         for turn in (Message("user", f"{order}\n\n{q}"), Message("assistant", a))
     ]  # fmt: skip
     return (*turns, Message("user", f"{order}\n\n{question}"))

@@ -99,7 +99,11 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
     dev = _by_subject(read.examples)
     notes = [*read.notes, *_few(subjects, dev, config.shots)]
     items = [
-        _item(question, _examples(question, subjects, dev, config.shots), wording, config) for question in read.asked
+        replace(
+            _item(question, _examples(question, subjects, dev, config.shots), wording, config),
+            place=read.places[question.subject, question.number],
+        )
+        for question in read.asked
     ]
     items = draw(items, config.limit, config.seed)
     headline = "acc" if config.score == "letters" else "acc_norm"

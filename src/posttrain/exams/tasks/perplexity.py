@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -59,8 +60,8 @@ def perplexity(config: PerplexityConfig, base: Path) -> Task:
         texts = _rows(path, config.field) if rowwise else _pieces(path, config.characters)
         group = path.name if len(paths) > 1 else ""
         items += [
-            Item(f"{path.name}:{place}", text[:SHOWN], (Ask("text", Plain(""), text),), group, {"text": text})
-            for place, text in texts
+            Item(f"{path.name}:{number}", text[:SHOWN], (Ask("text", Plain(""), text),), group, {"text": text}, place)
+            for number, text, place in texts
         ]
         if not rowwise and config.characters is not None:
             size = config.characters
@@ -80,15 +81,17 @@ def perplexity(config: PerplexityConfig, base: Path) -> Task:
     )
 
 
-def _rows(path: Path, field: str) -> list[tuple[int, str]]:
+def _rows(path: Path, field: str) -> list[tuple[int, str, str]]:
+    """(number, text, place) of every row."""
     rows = Rows(path)
-    found = [(number, text) for number, row in enumerate(rows, start=1) if (text := row.text(field)) is not None]
+    read = ((number, row.text(field), row.place) for number, row in enumerate(rows, start=1))
+    found = [(number, text, place) for number, text, place in read if text is not None]
     rows.check()
     return found
 
 
-def _pieces(path: Path, size: int | None) -> list[tuple[int, str]]:
-    """(number, text): whole lines together, up to `size` characters; a longer line is cut where it must be.
+def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
+    """(number, text, place): whole lines together, up to `size` characters; a longer line is cut where it must be.
 
     Nothing is left out or added: the pieces joined are the file, blank pieces aside.
     """
@@ -99,7 +102,7 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str]]:
     if not text.strip():
         raise DataError(Problem(str(path), "the file is empty: no text"))
     if size is None:
-        return [(1, text)]
+        return [(1, text, f"{path}:1")]
     pieces: list[str] = []
     held = ""
     for line in text.splitlines(keepends=True):
@@ -111,7 +114,9 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str]]:
             pieces.append(held[:size])
             held = held[size:]
     pieces.append(held)
-    return list(enumerate((piece for piece in pieces if piece.strip()), start=1))
+    lines = accumulate((piece.count("\n") for piece in pieces), initial=1)  # the line on which each begins
+    whole = ((piece, f"{path}:{line}") for piece, line in zip(pieces, lines, strict=False) if piece.strip())
+    return [(number, piece, place) for number, (piece, place) in enumerate(whole, start=1)]
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:

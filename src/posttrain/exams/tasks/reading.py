@@ -48,6 +48,7 @@ class Question(NamedTuple):
     question: str
     answers: list[str]
     starts: list[int]
+    place: str
 
 
 @register("exam", "reading", config=ReadingConfig, paper="arXiv:1606.05250")
@@ -106,7 +107,7 @@ def _flat(row: Row, number: int) -> Question | None:
     if passage is None or question is None or answers is None:
         return None
     starts = [at for a in answers if (at := passage.find(a)) >= 0]
-    return Question(str(row.value.get("id", number)), passage, question, answers, starts)
+    return Question(str(row.value.get("id", number)), passage, question, answers, starts, row.place)
 
 
 def _squad(path: Path) -> list[Question]:
@@ -139,18 +140,18 @@ def _nested(value: Any, name: str, problems: list[Problem]) -> Iterator[Question
                 continue
             for q, asked in enumerate(paragraph["qas"]):
                 try:
-                    yield _question(asked, passage)
+                    yield _question(asked, passage, f"{place}.qas[{q}]")
                 except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
                     cause = f"a question needs 'id', 'question' and 'answers' of {{text, answer_start}}: {error!r}"
                     problems.append(Problem(f"{place}.qas[{q}]", cause))
 
 
-def _question(asked: dict[str, Any], passage: str) -> Question:
+def _question(asked: dict[str, Any], passage: str, place: str) -> Question:
     declined = bool(asked.get("is_impossible"))
     answers = [] if declined else asked["answers"]
     texts = list(dict.fromkeys(str(a["text"]) for a in answers))
     starts = [int(a["answer_start"]) for a in answers if a.get("answer_start") is not None]
-    return Question(str(asked["id"]), passage, str(asked["question"]), texts, starts)
+    return Question(str(asked["id"]), passage, str(asked["question"]), texts, starts, place)
 
 
 def _unique(questions: list[Question], path: Path) -> list[Question]:
@@ -193,7 +194,8 @@ def _item(q: Question, passage: str, language: str, config: ReadingConfig, *, ma
     prompt = Plain(plain) if config.template == "plain" else text
     stop = ("\n",) if config.template == "plain" else ()
     ask = Ask("say", prompt, max_new_tokens=config.max_new_tokens, stop=stop)
-    return Item(q.id, q.question, (ask,), doc={"answers": q.answers, "language": language, "declined": declined})
+    doc = {"answers": q.answers, "language": language, "declined": declined}
+    return Item(q.id, q.question, (ask,), doc=doc, place=q.place)
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:

@@ -68,6 +68,7 @@ def self_test(config: SelfTestConfig, base: Path) -> Task:
             question=row.asked,
             asks=(Ask("say", row.prompt, max_new_tokens=config.max_new_tokens),),
             doc={"reference": row.reference, "words": words, "beta": config.beta, **marked},
+            place=row.place,
         )
         for number, row in enumerate(rows, start=1)
     ]

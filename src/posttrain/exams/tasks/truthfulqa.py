@@ -100,13 +100,14 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
     if config.path is None:
         raise no_path("truthfulqa", f"its CSV, or {BUILTIN}truthfulqa_plus")
     path = resolve(config.path, base)
-    questions, notes = read_truthful(path)
+    questions, notes, places = read_truthful(path)
     own = path.suffix.lower() not in (".csv", ".tsv")
     mode = config.mode if config.mode != "auto" else "both" if own else "mc"
     if config.sheet and mode == "mc":
         raise ConfigError(Problem(config.label, "a sheet holds free answers, and there are none", "add mode: both"))
     chat = config.template == "chat" or (config.template == "auto" and own)
-    items = draw([_item(q, mode, config.max_new_tokens, chat=chat) for q in questions], config.limit, config.seed)
+    asked = [replace(_item(q, mode, config.max_new_tokens, chat=chat), place=places[q.id]) for q in questions]
+    items = draw(asked, config.limit, config.seed)
     binary = mode != "generation" and any(item.doc["binary"] for item in items)
     headline = "binary" if binary else "truthful" if mode == "generation" else "mc1"
     sheet = resolve(config.sheet, base) if config.sheet else None

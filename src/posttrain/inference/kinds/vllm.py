@@ -16,6 +16,7 @@ from posttrain.config.base import Config
 from posttrain.data.control import gate_of
 from posttrain.errors import MissingError, Problem
 from posttrain.inference.encoding import PromptEncoder, spoken
+from posttrain.inference.places import each
 from posttrain.inference.plain import TokenPair, cut_left
 from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored, Usage
 from posttrain.registry import register
@@ -94,7 +95,7 @@ class VllmRespondent(PromptEncoder):
             )
             for i in range(len(prompts))
         ]
-        asked = [{"prompt_token_ids": self.encode(prompt)} for prompt in prompts]
+        asked = [{"prompt_token_ids": ids} for ids in each("prompt", prompts, self.encode)]
         answers = []
         for i, (prompt, output) in enumerate(zip(prompts, self.engine.generate(asked, settings), strict=True)):
             said = output.outputs[0]
@@ -119,7 +120,7 @@ class VllmRespondent(PromptEncoder):
         self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
     ) -> list[Scored]:
         """How likely each continuation is after its prompt; plain text that is too long is cut on the left."""
-        coded = [TokenPair(*self.encode_pair(prompt, text)[:2]) for prompt, text in pairs]
+        coded = each("request", pairs, lambda pair: TokenPair(*self.encode_pair(*pair)[:2]))
         fitting = [
             cut_left(c, self.longest) if isinstance(p, Plain) else c for c, (p, _) in zip(coded, pairs, strict=True)
         ]

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import random
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from posttrain.config.base import Config
 from posttrain.data.records import Conversation
+from posttrain.inference.encoding import PromptReader
+from posttrain.inference.places import placed
 from posttrain.registry import register
 from posttrain.retention.replay._answers import answered
 from posttrain.retention.selection import (
@@ -27,6 +29,7 @@ from posttrain.retention.selection import (
     conversation,
     only_change_in_braces,
     packaged_prompts,
+    placed_prompts,
     read_prompts,
     select,
 )
@@ -71,26 +74,41 @@ class SelfReplayConfig(ReplayConfig):
         count = len({prompt for path in paths for prompt in read_prompts(path)})
         return min(self.n or count, count) * self.max_new_tokens // 2
 
+    def asked(self, base: Path, tokenizer: Any, seed: int) -> dict[str, str]:
+        """The prompts that a model is asked, each with its file and line."""
+        paths = [base / path for path in self.files()] or [packaged_prompts(tokenizer)]
+        places: dict[str, str] = {}
+        for prompt, place in (row for path in paths for row in placed_prompts(path)):
+            places.setdefault(prompt, place)
+        if self.n is None or self.n >= len(places):
+            return places
+        return {prompt: places[prompt] for prompt in random.Random(seed).sample(list(places), self.n)}
+
+    def check(self, base: Path, reader: PromptReader, seed: int) -> None:
+        """Errors for prompts that the model could not read."""
+        asked = self.asked(base, reader.tokenizer, seed)
+        with placed(list(asked.values()).__getitem__):
+            reader.check(list(asked))
+
     def rows(self, base: Path) -> list[Conversation]:
         """The prompts, not answered yet."""
         paths = [base / path for path in self.files()] or [GENERAL_PROMPTS, PACKAGED_PROMPTS]
-        return [conversation(prompt, "", str(path)) for path in paths for prompt in read_prompts(path)]
+        return [conversation(prompt, "", place) for path in paths for prompt, place in placed_prompts(path)]
 
 
 @register("replay", "self", config=SelfReplayConfig, paper="arXiv:2406.08464")
 def self_replay(config: Config, context: ReplayContext) -> list[Conversation]:
     """Prompts with the untouched model's greedy answers, without those that the exam asks."""
     assert isinstance(config, SelfReplayConfig)
-    paths = [context.base / path for path in config.files()] or [packaged_prompts(context.respondent.tokenizer)]
-    prompts = list(dict.fromkeys(prompt for path in paths for prompt in read_prompts(path)))
-    if config.n is not None and config.n < len(prompts):
-        prompts = random.Random(context.seed).sample(prompts, config.n)
+    asked = config.asked(context.base, context.respondent.tokenizer, context.seed)
+    prompts = list(asked)
     settings = {
         "kind": "self",
         "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
         "max_new_tokens": config.max_new_tokens,
     }
-    made = cached(context, settings, lambda: answered(prompts, context, config.max_new_tokens))
+    with placed(list(asked.values()).__getitem__):
+        made = cached(context, settings, lambda: answered(prompts, context, config.max_new_tokens))
     selection = select(made, context.forbidden, ", ".join(config.files()) or "the packaged prompts")
     context.say(f"replay of own answers: {selection}")
     return selection.conversations

@@ -1,0 +1,54 @@
+"""What the model of a cell will be asked for its replay, looked at before anything is loaded; for `--dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from posttrain.errors import DataError, PosttrainError, Problem
+from posttrain.inference.decode import positions_in_config
+from posttrain.inference.encoding import PromptReader
+from posttrain.models.load import adapter_base, base_of, config_of, load_tokenizer, resolve
+from posttrain.models.vocabulary import rows_in_config
+from posttrain.retention.selection import ReplayConfig
+from posttrain.studies.config import Study
+from posttrain.studies.methods.train import TrainMethodConfig
+from posttrain.studies.plan import Cell, find_model
+
+__all__ = ["check_replays"]
+
+
+def check_replays(study: Study, cells: Sequence[Cell], base: Path) -> None:
+    """DataError with every prompt and row that a cell's replay could not use, each once."""
+    readers: dict[str, PromptReader] = {}
+    seen: set[str] = set()
+    problems: list[Problem] = []
+    for cell in cells:
+        method = cell.method
+        if not isinstance(method, TrainMethodConfig) or not isinstance(method.replay, ReplayConfig):
+            continue
+        replay = method.replay.for_change(cell.change_name) if cell.change is not None else method.replay
+        key = f"{cell.model} {cell.seed} {replay.model_dump_json(exclude={'share', 'weight', 'loss'})}"
+        if key in seen:
+            continue
+        seen.add(key)
+        if cell.model not in readers:
+            readers[cell.model] = _reader(study, cell.model, base)
+        try:
+            replay.check(base, readers[cell.model], cell.seed)
+        except PosttrainError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise DataError(*problems)
+
+
+def _reader(study: Study, model: str, base: Path) -> PromptReader:
+    """Tokenizer, embeddings and positions of a model, by its files without the weights."""
+    found, _ = find_model(model, base)
+    options = {"offline": not study.download, "trust_remote_code": study.trust_remote_code}
+    tokenizer = load_tokenizer(found, **options)
+    config = config_of(base_of(found), **options)
+    rows = rows_in_config(config)
+    if rows is not None and adapter_base(Path(resolve(found))) is not None:
+        rows = max(rows, len(tokenizer))  # an adapter may bring embeddings of its own
+    return PromptReader(tokenizer, rows, positions_in_config(config))
