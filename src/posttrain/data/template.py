@@ -2,7 +2,8 @@
 
 Two ways to find an assistant's words in the rendered text, both verified:
 
-- **markers**: the template puts `{% generation %}` around them and the renderer reports the places;
+- **markers**: the template puts `{% generation %}` around them and the renderer reports the places; what the template
+  adds for generation must stand before them, or at their beginning, where it is not learned;
 - **prefixes**: what the template renders before the turn, with the generation prompt, must be the beginning of the
   whole text; so must be what it renders up to and with the turn. The words are the difference. Where the second does
   not hold (Qwen3 drops the reasoning of earlier turns), the turn's content must follow the first one literally.
@@ -34,6 +35,11 @@ GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 MARK_MEND = (
     "put {% generation %}...{% endgeneration %} around the assistant's words in the template (chat_template.jinja), "
     'or leave the turn out of the loss with "train": false'
+)
+PROMPT_MEND = (
+    "give the turn its reasoning_content where generation begins with reasoning; or correct chat_template.jinja: "
+    "before an answer it must write what it writes for add_generation_prompt; or leave the turn out of the loss with "
+    '"train": false'
 )
 SPLIT_MEND = (
     'give each answer a row of its own that ends with it, in which earlier answers have "train": false: this template '
@@ -85,7 +91,7 @@ class ChatTemplate:
         except ValueError as error:  # several templates, none of them the default
             raise TemplateError(Problem("", str(error), "name one of them 'default'")) from error
         self.untold_tag: bool | None = None
-        self.tag_marked: bool | None = None
+        self.usual_tag: str | None = None
         self.arguments_are_text: dict[bool, bool] = {}
         self.raw: dict[bool, bool] = {}
         self.check_fields = FieldCheck(self.text)
@@ -205,7 +211,8 @@ class ChatTemplate:
             if not message.supervised:
                 continue
             if own is not None and message.role == "assistant":
-                start, end = self._without_prompt(record, i, text, own[i])
+                before = max((end for turn, (_, end) in own.items() if turn < i), default=0)
+                start, end = self._without_prompt(record, i, text, own[i], before)
             elif message.role == "assistant":
                 start, end = self._assistant_span(record, i, text)
             else:
@@ -213,20 +220,31 @@ class ChatTemplate:
             spans.append(Span(start, end, i == len(record.messages) - 1))
         return Rendered(text, spans, record.place)
 
-    def _without_prompt(self, record: Conversation, i: int, text: str, place: tuple[int, int]) -> tuple[int, int]:
-        """The marked place without what the generation prompt gives already (some templates mark a part of the tag)."""
-        if self.tag_marked is None:
-            asked = (Message("user", "Hi"),)
-            whole, places = self._run(
-                [m.for_template() for m in (*asked, Message("assistant", "Yo"))], None, "", False, marked=True
-            )
-            prompt = self.text(asked, None, "", prompt=True)
-            self.tag_marked = not places or places[0][0] != len(prompt) or not whole.startswith(prompt)
-        if self.tag_marked:
-            prompt = self.text(record.messages[:i], record.tools, record.place, prompt=True)
-            if text.startswith(prompt) and place[0] < len(prompt) < place[1]:
-                return len(prompt), place[1]
-        return place
+    def _without_prompt(
+        self, record: Conversation, i: int, text: str, place: tuple[int, int], before: int
+    ) -> tuple[int, int]:
+        """The marked place without what the generation prompt gives already (some templates mark a part of the tag).
+
+        before: where the turns before it end, as far as marks tell. What the template adds for generation must stand
+        between there and the words; earlier turns may be written otherwise than in a prompt (Qwen3's reasoning).
+        """
+        hi = (Message("user", "Hi"),)
+        if self.usual_tag is None:
+            self.usual_tag = self._tag(hi, None, "")
+        if text.endswith(self.usual_tag, 0, place[0]):
+            return place
+        tag = self._tag(record.messages[:i] or hi, record.tools, record.place)
+        at = text.rfind(tag, before, place[0] + len(tag))
+        if at < 0 or at + len(tag) >= place[1]:
+            same = next(n for n in range(len(tag), -1, -1) if text.rfind(tag[:n], before, place[0] + n) >= 0)
+            found = text[text.rfind(tag[:same], before, place[0] + same) + same :]
+            raise self._unverified(record, i, _otherwise(tag[same:], found), PROMPT_MEND)
+        return max(place[0], at + len(tag)), place[1]
+
+    def _tag(self, asked: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str) -> str:
+        """What the template adds for generation."""
+        prompt = self.text(asked, tools, place, prompt=True)
+        return prompt[_alike(prompt, self.text(asked, tools, place)) :]
 
     def prompt_problem(self) -> str:
         """How generation begins otherwise than the trained text does, on a simple conversation; "" when it does not."""
@@ -240,9 +258,10 @@ class ChatTemplate:
     def _assistant_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
         before = self.text(record.messages[:i], record.tools, record.place, prompt=True)
         if not text.startswith(before):
-            at = next(at for at, character in enumerate(before) if text[at : at + 1] != character)
-            why = f"generation would begin with {before[at : at + 30]!r} where the text has {text[at : at + 30]!r}"
-            raise self._unverified(record, i, why)
+            at = _alike(before, text)
+            bare = self.text(record.messages[:i], record.tools, record.place)
+            in_tag = before.startswith(bare) and at >= len(bare)  # marks would be of no use
+            raise self._unverified(record, i, _otherwise(before[at:], text[at:]), PROMPT_MEND if in_tag else MARK_MEND)
         start = len(before)
         up_to = (
             self.text(record.messages[: i + 1], record.tools, record.place) if i + 1 < len(record.messages) else text
@@ -262,7 +281,7 @@ class ChatTemplate:
         at = start + len(text[start:]) - len(text[start:].lstrip())
         if content and text.startswith(content, at):
             return start, at + len(content)
-        raise self._unverified(record, i, "it renders the turn otherwise when more turns follow", split=True)
+        raise self._unverified(record, i, "it renders the turn otherwise when more turns follow", SPLIT_MEND)
 
     def tag_unprompted(self) -> bool:
         """Whether an assistant's turn begins with a tag although the generation prompt is empty."""
@@ -290,10 +309,10 @@ class ChatTemplate:
         up_to = self.text(record.messages[: i + 1], record.tools, record.place)
         return at, len(up_to) if text.startswith(up_to) else at + len(words)
 
-    def _unverified(self, record: Conversation, i: int, why: str, *, split: bool = False) -> TemplateError:
+    def _unverified(self, record: Conversation, i: int, why: str, mend: str = MARK_MEND) -> TemplateError:
         role = record.messages[i].role
         cause = f"the words of turn {i} ({role}) cannot be told apart in this chat template: {why}"
-        return TemplateError(Problem(record.place, cause, SPLIT_MEND if split else MARK_MEND))
+        return TemplateError(Problem(record.place, cause, mend))
 
 
 def _check_calls(messages: Sequence[Message], place: str) -> None:
@@ -304,6 +323,16 @@ def _check_calls(messages: Sequence[Message], place: str) -> None:
             if fault is not None:
                 cause = f"turn {i} ({message.role}): its call to {name_of(call)!r} {fault[0]}"
                 raise TemplateError(Problem(place, cause, fault[1]))
+
+
+def _otherwise(prompt: str, text: str) -> str:
+    return f"generation would begin with {prompt[:30]!r} where the text has {text[:30]!r}"
+
+
+def _alike(one: str, other: str) -> int:
+    """With how many characters both texts begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _overlap(one: str, other: str) -> str:
