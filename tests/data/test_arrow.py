@@ -59,6 +59,16 @@ def arguments(result: ReadResult) -> list[Any]:
     ]
 
 
+PLACE = {
+    "type": "object",
+    "properties": {"zip": {"type": "string"}, "city": {"type": "string"}},
+    "required": ["zip", "city"],
+}
+REFERRING: dict[str, Any] = tool("f", ["loc"], loc={"anyOf": [{"$ref": "#/$defs/place"}, {"type": "null"}]})
+REFERRING["function"]["parameters"]["$defs"] = {
+    "place": {**PLACE, "properties": {**PLACE["properties"], "next": {"$ref": "#/$defs/place"}}}
+}
+
 SAME: dict[str, list[dict[str, Any]]] = {
     "arguments of two functions": [row(call("weather", city="Paris")), row(call("add", a=1, b=2))],
     "two calls in one message": [row(call("weather", city="Paris"), call("add", a=1))],
@@ -85,6 +95,36 @@ SAME: dict[str, list[dict[str, Any]]] = {
     ],
     "nulls that no other row can have brought": [row(call("f", a=1, b=None)), row(call("f", a=2, b=None))],
     "a null in the only row": [row(call("f", a=1, b=None))],
+    "a null that a schema requires in an object": [
+        row(call("f", loc={"zip": None, "city": "x"}), tools=[tool("f", loc=PLACE)]),
+        row(call("f", loc={"zip": "1"}), tools=[tool("f", loc={**PLACE, "required": ["zip"]})]),
+    ],
+    "a null that a schema requires in objects of a list": [
+        row(
+            call("f", stops=[{"zip": None, "city": "x"}, {"city": "y", "zip": None}]),
+            tools=[tool("f", stops={"type": "array", "items": PLACE})],
+        ),
+        row(call("f", stops=[{"zip": "1", "city": None}]), tools=[tool("f", stops={"type": "array", "items": PLACE})]),
+    ],
+    "a null that a schema requires by reference": [
+        row(call("f", loc={"zip": None, "city": "x"}), tools=[REFERRING]),
+        row(call("f", loc={"zip": "1", "city": "y", "next": {"zip": None, "city": "z"}}), tools=[REFERRING]),
+    ],
+    "schemas as JSON text": [
+        row(call("f", loc={"zip": None, "city": "x"}), tools=json.dumps([REFERRING])),
+        row(call("f", loc={"zip": "1", "city": "y"}), tools=json.dumps([REFERRING])),
+    ],
+    "a null that the function's schema knows, and another's does not": [
+        row(call("w", city="P", unit=None), tools=[tool("w", city={}, unit={"type": "string"})]),
+        row(call("v", city="R"), tools=[tool("v", city={})]),
+    ],
+    "a null in an object that one schema knows": [
+        row(
+            call("w", at={"city": "P", "unit": None}),
+            tools=[tool("w", at=tool("", city={}, unit={})["function"]["parameters"])],
+        ),
+        row(call("v", at={"city": "R"}), tools=[tool("v", at=tool("", city={})["function"]["parameters"])]),
+    ],
     "Llama's parameters": [
         row(
             {"function": {"name": "weather", "parameters": {"city": "Paris", "unit": None}}},
@@ -147,6 +187,24 @@ def test_so_does_a_data_set(
         (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     expected = without_place(as_jsonl(tmp_path, rows).records)
     assert without_place(read_records(DataSource(hub=str(folder))).records) == expected
+
+
+def test_whose_null_it_is(tmp_path: Path) -> None:
+    """No row has a value for the key: without schemas, another function may have brought it, or another row's object."""
+    two = [row(call("w", city="P", unit=None)), row(call("v", city="R"))]
+    assert arguments(as_parquet(tmp_path, two)) == [{"city": "P"}, {"city": "R"}]
+    nested = [row(call("w", at={"city": "P", "unit": None})), row(call("v", at={"city": "R"}))]
+    assert arguments(as_parquet(tmp_path, nested)) == [{"at": {"city": "P"}}, {"at": {"city": "R"}}]
+    # of one function: all objects have it, or none
+    one = [row(call("f", a=None, b=1)), row(call("f", b=2))]
+    assert arguments(as_parquet(tmp_path, one)) == [{"a": None, "b": 1}, {"a": None, "b": 2}]
+    # a schema that does not know the key
+    told = [row(call("f", a=None, b=1), tools=[tool("f", b={})]), row(call("f", b=2), tools=[tool("f", b={})])]
+    assert arguments(as_parquet(tmp_path, told)) == [{"b": 1}, {"b": 2}]
+    # an object of any keys, of which the schema says nothing
+    free = tool("f", o={"type": "object"})
+    rows = [row(call("f", o={"a": None, "b": 1}), tools=[free]), row(call("f", o={"a": None, "b": 2}), tools=[free])]
+    assert arguments(as_parquet(tmp_path, rows)) == [{"o": {"a": None, "b": 1}}, {"o": {"a": None, "b": 2}}]
 
 
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:

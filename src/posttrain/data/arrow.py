@@ -6,9 +6,10 @@ inside an object is taken for a key that the row does not have, and left out, ex
 there:
 
 - in a map and in JSON (Arrow's `json`, a text that holds JSON), where each object has keys of its own;
-- in the arguments of a function whose schema, in the same row, requires the parameter;
-- where no object of the column has a value for the key, and none of them lacks any other key: then the key was
-  brought by no other row.
+- in the arguments of a function whose schema, in the same row, requires the parameter, at any level of them;
+- where no object of the column has a value for the key, and none of them lacks any other key: then no value was there
+  to be left out. In arguments only those of the function itself are told so: keys that its schema knows; without a
+  schema, all keys where the column calls one function.
 
 Elements of lists are never filled in, so that a null among them stays. A column without a value is nothing, as in JSON.
 
@@ -26,13 +27,14 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.data.fields import BadRow
+from posttrain.data.parameters import Keys, Parameters, schemas_of
 from posttrain.errors import DataError, MissingError, Problem
 
 __all__ = ["Cleaner", "clean_rows", "parquet_rows"]
@@ -43,12 +45,15 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a column's values are made of; real: keys of an object whose nulls stood in the rows."""
+    """What a column's values are made of; real: keys of an object that have no value in any row, and of which no other
+    row can have been the reason; several: the object is a call, and the column has calls of several functions.
+    """
 
     kind: str
     inner: Shape | None = None
     fields: Mapping[str, Shape] = field(default_factory=dict)
     real: frozenset[str] = frozenset()
+    several: bool = False
 
 
 LEAF = Shape("value")
@@ -89,7 +94,19 @@ def _shape(kind: pa.DataType, chunks: Sequence[pa.Array]) -> Shape:
             empty.add(one.name)
         elif nulls:
             whole = False
-    return Shape("struct", None, fields, frozenset(empty) if whole else frozenset())
+    return Shape("struct", None, fields, frozenset(empty) if whole else frozenset(), _several(kind, columns))
+
+
+def _several(kind: pa.StructType, columns: Sequence[Sequence[pa.Array]]) -> bool:
+    """Whether objects are calls of several functions."""
+    names = {kind.field(i).name: i for i in range(kind.num_fields)}
+    told = next((names[key] for key in ("arguments", "parameters") if key in names), None)
+    if told is None or "name" not in names:
+        return False
+    called: set[Any] = set()
+    for column in columns:
+        called.update(column[names["name"]].filter(column[told].is_valid()).to_pylist())
+    return len(called - {None}) > 1
 
 
 class Cleaner:
@@ -106,33 +123,59 @@ class Cleaner:
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """One row. BadJson where a column of JSON holds none."""
-        required = _required(row)
-        return {name: self._clean(value, self._shapes[name], required) for name, value in row.items()}
+        schemas = schemas_of(row)
+        return {name: self._clean(value, self._shapes[name], schemas) for name, value in row.items()}
 
     def _clean(
-        self, value: Any, shape: Shape, required: Mapping[str, frozenset[str]], kept: frozenset[str] = frozenset()
+        self, value: Any, shape: Shape, schemas: Mapping[str, Parameters], inside: Arguments | None = None
     ) -> Any:
-        """kept: keys whose nulls stay, since a schema requires them."""
+        """inside: whether the value is in a call's arguments, and what is said of it there."""
         if value is None:
             return None
         if shape.kind == "json":
             return value if self._decoded or not isinstance(value, str) else parse_json(value)
         if shape.inner is not None and shape.kind == "list":
-            return [self._clean(one, shape.inner, required) for one in value]
+            items = inside and inside._replace(told=inside.told.items())
+            return [self._clean(one, shape.inner, schemas, items) for one in value]
         if shape.inner is not None and shape.kind == "map":
             pairs = value.items() if isinstance(value, dict) else value
-            return {str(key): self._clean(one, shape.inner, required) for key, one in pairs}
+            keys = inside and inside.told.keys()
+            return {
+                str(key): self._clean(one, shape.inner, schemas, inside and inside.at(str(key), keys))
+                for key, one in pairs
+            }
         if shape.kind != "struct":
             return _as_json(value)
-        asked = required.get(str(value.get("name")), frozenset())
+        called = schemas.get(str(value.get("name")), Parameters())
+        keys = inside and inside.told.keys()
         found = {}
         for key, one in value.items():
-            if one is None and key not in shape.real and key not in kept:
+            if one is None and not _stays(key, shape, inside, keys):
                 self.left_out += 1
-            else:
-                inside = asked if _are_arguments(key, one) else frozenset[str]()
-                found[key] = self._clean(one, shape.fields.get(key, LEAF), required, inside)
+                continue
+            there = inside and inside.at(key, keys)
+            if inside is None and _are_arguments(key, one):
+                there = Arguments(called, shape.several)
+            found[key] = self._clean(one, shape.fields.get(key, LEAF), schemas, there)
         return found
+
+
+class Arguments(NamedTuple):
+    """A place in the arguments of a call: what its schema says there; several: the column calls others, too."""
+
+    told: Parameters
+    several: bool
+
+    def at(self, key: str, keys: Keys | None) -> Arguments:
+        """The value of a key of the object here."""
+        return self._replace(told=self.told.at(key, keys))
+
+
+def _stays(key: str, shape: Shape, inside: Arguments | None, keys: Keys | None) -> bool:
+    """Whether a null stood in the row; keys: those that a schema names."""
+    if keys is not None:
+        return key in keys.required or (key in keys.known and key in shape.real)
+    return key in shape.real and not (inside and inside.several)
 
 
 def _are_arguments(key: str, value: Any) -> bool:
@@ -151,29 +194,6 @@ def _as_json(value: Any) -> Any:
             return int(value)
         return float(value) if decimal.Decimal(repr(float(value))) == value else value
     return value
-
-
-def _required(row: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """Function -> the parameters that its schema in this row requires, whatever the column of schemas is called."""
-    found: dict[str, frozenset[str]] = {}
-    for value in row.values():
-        for tool in _tools(value):
-            told = tool.get("function") if isinstance(tool, dict) and isinstance(tool.get("function"), dict) else tool
-            schema = told.get("parameters") if isinstance(told, dict) else None
-            names = schema.get("required") if isinstance(schema, dict) else None
-            if isinstance(told, dict) and isinstance(names, list) and isinstance(told.get("name"), str):
-                found[told["name"]] = frozenset(name for name in names if isinstance(name, str))
-    return found
-
-
-def _tools(value: Any) -> list[Any]:
-    """A cell's schemas, as a list or as JSON text."""
-    if isinstance(value, str) and value.lstrip().startswith("[") and '"required"' in value:
-        try:
-            value = parse_json(value)
-        except BadJson:  # some text; where it is used, it is read again and complained about
-            return []
-    return value if isinstance(value, list) else []
 
 
 def parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
