@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -208,7 +209,8 @@ def test_the_row_itself_is_not_changed() -> None:
     assert with_objects([call]) == [{"function": {"name": "f", "arguments": {"a": 1}}}]
     assert with_texts(with_objects([call])) == [call]
     assert call == {"function": {"name": "f", "arguments": '{"a": 1}'}}
-    assert with_objects([{"name": "f"}, {"function": "f"}]) == [{"name": "f"}, {"function": "f"}]
+    assert with_objects([call := {"name": "f"}]) == [{"name": "f", "arguments": {}}]
+    assert call == {"name": "f"}
 
 
 def test_objects_within_objects_without_end_name_the_row() -> None:
@@ -286,3 +288,56 @@ def test_what_is_wrong_with_parameters_is_found(tmp_path: Path) -> None:
     file.write_text(json.dumps({"messages": [{"role": "user", "content": "Hi"}, said]}) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"messages\[1\].tool_calls has arguments .* the key 'city' twice"):
         read_records(DataSource(path=str(file)))
+
+
+def with_call(tmp_path: Path, function: Any, *, flat: bool = False) -> DataSource:
+    said = {"role": "assistant", "content": "", "tool_calls": [function if flat else {"function": function}]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "Hi"}, said]}) + "\n")
+    return DataSource(path=str(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("template", "flat"),
+    [(QWEN25, False), (QWEN25, True), (DEEPSEEK, False), (MISTRAL, False)],
+    ids=["qwen2.5", "qwen2.5 flat", "deepseek", "mistral"],
+)
+@pytest.mark.parametrize(
+    "given", [{}, {"arguments": None}, {"arguments": ""}, {"parameters": None}, {"arguments": None, "parameters": None}]
+)
+def test_no_arguments_are_an_empty_object(tmp_path: Path, given: dict[str, Any], template: str, flat: bool) -> None:
+    call = {"name": "now", **given}
+    (record,) = read_records(with_call(tmp_path, call, flat=flat)).records
+    whole = call if flat else {"function": call}
+    library = Conversation((Message("user", "Hi"), Message("assistant", "", tool_calls=(whole,))), "a:1")
+    tok = tokenizer_of(template)
+    for one in (record, library):
+        assert isinstance(one, Conversation)
+        calls = tuple(one_call | ({} if flat else {"id": "call00001"}) for one_call in one.messages[1].tool_calls or ())
+        (said,) = learned(
+            render(replace(one, messages=(one.messages[0], Message("assistant", "", tool_calls=calls))), tok), tok
+        )
+        assert "{}" in said
+        assert "null" not in said
+        if template == QWEN25:
+            assert said == '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call><|im_end|>'
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("call", [{}, {"name": None}, {"name": ""}, {"name": " "}, {"name": 5}, {"nam": "now"}])
+def test_a_call_without_a_name_is_refused(tmp_path: Path, call: dict[str, Any], flat: bool) -> None:
+    with pytest.raises(DataError) as error:
+        read_records(with_call(tmp_path, {**call, "arguments": {}}, flat=flat))
+    problem = error.value.problems[0]
+    assert (problem.place, problem.cause) == (f"{tmp_path}/rows.jsonl:1", "messages[1].tool_calls names no function")
+    assert problem.mend == 'write it as {"function": {"name": "...", "arguments": {...}}}'
+    library = Conversation((Message("user", "Hi"), Message("assistant", "", tool_calls=(call,))), "a:1")
+    with pytest.raises(TemplateError, match=r"a:1: turn 1 .assistant.: its call to .* names no function"):
+        render(library, tokenizer_of(QWEN25))
+
+
+def test_arguments_under_another_key_are_not_dropped(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        read_records(with_call(tmp_path, {"name": "weather", "args": {"city": "Paris"}}))
+    problem = error.value.problems[0]
+    assert problem.cause == "messages[1].tool_calls has no 'arguments', but the unknown key 'args'"
+    assert problem.mend == "did you mean 'arguments'? or remove the key"

@@ -2,8 +2,8 @@
 
 Most templates print the arguments as JSON. Given the text `"{\\"city\\": \\"Paris\\"}"` they print a quoted text in
 place of an object, and the model learns arguments that no program can read. So a text that holds an object becomes that
-object; an empty one, which many write for a call without parameters, becomes `{}`; any other text stays as it is.
-`parameters`, as Llama writes them, are the arguments.
+object; an empty one, null and nothing, which many write for a call without parameters, become `{}`; any other text
+stays as it is. `parameters`, as Llama writes them, are the arguments.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ __all__ = [
 
 ARGUMENTS = "arguments"
 PARAMETERS = "parameters"
+KEYS = frozenset({"name", "id", "type", "index", "function", "description", ARGUMENTS, PARAMETERS})
+"""Keys of a call, and of its part with the name; where there are no arguments, another one may hold them."""
 
 
 def function_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -44,11 +46,16 @@ def name_of(call: Mapping[str, Any]) -> str | None:
 
 
 def with_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    """The call with its `parameters`, as Llama has them, under `arguments`; as it is where it has both (a fault)."""
+    """The call with its `parameters`, as Llama has them, under `arguments`, and `{}` there where it has none; as it is
+    where it has both (a fault)."""
     inner = function_of(call)
-    if inner.get(PARAMETERS) is None or _has_both(inner):
+    if _has_both(inner):
         return dict(call)
-    changed = {ARGUMENTS if key == PARAMETERS else key: one for key, one in inner.items() if key != ARGUMENTS}
+    given = PARAMETERS if inner.get(PARAMETERS) is not None else ARGUMENTS
+    changed = {key: one for key, one in inner.items() if key == given or key not in (ARGUMENTS, PARAMETERS)}
+    changed = {ARGUMENTS if key == given else key: one for key, one in changed.items()}
+    if changed.get(ARGUMENTS) is None:
+        changed[ARGUMENTS] = {}
     return changed if inner is call else {**call, "function": changed}
 
 
@@ -71,8 +78,6 @@ def with_texts(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _changed(call: Mapping[str, Any], change: Any) -> dict[str, Any]:
     call = with_arguments(call)
     inner = function_of(call)
-    if ARGUMENTS not in inner:
-        return dict(call)
     changed = {**inner, ARGUMENTS: change(inner[ARGUMENTS])}
     return changed if inner is call else {**call, "function": changed}
 
@@ -121,12 +126,19 @@ def argument_text(call: Mapping[str, Any]) -> str | None:
 
 
 def fault_of_call(call: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Cause and mend of what cannot be learned of a call: values that are not JSON, whether in an object or in JSON
-    text; texts of objects that no program reads in one way (a key twice, too deep); two sets of arguments. None when
-    there is nothing.
+    """Cause and mend of what cannot be learned of a call: no name; two sets of arguments, or arguments under another
+    key; values that are not JSON, whether in an object or in JSON text; texts of objects that no program reads in one
+    way (a key twice, too deep). None when there is nothing.
     """
-    if _has_both(function_of(call)):
+    inner = function_of(call)
+    if not (name_of(call) or "").strip():
+        return "names no function", 'write it as {"function": {"name": "...", "arguments": {...}}}'
+    if _has_both(inner):
         return "has both 'arguments' and 'parameters'", "keep one of them"
+    if inner.get(ARGUMENTS) is None and inner.get(PARAMETERS) is None:
+        other = next((key for key, one in inner.items() if key not in KEYS and one is not None), None)
+        if other is not None:
+            return f"has no 'arguments', but the unknown key {other!r}", "did you mean 'arguments'? or remove the key"
     call = with_arguments(call)
     text = (argument_text(call) or "").strip()
     if text.startswith("{") and text.endswith("}"):  # others hold no object: a text like any other
