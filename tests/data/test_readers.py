@@ -293,3 +293,81 @@ def test_numbers_that_json_has_not(tmp_path: Path, number: str) -> None:
         read(path)
     # where nobody reads them, they do no harm
     assert len(read(write(tmp_path / "rows.jsonl", f'{{"text": "a", "score": {number}}}')).records) == 1
+
+
+CALL = {"function": {"name": "f", "arguments": {}}}
+SCHEMA = {"type": "function", "function": {"name": "f"}}
+LONE = {"role": "assistant", "content": None}
+
+
+@pytest.mark.parametrize(
+    ("more", "near"),
+    [
+        ({"trian": False}, "train"),
+        ({"training": False}, "train"),
+        ({"Train": False}, "train"),
+        ({"weigth": 0}, "weight"),
+        ({"reasoning_contnet": "Hm"}, "reasoning_content"),
+        ({"reasoningContent": "Hm"}, "reasoning_content"),
+        ({"think": "Hm"}, "thinking"),
+        ({"tool_cals": [CALL]}, "tool_calls"),
+        ({"tool_call": CALL}, "tool_calls"),
+        ({"toolCalls": [CALL]}, "tool_calls"),
+        ({"tool_calls": [], "tool_call": [CALL]}, "tool_calls"),
+        ({"tool_cal_id": "c"}, "tool_call_id"),
+    ],
+)
+@pytest.mark.parametrize("form", ["messages", "conversations"])
+def test_a_misspelt_key_of_a_message_is_not_dropped(tmp_path: Path, form: str, more: Any, near: str) -> None:
+    key = list(more)[-1]
+    who, words = ("role", "content") if form == "messages" else ("from", "value")
+    turns = [{who: "user", words: "Hi"}, {who: "assistant", words: "Yo", **more}]
+    expected = f"{form}[1] has the unknown key '{key}'; did you mean '{near}'? else give it another name"
+    assert problem(tmp_path, {form: turns}) == expected
+
+
+def test_a_misspelt_key_is_named_before_what_it_lacks(tmp_path: Path) -> None:
+    user = {"role": "user", "content": "Hi"}
+    said = problem(tmp_path, {"messages": [user, {**LONE, "tool_call": [CALL]}]})
+    assert said.startswith("messages[1] has the unknown key 'tool_call'; did you mean 'tool_calls'?")
+    said = problem(tmp_path, {"messages": [user, {"role": "assistant", "tool_calls": [CALL], "contnet": "I look."}]})
+    assert said.startswith("messages[1] has the unknown key 'contnet'; did you mean 'content'?")
+
+
+@pytest.mark.parametrize(
+    ("row", "near"),
+    [
+        ({**CHAT, "tool": [SCHEMA]}, "tools"),
+        ({**CHAT, "Tools": json.dumps([SCHEMA])}, "tools"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "tool": [SCHEMA]}, "tools"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margn": 1.5}, "margin"),
+        ({"instruction": "a", "output": "b", "inputs": "c"}, "input"),
+        ({"instruction": "a", "output": "b", "histroy": [["c", "d"]]}, "history"),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "systm": "c"}, "system"),
+    ],
+)
+def test_a_misspelt_key_of_a_row_is_not_dropped(tmp_path: Path, row: dict[str, Any], near: str) -> None:
+    key = next(key for key in row if key in {"tool", "Tools", "margn", "inputs", "histroy", "systm"})
+    said = problem(tmp_path, row)
+    assert said == f"the row has the unknown key '{key}'; did you mean '{near}'? else give it another name"
+
+
+def test_other_keys_are_left_alone(tmp_path: Path) -> None:
+    """What data sets carry: no key that is read is meant, or it is there, or the value is of another kind."""
+    more = {"id": "a", "model": "m", "timestamp": 1.5, "score": 1, "tokens": 3, "reasoning_tokens": 5, "lang": "en"}
+    more |= {
+        "context": "c",
+        "contents": None,
+        "tool": "search",
+        "game": "go",
+        "trian": None,
+        "weights": [1],
+        "names": [],
+    }
+    turns = [{**turn, **more} for turn in CHAT["messages"]]
+    turns[1] |= {"reasoning": "Hm", "reasonning": "Hm"}
+    row = {"messages": turns, "tool": "search", "source": "x", "label": "a", "story": "s", "systems": "s", "margins": 1}
+    (record,) = read(write(tmp_path / "rows.jsonl", row)).records
+    assert record == Conversation(
+        (Message("user", "Hi"), Message("assistant", "你好", reasoning="Hm")), f"{tmp_path}/rows.jsonl:1"
+    )

@@ -2,18 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.data.calls import fault_of_call, json_fault, with_arguments
 from posttrain.data.records import ROLES, Message
 
-__all__ = ["BadRow", "filled", "keys_of", "kind_of", "messages_of", "missing", "near_key", "text_of", "tools_of"]
+__all__ = [
+    "MESSAGE_KEYS",
+    "BadRow",
+    "Takes",
+    "check_spelling",
+    "filled",
+    "is_text",
+    "keys_of",
+    "kind_of",
+    "messages_of",
+    "missing",
+    "near_key",
+    "text_of",
+    "tools_of",
+]
 
 ROLE_NAMES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function": "tool"}
 """Names that other formats use, for the mend."""
+
+
+Takes: TypeAlias = Mapping[str, Callable[[Any], bool]]
+"""Keys that need not be there, and whether a value is of the kind that each takes."""
+NEAR = 0.76
+"""How like a known key one is that was meant to be it: `think` and `training` are, `game` for `name` is not."""
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a string."""
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, bool | int | float)
+
+
+def _is_calls(value: Any) -> bool:
+    return isinstance(value, list | dict | str)
+
+
+def _is_schemas(value: Any) -> bool:
+    """Objects in a list, or JSON text: a `tool` may also be the name of one."""
+    if isinstance(value, str):
+        return value.lstrip().startswith(("[{", "{"))
+    return isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict))
+
+
+MESSAGE_KEYS: Takes = {
+    **dict.fromkeys(("reasoning_content", "reasoning", "thinking", "name", "tool_call_id"), is_text),
+    **dict.fromkeys(("train", "weight"), _is_number),
+    "tool_calls": _is_calls,
+}
+"""What a message may have besides its role and content."""
+ROW_KEYS: Takes = {"tools": _is_schemas}
 
 
 class BadRow(Exception):
@@ -44,6 +94,7 @@ def _message(item: Any, at: str) -> Message:
         raise BadRow(
             f"{at} has the unknown role {role!r}", f"write '{close}'" if close else f"one of {', '.join(ROLES)}"
         )
+    check_spelling(item, at, MESSAGE_KEYS, ("role", "content"))
     if item.get("function_call") is not None:
         raise BadRow(f"{at} has 'function_call', OpenAI's older form", 'write it as "tool_calls": [{"function": ...}]')
     calls = _calls(item.get("tool_calls"), at)
@@ -73,6 +124,7 @@ def _content(item: Mapping[str, Any], at: str, *, optional: bool) -> str:
         return value
     if value is None:
         if optional:
+            check_spelling(item, at, {"content": is_text}, MESSAGE_KEYS)
             return ""
         raise BadRow(f"{at} has no 'content'", missing("content", item, 'add "content": "..."'))
     if isinstance(value, list):
@@ -95,8 +147,10 @@ def _calls(value: Any, at: str) -> tuple[dict[str, Any], ...] | None:
     return tuple(with_arguments(call) for call in value)
 
 
-def tools_of(value: Any) -> tuple[dict[str, Any], ...] | None:
-    """JSON schemas of tools, as a list or as JSON text; None when there are none."""
+def tools_of(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...] | None:
+    """JSON schemas of a row's tools, as a list or as JSON text; None when there are none."""
+    check_spelling(row, "the row", ROW_KEYS)
+    value = row.get("tools")
     if isinstance(value, str) and value.strip():  # hub data sets keep schemas as JSON text
         try:
             value = parse_json(value)
@@ -147,6 +201,23 @@ def filled(value: Any) -> bool:
 def near_key(wanted: str, row: Mapping[str, Any]) -> str:
     """The row's key that is most like a wanted one; "" when none is."""
     return next(iter(get_close_matches(wanted, [str(key) for key in row], n=1, cutoff=0.75)), "")
+
+
+def check_spelling(item: Mapping[str, Any], at: str, takes: Takes, known: Collection[str] = ()) -> None:
+    """BadRow for an unknown key that was meant to be one of these: the name is like it, the value is of the kind that
+    it takes, and it is not there itself. Other unknown keys are left alone. known: other keys that are read.
+    """
+    for key, value in item.items():
+        if key in takes or key in known or not filled(value):
+            continue
+        near = _near(key.casefold(), tuple(takes))
+        if near and takes[near](value) and not filled(item.get(near)):
+            raise BadRow(f"{at} has the unknown key {key!r}", f"did you mean '{near}'? else give it another name")
+
+
+@lru_cache(maxsize=1024)
+def _near(key: str, known: tuple[str, ...]) -> str:
+    return next(iter(get_close_matches(key, known, n=1, cutoff=NEAR)), "")
 
 
 def missing(field: str, row: Mapping[str, Any], otherwise: str) -> str:

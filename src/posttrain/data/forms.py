@@ -16,7 +16,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from posttrain.config.json_text import BadJson, parse_json
-from posttrain.data.fields import BadRow, filled, keys_of, kind_of, missing, text_of
+from posttrain.data.fields import (
+    MESSAGE_KEYS,
+    BadRow,
+    check_spelling,
+    filled,
+    is_text,
+    keys_of,
+    kind_of,
+    missing,
+    text_of,
+)
 
 __all__ = ["FIELDS", "Form", "own_fields", "talk_in"]
 
@@ -90,6 +100,7 @@ def talk_in(value: Any, field: str) -> Any:
 
 
 def _alpaca(row: Mapping[str, Any], has: set[str]) -> Mapping[str, Any]:
+    check_spelling(row, "the row", {"input": is_text, "system": is_text, "history": _is_list}, FIELDS)
     said = [text_of(row, key) for key in ("instruction", "input") if key in has]
     asked = "\n\n".join(said) if said else text_of(row, "instruction")
     if not asked.strip():
@@ -109,6 +120,10 @@ def _asked(row: Mapping[str, Any], asked: str, answers: Mapping[str, Any]) -> Ma
     said = [*before, {"role": "user", "content": asked}]
     turns = {k: [{"role": "assistant", "content": v}] if isinstance(v, str) else v for k, v in answers.items()}
     return {**row, "prompt": said, **turns}
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
 
 
 def _before(row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -135,6 +150,7 @@ def _is_sharegpt(value: Any) -> bool:
 
 
 def _sharegpt(row: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    check_spelling(row, "the row", {"system": is_text}, FIELDS)
     turns = _talk(row[field], field)
     if filled(row.get("system")):
         if turns and turns[0]["role"] == "system":
@@ -172,6 +188,7 @@ def _turn(turn: Any, at: str) -> dict[str, Any]:
     words = next((turn[key] for key in WORD_KEYS if turn.get(key) is not None), None)
     if words is None and not filled(turn.get("tool_calls")):
         raise BadRow(f"{at} has no 'value'", missing("value", turn, f"it has {keys_of(turn)}"))
+    check_spelling(turn, at, MESSAGE_KEYS, (*SPEAKER_KEYS, *WORD_KEYS))
     rest = {key: turn[key] for key in KEPT if turn.get(key) is not None}
     if filled(turn.get("tool_calls")):
         rest["tool_calls"] = turn["tool_calls"]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from posttrain.data.fields import BadRow, keys_of, kind_of, messages_of, text_of, tools_of
+from posttrain.data.fields import BadRow, check_spelling, keys_of, kind_of, messages_of, text_of, tools_of
 from posttrain.data.records import Conversation, Graded, Message, Preference
 
 __all__ = ["FromTargets", "graded_from_targets", "graded_of", "pairs_from_targets", "preference_of"]
@@ -28,6 +28,7 @@ def preference_of(row: Mapping[str, Any], place: str) -> Preference:
     if row.get("chosen") is None and row.get("rejected") is None:
         cause = f"'chosen' and 'rejected' are expected, two answers to one prompt; the row has {keys_of(row)}"
         raise BadRow(cause, "objective: kto learns from graded answers, sft from conversations and completions")
+    check_spelling(row, "the row", {"margin": lambda value: isinstance(value, int | float)})
     margin = row.get("margin")
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
         raise BadRow(f"'margin' must be a number, got {kind_of(margin)}")
@@ -48,7 +49,7 @@ def preference_of(row: Mapping[str, Any], place: str) -> Preference:
         _learned(chosen, "chosen"),
         _learned(rejected, "rejected"),
         place,
-        tools_of(row.get("tools")),
+        tools_of(row),
         None if margin is None else float(margin),
         plain,
     )
@@ -67,9 +68,7 @@ def graded_of(row: Mapping[str, Any], place: str) -> Graded:
     if prompt is None:
         raise BadRow("'prompt' is missing", 'add "prompt": "..."')
     answer = _learned(_without(prompt, _answer(row, "completion"), "completion"), "completion")
-    return Graded(
-        prompt, answer, label, place, tools_of(row.get("tools")), plain and isinstance(row["completion"], str)
-    )
+    return Graded(prompt, answer, label, place, tools_of(row), plain and isinstance(row["completion"], str))
 
 
 def _prompt(row: Mapping[str, Any]) -> tuple[Turns | None, bool]:

@@ -10,7 +10,8 @@ Read are, row by row (a file may mix them):
 - preferences and graded answers, see `preferences`;
 - labelled texts, tagged tokens (CoNLL files too), questions about texts (SQuAD files too), see `labelled`.
 
-The files that rows come from: see `files`. Unknown keys of a row are left alone (data sets carry ids and sources).
+The files that rows come from: see `files`. Unknown keys of a row are left alone (data sets carry ids and sources),
+unless they are known ones misspelt.
 """
 
 from __future__ import annotations
@@ -305,7 +306,7 @@ def _mend(row: Mapping[str, Any]) -> str:
 def _conversation(row: Mapping[str, Any], place: str) -> Conversation:
     messages = messages_of(row.get("messages"), "messages")
     _check_answer(messages)
-    return Conversation(messages, place, tools_of(row.get("tools")))
+    return Conversation(messages, place, tools_of(row))
 
 
 def _completion(row: Mapping[str, Any], place: str) -> Record:
@@ -321,7 +322,7 @@ def _completion(row: Mapping[str, Any], place: str) -> Record:
         asked = tuple(_untrained(m) for m in before)  # only the completion is learned
         messages = (*asked, *after)
         _check_answer(messages)
-        return Conversation(messages, place, tools_of(row.get("tools")))
+        return Conversation(messages, place, tools_of(row))
     record = Completion(text_of(row, "prompt"), text_of(row, "completion"), place)
     if not record.completion.strip():
         raise BadRow("a row without an answer: 'completion' is empty", "write the answer or remove the row")
