@@ -65,6 +65,13 @@ def test_comments_are_no_tokens(text: str) -> None:
         ("#id\t7\n#Taipei\tPROPN\nis\tAUX\n\nKaohsiung\tPROPN", (["#Taipei", "is"], ["PROPN", "AUX"])),
         ("#Taipei\t7\nis\t4\n\nKaohsiung\t7", (["#Taipei", "is"], ["7", "4"])),
         ("# id 3\n#metoo O\n#blm O\nnow O\n", (["#metoo", "#blm", "now"], ["O", "O", "O"])),
+        ("The DT\n# #\n5 CD\n", (["The", "#", "5"], ["DT", "#", "CD"])),
+        ("The\tDT\tx\n#\t#\tx\n5\tCD\tx\n", (["The", "#", "5"], ["x", "x", "x"])),
+        ("The _ DT\n#1 _ CD\n# _ #\n", (["The", "#1", "#"], ["DT", "CD", "#"])),
+        ("# #\n5 CD\n\nThe DT\n# #\n", (["#", "5"], ["#", "CD"])),
+        ("The DT\n# see page 3\n5 CD\n", (["The", "5"], ["DT", "CD"])),
+        ("The O\n# note\n5 B-X\n", (["The", "5"], ["O", "B-X"])),
+        ("# id\nThe DT\n5 CD\n", (["The", "5"], ["DT", "CD"])),
     ],
 )
 def test_a_hashtag_is_a_token(text: str, expected: tuple[list[str], list[str]]) -> None:

@@ -3,9 +3,11 @@
 - Columns are separated by tabs where the lines have tabs, else by spaces.
 - Lines that begin with `-DOCSTART-` say nothing, nor do comments: lines that begin with `#` and are no token.
   `#metoo O` is one: it has as many columns as other lines; and `# O`, too, whose last column is a tag;
-  `# id 7 domain=train` is not. Nor is a line whose first column, between tabs, is `# id`: tokens have no spaces in
-  them, unless others in the file have. Nor, before the first token of a sentence, is `#id 7`, where 7 can be no tag:
-  all others are of spans (`B-LOC`, `O`), or have letters. Where that cannot be told, the sentence is a bad row.
+  `# id 7 domain=train` is not. After a sentence's first token `# #` is one (Penn Treebank's), if it has the columns of
+  the token before it, unless all tags of the file are of spans. A line whose first column, between tabs, is `# id` is
+  none: tokens have no spaces in them, unless others in the file have. Nor, before the first token of a sentence, is
+  `#id 7`, where 7 can be no tag: all others are of spans (`B-LOC`, `O`), or have letters. Where that cannot be told,
+  the sentence is a bad row.
 - Where lines are numbered within their sentences, the token is the second column. With ten columns (CoNLL-U, CoNLL-X)
   the tag is the fourth (UPOS), or the fifth where that is empty; the other columns can be named in
   `columns: {tags: xpos}`. Numbers like `3-4` (words written as one, and then one by one) and `8.1` (words not written)
@@ -17,6 +19,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from posttrain.data.fields import BadRow
@@ -56,15 +59,16 @@ class _Layout(NamedTuple):
 def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[tuple[str, Any]]:
     """(place, row or BadRow) of every sentence; its place is its first line. note: is told what was left out."""
     lines = _lines(text)
-    sure = [line.cells for line in lines if line.cells and not line.cells[0].startswith("#")]
+    sure = [line.cells for line in lines if _is_token(line.cells)]
     if not sure:  # every token may be a hashtag
-        sure = [line.cells for line in lines if len(line.cells) > 1 and TAG.fullmatch(line.cells[-1])]
+        tagged = [line.cells for line in lines if len(line.cells) > 1 and TAG.fullmatch(line.cells[-1])]
+        sure = [cells for cells in tagged if cells[0] != "-DOCSTART-"]
     layout = _layout(sure, lines)
     comments = extra = 0
     sentence: list[_Line] = []
     unsure: BadRow | None = None
     for line in [*lines, _Line(0, [])]:
-        if _comment(line.cells, layout):
+        if _comment(line.cells, layout, len(sentence[-1].cells) if sentence else 0):
             comments += 1
         elif layout.numbered and re.fullmatch(r"\d+[-.]\d+", line.cells[0] if line.cells else ""):
             extra += 1
@@ -87,6 +91,11 @@ def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: Non
         note(f"the lines are numbered: tokens are in column 2, tags in {column} {layout.tags + 1}")
 
 
+def _is_token(cells: list[str]) -> bool:
+    """Whether a line is a token for certain."""
+    return bool(cells) and not cells[0].startswith("#") and cells[0] != "-DOCSTART-"
+
+
 def _lines(text: str) -> list[_Line]:
     raw = [line.strip(" \r") for line in text.split("\n")]
     tokens = [line for line in raw if line.strip() and not line.startswith(("#", "-DOCSTART-"))]
@@ -106,7 +115,6 @@ def _lines(text: str) -> list[_Line]:
 
 
 def _layout(sure: list[list[str]], lines: list[_Line]) -> _Layout:
-    sure = [cells for cells in sure if cells[0] != "-DOCSTART-"]
     widths = tuple(width for width, _ in Counter(map(len, sure)).most_common())
     width = widths[0] if widths else 0
     numbered = width >= 3 and _numbered(lines)
@@ -119,7 +127,14 @@ def _layout(sure: list[list[str]], lines: list[_Line]) -> _Layout:
     spaced = any(" " in cells[0] and not cells[0].startswith("#") for cells in sure)
     known = frozenset(cells[-1] for cells in sure)
     spans = bool(known - {"O"}) and all(TAG.fullmatch(tag) for tag in known)
-    return _Layout(widths, numbered, tags, known, spans, all(map(_has_letter, known)), spaced)
+    worded = all(map(_has_letter, known))
+    if not spans:  # tags of `#` itself, which are told within sentences
+        known |= {
+            line.cells[-1]
+            for before, line in pairwise(lines)
+            if line.cells[:1] == ["#"] and _is_token(before.cells) and len(line.cells) == len(before.cells)
+        }
+    return _Layout(widths, numbered, tags, known, spans, worded, spaced)
 
 
 def _has_letter(text: str) -> bool:
@@ -140,14 +155,16 @@ def _numbered(lines: list[_Line]) -> bool:
     return found
 
 
-def _comment(cells: list[str], layout: _Layout) -> bool:
+def _comment(cells: list[str], layout: _Layout, within: int) -> bool:
+    """Whether a line says nothing. within: how many columns the token before it in its sentence has; 0 at its start."""
     if not cells or not cells[0].startswith("#"):
         return False
     if layout.numbered or len(cells) not in layout.widths:
         return True
     if " " in cells[0] and not layout.spaced:
         return True
-    return cells[0] == "#" and not _is_tag(cells[-1], layout)
+    token = _is_tag(cells[-1], layout) or (len(cells) == within and not layout.spans)
+    return cells[0] == "#" and not token
 
 
 def _is_tag(text: str, layout: _Layout) -> bool:
