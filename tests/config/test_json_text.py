@@ -44,3 +44,37 @@ def test_a_key_that_stands_twice(text: str, key: str, line: int, column: int) ->
 def test_a_mark_of_the_bytes_order() -> None:
     with pytest.raises(BadJson, match="BOM"):
         parse_json("\ufeff{}")
+
+
+@pytest.mark.parametrize(
+    ("text", "mend"),
+    [
+        ('{"a": 1},', "remove the comma at the end"),
+        ('{"a": 1} , ', "remove the comma at the end"),
+        ('{"a": 1,}', "remove the comma before '}'"),
+        ('{"a": [1, 2 , ], "b": 3}', "remove the comma before ']'"),
+        ('[{"a": 1},\n]\n', "remove the comma before ']'"),
+        ('{"a": ,}', ""),
+        ("[,]", ""),
+        ('{"a": 1}, {"b": 2}', ""),
+        ('{"a": 1},,', ""),
+        ('{"a": 1}}', ""),
+        ('{"a": }', ""),
+    ],
+)
+def test_a_comma_too_much(text: str, mend: str) -> None:
+    with pytest.raises(BadJson) as caught:
+        parse_json(text)
+    assert caught.value.mend == mend
+    assert caught.value.broken
+    assert not caught.value.cut
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1', '{"a": 1,', '{"a": "x', '{"a": -', '{"a"', "[1,", '{"a": ,', '{"a": [1, {"b": 2}', '{"a":', ""]
+)
+def test_a_text_that_breaks_off(text: str) -> None:
+    with pytest.raises(BadJson) as caught:
+        parse_json(text)
+    assert caught.value.cut
+    assert caught.value.mend == ""

@@ -143,7 +143,7 @@ def test_labels_and_tags_in_tables(tmp_path: Path) -> None:
         ('prompt,completion\na,b\n"c,d\ne,f\n', "r.csv:3: not valid CSV: a quotation mark is opened and never closed"),
         ('prompt,completion\n"a"b,c\n', "r.csv:2: not valid CSV: ',' expected after '\"'"),
         ("prompt,prompt\na,b\n", "r.csv:1: two columns are called 'prompt'"),
-        ("prompt,completion\n", "r.csv: the file is empty"),
+        ("prompt,completion\n", "r.csv: the table has no rows"),
         ("prompt,completion\na,\n", "r.csv:2: 'completion' must be a string, got null"),
         ("promt,completion\na,b\n", "r.csv:2: expected 'messages'"),
         ("promt,completion\na,b\n", "did you mean 'prompt'? it has 'promt'"),
@@ -343,3 +343,56 @@ def test_parquet_files_that_are_wrong(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"text": broken}), tmp_path / "r.parquet")
     with pytest.raises(DataError, match="not a Parquet file that can be read"):
         read_records(DataSource(path=str(tmp_path / "r.parquet")))
+
+
+ROW = '{"prompt": "a", "completion": "b"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "r.jsonl",
+            f"{ROW}\n{ROW},\n",
+            "r.jsonl:2: not valid JSON: Extra data at column 35; remove the comma at the end",
+        ),
+        ("r.jsonl", f"{ROW[:-1]},}}\n", "; remove the comma before '}'"),
+        ("r.json", f"[{ROW},\n{ROW},\n]", "; remove the comma before ']'"),
+        ("r.jsonl", f"{ROW}\n{ROW[:20]}\n", "; the line seems to be cut off"),
+        ("r.jsonl", f"{ROW}}}\n", "; one JSON object per line is expected"),
+    ],
+)
+def test_commas_too_much_and_lines_that_break_off(tmp_path: Path, name: str, text: str, said: str) -> None:
+    assert said in refused(tmp_path / name, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "r.csv",
+            "prompt,completion\n\n",
+            "r.csv: the table has no rows: its only line names the columns 'prompt', 'completion'; the first line names "
+            "the columns, each line after it is a row",
+        ),
+        ("r.tsv", "text\n", "r.tsv: the table has no rows: its only line names the columns 'text'; the first line"),
+        (
+            "r.csv",
+            "\n",
+            "r.csv: the file is empty: no rows; the first line names the columns, each line after it is a row",
+        ),
+        (
+            "r.txt",
+            "\n",
+            "r.txt: the file is empty: no rows; write a document, or several with blank lines between them",
+        ),
+        ("r.bio", "# a\n", "r.bio: the file is empty: no rows; a token and its tag in each line, blank lines between"),
+        ("r.jsonl", "\n", "r.jsonl: the file is empty: no rows; one JSON object per line is expected"),
+    ],
+)
+def test_files_without_rows(tmp_path: Path, name: str, text: str, said: str) -> None:
+    assert said in refused(tmp_path / name, text)
+
+
+def test_a_table_of_one_bad_row_is_not_without_rows(tmp_path: Path) -> None:
+    assert "r.csv:2: 1 columns, 2 expected" in refused(tmp_path / "r.csv", "prompt,completion\na\n")

@@ -21,10 +21,14 @@ DEEPEST = 100
 class BadJson(ValueError):
     """Not JSON that can be used: the cause, the mend, and where (lines and columns count from 1, 0 is unknown)."""
 
-    def __init__(self, cause: str, mend: str = "", line: int = 0, column: int = 0, *, cut: bool = False) -> None:
+    def __init__(
+        self, cause: str, mend: str = "", line: int = 0, column: int = 0, *, cut: bool = False, broken: bool = False
+    ) -> None:
         self.cause, self.mend, self.line, self.column = cause, mend, line, column
         self.cut = cut
         """Whether the text seems to break off."""
+        self.broken = broken
+        """Whether it is no JSON at all; else it is JSON that is not used."""
         super().__init__(cause)
 
 
@@ -35,9 +39,11 @@ def parse_json(text: str) -> Any:
     except _DoubledKey:
         _refuse_doubled(text)
     except json.JSONDecodeError as error:
-        cut = error.pos >= len(text) - 1 or "Unterminated" in error.msg
+        mend = _comma(error)
+        ends = error.pos >= len(text) - 1 and "Extra data" not in error.msg and text[error.pos :] not in CLOSING
+        cut = not mend and (ends or "Unterminated" in error.msg)
         what = error.msg.removesuffix(" starting at")
-        raise BadJson(f"not valid JSON: {what}", "", error.lineno, error.colno, cut=cut) from error
+        raise BadJson(f"not valid JSON: {what}", mend, error.lineno, error.colno, cut=cut, broken=True) from error
     except RecursionError as error:
         raise BadJson(*TOO_DEEP) from error
     except ValueError as error:  # Python reads no number of more than 4,300 digits
@@ -49,6 +55,21 @@ def parse_json(text: str) -> Any:
         if fault:
             raise BadJson(fault, "write the whole character")
     return value
+
+
+CLOSING = ("}", "]")
+
+
+def _comma(error: json.JSONDecodeError) -> str:
+    """The mend where what is wrong is a comma after the last value; "" where it is not."""
+    text, at = error.doc, error.pos
+    if "Extra data" in error.msg:
+        return "remove the comma at the end" if text[at:].strip() == "," else ""
+    if error.msg.startswith("Illegal trailing comma"):  # Python 3.13 names the comma's place, 3.11 the next one
+        at += 1
+    rest = text[at:].lstrip()
+    before = text[: len(text) - len(rest)].rstrip()
+    return f"remove the comma before {rest[0]!r}" if rest.startswith(CLOSING) and before.endswith(",") else ""
 
 
 class _DoubledKey(Exception):

@@ -145,9 +145,7 @@ def fault_of_call(call: Mapping[str, Any]) -> tuple[str, str] | None:
         try:
             fault = json_fault(parse_json(text))
         except BadJson as bad:
-            fault = (
-                (f"cannot be used: {bad.cause}", bad.mend) if bad.mend else None
-            )  # without a mend: it is no JSON at all
+            fault = None if bad.broken else (f"cannot be used: {bad.cause}", bad.mend)
         if fault is not None:
             return f"has {ARGUMENTS} whose JSON text {fault[0]}", fault[1]
     return json_fault(call)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from posttrain.data.fields import BadRow
 
-__all__ = ["CONLL_SUFFIXES", "conll_rows"]
+__all__ = ["CONLL_MEND", "CONLL_SUFFIXES", "conll_rows"]
 
 CONLL_SUFFIXES = frozenset({".conll", ".conllu", ".bio", ".iob", ".iob2"})
 """Files that are read as one token a line."""
@@ -34,7 +34,7 @@ TABS = 0.9
 TAG = re.compile(r"O|[BIESLUM][-_]\S+")
 """A tag of a span of tokens."""
 UNSURE_MEND = "write a comment with a space, '# id 7'; the tag of a token must stand in other lines, too"
-MEND = "a token and its tag in each line, blank lines between sentences"
+CONLL_MEND = "a token and its tag in each line, blank lines between sentences"
 
 
 class _Line(NamedTuple):
@@ -183,9 +183,9 @@ def _row(sentence: list[_Line], layout: _Layout) -> dict[str, Any] | BadRow:
     width = layout.widths[0] if layout.numbered else len(sentence[0].cells)
     for line in sentence:
         if len(line.cells) < 2:
-            return BadRow(f"line {line.number} has one column", MEND)
+            return BadRow(f"line {line.number} has one column", CONLL_MEND)
         if len(line.cells) != width:
-            return BadRow(f"line {line.number} has {len(line.cells)} columns, others have {width}", MEND)
+            return BadRow(f"line {line.number} has {len(line.cells)} columns, others have {width}", CONLL_MEND)
     columns = [list(column) for column in zip(*(line.cells for line in sentence), strict=True)]
     row: dict[str, Any] = {"tokens": columns[1 if layout.numbered else 0], "tags": columns[layout.tags]}
     if layout.numbered and width == len(CONLLU):

@@ -149,7 +149,7 @@ def _calls(value: Any, at: str) -> tuple[dict[str, Any], ...] | None:
 
 def tools_of(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...] | None:
     """JSON schemas of a row's tools, as a list or as JSON text; None when there are none."""
-    check_spelling(row, "the row", ROW_KEYS)
+    check_spelling(row, "", ROW_KEYS)
     value = row.get("tools")
     if isinstance(value, str) and value.strip():  # hub data sets keep schemas as JSON text
         try:
@@ -205,14 +205,16 @@ def near_key(wanted: str, row: Mapping[str, Any]) -> str:
 
 def check_spelling(item: Mapping[str, Any], at: str, takes: Takes, known: Collection[str] = ()) -> None:
     """BadRow for an unknown key that was meant to be one of these: the name is like it, the value is of the kind that
-    it takes, and it is not there itself. Other unknown keys are left alone. known: other keys that are read.
+    it takes, and it is not there itself. Other unknown keys are left alone. at: where the item is, "" for the row;
+    known: other keys that are read.
     """
     for key, value in item.items():
         if key in takes or key in known or not filled(value):
             continue
         near = _near(key.casefold(), tuple(takes))
         if near and takes[near](value) and not filled(item.get(near)):
-            raise BadRow(f"{at} has the unknown key {key!r}", f"did you mean '{near}'? else give it another name")
+            cause = f"{at} has the unknown key {key!r}" if at else f"the row has the unknown key {key!r}"
+            raise BadRow(cause, f"did you mean '{near}'? else give it another name")
 
 
 @lru_cache(maxsize=1024)

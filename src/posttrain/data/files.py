@@ -12,13 +12,13 @@ from typing import Any
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.config.load import read_text
-from posttrain.data.conll import CONLL_SUFFIXES, conll_rows
+from posttrain.data.conll import CONLL_MEND, CONLL_SUFFIXES, conll_rows
 from posttrain.data.fields import BadRow
 from posttrain.data.labelled import is_squad, squad_rows
-from posttrain.data.tables import TABLE_SUFFIXES, table_rows
+from posttrain.data.tables import NO_ROWS_MEND, TABLE_SUFFIXES, table_rows
 from posttrain.errors import ConfigError, DataError, Problem
 
-__all__ = ["file_rows", "json_lines"]
+__all__ = ["file_rows", "json_lines", "rows_mend"]
 
 OTHERS = {
     ".xlsx": "save the table as CSV UTF-8",
@@ -36,15 +36,35 @@ OTHERS = {
 JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson", ".jsonlines"})
 
 
+PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
+
+
+def _kind(path: Path) -> str:
+    """The ending that says what a file is."""
+    return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+
+
+def rows_mend(path: Path, *, tags: bool = False) -> str:
+    """What a file of this kind without rows should hold. tags: as for `file_rows`."""
+    kind = _kind(path)
+    if kind in CONLL_SUFFIXES or (kind == ".txt" and tags):
+        return CONLL_MEND
+    if kind in TABLE_SUFFIXES:
+        return NO_ROWS_MEND
+    if kind == ".txt":
+        return "write a document, or several with blank lines between them"
+    return "write the rows" if kind in PARQUET_SUFFIXES else "one JSON object per line is expected"
+
+
 def file_rows(path: Path, *, tags: bool = False, notes: list[str]) -> Iterator[tuple[str, Any]]:
     """(place, row or BadRow) of every row.
 
     tags: a .txt file holds tagged tokens, not text; notes: gets what was chosen in reading, for people.
     """
-    kind = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    kind = _kind(path)
     if kind in OTHERS:
         raise DataError(Problem(str(path), f"{kind} files are not read", OTHERS[kind]))
-    if kind in (".parquet", ".pq"):
+    if kind in PARQUET_SUFFIXES:
         from posttrain.data.arrow import parquet_rows  # pyarrow is slow to import
 
         return parquet_rows(path, notes)

@@ -100,7 +100,7 @@ def talk_in(value: Any, field: str) -> Any:
 
 
 def _alpaca(row: Mapping[str, Any], has: set[str]) -> Mapping[str, Any]:
-    check_spelling(row, "the row", {"input": is_text, "system": is_text, "history": _is_list}, FIELDS)
+    check_spelling(row, "", {"input": is_text, "system": is_text, "history": _is_list}, FIELDS)
     said = [text_of(row, key) for key in ("instruction", "input") if key in has]
     asked = "\n\n".join(said) if said else text_of(row, "instruction")
     if not asked.strip():
@@ -150,7 +150,7 @@ def _is_sharegpt(value: Any) -> bool:
 
 
 def _sharegpt(row: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    check_spelling(row, "the row", {"system": is_text}, FIELDS)
+    check_spelling(row, "", {"system": is_text}, FIELDS)
     turns = _talk(row[field], field)
     if filled(row.get("system")):
         if turns and turns[0]["role"] == "system":

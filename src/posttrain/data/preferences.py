@@ -28,7 +28,7 @@ def preference_of(row: Mapping[str, Any], place: str) -> Preference:
     if row.get("chosen") is None and row.get("rejected") is None:
         cause = f"'chosen' and 'rejected' are expected, two answers to one prompt; the row has {keys_of(row)}"
         raise BadRow(cause, "objective: kto learns from graded answers, sft from conversations and completions")
-    check_spelling(row, "the row", {"margin": lambda value: isinstance(value, int | float)})
+    check_spelling(row, "", {"margin": lambda value: isinstance(value, int | float)})
     margin = row.get("margin")
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
         raise BadRow(f"'margin' must be a number, got {kind_of(margin)}")

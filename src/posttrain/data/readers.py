@@ -28,7 +28,7 @@ from pydantic import Field, model_validator
 from posttrain.config.base import Config
 from posttrain.config.shell import shell_word
 from posttrain.data.fields import BadRow, filled, keys_of, kind_of, messages_of, missing, near_key, text_of, tools_of
-from posttrain.data.files import file_rows
+from posttrain.data.files import file_rows, rows_mend
 from posttrain.data.forms import FIELDS, own_fields, talk_in
 from posttrain.data.grouped import grouped
 from posttrain.data.labelled import labelled_of, question_of, tagged_of
@@ -140,7 +140,10 @@ def sift(source: DataSource) -> ReadResult:
             records.append(record)
             forms[form] += 1
     if rows == 0:
-        raise DataError(Problem(name, "the file is empty: no rows", "one JSON object per line is expected"))
+        if source.path is None:
+            raise DataError(Problem(name, "the split is empty: no rows", "take another split"))
+        mend = rows_mend(Path(source.path), tags=source.format == "tags")
+        raise DataError(Problem(name, "the file is empty: no rows", mend))
     return ReadResult(records, rows, len(problems), problems, dict(forms.most_common()), tuple(notes))
 
 

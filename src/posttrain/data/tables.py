@@ -17,13 +17,15 @@ from posttrain.config.json_text import BadJson, parse_json
 from posttrain.data.fields import BadRow
 from posttrain.errors import DataError, Problem
 
-__all__ = ["TABLE_SUFFIXES", "TableRow", "table_rows", "typed"]
+__all__ = ["NO_ROWS_MEND", "TABLE_SUFFIXES", "TableRow", "table_rows", "typed"]
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
 LONGEST = 2**31 - 1
 """Characters of a cell; Python's own limit, 131,072, is less than a long text."""
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 MEND = 'put a text with a comma, a line break or a quotation mark in quotation marks, and write " in it as ""'
+
+NO_ROWS_MEND = "the first line names the columns, each line after it is a row"
 
 
 class TableRow(dict[str, Any]):
@@ -43,17 +45,23 @@ def table_rows(text: str, name: str, *, tabs: bool, note: Callable[[str], None])
     if separator != ("\t" if tabs else ","):
         note(f"the columns are separated by {SEPARATORS.get(separator, repr(separator))}")
     header: list[str] | None = None
+    rows = 0
     for line, cells in _records(text, name, separator, skipped):
         if not any(cell.strip() for cell in cells):
             continue  # spreadsheets leave empty lines
         place = f"{name}:{line}"
         if header is None:
             header = _header(cells, place)
-        elif len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
+            continue
+        rows += 1
+        if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
             yield place, BadRow(f"{len(cells)} columns, {len(header)} expected: {', '.join(header)}", MEND)
         else:
             pairs = zip(header, cells, strict=False)
             yield place, TableRow((column, _cell(cell)) for column, cell in pairs if column)
+    if header and not rows:
+        named = ", ".join(f"'{column}'" for column in header[:10] if column)
+        raise DataError(Problem(name, f"the table has no rows: its only line names the columns {named}", NO_ROWS_MEND))
 
 
 def _separator(text: str, usual: str) -> str:
