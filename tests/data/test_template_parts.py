@@ -302,3 +302,13 @@ def test_parts() -> None:
         Part((0, "arguments", "x", 0, "y"), "y", key=True),
         Part((0, "arguments", "x", 0, "y"), None),
     ]
+
+
+@pytest.mark.parametrize("names", [[{"city": 1}, "city"], [["city"], None, "city"], [3, "city", "nobody"]])
+@pytest.mark.parametrize("properties", [{"city": {"type": "string"}}, "city", 3, ["city"], None])
+def test_required_names_what_there_is(names: list[Any], properties: Any) -> None:
+    """Of a spoilt list, only names of parameters count; a list of no parameters has none."""
+    tools = [{"name": "f", "parameters": {"properties": properties, "required": names}}]
+    found = [str(part) for part, _ in schema_parts(tools) if "required" in part.path]
+    known = isinstance(properties, dict)
+    assert found == ([f"[0].parameters.required[{names.index('city')}]"] if known else [])

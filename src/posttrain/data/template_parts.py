@@ -91,8 +91,11 @@ def _schema(schema: Any, path: Path, *, type: bool = False) -> Iterator[Part]:
                 if one is not None and (one != [] or key in ("default", "const")):
                     yield from _value(one, at)
             elif key == "required" and isinstance(one, list):
-                known = schema.get("properties") or {}
-                yield from (Part((*at, i), name) for i, name in enumerate(one) if name in known)
+                known = schema.get("properties")
+                names = known if isinstance(known, Mapping) else {}
+                yield from (
+                    Part((*at, i), name) for i, name in enumerate(one) if isinstance(name, str) and name in names
+                )
             elif key not in BOOKKEEPING and not _is_usual(at, one):
                 yield from _schema(one, at, type=key == "type")
 

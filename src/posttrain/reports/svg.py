@@ -197,5 +197,5 @@ def shortened(content: str, size: float, room: float) -> str:
 
 
 def text_width(content: str, size: float) -> float:
-    """About how wide a text is at a font size: Han and other full-width characters are one em, Latin 0.65 (DejaVu Sans Bold)."""
+    """About how wide a bold text is at a font size: full-width characters are one em, others 0.65 (DejaVu Sans)."""
     return sum(size if ord(c) >= 0x1100 else 0.65 * size for c in content)
