@@ -26,7 +26,7 @@ def replication_of(model: PeftModel) -> list[tuple[int, int]]:
 
 
 def say_layers(model: PeftModel) -> None:
-    """Say of each layer in the configuration what is said of the base's layer that it repeats; call once, on loading."""
+    """Say of each layer in the configuration what is said of the base's layer it repeats; call once."""
     config: Any = model.get_base_model().config.get_text_config()
     order = [layer for start, end in replication_of(model) for layer in range(start, end)]
     for key in PER_LAYER:
