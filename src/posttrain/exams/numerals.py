@@ -57,7 +57,7 @@ _ARABIC = (
     rf"|{_CORE}(?:(?:\s?{_U}{_D}*(?:{_CORE}|\s{_CORE}(?=\s?{_U}))?)+|(?:\s{_WORD}\b)+)?"
     r")"
 )
-_HALF = f"(?<!{_C})(?:一半|半[數数])"
+_HALF = f"(?<!{_C})(?:一半|(?<![過过])半[數数])"
 _CHINESE = (
     rf"(?:{_HALF}|[負负]?(?:{_C}+又)?"
     rf"(?:{_C}+分之{_C}+(?:[點点]{_D}+)?|{_C}*(?<!\d)[點点]{_D}++(?!{_TENFOLD}){_M}{{0,2}}|{_C}+))"
@@ -142,7 +142,6 @@ def _plain(text: str) -> str:
     text = re.sub(r"(?<![\d.,'_])(\d{1,3}(?:'\d{3})+|\d{1,3}(?:_\d{3})+)(?![\d'_])", _joined, text)
     text = re.sub(r"(?<=\d)[kK](?![\w])", " thousand", text)
     text = re.sub(rf"({_MONEY}-?(?:[\d,]+(?:\.\d+)?|\.\d+))([mM]|[bB]n?)(?!\w)", _large, text)
-    text = re.sub(r"(?<=\d)M(?![\w])", " million", text)
     text = re.sub(r"(?<=[十百千])[多餘馀余](?=[萬万億亿])", "", text)
     text = re.sub(rf"零下\s?(?=\d|{_C})", "負", text)
     text = _PARTS.sub(_with_point, text)
@@ -185,7 +184,7 @@ def _apart(found: re.Match[str]) -> str:
 
 
 def _large(found: re.Match[str]) -> str:
-    """$2.5M as $2.5 million."""
+    """$2.5M as $2.5 million; without a currency M may be molar, or metres."""
     return f"{found[1]} {'million' if found[2] in 'mM' else 'billion'}"
 
 
