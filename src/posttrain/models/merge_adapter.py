@@ -61,8 +61,8 @@ def merge_peft(model: PeftModel, place: str) -> PreTrainedModel:
     except torch.OutOfMemoryError:
         raise
     except UNFIT as error:
-        reason = str(error).split("\n")[0] or "PEFT has no way to do it"
-        cause = f"{kind} cannot be merged into its base: {reason}"
+        split = str(error).split("\n")[0] or "PEFT has no way to do it"
+        cause = f"{kind} cannot be merged into its base: {split}"
         raise PosttrainError(Problem(place, cause, beside)) from error
     left = [name for name, m in merged.named_modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
     if left:
