@@ -12,6 +12,7 @@ import pytest
 from posttrain.cli import data_make, works
 from posttrain.cli.main import main
 from posttrain.models import meter
+from posttrain.models.disk import write_whole
 from posttrain.pocket import changes
 
 
@@ -94,12 +95,11 @@ def test_each_file_is_written_as_it_is_made_and_how_far_it_is_is_said(
 def test_ctrl_c_says_which_files_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write = data_make.write_whole
 
     def stops(path: Path, text: str) -> None:
         if len(list(tmp_path.glob("*.yaml"))) == 2:
             raise KeyboardInterrupt
-        write(path, text)
+        write_whole(path, text)
 
     monkeypatch.setattr(data_make, "write_whole", stops)
     assert main(["data", "make", "changes", "--n", "5", "-o", str(tmp_path)]) == 130
