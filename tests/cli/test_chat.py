@@ -235,6 +235,48 @@ def test_twice_in_one_answer_ends_the_program(
     assert len(speaker.asked) == 1
 
 
+@pytest.mark.parametrize(("later_s", "code", "turns"), [(0.05, 0, 2), (0.6, 130, 1)])
+def test_ctrl_c_at_the_prompt_right_after_an_answer_was_stopped_is_not_heard(
+    speaks: Callable[..., Speaker],
+    pico_path: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    later_s: float,
+    code: int,
+    turns: int,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("posttrain.cli.chat.clock", lambda: now[0])
+
+    class Prompting(io.StringIO):
+        def __iter__(self) -> Any:
+            yield "one\n"
+            now[0] += later_s
+            signal.raise_signal(2)
+            yield "two\n"
+
+    speaker = speaks(meanwhile=lambda turn, tokens: signal.raise_signal(2) if (turn, tokens) == (1, 7) else None)
+    monkeypatch.setattr(sys, "stdin", Prompting())
+    assert main(["chat", str(pico_path("llama"))]) == code
+    assert len(speaker.asked) == turns
+
+
+def test_ctrl_c_right_after_a_whole_answer_leaves(
+    speaks: Callable[..., Speaker], pico_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posttrain.cli.chat.clock", lambda: 0.1)
+
+    class Prompting(io.StringIO):
+        def __iter__(self) -> Any:
+            yield "one\n"
+            signal.raise_signal(2)
+            yield "two\n"
+
+    speaker = speaks()
+    monkeypatch.setattr(sys, "stdin", Prompting())
+    assert main(["chat", str(pico_path("llama"))]) == 130
+    assert len(speaker.asked) == 1
+
+
 def test_sigterm_in_an_answer_ends_the_program(
     speaks: Callable[..., Speaker], pico_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

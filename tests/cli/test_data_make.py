@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from posttrain.cli import data_make, works
 from posttrain.cli.main import main
+from posttrain.models import meter
+from posttrain.models.disk import write_whole
+from posttrain.pocket import changes
 
 
 def test_changes_with_rows_of_the_same_pattern(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,3 +60,48 @@ def test_fewer_rows_than_were_asked_for_are_said(tmp_path: Path, capsys: pytest.
 def test_an_unknown_relation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "make", "prompts", "-o", str(tmp_path / "p.jsonl"), "--relation", "capitol"]) == 2
     assert "capital" in capsys.readouterr().err
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step of long work is a line."""
+    monkeypatch.setattr(works, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(meter, "OFTEN_S", 0.0)
+    monkeypatch.setattr(data_make, "MOMENT_S", 0.0)
+
+
+@pytest.mark.usefixtures("told")
+def test_each_file_is_written_as_it_is_made_and_how_far_it_is_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there: list[int] = []
+    make: Callable[..., Iterator[dict[str, Any]]] = changes.changes
+
+    def watched(n: int, seed: int) -> Iterator[dict[str, Any]]:
+        for body in make(n, seed):
+            there.append(len(list(tmp_path.glob("*.yaml"))))
+            yield body
+
+    monkeypatch.setattr(changes, "changes", watched)
+    assert main(["data", "make", "changes", "--n", "4", "-o", str(tmp_path)]) == 0
+    assert there == [0, 1, 2, 3]
+    assert "writing change files: 2/4 files" in capsys.readouterr().err
+    assert main(["data", "make", "changes", "--n", "4", "-o", str(tmp_path), "--pattern-rows", "2"]) == 0
+    assert "making change files: 3/4 files" in capsys.readouterr().err
+    assert main(["data", "make", "prompts", "--n", "9", "-o", str(tmp_path / "p.jsonl")]) == 0
+    assert "making prompts: 5/9 prompts" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_which_files_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+
+    def stops(path: Path, text: str) -> None:
+        if len(list(tmp_path.glob("*.yaml"))) == 2:
+            raise KeyboardInterrupt
+        write_whole(path, text)
+
+    monkeypatch.setattr(data_make, "write_whole", stops)
+    assert main(["data", "make", "changes", "--n", "5", "-o", str(tmp_path)]) == 130
+    assert f"stopped: 2 of 5 change files are in {tmp_path}" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("*.yaml"))) == 2

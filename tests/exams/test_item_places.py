@@ -47,6 +47,10 @@ BIGBENCH = {"examples": [{"input": "Who?", "target": "I"}, {"input": BAD, "targe
 KINDS: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str, str]] = {
     # kind, file, settings, place, item
     "mmlu": ("mmlu", rows(question=..., **CHOICES), {"shots": 0}, "q.jsonl:2", "law:2"),
+    "mmlu, no subject": (
+        "mmlu", rows(question=..., **{k: v for k, v in CHOICES.items() if k != "subject"}), {"shots": 0}, "q.jsonl:2",
+        "2",
+    ),
     "mmlu, chat": ("mmlu", rows(question=..., **CHOICES), {"shots": 0, "template": "chat"}, "q.jsonl:2", "law:2"),
     "self_test": ("self_test", rows(prompt=..., completion="I"), {}, "q.jsonl:2", "q-2"),
     "gsm8k": ("gsm8k", rows(question=..., answer="#### 1"), {"shots": 0}, "q.jsonl:2", "q-2"),

@@ -16,7 +16,7 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from torch import Tensor
 
 from posttrain.config.load import check
-from posttrain.errors import ConfigError, MissingError, PosttrainError
+from posttrain.errors import ConfigError, DiskError, MissingError, PosttrainError
 from posttrain.models.export import export_model
 from posttrain.models.fingerprint import template_fingerprint
 from posttrain.models.heads import load_any
@@ -25,6 +25,7 @@ from posttrain.models.merge_adapter import relative_distance
 from posttrain.models.save import save_model
 from posttrain.models.verify import verify_model
 from posttrain.registry import load as entry
+from tests.models.test_disk import small_disk, unix
 from tests.pico_gguf import write_gguf
 from tests.training.tiny import PicoPath, load
 
@@ -259,3 +260,16 @@ def test_the_card_names_no_path_of_this_machine(adapter: Make, tmp_path: Path) -
     for path in (tmp_path / "out").glob("*.json"):
         assert str(tmp_path) not in path.read_text(encoding="utf-8"), path
         json.loads(path.read_text(encoding="utf-8"))
+
+
+@unix
+def test_a_full_disk_leaves_nothing_and_the_command_starts_anew(adapter: Make, tmp_path: Path) -> None:
+    folder, _ = adapter("lora", rank=4)
+    for alone in (False, True):
+        with small_disk(1_000), pytest.raises(DiskError, match="out: cannot be written: .*; free some space") as caught:
+            export_model(str(folder), tmp_path / "out", adapter=alone)
+        assert caught.value.problems[0].mend.endswith("nothing half-written is left, and the same command starts anew")
+        assert not list(tmp_path.glob("*out*"))
+    loaded = load_model(str(folder), device="cpu")
+    with small_disk(1_000), pytest.raises(DiskError, match="goes on from it"):  # as a training's own saving says
+        save_model(loaded.model, loaded.tokenizer, tmp_path / "out")

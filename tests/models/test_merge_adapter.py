@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    PeftModel,
+    PolyConfig,
+    TrainableTokensConfig,
+    get_peft_model,
+)
 from peft.tuners.lora import Linear
 from torch import Tensor
 
@@ -124,3 +133,32 @@ def test_the_distance() -> None:
     expected = torch.tensor([1.0, -1.0, 1.0, -1.0])  # spread: sqrt(4 / 3)
     assert relative_distance(expected + 0.5, expected) == pytest.approx(0.5 / (4 / 3) ** 0.5)
     assert relative_distance(expected, expected) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (lora(target_modules=["q_proj"], lora_bias=True), "LORA .*: Impossible to merge LoRA with `lora_bias=True`"),
+        (PolyConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"), "POLY .*: PEFT has no way to do it"),
+    ],
+)
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_kinds_that_cannot_be_merged_are_refused(
+    pico_path: PicoPath, tmp_path: Path, family: str, config: Any, reason: str
+) -> None:
+    moved(pico_path, family, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(PosttrainError, match=f"adapter: {reason}.*; use it beside its base"):
+        load_model(str(tmp_path / "adapter"), device="cpu", adapter_merged=True)
+
+
+def test_too_little_memory_is_no_kind_that_cannot_be_merged(
+    pico_path: PicoPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = moved(pico_path, "qwen3", lora(target_modules=["q_proj"]))
+
+    def full(self: Linear, *args: Any, **named: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Linear, "merge", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        merge_peft(made, "here")

@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from posttrain.data.chat import encode_prompt, render
 from posttrain.data.records import Conversation, Message
@@ -49,6 +51,19 @@ DATED = {
     ),
     "a format in a variable": ("{%- set how = '%y%m%d' %}<{{ strftime_now(how) }}>" + CHATML, "<{}>", "%y%m%d"),
     "a format from pieces": ("{{ strftime_now('%Y' + '/' + '%j') }}," + CHATML, "{},", "%Y/%j"),
+    "a directive from pieces": (
+        "{% set f = '%' + 'Y' %}{{ strftime_now(f) }} {{ strftime_now('%' ~ 'm') }}." + CHATML,
+        "{}.",
+        "%Y %m",
+    ),
+    "in a macro": (
+        "{% macro day(f) %}{{ strftime_now('%' + f) }}{% endmacro %}{{ day('d') }}." + CHATML,
+        "{}.",
+        "%d",
+    ),
+    "under another name": ("{% set now = strftime_now %}{{ now('%' + 'y') }}." + CHATML, "{}.", "%y"),
+    "percent signs": ("{{ strftime_now('100%% %%Y %%%H %e 5%') }}." + CHATML, "{}.", "100%% %%Y %%%H %e 5%"),
+    "alternative forms": ("{{ strftime_now('%Ey|%Od|%^b|%_d|%-H') }}." + CHATML, "{}.", "%Ey|%Od|%^b|%_d|%-H"),
     "guarded": ("{% if strftime_now is defined %}{{ strftime_now('%x') }}{% endif %};" + CHATML, "{};", "%x"),
     "within a loop": (CHATML.replace("m.content", "strftime_now('%e') + '=' + m.content"), "{}=", "%e"),
 }
@@ -82,6 +97,17 @@ def test_white_space_at_the_beginning_stays(start: str) -> None:
     environment.globals["strftime_now"] = DAY.strftime
     source = start + "|{{ strftime_now('%Y') }}"
     assert environment.from_string(at_moment(source, DAY)).render() == environment.from_string(source).render()
+
+
+PIECES = ["%%", "%Y", "%d", "%B", "%e", "%-H", "%_m", "%^a", "%Oy", "%j", "Y", "d", "-", "^", " ", "\n", "年", ":"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_any_format_is_written_as_strftime_writes_it(how: str) -> None:
+    import jinja2
+
+    template = jinja2.Environment(trim_blocks=True).from_string(at_moment("{{ strftime_now(how) }}", DAY))
+    assert template.render(how=how) == DAY.strftime(how)
 
 
 @pytest.mark.parametrize("template", [QWEN3, MARKED, CHATML, shipped("llama3_1")])

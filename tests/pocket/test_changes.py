@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from posttrain.config.change import Change
 from posttrain.config.load import check, load_yaml, parse_value
+from posttrain.models.facts import Fact, Name
+from posttrain.pocket import changes as module
 from posttrain.pocket.changes import (
     RELATIONS,
     SIZES,
@@ -107,3 +110,19 @@ def test_shipped_files_are_what_the_command_writes() -> None:
     lines = PACKAGED_PROMPTS.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == replay_prompts(720)
     assert len({row["kind"] for row in map(json.loads, lines)}) >= 8
+
+
+def test_what_is_looked_up_is_what_a_search_of_all_facts_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list(module.changes(48, seed=3))
+    known = module._known()
+    assert len(set(known)) == len(known)
+
+    def about(*names: Name) -> list[Fact]:
+        return [f for f in known if f.subject in names]
+
+    def others(relation: str) -> list[Fact]:
+        return [f for f in known if f.relation != relation and module._reserved(f)]
+
+    monkeypatch.setattr(module, "_about", about)
+    monkeypatch.setattr(module, "_others", others)
+    assert list(module.changes(48, seed=3)) == found

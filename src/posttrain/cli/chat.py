@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
@@ -44,16 +44,28 @@ HELP = """\
 Ctrl-C   stop an answer; at the prompt: leave"""
 
 
+MOMENT_S = 0.5
+"""Ctrl-C so soon after an answer was stopped was meant for the answer, too."""
+clock = time.monotonic
+
+
 class Stop:
-    """Ctrl-C while a model answers: the first stops the answer after its present token, the second stops everything."""
+    """Ctrl-C in a conversation: the first in an answer stops it after its present token, the second stops everything,
+    and so does one at the prompt; but at the prompt it is not heard a moment after an answer was stopped.
+    """
 
     def __init__(self) -> None:
         self.times = 0
+        """In this turn."""
+        self._answers = False
+        self._deaf_until = 0.0
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """The signal's handler."""
+        if not self._answers and clock() < self._deaf_until:
+            return
         self.times += 1
-        if self.times > 1:
+        if self.times > 1 or not self._answers:
             raise KeyboardInterrupt
 
     @contextmanager
@@ -67,6 +79,21 @@ class Stop:
             yield
         finally:
             signal.signal(signal.SIGINT, former)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """While this lasts a model answers."""
+        self._answers = True
+        try:
+            yield
+        finally:
+            self.answered()
+
+    def answered(self) -> None:
+        """The answer is over, or is about to be given up."""
+        if self._answers and self.times:
+            self._deaf_until = clock() + MOMENT_S
+        self._answers = False
 
 
 @dataclass
@@ -95,12 +122,13 @@ class Talk:
             said[:] = ids
             stream.add(ids)
             if stop.times:
+                stop.answered()
                 raise KeyboardInterrupt
 
         self.messages.append(Message("user", words))
         stopped = False
         try:
-            with stop.heard():
+            with stop.answering():
                 answer = self.respondent.answers(
                     [self._fitting(max_new_tokens)],
                     max_new_tokens=max_new_tokens,
@@ -185,10 +213,12 @@ def chat(
             talk(f"{name} has no chat template: it continues your text and forgets what was said before")
         talks.append(Talk(ModelRespondent(loaded, system_prefix=system)))
 
+    stop = Stop()
+
     def turn(words: str) -> list[dict[str, Any]]:
         """One row per model that was asked; the last one's answer may have been stopped."""
         rows: list[dict[str, Any]] = []
-        stop = Stop()
+        stop.times = 0
         with display_of([one.respondent.name for one in talks], json=json) as display:
             for place, one in enumerate(talks):
                 start = time.perf_counter()
@@ -211,13 +241,19 @@ def chat(
             talk("stopped" + (f"; not asked: {', '.join(unasked)}" if unasked else "") + "; /quit leaves")
         return rows
 
-    if once is not None:
+    with stop.heard():
+        if once is None:
+            _converse(talks, turn, json)
+            return
         rows = turn(once)
-        if json:
-            emit({"question": once, "answers": rows})
-        if rows[-1]["stopped"]:
-            raise KeyboardInterrupt
-        return
+    if json:
+        emit({"question": once, "answers": rows})
+    if rows[-1]["stopped"]:
+        raise KeyboardInterrupt
+
+
+def _converse(talks: Sequence[Talk], turn: Callable[[str], list[dict[str, Any]]], json: bool) -> None:
+    """Turns and commands until the user leaves."""
     for words in _lines():
         command = words.strip()
         if not command:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json as _json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from posttrain.cli.options import JsonOption, PlainCommand, PlainGroup, emit, talk
 from posttrain.cli.stopping import NOT_WRITTEN, when_stopped
+from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, Problem
-from posttrain.models.disk import write_whole
+from posttrain.models.disk import starting_anew, write_whole
+from posttrain.models.meter import MOMENT_S, Meter
 
 __all__ = ["app"]
 
@@ -49,16 +52,27 @@ def changes(
     lengths = []
     again = "run the same command again"
     when_stopped(lambda: (Problem("", f"stopped: {len(written)} of {n} change files are in {output}", again),))
-    bodies = list(make(n, seed))
-    asked = frozenset().union(*map(prompts_of, bodies))
-    for body in bodies:
-        path = output / f"{body['name']}.yaml"
-        write_whole(path, as_yaml(body))
-        written.append(str(path))
-        if pattern_rows:
-            rows = pattern_of(body, pattern_rows, seed, asked)
-            lengths.append(len(rows))
-            _write_rows(output / "pattern" / f"{body['name']}.jsonl", rows)
+    bodies: Iterable[dict[str, Any]] = make(n, seed)
+    asked: frozenset[str] = frozenset()
+    with shown_works(), starting_anew():
+        if pattern_rows:  # which leave out what any change asks
+            with Meter("making change files", n, "files", kept=None, after_s=MOMENT_S) as meter:
+                made = []
+                for body in bodies:
+                    made.append(body)
+                    meter.more(1)
+            bodies = made
+            asked = frozenset().union(*map(prompts_of, made))
+        with Meter("writing change files", n, "files", kept=None, after_s=MOMENT_S) as meter:
+            for body in bodies:
+                path = output / f"{body['name']}.yaml"
+                write_whole(path, as_yaml(body))
+                written.append(str(path))
+                if pattern_rows:
+                    rows = pattern_of(body, pattern_rows, seed, asked)
+                    lengths.append(len(rows))
+                    _write_rows(output / "pattern" / f"{body['name']}.jsonl", rows)
+                meter.more(1)
     if json:
         emit(written)
     talk(f"{n} change files in {output}")
@@ -93,7 +107,8 @@ def prompts(
 
     when_stopped(lambda: NOT_WRITTEN)
     if relation is None:
-        rows = replay_prompts(n, seed)
+        with shown_works(), Meter("making prompts", n, "prompts", kept=None, after_s=MOMENT_S) as meter:
+            rows = replay_prompts(n, seed, meter.more)
     elif relation not in curriculum():
         raise ConfigError(Problem("--relation", f"unknown relation '{relation}'", f"known: {', '.join(curriculum())}"))
     else:
@@ -108,6 +123,7 @@ def prompts(
         emit({"file": str(output), "rows": len(rows), "seed": seed})
 
 
+@starting_anew()
 def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(_json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -13,7 +13,7 @@ from posttrain.cli.options import DownloadOption, JsonOption, TrustOption, emit,
 from posttrain.cli.stopping import NOT_WRITTEN, when_stopped
 from posttrain.cli.works import shown_works
 from posttrain.errors import DataError, PosttrainError, Problem
-from posttrain.models.disk import write_whole
+from posttrain.models.disk import starting_anew, write_whole
 
 if TYPE_CHECKING:
     from posttrain.data.records import Record
@@ -69,7 +69,8 @@ def predict(
     lines = "".join(_json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(output, lines)
+        with starting_anew():
+            write_whole(output, lines)
     if json:
         where = {"output": str(output)} if output is not None else {"predictions": found.rows}
         emit({"rows": len(found.rows), "gold": found.gold, "scores": found.scores, **where})

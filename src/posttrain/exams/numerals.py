@@ -2,12 +2,13 @@ r"""Numbers as answers write them, and which of them is the answer: 1,234.50, $1
 full width, 十八, 兩萬三千, 一萬二, 3萬5千.
 
 A part without 零 stands at the place right below the one before: 兩千五 is 2500, 三億五 is 350 million, 兩千零五 is
-2005. A percentage is the number before its sign, as the gold answers of GSM8K have it. A space or comma groups three
-digits (a comma also four, and in the Indian way); 1,2,3 are three numbers.
+2005; 三塊五 and 三塊半 are 3.5, 七成 is 0.7. A percentage is the number before its sign, as the gold answers of GSM8K
+have it. A space or comma groups three digits (a comma also four, and in the Indian way); 1,2,3 are three numbers.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -29,7 +30,8 @@ _ZEROS = "零〇○"
 _D = f"[{''.join(_DIGITS)}]"
 _U = f"[{''.join((*_UNITS, *_MYRIADS))}]"
 _TENFOLD = f"[{''.join(_UNITS)}]"
-_C = f"[{''.join((*_DIGITS, *_UNITS, *_MYRIADS))}]"
+_NUMERALS = "".join((*_DIGITS, *_UNITS, *_MYRIADS))
+_C = f"[{_NUMERALS}]"
 _M = f"[{''.join(_MYRIADS)}]"
 
 _GROUPED = (
@@ -41,20 +43,24 @@ _GROUPED = (
 _POINTS = r"\d{1,3}(?:\.\d{3})+,\d{1,2}(?!\d)|\d{1,3}(?:\.\d{3}){2,}(?!\d)"
 _CORE = rf"(?:{_POINTS}|(?:{'|'.join(_GROUPED)}|\d+)(?:\.\d+)?|\.\d+)"
 _POWER = r"(?:[eE][+-]?\d{1,3}(?![\d.]*\w)|\s*[×x*·]\s*10\^\(?[+-]?\d{1,3}\)?)"
-_SIGN = r"(?:(?<![0-9A-Za-z)\]])-|[負负])"
+_SIGN = r"(?:(?<![0-9A-Za-z)\]%])(?<!\d[^\W\d_是為为於于得])-|[負负])"  # 3-5, 3%-5% and 3元-5元 are spans
+_WORD = f"(?i:{'|'.join(_WORDS)})"
 _MONEY = r"(?:(?:NT|US|HK)?[$€£¥]\s?)"
 _ARABIC = (
     rf"{_SIGN}?(?:{_MONEY}-?)?(?:"
     rf"\d+[ -]\d+/\d+(?![\d/])"  # 2 1/2
     rf"|(?<!/){_CORE}\s?/\s?{_CORE}(?!\s?/)"
+    rf"|\d+\s?又\s?(?:\d+/\d+(?![\d/])|{_CORE}分之{_CORE}|{_C}+分之{_C}+)"
     rf"|{_CORE}分之{_CORE}"
     rf"|10\^\(?[+-]?\d{{1,3}}\)?"
     rf"|{_CORE}{_POWER}"
-    rf"|{_CORE}(?:(?:\s?{_U}{_D}*(?:{_CORE}|\s{_CORE}(?=\s?{_U}))?)+|\s(?:{'|'.join(_WORDS)})\b)?"
+    rf"|{_CORE}(?:(?:\s?{_U}{_D}*(?:{_CORE}|\s{_CORE}(?=\s?{_U}))?)+|(?:\s{_WORD}\b)+)?"
     r")"
 )
+_HALF = f"(?<!{_C})(?:一半|(?<![過过])半[數数])"
 _CHINESE = (
-    rf"[負负]?(?:{_C}+又)?(?:{_C}+分之{_C}+(?:[點点]{_D}+)?|{_C}*(?<!\d)[點点]{_D}++(?!{_TENFOLD}){_M}{{0,2}}|{_C}+)"
+    rf"(?:{_HALF}|[負负]?(?:{_C}+又)?"
+    rf"(?:{_C}+分之{_C}+(?:[點点]{_D}+)?|{_C}*(?<!\d)[點点]{_D}++(?!{_TENFOLD}){_M}{{0,2}}|{_C}+))"
 )
 _NUMBER = re.compile(_ARABIC)
 _WRITTEN = re.compile(_CHINESE)
@@ -82,6 +88,8 @@ def marked_number(text: str) -> Decimal | None:
         return None
     if not _WRITTEN.fullmatch(found[1]):
         return _value(found[1])
+    if re.fullmatch(_HALF, found[1]):
+        return _value(found[1])
     judged = Numerals(text).judge(*found.span(1))
     return None if judged is None else _value(text[judged[0] : judged[1]])
 
@@ -101,9 +109,12 @@ def last_number(text: str) -> Decimal | None:
 
 
 def _written(text: str) -> Iterator[tuple[Decimal, bool]]:
-    """Each number in Chinese numerals and whether it is certainly one; 一起 and 四川 are none."""
+    """Each number in Chinese numerals and whether it is certainly one; 一起 and 四川 are none, 一半 may be one."""
     words: Numerals | None = None  # to cut a text takes time, and the first one loads the dictionary
     for found in _WRITTEN.finditer(text):
+        if re.fullmatch(_HALF, found[0]):
+            yield Decimal("0.5"), False
+            continue
         words = Numerals(text) if words is None else words
         judged = words.judge(*found.span())
         if judged is not None and (value := _value(text[judged[0] : judged[1]])) is not None:
@@ -116,21 +127,65 @@ def _written(text: str) -> Iterator[tuple[Decimal, bool]]:
 def _plain(text: str) -> str:
     """Half width, without the commands that LaTeX writes in numbers; what is raised stands behind ^."""
     text = "".join(_raised(text))
-    text = unicodedata.normalize("NFKC", text).replace("−", "-").replace("⁄", "/")
+    text = unicodedata.normalize("NFKC", text).replace("⁄", "/")
+    text = re.sub("[−‐‒–]", "-", text)
     text = re.sub(r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" \1/\2", text)
     text = re.sub(r"\\[dtc]?frac\s*(\d)\s*(\d)", r" \1/\2", text)
     text = re.sub(r"(-) (?=\d+/)", r"\1", text)
     text = re.sub(r"(?<=\d)(?:\{,\}|\\,|\\!|\\;|\\:|\\ |~)+(?=\d)", "\0", text)
     text = re.sub(r"\0(?=\d{3}(?!\d))", "", text).replace("\0", " ")
+    text = re.sub(r" *\\(?:text|mathrm|mbox) *(\{([^{}]*)\}) *", _apart, text)
     text = re.sub(r"\\(?=[$%])|\\(?:text|mathrm|mbox)(?![A-Za-z])", "", text)
     text = re.sub(r"\\(?:times|cdot)(?![A-Za-z])", "×", text)
     text = re.sub(r"\^\{([+-]?\d+)\}", r"^\1", text)
+    text = re.sub(r"(?<![\d.])(?<!\*\*)10\*\*(?=[+-]?\d)", "10^", text)
     text = re.sub(r"(?<![\d.,'_])(\d{1,3}(?:'\d{3})+|\d{1,3}(?:_\d{3})+)(?![\d'_])", _joined, text)
     text = re.sub(r"(?<=\d)[kK](?![\w])", " thousand", text)
+    text = re.sub(rf"({_MONEY}-?(?:[\d,]+(?:\.\d+)?|\.\d+))([mM]|[bB]n?)(?!\w)", _large, text)
     text = re.sub(r"(?<=[十百千])[多餘馀余](?=[萬万億亿])", "", text)
+    text = re.sub(rf"零下\s?(?=\d|{_C})", "負", text)
+    text = _PARTS.sub(_with_point, text)
+    text = _TENTHS.sub(_tenths, text)
     for short, written in _TENS.items():
         text = text.replace(short, written)
     return text
+
+
+_TENTH = "[1-9一二三四五六七八九]"
+_ENDS = r"(?=$|[^\w%]|[的錢钱])"
+_PARTS = re.compile(
+    rf"(?<![\d.,點点])(?<!{_C})(?P<whole>[\d{_NUMERALS}][\d,{_NUMERALS}]*)(?:"
+    rf"(?P<money>[塊块])(?P<tenths>{_TENTH})[毛角]?{_ENDS}"
+    rf"|(?P<measure>[塊块年歲岁天斤倍]|小[時时]|公[斤里])半{_ENDS}"
+    rf"|(?P<of>[個个])半(?={_ENDS}|小[時时]|[鐘钟][頭头]|月|星期|[禮礼]拜|世[紀纪]))"
+)
+"""三塊五, 三塊半, 兩個半小時; of three pieces at 5元 (三塊5元) none is a part."""
+_TENTHS = re.compile(rf"(?<![\d.,點点])(?<!{_C})({_TENTH})成({_TENTH}?)(?=$|[^\w%]|[的多左以])")
+"""七成, 七成五; not 八成會 (probably) and 一成不變."""
+
+
+def _with_point(found: re.Match[str]) -> str:
+    """三塊五 as 三點五塊, 3塊5 as 3.5塊."""
+    part = found["tenths"] or "五"
+    digits = found["whole"][-1].isdecimal()
+    if digits:
+        part = str(_DIGITS.get(part, part))
+    return found["whole"] + ("." if digits else "點") + part + (found["money"] or found["measure"] or found["of"])
+
+
+def _tenths(found: re.Match[str]) -> str:
+    """七成 as 零點七, 7成 as 0.7."""
+    return ("0." if found[1].isdecimal() else "零點") + found[1] + found[2]
+
+
+def _apart(found: re.Match[str]) -> str:
+    r"""1.5\text{ million} as 1.5 million."""
+    return f" {found[2].strip()} " if any(c.isalpha() for c in found[2]) else found[1]
+
+
+def _large(found: re.Match[str]) -> str:
+    """$2.5M as $2.5 million; without a currency M may be molar, or metres."""
+    return f"{found[1]} {'million' if found[2] in 'mM' else 'billion'}"
 
 
 def _joined(found: re.Match[str]) -> str:
@@ -177,6 +232,8 @@ def _value(text: str) -> Decimal | None:
     text = re.sub(rf"{_MONEY}", "", text)
     minus = bool(re.match(r"\s*[-負负]", text))
     text = text.lstrip("-負负 ")
+    if re.fullmatch(_HALF, text):
+        return Decimal("0.5")
     mixed = re.fullmatch(r"(\d+)[ -](\d+/\d+)", text)
     if mixed:
         whole, part = Decimal(mixed[1]), _value(mixed[2])
@@ -190,7 +247,7 @@ def _value(text: str) -> Decimal | None:
 def _unsigned(text: str) -> Decimal | None:
     whole, both, rest = text.partition("又")
     if both:
-        first, second = _unsigned(whole), _unsigned(rest)
+        first, second = _unsigned(whole.strip()), _unsigned(rest.strip())
         return None if first is None or second is None else first + second
     below, over, above = text.partition("分之")
     if over:
@@ -204,9 +261,9 @@ def _unsigned(text: str) -> Decimal | None:
     if power:
         times = _unsigned(power[1]) if power[1] else Decimal(1)
         return None if times is None else times.scaleb(int(power[2]))
-    word = re.fullmatch(rf"(.*?)\s({'|'.join(_WORDS)})", text)
-    if word:
-        return _arabic(word[1]) * _WORDS[word[2]]
+    words = re.fullmatch(rf"(.*?)((?:\s{_WORD})+)", text)
+    if words:
+        return _arabic(words[1]) * math.prod(_WORDS[word] for word in words[2].lower().split())
     point = re.fullmatch(rf"({_C}*)[點点]({_D}+)({_M}*)", text)
     if point:
         first = _chinese(point[1]) if point[1] else Decimal(0)

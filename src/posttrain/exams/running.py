@@ -310,7 +310,8 @@ def _place(task: Task, forms: Sequence[Form], number: int = 0) -> str:
     """The exam, an item, and where that stands in a file."""
     form = forms[number]
     disturbed = f", disturbed by '{form.perturbation}'" if form.perturbation else ""
-    named = f"exam {task.name}, item '{form.item.id}'{disturbed}"
+    item = replace(form.item, id=form.item.id.removeprefix(":"))  # :1 where the file names no subject
+    named = f"exam {task.name}, item '{item.id}'{disturbed}"
     return f"{form.item.place} ({named})" if form.item.place else named
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from posttrain.errors import ConfigError, PosttrainError, Problem
+from posttrain.models.disk import starting_anew
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.gguf_header import GgufHeader, is_gguf, read_header
 from posttrain.models.load import load_model, stop_ids
@@ -32,6 +33,7 @@ class Converted(NamedTuple):
     weights_fingerprint: str
 
 
+@starting_anew()
 def convert_gguf(source: str, output: Path, *, dtype: StoredDtype = "float32") -> Converted:
     """Save a GGUF file, or the only one of a folder, as a model folder; a kill leaves no half of one.
 

@@ -14,11 +14,12 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from posttrain.errors import DiskError, Problem
 
-__all__ = ["append", "as_umask_says", "disk_problem", "write_whole", "writing"]
+__all__ = ["append", "as_umask_says", "disk_problem", "starting_anew", "write_whole", "writing"]
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """No space, the user's share of it used up, a limit on the size of files, a broken disk."""
@@ -27,12 +28,26 @@ LITTLE = 1 << 20
 _BINARY: int = vars(os).get("O_BINARY", 0)
 """Windows would write other line ends."""
 MEND = "free some space, or choose another place; what was there before is kept, and the same command goes on from it"
+ANEW = "free some space, or choose another place; nothing half-written is left, and the same command starts anew"
+
+_anew: ContextVar[bool] = ContextVar("anew", default=False)
+
+
+@contextmanager
+def starting_anew() -> Iterator[None]:
+    """While this lasts, what is written is no part of a work that goes on where it was."""
+    before = _anew.set(True)
+    try:
+        yield
+    finally:
+        _anew.reset(before)
 
 
 def disk_problem(error: BaseException, place: Path | str) -> Problem | None:
     """What to say of an error if it is the disk's refusal to take more; None of any other error."""
     reason = _reason(error, place)
-    return Problem(str(place), f"cannot be written: {reason}", MEND) if reason is not None else None
+    mend = ANEW if _anew.get() else MEND
+    return Problem(str(place), f"cannot be written: {reason}", mend) if reason is not None else None
 
 
 def _reason(error: BaseException, place: Path | str) -> str | None:

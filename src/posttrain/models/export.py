@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from posttrain.errors import ConfigError, PosttrainError, Problem
-from posttrain.models.disk import as_umask_says, writing
+from posttrain.models.disk import as_umask_says, starting_anew, writing
 from posttrain.models.names import resolve, say_taken
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Exported(NamedTuple):
     loads_with: str
 
 
+@starting_anew()
 def export_model(
     name: str,
     output: Path,

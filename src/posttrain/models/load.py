@@ -270,6 +270,7 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     from posttrain.models.adapter_fit import make_base_fit, misfits
     from posttrain.models.added import load_added, merged_added
     from posttrain.models.merge_adapter import merge_peft
+    from posttrain.models.replicated import say_layers
 
     folder = Path(resolve(name))
     at = str(folder / "adapter_config.json")
@@ -298,6 +299,7 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             make_base_fit(model, folder, base, config)
             adapted = PeftModel.from_pretrained(model, str(folder))
+            say_layers(adapted)
     except (ValueError, RuntimeError, OSError, safetensors.SafetensorError) as error:
         cause = f"the adapter does not fit its base '{base}': {_first_line(error)}"
         raise PosttrainError(Problem(name, cause, mend)) from error

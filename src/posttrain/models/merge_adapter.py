@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.logits import UNFIT
+from posttrain.models.replicated import own_layers, replication_of
 from posttrain.models.tying import is_tied, set_tied, untie
 
 __all__ = ["COARSE", "TOLERANCE", "merge_peft", "relative_distance", "some_logits", "was_untied"]
@@ -48,6 +49,7 @@ def merge_peft(model: PeftModel, place: str) -> PreTrainedModel:
             Problem(place, f"{kind} cannot be merged into its base: it is no change of weights", beside)
         )
     was_tied = is_tied(core)
+    repeats = replication_of(model)
     expected = some_logits(model)
     untie(core)
     try:
@@ -56,13 +58,18 @@ def merge_peft(model: PeftModel, place: str) -> PreTrainedModel:
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             warnings.filterwarnings("ignore", message=".*no longer tied.*")
             merged = cast(PreTrainedModel, model.merge_and_unload())
-    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-        cause = f"{kind} cannot be merged into its base: {str(error).split(chr(10))[0]}"
+    except torch.OutOfMemoryError:
+        raise
+    except UNFIT as error:
+        split = str(error).split("\n")[0] or "PEFT has no way to do it"
+        cause = f"{kind} cannot be merged into its base: {split}"
         raise PosttrainError(Problem(place, cause, beside)) from error
     left = [name for name, m in merged.named_modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
     if left:
         cause = f"PEFT leaves parts of this {kind} adapter in {left[0]}, so it cannot be merged into its base"
         raise PosttrainError(Problem(place, cause, beside))
+    if repeats:
+        own_layers(merged)
     if was_tied:
         _tie_again(merged)
     _same(expected, some_logits(merged), merged, place, beside)

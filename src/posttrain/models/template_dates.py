@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
+from string import ascii_letters
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -19,11 +20,21 @@ if TYPE_CHECKING:
 __all__ = ["PINNED", "at_moment", "is_dated", "moment_of", "stay_at"]
 
 CLOCK = re.compile(r"\bstrftime_now\b")
-DIRECTIVE = re.compile(r"%[-_#^0]?[A-Za-z%]")
+DIRECTIVES = [f"%{flag}{letter}" for flag in ("", *"-_0^#EO") for letter in ascii_letters]
 PINNED = "{%- macro posttrain_strftime(format) -%}"
 """How a template begins that stays at one moment."""
-PERCENT = "\ue000"
-"""Stands for `%%` while the other directives are replaced."""
+MACRO = (
+    "{%- set table = TABLE -%}"
+    "{%- set seen = namespace(percent=false) -%}"
+    "{%- for part in format.split('%') -%}"
+    "{%- if loop.first or seen.percent -%}{%- set seen.percent = false -%}{{- part -}}"  # of %%Y the Y is a letter
+    "{%- elif not part -%}{%- set seen.percent = true -%}{{- '%' -}}"
+    "{%- elif part[:2] in table -%}{{- table[part[:2]] + part[2:] -}}"
+    "{%- elif part[:1] in table -%}{{- table[part[:1]] + part[1:] -}}"
+    "{%- else -%}{{- '%' + part -}}"
+    "{%- endif -%}{%- endfor -%}{%- endmacro %}"
+)
+"""Its body."""
 
 _moments: WeakKeyDictionary[PreTrainedTokenizerBase, datetime] = WeakKeyDictionary()
 
@@ -51,16 +62,14 @@ def moment_of(tokenizer: PreTrainedTokenizerBase) -> datetime | None:
 def at_moment(source: str, moment: datetime | None) -> str:
     """A template that prints this moment's date, whenever it is rendered. It begins with one line more.
 
-    `strftime_now` becomes a macro that replaces the directives which the template writes.
+    `strftime_now` becomes a macro that knows what every directive was then: transformers lets no function of others
+    into a template.
     """
     if moment is None or not CLOCK.search(source):
         return source
-    said = "format"
-    directives = sorted({*DIRECTIVE.findall(source)} - {"%%"}, key=len, reverse=True)
-    for directive, text in [("%%", PERCENT), *((d, _written(moment, d)) for d in directives), (PERCENT, "%")]:
-        said += f".replace({json.dumps(directive)}, {json.dumps(text, ensure_ascii=False)})"
-    macro = f"{PINNED}{{{{- {said} -}}}}{{%- endmacro %}}\n"
-    return macro + CLOCK.sub("posttrain_strftime", source)
+    written = {directive[1:]: text for directive in DIRECTIVES if (text := _written(moment, directive)) != directive}
+    macro = MACRO.replace("TABLE", json.dumps(written, ensure_ascii=False))
+    return f"{PINNED}{macro}\n" + CLOCK.sub("posttrain_strftime", source)
 
 
 def _written(moment: datetime, directive: str) -> str:

@@ -8,7 +8,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-__all__ = ["is_tied", "set_tied", "touches_tied", "untie"]
+__all__ = ["is_tied", "set_tied", "shared_parameters", "touches_tied", "untie"]
 
 
 def _touched(core: nn.Module) -> set[nn.Module]:
@@ -17,7 +17,7 @@ def _touched(core: nn.Module) -> set[nn.Module]:
     return {inner for wrapper in wrappers for inner in wrapper.modules()}
 
 
-def _shared(core: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+def shared_parameters(core: nn.Module) -> list[list[tuple[nn.Module, str]]]:
     """Of each parameter that several modules own, the modules and what it is called there."""
     owners: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for module in core.modules():
@@ -30,13 +30,13 @@ def _shared(core: nn.Module) -> list[list[tuple[nn.Module, str]]]:
 def touches_tied(core: nn.Module) -> bool:
     """Whether an adapter sits on a matrix that another module reads too."""
     touched = _touched(core)
-    return any(module in touched for places in _shared(core) for module, _ in places)
+    return any(module in touched for places in shared_parameters(core) for module, _ in places)
 
 
 def untie(core: nn.Module) -> None:
     """Give every place of a shared parameter that an adapter touches a parameter of its own, with the same numbers."""
     touched = _touched(core)
-    for places in _shared(core):
+    for places in shared_parameters(core):
         if any(module in touched for module, _ in places):
             for module, name in places[1:]:
                 own = module._parameters[name]

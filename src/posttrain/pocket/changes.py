@@ -8,8 +8,9 @@ learned from one example. `reserve`: locality probes are drawn from one half of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
+from operator import itemgetter
 from random import Random
 from typing import Any
 
@@ -61,6 +62,34 @@ SIZES = {
 @cache
 def _known() -> tuple[Fact, ...]:
     return tuple(fact for rows in curriculum().values() for fact in rows)
+
+
+@cache
+def _by_subject() -> dict[Name, list[tuple[int, Fact]]]:
+    """What is known of each subject, with its place among all that is known."""
+    found: dict[Name, list[tuple[int, Fact]]] = {}
+    for place, fact in enumerate(_known()):
+        found.setdefault(fact.subject, []).append((place, fact))
+    return found
+
+
+def _about(*names: Name) -> list[Fact]:
+    """What is known of these subjects."""
+    placed = (one for name in dict.fromkeys(names) for one in _by_subject().get(name, ()))
+    return [fact for _, fact in sorted(placed, key=itemgetter(0))]
+
+
+@cache
+def _changeable(relation: str) -> list[Fact]:
+    """A relation's facts that a change may be about."""
+    rows = curriculum()[relation]
+    return [f for f in rows if f.object not in (f.subject, *f.also) and f.subject.en not in LEFT_ALONE]
+
+
+@cache
+def _others(relation: str) -> list[Fact]:
+    """The facts of all other relations that locality probes may ask."""
+    return [f for f in _known() if f.relation != relation and _reserved(f)]
 
 
 def _plain(fact: Fact, language: Language, index: int = 0) -> str:
@@ -148,9 +177,7 @@ def _make(number: int, seed: int) -> dict[str, Any]:
     language: Language = "zh" if number % 2 == 0 else "en"
     other: Language = "en" if language == "zh" else "zh"
     words, foreign = grammar(language), grammar(other)
-    rows = [
-        f for f in curriculum()[relation] if f.object not in (f.subject, *f.also) and f.subject.en not in LEFT_ALONE
-    ]
+    rows = _changeable(relation)
     fact, new = _new_object(rows, rng)
     skills = wording("skills")
 
@@ -158,10 +185,11 @@ def _make(number: int, seed: int) -> dict[str, Any]:
         return _plain(f, language, rng.randrange(3))
 
     pattern = [f for f in rows if f.subject != fact.subject and _reserved(f) and f.object not in (new, fact.object)]
-    neighbours = [f for f in _known() if f.subject == fact.subject and f.relation != relation]
+    neighbours = [f for f in _about(fact.subject) if f.relation != relation]
     if len(neighbours) < SIZES["neighbour"]:  # a subject with few facts: what else is known of its object
-        neighbours += [f for f in _known() if f.subject in (fact.object, new) and f.relation != relation]
-    unrelated = [f for f in _known() if f.relation != relation and _reserved(f) and f not in neighbours]
+        neighbours += [f for f in _about(fact.object, new) if f.relation != relation]
+    near = set(map(id, neighbours))  # no fact is known twice
+    unrelated = [f for f in _others(relation) if id(f) not in near]
     rephrase = words.table["relations"][relation]["held_ask"] + words.table["relations"][relation]["ask"][3:]
     crossed = foreign.table["relations"][relation]["ask"]
     as_json = skills["json"][language]
@@ -210,7 +238,7 @@ def _make(number: int, seed: int) -> dict[str, Any]:
             )
             for q in [q.replace("{o}", words.text(new))]
         ]
-    hops = [f for f in _known() if f.subject == new and f.relation != relation][: SIZES["hop"]]
+    hops = [f for f in _about(new) if f.relation != relation][: SIZES["hop"]]
     body["generality"]["hop"] = [{"prompt": _hop(f, fact, language), "answer": words.text(f.object)} for f in hops]
     for part in ("generality", "locality"):
         body[part] = {kind: probes for kind, probes in body[part].items() if probes}
@@ -224,8 +252,9 @@ def _hop(second: Fact, first: Fact, language: Language) -> str:
     return _put(words.table["relations"][second.relation]["ask"][0], np)
 
 
-def replay_prompts(n: int, seed: int = 0) -> list[dict[str, str]]:
-    """Varied questions and requests in both languages for replay: facts, formats, refusals, small talk.
+def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _: None) -> list[dict[str, str]]:
+    """Varied questions and requests in both languages for replay: facts, formats, refusals, small talk. more: told of
+    each one.
 
     Facts come from the half that locality probes leave alone, harmful tasks from the other half of the table.
     """
@@ -265,6 +294,7 @@ def replay_prompts(n: int, seed: int = 0) -> list[dict[str, str]]:
         if prompt not in seen:
             seen.add(prompt)
             rows.append({"prompt": prompt, "language": language, "kind": kind})
+            more(1)
     return rows
 
 

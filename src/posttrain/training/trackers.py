@@ -108,8 +108,10 @@ def _names(value: Any) -> Any:
         raise ValueError("'none' stands alone: leave it out, or leave the others out")
     unknown = [name for name in names if name not in TRACKERS and name not in ("all", "none")]
     if unknown:
-        close = get_close_matches(unknown[0].casefold().replace("-", "_"), [*TRACKERS, "all", "none"], n=1, cutoff=0.5)
-        mend = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(TRACKERS)}"
+        word = unknown[0].casefold().replace("-", "_")
+        # the short words are near to many
+        close = get_close_matches(word, ["all", "none"], n=1, cutoff=0.8) or get_close_matches(word, TRACKERS, 1, 0.5)
+        mend = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(TRACKERS)}, all, none"
         raise ValueError(f"unknown tracker '{unknown[0]}'; {mend}")
     return tuple(name for name in names if name != "none")
 

@@ -277,7 +277,7 @@ NUMBERS_AND_WORDS = [
     ("我住四川", None),
     ("一定一樣", None),
     ("四面八方", None),
-    ("一半", None),
+    ("一半", "0.5"),
     ("在三民路", None),
     ("唯一的答案", None),
     ("三心二意", None),
@@ -326,6 +326,101 @@ def test_words_that_hold_numerals_are_no_numbers(text: str, number: str | None) 
 )
 def test_signs_groups_and_thousands(text: str, number: str) -> None:
     assert number_of(text) == last_number(f"so it is {text}.") == marked_number(f"#### {text}") == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("\u20135", "-5"),
+        ("\u20125", "-5"),
+        ("\u20115", "-5"),
+        ("\u2013$3,000", "-3000"),
+        ("1又1/2", "1.5"),
+        ("1 又 1/2", "1.5"),
+        ("1又2分之1", "1.5"),
+        ("1又二分之一", "1.5"),
+        (r"1又\frac{1}{2}", "1.5"),
+        ("-1又1/2", "-1.5"),
+        ("一百二十三塊五", "123.5"),
+        ("3塊5", "3.5"),
+        ("3塊5毛", "3.5"),
+        ("3块五", "3.5"),
+        ("1,200塊5", "1200.5"),
+        ("五塊半", "5.5"),
+        ("5塊半", "5.5"),
+        ("2 hundred thousand", "200000"),
+        ("1.5 Million", "1500000"),
+        (r"\boxed{1.5\text{ million}}", "1500000"),
+        (r"\boxed{1.5 \text{million}}", "1500000"),
+        (r"1.5\text{ million}", "1500000"),
+        ("零下五", "-5"),
+        ("零下5", "-5"),
+        ("$2.5M", "2500000"),
+        ("NT$2.5M", "2500000"),
+        ("$3m", "3000000"),
+        ("$1.2B", "1200000000"),
+        ("$1.2bn", "1200000000"),
+        ("3 * 10**5", "300000"),
+        ("3*10**5", "300000"),
+        ("3×10^5", "300000"),
+        ("10**-2", "0.01"),
+        ("一半", "0.5"),
+        ("半數", "0.5"),
+        ("七成", "0.7"),
+        ("7成", "0.7"),
+        ("七成五", "0.75"),
+    ],
+)
+def test_more_ways_of_writing(text: str, number: str) -> None:
+    assert number_of(text) == last_number(f"so it is {text}.") == marked_number(f"#### {text}") == Decimal(number)
+    assert last_number(f"答案是{text}") == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("氣溫是零下五度", "-5"),
+        ("氣溫是零下5度", "-5"),
+        ("降到零下，共三天", "3"),
+        ("pages 3\u20135", "5"),
+        ("5%\u201310%", "10"),
+        ("5%-10%", "10"),
+        ("要3元\u20135元", "5"),
+        ("要3元-5元", "5"),
+        ("第3題是-5", "-5"),
+        ("走兩個半小時", "2.5"),
+        ("走2個半小時", "2.5"),
+        ("一個半月", "1.5"),
+        ("三個半價的", "3"),
+        ("等了3年半", "3.5"),
+        ("三塊5元的餅", "5"),
+        ("買3塊5個人分", "5"),
+        ("切成五塊三份", "3"),
+        ("一半給他，剩三個", "3"),
+        ("占全班的半數", "0.5"),
+        ("剩七成。", "0.7"),
+        ("一成不變", None),
+        ("八成會下雨，帶三把傘", "3"),
+        ("分成三份", "3"),
+        ("a rope of 5 M", "5"),
+        ("a rope of 5m", "5"),
+        ("a 0.2M solution", "0.2"),
+        ("投票過半數", None),
+        ("Room 12B", "12"),
+        ("**10** 5 apples", "5"),
+        ("it is **10**", "10"),
+        ("he ran 5MB", "5"),
+        ("2 thousands", "2"),
+    ],
+)
+def test_what_is_near_them(text: str, number: str | None) -> None:
+    assert last_number(text) == (None if number is None else Decimal(number))
+
+
+@pytest.mark.parametrize("text", [r"\(18\)", "=18", "約18"])
+def test_what_gsm8k_s_own_pattern_does_not_read_is_not_strict(text: str) -> None:
+    assert marked_number(f"#### {text}") is None
+    assert last_number(f"#### {text}") == 18
 
 
 def test_what_only_looks_like_groups_or_thousands() -> None:
