@@ -392,3 +392,35 @@ def test_bad_prompts_of_replay_are_named_in_a_dry_run(capsys: pytest.CaptureFixt
     code, _, err = run(capsys, str(study), "--only", "m0", "--changes", "1")  # and where it is run
     assert code == 1
     assert f"{prompts}:2: turn 0 (user) holds the control token '<|end|>'" in err
+
+
+def test_rows_that_are_too_long_are_named_in_a_dry_run(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    """As in the run: by their place and method, with a mend that a study's method has."""
+    (study.parent / "more.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n', encoding="utf-8")
+    france, more = (study.parent / name for name in ("changes/france.yaml", "more.jsonl"))
+    short = {"name": "short", **TRAIN, "max_length": 4, "data": "more.jsonl"}
+    write_study(study.parent, methods=[short, {"name": "full", **TRAIN}])
+    for words in (["--dry-run"], []):
+        code, out, err = run(capsys, str(study), "--only", "short", "--changes", "1", *words)
+        assert code == 1
+        if words:
+            assert out == ""
+        told = [line for line in err.splitlines() if "max_length" in line]
+        assert any(f"{france}: target 1: " in line for line in told)
+        assert any(f"{more}:1: " in line for line in told)
+        for line in told:
+            assert re.search(r": \d+ tokens, more than max_length 4; raise max_length( \(\d|$)", line)
+        assert "over_long" not in err
+        assert "method 'short': 2 of 2 rows cannot be used" in err or not words
+    assert run(capsys, str(study), "--dry-run", "--only", "full")[0] == 0
+
+
+def test_a_study_names_no_option_that_it_lacks(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    """`--on-bad-row skip` is one of `posttrain train`."""
+    (study.parent / "more.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n{"promt": "x"}\n', encoding="utf-8")
+    write_study(study.parent, methods=[{"name": "full", **TRAIN, "data": "more.jsonl"}])
+    code, _, err = run(capsys, str(study), "--dry-run")
+    assert code == 1
+    assert f"{study.parent / 'more.jsonl'}:2: " in err
+    assert "1 of 2 rows cannot be used" in err
+    assert "--on-bad-row" not in err

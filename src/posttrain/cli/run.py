@@ -160,7 +160,9 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     from posttrain.studies.estimate import by_finished, estimate
     from posttrain.studies.replays import check_replays
     from posttrain.studies.results import read_result
+    from posttrain.studies.rows import check_rows
 
+    check_rows(config, cells, base)
     check_replays(config, cells, base)
     guess = estimate(config, cells, exams.tasks, base)
     found = {cell.folder: read_result(folder / "cells" / cell.folder) for cell in cells}

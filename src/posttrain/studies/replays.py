@@ -15,7 +15,7 @@ from posttrain.studies.config import Study
 from posttrain.studies.methods.train import TrainMethodConfig
 from posttrain.studies.plan import Cell, find_model
 
-__all__ = ["check_replays"]
+__all__ = ["check_replays", "reader_of"]
 
 
 def check_replays(study: Study, cells: Sequence[Cell], base: Path) -> None:
@@ -33,7 +33,7 @@ def check_replays(study: Study, cells: Sequence[Cell], base: Path) -> None:
             continue
         seen.add(key)
         if cell.model not in readers:
-            readers[cell.model] = _reader(study, cell.model, base)
+            readers[cell.model] = reader_of(study, cell.model, base)
         try:
             replay.check(base, readers[cell.model], cell.seed)
         except PosttrainError as error:
@@ -42,7 +42,7 @@ def check_replays(study: Study, cells: Sequence[Cell], base: Path) -> None:
         raise DataError(*problems)
 
 
-def _reader(study: Study, model: str, base: Path) -> PromptReader:
+def reader_of(study: Study, model: str, base: Path) -> PromptReader:
     """Tokenizer, embeddings and positions of a model, by its files without the weights."""
     found, _ = find_model(model, base)
     options = {"offline": not study.download, "trust_remote_code": study.trust_remote_code}
