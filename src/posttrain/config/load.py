@@ -21,7 +21,8 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from posttrain import registry
 from posttrain.config.base import ByKind, Config
 from posttrain.config.encoding import guess, wide_of
-from posttrain.config.yaml_text import as_written, parse_yaml, plain
+from posttrain.config.full_width import in_value
+from posttrain.config.yaml_text import as_written, parse_yaml, plain, reads
 from posttrain.errors import ConfigError, MissingError, Problem
 
 __all__ = ["check", "find_files", "load_yaml", "parse_value", "read_text", "read_yaml"]
@@ -82,6 +83,8 @@ def read_yaml(path: Path, schema: str = "") -> CommentedMap:
             )
         )
     if not isinstance(node, CommentedMap):
+        if wide := in_value(node, reads, listed=False):
+            raise ConfigError(Problem(f"{path}:1", *wide))
         got = "a list" if isinstance(node, list) else f"{node!r}"
         got = got if len(got) <= 100 else f"{got[:100]}..."
         raise ConfigError(Problem(f"{path}:1", f"a mapping (key: value) is expected, got {got}"))
@@ -296,7 +299,11 @@ def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name:
         line = line_of(node, location, key=unknown)
         place = f"{name}:{line}" if line else name
         where = ".".join(str(p) for p in location)
-        if unknown:
+        given = location[-1] if unknown else item["input"]
+        wide = in_value(given, reads, listed=bool(location) and isinstance(location[-1], int))
+        if wide is not None:
+            problems.append(Problem(place, f"{where}: {wide[0]}" if where and not unknown else wide[0], wide[1]))
+        elif unknown:
             allowed = field_names(model, node, location[:-1])
             close = get_close_matches(str(location[-1]), allowed, n=1)
             if close:
