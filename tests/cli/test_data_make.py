@@ -47,10 +47,45 @@ def test_fewer_rows_than_were_asked_for_are_said(tmp_path: Path, capsys: pytest.
     said = capsys.readouterr().err
     assert f"{len(out.read_text('utf-8').splitlines())} rows in" in said
     assert "fewer than 5000: pocket knows no more facts of 'capital'" in said
-    assert main(["data", "make", "prompts", "--n", "8", "-o", str(out), "--relation", "capital"]) == 0
+    assert main(["data", "make", "prompts", "--n", "8", "-o", str(out), "--relation", "capital", "--restart"]) == 0
     assert "fewer than" not in capsys.readouterr().err
 
 
 def test_an_unknown_relation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "make", "prompts", "-o", str(tmp_path / "p.jsonl"), "--relation", "capitol"]) == 2
     assert "capital" in capsys.readouterr().err
+
+
+def test_a_file_edited_by_hand_is_not_overwritten_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "make", "changes", "--n", "3", "-o", str(tmp_path), "--pattern-rows", "2"]
+    assert main(words) == 0
+    assert "there already" not in capsys.readouterr().err
+    first, second, _ = sorted(tmp_path.glob("*.yaml"))
+    made = {path: path.read_text("utf-8") for path in tmp_path.rglob("*.*")}
+    assert main(words) == 0  # the same content again
+    assert "overwritten" not in capsys.readouterr().err
+    first.write_text("name: mine\n", encoding="utf-8")
+    second.unlink()
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    mend = "give another --output, or --restart to overwrite"
+    assert f"{first}: is there already with other content, and would be overwritten; {mend}" in said
+    assert first.read_text("utf-8") == "name: mine\n"
+    assert not second.exists()  # nothing was written
+    assert main([*words, "--restart"]) == 0
+    assert "overwritten, with other content before: 1\n" in capsys.readouterr().err
+    assert {path: path.read_text("utf-8") for path in tmp_path.rglob("*.*")} == made
+    rows = tmp_path / "p.jsonl"
+    rows.write_text("mine\n", encoding="utf-8")
+    assert main(["data", "make", "prompts", "--n", "3", "-o", str(rows)]) == 2
+    assert rows.read_text("utf-8") == "mine\n"
+
+
+def test_other_change_files_of_the_folder_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A study's glob catches them all."""
+    for seed, others in ((0, None), (1, 3)):
+        assert main(["data", "make", "changes", "--n", "3", "--seed", str(seed), "-o", str(tmp_path)]) == 0
+        said = capsys.readouterr().err
+        told = f"other .yaml files that were there already, which {tmp_path}/*.yaml names too: {others}"
+        assert (told in said) == (others is not None)
+    assert len(list(tmp_path.glob("*.yaml"))) == 6
