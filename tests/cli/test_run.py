@@ -417,10 +417,22 @@ def test_rows_that_are_too_long_are_named_in_a_dry_run(capsys: pytest.CaptureFix
 
 def test_a_study_names_no_option_that_it_lacks(capsys: pytest.CaptureFixture[str], study: Path) -> None:
     """`--on-bad-row skip` is one of `posttrain train`."""
-    (study.parent / "more.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n{"promt": "x"}\n', encoding="utf-8")
+    (study.parent / "more.jsonl").write_text(
+        '{"prompt": "Hi", "completion": "Hello"}\n{"promt": "x"}\n', encoding="utf-8"
+    )
     write_study(study.parent, methods=[{"name": "full", **TRAIN, "data": "more.jsonl"}])
     code, _, err = run(capsys, str(study), "--dry-run")
     assert code == 1
     assert f"{study.parent / 'more.jsonl'}:2: " in err
     assert "1 of 2 rows cannot be used" in err
     assert "--on-bad-row" not in err
+
+
+def test_a_precision_that_an_adapter_is_not_saved_in_is_said(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    told = "method 'lora': save_dtype: bfloat16 is for whole models: what lora leaves is an adapter, saved in float32"
+    sets = [f"methods.{name}.save_dtype=bfloat16" for name in ("full", "lora")]
+    words = [str(study), *(word for one in sets for word in ("--set", one)), "--only", "lora", "--only", "full"]
+    code, out, _ = run(capsys, *words, "--changes", "1", "--dry-run")
+    assert code == 0
+    assert [line.strip() for line in out.splitlines() if "save_dtype" in line] == [told]
+    assert told in run(capsys, *words, "--changes", "1")[2].splitlines()

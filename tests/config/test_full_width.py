@@ -45,7 +45,9 @@ def test_another_fault_is_not_blamed_on_them() -> None:
 
 
 def test_where_the_yaml_is_valid_the_refused_value_is_told(tmp_path: Path) -> None:
-    assert problems(tmp_path, "name：x\n") == [f"x.yaml:1: the full-width colon ： in 'name：x'; {COLON.partition('; ')[2]}"]
+    assert problems(tmp_path, "name：x\n") == [
+        f"x.yaml:1: the full-width colon ： in 'name：x'; {COLON.partition('; ')[2]}"
+    ]
     assert problems(tmp_path, "name: x\nparts:\n- {max_steps：1}\n") == [
         "x.yaml:3: the full-width colon ： in 'max_steps：1'; write : and a space"
     ]

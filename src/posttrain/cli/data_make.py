@@ -45,8 +45,8 @@ def changes(
 ) -> None:
     """Write change files: one new fact each, what must follow from it, and what must stay.
 
-    Half of them are Chinese, half English. A file of the same name that says something else, as one edited by hand does,
-    is overwritten with --restart only; other files are left alone, and counted.
+    Half of them are Chinese, half English. A file of the same name with other content, such as one edited by hand, is
+    overwritten with --restart only; other files are left alone, and counted.
     """
     from posttrain.pocket.changes import as_yaml, pattern_of, prompts_of
     from posttrain.pocket.changes import changes as make

@@ -112,6 +112,8 @@ def run(
     talk(f"{config.study}: {_counts(selected)} -> {folder}")
     if config.keep == "none" and _train(selected):
         talk(f"weights: {NONE_KEPT}")
+    for line in _unused(selected):
+        talk(line)
     watcher = Watcher([f"{task.name}.{task.headline}" for task in exams.tasks])
     try:
         outcome = run_study(
@@ -211,6 +213,8 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     if _train(cells):
         kept = {"none": NONE_KEPT, "final": "of the end of each cell", "all": "all are kept"}
         print_line(f"weights     {kept[config.keep]}")
+        for line in _unused(cells):
+            print_line(f"            {line}")
     print_line(f"disk        {size(guess.disk_gib)}")
     if known:
         have = "cell has" if known == 1 else "cells have"
@@ -268,6 +272,21 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
 def _train(cells: Sequence[Cell]) -> bool:
     """Whether some of them make a model."""
     return any(cell.method.kind == "train" for cell in cells)
+
+
+def _unused(cells: Sequence[Cell]) -> list[str]:
+    """The methods that ask for a precision in which what they leave is not saved."""
+    from posttrain.studies.methods.train import TrainMethodConfig
+    from posttrain.training.run import kind_of
+    from posttrain.training.stored import unused_dtype
+
+    methods = {cell.method.label: cell.method for cell in cells}
+    told = {
+        label: unused_dtype(method.save_dtype, kind_of(method.tuner))
+        for label, method in methods.items()
+        if isinstance(method, TrainMethodConfig)
+    }
+    return [f"method '{label}': {line}" for label, line in told.items() if line]
 
 
 def _weights(outcome: Outcome, folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
-"""Full-width signs where YAML wants ASCII: `study：tiny`, `seeds: ［0，1］`. An input method for Chinese writes them, and the
-parser, for which they are letters, finds fault with another line.
+"""Full-width signs where YAML wants ASCII: `study：tiny`, `seeds: ［0，1］`.
+
+An input method for Chinese writes them, and the parser, for which they are letters, finds fault with another line.
 """
 
 from __future__ import annotations

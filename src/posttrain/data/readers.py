@@ -158,8 +158,8 @@ def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadRe
 
 @contextmanager
 def with_mends(long: str) -> Iterator[None]:
-    """What is wrong with rows is mended by `long` where they are too long, and nothing says to skip them: for verbs that
-    have neither `over_long` nor `--on-bad-row`."""
+    """Errors in it mend rows that are too long by `long`, and say nothing of skipping rows: for verbs that have neither
+    `over_long` nor `--on-bad-row`."""
     try:
         yield
     except DataError as error:
