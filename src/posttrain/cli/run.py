@@ -165,7 +165,7 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     from posttrain.studies.rows import check_rows
 
     check_rows(config, cells, base)
-    check_replays(config, cells, base)
+    replays = check_replays(config, cells, base)
     guess = estimate(config, cells, exams.tasks, base)
     found = {cell.folder: read_result(folder / "cells" / cell.folder) for cell in cells}
     walls = {name: one.cost["wall_s"] for name, one in found.items() if one is not None and one.status == "done"}
@@ -203,6 +203,8 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
         print_line(
             f"replay      about {guess.made_tokens:,} tokens to be written by the model, where none are in the cache"
         )
+    for line in replays:
+        print_line(f"            {line}")
     print_line(f"exams       {guess.examined_tokens:,} tokens")
     for task in exams.tasks:
         requests = sum(len(item.asks) for item in task.items) * (1 + len(task.perturbations))

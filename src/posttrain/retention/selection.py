@@ -47,6 +47,7 @@ __all__ = [
     "prompts_collide",
     "read_prompts",
     "select",
+    "short_of",
 ]
 
 PACKAGED_PROMPTS = Path(__file__).parent / "replay" / "prompts.jsonl"
@@ -106,6 +107,10 @@ class ReplayConfig(Config):
     def check(self, base: Path, reader: PromptReader, seed: int) -> None:
         """Errors for rows and prompts that are no good, before any model has spoken; for `--dry-run`."""
         self.rows(base)
+
+    def shortage(self, base: Path, tokenizer: Any) -> str:
+        """What is said where fewer prompts or rows are there than were asked for; else empty."""
+        return ""
 
     def made_tokens(self, base: Path) -> int:
         """Roughly how many tokens the model writes for it; for `--dry-run`."""
@@ -230,6 +235,11 @@ def select(conversations: Sequence[Conversation], forbidden: Iterable[str], sour
     if not kept:
         raise DataError(Problem(source, f"nothing to replay: {selection}", "give more or other prompts"))
     return selection
+
+
+def short_of(n: int | None, there: int, what: str) -> str:
+    """That fewer are there than were asked for; empty where they are enough. what: prompts, rows."""
+    return f"replay: {n} {what} were asked for (n), {there} are there" if n is not None and there < n else ""
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -32,6 +32,7 @@ from posttrain.retention.selection import (
     placed_prompts,
     read_prompts,
     select,
+    short_of,
 )
 
 __all__ = ["SelfReplayConfig", "self_replay"]
@@ -84,6 +85,10 @@ class SelfReplayConfig(ReplayConfig):
             return places
         return {prompt: places[prompt] for prompt in random.Random(seed).sample(list(places), self.n)}
 
+    def shortage(self, base: Path, tokenizer: Any) -> str:
+        """Fewer prompts than `n`, each counted once."""
+        return short_of(self.n, len(self.asked(base, tokenizer, 0)), "prompts")
+
     def check(self, base: Path, reader: PromptReader, seed: int) -> None:
         """Errors for prompts that the model could not read."""
         asked = self.asked(base, reader.tokenizer, seed)
@@ -102,6 +107,8 @@ def self_replay(config: Config, context: ReplayContext) -> list[Conversation]:
     assert isinstance(config, SelfReplayConfig)
     asked = config.asked(context.base, context.respondent.tokenizer, context.seed)
     prompts = list(asked)
+    if short := short_of(config.n, len(prompts), "prompts"):
+        context.say(short)
     settings = {
         "kind": "self",
         "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
