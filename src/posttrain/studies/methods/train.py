@@ -267,6 +267,8 @@ class Steps(Silent):
 
     def start(self, first: int, steps: int) -> None:
         self.steps = steps
+        if first:  # of an earlier run, which was stopped in this cell
+            self.context.say(f"{self.context.folder.name}: training goes on after step {first} of {steps}")
 
     def step(self, entry: Mapping[str, Any]) -> None:
         self.context.on_step({**entry, "steps": self.steps})
