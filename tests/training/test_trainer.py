@@ -159,7 +159,10 @@ def test_non_finite_gradient_stops_before_the_weights(pico_path: PicoPath) -> No
     loaded = load(pico_path)
     before = weights(loaded.model)
     loaded.model.model.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
-    for precision, mend in (("float32", "lower the learning rate"), ("bf16", "lower the learning rate, or train in float32")):
+    for precision, mend in (
+        ("float32", "lower the learning rate"),
+        ("bf16", "lower the learning rate, or train in float32"),
+    ):
         with pytest.raises(TrainingError) as caught:
             train(config(optimizer={"max_steps": 3}, precision=precision), loaded=loaded, rows=rows(2))
         [problem] = caught.value.problems

@@ -48,6 +48,7 @@ __all__ = [
     "read_prompts",
     "select",
     "short_of",
+    "sifted_prompts",
 ]
 
 PACKAGED_PROMPTS = Path(__file__).parent / "replay" / "prompts.jsonl"
@@ -252,6 +253,14 @@ def read_prompts(path: Path) -> list[str]:
 
 def placed_prompts(path: Path) -> list[tuple[str, str]]:
     """The same, each with its file and line."""
+    prompts, problems = sifted_prompts(path)
+    if problems:
+        raise DataError(*problems)
+    return prompts
+
+
+def sifted_prompts(path: Path) -> tuple[list[tuple[str, str]], list[Problem]]:
+    """The good rows and what is wrong with the others. DataError for a file without any."""
     prompts, problems = [], []
     for place, row in json_lines(read_text(path), str(path)):
         prompt = None if isinstance(row, BadRow) else _prompt_of(row)
@@ -261,11 +270,9 @@ def placed_prompts(path: Path) -> list[tuple[str, str]]:
             problems.append(Problem(place, "no prompt in this row", 'expected {"prompt": "..."}'))
         else:
             prompts.append((prompt, place))
-    if problems:
-        raise DataError(*problems)
-    if not prompts:
+    if not prompts and not problems:
         raise DataError(Problem(str(path), "the file has no prompts"))
-    return prompts
+    return prompts, problems
 
 
 def _prompt_of(row: Any) -> str | None:
