@@ -445,3 +445,33 @@ def test_fewer_prompts_of_replay_than_were_asked_for_are_said(capsys: pytest.Cap
     assert code == 0
     assert [line.strip() for line in out.splitlines() if "(n)" in line] == [f"method 'full+self': {told}"]
     assert told in run(capsys, *words)[2].splitlines()
+
+
+def test_a_wrong_word_after_set_is_said_once_and_not_of_the_file(
+    capsys: pytest.CaptureFixture[str], study: Path
+) -> None:
+    code, _, err = run(capsys, str(study), "--set", "report_to=tensorbord")
+    assert (code, err) == (2, "--set: report_to: unknown tracker 'tensorbord'; did you mean 'tensorboard'?\n")
+
+
+def test_a_file_that_a_method_reads_and_is_not_there_has_its_line(
+    capsys: pytest.CaptureFixture[str], study: Path
+) -> None:
+    lines = [
+        f"study: tiny\nmodels: '{talker()}'\nchanges: changes/*.yaml\nmethods:",
+        "- kind: train\n  replay:\n    kind: self\n    prompts: promts.jsonl",
+        "- {name: other, kind: train, data: 'rows/{change}.jsonl'}",
+    ]
+    study.write_text("\n".join(lines), encoding="utf-8")
+    code, _, err = run(capsys, str(study))
+    assert code == 3
+    place = Path("rows").absolute()
+    assert err.splitlines() == [
+        f"{study}:8: method 'train' reads promts.jsonl, which is not there; did you mean '{study.parent}/prompts.jsonl'?",
+        *(
+            f"{study}:9: method 'other' reads rows/{name}.jsonl, which is not there; looked in {place}"
+            for name in ("france", "japan")
+        ),
+    ]
+    code, _, err = run(capsys, str(study), "--only", "train", "--set", "methods.0.replay.prompts=prmpts.jsonl")
+    assert err.splitlines()[0].startswith("--set: method 'train' reads prmpts.jsonl, which is not there; did you mean")

@@ -85,7 +85,7 @@ def run(
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
     base = study.parent
     known = load_changes(config.changes, base, place=str(study)) if config.changes else []
-    plan = make_plan(config, known, base)
+    plan = make_plan(config, known, base, place=lambda path, change: _written(study, sets or [], path, change))
     selected = select(plan, only=only or (), changes=changes)
     folder = output or config.folder(base)
 
@@ -123,6 +123,16 @@ def run(
         watcher.clear()
         raise Interrupted(*stop.problems, *so_far()) from stop
     _finish(outcome, folder, language=spoken(), json=json)
+
+
+def _written(study: Path, sets: Sequence[str], path: str, change: str) -> str:
+    """Where a study has a path, {change} in it standing for a change's name."""
+    from posttrain.config.load import line_with, read_yaml
+
+    if any(path in one.partition("=")[2].replace("{change}", change) for one in sets):
+        return "--set"
+    line = line_with(read_yaml(study), lambda text: text.replace("{change}", change) == path)
+    return f"{study}:{line}" if line else str(study)
 
 
 def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) -> None:
