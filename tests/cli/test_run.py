@@ -475,3 +475,8 @@ def test_a_file_that_a_method_reads_and_is_not_there_has_its_line(
     ]
     code, _, err = run(capsys, str(study), "--only", "train", "--set", "methods.0.replay.prompts=prmpts.jsonl")
     assert err.splitlines()[0].startswith("--set: method 'train' reads prmpts.jsonl, which is not there; did you mean")
+
+
+def test_a_folder_is_no_study(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    code, _, err = run(capsys, str(study.parent))
+    assert (code, err) == (2, f"{study.parent}: is a folder, a file is expected; name a file in it\n")

@@ -107,7 +107,7 @@ def test_a_missing_file_gets_a_suggestion(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("", encoding="utf-8")
     with pytest.raises(MissingError, match=r"no such file; did you mean '.*study\.yaml'\?"):
         read_text(tmp_path / "studdy.yaml")
-    with pytest.raises(MissingError, match="is a folder"):
+    with pytest.raises(ConfigError, match="is a folder, a file is expected; name a file in it"):
         read_text(tmp_path)
 
 

@@ -31,12 +31,12 @@ C = TypeVar("C", bound=Config)
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file as text, with or without BOM, any line ends; a .gz file unpacked. MissingError, or ConfigError when
-    not UTF-8."""
+    """A UTF-8 file as text, with or without BOM, any line ends; a .gz file unpacked. MissingError, or ConfigError for a
+    folder and for what is not UTF-8."""
     if not path.exists():
         raise MissingError(Problem(str(path), "no such file", mend_of(path)))
     if path.is_dir():
-        raise MissingError(Problem(str(path), "is a folder, a file is expected", "name a file in it"))
+        raise ConfigError(Problem(str(path), "is a folder, a file is expected", "name a file in it"))
     try:
         data = path.read_bytes()
     except OSError as error:  # no permission, a bad disk
@@ -140,7 +140,7 @@ SHORT_PATHS = ("data", "validation")
 
 
 def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> list[Location]:
-    """Apply `a.b=c` and `list.0.b=c` overrides in place; what each of them set. ConfigError when the path is not one."""
+    """Apply `a.b=c` and `list.0.b=c` overrides in place; returns what each set. ConfigError when a path is not one."""
     return [_apply(node, item) for item in sets]
 
 

@@ -6,7 +6,7 @@ The rows of the file are mixed into training as they are: use what the model was
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
