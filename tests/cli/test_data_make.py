@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +11,6 @@ from posttrain.cli import data_make, works
 from posttrain.cli.main import main
 from posttrain.models import meter
 from posttrain.models.disk import write_whole
-from posttrain.pocket import changes
 
 
 def test_changes_with_rows_of_the_same_pattern(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +50,7 @@ def test_fewer_rows_than_were_asked_for_are_said(tmp_path: Path, capsys: pytest.
     said = capsys.readouterr().err
     assert f"{len(out.read_text('utf-8').splitlines())} rows in" in said
     assert "fewer than 5000: pocket knows no more facts of 'capital'" in said
-    assert main(["data", "make", "prompts", "--n", "8", "-o", str(out), "--relation", "capital"]) == 0
+    assert main(["data", "make", "prompts", "--n", "8", "-o", str(out), "--relation", "capital", "--restart"]) == 0
     assert "fewer than" not in capsys.readouterr().err
 
 
@@ -71,20 +68,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("told")
-def test_each_file_is_written_as_it_is_made_and_how_far_it_is_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    there: list[int] = []
-    make: Callable[..., Iterator[dict[str, Any]]] = changes.changes
-
-    def watched(n: int, seed: int) -> Iterator[dict[str, Any]]:
-        for body in make(n, seed):
-            there.append(len(list(tmp_path.glob("*.yaml"))))
-            yield body
-
-    monkeypatch.setattr(changes, "changes", watched)
+def test_how_far_it_is_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "make", "changes", "--n", "4", "-o", str(tmp_path)]) == 0
-    assert there == [0, 1, 2, 3]
     assert "writing change files: 2/4 files" in capsys.readouterr().err
     assert main(["data", "make", "changes", "--n", "4", "-o", str(tmp_path), "--pattern-rows", "2"]) == 0
     assert "making change files: 3/4 files" in capsys.readouterr().err
@@ -105,3 +90,38 @@ def test_ctrl_c_says_which_files_are_kept(
     assert main(["data", "make", "changes", "--n", "5", "-o", str(tmp_path)]) == 130
     assert f"stopped: 2 of 5 change files are in {tmp_path}" in capsys.readouterr().err
     assert len(list(tmp_path.glob("*.yaml"))) == 2
+
+
+def test_a_file_edited_by_hand_is_not_overwritten_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "make", "changes", "--n", "3", "-o", str(tmp_path), "--pattern-rows", "2"]
+    assert main(words) == 0
+    assert "there already" not in capsys.readouterr().err
+    first, second, _ = sorted(tmp_path.glob("*.yaml"))
+    made = {path: path.read_text("utf-8") for path in tmp_path.rglob("*.*")}
+    assert main(words) == 0  # the same content again
+    assert "overwritten" not in capsys.readouterr().err
+    first.write_text("name: mine\n", encoding="utf-8")
+    second.unlink()
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    mend = "give another --output, or --restart to overwrite"
+    assert f"{first}: is there already with other content, and would be overwritten; {mend}" in said
+    assert first.read_text("utf-8") == "name: mine\n"
+    assert not second.exists()  # nothing was written
+    assert main([*words, "--restart"]) == 0
+    assert "overwritten, with other content before: 1\n" in capsys.readouterr().err
+    assert {path: path.read_text("utf-8") for path in tmp_path.rglob("*.*")} == made
+    rows = tmp_path / "p.jsonl"
+    rows.write_text("mine\n", encoding="utf-8")
+    assert main(["data", "make", "prompts", "--n", "3", "-o", str(rows)]) == 2
+    assert rows.read_text("utf-8") == "mine\n"
+
+
+def test_other_change_files_of_the_folder_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A study's glob catches them all."""
+    for seed, others in ((0, None), (1, 3)):
+        assert main(["data", "make", "changes", "--n", "3", "--seed", str(seed), "-o", str(tmp_path)]) == 0
+        said = capsys.readouterr().err
+        told = f"other .yaml files that were there already, which {tmp_path}/*.yaml names too: {others}"
+        assert (told in said) == (others is not None)
+    assert len(list(tmp_path.glob("*.yaml"))) == 6

@@ -392,3 +392,91 @@ def test_bad_prompts_of_replay_are_named_in_a_dry_run(capsys: pytest.CaptureFixt
     code, _, err = run(capsys, str(study), "--only", "m0", "--changes", "1")  # and where it is run
     assert code == 1
     assert f"{prompts}:2: turn 0 (user) holds the control token '<|end|>'" in err
+
+
+def test_rows_that_are_too_long_are_named_in_a_dry_run(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    """As in the run: by their place and method, with a mend that a study's method has."""
+    (study.parent / "more.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n', encoding="utf-8")
+    france, more = (study.parent / name for name in ("changes/france.yaml", "more.jsonl"))
+    short = {"name": "short", **TRAIN, "max_length": 4, "data": "more.jsonl"}
+    write_study(study.parent, methods=[short, {"name": "full", **TRAIN}])
+    for words in (["--dry-run"], []):
+        code, out, err = run(capsys, str(study), "--only", "short", "--changes", "1", *words)
+        assert code == 1
+        if words:
+            assert out == ""
+        told = [line for line in err.splitlines() if "max_length" in line]
+        assert any(f"{france}: target 1: " in line for line in told)
+        assert any(f"{more}:1: " in line for line in told)
+        for line in told:
+            assert re.search(r": \d+ tokens, more than max_length 4; raise max_length( \(\d|$)", line)
+        assert "over_long" not in err
+        assert "method 'short': 2 of 2 rows cannot be used" in err or not words
+    assert run(capsys, str(study), "--dry-run", "--only", "full")[0] == 0
+
+
+def test_a_study_names_no_option_that_it_lacks(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    """`--on-bad-row skip` is one of `posttrain train`."""
+    (study.parent / "more.jsonl").write_text(
+        '{"prompt": "Hi", "completion": "Hello"}\n{"promt": "x"}\n', encoding="utf-8"
+    )
+    write_study(study.parent, methods=[{"name": "full", **TRAIN, "data": "more.jsonl"}])
+    code, _, err = run(capsys, str(study), "--dry-run")
+    assert code == 1
+    assert f"{study.parent / 'more.jsonl'}:2: " in err
+    assert "1 of 2 rows cannot be used" in err
+    assert "--on-bad-row" not in err
+
+
+def test_a_precision_that_an_adapter_is_not_saved_in_is_said(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    told = "method 'lora': save_dtype: bfloat16 is for whole models: what lora leaves is an adapter, saved in float32"
+    sets = [f"methods.{name}.save_dtype=bfloat16" for name in ("full", "lora")]
+    words = [str(study), *(word for one in sets for word in ("--set", one)), "--only", "lora", "--only", "full"]
+    code, out, _ = run(capsys, *words, "--changes", "1", "--dry-run")
+    assert code == 0
+    assert [line.strip() for line in out.splitlines() if "save_dtype" in line] == [told]
+    assert told in run(capsys, *words, "--changes", "1")[2].splitlines()
+
+
+def test_fewer_prompts_of_replay_than_were_asked_for_are_said(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    words = [str(study), "--set", "methods.full+self.replay.n=60", "--only", "full+self", "--changes", "1"]
+    told = "replay: 60 prompts were asked for (n), 3 are there"
+    code, out, _ = run(capsys, *words, "--dry-run")
+    assert code == 0
+    assert [line.strip() for line in out.splitlines() if "(n)" in line] == [f"method 'full+self': {told}"]
+    assert told in run(capsys, *words)[2].splitlines()
+
+
+def test_a_wrong_word_after_set_is_said_once_and_not_of_the_file(
+    capsys: pytest.CaptureFixture[str], study: Path
+) -> None:
+    code, _, err = run(capsys, str(study), "--set", "report_to=tensorbord")
+    assert (code, err) == (2, "--set: report_to: unknown tracker 'tensorbord'; did you mean 'tensorboard'?\n")
+
+
+def test_a_file_that_a_method_reads_and_is_not_there_has_its_line(
+    capsys: pytest.CaptureFixture[str], study: Path
+) -> None:
+    lines = [
+        f"study: tiny\nmodels: '{talker()}'\nchanges: changes/*.yaml\nmethods:",
+        "- kind: train\n  replay:\n    kind: self\n    prompts: promts.jsonl",
+        "- {name: other, kind: train, data: 'rows/{change}.jsonl'}",
+    ]
+    study.write_text("\n".join(lines), encoding="utf-8")
+    code, _, err = run(capsys, str(study))
+    assert code == 3
+    place = Path("rows").absolute()
+    assert err.splitlines() == [
+        f"{study}:8: method 'train' reads promts.jsonl, which is not there; did you mean '{study.parent}/prompts.jsonl'?",
+        *(
+            f"{study}:9: method 'other' reads rows/{name}.jsonl, which is not there; looked in {place}"
+            for name in ("france", "japan")
+        ),
+    ]
+    code, _, err = run(capsys, str(study), "--only", "train", "--set", "methods.0.replay.prompts=prmpts.jsonl")
+    assert err.splitlines()[0].startswith("--set: method 'train' reads prmpts.jsonl, which is not there; did you mean")
+
+
+def test_a_folder_is_no_study(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    code, _, err = run(capsys, str(study.parent))
+    assert (code, err) == (2, f"{study.parent}: is a folder, a file is expected; name a file in it\n")

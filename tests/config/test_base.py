@@ -9,6 +9,10 @@ from pydantic import ValidationError
 
 from posttrain import registry
 from posttrain.config.base import ByKind, Config
+from posttrain.studies.config import Study
+from posttrain.studies.methods.noise_floor import NoiseFloorConfig
+from posttrain.studies.methods.train import TrainMethodConfig
+from posttrain.training.config import TrainConfig
 
 
 class Holder(Config):
@@ -60,6 +64,33 @@ def test_a_dump_has_the_fields_of_the_kind_and_can_be_read_again() -> None:
         "tuner": {"kind": "lora", "rank": 8},
         "also": [{"kind": "full"}],
     }
+
+
+@pytest.mark.parametrize(("written", "kept"), [("bf16", "bf16"), ("bfloat16", "bf16"), ("fp32", "float32")])
+def test_a_dtype_has_two_spellings_and_one_is_kept(written: str, kept: str) -> None:
+    """Whichever way precision and save_dtype are written, a run is the same run."""
+    method = TrainMethodConfig.model_validate({"precision": written, "save_dtype": written})
+    assert method.precision == kept
+    assert method.save_dtype == {"bf16": "bfloat16"}.get(kept, kept)
+    own = TrainConfig.model_validate({"model": "m", "precision": written, "save_dtype": written})
+    assert (own.precision, own.save_dtype) == (method.precision, method.save_dtype)
+    schema = TrainMethodConfig.model_json_schema()["properties"]
+    assert written in json.dumps(schema["precision"])
+    assert written in json.dumps(schema["save_dtype"])
+    with pytest.raises(ValidationError, match="'auto', 'float32' or 'bf16'"):
+        TrainMethodConfig.model_validate({"precision": "int3"})
+
+
+def test_the_noise_floor_has_two_spellings_too() -> None:
+    study = {
+        "study": "s",
+        "models": "m",
+        "methods": [{"kind": "prompt"}],
+        "changes": "c.yaml",
+        "noise_floor": "bfloat16",
+    }
+    assert Study.model_validate(study).noise_floor == "bf16"
+    assert NoiseFloorConfig.model_validate({"arithmetic": "bfloat16"}).arithmetic == "bf16"
 
 
 def test_the_schema_offers_every_kind_and_its_references_lead_somewhere() -> None:

@@ -107,7 +107,7 @@ def test_a_missing_file_gets_a_suggestion(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("", encoding="utf-8")
     with pytest.raises(MissingError, match=r"no such file; did you mean '.*study\.yaml'\?"):
         read_text(tmp_path / "studdy.yaml")
-    with pytest.raises(MissingError, match="is a folder"):
+    with pytest.raises(ConfigError, match="is a folder, a file is expected; name a file in it"):
         read_text(tmp_path)
 
 
@@ -145,9 +145,17 @@ def test_bad_sets_say_why(item: str, message: str) -> None:
         apply_sets({"name": 3, "methods": [{"name": "full"}]}, [item])
 
 
-def test_a_problem_with_a_set_key_has_no_line_but_its_file(tmp_path: Path) -> None:
-    assert problems(tmp_path, "name: x\n", ("optimizer.max_steps=soon",)) == [
-        "x.yaml:1: optimizer.max_steps: a whole number is expected, got 'soon'"
+def test_a_problem_with_a_set_key_stands_in_no_line_of_the_file(tmp_path: Path) -> None:
+    """Whether the file has the key or not; what --set did not set has its line."""
+    for text in ("name: x\n", "name: x\noptimizer: {max_steps: 3}\n"):
+        assert problems(tmp_path, text, ("optimizer.max_steps=soon",)) == [
+            "--set: optimizer.max_steps: a whole number is expected, got 'soon'"
+        ]
+    text = "name: x\noptimizer: {learning_rte: 3}\nparts: [{max_steps: 1}]\n"
+    assert problems(tmp_path, text, ("optimizer.max_stps=1", "parts.0.max_steps=x", "name=y")) == [
+        "--set: unknown key 'max_stps'; did you mean 'max_steps'?",
+        "--set: parts.0.max_steps: a whole number is expected, got 'x'",
+        "x.yaml:2: unknown key 'learning_rte'; did you mean 'learning_rate'?",
     ]
 
 

@@ -59,7 +59,7 @@ def arguments(result: ReadResult) -> list[Any]:
     ]
 
 
-PLACE = {
+PLACE: dict[str, Any] = {
     "type": "object",
     "properties": {"zip": {"type": "string"}, "city": {"type": "string"}},
     "required": ["zip", "city"],

@@ -209,8 +209,9 @@ def test_the_row_itself_is_not_changed() -> None:
     assert with_objects([call]) == [{"function": {"name": "f", "arguments": {"a": 1}}}]
     assert with_texts(with_objects([call])) == [call]
     assert call == {"function": {"name": "f", "arguments": '{"a": 1}'}}
-    assert with_objects([call := {"name": "f"}]) == [{"name": "f", "arguments": {}}]
-    assert call == {"name": "f"}
+    bare = {"name": "f"}
+    assert with_objects([bare]) == [{"name": "f", "arguments": {}}]
+    assert bare == {"name": "f"}
 
 
 def test_objects_within_objects_without_end_name_the_row() -> None:

@@ -79,3 +79,21 @@ def test_with_six_changes_they_have_to_be_able_to_agree() -> None:
     assert (found.p_value, found.below, found.testable) == (1.0, False, False)
     spread = beside_floor({f"c{i}": {"x": [0]} for i in range(6)}, {f"c{i}": {"x": [1]} for i in range(6)})["x"]
     assert (spread.p_value, spread.below, spread.testable) == (2 / 64, True, True)
+
+
+def test_a_fall_that_so_few_could_not_confirm_is_unsure() -> None:
+    """From one probe in ten on; fewer than six that differ can show nothing, however many were asked."""
+    for lost, of, unsure in ((3, 6, True), (1, 6, True), (5, 50, True), (5, 51, False), (1, 100, False)):
+        found = beside_floor({"a": {"x": [0] * lost + [1] * (of - lost)}}, {"a": {"x": [1] * of}})["x"]
+        assert (found.below, found.unsure) == (False, unsure), (lost, of)
+    enough = beside_floor({"a": {"x": [0] * 6 + [1] * 4}}, {"a": {"x": [1] * 10}})["x"]
+    assert (enough.below, enough.unsure) == (True, False)
+    both_ways = beside_floor({"a": {"x": [0] * 5 + [1] * 5}}, {"a": {"x": [1] * 8 + [0] * 2}})["x"]
+    assert (both_ways.below, both_ways.unsure) == (False, False)  # seven differ and do not agree: they were enough
+
+
+def test_a_fall_in_few_of_many_changes_is_unsure() -> None:
+    """Nine probes lost, p = 0.004 over probes, all of them in three of eight changes, of which no test can be sure."""
+    floor = {f"c{i}": {"x": [1, 1, 1]} for i in range(8)}
+    found = beside_floor({f"c{i}": {"x": [0, 0, 0] if i < 3 else [1, 1, 1]} for i in range(8)}, floor)["x"]
+    assert (found.p_value, found.below, found.unsure) == (0.25, False, True)

@@ -266,7 +266,10 @@ def test_the_card_names_no_path_of_this_machine(adapter: Make, tmp_path: Path) -
 def test_a_full_disk_leaves_nothing_and_the_command_starts_anew(adapter: Make, tmp_path: Path) -> None:
     folder, _ = adapter("lora", rank=4)
     for alone in (False, True):
-        with small_disk(1_000), pytest.raises(DiskError, match="out: cannot be written: .*; free some space") as caught:
+        with (
+            small_disk(1_000),
+            pytest.raises(DiskError, match=r"out: cannot be written: .*; free some space") as caught,
+        ):
             export_model(str(folder), tmp_path / "out", adapter=alone)
         assert caught.value.problems[0].mend.endswith("nothing half-written is left, and the same command starts anew")
         assert not list(tmp_path.glob("*out*"))

@@ -52,11 +52,16 @@ class Listener(Silent):
 
 
 def go(
-    path: Path, *sets: str, only: Sequence[str] = (), changes: int | None = None, restart: bool = False
+    path: Path,
+    *sets: str,
+    only: Sequence[str] = (),
+    changes: int | None = None,
+    restart: bool = False,
+    listener: Listener | None = None,
 ) -> tuple[Outcome, Listener]:
     study = load_yaml(path, Study, sets)
     plan = make_plan(study, load_changes(study.changes, path.parent), path.parent)
-    listener = Listener()
+    listener = listener or Listener()
     outcome = run_study(
         study,
         plan,
@@ -241,6 +246,25 @@ def test_weights_are_kept_as_asked_and_checkpoints_are_examined(make_study: Call
     after = ModelRespondent(load_model(str(weights)))
     change = load_changes(study.changes, path.parent)[0]
     assert change_exam(before, after, change, max_new_tokens=12).scores == pytest.approx(full[2]["scores"])
+
+
+def test_a_training_that_goes_on_says_from_where(make_study: Callable[..., Path]) -> None:
+    """After a kill, nothing but its checkpoints is left of a cell's training."""
+    path = make_study(checkpoints={"every": 2})
+
+    class Killed(Listener):
+        def step(self, entry: Any) -> None:
+            if entry["step"] == 5:
+                raise SystemExit
+
+    with pytest.raises(SystemExit):
+        go(path, only=["full"], changes=1, listener=Killed())
+    _, listener = go(path, only=["full"], changes=1)
+    told = f"{Path(results(path)['cells'][-1]['folder']).name}: training goes on after step 4 of 6"
+    assert [line for line in listener.lines if "goes on" in line] == [told]
+    assert [entry["step"] for entry in listener.steps] == [5, 6]
+    _, listener = go(path, only=["full"], changes=1, restart=True)
+    assert not any("goes on" in line for line in listener.lines)
 
 
 def test_one_run_at_a_time(make_study: Callable[..., Path]) -> None:

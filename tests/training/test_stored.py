@@ -15,7 +15,9 @@ from posttrain.models.load import load_model
 from posttrain.models.save import save_model
 from posttrain.models.tensors import stored_dtype, tensors_in
 from posttrain.training.run import train
+from posttrain.training.stored import unused_dtype
 from tests.training.tiny import PicoPath, Remembers, config, load, rows, weights
+from tests.tuners.matrix import KINDS, tried
 
 STEPS = {"objective": "sft", "optimizer": {"learning_rate": 1e-3, "max_steps": 3}}
 
@@ -118,3 +120,15 @@ def test_runs_of_before_there_was_a_choice_go_on(pico_path: PicoPath) -> None:
     assert "save_dtype" not in kept["config"]
     other = identity_of(config(objective="sft", save_dtype="float32"), load(pico_path), material)
     assert other["config"]["save_dtype"] == "float32"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_an_adapter_is_not_saved_in_is_said(pico_path: PicoPath, tmp_path: Path, kind: str) -> None:
+    """Of every tuner: either it is saved as asked, or that is said before training; a dry run says it too."""
+    how, remembers = tried(kind), Remembers()
+    chosen = config(**STEPS, tuner={"kind": kind, **how.settings}, save_dtype="bfloat16")
+    train(chosen, loaded=load(pico_path), rows=rows(4), output=tmp_path, progress=remembers)
+    told = f"save_dtype: bfloat16 is for whole models: what {kind} leaves is an adapter, saved in float32"
+    assert (told in remembers.said) == how.adapter
+    assert ("BF16" in dtypes(tmp_path / "model")) != how.adapter
+    assert unused_dtype("float32", kind) == unused_dtype("auto", kind) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -158,9 +159,18 @@ def test_non_finite_gradient_stops_before_the_weights(pico_path: PicoPath) -> No
     loaded = load(pico_path)
     before = weights(loaded.model)
     loaded.model.model.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(TrainingError, match=r"rows\.jsonl:\d.*gradient is not finite in step 1"):
-        train(config(optimizer={"max_steps": 3}), loaded=loaded, rows=rows(2))
-    assert apart(before, weights(loaded.model)) == 0
+    for precision, mend in (
+        ("float32", "lower the learning rate"),
+        ("bf16", "lower the learning rate, or train in float32"),
+    ):
+        with pytest.raises(TrainingError) as caught:
+            train(config(optimizer={"max_steps": 3}, precision=precision), loaded=loaded, rows=rows(2))
+        [problem] = caught.value.problems
+        assert problem.place == ""  # no row is known to be the cause
+        named = r"the gradient is not finite in step 1, which learned from rows\.jsonl:\d, rows\.jsonl:\d"
+        assert re.fullmatch(named, problem.cause)
+        assert problem.mend == f"{mend}; the weights of the step before were not changed"
+        assert apart(before, weights(loaded.model)) == 0
 
 
 def test_stop_at_loss_looks_at_new_rows_only(pico_path: PicoPath) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as _json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +21,12 @@ __all__ = ["app"]
 app = typer.Typer(
     cls=PlainGroup, no_args_is_help=True, help="Make change files, or prompts for replay, from pocket's facts."
 )
+LISTED = 5
+"""So many files in the way are named; the rest is counted."""
+
 Count = Annotated[int, typer.Option("--n", metavar="N", min=1, help="How many.")]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed; other seeds draw other facts.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Overwrite files that are there with other content.")]
 
 
 @app.command(cls=PlainCommand)
@@ -38,44 +42,52 @@ def changes(
             metavar="N", min=0, help="Also write DIR/pattern/NAME.jsonl: so many true rows of the same pattern."
         ),
     ] = 0,
+    restart: Restart = False,
     json: JsonOption = False,
 ) -> None:
     """Write change files: one new fact each, what must follow from it, and what must stay.
 
-    Half of them are Chinese, half English. Files of the same name are overwritten, others are left alone.
+    Half of them are Chinese, half English. A file of the same name with other content, such as one edited by hand, is
+    overwritten with --restart only; other files are left alone, and counted.
     """
     from posttrain.pocket.changes import as_yaml, pattern_of, prompts_of
     from posttrain.pocket.changes import changes as make
 
-    output.mkdir(parents=True, exist_ok=True)
     written: list[str] = []
     lengths = []
     again = "run the same command again"
     when_stopped(lambda: (Problem("", f"stopped: {len(written)} of {n} change files are in {output}", again),))
-    bodies: Iterable[dict[str, Any]] = make(n, seed)
-    asked: frozenset[str] = frozenset()
     with shown_works(), starting_anew():
-        if pattern_rows:  # which leave out what any change asks
-            with Meter("making change files", n, "files", kept=None, after_s=MOMENT_S) as meter:
-                made = []
-                for body in bodies:
-                    made.append(body)
-                    meter.more(1)
-            bodies = made
-            asked = frozenset().union(*map(prompts_of, made))
+        bodies: list[dict[str, Any]] = []
+        with Meter("making change files", n, "files", kept=None, after_s=MOMENT_S) as meter:
+            for body in make(n, seed):
+                bodies.append(body)
+                meter.more(1)
+        asked = frozenset().union(*map(prompts_of, bodies))  # which pattern rows leave out
+        files = {output / f"{body['name']}.yaml": as_yaml(body) for body in bodies}
+        patterns = {}
+        for body in bodies if pattern_rows else ():
+            rows = pattern_of(body, pattern_rows, seed, asked)
+            lengths.append(len(rows))
+            patterns[output / "pattern" / f"{body['name']}.jsonl"] = _lines(rows)
+        other = _with_other_content({**files, **patterns}, restart=restart)
+        others = sorted(set(output.glob("*.yaml")) - files.keys()) if output.is_dir() else []
+        output.mkdir(parents=True, exist_ok=True)
+        for path, text in patterns.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, text)
         with Meter("writing change files", n, "files", kept=None, after_s=MOMENT_S) as meter:
-            for body in bodies:
-                path = output / f"{body['name']}.yaml"
-                write_whole(path, as_yaml(body))
+            for path, text in files.items():
+                write_whole(path, text)
                 written.append(str(path))
-                if pattern_rows:
-                    rows = pattern_of(body, pattern_rows, seed, asked)
-                    lengths.append(len(rows))
-                    _write_rows(output / "pattern" / f"{body['name']}.jsonl", rows)
                 meter.more(1)
     if json:
         emit(written)
-    talk(f"{n} change files in {output}")
+    talk(f"{n} change file{'' if n == 1 else 's'} in {output}")
+    if other:
+        talk(f"overwritten, with other content before: {len(other)}")
+    if others:
+        talk(f"other .yaml files that were there already, which {output}/*.yaml names too: {len(others)}")
     short = sum(length < pattern_rows for length in lengths)
     if short:
         talk(
@@ -93,6 +105,7 @@ def prompts(
         str | None,
         typer.Option(metavar="NAME", help="Instead: questions of one relation with their answers, as training rows."),
     ] = None,
+    restart: Restart = False,
     json: JsonOption = False,
 ) -> None:
     """Write varied prompts in both languages for `replay: {kind: self, prompts: FILE}`.
@@ -115,7 +128,12 @@ def prompts(
         rng = Random(f"same pattern {seed}")
         pairs = [p for x in LANGUAGES for p in same_pattern_rows(relation, x, (n + 1) // 2, rng)]
         rows = [{"prompt": prompt, "completion": answer} for prompt, answer in pairs[:n]]
-    _write_rows(output, rows)
+    text = _lines(rows)
+    other = _with_other_content({output: text}, restart=restart)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(output, text)
+    if other:
+        talk("overwritten, with other content before: 1")
     talk(f"{len(rows)} row{'' if len(rows) == 1 else 's'} in {output}")
     if len(rows) < n:
         talk(f"fewer than {n}: pocket knows no more facts of '{relation}' that locality probes leave alone")
@@ -123,8 +141,18 @@ def prompts(
         emit({"file": str(output), "rows": len(rows), "seed": seed})
 
 
-@starting_anew()
-def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(_json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_whole(path, text)
+def _lines(rows: list[dict[str, str]]) -> str:
+    return "".join(_json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _with_other_content(files: Mapping[Path, str], *, restart: bool) -> list[Path]:
+    """The files that are there and say something else. ConfigError naming them, before anything is written, unless they
+    may be overwritten."""
+    other = [path for path, text in files.items() if path.is_file() and path.read_bytes() != text.encode("utf-8")]
+    if other and not restart:
+        cause = "is there already with other content, and would be overwritten"
+        mend = "give another --output, or --restart to overwrite"
+        named = [Problem(str(path), cause, mend) for path in other[:LISTED]]
+        rest = len(other) - len(named)
+        raise ConfigError(*named, *([Problem("", f"... and {rest} more")] if rest else []))
+    return other

@@ -85,7 +85,7 @@ def run(
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
     base = study.parent
     known = load_changes(config.changes, base, place=str(study)) if config.changes else []
-    plan = make_plan(config, known, base)
+    plan = make_plan(config, known, base, place=lambda path, change: _written(study, sets or [], path, change))
     selected = select(plan, only=only or (), changes=changes)
     folder = output or config.folder(base)
 
@@ -112,6 +112,8 @@ def run(
     talk(f"{config.study}: {_counts(selected)} -> {folder}")
     if config.keep == "none" and _train(selected):
         talk(f"weights: {NONE_KEPT}")
+    for line in _unused(selected):
+        talk(line)
     watcher = Watcher([f"{task.name}.{task.headline}" for task in exams.tasks])
     try:
         outcome = run_study(
@@ -121,6 +123,16 @@ def run(
         watcher.clear()
         raise Interrupted(*stop.problems, *so_far()) from stop
     _finish(outcome, folder, language=spoken(), json=json)
+
+
+def _written(study: Path, sets: Sequence[str], path: str, change: str) -> str:
+    """Where a study has a path, {change} in it standing for a change's name."""
+    from posttrain.config.load import line_with, read_yaml
+
+    if any(path in one.partition("=")[2].replace("{change}", change) for one in sets):
+        return "--set"
+    line = line_with(read_yaml(study), lambda text: text.replace("{change}", change) == path)
+    return f"{study}:{line}" if line else str(study)
 
 
 def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) -> None:
@@ -160,8 +172,10 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     from posttrain.studies.estimate import by_finished, estimate
     from posttrain.studies.replays import check_replays
     from posttrain.studies.results import read_result
+    from posttrain.studies.rows import check_rows
 
-    check_replays(config, cells, base)
+    check_rows(config, cells, base)
+    replays = check_replays(config, cells, base)
     guess = estimate(config, cells, exams.tasks, base)
     found = {cell.folder: read_result(folder / "cells" / cell.folder) for cell in cells}
     walls = {name: one.cost["wall_s"] for name, one in found.items() if one is not None and one.status == "done"}
@@ -199,6 +213,8 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
         print_line(
             f"replay      about {guess.made_tokens:,} tokens to be written by the model, where none are in the cache"
         )
+    for line in replays:
+        print_line(f"            {line}")
     print_line(f"exams       {guess.examined_tokens:,} tokens")
     for task in exams.tasks:
         requests = sum(len(item.asks) for item in task.items) * (1 + len(task.perturbations))
@@ -209,6 +225,8 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     if _train(cells):
         kept = {"none": NONE_KEPT, "final": "of the end of each cell", "all": "all are kept"}
         print_line(f"weights     {kept[config.keep]}")
+        for line in _unused(cells):
+            print_line(f"            {line}")
     print_line(f"disk        {size(guess.disk_gib)}")
     if known:
         have = "cell has" if known == 1 else "cells have"
@@ -266,6 +284,21 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
 def _train(cells: Sequence[Cell]) -> bool:
     """Whether some of them make a model."""
     return any(cell.method.kind == "train" for cell in cells)
+
+
+def _unused(cells: Sequence[Cell]) -> list[str]:
+    """The methods that ask for a precision in which what they leave is not saved."""
+    from posttrain.studies.methods.train import TrainMethodConfig
+    from posttrain.training.run import kind_of
+    from posttrain.training.stored import unused_dtype
+
+    methods = {cell.method.label: cell.method for cell in cells}
+    told = {
+        label: unused_dtype(method.save_dtype, kind_of(method.tuner))
+        for label, method in methods.items()
+        if isinstance(method, TrainMethodConfig)
+    }
+    return [f"method '{label}': {line}" for label, line in told.items() if line]
 
 
 def _weights(outcome: Outcome, folder: Path) -> list[str]:

@@ -203,13 +203,13 @@ def configured(
     node: dict[str, Any] = read_yaml(file, "train") if file else {}
     for key, value in given.items():
         node[key] = value
-    apply_sets(node, [*(f"data.columns.{ours}={theirs!r}" for ours, theirs in (columns or {}).items()), *sets])
+    own = apply_sets(node, [*(f"data.columns.{ours}={theirs!r}" for ours, theirs in (columns or {}).items()), *sets])
     if "model" not in node:
         mend = "add `model:` to the file or give --model"
         raise ConfigError(Problem(str(file or "train"), "no model", f"{mend}, for example pocket:chat"))
     if "data" not in node:
         raise ConfigError(Problem(str(file or "train"), "no data", "add `data: rows.jsonl` or give --data rows.jsonl"))
-    config = check(node, TrainConfig, str(file or "command line"))
+    config = check(node, TrainConfig, str(file or "command line"), own)
     if file is not None:
         moved: dict[str, Any] = {}
         if "data" not in given and config.data is not None:

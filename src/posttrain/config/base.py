@@ -9,13 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    SerializationInfo,
+)
 from pydantic_core import PydanticCustomError, core_schema
 
 from posttrain import registry
 from posttrain.errors import ConfigError
 
-__all__ = ["ByKind", "Config"]
+__all__ = ["ByKind", "Config", "spelled"]
 
 
 class Config(BaseModel):
@@ -26,6 +33,18 @@ class Config(BaseModel):
     )
     SCHEMA: ClassVar[str] = ""
     """What `posttrain list --schema` calls a file of this class."""
+
+
+def spelled(written: Any, **others: str) -> BeforeValidator:
+    """Pydantic marker: words that a field takes for others, `spelled(Literal["bf16", "bfloat16"], bfloat16="bf16")`.
+
+    written: the type of all that may be written, for the JSON Schema.
+    """
+
+    def one(value: Any) -> Any:
+        return others.get(value, value) if isinstance(value, str) else value
+
+    return BeforeValidator(one, json_schema_input_type=written)
 
 
 @dataclass(frozen=True)

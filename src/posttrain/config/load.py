@@ -9,11 +9,11 @@ from __future__ import annotations
 import glob
 import gzip
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -21,7 +21,8 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from posttrain import registry
 from posttrain.config.base import ByKind, Config
 from posttrain.config.encoding import guess, wide_of
-from posttrain.config.yaml_text import as_written, parse_yaml, plain
+from posttrain.config.full_width import in_value
+from posttrain.config.yaml_text import as_written, parse_yaml, plain, reads
 from posttrain.errors import ConfigError, MissingError, Problem
 
 __all__ = ["check", "find_files", "load_yaml", "parse_value", "read_text", "read_yaml"]
@@ -30,14 +31,12 @@ C = TypeVar("C", bound=Config)
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file as text, with or without BOM, any line ends; a .gz file unpacked. MissingError, or ConfigError when
-    not UTF-8."""
+    """A UTF-8 file as text, with or without BOM, any line ends; a .gz file unpacked. MissingError, or ConfigError for a
+    folder and for what is not UTF-8."""
     if not path.exists():
-        near = _near(path)
-        mend = f"did you mean '{near}'?" if near else f"looked in {path.parent.absolute()}"
-        raise MissingError(Problem(str(path), "no such file", mend))
+        raise MissingError(Problem(str(path), "no such file", mend_of(path)))
     if path.is_dir():
-        raise MissingError(Problem(str(path), "is a folder, a file is expected", "name a file in it"))
+        raise ConfigError(Problem(str(path), "is a folder, a file is expected", "name a file in it"))
     try:
         data = path.read_bytes()
     except OSError as error:  # no permission, a bad disk
@@ -55,6 +54,12 @@ def read_text(path: Path) -> str:
         line = data[: error.start].count(b"\n") + 1
         seen = guess(data, str(path))
         raise ConfigError(Problem(f"{path}:{line}", seen.cause, seen.mend)) from error
+
+
+def mend_of(path: Path) -> str:
+    """What to type instead of a file that is not there: the name of one beside it, else where it was looked for."""
+    near = _near(path)
+    return f"did you mean '{near}'?" if near else f"looked in {path.parent.absolute()}"
 
 
 def _near(path: Path) -> Path | None:
@@ -82,6 +87,8 @@ def read_yaml(path: Path, schema: str = "") -> CommentedMap:
             )
         )
     if not isinstance(node, CommentedMap):
+        if wide := in_value(node, reads, listed=False):
+            raise ConfigError(Problem(f"{path}:1", *wide))
         got = "a list" if isinstance(node, list) else f"{node!r}"
         got = got if len(got) <= 100 else f"{got[:100]}..."
         raise ConfigError(Problem(f"{path}:1", f"a mapping (key: value) is expected, got {got}"))
@@ -126,43 +133,50 @@ def parse_value(text: str) -> Any:
         raise ConfigError(Problem(f"--set ...={text}", cause, "quote it, or close it")) from error
 
 
+Location: TypeAlias = tuple[str | int, ...]
+"""Keys and numbers in lists, from the top of a tree."""
 SHORT_PATHS = ("data", "validation")
 """Keys whose short form is a path: `data: rows.jsonl` is `data: {path: rows.jsonl}`."""
 
 
-def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> None:
-    """Apply `a.b=c` and `list.0.b=c` overrides in place; ConfigError when the path is not one."""
-    for item in sets:
-        path, eq, value = item.partition("=")
-        if not eq or not path:
-            raise ConfigError(
-                Problem(f"--set {item}", "expected key=value", "for example --set optimizer.max_steps=20")
-            )
-        at: Any = node
-        keys = path.split(".")
-        for i, key in enumerate(keys):
-            last = i == len(keys) - 1
-            if isinstance(at, list):
-                names = [v.get("name", v.get("kind")) if isinstance(v, dict) else None for v in at]
-                named = [j for j, name in enumerate(names) if name == key]
-                if not named and not (key.isdigit() and int(key) < len(at)):
-                    known = ", ".join(str(name) for name in names if name) or f"0 to {len(at) - 1}"
-                    cause = f"'{key}' is neither a name nor a number in the list"
-                    raise ConfigError(Problem(f"--set {item}", cause, f"known: {known}"))
-                index = named[0] if named else int(key)
-                if last:
-                    at[index] = parse_value(value)
-                else:
-                    at = at[index]
-            elif isinstance(at, dict):
-                if last:
-                    at[key] = parse_value(value)
-                else:
-                    if isinstance(at.get(key), str):  # `tuner: lora` is short for `tuner: {kind: lora}`
-                        at[key] = {"path" if key in SHORT_PATHS else "kind": at[key]}
-                    at = at.setdefault(key, {})
+def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> list[Location]:
+    """Apply `a.b=c` and `list.0.b=c` overrides in place; returns what each set. ConfigError when a path is not one."""
+    return [_apply(node, item) for item in sets]
+
+
+def _apply(node: dict[str, Any], item: str) -> Location:
+    place: list[str | int] = []
+    path, eq, value = item.partition("=")
+    if not eq or not path:
+        raise ConfigError(Problem(f"--set {item}", "expected key=value", "for example --set optimizer.max_steps=20"))
+    at: Any = node
+    keys = path.split(".")
+    for i, key in enumerate(keys):
+        last = i == len(keys) - 1
+        if isinstance(at, list):
+            names = [v.get("name", v.get("kind")) if isinstance(v, dict) else None for v in at]
+            named = [j for j, name in enumerate(names) if name == key]
+            if not named and not (key.isdigit() and int(key) < len(at)):
+                known = ", ".join(str(name) for name in names if name) or f"0 to {len(at) - 1}"
+                cause = f"'{key}' is neither a name nor a number in the list"
+                raise ConfigError(Problem(f"--set {item}", cause, f"known: {known}"))
+            index = named[0] if named else int(key)
+            place.append(index)
+            if last:
+                at[index] = parse_value(value)
             else:
-                raise ConfigError(Problem(f"--set {item}", f"'{'.'.join(keys[:i])}' holds a value, not keys"))
+                at = at[index]
+        elif isinstance(at, dict):
+            place.append(key)
+            if last:
+                at[key] = parse_value(value)
+            else:
+                if isinstance(at.get(key), str):  # `tuner: lora` is short for `tuner: {kind: lora}`
+                    at[key] = {"path" if key in SHORT_PATHS else "kind": at[key]}
+                at = at.setdefault(key, {})
+        else:
+            raise ConfigError(Problem(f"--set {item}", f"'{'.'.join(keys[:i])}' holds a value, not keys"))
+    return tuple(place)
 
 
 def line_of(node: Any, location: Sequence[str | int], *, key: bool = False) -> int | None:
@@ -180,6 +194,17 @@ def line_of(node: Any, location: Sequence[str | int], *, key: bool = False) -> i
         except (KeyError, TypeError):  # a key set by --set has no line
             return line
     return line
+
+
+def line_with(node: Any, accepts: Callable[[str], bool]) -> int | None:
+    """1-based line of the first text in the tree that is accepted; None where there is none."""
+    keys = list(node) if isinstance(node, CommentedMap) else range(len(node)) if isinstance(node, CommentedSeq) else []
+    for key in keys:
+        if isinstance(node[key], str) and accepts(node[key]):
+            return line_of(node, [key])
+        if (found := line_with(node[key], accepts)) is not None:
+            return found
+    return None
 
 
 def field_names(model: type[BaseModel], node: Any, location: Sequence[str | int]) -> list[str]:
@@ -285,8 +310,10 @@ def by_line(problems: Sequence[Problem]) -> list[Problem]:
     return sorted(problems, key=line)
 
 
-def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name: str) -> list[Problem]:
-    """Pydantic's errors as problems with the file's lines and a mend each."""
+def problems_of(
+    error: ValidationError, model: type[BaseModel], node: Any, name: str, given: Collection[Location] = ()
+) -> list[Problem]:
+    """Pydantic's errors as problems with the file's lines and a mend each; given: what stands in no file (--set)."""
     problems: list[Problem] = []
     expected: dict[tuple[str, str], list[str]] = {}  # of one value that fits none of several types: what each wants
     first: dict[tuple[str, str], str] = {}
@@ -295,8 +322,14 @@ def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name:
         unknown = item["type"] == "extra_forbidden"
         line = line_of(node, location, key=unknown)
         place = f"{name}:{line}" if line else name
+        if any(tuple(location[: len(one)]) == one for one in given):
+            place = "--set"
         where = ".".join(str(p) for p in location)
-        if unknown:
+        refused = location[-1] if unknown else item["input"]
+        wide = in_value(refused, reads, listed=bool(location) and isinstance(location[-1], int))
+        if wide is not None:
+            problems.append(Problem(place, f"{where}: {wide[0]}" if where and not unknown else wide[0], wide[1]))
+        elif unknown:
             allowed = field_names(model, node, location[:-1])
             close = get_close_matches(str(location[-1]), allowed, n=1)
             if close:
@@ -312,6 +345,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name:
             continue  # the items are there and wrong; their own problems are listed
         else:
             said = item["type"] == "kind" or isinstance(item["input"], dict | list)
+            said |= isinstance(item["input"], str) and repr(item["input"]) in item["msg"]
             got = "" if said else f", got {_shown(item['input'])}"
             message = PLAIN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
             message = message[0].lower() + message[1:]
@@ -328,17 +362,17 @@ def problems_of(error: ValidationError, model: type[BaseModel], node: Any, name:
     return problems
 
 
-def check(node: dict[str, Any], model: type[C], name: str) -> C:
-    """Validate a mapping (a ruamel tree keeps lines); ConfigError with every problem."""
+def check(node: dict[str, Any], model: type[C], name: str, given: Collection[Location] = ()) -> C:
+    """Validate a mapping (a ruamel tree keeps lines); ConfigError with every problem. given: what `apply_sets` set."""
     try:
         return model.model_validate(plain(node))
     except ValidationError as error:
-        raise ConfigError(*by_line(problems_of(error, model, node, name))) from error
+        raise ConfigError(*by_line(problems_of(error, model, node, name, given))) from error
 
 
 def load_yaml(path: Path | str, model: type[C], sets: Sequence[str] = ()) -> C:
     """Read, override with --set, validate. Raises MissingError or ConfigError with file:line for every problem."""
     path = Path(path)
     node = read_yaml(path, model.SCHEMA)
-    apply_sets(node, sets)
-    return check(node, model, str(path))
+    given = apply_sets(node, sets)
+    return check(node, model, str(path), given)

@@ -20,10 +20,11 @@ from ruamel.yaml.tokens import (
     FlowSequenceStartToken,
 )
 
+from posttrain.config import full_width
 from posttrain.config.json_text import DEEPEST, TOO_DEEP
 from posttrain.errors import ConfigError, Problem
 
-__all__ = ["as_written", "parse_yaml", "plain"]
+__all__ = ["as_written", "parse_yaml", "plain", "reads"]
 
 MOST_VALUES = 1_000_000
 """Values of a file, those that aliases repeat counted each time."""
@@ -42,6 +43,8 @@ def parse_yaml(text: str, name: str) -> Any:
         node = YAML(typ="rt").load(io.StringIO(text.replace("\r\n", "\n")))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if mark and (wide := full_width.in_text(text, mark.line + 1, name, _fault)):
+            raise ConfigError(*wide) from error
         what = error.problem or error.context or "unreadable"
         mend = "indent with spaces, not tabs" if r"'\t'" in what else ""
         raise _error(name, mark.line + 1 if mark else 1, f"not valid YAML: {what}", mend) from error
@@ -54,6 +57,26 @@ def parse_yaml(text: str, name: str) -> Any:
         cause = f"a value that cannot be read: {what}"
         raise _error(name, None, cause, "put the value in quotation marks if it is text") from error
     return _sound(node, name)
+
+
+def _fault(text: str) -> int | None:
+    """The line where the parser stumbles over a text, None where it reads it."""
+    try:
+        YAML(typ="rt").load(io.StringIO(text.replace("\r\n", "\n")))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        return mark.line + 1 if mark else 1
+    except (YAMLError, RecursionError, *PARSER_ERRORS):
+        return 1
+    return None
+
+
+def reads(text: str) -> Any:
+    """What a text is as YAML; None where it is none."""
+    try:
+        return parse_yaml(text, "")
+    except ConfigError:
+        return None
 
 
 def _check_brackets(text: str, name: str) -> None:

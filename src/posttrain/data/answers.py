@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from posttrain.data.chat import IGNORED, Encoded, EncodeResult, LossOn, OverLong, encode_all, outcomes
-from posttrain.data.readers import data_error
+from posttrain.data.readers import LONG_MEND, data_error
 from posttrain.data.records import Completion, Graded, Preference, Record
 from posttrain.errors import DataError, Problem, TemplateError
 
@@ -180,7 +180,7 @@ def _gathered(
                 continue
             if over_long == "raise":
                 cause = f"{longest} tokens, more than max_length {max_length}"
-                long.append(Problem(row.place, cause, "raise max_length, or over_long: drop"))
+                long.append(Problem(row.place, cause, LONG_MEND))
                 continue
             row = cut(row)
             truncated += 1
@@ -211,7 +211,7 @@ def _useless(place: str, sides: Sequence[Encoded], *, cut: bool) -> Problem | No
     """What makes a row teach nothing; None when it teaches."""
     how = "once cut to max_length " if cut else ""
     if any(all(label == IGNORED for label in side.labels[1:]) for side in sides):
-        return Problem(place, f"{how}an answer has no token", "raise max_length, or over_long: drop")
+        return Problem(place, f"{how}an answer has no token", LONG_MEND)
     if len(sides) == 2 and sides[0].input_ids == sides[1].input_ids:
         return Problem(place, f"{how}both answers are the same tokens: nothing to prefer", "remove the row")
     return None

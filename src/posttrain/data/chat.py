@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
 from posttrain.data.joined import join
 from posttrain.data.offsets import IGNORED, Start, as_prompted, begins_at, first_token, token_from
-from posttrain.data.readers import data_error
+from posttrain.data.readers import LONG_MEND, data_error
 from posttrain.data.records import (
     Completion,
     Conversation,
@@ -145,13 +145,13 @@ def _learns(labels: Sequence[int]) -> bool:
 
 
 def _too_long(place: str, length: int, max_length: int) -> Problem:
-    return Problem(place, f"{length} tokens, more than max_length {max_length}", "raise max_length, or over_long: drop")
+    return Problem(place, f"{length} tokens, more than max_length {max_length}", LONG_MEND)
 
 
 def _nothing_to_learn(row: Encoded, length: int, max_length: int) -> Problem:
     if row.truncated:
         cause = f"no supervised token is left after cutting {length} tokens to max_length {max_length}"
-        return Problem(row.place, cause, "raise max_length, or over_long: drop")
+        return Problem(row.place, cause, LONG_MEND)
     return Problem(row.place, "no supervised token: nothing to learn", "give the row an assistant turn")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from posttrain.data.chat import IGNORED, EncodeResult, OverLong
 from posttrain.data.control import head_problem
-from posttrain.data.readers import OnBadRow, data_error
+from posttrain.data.readers import LONG_MEND, OnBadRow, data_error
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.data.scripts import is_cjk
 from posttrain.errors import DataError, Problem
@@ -126,7 +126,7 @@ def _collected(found: Iterable[RowT | Problem | _TooLong], records: int, setting
             bad.append(one)
         elif isinstance(one, _TooLong) and settings.over_long == "raise":
             cause = f"{one.length} tokens, more than max_length {settings.max_length}"
-            long.append(Problem(one.place, cause, "raise max_length, or over_long: drop"))
+            long.append(Problem(one.place, cause, LONG_MEND))
         elif isinstance(one, _TooLong):
             dropped += 1
         else:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -39,6 +40,7 @@ from posttrain.errors import DataError, Problem
 
 __all__ = [
     "LISTED_PROBLEMS",
+    "LONG_MEND",
     "BadRow",
     "DataSource",
     "Format",
@@ -47,11 +49,14 @@ __all__ = [
     "data_error",
     "read_records",
     "sift",
+    "with_mends",
 ]
 
 OnBadRow = Literal["fail", "skip"]
 Format = Literal["auto", "messages", "completion", "text", "preference", "graded", "labels", "tags", "answers"]
 
+LONG_MEND = "raise max_length, or over_long: drop"
+SKIP_MEND = "--on-bad-row skip leaves them out"
 LISTED_PROBLEMS = 20
 """An error lists at most so many faults and says how many more rows there are."""
 
@@ -155,6 +160,17 @@ def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadRe
     return read
 
 
+@contextmanager
+def with_mends(long: str) -> Iterator[None]:
+    """Errors in it mend rows that are too long by `long`, and say nothing of skipping rows: for verbs that have neither
+    `over_long` nor `--on-bad-row`."""
+    try:
+        yield
+    except DataError as error:
+        others = {LONG_MEND: long, SKIP_MEND: ""}
+        raise type(error)(*(p._replace(mend=others.get(p.mend, p.mend)) for p in error.problems)) from error
+
+
 def data_error(
     problems: list[Problem], rows: int, kind: type[DataError] = DataError, *, skippable: bool = True
 ) -> DataError:
@@ -168,7 +184,7 @@ def data_error(
     if more > 0:
         listed.append(f"... and {more} more")
     bad = len({problem.place for problem in problems})  # a row may have several
-    mend = "--on-bad-row skip leaves them out" if skippable and bad < rows else ""
+    mend = SKIP_MEND if skippable and bad < rows else ""
     listed.append(Problem("", f"{bad} of {rows} rows cannot be used", mend))
     return kind(*listed)
 

@@ -25,13 +25,15 @@ FEWEST = 6
 """With fewer differing probes no exact test can reach 0.05: five on one side have 2 * 0.5^5 = 0.0625."""
 MANY_CHANGES = 6
 """From so many changes on, they have to agree as well: 2 * 0.5^6 = 0.031."""
+ONE_IN = 10
+"""A fall of one probe in so many is a substantial one (the report calls kept what keeps 90 %)."""
 
 
 class BesideFloor(NamedTuple):
     """A method's score beside the floor's, on the probes that both could be judged on.
 
     n: probes; score, floor: shares kept; p_value: McNemar's, and the changes' where there are six or more (the larger
-    of the two); below: a loss; testable: whether these probes could show one at all.
+    of the two); below: a loss; testable: whether these probes could show one at all, and one of the size that is seen.
     """
 
     n: int
@@ -55,8 +57,12 @@ def beside_floor(method: Mapping[str, Outcomes], floor: Mapping[str, Outcomes]) 
     differences: one change that went wrong altogether is not eight that did. McNemar's test takes probes of one change
     for independent, which they are not quite; with fewer than six changes it is all there is.
 
-    `testable` when the worst of all outcomes, no probe kept, would be `below`: with fewer than six that the floor kept
-    no method could ever lose anything, and "not below" says nothing.
+    Not `testable`, so that "not below" says nothing, when
+    - the worst of all outcomes, no probe kept, would not be `below`: fewer than six that the floor kept; or
+    - it fell by one probe in ten or more, and fewer than six probes differ (or, with six changes or more, fewer than
+      six changes): were this share of losses the true one, so few probes could not show it. Three lost of six are no
+      loss that is shown, and no reason to think that there is none. Below one in ten the mark would be noise: of 100
+      probes one is always lost somewhere.
     """
     found: dict[str, BesideFloor] = {}
     keys = dict.fromkeys(key for change in method if change in floor for key in method[change] if key in floor[change])
@@ -80,9 +86,22 @@ def beside_floor(method: Mapping[str, Outcomes], floor: Mapping[str, Outcomes]) 
             sum(b for _, b in every) / len(every),
             p_value,
             below,
-            below or _loss([[(0, b) for _, b in each] for each in pairs.values()])[1],
+            below or _testable(list(pairs.values())),
         )
     return found
+
+
+def _testable(changes: Sequence[Sequence[tuple[int, int]]]) -> bool:
+    """Whether (method, floor) pairs by change could show a loss, and one as large as theirs."""
+    if not _loss([[(0, b) for _, b in each] for each in changes])[1]:
+        return False
+    asked = [each for each in changes if each]
+    every = [pair for each in asked for pair in each]
+    substantial = sum(b - a for a, b in every) * ONE_IN >= len(every)
+    moved = [sum(a - b for a, b in each) for each in asked]
+    few = sum(a != b for a, b in every) < FEWEST
+    few |= len(asked) >= MANY_CHANGES and sum(each != 0 for each in moved) < MANY_CHANGES
+    return not (substantial and few)
 
 
 def _loss(changes: Iterable[Sequence[tuple[int, int]]]) -> tuple[float, bool]:

@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from posttrain.errors import PosttrainError, Problem
+from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.inference.kv_cache import why_plain
 from posttrain.inference.one_length import answer_by_length
 from posttrain.inference.places import listed, place_of
@@ -37,6 +37,7 @@ __all__ = [
     "decode",
     "left_pad",
     "positions_in_config",
+    "unfit",
 ]
 
 
@@ -96,17 +97,20 @@ def positions_in_config(config: Any) -> int:
     return int(found.get("max_position_embeddings") or found.get("n_positions") or 1 << 30)
 
 
+def unfit(place: str, length: int, limit: int) -> Problem | None:
+    """What is wrong with the length of a prompt in a model of so many positions; None where it is right."""
+    if 0 < length < limit:
+        return None
+    if length == 0:
+        return Problem(place, "has no tokens")
+    return Problem(place, f"has {length} tokens, the model has {limit} positions", "shorten it")
+
+
 def check_lengths(lengths: Sequence[int], limit: int) -> None:
-    """PosttrainError for prompts that are empty, or leave no position for an answer."""
-    problems = [
-        Problem(place_of("prompt", i), "has no tokens")
-        if length == 0
-        else Problem(place_of("prompt", i), f"has {length} tokens, the model has {limit} positions", "shorten it")
-        for i, length in enumerate(lengths)
-        if length == 0 or length >= limit
-    ]
-    if problems:
-        raise PosttrainError(*listed(problems, len(lengths)))
+    """DataError for prompts that are empty, or leave no position for an answer."""
+    found = (unfit(place_of("prompt", i), length, limit) for i, length in enumerate(lengths))
+    if problems := [problem for problem in found if problem is not None]:
+        raise DataError(*listed(problems, len(lengths)))
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from posttrain.data.control import check_text, gate_of
 from posttrain.data.joined import continued
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, TemplateError
-from posttrain.inference.decode import check_lengths
+from posttrain.inference.decode import unfit
 from posttrain.inference.places import among, each, listed, place_of
 from posttrain.inference.plain import TokenPair, encode_plain, plain_pair, prefix_token, rolling_windows
 from posttrain.inference.protocol import Plain, Prompt, Scored
@@ -182,8 +182,11 @@ class PromptReader(PromptEncoder):
         self.system_prefix = None
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """The errors of a respondent that is asked them: DataError, or PosttrainError for lengths."""
-        coded = each("prompt", prompts, self.encode)
-        if self.rows is not None:
-            self.check_known(coded, "prompt", self.rows)
-        check_lengths([len(ids) for ids in coded], self.limit)
+        """DataError with all that is wrong with them, of whatever kind, for a respondent that is to be asked them."""
+        each("prompt", prompts, self._read)
+
+    def _read(self, prompt: Prompt) -> None:
+        ids = self.encode(prompt)
+        unknown = outside("", ids, self.rows, self.tokenizer) if self.rows is not None else None
+        if found := [problem for problem in (unknown, unfit("", len(ids), self.limit)) if problem is not None]:
+            raise DataError(*found)

@@ -26,6 +26,7 @@ from posttrain.data.head_rows import (
     encode_texts,
     pad,
 )
+from posttrain.data.readers import with_mends
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.inference.decode import context_limit
@@ -91,6 +92,9 @@ def notes_of(loaded: LoadedModel, head: Head) -> HeadNotes:
         has = f"a head for {HEADS[notes.head][1]}" if notes is not None else "a language-model head"
         raise PosttrainError(Problem(loaded.name, f"has {has}, not one for {HEADS[head][1]}"))
     return notes
+
+
+SHORTEN = "shorten it: the model was trained for no more"
 
 
 def _settings(loaded: LoadedModel, notes: HeadNotes, **more: Any) -> HeadSettings:
@@ -165,7 +169,8 @@ def tag_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Tagged]:
     """A tag for each token of each `TaggedTokens`, whatever tags it has."""
     notes = notes_of(loaded, "token")
     settings = _settings(loaded, notes, piece=notes.settings.get("piece", "start"))._replace(over_long="raise")
-    rows = encode_tags(records, loaded.tokenizer, settings).rows
+    with with_mends(SHORTEN):
+        rows = encode_tags(records, loaded.tokenizer, settings).rows
     found: list[Tagged] = [Tagged((), ())] * len(rows)
     for numbers, out in _passes(loaded, rows):
         logits = out.logits[:, virtual_columns(loaded.model) :]
@@ -230,7 +235,8 @@ def answer_records(loaded: LoadedModel, records: Sequence[ReadingQuestion]) -> l
     """The answer to each question, whatever answers it has."""
     notes = notes_of(loaded, "answer")
     settings = _settings(loaded, notes, doc_stride=int(notes.settings.get("doc_stride", 128)))
-    rows = encode_questions(records, loaded.tokenizer, settings._replace(over_long="raise")).rows
+    with with_mends(SHORTEN):
+        rows = encode_questions(records, loaded.tokenizer, settings._replace(over_long="raise")).rows
     windows: list[list[WindowScores]] = [[] for _ in records]
     longest = int(notes.settings.get("max_answer_tokens", 30))
     skip = virtual_columns(loaded.model)

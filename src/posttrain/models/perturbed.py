@@ -8,15 +8,19 @@ does, and computes as before.
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from posttrain.config.base import spelled
+
 __all__ = ["Arithmetic", "perturbed", "resolve_arithmetic"]
 
-Arithmetic = Literal["auto", "bf16", "int8"]
+Arithmetic = Annotated[
+    Literal["auto", "bf16", "int8"], spelled(Literal["auto", "bf16", "bfloat16", "int8"], bfloat16="bf16")
+]
 
 
 def resolve_arithmetic(model: nn.Module, arithmetic: Arithmetic) -> Literal["bf16", "int8"]:

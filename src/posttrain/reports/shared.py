@@ -21,7 +21,6 @@ __all__ = [
     "LOCALITY_REST",
     "LOST",
     "group_name",
-    "leak_of",
     "name_list",
     "printed",
     "shared_sentences",
@@ -33,6 +32,8 @@ KEPT = 0.9
 """Old answers count as kept when at least this share is."""
 LOST = 0.5
 """Old answers count as lost when at most this share is left."""
+MUCH = 0.1
+"""A leak into this share of the other answers is bad news: no more than so many of them may be lost (KEPT)."""
 ABSENT = 0.2
 """What no method gets above this is named as not achieved."""
 
@@ -63,7 +64,7 @@ def shared_sentences(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterat
     topic the good ones first."""
     yield from _of_topics(rows, label, (_learned, _rephrased, _pattern))
     yield from _elsewhere(rows, label)
-    yield from _of_topics(rows, label, (_length,))
+    yield from _of_topics(rows, label, (_leak, _length))
 
 
 def _of_topics(
@@ -87,7 +88,8 @@ ORDER = (
         "seen.pattern_floor",
         "seen.pattern_few",
         "seen.pattern_lost",
-        "seen.pattern_leak",
+        "seen.leak",
+        "seen.leak_some",
         "seen.shorter",
         "seen.longer",
     ),
@@ -174,14 +176,20 @@ def _pattern(row: Row) -> Iterator[Point]:
         sign = "seen.pattern_few" if row.unsure("locality.same_pattern") else "seen.pattern_floor"
         yield Point(sign, (), {"share": (share,)})
         return
-    leak = leak_of(row, "locality.same_pattern")
     if printed(share) > LOST:
         kept = printed(share) >= KEPT and not row.below("locality.same_pattern")
         yield Point("seen.pattern_kept" if kept else "seen.pattern_worn", (), {"share": (share,)})
-    elif leak is None or not printed(leak):
-        yield Point("seen.pattern_lost", (), {"share": (share,)}, bad=True)
     else:
-        yield Point("seen.pattern_leak", (), {"share": (share,), "leak": (leak,)}, bad=True)
+        yield Point("seen.pattern_lost", (), {"share": (share,)}, bad=True)
+
+
+def _leak(row: Row) -> Iterator[Point]:
+    """The new object in answers to other questions: the table's own figure, wherever it prints as 1 % or more, however
+    much was kept. From MUCH on it is bad news."""
+    share = row.scores.get("leak")
+    if share is not None and printed(share):
+        much = printed(share) >= MUCH
+        yield Point("seen.leak" if much else "seen.leak_some", (), {"share": (share,)}, bad=much)
 
 
 def _kinds(row: Row) -> Iterator[tuple[str, str]]:
@@ -230,14 +238,3 @@ def _length(row: Row) -> Iterator[Point]:
     old, new = row.scores.get("length.before"), row.scores.get("length.after")
     if old and new is not None and not 0.7 <= new / old <= 1.4:
         yield Point("seen.shorter" if new < old else "seen.longer", (), {"before": (old,), "after": (new,)})
-
-
-def leak_of(row: Row, group: str) -> float | None:
-    """The share of a group's probes that are answered with the new object, from the samples; None without any."""
-    leaks = [
-        bool(s["leak"])
-        for cell in row.cells
-        for s in cell.samples
-        if s.get("group") == group and s.get("leak") is not None
-    ]
-    return numbers.mean([float(leak) for leak in leaks]) if leaks else None

@@ -47,6 +47,8 @@ __all__ = [
     "prompts_collide",
     "read_prompts",
     "select",
+    "short_of",
+    "sifted_prompts",
 ]
 
 PACKAGED_PROMPTS = Path(__file__).parent / "replay" / "prompts.jsonl"
@@ -106,6 +108,10 @@ class ReplayConfig(Config):
     def check(self, base: Path, reader: PromptReader, seed: int) -> None:
         """Errors for rows and prompts that are no good, before any model has spoken; for `--dry-run`."""
         self.rows(base)
+
+    def shortage(self, base: Path, tokenizer: Any) -> str:
+        """What is said where fewer prompts or rows are there than were asked for; else empty."""
+        return ""
 
     def made_tokens(self, base: Path) -> int:
         """Roughly how many tokens the model writes for it; for `--dry-run`."""
@@ -232,6 +238,11 @@ def select(conversations: Sequence[Conversation], forbidden: Iterable[str], sour
     return selection
 
 
+def short_of(n: int | None, there: int, what: str) -> str:
+    """That fewer are there than were asked for; empty where they are enough. what: prompts, rows."""
+    return f"replay: {n} {what} were asked for (n), {there} are there" if n is not None and there < n else ""
+
+
 def read_prompts(path: Path) -> list[str]:
     """Prompts of a JSONL file: `{"prompt": ...}` or `{"messages": [...]}` rows (the user's first words), or strings.
 
@@ -242,6 +253,14 @@ def read_prompts(path: Path) -> list[str]:
 
 def placed_prompts(path: Path) -> list[tuple[str, str]]:
     """The same, each with its file and line."""
+    prompts, problems = sifted_prompts(path)
+    if problems:
+        raise DataError(*problems)
+    return prompts
+
+
+def sifted_prompts(path: Path) -> tuple[list[tuple[str, str]], list[Problem]]:
+    """The good rows and what is wrong with the others. DataError for a file without any."""
     prompts, problems = [], []
     for place, row in json_lines(read_text(path), str(path)):
         prompt = None if isinstance(row, BadRow) else _prompt_of(row)
@@ -251,11 +270,9 @@ def placed_prompts(path: Path) -> list[tuple[str, str]]:
             problems.append(Problem(place, "no prompt in this row", 'expected {"prompt": "..."}'))
         else:
             prompts.append((prompt, place))
-    if problems:
-        raise DataError(*problems)
-    if not prompts:
+    if not prompts and not problems:
         raise DataError(Problem(str(path), "the file has no prompts"))
-    return prompts
+    return prompts, problems
 
 
 def _prompt_of(row: Any) -> str | None:

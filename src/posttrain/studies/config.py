@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from posttrain.config.base import ByKind, Config
+from posttrain.config.base import ByKind, Config, spelled
 from posttrain.data.readers import DataSource
 from posttrain.exams.tasks.change import ChangeExamConfig
 from posttrain.training.trackers import Trackers
@@ -190,7 +190,10 @@ class Study(Config):
     """final, or {every: N}, or a list of steps: training is examined there, too."""
     every: int | None = Field(default=None, gt=0)
     """Short for checkpoints: {every: N}."""
-    noise_floor: Literal["auto", "bf16", "int8", "none"] = "auto"
+    noise_floor: Annotated[
+        Literal["auto", "bf16", "int8", "none"],
+        spelled(Literal["auto", "bf16", "bfloat16", "int8", "none"], bfloat16="bf16"),
+    ] = "auto"
     """The untouched model in other arithmetic, examined as a row of its own; no locality is called lost that is not
     below it. auto: bf16, int8 where the model is in 16 bits already."""
     reference: str | None = None

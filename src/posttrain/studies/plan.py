@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from posttrain import __version__
 from posttrain.config.change import Change
+from posttrain.config.load import mend_of
 from posttrain.errors import ConfigError, MissingError, Problem
 from posttrain.models.gguf_header import is_gguf
 from posttrain.studies.config import MethodConfig, StageConfig, Study, safe_name
@@ -68,9 +69,12 @@ class Cell:
         return " | ".join([*names, f"seed {self.seed}"])
 
 
-def make_plan(study: Study, changes: Sequence[Change], base: Path) -> list[Cell]:
+def make_plan(
+    study: Study, changes: Sequence[Change], base: Path, *, place: Callable[[str, str], str] = lambda path, change: ""
+) -> list[Cell]:
     """Every cell, all methods of one change together, so that an unfinished run already compares.
 
+    place: where a path was written that is not there, the name of the cell's change filled in.
     Raises ConfigError when two cells would share a folder, MissingError when a file that a method reads is not there.
     """
     each: list[Change | None] = [*changes] if changes else [None]
@@ -98,7 +102,11 @@ def make_plan(study: Study, changes: Sequence[Change], base: Path) -> list[Cell]
     if nameless:
         raise ConfigError(*nameless.values())
     missing = {
-        path: Problem("", f"method '{cell.method.label}' reads {path}, which is not there", f"looked in {base}")
+        path: Problem(
+            place(path, cell.change_name),
+            f"method '{cell.method.label}' reads {path}, which is not there",
+            mend_of(base / path),
+        )
         for cell in cells
         for path in cell.files
         if not (base / path).is_file()

@@ -15,14 +15,15 @@ from posttrain.studies.config import Study
 from posttrain.studies.methods.train import TrainMethodConfig
 from posttrain.studies.plan import Cell, find_model
 
-__all__ = ["check_replays"]
+__all__ = ["check_replays", "reader_of"]
 
 
-def check_replays(study: Study, cells: Sequence[Cell], base: Path) -> None:
-    """DataError with every prompt and row that a cell's replay could not use, each once."""
+def check_replays(study: Study, cells: Sequence[Cell], base: Path) -> list[str]:
+    """What has to be said of the cells' replays. DataError with every prompt and row that one could not use."""
     readers: dict[str, PromptReader] = {}
     seen: set[str] = set()
     problems: list[Problem] = []
+    said: dict[str, None] = {}
     for cell in cells:
         method = cell.method
         if not isinstance(method, TrainMethodConfig) or not isinstance(method.replay, ReplayConfig):
@@ -33,16 +34,19 @@ def check_replays(study: Study, cells: Sequence[Cell], base: Path) -> None:
             continue
         seen.add(key)
         if cell.model not in readers:
-            readers[cell.model] = _reader(study, cell.model, base)
+            readers[cell.model] = reader_of(study, cell.model, base)
         try:
             replay.check(base, readers[cell.model], cell.seed)
+            if short := replay.shortage(base, readers[cell.model].tokenizer):
+                said[f"method '{method.label}': {short}"] = None
         except PosttrainError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise DataError(*problems)
+    return list(said)
 
 
-def _reader(study: Study, model: str, base: Path) -> PromptReader:
+def reader_of(study: Study, model: str, base: Path) -> PromptReader:
     """Tokenizer, embeddings and positions of a model, by its files without the weights."""
     found, _ = find_model(model, base)
     options = {"offline": not study.download, "trust_remote_code": study.trust_remote_code}

@@ -163,11 +163,11 @@ class _Course:
         settings = settings_of(config, context, loaded.name)
         records, task = _records(part, context), self._task(number)
         max_length = longest_row(settings, loaded.model)
-        rows = encoded_rows(settings, records, loaded, max_length)
+        rows = encoded_rows(settings.objective, records, loaded.tokenizer, max_length)
         talks = _conversations(records)
         if isinstance(config.replay, ReplayConfig):
             beside = config.replay.lessons(talks, task)
-            rows += encoded_rows(settings, beside, loaded, max_length) if beside else []
+            rows += encoded_rows(settings.objective, beside, loaded.tokenizer, max_length) if beside else []
         old = self._replay(settings, loaded, adapter, max_length, task)
         return run_training(
             settings,

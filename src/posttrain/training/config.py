@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from posttrain.config.base import ByKind, Config
+from posttrain.config.base import ByKind, Config, spelled
 from posttrain.data.readers import DataSource
 from posttrain.training.trackers import Trackers
 from posttrain.tuners._virtual import VirtualTokens
@@ -117,8 +117,19 @@ def check_recomputable(tuner: Config, batch: BatchConfig) -> None:
         )
 
 
-Arithmetic = Literal["auto", "float32", "bf16"]
-SaveDtype = Literal["auto", "float32", "bfloat16", "float16"]
+Arithmetic = Annotated[
+    Literal["auto", "float32", "bf16"],
+    spelled(Literal["auto", "float32", "fp32", "bf16", "bfloat16"], bfloat16="bf16", fp32="float32"),
+]
+SaveDtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    spelled(
+        Literal["auto", "float32", "fp32", "bfloat16", "bf16", "float16", "fp16"],
+        bf16="bfloat16",
+        fp16="float16",
+        fp32="float32",
+    ),
+]
 
 
 class TrainConfig(Config):

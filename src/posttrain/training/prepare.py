@@ -12,6 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain import registry
+from posttrain.config.base import Config
 from posttrain.data.answers import sequences_of
 from posttrain.data.chat import Encoded, EncodeResult, encode_all
 from posttrain.data.grouped import grouped
@@ -33,6 +34,7 @@ __all__ = [
     "check_tokens",
     "hold_out",
     "longest_row",
+    "longest_within",
     "make_replay",
     "read_rows",
     "read_source",
@@ -45,8 +47,12 @@ LISTED = 5
 
 def longest_row(config: TrainConfig, model: PreTrainedModel) -> int:
     """The longest row allowed: `max_length`, or what the model was made for, virtual tokens included."""
-    taken = config.tuner.tokens if isinstance(config.tuner, VirtualTokens) else 0
-    return min(config.max_length, context_limit(model) - taken)
+    return longest_within(config.max_length, config.tuner, context_limit(model))
+
+
+def longest_within(max_length: int, tuner: Config, positions: int) -> int:
+    """The longest row allowed for a model of so many positions."""
+    return min(max_length, positions - (tuner.tokens if isinstance(tuner, VirtualTokens) else 0))
 
 
 def read_source(source: DataSource, config: TrainConfig) -> ReadResult:

@@ -26,6 +26,7 @@ from posttrain.training.planning import plan_of
 from posttrain.training.precision import precision_of
 from posttrain.training.rates import auto_rate
 from posttrain.training.run import kind_of, load_for_training
+from posttrain.training.stored import unused_dtype
 from posttrain.tuners._moved import count_moved
 
 __all__ = ["Preview", "preview"]
@@ -60,11 +61,15 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
         assert isinstance(config.replay, ReplayConfig)
         reader = PromptReader(loaded.tokenizer, rows_of(loaded.model), context_limit(loaded.model))
         config.replay.check(base or Path(), reader, config.seed)
+        if short := config.replay.shortage(base or Path(), loaded.tokenizer):
+            say(short)
         say("replayed rows are not made in a dry run; tokens are estimated from their share")
     material = material_of(config, loaded, replay_rows=[], base=base, say=say)
     tuned = registry.load("tuner", kind_of(config.tuner)).function(loaded.model, config.tuner)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = precision_of(config, tuned, device)
+    if unused := unused_dtype(config.save_dtype, kind_of(config.tuner)):
+        say(unused)
     moved = count_moved(tuned)
     forms = bare_forms(config, loaded.tokenizer)
     plan, steps = plan_of(config, material, forms)

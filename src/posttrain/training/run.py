@@ -60,7 +60,7 @@ from posttrain.training.rates import rate_of
 from posttrain.training.result import TrainResult, finished_result
 from posttrain.training.settings import check_settings
 from posttrain.training.signals import stop_on_signal
-from posttrain.training.stored import rounded_as_saved
+from posttrain.training.stored import rounded_as_saved, unused_dtype
 from posttrain.training.trackers import LOGS, open_trackers
 from posttrain.training.trainer import Arguments, PostTrainer, Rules
 from posttrain.tuners._moved import count_moved
@@ -167,6 +167,8 @@ def train(
     tuned.eval()
     precision = precision_of(config, tuned)
     said_once(progress.say, precision, config.precision)
+    if unused := unused_dtype(config.save_dtype, kind_of(config.tuner)):
+        progress.say(unused)
     lowered = Lowered(tuned, precision.dtype)
     parts = parts_of(
         config,

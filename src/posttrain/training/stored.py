@@ -15,11 +15,21 @@ from transformers import PreTrainedModel
 
 from posttrain.models.added import added_to
 from posttrain.models.tensors import stored_dtype
-from posttrain.training.config import TrainConfig
+from posttrain.training.config import SaveDtype, TrainConfig
 
-__all__ = ["rounded_as_saved"]
+__all__ = ["rounded_as_saved", "unused_dtype"]
 
 ALL: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+WHOLE = ("full", "freeze", "bitfit")
+"""Tuners that leave a whole model; the others leave an adapter."""
+
+
+def unused_dtype(save_dtype: SaveDtype, kind: str) -> str:
+    """What is said where `save_dtype` asks for what the adapter of a kind of tuner is not saved in; else empty."""
+    if save_dtype in ("auto", "float32") or kind in WHOLE:
+        return ""
+    return f"save_dtype: {save_dtype} is for whole models: what {kind} leaves is an adapter, saved in float32"
 
 
 def rounded_as_saved(

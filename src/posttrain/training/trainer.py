@@ -243,13 +243,13 @@ class PostTrainer(Trainer):
         norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
         if not abs(norm) < float("inf"):
             numbers = [i for micro in self.step.micro_batches for i in micro.row_numbers] if self.step else []
-            raise TrainingError(
-                Problem(
-                    self._places(numbers),
-                    f"the gradient is not finite in step {self.state.global_step + 1}",
-                    "lower the learning rate, or train in float32; the weights of the step before were not changed",
-                )
-            )
+            cause = f"the gradient is not finite in step {self.state.global_step + 1}"
+            if numbers:  # of them all: none of them is known to be the cause
+                cause += f", which learned from {self._places(numbers)}"
+            mend = "lower the learning rate; the weights of the step before were not changed"
+            if self.lowered.dtype is not None:
+                mend = "lower the learning rate, or train in float32; the weights of the step before were not changed"
+            raise TrainingError(Problem("", cause, mend))
         return norm
 
     # ---- what is written down ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from posttrain.errors import ConfigError, DataError, MissingError
 from posttrain.exams.task import Item
 from posttrain.exams.tasks._choice_rows import read_questions
 from posttrain.inference.protocol import Plain
+from posttrain.language import speak, translate
 from tests.exams.tasks.told import build, judged, scores_of, text_of, write_rows
 
 ROW = {"subject": "law", "question": "Who makes laws?", "choices": ["kings", "courts", "parliaments", "guards"]}
@@ -330,6 +331,23 @@ def test_the_signature_names_what_the_scores_depend_on(tmp_path: Path) -> None:
     assert re.fullmatch(r"mmlu\|q.jsonl#\w{8}\|3-shot \(others of the subject\)\|en\|letters\|plain\|v1", told)
     path.write_text(path.read_text().replace("kings", "queens"))
     assert build("mmlu", tmp_path, path=path.name, shots=3).signature != told
+
+
+def test_a_file_without_subjects_and_with_too_few_examples_is_called_what_it_is(tmp_path: Path) -> None:
+    """One question has no others to be shown."""
+    (tmp_path / "z.csv").write_text("Is it so?,yes,no,maybe,never,A\n", encoding="utf-8")
+    alone = build("mmlu", tmp_path, path="z.csv")
+    assert alone.notes == ("fewer than 5 examples in 1 of 1 subjects: z.csv",)
+    assert "|0-shot|" in alone.signature
+    speak("zh-TW")
+    try:
+        assert translate(alone.notes[0]) == "1 個科目中有 1 個的例題少於 5 個：z.csv"
+    finally:
+        speak("en")
+    (tmp_path / "z.csv").write_text(
+        "".join(f"Is it so? {i},yes,no,maybe,never,A\n" for i in range(3)), encoding="utf-8"
+    )
+    assert "|2-shot (others of the file)|" in build("mmlu", tmp_path, path="z.csv").signature
 
 
 def test_tmmlu_as_it_is() -> None:

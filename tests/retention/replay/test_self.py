@@ -147,3 +147,41 @@ def test_only_prompts_that_are_drawn_are_looked_at(context: ReplayContext, tmp_p
     (other,) = drawn[seed + 1].items()
     with pytest.raises(DataError, match=rf"{re.escape(other[1])}: .*control token"):
         config.check(tmp_path, reader, seed + 1)
+
+
+def test_fewer_prompts_than_were_asked_for_are_said(context: ReplayContext, prompts: str, told: list[str]) -> None:
+    there = len({*KNOWN, "hello"})
+    self_replay(SelfReplayConfig(prompts=prompts, n=60), context)
+    assert told[0] == f"replay: 60 prompts were asked for (n), {there} are there"
+    told.clear()
+    self_replay(SelfReplayConfig(prompts=prompts, n=there), context)
+    assert not any("asked for" in line for line in told)
+
+
+def test_bad_rows_of_every_kind_are_named_at_once(context: ReplayContext, tmp_path: Path) -> None:
+    """Before any prompt is answered, as in a dry run."""
+    rows = [
+        '{"prompt": "hello"}',
+        '{"promt": "Hi"}',
+        '{"prompt": "Who <|end|>?"}',
+        "{no json",
+        json.dumps({"prompt": "word " * 600}),
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    (tmp_path / "q.jsonl").write_text('{"prompt": 7}\n', encoding="utf-8")
+    config = SelfReplayConfig(prompts=("p.jsonl", "q.jsonl"))
+    reader = PromptReader(context.respondent.tokenizer, None, 512)
+    for go in (lambda: config.check(tmp_path, reader, 0), lambda: self_replay(config, context)):
+        with pytest.raises(DataError) as caught:
+            go()
+        told = [str(problem).replace(f"{tmp_path}/", "") for problem in caught.value.problems]
+        assert [line.partition(": ")[0] for line in told] == [
+            "p.jsonl:2",
+            "p.jsonl:3",
+            "p.jsonl:4",
+            "p.jsonl:5",
+            "q.jsonl:1",
+        ]
+        assert "no prompt in this row" in told[0]
+        assert "the control token" in told[1]
+        assert "has 2404 tokens, the model has 512 positions; shorten it" in told[3]

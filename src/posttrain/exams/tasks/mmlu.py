@@ -97,7 +97,7 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
     wording = (LETTERED if config.score == "letters" else TEXTS)[language]
     subjects = _by_subject(read.asked)
     dev = _by_subject(read.examples)
-    notes = [*read.notes, *_few(subjects, dev, config.shots)]
+    notes = [*read.notes, *_few(subjects, dev, config.shots, path.name)]
     items = [
         replace(
             _item(question, _examples(question, subjects, dev, config.shots), wording, config),
@@ -108,8 +108,9 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
     items = draw(items, config.limit, config.seed)
     headline = "acc" if config.score == "letters" else "acc_norm"
     template = "chat" if config.template == "chat" else "plain"
-    source = "dev" if dev else "others of the subject"
-    shots = f"{config.shots}-shot" + (f" ({source})" if config.shots else "")
+    source = "dev" if dev else "others of the subject" if any(subjects) else "others of the file"
+    most = max(len(_examples(question, subjects, dev, config.shots)) for question in read.asked)
+    shots = f"{most}-shot" + (f" ({source})" if most else "")  # of one question there are no others
     signature = f"mmlu|{path.name}#{_digest(read.asked)}|{shots}|{language}|{config.score}|{template}|v1"
     return Task(
         name=config.label,
@@ -146,9 +147,9 @@ def _examples(
     return [q for q in subjects[question.subject][: shots + 1] if q.number != question.number][:shots]
 
 
-def _few(subjects: Mapping[str, list[Question]], dev: Mapping[str, list[Question]], shots: int) -> list[str]:
-    """Subjects that have fewer examples than asked for."""
-    short = [s for s, own in subjects.items() if len(dev[s] if s in dev else own[1:]) < shots]
+def _few(subjects: Mapping[str, list[Question]], dev: Mapping[str, list[Question]], shots: int, file: str) -> list[str]:
+    """Subjects that have fewer examples than asked for; of questions without a subject, the file."""
+    short = [s or file for s, own in subjects.items() if len(dev[s] if s in dev else own[1:]) < shots]
     notes = [f"fewer than {shots} examples in {len(short)} of {len(subjects)} subjects: {', '.join(short[:5])}"]
     return notes if short else []
 

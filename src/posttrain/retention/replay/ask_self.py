@@ -21,7 +21,7 @@ from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.meter import Meter
 from posttrain.registry import register
 from posttrain.retention.replay._answers import answered, bounded
-from posttrain.retention.selection import ReplayConfig, ReplayContext, cached, normalise_prompt, select
+from posttrain.retention.selection import ReplayConfig, ReplayContext, cached, normalise_prompt, select, short_of
 
 __all__ = ["AskSelfReplayConfig", "UserTurn", "ask_self", "sample_questions", "user_turn"]
 
@@ -124,6 +124,8 @@ def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> lis
         f"replay: {sampled} questions sampled, {len(questions)} different ones kept, {unended} without an end, "
         f"{empty} empty, {broken} with a control token among their words"
     )
+    if questions and (short := short_of(config.n, len(questions), "questions")):
+        context.say(short)
     if not questions:
         raise DataError(
             Problem(respondent.name, "made up no usable question", "use replay {kind: self} with prompts of your own")

@@ -6,7 +6,7 @@ The rows of the file are mixed into training as they are: use what the model was
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -15,7 +15,7 @@ from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation
 from posttrain.errors import DataError, Problem
 from posttrain.registry import register
-from posttrain.retention.selection import ReplayConfig, ReplayContext, only_change_in_braces, select
+from posttrain.retention.selection import ReplayConfig, ReplayContext, only_change_in_braces, select, short_of
 
 __all__ = ["FileReplayConfig", "file"]
 
@@ -57,11 +57,18 @@ class FileReplayConfig(ReplayConfig):
             raise DataError(*(Problem(place, "replay needs conversations", mend) for place in others[:20]))
         return [r for r in rows if isinstance(r, Conversation)][: self.n]
 
+    def shortage(self, base: Path, tokenizer: Any) -> str:
+        """Fewer rows than `n`."""
+        return short_of(self.n, len(self.rows(base)), "rows")
+
 
 @register("replay", "file", config=FileReplayConfig)
 def file(config: Config, context: ReplayContext) -> list[Conversation]:
     """The conversations of the file, without those that the exam asks."""
     assert isinstance(config, FileReplayConfig)
-    selection = select(config.rows(context.base), context.forbidden, str(config.data.path or config.data.hub))
+    rows = config.rows(context.base)
+    if short := short_of(config.n, len(rows), "rows"):
+        context.say(short)
+    selection = select(rows, context.forbidden, str(config.data.path or config.data.hub))
     context.say(f"replay from {config.data.path or config.data.hub}: {selection}")
     return selection.conversations

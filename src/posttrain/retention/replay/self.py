@@ -15,9 +15,13 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from posttrain.config.base import Config
+from posttrain.config.load import by_line
 from posttrain.data.records import Conversation
+from posttrain.errors import DataError, Problem
+from posttrain.inference.decode import context_limit
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.places import placed
+from posttrain.models.vocabulary import rows_of
 from posttrain.registry import register
 from posttrain.retention.replay._answers import answered
 from posttrain.retention.selection import (
@@ -32,6 +36,8 @@ from posttrain.retention.selection import (
     placed_prompts,
     read_prompts,
     select,
+    short_of,
+    sifted_prompts,
 )
 
 __all__ = ["SelfReplayConfig", "self_replay"]
@@ -76,19 +82,44 @@ class SelfReplayConfig(ReplayConfig):
 
     def asked(self, base: Path, tokenizer: Any, seed: int) -> dict[str, str]:
         """The prompts that a model is asked, each with its file and line."""
-        paths = [base / path for path in self.files()] or [packaged_prompts(tokenizer)]
+        asked, problems = self._sifted(base, tokenizer, seed)
+        if problems:
+            raise DataError(*problems)
+        return asked
+
+    def _paths(self, base: Path, tokenizer: Any) -> list[Path]:
+        return [base / path for path in self.files()] or [packaged_prompts(tokenizer)]
+
+    def _sifted(self, base: Path, tokenizer: Any, seed: int) -> tuple[dict[str, str], list[Problem]]:
+        """The same, and what is wrong with rows that hold no prompt."""
         places: dict[str, str] = {}
-        for prompt, place in (row for path in paths for row in placed_prompts(path)):
-            places.setdefault(prompt, place)
+        problems: list[Problem] = []
+        for path in self._paths(base, tokenizer):
+            good, bad = sifted_prompts(path)
+            problems += bad
+            for prompt, place in good:
+                places.setdefault(prompt, place)
         if self.n is None or self.n >= len(places):
-            return places
-        return {prompt: places[prompt] for prompt in random.Random(seed).sample(list(places), self.n)}
+            return places, problems
+        return {prompt: places[prompt] for prompt in random.Random(seed).sample(list(places), self.n)}, problems
+
+    def shortage(self, base: Path, tokenizer: Any) -> str:
+        """Fewer prompts than `n`, each counted once."""
+        return short_of(self.n, len(self.asked(base, tokenizer, 0)), "prompts")
 
     def check(self, base: Path, reader: PromptReader, seed: int) -> None:
-        """Errors for prompts that the model could not read."""
-        asked = self.asked(base, reader.tokenizer, seed)
-        with placed(list(asked.values()).__getitem__):
-            reader.check(list(asked))
+        """DataError for rows without a prompt and prompts that the model could not read, all of them by their lines."""
+        asked, problems = self._sifted(base, reader.tokenizer, seed)
+        try:
+            with placed(list(asked.values()).__getitem__):
+                reader.check(list(asked))
+        except DataError as error:
+            problems += error.problems
+        if problems:
+            files = list(dict.fromkeys(problem.place.rpartition(":")[0] for problem in problems))
+            files.sort(key=[*map(str, self._paths(base, reader.tokenizer)), ""].index)  # a count has no place
+            of = {file: by_line([p for p in problems if p.place.rpartition(":")[0] == file]) for file in files}
+            raise DataError(*(problem for file in files for problem in of[file]))
 
     def rows(self, base: Path) -> list[Conversation]:
         """The prompts, not answered yet."""
@@ -100,8 +131,13 @@ class SelfReplayConfig(ReplayConfig):
 def self_replay(config: Config, context: ReplayContext) -> list[Conversation]:
     """Prompts with the untouched model's greedy answers, without those that the exam asks."""
     assert isinstance(config, SelfReplayConfig)
-    asked = config.asked(context.base, context.respondent.tokenizer, context.seed)
+    respondent = context.respondent
+    reader = PromptReader(respondent.tokenizer, rows_of(respondent.model), context_limit(respondent.model))
+    config.check(context.base, reader, context.seed)  # all that is wrong at once, before any of them is answered
+    asked = config.asked(context.base, respondent.tokenizer, context.seed)
     prompts = list(asked)
+    if short := short_of(config.n, len(prompts), "prompts"):
+        context.say(short)
     settings = {
         "kind": "self",
         "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),

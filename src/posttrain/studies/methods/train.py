@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.config.base import ByKind, Config
 from posttrain.config.change import Change
 from posttrain.data.chat import Encoded
-from posttrain.data.readers import DataSource, read_records
+from posttrain.data.readers import DataSource, read_records, with_mends
 from posttrain.data.records import Conversation, Message, Record, talk_of
 from posttrain.errors import DataError, Problem
 from posttrain.inference.places import placed
@@ -195,10 +195,15 @@ def target_rows(change: Change | None) -> list[Conversation]:
     return rows
 
 
+LONG = "raise max_length"
+"""The mend for a row that is too long: a study's method drops and cuts none."""
+
+
 @lru_cache(maxsize=64)
 def _records(source: str, changed_ns: int) -> list[Record]:
     """The rows of a source; kept, since every cell of a study asks for them."""
-    return read_records(DataSource.model_validate_json(source)).records
+    with with_mends(LONG):
+        return read_records(DataSource.model_validate_json(source)).records
 
 
 def rows_of(source: DataSource | None) -> list[Record]:
@@ -262,6 +267,8 @@ class Steps(Silent):
 
     def start(self, first: int, steps: int) -> None:
         self.steps = steps
+        if first:  # of an earlier run, which was stopped in this cell
+            self.context.say(f"{self.context.folder.name}: training goes on after step {first} of {steps}")
 
     def step(self, entry: Mapping[str, Any]) -> None:
         self.context.on_step({**entry, "steps": self.steps})
@@ -388,10 +395,12 @@ def target_records(settings: TrainConfig, context: MethodContext, say: Callable[
     return made.records
 
 
-def encoded_rows(settings: TrainConfig, records: Sequence[Record], loaded: LoadedModel, max_length: int) -> list[Any]:
+def encoded_rows(
+    objective: Config, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[Any]:
     """Rows as the objective's form has them."""
-    encoding = EncodeSettings(settings.objective, max_length)
-    rows: list[Any] = form_of(settings.objective).encode(records, loaded.tokenizer, encoding).rows
+    with with_mends(LONG):
+        rows: list[Any] = form_of(objective).encode(records, tokenizer, EncodeSettings(objective, max_length)).rows
     return rows
 
 
@@ -410,7 +419,7 @@ def _trained(
     stay_at_first_day(loaded.tokenizer, output, resume=resume, say=steps.say)
     records = [*target_records(settings, context, steps.say), *extra_rows(config, context)]
     max_length = longest_row(settings, loaded.model)
-    rows = encoded_rows(settings, records, loaded, max_length)
+    rows = encoded_rows(settings.objective, records, loaded.tokenizer, max_length)
     old = context.replay(config.replay, context.seed, max_length) if config.replay is not None else []
     old = silent_about(context.change, old, loaded.tokenizer, steps.say)
     trained = run_training(

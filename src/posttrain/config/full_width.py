@@ -1,0 +1,88 @@
+"""Full-width signs where YAML wants ASCII: `study：tiny`, `seeds: ［0，1］`.
+
+An input method for Chinese writes them, and the parser, for which they are letters, finds fault with another line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from posttrain.errors import Problem
+
+__all__ = ["in_text", "in_value"]
+
+
+class _Kind(NamedTuple):
+    """Signs that are confused together: what they are called, what is to be written, the ASCII for each."""
+
+    name: str
+    mend: str
+    signs: dict[int, str]
+
+
+KINDS = (
+    _Kind("the full-width colon ：", "write : and a space", {ord("："): ": "}),
+    _Kind("full-width brackets", "write [ ] or { }", dict(zip(map(ord, "［］｛｝【】"), "[]{}[]", strict=True))),
+    _Kind("the full-width comma ，", "write , and a space", {ord("，"): ", ", ord("、"): ", "}),
+    _Kind("full-width quotation marks", 'write "', dict.fromkeys(map(ord, "“”＂「」『』"), '"')),
+)
+"""In the order in which they are tried."""
+SPACE = {0x3000: " "}
+"""The full-width space goes with any of them."""
+MOST_TRIED = 20
+"""So many lines are looked at before the one that the parser stumbles over, and so many faults are named."""
+
+
+def in_text(text: str, line: int, name: str, fault: Callable[[str], int | None]) -> list[Problem]:
+    """The full-width signs that a text is no YAML for; empty where they are not why.
+
+    line: where the parser stumbled, which is after the fault; fault: the line where it stumbles over a text, None when
+    it reads it. A sign is at fault when the parser comes further with the ASCII sign in its place.
+    """
+    lines = text.split("\n")
+    problems: list[Problem] = []
+    at: int | None = line
+    while at is not None and len(problems) < MOST_TRIED:
+        for number, changed, kinds in _changes(lines, at):
+            tried = [*lines[:number], changed, *lines[number + 1 :]]
+            reached = fault("\n".join(tried))
+            if reached is None or reached > at:
+                lines, at = tried, reached
+                place = f"{name}:{number + 1}" if name else ""
+                problems += [Problem(place, f"not valid YAML: {kind.name}", kind.mend) for kind in kinds]
+                break
+        else:
+            break
+    return sorted(problems, key=lambda problem: int(problem.place.rpartition(":")[2] or 0))
+
+
+def _changes(lines: list[str], at: int) -> Iterator[tuple[int, str, list[_Kind]]]:
+    """(number, the line with ASCII signs, which) for the lines from `at` (1-based) upwards; the nearest first."""
+    tried = 0
+    for number in range(min(at, len(lines)) - 1, -1, -1):
+        kinds = [kind for kind in KINDS if any(ord(sign) in kind.signs for sign in lines[number])]
+        tried += bool(kinds)
+        for kind in kinds:
+            yield number, lines[number].translate({**kind.signs, **SPACE}), [kind]
+        if len(kinds) > 1:
+            every = {code: sign for kind in kinds for code, sign in kind.signs.items()}
+            yield number, lines[number].translate({**every, **SPACE}), kinds
+        if tried == MOST_TRIED:
+            return
+
+
+def in_value(text: object, reads: Callable[[str], object], *, listed: bool) -> tuple[str, str] | None:
+    """(cause, mend) where a value or key that was refused would be a mapping or a list in ASCII, or is quoted in
+    full-width marks; listed: it is an item of a list."""
+    if not isinstance(text, str):
+        return None
+    for kind in KINDS:
+        changed = text.translate({**kind.signs, **SPACE})
+        if all(ord(sign) not in kind.signs for sign in text):
+            continue
+        whole = kind is KINDS[-1] and {ord(text[0]), ord(text[-1])} <= kind.signs.keys()
+        apart = kind is KINDS[2] and listed
+        if whole or apart or isinstance(reads(changed), dict | list):
+            return f"{kind.name} in {text!r}", kind.mend
+    return None

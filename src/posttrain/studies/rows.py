@@ -1,0 +1,71 @@
+"""What a study's training cells are to learn, rendered before anything is loaded; for `--dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from posttrain.config.change import Change
+from posttrain.data.records import Record
+from posttrain.errors import DataError, Problem
+from posttrain.inference.encoding import PromptReader
+from posttrain.studies.config import StageConfig, Study
+from posttrain.studies.methods.train import TrainMethodConfig, encoded_rows, rows_of, target_rows
+from posttrain.studies.plan import Cell
+from posttrain.studies.replays import reader_of
+from posttrain.training.forms import form_of
+from posttrain.training.prepare import longest_within
+
+__all__ = ["check_rows"]
+
+
+class _Unknown(Exception):
+    """The model's own answers would be needed."""
+
+
+def check_rows(study: Study, cells: Sequence[Cell], base: Path) -> None:
+    """DataError with every row that a cell could not learn, such as one longer than its method's `max_length`, each
+    once. Rows that hold what the model answers now are not known yet.
+    """
+    readers: dict[str, PromptReader] = {}
+    seen: set[str] = set()
+    problems: list[Problem] = []
+    for cell in cells:
+        method = cell.method
+        if not isinstance(method, TrainMethodConfig):
+            continue
+        if cell.model not in readers:
+            readers[cell.model] = reader_of(study, cell.model, base)
+        reader = readers[cell.model]
+        kept = method.model_dump_json(include={"objective", "tuner", "data", "max_length"})
+        key = f"{cell.model} {cell.change_name} {kept}"
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            records = _records(method, cell.change, cell.stages, base)
+            longest = longest_within(method.max_length, method.tuner, reader.limit)
+            if records:
+                encoded_rows(method.objective, records, reader.tokenizer, longest)
+        except DataError as error:
+            named = [p if p.place else p._replace(cause=f"method '{method.label}': {p.cause}") for p in error.problems]
+            problems += [problem for problem in named if problem not in problems]
+    if problems:
+        raise DataError(*problems)
+
+
+def _records(
+    method: TrainMethodConfig, change: Change | None, stages: Sequence[StageConfig], base: Path
+) -> list[Record]:
+    if stages:
+        return [record for stage in stages for record in rows_of(stage.source(base))]
+
+    def present() -> list[str]:
+        raise _Unknown
+
+    targets = target_rows(change)
+    try:
+        made = form_of(method.objective).from_targets(targets, present).records if targets else []
+    except _Unknown:
+        made = []
+    return [*made, *rows_of(method.source(change.name if change is not None else "", base))]
