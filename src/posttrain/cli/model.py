@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True)
-NAMES = ("output", "source", "base", "model", "architecture", "kind", "dtype", "loads with")
+NAMES = ("output", "source", "base", "model", "architecture", "dtype")
 """Rows of a table that hold a name, a folder or a word that is typed."""
 pocket = typer.Typer(
     cls=PlainGroup, no_args_is_help=True, help="The models in the box: check what they know, rebuild them."
