@@ -93,7 +93,7 @@ def tell(say, n):
     assert set(found(tmp_path, text)) == {"it was done {how}", "so many: {n} times", "not at all"}
 
 
-TABLES = '''
+TABLES = """
 class Guess(NamedTuple):
     "What it is."
     cause: str
@@ -110,7 +110,7 @@ def guess(x, a, b):
     bad("; ".join(f"{name}: {why}" for name, why in kinds))
     talk(MENDS.get(x, ELSE))
     return Guess("of no use", "look again", 3)
-'''
+"""
 
 
 def test_what_stands_in_records_tables_and_defaults_is_found(tmp_path: Path) -> None:
