@@ -43,7 +43,7 @@ def dry_run(
 ) -> None:
     """Print it. models: the model, and the one before where it is named; floor: the noise floor is examined as well.
 
-    MissingError as of the exam itself for a local model that is not whole, such as the folder of an unfinished training.
+    MissingError as of the exam itself for a local model that is not whole, such as an unfinished training's folder.
     """
     from posttrain.inference.opening import is_remote
     from posttrain.models.load import check_folder
