@@ -141,7 +141,7 @@ def check(
     json: JsonOption = False,
 ) -> None:
     """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
-    from posttrain.data.readers import data_error, sift
+    from posttrain.data.readers import data_error, listed, sift
     from posttrain.data.survey import check_prompt, check_stop, count, lengths_of
     from posttrain.models.load import embeddings_of, load_tokenizer, stop_ids
     from posttrain.models.names import say_taken
@@ -181,7 +181,7 @@ def check(
         _print_format(read)
         _print_checks(stop, prompt, template)
     if found.error is not None:  # over-long rows, or nothing left
-        raise type(found.error)(*read.problems[:20], *found.error.problems) from found.error
+        raise type(found.error)(*listed(read.problems), *found.error.problems) from found.error
     if found.problems and (on_bad_row == "fail" or not found.usable):
         raise data_error(found.problems, read.rows)
     _talk_problems("left out", found.problems)
