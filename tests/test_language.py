@@ -112,3 +112,37 @@ def test_the_report_speaks_the_same_languages() -> None:
     from posttrain.reports import texts
 
     assert texts.LANGUAGES == language.LANGUAGES
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("not UTF-8; it looks like Big5 or GB18030", "不是 UTF-8，看起來是 Big5 或 GB18030"),
+        (
+            "save it as UTF-8 (in Excel, 'CSV UTF-8'; or: iconv -f BIG5 -t UTF-8 a.csv > a.utf8.csv)",
+            "存成 UTF-8（在 Excel 選「CSV UTF-8」；或：iconv -f BIG5 -t UTF-8 a.csv > a.utf8.csv）",
+        ),
+        ("not UTF-8 but an Excel or ZIP file", "不是 UTF-8，而是 Excel 或 ZIP 檔"),
+        ("remove the field from the row", "從這一列移除這個欄位"),
+        (
+            "9 of 12 answers before were cut at max_new_tokens",
+            "12 個中有 9 個改變前的回答在 max_new_tokens 處被截斷",
+        ),
+        (
+            "1 of 4 probes of locality.refusal are not counted: the answer before is no refusal",
+            "locality.refusal 的 4 題中有 1 題不計：改變前的回答不是拒答",
+        ),
+        (
+            "a.json, b.json: missing; config.json: changed since it was saved",
+            "a.json，b.json：缺少；config.json：儲存後被改過",
+        ),
+        ("merged model", "合併後的模型"),
+    ],
+)
+def test_what_is_made_up_of_parts_is_said_wholly(english: str, chinese: str) -> None:
+    """Records, tables of mends, constants of other modules, counts before words."""
+    language.speak("zh-TW")
+    try:
+        assert language.translate(english) == chinese
+    finally:
+        language.speak("en")

@@ -46,6 +46,7 @@ SINKS: dict[str, tuple[int | str, ...]] = {
     "Support": (0, 1, 2, 3),
     "StopCheck": (0, 1, 2, 3),
     "Check": (2,),
+    "Exported": ("kind", "loads_with"),
 }
 """Called name -> which arguments a person meets."""
 
@@ -113,11 +114,8 @@ OTHERS = (
     "Commands",
     "Error",
     "Aborted.",
-    "[default: {}]",
-    "[env var: {}]",
     "[required]",
     "(dynamic)",
-    "Try [blue]'{command_path} {help_option}'[/] for help.",
     "Show this message and exit.",
     "Install completion for the current shell.",
     "Show completion for the current shell, to copy it or customize the installation.",
@@ -255,6 +253,9 @@ OTHERS = (
     "tokens",
     "supervised tokens",
     "questions made up by the model",
+    # encodings that a file may be in
+    "Big5 or GB18030",
+    "GB18030 or Big5",
     # texts that nobody has named, and what is wrong with one
     "prompt {n}",
     "text {n}",

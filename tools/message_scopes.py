@@ -19,6 +19,7 @@ class Module:
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
+        self.constants: dict[str, ast.expr] = {}  # of other modules, by the name that this one imports them as
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
         self.parents: dict[ast.AST, ast.AST] = {}
         for node in ast.walk(self.tree):
@@ -87,7 +88,7 @@ class Module:
                 if not self._reaches(other, node):
                     continue
                 if isinstance(other, ast.For | ast.comprehension):
-                    found += _looped(other, name)
+                    found += self._looped(other, name)
                 elif isinstance(other, ast.Assign):
                     found += [other.value] * any(name_of(target) == name for target in other.targets)
                 elif isinstance(other, ast.AnnAssign | ast.NamedExpr) and other.value is not None:
@@ -100,16 +101,22 @@ class Module:
                 a.arg for a in [*scope.args.args, *scope.args.kwonlyargs]
             }:
                 return []
-        return []
+        return [self.constants[name]] if name in self.constants else []
 
-
-def _looped(loop: ast.For | ast.comprehension, name: str) -> list[ast.expr]:
-    """What a loop's name goes through, where the loop is over texts or tuples written out."""
-    target, source = loop.target, loop.iter
-    if isinstance(target, ast.Name):
-        return [source] if target.id == name else []
-    if not isinstance(target, ast.Tuple) or not isinstance(source, ast.Tuple | ast.List):
-        return []
-    at = next((i for i, part in enumerate(target.elts) if isinstance(part, ast.Name) and part.id == name), None)
-    rows = [row for row in source.elts if isinstance(row, ast.Tuple) and len(row.elts) == len(target.elts)]
-    return [row.elts[at] for row in rows] if at is not None else []
+    def _looped(self, loop: ast.For | ast.comprehension, name: str) -> list[ast.expr]:
+        """What a loop's name goes through, where the loop is over texts or tuples written out, there or in a name."""
+        target, source = loop.target, loop.iter
+        if isinstance(target, ast.Name):
+            return [source] if target.id == name else []
+        if not isinstance(target, ast.Tuple):
+            return []
+        at = next((i for i, part in enumerate(target.elts) if isinstance(part, ast.Name) and part.id == name), None)
+        if at is None:
+            return []
+        if isinstance(source, ast.Call) and isinstance(source.func, ast.Attribute) and source.func.attr == "items":
+            table = source.func.value
+            dicts = self.assigned(table.id, loop) if isinstance(table, ast.Name) else [table]
+            return [value for each in dicts if at and isinstance(each, ast.Dict) for value in each.values]
+        tables = self.assigned(source.id, loop) if isinstance(source, ast.Name) else [source]
+        rows = [row for table in tables if isinstance(table, ast.Tuple | ast.List) for row in table.elts]
+        return [row.elts[at] for row in rows if isinstance(row, ast.Tuple) and len(row.elts) == len(target.elts)]

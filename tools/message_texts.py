@@ -12,7 +12,7 @@ import ast
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,13 +74,15 @@ class _Finder:
             for node in ast.walk(module.tree):
                 if isinstance(node, ast.FunctionDef):
                     self.functions.setdefault(node.name, []).append((module, node))
+        _import(modules)
+        self.told = _told_fields(modules)
 
     def find(self) -> None:
         """Fill `found`."""
         verbs = _verbs(self.modules)
         for module in self.modules:
             for node in ast.walk(module.tree):
-                for text, phrase in _shown(node):
+                for text, phrase in [*_shown(node), *self._fields(node)]:
                     self.take(text, module, phrase=phrase)
                 if isinstance(node, ast.FunctionDef):
                     if _tells(node):
@@ -88,6 +90,12 @@ class _Finder:
                     if _is_command(node, module, verbs):
                         for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
                             self.add(" ".join(_escaped(paragraph).split()), module, node)
+
+    def _fields(self, node: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
+        """What a record is given, by position, as a field that is told to a person."""
+        if isinstance(node, ast.Call):
+            for i in self.told.get(name_of(node.func), ()):
+                yield from ((argument, True) for argument in node.args[i : i + 1])
 
     def add(self, message: str, module: Module, node: ast.expr | ast.stmt, *, phrase: bool = False) -> None:
         """Keep a text that has words; phrase: only when it has several."""
@@ -149,7 +157,8 @@ class _Finder:
         if name in ("plain", "str", "one_line") and isinstance(first, ast.Name | ast.JoinedStr):
             self.take(first, module, phrase=True)
         if name == "get" and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
-            self.take(node.func.value, module, phrase=True)
+            for table in (node.func.value, *node.args[1:]):
+                self.take(table, module, phrase=True)
         self.follow("__str__" if name == "str" else name)
         for argument in node.args:
             if isinstance(argument, ast.Call | ast.JoinedStr | ast.IfExp):
@@ -288,6 +297,34 @@ def _is_command(node: ast.FunctionDef, module: Module, verbs: set[str]) -> bool:
     """A verb's function, one decorated as a command, or the callback of the whole."""
     decorated = any(isinstance(d, ast.Call) and name_of(d.func) in ("command", "callback") for d in node.decorator_list)
     return decorated or f"{module.name}:{node.name}" in {"cli/main.py:_root", *verbs}
+
+
+def _import(modules: Sequence[Module]) -> None:
+    """Let each module see the texts among the constants of those that it imports from."""
+    texts = {
+        f"posttrain.{module.name.removesuffix('.py').replace('/', '.').removesuffix('.__init__')}": {
+            name_of(node.targets[0]): node.value
+            for node in module.tree.body
+            if isinstance(node, ast.Assign) and (_is_text(node.value) or isinstance(node.value, ast.Dict))
+        }
+        for module in modules
+    }
+    for module in modules:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ImportFrom):
+                there = texts.get(node.module or "", {})
+                module.constants |= {one.asname or one.name: there[one.name] for one in node.names if one.name in there}
+
+
+def _told_fields(modules: Iterable[Module]) -> dict[str, list[int]]:
+    """Record -> which of its fields are told to a person, by their names: `Guess(cause, mend)`."""
+    found: dict[str, list[int]] = {}
+    for module in modules:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef):
+                fields = [name_of(each.target) for each in node.body if isinstance(each, ast.AnnAssign)]
+                found.setdefault(node.name, []).extend(i for i, name in enumerate(fields) if name in WORDS)
+    return found
 
 
 def _verbs(modules: Iterable[Module]) -> set[str]:

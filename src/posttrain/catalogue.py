@@ -61,8 +61,9 @@ class Template(NamedTuple):
         at, end = len(first), len(text) - len(last)
         values = []
         for i, literal in enumerate(between, start=1):
-            # what stands last is short, such as the time that is left: columns before it are one value
-            find = text.rfind if literal.isspace() and i == len(between) else text.find
+            # what stands last is short, such as the time that is left: columns before it are one value, a number is not
+            columns = literal.isspace() and i == len(between) and self.names[i - 1] not in self.counted
+            find = text.rfind if columns else text.find
             found = find(literal, at, end)
             if found < 0:
                 return None

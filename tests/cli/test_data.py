@@ -252,7 +252,8 @@ def test_every_row_bad_is_counted_too(
     path.write_text(f"{line}\n{line}\n", encoding="utf-8")
     assert main(["data", verb, str(path), "-m", model]) == 1
     shown = capsys.readouterr()
-    assert "2 of 2 rows" in shown.err or "no row is left of 2" in shown.err
+    assert "2 of 2 rows" in shown.err or "no row is left of 2: all are bad" in shown.err
+    assert "max_length" not in shown.err
     if verb == "check":
         names = ("rows", "usable", "bad", "too long", "dropped", "truncated", "tokens", "supervised tokens")
         numbers = (2, 0, 2, 0, 0, 0, 0, 0)

@@ -193,6 +193,12 @@ def test_what_an_exam_does_for_long_is_said_and_ctrl_c_says_what_it_was(
     err = capsys.readouterr().err
     assert "asking the model before the change: 0/3 probes" in err
     assert "measuring drift: 0/" in err
+    assert "asking the model after the change: 0/3 probes" in err
+    assert "asking the noise floor" not in err
+    assert main([*words[:-1], "bf16"]) == 0
+    err = capsys.readouterr().err
+    assert err.count("asking the model after the change: 0/3 probes") == 1
+    assert err.count("asking the noise floor: 0/3 probes") == 1
 
     def interrupted(self: object, *_: object, on_answer: Any, **__: object) -> None:
         on_answer(0, None)

@@ -204,37 +204,6 @@ def test_what_an_exam_cost_in_both_languages(prefixes: int, requests: int, engli
         language.speak("en")
 
 
-def test_a_dry_run_of_an_exam(questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What would be asked of whom; nothing is loaded or written."""
-    (tmp_path / "it.yaml").write_text(CHANGE)
-    words = ["exam", "pocket:chat", "--before", "pocket:base", "--exam", "mmlu=questions.jsonl", "-c", "it.yaml"]
-    words += ["--output", "out", "--dry-run"]
-    assert main(words) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:-1] == [
-        "model       pocket:chat",
-        "before      pocket:base",
-        "exam        it: 2 items, 2 requests to each",
-        "exam        mmlu: 20 items, 80 requests to each",  # a request per choice
-        "floor       the model before is asked the same in other arithmetic",
-        "output      out",
-    ]
-    assert lines[-1].startswith("time        about ")
-    assert not (tmp_path / "out").exists()
-    assert main([*words, "--limit", "1", "--noise-floor", "none", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["models"], told["noise_floor"]) == (["pocket:base", "pocket:chat"], False)
-    assert told["exams"] == [
-        {"exam": "it", "items": 2, "requests": 2},
-        {"exam": "mmlu", "items": 1, "requests": 4},
-    ]
-    assert 0 < told["wall_s"] < 600
-    assert main(["exam", "./nothing", "--exam", "mmlu=questions.jsonl", "--dry-run"]) == 0
-    assert "time        not guessed: ./nothing: " in capsys.readouterr().out
-    assert main(["exam", "pocket:chat", "--exam", "mmlu=nowhere.jsonl", "--dry-run"]) == 3
-    assert main(["exam", "pocket:chat", "--dry-run"]) == 2
-
-
 def test_a_file_of_exams_its_paths_and_overrides(
     questions: Path, tmp_path: Path, load: Callable[[str], Respondent]
 ) -> None:

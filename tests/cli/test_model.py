@@ -36,6 +36,8 @@ def test_export_and_verify(adapter: Path, pico_path: PicoPath, tmp_path: Path, c
     assert main(["model", "verify", str(out), "--against", str(pico_path("llama")), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] is True
+    assert made["notes"][0].startswith("rounded to bfloat16: outputs differ from the source's by ")
+    assert told["checks"][-1]["detail"].endswith("as not both are stored in float32, and answers may differ")
     assert [check["check"] for check in told["checks"]][-1] == "against"
     tensors = load_file(out / "model.safetensors")
     tensors["model.norm.weight"][0] = float("nan")
@@ -104,6 +106,10 @@ def test_tables(adapter: Path, tmp_path: Path, capsys: Capture, monkeypatch: pyt
     captured = capsys.readouterr()
     assert "merged model" in captured.out
     assert "stored in float32, as its base is (--dtype for another)" in captured.err
+    assert "answers may differ" not in captured.out
+    half = ["model", "export", str(adapter), "--output", str(tmp_path / "half"), "--dtype", "bfloat16"]
+    assert main(half) == 0
+    assert "of their spread, so answers may differ; the files were checked against" in capsys.readouterr().out
     assert main(["model", "verify", str(tmp_path / "out")]) == 0
     assert "tokenizer      ok  384 tokens for 384 rows" in capsys.readouterr().out
     folder = str(tmp_path / "out")

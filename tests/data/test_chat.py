@@ -448,13 +448,24 @@ def test_all_bad_rows_at_once() -> None:
     tok = using(MARKED)
     bad = [talk(ASK, Message("assistant", "<|end|>"), place=f"a:{i}") for i in (2, 4)]
     rows = [LONG[0], bad[0], LONG[0], bad[1]]
-    with pytest.raises(TemplateError) as error:
+    with pytest.raises(TemplateError) as refused:
         encode_all(rows, tok, max_length=100)
-    assert [p.place for p in error.value.problems[:2]] == ["a:2", "a:4"]
+    assert [p.place for p in refused.value.problems[:2]] == ["a:2", "a:4"]
     result = encode_all(rows, tok, max_length=100, on_bad_row="skip")
     assert (len(result.rows), len(result.problems)) == (2, 2)
-    with pytest.raises(DataError, match="no row is left of 2"):
+    with pytest.raises(DataError, match="no row is left of 2: all are bad") as error:
         encode_all(bad, tok, max_length=100, on_bad_row="skip")
+    assert "max_length" not in str(error.value), "none was dropped"
+    same = [talk(ASK, Message("assistant", "<|end|>"), place=f"a:{i}") for i in range(1, 41)]
+    with pytest.raises(DataError) as error:
+        encode_all(same, tok, max_length=100, on_bad_row="skip")
+    assert [p.place for p in error.value.problems] == ["", "a:1-40"], "one fault of many rows is said once"
+    with pytest.raises(DataError) as error:
+        encode_all([LONG[0], bad[0]], tok, max_length=3, over_long="drop", on_bad_row="skip")
+    assert str(error.value).splitlines()[0] == (
+        "no row is left of 2 (1 dropped as longer than 3, 1 bad); "
+        "raise max_length or look at the rows with: posttrain data show"
+    )
 
 
 def test_a_changed_template_is_noticed() -> None:

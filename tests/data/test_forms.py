@@ -103,6 +103,13 @@ def test_alpaca_rows_that_are_wrong(tmp_path: Path, row: Any, words: str) -> Non
     assert words in refused(tmp_path, row)
 
 
+def test_a_misspelt_key_is_said_once(tmp_path: Path) -> None:
+    said = refused(tmp_path, {"massages": []})
+    assert said.count("'massages'") == 1
+    assert "(or Alpaca's or ShareGPT's fields); did you mean 'messages'? it has 'massages'" in said
+    assert "the row has 'a', 'b', 'c'" in refused(tmp_path, {"a": "x", "b": "y", "c": "z"})
+
+
 def test_an_input_is_not_lost_by_mapping_columns(tmp_path: Path) -> None:
     row = {"instruction": "Translate.", "input": "night market", "output": "夜市"}
     columns = {"prompt": "instruction", "completion": "output"}

@@ -108,6 +108,11 @@ def test_precisions(adapter: Make, tmp_path: Path, asked: Any, stored: str) -> N
     far = relative_distance(logits(plain(tmp_path / "out", dtype="float32")), expected)
     assert far < (1e-5 if stored == "float32" else 2e-2)
     assert (made.rounding > 1e-5) is (stored != "float32")
+    told = (
+        f"rounded to {stored}: outputs differ from the source's by {made.rounding:.2%} of their spread, so answers may "
+        "differ; the files were checked against the rounded source; --dtype float32 keeps the source's answers"
+    )
+    assert made.notes == (() if stored == "float32" else (told,))
     # rounded once, from a merge in float32
     merged = load_model(str(folder), device="cpu", adapter_merged=True).model.state_dict()
     for name, tensor in model.state_dict().items():
@@ -125,6 +130,34 @@ def test_the_adapter_by_itself(adapter: Make, tmp_path: Path) -> None:
     again = load_model(str(tmp_path / "half"), device="cpu").model
     assert isinstance(again, PeftModel)
     assert 0 < relative_distance(logits(again), expected) < 2e-2
+
+
+def test_an_adapter_s_base_that_others_do_not_have_is_said(adapter: Make, tmp_path: Path) -> None:
+    folder, _ = adapter("lora", rank=4)
+    base = str((tmp_path / "base-float32").resolve())
+    noted = json.loads((folder / "posttrain.json").read_text())["base_fingerprint"]
+    made = export_model(str(folder), tmp_path / "out", adapter=True)
+    (note,) = made.notes
+    assert note == (
+        f"adapter_config.json names the base by a path that others do not have: {base} (fingerprint {noted}); they set "
+        "base_model_name_or_path there to their copy of it, or take the merged model (without --adapter)"
+    )
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"an adapter for the base `base-float32` (its weights' fingerprint: `{noted}`)." in card
+    assert "set `base_model_name_or_path` there to your copy of the base, or ask for the merged model" in card
+    assert str(tmp_path) not in card.partition("## The card of the source")[0]
+    half = export_model(str(folder), tmp_path / "half", adapter=True, dtype="bfloat16").notes
+    assert half[0].startswith("rounded to bfloat16: outputs differ from the source's by ")
+    assert half[1] == note
+
+    loaded = load_model("pocket:chat", device="cpu")
+    tuner = entry("tuner", "lora")
+    tuned = tuner.function(loaded.model, check({"kind": "lora"}, tuner.config, "tuner"))
+    save_model(tuned, loaded.tokenizer, tmp_path / "boxed")
+    assert export_model(str(tmp_path / "boxed"), tmp_path / "named", adapter=True).notes == ()
+    card = (tmp_path / "named" / "README.md").read_text(encoding="utf-8")
+    assert "an adapter for the base `pocket:chat`" in card
+    assert "base_model_name_or_path" not in card.partition("## The card of the source")[0]
 
 
 @pytest.mark.parametrize("kind", ["ptuning_v2", "prompt_tuning", "adapter"])

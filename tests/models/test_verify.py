@@ -226,6 +226,9 @@ def test_against_another(saved: Path, pico_path: PicoPath, tmp_path: Path) -> No
     half = found(tmp_path / "half", against=str(saved))["against"]
     assert half.ok  # rounding is no other model, and is said
     assert "outputs differ by 0." in half.detail
+    rounding = "; up to 5.0% is taken for rounding, as not both are stored in float32, and answers may differ"
+    assert half.detail.endswith(rounding)
+    assert "rounding" not in same.detail, "nothing differs"
     with torch.no_grad():
         loaded.model.model.norm.weight[0] += 1
     save_model(loaded.model, loaded.tokenizer, tmp_path / "other")

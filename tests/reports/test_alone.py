@@ -237,3 +237,19 @@ WIDER = """() => [...document.querySelectorAll("table.scores thead th, table.exa
   return inside.left < box.left - 0.5 || inside.right > box.right + 0.5;
 }).map((head) => head.innerText)"""
 """The heads whose text is wider than their column."""
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "noise floor"), ("zh-TW", "雜訊底線")])
+def test_the_noise_floor_is_called_so_in_tables(tmp_path: Path, language: str, words: str) -> None:
+    """Beside a model that has the same name, two rows would say the same."""
+    cells = [
+        {"model": AFTER, "method": method, "change": "c", "checkpoint": "final", "seed": 0, "status": "done",
+         "scores": {"locality.unrelated": share}, "ci95": {}, "n": {"locality.unrelated": 4}, "notes": []}
+        for method, share in (("exam", 0.5), ("noise floor", 0.75))
+    ]  # fmt: skip
+    summary = [{key: cell[key] for key in ("model", "method", "scores", "n")} | {"changes": 1} for cell in cells]
+    document = {"study": "exam", "before": BEFORE, "cells": cells, "summary": summary}
+    (tmp_path / "results.json").write_text(json.dumps(document), encoding="utf-8")
+    table = plain_table(read_run(tmp_path), "change", language=language)
+    assert [row.labels for row in table.rows] == [(AFTER,), (f"{words} ({BEFORE})",)]
+    assert table.shown() == [("0.500",), ("0.750",)]

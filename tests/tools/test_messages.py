@@ -93,6 +93,47 @@ def tell(say, n):
     assert set(found(tmp_path, text)) == {"it was done {how}", "so many: {n} times", "not at all"}
 
 
+TABLES = """
+class Guess(NamedTuple):
+    "What it is."
+    cause: str
+    mend: str
+    size: int
+
+MENDS = {"a": "take it away", "b": "put it back"}
+ELSE = "leave it alone"
+
+def guess(x, a, b):
+    kinds = [(a, "gone from here"), (b, "moved to there")]
+    for key, seen in {"k": "seen from afar"}.items():
+        talk(f"it was {seen}")
+    bad("; ".join(f"{name}: {why}" for name, why in kinds))
+    talk(MENDS.get(x, ELSE))
+    return Guess("of no use", "look again", 3)
+"""
+
+
+def test_what_stands_in_records_tables_and_defaults_is_found(tmp_path: Path) -> None:
+    assert set(found(tmp_path, TABLES)) == {
+        "it was seen from afar",
+        "{name}: gone from here",
+        "{name}: moved to there",
+        "take it away",
+        "put it back",
+        "leave it alone",
+        "of no use",
+        "look again",
+    }
+
+
+def test_constants_of_other_modules_are_found(tmp_path: Path) -> None:
+    (tmp_path / "words.py").write_text('GONE = "it is not there"\nUNSEEN = "nobody says this"\n', encoding="utf-8")
+    path = tmp_path / "room.py"
+    path.write_text("from posttrain.words import GONE as LOST\n\ntalk(f'sorry, {LOST}')\n", encoding="utf-8")
+    got = [one.message for one in messages_in(tmp_path, [path, tmp_path / "words.py"]) if one.file != "others"]
+    assert got == ["sorry, it is not there"]
+
+
 def test_help_is_found(tmp_path: Path) -> None:
     text = """
 @app.command()

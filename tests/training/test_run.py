@@ -236,6 +236,24 @@ def test_a_preview_says_what_the_run_then_does(pico_path: PicoPath, examples: Pa
     assert sum(p.stat().st_size for p in files) / 2**30 == pytest.approx(seen.model_gib, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("tuner", "dtype", "size"),
+    [("full", "auto", 4), ("full", "bfloat16", 2), ("freeze", "float16", 2), ("lora", "auto", 4)],
+)
+def test_a_preview_says_how_large_the_result_is(
+    pico_path: PicoPath, examples: Path, tmp_path: Path, tuner: str, dtype: str, size: int
+) -> None:
+    """As it is stored: a model whole, whatever of it moved; an adapter in float32."""
+    settings = {"model": str(pico_path("llama")), "data": str(examples), "tuner": tuner, "save_dtype": dtype}
+    chosen = TrainConfig.model_validate({**settings, "optimizer": {"max_steps": 1}, "batch": {"rows": 2}})
+    seen = preview(chosen, say=lambda text: None)
+    assert seen.model_gib * 2**30 == size * (seen.trainable if tuner == "lora" else seen.parameters)
+    assert seen.disk_gib == seen.model_gib + seen.checkpoint_gib
+    train(chosen, output=tmp_path / "run")
+    files = list((tmp_path / "run" / "model").glob("*.safetensors"))
+    assert sum(p.stat().st_size for p in files) / 2**30 == pytest.approx(seen.model_gib, rel=0.1)
+
+
 def test_an_adapter_on_a_tied_head_is_a_base_of_its_own(pico_path: PicoPath, tmp_path: Path) -> None:
     """Merged into the shared matrix, it would be another model: the loss before the first step tells."""
     settings = {"objective": "sft", "optimizer": {"learning_rate": 1e-2, "max_steps": 8}}

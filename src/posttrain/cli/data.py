@@ -15,6 +15,7 @@ from posttrain.cli.options import (
     JsonOption,
     PlainCommand,
     PlainGroup,
+    TrustOption,
     console,
     emit,
     mapped,
@@ -72,6 +73,7 @@ def show(
     split: SplitOption = "train",
     column: ColumnsOption = None,
     download: DownloadOption = False,
+    trust_remote_code: TrustOption = False,
     json: JsonOption = False,
 ) -> None:
     """Print rows as the model will see them: what is learned is coloured (in ⟦ ⟧ off a terminal), special tokens shown.
@@ -85,13 +87,14 @@ def show(
 
     source = _source(file, hub, subset, split, column, download)
     say_taken(model, talk)
-    tokenizer = load_tokenizer(model, offline=not download)
+    how = {"offline": not download, "trust_remote_code": trust_remote_code}
+    tokenizer = load_tokenizer(model, **how)
     read = sift(source)
     found = survey(read.records, tokenizer, loss_on=loss_on)
-    unknown = unknown_tokens(found.rows, tokenizer, embeddings_of(model, offline=not download))
+    unknown = unknown_tokens(found.rows, tokenizer, embeddings_of(model, **how))
     problems = [*read.problems, *found.problems, *unknown]
     lengths = lengths_of(found.rows, max_length) if found.rows else None
-    stop = check_stop(found.rows, tokenizer, stop_ids(model, tokenizer, offline=not download)) if found.rows else None
+    stop = check_stop(found.rows, tokenizer, stop_ids(model, tokenizer, **how)) if found.rows else None
     prompt, template = check_prompt(tokenizer), _template_problem(model, tokenizer)
     shown = found.rows[:rows]
     if json:
@@ -138,23 +141,25 @@ def check(
     split: SplitOption = "train",
     column: ColumnsOption = None,
     download: DownloadOption = False,
+    trust_remote_code: TrustOption = False,
     json: JsonOption = False,
 ) -> None:
     """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
-    from posttrain.data.readers import data_error, sift
+    from posttrain.data.readers import data_error, listed, sift
     from posttrain.data.survey import check_prompt, check_stop, count, lengths_of
     from posttrain.models.load import embeddings_of, load_tokenizer, stop_ids
     from posttrain.models.names import say_taken
 
     source = _source(file, hub, subset, split, column, download)
     say_taken(model, talk)
-    tokenizer = load_tokenizer(model, offline=not download)
+    how = {"offline": not download, "trust_remote_code": trust_remote_code}
+    tokenizer = load_tokenizer(model, **how)
     read = sift(source)
-    known = embeddings_of(model, offline=not download)
+    known = embeddings_of(model, **how)
     if known is not None and tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= known:
         talk(f"the padding token {tokenizer.pad_token} is beyond the model's {known} embeddings: another one will pad")
     found = count(read, tokenizer, max_length=max_length, over_long=over_long, loss_on=loss_on, known=known)
-    stop = check_stop(found.texts, tokenizer, stop_ids(model, tokenizer, offline=not download)) if found.texts else None
+    stop = check_stop(found.texts, tokenizer, stop_ids(model, tokenizer, **how)) if found.texts else None
     prompt, template = check_prompt(tokenizer), _template_problem(model, tokenizer)
     lengths = lengths_of(found.texts, max_length) if found.texts else None
     if json:
@@ -181,7 +186,7 @@ def check(
         _print_format(read)
         _print_checks(stop, prompt, template)
     if found.error is not None:  # over-long rows, or nothing left
-        raise type(found.error)(*read.problems[:20], *found.error.problems) from found.error
+        raise type(found.error)(*listed(read.problems), *found.error.problems) from found.error
     if found.problems and (on_bad_row == "fail" or not found.usable):
         raise data_error(found.problems, read.rows)
     _talk_problems("left out", found.problems)

@@ -134,6 +134,7 @@ def _floor(
             done=samples.done[c.name] if samples else {},
             max_new_tokens=max_new_tokens,
             mode=match,
+            floor=True,
         )
         for c in changes
     }

@@ -41,7 +41,16 @@ def dry_run(
     trust_remote_code: bool,
     json: bool,
 ) -> None:
-    """Print it. models: the model, and the one before where it is named; floor: the noise floor is examined as well."""
+    """Print it. models: the model, and the one before where it is named; floor: the noise floor is examined as well.
+
+    MissingError as of the exam itself for a local model that is not whole, such as an unfinished training's folder.
+    """
+    from posttrain.inference.opening import is_remote
+    from posttrain.models.load import check_folder
+
+    for name in models:
+        if not is_remote(name):
+            check_folder(name)
     asked = [*_changes(changes, max_new_tokens), *(_task(task) for task in tasks)]
     times = len(models) + (1 if floor and changes else 0)
     problems: list[str] = []

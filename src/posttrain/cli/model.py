@@ -18,6 +18,7 @@ from posttrain.cli.options import (
     TrustOption,
     console,
     emit,
+    print_line,
     talk,
 )
 from posttrain.cli.stopping import NOT_WRITTEN, when_stopped
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True)
-NAMES = ("output", "source", "base", "model", "architecture", "kind", "dtype", "loads with")
+NAMES = ("output", "source", "base", "model", "architecture", "dtype")
 """Rows of a table that hold a name, a folder or a word that is typed."""
 pocket = typer.Typer(
     cls=PlainGroup, no_args_is_help=True, help="The models in the box: check what they know, rebuild them."
@@ -134,7 +135,8 @@ def export(
 ) -> None:
     """Write a folder that transformers loads: an adapter merged into its base, with tokenizer and chat template.
 
-    What was written is loaded again and must say what the source says, or nothing is left of it.
+    What was written is loaded again and must say what the source, rounded to the same --dtype, says, or nothing is left
+    of it. Where that rounds, answers may differ from the source's: --dtype float32 keeps them.
     """
     from posttrain.models.export import ExportDtype, export_model
 
@@ -150,8 +152,10 @@ def export(
     if json:
         emit(made._asdict())
         return
-    rows = {key.replace("_", " "): value for key, value in made._asdict().items()}
+    rows = {key.replace("_", " "): value for key, value in made._asdict().items() if key != "notes"}
     _print_table(rows | {"rounding": translate(f"{made.rounding:.2%} of outputs' spread")})
+    for note in made.notes:
+        print_line(note)
 
 
 @app.command(cls=PlainCommand)
@@ -160,7 +164,8 @@ def verify(
         str, typer.Argument(metavar="MODEL", help="Model or adapter folder, folder of a training, .gguf file, hub id.")
     ],
     against: Annotated[
-        str | None, typer.Option("--against", metavar="MODEL", help="Another model that it must be the same as.")
+        str | None,
+        typer.Option("--against", metavar="MODEL", help="Another model that it must be the same as, up to rounding."),
     ] = None,
     json: JsonOption = False,
     download: DownloadOption = False,

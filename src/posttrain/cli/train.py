@@ -17,6 +17,7 @@ from posttrain.cli.options import (
     JsonOption,
     OutputOption,
     SetOption,
+    TrustOption,
     emit,
     mapped,
     print_line,
@@ -59,6 +60,7 @@ def train(
         typer.Option("--on-bad-row", metavar="fail|skip", help="A bad row is an error, or is left out and counted."),
     ] = None,
     download: DownloadOption = False,
+    trust_remote_code: TrustOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -73,6 +75,7 @@ def train(
         "tuner": tuner,
         "on_bad_row": on_bad_row,
         "download": download or None,
+        "trust_remote_code": trust_remote_code or None,
     }
     given = {k: v for k, v in given.items() if v is not None}
     config, folder = configured(file, given, output, sets or [], mapped(column or []))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from posttrain.data.chat import IGNORED, Encoded, EncodeResult, LossOn, OverLong, encode_all, outcomes
-from posttrain.data.readers import LONG_MEND, data_error
+from posttrain.data.readers import LONG_MEND, data_error, nothing_left
 from posttrain.data.records import Completion, Graded, Preference, Record
 from posttrain.errors import DataError, Problem, TemplateError
 
@@ -197,8 +197,7 @@ def _gathered(
         cause = "there is nothing to compare: no rows, or every target is answered as wanted already"
         raise DataError(Problem("", cause, "give data, or another change"))
     if not good:
-        cause = f"no row is left of {count} ({dropped} dropped as longer than {max_length}, {len(bad)} bad)"
-        raise DataError(Problem("", cause, "raise max_length or look at the rows with: posttrain data show"), *bad[:20])
+        raise nothing_left(count, dropped, max_length, bad)
     return EncodeResult(good, dropped, truncated, bad)
 
 

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
 from posttrain.data.joined import join
 from posttrain.data.offsets import IGNORED, Start, as_prompted, begins_at, first_token, token_from
-from posttrain.data.readers import LONG_MEND, data_error
+from posttrain.data.readers import LONG_MEND, data_error, nothing_left
 from posttrain.data.records import (
     Completion,
     Conversation,
@@ -135,8 +135,7 @@ def encode_all(
         found = [*bad, *long] if on_bad_row == "fail" else long
         raise data_error(found, len(records), TemplateError if bad else DataError, skippable=not long)
     if not rows:
-        cause = f"no row is left of {len(records)} ({dropped} dropped as longer than {max_length}, {len(bad)} bad)"
-        raise DataError(Problem("", cause, "raise max_length or look at the rows with: posttrain data show"), *bad[:20])
+        raise nothing_left(len(records), dropped, max_length, bad)
     return EncodeResult(rows, dropped, truncated, bad)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from posttrain.data.chat import IGNORED, EncodeResult, OverLong
 from posttrain.data.control import head_problem
-from posttrain.data.readers import LONG_MEND, OnBadRow, data_error
+from posttrain.data.readers import LONG_MEND, OnBadRow, data_error, nothing_left
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.data.scripts import is_cjk
 from posttrain.errors import DataError, Problem
@@ -135,8 +135,7 @@ def _collected(found: Iterable[RowT | Problem | _TooLong], records: int, setting
         found_bad = [*bad, *long] if settings.on_bad_row == "fail" else long
         raise data_error(found_bad, records, skippable=not long)
     if records and not rows:
-        cause = f"no row is left of {records} ({dropped} dropped as longer than {settings.max_length}, {len(bad)} bad)"
-        raise DataError(Problem("", cause, "raise max_length"), *bad[:20])
+        raise nothing_left(records, dropped, settings.max_length, bad)
     return EncodeResult(rows, dropped, sum(row.truncated for row in rows), bad)
 
 

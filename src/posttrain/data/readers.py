@@ -17,7 +17,7 @@ unless they are known ones misspelt.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
@@ -47,6 +47,8 @@ __all__ = [
     "OnBadRow",
     "ReadResult",
     "data_error",
+    "listed",
+    "nothing_left",
     "read_records",
     "sift",
     "with_mends",
@@ -178,15 +180,25 @@ def data_error(
 
     skippable: whether `--on-bad-row skip` would help; it never does when no row would be left.
     """
-    groups = grouped(problems)  # what is wrong with every row is said once
-    listed: list[Problem | str] = [problem for problem, _ in groups[:LISTED_PROBLEMS]]
-    more = sum(count for _, count in groups[LISTED_PROBLEMS:])
-    if more > 0:
-        listed.append(f"... and {more} more")
     bad = len({problem.place for problem in problems})  # a row may have several
     mend = SKIP_MEND if skippable and bad < rows else ""
-    listed.append(Problem("", f"{bad} of {rows} rows cannot be used", mend))
-    return kind(*listed)
+    return kind(*listed(problems), Problem("", f"{bad} of {rows} rows cannot be used", mend))
+
+
+def listed(problems: Sequence[Problem]) -> list[Problem | str]:
+    """The first problems, what is wrong with many rows said once, and how many more there are."""
+    groups = grouped(problems)
+    more = sum(count for _, count in groups[LISTED_PROBLEMS:])
+    return [*(problem for problem, _ in groups[:LISTED_PROBLEMS]), *([f"... and {more} more"] if more else [])]
+
+
+def nothing_left(rows: int, dropped: int, max_length: int, bad: Sequence[Problem]) -> DataError:
+    """The error of data of which no row is left: dropped ones are too long, the others have their own mends."""
+    if not dropped:
+        cause = f"no row is left of {rows}: all are bad" if rows else "there is no row"
+        return DataError(Problem("", cause), *listed(bad))
+    cause = f"no row is left of {rows} ({dropped} dropped as longer than {max_length}, {len(bad)} bad)"
+    return DataError(Problem("", cause, "raise max_length or look at the rows with: posttrain data show"), *listed(bad))
 
 
 def _rows(source: DataSource, notes: list[str]) -> Iterator[tuple[str, Any]]:
@@ -294,7 +306,8 @@ def _format_of(row: Mapping[str, Any]) -> Format:
         "expected 'messages', 'prompt' and 'completion', 'chosen' and 'rejected', or 'text' "
         "(or Alpaca's or ShareGPT's fields)"
     )
-    raise BadRow(f"{expected}; the row has {keys_of(row)}", _mend(row))
+    mend = _misspelt(row)  # names the key, all need not be listed
+    raise BadRow(expected, mend) if mend else BadRow(f"{expected}; the row has {keys_of(row)}", _mapping(row))
 
 
 STARTS = ("messages", "prompt", "completion", "conversations", "instruction", "output", "chosen", "rejected", "text")
@@ -305,11 +318,14 @@ ANSWERED += ("回答", "答案", "回應", "回覆", "答覆", "輸出", "解答
 """Names of columns that a prompt and its answer often have elsewhere."""
 
 
-def _mend(row: Mapping[str, Any]) -> str:
-    """What to do about a row of no known format: the key that is misspelt, or how to map its columns."""
+def _misspelt(row: Mapping[str, Any]) -> str:
+    """The mend of a row of no known format that has a key almost as one of them; "" where it has none."""
     wrong = {key: near for key in STARTS if (near := near_key(key, row)) and near not in STARTS}
-    if wrong:
-        return "; ".join(f"did you mean '{key}'? it has '{near}'" for key, near in list(wrong.items())[:2])
+    return "; ".join(f"did you mean '{key}'? it has '{near}'" for key, near in list(wrong.items())[:2])
+
+
+def _mapping(row: Mapping[str, Any]) -> str:
+    """The mend of a row of no known format: how to map its columns."""
     written = {str(key).strip().casefold(): str(key) for key in reversed(list(row))}  # of two alike, the first
     asked = next((written[key] for key in ASKED if key in written), None)
     answered = next((written[key] for key in ANSWERED if key in written), None)

@@ -179,13 +179,14 @@ def change_exam(
     mode: MatchMode = "says",
     chunk: int = 4096,
     judge: Respondent | None = None,
+    floor: bool = False,
 ) -> ExamResult:
     """Examine one change.
 
     before_cache: kept between calls with the same `before`, so that it is asked once per study; on_sample: called with
     each finished probe; done: finished probes of an earlier, killed call by `Probe.key`, which are not asked again;
     chunk: so many probes are asked at once, all by default: smaller chunks lose less when killed, and cost speed;
-    judge: is asked whether two answers say the same.
+    judge: is asked whether two answers say the same; floor: `after` is the noise floor, and progress calls it so.
     """
     cache: BeforeCache = {} if before_cache is None else before_cache
     probes = probes_of(change)
@@ -195,7 +196,7 @@ def change_exam(
     for start in range(0, len(waiting), chunk):
         part = waiting[start : start + chunk]
         with placed(partial(_place, change, part)):
-            for result in _ask(before, after, part, new_objects, cache, max_new_tokens, mode, judge):
+            for result in _ask(before, after, part, new_objects, cache, max_new_tokens, mode, judge, floor=floor):
                 finished[result.key] = result
                 if on_sample is not None:
                     on_sample(result)
@@ -215,10 +216,13 @@ def _ask(
     max_new_tokens: int,
     mode: MatchMode,
     judge: Respondent | None,
+    *,
+    floor: bool,
 ) -> Iterator[ProbeResult]:
     """Both answers to every probe in one call each, then likelihoods and drift, in one call each."""
     old = _answers_before(before, [p.prompt for p in probes], cache, max_new_tokens)
-    with _meter("asking the model after the change", len(probes), max_new_tokens) as meter:
+    asking = "asking the noise floor" if floor else "asking the model after the change"
+    with _meter(asking, len(probes), max_new_tokens) as meter:
         new = after.answers([p.prompt for p in probes], max_new_tokens=max_new_tokens, on_answer=meter.piece)
     results = [_judge(probe, said, says, new_objects, mode) for probe, said, says in zip(probes, old, new, strict=True)]
     if judge is not None:

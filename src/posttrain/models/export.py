@@ -1,7 +1,8 @@
 """A model as a folder that transformers loads: an adapter merged into its base, or the adapter by itself.
 
 Merging is done in float32 and rounded once. What was written is loaded again as anybody would load it, by transformers
-and nothing else, and must say what the source says; otherwise nothing is left of it.
+and nothing else, and must say what the source says once it is rounded alike; otherwise nothing is left of it. By how
+much rounding itself moves the outputs is told: near ties an answer can become another one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Exported(NamedTuple):
 
     kind: `merged model`, `model` or `adapter`; rounding: by how much outputs differ from the float32 source's, as a
     share of their spread; tied: whether the output head still reads the embedding's matrix (an adapter may have changed
-    only one of the two).
+    only one of the two); notes: what whoever takes the folder has to know.
     """
 
     output: str
@@ -50,6 +51,7 @@ class Exported(NamedTuple):
     rounding: float
     chat_template: bool
     loads_with: str
+    notes: tuple[str, ...] = ()
 
 
 @starting_anew()
@@ -133,7 +135,18 @@ def _whole(
         rounding=far,
         chat_template=bool(loaded.tokenizer.chat_template),
         loads_with=by,
+        notes=_rounded(named, far),
     )
+
+
+def _rounded(dtype: str, far: float, *, adapter: bool = False) -> tuple[str, ...]:
+    """The note of an export whose numbers were rounded; none where rounding moved nothing."""
+    if far <= SAME:
+        return ()
+    moved = f"rounded to {dtype}: outputs differ from the source's by {far:.2%} of their spread, so answers may differ"
+    if adapter:
+        return (f"{moved}; --dtype auto keeps the source's answers",)
+    return (f"{moved}; the files were checked against the rounded source; --dtype float32 keeps the source's answers",)
 
 
 def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
@@ -187,6 +200,7 @@ def _adapter(
     from safetensors.torch import load_file, save_file
 
     from posttrain.models.heads import head_of_model, load_any
+    from posttrain.models.load import adapter_base
     from posttrain.models.merge_adapter import relative_distance, some_logits
     from posttrain.models.save import saved_padding, write_notes
     from posttrain.models.tying import is_tied
@@ -205,9 +219,11 @@ def _adapter(
         save_file({key: t.contiguous() for key, t in tensors.items()}, output / path.name, metadata={"format": "pt"})
         with saved_padding(loaded.model, loaded.tokenizer):
             loaded.tokenizer.save_pretrained(output)
-        base = _noted(folder)
-        write_notes(output, loaded.tokenizer, base=base, head=head_of_model(loaded.model))
-        (output / "README.md").write_text(_card(name, None, merged=False), encoding="utf-8", newline="\n")
+        noted = _noted(folder)
+        write_notes(output, loaded.tokenizer, base=noted, head=head_of_model(loaded.model))
+        base = adapter_base(output) or ""
+        card = _card(name, None, merged=False, base=base, fingerprint=noted)
+        (output / "README.md").write_text(card, encoding="utf-8", newline="\n")
         as_umask_says(output)
     found = some_logits(load_any(str(output), device="cpu", say=say, **how).model)
     far = relative_distance(found, expected) if found is not None and expected is not None else 0.0
@@ -215,6 +231,13 @@ def _adapter(
         cause = f"what was written is another adapter: outputs differ by {far:.1%} of their spread, and it was removed"
         raise PosttrainError(Problem(str(output), cause, "please report this, with adapter_config.json"))
     config = json.loads((output / "adapter_config.json").read_text(encoding="utf-8"))
+    notes = _rounded(dtype, far, adapter=True)
+    if _is_path(base):
+        marked = f" (fingerprint {noted})" if noted is not None else ""
+        notes += (
+            f"adapter_config.json names the base by a path that others do not have: {base}{marked}; they set "
+            "base_model_name_or_path there to their copy of it, or take the merged model (without --adapter)",
+        )
     kinds = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()}
     return Exported(
         output=str(output),
@@ -228,7 +251,16 @@ def _adapter(
         rounding=far,
         chat_template=bool(loaded.tokenizer.chat_template),
         loads_with="PEFT" if isinstance(loaded.model, PeftModel) else "posttrain only; without --adapter for others",
+        notes=notes,
     )
+
+
+def _is_path(base: str) -> bool:
+    """Whether an adapter's base is named by a place on this disk, and not by a name that means the same elsewhere."""
+    if base.startswith("pocket:"):
+        return False
+    path = Path(base).expanduser()
+    return path.is_absolute() or path.exists() or base.startswith(".") or "\\" in base or base.count("/") > 1
 
 
 def _noted(folder: Path) -> str | None:
@@ -242,10 +274,18 @@ def _gib(folder: Path) -> float:
     return round(sum(path.stat().st_size for path in folder.iterdir()) / 2**30, 3)
 
 
-def _card(name: str, dtype: str | None, *, merged: bool) -> str:
-    """README.md: what this is made of."""
-    what = "an adapter, for the base that adapter_config.json names" if dtype is None else f"stored as {dtype}"
+def _card(name: str, dtype: str | None, *, merged: bool, base: str = "", fingerprint: str | None = None) -> str:
+    """README.md: what this is made of; base, fingerprint: of an adapter by itself. It names no path of this machine."""
+    own = Path(base).expanduser().name if _is_path(base) else base
+    what = f"an adapter for the base `{own}`" if dtype is None else f"stored as {dtype}"
     how = f"Exported by posttrain from `{Path(name).name or name}`: {what}."
+    if dtype is None and fingerprint is not None:
+        how = f"{how[:-1]} (its weights' fingerprint: `{fingerprint}`)."
+    if dtype is None and _is_path(base):
+        how += (
+            " adapter_config.json names the base by a path of the machine that wrote it: set `base_model_name_or_path` "
+            "there to your copy of the base, or ask for the merged model (`model export` without `--adapter`)."
+        )
     if merged:
         how += " An adapter was merged into its base's weights."
     card = Path(resolve(name)) / "README.md"

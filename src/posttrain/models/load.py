@@ -246,10 +246,10 @@ def config_of(name: str, *, trust_remote_code: bool = False, offline: bool = Tru
     )
 
 
-def embeddings_of(name: str, *, offline: bool = True) -> int | None:
+def embeddings_of(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> int | None:
     """How many tokens a model has embeddings for, read without its weights; None where no configuration says so."""
     try:
-        return rows_in_config(config_of(base_of(name), offline=offline))
+        return rows_in_config(config_of(base_of(name), offline=offline, trust_remote_code=trust_remote_code))
     except (OSError, ValueError):  # loading says what is wrong with it
         return None
 

@@ -281,10 +281,14 @@ def _against(loaded: Any, other: str, how: Mapping[str, bool]) -> Check | str:
         raise PosttrainError(Problem(other, "; ".join([*parts, "outputs cannot be compared"])))
     far = relative_distance(found, expected)
     parts.append(f"outputs differ by {far:.2%} of their spread")
+    half = {stored_dtype(loaded.name, **how), stored_dtype(other, **how)} - {"float32"}
+    allowed = COARSE if half else TOLERANCE
     if template_fingerprint(loaded.tokenizer) != template_fingerprint(theirs.tokenizer):
         text = "; ".join([*parts, "the chat templates render otherwise"])
         raise PosttrainError(Problem(other, text, "it is another model"))
-    half = {stored_dtype(loaded.name, **how), stored_dtype(other, **how)} - {"float32"}
-    if not far <= (COARSE if half else TOLERANCE):
+    if not far <= allowed:
         raise PosttrainError(Problem(other, "; ".join(parts), "it is another model"))
+    if far:
+        why = ", as not both are stored in float32, and answers may differ" if half else ""
+        parts.append(f"up to {allowed:.1%} is taken for rounding{why}")
     return "; ".join(parts)

@@ -157,7 +157,10 @@ def plain_table(run: Run, name: str, *, language: str = "en") -> PlainTable:
     for version in run.versions:
         for row in run.rows_of(*version):
             step = "" if row.step is None else str(row.step)
-            rows.append(PlainRow((row.model, row.method, row.checkpoint, step), _values(own(row.scores), names)))
+            method = words["answers.noise_floor"] if row.is_floor else row.method
+            # named by the model alone, the floor would have the name of what was examined
+            model = f"{method} ({run.before_name or row.model})" if run.alone and row.is_floor else row.model
+            rows.append(PlainRow((model, method, row.checkpoint, step), _values(own(row.scores), names)))
     rows += [PlainRow(("", one.name, "", ""), _values(own(one.scores), names), "reference") for one in run.reference]
     rows = [row for row in rows if any(value is not None for value in row.values)]
     keys = ("tables.model", *LABELS) if many else LABELS

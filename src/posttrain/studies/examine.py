@@ -18,7 +18,7 @@ from posttrain.errors import ConfigError, DataError
 from posttrain.exams.capabilities import relative_changes
 from posttrain.exams.change import ProbeResult, change_exam
 from posttrain.exams.compare import compare
-from posttrain.exams.floor import Outcomes
+from posttrain.exams.floor import NOISE_FLOOR, Outcomes
 from posttrain.exams.records import SamplesFile, exam_key
 from posttrain.exams.running import TaskProgress, TaskResult, run_task
 from posttrain.exams.statistics import Interval
@@ -131,7 +131,8 @@ class Examiner:
         outcomes: Outcomes = {}
         if self.exams.change is not None and cell.change is not None:
             self.tell(ExamEvent(cell.model, checkpoint, self.exams.change.label))
-            result = self._change(respondent, cell.change, checkpoint, place)
+            floor = cell.method.name == NOISE_FLOOR
+            result = self._change(respondent, cell.change, checkpoint, place, floor=floor)
             scores, ci95, n, notes = dict(result.scores), dict(result.ci95), dict(result.n), list(result.notes)
             outcomes = result.outcomes
             self._warn(cell.change.name, notes)
@@ -176,7 +177,7 @@ class Examiner:
                 made[part].update((f"{name}.{key}", value) for key, value in values.items())
         return made
 
-    def _change(self, respondent: Respondent, change: Change, checkpoint: str, place: Path) -> Any:
+    def _change(self, respondent: Respondent, change: Change, checkpoint: str, place: Path, *, floor: bool) -> Any:
         """The change exam; samples are appended as they are judged."""
         config = self.exams.change
         assert config is not None
@@ -210,6 +211,7 @@ class Examiner:
             mode=config.mode,
             chunk=self.bench.chunk,
             judge=self._judge(),
+            floor=floor,
         )
 
     def _judge(self) -> Respondent | None:

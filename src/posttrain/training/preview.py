@@ -26,7 +26,7 @@ from posttrain.training.planning import plan_of
 from posttrain.training.precision import precision_of
 from posttrain.training.rates import auto_rate
 from posttrain.training.run import kind_of, load_for_training
-from posttrain.training.stored import unused_dtype
+from posttrain.training.stored import saved_bytes, unused_dtype
 from posttrain.tuners._moved import count_moved
 
 __all__ = ["Preview", "preview"]
@@ -80,8 +80,8 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
         new_tokens += sum(lengths[row] for micro in step.micro_batches for row in micro)
     given = config.optimizer.learning_rate
     rate = None if given == "find" else auto_rate(kind_of(config.tuner), moved.total) if given == "auto" else given
-    gib = 4 / 2**30  # float32
-    checkpoint = moved.trainable * 3 * gib  # weights and AdamW's two moments
+    model_gib = saved_bytes(config, tuned) / 2**30
+    checkpoint = moved.trainable * 3 * 4 / 2**30  # in float32: weights and AdamW's two moments
     saves = len(
         {*range(0, steps + 1, config.save_every_steps or steps + 1), *config.save_at_steps} & {*range(1, steps + 1)}
     )
@@ -96,11 +96,11 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
         trainable=moved.trainable,
         parameters=moved.total,
         learning_rate=rate,
-        model_gib=moved.trainable * gib,
+        model_gib=model_gib,
         checkpoint_gib=checkpoint,
         # one more than is kept exists while it is written, and an interruption saves one
         precision=str(precision).removeprefix("precision: "),
-        disk_gib=moved.trainable * gib + (kept + 1) * checkpoint,
+        disk_gib=model_gib + (kept + 1) * checkpoint,
     )
 
 

@@ -17,7 +17,7 @@ from posttrain.models.added import added_to
 from posttrain.models.tensors import stored_dtype
 from posttrain.training.config import SaveDtype, TrainConfig
 
-__all__ = ["rounded_as_saved", "unused_dtype"]
+__all__ = ["rounded_as_saved", "saved_bytes", "unused_dtype"]
 
 ALL: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,8 +39,7 @@ def rounded_as_saved(
     if isinstance(model, PeftModel) or added_to(model) is not None:
         return None
     auto = config.save_dtype == "auto"
-    how = {"offline": not config.download, "trust_remote_code": config.trust_remote_code}
-    named = stored_dtype(config.model, **how) if auto else config.save_dtype
+    named = _named(config)
     if named is None or all(p.dtype == ALL[named] for p in model.parameters()):
         return None
     dtype = ALL[named]
@@ -57,6 +56,21 @@ def rounded_as_saved(
     else:
         say(f"saved in {named}, as save_dtype says: {lost}")
     return dtype
+
+
+def saved_bytes(config: TrainConfig, model: PreTrainedModel | PeftModel) -> int:
+    """About how large the result's weights are: of an adapter what moves, of a model all of it as it is saved."""
+    if isinstance(model, PeftModel) or added_to(model) is not None:
+        return 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    named = _named(config)
+    return ALL[named or "float32"].itemsize * sum(p.numel() for p in model.parameters())
+
+
+def _named(config: TrainConfig) -> str | None:
+    """The precision that the settings or the base's files say; None where neither does."""
+    if config.save_dtype != "auto":
+        return config.save_dtype
+    return stored_dtype(config.model, offline=not config.download, trust_remote_code=config.trust_remote_code)
 
 
 @torch.no_grad()
