@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.cli.guessing import time_line
 from posttrain.cli.options import emit, print_line
-from posttrain.errors import PosttrainError
+from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.language import shown
 
 if TYPE_CHECKING:
+    from posttrain.config.change import Change
     from posttrain.exams.task import Task
 
 __all__ = ["dry_run"]
@@ -44,14 +46,18 @@ def dry_run(
     """Print it. models: the model, and the one before where it is named; floor: the noise floor is examined as well.
 
     MissingError as of the exam itself for a local model that is not whole, such as an unfinished training's folder.
+    DataError for texts that a model could not be asked, as far as its tokenizer and configuration tell.
     """
+    from posttrain.config.change import load_changes
     from posttrain.inference.opening import is_remote
     from posttrain.models.load import check_folder
 
     for name in models:
         if not is_remote(name):
             check_folder(name)
-    asked = [*_changes(changes, max_new_tokens), *(_task(task) for task in tasks)]
+    read = load_changes(changes, Path.cwd(), place="--change") if changes else []
+    asked = [*_changes(read, max_new_tokens), *(_task(task) for task in tasks)]
+    unread = _check(models, read, tasks, offline=offline, trust_remote_code=trust_remote_code)
     times = len(models) + (1 if floor and changes else 0)
     problems: list[str] = []
     wall_s: float | None = None
@@ -78,20 +84,46 @@ def dry_run(
         print_line("floor       the model before is asked the same in other arithmetic")
     if output:
         print_line(f"output      {output}")
+    for unknown in unread:
+        print_line(f"texts       not checked: {unknown}")
     if wall_s is not None:
         print_line(time_line(wall_s))
     for unknown in problems:
         print_line(f"time        not guessed: {unknown}")
 
 
-def _changes(patterns: Sequence[str], max_new_tokens: int) -> list[Asked]:
-    from posttrain.config.change import load_changes
+def _check(models: Sequence[str], changes: Sequence[Change], tasks: Sequence[Task], **how: bool) -> list[str]:
+    """The errors of asking, all at once; what is returned says of which models it is not known."""
+    from posttrain.exams.change import check_change
+    from posttrain.exams.running import check_task
+    from posttrain.inference.opening import is_remote, read_prompts
+
+    unread: list[str] = []
+    problems: list[Problem] = []
+    for name in models:
+        if is_remote(name):
+            continue
+        try:
+            reader = read_prompts(name, **how)
+        except PosttrainError as error:
+            unread.append(shown(error))
+            continue
+        checks = [partial(check_change, reader, change) for change in changes]
+        for check in [*checks, *(partial(check_task, reader, name, task) for task in tasks)]:
+            try:
+                check()
+            except PosttrainError as error:
+                problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise DataError(*problems)
+    return unread
+
+
+def _changes(changes: Sequence[Change], max_new_tokens: int) -> list[Asked]:
     from posttrain.studies.estimate import ANSWER_TOKENS
 
-    if not patterns:
-        return []
     found = []
-    for change in load_changes(patterns, Path.cwd(), place="--change"):
+    for change in changes:
         probes = tuple(question.question for _, _, question in change.probes())
         written = len(probes) * min(max_new_tokens, ANSWER_TOKENS)
         found.append(Asked(change.name, len(probes), len(probes), sum(map(len, probes)), written, probes))

@@ -56,11 +56,12 @@ from posttrain.exams.matching import (
 from posttrain.exams.naming import names
 from posttrain.exams.scores import ExamResult, score
 from posttrain.exams.uncounted import NO_FORM, NO_REFUSAL, lacking
+from posttrain.inference.encoding import PromptReader
 from posttrain.inference.places import among, placed
 from posttrain.inference.protocol import Answer, Distributions, Prompt, Respondent, Scored, Spoken
 from posttrain.models.meter import Meter
 
-__all__ = ["BeforeCache", "Probe", "ProbeResult", "change_exam", "kl_nats", "probes_of"]
+__all__ = ["BeforeCache", "Probe", "ProbeResult", "change_exam", "check_change", "kl_nats", "probes_of"]
 
 BeforeCache = MutableMapping[tuple[object, ...], Answer | Distributions]
 """What the respondent before said, by (its fingerprint, what was asked): a study's cells share one."""
@@ -201,6 +202,13 @@ def change_exam(
                 if on_sample is not None:
                     on_sample(result)
     return score([replace(finished[p.key], index=p.index) for p in probes])
+
+
+def check_change(reader: PromptReader, change: Change) -> None:
+    """The errors of `change_exam` that are known before a model is loaded: of probes that it cannot be asked."""
+    probes = probes_of(change)
+    with placed(partial(_place, change, probes)):
+        reader.check([probe.prompt for probe in probes])
 
 
 def _place(change: Change, probes: Sequence[Probe], number: int) -> str:

@@ -25,14 +25,14 @@ from posttrain.exams.perturb import perturb
 from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Ask, Item, Perturbation, Reply, Sample, Score, Task, content_id, mean_score
 from posttrain.exams.task_files import SampleFile, SampleKey
-from posttrain.inference.encoding import PromptEncoder
+from posttrain.inference.encoding import PromptEncoder, PromptReader
 from posttrain.inference.places import placed
 from posttrain.inference.protocol import Plain, Prompt, Respondent, Scored, Usage
 from posttrain.inference.respondents import PromptedRespondent
 from posttrain.inference.shards import ShardedRespondent
 from posttrain.models.memory import peak_gib
 
-__all__ = ["TaskProgress", "TaskResult", "run_task"]
+__all__ = ["TaskProgress", "TaskResult", "check_task", "run_task"]
 
 CHUNK = 8192
 """Asks put to the respondent at once: it holds all their tokens in memory, and a border between two chunks costs one
@@ -147,9 +147,38 @@ def _check_template(respondent: Respondent, task: Task) -> None:
     inner = respondent
     while isinstance(inner, PromptedRespondent | ShardedRespondent):
         inner = inner.inner
-    if task.chat and isinstance(inner, PromptEncoder) and not inner.tokenizer.chat_template:
-        cause = f"the exam asks in the chat template (template: chat), and {respondent.name} has none"
+    if isinstance(inner, PromptEncoder):
+        _can_chat(inner, respondent.name, task)
+
+
+def _can_chat(encoder: PromptEncoder, name: str, task: Task) -> None:
+    if task.chat and not encoder.tokenizer.chat_template:
+        cause = f"the exam asks in the chat template (template: chat), and {name} has none"
         raise ConfigError(Problem(task.name, cause, "template: plain, or a chat model"))
+
+
+def check_task(reader: PromptReader, name: str, task: Task) -> None:
+    """The errors of `run_task` that are known before a model is loaded: of texts that it cannot be asked.
+
+    name: the model's; reader: what it makes of prompts.
+    """
+    _can_chat(reader, name, task)
+    places: dict[Ask, Form] = {}
+    for form in _forms(task)[0]:
+        for ask in form.item.asks:  # the choices of a question have one prompt
+            places.setdefault(ask if ask.kind != "score" else ask._replace(continuation=""), form)
+    problems: list[Problem] = []
+    for asks in _calls(places):
+        try:
+            with placed(partial(_place, task, [places[ask] for ask in asks])):
+                if asks[0].kind == "text":
+                    reader.check_documents([ask.continuation for ask in asks])
+                else:
+                    reader.check([ask.prompt for ask in asks], scored=asks[0].kind == "score")
+        except PosttrainError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(*problems)
 
 
 # ---- what is asked ---------------------------------------------------------------------------------------------------

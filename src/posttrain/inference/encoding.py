@@ -181,12 +181,22 @@ class PromptReader(PromptEncoder):
         self.tokenizer, self.rows, self.limit = tokenizer, rows, limit
         self.system_prefix = None
 
-    def check(self, prompts: Sequence[Prompt]) -> None:
-        """DataError with all that is wrong with them, of whatever kind, for a respondent that is to be asked them."""
-        each("prompt", prompts, self._read)
+    def check(self, prompts: Sequence[Prompt], *, scored: bool = False) -> None:
+        """DataError with all that is wrong with them, of whatever kind, for a respondent that is to be asked them.
+        scored: answers are not written, only scored, so that a prompt may fill the positions.
+        """
+        each("prompt", prompts, lambda prompt: self._read(self.encode(prompt), written=not scored))
 
-    def _read(self, prompt: Prompt) -> None:
-        ids = self.encode(prompt)
+    def check_documents(self, texts: Sequence[str]) -> None:
+        """The same for whole texts that are scored."""
+        each("text", texts, self._document)
+
+    def _document(self, text: str) -> None:
+        check_text(text, self.tokenizer, "the text", shown(text))
+        self._read(encode_plain(text, self.tokenizer), written=False)
+
+    def _read(self, ids: Sequence[int], *, written: bool) -> None:
         unknown = outside("", ids, self.rows, self.tokenizer) if self.rows is not None else None
-        if found := [problem for problem in (unknown, unfit("", len(ids), self.limit)) if problem is not None]:
+        long = unfit("", len(ids), self.limit) if written else None
+        if found := [problem for problem in (unknown, long) if problem is not None]:
             raise DataError(*found)

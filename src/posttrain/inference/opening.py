@@ -18,9 +18,10 @@ from posttrain.config.load import check, load_yaml, read_yaml
 from posttrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from posttrain.inference.encoding import PromptReader
     from posttrain.inference.protocol import Respondent
 
-__all__ = ["is_remote", "open_respondent"]
+__all__ = ["is_remote", "open_respondent", "read_prompts"]
 
 
 def is_remote(name: str) -> bool:
@@ -72,3 +73,19 @@ def open_respondent(
     settings = {"kind": kind, "model": model, **({"base_url": url} if at else {})}
     opened: Respondent = entry.function(check(settings, entry.config, name))
     return opened
+
+
+def read_prompts(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> PromptReader:
+    """Tokenizer, embeddings and positions of a model, by its files without the weights."""
+    from posttrain.inference.decode import positions_in_config
+    from posttrain.inference.encoding import PromptReader
+    from posttrain.models.load import adapter_base, base_of, config_of, load_tokenizer, resolve
+    from posttrain.models.vocabulary import rows_in_config
+
+    options = {"offline": offline, "trust_remote_code": trust_remote_code}
+    tokenizer = load_tokenizer(name, **options)
+    config = config_of(base_of(name), **options)
+    rows = rows_in_config(config)
+    if rows is not None and adapter_base(Path(resolve(name))) is not None:
+        rows = max(rows, len(tokenizer))  # an adapter may bring embeddings of its own
+    return PromptReader(tokenizer, rows, positions_in_config(config))

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posttrain.errors import DataError, PosttrainError, Problem
-from posttrain.inference.decode import positions_in_config
 from posttrain.inference.encoding import PromptReader
-from posttrain.models.load import adapter_base, base_of, config_of, load_tokenizer, resolve
-from posttrain.models.vocabulary import rows_in_config
+from posttrain.inference.opening import read_prompts
 from posttrain.retention.selection import ReplayConfig
 from posttrain.studies.config import Study
 from posttrain.studies.methods.train import TrainMethodConfig
@@ -49,10 +47,4 @@ def check_replays(study: Study, cells: Sequence[Cell], base: Path) -> list[str]:
 def reader_of(study: Study, model: str, base: Path) -> PromptReader:
     """Tokenizer, embeddings and positions of a model, by its files without the weights."""
     found, _ = find_model(model, base)
-    options = {"offline": not study.download, "trust_remote_code": study.trust_remote_code}
-    tokenizer = load_tokenizer(found, **options)
-    config = config_of(base_of(found), **options)
-    rows = rows_in_config(config)
-    if rows is not None and adapter_base(Path(resolve(found))) is not None:
-        rows = max(rows, len(tokenizer))  # an adapter may bring embeddings of its own
-    return PromptReader(tokenizer, rows, positions_in_config(config))
+    return read_prompts(found, offline=not study.download, trust_remote_code=study.trust_remote_code)
