@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,19 @@ WIDER = """() => [...document.querySelectorAll("table.scores thead th, table.exa
   return inside.left < box.left - 0.5 || inside.right > box.right + 0.5;
 }).map((head) => head.innerText)"""
 """The heads whose text is wider than their column."""
+
+
+def test_a_kept_models_path_is_its_last_parts_in_the_title(tmp_path: Path) -> None:
+    """Unless two models differ further in front only; names of the hub stay whole."""
+    cells = "/home/me/runs/tiny/cells"
+    run = replace(read_run(make_exam(tmp_path / "x")), before_name="Qwen/Qwen3-8B")
+
+    def title(before: str, after: str) -> str:
+        return replace(run, before_name=before, rows=tuple(replace(row, model=after) for row in run.rows)).title
+
+    kept = f"{cells}/chat--full--paris--s0/training/model"
+    assert title("Qwen/Qwen3-8B", kept) == "Qwen/Qwen3-8B → …/chat--full--paris--s0/training/model"
+    assert title("", f"{kept}/") == "…/chat--full--paris--s0/training/model"
+    other = kept.replace("/me/", "/you/")
+    assert title(other, kept) == f"{other} → {kept}"
+    assert title("runs/a/model", "pocket:chat") == "runs/a/model → pocket:chat"
