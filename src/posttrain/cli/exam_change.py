@@ -282,7 +282,7 @@ def _table(summary: Summary, beside: Mapping[str, BesideFloor], *, several: bool
     table.add_column(translate("probes"), justify="right")
     if beside:
         table.add_column(translate("floor"), justify="right")
-    for name in (column.key for column in columns(summary.scores)):  # in the order of the report
+    for name in (one.key for one in columns(summary.scores)):  # in the order of the report
         value = summary.scores[name]
         digits = 4 if name.startswith("drift.") else 1 if name in ("length.before", "length.after") else 2
         interval = summary.ci95.get(name)
