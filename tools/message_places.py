@@ -47,13 +47,14 @@ SINKS: dict[str, tuple[int | str, ...]] = {
     "StopCheck": (0, 1, 2, 3),
     "Check": (2,),
     "Exported": ("kind", "loads_with"),
+    "_Wide": (0, 1),
 }
 """Called name -> which arguments a person meets."""
 
 WORDS = {"cause", "mend", "reason", "why", "problem", "note", "stopped", "plain_reason", "words", "what"}
 """A keyword argument or an attribute of this name is told to a person when it is a phrase."""
 
-TABLES = {"FORM_NAMES", "PLAIN_WORDS", "EVERYWHERE", "HELP", "WHY", "THEIRS"}
+TABLES = {"FORM_NAMES", "LONG", "LONG_MEND", "SHORTEN", "PLAIN_WORDS", "EVERYWHERE", "HELP", "WHY", "THEIRS"}
 """Module constants whose texts are all shown."""
 
 TOLD_ERRORS = {"PosttrainError", "ConfigError", "DataError", "MissingError", "BadRow", "ValueError"}

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from posttrain.cli.exam_change import _table
 from posttrain.cli.main import build_app, main
 from posttrain.errors import ConfigError, MissingError, TemplateError
+from posttrain.exams.scores import summarise
 from tests.pico import FAMILIES
 from tests.processes import Started
 from tests.talker import talker
@@ -210,3 +212,15 @@ def test_what_an_exam_does_for_long_is_said_and_ctrl_c_says_what_it_was(
         "stopped while asking the model before the change (1 of 3 probes); the same command asks this part again"
         in (capsys.readouterr().err)
     )
+
+
+def test_the_table_has_the_order_of_the_report() -> None:
+    """Whatever order the change file asks in."""
+    keys = ["locality.format", "length.after", "leak", "locality.unrelated", "generality.hop", "reliability"]
+    keys += ["locality.same_pattern", "kept.unrelated", "generality.rephrase"]
+    summary = summarise([dict.fromkeys(keys, 0.5)], n=[dict.fromkeys(keys, 2)])
+    table = _table(summary, {}, several=False)
+    assert list(table.columns[0].cells) == [
+        *("reliability", "generality.rephrase", "generality.hop", "locality.same_pattern", "locality.unrelated"),
+        *("locality.format", "leak", "kept.unrelated", "length.after"),
+    ]

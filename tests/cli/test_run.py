@@ -440,7 +440,7 @@ def test_a_precision_that_an_adapter_is_not_saved_in_is_said(capsys: pytest.Capt
 
 def test_fewer_prompts_of_replay_than_were_asked_for_are_said(capsys: pytest.CaptureFixture[str], study: Path) -> None:
     words = [str(study), "--set", "methods.full+self.replay.n=60", "--only", "full+self", "--changes", "1"]
-    told = "replay: 60 prompts were asked for (n), 3 are there"
+    told = "replay: 60 were asked for (n), 3 are there"
     code, out, _ = run(capsys, *words, "--dry-run")
     assert code == 0
     assert [line.strip() for line in out.splitlines() if "(n)" in line] == [f"method 'full+self': {told}"]

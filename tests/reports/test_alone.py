@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -253,3 +254,19 @@ def test_the_noise_floor_is_called_so_in_tables(tmp_path: Path, language: str, w
     table = plain_table(read_run(tmp_path), "change", language=language)
     assert [row.labels for row in table.rows] == [(AFTER,), (f"{words} ({BEFORE})",)]
     assert table.shown() == [("0.500",), ("0.750",)]
+
+
+def test_a_kept_models_path_is_its_last_parts_in_the_title(tmp_path: Path) -> None:
+    """Unless two models differ further in front only; names of the hub stay whole."""
+    cells = "/home/me/runs/tiny/cells"
+    run = replace(read_run(make_exam(tmp_path / "x")), before_name="Qwen/Qwen3-8B")
+
+    def title(before: str, after: str) -> str:
+        return replace(run, before_name=before, rows=tuple(replace(row, model=after) for row in run.rows)).title
+
+    kept = f"{cells}/chat--full--paris--s0/training/model"
+    assert title("Qwen/Qwen3-8B", kept) == "Qwen/Qwen3-8B → …/chat--full--paris--s0/training/model"
+    assert title("", f"{kept}/") == "…/chat--full--paris--s0/training/model"
+    other = kept.replace("/me/", "/you/")
+    assert title(other, kept) == f"{other} → {kept}"
+    assert title("runs/a/model", "pocket:chat") == "runs/a/model → pocket:chat"

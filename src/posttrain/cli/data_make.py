@@ -153,6 +153,6 @@ def _with_other_content(files: Mapping[Path, str], *, restart: bool) -> list[Pat
         cause = "is there already with other content, and would be overwritten"
         mend = "give another --output, or --restart to overwrite"
         named = [Problem(str(path), cause, mend) for path in other[:LISTED]]
-        rest = len(other) - len(named)
-        raise ConfigError(*named, *([Problem("", f"... and {rest} more")] if rest else []))
+        more = len(other) - len(named)
+        raise ConfigError(*named, *([Problem("", f"... and {more} more")] if more else []))
     return other

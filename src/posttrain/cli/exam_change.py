@@ -274,6 +274,8 @@ def _spread(wrong: list[tuple[str, ProbeResult]]) -> list[tuple[str, ProbeResult
 def _table(summary: Summary, beside: Mapping[str, BesideFloor], *, several: bool) -> Any:
     from rich.table import Table
 
+    from posttrain.reports.numbers import columns
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(translate("score"), overflow="fold")
     table.add_column(translate("value"), justify="right", overflow="fold")
@@ -281,7 +283,8 @@ def _table(summary: Summary, beside: Mapping[str, BesideFloor], *, several: bool
     table.add_column(translate("probes"), justify="right")
     if beside:
         table.add_column(translate("floor"), justify="right")
-    for name, value in summary.scores.items():
+    for name in (one.key for one in columns(summary.scores)):  # in the order of the report
+        value = summary.scores[name]
         digits = 4 if name.startswith("drift.") else 1 if name in ("length.before", "length.after") else 2
         interval = summary.ci95.get(name)
         shown = translate(f"{interval.low:.{digits}f} to {interval.high:.{digits}f}") if interval else ""

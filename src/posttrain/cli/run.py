@@ -292,13 +292,13 @@ def _unused(cells: Sequence[Cell]) -> list[str]:
     from posttrain.training.run import kind_of
     from posttrain.training.stored import unused_dtype
 
-    methods = {cell.method.label: cell.method for cell in cells}
-    told = {
-        label: unused_dtype(method.save_dtype, kind_of(method.tuner))
-        for label, method in methods.items()
-        if isinstance(method, TrainMethodConfig)
-    }
-    return [f"method '{label}': {line}" for label, line in told.items() if line]
+    said: dict[str, None] = {}
+    for cell in cells:
+        method = cell.method
+        unused = unused_dtype(method.save_dtype, kind_of(method.tuner)) if isinstance(method, TrainMethodConfig) else ""
+        if unused:
+            said[f"method '{method.label}': {unused}"] = None
+    return list(said)
 
 
 def _weights(outcome: Outcome, folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from posttrain.errors import Problem
 __all__ = ["in_text", "in_value"]
 
 
-class _Kind(NamedTuple):
+class _Wide(NamedTuple):
     """Signs that are confused together: what they are called, what is to be written, the ASCII for each."""
 
     name: str
@@ -22,10 +22,10 @@ class _Kind(NamedTuple):
 
 
 KINDS = (
-    _Kind("the full-width colon ：", "write : and a space", {ord("："): ": "}),
-    _Kind("full-width brackets", "write [ ] or { }", dict(zip(map(ord, "［］｛｝【】"), "[]{}[]", strict=True))),
-    _Kind("the full-width comma ，", "write , and a space", {ord("，"): ", ", ord("、"): ", "}),
-    _Kind("full-width quotation marks", 'write "', dict.fromkeys(map(ord, "“”＂「」『』"), '"')),
+    _Wide("the full-width colon ：", "write : and a space", {ord("："): ": "}),
+    _Wide("full-width brackets", "write [ ] or { }", dict(zip(map(ord, "［］｛｝【】"), "[]{}[]", strict=True))),
+    _Wide("the full-width comma ，", "write , and a space", {ord("，"): ", ", ord("、"): ", "}),
+    _Wide("full-width quotation marks", 'write "', dict.fromkeys(map(ord, "“”＂「」『』"), '"')),
 )
 """In the order in which they are tried."""
 SPACE = {0x3000: " "}
@@ -57,7 +57,7 @@ def in_text(text: str, line: int, name: str, fault: Callable[[str], int | None])
     return sorted(problems, key=lambda problem: int(problem.place.rpartition(":")[2] or 0))
 
 
-def _changes(lines: list[str], at: int) -> Iterator[tuple[int, str, list[_Kind]]]:
+def _changes(lines: list[str], at: int) -> Iterator[tuple[int, str, list[_Wide]]]:
     """(number, the line with ASCII signs, which) for the lines from `at` (1-based) upwards; the nearest first."""
     tried = 0
     for number in range(min(at, len(lines)) - 1, -1, -1):

@@ -186,9 +186,14 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The study's own title, else its name; of `posttrain exam`, the models."""
+        """The study's own title, else its name; of `posttrain exam`, the models, of a path its last parts."""
         if self.alone and self.models:
-            return " \u2192 ".join([*([self.before_name] if self.before_name else []), ", ".join(self.models)])
+            names = [*([self.before_name] if self.before_name else []), *self.models]
+            ends = dict(zip(names, map(_end, names), strict=True))
+            if len(set(ends.values())) < len(ends):  # what tells them apart stands further in front
+                ends = {name: name for name in names}
+            before = [ends[self.before_name]] if self.before_name else []
+            return " \u2192 ".join([*before, ", ".join(ends[name] for name in self.models)])
         return str(self.study.get("title") or self.name)
 
     @property
@@ -298,6 +303,12 @@ def read_run(folder: Path) -> Run:
         alone,
         before_name,
     )
+
+
+def _end(name: str) -> str:
+    """A model's name; of a long path the last three parts, as of a model that a study kept."""
+    parts = name.rstrip("/").split("/")
+    return name if len(parts) <= 3 else "\u2026/" + "/".join(parts[-3:])
 
 
 def _named_by_model(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:

@@ -238,9 +238,9 @@ def select(conversations: Sequence[Conversation], forbidden: Iterable[str], sour
     return selection
 
 
-def short_of(n: int | None, there: int, what: str) -> str:
-    """That fewer are there than were asked for; empty where they are enough. what: prompts, rows."""
-    return f"replay: {n} {what} were asked for (n), {there} are there" if n is not None and there < n else ""
+def short_of(n: int | None, there: int) -> str:
+    """That fewer are there than were asked for; empty where they are enough."""
+    return f"replay: {n} were asked for (n), {there} are there" if n is not None and there < n else ""
 
 
 def read_prompts(path: Path) -> list[str]:

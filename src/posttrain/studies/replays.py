@@ -17,7 +17,7 @@ __all__ = ["check_replays", "reader_of"]
 
 
 def check_replays(study: Study, cells: Sequence[Cell], base: Path) -> list[str]:
-    """What has to be said of the cells' replays. DataError with every prompt and row that one could not use."""
+    """What has to be said of the replays. DataError with every prompt and row that one could not use, each once."""
     readers: dict[str, PromptReader] = {}
     seen: set[str] = set()
     problems: list[Problem] = []

@@ -242,10 +242,10 @@ class PostTrainer(Trainer):
         """The gradient's norm before clipping; a non-finite one stops the run before it reaches the weights."""
         norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
         if not abs(norm) < float("inf"):
-            numbers = [i for micro in self.step.micro_batches for i in micro.row_numbers] if self.step else []
-            cause = f"the gradient is not finite in step {self.state.global_step + 1}"
-            if numbers:  # of them all: none of them is known to be the cause
-                cause += f", which learned from {self._places(numbers)}"
+            assert self.step is not None
+            rows = self._places([i for micro in self.step.micro_batches for i in micro.row_numbers])
+            # of them all, none is known to be the cause
+            cause = f"the gradient is not finite in step {self.state.global_step + 1}, which learned from {rows}"
             mend = "lower the learning rate; the weights of the step before were not changed"
             if self.lowered.dtype is not None:
                 mend = "lower the learning rate, or train in float32; the weights of the step before were not changed"

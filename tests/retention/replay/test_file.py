@@ -51,6 +51,6 @@ def test_a_bad_row_is_seen_before_any_model_speaks(context: ReplayContext, tmp_p
 def test_fewer_rows_than_were_asked_for_are_said(context: ReplayContext, tmp_path: Path, told: list[str]) -> None:
     (tmp_path / "old.jsonl").write_text(ROWS, encoding="utf-8")
     assert len(file(config(n=60), context)) == 2
-    assert told[0] == "replay: 60 rows were asked for (n), 2 are there"
-    assert config(n=3).shortage(tmp_path, None) == "replay: 3 rows were asked for (n), 2 are there"
+    assert told[0] == "replay: 60 were asked for (n), 2 are there"
+    assert config(n=3).shortage(tmp_path, None) == "replay: 3 were asked for (n), 2 are there"
     assert config(n=2).shortage(tmp_path, None) == config().shortage(tmp_path, None) == ""

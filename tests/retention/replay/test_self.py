@@ -152,7 +152,7 @@ def test_only_prompts_that_are_drawn_are_looked_at(context: ReplayContext, tmp_p
 def test_fewer_prompts_than_were_asked_for_are_said(context: ReplayContext, prompts: str, told: list[str]) -> None:
     there = len({*KNOWN, "hello"})
     self_replay(SelfReplayConfig(prompts=prompts, n=60), context)
-    assert told[0] == f"replay: 60 prompts were asked for (n), {there} are there"
+    assert told[0] == f"replay: 60 were asked for (n), {there} are there"
     told.clear()
     self_replay(SelfReplayConfig(prompts=prompts, n=there), context)
     assert not any("asked for" in line for line in told)

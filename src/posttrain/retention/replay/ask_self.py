@@ -124,7 +124,7 @@ def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> lis
         f"replay: {sampled} questions sampled, {len(questions)} different ones kept, {unended} without an end, "
         f"{empty} empty, {broken} with a control token among their words"
     )
-    if questions and (short := short_of(config.n, len(questions), "questions")):
+    if questions and (short := short_of(config.n, len(questions))):
         context.say(short)
     if not questions:
         raise DataError(

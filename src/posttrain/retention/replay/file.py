@@ -59,7 +59,7 @@ class FileReplayConfig(ReplayConfig):
 
     def shortage(self, base: Path, tokenizer: Any) -> str:
         """Fewer rows than `n`."""
-        return short_of(self.n, len(self.rows(base)), "rows")
+        return short_of(self.n, len(self.rows(base)))
 
 
 @register("replay", "file", config=FileReplayConfig)
@@ -67,7 +67,7 @@ def file(config: Config, context: ReplayContext) -> list[Conversation]:
     """The conversations of the file, without those that the exam asks."""
     assert isinstance(config, FileReplayConfig)
     rows = config.rows(context.base)
-    if short := short_of(config.n, len(rows), "rows"):
+    if short := short_of(config.n, len(rows)):
         context.say(short)
     selection = select(rows, context.forbidden, str(config.data.path or config.data.hub))
     context.say(f"replay from {config.data.path or config.data.hub}: {selection}")

@@ -105,7 +105,7 @@ class SelfReplayConfig(ReplayConfig):
 
     def shortage(self, base: Path, tokenizer: Any) -> str:
         """Fewer prompts than `n`, each counted once."""
-        return short_of(self.n, len(self.asked(base, tokenizer, 0)), "prompts")
+        return short_of(self.n, len(self.asked(base, tokenizer, 0)))
 
     def check(self, base: Path, reader: PromptReader, seed: int) -> None:
         """DataError for rows without a prompt and prompts that the model could not read, all of them by their lines."""
@@ -136,7 +136,7 @@ def self_replay(config: Config, context: ReplayContext) -> list[Conversation]:
     config.check(context.base, reader, context.seed)  # all that is wrong at once, before any of them is answered
     asked = config.asked(context.base, respondent.tokenizer, context.seed)
     prompts = list(asked)
-    if short := short_of(config.n, len(prompts), "prompts"):
+    if short := short_of(config.n, len(prompts)):
         context.say(short)
     settings = {
         "kind": "self",
