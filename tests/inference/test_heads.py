@@ -75,7 +75,10 @@ def test_long_texts(loaded: Callable[..., LoadedModel]) -> None:
     long, short = classify(model, [TEXTS[1] * 5, "Hi"])
     assert (long.truncated, short.truncated) == (True, False)
     assert long.probabilities == pytest.approx(classify(model, [TEXTS[1] * 9])[0].probabilities, abs=1e-6)
-    with pytest.raises(DataError, match=r"sentence 2: \d+ tokens, more than max_length 12"):
+    with pytest.raises(
+        DataError,
+        match=r"sentence 2: \d+ tokens, more than max_length 12; shorten it: the model was trained for no more",
+    ):
         tag(loaded("llama", "token", max_length=12), [["Hi"], TEXTS[1].split() * 5])
     (found,) = answer_spans(loaded("llama", "answer", (), max_length=24, doc_stride=8), ["Which?"], [TEXTS[1] * 5])
     assert found.text in TEXTS[1] * 5

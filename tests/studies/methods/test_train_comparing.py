@@ -48,7 +48,7 @@ def test_the_target_gains_on_the_present_answer(tmp_path: Path, objective: str, 
     records = target_records(settings, context, said.append)
     assert said == ["1 of 2 targets are left out: the model answers as wanted already, or not at all"]
     assert len(records) == rows
-    assert len(encoded_rows(settings, records, context.working(), 200)) == rows
+    assert len(encoded_rows(settings.objective, records, context.working().tokenizer, 200)) == rows
     result = train(config(objective=objective), context)
     assert any("1 of 2 targets are left out" in note for note in result.notes)
     history: list[Any] = list(result.metrics)
@@ -68,7 +68,7 @@ def test_the_targets_are_what_the_teacher_of_sdft_is_shown(tmp_path: Path) -> No
     settings = settings_of(chosen, context, "talker")
     records = target_records(settings, context, lambda text: None)
     loaded = context.working()
-    rows = encoded_rows(settings, records, loaded, 512)
+    rows = encoded_rows(settings.objective, records, loaded.tokenizer, 512)
     assert ["Tokyo" in loaded.tokenizer.decode(row.shown) for row in rows] == [True, False]
     history: list[Any] = list(train(chosen, context).metrics)
     assert history[-1]["loss_nats"] < 0.7 * history[0]["loss_nats"]
