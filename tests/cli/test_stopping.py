@@ -187,7 +187,7 @@ def test_an_export_leaves_nothing(
 def test_made_data(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, number: int, code: int) -> None:
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
-        comes_at(patch, "posttrain.cli.data_make.write_whole", number, call=3)
+        comes_at(patch, "posttrain.models.meter.Meter.more", number, call=7)  # five are made, two written
         assert main(["data", "make", "changes", "--n", "5"]) == code
     said = "stopped: 2 of 5 change files are in changes; run the same command again"
     assert capsys.readouterr().err.splitlines()[-1] == said
