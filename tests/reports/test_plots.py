@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from posttrain.reports.folder import read_run
@@ -20,6 +20,7 @@ SHARE = st.floats(0, 1)
 
 
 @given(st.lists(st.tuples(SHARE, SHARE), min_size=1, max_size=7))
+@example([(0.0, 0.5), (0.0, 0.5), (0.0, 0.0), (0.0, 0.0), (0.0, 0.5), (0.0, 0.5)])
 @settings(max_examples=40, deadline=None)
 def test_labels_lie_on_no_other_label(points: list[tuple[float, float]]) -> None:
     names = ["prompt", "full", "full+pattern", "full+self", "full+ask_self", "lora", "lora+self"][: len(points)]

@@ -154,7 +154,8 @@ def place_labels(labels: Sequence[str], anchors: Sequence[Point], crowd: Sequenc
         dots = sum(_holds(box, point) for point in crowd)
         crossed = sum(_holds(other, point) for other in placed.values() for point in _line(anchor, box))
         near = math.dist(anchor, _middle(box))
-        return 1e3 * (sum(map(box.overlap, taken)) + outside) + 6 * dots + 30 * crossed + near
+        touched = sum(box.overlap(other) > 0 for other in placed.values())  # by a hair, too
+        return 1e3 * (sum(map(box.overlap, taken)) + touched + outside) + 6 * dots + 30 * crossed + near
 
     def neighbours(i: int) -> int:
         return sum(math.dist(anchors[i], other) < 60 for other in anchors)
