@@ -258,7 +258,7 @@ def test_the_noise_floor_is_called_so_in_tables(tmp_path: Path, language: str, w
 
 def test_a_kept_models_path_is_its_last_parts_in_the_title(tmp_path: Path) -> None:
     """Unless two models differ further in front only; names of the hub stay whole."""
-    cells = "/home/me/runs/tiny/cells"
+    cells = "/srv/mine/runs/tiny/cells"
     run = replace(read_run(make_exam(tmp_path / "x")), before_name="Qwen/Qwen3-8B")
 
     def title(before: str, after: str) -> str:
@@ -267,6 +267,6 @@ def test_a_kept_models_path_is_its_last_parts_in_the_title(tmp_path: Path) -> No
     kept = f"{cells}/chat--full--paris--s0/training/model"
     assert title("Qwen/Qwen3-8B", kept) == "Qwen/Qwen3-8B → …/chat--full--paris--s0/training/model"
     assert title("", f"{kept}/") == "…/chat--full--paris--s0/training/model"
-    other = kept.replace("/me/", "/you/")
+    other = kept.replace("/mine/", "/yours/")
     assert title(other, kept) == f"{other} → {kept}"
     assert title("runs/a/model", "pocket:chat") == "runs/a/model → pocket:chat"
