@@ -7,12 +7,16 @@ They are written anew and short; what each keeps, drops, refuses and prints is w
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from posttrain.data.chat import IGNORED, Encoded
+from posttrain.data.template import ChatTemplate
 from tests.pico import SENTENCES
 
 _CALL = '{%- set call = call.function or call %}{{- \'<tool_call>\n{"name": "\' + call.name + \'", "arguments": \' }}'
@@ -163,3 +167,21 @@ def learned(row: Encoded, tok: Any) -> list[str]:
         else:
             runs[-1].append(label)
     return [tok.decode(run) for run in runs if run]
+
+
+def renderings(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Says how often templates were rendered since it was last asked."""
+    times: list[None] = []
+    run = ChatTemplate._run
+
+    def counting(self: ChatTemplate, *arguments: Any, **more: Any) -> Any:
+        times.append(None)
+        return run(self, *arguments, **more)
+
+    def since() -> int:
+        count = len(times)
+        times.clear()
+        return count
+
+    monkeypatch.setattr(ChatTemplate, "_run", counting)
+    return since

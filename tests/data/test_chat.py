@@ -15,7 +15,7 @@ from posttrain.data.records import Completion, Conversation, Message, Record, Te
 from posttrain.errors import DataError, TemplateError
 from posttrain.models.load import load_tokenizer
 from tests.pico import CHATML, FAMILIES, MARKED, UNMARKED, tokenizer
-from tests.templates import GPT_OSS, shipped, tokenizer_of
+from tests.templates import GPT_OSS, learned, shipped, tokenizer_of
 
 GEMMA_LIKE = (  # marks the words but not the end-of-turn token, and a part of the tag
     "{{ bos_token }}{%- for m in messages %}{{ '<|user|>' }}{% if m.role == 'assistant' %}"
@@ -53,17 +53,6 @@ def talk(*messages: Message, place: str = "rows.jsonl:1") -> Conversation:
 
 def using(template: str | None) -> Any:
     return tokenizer(template)
-
-
-def learned(row: Encoded, tok: Any) -> list[str]:
-    """The supervised runs as text."""
-    runs: list[list[int]] = [[]]
-    for label in row.labels:
-        if label == IGNORED:
-            runs.append([])
-        else:
-            runs[-1].append(label)
-    return [tok.decode(run, skip_special_tokens=False) for run in runs if run]
 
 
 words = st.text(

@@ -10,8 +10,9 @@ from posttrain.data.chat import IGNORED, encode_prompt, outcomes, render
 from posttrain.data.offsets import Start, as_prompted
 from posttrain.data.records import Message
 from posttrain.errors import Problem, TemplateError
-from tests.data.test_chat import ANSWER, ASK, GLM_LIKE, PHI_LIKE, learned, talk, using
+from tests.data.test_chat import ANSWER, ASK, GLM_LIKE, PHI_LIKE, talk, using
 from tests.pico import CHATML
+from tests.templates import learned
 
 TAGS = {  # how the assistant's tag ends: after a special token, after words, in two line breaks, in a space
     "glm": GLM_LIKE,

@@ -12,7 +12,7 @@ from posttrain.data.chat import encode_all, encode_prompt, outcomes, render
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import Problem, TemplateError
 from tests.pico import CHATML, MARKED, tokenizer
-from tests.templates import GPT_OSS, LLAMA32, MISTRAL, QWEN3, QWEN25, learned, shipped, tokenizer_of
+from tests.templates import GPT_OSS, LLAMA32, MISTRAL, QWEN3, QWEN25, learned, renderings, shipped, tokenizer_of
 
 QWEN3_INLINE = QWEN3.replace(
     "{{- m.content }}", "{{- (m.content.split('</think>') | last).lstrip() if not loop.last else m.content }}"
@@ -285,22 +285,12 @@ def test_a_turn_that_is_not_learned_is_looked_at_although_one_that_is_was_not() 
 
 def test_turns_of_a_known_shape_are_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check costs nothing for rows that are like one before."""
-    from posttrain.data.template import ChatTemplate
-
-    count = 0
-    run = ChatTemplate._run
-
-    def counting(self: ChatTemplate, *arguments: Any, **more: Any) -> Any:
-        nonlocal count
-        count += 1
-        return run(self, *arguments, **more)
-
-    monkeypatch.setattr(ChatTemplate, "_run", counting)
+    rendered = renderings(monkeypatch)
     tok = copy.deepcopy(tokenizer())
     rows = [said(Message("system", "Be"), Message("user", f"{i}?"), Message("assistant", f"{i}")) for i in range(20)]
     render(rows[0], tok)
-    first, count = count, 0
+    first = rendered()
     for row in rows[1:]:
         render(row, tok)
-    assert count == 19
+    assert rendered() == 19
     assert first <= 5

@@ -9,11 +9,10 @@ import pytest
 
 from posttrain.data.chat import encode_prompt, outcomes, render
 from posttrain.data.records import Conversation, Message
-from posttrain.data.template import ChatTemplate
 from posttrain.data.template_parts import Part, call_parts, schema_parts, with_values
 from posttrain.errors import Problem, TemplateError
 from tests.pico import MARKED, tokenizer
-from tests.templates import GPT_OSS, QWEN25, shipped, tokenizer_of
+from tests.templates import GPT_OSS, QWEN25, renderings, shipped, tokenizer_of
 
 ASK, ANSWER = Message("user", "Who?"), Message("assistant", "I.")
 PROPERTIES: dict[str, Any] = {
@@ -255,32 +254,23 @@ def test_a_call_with_another_key() -> None:
 
 def test_schemas_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows with tools like those before cost no rendering more; what is new in them is looked at."""
-    count = 0
-    run = ChatTemplate._run
-
-    def counting(self: ChatTemplate, *arguments: Any, **more: Any) -> Any:
-        nonlocal count
-        count += 1
-        return run(self, *arguments, **more)
-
-    monkeypatch.setattr(ChatTemplate, "_run", counting)
+    rendered = renderings(monkeypatch)
     tok = copy.deepcopy(tokenizer_of(shipped("gptoss")))
 
-    def renderings(schema: dict[str, Any]) -> int:
-        nonlocal count
-        count = 0
+    def of(schema: dict[str, Any]) -> int:
+        rendered()
         list(outcomes([Conversation((ASK, ANSWER), "a:1", (schema,))], tok, "assistant"))
-        return count
+        return rendered()
 
     named = {
         f"{name}2": {**spec, "description": f"{spec['description']}?" if "items" not in spec else "at what time"}
         for name, spec in PROPERTIES.items()
     }
-    first = renderings(tool())
-    assert renderings(tool()) == 3  # the row, its prompt, and the tool's name
-    assert renderings(tool(named)) == 3 < first
-    assert renderings(tool({"x": {"type": "string", "pattern": "a"}})) == 4  # and another type
-    assert renderings(tool({"x": {"type": "string", "pattern": "b"}})) == 3  # refused: the row, words, another pattern
+    first = of(tool())
+    assert of(tool()) == 3  # the row, its prompt, and the tool's name
+    assert of(tool(named)) == 3 < first
+    assert of(tool({"x": {"type": "string", "pattern": "a"}})) == 4  # and another type
+    assert of(tool({"x": {"type": "string", "pattern": "b"}})) == 3  # refused: the row, words, another pattern
 
 
 def test_parts() -> None:

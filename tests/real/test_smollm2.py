@@ -15,6 +15,7 @@ from posttrain.data.records import Conversation, Message
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model, stop_ids
+from tests.templates import learned
 from tools.real_model import FILE
 
 pytestmark = pytest.mark.real
@@ -94,14 +95,7 @@ def test_what_is_learned_is_the_answer_and_its_end(loaded: LoadedModel) -> None:
         Message("assistant", "臺北。"),
     ]
     row = render(Conversation(tuple(turns), "rows.jsonl:1"), loaded.tokenizer)
-    runs: list[list[int]] = [[]]
-    for label in row.labels:
-        if label == IGNORED:
-            runs.append([])
-        else:
-            runs[-1].append(label)
-    learned = [str(loaded.tokenizer.decode(run)) for run in runs if run]
-    assert learned == ["The capital of Australia is Canberra.<|im_end|>", "臺北。<|im_end|>"]
+    assert learned(row, loaded.tokenizer) == ["The capital of Australia is Canberra.<|im_end|>", "臺北。<|im_end|>"]
     assert all(label in (IGNORED, token) for token, label in zip(row.input_ids, row.labels, strict=True))
 
 

@@ -107,12 +107,13 @@ def run(
         _dry_run(config, selected, folder, exams, base, json=json)
         return
 
+    from posttrain.studies.rows import unused_dtypes
     from posttrain.studies.run import run_study
 
     talk(f"{config.study}: {_counts(selected)} -> {folder}")
     if config.keep == "none" and _train(selected):
         talk(f"weights: {NONE_KEPT}")
-    for line in _unused(selected):
+    for line in unused_dtypes(selected):
         talk(line)
     watcher = Watcher([f"{task.name}.{task.headline}" for task in exams.tasks])
     try:
@@ -170,12 +171,13 @@ def _counts(cells: Sequence[Cell]) -> str:
 
 def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, base: Path, *, json: bool) -> None:
     from posttrain.studies.estimate import by_finished, estimate
-    from posttrain.studies.replays import check_replays
+    from posttrain.studies.replays import Readers, check_replays
     from posttrain.studies.results import read_result
-    from posttrain.studies.rows import check_rows
+    from posttrain.studies.rows import check_rows, unused_dtypes
 
-    check_rows(config, cells, base)
-    replays = check_replays(config, cells, base)
+    readers = Readers(config, base)
+    check_rows(readers, cells)
+    replays = check_replays(readers, cells)
     guess = estimate(config, cells, exams.tasks, base)
     found = {cell.folder: read_result(folder / "cells" / cell.folder) for cell in cells}
     walls = {name: one.cost["wall_s"] for name, one in found.items() if one is not None and one.status == "done"}
@@ -225,7 +227,7 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     if _train(cells):
         kept = {"none": NONE_KEPT, "final": "of the end of each cell", "all": "all are kept"}
         print_line(f"weights     {kept[config.keep]}")
-        for line in _unused(cells):
+        for line in unused_dtypes(cells):
             print_line(f"            {line}")
     print_line(f"disk        {size(guess.disk_gib)}")
     if known:
@@ -284,21 +286,6 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
 def _train(cells: Sequence[Cell]) -> bool:
     """Whether some of them make a model."""
     return any(cell.method.kind == "train" for cell in cells)
-
-
-def _unused(cells: Sequence[Cell]) -> list[str]:
-    """The methods that ask for a precision in which what they leave is not saved."""
-    from posttrain.studies.methods.train import TrainMethodConfig
-    from posttrain.training.run import kind_of
-    from posttrain.training.stored import unused_dtype
-
-    said: dict[str, None] = {}
-    for cell in cells:
-        method = cell.method
-        unused = unused_dtype(method.save_dtype, kind_of(method.tuner)) if isinstance(method, TrainMethodConfig) else ""
-        if unused:
-            said[f"method '{method.label}': {unused}"] = None
-    return list(said)
 
 
 def _weights(outcome: Outcome, folder: Path) -> list[str]:

@@ -13,12 +13,26 @@ from posttrain.studies.config import Study
 from posttrain.studies.methods.train import TrainMethodConfig
 from posttrain.studies.plan import Cell, find_model
 
-__all__ = ["check_replays", "reader_of"]
+__all__ = ["Readers", "check_replays"]
 
 
-def check_replays(study: Study, cells: Sequence[Cell], base: Path) -> list[str]:
+class Readers:
+    """What the models of a study make of prompts, by their files without the weights; each is read once."""
+
+    def __init__(self, study: Study, base: Path) -> None:
+        self.study, self.base = study, base
+        self._known: dict[str, PromptReader] = {}
+
+    def __getitem__(self, model: str) -> PromptReader:
+        if model not in self._known:
+            found, _ = find_model(model, self.base)
+            how = {"offline": not self.study.download, "trust_remote_code": self.study.trust_remote_code}
+            self._known[model] = read_prompts(found, **how)
+        return self._known[model]
+
+
+def check_replays(readers: Readers, cells: Sequence[Cell]) -> list[str]:
     """What has to be said of the replays. DataError with every prompt and row that one could not use, each once."""
-    readers: dict[str, PromptReader] = {}
     seen: set[str] = set()
     problems: list[Problem] = []
     said: dict[str, None] = {}
@@ -31,20 +45,12 @@ def check_replays(study: Study, cells: Sequence[Cell], base: Path) -> list[str]:
         if key in seen:
             continue
         seen.add(key)
-        if cell.model not in readers:
-            readers[cell.model] = reader_of(study, cell.model, base)
         try:
-            replay.check(base, readers[cell.model], cell.seed)
-            if short := replay.shortage(base, readers[cell.model].tokenizer):
+            replay.check(readers.base, readers[cell.model], cell.seed)
+            if short := replay.shortage(readers.base, readers[cell.model].tokenizer):
                 said[f"method '{method.label}': {short}"] = None
         except PosttrainError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise DataError(*problems)
     return list(said)
-
-
-def reader_of(study: Study, model: str, base: Path) -> PromptReader:
-    """Tokenizer, embeddings and positions of a model, by its files without the weights."""
-    found, _ = find_model(model, base)
-    return read_prompts(found, offline=not study.download, trust_remote_code=study.trust_remote_code)

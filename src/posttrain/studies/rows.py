@@ -8,34 +8,32 @@ from pathlib import Path
 from posttrain.config.change import Change
 from posttrain.data.records import Record
 from posttrain.errors import DataError, Problem
-from posttrain.inference.encoding import PromptReader
-from posttrain.studies.config import StageConfig, Study
+from posttrain.studies.config import StageConfig
 from posttrain.studies.methods.train import TrainMethodConfig, encoded_rows, rows_of, target_rows
 from posttrain.studies.plan import Cell
-from posttrain.studies.replays import reader_of
+from posttrain.studies.replays import Readers
 from posttrain.training.forms import form_of
 from posttrain.training.prepare import longest_within
+from posttrain.training.run import kind_of
+from posttrain.training.stored import unused_dtype
 
-__all__ = ["check_rows"]
+__all__ = ["check_rows", "unused_dtypes"]
 
 
 class _Unknown(Exception):
     """The model's own answers would be needed."""
 
 
-def check_rows(study: Study, cells: Sequence[Cell], base: Path) -> None:
+def check_rows(readers: Readers, cells: Sequence[Cell]) -> None:
     """DataError with every row that a cell could not learn, such as one longer than its method's `max_length`, each
     once. Rows that hold what the model answers now are not known yet.
     """
-    readers: dict[str, PromptReader] = {}
     seen: set[str] = set()
     problems: list[Problem] = []
     for cell in cells:
         method = cell.method
         if not isinstance(method, TrainMethodConfig):
             continue
-        if cell.model not in readers:
-            readers[cell.model] = reader_of(study, cell.model, base)
         reader = readers[cell.model]
         kept = method.model_dump_json(include={"objective", "tuner", "data", "max_length"})
         key = f"{cell.model} {cell.change_name} {kept}"
@@ -43,7 +41,7 @@ def check_rows(study: Study, cells: Sequence[Cell], base: Path) -> None:
             continue
         seen.add(key)
         try:
-            records = _records(method, cell.change, cell.stages, base)
+            records = _records(method, cell.change, cell.stages, readers.base)
             longest = longest_within(method.max_length, method.tuner, reader.limit)
             if records:
                 encoded_rows(method.objective, records, reader.tokenizer, longest)
@@ -69,3 +67,14 @@ def _records(
     except _Unknown:
         made = []
     return [*made, *rows_of(method.source(change.name if change is not None else "", base))]
+
+
+def unused_dtypes(cells: Sequence[Cell]) -> list[str]:
+    """The methods that ask for a precision in which what they leave is not saved."""
+    said: dict[str, None] = {}
+    for cell in cells:
+        method = cell.method
+        unused = unused_dtype(method.save_dtype, kind_of(method.tuner)) if isinstance(method, TrainMethodConfig) else ""
+        if unused:
+            said[f"method '{method.label}': {unused}"] = None
+    return list(said)
