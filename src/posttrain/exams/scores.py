@@ -23,19 +23,47 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from posttrain.exams.score_spec import ScoreSpec
 from posttrain.exams.statistics import Interval, cohen_kappa, mean_over_changes, share_over_changes, wilson
 from posttrain.exams.uncounted import uncounted_note
 
 if TYPE_CHECKING:
     from posttrain.exams.change import ProbeResult
 
-__all__ = ["ExamResult", "Summary", "is_share", "merged_notes", "over_changes", "score", "summarise"]
+__all__ = ["HEADLINE", "SPECS", "ExamResult", "is_share", "merged_notes", "over_changes", "score"]
+
+HEADLINE = "reliability"
+"""What stands for the change exam."""
+_LOCAL = ("same_pattern", "neighbour", "unrelated", "format", "refusal")
+_GENERAL = ("rephrase", "reverse", "hop", "cross_lingual")
+SPECS: tuple[ScoreSpec, ...] = (
+    ScoreSpec("reliability", "reliability", group="reliability"),
+    *(ScoreSpec(f"generality.{kind}", kind, group="generality") for kind in _GENERAL),
+    *(ScoreSpec(f"locality.{kind}", kind, group="locality") for kind in _LOCAL),
+    # a leak mirrors what counts as kept (at most one answer in ten is not) and as lost (half of them)
+    ScoreSpec("leak", "leak", better="less", group="leak", ends=(0.1, 0.5)),
+    *(ScoreSpec(f"same.{kind}", kind, group="same") for kind in _LOCAL),
+    *(ScoreSpec(f"kept.{kind}", kind, "grade", group="kept") for kind in _LOCAL),
+    ScoreSpec("manner", "manner", "grade", group="manner"),
+    *(ScoreSpec(f"judge.{kind}", kind, group="judge") for kind in _LOCAL),
+    ScoreSpec("judge.agreement", "agreement", group="judge"),
+    ScoreSpec("judge.kappa", "kappa", "grade", group="judge"),
+    *(ScoreSpec(f"strict.{kind}", kind, group="strict") for kind in _LOCAL),
+    ScoreSpec("drift.target_kl", "target_kl", "nats", "none", "drift"),  # it is wanted
+    ScoreSpec("drift.unrelated_kl", "unrelated_kl", "nats", "less", "drift", (0.25, 1.0)),
+    *(ScoreSpec(f"likelihood.{kind}", kind, group="likelihood") for kind in ("reliability", *_GENERAL, *_LOCAL)),
+    ScoreSpec("length.before", "before", "tokens", "none", "length"),
+    ScoreSpec("length.after", "after", "tokens", "none", "length"),
+    ScoreSpec("length.cut", "cut", "share", "none", "length"),
+)
+"""Every score of the change exam, in the order of tables."""
+_SHARES = frozenset(spec.key for spec in SPECS if spec.unit == "share")
 
 _COUNTED = re.compile(r"(\d+) of (\d+) (.*)", re.DOTALL)
 
@@ -59,16 +87,6 @@ class ExamResult:
             if s.group.startswith("locality."):
                 found.setdefault(s.group, []).append(None if s.ok is None else int(s.ok))
         return found
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Scores averaged over changes; n: probes in all; changes: how many changes have this score."""
-
-    scores: dict[str, float]
-    ci95: dict[str, Interval]
-    n: dict[str, int]
-    changes: dict[str, int]
 
 
 def score(samples: Sequence[ProbeResult]) -> ExamResult:
@@ -170,13 +188,9 @@ def merged_notes(notes: Sequence[Sequence[str]]) -> list[str]:
     return [f"{found} of {total} {words}" for words, (found, total) in sums.items()]
 
 
-SHARES = ("reliability", "generality", "locality", "same", "leak", "strict", "likelihood")
-
-
 def is_share(name: str) -> bool:
-    """Whether a score is a share of probes."""
-    group, _, kind = name.partition(".")
-    return group in SHARES or name == "length.cut" or (group == "judge" and kind != "kappa")
+    """Whether a score of the change exam is a share of probes."""
+    return name in _SHARES
 
 
 def over_changes(
@@ -186,30 +200,3 @@ def over_changes(
     if len(values) == 1:
         return own
     return share_over_changes(values, counted) if is_share(name) else mean_over_changes(values, seed=seed)
-
-
-def summarise(
-    results: Sequence[ExamResult | Mapping[str, float]], *, seed: int = 0, n: Sequence[Mapping[str, int]] | None = None
-) -> Summary:
-    """Average each score over changes (one result each), with an interval over changes; one keeps its own interval.
-
-    Scores of seeds of one change should be averaged into one mapping before: they are not independent changes. Plain
-    mappings of scores may be given instead of results, with `n` beside them.
-    """
-    scores = [r.scores if isinstance(r, ExamResult) else r for r in results]
-    probes = n or [r.n if isinstance(r, ExamResult) else {} for r in results]
-    names = list(dict.fromkeys(name for one in scores for name in one))
-    summary = Summary({}, {}, {}, {})
-    for name in names:
-        having = [i for i, one in enumerate(scores) if name in one]
-        values = [scores[i][name] for i in having]
-        counted = [probes[i].get(name, 1) for i in having]
-        summary.scores[name] = float(np.mean(values))
-        summary.changes[name] = len(values)
-        summary.n[name] = sum(probes[i].get(name, 0) for i in having)
-        first = results[having[0]]
-        own = first.ci95.get(name) if isinstance(first, ExamResult) else None
-        chosen = over_changes(name, values, counted, own, seed=seed)
-        if chosen is not None:
-            summary.ci95[name] = chosen
-    return summary

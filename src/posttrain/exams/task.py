@@ -24,6 +24,7 @@ from pydantic import Field
 from posttrain import registry
 from posttrain.config.base import Config
 from posttrain.errors import MissingError, Problem
+from posttrain.exams.score_spec import ScoreSpec
 from posttrain.exams.statistics import Interval, bootstrap_over_changes, wilson
 from posttrain.inference.protocol import Answer, Prompt, Scored
 
@@ -211,6 +212,9 @@ class Task:
     """Called with the respondent's name and every sample once all are in (CapTrack's response files); says notes."""
     chat: bool = False
     """The chat template was asked for: a model without one is refused."""
+    kind: str = ""
+    scores: tuple[ScoreSpec, ...] = ()
+    """What its scores are; the headline's at least."""
 
     @property
     def fingerprint(self) -> str:

@@ -12,9 +12,10 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from posttrain.exams.capabilities import CAPABILITIES
+from posttrain.exams.results import ExamInfo
 from posttrain.reports import numbers
 from posttrain.reports.exam_plots import MOST, GroupChange, change_plot
-from posttrain.reports.examined import Compared, ExamInfo
+from posttrain.reports.examined import Compared
 from posttrain.reports.folder import Row, Run, Version
 from posttrain.reports.sizes import WHOLE
 from posttrain.reports.svg import Mark, mark_icon

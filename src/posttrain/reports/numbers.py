@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from posttrain.exams import scores as exams_scores
+from posttrain.exams.scores import SPECS
 from posttrain.reports.texts import Message, say
 
 __all__ = [
@@ -27,18 +27,10 @@ __all__ = [
 MISSING = "–"
 RESAMPLES = 1000
 
-GROUPS: tuple[str, ...] = (
-    *("reliability", "generality", "locality", "leak", "same", "kept", "manner", "judge", "strict"),
-    *("drift", "likelihood", "length"),
-)
-"""Score groups in the order of the report: the part of a score's key before its dot."""
-
-ORDER: tuple[str, ...] = (
-    *("reliability", "rephrase", "reverse", "hop", "cross_lingual"),
-    *("same_pattern", "neighbour", "unrelated", "format", "refusal"),
-    *("target_kl", "unrelated_kl", "before", "after", "cut"),
-)
-"""Scores within a group; others follow in their own order."""
+GROUPS: tuple[str, ...] = tuple(dict.fromkeys(spec.group for spec in SPECS))
+"""Score groups of the change exam in the order of the report."""
+DECLARED = {spec.key: spec for spec in SPECS}
+ORDER = {spec.key: number for number, spec in enumerate(SPECS)}
 
 
 class Column(NamedTuple):
@@ -54,11 +46,11 @@ def columns(score_keys: Iterable[str], groups: Sequence[str] = GROUPS) -> list[C
     found = [Column(key, key.partition(".")[0], key.partition(".")[2] or key) for key in dict.fromkeys(score_keys)]
     wanted = [c for c in found if c.group in groups or (groups is GROUPS and c.group not in GROUPS)]
 
-    def place(column: Column) -> tuple[int, int]:
+    def rank(column: Column) -> tuple[int, int]:
         group = groups.index(column.group) if column.group in groups else len(groups)
-        return group, ORDER.index(column.name) if column.name in ORDER else len(ORDER)
+        return group, ORDER.get(column.key, len(ORDER))
 
-    return sorted(wanted, key=place)
+    return sorted(wanted, key=rank)
 
 
 def finite(value: float) -> bool:
@@ -110,17 +102,12 @@ def trade_off(scores: Mapping[str, float]) -> float | None:
 
 def goodness(key: str, value: float) -> float | None:
     """0 (bad) to 1 (good) for the cell's colour; None where neither end is better (lengths, drift on the target)."""
-    group = key.partition(".")[0]
-    if group in ("reliability", "generality", "locality", "same", "kept", "manner", "judge", "strict", "likelihood"):
-        return min(max(value, 0.0), 1.0)
-    if key in ENDS or group in ENDS:
-        return less_is_better(value, *ENDS[key if key in ENDS else group])
-    return None
-
-
-ENDS: dict[str, tuple[float, float]] = {"leak": (0.1, 0.5), "drift.unrelated_kl": (0.25, 1.0)}
-"""Scores that had best be 0 (drift on the target is wanted): where they stand in the middle, and from where on they are
-bad. A leak mirrors what counts as kept (at most one answer in ten is not) and as lost (half of them)."""
+    spec = DECLARED.get(key)
+    if spec is None or spec.better == "none":
+        return None
+    if spec.ends is not None:
+        return less_is_better(value, *spec.ends)
+    return min(max(value, 0.0), 1.0)
 
 
 def less_is_better(value: float, middle: float, bad: float) -> float:
@@ -146,7 +133,7 @@ def cell_colour(good: float) -> str:
 
 def is_share(key: str) -> bool:
     """Whether a score is a share, written in per cent."""
-    return exams_scores.is_share(key)
+    return key in DECLARED and DECLARED[key].unit == "share"
 
 
 def percent(value: float) -> str:
@@ -171,7 +158,7 @@ def percent_range(shares: Sequence[float]) -> str:
 
 def score_text(key: str, value: float) -> str:
     """A score as its table shows it: shares in per cent without the sign, the rest with two significant digits."""
-    if key in ("length.before", "length.after"):
+    if key in DECLARED and DECLARED[key].unit == "tokens":
         return fixed(value, 1)
     return _percent_number(value) if is_share(key) else amount(value)
 

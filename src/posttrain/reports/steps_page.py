@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from posttrain.exams.results import ExamInfo
 from posttrain.exams.statistics import share_over_changes
 from posttrain.reports import numbers
 from posttrain.reports.exam_page import label_of
 from posttrain.reports.exam_plots import PanelScale, step_panel
-from posttrain.reports.examined import ExamInfo
 from posttrain.reports.folder import Row, Run, Version, safe_name
 from posttrain.reports.sizes import Size, columns_of, drawn, panel_sizes
 from posttrain.reports.steps import StepPoint, best, range_ticks, starts_to_fall

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from posttrain.exams.results import CHANGE, Results, Untouched
 from posttrain.reports import averaged, numbers
-from posttrain.reports.examined import Before, read_before, read_exams
 from posttrain.reports.folder import Row, rows_of
 from posttrain.reports.texts import catalogue, say, text
 
@@ -39,15 +38,15 @@ UNSURE = "?"
 """Beside one that fell over so few questions that no test could call it a loss."""
 
 
-def text_table(results: Mapping[str, Any], width: int = 100, *, language: str = "en") -> str:
+def text_table(results: Results, width: int = 100, *, language: str = "en") -> str:
     """Methods x main scores of results.json as text with at most `width` columns (at least 40), ending in a newline."""
     rows = [row for row in rows_of(results) if not row.checkpoint.startswith(("stage-", "merge-"))]  # in the report
     words = catalogue(language)
-    exams = {exam.key: exam.name for exam in read_exams(results)}
+    exams = {exam.key: exam.name for exam in results.exams.values() if exam.kind != CHANGE}
     over_stages = {f"stages.{name}": words[f"stages.{name}"] for name in ("acc", "bwt", "fwt", "forgetting")}
     every = (*SHOWN, *exams, *over_stages)
     names = {key: words[f"table.{key}"] for key in SHOWN} | exams | over_stages
-    shown = [*(_untouched(one, words["table.untouched"]) for one in read_before(results)), *rows] if exams else rows
+    shown = [*(_untouched(one, words["table.untouched"]) for one in results.before), *rows] if exams else rows
     body = {key: [_value(row, key) for row in shown] for key in SHOWN}
     body |= {key: _column([row.scores.get(key) for row in shown]) for key in exams}
     body |= {key: _column([row.transfer.get(key.partition(".")[2]) for row in shown]) for key in over_stages}
@@ -64,7 +63,7 @@ def text_table(results: Mapping[str, Any], width: int = 100, *, language: str = 
         table.add_row(label, *(body[key][i] for key in columns))
     mixed = set(present) & {*SHOWN} - {"wall_s"}
     title = "table.title" if not exams else "table.title_both" if mixed else "table.title_exams"
-    lines = [text(say(title, study=results.get("study", ""), changes=averaged.over(rows)), language)]
+    lines = [text(say(title, study=results.study, changes=averaged.over(rows)), language)]
     after = list(_remarks(results, rows, [names[key] for key in every if key in present and key not in kept], language))
     console = Console(file=io.StringIO(), width=max(width, 40), force_terminal=False, highlight=False, markup=False)
     console.print("\n".join(lines), end="\n\n")
@@ -90,7 +89,7 @@ def _column(values: Sequence[float | None]) -> list[str]:
     return [numbers.MISSING if value is None else numbers.fixed(value, places) for value in values]
 
 
-def _untouched(one: Before, name: str) -> Row:
+def _untouched(one: Untouched, name: str) -> Row:
     return Row(one.model, name, "", one.scores, one.ci95, one.n)
 
 
@@ -118,7 +117,7 @@ def _fitting(
     return kept
 
 
-def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence[str], language: str) -> list[str]:
+def _remarks(results: Results, rows: Sequence[Row], left_out: Sequence[str], language: str) -> list[str]:
     remarks = []
     different = averaged.uneven(rows, lambda row: _label(row, rows, language))
     if different is not None:
@@ -140,9 +139,9 @@ def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence
         remarks.append(text(say("table.below", mark=BELOW), language))
     if any(row.unsure(key) for row in rows for key in row.floor):
         remarks.append(text(say("table.unsure", mark=UNSURE), language))
-    failed = [cell for cell in results["cells"] if cell.get("status", "done") != "done"]
+    failed = [line for line in results.cells if not line.done]
     if failed:
-        names = ", ".join(f"{cell['method']}/{cell['change']}" for cell in failed[:5]) + (
+        names = ", ".join(f"{line.method}/{line.change}" for line in failed[:5]) + (
             " …" if len(failed) > 5 else ""
         )
         remarks.append(text(say("table.failed", k=len(failed), names=names), language))

@@ -17,9 +17,11 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 from rich.cells import cell_len
 
+from posttrain.exams.results import CHANGE, ExamInfo
+from posttrain.exams.score_spec import find_spec
+from posttrain.exams.scores import SPECS
 from posttrain.models.disk import writing
 from posttrain.reports import numbers
-from posttrain.reports.examined import CHANGE, ExamInfo
 from posttrain.reports.folder import Run, safe_name
 from posttrain.reports.texts import catalogue
 
@@ -46,15 +48,6 @@ PRETTY: tuple[tuple[str, str], ...] = (
     (r"rouge-?_?(\d|[lL](?:sum)?|[sS])", r"ROUGE-\1"),
 )
 """Names of scores as papers print them."""
-
-LOWER = re.compile(
-    r"(^|[._])(perplexity|ppl|bits_per_byte|cross_entropy|nats|ece|overreach|over_refusal|leak)($|[._])|_perplexity$|\bece_"
-)
-HIGHER = re.compile(
-    r"^(bleu|rouge|f1|em$|exact|acc|mc[123]$|truth|matthews|pearson|spearman|macro_f1|strict|loose|reliability"
-    r"|generality|locality|robust)"
-)
-"""Scores whose better end is known by their name; of the others none is bold, except for the headline's family."""
 
 
 class PlainRow(NamedTuple):
@@ -117,12 +110,8 @@ def pretty(score: str) -> str:
 
 def direction(exam: ExamInfo | None, score: str) -> bool | None:
     """Whether higher is better (True) or lower (False); None where neither is known to be."""
-    stem = score.split("/")[0].split("~")[0].removeprefix("robust.")
-    if exam is not None and stem == exam.headline:
-        return exam.higher_is_better
-    if LOWER.search(stem):
-        return False
-    return True if HIGHER.search(stem) else None
+    spec = find_spec(score, SPECS if exam is None else exam.scores)
+    return None if spec is None or spec.better == "none" else spec.better == "more"
 
 
 def table_names(run: Run) -> list[str]:

@@ -7,7 +7,6 @@ trained again, bit by bit the same, are not asked again.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,11 @@ from posttrain.config.change import Change
 from posttrain.errors import ConfigError, DataError
 from posttrain.exams.capabilities import relative_changes
 from posttrain.exams.change import ProbeResult, change_exam
-from posttrain.exams.compare import compare
-from posttrain.exams.floor import NOISE_FLOOR, Outcomes
+from posttrain.exams.compare import Comparison, compare
 from posttrain.exams.records import SamplesFile, exam_key
+from posttrain.exams.results import Examined, Untouched, read_part, write_part
 from posttrain.exams.running import TaskProgress, TaskResult, run_task
-from posttrain.exams.statistics import Interval
+from posttrain.exams.scores import ExamResult
 from posttrain.exams.task import Task, content_id
 from posttrain.exams.uncounted import kind_of, uncounted
 from posttrain.inference.opening import open_respondent
@@ -30,8 +29,7 @@ from posttrain.inference.respondents import ModelRespondent, held
 from posttrain.studies.bench import Bench
 from posttrain.studies.config import Study, safe_name
 from posttrain.studies.exams import Exams
-from posttrain.studies.plan import Cell, find_model
-from posttrain.studies.results import Examined, write_json
+from posttrain.studies.plan import find_model
 from posttrain.training.dates import keep_first_day
 
 __all__ = ["ExamEvent", "Examiner"]
@@ -72,36 +70,34 @@ class Examiner:
         """The same for the same untouched model and the same tasks."""
         return content_id(self.bench.fingerprint, [task.fingerprint for task in self.exams.tasks])
 
-    def known_before(self) -> dict[str, Any] | None:
+    def known_before(self) -> Untouched | None:
         """What an earlier run has found, when it was the same."""
-        try:
-            known: dict[str, Any] = json.loads((self.place / "result.json").read_text(encoding="utf-8"))
-            return known if known.pop("hash") == self.before_key else None
-        except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):
-            return None
+        known = read_part(self.place / "result.json", Untouched)
+        return known if known is not None and known.key == self.before_key else None
 
-    def take_before(self, *, needed: bool) -> dict[str, Any] | None:
+    def take_before(self, *, needed: bool) -> Untouched | None:
         """The untouched model's entry in results.json; None without tasks. needed: it will be compared with."""
         if not self.exams.tasks:
             return None
         known = self.known_before()
         if known is not None and not needed:
-            self.notes = dict(known["notes"])
+            self.notes = known.notes
             return known
         self.before = {
             task.name: self._task(self.bench.before, task, self.place, "before") for task in self.exams.tasks
         }
         if known is None:
-            known = {
-                "model": self.bench.name,
-                "fingerprint": self.bench.fingerprint,
+            known = Untouched(
+                model=self.bench.name,
+                fingerprint=self.bench.fingerprint,
                 **self._merged(self.before),
-                "folder": str(self.place.relative_to(self.folder)),
-                "cost": costs(self.before),
-                "notes": {name: one.notes for name, one in self.before.items()},
-            }
-            write_json(self.place / "result.json", {"hash": self.before_key, **known})
-        self.notes = dict(known["notes"])
+                folder=str(self.place.relative_to(self.folder)),
+                cost=costs(self.before),
+                notes={name: tuple(one.notes) for name, one in self.before.items()},
+                key=self.before_key,
+            )
+            write_part(self.place / "result.json", known)
+        self.notes = known.notes
         return known
 
     @property
@@ -116,46 +112,76 @@ class Examiner:
 
     # ---- one checkpoint ----------------------------------------------------------------------------------------------
 
-    def examine(self, cell: Cell, respondent: Respondent, checkpoint: str, step: int | None, place: Path) -> Examined:
-        """Every exam of the study, on a changed model; place: the folder of the checkpoint's samples."""
-        with held(respondent):
-            return self._examined(cell, respondent, checkpoint, step, place)
+    def examine(
+        self,
+        changes: Sequence[Change],
+        respondent: Respondent,
+        checkpoint: str,
+        step: int | None,
+        folder: Path,
+        *,
+        floor: bool = False,
+    ) -> tuple[Examined, ...]:
+        """Every exam of the study, on a changed model: one result per change, the first with the other exams' scores.
 
-    def _examined(self, cell: Cell, respondent: Respondent, checkpoint: str, step: int | None, place: Path) -> Examined:
+        folder: of the samples; floor: the respondent is the noise floor. Without a change exam there is one result.
+        """
+        with held(respondent):
+            return self._examined(changes, respondent, checkpoint, step, folder, floor=floor)
+
+    def _examined(
+        self,
+        changes: Sequence[Change],
+        respondent: Respondent,
+        checkpoint: str,
+        step: int | None,
+        folder: Path,
+        *,
+        floor: bool,
+    ) -> tuple[Examined, ...]:
+        own = str(folder.relative_to(self.folder))
+        found: list[Examined] = []
+        samples = self._samples(respondent, changes, folder)
+        for change in changes if self.exams.change is not None else ():
+            began = time.monotonic()
+            self.tell(ExamEvent(self.bench.name, checkpoint, self.exams.change.label))
+            result = self._change(respondent, change, checkpoint, samples, floor=floor)
+            self._warn(change.name, result.notes)
+            spent = time.monotonic() - began
+            found.append(
+                Examined(
+                    checkpoint=checkpoint,
+                    change=change.name,
+                    scores=result.scores,
+                    ci95=result.ci95,
+                    n=result.n,
+                    folder=own,
+                    step=step,
+                    notes=tuple(result.notes),
+                    cost={"exam_s.change": spent, "exam_s": spent},
+                    outcomes={key: tuple(kept) for key, kept in result.outcomes.items()},
+                )
+            )
+        if not found:
+            name = changes[0].name if len(changes) == 1 else ""
+            found = [Examined(checkpoint=checkpoint, change=name, folder=own, step=step, cost={"exam_s": 0.0})]
         began = time.monotonic()
-        scores: dict[str, float] = {}
-        ci95: dict[str, Interval] = {}
-        n: dict[str, int] = {}
-        notes: list[str] = []
-        cost: dict[str, float] = {}
-        outcomes: Outcomes = {}
-        if self.exams.change is not None and cell.change is not None:
-            self.tell(ExamEvent(cell.model, checkpoint, self.exams.change.label))
-            floor = cell.method.name == NOISE_FLOOR
-            result = self._change(respondent, cell.change, checkpoint, place, floor=floor)
-            scores, ci95, n, notes = dict(result.scores), dict(result.ci95), dict(result.n), list(result.notes)
-            outcomes = result.outcomes
-            self._warn(cell.change.name, notes)
-            cost["exam_s.change"] = time.monotonic() - began
-        after = {task.name: self._task(respondent, task, place, checkpoint) for task in self.exams.tasks}
-        merged = self._merged(after)
-        info = self.exams.info({})
-        changes = relative_changes(self._merged(self.before)["scores"], {**scores, **merged["scores"]}, info)
-        for name, one in after.items():
-            notes += [f"{name}: {note}" for note in one.notes if note not in self.notes[name]]
-        return Examined(
-            checkpoint,
-            {**scores, **merged["scores"]},
-            {**ci95, **merged["ci95"]},
-            {**n, **merged["n"]},
-            str(place.relative_to(self.folder)),
-            step=step,
-            compare={task.name: self._compared(task, after[task.name]) for task in self.exams.tasks},
-            drift=changes,
-            notes=notes,
-            cost={**cost, **costs(after), "exam_s": time.monotonic() - began},
-            outcomes=outcomes,
+        after = {task.name: self._task(respondent, task, folder, checkpoint) for task in self.exams.tasks}
+        merged, first = self._merged(after), found[0]
+        scores = {**first.scores, **merged["scores"]}
+        notes = [f"{name}: {note}" for name, one in after.items() for note in one.notes if note not in self.notes[name]]
+        found[0] = first.model_copy(
+            update={
+                "scores": scores,
+                "ci95": {**first.ci95, **merged["ci95"]},
+                "n": {**first.n, **merged["n"]},
+                "compare": {task.name: self._compared(task, after[task.name]) for task in self.exams.tasks},
+                "notes": (*first.notes, *notes),
+                "cost": {**first.cost, **costs(after), "exam_s": first.cost["exam_s"] + time.monotonic() - began},
+            }
         )
+        before, info = self.scores_before, self.exams.info({})
+        return tuple(one.model_copy(update={"drift": relative_changes(before, one.scores, info)}) for one in found)
 
     def _warn(self, change: str, notes: Sequence[str]) -> None:
         """Words to keep that the untouched model does not say: a slip in the change file, said once."""
@@ -164,10 +190,10 @@ class Examiner:
             for reason in dict.fromkeys(one.reason for one in uncounted(notes) if kind_of(one.reason) == "keeps"):
                 self.bench.say(f"change {change}: {reason}")
 
-    def _compared(self, task: Task, after: TaskResult) -> dict[str, Any]:
+    def _compared(self, task: Task, after: TaskResult) -> Comparison:
         before = self.before[task.name].samples
         better = task.higher_is_better
-        return compare(before, after.samples, headline=task.headline, higher_is_better=better).to_json()
+        return compare(before, after.samples, headline=task.headline, higher_is_better=better)
 
     def _merged(self, results: Mapping[str, TaskResult]) -> dict[str, dict[str, Any]]:
         """Scores, intervals and counts of several tasks, each key with its task's name before it."""
@@ -177,20 +203,30 @@ class Examiner:
                 made[part].update((f"{name}.{key}", value) for key, value in values.items())
         return made
 
-    def _change(self, respondent: Respondent, change: Change, checkpoint: str, place: Path, *, floor: bool) -> Any:
+    def _samples(self, respondent: Respondent, changes: Sequence[Change], folder: Path) -> SamplesFile | None:
+        """The log of the change exam's samples in a folder."""
+        config = self.exams.change
+        if config is None:
+            return None
+        keys = {
+            change.name: exam_key(
+                self.bench.before.fingerprint,
+                respondent.fingerprint,
+                change,
+                max_new_tokens=config.max_new_tokens or self.study.max_new_tokens,
+                mode=config.mode,
+                judge=config.judge,
+            )
+            for change in changes
+        }
+        return open_samples(folder / "samples.jsonl", keys)
+
+    def _change(
+        self, respondent: Respondent, change: Change, checkpoint: str, samples: SamplesFile | None, *, floor: bool
+    ) -> ExamResult:
         """The change exam; samples are appended as they are judged."""
         config = self.exams.change
-        assert config is not None
-        max_new_tokens = config.max_new_tokens or self.study.max_new_tokens
-        key = exam_key(
-            self.bench.before.fingerprint,
-            respondent.fingerprint,
-            change,
-            max_new_tokens=max_new_tokens,
-            mode=config.mode,
-            judge=config.judge,
-        )
-        samples = open_samples(place / "samples.jsonl", {change.name: key})
+        assert config is not None and samples is not None
         total = len({question.question for _, _, question in change.probes()})
         done = len(samples.done[change.name])
 
@@ -207,7 +243,7 @@ class Examiner:
             before_cache=self.bench.before_cache(change.name),
             on_sample=judged,
             done=samples.done[change.name],
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=config.max_new_tokens or self.study.max_new_tokens,
             mode=config.mode,
             chunk=self.bench.chunk,
             judge=self._judge(),

@@ -13,6 +13,10 @@ from typing import Any
 
 from posttrain.config.change import Change
 from posttrain.errors import ConfigError, MissingError, PosttrainError, Problem
+from posttrain.exams.capabilities import CHANGE_EXAM
+from posttrain.exams.results import CHANGE, ExamInfo
+from posttrain.exams.score_spec import ScoreSpec
+from posttrain.exams.scores import HEADLINE, SPECS
 from posttrain.exams.task import Ask, Item, Task, TaskConfig, build, content_id
 from posttrain.exams.tasks.change import ChangeExamConfig
 from posttrain.inference.protocol import Plain
@@ -33,19 +37,24 @@ class Exams:
     hashes: Mapping[str, str] = field(default_factory=dict)
     forbidden: frozenset[str] = frozenset()
 
-    def info(self, notes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    def info(self, notes: Mapping[str, Sequence[str]]) -> dict[str, ExamInfo]:
         """`exams` of results.json; notes: what running a task had to say."""
-        return {
-            task.name: {
-                "headline": task.headline,
-                "signature": task.whole_signature,
-                "capabilities": dict(task.capabilities),
-                "chance": task.chance,
-                "higher_is_better": task.higher_is_better,
-                "notes": list(dict.fromkeys([*task.notes, *notes.get(task.name, ())])),
-            }
-            for task in self.tasks
-        }
+        found = {}
+        if self.change is not None:
+            name = self.change.label
+            found[name] = ExamInfo(name=name, kind=CHANGE, headline=HEADLINE, capabilities=dict(CHANGE_EXAM), scores=SPECS)
+        for task in self.tasks:
+            found[task.name] = ExamInfo(
+                name=task.name,
+                kind=task.kind,
+                headline=task.headline,
+                signature=task.whole_signature,
+                capabilities=dict(task.capabilities),
+                chance=task.chance,
+                scores=task.scores or (ScoreSpec(task.headline, task.headline, "number", "more" if task.higher_is_better else "less"),),
+                notes=tuple(dict.fromkeys([*task.notes, *notes.get(task.name, ())])),
+            )
+        return found
 
 
 def prepare_exams(study: Study, changes: Sequence[Change], base: Path, place: str = "") -> Exams:
