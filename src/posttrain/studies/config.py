@@ -5,7 +5,6 @@ Relative paths in the file are relative to the file. Torch is not needed to read
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -15,17 +14,10 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from posttrain.config.base import ByKind, Config, spelled
 from posttrain.data.readers import DataSource
 from posttrain.exams.tasks.change import ChangeExamConfig
+from posttrain.models.disk import safe_name
 from posttrain.training.trackers import Trackers
 
 __all__ = ["Every", "MethodConfig", "Saves", "StageConfig", "Study", "Work", "safe_name"]
-
-
-def safe_name(name: str) -> str:
-    """A name as a part of a folder name: `pocket:chat` -> `pocket-chat`, `Qwen/Qwen3-8B` -> `Qwen-Qwen3-8B`.
-
-    Letters and digits of any script, `.`, `_` and `+` are kept; never `--`, which parts the names in a cell's folder.
-    """
-    return re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", name)).strip("-.") or "x"
 
 
 def _listed(value: Any) -> Any:
