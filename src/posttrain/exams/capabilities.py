@@ -90,6 +90,7 @@ CHANGE_EXAM: Mapping[str, str] = {
 """Score of the change exam -> group. Only locality and length count towards a group's change: the others ask about the
 change itself, or are locality once more."""
 
+
 @dataclass(frozen=True)
 class DriftScore:
     """A score's part in its group. before: None where it was not asked; change: None without one or with 0 before."""
