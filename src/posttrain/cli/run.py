@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as _json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from posttrain.language import listed, placed, spoken, translate
 from posttrain.models.meter import clock
 
 if TYPE_CHECKING:
+    from posttrain.exams.results import Line
     from posttrain.models.meter import Doing
     from posttrain.studies.config import Study
     from posttrain.studies.examine import ExamEvent
@@ -163,24 +163,24 @@ def _counts(cells: Sequence[Cell]) -> str:
     models = several(len({cell.model for cell in cells}), "model")
     floor = any(cell.method.kind == "noise_floor" for cell in cells)
     methods = several(len({cell.method.label for cell in cells if cell.method.kind != "noise_floor"}), "method")
-    changes = several(len({cell.change_name for cell in cells if cell.change is not None}), "change")
+    changes = several(len({change.name for cell in cells for change in cell.changes}), "change")
     seeds = several(len({cell.seed for cell in cells}), "seed")
     counted = f"{several(len(cells), 'cell')} ({models} x {methods} x {changes} x {seeds}"
     return f"{counted}, and the noise floor of each change)" if floor else f"{counted})"
 
 
 def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, base: Path, *, json: bool) -> None:
+    from posttrain.exams.results import CellResult, read_part
     from posttrain.studies.estimate import by_finished, estimate
     from posttrain.studies.replays import Readers, check_replays
-    from posttrain.studies.results import read_result
     from posttrain.studies.rows import check_rows, unused_dtypes
 
     readers = Readers(config, base)
     check_rows(readers, cells)
     replays = check_replays(readers, cells)
     guess = estimate(config, cells, exams.tasks, base)
-    found = {cell.folder: read_result(folder / "cells" / cell.folder) for cell in cells}
-    walls = {name: one.cost["wall_s"] for name, one in found.items() if one is not None and one.status == "done"}
+    found = {cell.folder: read_part(folder / "cells" / cell.folder / "result.json", CellResult) for cell in cells}
+    walls = {name: one.final.cost["wall_s"] for name, one in found.items() if one is not None and one.status == "done"}
     known = len(walls)
     left_s, waiting = by_finished(cells, walls)
     if json:
@@ -253,10 +253,11 @@ def _listed(cells: Sequence[Cell]) -> list[str]:
 
 
 def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> None:
+    from posttrain.exams.results import read_results
     from posttrain.reports.html import write_report
     from posttrain.reports.table import text_table
 
-    results = _json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = read_results(folder)
     if not json:  # before the report, which a full disk has no room for
         print(text_table(results, width=console(stderr=False).width, language=language), end="", flush=True)
     report: Path | None = None
@@ -264,14 +265,14 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
         report = write_report(folder, language=language)
     finally:
         if json:
-            emit({**results, "report": None if report is None else str(report)})
+            emit({**results.model_dump(mode="json"), "report": None if report is None else str(report)})
     if not json:
         print_line(f"\nreport: {report}")
         for line in _weights(outcome, folder):
             print_line(line)
     if not outcome.failed:
         return
-    problems = [Problem(f"{r.model} | {r.method} | {r.change} | seed {r.seed}", r.error) for r in outcome.failed]
+    problems = [Problem(_named(r.first), r.error) for r in outcome.failed]
     if len(outcome.failed) < len(outcome.results):
         raise PartlyDone(Problem("", f"{len(problems)} of {len(outcome.results)} cells failed"), *problems)
     codes = {result.exit_code for result in outcome.failed}
@@ -283,6 +284,10 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
     raise error
 
 
+def _named(line: Line) -> str:
+    return " | ".join([line.model, line.method, *([line.change] if line.change else []), f"seed {line.seed}"])
+
+
 def _train(cells: Sequence[Cell]) -> bool:
     """Whether some of them make a model."""
     return any(cell.method.kind == "train" for cell in cells)
@@ -290,8 +295,8 @@ def _train(cells: Sequence[Cell]) -> bool:
 
 def _weights(outcome: Outcome, folder: Path) -> list[str]:
     """Where the models are that the study has made; that none is kept was said before the work."""
-    kept = [result for result in outcome.results if result.status == "done" and result.weights]
-    lines = [f"model:  {folder / result.weights}" for result in kept[:LISTED_MODELS]]
+    kept = [result.first for result in outcome.results if result.status == "done" and result.first.weights]
+    lines = [f"model:  {folder / line.weights}" for line in kept[:LISTED_MODELS]]
     if len(kept) > LISTED_MODELS:
         lines.append(f"        and {len(kept) - LISTED_MODELS} more, in the same place of their cells")
     return lines
@@ -379,7 +384,7 @@ class Watcher:
         assert result is not None
         left = f", {clock(event.left_s)} left" if event.left_s else ""
         if result.status == "done":
-            scores = result.examined[-1].scores
+            scores = result.final.scores
             shown = (
                 ("learned", "reliability"),
                 ("same pattern", "locality.same_pattern"),

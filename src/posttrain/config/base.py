@@ -52,6 +52,15 @@ class ByKind:
     """Pydantic marker: validate this field with the config class that `kind:` names in the registry's seam."""
 
     seam: str
+    implied: tuple[tuple[str, str], ...] = ()
+    """(key, kind): a mapping that has the key needs no `kind`."""
+    without: tuple[str, ...] = ()
+    """Kinds that may not stand here."""
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds that may stand here."""
+        return [kind for kind in registry.kinds(self.seam) if kind not in self.without]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def validate(value: Any) -> Any:
@@ -61,8 +70,13 @@ class ByKind:
                 value = {"kind": value}
             if not isinstance(value, dict):
                 raise PydanticCustomError("kind", "expected a kind, such as {kind: ...}")
+            given = [kind for key, kind in self.implied if key in value]
+            if "kind" not in value and given:
+                value = {"kind": given[0], **value}
+            if value.get("kind") in self.without:
+                raise PydanticCustomError("kind", "kind '{kind}' cannot stand here", {"kind": str(value["kind"])})
             if "kind" not in value:
-                known = ", ".join(registry.kinds(self.seam))
+                known = ", ".join(self.kinds)
                 raise PydanticCustomError("kind", "'kind' is missing; known: {known}", {"known": known})
             try:
                 entry = registry.load(self.seam, str(value["kind"]))
@@ -78,13 +92,13 @@ class ByKind:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        kinds = registry.kinds(self.seam)
+        kinds = self.kinds
         options = [handler(registry.load(self.seam, kind).config.__pydantic_core_schema__) for kind in kinds]
         return {"anyOf": [{"type": "string", "enum": kinds}, *options]}
 
 
 def _dump(value: Any, info: SerializationInfo) -> Any:
-    """A part chosen by kind, dumped as it is asked of the whole; as its class has it, not as the field is declared."""
+    """Dump a part chosen by kind with the fields of its own class, and with the options of the whole dump."""
     if not isinstance(value, Config):
         return value
     return value.model_dump(

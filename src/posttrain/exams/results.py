@@ -39,6 +39,8 @@ __all__ = [
     "ExamInfo",
     "Examined",
     "Line",
+    "MethodInfo",
+    "PointResult",
     "Reference",
     "Results",
     "Role",
@@ -204,6 +206,17 @@ class CellResult(_Part):
         return self.first.error
 
 
+class PointResult(_Part):
+    """`examined.json` beside the samples of a point: its exams are over, under which content hash and for which weights
+    (fingerprint); number: how many of the cell's points were examined before it.
+    """
+
+    hash: str
+    fingerprint: str
+    number: int
+    examined: tuple[Examined, ...]
+
+
 class Untouched(_Part):
     """A model on the exams before anything was done to it; notes: exam -> what there is to say, whoever takes it; key:
     the same for the same model and the same exams.
@@ -242,6 +255,15 @@ class Reference(_Part):
     scores: Numbers
 
 
+class MethodInfo(_Part):
+    """What a method says of itself. start: the method that it starts from; steps: the names of a chain's steps."""
+
+    kind: str
+    summary: str = ""
+    start: str = ""
+    steps: tuple[str, ...] = ()
+
+
 class Results(_Part):
     """results.json of a run folder. planned: cells of the whole study; more than there are while it runs."""
 
@@ -250,6 +272,7 @@ class Results(_Part):
     title: str = ""
     posttrain: str = ""
     planned: int = 0
+    methods: dict[str, MethodInfo] = {}
     exams: dict[str, ExamInfo] = {}
     before: tuple[Untouched, ...] = ()
     cells: tuple[Line, ...] = ()

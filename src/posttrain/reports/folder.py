@@ -233,7 +233,7 @@ class Run:
     @property
     def shown(self) -> tuple[Row, ...]:
         """The rows of the change exam's tables: the final ones where a section of its own shows the others."""
-        own = any(row.checkpoint.startswith(("stage-", "merge-")) for row in self.rows)
+        own = any(row.checkpoint.startswith(("stage-", "blend-")) for row in self.rows)
         return self.final if self.stepped or own else self.rows
 
     def untouched(self, model: str) -> Untouched | None:

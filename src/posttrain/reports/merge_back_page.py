@@ -18,7 +18,7 @@ from posttrain.reports.texts import Message, known, say
 
 __all__ = ["MergePanel", "MergeView", "Way", "merge_view", "ways_of"]
 
-MERGE = re.compile(r"^merge-(\d\.\d+)$")
+MERGE = re.compile(r"^blend-(\d\.\d+)$")
 CHANGE_SCORES = ("learned", "kept")
 """Of the change exam: the mean of reliability and generality, and one minus what was forgotten."""
 

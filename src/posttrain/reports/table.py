@@ -40,7 +40,7 @@ UNSURE = "?"
 
 def text_table(results: Results, width: int = 100, *, language: str = "en") -> str:
     """Methods x main scores of results.json as text with at most `width` columns (at least 40), ending in a newline."""
-    rows = [row for row in rows_of(results) if not row.checkpoint.startswith(("stage-", "merge-"))]  # in the report
+    rows = [row for row in rows_of(results) if not row.checkpoint.startswith(("stage-", "blend-"))]  # in the report
     words = catalogue(language)
     exams = {exam.key: exam.name for exam in results.exams.values() if exam.kind != CHANGE}
     over_stages = {f"stages.{name}": words[f"stages.{name}"] for name in ("acc", "bwt", "fwt", "forgetting")}
@@ -141,9 +141,7 @@ def _remarks(results: Results, rows: Sequence[Row], left_out: Sequence[str], lan
         remarks.append(text(say("table.unsure", mark=UNSURE), language))
     failed = [line for line in results.cells if not line.done]
     if failed:
-        names = ", ".join(f"{line.method}/{line.change}" for line in failed[:5]) + (
-            " …" if len(failed) > 5 else ""
-        )
+        names = ", ".join(f"{line.method}/{line.change}" for line in failed[:5]) + (" …" if len(failed) > 5 else "")
         remarks.append(text(say("table.failed", k=len(failed), names=names), language))
     if left_out:
         remarks.append(text(say("table.left_out", names=", ".join(left_out)), language))

@@ -20,8 +20,8 @@ from posttrain.inference.protocol import Plain
 from posttrain.models.load import config_of, load_tokenizer
 from posttrain.retention.selection import ReplayConfig
 from posttrain.studies.config import StageConfig, Study
-from posttrain.studies.methods.train import TrainMethodConfig
 from posttrain.studies.plan import Cell, find_model
+from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.training.rates import TRIES
 
 __all__ = ["Estimate", "by_finished", "estimate", "exam_s", "flops_per_s", "training_s"]
@@ -156,14 +156,16 @@ def estimate(study: Study, cells: Sequence[Cell], tasks: Sequence[Task] = (), ba
         )
         new = 0
         probes: list[str] = []
-        if cell.change is not None:
-            probes = [question.question for _, _, question in cell.change.probes()] if study.change_exam else []
-            new = round(sum(len(t.question + t.answer[0]) for t in cell.change.target) * per_character) + 16
-        new += round(cell.method.characters(cell.change_name, base or Path()) * per_character)
+        if cell.changes:
+            asked_of = cell.changes if study.change_exam else ()
+            probes = [question.question for change in asked_of for _, _, question in change.probes()]
+            told = sum(len(t.question + t.answer[0]) for change in cell.changes for t in change.target)
+            new = round(told * per_character) + 16
+        new += round(sum(cell.method.characters(name, base or Path()) for name in cell.names) * per_character)
         stages = [round(stage_characters(stage, base or Path()) * per_character) for stage in cell.stages]
         work = cell.method.stage_work(stages) if stages else cell.method.work(new)
         times = len([step for step in study.saves.due(work.steps) if step != work.steps]) + 1
-        times += cell.method.named_checkpoints(len(stages))
+        times += cell.method.named_points(len(stages))
         asked = round(sum(map(len, probes)) * per_character) + len(probes) * ANSWER_TOKENS
         unasked = (cell.model, cell.change_name) not in known_before  # the model before answers once for all methods
         known_before.add((cell.model, cell.change_name))
@@ -187,18 +189,19 @@ def estimate(study: Study, cells: Sequence[Cell], tasks: Sequence[Task] = (), ba
 
 def searched(cell: Cell) -> int:
     """Steps that a search for the learning rate takes."""
-    method = cell.method
-    return TRIES if isinstance(method, TrainMethodConfig) and method.optimizer.learning_rate == "find" else 0
+    trainings = [method for method in cell.method.parts if isinstance(method, TrainMethodConfig)]
+    return TRIES * sum(method.optimizer.learning_rate == "find" for method in trainings)
 
 
 def replay_tokens(cell: Cell, base: Path) -> tuple[int, str]:
     """Tokens that the model writes for a cell's replay, and what makes two cells' replays the same."""
-    method = cell.method
-    if not isinstance(method, TrainMethodConfig) or not isinstance(method.replay, ReplayConfig):
-        return 0, ""
-    replay = method.replay.for_change(cell.change_name) if cell.change is not None else method.replay
-    kept = replay.model_dump_json(exclude={"share", "weight", "loss"})
-    return replay.made_tokens(base), f"{cell.model} {cell.seed} {kept}"
+    made, kept = 0, []
+    for method in cell.method.parts:
+        if isinstance(method, TrainMethodConfig) and isinstance(method.replay, ReplayConfig):
+            replay = method.replay.for_change(cell.names[0])
+            made += replay.made_tokens(base)
+            kept.append(replay.model_dump_json(exclude={"share", "weight", "loss"}))
+    return made, f"{cell.model} {cell.seed} {' '.join(kept)}" if kept else ""
 
 
 def by_finished(cells: Sequence[Cell], walls: Mapping[str, float]) -> tuple[float, int]:
@@ -227,7 +230,7 @@ def _size_of(study: Study, model: str, cells: Sequence[Cell], tasks: Sequence[Ta
     found, _ = find_model(model, base)
     trust = study.trust_remote_code
     tokenizer = load_tokenizer(found, offline=not study.download, trust_remote_code=trust)
-    changes = [cell.change for cell in cells[:200] if cell.change is not None]
+    changes = [change for cell in cells[:200] for change in cell.changes]
     sample = [question.question for change in changes for _, _, question in change.probes()][:500]
     sample += [item.question for task in tasks for item in task.items[:100] if item.question]
     tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False)["input_ids"]) if sample else 1

@@ -142,9 +142,10 @@ class Examiner:
         own = str(folder.relative_to(self.folder))
         found: list[Examined] = []
         samples = self._samples(respondent, changes, folder)
-        for change in changes if self.exams.change is not None else ():
+        config = self.exams.change
+        for change in changes if config is not None else ():
             began = time.monotonic()
-            self.tell(ExamEvent(self.bench.name, checkpoint, self.exams.change.label))
+            self.tell(ExamEvent(self.bench.name, checkpoint, config.label if config is not None else ""))
             result = self._change(respondent, change, checkpoint, samples, floor=floor)
             self._warn(change.name, result.notes)
             spent = time.monotonic() - began
@@ -226,7 +227,8 @@ class Examiner:
     ) -> ExamResult:
         """The change exam; samples are appended as they are judged."""
         config = self.exams.change
-        assert config is not None and samples is not None
+        assert config is not None
+        assert samples is not None
         total = len({question.question for _, _, question in change.probes()})
         done = len(samples.done[change.name])
 

@@ -15,7 +15,7 @@ from posttrain.config.change import Change
 from posttrain.errors import ConfigError, MissingError, PosttrainError, Problem
 from posttrain.exams.capabilities import CHANGE_EXAM
 from posttrain.exams.results import CHANGE, ExamInfo
-from posttrain.exams.score_spec import ScoreSpec
+from posttrain.exams.score_spec import Better, ScoreSpec
 from posttrain.exams.scores import HEADLINE, SPECS
 from posttrain.exams.task import Ask, Item, Task, TaskConfig, build, content_id
 from posttrain.exams.tasks.change import ChangeExamConfig
@@ -42,7 +42,9 @@ class Exams:
         found = {}
         if self.change is not None:
             name = self.change.label
-            found[name] = ExamInfo(name=name, kind=CHANGE, headline=HEADLINE, capabilities=dict(CHANGE_EXAM), scores=SPECS)
+            found[name] = ExamInfo(
+                name=name, kind=CHANGE, headline=HEADLINE, capabilities=dict(CHANGE_EXAM), scores=SPECS
+            )
         for task in self.tasks:
             found[task.name] = ExamInfo(
                 name=task.name,
@@ -51,10 +53,15 @@ class Exams:
                 signature=task.whole_signature,
                 capabilities=dict(task.capabilities),
                 chance=task.chance,
-                scores=task.scores or (ScoreSpec(task.headline, task.headline, "number", "more" if task.higher_is_better else "less"),),
+                scores=task.scores or (_headline(task),),
                 notes=tuple(dict.fromkeys([*task.notes, *notes.get(task.name, ())])),
             )
         return found
+
+
+def _headline(task: Task) -> ScoreSpec:
+    better: Better = "more" if task.higher_is_better else "less"
+    return ScoreSpec(task.headline, task.headline, "number", better)
 
 
 def prepare_exams(study: Study, changes: Sequence[Change], base: Path, place: str = "") -> Exams:

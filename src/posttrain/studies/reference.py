@@ -18,6 +18,7 @@ from posttrain.config.change import Change
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.config.load import read_text
 from posttrain.errors import ConfigError, Problem
+from posttrain.exams.results import Reference
 from posttrain.exams.task import Task
 from posttrain.inference.protocol import Answer, Scored
 from posttrain.studies.config import Study
@@ -33,7 +34,7 @@ TRIED = 25
 """Items that are judged to learn the names of a task's scores."""
 
 
-def reference_of(study: Study, changes: Sequence[Change], exams: Exams, base: Path) -> list[dict[str, Any]]:
+def reference_of(study: Study, changes: Sequence[Change], exams: Exams, base: Path) -> list[Reference]:
     """The reference rows of a study; none without a file."""
     if study.reference is None:
         return []
@@ -73,8 +74,8 @@ def score_names(task: Task) -> list[str]:
     return list(dict.fromkeys([task.headline, *names, *task.capabilities]))
 
 
-def read_reference(path: Path, known: Sequence[str], *, tasks: Sequence[Task] = ()) -> list[dict[str, Any]]:
-    """`[{"name", "scores"}]` of a file. ConfigError with every key that no exam of the study has."""
+def read_reference(path: Path, known: Sequence[str], *, tasks: Sequence[Task] = ()) -> list[Reference]:
+    """The rows of a file. ConfigError with every key that no exam of the study has."""
     rows = _csv_rows(path) if path.suffix.lower() in (".csv", ".tsv") else _json_rows(path)
     problems: list[Problem] = []
     found = []
@@ -89,8 +90,8 @@ def read_reference(path: Path, known: Sequence[str], *, tasks: Sequence[Task] = 
                 problems.append(Problem(where, f"'{key}' is no number: {value!r}", "write a number such as 0.85"))
             else:
                 scores[key] = number
-        found.append({"name": name, "scores": scores})
-    if not any(row["scores"] for row in found) and not problems:
+        found.append(Reference(name=name, scores=scores))
+    if not any(row.scores for row in found) and not problems:
         problems.append(Problem(str(path), "holds no scores", "a column per score key, a row per reference"))
     if problems:
         raise ConfigError(*dict.fromkeys(problems))

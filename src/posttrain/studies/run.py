@@ -9,30 +9,38 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from posttrain import __version__
 from posttrain.errors import DiskError, Interrupted, PosttrainError, Problem
-from posttrain.models.disk import writing
+from posttrain.exams.results import (
+    CellResult,
+    Line,
+    MethodInfo,
+    Reference,
+    Results,
+    Untouched,
+    read_part,
+    write_json,
+    write_part,
+    write_results,
+)
+from posttrain.exams.summary import summarise
+from posttrain.models.disk import write_whole, writing
+from posttrain.models.load import LoadedModel
 from posttrain.models.meter import Doing, listening
 from posttrain.studies.bench import Bench
 from posttrain.studies.cell import EXAMINED, CellRun
-from posttrain.studies.config import Study
+from posttrain.studies.chains import step_names
+from posttrain.studies.config import MethodConfig, Study
 from posttrain.studies.examine import ExamEvent, Examiner
 from posttrain.studies.exams import Exams, prepare_exams
+from posttrain.studies.files import to_yaml
 from posttrain.studies.plan import Cell, content_hash, training_hash
 from posttrain.studies.reference import reference_of
-from posttrain.studies.results import (
-    CellResult,
-    read_result,
-    summarise_cells,
-    to_yaml,
-    write_json,
-    write_text,
-)
 from posttrain.training.dates import keep_first_day
 from posttrain.training.environment import environment
 from posttrain.training.lock import only_one
@@ -136,7 +144,7 @@ def run_study(
     model that cannot be loaded fails its cells only.
     """
     check_trackers(study.report_to)
-    changes = list({cell.change_name: cell.change for cell in plan if cell.change is not None}.values())
+    changes = list({change.name: change for cell in plan for change in cell.changes}.values())
     exams = exams or prepare_exams(study, changes, base)
     reference = reference_of(study, changes, exams, base)
     with only_one(folder), listening(watcher.doing):
@@ -153,22 +161,23 @@ class _Run:
         folder: Path,
         watcher: Watcher,
         exams: Exams,
-        reference: list[dict[str, Any]],
+        reference: list[Reference],
         restart: bool,
     ) -> None:
         self.study, self.plan, self.base, self.folder = study, plan, base, folder
         self.watcher, self.exams, self.reference, self.restart = watcher, exams, reference, restart
         self.selected = {cell.folder for cell in selected}
-        self.before: dict[str, dict[str, Any]] = {}
+        self.before: dict[str, Untouched] = {}
         self.notes: dict[str, list[str]] = {}
         self.results: dict[str, CellResult] = {}
         self.walls: dict[str, list[float]] = {}
         self.file_hashes: dict[Path, str] = {}
+        self.trained: dict[str, str] = {}
         self.environment = environment()
         self.outcome = Outcome(folder)
 
     def run(self) -> Outcome:
-        write_text(self.folder / "study.yaml", to_yaml(self.study.model_dump(mode="json", exclude_unset=True)))
+        write_whole(self.folder / "study.yaml", to_yaml(self.study.model_dump(mode="json", exclude_unset=True)))
         try:
             for model in dict.fromkeys(cell.model for cell in self.plan):
                 self._run_model(model, [cell for cell in self.plan if cell.model == model])
@@ -208,7 +217,7 @@ class _Run:
             raise
         except Exception as error:
             examiner.place.mkdir(parents=True, exist_ok=True)
-            write_text(examiner.place / "error.txt", traceback.format_exc())
+            write_whole(examiner.place / "error.txt", traceback.format_exc())
             where = Problem(model, f"{type(error).__name__}: {error}", f"traceback in {examiner.place / 'error.txt'}")
             known = error if isinstance(error, PosttrainError) else PosttrainError(where)
             self._all_fail([cell for cell, _ in waiting], known)
@@ -235,6 +244,7 @@ class _Run:
     def _waiting(self, bench: Bench, cells: Sequence[Cell]) -> list[tuple[Cell, Hashes]]:
         """The selected cells that are not done; what is done is taken up."""
         waiting, kept = [], 0
+        self.trained = {}  # folder -> training hash
         for cell in cells:
             try:
                 hashes = self._hashes(cell, bench)
@@ -242,8 +252,9 @@ class _Run:
                 if cell.folder in self.selected:
                     self._record(cell, self._failed(cell, "", error, 0.0))
                 continue
-            known = read_result(self._place(cell))
-            if known is not None and known.hash == hashes.content and known.status == "done" and not self._again(cell):
+            known = read_part(self._place(cell) / "result.json", CellResult)
+            done = known is not None and known.hash == hashes.content and known.status == "done"
+            if done and known is not None and not self._again(cell) and self._has_product(cell, known):
                 self.results[cell.folder] = known
                 kept += cell.folder in self.selected
             elif cell.folder in self.selected:
@@ -255,16 +266,25 @@ class _Run:
             self.watcher.say(f"{kept} {were} kept")
         return waiting
 
+    def _has_product(self, cell: Cell, known: CellResult) -> bool:
+        """Whether the product of a finished cell is there, where another selected cell takes it."""
+        return not self._is_needed(cell) or (self.folder / known.first.weights).is_dir()
+
+    def _is_needed(self, cell: Cell) -> bool:
+        return any(cell.folder in other.needs.values() for other in self.plan)
+
     def _hashes(self, cell: Cell, bench: Bench) -> Hashes:
-        fingerprints = {cell.model: bench.fingerprint}
-        training = training_hash(cell, fingerprints, self.base, self.file_hashes, self.exams.forbidden)
+        """Of a cell whose needed cells have been hashed before it."""
+        needed = {name: self.trained.get(folder, "") for name, folder in cell.needs.items()}
+        args = (bench.fingerprint, self.base, self.file_hashes, self.exams.forbidden, needed)
+        training = self.trained[cell.folder] = training_hash(cell, *args)
         return Hashes(training, content_hash(self.study, training, self.exams.hashes))
 
     def _note_before(self, examiner: Examiner, *, needed: bool) -> None:
         """What the untouched model scores, for results.json."""
         entry = examiner.take_before(needed=needed)
         if entry is not None:
-            self.before[examiner.bench.name] = {key: value for key, value in entry.items() if key != "notes"}
+            self.before[examiner.bench.name] = entry
             for name, notes in examiner.notes.items():
                 known = self.notes.setdefault(name, [])
                 known += [note for note in notes if note not in known]
@@ -288,14 +308,14 @@ class _Run:
         started = place / "started.txt"
         known = started.read_text(encoding="utf-8") if started.is_file() else ""
         if self._again(cell) or known != hashes.training:
-            for old in ("training", "checkpoints", "exams", LOGS):
+            for old in ("training", "steps", "model", "checkpoints", "exams", LOGS):
                 shutil.rmtree(place / old, ignore_errors=True)
-            for old in ("samples.jsonl", EXAMINED):
+            for old in ("samples.jsonl", "metrics.jsonl", EXAMINED):
                 (place / old).unlink(missing_ok=True)
-            write_text(started, hashes.training)
+            write_whole(started, hashes.training)
         began = time.monotonic()
         config = {"model": cell.model, "method": cell.method.model_dump(mode="json"), "change": cell.change_name}
-        write_text(place / "config.yaml", to_yaml({**config, "seed": cell.seed, "hash": hashes.content}))
+        write_whole(place / "config.yaml", to_yaml({**config, "seed": cell.seed, "hash": hashes.content}))
         write_json(place / "env.json", self.environment)
         try:
             with writing(place):
@@ -303,39 +323,63 @@ class _Run:
                     cell,
                     hashes.content,
                     self.study,
-                    bench,
                     examiner,
-                    self.base,
                     place,
-                    self.watcher.say,
-                    self.watcher.step,
+                    start=self._start(cell, bench),
+                    inputs=self._inputs(cell, bench),
+                    needed=self._is_needed(cell),
+                    on_step=self.watcher.step,
                 ).run()
         except (DiskError, Interrupted):  # the disk is full, or training was stopped by a signal
             raise
         except Exception as error:
-            write_text(place / "error.txt", traceback.format_exc())
+            write_whole(place / "error.txt", traceback.format_exc())
             result = self._failed(cell, hashes.content, error, time.monotonic() - began)
         else:
             (place / "error.txt").unlink(missing_ok=True)
-        write_json(place / "result.json", asdict(result))
+        write_part(place / "result.json", result)
         return result
+
+    def _start(self, cell: Cell, bench: Bench) -> Bench | None:
+        """The bench that a cell starts from, where that is another method's product."""
+        return bench.after(self._product(cell, cell.method.start)) if cell.method.start else None
+
+    def _product(self, cell: Cell, method: str) -> Path:
+        """The product of a method that a cell needs."""
+        known = self.results.get(cell.needs[method])
+        if known is None or known.status != "done" or not known.first.weights:
+            cause = "which was not run" if known is None else "which failed"
+            raise PosttrainError(Problem(str(cell), f"needs the model of '{method}', {cause}"))
+        return self.folder / known.first.weights
+
+    def _inputs(self, cell: Cell, bench: Bench) -> dict[str, Callable[[], LoadedModel]]:
+        """What loads each model that a cell takes beside the one that it starts from."""
+
+        def loader(given: str) -> Callable[[], LoadedModel]:
+            if given in cell.needs:
+                product = self._product(cell, given)
+                return lambda: bench.after(product).loaded
+            return lambda: bench.another(given).loaded
+
+        return {name: loader(given) for name, given in cell.method.all_inputs.items()}
 
     def _failed(self, cell: Cell, key: str, error: Exception, wall_s: float) -> CellResult:
         known = isinstance(error, PosttrainError)
         where = f"; the traceback is in {self._place(cell) / 'error.txt'}"
         message = str(error) if known else f"{type(error).__name__}: {error}{where}"
         code = error.exit_code if isinstance(error, PosttrainError) else 1
-        return CellResult(
-            key,
-            cell.model,
-            cell.method.label,
-            cell.change_name,
-            cell.seed,
-            "failed",
+        line = Line(
+            model=cell.model,
+            method=cell.method.label,
+            change=cell.change_name,
+            seed=cell.seed,
+            status="failed",
             error=message,
-            exit_code=code,
+            hash=key,
+            folder=f"cells/{cell.folder}",
             cost={"wall_s": wall_s},
         )
+        return CellResult(hash=key, exit_code=code, lines=(line,))
 
     def _record(self, cell: Cell, result: CellResult) -> None:
         self.results[cell.folder] = result
@@ -347,24 +391,26 @@ class _Run:
 
     def _write_results(self) -> None:
         """results.json of all that is known, in the plan's order."""
-        ordered = self._ordered()
-        entries: list[dict[str, Any]] = []
-        for cell in self.plan:
-            if cell.folder in self.results:
-                for entry in self.results[cell.folder].entries():
-                    entry.setdefault("folder", f"cells/{cell.folder}")
-                    entries.append(entry)
-        write_json(
-            self.folder / "results.json",
-            {
-                "study": self.study.study,
-                "title": self.study.title or self.study.study,
-                "posttrain": __version__,
-                "planned": len(self.plan),
-                "exams": self.exams.info(self.notes),
-                "before": list(self.before.values()),
-                "cells": entries,
-                "summary": summarise_cells(ordered),
-                "reference": self.reference,
-            },
+        lines = tuple(line for result in self._ordered() for line in result.lines)
+        methods = {cell.method.label: cell.method for cell in self.plan}
+        write_results(
+            self.folder,
+            Results(
+                study=self.study.study,
+                title=self.study.title or self.study.study,
+                posttrain=__version__,
+                planned=len(self.plan),
+                methods={name: about(method) for name, method in methods.items()},
+                exams=self.exams.info(self.notes),
+                before=tuple(self.before.values()),
+                cells=lines,
+                summary=summarise(lines),
+                reference=tuple(self.reference),
+            ),
         )
+
+
+def about(method: MethodConfig) -> MethodInfo:
+    """What a method says of itself."""
+    steps = tuple(step_names(method.parts)) if len(method.parts) > 1 else ()
+    return MethodInfo(kind=method.kind, summary=method.summary, start=method.start, steps=steps)

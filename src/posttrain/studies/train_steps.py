@@ -1,0 +1,53 @@
+"""What the trainings of a cell tell the study, and the candidates between before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.load import LoadedModel
+from posttrain.models.meter import Doing, listener
+from posttrain.studies.candidates import Candidate, CellContext, Point
+from posttrain.studies.merge_back import Between
+from posttrain.training.progress import Silent
+
+__all__ = ["Steps", "blends"]
+
+
+class Steps(Silent):
+    """Passes training steps on to the study, and keeps what training says for the cell's card."""
+
+    def __init__(self, cell: CellContext, notes: list[str]) -> None:
+        self.cell = cell
+        self.notes = notes
+        self.listener = listener()
+        self.steps = 0
+
+    def say(self, text: str) -> None:
+        self.notes.append(text)
+
+    def doing(self, work: Doing) -> None:
+        if self.listener is not None:
+            self.listener(work)
+
+    def start(self, first: int, steps: int) -> None:
+        self.steps = steps
+        if first:  # of an earlier run, which was stopped in this cell
+            self.cell.say(f"{self.cell.folder.name}: training goes on after step {first} of {steps}")
+
+    def step(self, entry: Mapping[str, Any]) -> None:
+        self.cell.on_step({**entry, "steps": self.steps})
+
+
+def blends(weights: Sequence[float], cell: CellContext, tuned: PreTrainedModel | PeftModel) -> Iterator[Candidate]:
+    """The models between the one before and the trained one, those that were examined left out."""
+    waiting = [point for a in weights if not cell.examined(point := Point("blend", a))]
+    between = Between(tuned, cell.before.model) if waiting else None
+    for point in waiting:
+        assert between is not None
+        with between.at(float(point.value or 0.0)) as model:
+            yield Candidate(point, ModelRespondent(LoadedModel(model, cell.before.tokenizer, cell.name(point))))
