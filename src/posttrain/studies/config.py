@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from posttrain.config.base import ByKind, Config, spelled
 from posttrain.data.readers import DataSource
+from posttrain.exams.exam_config import ExamConfig
 from posttrain.exams.tasks.change import ChangeExamConfig
 from posttrain.models.disk import safe_name
 from posttrain.training.trackers import Trackers
@@ -183,7 +184,7 @@ def _checkpoints(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_listed, json_schema_input_type=int | tuple[int, ...])]
-Exam = Annotated[Config, ByKind("exam")]
+Exam = Annotated[ExamConfig, ByKind("exam")]
 IMPLIED = (("steps", "steps"),)
 """Methods that need no `kind`: a list of steps is a chain."""
 ChangesAs = Annotated[Literal["each", "together"] | InSequence, BeforeValidator(_changes_as)]
@@ -354,7 +355,7 @@ class Study(Config):
 
     @model_validator(mode="after")
     def _stages_are_measured(self) -> Study:
-        labels = [exam.label for exam in self.exams if not isinstance(exam, ChangeExamConfig)]  # type: ignore[attr-defined]
+        labels = [exam.label for exam in self.exams if not isinstance(exam, ChangeExamConfig)]
         for stage in self.stages:
             if stage.measured_by not in labels:
                 known = ", ".join(labels) or "none"

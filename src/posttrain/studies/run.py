@@ -29,7 +29,7 @@ from posttrain.exams.results import (
     write_results,
 )
 from posttrain.exams.summary import summarise
-from posttrain.models.disk import write_whole, writing
+from posttrain.models.disk import safe_name, write_whole, writing
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import Doing, listening
 from posttrain.studies.bench import Bench
@@ -146,7 +146,7 @@ def run_study(
     check_trackers(study.report_to)
     changes = list({change.name: change for cell in plan for change in cell.changes}.values())
     exams = exams or prepare_exams(study, changes, base)
-    reference = reference_of(study, changes, exams, base)
+    reference = reference_of(study, exams, base)
     with only_one(folder), listening(watcher.doing):
         return _Run(study, plan, selected, base, folder, watcher, exams, reference, restart).run()
 
@@ -209,16 +209,17 @@ class _Run:
             return
         keep_first_day(bench.loaded.tokenizer, self.folder, say=self.watcher.say)
         waiting = self._waiting(bench, cells)
-        examiner = Examiner(bench, self.study, self.exams, self.folder, self.watcher.exam)
+        examiner = Examiner.of(bench, self.exams, self.folder, self.watcher.exam)
+        before = self.folder / "before" / safe_name(model)
         try:
-            with writing(examiner.place):
+            with writing(before):
                 self._note_before(examiner, needed=bool(waiting))
         except (DiskError, Interrupted):  # stopped, or the next cell would find no more room than this one
             raise
         except Exception as error:
-            examiner.place.mkdir(parents=True, exist_ok=True)
-            write_whole(examiner.place / "error.txt", traceback.format_exc())
-            where = Problem(model, f"{type(error).__name__}: {error}", f"traceback in {examiner.place / 'error.txt'}")
+            before.mkdir(parents=True, exist_ok=True)
+            write_whole(before / "error.txt", traceback.format_exc())
+            where = Problem(model, f"{type(error).__name__}: {error}", f"traceback in {before / 'error.txt'}")
             known = error if isinstance(error, PosttrainError) else PosttrainError(where)
             self._all_fail([cell for cell, _ in waiting], known)
             return
@@ -284,7 +285,7 @@ class _Run:
         """What the untouched model scores, for results.json."""
         entry = examiner.take_before(needed=needed)
         if entry is not None:
-            self.before[examiner.bench.name] = entry
+            self.before[examiner.name] = entry
             for name, notes in examiner.notes.items():
                 known = self.notes.setdefault(name, [])
                 known += [note for note in notes if note not in known]
@@ -324,6 +325,7 @@ class _Run:
                     hashes.content,
                     self.study,
                     examiner,
+                    bench,
                     place,
                     start=self._start(cell, bench),
                     inputs=self._inputs(cell, bench),
