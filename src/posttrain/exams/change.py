@@ -166,19 +166,21 @@ class ChangeExam(Exam):
             both = [({"": one, "before": before}, task) for one, task in zip(after, tasks, strict=True)]
             path = sitting.folder / "samples.jsonl"
             log = open_log(path, both, restart=sitting.restart, discard=sitting.discard)
-        found = [
-            run_task(
-                one,
-                task,
-                before=before,
-                judge=judge,
-                cache=sitting.cache(task.change),
-                log=log,
-                chunk=sitting.chunk,
-                on_progress=sitting.telling(self.name),
+        found: list[TaskResult[Any]] = []
+        for one, task in zip(after, tasks, strict=True):
+            found.append(
+                run_task(
+                    one,
+                    task,
+                    before=before,
+                    judge=judge,
+                    cache=sitting.cache(task.change),
+                    log=log,
+                    chunk=sitting.chunk,
+                    on_progress=sitting.telling(self.name),
+                )
             )
-            for one, task in zip(after, tasks, strict=True)
-        ]
+            sitting.done(found[-1:])
         if log is not None:
             log.rewrite([(one.change, sample.key) for one in found for sample in one.samples])
         return found

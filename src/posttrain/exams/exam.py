@@ -38,7 +38,8 @@ class Sitting:
     changes: what was changed; cache: what `before` has said, by change; chunk: so many probes of a change at once;
     floor: the respondent is the noise floor; told: the respondent, told a change where it is to be told; restart: throw
     away what is in the folder; discard: throw away what is another exam's, which is an error otherwise; tell: an exam
-    begins (None) or goes on; open: a respondent by its name.
+    begins (None) or goes on; done: an exam (of the change exam, that of a change) is over; open: a respondent by its
+    name.
     """
 
     respondent: Respondent
@@ -54,6 +55,7 @@ class Sitting:
     tell: Callable[[str, TaskProgress | None], None] = lambda exam, progress: None
     say: Callable[[str], None] = lambda line: None
     open: Callable[[str], Respondent] = _no_judge
+    done: Callable[[Sequence[TaskResult[Any]]], None] = lambda found: None
 
     def file(self, exam: str) -> Path | None:
         """Where the samples of an exam go."""
@@ -130,6 +132,7 @@ class TaskExam(Exam):
             restart=sitting.restart,
             discard=sitting.discard,
         )
+        sitting.done([found])
         return [found]
 
     def tasks(self, changes: Sequence[Change]) -> list[Task[Any]]:

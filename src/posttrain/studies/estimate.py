@@ -25,7 +25,7 @@ from posttrain.studies.plan import Cell, find_model
 from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.training.rates import TRIES
 
-__all__ = ["Estimate", "by_finished", "estimate", "exam_s", "flops_per_s", "parameters_of", "training_s", "work_of"]
+__all__ = ["Estimate", "by_finished", "estimate", "exam_s", "flops_per_s", "size_of", "training_s", "work_of"]
 
 STEP_OVERHEAD_S = 0.02
 """Per optimiser step, beside the arithmetic: Python, the optimiser's small kernels (pocket, 2 cores)."""
@@ -228,11 +228,16 @@ def stage_characters(stage: StageConfig, base: Path) -> int:
 def _size_of(study: Study, model: str, cells: Sequence[Cell], exams: Sequence[Part], base: Path) -> tuple[int, float]:
     """Parameters of a model, and its tokens per character of what this study asks."""
     found, _ = find_model(model, base)
-    trust = study.trust_remote_code
-    tokenizer = load_tokenizer(found, offline=not study.download, trust_remote_code=trust)
     changes = [change for cell in cells[:200] for change in cell.changes]
     sample = [question.question for change in changes for _, _, question in change.probes()][:500]
     sample += [item.question for part in exams for item in part.items[:100] if item.question]
+    return size_of(found, sample, offline=not study.download, trust_remote_code=study.trust_remote_code)
+
+
+def size_of(model: str, questions: Sequence[str], *, offline: bool, trust_remote_code: bool) -> tuple[int, float]:
+    """Parameters of a model, and its tokens per character of some questions."""
+    sample = list(questions[:500])
+    tokenizer = load_tokenizer(model, offline=offline, trust_remote_code=trust_remote_code)
     tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False)["input_ids"]) if sample else 1
-    parameters = parameters_of(found, download=study.download, trust_remote_code=trust)
+    parameters = parameters_of(model, download=not offline, trust_remote_code=trust_remote_code)
     return parameters, tokens / max(sum(map(len, sample)), 1)

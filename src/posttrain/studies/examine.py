@@ -51,7 +51,8 @@ class Examiner:
 
     open: a respondent by its name, such as a judge; cache: what `before` has said, by change; chunk: probes of a change
     asked at once; told: a respondent as it takes the exam of a change; restart: samples that are there are thrown away;
-    discard: so are those of other weights or questions, which are an error otherwise.
+    discard: so are those of other weights or questions, which are an error otherwise; done: told of each exam that is
+    over.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class Examiner:
         told: Callable[[Respondent, Change], Respondent] = lambda respondent, change: respondent,
         restart: bool = False,
         discard: bool = True,
+        done: Callable[[Respondent, Sequence[TaskResult[Any]]], None] = lambda respondent, found: None,
     ) -> None:
         self.exams, self.untouched, self.folder, self.tell, self.say = exams, before, folder, tell, say
         self.name = name or (before.name if before is not None else "")
         self.before_folder = None if folder is None else folder / "before" / safe_name(self.name)
         self.open, self.chunk, self.told, self.restart, self.discard = open, chunk, told, restart, discard
+        self.done = done
         caches: dict[str, Cache] = {}
         self.cache = cache or (lambda change: caches.setdefault(change, {}))
         self.before: dict[str, TaskResult[Any]] = {}
@@ -123,6 +126,8 @@ class Examiner:
         if known is None or needed:
             found = self._taken(exams, self.untouched, "before", self.before_folder)
             self.before = {one.info.name: one for one in found}
+        if known is None and not self.before:  # of a process of torchrun that is not the first
+            return None
         if known is None:
             known = Untouched(
                 model=self.name,
@@ -197,7 +202,7 @@ class Examiner:
         floor: bool = False,
     ) -> list[TaskResult[Any]]:
         def tell(exam: str, progress: TaskProgress | None) -> None:
-            event = ExamEvent(self.name, checkpoint, exam)
+            event = ExamEvent(self.name if checkpoint == "before" else respondent.name, checkpoint, exam)
             if progress is not None:
                 speed = progress.tokens / max(progress.wall_s, 1e-9)
                 event = event._replace(
@@ -219,6 +224,7 @@ class Examiner:
             tell=tell,
             say=self.say,
             open=self.open,
+            done=lambda found: self.done(respondent, found),
         )
         return [one for exam in exams for one in exam.take(sitting)]
 

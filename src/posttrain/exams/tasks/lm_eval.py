@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -87,7 +88,7 @@ class LmEvalConfig(ExamConfig):
 
 
 def go_offline(*, download: bool) -> None:
-    """Nothing is fetched unless asked, and no bars beside ours; best before anything of Hugging Face is imported."""
+    """Nothing is fetched unless asked."""
     for name in OFFLINE:
         if download:
             os.environ.pop(name, None)
@@ -96,9 +97,6 @@ def go_offline(*, download: bool) -> None:
     for module in ("huggingface_hub.constants", "datasets.config"):
         if module in sys.modules:
             vars(sys.modules[module])["HF_HUB_OFFLINE"] = not download
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
 
 
 @register("exam", "lm_eval", config=LmEvalConfig)
@@ -189,7 +187,7 @@ class LmEvalExam(Exam):
         lm = self._model(respondent, sitting)
         tell = sitting.telling(next(iter(self.infos.values())).name)
         there = len(lm.kept.found)
-        with _no_prints():
+        with _silent():
             lm.on_progress = _Progress(lm, tell)
             raw, cost = self._evaluated(lm, told)
         if raw is None:
@@ -208,6 +206,7 @@ class LmEvalExam(Exam):
                 self._write(sitting.file(one.info.name), one, lm.kept.key)
             document = {key: value for key, value in raw.items() if key != "samples"} | {"cost": cost}
             write_json(folder / f"{safe_name(self.name)}.json", json.loads(json.dumps(document, default=str)))
+        sitting.done(found)
         return found
 
     def _model(self, respondent: ModelRespondent, sitting: Sitting) -> PosttrainLM:
@@ -305,13 +304,20 @@ class _Progress:
 
 
 @contextlib.contextmanager
-def _no_prints() -> Iterator[None]:
-    """lm-eval prints that it bootstraps, where --json has its document."""
-    with contextlib.redirect_stdout(io.StringIO()):
+def _silent() -> Iterator[None]:
+    """No bars of lm-eval's beside ours, and nothing on stdout, where --json has its document."""
+    with contextlib.ExitStack() as restored:
+        for module in map(import_module, ("tqdm", "lm_eval.api.model", "lm_eval.api.task")):
+            restored.callback(vars(module).update, tqdm=module.tqdm)
+            vars(module).update(tqdm=lambda items, *_, **__: items)
+        restored.enter_context(contextlib.redirect_stdout(io.StringIO()))
         yield
 
 
 def _hush() -> None:
-    """lm-eval's own talk: hundreds of lines about defaults; its errors stay."""
+    """lm-eval's own talk, hundreds of lines about defaults, and the bars of `datasets`; errors stay."""
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()
     for name in ("lm_eval", "datasets", "transformers.tokenization_utils_base"):
         logging.getLogger(name).setLevel(logging.ERROR)
