@@ -8,10 +8,12 @@ name words that must still be there (`keeps: [Paris]`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
+from ruamel.yaml.comments import CommentedMap
 
 from posttrain.config.base import Config
 from posttrain.config.load import find_files, line_of, load_yaml, read_yaml
@@ -227,9 +229,10 @@ class Change(Config):
         """A probe for an error: the file and line, the change, and which of its probes."""
         keys: tuple[str | int, ...] = ("target", index) if group == "reliability" else (*group.split("."), index)
         said = f"change {self.name}, {'target' if group == 'reliability' else group} {index + 1}"
-        if not Path(self._path).is_file():
+        path = Path(self._path)
+        if not path.is_file():
             return said
-        return f"{self._path}:{line_of(read_yaml(Path(self._path)), keys)} ({said})"
+        return f"{self._path}:{line_of(_read(path, path.stat().st_mtime_ns), keys)} ({said})"
 
     def probes(self) -> Iterator[tuple[str, int, Question]]:
         """Every probe as (group, index, question): `reliability`, then `generality.*`, then `locality.*`."""
@@ -240,6 +243,12 @@ class Change(Config):
             for kind, questions in room:
                 for i, question in enumerate(questions):
                     yield f"{part}.{kind}", i, question
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, changed: int) -> CommentedMap:
+    """The nodes of a file as it was changed last: every probe asks for its own line."""
+    return read_yaml(path)
 
 
 def load_change(path: Path) -> Change:
