@@ -1,27 +1,25 @@
 """Averages over changes."""
 
 from posttrain.exams.change import ProbeResult
-from posttrain.exams.scores import ExamResult, merged_notes, score, summarise
+from posttrain.exams.results import Line
+from posttrain.exams.scores import merged_notes, score
 from posttrain.exams.statistics import Interval, bootstrap_over_changes
+from posttrain.exams.summary import summarise
 
 
-def result(**scores: float) -> ExamResult:
-    return ExamResult(scores, {name: Interval(0.0, 1.0) for name in scores}, dict.fromkeys(scores, 5))
+def result(change: str, **scores: float) -> Line:
+    intervals = {name: Interval(0.0, 1.0) for name in scores}
+    return Line(model="m", method="x", change=change, scores=scores, ci95=intervals, n=dict.fromkeys(scores, 5))
 
 
 def test_summary_by_hand() -> None:
-    summary = summarise([result(a=1.0, b=0.5), result(a=0.0), result(a=0.5)], seed=3)
+    (summary,) = summarise([result("1", a=1.0, b=0.5), result("2", a=0.0), result("3", a=0.5)])
     assert summary.scores == {"a": 0.5, "b": 0.5}
     assert summary.n == {"a": 15, "b": 5}
     assert summary.changes == {"a": 3, "b": 1}
-    assert summary.ci95["a"] == bootstrap_over_changes([1.0, 0.0, 0.5], seed=3)
+    assert summary.ci95["a"] == bootstrap_over_changes([1.0, 0.0, 0.5])
     assert summary.ci95["b"] == (0.0, 1.0)  # one change keeps its own interval
-
-
-def test_summary_of_plain_scores() -> None:
-    summary = summarise([{"a": 1.0}, {"a": 0.0}], n=[{"a": 2}, {"a": 3}])
-    assert (summary.scores["a"], summary.n["a"]) == (0.5, 5)
-    assert summarise([]).scores == {}
+    assert summarise([]) == ()
 
 
 def test_notes_of_several_changes_are_added_up() -> None:

@@ -139,7 +139,7 @@ def test_what_is_saved_keeps_the_users_tokenizer(
         study = check({"study": "s", **fields, "methods": [method], "exams": exams}, Study, "study")
         cells = make_plan(study, [], tmp_path)
         outcome = run_study(study, cells, cells, base=tmp_path, folder=tmp_path / "run", watcher=Silent())
-        made = tmp_path / "run" / outcome.results[0].weights
+        made = tmp_path / "run" / outcome.results[0].first.weights
     else:
         tuner = {"kind": "lora", "rank": 2} if how == "trained lora" else {"kind": "full"}
         train(configured(base, rows, "sft", tuner=tuner), output=tmp_path / "run")
