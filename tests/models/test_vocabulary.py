@@ -24,8 +24,9 @@ from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.save import save_model
 from posttrain.models.vocabulary import outside, padding_inside, rows_of
 from posttrain.studies.config import Study
+from posttrain.studies.events import Silent
 from posttrain.studies.plan import make_plan
-from posttrain.studies.run import Silent, run_study
+from posttrain.studies.run import run_study
 from posttrain.training.preview import preview
 from posttrain.training.run import train
 from posttrain.tuners.lora import LoraConfig, lora

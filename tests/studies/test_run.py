@@ -16,9 +16,10 @@ from posttrain.exams.results import read_results
 from posttrain.models.meter import Doing
 from posttrain.reports.table import text_table
 from posttrain.studies.config import Study
+from posttrain.studies.events import Event, ExamEvent, Silent
 from posttrain.studies.methods import prompt as prompt_method
 from posttrain.studies.plan import make_plan, select
-from posttrain.studies.run import Event, ExamEvent, Outcome, Silent, run_study
+from posttrain.studies.run import Outcome, run_study
 from tests.exams.fakes import Fake
 
 
@@ -59,6 +60,8 @@ def go(
     changes: int | None = None,
     restart: bool = False,
     listener: Listener | None = None,
+    jobs: int = 1,
+    on: str = "",
 ) -> tuple[Outcome, Listener]:
     study = load_yaml(path, Study, sets)
     plan = make_plan(study, load_changes(study.changes, path.parent), path.parent)
@@ -71,6 +74,8 @@ def go(
         folder=path.parent / "run",
         watcher=listener,
         restart=restart,
+        jobs=jobs,
+        on=on,
     )
     return outcome, listener
 
