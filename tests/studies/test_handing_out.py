@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,13 +43,19 @@ def path(make_study: Callable[..., Path], tmp_path: Path) -> Path:
     return make_study(methods=METHODS, noise_floor="auto")
 
 
+@pytest.fixture(scope="module")
+def known() -> dict[str, Any]:
+    """What one process finds, once it was run."""
+    return {}
+
+
 @pytest.fixture
-def expected(path: Path) -> Any:
-    """What one process finds."""
-    go(path)
-    found = without_times(results(path))
-    (path.parent / "run").rename(path.parent / "one process")
-    return found
+def expected(path: Path, known: dict[str, Any]) -> Any:
+    if not known:
+        go(path)
+        known.update(without_times(results(path)))
+        shutil.rmtree(path.parent / "run")
+    return known
 
 
 def test_two_processes_give_the_same_results(path: Path, expected: Any) -> None:
@@ -98,6 +106,7 @@ def test_the_cell_of_a_lost_process_is_run_again(path: Path, expected: Any) -> N
     assert without_times(results(path)) == expected
 
 
+@pytest.mark.slow
 def test_a_cell_that_loses_every_process_fails_and_stops_no_other(path: Path, make_study: Callable[..., Path]) -> None:
     listener = Killer(path.parent, TRIES)
     outcome, _ = go(path, jobs=1 + 1, changes=1, only=["full+self", "prompt"], listener=listener)
@@ -107,6 +116,7 @@ def test_a_cell_that_loses_every_process_fails_and_stops_no_other(path: Path, ma
     assert "prompt" in {r.first.method for r in outcome.results if r.status == "done"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_leaves_no_process_and_goes_on(path: Path, expected: Any, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "posttrain", "run", str(path), "--jobs", "2", "--output", str(path.parent / "run")]
@@ -124,6 +134,32 @@ def test_a_stopped_run_leaves_no_process_and_goes_on(path: Path, expected: Any, 
         time.sleep(0.05)
     outcome, _ = go(path, jobs=2)
     assert outcome.failed == []
+    assert without_times(results(path)) == expected
+
+
+@pytest.mark.slow
+def test_kill_at_twenty_random_moments_ends_with_the_same_results(path: Path, expected: Any) -> None:
+    """A chain study in a process of its own, killed twenty times; what it ends with is what an undisturbed run finds."""
+    draw, kills = random.Random(11), 0
+    command = [sys.executable, "-m", "posttrain", "run", str(path), "--output", str(path.parent / "run")]
+    began = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    whole_s = time.monotonic() - began
+    assert without_times(results(path)) == expected
+    shutil.rmtree(path.parent / "run")
+    while kills < 20:
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            running.wait(draw.uniform(0.3, 1.0) * whole_s)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+            kills += 1
+            continue
+        assert running.returncode == 0
+        assert without_times(results(path)) == expected
+        shutil.rmtree(path.parent / "run")  # it got through: once more from the beginning
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert without_times(results(path)) == expected
 
 
