@@ -28,13 +28,13 @@ from posttrain.data.records import (
     Text,
 )
 from posttrain.errors import DataError, TemplateError
-from posttrain.exams.judge import judge_same
 from posttrain.inference.decode import Decoded
 from posttrain.inference.encoding import PromptEncoder
 from posttrain.inference.protocol import Answer, Plain
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
 from posttrain.models.stops import keep_stops
+from tests.exams.fakes import judge_same
 from tests.pico import MARKED, tokenizer, word_pieces
 from tests.templates import shipped
 

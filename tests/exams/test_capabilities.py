@@ -3,10 +3,10 @@
 import pytest
 
 from posttrain.exams.capabilities import CAPABILITIES, CHANGE_EXAM, DriftScore, relative_changes
-from posttrain.exams.change import ProbeResult
+from posttrain.exams.records import ProbeResult
 from posttrain.exams.results import ExamInfo
 from posttrain.exams.score_spec import Better, ScoreSpec
-from posttrain.exams.scores import score
+from posttrain.exams.scores import SPECS, score
 
 
 def exam(headline: str, capabilities: dict[str, str], **better: Better) -> ExamInfo:
@@ -99,7 +99,9 @@ def test_every_score_of_the_change_exam_has_a_group() -> None:
                     kl_nats=1.0, kl_tokens=1)
         for i, g in enumerate(groups)
     ]  # fmt: skip
-    scores = {name for name in score(samples).scores if not name.startswith("likelihood.") or name in CHANGE_EXAM}
+    made = score(samples)
+    assert set(made) <= {spec.key for spec in SPECS}
+    scores = {name for name in made if not name.startswith("likelihood.") or name in CHANGE_EXAM}
     assert scores <= set(CHANGE_EXAM) <= scores | {name for name in CHANGE_EXAM if name.startswith("likelihood.")}
     assert set(CHANGE_EXAM.values()) <= set(CAPABILITIES)
 

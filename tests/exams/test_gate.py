@@ -17,7 +17,7 @@ from posttrain.exams.results import ExamInfo, Line, Results, write_results
 from posttrain.exams.score_spec import ScoreSpec
 from posttrain.exams.scores import HEADLINE, SPECS
 from posttrain.exams.summary import summarise
-from posttrain.exams.task import Sample
+from posttrain.exams.records import Sample
 
 EXAMS = {
     "change": ExamInfo(name="change", kind="change", headline=HEADLINE, scores=SPECS),

@@ -11,10 +11,10 @@ import pytest
 
 from posttrain.config.change import load_change
 from posttrain.errors import PosttrainError
-from posttrain.exams.change import change_exam
 from posttrain.exams.running import run_task
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
+from tests.exams.fakes import examined
 from tests.exams.tasks.told import build, write_rows
 
 BAD = "Who <|end|>?"
@@ -126,10 +126,10 @@ def test_a_change_names_the_probe_with_its_file_and_line(respondent: ModelRespon
     path = tmp_path / "tallest.yaml"
     path.write_text(CHANGE, encoding="utf-8")
     with pytest.raises(PosttrainError) as caught:
-        change_exam(respondent, respondent, load_change(path))
+        examined(respondent, respondent, load_change(path))
     (problem,) = caught.value.problems
     assert problem.place == f"{path}:10 (change tallest, locality.unrelated 2)"
     path.write_text(CHANGE.replace("Who wrote <|end|>?", "Who wrote it?").replace("highest", "highest <|end|>"))
     with pytest.raises(PosttrainError) as caught:
-        change_exam(respondent, respondent, load_change(path))
+        examined(respondent, respondent, load_change(path))
     assert caught.value.problems[0].place == f"{path}:3 (change tallest, target 1)"

@@ -25,7 +25,7 @@ from posttrain.exams.score_spec import ScoreSpec, find_spec
 from posttrain.exams.scores import HEADLINE, SPECS
 from posttrain.exams.statistics import Interval, share_over_changes
 from posttrain.exams.summary import summarise
-from posttrain.exams.task import Sample
+from posttrain.exams.records import Sample
 
 
 def line(change: str, score: float, *, seed: int = 0, status: Any = "done", method: str = "full") -> Line:

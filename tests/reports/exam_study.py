@@ -13,7 +13,7 @@ from typing import Any
 
 from posttrain.exams.capabilities import relative_changes
 from posttrain.exams.compare import compare
-from posttrain.exams.task import Sample
+from posttrain.exams.records import Sample
 from tests.reports.synthetic import ATTACK
 
 STEPS = (100, 200, 300, 400, 500, 600)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from posttrain.exams.compare import compare
-from posttrain.exams.task import Sample
+from posttrain.exams.records import Sample
 from posttrain.reports import alone
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import write_report

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from posttrain.exams.compare import compare
-from posttrain.exams.task import Sample
+from posttrain.exams.records import Sample
 from posttrain.reports.examined import QUADRANTS, read_compare
 from posttrain.reports.folder import Cell, read_run
 from posttrain.reports.quadrants import TEXT_CAP, Pair, draw, pairs_of, payload, quadrant_of

@@ -79,7 +79,7 @@ def schema_of(file: str) -> dict[str, Any]:
     elif file == "change":
         from posttrain.config.change import Change as Model  # type: ignore[assignment]  # one of four Config classes
     elif file == "exams":
-        from posttrain.cli.exam_tasks import ExamsFile as Model  # type: ignore[assignment]  # one of four
+        from posttrain.studies.exam import ExamsFile as Model  # type: ignore[assignment]  # one of four
     else:
         from posttrain.training.config import TrainConfig as Model  # type: ignore[assignment]  # one of four
     schema: dict[str, Any] = Model.model_json_schema()

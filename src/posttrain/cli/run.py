@@ -111,7 +111,7 @@ def run(
         with only_one(folder):  # somebody else's is not waited for until all exams are read; the run takes it again
             pass
     exams = prepare_exams(config, known, base, place=str(study))
-    reference_of(config, known, exams, base)  # a wrong key is said before anything runs
+    reference_of(config, exams, base)  # a wrong key is said before anything runs
     if dry_run:
         _dry_run(config, selected, folder, exams, base, json=json)
         return
@@ -124,7 +124,7 @@ def run(
         talk(f"weights: {NONE_KEPT}")
     for line in unused_dtypes(selected):
         talk(line)
-    watcher = Watcher([f"{task.name}.{task.headline}" for task in exams.tasks])
+    watcher = Watcher([part.info.key for part in exams.parts])
     try:
         outcome = run_study(
             config,
@@ -196,7 +196,7 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     readers = Readers(config, base)
     check_rows(readers, cells)
     replays = check_replays(readers, cells)
-    guess = estimate(config, cells, exams.tasks, base)
+    guess = estimate(config, cells, exams.parts, base)
     found = {cell.folder: read_part(folder / "cells" / cell.folder / "result.json", CellResult) for cell in cells}
     walls = {name: one.final.cost["wall_s"] for name, one in found.items() if one is not None and one.status == "done"}
     known = len(walls)
@@ -212,7 +212,7 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
             }
             for cell in cells
         ]
-        asked = {task.name: sum(len(item.asks) for item in task.items) for task in exams.tasks}
+        asked = {part.info.name: sum(len(item.asks) for item in part.items) for part in exams.parts}
         emit(
             {
                 "study": config.study,
@@ -236,10 +236,10 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     for line in replays:
         print_line(f"            {line}")
     print_line(f"exams       {guess.examined_tokens:,} tokens")
-    for task in exams.tasks:
-        requests = sum(len(item.asks) for item in task.items) * (1 + len(task.perturbations))
+    for part in exams.parts:
+        requests = sum(len(item.asks) for item in part.items) * part.times
         print_line(
-            f"  {task.name}: {len(task.items):,} item{'' if len(task.items) == 1 else 's'}, "
+            f"  {part.info.name}: {len(part.items):,} item{'' if len(part.items) == 1 else 's'}, "
             f"{requests:,} request{'' if requests == 1 else 's'} each time"
         )
     if _train(cells):

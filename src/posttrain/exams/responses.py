@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import ConfigError, Problem
-from posttrain.exams.records import rows_in
-from posttrain.models.disk import append
+from posttrain.exams.sample_log import append_row, cut_torn, rows_in
 
 __all__ = ["KeptResponses", "request_id"]
 
@@ -45,11 +44,9 @@ class KeptResponses:
     def _read(self, path: Path, *, own: bool) -> None:
         if not path.exists():
             return
-        raw = path.read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1]
         foreign = 0
         read = itemgetter("exam", "request", "response")
-        for key, request, response in rows_in(path, whole, read, "not a response to a request"):
+        for key, request, response in rows_in(path, read, "not a response to a request"):
             if key == self.key:
                 self.found[request] = response
             else:
@@ -57,15 +54,11 @@ class KeptResponses:
         if foreign:
             cause = f"holds {foreign} responses of another model (other weights, template or limits)"
             raise ConfigError(Problem(str(path), cause, "give another --output, or --restart"))
-        if own and len(whole) < len(raw):  # a line torn by a kill
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
+        if own:
+            cut_torn(path)
 
     def append(self, request: str, response: Any) -> None:
         """Add one response; given to the system whole when this returns."""
         self.found[request] = response
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"exam": self.key, "request": request, "response": response}, ensure_ascii=False)
-        append(self.path, line + "\n")
+        if self.path is not None:
+            append_row(self.path, {"exam": self.key, "request": request, "response": response})

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Better", "ScoreSpec", "Unit", "base_key", "find_spec"]
+__all__ = ["Better", "ScoreSpec", "Unit", "base_key", "find_spec", "specs"]
 
 Unit = Literal["share", "grade", "nats", "bits", "tokens", "points", "ratio", "number"]
 """share: of samples, 0 to 1, shown in per cent; grade: a mean of values between 0 and 1; nats, bits; tokens: a mean
@@ -38,6 +38,11 @@ class ScoreSpec:
     def higher_is_better(self) -> bool:
         """Whether a larger value is better or, where neither is, counts as a rise."""
         return self.better != "less"
+
+
+def specs(*keys: str, unit: Unit = "share", better: Better = "more", group: str = "") -> tuple[ScoreSpec, ...]:
+    """Scores that are alike, called by their keys."""
+    return tuple(ScoreSpec(key, key, unit, better, group) for key in keys)
 
 
 def base_key(key: str) -> str:

@@ -87,8 +87,8 @@ def load(
     """Load a model: a folder, an adapter folder, a GGUF file, a hub id, `pocket:base` or `pocket:chat`.
 
     device: as torch calls it, the first GPU or the CPU when left out; dtype: `auto` (the files' own), `float32`,
-    `bfloat16`, `float16`; download: the hub may be asked; the others as on the command line. MissingError where there is
-    no such model, with the nearest ones.
+    `bfloat16`, `float16`; download: the hub may be asked; the others as on the command line. MissingError where there
+    is no such model, with the nearest ones.
     """
     return Model(
         load_model(
@@ -103,7 +103,7 @@ def load(
 
 
 def respondent_of(given: Model | Respondent | str | Path) -> Respondent:
-    """What exams ask: a loaded model's, one that is given, or what a name stands for (a model, api:MODEL@URL, a YAML)."""
+    """What exams ask: a model that is loaded, a respondent, or what a name stands for (a model, api:MODEL@URL, YAML)."""
     if isinstance(given, Model):
         return given.respondent
     return open_respondent(str(given)) if isinstance(given, str | Path) else given

@@ -1,4 +1,4 @@
-"""`pt.train`, `pt.exam`, `pt.compare`, `pt.study`: the verbs as functions. They take what the YAML takes, by keyword."""
+"""`pt.train`, `pt.exam`, `pt.compare`, `pt.study`: the verbs as functions, which take by keyword what the YAML takes."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def train(
 ) -> Model:
     """A trained copy of a model; the base is not changed.
 
-    data: a file of rows (any format of docs/data.md), or rows as mappings; change: whose targets are learned, with `data`
-    or without; name: what the new model is called; output: a folder in which the training is kept, goes on after a kill,
-    and leaves its model (`output/training/model`); on_step: told each step (loss, tokens per second, ...);
+    data: a file of rows (any format of docs/data.md), or rows as mappings; change: whose targets are learned, with
+    `data` or without; name: what the new model is called; output: a folder in which the training is kept, goes on after
+    a kill, and leaves its model (`output/training/model`); on_step: told each step (loss, tokens per second, ...);
     settings: the keys of a study's method `train` (objective, tuner, replay, penalty, optimizer, batch, max_length,
     precision, ...), and those of `optimizer` and `batch` without them: `max_steps=40`, `learning_rate=1e-4`.
     ConfigError for a key that there is not, DataError for rows that cannot be learned.
@@ -145,7 +145,8 @@ def exam(
 
     change: did the target change, did the rest follow, did all else stay (needs `before`, of an adapter its base is
     taken); exams: kinds such as `"refusal"` or mappings `{"kind": "mmlu", "path": "..."}`; output: a folder in which
-    every answer is kept as it comes, so that the same call goes on after a kill; the rest as `posttrain exam`'s options.
+    every answer is kept as it comes, so that the same call goes on after a kill; the rest are options of
+    `posttrain exam`.
     ConfigError, DataError and MissingError with what is wrong and how to mend it.
     """
     folder, temporary = _folder(output)

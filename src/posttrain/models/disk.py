@@ -19,7 +19,7 @@ from pathlib import Path
 
 from posttrain.errors import DiskError, Problem
 
-__all__ = ["append", "as_umask_says", "disk_problem", "starting_anew", "write_whole", "writing"]
+__all__ = ["append", "as_umask_says", "disk_problem", "safe_name", "starting_anew", "write_whole", "writing"]
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """No space, the user's share of it used up, a limit on the size of files, a broken disk."""
@@ -31,6 +31,14 @@ MEND = "free some space, or choose another place; what was there before is kept,
 ANEW = "free some space, or choose another place; nothing half-written is left, and the same command starts anew"
 
 _anew: ContextVar[bool] = ContextVar("anew", default=False)
+
+
+def safe_name(name: str) -> str:
+    """A name as a part of a folder name: `pocket:chat` -> `pocket-chat`, `Qwen/Qwen3-8B` -> `Qwen-Qwen3-8B`.
+
+    Letters and digits of any script, `.`, `_` and `+` are kept; never `--`, which parts the names in a cell's folder.
+    """
+    return re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", name)).strip("-.") or "x"
 
 
 @contextmanager

@@ -53,6 +53,7 @@ class CellRun:
         key: str,
         study: Study,
         examiner: Examiner,
+        untouched: Bench,
         folder: Path,
         *,
         start: Bench | None = None,
@@ -61,7 +62,7 @@ class CellRun:
         on_step: Callable[[Mapping[str, Any]], None] = lambda entry: None,
     ) -> None:
         self.cell, self.key, self.study, self.examiner, self.folder = cell, key, study, examiner, folder
-        self.untouched = examiner.bench
+        self.untouched, self.root = untouched, examiner.folder or folder
         self.start = start or self.untouched
         self.inputs = inputs or {}
         self.keep = "final" if needed and study.keep == "none" else study.keep
@@ -90,7 +91,7 @@ class CellRun:
         wall_s = max(time.monotonic() - began, exam_s + end.cost.get("train_s", 0.0))  # of earlier runs, too
         peak = max(peak_gib(), end.cost.get("peak_gib", 0.0))  # of earlier runs, too
         cost = {"wall_s": wall_s, "exam_s": exam_s, **end.cost, "peak_gib": peak}
-        weights = str(end.product.relative_to(self.examiner.folder)) if end.product is not None else ""
+        weights = str(end.product.relative_to(self.root)) if end.product is not None else ""
         head = {
             "model": cell.model,
             "method": cell.method.label,
@@ -140,9 +141,10 @@ class CellRun:
             sequence=self.cell.sequence,
             inputs=self.inputs,
             keep=self.keep,
-            resumable=bool(saves) or self.keep != "none" or bool(self.examiner.exams.tasks),
+            resumable=bool(saves) or self.keep != "none" or bool(self.examiner.exams.paired),
             saves=saves,
             examined=self._examined,
+            select=lambda respondent: self.examiner.select(respondent, None),
             stages=self.cell.stages,
             report_to=self.study.report_to,
             on_step=self.on_step,
@@ -215,7 +217,7 @@ class CellRun:
             if path.name != EXAMINED:
                 shutil.rmtree(self.folder / path.name) if (self.folder / path.name).is_dir() else None
                 path.replace(self.folder / path.name)
-        own = str(self.folder.relative_to(self.examiner.folder))
+        own = str(self.folder.relative_to(self.root))
         known = self.found.pop(passed)
         moved = [one.model_copy(update={"checkpoint": END.name, "folder": own}) for one in known.examined]
         self._keep(END, known.fingerprint, tuple(moved))
@@ -282,6 +284,6 @@ class CellRun:
             samples.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._at(point) / "exams" / samples.name, samples)
         drift = relative_changes(self.examiner.scores_before, scores, self.examiner.exams.info({}))
-        folder = str(self.folder.relative_to(self.examiner.folder))
+        folder = str(self.folder.relative_to(self.root))
         cost = {"exam_s": 0.0}  # what the exams have cost is told with each stage
         return Examined(scores=scores, ci95=ci95, n=n, folder=folder, compare=compare, drift=drift, cost=cost)

@@ -5,7 +5,6 @@ Relative paths in the file are relative to the file. Torch is not needed to read
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -14,18 +13,12 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from posttrain.config.base import ByKind, Config, spelled
 from posttrain.data.readers import DataSource
+from posttrain.exams.exam_config import ExamConfig
 from posttrain.exams.tasks.change import ChangeExamConfig
+from posttrain.models.disk import safe_name
 from posttrain.training.trackers import Trackers
 
 __all__ = ["Every", "InSequence", "MethodConfig", "Resources", "Saves", "StageConfig", "Study", "Work", "safe_name"]
-
-
-def safe_name(name: str) -> str:
-    """A name as a part of a folder name: `pocket:chat` -> `pocket-chat`, `Qwen/Qwen3-8B` -> `Qwen-Qwen3-8B`.
-
-    Letters and digits of any script, `.`, `_` and `+` are kept; never `--`, which parts the names in a cell's folder.
-    """
-    return re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", name)).strip("-.") or "x"
 
 
 def _listed(value: Any) -> Any:
@@ -200,7 +193,7 @@ def _checkpoints(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_listed, json_schema_input_type=int | tuple[int, ...])]
-Exam = Annotated[Config, ByKind("exam")]
+Exam = Annotated[ExamConfig, ByKind("exam")]
 IMPLIED = (("steps", "steps"),)
 """Methods that need no `kind`: a list of steps is a chain."""
 ChangesAs = Annotated[Literal["each", "together"] | InSequence, BeforeValidator(_changes_as)]
@@ -373,7 +366,7 @@ class Study(Config):
 
     @model_validator(mode="after")
     def _stages_are_measured(self) -> Study:
-        labels = [exam.label for exam in self.exams if not isinstance(exam, ChangeExamConfig)]  # type: ignore[attr-defined]
+        labels = [exam.label for exam in self.exams if not isinstance(exam, ChangeExamConfig)]
         for stage in self.stages:
             if stage.measured_by not in labels:
                 known = ", ".join(labels) or "none"

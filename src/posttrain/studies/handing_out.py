@@ -139,8 +139,8 @@ def run_order(spec: Spec, order: Order, tell: Tell) -> tuple[CellResult, float]:
     _here.teller.turn(order.cell)
     began = time.monotonic()
     with listening(_here.teller.doing):
-        if order.cell.model not in _here.worker.examiners:
-            _here.worker.examiner(order.cell.model).take_before(needed=True)  # its samples are there already
+        if order.cell.model not in _here.worker.opened:
+            _here.worker.open(order.cell.model).examiner.take_before(needed=True)  # its samples are there already
         return _here.worker.run(order), time.monotonic() - began
 
 

@@ -20,8 +20,9 @@ from posttrain import __version__
 from posttrain.errors import DiskError, Interrupted, PosttrainError, Problem
 from posttrain.exams.results import CellResult, MethodInfo, Reference, Results, Untouched, read_part, write_results
 from posttrain.exams.summary import summarise
-from posttrain.models.disk import write_whole, writing
+from posttrain.models.disk import safe_name, write_whole, writing
 from posttrain.models.meter import listening
+from posttrain.studies.bench import Bench
 from posttrain.studies.chains import step_names
 from posttrain.studies.config import MethodConfig, Study
 from posttrain.studies.events import Event, Watcher
@@ -76,7 +77,7 @@ def run_study(
     check_trackers(study.report_to)
     changes = list({change.name: change for cell in plan for change in cell.changes}.values())
     exams = exams or prepare_exams(study, changes, base)
-    reference = reference_of(study, changes, exams, base)
+    reference = reference_of(study, exams, base)
     with only_one(folder), listening(watcher.doing):
         run = _Run(study, plan, selected, base, folder, watcher, exams, reference, restart)
         if on:
@@ -133,20 +134,21 @@ class _Run:
 
     def _run_model(self, model: str, cells: Sequence[Cell], pool: Pool | None, at_once: int) -> None:
         try:
-            examiner = self.worker.examiner(model)
+            bench, examiner = self.worker.open(model)
         except PosttrainError as error:
             self._all_fail([cell for cell in cells if cell.folder in self.selected], error)
             return
-        waiting = self._waiting(examiner, cells)
+        waiting = self._waiting(bench, cells)
+        before = self.folder / "before" / safe_name(model)
         try:
-            with writing(examiner.place):
+            with writing(before):
                 self._note_before(examiner, needed=bool(waiting))
         except (DiskError, Interrupted):  # stopped, or the next cell would find no more room than this one
             raise
         except Exception as error:
-            examiner.place.mkdir(parents=True, exist_ok=True)
-            write_whole(examiner.place / "error.txt", traceback.format_exc())
-            where = Problem(model, f"{type(error).__name__}: {error}", f"traceback in {examiner.place / 'error.txt'}")
+            before.mkdir(parents=True, exist_ok=True)
+            write_whole(before / "error.txt", traceback.format_exc())
+            where = Problem(model, f"{type(error).__name__}: {error}", f"traceback in {before / 'error.txt'}")
             known = error if isinstance(error, PosttrainError) else PosttrainError(where)
             self._all_fail(list(waiting), known)
             return
@@ -154,11 +156,11 @@ class _Run:
         if pool is None:
             self._one_by_one(waiting)
             if waiting:
-                examiner.bench.release()
-                examiner.bench.check_untouched()
+                bench.release()
+                bench.check_untouched()
         else:
-            del examiner  # the others load it for themselves
-            self.worker.examiners.clear()
+            del bench, examiner  # the others load it for themselves
+            self.worker.opened.clear()
             self._hand_out(waiting, pool, at_once)
 
     def _one_by_one(self, waiting: dict[Cell, Hashes]) -> None:
@@ -209,14 +211,14 @@ class _Run:
         for cell in cells:
             self._record(cell, failed(cell, "", error, 0.0, cell_folder(self.folder, cell)))
 
-    def _waiting(self, examiner: Examiner, cells: Sequence[Cell]) -> dict[Cell, Hashes]:
+    def _waiting(self, bench: Bench, cells: Sequence[Cell]) -> dict[Cell, Hashes]:
         """The selected cells that are not done; what is done is taken up."""
         waiting: dict[Cell, Hashes] = {}
         kept = 0
         self.trained = {}  # folder -> training hash
         for cell in cells:
             try:
-                hashes = self._hashes(cell, examiner)
+                hashes = self._hashes(cell, bench)
             except PosttrainError as error:  # a bad row in a file of the method's
                 if cell.folder in self.selected:
                     self._all_fail([cell], error)
@@ -239,10 +241,10 @@ class _Run:
         """Whether the product of a finished cell is there, where another cell takes it."""
         return cell.folder not in self.needed or (self.folder / known.first.weights).is_dir()
 
-    def _hashes(self, cell: Cell, examiner: Examiner) -> Hashes:
+    def _hashes(self, cell: Cell, bench: Bench) -> Hashes:
         """Of a cell whose needed cells have been hashed before it."""
         needed = {name: self.trained.get(folder, "") for name, folder in cell.needs.items()}
-        args = (examiner.bench.fingerprint, self.base, self.file_hashes, self.exams.forbidden, needed)
+        args = (bench.fingerprint, self.base, self.file_hashes, self.exams.forbidden, needed)
         training = self.trained[cell.folder] = training_hash(cell, *args)
         return Hashes(training, content_hash(self.study, training, self.exams.hashes))
 
@@ -250,7 +252,7 @@ class _Run:
         """What the untouched model scores, for results.json."""
         entry = examiner.take_before(needed=needed)
         if entry is not None:
-            self.before[examiner.bench.name] = entry
+            self.before[examiner.name] = entry
             for name, notes in examiner.notes.items():
                 known = self.notes.setdefault(name, [])
                 known += [note for note in notes if note not in known]

@@ -30,7 +30,7 @@ from posttrain.training.dates import keep_first_day
 from posttrain.training.environment import environment
 from posttrain.training.trackers import LOGS
 
-__all__ = ["CellWorker", "Hashes", "Order", "cell_folder", "failed"]
+__all__ = ["CellWorker", "Hashes", "Opened", "Order", "cell_folder", "failed"]
 
 
 class Hashes(NamedTuple):
@@ -52,6 +52,13 @@ class Order(NamedTuple):
     needed: bool = False
 
 
+class Opened(NamedTuple):
+    """A model of the study, and the exams that its cells take."""
+
+    bench: Bench
+    examiner: Examiner
+
+
 def cell_folder(run: Path, cell: Cell) -> Path:
     """A cell's folder in a run folder."""
     return run / "cells" / cell.folder
@@ -66,17 +73,17 @@ class CellWorker:
     base: Path
     folder: Path
     watcher: Watcher
-    examiners: dict[str, Examiner] = field(default_factory=dict)
+    opened: dict[str, Opened] = field(default_factory=dict)
 
     @cached_property
     def environment(self) -> Mapping[str, object]:
         """The machine and the versions, for `env.json`."""
         return environment()
 
-    def examiner(self, model: str) -> Examiner:
+    def open(self, model: str) -> Opened:
         """The model, loaded, with its exams; errors of loading it. The one before it is given up."""
-        if model not in self.examiners:
-            self.examiners.clear()
+        if model not in self.opened:
+            self.opened.clear()
             bench = Bench(
                 model,
                 base=self.base,
@@ -87,8 +94,8 @@ class CellWorker:
                 allow_template_mismatch=self.study.allow_template_mismatch,
             )
             keep_first_day(bench.loaded.tokenizer, self.folder, say=self.watcher.say)
-            self.examiners[model] = Examiner(bench, self.study, self.exams, self.folder, self.watcher.exam)
-        return self.examiners[model]
+            self.opened[model] = Opened(bench, Examiner.of(bench, self.exams, self.folder, self.watcher.exam))
+        return self.opened[model]
 
     def run(self, order: Order) -> CellResult:
         """The result of a cell, also of one that failed. Raises Interrupted, KeyboardInterrupt and DiskError."""
@@ -100,16 +107,17 @@ class CellWorker:
         write_whole(folder / "config.yaml", to_yaml({**config, "seed": cell.seed, "hash": hashes.content}))
         write_json(folder / "env.json", self.environment)
         try:
-            examiner = self.examiner(cell.model)
+            bench, examiner = self.open(cell.model)
             with writing(folder):
                 result = CellRun(
                     cell,
                     hashes.content,
                     self.study,
                     examiner,
+                    bench,
                     folder,
-                    start=self._start(order, examiner.bench),
-                    inputs=self._inputs(order, examiner.bench),
+                    start=self._start(order, bench),
+                    inputs=self._inputs(order, bench),
                     needed=order.needed,
                     on_step=self.watcher.step,
                 ).run()

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from posttrain.errors import ConfigError, DataError
+from posttrain.exams.records import Sample
 from posttrain.exams.running import run_task
-from posttrain.exams.task import DATA, Sample, Task
+from posttrain.exams.task import DATA, Task
 from posttrain.exams.tasks._sheets import read_marks
 from posttrain.exams.tasks.truthfulqa import TruthfulqaConfig, truthfulqa
 from posttrain.inference.protocol import Plain

@@ -15,9 +15,11 @@ from pydantic import Field
 
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.choices import choice_asks, chosen
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path, read_json
-from posttrain.exams.task import Ask, Item, Reply, Sample, Task, TaskConfig, draw, resolve
-from posttrain.inference.protocol import Answer, Plain
+from posttrain.exams.score_spec import specs
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, draw, resolve, the_answer
+from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
 __all__ = ["BigbenchConfig", "bigbench"]
@@ -67,6 +69,7 @@ def bigbench(config: BigbenchConfig, base: Path) -> Task:
         judge=_judge,
         headline=headline,
         capabilities={headline: "can.reasoning"},
+        scores=(*specs("multiple_choice_grade", unit="grade"), *specs("exact_str_match", "exact_loose")),
         signature=f"bigbench|{name}|{config.shots}-shot|{form}|{config.max_new_tokens} tokens|v1",
         chance=1 / sizes.pop() if len(sizes) == 1 else None,
         perturbations=config.perturbations,
@@ -192,8 +195,7 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
             confidence=max(choice.shares),
             extra={"shares": [round(share, 6) for share in choice.shares]},
         )
-    (said,) = replies
-    assert isinstance(said, Answer)
+    said = the_answer(replies)
     text = said.text
     if item.doc["regex"]:
         found = re.search(item.doc["regex"], text)

@@ -13,10 +13,12 @@ from pydantic import Field
 
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.choices import choice_asks, chosen
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows, no_path
-from posttrain.exams.task import Ask, Item, Reply, Sample, Task, TaskConfig, draw, resolve
-from posttrain.exams.tasks._captrack import LETTERS, Spec, letter_of, plain_value, scorer, spec_of
-from posttrain.inference.protocol import Answer, Plain, Prompt
+from posttrain.exams.score_spec import specs
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, draw, resolve, the_answer
+from posttrain.exams.tasks._captrack import LETTERS, Spec, declared, letter_of, plain_value, scorer, spec_of
+from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
 __all__ = ["CaptrackConfig", "captrack"]
@@ -86,6 +88,7 @@ def captrack(config: CaptrackConfig, base: Path) -> Task:
         judge=_judge,
         headline="score",
         capabilities={f"{task}.{name}": group for task in files for name, group in spec_of(task).capabilities.items()},
+        scores=specs("score", unit="grade") + tuple(spec for task in files for spec in declared(task)),
         signature=f"captrack|{'+'.join(files)}|{config.prompt}|{config.max_new_tokens} tokens|no judge|v2",
         perturbations=config.perturbations,
         seed=config.seed,
@@ -182,13 +185,12 @@ def _found(row: Row, asked: str, told: Mapping[str, Any]) -> Any:
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
-    said, *rest = replies
-    assert isinstance(said, Answer)
+    said = the_answer(replies)
     doc, task = item.doc, item.doc["task"]
     confidence = None
     if doc["way"] == "choice":
         letters = LETTERS[: doc["count"]]
-        choice, letter = chosen(rest, letters), letter_of(said.text, doc["count"])
+        choice, letter = chosen(replies, letters), letter_of(said.text, doc["count"])
         scores: dict[str, float] | None = {
             "accuracy": float(letters[choice.best] == doc["gold"]),
             "said": float(letter == doc["gold"]),

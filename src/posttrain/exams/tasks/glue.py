@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from posttrain.exams.choices import choice_asks, chosen
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows, no_path
 from posttrain.exams.statistics import Interval
-from posttrain.exams.task import Item, Reply, Sample, Score, Task, TaskConfig, averages, draw, mean_score, resolve
+from posttrain.exams.task import Item, Reply, Score, Task, TaskConfig, averages, draw, mean_score, resolve
 from posttrain.exams.tasks._glue import TASKS, GlueTask, Posed, record_text
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
@@ -70,6 +71,7 @@ def glue(config: GlueConfig, base: Path) -> Task:
         aggregate=_aggregates(config.task, spec),
         headline=spec.headline,
         capabilities={spec.headline: spec.capability},
+        scores=spec.specs,
         signature=f"glue|{config.task}|{path.name}|0-shot|{wording}|total log-probability|v1",
         chance={"mcc": 0.0, "pearson": 0.0, "acc": 1 / classes if classes else None}.get(spec.headline),
         perturbations=config.perturbations,

@@ -12,9 +12,11 @@ from posttrain.data.records import Message
 from posttrain.errors import ConfigError, Problem
 from posttrain.exams.behaviour import language_of
 from posttrain.exams.numerals import last_number, marked_number
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import Rows, no_path
-from posttrain.exams.task import Ask, Item, Reply, Sample, Task, TaskConfig, draw, resolve
-from posttrain.inference.protocol import Answer, Plain, Prompt
+from posttrain.exams.score_spec import specs
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, draw, resolve, the_answer
+from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
 __all__ = ["Gsm8kConfig", "gsm8k"]
@@ -85,6 +87,7 @@ def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
         judge=_judge,
         headline="flexible",
         capabilities={"flexible": "can.reasoning", "strict": "how.instructions"},
+        scores=specs("flexible", "strict"),
         signature=f"gsm8k|{path.name}|{len(shown)}-shot cot ({origin})|{form}|{config.max_new_tokens} tokens|v2",
         chance=0.0,
         perturbations=config.perturbations,
@@ -129,8 +132,7 @@ def _chat(shown: Sequence[Read], question: str, language: str) -> Prompt:
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
-    (said,) = replies
-    assert isinstance(said, Answer)
+    said = the_answer(replies)
     worked = str(item.doc["answer"])
     marked = marked_number(worked)
     gold = marked if marked is not None else last_number(worked)

@@ -8,14 +8,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from posttrain.exams.behaviour import CAPABILITIES, behaviour
+from posttrain.exams.behaviour import CAPABILITIES, SPECS, behaviour
 from posttrain.exams.instructions import is_followed, loose_forms, unsupported
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows
+from posttrain.exams.score_spec import specs
 from posttrain.exams.task import (
     Ask,
     Item,
     Reply,
-    Sample,
     Score,
     Task,
     TaskConfig,
@@ -23,8 +24,9 @@ from posttrain.exams.task import (
     draw,
     mean_score,
     resolve,
+    the_answer,
 )
-from posttrain.inference.protocol import Answer, Plain
+from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
 __all__ = ["IfevalConfig", "ifeval"]
@@ -84,8 +86,8 @@ def ifeval(config: IfevalConfig, base: Path) -> Task:
             **dict.fromkeys(("prompt_strict", "instruction_strict"), "how.instructions"),
             **CAPABILITIES,
         },
+        scores=(*specs(*(f"{of}_{rule}" for of in ("prompt", "instruction") for rule in ("strict", "loose"))), *SPECS),
         signature=f"ifeval|{path.name}|{config.template}|{config.max_new_tokens} tokens|own checkers|v1",
-        chance=None,
         perturbations=config.perturbations,
         seed=config.seed,
         notes=tuple(notes),
@@ -101,8 +103,7 @@ def _refuse(row: Row, wrong: Sequence[str], left_out: list[str], *, skip: bool) 
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
-    (said,) = replies
-    assert isinstance(said, Answer)
+    said = the_answer(replies)
     asked = list(zip(item.doc["ids"], item.doc["kwargs"], strict=True))
     strict = [is_followed(name, said.text, args) for name, args in asked]
     forms = loose_forms(said.text)

@@ -25,10 +25,24 @@ from pydantic import Field
 
 from posttrain.data.records import Message
 from posttrain.exams.behaviour import language_of
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path
-from posttrain.exams.task import Ask, Item, Reply, Sample, Score, Task, TaskConfig, averages, draw, mean_score, resolve
+from posttrain.exams.score_spec import specs
+from posttrain.exams.task import (
+    Ask,
+    Item,
+    Reply,
+    Score,
+    Task,
+    TaskConfig,
+    averages,
+    draw,
+    mean_score,
+    resolve,
+    the_scored,
+)
 from posttrain.exams.tasks._choice_rows import LETTERS, Question, read_questions
-from posttrain.inference.protocol import Plain, Prompt, Scored
+from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
 __all__ = ["MmluConfig", "mmlu"]
@@ -118,6 +132,7 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
         judge=_judge,
         headline=headline,
         capabilities={headline: "can.knowledge"},
+        scores=specs("acc", "acc_macro", *(() if config.score == "letters" else ("acc_norm", "acc_norm_macro"))),
         signature=signature,
         aggregate=_scores,
         chance=sum(1 / len(item.doc["choices"]) for item in items) / len(items),
@@ -193,7 +208,7 @@ def _said(question: Question, *, lettered: bool) -> str:
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     """The likeliest choice, the first of equals; its probability among the choices is the confidence."""
     choices, target, lettered = item.doc["choices"], int(item.doc["answer"]), bool(item.doc["lettered"])
-    scored = [reply for reply in replies if isinstance(reply, Scored)]
+    scored = the_scored(replies)
     nats = [one.sum_nats for one in scored]
     per_character = [value / len(choice) for value, choice in zip(nats, choices, strict=True)]
     values = nats if lettered else per_character

@@ -13,14 +13,21 @@ from pydantic import Field
 from posttrain.config.load import read_text
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.behaviour import language_of
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import Rows, no_path
+from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Interval
-from posttrain.exams.task import Ask, Item, Reply, Sample, Score, Task, TaskConfig, draw, resolve
-from posttrain.inference.protocol import Plain, Scored
+from posttrain.exams.task import Ask, Item, Reply, Score, Task, TaskConfig, draw, resolve, the_scored
+from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
 __all__ = ["PerplexityConfig", "perplexity"]
 
+SPECS = (
+    *specs("bits_per_byte", unit="bits", better="less"),
+    *specs("nats_per_token", "nats_per_character", "nats_per_byte", unit="nats", better="less"),
+    *specs("token_perplexity", "byte_perplexity", "word_perplexity", unit="number", better="less"),
+)
 SHOWN = 200
 RESAMPLES = 2000
 
@@ -74,8 +81,8 @@ def perplexity(config: PerplexityConfig, base: Path) -> Task:
         aggregate=_aggregate,
         headline="bits_per_byte",
         capabilities={"bits_per_byte": "can.knowledge"},
+        scores=SPECS,
         signature=f"perplexity|{'+'.join(p.name for p in paths)}|{cut}|each text from a document's beginning|v1",
-        higher_is_better=False,
         seed=config.seed,
         notes=tuple(notes),
     )
@@ -122,8 +129,7 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     from posttrain.exams.metrics import perplexity as metrics
 
-    (said,) = replies
-    assert isinstance(said, Scored)
+    (said,) = the_scored(replies)
     text = str(item.doc["text"])
     size = {
         "nats": -said.sum_nats,

@@ -12,17 +12,22 @@ from pydantic import Field
 from posttrain.config.load import read_text
 from posttrain.errors import DataError, Problem
 from posttrain.exams.behaviour import language_of
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows, no_path, read_json
-from posttrain.exams.task import Ask, Item, Reply, Sample, Task, TaskConfig, averages, draw, resolve
-from posttrain.inference.protocol import Answer, Plain
+from posttrain.exams.score_spec import specs
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, draw, resolve, the_answer
+from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
 __all__ = ["ReadingConfig", "reading"]
 
 UNANSWERABLE = {"en": "unanswerable", "zh": "無法回答"}
 SCORES = {
-    "en": ("em", "f1"),
-    "zh": ("em_zh", "f1_char_bag", "f1_char_subsequence", "em_cmrc", "f1_cmrc_lcs"),
+    "en": (*specs("em"), *specs("f1", unit="grade")),
+    "zh": (
+        *specs("em_zh", "em_cmrc"),
+        *specs("f1_char_bag", "f1_char_subsequence", "f1_cmrc_lcs", unit="grade"),
+    ),
 }
 NO_ANSWER = frozenset(("", "unanswerable", "no answer", "not answerable", "無法回答", "無答案", "沒有答案", "无法回答"))
 
@@ -81,9 +86,9 @@ def reading(config: ReadingConfig, base: Path) -> Task:
         name=config.label,
         items=draw(items, config.limit, config.seed),
         judge=_judge,
-        aggregate=averages,
         headline=headline,
         capabilities={headline: "can.in_context"} | ({} if answerable else {"unanswerable.em": "can.faithfulness"}),
+        scores=(*SCORES[language], *(() if answerable else specs("unanswerable.em"))),
         signature=f"reading|{path.name}|{language}|0-shot|{settings}|first line|v1",
         perturbations=config.perturbations,
         seed=config.seed,
@@ -201,14 +206,13 @@ def _item(q: Question, passage: str, language: str, config: ReadingConfig, *, ma
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     from posttrain.data.metrics import reading as metrics
 
-    (said,) = replies
-    assert isinstance(said, Answer)
+    said = the_answer(replies)
     lines = said.text.strip().splitlines()
     answer = lines[0].strip() if lines else ""
     gold, language = list(item.doc["answers"]), item.doc["language"]
     if not gold:  # SQuAD 2: the right answer is none
         right = float(answer.strip(" .。!！").lower() in NO_ANSWER)
-        scores = {**dict.fromkeys(SCORES[language], right), "unanswerable.em": right}
+        scores = {**dict.fromkeys((spec.key for spec in SCORES[language]), right), "unanswerable.em": right}
     elif language == "en":
         scores = {"em": metrics.exact_match(answer, gold), "f1": metrics.f1_squad(answer, gold)}
     else:

@@ -11,11 +11,13 @@ from pydantic import Field
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation, Message
 from posttrain.errors import DataError, Problem
-from posttrain.exams.behaviour import CAPABILITIES, behaviour, language_of, length
+from posttrain.exams.behaviour import CAPABILITIES, SPECS, behaviour, language_of, length
 from posttrain.exams.matching import normalise
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path
-from posttrain.exams.task import Ask, Item, Reply, Sample, Score, Task, TaskConfig, averages, draw, resolve
-from posttrain.inference.protocol import Answer, Plain, Prompt
+from posttrain.exams.score_spec import ScoreSpec, specs
+from posttrain.exams.task import Ask, Item, Reply, Score, Task, TaskConfig, averages, draw, resolve, the_answer
+from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
 __all__ = ["SelfTestConfig", "self_test"]
@@ -81,6 +83,7 @@ def self_test(config: SelfTestConfig, base: Path) -> Task:
         headline=config.headline,
         # what was taught is a domain, not general knowledge: a rise from near 0 would hide there what was forgotten
         capabilities={config.headline: "can.domains", **CAPABILITIES},
+        scores=_declared(bleu),
         signature=f"self_test|{path.name}|{config.template}|{config.max_new_tokens} tokens|{measured}|v1",
         perturbations=config.perturbations,
         seed=config.seed,
@@ -124,6 +127,20 @@ def _turns(turns: tuple[Message, ...], plain: bool) -> Prompt:
     return turns[0].content if len(turns) == 1 and turns[0].role == "user" else turns
 
 
+def _declared(bleu: str) -> tuple[ScoreSpec, ...]:
+    from posttrain.exams.metrics.chatglm import CHATGLM_SCORES
+    from posttrain.exams.metrics.rouge import Rouge
+
+    return (
+        *specs(*Rouge._fields, unit="grade"),
+        *specs("exact"),
+        *specs("empty", better="less"),
+        *specs("length_ratio", unit="ratio", better="none"),
+        *specs(f"bleu_{bleu}", *CHATGLM_SCORES, unit="points"),
+        *SPECS,
+    )
+
+
 def _tokenizer(words: str) -> Callable[[str], list[str]]:
     from posttrain.exams.metrics import rouge as metrics
 
@@ -144,8 +161,7 @@ def _signature(words: str, bleu: str, config: SelfTestConfig) -> str:
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     from posttrain.exams.metrics import chatglm, rouge
 
-    (said,) = replies
-    assert isinstance(said, Answer)
+    said = the_answer(replies)
     answer, reference = said.text.strip(), str(item.doc["reference"]).strip()
     overlap = rouge.rouge(answer, reference, tokenizer=_tokenizer(item.doc["words"]), beta=item.doc["beta"])
     scores = {name: float(value) for name, value in overlap._asdict().items()}

@@ -29,13 +29,14 @@ from pydantic import Field
 
 from posttrain.errors import ConfigError, Problem
 from posttrain.exams.matching import is_refusal
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path
+from posttrain.exams.score_spec import specs
 from posttrain.exams.task import (
     BUILTIN,
     Ask,
     Item,
     Reply,
-    Sample,
     Score,
     Task,
     TaskConfig,
@@ -43,6 +44,7 @@ from posttrain.exams.task import (
     draw,
     mean_score,
     resolve,
+    the_scored,
 )
 from posttrain.exams.tasks._sheets import VERDICTS, Marks, read_marks, write_sheet
 from posttrain.exams.tasks._truthful_rows import NO_COMMENT, Question, read_truthful
@@ -91,6 +93,21 @@ FRAME = {"en": ("Q: {}\nA:", " "), "zh": ("問：{}\n答：", "")}
 """How a question is put after the primer, and what stands between it and an answer."""
 STOP = {"en": ("\n\n", "Q:"), "zh": ("\n\n", "問：")}
 BINARY = {"en": ("{}\nA. {}\nB. {}\nAnswer:", " "), "zh": ("{}\nA. {}\nB. {}\n答案：", "")}
+_LIKENESS = ("bleu", "rouge1", "rouge2", "rougeL")
+_JUDGED = ("truthful", "refused", "mc1", "binary")
+"""What is asked whether it comes out the same in all languages."""
+SPECS = (
+    *specs("mc1", "truthful"),
+    *specs("binary", "mc2", "mc3", unit="grade"),
+    *specs("refused", "unclear", better="none"),
+    *specs("false", better="less"),
+    *specs(*(f"{name}_{of}" for name in _LIKENESS for of in ("max", "diff")), unit="points"),
+    *specs(*(f"{name}_acc" for name in _LIKENESS)),
+    *specs(*(f"same_in_languages.{name}" for name in _JUDGED), group="same_in_languages"),
+    *specs("marked.correct", group="marked"),
+    *specs("marked.wrong", "marked.unrelated", better="less", group="marked"),
+    *specs("marked.declined", better="none", group="marked"),
+)
 _NO_COMMENT = re.compile(r"\bno comment\b|不予置評|無可奉告|不便評論|不予評論|難以評論|恕難評論|无可奉告|不便评论")
 
 
@@ -121,6 +138,7 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
         judge=_judge,
         headline=headline,
         capabilities=capabilities if mode != "mc" else {headline: "can.faithfulness"},
+        scores=SPECS,
         signature=f"truthfulqa|{path.name}#{digest}|{mode}|{how}|{_measures(mode)}{'v1' if mode == 'mc' else 'v2'}",
         aggregate=partial(_scores, marks=marks),
         chance=_chance(headline, items),
@@ -195,7 +213,7 @@ def _item(question: Question, mode: str, max_new_tokens: int, *, chat: bool) -> 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     doc = item.doc
-    nats = [reply.sum_nats for reply in replies if isinstance(reply, Scored)]
+    nats = [reply.sum_nats for reply in the_scored(replies)]
     sample = Sample(
         id=item.id,
         group=item.group,
@@ -203,7 +221,7 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         answer="",
         target=doc["best"],
         scores={},
-        tokens=sum(reply.tokens for reply in replies),
+        tokens=sum(reply.tokens for reply in replies if isinstance(reply, Answer | Scored)),
         extra={key: doc[key] for key in ("tongue", "pair") if doc[key]},
     )
     if doc["mode"] != "generation":
@@ -314,7 +332,7 @@ def _scores(samples: Sequence[Sample], *, marks: Marks) -> dict[str, Score]:
     for sample in samples:
         if "pair" in sample.extra:
             pairs.setdefault(sample.extra["pair"], []).append(sample)
-    for name in ("truthful", "refused", "mc1", "binary"):
+    for name in _JUDGED:
         same = [
             float(len({s.scores.get(name) for s in own}) == 1)
             for own in pairs.values()
