@@ -24,8 +24,8 @@ from posttrain.data.readers import DataSource, read_records
 from posttrain.retention.selection import read_prompts
 from posttrain.studies.config import Study
 from posttrain.studies.exams import prepare_exams
-from posttrain.studies.methods.train import TrainMethodConfig
 from posttrain.studies.plan import make_plan
+from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.training.config import TrainConfig
 from tests.test_docs import problem_of
 

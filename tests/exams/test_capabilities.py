@@ -5,20 +5,19 @@ import pytest
 from posttrain.exams.capabilities import CAPABILITIES, CHANGE_EXAM, DriftScore, relative_changes
 from posttrain.exams.records import ProbeResult
 from posttrain.exams.results import ExamInfo
-from posttrain.exams.score_spec import ScoreSpec
+from posttrain.exams.score_spec import Better, ScoreSpec
 from posttrain.exams.scores import SPECS, score
 
 
-def info(name: str, headline: str, less: tuple[str, ...] = (), **capabilities: str) -> dict[str, ExamInfo]:
-    """An exam whose scores are those with a capability."""
-    scores = tuple(ScoreSpec(key, key, "number", "less" if key in less else "more") for key in capabilities)
-    return {name: ExamInfo(name=name, headline=headline, capabilities=capabilities, scores=scores)}
+def exam(headline: str, capabilities: dict[str, str], **better: Better) -> ExamInfo:
+    scores = tuple(ScoreSpec(key, key, "number", side) for key, side in better.items())
+    return ExamInfo(name="t", headline=headline, capabilities=capabilities, scores=scores)
 
 
-EXAMS: dict[str, ExamInfo] = {
-    **info("mmlu", "acc", acc="can.knowledge"),
-    **info("drcd", "f1", f1="can.in_context", em="can.in_context"),
-    **info("text", "nll", ("nll",), nll="can.knowledge"),
+EXAMS = {
+    "mmlu": exam("acc", {"acc": "can.knowledge"}),
+    "drcd": exam("f1", {"f1": "can.in_context", "em": "can.in_context"}),
+    "text": exam("nll", {"nll": "can.knowledge"}, nll="less"),
 }
 
 
@@ -30,10 +29,8 @@ def test_by_hand() -> None:
     assert list(found) == ["can.knowledge", "can.robust_prompts"]
     knowledge = found["can.knowledge"]
     assert knowledge.change == pytest.approx(-0.35)
-    assert [(s.score, s.change) for s in knowledge.scores] == [
-        ("mmlu.acc", pytest.approx(-0.2)),
-        ("text.nll", pytest.approx(-0.5)),
-    ]
+    assert [s.score for s in knowledge.scores] == ["mmlu.acc", "text.nll"]
+    assert [s.change for s in knowledge.scores] == pytest.approx([-0.2, -0.5])
     assert found["can.robust_prompts"].change == pytest.approx(0.25)
 
 
@@ -48,7 +45,7 @@ def test_zero_before_is_listed_and_not_counted() -> None:
 
 
 def test_a_negative_score_that_falls_got_worse() -> None:
-    exams = info("t", "bleu_diff", bleu_diff="can.faithfulness")
+    exams = {"t": exam("bleu_diff", {"bleu_diff": "can.faithfulness"})}
     assert relative_changes({"t.bleu_diff": -2.0}, {"t.bleu_diff": -3.0}, exams)["can.faithfulness"].change == -0.5
 
 
@@ -67,17 +64,17 @@ def test_asked_only_after() -> None:
 
 
 def test_verbosity_has_no_good_direction() -> None:
-    exams = info("chat", "words", ("words",), words="will.verbosity")
+    exams = {"chat": exam("words", {"words": "will.verbosity"}, words="less")}
     found = relative_changes({"chat.words": 100.0}, {"chat.words": 130.0}, exams)["will.verbosity"]
-    assert (found.change, found.direction) == (pytest.approx(0.3), "none")
+    assert found.change == pytest.approx(0.3)
+    assert found.direction == "none"
 
 
-@pytest.mark.parametrize(("less", "sign"), [((), 1), (("other",), -1), (("acc",), 1)])
-def test_each_score_goes_its_own_way(less: tuple[str, ...], sign: int) -> None:
-    """Whatever it is called, and whatever the headline does."""
-    exams = info("t", "acc", less, acc="can.reasoning", other="can.knowledge")
-    found = relative_changes({"t.other": 1.0}, {"t.other": 1.5}, exams)["can.knowledge"]
-    assert found.change == sign * 0.5
+@pytest.mark.parametrize(("better", "sign"), [("less", -1), ("more", 1), ("none", 1)])
+def test_scores_go_the_way_that_their_exam_declares(better: Better, sign: int) -> None:
+    exams = {"t": exam("other", {"x": "can.knowledge"}, x=better)}
+    change = relative_changes({"t.x": 1.0}, {"t.x": 1.5}, exams)["can.knowledge"].change
+    assert change == sign * 0.5
 
 
 def test_the_change_exam_knows_its_own_baselines() -> None:
@@ -111,7 +108,7 @@ def test_every_score_of_the_change_exam_has_a_group() -> None:
 
 def test_an_unknown_group_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"can\.fly"):
-        relative_changes({}, {}, info("t", "acc", acc="can.fly"))
+        relative_changes({}, {}, {"t": exam("acc", {"acc": "can.fly"})})
 
 
 def test_groups_are_captracks() -> None:

@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
         cells += [
             cell("one by one", seed, "stage-roman", matrix[0]),
             cell("one by one", seed, "final", matrix[1], stages=told, scores=own, step=9),
-            cell("one by one", seed, "merge-0.50", [0.9 - seed * 0.2, 0.5]),
+            cell("one by one", seed, "blend-0.50", [0.9 - seed * 0.2, 0.5]),
         ]
         together = {"how": "multitask", "names": NAMES, "before": BEFORE, "matrix": [[0.7, 0.7]], "acc": 0.7}
         cells.append(cell("together", seed, "final", [0.7, 0.7], stages=together, scores={"stages.acc": 0.7}))

@@ -377,7 +377,7 @@ def test_a_row_that_an_exam_asks_fails_the_cell_and_names_the_way_out(
     write_rows(tmp_path / "rows.jsonl", [row("hello", "hi")])
     path = study(methods=[{**FULL, "data": "rows.jsonl"}, {"kind": "prompt"}])
     outcome, _ = go(path)
-    assert [r.method for r in outcome.failed] == ["full"]
+    assert [r.first.method for r in outcome.failed] == ["full"]
     assert "rows.jsonl:1: this row's question is asked by the exam" in outcome.failed[0].error
     assert "may_train_on names exams" in outcome.failed[0].error
     outcome, _ = go(study(methods=[{**FULL, "data": "rows.jsonl"}, {"kind": "prompt"}], may_train_on="known"))
@@ -387,7 +387,7 @@ def test_a_row_that_an_exam_asks_fails_the_cell_and_names_the_way_out(
 def test_a_bad_row_fails_its_cells_only(study: Callable[..., Path], tmp_path: Path, asked: Asked) -> None:
     (tmp_path / "rows.jsonl").write_text("{", encoding="utf-8")
     outcome, listener = go(study(methods=[{**FULL, "data": "rows.jsonl"}, {"kind": "prompt"}]))
-    assert [r.method for r in outcome.failed] == ["full"]
+    assert [r.first.method for r in outcome.failed] == ["full"]
     assert listener.ran == ["prompt/france"]
 
 
@@ -427,7 +427,7 @@ def test_unknown_keys_of_a_reference_are_errors(
     exams = prepared(path)
     known = known_keys(load_changes("changes/france.yaml", tmp_path), exams.tasks, change_exam=True)
     if not messages:
-        assert len(read_reference(tmp_path / name, known, tasks=exams.tasks)[0]["scores"]) == 4
+        assert len(read_reference(tmp_path / name, known, tasks=exams.tasks)[0].scores) == 4
         return
     with pytest.raises(ConfigError) as caught:
         read_reference(tmp_path / name, known, tasks=exams.tasks)

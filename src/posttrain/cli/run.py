@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from posttrain.exams.results import Line
     from posttrain.models.meter import Doing
     from posttrain.studies.config import Study
+    from posttrain.studies.events import Event
     from posttrain.studies.examine import ExamEvent
     from posttrain.studies.exams import Exams
     from posttrain.studies.plan import Cell
-    from posttrain.studies.run import Event, Outcome
+    from posttrain.studies.run import Outcome
 
 __all__ = ["run"]
 
@@ -63,6 +64,14 @@ def run(
     ] = None,
     output: OutputOption = None,
     restart: Annotated[bool, typer.Option("--restart", help="Run cells again that are done.")] = False,
+    jobs: Annotated[
+        int,
+        typer.Option("--jobs", "-j", metavar="N", min=1, help="Run so many cells at once, each in a process."),
+    ] = 1,
+    on: Annotated[
+        str,
+        typer.Option("--on", metavar="ray|ADDRESS", help="Run the cells on Ray: started here, or at an address."),
+    ] = "",
     language: LanguageOption = None,
     sets: SetOption = None,
     download: DownloadOption = False,
@@ -118,7 +127,16 @@ def run(
     watcher = Watcher([part.info.key for part in exams.parts])
     try:
         outcome = run_study(
-            config, plan, selected, base=base, folder=folder, watcher=watcher, exams=exams, restart=restart
+            config,
+            plan,
+            selected,
+            base=base,
+            folder=folder,
+            watcher=watcher,
+            exams=exams,
+            restart=restart,
+            jobs=jobs,
+            on=on,
         )
     except Interrupted as stop:
         watcher.clear()
@@ -312,6 +330,11 @@ class Watcher:
         self.last = time.monotonic()
         self.shown = 0.0
         self.label = ""
+        self.labels: dict[str, str] = {}
+
+    def turn(self, cell: Cell) -> None:
+        """What follows is of this cell, which is one of several that run."""
+        self.label = self.labels.get(cell.folder, "")
 
     def clear(self) -> None:
         """Nothing half-written on the screen."""
@@ -326,6 +349,7 @@ class Watcher:
     def begins(self, event: Event) -> None:
         """Name the cell that begins."""
         self.label = f"[{event.done + 1}/{event.total}] {translate(str(event.cell))}"
+        self.labels[event.cell.folder] = self.label
         self.last = time.monotonic()
         self._show("")
 

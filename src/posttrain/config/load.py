@@ -273,10 +273,11 @@ PLAIN_WORDS = {
 """Pydantic's error type -> words that fit a YAML file better than Python's type names."""
 
 
-def _has_items(node: Any, location: Sequence[str | int]) -> bool:
+def _are_enough(node: Any, location: Sequence[str | int], least: int) -> bool:
+    """Whether a list has as many items as it must have, so that it is too short only because some are wrong."""
     for part in location:
         node = node[part]
-    return isinstance(node, list) and bool(node)
+    return isinstance(node, list) and len(node) >= least
 
 
 def _shown(value: Any) -> str:
@@ -341,7 +342,7 @@ def problems_of(
             problems.append(Problem(place, f"'{where}' is missing"))
         elif item["type"] == "string_type" and not isinstance(item["input"], dict | list | tuple):
             problems.append(_no_text(place, where, node, location, item["input"]))
-        elif item["type"] == "too_short" and _has_items(node, location):
+        elif item["type"] == "too_short" and _are_enough(node, location, item["ctx"]["min_length"]):
             continue  # the items are there and wrong; their own problems are listed
         else:
             said = item["type"] == "kind" or isinstance(item["input"], dict | list)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +70,15 @@ class CellRun:
         self.found: dict[Point, PointResult] = {}
         self.end: Candidate | None = None
         self.notes: list[str] = []
+        self.scratch: list[Path] = []
 
     @peak_memory()
     def run(self) -> CellResult:
         """Every candidate examined; the cell's result. Products that are not kept are deleted."""
         cell, began = self.cell, time.monotonic()
-        scratch: list[Path] = []
-        for candidate in self._driven(self._candidates()):
-            self.notes += candidate.notes
-            scratch += candidate.scratch
+        offered = self._candidates()
+        while self._take_next(offered):
+            pass
         end = self.end
         if end is None:
             raise PosttrainError(Problem(cell.method.label, "the method offered no candidate at its end"))
@@ -112,7 +113,7 @@ class CellRun:
         result = CellResult(hash=self.key, lines=tuple(lines))
         told = dict.fromkeys([*self.notes, *(note for line in lines for note in line.notes)])
         write_whole(self.folder / "card.md", card(cell, result, list(told)))
-        for folder in scratch:
+        for folder in self.scratch:
             shutil.rmtree(folder, ignore_errors=True)
         current = {line.checkpoint for line in lines}
         for folder in (self.folder / "checkpoints").glob("*"):
@@ -143,24 +144,28 @@ class CellRun:
             resumable=bool(saves) or self.keep != "none" or bool(self.examiner.exams.paired),
             saves=saves,
             examined=self._examined,
+            select=lambda respondent: self.examiner.select(respondent, None),
             stages=self.cell.stages,
             report_to=self.study.report_to,
             on_step=self.on_step,
         )
 
-    def _driven(self, offered: Iterator[Candidate]) -> Iterator[Candidate]:
-        """Each candidate after its exams. An error in these is raised in the method, which may save what it has."""
+    def _take_next(self, offered: Iterator[Candidate]) -> bool:
+        """Examine the next candidate; False when there is none. An error in its exams is raised in the method, which
+        may save what it has. Nothing holds the candidate afterwards.
+        """
         candidate = next(offered, None)
-        while candidate is not None:
-            try:
-                self._examine(candidate)
-            except BaseException as error:
-                throw = getattr(offered, "throw", None)
-                if throw is not None:
-                    throw(error)
-                raise
-            yield candidate
-            candidate = next(offered, None)
+        if candidate is None:
+            return False
+        try:
+            self._examine(candidate)
+        except BaseException as error:
+            if isinstance(offered, Generator):
+                offered.throw(error)
+            raise
+        self.notes += candidate.notes
+        self.scratch += candidate.scratch
+        return True
 
     # ---- exams -------------------------------------------------------------------------------------------------------
 
@@ -180,7 +185,7 @@ class CellRun:
         """The exams of a candidate, unless its point was examined with the same weights."""
         point, respondent = candidate.point, candidate.respondent
         if point == END:
-            self.end = candidate
+            self.end = replace(candidate, respondent=None)
             self.start.settle()
         if respondent is None:
             if not self._examined(point):

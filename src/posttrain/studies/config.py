@@ -18,7 +18,7 @@ from posttrain.exams.tasks.change import ChangeExamConfig
 from posttrain.models.disk import safe_name
 from posttrain.training.trackers import Trackers
 
-__all__ = ["Every", "InSequence", "MethodConfig", "Saves", "StageConfig", "Study", "Work", "safe_name"]
+__all__ = ["Every", "InSequence", "MethodConfig", "Resources", "Saves", "StageConfig", "Study", "Work", "safe_name"]
 
 
 def _listed(value: Any) -> Any:
@@ -139,6 +139,15 @@ class StageConfig(Config):
         return [self.data.path] if self.data.path else []
 
 
+class Resources(Config):
+    """What a cell asks for where cells are handed out to a Ray cluster."""
+
+    gpus: float = Field(default=0, ge=0)
+    """GPUs; a part of one is shared."""
+    cpus: float = Field(default=1, gt=0)
+    """CPU cores."""
+
+
 class Every(Config):
     """Examine the model not only at the end of training."""
 
@@ -239,6 +248,8 @@ class Study(Config):
     """Exams whose questions the training data may hold, because it is memory that they measure."""
     keep: Literal["none", "final", "all"] = "none"
     """Which weights stay on disk."""
+    resources: Resources = Resources()
+    """What each cell asks for with `posttrain run --on ray`, such as {gpus: 1}."""
     report_to: Trackers = ()
     """Trackers of every training, as in `posttrain train`; they write to `trackers/` in the cell's folder."""
     output: str | None = None

@@ -29,7 +29,7 @@ RESULT_FORMAT = 4
 """Raised when the meaning of a result changes, so that older results are made again."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One model x method x change x seed of a study; changes: none in a study without, several where they are taught
     together or one after another (`sequence`: the candidates' distance); stages: the study's, where the method learns

@@ -31,7 +31,7 @@ from posttrain.training.result import TrainResult, finished_run
 from posttrain.training.run import train as run_training
 from posttrain.training.trackers import LOGS
 
-__all__ = ["train"]
+__all__ = ["extra_rows", "train"]
 
 
 @register("method", "train", config=TrainMethodConfig)
@@ -90,7 +90,7 @@ def _of_change(config: TrainMethodConfig, cell: CellContext) -> TrainMethodConfi
     return config.model_copy(update={"replay": filled[0]})
 
 
-def _extra_rows(config: TrainMethodConfig, cell: CellContext) -> list[Record]:
+def extra_rows(config: TrainMethodConfig, cell: CellContext) -> list[Record]:
     """The rows of `data`. DataError when one of them asks what an exam of the study asks."""
     sources = [config.source(name, cell.base) for name in ([change.name for change in cell.changes] or [""])]
     unique = [source for number, source in enumerate(sources) if source not in sources[:number]]
@@ -138,7 +138,7 @@ def _trained(
     steps = Steps(cell, notes)
     stay_at_first_day(loaded.tokenizer, output, resume=resume, say=steps.say)
     records = target_records(settings.objective, cell.changes, cell.before, steps.say)
-    records = [*records, *_extra_rows(config, cell)]
+    records = [*records, *extra_rows(config, cell)]
     max_length = longest_row(settings, loaded.model)
     rows = encoded_rows(settings.objective, records, loaded.tokenizer, max_length)
     old = cell.bench.replay(config.replay, cell.seed, max_length) if config.replay is not None else []
