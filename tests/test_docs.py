@@ -24,7 +24,7 @@ from posttrain.config.base import Config
 from posttrain.config.change import Change, ChatTurn, Generality, Locality, Question
 from posttrain.config.load import check, parse_value
 from posttrain.data.readers import DataSource, record_of
-from posttrain.exams.change import ProbeResult
+from posttrain.exams.records import ProbeResult
 from posttrain.exams.scores import score
 from posttrain.exams.task import TaskConfig
 from posttrain.pocket.check import GATES
@@ -194,7 +194,7 @@ def test_every_score_is_explained_and_no_other() -> None:
     ]
     samples += [replace(s, ok=False, judged=False) for s in samples if s.judged]  # kappa needs both opinions
     samples = [s if s.strict is not None else ProbeResult(**(s.to_json() | {"new_beats_old": True})) for s in samples]
-    assert set(documented_keys(section("exam.md", "Scores"))) == set(score(samples).scores)
+    assert set(documented_keys(section("exam.md", "Scores"))) == set(score(samples))
 
 
 def test_every_key_of_a_sample_is_explained() -> None:

@@ -20,7 +20,7 @@ from posttrain.studies.events import Event, ExamEvent, Silent
 from posttrain.studies.methods import prompt as prompt_method
 from posttrain.studies.plan import make_plan, select
 from posttrain.studies.run import Outcome, run_study
-from tests.exams.fakes import Fake
+from tests.exams.fakes import Fake, examined
 
 
 class Listener(Silent):
@@ -185,7 +185,7 @@ def test_an_unexpected_failure_says_where_its_traceback_is(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr("posttrain.studies.examine.change_exam", broken)
+    monkeypatch.setattr("posttrain.exams.change.run_task", broken)
     outcome, _ = go(path, only=["prompt"], changes=1)
     told, _, where = outcome.results[0].error.partition("; the traceback is in ")
     assert told == "ZeroDivisionError: by nothing"
@@ -243,7 +243,6 @@ def test_weights_are_kept_as_asked_and_checkpoints_are_examined(make_study: Call
     assert not (weights.parent / "checkpoints").exists()
     assert (path.parent / "run" / cells[3]["weights"] / "adapter_model.safetensors").is_file()
 
-    from posttrain.exams.change import change_exam
     from posttrain.inference.respondents import ModelRespondent
     from posttrain.models.load import load_model
 
@@ -251,7 +250,7 @@ def test_weights_are_kept_as_asked_and_checkpoints_are_examined(make_study: Call
     before = ModelRespondent(load_model(study.models[0]))
     after = ModelRespondent(load_model(str(weights)))
     change = load_changes(study.changes, path.parent)[0]
-    assert change_exam(before, after, change, max_new_tokens=12).scores == pytest.approx(full[2]["scores"])
+    assert examined(before, after, change, max_new_tokens=12).scores == pytest.approx(full[2]["scores"])
 
 
 def test_a_training_that_goes_on_says_from_where(make_study: Callable[..., Path]) -> None:

@@ -236,9 +236,9 @@ def test_the_plan_knows_stages(study: Callable[..., Path], tmp_path: Path) -> No
     plan = make_plan(config, [], path.parent)
     hashes = [training_hash(cell, "w", tmp_path, {}, frozenset()) for cell in plan]
     assert len(set(hashes)) == 2
-    tasks = prepare_exams(config, [], path.parent).tasks
-    guess = estimate(config, plan, tasks, path.parent)
-    alone = estimate(config, plan[:1], tasks, path.parent)
+    exams = prepare_exams(config, [], path.parent).parts
+    guess = estimate(config, plan, exams, path.parent)
+    alone = estimate(config, plan[:1], exams, path.parent)
     assert guess.trained_tokens == 2 * alone.trained_tokens  # as many trainings, and as long
     assert guess.examined_tokens * 3 == alone.examined_tokens * 5  # two models of each, and the untouched one once
     write_rows(tmp_path / "letters.jsonl", {"third letter?": "c"})
