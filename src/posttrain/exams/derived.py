@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from posttrain.exams.records import Sample
-from posttrain.exams.task import R, Score, Task, mean_score
+from posttrain.exams.statistics import Score
+from posttrain.exams.task import R, Task, mean_score
 
 __all__ = ["calibration", "robustness"]
 

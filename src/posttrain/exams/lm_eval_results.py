@@ -12,8 +12,8 @@ from posttrain.exams.records import Sample
 from posttrain.exams.results import ExamInfo, Role
 from posttrain.exams.running import TaskResult
 from posttrain.exams.score_spec import ScoreSpec, Unit, find_spec
-from posttrain.exams.statistics import Interval
-from posttrain.exams.task import Ask, Item, Score, mean_score
+from posttrain.exams.statistics import Interval, Score
+from posttrain.exams.task import Ask, Item, mean_score
 from posttrain.inference.protocol import Plain
 
 __all__ = ["group_info", "group_result", "items_of", "task_info", "task_result"]

@@ -29,8 +29,7 @@ import numpy as np
 
 from posttrain.exams.records import ProbeResult
 from posttrain.exams.score_spec import ScoreSpec
-from posttrain.exams.statistics import Interval, cohen_kappa, mean_over_changes, share_over_changes, wilson
-from posttrain.exams.task import Score
+from posttrain.exams.statistics import Interval, Score, cohen_kappa, mean_over_changes, share_over_changes, wilson
 from posttrain.exams.uncounted import uncounted_note
 
 __all__ = ["HEADLINE", "SPECS", "merged_notes", "notes_of", "outcomes", "over_changes", "score"]

@@ -28,7 +28,7 @@ from posttrain.exams.exam_config import ExamConfig
 from posttrain.exams.records import Record, Sample
 from posttrain.exams.results import ExamInfo, Role
 from posttrain.exams.score_spec import ScoreSpec, find_spec
-from posttrain.exams.statistics import Interval, bootstrap_over_changes, wilson
+from posttrain.exams.statistics import Score, bootstrap_over_changes, wilson
 from posttrain.inference.protocol import Answer, Distributions, Prompt, Scored
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "Item",
     "Perturbation",
     "Reply",
-    "Score",
     "Task",
     "TaskConfig",
     "averages",
@@ -109,14 +108,6 @@ class Item:
         """All that its sample depends on beside the task's settings."""
         asks = [ask if ask.of else ask[:-1] for ask in self.asks]
         return [self.id, self.question, self.group, asks, self.doc]
-
-
-class Score(NamedTuple):
-    """A score with its 95 % interval (None where there is none) and how many samples it is over."""
-
-    value: float
-    ci95: Interval | None
-    n: int
 
 
 def the_answer(replies: Sequence[Reply]) -> Answer:

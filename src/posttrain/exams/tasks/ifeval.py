@@ -13,19 +13,8 @@ from posttrain.exams.instructions import is_followed, loose_forms, unsupported
 from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows
 from posttrain.exams.score_spec import specs
-from posttrain.exams.task import (
-    Ask,
-    Item,
-    Reply,
-    Score,
-    Task,
-    TaskConfig,
-    averages,
-    draw,
-    mean_score,
-    resolve,
-    the_answer,
-)
+from posttrain.exams.statistics import Score
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, draw, mean_score, resolve, the_answer
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 

@@ -28,19 +28,8 @@ from posttrain.exams.behaviour import language_of
 from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path
 from posttrain.exams.score_spec import specs
-from posttrain.exams.task import (
-    Ask,
-    Item,
-    Reply,
-    Score,
-    Task,
-    TaskConfig,
-    averages,
-    draw,
-    mean_score,
-    resolve,
-    the_scored,
-)
+from posttrain.exams.statistics import Score
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, draw, mean_score, resolve, the_scored
 from posttrain.exams.tasks._choice_rows import LETTERS, Question, read_questions
 from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register

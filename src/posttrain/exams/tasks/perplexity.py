@@ -16,8 +16,8 @@ from posttrain.exams.behaviour import language_of
 from posttrain.exams.records import Sample
 from posttrain.exams.rows import Rows, no_path
 from posttrain.exams.score_spec import specs
-from posttrain.exams.statistics import Interval
-from posttrain.exams.task import Ask, Item, Reply, Score, Task, TaskConfig, draw, resolve, the_scored
+from posttrain.exams.statistics import Interval, Score
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, draw, resolve, the_scored
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 

@@ -16,7 +16,8 @@ from posttrain.exams.matching import normalise
 from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path
 from posttrain.exams.score_spec import ScoreSpec, specs
-from posttrain.exams.task import Ask, Item, Reply, Score, Task, TaskConfig, averages, draw, resolve, the_answer
+from posttrain.exams.statistics import Score
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, draw, resolve, the_answer
 from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 

@@ -32,12 +32,12 @@ from posttrain.exams.matching import is_refusal
 from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path
 from posttrain.exams.score_spec import specs
+from posttrain.exams.statistics import Score
 from posttrain.exams.task import (
     BUILTIN,
     Ask,
     Item,
     Reply,
-    Score,
     Task,
     TaskConfig,
     averages,
