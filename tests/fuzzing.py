@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.cli.exam_tasks import ExamsFile
 from posttrain.cli.train import configured
 from posttrain.config.change import load_change
 from posttrain.config.load import load_yaml
@@ -25,6 +24,7 @@ from posttrain.exams.score_spec import specs
 from posttrain.exams.tasks._sheets import read_marks
 from posttrain.retention.selection import read_prompts
 from posttrain.studies.config import Study
+from posttrain.studies.exam import ExamsFile
 from posttrain.studies.reference import read_reference
 from tests.exams.tasks.told import build
 from tests.pico import MARKED, tokenizer

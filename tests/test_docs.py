@@ -18,7 +18,6 @@ import typer
 from typer.core import TyperGroup
 
 from posttrain import errors, registry
-from posttrain.cli.exam_tasks import ExamsFile
 from posttrain.cli.main import VERBS, build_app
 from posttrain.config.base import Config
 from posttrain.config.change import Change, ChatTurn, Generality, Locality, Question
@@ -29,6 +28,7 @@ from posttrain.exams.scores import score
 from posttrain.exams.task import TaskConfig
 from posttrain.pocket.check import GATES
 from posttrain.studies.config import Study
+from posttrain.studies.exam import ExamsFile
 from posttrain.training.config import BatchConfig, OptimizerConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent

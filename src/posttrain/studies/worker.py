@@ -140,7 +140,7 @@ class CellWorker:
         if order.again or known != order.hashes.training:
             for old in ("training", "steps", "model", "checkpoints", "exams", LOGS):
                 shutil.rmtree(folder / old, ignore_errors=True)
-            for old in ("samples.jsonl", "metrics.jsonl", EXAMINED):
+            for old in ("samples.jsonl", "metrics.jsonl", "responses.jsonl", EXAMINED):
                 (folder / old).unlink(missing_ok=True)
             write_whole(started, order.hashes.training)
 
