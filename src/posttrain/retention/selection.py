@@ -306,7 +306,6 @@ def cached(
     made = make()
     if not made:  # nothing worth keeping: the selection says why
         return made
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = [{"prompt": c.messages[0].content, "answer": c.messages[-1].content, "ended": c.ended} for c in made]
     write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     return made

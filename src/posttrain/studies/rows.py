@@ -13,7 +13,7 @@ from posttrain.studies.methods.train import TrainMethodConfig, encoded_rows, row
 from posttrain.studies.plan import Cell
 from posttrain.studies.replays import Readers
 from posttrain.training.forms import form_of
-from posttrain.training.prepare import longest_within
+from posttrain.training.rows import longest_within
 from posttrain.training.run import kind_of
 from posttrain.training.stored import unused_dtype
 

@@ -38,8 +38,8 @@ from posttrain.training.config import TrainConfig
 from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
 from posttrain.training.metrics import MetricsLog
-from posttrain.training.prepare import longest_row
 from posttrain.training.result import TrainResult, finished_run
+from posttrain.training.rows import longest_row
 from posttrain.training.run import train as run_training
 from posttrain.training.trackers import LOGS
 

@@ -48,9 +48,9 @@ from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings
-from posttrain.training.prepare import longest_row
 from posttrain.training.progress import Silent
 from posttrain.training.result import TrainResult, finished_run
+from posttrain.training.rows import longest_row
 from posttrain.training.run import train as run_training
 from posttrain.training.trackers import LOGS
 from posttrain.tuners._virtual import VirtualTokens
@@ -256,7 +256,7 @@ class Steps(Silent):
         self.context = context
         self.notes = notes
         self.listener = listener()
-        self.steps = 0
+        self.steps: int | None = 0
 
     def say(self, text: str) -> None:
         self.notes.append(text)
@@ -265,7 +265,7 @@ class Steps(Silent):
         if self.listener is not None:
             self.listener(work)
 
-    def start(self, first: int, steps: int) -> None:
+    def start(self, first: int, steps: int | None) -> None:
         self.steps = steps
         if first:  # of an earlier run, which was stopped in this cell
             self.context.say(f"{self.context.folder.name}: training goes on after step {first} of {steps}")
