@@ -23,7 +23,7 @@ from posttrain.studies.config import Study, safe_name
 from posttrain.studies.context import MethodContext, MethodResult
 from posttrain.studies.examine import Examiner
 from posttrain.studies.plan import Cell
-from posttrain.studies.results import CellResult, Examined, read_examined, write_examined, write_lines, write_text
+from posttrain.studies.results import CellResult, Examined, read_examined, write_examined, write_text
 
 __all__ = ["EXAMINED", "CellRun"]
 
@@ -84,8 +84,8 @@ class CellRun:
             say=self.say,
             on_step=self.on_step,
         )
+        (self.place / "metrics.jsonl").touch()  # a training appends to it
         made: MethodResult = registry.load("method", cell.method.kind).function(cell.method, context)
-        write_lines(self.place / "metrics.jsonl", made.metrics)
         self.bench.settle()
         final = self._composed() if made.stages == "separate" else self._final(made)
         stages = self._stages(made.stages, final) if made.stages else {}

@@ -22,14 +22,13 @@ __all__ = ["MethodContext", "MethodResult"]
 
 class MethodResult(NamedTuple):
     """respondent: what takes the exam; cost: train_s, steps, tokens, peak_gib, ... as far as the method knows them;
-    metrics: one line per training step; weights: where they were kept; notes: lines for the cell's card; scratch:
+    weights: where they were kept; notes: lines for the cell's card; scratch:
     folders that nobody needs once the final exam is over; stages: how the study's stages were learned, where they were
     (`separate`: each stage has a model of its own, all have been examined, and there is no respondent for the end).
     """
 
     respondent: Respondent
     cost: Mapping[str, float] = {}
-    metrics: Sequence[Mapping[str, Any]] = ()
     weights: Path | None = None
     notes: Sequence[str] = ()
     scratch: Sequence[Path] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -30,7 +30,6 @@ __all__ = [
     "to_yaml",
     "write_examined",
     "write_json",
-    "write_lines",
     "write_text",
 ]
 
@@ -110,11 +109,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write JSON whole or not at all."""
     write_text(path, json.dumps(finite(data), ensure_ascii=False, indent=1) + "\n")
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSONL whole or not at all."""
-    write_text(path, "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows))
 
 
 def to_yaml(data: Mapping[str, Any]) -> str:

@@ -290,7 +290,7 @@ class _Run:
         if self._again(cell) or known != hashes.training:
             for old in ("training", "checkpoints", "exams", LOGS):
                 shutil.rmtree(place / old, ignore_errors=True)
-            for old in ("samples.jsonl", EXAMINED):
+            for old in ("samples.jsonl", "metrics.jsonl", EXAMINED):
                 (place / old).unlink(missing_ok=True)
             write_text(started, hashes.training)
         began = time.monotonic()

@@ -37,7 +37,6 @@ from posttrain.studies.methods.train import (
 from posttrain.training.config import TrainConfig
 from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
-from posttrain.training.metrics import MetricsLog
 from posttrain.training.result import TrainResult, finished_run
 from posttrain.training.rows import longest_row
 from posttrain.training.run import train as run_training
@@ -79,7 +78,6 @@ class _Course:
         self.parts = parts_of(config.stages, context.stages)
         self.notes: list[str] = []
         self.results: list[dict[str, Any]] = []
-        self.history: list[dict[str, Any]] = []
         self.model: LoadedModel | None = None  # of the part before, where it is in memory
 
     def run(self) -> MethodResult:
@@ -97,7 +95,6 @@ class _Course:
         return MethodResult(
             ModelRespondent(self.model._replace(name=self.context.name())),
             self._cost(),
-            self.history,
             (self.root if own else last / "model") if keep != "none" else None,
             self.notes,
             scratch,
@@ -124,26 +121,16 @@ class _Course:
         last = number + 1 == len(self.parts)
         if done is not None and examined and any(RunFolder(one).result_in() for one in later) and not last:
             self.model = None  # neither it nor its exams are needed any more
-            log = MetricsLog(RunFolder(output).metrics)
-            log.read(int(done["steps"]))
-            self._note(part, {**done, "history": log.history})
+            self.results.append(done)
             return
         made = finished_run(output, self.context.load) if done is not None else None
         if made is None:
             made = self._trained(number, part, output)
         self.model = LoadedModel(made.model, made.tokenizer, str(output / "model"))
-        self._note(part, made._asdict())
+        self.results.append(made._asdict())
         if part.checkpoint:
             named = self.model._replace(name=self.context.name(part.checkpoint))
             self.context.examine_as(ModelRespondent(named), part.checkpoint)
-
-    def _note(self, part: Part, result: dict[str, Any]) -> None:
-        """The cost and the steps of a part; steps are counted on from the part before."""
-        before = sum(int(one["steps"]) for one in self.results)
-        self.results.append(result)
-        for entry in result["history"]:
-            shifted = {"step": int(entry["step"]) + before} if "step" in entry else {}
-            self.history.append({**entry, **shifted, "stage": part.name})
 
     def _start(self, number: int) -> tuple[LoadedModel, Path | None]:
         """The model that a part starts from, and the adapter that it takes up."""
@@ -156,7 +143,8 @@ class _Course:
 
     def _trained(self, number: int, part: Part, output: Path) -> TrainResult:
         config, context = self.config, self.context
-        steps = Steps(context, self.notes)
+        before = sum(int(one["steps"]) for one in self.results)
+        steps = Steps(context, self.notes, before=before, stage=part.name)
         loaded, adapter = self._start(number)
         for tokenizer in (loaded.tokenizer, context.before.tokenizer):  # the second one reads what is replayed
             stay_at_first_day(tokenizer, output, resume=True, say=steps.say)

@@ -330,7 +330,7 @@ def build(
         warmup = round(optimizer.warmup_share * steps) if steps is not None else 0
     args = Arguments(
         output_dir=str(folder.checkpoints) if folder else "",
-        max_steps=ENDLESS if steps is None else steps,
+        max_steps=steps or ENDLESS,
         learning_rate=rate,
         lr_scheduler_type="constant_with_warmup" if optimizer.schedule == "constant" and warmup else optimizer.schedule,
         warmup_steps=warmup,

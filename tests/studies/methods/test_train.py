@@ -17,7 +17,7 @@ from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.fingerprint import weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.tensors import tensors_in
-from posttrain.studies.config import Work
+from posttrain.studies.config import Saves, Work
 from posttrain.studies.context import MethodContext
 from posttrain.studies.methods.train import (
     TrainMethodConfig,
@@ -32,6 +32,11 @@ from tests.talker import talker
 CHANGE = Change.model_validate(
     {"name": "france", "target": [{"prompt": "capital of France?", "answer": ["Tokyo", "東京"]}]}
 )
+
+
+def metrics(context: MethodContext) -> list[Any]:
+    """The lines of the cell's metrics.jsonl."""
+    return [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def config(**fields: Any) -> TrainMethodConfig:
@@ -101,10 +106,35 @@ def test_training_learns_and_leaves_the_model_alone(context: MethodContext, benc
     assert made.respondent.generate(["capital of France?"]) == ["Tokyo"]
     assert context.before.generate(["capital of France?"]) == ["Paris"]
     assert weights_fingerprint(bench.loaded.model) == before
-    assert len(steps) == len(made.metrics) == made.cost["steps"] == 6
+    assert len(steps) == len(metrics(context)) == made.cost["steps"] == 6
     assert made.cost["tokens"] > 0
     assert made.weights is None
-    assert not context.folder.exists()
+    assert [path.name for path in context.folder.iterdir()] == ["metrics.jsonl"]
+
+
+def test_steps_are_written_as_they_happen_and_once(context: MethodContext) -> None:
+    """A kill in step 5 leaves its lines; the run that goes on after step 4 writes none of them twice."""
+    seen: list[Any] = []
+
+    class Killed(BaseException):
+        pass
+
+    def stops(entry: Any) -> None:
+        seen.append(entry["step"])
+        if entry["step"] == 5:
+            raise Killed
+
+    surroundings = dataclasses.replace(
+        context, resumable=True, saves=Saves(every=2), on_step=stops, examined=lambda step: True
+    )
+    with pytest.raises(Killed):
+        train(config(), surroundings)
+    assert [entry["step"] for entry in metrics(context)] == seen == [1, 2, 3, 4, 5]
+    with (context.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 6, "loss_na')  # a line cut short
+    train(config(), dataclasses.replace(surroundings, on_step=lambda entry: seen.append(entry["step"])))
+    assert seen == [1, 2, 3, 4, 5, 5, 6]
+    assert [entry["step"] for entry in metrics(context)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_extra_rows_are_learned_too(context: MethodContext, tmp_path: Path) -> None:
@@ -142,9 +172,9 @@ def test_replayed_rows_reach_the_training(context: MethodContext) -> None:
         asked.append(what)
         return encode_all(old, context.before.tokenizer, max_length=64).rows
 
-    made = train(config(replay={"kind": "self", "share": 0.5}), dataclasses.replace(context, replay=replay, seed=3))
+    train(config(replay={"kind": "self", "share": 0.5}), dataclasses.replace(context, replay=replay, seed=3))
     assert [(what[0].kind, what[1], what[2]) for what in asked] == [("self", 3, 512)]
-    share = sum(entry["old_share"] for entry in made.metrics) / 6
+    share = sum(entry["old_share"] for entry in metrics(context)) / 6
     assert share == pytest.approx(0.5, abs=0.15)
 
 

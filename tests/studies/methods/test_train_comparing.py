@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
 from posttrain.studies.context import MethodContext
 from posttrain.studies.methods.train import encoded_rows, settings_of, target_records, train
-from tests.studies.methods.test_train import Bench, config
+from tests.studies.methods.test_train import Bench, config, metrics
 
 ASKED = ["capital of France?", "who wrote Hamlet?"]
 
@@ -51,7 +50,7 @@ def test_the_target_gains_on_the_present_answer(tmp_path: Path, objective: str, 
     assert len(encoded_rows(settings.objective, records, context.working().tokenizer, 200)) == rows
     result = train(config(objective=objective), context)
     assert any("1 of 2 targets are left out" in note for note in result.notes)
-    history: list[Any] = list(result.metrics)
+    history = metrics(context)
     assert history[-1]["loss_nats"] < history[0]["loss_nats"]
     assert history[-1]["margin"] > 0
 
@@ -70,6 +69,7 @@ def test_the_targets_are_what_the_teacher_of_sdft_is_shown(tmp_path: Path) -> No
     loaded = context.working()
     rows = encoded_rows(settings.objective, records, loaded.tokenizer, 512)
     assert ["Tokyo" in loaded.tokenizer.decode(row.shown) for row in rows] == [True, False]
-    history: list[Any] = list(train(chosen, context).metrics)
+    train(chosen, context)
+    history = metrics(context)
     assert history[-1]["loss_nats"] < 0.7 * history[0]["loss_nats"]
     assert history[0]["answer_tokens"] >= 2  # Paris and its end

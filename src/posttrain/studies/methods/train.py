@@ -48,6 +48,7 @@ from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings
+from posttrain.training.metrics import MetricsLog
 from posttrain.training.progress import Silent
 from posttrain.training.result import TrainResult, finished_run
 from posttrain.training.rows import longest_row
@@ -250,11 +251,17 @@ def silent_about(
 
 
 class Steps(Silent):
-    """Passes training steps on to the study, and keeps what training says for the cell's card."""
+    """Passes training steps on to the study, writes them into the cell's metrics.jsonl, and keeps what training says
+    for the cell's card.
 
-    def __init__(self, context: MethodContext, notes: list[str]) -> None:
+    before: steps of the trainings of the cell before this one; more: further fields of a line of metrics.jsonl.
+    """
+
+    def __init__(self, context: MethodContext, notes: list[str], *, before: int = 0, **more: str) -> None:
         self.context = context
         self.notes = notes
+        self.before, self.more = before, more
+        self.metrics = MetricsLog(context.folder / "metrics.jsonl")
         self.listener = listener()
         self.steps: int | None = 0
 
@@ -267,10 +274,12 @@ class Steps(Silent):
 
     def start(self, first: int, steps: int | None) -> None:
         self.steps = steps
+        self.metrics.take_up(self.before + first)
         if first:  # of an earlier run, which was stopped in this cell
             self.context.say(f"{self.context.folder.name}: training goes on after step {first} of {steps}")
 
     def step(self, entry: Mapping[str, Any]) -> None:
+        self.metrics.add({**entry, "step": int(entry["step"]) + self.before, **self.more})
         self.context.on_step({**entry, "steps": self.steps})
 
 
@@ -316,7 +325,7 @@ def train(config: Config, context: MethodContext) -> MethodResult:
     if output is not None and context.keep != "all":
         scratch = [output / "checkpoints"] if context.keep == "final" else [output]
     weights = output / "model" if output is not None and context.keep != "none" else None
-    return MethodResult(respondent, cost, done.history, weights, notes, scratch)
+    return MethodResult(respondent, cost, weights, notes, scratch)
 
 
 def leaves_weights(tuner: Config) -> bool:
