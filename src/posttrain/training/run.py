@@ -29,6 +29,7 @@ from posttrain.models.memory import (
     large_blocks_go_back,
     peak_gib,
     peak_memory,
+    set_aside,
 )
 from posttrain.models.merge_adapter import was_untied
 from posttrain.models.names import say_taken
@@ -227,6 +228,8 @@ def train(
     try:
         with progress, stop_on_signal(trainer), lowered:
             progress.start(start, steps)
+            if is_large(model):
+                set_aside(before or model)
             trainer.train(resume_from_checkpoint=str(newest[start]) if newest else None)
             if not trainer.stop_asked:
                 trainer.restore_best()
