@@ -13,11 +13,11 @@ from posttrain.errors import ConfigError
 from posttrain.exams.compare import compare
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.gate import Verdict, gate
+from posttrain.exams.records import Sample
 from posttrain.exams.results import ExamInfo, Line, Results, write_results
 from posttrain.exams.score_spec import ScoreSpec
 from posttrain.exams.scores import HEADLINE, SPECS
 from posttrain.exams.summary import summarise
-from posttrain.exams.records import Sample
 
 EXAMS = {
     "change": ExamInfo(name="change", kind="change", headline=HEADLINE, scores=SPECS),

@@ -10,6 +10,7 @@ import pytest
 from posttrain.errors import DataError, MissingError
 from posttrain.exams.compare import compare
 from posttrain.exams.floor import BesideFloor
+from posttrain.exams.records import Sample
 from posttrain.exams.results import (
     CellResult,
     ExamInfo,
@@ -25,7 +26,6 @@ from posttrain.exams.score_spec import ScoreSpec, find_spec
 from posttrain.exams.scores import HEADLINE, SPECS
 from posttrain.exams.statistics import Interval, share_over_changes
 from posttrain.exams.summary import summarise
-from posttrain.exams.records import Sample
 
 
 def line(change: str, score: float, *, seed: int = 0, status: Any = "done", method: str = "full") -> Line:

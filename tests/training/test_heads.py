@@ -18,8 +18,8 @@ from posttrain.inference.heads import answer_spans, classify, tag
 from posttrain.models.heads import head_of_model, load_any
 from posttrain.models.load import load_model
 from posttrain.training.config import TrainConfig
-from posttrain.training.prepare import hold_out
 from posttrain.training.preview import preview
+from posttrain.training.rows import hold_out
 from posttrain.training.run import TrainResult, train
 from tests.pico import pico_encoder
 from tests.training.tiny import Remembers, weights

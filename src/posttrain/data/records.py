@@ -1,12 +1,13 @@
-"""What a data file holds, once read: conversations, prompt/completion pairs, plain texts, preferences, graded answers,
-labelled texts, tagged tokens, questions about texts.
+"""What a data file holds, once read: conversations, prompt/completion pairs, plain texts, prompts alone, preferences,
+graded answers, labelled texts, tagged tokens, questions about texts.
 
 Each record knows its `place` (`rows.jsonl:17`), so that every later complaint can name the row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from posttrain.data.calls import with_objects
@@ -19,6 +20,7 @@ __all__ = [
     "LabelledText",
     "Message",
     "Preference",
+    "PromptOnly",
     "ReadingQuestion",
     "Record",
     "SpanAnswer",
@@ -100,6 +102,23 @@ class Text:
 
     text: str
     place: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOnly:
+    """A prompt that a model is to answer.
+
+    fields: the other fields of its row, for whoever judges the answer.
+    """
+
+    messages: tuple[Message, ...]
+    place: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The words of its last message."""
+        return self.messages[-1].content
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,17 @@ from pathlib import Path
 
 from posttrain.errors import DiskError, Problem
 
-__all__ = ["append", "as_umask_says", "disk_problem", "safe_name", "starting_anew", "write_whole", "writing"]
+__all__ = [
+    "append",
+    "as_umask_says",
+    "disk_problem",
+    "safe_name",
+    "starting_anew",
+    "whole_file",
+    "whole_folder",
+    "write_whole",
+    "writing",
+]
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """No space, the user's share of it used up, a limit on the size of files, a broken disk."""
@@ -110,17 +120,75 @@ def as_umask_says(*paths: Path) -> None:
             file.chmod(0o666 & ~mask)
 
 
-def write_whole(path: Path, text: str, *, flush: bool = False) -> None:
-    """Replace a text file as a whole: a reader sees the old one or the new one, and so does who comes after a full
-    disk or a kill. flush: ask the disk to keep it before it gets its name."""
+@contextmanager
+def whole_file(path: Path, *, flush: bool = False) -> Iterator[Path]:
+    """Give a temporary path beside `path`. When the block ends well, what it wrote there takes the place of `path` as a
+    whole; else nothing of it is left, and `path` is what it was. A reader sees the old file or the new one, also after
+    a full disk (DiskError) or a kill.
+
+    flush: ask the disk to keep the file before it gets its name.
+    """
     temporary = path.with_name(f".tmp-{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path, temporary):
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            if flush:
-                file.flush()
-                os.fsync(file.fileno())
+        yield temporary
+        as_umask_says(temporary)
+        if flush:
+            _flush(temporary)
         temporary.replace(path)
+
+
+@contextmanager
+def whole_folder(folder: Path, *, main: bool = True, flush: bool = False) -> Iterator[Path]:
+    """The same for a folder: give a temporary one to write into, which then takes the place of `folder`.
+
+    main: False on the other processes of a distributed run, which write beside the main one and rename nothing; flush:
+    ask the disk to keep every file and the lists of names.
+    """
+    temporary, old = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".tmp-old-{folder.name}")
+    if not main:
+        yield temporary
+        return
+    _come_back(old, folder)  # of a process that was killed between two names
+    try:
+        with writing(folder, temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            as_umask_says(temporary)
+            if flush:
+                for path in (*temporary.rglob("*"), temporary):
+                    _flush(path)
+            if folder.exists():
+                folder.rename(old)
+            temporary.rename(folder)
+            if flush:
+                _flush(folder.parent)
+    finally:
+        _come_back(old, folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _come_back(old: Path, folder: Path) -> None:
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
+def _flush(path: Path) -> None:
+    """Ask the disk to keep a file, or the names in a folder. Windows opens no folders, and keeps names itself."""
+    if path.is_dir() and sys.platform == "win32":
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, text: str | bytes, *, flush: bool = False) -> None:
+    """Replace a file as a whole; see `whole_file`."""
+    with whole_file(path, flush=flush) as temporary:
+        temporary.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
 
 
 def append(path: Path, text: str) -> None:

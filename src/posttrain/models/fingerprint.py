@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.errors import PosttrainError, Problem, TemplateError
+from posttrain.models.memory import is_large, set_aside
 from posttrain.models.names import resolve
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def weights_fingerprint(model_or_folder: PreTrainedModel | str | Path) -> str:
         digest.update(f"{name} float32 {tuple(parameter.shape)}\n".encode())
         tensor = parameter.detach().to(device="cpu", dtype=torch.float32).contiguous()
         digest.update(memoryview(tensor.reshape(-1).numpy()).cast("B"))
+    if is_large(model):
+        set_aside(model)
     return digest.hexdigest()[:16]
 
 

@@ -12,8 +12,10 @@ import contextlib
 import ctypes
 import gc
 import os
+import re
 import sys
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,14 @@ __all__ = [
     "large_blocks_go_back",
     "peak_gib",
     "peak_memory",
+    "set_aside",
     "trim",
 ]
 
 STATUS = Path("/proc/self/status")
+MAPPINGS = Path("/proc/self/smaps")
 CLEAR = Path("/proc/self/clear_refs")
+MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+)")
 EVERY_S = 0.05
 """Seconds between two looks of the thread."""
 
@@ -150,6 +155,31 @@ def trim() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim, and does not keep blocks so long
             ctypes.CDLL(None).malloc_trim(0)
+
+
+MADV_DONTNEED = 4
+"""Number of mman.h."""
+
+
+def set_aside(model: Any) -> None:
+    """Take the weights of a model that nobody asks for a while out of memory, where they lie in a file: the system
+    reads them again, mostly from its cache of the file, when somebody does.
+
+    Weights that safetensors has read are mapped from their file until they are written to. A mapping is let go of only
+    where none of its pages was written to (`Anonymous: 0 kB`, proc(5)), so that nothing can be lost. Elsewhere than on
+    Linux, and for weights that are no longer what the file holds, nothing happens.
+    """
+    if not MAPPINGS.is_file():
+        return
+    wanted = sorted(p.data_ptr() for p in model.parameters() if p.device.type == "cpu")
+    start = end = 0
+    for line in MAPPINGS.read_text(encoding="utf-8", errors="replace").splitlines():
+        if found := MAPPING.match(line):  # the first line of a mapping; it has a file where its inode is not 0
+            start, end = (int(found[1], 16), int(found[2], 16)) if found[3] != "0" else (0, 0)
+        elif end and line.startswith("Anonymous:") and line.split()[1] == "0":
+            at = bisect_left(wanted, start)
+            if at < len(wanted) and wanted[at] < end:
+                ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
 
 
 def _gpu() -> bool:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models.disk import as_umask_says, writing
+from posttrain.models.disk import whole_folder
 from posttrain.models.fingerprint import FILES, NOTES_FILE, remembered_base, template_fingerprint
 from posttrain.models.heads import NOTED, HeadNotes, head_of_model
 from posttrain.models.vocabulary import own_padding
@@ -99,25 +97,10 @@ def save_model(
             raise PosttrainError(
                 Problem(str(folder), "the folder holds other things than a model", "choose a new or an empty folder")
             )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.writing-{os.getpid()}"
-    old = folder.parent / f".{folder.name}.old-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        with writing(folder, temporary):
-            _write(model, tokenizer, temporary, dtype, hashed=hashed)
-            if card is not None:
-                (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
-            as_umask_says(temporary)
-            if folder.exists():
-                folder.rename(old)
-            temporary.rename(folder)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(folder) as temporary:
+        _write(model, tokenizer, temporary, dtype, hashed=hashed)
+        if card is not None:
+            (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
 def _write(

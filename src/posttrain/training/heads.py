@@ -12,7 +12,7 @@ from posttrain.models.heads import HEADS, HeadNotes, head_of_model, load_head_mo
 from posttrain.models.load import LoadedModel, base_of, config_of, load_model
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
-from posttrain.training.prepare import read_source
+from posttrain.training.rows import read_source
 
 __all__ = ["check_head", "loader_for", "resolved"]
 

@@ -119,7 +119,6 @@ class GenerativeReplayConfig(ReplayConfig):
         if task.folder is None:
             return
         known = [] if task.earlier is None else read_tasks(task.earlier)
-        task.folder.mkdir(parents=True, exist_ok=True)
         path = task.folder / TASKS
         write_whole(path, json.dumps([*known, self.name_of(task)], ensure_ascii=False) + "\n")
 
