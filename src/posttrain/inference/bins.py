@@ -1,12 +1,13 @@
-"""A batch of the prefix tree as one line of tokens, none twice and nothing padded, and who attends to whom in it.
+"""A batch of the prefix tree as one line of tokens, none twice and nothing padded, and which tokens attend to which.
 
-Tokens stand in preorder, so the tree mask of `inference/tree.py` holds for the whole line. Attention is taken apart:
+Tokens stand in preorder, so a node's descendants come right after it: token q sees token k when k <= q < last(k), where
+the subtree of k's node ends at `last`. That is the whole tree mask. Attention is split into two kinds of parts:
 
     dense    tokens below a long stretch attend to all of it and to all above it: no mask, keys read once for all
     bins     small subtrees attend within themselves (and to short stretches above): many at once, with a mask
 
-and the two are put together by their log-sum-exp, as flash attention does with its blocks (arXiv:2205.14135, section
-3.1), so that the line costs attention only what the tree needs.
+and the parts are joined by their log-sum-exp, as flash attention does with its blocks (arXiv:2205.14135, section 3.1),
+so that attention costs only what the tree needs.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.inference.tree import Asked, Crop, Grow, Ints, Limits, Tree, ask
+from posttrain.inference.tree import Asked, Batch, Deeper, Ints, Limits, Tree, ask
 
-__all__ = ["Bins", "Dense", "Flat", "FlatLayout", "lay_flat", "plan_flat"]
+__all__ = ["Bins", "Dense", "Line", "in_lines", "lay_line", "straight"]
 
 TIP = 32
 """A stretch of so many tokens is attended to by everything below it at once."""
@@ -33,14 +34,10 @@ REPEATED = 0.01
 """A stretch that several batches need is read into the cache when it is longer than this share of a batch."""
 
 
-class Flat(NamedTuple):
-    """Read these nodes, in preorder, as one line over the cache."""
-
-    nodes: list[int]
-
-
 class Dense(NamedTuple):
-    """Tokens `queries` attend to all of `keys`; keys count from the cache's first token."""
+    """Tokens `queries` of the line attend to all of `keys`, a whole path from the root, so that a key's position in the
+    text is its index here; keys are counted from the cache's first token.
+    """
 
     queries: Ints
     keys: Ints
@@ -57,8 +54,8 @@ class Bins(NamedTuple):
     real: NDArray[np.bool_]
 
 
-class FlatLayout(NamedTuple):
-    """ids and positions (N), how attention is taken apart, what is asked, nodes read once for several."""
+class Line(NamedTuple):
+    """ids and positions in the text (N), the parts of attention, nodes read once for several, what is asked."""
 
     ids: Ints
     positions: Ints
@@ -68,32 +65,15 @@ class FlatLayout(NamedTuple):
     asked: Asked
 
 
-def plan_flat(tree: Tree, limits: Limits) -> Iterator[Flat | Grow | Crop]:
-    """Batches of up to `batch_tokens` tokens in preorder; stretches that several batches need are read into the cache
-    once, or, when they are short, again with each batch.
+def in_lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -> Iterator[Batch]:
+    """Batches of up to `batch_tokens` tokens, one line each.
+
+    A stretch that several batches need is read into the cache once, or, when it is short, again with each batch.
     """
-    waiting: list[tuple[int, list[int], int] | Crop] = [(0, [], 0)]  # node, path to read with it, cached tokens
-    while waiting:
-        task = waiting.pop()
-        if isinstance(task, Crop):
-            yield task
-            continue
-        top, path, cached = task
-        if top:
-            yield Grow([*path, top])
-            waiting.append(Crop(cached))
-            cached = tree.end[top]
-        deeper: list[tuple[int, list[int]]] = []
-        yield from _lines(tree, top, cached, limits, deeper)
-        waiting += [(node, above, cached) for node, above in reversed(deeper)]
-
-
-def _lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: list[tuple[int, list[int]]]) -> Iterator[Flat]:
-    """What hangs on `top`, in batches; nodes that the cache must grow by go into `deeper`, with the path to them."""
     line: list[int] = []
     held: set[int] = set()
     tokens = answers = 0
-    found: list[tuple[int, tuple[int, ...]]] = [(child, ()) for child in reversed(tree.children[top])]
+    found: list[tuple[int, list[int]]] = [(child, []) for child in reversed(tree.children[top])]
     while found:
         node, above = found.pop()
         missing = [n for n in above if n not in held]
@@ -106,14 +86,14 @@ def _lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: list[tuple
             own = tree.answers[node] - sum(tree.answers[child] for child in tree.children[node])
             long = path + edge > max(TIP, REPEATED * limits.batch_tokens)
             if long or own > limits.answers or not tree.children[node]:
-                deeper.append((node, list(above)))
+                deeper.append((node, above))
                 continue
             size, asked = edge, own
-            found += [(child, (*above, node)) for child in reversed(tree.children[node])]
+            found += [(child, [*above, node]) for child in reversed(tree.children[node])]
         if line and (tokens + again + size > limits.batch_tokens or answers + asked > limits.answers):
-            yield Flat(sorted(line))
+            yield Batch([sorted(line)])
             line, held, tokens, answers = [], set(), 0, 0
-            missing, again = list(above), path
+            missing, again = above, path
         line += missing
         line += range(node, tree.stop[node]) if whole else [node]
         held.update(missing)
@@ -121,12 +101,12 @@ def _lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: list[tuple
         tokens += again + size
         answers += asked
     if line:
-        yield Flat(sorted(line))
+        yield Batch([sorted(line)])
 
 
 class _Bin(NamedTuple):
-    """Nodes whose tokens ask, and nodes whose tokens are seen besides (both in preorder); the tips of whose paths all
-    is seen already.
+    """A bin to be: nodes whose tokens attend, nodes that they see besides (both in preorder); tips: nodes whose whole
+    path they see already, by a dense part.
     """
 
     nodes: list[int]
@@ -139,7 +119,15 @@ class _Bin(NamedTuple):
         return not any(n <= tip < tree.stop[n] for tip in other.tips for n in (*self.nodes, *self.besides))
 
 
-def lay_flat(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> FlatLayout:
+def straight(ids: Ints, cached: int, asked: Asked) -> Line:
+    """Tokens that follow each other, over a cache of so many."""
+    numbers = np.arange(len(ids))
+    dense = [Dense(numbers, np.arange(cached))] if cached else []
+    own = Bins(numbers[None], numbers[None], None, np.ones((1, len(ids)), dtype=np.bool_))
+    return Line(ids, cached + numbers, dense, [own], 0, asked)
+
+
+def lay_line(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> Line:
     """A batch's nodes as a line; what is asked of a node is asked once: `done` holds those whose turn has been."""
     edges = [tree.edge(n) for n in nodes]
     begin = dict(zip(nodes, np.cumsum([0, *edges[:-1]]).tolist(), strict=True))
@@ -173,7 +161,7 @@ def lay_flat(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> F
         keys += [cached + spans[node] for node in reversed(path)]
         dense.append(Dense(np.concatenate([spans[node] for node in members]), np.concatenate(keys)))
     asked = ask(tree, [(node, begin[node]) for node in nodes], done)
-    return FlatLayout(
+    return Line(
         np.concatenate([tree.ids(node) for node in nodes]),
         np.concatenate([np.arange(tree.start[node], tree.end[node]) for node in nodes]),
         dense,
@@ -186,12 +174,14 @@ def lay_flat(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> F
 def _taken_apart(
     tree: Tree, nodes: Sequence[int], cached: int, inside: dict[int, int], deepest: dict[int, int]
 ) -> tuple[dict[int, list[int]], list[_Bin]]:
-    """Which nodes attend to which tip's path (key: the tip, or -1 for the cache alone), and subtrees as bins."""
+    """Split attention: per tip (-1: the cache alone) the nodes that attend to its whole path, and subtrees as bins.
+
+    A node longer than its subtree needs becomes a tip, or part of a path to one; a small subtree becomes a bin.
+    """
     below: dict[int, list[int]] = {}
     units: list[_Bin] = []
-    tips: dict[
-        int, tuple[int, list[int]]
-    ] = {}  # per node that is taken apart: the tip above its children, and nodes since
+    # per node that is no part of a bin's subtree: the tip above its children, and the nodes between the two
+    tips: dict[int, tuple[int, list[int]]] = {}
     at = 0
     while at < len(nodes):
         node = nodes[at]
@@ -212,7 +202,7 @@ def _taken_apart(
 
 
 def _joined(tree: Tree, units: Sequence[_Bin]) -> list[_Bin]:
-    """Neighbours in one bin while they are small and nobody would see anything twice."""
+    """Neighbours in one bin while they are small and no token would be seen twice."""
     joined: list[_Bin] = []
     for unit in units:
         before = joined[-1] if joined else None
@@ -249,8 +239,7 @@ def _shaped(tree: Tree, units: list[_Bin], spans: dict[int, Ints], last: Ints) -
         at = stop
         q, has_q = _padded([queries[i] for i in chosen])
         k, has_k = _padded([keys[i] for i in chosen])
-        straight = all(keys[i] is queries[i] and (last[queries[i]] > queries[i][-1]).all() for i in chosen)
-        if straight:
+        if all(keys[i] is queries[i] and (last[queries[i]] > queries[i][-1]).all() for i in chosen):  # no branches
             yield Bins(q, q, None, has_q)
         else:
             seen = (k[:, None, :] <= q[:, :, None]) & (q[:, :, None] < last[k][:, None, :]) & has_k[:, None, :]
