@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from posttrain.inference.respondents import Answer, Distributions, Plain, Prompt, Scored, Usage
+from posttrain.inference.protocol import (
+    Answer,
+    Distributions,
+    Generation,
+    OnAnswer,
+    OnScored,
+    OnToken,
+    Plain,
+    Prompt,
+    Respondent,
+    Scored,
+    Usage,
+    nobody,
+)
 
 
-class Fake:
+class Fake(Respondent):
     """says: prompt -> answer; likes: answer -> log-probability in nats; tables: prompt -> (A, V) distributions."""
 
     def __init__(
@@ -22,7 +35,6 @@ class Fake:
         cut: Sequence[str] = (),
     ) -> None:
         self.name = name
-        self.fingerprint = name
         self.says = says
         self.likes = likes or {}
         self.tables = tables
@@ -31,37 +43,27 @@ class Fake:
         self.shown = 0
         self.usage = Usage()
 
-    def answers(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        on_answer: Callable[[int, Answer], None] | None = None,
+    @property
+    def fingerprint(self) -> str:
+        return self.name
+
+    def _answers(
+        self, prompts: Sequence[Prompt], how: Generation, on_answer: OnAnswer, on_token: OnToken | None
     ) -> list[Answer]:
         self.asked.append(list(prompts))
         words = [p if isinstance(p, str) else p.text if isinstance(p, Plain) else p[-1].content for p in prompts]
         said = [Answer(self.says[w], len(self.says[w]), w not in self.cut) for w in words]
-        for i, answer in enumerate(said if on_answer else ()):
-            on_answer(i, answer)  # type: ignore[misc]
+        for i, answer in enumerate(said):
+            on_answer(i, answer)
         return said
 
-    def generate(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
-    ) -> list[str]:
-        return [a.text for a in self.answers(prompts)]
-
-    def logprobs(
-        self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
-    ) -> list[Scored]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: OnScored = nobody) -> list[Scored]:
         scored = [Scored(self.likes.get(answer, -9.0), len(answer), False) for _, answer in pairs]
-        for i, one in enumerate(scored if on_scored else ()):
-            on_scored(i, one)  # type: ignore[misc]
+        for i, one in enumerate(scored):
+            on_scored(i, one)
         return scored
 
-    def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
+    def rolling(self, texts: Sequence[str], *, on_scored: OnScored = nobody) -> list[Scored]:
         return self.logprobs([("", text) for text in texts], on_scored=on_scored)
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:

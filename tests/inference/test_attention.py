@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from posttrain.inference.attention import PrefixCache, Support, core, forward
-from posttrain.inference.support import alike, support, taking_masks
+from posttrain.inference.support import alike, support
 from tests.inference.test_scoring import made
 
 

@@ -11,7 +11,8 @@ from posttrain.data.chat import render
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import TemplateError
 from posttrain.inference.encoding import spoken
-from posttrain.inference.respondents import ModelRespondent, Plain, Prompt, PromptedRespondent
+from posttrain.inference.protocol import Plain, Prompt
+from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
 from posttrain.models.load import LoadedModel, load_model
 from tests.pico import FAMILIES, POSITIONS, pico
 from tests.pico_tokenizers import tokenizer_of
@@ -99,7 +100,7 @@ def test_prompted_puts_the_text_before_the_users_words(llama: ModelRespondent) -
 
 
 def test_prompted_as_system_message(llama: ModelRespondent) -> None:
-    prompted = PromptedRespondent(llama, "T", place="system")
+    prompted = PromptedRespondent(llama, "T", role="system")
     assert prompted.told("Hi") == (Message("system", "T"), Message("user", "Hi"))
     own = (Message("system", "S"), Message("user", "Hi"))
     assert prompted.told(own) == (Message("system", "T\n\nS"), Message("user", "Hi"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from posttrain.exams.floor import BesideFloor
     from posttrain.exams.records import SamplesFile
     from posttrain.exams.scores import ExamResult, Summary
-    from posttrain.inference.respondents import Respondent
+    from posttrain.inference.protocol import Respondent
 
 __all__ = ["Floor", "Match", "PromptMode", "exam_change"]
 
@@ -167,7 +167,7 @@ def _told(after: Respondent, change: Change, mode: PromptMode) -> Respondent:
     from posttrain.inference.respondents import PromptedRespondent
     from posttrain.studies.methods.prompt import PromptMethodConfig, wording_of
 
-    return PromptedRespondent(after, wording_of(PromptMethodConfig(name="prompt"), change), place=mode)
+    return PromptedRespondent(after, wording_of(PromptMethodConfig(name="prompt"), change), role=mode)
 
 
 def _document(model: str, before: str, results: dict[str, ExamResult], floor: dict[str, ExamResult]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ import torch
 
 from posttrain.config.change import Change, Question
 from posttrain.data.records import Message
+from posttrain.errors import PosttrainError, Problem
 from posttrain.exams.behaviour import formatting
 from posttrain.exams.judge import judge_same
 from posttrain.exams.kept import kept
@@ -191,6 +192,12 @@ def change_exam(
     """
     cache: BeforeCache = {} if before_cache is None else before_cache
     probes = probes_of(change)
+    if before.stateful:
+        cause = "it adapts to what it is asked, so what it said before a change cannot be kept"
+        raise PosttrainError(Problem(before.name, cause, "compare with the model that it starts from"))
+    if after.stateful:  # asked one by one, from the beginning
+        after.reset()
+        done, chunk = {}, 1
     finished: dict[str, ProbeResult] = dict(done or {})
     new_objects = [answer for target in change.target for answer in target.answer]
     waiting = list({probe.key: probe for probe in probes if probe.key not in finished}.values())

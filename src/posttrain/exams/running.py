@@ -25,11 +25,10 @@ from posttrain.exams.perturb import perturb
 from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Ask, Item, Perturbation, Reply, Sample, Score, Task, content_id, mean_score
 from posttrain.exams.task_files import SampleFile, SampleKey
-from posttrain.inference.encoding import PromptEncoder, PromptReader
+from posttrain.inference.encoding import PromptReader
 from posttrain.inference.places import placed
 from posttrain.inference.protocol import Plain, Prompt, Respondent, Scored, Usage
-from posttrain.inference.respondents import PromptedRespondent
-from posttrain.inference.shards import ShardedRespondent
+from posttrain.inference.state import StateFile
 from posttrain.models.memory import peak_gib
 
 __all__ = ["TaskProgress", "TaskResult", "check_task", "run_task"]
@@ -115,12 +114,15 @@ def run_task(
     fewer questions too; restart: throw that file away first. ConfigError when it holds samples of another model, of
     other settings or of questions that are not asked; with discard these are thrown away.
     """
-    _check_template(respondent, task)
+    _can_chat(respondent.tokenizer, respondent.name, task)
     forms, unchanged = _forms(task)
     wanted = {_key(form): form for form in forms}
     keys = _sample_keys(respondent, task, wanted) if samples_path else {}
     file = SampleFile(samples_path, keys, restart=restart, discard=discard) if samples_path else None
     done: dict[str, Sample] = dict(file.done) if file else {}
+    state_path = samples_path.with_suffix(".state") if samples_path else None
+    states = StateFile(state_path, respondent, {key: str(keys.get(key, key)) for key in wanted})
+    states.resume(done)
     earlier = sum(key in done for key in wanted)
     waiting = [form for key, form in wanted.items() if key not in done]
 
@@ -131,28 +133,22 @@ def run_task(
 
     meter = _Meter(respondent, waiting, on_progress)
     try:
-        for chunk in _chunks(waiting):
+        for chunk in _chunks(waiting, 1 if respondent.stateful else CHUNK):
             _ask(respondent, task, chunk, meter, keep)
+            states.keep(len(done))
     finally:
         if file:
             file.close()
+    states.remove()
     samples = [done[key] for key in wanted]
     if file:
         file.rewrite(samples)
     return _scored(respondent, task, samples, meter, unchanged, earlier)
 
 
-def _check_template(respondent: Respondent, task: Task) -> None:
+def _can_chat(tokenizer: Any, name: str, task: Task) -> None:
     """ConfigError for `template: chat` and a model without one, which would be asked in plain text instead."""
-    inner = respondent
-    while isinstance(inner, PromptedRespondent | ShardedRespondent):
-        inner = inner.inner
-    if isinstance(inner, PromptEncoder):
-        _can_chat(inner, respondent.name, task)
-
-
-def _can_chat(encoder: PromptEncoder, name: str, task: Task) -> None:
-    if task.chat and not encoder.tokenizer.chat_template:
+    if task.chat and tokenizer is not None and not tokenizer.chat_template:
         cause = f"the exam asks in the chat template (template: chat), and {name} has none"
         raise ConfigError(Problem(task.name, cause, "template: plain, or a chat model"))
 
@@ -162,7 +158,7 @@ def check_task(reader: PromptReader, name: str, task: Task) -> None:
 
     name: the model's; reader: what it makes of prompts.
     """
-    _can_chat(reader, name, task)
+    _can_chat(reader.tokenizer, name, task)
     places: dict[Ask, Form] = {}
     for form in _forms(task)[0]:
         for ask in form.item.asks:  # the choices of a question have one prompt
@@ -245,14 +241,14 @@ def _last_replaced(text: str, old: str, new: str) -> str:
     return text[:at] + new + text[at + len(old) :]
 
 
-def _chunks(forms: Sequence[Form]) -> Iterator[list[Form]]:
-    """Items in order, about CHUNK asks at a time."""
+def _chunks(forms: Sequence[Form], most: int) -> Iterator[list[Form]]:
+    """Items in order, about so many asks at a time."""
     part: list[Form] = []
     asks = 0
     for form in forms:
         part.append(form)
         asks += len(form.item.asks)
-        if asks >= CHUNK:
+        if asks >= most:
             yield part
             part, asks = [], 0
     if part:

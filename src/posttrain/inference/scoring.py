@@ -19,7 +19,7 @@ from posttrain.inference.bins import in_lines
 from posttrain.inference.decode import context_limit
 from posttrain.inference.places import listed, place_of
 from posttrain.inference.plain import TokenPair
-from posttrain.inference.protocol import Scored, Usage
+from posttrain.inference.protocol import OnScored, Scored, Usage, nobody
 from posttrain.inference.support import support, taking_masks, warn
 from posttrain.inference.tree import Ints, Limits, Tree, in_rows, plan
 
@@ -45,7 +45,7 @@ def score(
     *,
     usage: Usage,
     batch_tokens: int = 16384,
-    on_scored: Callable[[int, Scored], None] | None = None,
+    on_scored: OnScored = nobody,
     say: Callable[[str], None] = warn,
 ) -> list[Scored]:
     """For each (context ids, continuation ids) the continuation's log-probability and whether it is greedy.
@@ -57,10 +57,9 @@ def score(
     left = [len(continuation) for _, continuation in pairs]
     sums = [0.0] * len(pairs)
     greedy = [True] * len(pairs)
-    if on_scored is not None:
-        for i, tokens in enumerate(left):
-            if not tokens:
-                on_scored(i, scored[i])
+    for i, tokens in enumerate(left):
+        if not tokens:
+            on_scored(i, scored[i])
     for reading in _readings(model, pairs, usage, batch_tokens, say):
         requests, steps = reading.asked.requests.tolist(), reading.asked.steps.tolist()
         targets = [pairs[i][1][t] for i, t in zip(requests, steps, strict=True)]
@@ -71,8 +70,7 @@ def score(
             left[i] -= 1
             if not left[i]:
                 scored[i] = Scored(sums[i], len(pairs[i][1]), greedy[i])
-                if on_scored is not None:
-                    on_scored(i, scored[i])
+                on_scored(i, scored[i])
     return scored
 
 

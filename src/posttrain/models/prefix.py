@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LINE", "NAMES", "LayerPrefix", "Prefix", "Site", "over", "sites"]
 
-SDPA, EAGER, LINE = "posttrain_prefix", "posttrain_prefix_eager", "posttrain_prefix_line"
+SDPA, EAGER = "posttrain_prefix", "posttrain_prefix_eager"
+LINE = "posttrain_prefix_line"
 NAMES = (SDPA, EAGER, LINE)
 """The names of the attention functions: over torch's, over the model family's own, and over `inference/flat.py`."""
 PLACE = "posttrain_prefix"

@@ -13,7 +13,8 @@ from posttrain.studies.config import Saves, StageConfig
 
 if TYPE_CHECKING:
     from posttrain.data.chat import Encoded
-    from posttrain.inference.respondents import ModelRespondent, Respondent
+    from posttrain.inference.protocol import Respondent
+    from posttrain.inference.respondents import ModelRespondent
     from posttrain.models.load import LoadedModel
     from posttrain.retention.selection import Task
 

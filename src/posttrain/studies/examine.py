@@ -26,7 +26,7 @@ from posttrain.exams.task import Task, content_id
 from posttrain.exams.uncounted import kind_of, uncounted
 from posttrain.inference.opening import open_respondent
 from posttrain.inference.protocol import Respondent
-from posttrain.inference.respondents import ModelRespondent, held
+from posttrain.inference.respondents import ModelRespondent
 from posttrain.studies.bench import Bench
 from posttrain.studies.config import Study, safe_name
 from posttrain.studies.exams import Exams
@@ -118,7 +118,7 @@ class Examiner:
 
     def examine(self, cell: Cell, respondent: Respondent, checkpoint: str, step: int | None, place: Path) -> Examined:
         """Every exam of the study, on a changed model; place: the folder of the checkpoint's samples."""
-        with held(respondent):
+        with respondent.held():
             return self._examined(cell, respondent, checkpoint, step, place)
 
     def _examined(self, cell: Cell, respondent: Respondent, checkpoint: str, step: int | None, place: Path) -> Examined:

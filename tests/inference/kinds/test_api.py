@@ -15,7 +15,8 @@ from posttrain.data.records import Message
 from posttrain.errors import PosttrainError
 from posttrain.inference.kinds.api import ApiConfig, ApiRespondent, RateLimit
 from posttrain.inference.opening import open_respondent
-from posttrain.inference.respondents import ModelRespondent, Plain, Prompt
+from posttrain.inference.protocol import Plain, Prompt
+from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
 from tests.pico import pico
 

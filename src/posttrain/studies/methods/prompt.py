@@ -75,5 +75,5 @@ def prompt(config: Config, context: MethodContext) -> MethodResult:
     assert isinstance(config, PromptMethodConfig)
     assert context.change is not None  # a study without changes refuses this method
     text = wording_of(config, context.change)
-    respondent = PromptedRespondent(context.before, text, place=config.place, name=context.name())
+    respondent = PromptedRespondent(context.before, text, role=config.place, name=context.name())
     return MethodResult(respondent, notes=(f"Told with every question: {text}",))
