@@ -10,13 +10,11 @@ from posttrain.inference.protocol import (
     Answer,
     Distributions,
     Generation,
-    OnAnswer,
-    OnScored,
-    OnToken,
     Plain,
     Prompt,
     Respondent,
     Scored,
+    Told,
     Usage,
     nobody,
 )
@@ -47,23 +45,21 @@ class Fake(Respondent):
     def fingerprint(self) -> str:
         return self.name
 
-    def _answers(
-        self, prompts: Sequence[Prompt], how: Generation, on_answer: OnAnswer, on_token: OnToken | None
-    ) -> list[Answer]:
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
         self.asked.append(list(prompts))
         words = [p if isinstance(p, str) else p.text if isinstance(p, Plain) else p[-1].content for p in prompts]
         said = [Answer(self.says[w], len(self.says[w]), w not in self.cut) for w in words]
         for i, answer in enumerate(said):
-            on_answer(i, answer)
+            how.on_answer(i, answer)
         return said
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         scored = [Scored(self.likes.get(answer, -9.0), len(answer), False) for _, answer in pairs]
         for i, one in enumerate(scored):
             on_scored(i, one)
         return scored
 
-    def rolling(self, texts: Sequence[str], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
         return self.logprobs([("", text) for text in texts], on_scored=on_scored)
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:

@@ -5,19 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from posttrain.inference.protocol import (
-    Answer,
-    Generation,
-    OnAnswer,
-    OnScored,
-    OnToken,
-    Plain,
-    Prompt,
-    Respondent,
-    Scored,
-    Usage,
-    nobody,
-)
+from posttrain.inference.protocol import Answer, Generation, Plain, Prompt, Respondent, Scored, Told, Usage, nobody
 
 R = TypeVar("R")
 
@@ -66,20 +54,18 @@ class Table(Respondent):
             told(i, replies[i])
         return list(replies)
 
-    def _answers(
-        self, prompts: Sequence[Prompt], how: Generation, on_answer: OnAnswer, on_token: OnToken | None
-    ) -> list[Answer]:
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
         said = [self.says(words(p)) for p in prompts]
         self.usage.generated_tokens += sum(map(len, said))
         most = how.max_new_tokens
         return self._reply(
-            "say", prompts, [Answer(text[:most], len(text), len(text) <= most) for text in said], on_answer
+            "say", prompts, [Answer(text[:most], len(text), len(text) <= most) for text in said], how.on_answer
         )
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         self.usage.scored_tokens += len(pairs)
         replies = [Scored(self.likes(words(p), text), len(text), False) for p, text in pairs]
         return self._reply("score", pairs, replies, on_scored)
 
-    def rolling(self, texts: Sequence[str], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
         return self._reply("text", texts, [Scored(self.likes("", t), len(t), False) for t in texts], on_scored)

@@ -155,7 +155,7 @@ def test_sharing_gives_what_plain_passes_give(family: str, kind: str) -> None:
         assert usage.logit_positions <= sum(len(p.continuation) for p in pairs)
     else:
         assert len(said) == 1
-        assert "one branch to a row: its attention takes no line of branches" in said[0]
+        assert "one to a row: a tree mask does not suit it" in said[0]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "bloom", "mamba"])

@@ -16,7 +16,7 @@ from posttrain.errors import DataError, TemplateError
 from posttrain.inference.decode import unfit
 from posttrain.inference.places import among, each, listed, place_of
 from posttrain.inference.plain import TokenPair, cut_left, encode_plain, plain_pair, prefix_token, rolling_windows
-from posttrain.inference.protocol import OnScored, Plain, Prompt, Respondent, Scored, nobody
+from posttrain.inference.protocol import Plain, Prompt, Respondent, Scored, Told, nobody
 from posttrain.models.vocabulary import outside
 
 __all__ = ["Pair", "PromptEncoder", "PromptReader", "TokenRespondent", "spoken"]
@@ -150,10 +150,10 @@ class TokenRespondent(PromptEncoder, Respondent):
         """The most tokens that it reads to predict one."""
 
     @abstractmethod
-    def _score(self, coded: Sequence[TokenPair], on_scored: OnScored) -> list[Scored]:
+    def _score(self, coded: Sequence[TokenPair], on_scored: Told) -> list[Scored]:
         """How likely each continuation is; on_scored: as in `logprobs`."""
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely each continuation is after its prompt; plain text that is too long is cut on the left."""
         contexts: dict[str, list[int]] = {}
 
@@ -171,7 +171,7 @@ class TokenRespondent(PromptEncoder, Respondent):
         self.usage.truncated += sum(new is not old and new != old for new, old in zip(fitting, coded, strict=True))
         return self._score(fitting, on_scored)
 
-    def rolling(self, texts: Sequence[str], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely whole texts are, added up over windows; a text is told when its last window is known."""
         each("text", texts, lambda text: check_text(text, self.tokenizer, "the text", shown(text)))
         prefix, limit = prefix_token(self.tokenizer), self.longest

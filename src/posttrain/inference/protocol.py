@@ -21,15 +21,13 @@ __all__ = [
     "Answer",
     "Distributions",
     "Generation",
-    "OnAnswer",
-    "OnScored",
-    "OnToken",
     "Plain",
     "Prompt",
     "Respondent",
     "Scored",
     "Spoken",
     "State",
+    "Told",
     "Usage",
     "Wrapper",
     "nobody",
@@ -70,15 +68,6 @@ class Scored(NamedTuple):
     greedy: bool
 
 
-OnAnswer: TypeAlias = Callable[[int, Answer], None]
-OnScored: TypeAlias = Callable[[int, Scored], None]
-OnToken: TypeAlias = Callable[[int, list[int]], None]
-
-
-def nobody(number: int, result: Any) -> None:
-    """Who is told what nobody wants to know."""
-
-
 class Distributions(NamedTuple):
     """Next-token log-probabilities in nats (A, V), each row predicting one of the answer's tokens `ids` (A).
 
@@ -116,13 +105,27 @@ class Usage:
     cost_usd: float = 0.0
 
 
+Told: TypeAlias = Callable[[int, Any], None]
+"""Is told the number of a prompt, pair or text and its result as soon as that is known, in the order of finishing."""
+
+
+def nobody(number: int, result: Any) -> None:
+    """Is told what nobody wants to know."""
+
+
 class Generation(NamedTuple):
-    """How answers are generated: greedy at temperature 0; an answer ends before any of the strings `stop`."""
+    """How answers are generated: greedy at temperature 0; an answer ends before any of the strings `stop`.
+
+    on_answer: is told each answer; on_token: by respondents that generate on this machine, told the ids of each answer
+    so far.
+    """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
+    on_answer: Told = nobody
+    on_token: Told | None = None
 
 
 class State(NamedTuple):
@@ -162,21 +165,14 @@ class Respondent(ABC):
         temperature: float = 0.0,
         seed: int = 0,
         stop: Sequence[str] = (),
-        on_answer: OnAnswer = nobody,
-        on_token: OnToken | None = None,
+        on_answer: Told = nobody,
+        on_token: Told | None = None,
     ) -> list[Answer]:
-        """One answer per prompt, in order; a sampled one depends on the seed and its index in the list.
-
-        on_answer: told each prompt's number and answer as soon as it is known, in the order of finishing; on_token: by
-        respondents that generate on this machine, told each prompt's number and the ids of its answer so far.
-        """
-        how = Generation(max_new_tokens, temperature, seed, tuple(stop))
-        return self._answers(prompts, how, on_answer, on_token)
+        """One answer per prompt, in order, as `Generation` has it; a sampled one depends on the seed and its index."""
+        return self._answers(prompts, Generation(max_new_tokens, temperature, seed, stop, on_answer, on_token))
 
     @abstractmethod
-    def _answers(
-        self, prompts: Sequence[Prompt], how: Generation, on_answer: OnAnswer, on_token: OnToken | None
-    ) -> list[Answer]:
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
         """See `answers`."""
 
     def generate(
@@ -187,13 +183,11 @@ class Respondent(ABC):
         return [answer.text for answer in said]
 
     @abstractmethod
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: OnScored = nobody) -> list[Scored]:
-        """How likely each continuation is after its prompt, teacher-forced; on_scored: as on_answer. An empty
-        continuation has no tokens and 0 nats.
-        """
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
+        """How likely each continuation is after its prompt, teacher-forced. An empty one has no tokens and 0 nats."""
 
     @abstractmethod
-    def rolling(self, texts: Sequence[str], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely whole texts are: each from the beginning of a document, in windows of the model's context that do
         not overlap (lm-eval's `loglikelihood_rolling`).
         """

@@ -24,13 +24,11 @@ from posttrain.inference.protocol import (
     Answer,
     Distributions,
     Generation,
-    OnAnswer,
-    OnScored,
-    OnToken,
     Plain,
     Prompt,
     Respondent,
     Scored,
+    Told,
     Usage,
     Wrapper,
     nobody,
@@ -95,14 +93,12 @@ class ModelRespondent(TokenRespondent):
         """While this lasts the weights stay as they are, and are laid out for it once."""
         return nullcontext() if self.stateful else packed(self.model)
 
-    def _answers(
-        self, prompts: Sequence[Prompt], how: Generation, on_answer: OnAnswer, on_token: OnToken | None
-    ) -> list[Answer]:
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
         answers: dict[int, Answer] = {}
 
         def done(number: int, decoded: Decoded) -> None:
             answers[number] = self._answer(prompts[number], decoded, how.stop)
-            on_answer(number, answers[number])
+            how.on_answer(number, answers[number])
 
         asked = each("prompt", prompts, lambda prompt: self._fitting(prompt, how.max_new_tokens))
         self.check_tokens(asked, "prompt")
@@ -119,7 +115,7 @@ class ModelRespondent(TokenRespondent):
                 stop_texts=how.stop,
                 text_of=self.text,
                 on_done=done,
-                on_token=on_token if on_token is not None else tick(),
+                on_token=how.on_token or tick(),
                 usage=self.usage,
             )
         return [answers[number] for number in range(len(prompts))]
@@ -147,7 +143,7 @@ class ModelRespondent(TokenRespondent):
         """DataError for texts with tokens that the model has no embeddings for."""
         self.check_known(rows, what, rows_of(self.model))
 
-    def _score(self, coded: Sequence[TokenPair], on_scored: OnScored) -> list[Scored]:
+    def _score(self, coded: Sequence[TokenPair], on_scored: Told) -> list[Scored]:
         self.check_tokens([[*pair.context, *pair.continuation] for pair in coded], "request")
         tokens = sum(len(context) + len(continuation) for context, continuation in coded)
         with packed(self.model) if tokens >= WORTH_TOKENS else nullcontext():
@@ -196,17 +192,14 @@ class PromptedRespondent(Wrapper):
             return f"{self.text}\n{prompt}"
         return (*prompt[:-1], replace(prompt[-1], role="user", content=f"{self.text}\n{prompt[-1].content}"))
 
-    def _answers(
-        self, prompts: Sequence[Prompt], how: Generation, on_answer: OnAnswer, on_token: OnToken | None
-    ) -> list[Answer]:
-        asked = [self.told(p) for p in prompts]
-        return self.inner.answers(asked, **how._asdict(), on_answer=on_answer, on_token=on_token)
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
+        return self.inner.answers([self.told(p) for p in prompts], **how._asdict())
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         """The inner respondent's, told the text."""
         return self.inner.logprobs([(self.told(prompt), answer) for prompt, answer in pairs], on_scored=on_scored)
 
-    def rolling(self, texts: Sequence[str], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
         """The inner respondent's: a document is not a question, so nothing is told."""
         return self.inner.rolling(texts, on_scored=on_scored)
 

@@ -19,7 +19,7 @@ from posttrain.inference.bins import in_lines
 from posttrain.inference.decode import context_limit
 from posttrain.inference.places import listed, place_of
 from posttrain.inference.plain import TokenPair
-from posttrain.inference.protocol import OnScored, Scored, Usage, nobody
+from posttrain.inference.protocol import Scored, Told, Usage, nobody
 from posttrain.inference.support import support, taking_masks, warn
 from posttrain.inference.tree import Ints, Limits, Tree, in_rows, plan
 
@@ -45,7 +45,7 @@ def score(
     *,
     usage: Usage,
     batch_tokens: int = 16384,
-    on_scored: OnScored = nobody,
+    on_scored: Told = nobody,
     say: Callable[[str], None] = warn,
 ) -> list[Scored]:
     """For each (context ids, continuation ids) the continuation's log-probability and whether it is greedy.

@@ -19,12 +19,10 @@ from posttrain.inference.protocol import (
     Answer,
     Distributions,
     Generation,
-    OnAnswer,
-    OnScored,
-    OnToken,
     Prompt,
     Respondent,
     Scored,
+    Told,
     Usage,
     Wrapper,
     nobody,
@@ -145,7 +143,7 @@ class ShardedRespondent(Wrapper):
     def __exit__(self, *_: object) -> None:
         _share([None])
 
-    def _call(self, method: str, items: Sequence[Any], told: Callable[[int, T], None], **settings: Any) -> list[T]:
+    def _call(self, method: str, items: Sequence[Any], told: Told, **settings: Any) -> list[T]:
         import torch.distributed as dist
 
         results: list[T] = []
@@ -161,16 +159,15 @@ class ShardedRespondent(Wrapper):
                 told(len(results) - 1, one)
         return results
 
-    def _answers(
-        self, prompts: Sequence[Prompt], how: Generation, on_answer: OnAnswer, on_token: OnToken | None
-    ) -> list[Answer]:
-        return self._call("answers", prompts, on_answer, **how._asdict())
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
+        sent = how._replace(on_answer=nobody, on_token=None)  # functions are not sent
+        return self._call("answers", prompts, how.on_answer, **sent._asdict())
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely each continuation is after its prompt."""
         return self._call("logprobs", pairs, on_scored)
 
-    def rolling(self, texts: Sequence[str], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely whole texts are."""
         return self._call("rolling", texts, on_scored)
 

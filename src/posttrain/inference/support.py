@@ -118,7 +118,7 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
         if found is None:
             found = known.support[key] = _tried_exactly(model, reach) or _tried(model, reach)
     if found.reason:
-        how = "scored one by one" if found.kind == "plain" else "scored over shared prefixes, one branch to a row"
+        how = "scored one by one" if found.kind == "plain" else "scored over shared prefixes, one to a row"
         _once(model, f"{how}: {found.reason}", say)
     return found
 
@@ -166,7 +166,7 @@ def _tried(model: Any, reach: int) -> Support:
                 why = _problem(model, reach, way)
                 if not why:
                     return way
-            line = f"its attention takes no line of branches ({why})"
+            line = f"a tree mask does not suit it ({why})"
         why = f"sharing would be wrong for it ({why})"
     return Support("plain", batched=not _problem(model, reach, Support("plain")), reason=why)
 

@@ -24,19 +24,7 @@ from posttrain.data.calls import with_texts
 from posttrain.data.records import Message
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.inference.encoding import spoken
-from posttrain.inference.protocol import (
-    Answer,
-    Generation,
-    OnAnswer,
-    OnScored,
-    OnToken,
-    Plain,
-    Prompt,
-    Respondent,
-    Scored,
-    Usage,
-    nobody,
-)
+from posttrain.inference.protocol import Answer, Generation, Plain, Prompt, Respondent, Scored, Told, Usage, nobody
 from posttrain.inference.stops import cut_at_stop
 from posttrain.registry import register
 
@@ -131,9 +119,7 @@ class ApiRespondent(Respondent):
         """The address, the model's name and the system message."""
         return f"api:{self.config.base_url}:{self.config.model}:{self.config.system_prefix or ''}"
 
-    def _answers(
-        self, prompts: Sequence[Prompt], how: Generation, on_answer: OnAnswer, on_token: OnToken | None
-    ) -> list[Answer]:
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
         settings: dict[str, Any] = {"max_tokens": how.max_new_tokens, "temperature": how.temperature}
         settings |= {"stop": list(how.stop[:4])} if how.stop else {}  # servers take no more; `_answer` cuts at the rest
 
@@ -141,7 +127,7 @@ class ApiRespondent(Respondent):
             own = settings | ({"seed": how.seed + i} if how.temperature > 0 else {})
             return self._answer(prompts[i], own, how.stop)
 
-        return self._all(ask, len(prompts), on_answer)
+        return self._all(ask, len(prompts), how.on_answer)
 
     def _answer(self, prompt: Prompt, settings: dict[str, Any], stop: Sequence[str]) -> Answer:
         if isinstance(prompt, Plain):
@@ -162,7 +148,7 @@ class ApiRespondent(Respondent):
         sent = [message.for_template() for message in (*system, *turns)]
         return [m | {"tool_calls": with_texts(m["tool_calls"])} if "tool_calls" in m else m for m in sent]
 
-    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely continuations of plain text are, from servers that echo. The words of a chat cannot be asked: its
         template is the server's secret.
         """
@@ -178,7 +164,7 @@ class ApiRespondent(Respondent):
         texts = [(prompt.text, text) for prompt, text in pairs if isinstance(prompt, Plain)]
         return self._all(lambda i: self._echoed(*texts[i]), len(texts), on_scored)
 
-    def rolling(self, texts: Sequence[str], *, on_scored: OnScored = nobody) -> list[Scored]:
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely whole texts are; the first token has nothing before it, so that servers leave it out."""
         return self._all(lambda i: self._echoed("", texts[i]), len(texts), on_scored)
 
@@ -208,7 +194,7 @@ class ApiRespondent(Respondent):
         greedy = all(not best[i] or values[i] >= max(best[i].values()) - 1e-9 for i in own)
         return Scored(sum(values[i] for i in own), len(own), greedy)
 
-    def _all(self, ask: Callable[[int], T], n: int, told: Callable[[int, T], None]) -> list[T]:
+    def _all(self, ask: Callable[[int], T], n: int, told: Told) -> list[T]:
         """`ask` of 0 to n-1, side by side; the first failure stops those that have not begun."""
         done: dict[int, T] = {}
         with ThreadPoolExecutor(self.config.concurrency) as pool:

@@ -19,7 +19,7 @@ from posttrain.errors import MissingError, Problem
 from posttrain.inference.encoding import TokenRespondent, spoken
 from posttrain.inference.places import each
 from posttrain.inference.plain import TokenPair
-from posttrain.inference.protocol import Answer, Generation, OnAnswer, OnScored, OnToken, Plain, Prompt, Scored, Usage
+from posttrain.inference.protocol import Answer, Generation, Plain, Prompt, Scored, Told, Usage
 from posttrain.models.fingerprint import template_fingerprint
 from posttrain.registry import register
 
@@ -76,9 +76,7 @@ class VllmRespondent(TokenRespondent):
         """The model's name, the template and the system message."""
         return f"vllm:{self.config.model}:{template_fingerprint(self.tokenizer)}:{self.config.system_prefix or ''}"
 
-    def _answers(
-        self, prompts: Sequence[Prompt], how: Generation, on_answer: OnAnswer, on_token: OnToken | None
-    ) -> list[Answer]:
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
         from vllm import SamplingParams
 
         end = self.end_of_turn
@@ -102,7 +100,7 @@ class VllmRespondent(TokenRespondent):
             self.usage.requests += 1
             self.usage.prompt_tokens += len(output.prompt_token_ids)
             self.usage.generated_tokens += len(said.token_ids)
-            on_answer(i, answers[-1])
+            how.on_answer(i, answers[-1])
         return answers
 
     @property
@@ -110,7 +108,7 @@ class VllmRespondent(TokenRespondent):
         """One less than the model reads: vLLM wants room for a token that it generates."""
         return int(self.engine.llm_engine.model_config.max_model_len) - 2
 
-    def _score(self, coded: Sequence[TokenPair], on_scored: OnScored) -> list[Scored]:
+    def _score(self, coded: Sequence[TokenPair], on_scored: Told) -> list[Scored]:
         from vllm import SamplingParams
 
         settings = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1)
