@@ -24,7 +24,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from posttrain.inference.bins import Line, lay_line, straight
 from posttrain.inference.flat import attending, by_line
-from posttrain.inference.last_layer import feeding_only
+from posttrain.inference.last_layer import feeding_only, indices
 from posttrain.inference.tree import Asked, Crop, Grow, Ints, Layout, Step, Tree, lay_out
 
 __all__ = ["PrefixCache", "Reading", "Support", "core", "forward", "numbers_of", "read"]
@@ -111,11 +111,8 @@ def _only(model: Any, index: Tensor, width: int) -> Iterator[bool]:
 
 
 def _gather(states: Tensor, index: Tensor, width: int) -> Tensor:
-    """(B, width', H) at flat indices of (B, width) -> (1, N, H); what is in front of the row is skipped."""
-    index = index.to(states.device)
-    extra = states.shape[1] - width
-    at = index // width * states.shape[1] + extra + index % width
-    return states.reshape(-1, states.shape[-1])[at][None]
+    """(B, T, H) at flat indices of (B, width) -> (1, N, H)."""
+    return states.flatten(0, 1)[indices(index, width, states)][None]
 
 
 def forward(model: Any, ids: Tensor, index: Tensor, *, brief: bool = False, **inputs: Any) -> Tensor:

@@ -12,6 +12,7 @@ so that attention costs only what the tree needs.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ __all__ = ["Bins", "Dense", "Line", "in_lines", "lay_line", "straight"]
 TIP = 32
 """A stretch of so many tokens is attended to by everything below it at once."""
 BIN = 96
-"""Subtrees of fewer tokens share a bin; a subtree of fewer is not taken apart."""
+"""A subtree of no more tokens is one bin."""
 LOOSE = 1.5
 """A larger subtree is one bin while that makes it at most this much longer than its longest path."""
 FILLED = 0.8
@@ -105,18 +106,10 @@ def in_lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) 
 
 
 class _Bin(NamedTuple):
-    """A bin to be: nodes whose tokens attend, nodes that they see besides (both in preorder); tips: nodes whose whole
-    path they see already, by a dense part.
-    """
+    """A bin to be: nodes whose tokens attend, and nodes above that they see besides; both in preorder."""
 
     nodes: list[int]
     besides: list[int]
-    tips: list[int]
-    tokens: int
-
-    def apart_from(self, other: _Bin, tree: Tree) -> bool:
-        """Whether none of its nodes is on a path that the other one's tokens see already."""
-        return not any(n <= tip < tree.stop[n] for tip in other.tips for n in (*self.nodes, *self.besides))
 
 
 def straight(ids: Ints, cached: int, asked: Asked) -> Line:
@@ -129,95 +122,66 @@ def straight(ids: Ints, cached: int, asked: Asked) -> Line:
 
 def lay_line(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> Line:
     """A batch's nodes as a line; what is asked of a node is asked once: `done` holds those whose turn has been."""
-    edges = [tree.edge(n) for n in nodes]
-    begin = dict(zip(nodes, np.cumsum([0, *edges[:-1]]).tolist(), strict=True))
-    inside = dict(zip(nodes, edges, strict=True))
-    deepest: dict[int, int] = {}
-    held: dict[int, int] = {}
-    until: dict[int, int] = {}  # where the subtree's tokens in this line end
+    edges = np.array([tree.edge(n) for n in nodes])
+    begins = np.cumsum(edges) - edges
+    inside = dict(zip(nodes, edges.tolist(), strict=True))  # tokens of the subtree in this line
+    deepest = {n: tree.end[n] for n in nodes}
+    readers = {n: tree.ends[n] for n in nodes}
     for node in reversed(nodes):
-        until[node] = max(until.get(node, 0), begin[node] + tree.edge(node))
-        deepest[node] = max(deepest.get(node, 0), tree.end[node])
-        held[node] = held.get(node, 0) + tree.ends[node]
         above = tree.parent[node]
         if above in inside:
             inside[above] += inside[node]
-            until[above] = max(until.get(above, 0), until[node])
-            deepest[above] = max(deepest.get(above, 0), deepest[node])
-            held[above] = held.get(above, 0) + 1
-    total = int(sum(edges))
-    last = np.empty(total, dtype=np.int64)
-    for node in nodes:
-        last[begin[node] : begin[node] + tree.edge(node)] = until[node]
-    below, units = _taken_apart(tree, nodes, cached, inside, deepest)
-    spans = {node: np.arange(begin[node], begin[node] + tree.edge(node)) for node in nodes}
+            deepest[above] = max(deepest[above], deepest[node])
+            readers[above] += 1
+    spans = {n: np.arange(begin, begin + tree.edge(n)) for n, begin in zip(nodes, begins, strict=True)}
+    below, units = _split(tree, nodes, cached, inside, deepest)
     dense = []
     for tip, members in below.items():
-        keys = [np.arange(cached)]
-        path = []
+        path: list[Ints] = []
         while tip in spans:
-            path.append(tip)
+            path.append(cached + spans[tip])
             tip = tree.parent[tip]
-        keys += [cached + spans[node] for node in reversed(path)]
-        dense.append(Dense(np.concatenate([spans[node] for node in members]), np.concatenate(keys)))
-    asked = ask(tree, [(node, begin[node]) for node in nodes], done)
+        keys = np.concatenate([np.arange(cached), *reversed(path)])
+        dense.append(Dense(np.concatenate([spans[node] for node in members]), keys))
     return Line(
         np.concatenate([tree.ids(node) for node in nodes]),
         np.concatenate([np.arange(tree.start[node], tree.end[node]) for node in nodes]),
         dense,
-        list(_shaped(tree, _joined(tree, units), spans, last)),
-        sum(readers > 1 for readers in held.values()),
-        asked,
+        list(_shaped(units, spans, np.repeat(begins + [inside[n] for n in nodes], edges))),
+        sum(count > 1 for count in readers.values()),
+        ask(tree, list(zip(nodes, begins.tolist(), strict=True)), done),
     )
 
 
-def _taken_apart(
+def _split(
     tree: Tree, nodes: Sequence[int], cached: int, inside: dict[int, int], deepest: dict[int, int]
 ) -> tuple[dict[int, list[int]], list[_Bin]]:
     """Split attention: per tip (-1: the cache alone) the nodes that attend to its whole path, and subtrees as bins.
 
-    A node longer than its subtree needs becomes a tip, or part of a path to one; a small subtree becomes a bin.
+    A subtree that is small, or hardly more than one path, becomes a bin. Of any other, the first node becomes a bin,
+    and what hangs on it attends to it: by a dense part if it is long, together with the nodes between it and the tip.
     """
     below: dict[int, list[int]] = {}
     units: list[_Bin] = []
-    # per node that is no part of a bin's subtree: the tip above its children, and the nodes between the two
-    tips: dict[int, tuple[int, list[int]]] = {}
+    tips: dict[int, tuple[int, list[int]]] = {}  # node -> the tip above what hangs on it, and the nodes between the two
     at = 0
     while at < len(nodes):
         node = nodes[at]
         tip, since = tips.get(tree.parent[node], (-1, []))
-        roomy = inside[node] <= BIN or inside[node] <= LOOSE * (deepest[node] - tree.start[node])
         members = [node]
-        if roomy:
-            while at + len(members) < len(nodes) and nodes[at + len(members)] < tree.stop[node]:
-                members.append(nodes[at + len(members)])
+        if inside[node] <= BIN or inside[node] <= LOOSE * (deepest[node] - tree.start[node]):
+            members = list(nodes[at : bisect_left(nodes, tree.stop[node], at)])
         else:
-            longer = sum(tree.edge(n) for n in since) + tree.edge(node)
-            tips[node] = (node, []) if longer >= TIP else (tip, [*since, node])
+            long = sum(tree.edge(n) for n in (*since, node)) >= TIP
+            tips[node] = (node, []) if long else (tip, [*since, node])
         if tip >= 0 or cached:
             below.setdefault(tip, []).extend(members)
-        units.append(_Bin(members, since, [tip] if tip >= 0 else [], sum(tree.edge(n) for n in members)))
+        units.append(_Bin(members, since))
         at += len(members)
     return below, units
 
 
-def _joined(tree: Tree, units: Sequence[_Bin]) -> list[_Bin]:
-    """Neighbours in one bin while they are small and no token would be seen twice."""
-    joined: list[_Bin] = []
-    for unit in units:
-        before = joined[-1] if joined else None
-        small = before is not None and before.tokens + unit.tokens <= BIN
-        if before is not None and small and before.apart_from(unit, tree) and unit.apart_from(before, tree):
-            nodes = before.nodes + unit.nodes
-            besides = sorted({*before.besides, *unit.besides} - set(nodes))
-            tips = sorted({*before.tips, *unit.tips})
-            joined[-1] = _Bin(nodes, besides, tips, before.tokens + unit.tokens)
-        else:
-            joined.append(unit)
-    return joined
-
-
-def _shaped(tree: Tree, units: list[_Bin], spans: dict[int, Ints], last: Ints) -> Iterator[Bins]:
+def _shaped(units: list[_Bin], spans: dict[int, Ints], last: Ints) -> Iterator[Bins]:
     """Bins of similar length as arrays of one shape."""
     queries = [np.concatenate([spans[n] for n in unit.nodes]) for unit in units]
     keys = [

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from posttrain.errors import DataError, Problem
+from posttrain.inference.attention import core
+from posttrain.inference.flat import stepping
 from posttrain.inference.kv_cache import why_plain
 from posttrain.inference.one_length import answer_by_length
 from posttrain.inference.places import listed, place_of
@@ -23,7 +25,6 @@ from posttrain.inference.prefixes import groups_of
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers, RefilledBatch
 from posttrain.inference.sampling import Sampling
-from posttrain.inference.step_attention import stepping
 from posttrain.inference.stops import StopWatch
 from posttrain.models.adapters import virtual_positions
 from posttrain.models.vocabulary import outside, rows_of
@@ -140,7 +141,7 @@ def decode(
         groups = [
             group._replace(rows=[asked[i] for i in group.rows]) for group in groups_of([prompts[i] for i in asked])
         ]
-        with stepping(model):
+        with stepping(core(model)):
             RefilledBatch(model, prompts, told, pad_id=pad_id, tokens=batch_tokens, usage=usage).run(groups)
     return answers
 

@@ -2,13 +2,13 @@
 
 A model whose attention goes through transformers' interface takes a line of tokens as one row; this function attends
 for it, with what its layers may have besides: a sliding window, a soft cap on the scores, a sink, a prefix of keys and
-values (`models/prefix.py`). Outside of a line it is `sdpa`.
+values (`models/prefix.py`). Outside of a line it is `sdpa`, but for steps of decoding (`inference/step_attention.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
@@ -22,10 +22,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from posttrain.inference.bins import Bins, Dense, Line
+from posttrain.inference.step_attention import attend_step
 from posttrain.inference.tree import Ints
 from posttrain.models import prefix
 
-__all__ = ["NAME", "attend", "attending", "by_line", "products"]
+__all__ = ["NAME", "attend", "attending", "by_line", "products", "stepping"]
 
 NAME = "posttrain_tree"
 SMALL = 64
@@ -129,7 +130,7 @@ def attending(
 
 @contextmanager
 def by_line(model: PreTrainedModel) -> Iterator[None]:
-    """The model's attention goes by the function below for as long as this lasts; ValueError where it cannot."""
+    """The model attends by the function below for as long as this lasts; ValueError where it cannot."""
     was = model.config.get_text_config()._attn_implementation
     try:
         model.set_attn_implementation(prefix.LINE if was in prefix.NAMES else NAME)
@@ -138,20 +139,31 @@ def by_line(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(was)
 
 
+def stepping(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """The same for the decoding of a model that this makes faster: in bfloat16, on a CPU, attending by `sdpa`."""
+    low = model.dtype == torch.bfloat16 and model.device.type == "cpu"
+    usual = model.config.get_text_config()._attn_implementation == "sdpa" and model._can_set_attn_implementation()
+    return by_line(model) if low and usual else nullcontext()
+
+
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """query (1, heads, N, d); key, value (1, key heads, P + C + N, d), first a layer's prefix, then the cache's ->
     (1, N, heads, d).
     """
-    parts = _parts.get()
+    parts, scale = _parts.get(), float(kwargs.get("scaling") or query.shape[-1] ** -0.5)
+    window, cap, sink, bias = (kwargs.get(name) for name in ("sliding_window", "softcap", "s_aux", "position_bias"))
     if parts is None:
+        step = query.shape[2] == 1 and query.dtype == torch.bfloat16 and query.device.type == "cpu"
+        if step and cap is None and sink is None and bias is None and not kwargs.get("dropout"):
+            mask = None if attention_mask is None else attention_mask[..., : key.shape[2]]
+            return attend_step(query, key, value, mask, scale), None
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return out, None
-    if kwargs.get("position_bias") is not None:
+    if bias is not None:
         raise ValueError("attention with position_bias")
-    window, cap, sink = (kwargs.get(name) for name in ("sliding_window", "softcap", "s_aux"))
-    attended = partial(attend, scale=float(kwargs.get("scaling") or query.shape[-1] ** -0.5), cap=cap)
+    attended = partial(attend, scale=scale, cap=cap)
     dense, bins = parts.of(window, module)
     q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)  # (N, heads, d)
     count, kinds = len(q), k.shape[1]
