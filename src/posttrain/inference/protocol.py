@@ -169,6 +169,7 @@ class Respondent(ABC):
         on_token: Told | None = None,
     ) -> list[Answer]:
         """One answer per prompt, in order, as `Generation` has it; a sampled one depends on the seed and its index."""
+        stop = tuple(filter(None, stop))  # an empty string stops nothing
         return self._answers(prompts, Generation(max_new_tokens, temperature, seed, stop, on_answer, on_token))
 
     @abstractmethod
