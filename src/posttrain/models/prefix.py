@@ -34,11 +34,12 @@ from posttrain.models.added import Added, two_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["NAMES", "LayerPrefix", "Prefix", "Site", "sites"]
+__all__ = ["LINE", "NAMES", "LayerPrefix", "Prefix", "Site", "over", "sites"]
 
 SDPA, EAGER = "posttrain_prefix", "posttrain_prefix_eager"
-NAMES = (SDPA, EAGER)
-"""The names of the attention functions: over torch's, and over the model family's own."""
+LINE = "posttrain_prefix_line"
+NAMES = (SDPA, EAGER, LINE)
+"""The names of the attention functions: over torch's, over the model family's own, and over `inference/flat.py`."""
 PLACE = "posttrain_prefix"
 """The name of a LayerPrefix in its attention module."""
 
@@ -170,7 +171,7 @@ class LayerPrefix(nn.Module):
 _calls: ContextVar[list[tuple[nn.Module, Tensor, Tensor]] | None] = ContextVar("calls", default=None)
 
 
-def _over(inner: Callable[[nn.Module], Callable[..., Any]], causal_without_mask: bool) -> Callable[..., Any]:
+def over(inner: Callable[[nn.Module], Callable[..., Any]], causal_without_mask: bool) -> Callable[..., Any]:
     """Attention that reads the module's prefix and leaves the rest to another."""
 
     def attention(
@@ -199,9 +200,9 @@ def _eager(module: nn.Module) -> Callable[..., Any]:
     return vars(sys.modules[type(module).__module__])["eager_attention_forward"]
 
 
-AttentionInterface.register(SDPA, _over(lambda module: sdpa_attention_forward, True))
+AttentionInterface.register(SDPA, over(lambda module: sdpa_attention_forward, True))
 AttentionMaskInterface.register(SDPA, sdpa_mask)
-AttentionInterface.register(EAGER, _over(_eager, False))
+AttentionInterface.register(EAGER, over(_eager, False))
 AttentionMaskInterface.register(EAGER, eager_mask)
 
 

@@ -22,7 +22,8 @@ from posttrain.config.change import Change
 from posttrain.studies.config import Saves, StageConfig, safe_name
 
 if TYPE_CHECKING:
-    from posttrain.inference.respondents import ModelRespondent, Respondent
+    from posttrain.inference.protocol import Respondent
+    from posttrain.inference.respondents import ModelRespondent
     from posttrain.models.load import LoadedModel
     from posttrain.studies.bench import Bench
 
