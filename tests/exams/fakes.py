@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
+from posttrain.config.change import Change
+from posttrain.exams.change import change_task
+from posttrain.exams.judge import MAX_NEW_TOKENS, opinion_of, prompts_of
+from posttrain.exams.records import ProbeResult
+from posttrain.exams.running import Cache, TaskResult, run_task
 from posttrain.inference.protocol import (
     Answer,
     Distributions,
@@ -18,6 +24,28 @@ from posttrain.inference.protocol import (
     Usage,
     nobody,
 )
+
+
+def examined(
+    before: Respondent,
+    after: Respondent,
+    change: Change,
+    *,
+    cache: Cache | None = None,
+    judge: Respondent | None = None,
+    **settings: Any,
+) -> TaskResult[ProbeResult]:
+    """The change exam of one change."""
+    task = change_task(change, judge=judge, **settings)
+    return run_task(after, task, before=before, judge=judge, cache=cache)
+
+
+def judge_same(judge: Respondent, rows: Sequence[tuple[str, str, str]]) -> list[bool | None]:
+    """What a judge thinks of each (prompt, answer before, answer after), all asked in one call."""
+    asked = [prompts_of(judge, *row) for row in rows]
+    prompts = [prompt for each in asked for prompt in each]
+    said = iter(judge.generate(prompts, max_new_tokens=MAX_NEW_TOKENS) if prompts else [])
+    return [opinion_of([next(said) for _ in each]) for each in asked]
 
 
 class Fake(Respondent):

@@ -12,15 +12,16 @@ from safetensors import safe_open
 
 from posttrain.config.change import Change
 from posttrain.errors import PosttrainError
-from posttrain.exams.change import change_exam
+from posttrain.exams.records import Sample
 from posttrain.exams.running import run_task
-from posttrain.exams.task import Ask, Item, Reply, Sample, Task
+from posttrain.exams.score_spec import ScoreSpec
+from posttrain.exams.task import Ask, Item, Reply, Task
 from posttrain.inference import state
 from posttrain.inference.protocol import Answer, Plain, Scored, State
 from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
 from posttrain.inference.shards import ShardedRespondent, work
 from posttrain.models.load import load_model
-from tests.exams.fakes import Fake
+from tests.exams.fakes import Fake, examined
 from tests.exams.table import BrokeDownError
 from tests.inference.adapting import Adapting, Counter
 
@@ -34,13 +35,13 @@ def kept(item: Item, replies: Sequence[Reply]) -> Sample:
     return Sample(item.id, "", item.question, said, "", {"acc": sum(nats)}, extra={"nats": nats})
 
 
-def says(count: int, prompt: str = "Who?") -> Task:
+def says(count: int, prompt: str = "Who?") -> Task[Sample]:
     """The same question so many times."""
     items = [Item(f"q{i}", prompt, (Ask("say", prompt, max_new_tokens=4),)) for i in range(count)]
-    return Task("says", items, kept, "acc", {"acc": "can.knowledge"}, "says|v1")
+    return Task("says", items, kept, "acc", {"acc": "can.knowledge"}, "says|v1", (ScoreSpec("acc", "acc", "nats"),))
 
 
-def chooses(count: int) -> Task:
+def chooses(count: int) -> Task[Sample]:
     """Questions with four choices each, of which two are the same."""
     items = []
     for i in range(count):
@@ -48,7 +49,9 @@ def chooses(count: int) -> Task:
         items.append(
             Item(f"q{i}", prompt.text, tuple(Ask("score", prompt, text) for text in (" Paris", " a", " b", " a")))
         )
-    return Task("chooses", items, kept, "acc", {"acc": "can.knowledge"}, "chooses|v1")
+    return Task(
+        "chooses", items, kept, "acc", {"acc": "can.knowledge"}, "chooses|v1", (ScoreSpec("acc", "acc", "nats"),)
+    )
 
 
 @pytest.fixture
@@ -146,7 +149,9 @@ def test_a_model_that_learns_on_the_way(pico_path: PicoPath, tmp_path: Path, tol
     assert nats[0] != nats[3]  # the same question, some items later
     again = run_task(respondent, exam).samples
     assert again == whole  # it was reset
-    turned = Task(exam.name, list(exam.items)[::-1], kept, exam.headline, exam.capabilities, exam.signature)
+    turned = Task(
+        exam.name, list(exam.items)[::-1], kept, exam.headline, exam.capabilities, exam.signature, exam.scores
+    )
     assert {s.id: s.extra for s in run_task(respondent, turned).samples} != {s.id: s.extra for s in whole}
 
     model, respondent = fresh()
@@ -210,14 +215,12 @@ BEFORE = Fake("before", {"t1": "Paris", "r1": "Paris", "u1": "4", "u2": "Blue"})
 def test_the_change_exam_asks_one_by_one_after_and_refuses_before() -> None:
     after = Counter()
     after.seen = 70
-    result = change_exam(
-        BEFORE, after, CHANGE, done={probe.key: probe for probe in change_exam(BEFORE, BEFORE, CHANGE).samples}
-    )
+    result = examined(BEFORE, after, CHANGE)
     asked = [call[0] if isinstance(call[0], str) else [text for _, text in call] for call in after.calls]
     assert asked == ["t1", ["Lyon", "Paris"], "r1", ["Lyon", "Paris"], "u1", "u2"]
     assert [sample.after for sample in result.samples] == ["1", "3", "5", "6"]
     with pytest.raises(PosttrainError, match="counter: it adapts to what it is asked"):
-        change_exam(after, BEFORE, CHANGE)
+        examined(after, BEFORE, CHANGE)
 
 
 def test_what_asks_in_any_order_refuses(pico_path: PicoPath) -> None:
