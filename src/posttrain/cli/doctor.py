@@ -65,10 +65,9 @@ def pocket(kind: str) -> str:
     from transformers import PreTrainedTokenizerFast
 
     from posttrain.errors import PosttrainError
-    from posttrain.models.fingerprint import template_fingerprint
+    from posttrain.models.fingerprint import stored_weights, template_fingerprint
     from posttrain.models.load import check_folder
     from posttrain.models.names import resolve
-    from posttrain.models.stored import stored_weights
 
     try:
         folder = Path(resolve(f"pocket:{kind}"))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.fingerprint import remember_base
+from posttrain.models.notes import head_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -121,8 +122,6 @@ def head_parameters(model: PreTrainedModel) -> list[str]:
     """Names of the parameters of a specialist's head: what is outside of the base model where no language model's
     output matrix is, and what the configuration notes as new. Whatever the tuner, they must move.
     """
-    from posttrain.models.heads import head_modules
-
     new = tuple(f"{name}." for name in head_modules(model))
     has_head = model.get_output_embeddings() is None and model.base_model is not model
     inside = (f"{model.base_model_prefix}.", f"{ADDED}.")

@@ -96,8 +96,9 @@ def _whole(
 ) -> Exported:
     import torch
 
-    from posttrain.models.heads import head_of_model, load_any
+    from posttrain.models.heads import load_any
     from posttrain.models.merge_adapter import relative_distance, some_logits
+    from posttrain.models.notes import head_of_model
     from posttrain.models.save import save_model
     from posttrain.models.tensors import stored_dtype
     from posttrain.models.tying import is_tied
@@ -165,8 +166,9 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
     import transformers
 
     from posttrain.models.fingerprint import template_fingerprint
-    from posttrain.models.heads import head_of_model, load_any
+    from posttrain.models.heads import load_any
     from posttrain.models.merge_adapter import relative_distance, some_logits
+    from posttrain.models.notes import head_of_model
 
     if head_of_model(source.model) is None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -199,9 +201,10 @@ def _adapter(
     from peft import PeftModel, load_peft_weights
     from safetensors.torch import load_file, save_file
 
-    from posttrain.models.heads import head_of_model, load_any
+    from posttrain.models.heads import load_any
     from posttrain.models.load import adapter_base
     from posttrain.models.merge_adapter import relative_distance, some_logits
+    from posttrain.models.notes import head_of_model
     from posttrain.models.save import saved_padding, write_notes
     from posttrain.models.tying import is_tied
 
@@ -264,7 +267,7 @@ def _is_path(base: str) -> bool:
 
 
 def _noted(folder: Path) -> str | None:
-    from posttrain.models.fingerprint import read_notes
+    from posttrain.models.notes import read_notes
 
     found = read_notes(folder).get("base_fingerprint")
     return str(found) if found is not None else None

@@ -10,35 +10,29 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from posttrain.config.json_text import BadJson, parse_json
 from posttrain.errors import PosttrainError, Problem, TemplateError
 from posttrain.models.names import resolve
+from posttrain.models.notes import NOTES_FILE, head_modules, read_notes
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
-    "FILES",
-    "NOTES_FILE",
     "base_fingerprint",
     "check_base",
     "check_template",
-    "read_notes",
     "remember_base",
     "remembered_base",
+    "stored_weights",
     "template_fingerprint",
     "weights_fingerprint",
 ]
-
-NOTES_FILE = "posttrain.json"
-"""What posttrain notes beside weights: the template's fingerprint and the versions that wrote them."""
-
-FILES = "files"
-"""In it: the sha256 of every file that was saved beside it, by name."""
 
 CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
     ({"role": "user", "content": "Hello, who are you?"},),
@@ -57,25 +51,55 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
 """Fixed for ever: changing a character here changes every fingerprint."""
 
 
-def weights_fingerprint(model_or_folder: PreTrainedModel | str | Path) -> str:
+def weights_fingerprint(model: PreTrainedModel) -> str:
     """First 16 hex digits of the sha256 over names, shapes and float32 bytes of all parameters.
 
     The same weights have the same fingerprint on any device and in any stored precision that holds them exactly.
     """
+    return _hashed(sorted(model.named_parameters(), key=lambda pair: pair[0])).fingerprint
+
+
+class StoredWeights(NamedTuple):
+    """parameters: how many numbers; fingerprint: that of `weights_fingerprint` for a model whose parameters are stored
+    under their own names, each once."""
+
+    parameters: int
+    fingerprint: str
+
+
+def stored_weights(folder: Path) -> StoredWeights:
+    """All safetensors files of a folder, read without building the model: importing the models of transformers takes
+    longer than all else that `posttrain doctor` does. PosttrainError naming a file that cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                files |= dict.fromkeys(file.keys(), path)
+        except (SafetensorError, OSError) as error:
+            mend = "install the package again"
+            raise PosttrainError(Problem(str(path), f"cannot be read: {error}", mend)) from error
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for name, path in sorted(files.items()):
+            with safe_open(path, framework="pt") as file:
+                yield name, file.get_tensor(name)
+
+    return _hashed(tensors())
+
+
+def _hashed(tensors: Iterable[tuple[str, Tensor]]) -> StoredWeights:
     import torch
 
-    if isinstance(model_or_folder, str | Path):
-        from posttrain.models.load import load_model  # which checks templates with this module
-
-        model = load_model(str(model_or_folder), device="cpu").model
-    else:
-        model = model_or_folder
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]):
-        digest.update(f"{name} float32 {tuple(parameter.shape)}\n".encode())
-        tensor = parameter.detach().to(device="cpu", dtype=torch.float32).contiguous()
-        digest.update(memoryview(tensor.reshape(-1).numpy()).cast("B"))
-    return digest.hexdigest()[:16]
+    digest, parameters = hashlib.sha256(), 0
+    for name, tensor in tensors:
+        parameters += tensor.numel()
+        digest.update(f"{name} float32 {tuple(tensor.shape)}\n".encode())
+        whole: Any = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()
+        digest.update(memoryview(whole.reshape(-1).numpy()).cast("B"))
+    return StoredWeights(parameters, digest.hexdigest()[:16])
 
 
 SAMPLES = 64
@@ -90,8 +114,6 @@ def base_fingerprint(model: PreTrainedModel) -> str:
     The head and other parts that were random are left out.
     """
     import torch
-
-    from posttrain.models.heads import head_modules  # which reads notes with this module
 
     new = {id(p) for name in head_modules(model) for p in model.get_submodule(name).parameters()}
     parameters = [(name, p) for name, p in model.base_model.named_parameters() if id(p) not in new]
@@ -188,19 +210,6 @@ def _ids(
     except jinja2.TemplateError:
         return "refused"
     return [int(i) for i in ids]
-
-
-def read_notes(folder: Path) -> dict[str, Any]:
-    """`posttrain.json` of a folder; empty when there is none."""
-    path = folder / NOTES_FILE
-    if not path.is_file():
-        return {}
-    try:
-        notes = parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
-        place = f"{path}:{error.line}" if isinstance(error, BadJson) and error.line else str(path)
-        raise TemplateError(Problem(place, "not valid JSON", "delete the file or train again")) from error
-    return notes if isinstance(notes, dict) else {}
 
 
 def check_template(

@@ -10,116 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models.fingerprint import NOTES_FILE
-from posttrain.models.gguf_header import is_gguf
+from posttrain.models.load import LoadedModel, load_model, load_with
 from posttrain.models.names import resolve
+from posttrain.models.notes import HEADS, NOTED, Head, HeadNotes, head_modules, notes_in, saved_head
 from posttrain.models.vocabulary import padding_of_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from posttrain.models.load import LoadedModel
-
-__all__ = [
-    "HEADS",
-    "NOTED",
-    "Head",
-    "HeadNotes",
-    "cannot_generate",
-    "head_modules",
-    "head_of_model",
-    "load_any",
-    "load_head_model",
-    "reads_one_way",
-    "saved_head",
-]
-
-Head = Literal["causal", "sequence", "token", "answer"]
-"""What sits on top of a model: a language-model head, or one for classes of texts, classes of tokens, answer spans."""
-
-HEADS: dict[Head, tuple[str, str]] = {
-    "sequence": ("ForSequenceClassification", "classes of texts"),
-    "token": ("ForTokenClassification", "classes of tokens"),
-    "answer": ("ForQuestionAnswering", "answer spans"),
-}
-"""Head -> how the names of transformers' classes end, and what it is for."""
-
-NOTED = "posttrain_head"
-"""The key of a model's configuration, and of an adapter's posttrain.json."""
-
-
-class HeadNotes(NamedTuple):
-    """labels: names of the outputs, in order (none for answer spans); settings: how texts are to be read, as the
-    objective had it; modules: names of the parts that were random when training began; seed: what they were drawn from.
-    """
-
-    head: Head
-    labels: tuple[str, ...]
-    settings: Mapping[str, Any]
-    modules: tuple[str, ...] = ()
-    seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """For config.json and posttrain.json."""
-        return {
-            "head": self.head,
-            "labels": list(self.labels),
-            "settings": dict(self.settings),
-            "modules": list(self.modules),
-            "seed": self.seed,
-        }
-
-
-def _from_json(found: Mapping[str, Any]) -> HeadNotes:
-    return HeadNotes(found["head"], tuple(found["labels"]), found["settings"], tuple(found["modules"]), found["seed"])
-
-
-def _head_named(architecture: str) -> Head | None:
-    return next((head for head, (ending, _) in HEADS.items() if architecture.endswith(ending)), None)
-
-
-def notes_in(config: Any) -> HeadNotes | None:
-    """What a model's configuration says of its head; None of a language model's, or of no head at all."""
-    found = config.to_dict()
-    if found.get(NOTED) is not None:
-        return _from_json(found[NOTED])
-    named = {head for name in config.architectures or [] if (head := _head_named(name))}
-    if len(named) != 1:
-        return None
-    head = named.pop()
-    if head == "answer":
-        return HeadNotes(head, (), {})
-    settings = {"multi_label": True} if config.problem_type == "multi_label_classification" else {}
-    return HeadNotes(head, tuple(config.id2label[i] for i in range(config.num_labels)), settings)
-
-
-def saved_head(name: str, *, offline: bool = True) -> HeadNotes | None:
-    """The head of a model, read without its weights; None for language models, and for what is not here."""
-    folder = Path(resolve(name))
-    if (folder / "adapter_config.json").is_file():
-        notes = folder / NOTES_FILE
-        found = json.loads(notes.read_text(encoding="utf-8")).get(NOTED) if notes.is_file() else None
-        return _from_json(found) if found is not None else None
-    if is_gguf(folder) or (folder.is_dir() and not (folder / "config.json").is_file()):
-        return None
-    from transformers import PretrainedConfig
-
-    try:  # as it stands in the file, so that no code of the model's is run
-        stated, _ = PretrainedConfig.get_config_dict(resolve(name), local_files_only=offline)
-        return notes_in(PretrainedConfig.from_dict(stated))
-    except (OSError, ValueError):  # loading says what is wrong with it
-        return None
-
-
-def head_of_model(model: Any) -> HeadNotes | None:
-    """The head of a loaded model, in an adapter or not; None for language models."""
-    return notes_in(model.config)
+__all__ = ["load_any", "load_head_model", "reads_one_way"]
 
 
 def reads_one_way(config: Any) -> bool:
@@ -132,23 +36,6 @@ def reads_one_way(config: Any) -> bool:
         return False
     masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not stated.get("is_decoder")
     return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not masked
-
-
-def cannot_generate(name: str, notes: HeadNotes) -> PosttrainError:
-    """What to say where a language model is wanted."""
-    return PosttrainError(
-        Problem(
-            name,
-            f"has a head for {HEADS[notes.head][1]} and no language-model head: it cannot generate",
-            "use it with: posttrain predict MODEL FILE",
-        )
-    )
-
-
-def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
-    """Names of the parts that a tuner must train whatever else it freezes: the head, and what was random beside it."""
-    notes = notes_in(model.config)
-    return notes.modules if notes is not None else ()
 
 
 def load_head_model(
@@ -173,8 +60,6 @@ def load_head_model(
     aloud. settings: kept in the configuration; None keeps a folder's own. PosttrainError where the architecture has no
     such class, and where a folder's tensors are missing.
     """
-    from posttrain.models.load import load_with
-
     there = saved_head(name, offline=offline)
     kept = there if there is not None and there.head == head else None
     if labels is None:
@@ -208,8 +93,6 @@ def load_head_model(
 
 def load_any(name: str, *, say: Callable[[str], None] = print, **options: Any) -> LoadedModel:
     """A folder with a head as such, anything else as a language model; options as in `load_model`."""
-    from posttrain.models.load import load_model
-
     notes = saved_head(name, offline=options.get("offline", True))
     if notes is None:
         return load_model(name, **options)

@@ -21,6 +21,7 @@ from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_
 from posttrain.models.gguf_header import is_gguf, read_header
 from posttrain.models.loading import counting_tensors
 from posttrain.models.names import is_folder, near_model, resolve
+from posttrain.models.notes import cannot_generate, notes_in, saved_head
 from posttrain.models.stops import keep_stops
 from posttrain.models.vocabulary import (
     keep_padding_inside,
@@ -91,8 +92,6 @@ def load_model(
     MissingError names the file, base or hub id that is not there; TemplateError when the tokenizer renders otherwise
     than the one the weights were trained with.
     """
-    from posttrain.models.heads import cannot_generate, saved_head
-
     if adapter_base(Path(resolve(name))) is not None and (notes := saved_head(name)) is not None:
         raise cannot_generate(name, notes)
     return load_with(
@@ -156,14 +155,11 @@ def _load(name: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTra
 def _causal(folder: str, config: Any, dtype: Any, source: Mapping[str, Any]) -> tuple[PreTrainedModel, list[str]]:
     """A language model and the names of the tensors that its files lack."""
     import transformers
-
-    from posttrain.models.heads import cannot_generate, notes_in
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
     notes = notes_in(config)
     if notes is not None:
         raise cannot_generate(folder, notes)
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
-
     said = config.to_dict()
     one_way = said.get("is_decoder") or said.get("is_encoder_decoder")
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not one_way:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.disk import as_umask_says, writing
-from posttrain.models.fingerprint import FILES, NOTES_FILE, remembered_base, template_fingerprint
-from posttrain.models.heads import NOTED, HeadNotes, head_of_model
+from posttrain.models.fingerprint import remembered_base, template_fingerprint
+from posttrain.models.notes import FILES, NOTED, NOTES_FILE, HeadNotes, head_of_model
 from posttrain.models.vocabulary import own_padding
 
 if TYPE_CHECKING:

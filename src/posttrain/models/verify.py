@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models.fingerprint import FILES, NOTES_FILE, read_notes
 from posttrain.models.gguf_header import is_gguf
 from posttrain.models.names import resolve
+from posttrain.models.notes import FILES, NOTES_FILE, read_notes
 from posttrain.models.save import file_hash
 from posttrain.models.tensors import stored_dtype, tensors_in, weight_files
 
@@ -191,7 +191,7 @@ def _spare(folder: Path, *, trust_remote_code: bool) -> list[str]:
     import safetensors
     import transformers
 
-    from posttrain.models.heads import saved_head
+    from posttrain.models.notes import saved_head
 
     if not (folder / "config.json").is_file() or saved_head(str(folder)) is not None:
         return []

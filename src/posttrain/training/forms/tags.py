@@ -15,7 +15,7 @@ from posttrain.data.readers import Format
 from posttrain.data.records import Record, TaggedTokens
 from posttrain.inference.heads import said_tags
 from posttrain.models.adapters import virtual_columns
-from posttrain.models.heads import Head
+from posttrain.models.notes import Head
 from posttrain.objectives._loss import Loss
 from posttrain.training.forms.base import EncodeSettings, MicroBatch
 from posttrain.training.forms.headed import HeadBatch, LabelledForm
