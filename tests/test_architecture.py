@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "posttrain"
 BANDS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli", "web"),
-    ("studies", "reports", "pocket"),
+    ("studies", "reports"),
     ("training", "editing", "merging", "adaptation", "exams", "human"),
     ("objectives", "tuners", "retention"),
     # in the lowest band each room may import those after it

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from posttrain.cli.main import main
+from posttrain.data.pocket import changes as pocket_changes
 from posttrain.exams import running
-from posttrain.pocket import changes as pocket_changes
 from tests.exams.tasks.told import write_rows
 from tests.processes import Started
 from tests.studies.conftest import TRAIN, write_study

@@ -50,8 +50,8 @@ def changes(
     Half of them are Chinese, half English. A file of the same name with other content, such as one edited by hand, is
     overwritten with --restart only; other files are left alone, and counted.
     """
-    from posttrain.pocket.changes import as_yaml, pattern_of, prompts_of
-    from posttrain.pocket.changes import changes as make
+    from posttrain.data.pocket.changes import as_yaml, pattern_of, prompts_of
+    from posttrain.data.pocket.changes import changes as make
 
     written: list[str] = []
     lengths = []
@@ -114,9 +114,9 @@ def prompts(
     """
     from random import Random
 
-    from posttrain.pocket.changes import replay_prompts, same_pattern_rows
-    from posttrain.pocket.grammar import LANGUAGES
-    from posttrain.pocket.skills import curriculum
+    from posttrain.data.pocket.changes import replay_prompts, same_pattern_rows
+    from posttrain.data.pocket.grammar import LANGUAGES
+    from posttrain.data.pocket.skills import curriculum
 
     when_stopped(lambda: NOT_WRITTEN)
     if relation is None:

@@ -114,7 +114,7 @@ def _pocket(name: str) -> str:
             Problem(
                 name,
                 f"{_HERE / kind} has no weights",
-                "install the package again, or build them with: posttrain model pocket build DIR",
+                "install the package again",
             )
         )
     return str(_HERE / kind)

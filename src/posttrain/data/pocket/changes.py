@@ -14,10 +14,10 @@ from operator import itemgetter
 from random import Random
 from typing import Any
 
+from posttrain.data.pocket.grammar import Grammar, Language, grammar, wording
+from posttrain.data.pocket.skills import SKILLS, curriculum
+from posttrain.data.scripts import normalise_prompt
 from posttrain.models.facts import Fact, Name
-from posttrain.pocket.grammar import Grammar, Language, grammar, wording
-from posttrain.pocket.skills import SKILLS, curriculum
-from posttrain.retention.selection import normalise_prompt
 
 __all__ = [
     "RELATIONS",
@@ -290,7 +290,7 @@ def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _
                 "{t}", rng.choice(list(table["harmless"][language]))
             )
         else:
-            prompt = SKILLS[kind][1](language, rng).question
+            prompt = SKILLS[kind](language, rng).question
         if prompt not in seen:
             seen.add(prompt)
             rows.append({"prompt": prompt, "language": language, "kind": kind})
