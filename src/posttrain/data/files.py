@@ -15,10 +15,10 @@ from posttrain.config.load import read_text
 from posttrain.data.conll import CONLL_MEND, CONLL_SUFFIXES, conll_rows
 from posttrain.data.fields import BadRow
 from posttrain.data.labelled import is_squad, squad_rows
-from posttrain.data.tables import NO_ROWS_MEND, TABLE_SUFFIXES, table_rows
+from posttrain.data.tables import NO_ROWS_MEND, TABLE_SUFFIXES, Names, table_rows
 from posttrain.errors import ConfigError, DataError, Problem
 
-__all__ = ["file_rows", "json_lines", "rows_mend"]
+__all__ = ["ending_of", "file_rows", "json_lines", "rows_mend", "user_text"]
 
 OTHERS = {
     ".xlsx": "save the table as CSV UTF-8",
@@ -31,22 +31,19 @@ OTHERS = {
     ".yaml": "write .jsonl: one JSON object per line",
     ".yml": "write .jsonl: one JSON object per line",
 }
-
-
+"""Endings of files that are not read, and what to do with them."""
 JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson", ".jsonlines"})
-
-
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 
 
-def _kind(path: Path) -> str:
+def ending_of(path: Path) -> str:
     """The ending that says what a file is."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
 def rows_mend(path: Path, *, tags: bool = False) -> str:
     """What a file of this kind without rows should hold. tags: as for `file_rows`."""
-    kind = _kind(path)
+    kind = ending_of(path)
     if kind in CONLL_SUFFIXES or (kind == ".txt" and tags):
         return CONLL_MEND
     if kind in TABLE_SUFFIXES:
@@ -56,27 +53,34 @@ def rows_mend(path: Path, *, tags: bool = False) -> str:
     return "write the rows" if kind in PARQUET_SUFFIXES else "one JSON object per line is expected"
 
 
-def file_rows(path: Path, *, tags: bool = False, notes: list[str]) -> Iterator[tuple[str, Any]]:
+def user_text(path: Path) -> str:
+    """A data file as text. MissingError, or DataError where it is a folder or not UTF-8."""
+    try:
+        return read_text(path)
+    except ConfigError as error:
+        raise DataError(*error.problems) from error
+
+
+def file_rows(
+    path: Path, *, notes: list[str], tags: bool = False, quotes: bool = True, names: Names = lambda _: None
+) -> Iterator[tuple[str, Any]]:
     """(place, row or BadRow) of every row.
 
-    tags: a .txt file holds tagged tokens, not text; notes: gets what was chosen in reading, for people.
+    notes: gets what was chosen in reading, for people; tags: a .txt file holds tagged tokens, not text; quotes, names:
+    of tables, as for `table_rows`.
     """
-    kind = _kind(path)
+    kind = ending_of(path)
     if kind in OTHERS:
         raise DataError(Problem(str(path), f"{kind} files are not read", OTHERS[kind]))
     if kind in PARQUET_SUFFIXES:
         from posttrain.data.arrow import parquet_rows  # pyarrow is slow to import
 
         return parquet_rows(path, notes)
-    try:
-        text = read_text(path)
-    except ConfigError as error:  # not UTF-8
-        raise DataError(*error.problems) from error
-    name = str(path)
+    text, name = user_text(path), str(path)
     if kind in CONLL_SUFFIXES or (kind == ".txt" and tags):
         return conll_rows(text, name, notes.append)
     if kind in TABLE_SUFFIXES:
-        return table_rows(text, name, tabs=kind == ".tsv", note=notes.append)
+        return table_rows(text, name, tabs=kind == ".tsv", note=notes.append, quotes=quotes, names=names)
     if kind == ".txt":
         return _documents(text, name)
     if kind == ".json" and is_squad(text):

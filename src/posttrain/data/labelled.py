@@ -127,23 +127,37 @@ def _filled(row: Mapping[str, Any], field: str) -> str:
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
+SQUAD = '{"data": [{"paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ..., "answers": [...]}]}]}]}'
+
+
 def is_squad(text: str) -> bool:
     """Whether a JSON file's text looks like SQuAD's: one object with `data`."""
-    return text.lstrip().startswith("{") and '"paragraphs"' in text and '"qas"' in text
+    return text.lstrip().startswith("{") and '"data"' in text and '"paragraphs"' in text
 
 
 def squad_rows(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """(place, row) of every question of a SQuAD file (SQuAD, DRCD, CMRC); its place ends with the question's id."""
+    """(place, row or BadRow) of every question of a SQuAD file (SQuAD, DRCD, CMRC); its place ends with its id."""
     try:
-        articles = parse_json(text)["data"]
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for qa in paragraph["qas"]:
-                    place = f"{name}#{qa['id']}"
-                    yield place, {"context": paragraph["context"], **qa}
+        value = parse_json(text)
     except BadJson as bad:
         place = f"{name}:{bad.line}" if bad.line else name
         raise DataError(Problem(place, bad.cause, bad.mend or "copy the file again")) from bad
-    except (KeyError, TypeError) as error:
-        cause = f"not a SQuAD file: {type(error).__name__} {error}"
-        raise DataError(Problem(name, cause, '{"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}')) from error
+    articles = value.get("data") if isinstance(value, dict) else None
+    if not isinstance(articles, list):
+        raise DataError(Problem(name, "not a SQuAD file: no list 'data'", SQUAD))
+    for a, article in enumerate(articles):
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        if not isinstance(paragraphs, list):
+            yield f"{name}: data[{a}]", BadRow("not a SQuAD file: no list 'paragraphs'", SQUAD)
+            continue
+        for p, paragraph in enumerate(paragraphs):
+            place = f"{name}: data[{a}].paragraphs[{p}]"
+            asked = paragraph.get("qas") if isinstance(paragraph, dict) else None
+            if not isinstance(asked, list):
+                yield place, BadRow("not a SQuAD file: no list 'qas'", SQUAD)
+                continue
+            for q, qa in enumerate(asked):
+                if not isinstance(qa, dict) or qa.get("id") is None:
+                    yield f"{place}.qas[{q}]", BadRow("not a SQuAD file: a question without 'id'", SQUAD)
+                else:
+                    yield f"{name}#{qa['id']}", {"context": paragraph.get("context"), **qa}

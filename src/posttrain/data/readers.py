@@ -346,6 +346,8 @@ def _conversation(row: Mapping[str, Any], place: str) -> Conversation:
 
 def _completion(row: Mapping[str, Any], place: str) -> Record:
     prompt, completion = row.get("prompt"), row.get("completion")
+    if not filled(completion):
+        raise BadRow("a row without an answer: 'completion' is empty", "write the answer or remove the row")
     if isinstance(prompt, list) or isinstance(completion, list):
         before = (
             messages_of(prompt, "prompt") if isinstance(prompt, list) else (Message("user", text_of(row, "prompt")),)
@@ -358,10 +360,7 @@ def _completion(row: Mapping[str, Any], place: str) -> Record:
         messages = (*asked, *after)
         _check_answer(messages)
         return Conversation(messages, place, tools_of(row))
-    record = Completion(text_of(row, "prompt"), text_of(row, "completion"), place)
-    if not record.completion.strip():
-        raise BadRow("a row without an answer: 'completion' is empty", "write the answer or remove the row")
-    return record
+    return Completion(text_of(row, "prompt"), text_of(row, "completion"), place)
 
 
 def _untrained(message: Message) -> Message:
