@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
 from posttrain.data.joined import join
+from posttrain.data.lengths import LONG_MEND, EncodeResult, Limits, OverLong, TooLong, gathered
 from posttrain.data.offsets import IGNORED, Start, as_prompted, begins_at, first_token, token_from
-from posttrain.data.readers import LONG_MEND, data_error, nothing_left
+from posttrain.data.readers import OnBadRow
 from posttrain.data.records import (
     Completion,
     Conversation,
@@ -45,12 +46,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IGNORED",
-    "EncodeResult",
     "Encoded",
     "LossOn",
-    "OverLong",
     "encode_all",
     "encode_prompt",
+    "fitted",
     "outcomes",
     "prompt_text",
     "render",
@@ -60,7 +60,6 @@ CHUNK = 1024
 """Rows tokenised at once."""
 
 LossOn = Literal["assistant", "all"]
-OverLong = Literal["drop", "truncate", "raise"]
 
 
 class Encoded(NamedTuple):
@@ -73,17 +72,12 @@ class Encoded(NamedTuple):
     truncated: bool = False
     weight: float = 1.0
 
-
-RowT = TypeVar("RowT")
-
-
-class EncodeResult(NamedTuple, Generic[RowT]):
-    """Rows ready for training; how many were dropped or cut for their length; bad rows that were skipped."""
-
-    rows: list[RowT]
-    dropped: int
-    truncated: int
-    problems: list[Problem]
+    def cut(self, max_length: int) -> Encoded:
+        """The row itself, or the first `max_length` tokens of a longer one."""
+        if len(self.input_ids) <= max_length:
+            return self
+        ids, labels = self.input_ids[:max_length], self.labels[:max_length]
+        return self._replace(input_ids=ids, labels=labels, truncated=True)
 
 
 Outcome: TypeAlias = Encoded | Problem
@@ -101,50 +95,35 @@ def encode_all(
     max_length: int,
     over_long: OverLong = "raise",
     loss_on: LossOn = "assistant",
-    on_bad_row: Literal["fail", "skip"] = "fail",
+    on_bad_row: OnBadRow = "fail",
 ) -> EncodeResult[Encoded]:
     """All records, in order, with the length policy applied; a row without a supervised token is an error.
 
     DataError (TemplateError) lists all rows that cannot be rendered or, with over_long="raise", are too long;
     `on_bad_row="skip"` returns them as problems instead, but never the over-long ones.
     """
-    rows: list[Encoded] = []
-    bad: list[Problem] = []
-    long: list[Problem] = []
-    dropped = truncated = 0
+    limits = Limits(max_length, over_long, on_bad_row)
+    return gathered(fitted(records, tokenizer, limits, loss_on)).checked(len(records), limits, TemplateError)
+
+
+def fitted(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits, loss_on: LossOn
+) -> Iterator[Outcome | TooLong]:
+    """Each record as a row that is not too long and that teaches something, or as what is wrong with it."""
     for outcome in outcomes(records, tokenizer, loss_on):
         if isinstance(outcome, Problem):
-            bad.append(outcome)
+            yield outcome
             continue
         length = len(outcome.input_ids)
-        if length > max_length:
-            if over_long == "drop":
-                dropped += 1
-                continue
-            if over_long == "raise":
-                long.append(_too_long(outcome.place, length, max_length))
-                continue
-            ids, labels = outcome.input_ids[:max_length], outcome.labels[:max_length]
-            outcome = outcome._replace(input_ids=ids, labels=labels, truncated=True)
-        if not _learns(outcome.labels):
-            bad.append(_nothing_to_learn(outcome, length, max_length))
+        if length > limits.max_length and limits.over_long != "truncate":
+            yield TooLong(outcome.place, length)
             continue
-        truncated += outcome.truncated
-        rows.append(outcome)
-    if long or (bad and on_bad_row == "fail"):
-        found = [*bad, *long] if on_bad_row == "fail" else long
-        raise data_error(found, len(records), TemplateError if bad else DataError, skippable=not long)
-    if not rows:
-        raise nothing_left(len(records), dropped, max_length, bad)
-    return EncodeResult(rows, dropped, truncated, bad)
+        row = outcome.cut(limits.max_length)
+        yield row if _learns(row.labels) else _nothing_to_learn(row, length, limits.max_length)
 
 
 def _learns(labels: Sequence[int]) -> bool:
     return any(label != IGNORED for label in islice(labels, 1, None))  # the first token has nothing to be told from
-
-
-def _too_long(place: str, length: int, max_length: int) -> Problem:
-    return Problem(place, f"{length} tokens, more than max_length {max_length}", LONG_MEND)
 
 
 def _nothing_to_learn(row: Encoded, length: int, max_length: int) -> Problem:

@@ -6,16 +6,17 @@ stands between them. Labels outside the set, rows without a label and the like a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from posttrain.data.chat import IGNORED, EncodeResult, OverLong
 from posttrain.data.control import head_problem
-from posttrain.data.readers import LONG_MEND, OnBadRow, data_error, nothing_left
+from posttrain.data.lengths import EncodeResult, Limits, OverLong, TooLong, gathered
+from posttrain.data.offsets import IGNORED
+from posttrain.data.readers import OnBadRow
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.data.scripts import is_cjk
 from posttrain.errors import DataError, Problem
@@ -107,36 +108,13 @@ class HeadSettings(NamedTuple):
     piece: Piece = "first"
 
 
-class _TooLong(NamedTuple):
-    place: str
-    length: int
-
-
 RowT = TypeVar("RowT", TextRow, TagRow, SpanRow)
 
 
-def _collected(found: Iterable[RowT | Problem | _TooLong], records: int, settings: HeadSettings) -> EncodeResult[RowT]:
-    """Rows, with what is wrong with the others dealt with as in `encode_all`."""
-    rows: list[RowT] = []
-    bad: list[Problem] = []
-    long: list[Problem] = []
-    dropped = 0
-    for one in found:
-        if isinstance(one, Problem):
-            bad.append(one)
-        elif isinstance(one, _TooLong) and settings.over_long == "raise":
-            cause = f"{one.length} tokens, more than max_length {settings.max_length}"
-            long.append(Problem(one.place, cause, LONG_MEND))
-        elif isinstance(one, _TooLong):
-            dropped += 1
-        else:
-            rows.append(one)
-    if long or (bad and settings.on_bad_row == "fail"):
-        found_bad = [*bad, *long] if settings.on_bad_row == "fail" else long
-        raise data_error(found_bad, records, skippable=not long)
-    if records and not rows:
-        raise nothing_left(records, dropped, settings.max_length, bad)
-    return EncodeResult(rows, dropped, sum(row.truncated for row in rows), bad)
+def _checked(found: Iterator[RowT | Problem | TooLong], records: int, settings: HeadSettings) -> EncodeResult[RowT]:
+    if not records:  # nothing is asked, nothing is said
+        return EncodeResult([], 0, 0, [])
+    return gathered(found).checked(records, Limits(settings.max_length, settings.over_long, settings.on_bad_row))
 
 
 def _unknown(label: str, labels: Sequence[str]) -> tuple[str, str]:
@@ -169,12 +147,12 @@ def encode_texts(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
 ) -> EncodeResult[TextRow]:
     """One row per labelled text. DataError naming rows with labels outside the set."""
-    return _collected(_texts(records, tokenizer, settings), len(records), settings)
+    return _checked(_texts(records, tokenizer, settings), len(records), settings)
 
 
 def _texts(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> Iterator[TextRow | Problem | _TooLong]:
+) -> Iterator[TextRow | Problem | TooLong]:
     number = {label: i for i, label in enumerate(settings.labels)}
     for record in records:
         if not isinstance(record, LabelledText):
@@ -189,7 +167,7 @@ def _texts(
         found = tokenizer(*texts, return_token_type_ids=_typed(tokenizer), verbose=False)
         truncated = len(found["input_ids"]) > settings.max_length
         if truncated and settings.over_long != "truncate":
-            yield _TooLong(record.place, len(found["input_ids"]))
+            yield TooLong(record.place, len(found["input_ids"]))
             continue
         if truncated:
             found = tokenizer(
@@ -228,12 +206,12 @@ def encode_tags(
 ) -> EncodeResult[TagRow]:
     """One row per sentence. DataError naming sentences with tags outside the set."""
     _fast(tokenizer)
-    return _collected(_sentences(records, tokenizer, settings), len(records), settings)
+    return _checked(_sentences(records, tokenizer, settings), len(records), settings)
 
 
 def _sentences(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> Iterator[TagRow | Problem | _TooLong]:
+) -> Iterator[TagRow | Problem | TooLong]:
     number = {label: i for i, label in enumerate(settings.labels)}
     own_space = settings.piece != "start" and _doubles_spaces(tokenizer)
     blank: dict[int, bool] = {}
@@ -258,7 +236,7 @@ def _sentences(
         whole = _pieces(found, len(words))
         truncated = len(found["input_ids"]) > settings.max_length
         if truncated and settings.over_long != "truncate":
-            yield _TooLong(record.place, len(found["input_ids"]))
+            yield TooLong(record.place, len(found["input_ids"]))
             continue
         if truncated:
             found = tokenizer(
@@ -327,7 +305,7 @@ def encode_questions(
     if tokenizer.sep_token is None and tokenizer.eos_token is None:
         raise DataError(Problem(type(tokenizer).__name__, "has neither a separator nor an end token", "add one"))
     windows = _paired if tokenizer.sep_token is not None and tokenizer.cls_token is not None else _in_line
-    return _collected(_questions(records, tokenizer, settings, windows), len(records), settings)
+    return _checked(_questions(records, tokenizer, settings, windows), len(records), settings)
 
 
 class _Window(NamedTuple):
@@ -342,8 +320,8 @@ def _questions(
     records: Sequence[Record],
     tokenizer: PreTrainedTokenizerBase,
     settings: HeadSettings,
-    windows: Callable[[ReadingQuestion, Any, HeadSettings], list[_Window] | _TooLong],
-) -> Iterator[SpanRow | Problem | _TooLong]:
+    windows: Callable[[ReadingQuestion, Any, HeadSettings], list[_Window] | TooLong],
+) -> Iterator[SpanRow | Problem | TooLong]:
     for i, record in enumerate(records):
         if not isinstance(record, ReadingQuestion):
             yield Problem(
@@ -355,7 +333,7 @@ def _questions(
             yield control
         else:
             made = windows(record, tokenizer, settings)
-            if isinstance(made, _TooLong):
+            if isinstance(made, TooLong):
                 yield made
                 continue
             for window in made:
@@ -383,20 +361,20 @@ def _target(record: ReadingQuestion, window: _Window) -> tuple[int, int]:
     return window.null, window.null
 
 
-def _room(question: int, marks: int, record: ReadingQuestion, settings: HeadSettings) -> int | _TooLong:
+def _room(question: int, marks: int, record: ReadingQuestion, settings: HeadSettings) -> int | TooLong:
     """Tokens of a window that are left for the text."""
     room = settings.max_length - question - marks
-    return room if room >= LEAST_CONTEXT else _TooLong(record.place, question + marks + LEAST_CONTEXT)
+    return room if room >= LEAST_CONTEXT else TooLong(record.place, question + marks + LEAST_CONTEXT)
 
 
 def _paired(
     record: ReadingQuestion, tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> list[_Window] | _TooLong:
+) -> list[_Window] | TooLong:
     """[CLS] question [SEP] text [SEP], as the tokenizer writes it; null is [CLS]."""
     question = record.question.strip()
     length = len(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
     room = _room(length, tokenizer.num_special_tokens_to_add(pair=True), record, settings)
-    if isinstance(room, _TooLong):
+    if isinstance(room, TooLong):
         return room
     found = tokenizer(
         question,
@@ -421,14 +399,14 @@ def _paired(
 
 def _in_line(
     record: ReadingQuestion, tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> list[_Window] | _TooLong:
+) -> list[_Window] | TooLong:
     """question, line break, text, end token; null is the end token."""
     end = int(tokenizer.eos_token_id)
     head = list(tokenizer(f"{record.question.strip()}\n", verbose=False)["input_ids"])
     if head and head[-1] == end:  # some tokenizers end every text
         head.pop()
     room = _room(len(head), 1, record, settings)
-    if isinstance(room, _TooLong):
+    if isinstance(room, TooLong):
         return room
     found = tokenizer(record.context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids, offsets = found["input_ids"], [(int(a), int(b)) for a, b in found["offset_mapping"]]

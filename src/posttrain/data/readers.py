@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -40,7 +39,7 @@ from posttrain.errors import DataError, Problem
 
 __all__ = [
     "LISTED_PROBLEMS",
-    "LONG_MEND",
+    "SKIP_MEND",
     "BadRow",
     "DataSource",
     "Format",
@@ -48,16 +47,13 @@ __all__ = [
     "ReadResult",
     "data_error",
     "listed",
-    "nothing_left",
     "read_records",
     "sift",
-    "with_mends",
 ]
 
 OnBadRow = Literal["fail", "skip"]
 Format = Literal["auto", "messages", "completion", "text", "preference", "graded", "labels", "tags", "answers"]
 
-LONG_MEND = "raise max_length, or over_long: drop"
 SKIP_MEND = "--on-bad-row skip leaves them out"
 LISTED_PROBLEMS = 20
 """An error lists at most so many faults and says how many more rows there are."""
@@ -162,17 +158,6 @@ def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadRe
     return read
 
 
-@contextmanager
-def with_mends(long: str) -> Iterator[None]:
-    """Errors in it mend rows that are too long by `long`, and say nothing of skipping rows: for verbs that have neither
-    `over_long` nor `--on-bad-row`."""
-    try:
-        yield
-    except DataError as error:
-        others = {LONG_MEND: long, SKIP_MEND: ""}
-        raise type(error)(*(p._replace(mend=others.get(p.mend, p.mend)) for p in error.problems)) from error
-
-
 def data_error(
     problems: list[Problem], rows: int, kind: type[DataError] = DataError, *, skippable: bool = True
 ) -> DataError:
@@ -190,15 +175,6 @@ def listed(problems: Sequence[Problem]) -> list[Problem | str]:
     groups = grouped(problems)
     more = sum(count for _, count in groups[LISTED_PROBLEMS:])
     return [*(problem for problem, _ in groups[:LISTED_PROBLEMS]), *([f"... and {more} more"] if more else [])]
-
-
-def nothing_left(rows: int, dropped: int, max_length: int, bad: Sequence[Problem]) -> DataError:
-    """The error of data of which no row is left: dropped ones are too long, the others have their own mends."""
-    if not dropped:
-        cause = f"no row is left of {rows}: all are bad" if rows else "there is no row"
-        return DataError(Problem("", cause), *listed(bad))
-    cause = f"no row is left of {rows} ({dropped} dropped as longer than {max_length}, {len(bad)} bad)"
-    return DataError(Problem("", cause, "raise max_length or look at the rows with: posttrain data show"), *listed(bad))
 
 
 def _rows(source: DataSource, notes: list[str]) -> Iterator[tuple[str, Any]]:

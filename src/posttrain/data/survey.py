@@ -9,8 +9,9 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from posttrain.data.answers import encode_any, sequences_of
-from posttrain.data.chat import IGNORED, Encoded, LossOn, OverLong, outcomes
+from posttrain.data.answers import encodings_of, sequences_of
+from posttrain.data.chat import IGNORED, Encoded, LossOn, outcomes
+from posttrain.data.lengths import Limits, OverLong
 from posttrain.data.readers import ReadResult
 from posttrain.data.records import Record, texts_of
 from posttrain.data.template import ChatTemplate
@@ -126,57 +127,26 @@ def count(
     bad = list(read.problems)
     if not read.records:
         return Counted(read.rows, 0, len(bad), 0, 0, 0, [], bad)
+    limits = Limits(max_length, over_long, "skip")
+    found = encodings_of(read.records, tokenizer, limits, loss_on)
+    error: DataError | None = None
     try:
-        made = encode_any(
-            read.records, tokenizer, max_length=max_length, over_long=over_long, loss_on=loss_on, on_bad_row="skip"
-        )
-    except DataError as error:
-        return _refused(read, tokenizer, max_length, over_long, loss_on, error)
-    bad += made.problems
-    texts = [text for row in made.rows for text in sequences_of(row)]
+        found.checked(len(read.records), limits, TemplateError)
+    except DataError as refused:  # rows that are too long, or none is left
+        error = refused
+    texts = [text for row in found.rows for text in sequences_of(row)]
     unknown = {problem.place: problem for problem in unknown_tokens(texts, tokenizer, known)}
-    bad += unknown.values()
-    usable = len(made.rows) - len(unknown)
-    texts = [text for text in texts if text.place not in unknown]
-    return Counted(read.rows, usable, len(bad), 0, made.dropped, made.truncated, texts, bad)
-
-
-def _refused(
-    read: ReadResult,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    over_long: OverLong,
-    loss_on: LossOn,
-    error: DataError,
-) -> Counted:
-    """The counts of a file with rows that are too long, or without a row that is left."""
-    parts = [texts_of(record) for record in read.records]
-    rendered = outcomes([text for part in parts for text in part], tokenizer, loss_on)
-    bad = list(read.problems)
-    texts: list[Encoded] = []
-    usable = long = 0
-    for part in parts:
-        found = [next(rendered) for _ in part]
-        wrong = [one for one in found if isinstance(one, Problem)]
-        sides = [one for one in found if isinstance(one, Encoded)]
-        if wrong:
-            bad.append(wrong[0])
-        elif any(len(side.input_ids) > max_length for side in sides):
-            long += 1
-        else:
-            usable += 1
-            texts += sides
-    kept = over_long == "raise"  # else nothing is left, and what was rendered teaches nothing
+    bad += [*found.bad, *unknown.values()]
     return Counted(
-        read.rows,
-        usable if kept else 0,
-        len(bad) if kept else len(bad) + usable,
-        long if kept else 0,
-        long if over_long == "drop" else 0,
-        long if over_long == "truncate" else 0,
-        texts if kept else [],
-        bad,
-        error,
+        rows=read.rows,
+        usable=len(found.rows) - len(unknown),
+        bad=len(bad),
+        too_long=len(found.long) if over_long == "raise" else 0,
+        dropped=len(found.long) if over_long == "drop" else 0,
+        truncated=found.truncated,
+        texts=[text for text in texts if text.place not in unknown],
+        problems=bad,
+        error=error,
     )
 
 

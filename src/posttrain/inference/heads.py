@@ -26,7 +26,7 @@ from posttrain.data.head_rows import (
     encode_texts,
     pad,
 )
-from posttrain.data.readers import with_mends
+from posttrain.data.lengths import with_mends
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.inference.decode import context_limit

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.config.base import Config
-from posttrain.data.chat import EncodeResult, OverLong
+from posttrain.data.lengths import EncodeResult, OverLong
 from posttrain.data.preferences import FromTargets
 from posttrain.data.readers import Format, OnBadRow
 from posttrain.data.records import Conversation, Record

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import EncodeResult
 from posttrain.data.head_rows import TextRow, encode_texts
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.metrics.labelled import scores_of_classes
 from posttrain.data.readers import Format
 from posttrain.data.records import LabelledText, Record

@@ -10,8 +10,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.config.base import Config
-from posttrain.data.chat import EncodeResult
 from posttrain.data.head_rows import HeadSettings, SpanRow, encode_questions
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.metrics.labelled import scores_of_answers
 from posttrain.data.readers import Format
 from posttrain.data.records import ReadingQuestion, Record

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import EncodeResult
 from posttrain.data.head_rows import TagRow, encode_tags, tag_targets
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.metrics.labelled import scores_of_tags
 from posttrain.data.readers import Format
 from posttrain.data.records import Record, TaggedTokens
