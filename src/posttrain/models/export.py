@@ -209,7 +209,7 @@ def _adapter(
     from posttrain.models.tying import is_tied
 
     folder = Path(resolve(name))
-    loaded = load_any(name, device="cpu", say=say, **how)
+    loaded = load_any(name, device="cpu", dtype="auto", say=say, **how)
     expected = some_logits(loaded.model)
     output.mkdir(parents=True, exist_ok=True)
     path = folder / "adapter_model.safetensors"
@@ -228,7 +228,7 @@ def _adapter(
         card = _card(name, None, merged=False, base=base, fingerprint=noted)
         (output / "README.md").write_text(card, encoding="utf-8", newline="\n")
         as_umask_says(output)
-    found = some_logits(load_any(str(output), device="cpu", say=say, **how).model)
+    found = some_logits(load_any(str(output), device="cpu", dtype="auto", say=say, **how).model)
     far = relative_distance(found, expected) if found is not None and expected is not None else 0.0
     if not far <= (SAME if dtype == "auto" else 5e-2):
         cause = f"what was written is another adapter: outputs differ by {far:.1%} of their spread, and it was removed"

@@ -12,10 +12,10 @@ import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models.load import LoadedModel, load_model, load_with
+from posttrain.models.load import LoadedModel, LoadOptions, load_model, load_with
 from posttrain.models.names import resolve
 from posttrain.models.notes import HEADS, NOTED, Head, HeadNotes, head_modules, notes_in, saved_head
 from posttrain.models.vocabulary import padding_of_files
@@ -46,12 +46,7 @@ def load_head_model(
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     say: Callable[[str], None] = print,
-    device: str | None = None,
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-    offline: bool = True,
-    adapter_merged: bool = False,
-    allow_template_mismatch: bool = False,
+    **options: Unpack[LoadOptions],
 ) -> LoadedModel:
     """A model with this head, its tokenizer, in eval mode; options as in `load_model`.
 
@@ -60,7 +55,7 @@ def load_head_model(
     aloud. settings: kept in the configuration; None keeps a folder's own. PosttrainError where the architecture has no
     such class, and where a folder's tensors are missing.
     """
-    there = saved_head(name, offline=offline)
+    there = saved_head(name, offline=options.get("offline", True))
     kept = there if there is not None and there.head == head else None
     if labels is None:
         if kept is None and head != "answer":
@@ -74,16 +69,7 @@ def load_head_model(
     if kept is not None and kept.labels == wanted.labels and (Path(resolve(name)) / "adapter_config.json").is_file():
         _check_adapter(name, kept.modules)
     maker = _Maker(wanted, say, quiet=kept is not None and kept.labels == wanted.labels)
-    loaded = load_with(
-        name,
-        maker.make,
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        offline=offline,
-        adapter_merged=adapter_merged,
-        allow_template_mismatch=allow_template_mismatch,
-    )
+    loaded = load_with(name, maker.make, **options)
     loaded.model.config.get_text_config().pad_token_id = loaded.tokenizer.pad_token_id
     if (stand_in := padding_of_files(loaded.tokenizer)) is not None:
         why = f"its own, {stand_in.own!r}, has no embedding" if stand_in.own else "it has no padding token"
@@ -91,7 +77,7 @@ def load_head_model(
     return loaded
 
 
-def load_any(name: str, *, say: Callable[[str], None] = print, **options: Any) -> LoadedModel:
+def load_any(name: str, *, say: Callable[[str], None] = print, **options: Unpack[LoadOptions]) -> LoadedModel:
     """A folder with a head as such, anything else as a language model; options as in `load_model`."""
     notes = saved_head(name, offline=options.get("offline", True))
     if notes is None:

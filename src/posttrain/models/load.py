@@ -12,7 +12,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict, Unpack, cast
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.errors import MissingError, PosttrainError, Problem
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "LoadOptions",
     "LoadedModel",
     "Maker",
     "adapter_base",
@@ -75,57 +76,45 @@ class LoadedModel(NamedTuple):
     name: str
 
 
-def load_model(
-    name: str,
-    *,
-    device: str | None = None,
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-    offline: bool = True,
-    adapter_merged: bool = False,
-    allow_template_mismatch: bool = False,
-) -> LoadedModel:
-    """Model and tokenizer, on `device` (CUDA when there is one), in eval mode.
+class LoadOptions(TypedDict, total=False):
+    """How a model is loaded.
 
-    dtype: "auto" (float32 on the CPU; on CUDA bfloat16 for more than a billion parameters where supported, else
-    float32), or "float32", "bfloat16", "float16". adapter_merged: an adapter is merged into its base.
+    device: CUDA when there is one, unless given; dtype: "auto" (float32 on the CPU; on CUDA bfloat16 for more than a
+    billion parameters where supported, else float32), or "float32", "bfloat16", "float16"; trust_remote_code: run code
+    that the model brings along; offline: fetch nothing (the default); adapter_merged: an adapter is merged into its
+    base; allow_template_mismatch: take a tokenizer that renders otherwise than the one the weights were trained with.
+    """
+
+    device: str | None
+    dtype: str
+    trust_remote_code: bool
+    offline: bool
+    adapter_merged: bool
+    allow_template_mismatch: bool
+
+
+def load_model(name: str, **options: Unpack[LoadOptions]) -> LoadedModel:
+    """A language model and its tokenizer, in eval mode.
+
     MissingError names the file, base or hub id that is not there; TemplateError when the tokenizer renders otherwise
     than the one the weights were trained with.
     """
     if adapter_base(Path(resolve(name))) is not None and (notes := saved_head(name)) is not None:
         raise cannot_generate(name, notes)
-    return load_with(
-        name,
-        _causal,
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        offline=offline,
-        adapter_merged=adapter_merged,
-        allow_template_mismatch=allow_template_mismatch,
-    )
+    return load_with(name, _causal, **options)
 
 
-def load_with(
-    name: str,
-    make: Maker,
-    *,
-    device: str | None = None,
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-    offline: bool = True,
-    adapter_merged: bool = False,
-    allow_template_mismatch: bool = False,
-) -> LoadedModel:
+def load_with(name: str, make: Maker, **options: Unpack[LoadOptions]) -> LoadedModel:
     """`load_model` for any kind of model: `make` makes it from a folder; adapters are put on what it made."""
     import torch
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    way = _Way(make, place, dtype, trust_remote_code, offline)
-    model = _load(name, way, adapter_merged, within=())
-    tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code, offline=offline)
+    how = {"trust_remote_code": options.get("trust_remote_code", False), "offline": options.get("offline", True)}
+    device = torch.device(options.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    way = _Way(make, device, options.get("dtype", "auto"), how["trust_remote_code"], how["offline"])
+    model = _load(name, way, options.get("adapter_merged", False), within=())
+    tokenizer = load_tokenizer(name, **how)
     if is_folder(name):
-        check_template(name, tokenizer, allow_mismatch=allow_template_mismatch)
+        check_template(name, tokenizer, allow_mismatch=options.get("allow_template_mismatch", False))
     keep_padding_inside(model, tokenizer, name)
     pad_alike(model, tokenizer)
     model.eval()
@@ -136,7 +125,7 @@ class _Way(NamedTuple):
     """How every folder on the way to a model is loaded."""
 
     make: Maker
-    place: torch.device
+    device: torch.device
     dtype: str
     trust: bool
     offline: bool
@@ -180,11 +169,11 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
 
     check_folder(folder)
     if is_gguf(folder):
-        return _named(_from_gguf(folder, way).to(way.place), name, folder)
+        return _named(_from_gguf(folder, way).to(way.device), name, folder)
     source = {"local_files_only": way.offline, "trust_remote_code": way.trust}
     try:
         config = without_padding_outside(transformers.AutoConfig.from_pretrained(folder, **source))
-        chosen = _dtype(way.dtype, way.place, config, way.trust)
+        chosen = _dtype(way.dtype, way.device, config, way.trust)
         with counting_tensors():
             model, lacking = way.make(folder, config, chosen, source)
     except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, EOFError) as error:
@@ -201,7 +190,7 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
                 "take the complete model",
             )
         )
-    return _named(model.to(way.place), name, folder)
+    return _named(model.to(way.device), name, folder)
 
 
 def _from_gguf(file: str, way: _Way) -> PreTrainedModel:
@@ -209,7 +198,7 @@ def _from_gguf(file: str, way: _Way) -> PreTrainedModel:
     if way.make is not _causal:
         mend = f"save it first: posttrain model convert {file} DIR"
         raise PosttrainError(Problem(file, "a GGUF file is read as a language model only", mend))
-    return load_gguf(Path(file), _dtype(way.dtype, way.place, gguf_config(Path(file)), trust=False))
+    return load_gguf(Path(file), _dtype(way.dtype, way.device, gguf_config(Path(file)), trust=False))
 
 
 def _named(model: PreTrainedModel, name: str, folder: str) -> PreTrainedModel:
@@ -362,7 +351,7 @@ def check_folder(name: str) -> None:
         )
 
 
-def _dtype(dtype: str, place: torch.device, config: Any, trust: bool) -> torch.dtype:
+def _dtype(dtype: str, device: torch.device, config: Any, trust: bool) -> torch.dtype:
     import torch
     import transformers
 
@@ -371,7 +360,7 @@ def _dtype(dtype: str, place: torch.device, config: Any, trust: bool) -> torch.d
         return named[dtype]
     if dtype != "auto":
         raise PosttrainError(Problem("dtype", f"unknown '{dtype}'", f"one of auto, {', '.join(named)}"))
-    if place.type != "cuda" or not torch.cuda.is_bf16_supported():
+    if device.type != "cuda" or not torch.cuda.is_bf16_supported():
         return torch.float32
     with torch.device("meta"):
         empty = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
