@@ -35,6 +35,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -113,40 +114,26 @@ def fisher(
     """Diagonal Fisher information of `parameters` (by their names in `model`), the mean per supervised position.
 
     The model should be at rest (no dropout). draws: of each row, for `signs` and `sampled`; what is drawn depends on
-    the seed, the row's place and the draw's number, not on how rows are put together.
+    the seed, the row's number and the draw's number, not on how rows are put together.
     """
     times = 1 if kind in ("empirical", "true") else draws
     with Meter("measuring Fisher information", times * len(examples), "rows") as meter:
-        return _fisher(model, parameters, examples, kind, times, seed, ask, chunk_rows, meter)
-
-
-def _fisher(
-    model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    examples: Sequence[Example],
-    kind: FisherKind,
-    times: int,
-    seed: int,
-    ask: Ask,
-    chunk_rows: int,
-    meter: Meter,
-) -> Curvature:
-    if kind == "true":
-        sums = _exact(model, parameters, examples, ask, meter)
-        return _mean(sums, examples, len(examples), chunked=False)
-    jobs = [example for example in examples for _ in range(times)]
-    score: Score = {"signs": _signed, "sampled": _sampled, "empirical": _log_likelihood}[kind]
-    noise = _nothing(jobs)
-    if kind == "sampled":
-        noise = _uniform(jobs, seed)
-    elif kind == "signs":
-        noise = _signs(jobs, seed, _vocabulary(model, parameters, jobs[0], ask))
-        if ask is language_logits and CHUNK_BYTES // max(_bytes(parameters), 1) < 2:
-            sums, batches = _summed(model, parameters, jobs, noise, meter)
-            made = _mean({k: s / times for k, s in sums.items()}, examples, len(examples), chunked=True)
-            return made._replace(squares=batches)
-    sums, reason = _per_row(model, parameters, jobs, noise, score, torch.square, ask, chunk_rows, meter)
-    return _mean({k: s / times for k, s in sums.items()}, examples, len(examples), chunked=not reason, reason=reason)
+        work = _Work(model, parameters, ask, chunk_rows, meter)
+        if kind == "true":
+            return _mean(work.exact(examples), examples, chunked=False)
+        jobs = [example for example in examples for _ in range(times)]
+        score: Score = {"signs": _signed, "sampled": _sampled, "empirical": _log_likelihood}[kind]
+        noise = _nothing(jobs)
+        if kind == "sampled":
+            noise = _uniform(jobs, seed)
+        elif kind == "signs":
+            noise = _signs(jobs, seed, work.vocabulary(jobs[0]))
+            if ask is language_logits and CHUNK_BYTES // max(work.gradient_bytes, 1) < 2:
+                sums, batches = work.summed(jobs, noise)
+                made = _mean({k: s / times for k, s in sums.items()}, examples, chunked=True)
+                return made._replace(squares=batches)
+        sums, reason = work.per_row(jobs, noise, score, torch.square)
+    return _mean({k: s / times for k, s in sums.items()}, examples, chunked=not reason, reason=reason)
 
 
 def mas_importance(
@@ -154,15 +141,13 @@ def mas_importance(
     parameters: Mapping[str, nn.Parameter],
     examples: Sequence[Example],
     *,
-    ask: Ask = language_logits,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Curvature:
     """|d sum_t ||z_t||^2 / d theta| of each row, summed and divided by the number of positions."""
     with Meter("measuring what the outputs depend on", len(examples), "rows") as meter:
-        sums, reason = _per_row(
-            model, parameters, examples, _nothing(examples), _squared_norm, torch.abs, ask, chunk_rows, meter
-        )
-    return _mean(sums, examples, len(examples), chunked=not reason, reason=reason)
+        work = _Work(model, parameters, language_logits, chunk_rows, meter)
+        sums, reason = work.per_row(examples, _nothing(examples), _squared_norm, torch.abs)
+    return _mean(sums, examples, chunked=not reason, reason=reason)
 
 
 # ---- what is differentiated -----------------------------------------------------------------------------------------
@@ -200,7 +185,7 @@ def _squared_norm(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
     return (_raised(logits).square().sum(-1) * (targets != IGNORED)).sum()
 
 
-# ---- rows -----------------------------------------------------------------------------------------------------------
+# ---- random numbers -------------------------------------------------------------------------------------------------
 
 
 def _generator(seed: int, job: int) -> torch.Generator:
@@ -223,84 +208,17 @@ def _signs(jobs: Sequence[Example], seed: int, vocabulary: int) -> Noise:
     return signs
 
 
-def _vocabulary(model: nn.Module, parameters: Mapping[str, nn.Parameter], example: Example, ask: Ask) -> int:
-    device = next(iter(parameters.values())).device
-    with torch.no_grad():
-        return int(ask(model, example.inputs[None].to(device), example.positions.to(device)).shape[-1])
+# ---- rows -----------------------------------------------------------------------------------------------------------
 
 
-def _mean(
-    sums: dict[str, Tensor], examples: Sequence[Example], rows: int, *, chunked: bool, reason: str = ""
-) -> Curvature:
+def _mean(sums: dict[str, Tensor], examples: Sequence[Example], *, chunked: bool, reason: str = "") -> Curvature:
+    """Sums over rows as a mean per position. PosttrainError where a number is not finite."""
     positions = sum(int((e.targets != IGNORED).sum()) for e in examples)
-    made = Curvature({k: s / max(positions, 1) for k, s in sums.items()}, rows, positions, chunked, reason)
+    made = Curvature({k: s / max(positions, 1) for k, s in sums.items()}, len(examples), positions, chunked, reason)
     if not abs(made.trace) < float("inf"):
         mend = "measure it in float32, on other rows"
-        raise PosttrainError(Problem("", f"the curvature over {rows} rows is not finite", mend))
+        raise PosttrainError(Problem("", f"the curvature over {len(examples)} rows is not finite", mend))
     return made
-
-
-def _bytes(parameters: Mapping[str, nn.Parameter]) -> int:
-    """Of one float32 gradient of all of them."""
-    return 4 * sum(p.numel() for p in parameters.values())
-
-
-def _zeros(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    return {
-        name: torch.zeros_like(p, dtype=p.dtype if p.dtype == torch.float64 else torch.float32)
-        for name, p in parameters.items()
-    }
-
-
-def _per_row(
-    model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    examples: Sequence[Example],
-    noise: Noise,
-    score: Score,
-    fold: Callable[[Tensor], Tensor],
-    ask: Ask,
-    chunk_rows: int,
-    meter: Meter,
-) -> tuple[dict[str, Tensor], str]:
-    """Sum over rows of fold(gradient of a row's score), and why rows went through singly ("" when they did not)."""
-    size = _bytes(parameters)
-    rows = min(chunk_rows, CHUNK_BYTES // max(size, 1))
-    reason = "" if rows > 1 else "gradients of one row fill the memory meant for several"
-    if not reason:
-        try:
-            with warnings.catch_warnings():
-                # some kernels of attention have no batched form and run in a loop; still quicker than single rows
-                warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
-                return _together(model, parameters, examples, noise, score, fold, ask, rows, meter), ""
-        except RuntimeError as error:  # an operation of this model that vmap cannot batch
-            reason = str(error).strip().split("\n")[0]
-        meter.again()
-    return _one_by_one(model, parameters, examples, noise, score, fold, ask, meter), reason
-
-
-def _one_by_one(
-    model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    examples: Sequence[Example],
-    noise: Noise,
-    score: Score,
-    fold: Callable[[Tensor], Tensor],
-    ask: Ask,
-    meter: Meter,
-) -> dict[str, Tensor]:
-    sums = _zeros(parameters)
-    device = next(iter(parameters.values())).device
-    for job, example in enumerate(examples):
-        inputs, positions, targets = (t.to(device) for t in example)
-        with torch.enable_grad():
-            value = score(ask(model, inputs[None], positions), targets, noise(job).to(device))
-            found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, found, strict=True):
-            if gradient is not None:
-                sums[name] += fold(gradient.detach().to(sums[name].dtype))
-        meter.more(1, tokens=len(inputs))
-    return sums
 
 
 class _Asked(nn.Module):
@@ -316,130 +234,168 @@ class _Asked(nn.Module):
         return self.ask(self.model, inputs[None], positions)
 
 
-def _together(
-    model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    examples: Sequence[Example],
-    noise: Noise,
-    score: Score,
-    fold: Callable[[Tensor], Tensor],
-    ask: Ask,
-    rows: int,
-    meter: Meter,
-) -> dict[str, Tensor]:
-    """`rows` rows at a time, each with its own gradient (vmap over grad)."""
-    sums = _zeros(parameters)
-    device = next(iter(parameters.values())).device
-    asked = _Asked(model, ask)
-    values = {f"model.{name}": p.detach() for name, p in parameters.items()}
+@dataclass(frozen=True)
+class _Work:
+    """The model that is measured, and the loops over rows; each gives a sum over rows (or batches) by parameter."""
 
-    def row_score(
-        values: dict[str, Tensor], inputs: Tensor, positions: Tensor, targets: Tensor, noise: Tensor
-    ) -> Tensor:
-        return score(torch.func.functional_call(asked, values, (inputs, positions)), targets, noise)
+    model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    ask: Ask
+    chunk_rows: int
+    meter: Meter
 
-    each = torch.func.vmap(torch.func.grad(row_score), in_dims=(None, 0, 0, 0, 0), randomness="error")
-    for chunk in _chunks(examples, noise, rows):
-        with torch.enable_grad():
-            found = each(values, *(t.to(device) for t in chunk))
-        for name, total in sums.items():
-            total += fold(found[f"model.{name}"].detach().to(total.dtype)).sum(0)
-        meter.more(len(chunk[0]), tokens=chunk[0].numel())
-    return sums
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of one float32 gradient of all parameters."""
+        return 4 * sum(p.numel() for p in self.parameters.values())
+
+    def vocabulary(self, example: Example) -> int:
+        """How many logits the model has at a position."""
+        with torch.no_grad():
+            inputs, positions = example.inputs[None].to(self.device), example.positions.to(self.device)
+            return int(self.ask(self.model, inputs, positions).shape[-1])
+
+    def zeros(self) -> dict[str, Tensor]:
+        """Sums to begin with, in float32 or finer."""
+        return {
+            name: torch.zeros_like(p, dtype=p.dtype if p.dtype == torch.float64 else torch.float32)
+            for name, p in self.parameters.items()
+        }
+
+    def per_row(
+        self, examples: Sequence[Example], noise: Noise, score: Score, fold: Callable[[Tensor], Tensor]
+    ) -> tuple[dict[str, Tensor], str]:
+        """Sum over rows of fold(gradient of a row's score), and why rows went through singly ("" when they did not)."""
+        rows = min(self.chunk_rows, CHUNK_BYTES // max(self.gradient_bytes, 1))
+        reason = "" if rows > 1 else "gradients of one row fill the memory meant for several"
+        if not reason:
+            try:
+                with warnings.catch_warnings():
+                    # some kernels of attention have no batched form and run in a loop; still quicker than single rows
+                    warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
+                    return self.together(examples, noise, score, fold, rows), ""
+            except RuntimeError as error:  # an operation of this model that vmap cannot batch
+                reason = str(error).strip().split("\n")[0]
+            self.meter.again()
+        return self.one_by_one(examples, noise, score, fold), reason
+
+    def one_by_one(
+        self, examples: Sequence[Example], noise: Noise, score: Score, fold: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """A backward pass for each row."""
+        sums = self.zeros()
+        for job, example in enumerate(examples):
+            inputs, positions, targets = (t.to(self.device) for t in example)
+            with torch.enable_grad():
+                value = score(self.ask(self.model, inputs[None], positions), targets, noise(job).to(self.device))
+                found = torch.autograd.grad(value, list(self.parameters.values()), allow_unused=True)
+            for name, gradient in zip(self.parameters, found, strict=True):
+                if gradient is not None:
+                    sums[name] += fold(gradient.detach().to(sums[name].dtype))
+            self.meter.more(1, tokens=len(inputs))
+        return sums
+
+    def together(
+        self, examples: Sequence[Example], noise: Noise, score: Score, fold: Callable[[Tensor], Tensor], rows: int
+    ) -> dict[str, Tensor]:
+        """`rows` rows at a time, each with its own gradient (vmap over grad)."""
+        sums = self.zeros()
+        asked = _Asked(self.model, self.ask)
+        values = {f"model.{name}": p.detach() for name, p in self.parameters.items()}
+
+        def row_score(
+            values: dict[str, Tensor], inputs: Tensor, positions: Tensor, targets: Tensor, noise: Tensor
+        ) -> Tensor:
+            return score(torch.func.functional_call(asked, values, (inputs, positions)), targets, noise)
+
+        each = torch.func.vmap(torch.func.grad(row_score), in_dims=(None, 0, 0, 0, 0), randomness="error")
+        for chunk in _chunks(examples, noise, rows):
+            with torch.enable_grad():
+                found = each(values, *(t.to(self.device) for t in chunk))
+            for name, total in sums.items():
+                total += fold(found[f"model.{name}"].detach().to(total.dtype)).sum(0)
+            self.meter.more(len(chunk[0]), tokens=chunk[0].numel())
+        return sums
+
+    def summed(self, examples: Sequence[Example], noise: Noise) -> tuple[dict[str, Tensor], int]:
+        """Sum over batches of the squared gradient of the batch's summed signs, and the number of batches."""
+        sums = self.zeros()
+        groups = length_groups([len(e.inputs) for e in examples], BATCH_TOKENS, LEAST_BATCHES)
+
+        def batch(group: list[int]) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
+            rows = [examples[i] for i in group]
+            columns = torch.cat([e.positions[e.targets != IGNORED] for e in rows]).unique()  # type: ignore[no-untyped-call]  # (K,)
+            asked = torch.stack([torch.isin(columns, e.positions[e.targets != IGNORED]) for e in rows])  # (R, K)
+
+            def ask() -> Tensor:
+                inputs = torch.nn.utils.rnn.pad_sequence([e.inputs for e in rows], batch_first=True)
+                logits = logits_at(self.model, inputs.to(self.device), columns.to(self.device))  # (R, K, V)
+                return logits[asked.to(self.device)]  # (N, V), row by row, each row's positions ascending
+
+            def pull(logits: Tensor) -> Tensor:
+                signs = torch.cat([noise(i)[examples[i].targets != IGNORED] for i in group])
+                return sign_pull(_raised(logits), signs.to(self.device)).to(logits.dtype)
+
+            return ask, pull
+
+        def counted() -> Iterator[tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]]:
+            for group in groups:
+                yield batch(group)  # and when the next one is asked for, it is done
+                self.meter.more(len(group), tokens=sum(len(examples[i].inputs) for i in group))
+
+        squares(self.parameters, sums, counted())
+        return sums, len(groups)
+
+    def exact(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """sum_t sum_v p(v) (d log p(v))^2: each term is the backward pass of sqrt(p_v) (e_v - p) through the logits."""
+        sums = self.zeros()
+        at_once = max(min(64, CHUNK_BYTES // max(self.gradient_bytes, 1)), 1)
+        for example in examples:
+            inputs, positions, targets = (t.to(self.device) for t in example)
+            with torch.enable_grad():
+                logits = _raised(self.ask(self.model, inputs[None], positions))  # (K, V)
+            chances = logits.detach().softmax(-1)
+            for t in (targets != IGNORED).nonzero()[:, 0].tolist():
+                p = chances[t]
+                for start in range(0, len(p), at_once):
+                    part = torch.arange(start, min(start + at_once, len(p)), device=self.device)
+                    pulls = logits.new_zeros(len(part), *logits.shape)  # (C, K, V)
+                    pulls[:, t] = -p
+                    pulls[torch.arange(len(part), device=self.device), t, part] += 1
+                    pulls[:, t] *= p[part].sqrt()[:, None]
+                    with warnings.catch_warnings():
+                        warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
+                        found = torch.autograd.grad(
+                            logits,
+                            list(self.parameters.values()),
+                            pulls,
+                            retain_graph=True,
+                            allow_unused=True,
+                            is_grads_batched=True,
+                        )
+                    for name, gradient in zip(self.parameters, found, strict=True):
+                        if gradient is not None:
+                            sums[name] += gradient.detach().to(sums[name].dtype).square().sum(0)
+            self.meter.more(1, tokens=len(inputs))
+        return sums
 
 
 def _chunks(examples: Sequence[Example], noise: Noise, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Rows of like length, filled up on the right: inputs (R, T), positions, targets and noise (R, K, ...).
+    """Rows of similar length, padded on the right: inputs (R, T), positions, targets and noise (R, K, ...).
 
     Attention is causal, so what stands on the right of a row changes nothing in it.
     """
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].inputs))
+    pad = torch.nn.utils.rnn.pad_sequence
     for start in range(0, len(order), rows):
         chosen = [examples[i] for i in order[start : start + rows]]
-        pad = torch.nn.utils.rnn.pad_sequence
         yield (
             pad([e.inputs for e in chosen], batch_first=True),
             pad([e.positions for e in chosen], batch_first=True),
             pad([e.targets for e in chosen], batch_first=True, padding_value=IGNORED),
             pad([noise(i) for i in order[start : start + rows]], batch_first=True),
         )
-
-
-def _summed(
-    model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    examples: Sequence[Example],
-    noise: Noise,
-    meter: Meter,
-) -> tuple[dict[str, Tensor], int]:
-    """Sum over batches of the squared gradient of the batch's summed signs, and the number of batches."""
-    sums = _zeros(parameters)
-    device = next(iter(parameters.values())).device
-    groups = length_groups([len(e.inputs) for e in examples], BATCH_TOKENS, LEAST_BATCHES)
-
-    def batch(group: list[int]) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
-        rows = [examples[i] for i in group]
-        columns = torch.cat([e.positions[e.targets != IGNORED] for e in rows]).unique()  # type: ignore[no-untyped-call]  # (K,)
-        asked = torch.zeros(len(rows), len(columns), dtype=torch.bool)
-        for r, e in enumerate(rows):
-            asked[r] = torch.isin(columns, e.positions[e.targets != IGNORED])
-
-        def ask() -> Tensor:
-            inputs = torch.nn.utils.rnn.pad_sequence([e.inputs for e in rows], batch_first=True)
-            logits = logits_at(model, inputs.to(device), columns.to(device))  # (R, K, V)
-            return logits[asked.to(device)]  # (N, V), row by row, each row's positions ascending
-
-        def pull(logits: Tensor) -> Tensor:
-            signs = torch.cat([noise(i)[examples[i].targets != IGNORED] for i in group])
-            return sign_pull(_raised(logits), signs.to(device)).to(logits.dtype)
-
-        return ask, pull
-
-    def told() -> Iterator[tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]]:
-        for group in groups:
-            yield batch(group)  # and when the next one is asked for, it is done
-            meter.more(len(group), tokens=sum(len(examples[i].inputs) for i in group))
-
-    squares(parameters, sums, told())
-    return sums, len(groups)
-
-
-# ---- the double sum -------------------------------------------------------------------------------------------------
-
-
-def _exact(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], examples: Sequence[Example], ask: Ask, meter: Meter
-) -> dict[str, Tensor]:
-    """sum_t sum_v p(v) (d log p(v))^2: each term is the backward pass of sqrt(p_v) (e_v - p) through the logits."""
-    sums = _zeros(parameters)
-    device = next(iter(parameters.values())).device
-    size = _bytes(parameters)
-    at_once = max(min(64, CHUNK_BYTES // max(size, 1)), 1)
-    for example in examples:
-        inputs, positions, targets = (t.to(device) for t in example)
-        with torch.enable_grad():
-            logits = _raised(ask(model, inputs[None], positions))  # (K, V)
-        chances = logits.detach().softmax(-1)
-        for t in (targets != IGNORED).nonzero()[:, 0].tolist():
-            p = chances[t]
-            for start in range(0, len(p), at_once):
-                part = torch.arange(start, min(start + at_once, len(p)), device=device)
-                pulls = logits.new_zeros(len(part), *logits.shape)  # (C, K, V)
-                pulls[:, t] = -p
-                pulls[torch.arange(len(part), device=device), t, part] += 1
-                pulls[:, t] *= p[part].sqrt()[:, None]
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
-                    found = torch.autograd.grad(
-                        logits,
-                        list(parameters.values()),
-                        pulls,
-                        retain_graph=True,
-                        allow_unused=True,
-                        is_grads_batched=True,
-                    )
-                for name, gradient in zip(parameters, found, strict=True):
-                    if gradient is not None:
-                        sums[name] += gradient.detach().to(sums[name].dtype).square().sum(0)
-        meter.more(1, tokens=len(inputs))
-    return sums
