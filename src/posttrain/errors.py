@@ -15,7 +15,6 @@ A problem always has three parts: where it is, what is wrong, and how to mend it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 __all__ = [
@@ -55,11 +54,6 @@ class PosttrainError(Exception):
     def __init__(self, *problems: Problem | str) -> None:
         self.problems: tuple[Problem, ...] = tuple(p if isinstance(p, Problem) else Problem("", p) for p in problems)
         super().__init__("\n".join(str(p) for p in self.problems))
-
-    @classmethod
-    def of(cls, problems: Sequence[Problem]) -> PosttrainError:
-        """All problems of one file in one error, in the order of their places."""
-        return cls(*problems)
 
 
 class ConfigError(PosttrainError):

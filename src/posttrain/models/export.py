@@ -29,7 +29,6 @@ ExportDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 SAME = 1e-5
 """Outputs of what was written may differ from those of the rounded source by this share of their spread: by nothing but
 the order of additions."""
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
 class Exported(NamedTuple):

@@ -8,7 +8,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-__all__ = ["is_tied", "set_tied", "shared_parameters", "touches_tied", "untie"]
+__all__ = ["is_tied", "set_tied", "shared_parameters", "untie"]
 
 
 def _touched(core: nn.Module) -> set[nn.Module]:
@@ -25,12 +25,6 @@ def shared_parameters(core: nn.Module) -> list[list[tuple[nn.Module, str]]]:
             if parameter is not None:
                 owners.setdefault(parameter, []).append((module, name))
     return [each for each in owners.values() if len(each) > 1]
-
-
-def touches_tied(core: nn.Module) -> bool:
-    """Whether an adapter sits on a matrix that another module reads too."""
-    touched = _touched(core)
-    return any(module in touched for places in shared_parameters(core) for module, _ in places)
 
 
 def untie(core: nn.Module) -> None:

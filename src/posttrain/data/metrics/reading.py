@@ -22,7 +22,6 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from posttrain.data.metrics.lcs import lcs_length, substring_length
 from posttrain.data.scripts import CJK
@@ -37,10 +36,8 @@ _CMRC_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「�
 _CMRC_UNITS = re.compile(r"[\u4e00-\u9fa5]|[^\W_\u4e00-\u9fa5]+(?:[.'’,][^\W_\u4e00-\u9fa5]+)*|\S")
 
 
-def exact_match(prediction: str, references: Sequence[str], language: Literal["en", "zh"] = "en") -> float:
-    """1 where the normalised texts are equal: SQuAD 1.1's rule in English, `em_zh` in Chinese."""
-    if language == "zh":
-        return em_zh(prediction, references)
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """1 where the normalised texts are equal by SQuAD 1.1's rule."""
     return _best(prediction, references, lambda a, b: float(_squad(a) == _squad(b)))
 
 

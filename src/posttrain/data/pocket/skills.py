@@ -12,7 +12,8 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from posttrain.data.pocket.grammar import Language, grammar, wording
-from posttrain.models.facts import Fact, Name, entities, facts
+from posttrain.models.facts import Fact, Name, facts
+from posttrain.models.facts.tables import name_of, read
 
 __all__ = ["SKILLS", "Turn", "curriculum", "fixed", "wordings"]
 
@@ -68,15 +69,17 @@ def fixed(key: str) -> Callable[..., Turn]:
 
 
 @cache
-def _places() -> tuple[Name, ...]:
-    table = entities()
-    return (*table["country"], *table["city"][:300])
+def _countries_and_cities() -> tuple[Name, ...]:
+    """All countries and the first 300 cities, capitals before others."""
+    countries = read("countries")
+    capitals = [name_of(row, "capital_") for row in countries if row["capital_zh"]]
+    return (*map(name_of, countries), *[*capitals, *map(name_of, read("cities"))][:300])
 
 
 def translate(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
     """The name of a country or a city in the other language."""
-    place = rng.choice(_places())
-    source, target = (place.zh, place.en) if language == "zh" else (place.en, place.zh)
+    name = rng.choice(_countries_and_cities())
+    source, target = (name.zh, name.en) if language == "zh" else (name.en, name.zh)
     core = rng.choice(wordings("translate", language, held=held, more=more)).replace("{s}", source)
     return Turn(grammar(language).dress(core, rng) if rng.random() < 0.5 else core, target)
 

@@ -192,7 +192,7 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         answer, target = f"{said:.2f}", f"{gold:g}"
     elif doc["task"] == "record":
         answer, target = doc["entities"][choice.best], doc["answers"][0] if gold else ""
-        scores = {"em": metrics.exact_match(answer, gold, "en"), "f1": metrics.f1_squad(answer, gold)}
+        scores = {"em": metrics.exact_match(answer, gold), "f1": metrics.f1_squad(answer, gold)}
         correct = scores["em"] == 1.0
     else:
         correct = choice.best == gold
