@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from posttrain.data.answers import encodings_of, sequences_of
 from posttrain.data.chat import IGNORED, Encoded, LossOn, outcomes
-from posttrain.data.lengths import Limits, OverLong
+from posttrain.data.lengths import Encodings, Limits, OverLong, gathered
 from posttrain.data.readers import ReadResult
 from posttrain.data.records import Record, texts_of
 from posttrain.data.template import ChatTemplate
@@ -26,7 +26,6 @@ __all__ = [
     "Lengths",
     "Segment",
     "StopCheck",
-    "Survey",
     "check_prompt",
     "check_stop",
     "count",
@@ -63,24 +62,11 @@ class StopCheck(NamedTuple):
     problem: str
 
 
-class Survey(NamedTuple):
-    """All rows that can be rendered, and what is wrong with the others."""
-
-    rows: list[Encoded]
-    problems: list[Problem]
-
-
-def survey(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, *, loss_on: LossOn = "assistant") -> Survey:
+def survey(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, *, loss_on: LossOn = "assistant"
+) -> Encodings[Encoded]:
     """Render every record, whatever its length; each answer of a preference is a row."""
-    rows: list[Encoded] = []
-    problems: list[Problem] = []
-    texts = [text for record in records for text in texts_of(record)]
-    for outcome in outcomes(texts, tokenizer, loss_on):
-        if isinstance(outcome, Problem):
-            problems.append(outcome)
-        else:
-            rows.append(outcome)
-    return Survey(rows, problems)
+    return gathered(outcomes([text for record in records for text in texts_of(record)], tokenizer, loss_on))
 
 
 class Counted(NamedTuple):
