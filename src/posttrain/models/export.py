@@ -1,8 +1,8 @@
-"""A model as a folder that transformers loads: an adapter merged into its base, or the adapter by itself.
+"""Export a model as a folder that transformers loads: an adapter merged into its base, or the adapter alone.
 
-Merging is done in float32 and rounded once. What was written is loaded again as anybody would load it, by transformers
-and nothing else, and must say what the source says once it is rounded alike; otherwise nothing is left of it. By how
-much rounding itself moves the outputs is told: near ties an answer can become another one.
+Merging is done in float32, and the result is rounded once. The folder is then loaded by transformers alone and must
+give the outputs of the source rounded in the same way; otherwise it is deleted. The result says by how much rounding
+moves the outputs: where two tokens are nearly equally likely, an answer may change.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ __all__ = ["ExportDtype", "Exported", "export_model"]
 ExportDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 SAME = 1e-5
-"""Outputs of what was written may differ from those of the rounded source by this share of their spread: by nothing but
-the order of additions."""
+"""Largest difference between the outputs of the written model and of the rounded source, as a share of their standard
+deviation: only the order of additions may differ."""
 
 
 class Exported(NamedTuple):
     """What was written.
 
     kind: `merged model`, `model` or `adapter`; rounding: by how much outputs differ from the float32 source's, as a
-    share of their spread; tied: whether the output head still reads the embedding's matrix (an adapter may have changed
-    only one of the two); notes: what whoever takes the folder has to know.
+    share of their standard deviation; tied: whether the output head still shares the embedding's matrix (an adapter may
+    have changed only one of the two); notes: what a user of the folder has to know.
     """
 
     output: str
@@ -66,16 +66,16 @@ def export_model(
 ) -> Exported:
     """Write `output`, which must be new or empty.
 
-    adapter: the adapter by itself, not merged; dtype: auto is that of the base's files, an adapter's own for
-    adapter=True. ConfigError when there is no adapter to export or the folder is not empty; PosttrainError for an
-    adapter that is no change of weights, and when what was written is not the same model.
+    adapter: the adapter alone, not merged; dtype: auto is that of the base's files, with `adapter` the adapter's own.
+    ConfigError when there is no adapter to export or the folder is not empty; PosttrainError for an adapter that is no
+    change of weights, and when the written model differs.
     """
     from posttrain.models.load import hub_folder
 
     say_taken(name, say)
     name = resolve(name) if Path(name).is_dir() else name
     if not Path(resolve(name)).exists():
-        hub_folder(name, offline=offline)  # MissingError before anything is said of it
+        hub_folder(name, offline=offline)  # raises MissingError before anything else is reported
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(Problem(str(output), "is there already and is not overwritten", "choose a new folder"))
     is_adapter = (Path(resolve(name)) / "adapter_config.json").is_file()
@@ -108,7 +108,7 @@ def _whole(
         say(f"stored in {named}, as {'its base' if merged else 'the model'} is (--dtype for another)")
     wanted: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[named]
     options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "say": say, **how}
-    expected = some_logits(load_any(name, **options).model)  # beside its base, which is given up at once
+    expected = some_logits(load_any(name, **options).model)  # of the adapter on its base, freed at once
     loaded = load_any(name, adapter_merged=True, **options)
     model: Any = loaded.model
     _fits(name, model, wanted)
@@ -140,7 +140,7 @@ def _whole(
 
 
 def _rounded(dtype: str, far: float, *, adapter: bool = False) -> tuple[str, ...]:
-    """The note of an export whose numbers were rounded; none where rounding moved nothing."""
+    """The note of an export whose numbers were rounded; none where rounding changed nothing."""
     if far <= SAME:
         return ()
     moved = f"rounded to {dtype}: outputs differ from the source's by {far:.2%} of their spread, so answers may differ"
@@ -150,7 +150,7 @@ def _rounded(dtype: str, far: float, *, adapter: bool = False) -> tuple[str, ...
 
 
 def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
-    """PosttrainError where a number would become infinite."""
+    """PosttrainError when a number would become infinite."""
     import torch
 
     largest = torch.finfo(dtype).max
@@ -161,7 +161,7 @@ def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
 
 
 def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | None, *, trust_remote_code: bool) -> str:
-    """Load what was written and compare; what it loads with."""
+    """Load the written model and compare its outputs; returns what loads it."""
     import transformers
 
     from posttrain.models.fingerprint import template_fingerprint
@@ -195,7 +195,7 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
 def _adapter(
     name: str, output: Path, dtype: ExportDtype, how: Mapping[str, bool], say: Callable[[str], None], *, merged: bool
 ) -> Exported:
-    """The adapter's files, its tokenizer with the template, and a card."""
+    """Write the adapter's files, its tokenizer with the template, and a card."""
     import torch
     from peft import PeftModel, load_peft_weights
     from safetensors.torch import load_file, save_file
@@ -258,7 +258,7 @@ def _adapter(
 
 
 def _is_path(base: str) -> bool:
-    """Whether an adapter's base is named by a place on this disk, and not by a name that means the same elsewhere."""
+    """Whether an adapter's base is named by a path on this disk, and not by a name that is known elsewhere too."""
     if base.startswith("pocket:"):
         return False
     path = Path(base).expanduser()
@@ -277,7 +277,7 @@ def _gib(folder: Path) -> float:
 
 
 def _card(name: str, dtype: str | None, *, merged: bool, base: str = "", fingerprint: str | None = None) -> str:
-    """README.md: what this is made of; base, fingerprint: of an adapter by itself. It names no path of this machine."""
+    """README.md: what the export was made of, without paths of this machine. base, fingerprint: of an adapter alone."""
     own = Path(base).expanduser().name if _is_path(base) else base
     what = f"an adapter for the base `{own}`" if dtype is None else f"stored as {dtype}"
     how = f"Exported by posttrain from `{Path(name).name or name}`: {what}."

@@ -1,8 +1,8 @@
-"""Fingerprints of weights and of chat templates.
+"""Fingerprints (short digests of contents) of weights, of adapters' bases and of chat templates.
 
-The template's fingerprint is the hash of the token ids of a few fixed conversations, so it changes when the template,
-the vocabulary or the special tokens change, and not when a file is merely reformatted. It is saved beside the weights
-in `posttrain.json`; a tokenizer that renders otherwise than the one trained with is refused unless told.
+The template's fingerprint is computed from the token ids of a few fixed conversations, so it changes when the template,
+the vocabulary or the special tokens change, and not when a file is only reformatted. It is saved beside the weights in
+`posttrain.json`; a tokenizer that renders differently from the one used in training is refused unless that is allowed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
         {"role": "assistant", "content": "3,952 m"},
     ),
 )
-"""Fixed for ever: changing a character here changes every fingerprint."""
+"""Do not edit: any change here changes every fingerprint."""
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
@@ -103,15 +103,15 @@ def _hashed(tensors: Iterable[tuple[str, Tensor]]) -> StoredWeights:
 
 
 SAMPLES = 64
-"""Numbers looked at in each parameter of an adapter's base: a model of any size takes a moment."""
+"""Numbers read from each parameter of an adapter's base, so that a model of any size takes a moment only."""
 
 
 def base_fingerprint(model: PreTrainedModel) -> str:
-    """First 16 hex digits of the sha256 over names, shapes and 64 evenly spread numbers of each of the backbone's
-    parameters: what an adapter notes about the model it was trained on.
+    """First 16 hex digits of the sha256 over names, shapes and 64 evenly spaced numbers of each parameter of the
+    backbone. An adapter's notes have that of the model it was trained on.
 
-    Numbers are rounded to bfloat16 first, so that a base has the same one whether it was loaded in float32 or bfloat16.
-    The head and other parts that were random are left out.
+    Numbers are rounded to bfloat16 first, so that a base has one fingerprint whether it is loaded in float32 or in
+    bfloat16. The head and other parts that were random are left out.
     """
     import torch
 
@@ -130,20 +130,20 @@ _bases: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
 
 def remember_base(model: PreTrainedModel) -> None:
-    """Note a model's fingerprint before something is added to it: some tuners move its weights."""
-    if model.device.type != "meta":  # one without weights is made to count parameters, and is saved nowhere
+    """Remember a model's fingerprint before an adapter is put into it, since some tuners change its weights."""
+    if model.device.type != "meta":  # one without weights only serves to count parameters
         _bases[model] = base_fingerprint(model)
 
 
 def remembered_base(model: PreTrainedModel) -> str | None:
-    """The fingerprint that a model had when an adapter was put into it; None when nobody noted it. Of an adapter merged
-    into its base it is that of the adapter's file: merged on another device or in bfloat16, numbers differ a little.
+    """The fingerprint that a model had before an adapter was put into it; None when it was not remembered. For an
+    adapter merged into its base it is that of the adapter's file, since merged numbers differ a little between devices.
     """
     return _adapter_fingerprint(model.name_or_path) or _bases.get(model)
 
 
 def _adapter_fingerprint(name: str) -> str | None:
-    """First 16 hex digits of the sha256 of an adapter folder's weights; None where the name is no such folder."""
+    """First 16 hex digits of the sha256 of an adapter folder's weights; None when the name is no such folder."""
     folder = Path(resolve(name)) if name else Path()
     if not name or not (folder / "adapter_config.json").is_file():
         return None
@@ -155,9 +155,9 @@ def _adapter_fingerprint(name: str) -> str | None:
 
 
 def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:
-    """PosttrainError when an adapter folder notes another base than this model, named `base`.
+    """PosttrainError when an adapter folder's notes name another base than this model, called `base`.
 
-    Adapters that note none (not made by posttrain) pass, and so does a base loaded in float16, which rounds otherwise.
+    An adapter without notes (not made by posttrain) passes; so does a base in float16, which rounds differently.
     """
     import torch
 
@@ -190,7 +190,7 @@ def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _dateless(template: str) -> str:
-    """Templates that print today's date (Llama 3, SmolLM3) would have another fingerprint tomorrow: fix the date."""
+    """Let a template that prints today's date (Llama 3, SmolLM3) print a fixed one, so that its fingerprint stays."""
     if "strftime_now" not in template:
         return template
     macro = "{%- macro posttrain_fixed_date(format) -%}01 Jan 2000{%- endmacro -%}"
@@ -200,7 +200,7 @@ def _dateless(template: str) -> str:
 def _ids(
     tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]], template: str, prompt: bool
 ) -> list[int] | str:
-    """Token ids, or "refused" where the template has no place for a role (Gemma refuses a system turn)."""
+    """Token ids, or "refused" where the template does not take a role (Gemma refuses a system turn)."""
     import jinja2
 
     try:
@@ -217,7 +217,7 @@ def check_template(
 ) -> None:
     """TemplateError when the weights were trained with another template than this tokenizer's.
 
-    Weights without `posttrain.json` (not made by posttrain) pass: nothing is known about them.
+    Weights without `posttrain.json` (not made by posttrain) pass.
     """
     folder = Path(resolve(str(folder_or_name)))
     saved = read_notes(folder).get("template_fingerprint")

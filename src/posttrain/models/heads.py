@@ -1,9 +1,9 @@
 """Models with a head for classes of texts, classes of tokens, or answer spans.
 
-A head is put on any base that transformers has a class for (`load_head_model`); it is then random and has to be
-trained. A folder that was saved with a head loads as it is: its labels are in `config.json`, or in an adapter's
-`posttrain.json`. Whatever of the model is random at the start is named in the configuration (`posttrain_head`), so that
-tuners which freeze the rest train it and adapters carry it.
+`load_head_model` puts a head on any base that transformers has a class for; the head is random then and has to be
+trained. A folder saved with a head loads as it is; its labels are in `config.json`, an adapter's in `posttrain.json`.
+The configuration (`posttrain_head`) names every part that was random at the start, so that tuners that freeze the rest
+train these parts, and adapters contain them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.load import LoadedModel, LoadOptions, load_model, load_with
 from posttrain.models.names import resolve
-from posttrain.models.notes import HEADS, NOTED, Head, HeadNotes, head_modules, notes_in, saved_head
+from posttrain.models.notes import HEAD_KEY, HEADS, Head, HeadNotes, head_modules, notes_in, saved_head
 from posttrain.models.vocabulary import padding_of_files
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ __all__ = ["load_any", "load_head_model", "reads_one_way"]
 
 
 def reads_one_way(config: Any) -> bool:
-    """Whether a model of this configuration reads from left to right, so that at a token it knows nothing of what
-    stands behind it."""
+    """Whether a model of this configuration reads from left to right: at a token it knows nothing of later ones."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     stated = config.to_dict()
@@ -50,9 +49,9 @@ def load_head_model(
 ) -> LoadedModel:
     """A model with this head, its tokenizer, in eval mode; options as in `load_model`.
 
-    labels: names of the outputs; None takes those of a folder that has this head ("answer" needs none). A folder whose
-    head and labels are the wanted ones is loaded complete; any other model gets a new head, drawn from `seed` and said
-    aloud. settings: kept in the configuration; None keeps a folder's own. PosttrainError where the architecture has no
+    labels: names of the outputs; None takes those of a folder that has this head ("answer" needs none). A folder with
+    the wanted head and labels is loaded complete; any other model gets a new head, drawn from `seed`, and `say` is told
+    so. settings: kept in the configuration; None keeps a folder's own. PosttrainError where the architecture has no
     such class, and where a folder's tensors are missing.
     """
     there = saved_head(name, offline=options.get("offline", True))
@@ -91,12 +90,12 @@ class _Maker(NamedTuple):
     wanted: HeadNotes
     say: Callable[[str], None]
     quiet: bool
-    """The head's tensors come later, from an adapter."""
+    """Do not announce a new head: its tensors come later, from an adapter."""
 
     def make(
         self, folder: str, config: Any, dtype: Any, source: Mapping[str, Any]
     ) -> tuple[PreTrainedModel, list[str]]:
-        """The model, and names of tensors that the folder should have and has not."""
+        """The model, and names of tensors that are missing in the folder."""
         import transformers
 
         wanted = self.wanted
@@ -125,8 +124,8 @@ class _Maker(NamedTuple):
     ) -> tuple[PreTrainedModel, list[str]]:
         """A new head on the folder's backbone.
 
-        Not by `from_pretrained` of the class with the head: some call the backbone by another name than the language
-        model does (LlamaForQuestionAnswering: `transformer`), and then every tensor of it would be random.
+        `from_pretrained` of the class with the head is not used: some classes name the backbone differently than the
+        language model does (LlamaForQuestionAnswering: `transformer`), and then all its tensors would be random.
         """
         import torch
         import transformers
@@ -168,7 +167,7 @@ class _Maker(NamedTuple):
 
 @contextlib.contextmanager
 def _no_load_report() -> Iterator[None]:
-    """A language model's head is left out on purpose; transformers would print a table about it."""
+    """Silence transformers, which would print a table about the language model's head that is left out."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -180,7 +179,7 @@ def _no_load_report() -> Iterator[None]:
 
 
 def _small_scores(model: Any) -> None:
-    """A single score begins with variance d / (d + 1) where the d inputs have 1: Stiennon et al., arXiv:2009.01325."""
+    """Give a single score the variance d / (d + 1) for d inputs of variance 1: Stiennon et al., arXiv:2009.01325."""
     import torch
 
     for layer in model.modules():
@@ -189,11 +188,11 @@ def _small_scores(model: Any) -> None:
 
 
 def _note(model: Any, notes: HeadNotes) -> None:
-    vars(model.config)[NOTED] = notes.to_json()
+    vars(model.config)[HEAD_KEY] = notes.to_json()
 
 
 def _own_parts(model: Any) -> tuple[str, ...]:
-    """The parts of a model with a head that are not its backbone."""
+    """Names of the parts of a model with a head that are not its backbone."""
     return tuple(
         name
         for name, child in model.named_children()
@@ -202,7 +201,7 @@ def _own_parts(model: Any) -> tuple[str, ...]:
 
 
 def _check_adapter(name: str, modules: Sequence[str]) -> None:
-    """PosttrainError where an adapter does not bring the head that its base lacks."""
+    """PosttrainError when an adapter does not contain the head that its base lacks."""
     from safetensors import safe_open
 
     path = Path(resolve(name)) / "adapter_model.safetensors"

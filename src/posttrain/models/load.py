@@ -1,7 +1,7 @@
 """Load a model and its tokenizer from a name: pocket, local folder, adapter folder, GGUF file or hub id.
 
-Nothing is fetched from the network unless asked (`offline=False`, on the command line `--download`). On the CPU
-everything is float32, whatever the files hold. Pickled weights (`.bin`) are read with `weights_only=True`.
+Nothing is fetched from the network unless asked for (`offline=False`, on the command line `--download`). On the CPU
+weights are float32, whatever the files hold. Pickled weights (`.bin`) are read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ BIG_PARAMETERS = 1_000_000_000
 """Above this many parameters weights are kept in bfloat16 on a GPU that supports it."""
 
 READ_SUFFIXES = (".json", ".safetensors", ".bin")
-"""Files of a model folder that must be readable; safetensors says "no such file" of one that is not."""
+"""Files of a model folder that must be readable; safetensors reports one that is not as "no such file"."""
 
 PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 """PEFT's kinds of soft prompts."""
@@ -65,7 +65,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 
 Maker: TypeAlias = "Callable[[str, Any, Any, Mapping[str, Any]], tuple[PreTrainedModel, list[str]]]"
-"""(folder or hub id, its configuration, dtype, where from) -> the model and names of tensors that its files lack."""
+"""(folder or hub id, its configuration, dtype, options of the source) -> the model, and names of missing tensors."""
 
 
 class LoadedModel(NamedTuple):
@@ -122,7 +122,7 @@ def load_with(name: str, make: Maker, **options: Unpack[LoadOptions]) -> LoadedM
 
 
 class _Way(NamedTuple):
-    """How every folder on the way to a model is loaded."""
+    """How every folder is loaded that a model is made of: an adapter's, and its base's."""
 
     make: Maker
     device: torch.device
@@ -142,7 +142,7 @@ def _load(name: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTra
 
 
 def _causal(folder: str, config: Any, dtype: Any, source: Mapping[str, Any]) -> tuple[PreTrainedModel, list[str]]:
-    """A language model and the names of the tensors that its files lack."""
+    """A language model, and names of tensors that are missing in its files."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
@@ -175,18 +175,18 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
         config = without_padding_outside(transformers.AutoConfig.from_pretrained(folder, **source))
         chosen = _dtype(way.dtype, way.device, config, way.trust)
         with counting_tensors():
-            model, lacking = way.make(folder, config, chosen, source)
+            model, missing = way.make(folder, config, chosen, source)
     except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise _unloadable(name, folder, way.offline, error) from error
     except (ValueError, RuntimeError) as error:
         raise PosttrainError(
             Problem(name, f"the model cannot be loaded: {_first_line(error)}", _mend(error, way.trust))
         ) from error
-    if lacking:
+    if missing:
         raise PosttrainError(
             Problem(
                 name,
-                f"the files lack {len(lacking)} of the model's tensors (such as {lacking[0]}); they would be random",
+                f"the files lack {len(missing)} of the model's tensors (such as {missing[0]}); they would be random",
                 "take the complete model",
             )
         )
@@ -194,7 +194,7 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
 
 
 def _from_gguf(file: str, way: _Way) -> PreTrainedModel:
-    """A GGUF file's language model; it can be given no other head without being saved first."""
+    """The language model of a GGUF file. PosttrainError where another head is wanted: the file must be saved first."""
     if way.make is not _causal:
         mend = f"save it first: posttrain model convert {file} DIR"
         raise PosttrainError(Problem(file, "a GGUF file is read as a language model only", mend))
@@ -202,7 +202,7 @@ def _from_gguf(file: str, way: _Way) -> PreTrainedModel:
 
 
 def _named(model: PreTrainedModel, name: str, folder: str) -> PreTrainedModel:
-    """The adapter saved later notes this name as its base; pocket's stays a name, a folder or file becomes absolute."""
+    """Set the name that an adapter saved later names as its base; a path becomes absolute, `pocket:chat` stays."""
     local = Path(folder).is_dir() or is_gguf(folder)
     model.name_or_path = name if name.startswith("pocket:") or not local else str(Path(folder).resolve())
     model.config.name_or_path = model.name_or_path
@@ -232,7 +232,7 @@ def config_of(name: str, *, trust_remote_code: bool = False, offline: bool = Tru
 
 
 def embeddings_of(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> int | None:
-    """How many tokens a model has embeddings for, read without its weights; None where no configuration says so."""
+    """How many tokens a model has embeddings for, read without its weights; None where no configuration says it."""
     try:
         return rows_in_config(config_of(base_of(name), offline=offline, trust_remote_code=trust_remote_code))
     except (OSError, ValueError):  # loading says what is wrong with it
@@ -240,7 +240,7 @@ def embeddings_of(name: str, *, offline: bool = True, trust_remote_code: bool = 
 
 
 def base_of(name: str) -> str:
-    """The model beneath an adapter, or beneath adapters on adapters; any other name is itself."""
+    """The base of an adapter, or of adapters on adapters; any other name as it is."""
     seen = {name}
     while (base := adapter_base(Path(resolve(name)))) is not None and base not in seen:
         seen.add(base)
@@ -277,10 +277,10 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"
     try:
         with warnings.catch_warnings():
-            # told as an error below; and PEFT 0.21 asks transformers 5.23 for an attribute under its former name
+            # the first is raised as an error below; PEFT 0.21 asks transformers 5.23 for an attribute by its old name
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            # ours are said or mended: a vocabulary of another size, a matrix that two places read
+            # posttrain handles these: a vocabulary of another size, a matrix that two modules share
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             make_base_fit(model, folder, base, config)
             adapted = PeftModel.from_pretrained(model, str(folder))
@@ -295,7 +295,7 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
 
 
 def adapter_base(folder: Path) -> str | None:
-    """The base named by an adapter folder; None when the folder is none."""
+    """The base that an adapter folder names; None when the folder is no adapter's."""
     path = folder / "adapter_config.json"
     if not path.is_file():
         return None
@@ -313,9 +313,7 @@ def adapter_base(folder: Path) -> str | None:
 
 def check_folder(name: str) -> None:
     """MissingError for a folder without configuration, weights, or one of the shards that its index names; for a GGUF
-    file the errors of `check_gguf`.
-
-    An adapter's folder and a name that is no folder here pass: loading says what they lack.
+    file the errors of `check_gguf`. An adapter's folder and a name that is no folder pass: loading checks them.
     """
     folder = Path(resolve(name))
     if is_gguf(folder):
@@ -339,10 +337,10 @@ def check_folder(name: str) -> None:
                 shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise MissingError(Problem(str(index), "does not list the weights' files", "copy it again")) from error
-            lacking = [shard for shard in shards if not (folder / shard).is_file()]
-            if lacking:
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            if missing:
                 raise MissingError(
-                    *(Problem(str(folder), f"{s} is missing ({index_name} names it)", "copy it too") for s in lacking)
+                    *(Problem(str(folder), f"{s} is missing ({index_name} names it)", "copy it too") for s in missing)
                 )
             return
     if not any((folder / file).is_file() for file in ("model.safetensors", "pytorch_model.bin")):
@@ -369,7 +367,7 @@ def _dtype(dtype: str, device: torch.device, config: Any, trust: bool) -> torch.
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool = True) -> PreTrainedTokenizerBase:
-    """The tokenizer; an adapter's own where its folder has one, else its base's. A pad token is set in memory."""
+    """The tokenizer; an adapter's own if its folder has one, else its base's. A missing pad token is set in memory."""
     import transformers
 
     folder = resolve(name)
@@ -404,9 +402,8 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
 def stop_ids(
     name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = True, trust_remote_code: bool = False
 ) -> tuple[int, ...]:
-    """The token ids at which the model's generation stops, read without loading weights.
-
-    From generation_config.json, else config.json, else the tokenizer's own end token; of a GGUF file from its header.
+    """The token ids at which generation stops, read without the weights: from generation_config.json, else config.json,
+    else the tokenizer's end token; for a GGUF file from its header.
     """
     import transformers
 

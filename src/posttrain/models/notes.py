@@ -1,6 +1,6 @@
-"""What a folder says of its model beside the weights: `posttrain.json`, and the head that a configuration names.
+"""What a folder says about its model besides the weights: `posttrain.json`, and the head that a configuration names.
 
-This module is below everything that loads or saves models, so that all of it can read notes.
+Everything that loads or saves models imports this module, and it imports none of that.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from posttrain.models.gguf_header import is_gguf
 from posttrain.models.names import resolve
 
 __all__ = [
-    "FILES",
+    "FILES_KEY",
     "HEADS",
-    "NOTED",
+    "HEAD_KEY",
     "NOTES_FILE",
     "Head",
     "HeadNotes",
@@ -31,12 +31,12 @@ __all__ = [
 ]
 
 NOTES_FILE = "posttrain.json"
-"""What posttrain notes beside weights: the template's fingerprint and the versions that wrote them."""
+"""The file of a model folder with the template's fingerprint and the versions that wrote the weights."""
 
-FILES = "files"
+FILES_KEY = "files"
 """Key of `posttrain.json`: the sha256 of every file that was saved beside it, by name."""
 
-NOTED = "posttrain_head"
+HEAD_KEY = "posttrain_head"
 """Key of a model's configuration, and of an adapter's `posttrain.json`: the head (`HeadNotes`)."""
 
 Head = Literal["causal", "sequence", "token", "answer"]
@@ -92,8 +92,8 @@ def _from_json(found: Mapping[str, Any]) -> HeadNotes:
 def notes_in(config: Any) -> HeadNotes | None:
     """What a model's configuration says of its head; None for a language model, or where it names no head."""
     found = config.to_dict()
-    if found.get(NOTED) is not None:
-        return _from_json(found[NOTED])
+    if found.get(HEAD_KEY) is not None:
+        return _from_json(found[HEAD_KEY])
     architectures = config.architectures or []
     named = {head for head, (ending, _) in HEADS.items() if any(name.endswith(ending) for name in architectures)}
     if len(named) != 1:
@@ -110,7 +110,7 @@ def saved_head(name: str, *, offline: bool = True) -> HeadNotes | None:
     folder = Path(resolve(name))
     if (folder / "adapter_config.json").is_file():
         notes = folder / NOTES_FILE
-        found = json.loads(notes.read_text(encoding="utf-8")).get(NOTED) if notes.is_file() else None
+        found = json.loads(notes.read_text(encoding="utf-8")).get(HEAD_KEY) if notes.is_file() else None
         return _from_json(found) if found is not None else None
     if is_gguf(folder) or (folder.is_dir() and not (folder / "config.json").is_file()):
         return None
