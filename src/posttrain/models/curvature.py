@@ -1,4 +1,4 @@
-"""How much each parameter matters to what a model says: diagonal Fisher information and MAS importance.
+"""How much a model's outputs depend on each parameter: diagonal Fisher information and MAS importance.
 
 For a row whose supervised positions t have the contexts c_t (all tokens before), the Fisher information of the model's
 own predictions is, per parameter i,
@@ -9,23 +9,23 @@ and F_i is the sum over rows divided by the number of positions. So 1/2 sum_i F_
 off-diagonal left out, the mean KL divergence per token between the model and itself moved by d. A classifier has one
 position per row.
 
-Four estimates, none of them the square of a batch's mean gradient of labels (which shrinks with the batch, since the
-rows' gradients cancel; popular codes do that). Where gradients of several rows fit into memory, or rows' draws have a
-mean (`empirical`, MAS), squares are taken **per row**; of a large model `signs` squares the sum over a batch of rows,
-whose cross terms vanish like those within a row (`models/_scores.py` has the proof):
+There are four estimates. None is the square of a batch's mean gradient of labels, which popular implementations use: it
+shrinks as the batch grows, since the rows' gradients cancel. Squares are taken **per row** where the gradients of
+several rows fit into memory, and where a row's score has a mean (`empirical`, MAS); for a large model `signs` squares
+the sum over a batch of rows, whose cross terms vanish like those within a row (`models/_scores.py` has the proof):
 
-- `true`: the double sum as it stands, V backward passes for each position: small vocabularies and few rows only.
+- `true`: the double sum itself, V backward passes for each position: for small vocabularies and few rows only.
 - `sampled`: at each position a token is drawn from p(. | c_t), and the row's *summed* gradient is squared. Given the
   contexts the draws are independent and the gradient of each has mean zero, so the cross terms vanish in expectation
   (as they do in a sequence drawn whole, where the increments of the score are martingale differences): one backward
-  pass per row and draw is unbiased. But where the model is sure, it draws what it expects nearly always, and there the
-  gradient is nearly zero: the information sits in rare draws.
-- `signs`: every token takes part, with weight sqrt(p) and a random sign: the square of the gradient of
+  pass per row and draw is unbiased. But where the model is sure, it nearly always draws the expected token, whose
+  gradient is nearly zero: the information is in rare draws.
+- `signs`: every token of the vocabulary counts, with weight sqrt(p) and a random sign: the square of the gradient of
   sum_t sum_v e_tv sqrt(p(v | c_t)) log p(v | c_t), e = +1 or -1, sqrt(p) held fixed. The cross terms vanish again, so
-  expectation and cost are the same, and nothing is left to rare draws (a random factor of the softmax's Hessian, as in
+  expectation and cost are the same, and nothing depends on rare draws (a random factor of the softmax's Hessian, as in
   curvature propagation, Martens, Sutskever & Swersky 2012, arXiv:1206.6464).
-- `empirical`: the square of the row's summed gradient with its own targets in place of draws (Kunstner et al. 2019,
-  arXiv:1905.12558, on why that is another thing: it falls to zero where the model fits its data).
+- `empirical`: the square of the row's summed gradient with its own targets instead of draws. It is a different
+  quantity, which goes to zero where the model fits its data (Kunstner et al. 2019, arXiv:1905.12558).
 
 MAS (Aljundi et al. 2018, arXiv:1711.09601) needs no labels: |d sum_t ||z_t||^2 / d theta_i|, z the logits, per row.
 """
@@ -50,7 +50,7 @@ __all__ = ["Ask", "Curvature", "Example", "FisherKind", "fisher", "language_logi
 
 FisherKind = Literal["signs", "true", "sampled", "empirical"]
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(logits (K, V), targets (K,), noise (K, ...)) -> what is differentiated; a target of -100 is filling."""
+"""(logits (K, V), targets (K,), noise (K, ...)) -> the scalar that is differentiated; a target of -100 is padding."""
 Noise = Callable[[int], Tensor]
 """Number of a job -> its random numbers, (K, ...)."""
 Ask = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -61,16 +61,16 @@ CHUNK_ROWS = 8
 """Rows whose gradients are taken together. On pocket (full, one CPU core, 64 rows of 37 tokens) 8 take 1.1 s, 32 take
 1.5 s, and single rows 1.5 s."""
 CHUNK_BYTES = 2**28
-"""Gradients that are held at once, at most; where not even two rows fit, rows' signs are summed before the square is
-taken, or rows go through one by one."""
+"""Most bytes of gradients held at once; where not even two rows fit, rows' signs are summed before squaring, or rows
+are processed one by one."""
 BATCH_TOKENS = 1024
 """Padded tokens of a batch whose signs are summed."""
 LEAST_BATCHES = 16
-"""Batches at least (where there are as many rows): the relative standard deviation of an entry is near sqrt(2 / 16)."""
+"""Fewest batches (if there are that many rows): the relative standard deviation of an entry is about sqrt(2 / 16)."""
 
 
 class Example(NamedTuple):
-    """A row: inputs (T,); positions (K,) at which something is asked; targets (K,), what is said there."""
+    """A row: inputs (T,); positions (K,) whose logits are used; targets (K,), the labels there."""
 
     inputs: Tensor
     positions: Tensor
@@ -79,7 +79,7 @@ class Example(NamedTuple):
 
 class Curvature(NamedTuple):
     """diagonal: mean per supervised position, by parameter, float32 or finer; rows and positions it was measured on;
-    chunked: whether several rows went through the model together, and why not; squares: of how many gradients.
+    chunked: whether several rows were processed together, reason: why not; squares: of how many gradients.
     """
 
     diagonal: dict[str, Tensor]
@@ -96,7 +96,7 @@ class Curvature(NamedTuple):
 
 
 def language_logits(model: nn.Module, inputs: Tensor, positions: Tensor) -> Tensor:
-    """Logits of a causal model at the positions asked."""
+    """Logits of a causal model at the given positions."""
     return logits_at(model, inputs, positions)[0]
 
 

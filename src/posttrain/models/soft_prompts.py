@@ -1,7 +1,7 @@
-"""Reading soft prompts: which words each learned vector is nearest to.
+"""What a soft prompt is near to: the words whose embeddings are most similar to each learned vector.
 
 Nearness is the cosine between a vector and the rows of the model's embedding matrix (Lester et al. 2021,
-arXiv:2104.08691, section 7, look at the five nearest). A neighbour is no translation: vectors may lie far from all
+arXiv:2104.08691, section 7, look at the five nearest). A neighbour is not a translation: a vector may be far from all
 words, which a low cosine shows.
 """
 
@@ -33,7 +33,7 @@ class Neighbour(NamedTuple):
 
 
 class VirtualToken(NamedTuple):
-    """number: its place in front of a row, from 0; norm: its length over that of the embeddings, in the mean."""
+    """number: its position in front of a row, from 0; norm: its length over the mean length of an embedding."""
 
     number: int
     norm: float
@@ -43,7 +43,7 @@ class VirtualToken(NamedTuple):
 def nearest_tokens(name: str, k: int, *, offline: bool = True, trust_remote_code: bool = False) -> list[VirtualToken]:
     """The k tokens nearest to each virtual token of an adapter folder, nearest first.
 
-    PosttrainError for what has no vectors among the embeddings, saying why.
+    PosttrainError for a model without such vectors, saying why.
     """
     from safetensors.torch import load_file
 
@@ -93,7 +93,7 @@ def nearest(vectors: Tensor, table: Tensor, tokenizer: PreTrainedTokenizerBase, 
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """A token as text; a piece of a character, such as two of the three bytes of a Chinese one, as `<E7 8E>`."""
+    """A token as text; a part of a character, such as two of the three bytes of a Chinese one, as `<E7 8E>`."""
     text: Any = tokenizer.decode([token])
     if "\ufffd" not in text:
         return str(text)

@@ -1,8 +1,8 @@
 """True facts in Traditional Chinese (Taiwan) and English: what the models in the box know.
 
 The tables (`*.tsv` beside this file) are the source; the names, currencies, languages and codes of countries were taken
-from Unicode CLDR (zh_Hant_TW and en) once and are stored, so that a fact does not change with the babel version. What a
-table leaves empty is left out on purpose: disputed, several, or not generally taught.
+once from Unicode CLDR (zh_Hant_TW and en) and are stored, so that a fact does not change with the version of a library.
+An empty cell is intended: the fact is disputed, has several answers, or is not generally taught.
 
     >>> next(fact for fact in facts() if fact.subject.en == "France").object
     Name(zh='巴黎', en='Paris')
