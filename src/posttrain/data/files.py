@@ -1,7 +1,7 @@
-"""Files to rows, each with its place: JSON Lines, a JSON array, CSV, TSV, Parquet, plain text, CoNLL, SQuAD.
+"""Read files row by row, each with its place: JSON Lines, a JSON array, CSV, TSV, Parquet, plain text, CoNLL, SQuAD.
 
-The name's ending says what a file is; `.gz` after it, that it is packed. A row that cannot be read is a `BadRow` in its
-place, so that the others can be used; a file that cannot is a DataError.
+The ending of the name says what a file is; `.gz` after it, that it is compressed. A row that cannot be read is returned
+as a `BadRow`, so that the others can be used; a file that cannot be read raises DataError.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 
 
 def ending_of(path: Path) -> str:
-    """The ending that says what a file is."""
+    """The ending that says what a file is, in lower case and without `.gz`."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
 def rows_mend(path: Path, *, tags: bool = False) -> str:
-    """What a file of this kind without rows should hold. tags: as for `file_rows`."""
+    """The mend for a file without rows: what a file of this kind should hold. tags: as for `file_rows`."""
     kind = ending_of(path)
     if kind in CONLL_SUFFIXES or (kind == ".txt" and tags):
         return CONLL_MEND
@@ -92,7 +92,7 @@ def file_rows(
 
 
 def _taken_for_json(rows: Iterator[tuple[str, Any]], kind: str, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """Rows of a file whose name does not say what it holds: that it was read as JSON Lines stands in each fault."""
+    """Rows of a file whose name does not say what it holds; each problem says that it was read as JSON Lines."""
     ending = f"the ending '{kind}' is not known" if kind else "the name has no ending"
     notes.append(f"read as JSON Lines: {ending}")
     for place, row in rows:
@@ -124,7 +124,7 @@ def json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _array(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a JSON array, counted from 1 (`rows.json[1]`); where every line is a value, JSON Lines."""
+    """The rows of a JSON array, counted from 1 (`rows.json[1]`); if every line is a value of its own, JSON Lines."""
     try:
         rows = parse_json(text)
     except BadJson as bad:
@@ -140,7 +140,7 @@ def _array(text: str, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _documents(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Blocks of lines between blank lines, each a document, its place the block's first line."""
+    """Blocks of lines between blank lines: each is a document, and its place is its first line."""
     block: list[str] = []
     first = 1
     for number, line in enumerate([*text.split("\n"), ""], start=1):

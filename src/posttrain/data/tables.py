@@ -1,8 +1,8 @@
-"""Tables of text (CSV, TSV) to rows; each row's place is the line that it begins on.
+"""Tables of text (CSV, TSV) to rows; each row's place is the line on which it begins.
 
 A table's first line names its columns. Cells may hold commas, line breaks and quotation marks as spreadsheets and
 pandas write them (RFC 4180). Columns may be separated by semicolons or tabs too, as Excel writes them in many
-countries. An empty cell is nothing (None).
+countries. An empty cell is None.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["NO_ROWS_MEND", "TABLE_SUFFIXES", "Names", "TableRow", "table_rows", 
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
 LONGEST = 2**31 - 1
-"""Characters of a cell; Python's own limit, 131,072, is less than a long text."""
+"""Most characters of a cell; Python's default limit, 131,072, is less than a long text has."""
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 MEND = 'put a text with a comma, a line break or a quotation mark in quotation marks, and write " in it as ""'
 
@@ -32,7 +32,7 @@ Names: TypeAlias = Callable[[list[str]], Sequence[str] | None]
 
 
 class TableRow(dict[str, Any]):
-    """A row of cells, all of them text: numbers and truth values are still to be read from them (`typed`)."""
+    """A row whose cells are all text; `typed` converts numbers and truth values."""
 
 
 def table_rows(
@@ -80,7 +80,7 @@ def table_rows(
 
 
 def _separator(text: str, usual: str, quotes: bool) -> str:
-    """What separates the names of the first line, words in quotation marks left out; the usual one if it is there."""
+    """The separator of the names in the first line, text in quotation marks left out; the usual one if it is there."""
     names = text.lstrip("\r\n").split("\n", 1)[0]
     names = re.sub(r'"[^"]*"', "", names) if quotes else names
     if usual in names:
@@ -89,7 +89,7 @@ def _separator(text: str, usual: str, quotes: bool) -> str:
 
 
 def _records(text: str, name: str, separator: str, skipped: int, quotes: bool) -> Iterator[tuple[int, list[str]]]:
-    """(line that it begins on, cells) of every record."""
+    """(number of its first line, cells) of every record."""
     csv.field_size_limit(LONGEST)
     try:
         lines = csv.reader(
@@ -125,7 +125,7 @@ def _header(cells: list[str], place: str) -> list[str]:
 
 
 def _cell(cell: str) -> Any:
-    """A cell: nothing, a text, or a conversation, which a table can only hold as JSON."""
+    """The value of a cell: None, a text, or a conversation, which a table stores as JSON."""
     if not cell.strip():
         return None
     if cell.lstrip().startswith("[") and ('"role"' in cell or '"from"' in cell):
@@ -143,10 +143,8 @@ TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 
 
 def typed(row: Mapping[str, Any], *, graded: bool) -> Mapping[str, Any]:
-    """The row with the numbers and truth values that its fields are made of; what is none is left for the complaint.
-
-    graded: `label` says whether an answer is wanted.
-    """
+    """The row with `margin` as a number and, if graded, `label` as a truth value; a wrong text stays, to be
+    reported."""
     found = dict(row)
     margin = row.get("margin")
     if isinstance(margin, str):
