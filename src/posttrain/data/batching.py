@@ -1,8 +1,8 @@
-"""Batches of rows of like length under a budget of padded tokens.
+"""Batches of rows of similar length under a budget of padded tokens.
 
-A batch costs rows x longest row, padding included; that product never exceeds the budget. Rows are shuffled, cut into
-stretches of some fifty batches, sorted by length within a stretch and filled greedily; then the batches are shuffled.
-So padding is small, and no two epochs hold the same batches. The order depends on the seed and the epoch only.
+A batch costs rows x longest row, padding included; this product never exceeds the budget. Rows are shuffled, cut into
+stretches of about fifty batches, and sorted by length within a stretch; batches are filled greedily and then shuffled.
+So there is little padding, and no two epochs have the same batches. The order depends on seed and epoch only.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def length_batches(
 
 
 def pieces(batch: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """A batch cut, in its order, into parts of rows x longest <= tokens; a row alone may be longer. No more parts than
-    needed, the largest of them as small as it can be."""
+    """A batch cut, in its order, into parts of rows x longest <= tokens; a part of one row may be longer. There are as
+    few parts as possible, and the largest one is as small as possible."""
     made = _cut(batch, lengths, tokens)
     low, high = 1, tokens
     while 1 < len(made) < len(batch) and low < high:

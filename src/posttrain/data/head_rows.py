@@ -1,7 +1,7 @@
 """Labelled texts, tagged tokens and questions as token ids, for models with a head.
 
-Tokenizers that have a separator join two texts in their own way (`[CLS] a [SEP] b [SEP]`); for others a line break
-stands between them. Labels outside the set, rows without a label and the like are told all at once.
+Tokenizers that have a separator join two texts in their own way (`[CLS] a [SEP] b [SEP]`); for others a line break is
+put between them. Labels outside the set, rows without a label and other problems are reported all at once.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ __all__ = [
 ]
 
 LEAST_CONTEXT = 8
-"""A question that leaves fewer tokens of a window for the text is too long."""
+"""A question is too long when it leaves fewer tokens of a window for the text."""
 SHOWN = 8
-"""How many known labels a message lists."""
+"""How many known labels an error lists."""
 
 
 class TextRow(NamedTuple):
-    """A text or a pair; types: token types (None where the tokenizer has none); labels: numbers of its classes."""
+    """A text or a pair of texts; types: token types (None if the tokenizer has none); labels: numbers of its
+    classes."""
 
     input_ids: list[int]
     types: list[int] | None
@@ -56,8 +57,8 @@ class TextRow(NamedTuple):
 
 
 class TagRow(NamedTuple):
-    """A sentence; first: position of the piece that stands for each token (see `Piece`), -1 where the tokenizer makes
-    nothing of it or it was cut off; tags: the number of each token's tag, none where it is to be tagged."""
+    """A sentence; first: position of the piece that stands for each token (see `Piece`), -1 if the token has no pieces
+    or was cut off; tags: the number of each token's tag, none if the sentence is to be tagged."""
 
     input_ids: list[int]
     types: list[int] | None
@@ -68,9 +69,9 @@ class TagRow(NamedTuple):
 
 
 class SpanRow(NamedTuple):
-    """A window of a question's text; start, end: positions of the answer's first and last piece, both `null` where the
-    window has none; context: position of the window's first piece of the text; offsets: the characters of the text
-    that each of its pieces covers; number: of the question among the records."""
+    """A window of a question's text; start, end: positions of the answer's first and last piece, both `null` if the
+    window has no answer; context: position of the window's first piece of the text; offsets: the characters of the
+    text that each of its pieces covers; number: index of the question among the records."""
 
     input_ids: list[int]
     types: list[int] | None
@@ -85,18 +86,18 @@ class SpanRow(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where the question comes from."""
+        """The place of the question in its file."""
         return self.record.place
 
 
 Piece = Literal["first", "last", "start"]
-"""Which of a token's pieces stands for it: the first or the last that holds a character of it; start: the first one,
-even where that is the space before the token, as taggers were trained that have no choice recorded."""
+"""Which of a token's pieces stands for it: the first or the last that has a character of it; start: the first piece,
+even if it is the space before the token, as for taggers that were trained before this could be chosen."""
 
 
 class HeadSettings(NamedTuple):
-    """labels: names of the outputs; max_length: tokens of a row or window; gold: rows must have labels;
-    doc_stride: tokens that two windows share; piece: of a tagged token."""
+    """labels: names of the outputs; max_length: tokens of a row or window; gold: rows must have labels; doc_stride:
+    tokens that two windows share; piece: which one stands for a tagged token."""
 
     labels: tuple[str, ...]
     max_length: int
@@ -112,13 +113,13 @@ RowT = TypeVar("RowT", TextRow, TagRow, SpanRow)
 
 
 def _checked(found: Iterator[RowT | Problem | TooLong], records: int, settings: HeadSettings) -> EncodeResult[RowT]:
-    if not records:  # nothing is asked, nothing is said
+    if not records:
         return EncodeResult([], 0, 0, [])
     return gathered(found).checked(records, Limits(settings.max_length, settings.over_long, settings.on_bad_row))
 
 
 def _unknown(label: str, labels: Sequence[str]) -> tuple[str, str]:
-    """What is wrong with a label outside the set, and the mend."""
+    """Cause and mend for a label outside the set."""
     near = get_close_matches(label, labels, n=1)
     known = ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
     mend = f"did you mean '{near[0]}'? known: {known}" if near else f"known: {known}; or add it to labels"
@@ -162,7 +163,7 @@ def _texts(
         if problem is not None:
             yield problem
             continue
-        labels = tuple(number[label] for label in record.labels) if settings.gold else ()  # else of any set
+        labels = tuple(number[label] for label in record.labels) if settings.gold else ()  # else they may be of any set
         texts = _joined(record, tokenizer)
         found = tokenizer(*texts, return_token_type_ids=_typed(tokenizer), verbose=False)
         truncated = len(found["input_ids"]) > settings.max_length
@@ -192,7 +193,7 @@ def _label_problem(record: LabelledText, number: dict[str, int], settings: HeadS
 
 
 def _joined(record: LabelledText, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """One text, or two for tokenizers that know pairs."""
+    """One text, or two for tokenizers that take pairs."""
     if record.text2 is None:
         return (record.text,)
     return (record.text, record.text2) if tokenizer.sep_token is not None else (f"{record.text}\n{record.text2}",)
@@ -261,7 +262,7 @@ def _sentences(
 
 
 def _pieces(found: Any, words: int) -> list[list[int]]:
-    """Positions of each token's pieces."""
+    """The positions of the pieces of each token."""
     pieces: list[list[int]] = [[] for _ in range(words)]
     for position, word in enumerate(found.word_ids()):
         if word is not None:
@@ -270,7 +271,7 @@ def _pieces(found: Any, words: int) -> list[list[int]]:
 
 
 def _standing(pieces: Sequence[int], found: Any, piece: Piece, blank: Mapping[int, bool]) -> int:
-    """The position of the piece that stands for a token; of one that is nothing but spaces, its first or last."""
+    """The position of the piece that stands for a token; spaces are skipped unless the token has nothing else."""
     if not pieces:
         return -1
     if piece == "start":
@@ -280,14 +281,14 @@ def _standing(pieces: Sequence[int], found: Any, piece: Piece, blank: Mapping[in
 
 
 def _doubles_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer puts a space before every text, whatever it begins with, as Llama 2's does."""
+    """Whether the tokenizer puts a space before every text, also before one that begins with a space (Llama 2's)."""
     ids = tokenizer.encode(" a", add_special_tokens=False)
     return "".join(tokenizer.convert_ids_to_tokens(ids)).startswith("▁▁")
 
 
 def spaced(tokens: Sequence[str]) -> list[str]:
-    """The tokens with the spaces of running text before them: none at the start, and none between two of which one is
-    Chinese or Japanese. A token keeps its own tokens in the model: nothing is joined across tokens."""
+    """The tokens, each with the space that running text has before it: none at the start, and none beside a Chinese or
+    Japanese character. Pieces never span two tokens."""
     return [
         f" {token}" if i and not is_cjk(token[0]) and not is_cjk(tokens[i - 1][-1]) else token
         for i, token in enumerate(tokens)
@@ -300,7 +301,7 @@ def spaced(tokens: Sequence[str]) -> list[str]:
 def encode_questions(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
 ) -> EncodeResult[SpanRow]:
-    """One row per window of a question's text; a long text has several."""
+    """One row for each window of a question's text; a long text has several windows."""
     _fast(tokenizer)
     if tokenizer.sep_token is None and tokenizer.eos_token is None:
         raise DataError(Problem(type(tokenizer).__name__, "has neither a separator nor an end token", "add one"))
@@ -352,7 +353,7 @@ def _questions(
 
 
 def _target(record: ReadingQuestion, window: _Window) -> tuple[int, int]:
-    """Positions of the first answer that is in the window as a whole; those of the null answer without one."""
+    """Positions of the first answer that is completely in the window; the null position twice if there is none."""
     for text, first in record.answers:
         after = first + len(text)
         inside = [i for i, (a, b) in enumerate(window.offsets) if a < after and b > first]
@@ -362,7 +363,7 @@ def _target(record: ReadingQuestion, window: _Window) -> tuple[int, int]:
 
 
 def _room(question: int, marks: int, record: ReadingQuestion, settings: HeadSettings) -> int | TooLong:
-    """Tokens of a window that are left for the text."""
+    """How many tokens of a window are left for the text."""
     room = settings.max_length - question - marks
     return room if room >= LEAST_CONTEXT else TooLong(record.place, question + marks + LEAST_CONTEXT)
 
@@ -432,7 +433,7 @@ class Padded(NamedTuple):
     types: Tensor | None
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
-        """Keyword arguments of a model's forward pass."""
+        """Keyword arguments for a model's forward pass."""
         found = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         if self.types is not None:
             found["token_type_ids"] = self.types
@@ -440,7 +441,7 @@ class Padded(NamedTuple):
 
 
 def pad(rows: Sequence[TextRow | TagRow | SpanRow], pad_id: int) -> Padded:
-    """Rows as tensors. pad_id: the model's own; classification heads of decoders find the last real token by it."""
+    """Rows as tensors. pad_id: the model's; a decoder's classification head finds the last real token by it."""
     longest = max(len(row.input_ids) for row in rows)
     ids = torch.full((len(rows), longest), pad_id)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
@@ -456,7 +457,7 @@ def pad(rows: Sequence[TextRow | TagRow | SpanRow], pad_id: int) -> Padded:
 
 
 def tag_targets(rows: Sequence[TagRow], longest: int) -> Tensor:
-    """The tag at the piece that stands for each token, -100 elsewhere, (B, T)."""
+    """The tag at the position of the piece that stands for each token, -100 elsewhere, (B, T)."""
     targets = torch.full((len(rows), longest), IGNORED)
     for i, row in enumerate(rows):
         for position, tag in zip(row.first, row.tags, strict=True):

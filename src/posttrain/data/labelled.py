@@ -6,7 +6,7 @@
 - `{"question": ..., "context": ..., "answers": [{"text": ..., "answer_start": ...}]}` (or SQuAD's columns, a list of
   texts and one of starts), no answers where the context has none; or a SQuAD file.
 
-A row without labels, tags or answers is read: it is one to be labelled, and training refuses it.
+A row without labels, tags or answers is read too: it is to be labelled, and training refuses it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def tagged_of(row: Mapping[str, Any], place: str) -> TaggedTokens:
 
 
 def question_of(row: Mapping[str, Any], place: str) -> ReadingQuestion:
-    """A row with `question`, `context` and `answers`; BadRow where an answer does not stand where it is said to."""
+    """A row with `question`, `context` and `answers`; BadRow when an answer is not in the context where the row
+    says."""
     question, context = _filled(row, "question"), _filled(row, "context")
     key = row.get("id")
     name = str(key) if isinstance(key, str | int) else ""
@@ -72,7 +73,7 @@ def question_of(row: Mapping[str, Any], place: str) -> ReadingQuestion:
 
 
 def _misspelt(field: str, row: Mapping[str, Any], *others: str) -> None:
-    """BadRow where a row lacks a field and has one called almost so: it would be taken for one to be labelled."""
+    """BadRow when a row lacks a field and has a similar key: else it would be taken for a row to be labelled."""
     near = near_key(field, {key: value for key, value in row.items() if key not in (field, *others)})
     if near:
         raise BadRow(f"'{field}' is missing", f"did you mean '{field}'? it has '{near}'")

@@ -1,4 +1,4 @@
-"""How texts are written: characters without spaces between words, and one spelling for questions that are the same."""
+"""Scripts and spellings: characters of scripts without spaces between words, and one spelling for equal questions."""
 
 from __future__ import annotations
 

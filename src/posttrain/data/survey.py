@@ -1,6 +1,6 @@
 """What training would see of a data file: rendered text with its supervised parts, lengths, and the stop token.
 
-This is what `posttrain data show` and `data check` print; it uses the very functions that training uses.
+`posttrain data show` and `data check` print this; it is computed by the functions that training uses.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 
 
 class Segment(NamedTuple):
-    """A run of tokens as text, special tokens shown, and whether it is in the loss."""
+    """Consecutive tokens as text, special tokens included, and whether they are in the loss."""
 
     text: str
     supervised: bool
@@ -55,7 +55,7 @@ class Lengths(NamedTuple):
 
 
 class StopCheck(NamedTuple):
-    """The tokens that supervised turns end with, those at which generation stops, and what is wrong ("" if nothing)."""
+    """The tokens that end supervised turns, those at which generation stops, and the problem ("" if there is none)."""
 
     ends: tuple[str, ...]
     stops: tuple[str, ...]
@@ -70,8 +70,8 @@ def survey(
 
 
 class Counted(NamedTuple):
-    """What training would make of a file. usable, bad, too_long, dropped, truncated: rows; texts: what is learned from;
-    problems: of bad rows; error: why training would refuse the file whatever is done about its bad rows."""
+    """How training would use a file. usable, bad, too_long, dropped, truncated: rows; texts: sequences of usable rows;
+    problems: of bad rows; error: why training would refuse the file even if bad rows are skipped."""
 
     rows: int
     usable: int
@@ -84,7 +84,7 @@ class Counted(NamedTuple):
     error: DataError | None = None
 
     def numbers(self) -> dict[str, int]:
-        """All that is counted, by name."""
+        """All counts, by name."""
         return {
             "rows": self.rows,
             "usable": self.usable,
@@ -106,9 +106,9 @@ def count(
     loss_on: LossOn,
     known: int | None = None,
 ) -> Counted:
-    """Render every row as training would, bad rows left out, and count; also where no row is left.
+    """Render every row as training would, bad rows left out, and count; no error is raised, also when no row is left.
 
-    known: how many token embeddings the model has, None where that is not known.
+    known: how many token embeddings the model has, None if that is not known.
     """
     bad = list(read.problems)
     if not read.records:
@@ -137,7 +137,7 @@ def count(
 
 
 def segments(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[Segment]:
-    """The row as runs of supervised and unsupervised text; a turn's end starts a new run."""
+    """A row as segments of supervised and unsupervised text in turn."""
     runs: list[tuple[list[int], bool]] = []
     for token, label in zip(row.input_ids, row.labels, strict=True):
         supervised = label != IGNORED
@@ -159,7 +159,7 @@ def lengths_of(rows: Sequence[Encoded], max_length: int) -> Lengths:
 
 
 def unknown_tokens(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, known: int | None) -> list[Problem]:
-    """Rows with tokens that the model has no embedding for; known: how many it has, None where that is not known."""
+    """Problems of rows with tokens that have no embedding; known: how many embeddings there are, None if not known."""
     if known is None:
         return []
     found = (outside(row.place, row.input_ids, known, tokenizer) for row in rows)
@@ -169,8 +169,8 @@ def unknown_tokens(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, 
 def check_stop(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> StopCheck:
     """Whether generation stops at every token that the supervised turns end with.
 
-    stops: the model's end-of-sequence ids (`models.load.stop_ids`). A model trained to end its turns with a token that
-    generation does not stop at talks on after its answer.
+    stops: the model's end-of-sequence ids (`models.load.stop_ids`). If generation does not stop at the token that the
+    model was trained to end its turns with, the model goes on after its answer.
     """
     ends = sorted({end for row in rows for end in _ends(row)})
     names = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in ends)
@@ -188,9 +188,9 @@ def check_stop(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, stop
 
 
 def check_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What is wrong between the generation prompt and the trained text; "" when nothing, or without a template.
+    """How the generation prompt differs from the trained text; "" when it does not, or without a template.
 
-    DeepSeek-R1's template makes generation begin with `<think>`, but writes past answers without it.
+    DeepSeek-R1's template makes generation begin with `<think>`, but renders past answers without it.
     """
     if not tokenizer.chat_template:
         return ""
@@ -201,8 +201,8 @@ def check_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _ends(row: Encoded) -> set[int]:
-    """The last token of every supervised run (adjoining turns count as one)."""
+    """The last token of every supervised segment (adjacent turns count as one)."""
     following = [*row.labels[1:], IGNORED]
     if row.truncated:
-        following[-1] = row.labels[-1]  # the last run was cut off before its end
+        following[-1] = row.labels[-1]  # the last segment was cut off before its end
     return {label for label, after in zip(row.labels, following, strict=True) if label != IGNORED and after == IGNORED}
