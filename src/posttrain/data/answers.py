@@ -1,7 +1,7 @@
 """Preferences and graded answers as rows of token ids.
 
-Both answers of a pair are rendered with the prompt, each as a row of its own would be: what is labelled is the answer
-and the token that ends it.
+Both answers of a pair are rendered with the prompt, each like a row of its own: the answer and the token that ends it
+are labelled.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class PairRow:
-    """Two answers after the same prompt; margin: by how much the chosen one is better, 0 where not known.
+    """Two answers after the same prompt; margin: by how much the chosen one is better, 0 if not known.
 
-    Compared by identity, so that what is known of a row can be kept in a dict.
+    Rows are compared by identity, so that a dict can have them as keys.
     """
 
     chosen: Encoded
@@ -50,7 +50,7 @@ class PairRow:
 
 @dataclass(frozen=True, eq=False)
 class GradedRow:
-    """An answer after its prompt, and whether it is wanted. Compared by identity."""
+    """An answer after its prompt, and whether it is wanted; compared by identity."""
 
     answer: Encoded
     label: bool
@@ -78,8 +78,8 @@ def encode_pairs(
     over_long: OverLong = "raise",
     on_bad_row: OnBadRow = "fail",
 ) -> EncodeResult[PairRow]:
-    """All preferences, in order. DataError (TemplateError) names every row that is none or cannot be rendered; a pair
-    counts as long as its longer answer."""
+    """All preferences, in order. DataError (TemplateError) names every row that is no preference or cannot be rendered;
+    the length of a pair is that of its longer answer."""
     limits = Limits(max_length, over_long, on_bad_row)
     return _checked(_pairs(records, tokenizer, limits), len(records), limits)
 
@@ -138,7 +138,7 @@ def encodings_of(
 
 
 def sequences_of(row: Encoded | PairRow | GradedRow) -> list[Encoded]:
-    """What the model reads of a row."""
+    """The sequences of a row that the model reads."""
     if isinstance(row, PairRow):
         return [row.chosen, row.rejected]
     return [row.answer] if isinstance(row, GradedRow) else [row]
@@ -146,14 +146,14 @@ def sequences_of(row: Encoded | PairRow | GradedRow) -> list[Encoded]:
 
 def _checked(found: Iterator[RowT | Problem | TooLong], records: int, limits: Limits) -> EncodeResult[RowT]:
     made = gathered(found)
-    if records == 0:  # of a study's change, say
+    if records == 0:  # such as those of a study's change
         cause = "there is nothing to compare: no rows, or every target is answered as wanted already"
         raise DataError(Problem("", cause, "give data, or another change"))
     return made.checked(records, limits, TemplateError)
 
 
 def _fitted(sides: Sequence[Outcome], place: str, limits: Limits) -> list[Encoded] | Problem | TooLong:
-    """The answers of a row, cut where they may be, or what is wrong with the row."""
+    """The answers of a row, cut if that is allowed, or the problem of the row."""
     wrong = next((side for side in sides if isinstance(side, Problem)), None)
     if wrong is not None:
         return wrong
@@ -166,7 +166,7 @@ def _fitted(sides: Sequence[Outcome], place: str, limits: Limits) -> list[Encode
 
 
 def _useless(place: str, sides: Sequence[Encoded]) -> Problem | None:
-    """What makes a row teach nothing; None when it teaches."""
+    """The problem of a row from which nothing can be learned; None when something can."""
     how = "once cut to max_length " if any(side.truncated for side in sides) else ""
     if any(all(label == IGNORED for label in side.labels[1:]) for side in sides):
         return Problem(place, f"{how}an answer has no token", LONG_MEND)
