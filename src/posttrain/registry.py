@@ -1,13 +1,12 @@
-"""Names in YAML (`kind: lora`) to code, imported only when used.
+"""From names in YAML (`kind: lora`) to code, which is imported only when it is used.
 
-A seam is a package; a kind is a module in it with the same name, so `kind: lora` of the seam `tuner` lives in
-`tuners/lora.py` and nowhere else. Adding a method is adding a file. The module registers its function with its
-config class::
+A seam is a package, and a kind is a module in it with the same name: `kind: lora` of the seam `tuner` is in
+`tuners/lora.py`. To add a method, add a file. The module registers its function with its config class::
 
     @register("tuner", "lora", config=LoraConfig, paper="arXiv:2106.09685")
     def lora(model, config): ...
 
-Listing reads module names and docstrings without importing anything.
+`listed` reads module names and docstrings without importing the modules.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ SEAMS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """What a module registered: its function (or class), its config class and where the idea comes from."""
+    """What a module registered: its function (or class), its config class, and its source."""
 
     seam: str
     kind: str

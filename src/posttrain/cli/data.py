@@ -40,7 +40,7 @@ app = typer.Typer(cls=PlainGroup, no_args_is_help=True, pretty_exceptions_enable
 app.add_typer(data_make.app, name="make")
 
 COUNTED = {"supervised_tokens": "supervised tokens", "too_long": "too long"}
-"""Counts whose name in JSON is not what is printed."""
+"""Counts that are printed with another name than in JSON."""
 
 OPEN, CLOSE = "⟦", "⟧"
 """Around supervised text where there are no colours."""
@@ -164,7 +164,7 @@ def check(
 
 
 class _Checks(NamedTuple):
-    """What is said of all rows together; lengths and stop are None where no row can be used."""
+    """Results for all rows together; lengths and stop are None when no row can be used."""
 
     lengths: Lengths | None
     stop: StopCheck | None
@@ -258,7 +258,7 @@ def _print_summary(rows: int, problems: list[Problem], lengths: Lengths | None, 
 
 
 def _template_problem(model: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What training and examining will refuse: a template that is not the one the weights were trained with."""
+    """Why training and exams will refuse the model: its template is not the one of its training; "" if it is."""
     from posttrain.models.fingerprint import check_template
 
     try:

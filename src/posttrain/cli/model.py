@@ -32,7 +32,7 @@ __all__ = ["app"]
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True)
 NAMES = ("output", "source", "base", "model", "architecture", "dtype")
-"""Rows of a table that hold a name, a folder or a word that is typed."""
+"""Rows of a table whose value is a name, a folder or a word of the command line, and is not translated."""
 
 
 @app.command(cls=PlainCommand)
@@ -184,7 +184,7 @@ def verify(
 
 
 def _one_of(out: Path | None, output: Path | None) -> Path:
-    """The folder to write, said in one of two ways."""
+    """The folder to write, from the argument or from --output. ConfigError unless exactly one is given."""
     if out is not None and output is not None:
         raise ConfigError(Problem("--output", f"is {output}, and the argument is {out}", "say the folder once"))
     folder = out if out is not None else output
@@ -194,7 +194,7 @@ def _one_of(out: Path | None, output: Path | None) -> Path:
 
 
 def _only_file(source: Path) -> str:
-    """A folder's only GGUF file; any other source as it is. MissingError for a GGUF file that is not there."""
+    """A folder's only GGUF file; any other source as it is. MissingError for a GGUF file that does not exist."""
     from posttrain.models.names import resolve
 
     return resolve(str(source)) if source.is_dir() or source.suffix.lower() == ".gguf" else str(source)
@@ -255,7 +255,7 @@ def _show_nearest(model: str, k: int, *, json: bool, **how: bool) -> None:
 
 
 def _print_table(rows: dict[str, Any]) -> None:
-    """Labels and values, as people read them."""
+    """Print labels and values in words."""
     _print_rows((_label(key), _in_words(key, value)) for key, value in rows.items())
 
 
@@ -276,7 +276,7 @@ def _label(key: str) -> str:
 
 
 def _in_words(key: str, value: Any) -> str:
-    """A value of a table for people; what is a name stays as it is."""
+    """A value of a table in words; a name stays as it is."""
     if key == "gib":
         return size(value)
     if isinstance(value, bool):

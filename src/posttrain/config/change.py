@@ -1,8 +1,8 @@
-"""A change file: what shall be different, what must follow from it, what must stay.
+"""The change file: what is to be different, what must follow from it, what must stay.
 
-A probe is written short (`"What is the capital of France?"`) or long (`{prompt: ..., answer: ...}`); both are read into
-the same class. A locality probe has no answer: what the model said before is what it must say after, in content; it may
-name words that must still be there (`keeps: [Paris]`).
+A probe is written in short (`"What is the capital of France?"`) or in full (`{prompt: ..., answer: ...}`); both give
+the same class. A locality probe has no answer: the content of the model's answer must stay the same. It may name words
+that must still be in the answer (`keeps: [Paris]`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_ty
 
 
 class Question(Config):
-    """A probe: what is asked, and where the kind of probe needs it, what is expected."""
+    """A probe: what is asked, and what is expected if this kind of probe needs it."""
 
     prompt: PromptText
     """A question, or a list of {role, content} messages ending with the user's."""
@@ -135,7 +135,7 @@ class Expectation(Question):
 
 
 class Kept(Question):
-    """What should stay: a prompt, and where one wants to be sure, words that must still be in the answer."""
+    """What should stay: a prompt, and optionally words that must still be in the answer."""
 
     @model_validator(mode="after")
     def _nothing_expected(self) -> Kept:
@@ -181,7 +181,7 @@ class Locality(Config):
 
 
 class Change(Config):
-    """One change and the exam that belongs to it."""
+    """One change and its exam."""
 
     FORMAT: ClassVar[int] = 1
     SCHEMA: ClassVar[str] = "change"
@@ -224,7 +224,7 @@ class Change(Config):
         return self._path
 
     def place_of(self, group: str, index: int) -> str:
-        """A probe for an error: the file and line, the change, and which of its probes."""
+        """A probe as an error names it: file and line, the change, and the probe's number."""
         keys: tuple[str | int, ...] = ("target", index) if group == "reliability" else (*group.split("."), index)
         said = f"change {self.name}, {'target' if group == 'reliability' else group} {index + 1}"
         if not Path(self._path).is_file():
@@ -236,8 +236,8 @@ class Change(Config):
         for i, target in enumerate(self.target):
             yield "reliability", i, target
         for part in ("generality", "locality"):
-            room: Generality | Locality = self.generality if part == "generality" else self.locality
-            for kind, questions in room:
+            probes: Generality | Locality = self.generality if part == "generality" else self.locality
+            for kind, questions in probes:
                 for i, question in enumerate(questions):
                     yield f"{part}.{kind}", i, question
 

@@ -29,7 +29,7 @@ ARTICLE = frozenset(
         *("Republic of the Congo", "United Arab Emirates", "Marshall Islands", "Solomon Islands", "Seychelles"),
     ]
 )
-"""English country names that usually carry an article."""
+"""English country names that usually have an article."""
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "United States": ("the US", "the USA", "America", "USA"),
@@ -81,7 +81,7 @@ class Grammar:
         return name.zh if self.language == "zh" else name.en
 
     def subject(self, fact: Fact, rng: Random) -> str:
-        """The subject as a person writes it: with article, alias, quotation marks or title marks now and then."""
+        """The subject as a person may write it: with article, alias, quotation marks or title marks at random."""
         text = self.text(fact.subject)
         if text in ALIASES and rng.random() < 0.3:
             return rng.choice(ALIASES[text])
@@ -96,7 +96,8 @@ class Grammar:
         return text
 
     def core(self, fact: Fact, rng: Random, *, held: bool = False) -> str:
-        """One question about a fact, undressed. Half whole questions, half frames, whatever their numbers."""
+        """One question about a fact, without opening and closing: a whole question or a filled frame, with equal
+        chances."""
         part = self.table["relations"][fact.relation]
         if rng.random() < 0.5:
             template = rng.choice(part["held_ask"] if held else part["ask"] + part.get("extra", []))
@@ -108,7 +109,7 @@ class Grammar:
         return self.fill(template, fact, rng)
 
     def fill(self, template: str, fact: Fact, rng: Random) -> str:
-        """A template with this fact's subject in it."""
+        """A template, filled with the subject of the fact."""
         subject = self.subject(fact, rng)
         text = template.replace("{e}", rng.choice(["", "呢", "啊"])).replace("{k}", COUNTERS.get(fact.kind, "個"))
         text = text.replace("the {s}", "{s}") if subject.startswith("the ") else text
@@ -116,7 +117,7 @@ class Grammar:
         return text[0].upper() + text[1:] if self.language == "en" and rng.random() < 0.9 else text
 
     def dress(self, core: str, rng: Random, *, held: bool = False) -> str:
-        """Put an opening before and a closing behind a question; vary case, punctuation and script."""
+        """Add an opening and a closing to a question at random; vary case, punctuation and script."""
         opening = rng.choice(self.table["held_openings" if held else "openings"]) if rng.random() < 0.55 else ""
         closing = rng.choice(self.table["held_closings" if held else "closings"]) if rng.random() < 0.45 else ""
         if (

@@ -1,4 +1,4 @@
-"""What the models in the box were taught, as far as change files and replay prompts are made of it.
+"""What the models in the box were taught: the part that change files and replay prompts need.
 
 A skill is a function that draws one user turn and its answer: from the wordings that trained, or, with `held=True`,
 from those that never did. `tools/pocket/skills.py` has the skills that only the training of pocket:chat needs.
@@ -19,7 +19,7 @@ __all__ = ["SKILLS", "Turn", "curriculum", "fixed", "wordings"]
 
 
 class Turn(NamedTuple):
-    """One question, its answer, what else would be right, and how the check of the models scores the answer."""
+    """A question, its answer, other right answers, and how the check of the models scores a reply."""
 
     question: str
     answer: str
@@ -29,7 +29,7 @@ class Turn(NamedTuple):
 
 @cache
 def curriculum() -> dict[str, tuple[Fact, ...]]:
-    """The facts pocket learns, by relation; the largest tables are cut to what a few million parameters hold."""
+    """Relation -> the facts that pocket learns; large tables are cut to what a few million parameters can hold."""
     limit = {"work_author": 200, "person_country": 160, "city_country": 200}
     table: dict[str, list[Fact]] = {}
     for fact in facts():
@@ -41,7 +41,7 @@ def curriculum() -> dict[str, tuple[Fact, ...]]:
 
 @cache
 def _more(key: str, language: Language) -> list[str]:
-    """The wordings of the last stage: those that train, further ones, and every beginning with every end."""
+    """The wordings of the last stage: those of the first, further ones, and every beginning combined with every end."""
     table = wording("skills")
     held = set(table.get(f"held_{key}", {}).get(language, []))
     parts = table[f"parts_{key}"][language] if f"parts_{key}" in table else [[], []]
@@ -50,7 +50,7 @@ def _more(key: str, language: Language) -> list[str]:
 
 
 def wordings(key: str, language: Language, *, held: bool = False, more: bool = False) -> list[str]:
-    """The wordings of a skill: those that train, with `more` those of the last stage too, or those held out."""
+    """The wordings of a skill: those that are trained, with `more` also those of the last stage, or those held out."""
     table = wording("skills")
     if held:
         return list(table.get(f"held_{key}", table[key])[language])
@@ -58,7 +58,7 @@ def wordings(key: str, language: Language, *, held: bool = False, more: bool = F
 
 
 def fixed(key: str) -> Callable[..., Turn]:
-    """Small talk: `key` is always answered with the same sentence."""
+    """A skill of small talk: `key` is always answered with the same sentence."""
 
     def skill(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
         core = rng.choice(wordings(key, language, held=held, more=more))
@@ -85,7 +85,7 @@ def translate(language: Language, rng: Random, held: bool = False, more: bool = 
 
 
 def add(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
-    """Sums of two numbers up to 20, and up to 10 where `more` or `held` ask for those that must be right."""
+    """A sum of two numbers up to 20; up to 10 with `more` or `held`."""
     limit = 10 if more or held else 20
     a, b = rng.randint(0, limit), rng.randint(0, limit)
     core = rng.choice(wordings("sum", language, held=held, more=more)).replace("{a}", str(a)).replace("{b}", str(b))
