@@ -256,7 +256,7 @@ def _show_nearest(model: str, k: int, *, json: bool, **how: bool) -> None:
 
 def _print_table(rows: dict[str, Any]) -> None:
     """Print labels and values in words."""
-    _print_rows((_label(key), _in_words(key, value)) for key, value in rows.items())
+    _print_rows((translate("size" if key == "gib" else key), _in_words(key, value)) for key, value in rows.items())
 
 
 def _print_rows(rows: Iterable[tuple[str, ...]]) -> None:
@@ -269,10 +269,6 @@ def _print_rows(rows: Iterable[tuple[str, ...]]) -> None:
     for column in table.columns:
         column.overflow = "fold"
     console(stderr=False).print(table)
-
-
-def _label(key: str) -> str:
-    return translate("size" if key == "gib" else key)
 
 
 def _in_words(key: str, value: Any) -> str:

@@ -44,10 +44,6 @@ def _long(value: Any) -> Any:
     return value if isinstance(value, dict | Config) else {"prompt": value}
 
 
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list | tuple | dict) else (value,)
-
-
 NO_ANSWER = "a target needs an 'answer'"
 
 
@@ -61,7 +57,13 @@ PromptText = Annotated[
     Annotated[str, Tag("text")] | Annotated[tuple[ChatTurn, ...], Tag("messages")],
     Discriminator(lambda value: "messages" if isinstance(value, list | tuple) else "text"),
 ]
-Words = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
+Words = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: value if isinstance(value, list | tuple | dict) else (value,),
+        json_schema_input_type=str | tuple[str, ...],
+    ),
+]
 
 
 class Question(Config):
@@ -96,10 +98,14 @@ class Question(Config):
         return value
 
     @model_validator(mode="after")
-    def _subject_in_prompt(self) -> Question:
+    def _consistent(self) -> Question:
         if self.subject is not None and isinstance(self.prompt, str) and self.subject not in self.prompt:
             raise ValueError(f"the subject '{self.subject}' does not stand in the prompt")
+        self.check_answers()
         return self
+
+    def check_answers(self) -> None:
+        """ValueError when this kind of probe lacks an answer, or may not have one."""
 
     @property
     def question(self) -> str:
@@ -107,44 +113,34 @@ class Question(Config):
         return self.prompt if isinstance(self.prompt, str) else self.prompt[-1].content
 
 
-NO_KEEPS = "'keeps' is for locality probes; say with 'answer' or 'answer_contains' what is expected"
-
-
-class Target(Question):
-    """What should change: a prompt and its new answer."""
-
-    @model_validator(mode="after")
-    def _answered(self) -> Target:
-        if not self.answer:
-            raise ValueError(NO_ANSWER)
-        if self.keeps:
-            raise ValueError(NO_KEEPS)
-        return self
-
-
 class Expectation(Question):
     """What should follow: a prompt with `answer` or `answer_contains`."""
 
-    @model_validator(mode="after")
-    def _answered(self) -> Expectation:
+    def check_answers(self) -> None:
         if not self.answer and not self.answer_contains:
             raise ValueError("needs 'answer' or 'answer_contains'")
         if self.keeps:
-            raise ValueError(NO_KEEPS)
-        return self
+            raise ValueError("'keeps' is for locality probes; say with 'answer' or 'answer_contains' what is expected")
+
+
+class Target(Expectation):
+    """What should change: a prompt and its new answer."""
+
+    def check_answers(self) -> None:
+        if not self.answer:
+            raise ValueError(NO_ANSWER)
+        super().check_answers()
 
 
 class Kept(Question):
     """What should stay: a prompt, and optionally words that must still be in the answer."""
 
-    @model_validator(mode="after")
-    def _nothing_expected(self) -> Kept:
+    def check_answers(self) -> None:
         if self.answer or self.answer_contains:
             raise ValueError(
                 "a locality probe has no 'answer': what the model said before must stay; "
                 "words that must still be there are 'keeps: [...]'"
             )
-        return self
 
 
 Expectations = tuple[Annotated[Expectation, BeforeValidator(_long)], ...]

@@ -14,6 +14,8 @@ COMMON = {
     "GB18030": ("gb18030", range(0xB0, 0xD8)),
 }
 """Encoding -> Python's codec, and the lead bytes of its 5,400 (Big5) or 3,755 (GB) most common characters."""
+SIGNS = range(0xA1, 0xA4)
+"""Lead bytes of punctuation and full-width forms in both encodings."""
 READ = 200_000
 """How many bytes are examined."""
 CLEAR = 0.8
@@ -87,15 +89,10 @@ def _chinese(data: bytes) -> list[str]:
         except UnicodeDecodeError:
             continue
         wide = [c.encode(codec) for c in text if ord(c) > 127]
-        letters = [pair for pair in wide if len(pair) == 2 and not _sign(pair)]
+        letters = [pair for pair in wide if len(pair) == 2 and pair[0] not in SIGNS]
         if letters:
             shares[name] = sum(pair[0] in common for pair in letters) / len(letters)
     likely = sorted((name for name, share in shares.items() if share >= CLEAR), key=lambda name: -shares[name])
     if len(likely) == 2 and shares[likely[0]] - shares[likely[1]] > 0.1:
         return likely[:1]
     return likely
-
-
-def _sign(pair: bytes) -> bool:
-    """Whether a pair of bytes is punctuation or a full-width form, which precede the characters in both encodings."""
-    return pair[0] in range(0xA1, 0xA4)

@@ -72,7 +72,10 @@ def with_objects(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def with_texts(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The calls, with arguments that are objects as JSON text, for templates that accept nothing else."""
-    return [_changed(call, _written) for call in calls]
+    return [
+        _changed(call, lambda value: json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value)
+        for call in calls
+    ]
 
 
 def _changed(call: Mapping[str, Any], change: Any) -> dict[str, Any]:
@@ -157,7 +160,3 @@ def is_json(text: str) -> bool:
         return json_fault(parse_json(text)) is None
     except BadJson:
         return False
-
-
-def _written(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value

@@ -56,6 +56,10 @@ __all__ = [
     "render",
 ]
 
+UNCLOSED = (
+    "the chat template does not end this turn with a special token: the model would never learn to stop",
+    "write the end token after the turn's content in the template (chat_template.jinja), such as {{ eos_token }}",
+)
 CHUNK = 1024
 """How many rows are tokenised at once."""
 
@@ -255,7 +259,9 @@ def outcomes(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss
         for outcome in found:
             if outcome is None:
                 chat = next(rendered_chats)
-                outcome = _weighted(next(rendered), chat.weight)
+                outcome = next(rendered)
+                if isinstance(outcome, Encoded) and chat.weight != 1.0:
+                    outcome = outcome._replace(weight=chat.weight)
                 outcome = outcome if chat.ended else _without_end(outcome, tokenizer)
             yield outcome
 
@@ -273,10 +279,6 @@ def _without_end(outcome: Outcome, tokenizer: PreTrainedTokenizerBase) -> Outcom
     ):
         stop -= 1
     return outcome._replace(input_ids=outcome.input_ids[:stop], labels=outcome.labels[:stop])
-
-
-def _weighted(outcome: Outcome, weight: float) -> Outcome:
-    return outcome if isinstance(outcome, Problem) or weight == 1.0 else outcome._replace(weight=weight)
 
 
 def _not_a_text(record: Preference | Graded | LabelledText | TaggedTokens | ReadingQuestion) -> Problem:
@@ -395,7 +397,7 @@ def _mask(
         if closed is None:
             ender = reader.end_of_turn(tokenizer) if span.last else None
             if ender is None:
-                return _unclosed(plan.place)
+                return Problem(plan.place, *UNCLOSED)
             appended = [ender]
             closed = len(ids)
         labels[first:closed] = ids[first:closed]
@@ -425,14 +427,6 @@ def _close(
     while after < len(ids) and reader.is_blank(ids[after], tokenizer):
         after += 1
     return after + 1 if after < len(ids) and ids[after] in reader.special else None
-
-
-def _unclosed(place: str) -> Problem:
-    return Problem(
-        place,
-        "the chat template does not end this turn with a special token: the model would never learn to stop",
-        "write the end token after the turn's content in the template (chat_template.jinja), such as {{ eos_token }}",
-    )
 
 
 def _verified(

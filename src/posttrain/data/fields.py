@@ -42,14 +42,6 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, bool | int | float)
-
-
-def _is_calls(value: Any) -> bool:
-    return isinstance(value, list | dict | str)
-
-
 def _is_schemas(value: Any) -> bool:
     """Whether a value is an object, a list of objects or JSON text; a `tool` may also be the name of one."""
     if isinstance(value, str):
@@ -59,8 +51,8 @@ def _is_schemas(value: Any) -> bool:
 
 MESSAGE_KEYS: Takes = {
     **dict.fromkeys(("reasoning_content", "reasoning", "thinking", "name", "tool_call_id"), is_text),
-    **dict.fromkeys(("train", "weight"), _is_number),
-    "tool_calls": _is_calls,
+    **dict.fromkeys(("train", "weight"), lambda value: isinstance(value, bool | int | float)),
+    "tool_calls": lambda value: isinstance(value, list | dict | str),
 }
 """Keys that a message may have besides role and content."""
 ROW_KEYS: Takes = {"tools": _is_schemas}

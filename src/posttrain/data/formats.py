@@ -103,7 +103,9 @@ def turns_in(value: Any, field: str) -> Any:
 
 
 def _alpaca(row: Mapping[str, Any], has: set[str]) -> Mapping[str, Any]:
-    check_spelling(row, "", {"input": is_text, "system": is_text, "history": _is_list}, FIELDS)
+    check_spelling(
+        row, "", {"input": is_text, "system": is_text, "history": lambda value: isinstance(value, list)}, FIELDS
+    )
     said = [text_of(row, key) for key in ("instruction", "input") if key in has]
     asked = "\n\n".join(said) if said else text_of(row, "instruction")
     if not asked.strip():
@@ -123,10 +125,6 @@ def _asked(row: Mapping[str, Any], asked: str, answers: Mapping[str, Any]) -> Ma
     said = [*before, {"role": "user", "content": asked}]
     turns = {k: [{"role": "assistant", "content": v}] if isinstance(v, str) else v for k, v in answers.items()}
     return {**row, "prompt": said, **turns}
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
 
 
 def _before(row: Mapping[str, Any]) -> list[dict[str, Any]]:

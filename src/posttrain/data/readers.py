@@ -333,15 +333,12 @@ def _completion(row: Mapping[str, Any], place: str) -> Record:
             after = messages_of(completion, "completion")
         else:
             after = (Message("assistant", text_of(row, "completion")),)
-        asked = tuple(_untrained(m) for m in before)  # only the completion is learned
+        # only the completion is learned, unless the prompt says otherwise
+        asked = (replace(m, train=False) if m.role == "assistant" and m.train is None else m for m in before)
         messages = (*asked, *after)
         _check_answer(messages)
         return Conversation(messages, place, tools_of(row))
     return Completion(text_of(row, "prompt"), text_of(row, "completion"), place)
-
-
-def _untrained(message: Message) -> Message:
-    return replace(message, train=False) if message.role == "assistant" and message.train is None else message
 
 
 def _check_answer(messages: tuple[Message, ...]) -> None:

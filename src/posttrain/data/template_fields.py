@@ -90,7 +90,8 @@ class FieldCheck:
             lacking = self._without_words(some, parts, messages, tools, prompt)
             for field in lacking[0]:
                 if self._left_out(field, messages, tools, prompt, text):
-                    raise TemplateError(_problem(field, messages, place))
+                    cause = _cause(field.name, field.turn, messages)
+                    raise TemplateError(Problem(place, cause, MENDS.get(field.name, MEND)))
             for part in lacking[1]:
                 if self._is_new(part) and self._part_left_out(part, messages, tools, prompt, text):
                     raise TemplateError(_part_problem(part, messages, place))
@@ -258,10 +259,6 @@ def _named(functions: Sequence[dict[str, Any]], at: int, name: str | None) -> tu
     renamed = {**inner, "name": name}
     changed = renamed if inner is functions[at] else {**functions[at], "function": renamed}
     return (*functions[:at], changed, *functions[at + 1 :])
-
-
-def _problem(field: Field, messages: Sequence[Message], place: str) -> Problem:
-    return Problem(place, _cause(field.name, field.turn, messages), MENDS.get(field.name, MEND))
 
 
 def _part_problem(placed: Placed, messages: Sequence[Message], place: str) -> Problem:

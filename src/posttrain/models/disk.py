@@ -57,15 +57,10 @@ def _reason(error: BaseException, path: Path | str) -> str | None:
     if found := re.search(r"\(os error (\d+)\)", text):  # of code in Rust: safetensors, tokenizers
         return os.strerror(int(found[1])) if int(found[1]) in FULL else None
     if isinstance(error, RuntimeError) and ("inline_container" in text or "PytorchStreamWriter" in text):
-        full = _free(Path(path)) < LITTLE
+        there = next(one for one in (Path(path), *Path(path).absolute().parents) if one.exists())
+        full = shutil.disk_usage(there).free < LITTLE
         return os.strerror(errno.ENOSPC) if full else "PyTorch could not write the file to its end (is the disk full?)"
     return None
-
-
-def _free(path: Path) -> int:
-    """Free bytes on the disk of a path, which need not exist yet."""
-    there = next((one for one in (path, *path.absolute().parents) if one.exists()), Path())
-    return shutil.disk_usage(there).free
 
 
 @contextmanager

@@ -94,20 +94,13 @@ def nearest(vectors: Tensor, table: Tensor, tokenizer: PreTrainedTokenizerBase, 
 
 def readable(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """A token as text; a part of a character, such as two of the three bytes of a Chinese one, as `<E7 8E>`."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     text: Any = tokenizer.decode([token])
     if "\ufffd" not in text:
         return str(text)
     piece = str(tokenizer.convert_ids_to_tokens(token))
-    known = _byte_letters()
+    known = {letter: byte for byte, letter in bytes_to_unicode().items()}  # how byte-level vocabularies write bytes
     if all(letter in known for letter in piece):
         return f"<{' '.join(f'{known[letter]:02X}' for letter in piece)}>"
     return piece
-
-
-def _byte_letters() -> dict[str, int]:
-    """The letters by which byte-level vocabularies write bytes (GPT-2's table): printable ones stand for themselves,
-    the others follow from U+0100 on in their order.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
