@@ -11,20 +11,30 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+import transformers
+from peft import PeftModel, load_peft_weights
+from safetensors.torch import load_file, save_file
 
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.models.disk import as_umask_says, starting_anew, writing
+from posttrain.models.fingerprint import template_fingerprint
+from posttrain.models.heads import load_any
+from posttrain.models.load import LoadedModel, adapter_base, hub_folder
+from posttrain.models.merge_adapter import relative_distance, some_logits
 from posttrain.models.names import resolve, say_taken
-
-if TYPE_CHECKING:
-    import torch
-
-    from posttrain.models.load import LoadedModel
+from posttrain.models.notes import head_of_model, read_notes
+from posttrain.models.save import save_model, saved_padding, write_notes
+from posttrain.models.tensors import stored_dtype
+from posttrain.models.tying import is_tied
+from posttrain.models.vocabulary import padding_of_files
 
 __all__ = ["ExportDtype", "Exported", "export_model"]
 
 ExportDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SAME = 1e-5
 """Largest difference between the outputs of the written model and of the rounded source, as a share of their standard
@@ -70,8 +80,6 @@ def export_model(
     ConfigError when there is no adapter to export or the folder is not empty; PosttrainError for an adapter that is no
     change of weights, and when the written model differs.
     """
-    from posttrain.models.load import hub_folder
-
     say_taken(name, say)
     name = resolve(name) if Path(name).is_dir() else name
     if not Path(resolve(name)).exists():
@@ -93,20 +101,10 @@ def export_model(
 def _whole(
     name: str, output: Path, dtype: ExportDtype, how: Mapping[str, bool], say: Callable[[str], None], *, merged: bool
 ) -> Exported:
-    import torch
-
-    from posttrain.models.heads import load_any
-    from posttrain.models.merge_adapter import relative_distance, some_logits
-    from posttrain.models.notes import head_of_model
-    from posttrain.models.save import save_model
-    from posttrain.models.tensors import stored_dtype
-    from posttrain.models.tying import is_tied
-    from posttrain.models.vocabulary import padding_of_files
-
     named = (stored_dtype(name, **how) or "float32") if dtype == "auto" else dtype
     if dtype == "auto":
         say(f"stored in {named}, as {'its base' if merged else 'the model'} is (--dtype for another)")
-    wanted: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[named]
+    wanted = TORCH[named]
     options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "say": say, **how}
     expected = some_logits(load_any(name, **options).model)  # of the adapter on its base, freed at once
     loaded = load_any(name, adapter_merged=True, **options)
@@ -116,7 +114,7 @@ def _whole(
         for parameter in model.parameters():
             parameter.copy_(parameter.to(wanted))
     rounded = some_logits(model)
-    far = relative_distance(rounded, expected) if rounded is not None and expected is not None else 0.0
+    far = relative_distance(rounded, expected)
     if head_of_model(model) is None and (pads := padding_of_files(loaded.tokenizer)) is not None and pads.own:
         config = f"names {pads.named[0]}" if pads.named[0] is not None else "names none"
         say(f"the padding token stays {pads.own!r}, as in the source; it has no embedding, so config.json {config}")
@@ -151,8 +149,6 @@ def _rounded(dtype: str, far: float, *, adapter: bool = False) -> tuple[str, ...
 
 def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
     """PosttrainError when a number would become infinite."""
-    import torch
-
     largest = torch.finfo(dtype).max
     for key, parameter in model.named_parameters():
         if bool((parameter.detach().abs() > largest).any()):
@@ -162,13 +158,6 @@ def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
 
 def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | None, *, trust_remote_code: bool) -> str:
     """Load the written model and compare its outputs; returns what loads it."""
-    import transformers
-
-    from posttrain.models.fingerprint import template_fingerprint
-    from posttrain.models.heads import load_any
-    from posttrain.models.merge_adapter import relative_distance, some_logits
-    from posttrain.models.notes import head_of_model
-
     if head_of_model(source.model) is None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             output, dtype="float32", local_files_only=True, trust_remote_code=trust_remote_code
@@ -179,8 +168,8 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
         model = load_any(str(output), device="cpu", dtype="float32", trust_remote_code=trust_remote_code).model
         by = "transformers, its labels with posttrain"
     found = some_logits(model)
-    if found is not None and expected is not None and not relative_distance(found, expected) <= SAME:
-        far = relative_distance(found, expected)
+    far = relative_distance(found, expected)
+    if not far <= SAME:
         cause = f"what was written is another model: outputs differ by {far:.1%} of their spread, and it was removed"
         raise PosttrainError(Problem(str(output), cause, "please report this, with the architecture"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -196,17 +185,6 @@ def _adapter(
     name: str, output: Path, dtype: ExportDtype, how: Mapping[str, bool], say: Callable[[str], None], *, merged: bool
 ) -> Exported:
     """Write the adapter's files, its tokenizer with the template, and a card."""
-    import torch
-    from peft import PeftModel, load_peft_weights
-    from safetensors.torch import load_file, save_file
-
-    from posttrain.models.heads import load_any
-    from posttrain.models.load import adapter_base
-    from posttrain.models.merge_adapter import relative_distance, some_logits
-    from posttrain.models.notes import head_of_model
-    from posttrain.models.save import saved_padding, write_notes
-    from posttrain.models.tying import is_tied
-
     folder = Path(resolve(name))
     loaded = load_any(name, device="cpu", dtype="auto", say=say, **how)
     expected = some_logits(loaded.model)
@@ -214,8 +192,7 @@ def _adapter(
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path) if path.is_file() else load_peft_weights(str(folder), device="cpu")
     if dtype != "auto":
-        wanted: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-        tensors = {key: t.to(wanted) if t.is_floating_point() else t for key, t in tensors.items()}
+        tensors = {key: t.to(TORCH[dtype]) if t.is_floating_point() else t for key, t in tensors.items()}
     with writing(output):
         shutil.copyfile(folder / "adapter_config.json", output / "adapter_config.json")
         save_file({key: t.contiguous() for key, t in tensors.items()}, output / path.name, metadata={"format": "pt"})
@@ -228,7 +205,7 @@ def _adapter(
         (output / "README.md").write_text(card, encoding="utf-8", newline="\n")
         as_umask_says(output)
     found = some_logits(load_any(str(output), device="cpu", dtype="auto", say=say, **how).model)
-    far = relative_distance(found, expected) if found is not None and expected is not None else 0.0
+    far = relative_distance(found, expected)
     if not far <= (SAME if dtype == "auto" else 5e-2):
         cause = f"what was written is another adapter: outputs differ by {far:.1%} of their spread, and it was removed"
         raise PosttrainError(Problem(str(output), cause, "please report this, with adapter_config.json"))
@@ -266,8 +243,6 @@ def _is_path(base: str) -> bool:
 
 
 def _noted(folder: Path) -> str | None:
-    from posttrain.models.notes import read_notes
-
     found = read_notes(folder).get("base_fingerprint")
     return str(found) if found is not None else None
 

@@ -76,8 +76,6 @@ def merge_peft(model: PeftModel, place: str) -> PreTrainedModel:
 
 
 def _same(expected: Tensor | None, found: Tensor | None, model: PreTrainedModel, place: str, mend: str) -> None:
-    if expected is None or found is None:
-        return
     far = relative_distance(found, expected)
     allowed = TOLERANCE if model.dtype == torch.float32 else COARSE
     if not far <= allowed:
@@ -85,8 +83,10 @@ def _same(expected: Tensor | None, found: Tensor | None, model: PreTrainedModel,
         raise PosttrainError(Problem(place, cause, mend))
 
 
-def relative_distance(found: Tensor, expected: Tensor) -> float:
-    """Root mean square of the difference, over the standard deviation of what was expected."""
+def relative_distance(found: Tensor | None, expected: Tensor | None) -> float:
+    """Root mean square of the difference, over the standard deviation of `expected`; 0 where one of them is None."""
+    if found is None or expected is None:
+        return 0.0
     found, expected = found.double(), expected.double()
     spread = float(expected.std())
     return float((found - expected).square().mean().sqrt()) / max(spread, 1e-12)

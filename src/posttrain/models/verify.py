@@ -11,10 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import safetensors
+import torch
+import transformers
+from peft import PeftModel
+
 from posttrain.errors import PosttrainError, Problem
+from posttrain.models.fingerprint import template_fingerprint
 from posttrain.models.gguf_header import is_gguf
+from posttrain.models.heads import load_any
+from posttrain.models.load import TOKENIZER_FILES, adapter_base, check_folder, hub_folder, stop_ids
+from posttrain.models.merge_adapter import COARSE, TOLERANCE, relative_distance, some_logits
 from posttrain.models.names import resolve
-from posttrain.models.notes import FILES_KEY, NOTES_FILE, read_notes
+from posttrain.models.notes import FILES_KEY, NOTES_FILE, read_notes, saved_head
 from posttrain.models.save import file_fingerprint
 from posttrain.models.tensors import stored_dtype, tensors_in, weight_files
 
@@ -36,8 +45,6 @@ def verify_model(
     name: str, *, against: str | None = None, offline: bool = True, trust_remote_code: bool = False
 ) -> list[Check]:
     """All checks of a model, an adapter or a GGUF file. MissingError when there is nothing by this name."""
-    from posttrain.models.load import hub_folder
-
     name = resolve(name) if Path(name).is_dir() else name
     found = Path(resolve(name))
     folder = found if found.exists() else hub_folder(name, offline=offline)
@@ -51,11 +58,13 @@ def verify_model(
             if whole
             else Check("numbers", None, "not asked: weights files failed")
         )
+    how = {"offline": offline, "trust_remote_code": trust_remote_code}
+    if not any(check.ok is False and check.check != "hashes" for check in made):
+        made += _loaded(name, folder, against, how)
     failed = next((check.check for check in made if check.ok is False and check.check != "hashes"), None)
     rest = ["shapes", "tokenizer", "answers", *(["against"] if against is not None else [])]
-    if failed is not None:
-        return made + [Check(check, None, f"not asked: {failed} failed") for check in rest]
-    return made + list(_loaded(name, folder, against, {"offline": offline, "trust_remote_code": trust_remote_code}))
+    asked = [check.check for check in made]
+    return made + [Check(check, None, f"not asked: {failed} failed") for check in rest if check not in asked]
 
 
 def _tried(check: str, ask: Callable[[], Check | str]) -> Check:
@@ -77,8 +86,6 @@ def _few(names: list[str]) -> str:
 
 def _files(folder: Path) -> str:
     """Check that configuration, weights and tokenizer are there, and that JSON files can be read."""
-    from posttrain.models.load import TOKENIZER_FILES, adapter_base, check_folder
-
     check_folder(str(folder))
     base = adapter_base(folder)
     if base is not None and not any((folder / f"adapter_model.{end}").is_file() for end in ("safetensors", "bin")):
@@ -139,13 +146,10 @@ def _hashes(folder: Path) -> Check | str:
 
 def _numbers(folder: Path) -> Check | str:
     """Check that there is no NaN and no infinity, tensor by tensor."""
-    import torch
-    from safetensors import safe_open
-
     wrong: list[str] = []
     count = 0
     for path in weight_files(folder):
-        with safe_open(str(path), "pt") as file:
+        with safetensors.safe_open(str(path), "pt") as file:
             for key in sorted(tensors_in(path)):
                 tensor = file.get_tensor(key)
                 count += tensor.numel()
@@ -161,8 +165,6 @@ def _numbers(folder: Path) -> Check | str:
 
 
 def _loaded(name: str, folder: Path, against: str | None, how: Mapping[str, bool]) -> Iterator[Check]:
-    from posttrain.models.heads import load_any
-
     said: list[str] = []
     try:
         # in the stored precision, which takes the least memory; in float32 where two models are compared
@@ -171,8 +173,6 @@ def _loaded(name: str, folder: Path, against: str | None, how: Mapping[str, bool
         loaded = load_any(name, device="cpu", dtype=dtype or "float32", say=said.append, **how)
     except PosttrainError as error:
         yield Check("shapes", False, str(error).replace("\n", "; "))
-        rest = ["tokenizer", "answers", *(["against"] if against is not None else [])]
-        yield from (Check(check, None, "not asked: shapes failed") for check in rest)
         return
     if spare:
         have = "tensor of the files has" if len(spare) == 1 else "tensors of the files have"
@@ -188,11 +188,6 @@ def _loaded(name: str, folder: Path, against: str | None, how: Mapping[str, bool
 
 def _spare(folder: Path, *, trust_remote_code: bool) -> list[str]:
     """Tensors of a language model's files that transformers does not load (it only warns)."""
-    import safetensors
-    import transformers
-
-    from posttrain.models.notes import saved_head
-
     if not (folder / "config.json").is_file() or saved_head(str(folder)) is not None:
         return []
     transformers.utils.logging.disable_progress_bar()
@@ -211,10 +206,6 @@ def _spare(folder: Path, *, trust_remote_code: bool) -> list[str]:
 
 def _tokenizer(name: str, loaded: Any, how: Mapping[str, bool]) -> Check | str:
     """Check that every id of the tokenizer, and every id that ends generation, has a row in the embedding."""
-    from peft import PeftModel
-
-    from posttrain.models.load import stop_ids
-
     core = loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model
     rows = int(core.get_input_embeddings().weight.shape[0])
     tokenizer = loaded.tokenizer
@@ -240,10 +231,6 @@ def _tokenizer(name: str, loaded: Any, how: Mapping[str, bool]) -> Check | str:
 
 def _answers(loaded: Any) -> Check | str:
     """Check that a forward pass gives finite numbers."""
-    import torch
-
-    from posttrain.models.merge_adapter import some_logits
-
     found = some_logits(loaded.model)
     if found is None:
         return Check("answers", None, "takes more than token ids: not asked")
@@ -254,15 +241,8 @@ def _answers(loaded: Any) -> Check | str:
 
 def _against(loaded: Any, other: str, how: Mapping[str, bool]) -> Check | str:
     """Check that another model has the same tensors and gives the same outputs."""
-    import torch
-
-    from posttrain.models.fingerprint import template_fingerprint
-    from posttrain.models.heads import load_any
-    from posttrain.models.merge_adapter import COARSE, TOLERANCE, relative_distance, some_logits
-
     silent: list[str] = []
     theirs = load_any(other, device="cpu", dtype="float32", say=silent.append, **how)
-    from peft import PeftModel
 
     one = dict(loaded.model.named_parameters(remove_duplicate=False))
     two = dict(theirs.model.named_parameters(remove_duplicate=False))
