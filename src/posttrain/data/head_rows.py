@@ -128,13 +128,8 @@ def _unknown(label: str, labels: Sequence[str]) -> tuple[str, str]:
 
 def _fast(tokenizer: PreTrainedTokenizerBase) -> None:
     if not tokenizer.is_fast:
-        raise DataError(
-            Problem(
-                type(tokenizer).__name__,
-                "does not tell which characters a token stands for",
-                "take a model with a tokenizer.json",
-            )
-        )
+        cause = "does not tell which characters a token stands for"
+        raise DataError(Problem(type(tokenizer).__name__, cause, "take a model with a tokenizer.json"))
 
 
 def _typed(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -159,21 +154,18 @@ def _texts(
         if not isinstance(record, LabelledText):
             yield Problem(record.place, "no labelled text", '{"text": ..., "label": ...}')
             continue
-        problem = _label_problem(record, number, settings) or head_problem(record, tokenizer)
-        if problem is not None:
+        if (problem := _label_problem(record, number, settings) or head_problem(record, tokenizer)) is not None:
             yield problem
             continue
         labels = tuple(number[label] for label in record.labels) if settings.gold else ()  # else they may be of any set
         texts = _joined(record, tokenizer)
         found = tokenizer(*texts, return_token_type_ids=_typed(tokenizer), verbose=False)
-        truncated = len(found["input_ids"]) > settings.max_length
-        if truncated and settings.over_long != "truncate":
+        if (truncated := len(found["input_ids"]) > settings.max_length) and settings.over_long != "truncate":
             yield TooLong(record.place, len(found["input_ids"]))
             continue
         if truncated:
-            found = tokenizer(
-                *texts, return_token_type_ids=_typed(tokenizer), truncation=True, max_length=settings.max_length
-            )
+            cut = {"truncation": True, "max_length": settings.max_length}
+            found = tokenizer(*texts, return_token_type_ids=_typed(tokenizer), **cut)
         if not found["input_ids"]:
             yield Problem(record.place, "the tokenizer makes no token of the text", "remove the row")
             continue
@@ -220,33 +212,18 @@ def _sentences(
         if not isinstance(record, TaggedTokens):
             yield Problem(record.place, "no tagged tokens", '{"tokens": [...], "tags": [...]}')
             continue
-        if settings.gold and not record.gold:
-            yield Problem(record.place, "no 'tags'", 'add "tags": [...], one for each token')
+        if (problem := _tag_problem(record, number, settings) or head_problem(record, tokenizer)) is not None:
+            yield problem
             continue
-        unknown = [tag for tag in record.tags if tag not in number]
-        if settings.gold and unknown:
-            yield Problem(record.place, *_unknown(unknown[0], settings.labels))
-            continue
-        control = head_problem(record, tokenizer)
-        if control is not None:
-            yield control
-            continue
-        typed = _typed(tokenizer)
+        how = {"is_split_into_words": True, "return_token_type_ids": _typed(tokenizer)}
         words = list(record.tokens) if own_space else spaced(record.tokens)
-        found = tokenizer(words, is_split_into_words=True, return_token_type_ids=typed, verbose=False)
+        found = tokenizer(words, verbose=False, **how)
         whole = _pieces(found, len(words))
-        truncated = len(found["input_ids"]) > settings.max_length
-        if truncated and settings.over_long != "truncate":
+        if (truncated := len(found["input_ids"]) > settings.max_length) and settings.over_long != "truncate":
             yield TooLong(record.place, len(found["input_ids"]))
             continue
         if truncated:
-            found = tokenizer(
-                words,
-                is_split_into_words=True,
-                return_token_type_ids=typed,
-                truncation=True,
-                max_length=settings.max_length,
-            )
+            found = tokenizer(words, truncation=True, max_length=settings.max_length, **how)
         left = _pieces(found, len(words))
         for id_ in set(found["input_ids"]) - blank.keys():
             blank[id_] = not tokenizer.decode([id_], clean_up_tokenization_spaces=False).strip()
@@ -259,6 +236,15 @@ def _sentences(
             continue
         tags = [number[tag] for tag in record.tags] if settings.gold else []
         yield TagRow(found["input_ids"], found.get("token_type_ids"), first, tags, record.place, truncated)
+
+
+def _tag_problem(record: TaggedTokens, number: dict[str, int], settings: HeadSettings) -> Problem | None:
+    if not settings.gold:
+        return None
+    if not record.gold:
+        return Problem(record.place, "no 'tags'", 'add "tags": [...], one for each token')
+    unknown = [tag for tag in record.tags if tag not in number]
+    return Problem(record.place, *_unknown(unknown[0], settings.labels)) if unknown else None
 
 
 def _pieces(found: Any, words: int) -> list[list[int]]:
@@ -339,17 +325,7 @@ def _questions(
                 continue
             for window in made:
                 start, end = _target(record, window)
-                yield SpanRow(
-                    window.input_ids,
-                    window.types,
-                    start,
-                    end,
-                    window.null,
-                    window.context,
-                    window.offsets,
-                    record,
-                    i,
-                )
+                yield SpanRow(window.input_ids, window.types, start, end, *window[2:], record, i)
 
 
 def _target(record: ReadingQuestion, window: _Window) -> tuple[int, int]:
