@@ -17,17 +17,7 @@ from pathlib import Path
 from posttrain.catalogue import Catalogue, catalogue_of, read_mo, translated
 from posttrain.errors import ConfigError, PosttrainError, Problem
 
-__all__ = [
-    "LANGUAGES",
-    "from_environment",
-    "listed",
-    "named",
-    "placed",
-    "shown",
-    "speak",
-    "spoken",
-    "translate",
-]
+__all__ = ["LANGUAGES", "from_environment", "listed", "named", "placed", "shown", "speak", "spoken", "translate"]
 
 ENGLISH, CHINESE = "en", "zh-TW"
 LANGUAGES: tuple[str, ...] = (ENGLISH, CHINESE)

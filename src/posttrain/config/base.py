@@ -72,8 +72,7 @@ class ByKind:
             return entry.config.model_validate(value)
 
         return core_schema.no_info_plain_validator_function(
-            validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
+            validate, serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True)
         )
 
     def __get_pydantic_json_schema__(

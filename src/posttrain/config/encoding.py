@@ -9,10 +9,7 @@ from posttrain.config.shell import shell_word as quote
 
 __all__ = ["Guess", "guess", "wide_of"]
 
-COMMON = {
-    "Big5": ("cp950", range(0xA4, 0xC7)),
-    "GB18030": ("gb18030", range(0xB0, 0xD8)),
-}
+COMMON = {"Big5": ("cp950", range(0xA4, 0xC7)), "GB18030": ("gb18030", range(0xB0, 0xD8))}
 """Encoding -> Python's codec, and the lead bytes of its 5,400 (Big5) or 3,755 (GB) most common characters."""
 SIGNS = range(0xA1, 0xA4)
 """Lead bytes of punctuation and full-width forms in both encodings."""
@@ -48,10 +45,7 @@ def guess(data: bytes, name: str) -> Guess:
         told = " or ".join(chinese)
         excel = "in Excel, 'CSV UTF-8'; or: " if name.lower().endswith((".csv", ".tsv", ".txt")) else ""
         codec = chinese[0].upper()
-        return Guess(
-            f"not UTF-8; it looks like {told}",
-            f"save it as UTF-8 ({excel}{_converted(codec, name)})",
-        )
+        return Guess(f"not UTF-8; it looks like {told}", f"save it as UTF-8 ({excel}{_converted(codec, name)})")
     return Guess("not UTF-8", "save the file as UTF-8")
 
 

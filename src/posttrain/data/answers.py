@@ -19,15 +19,7 @@ from posttrain.errors import DataError, Problem, TemplateError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "GradedRow",
-    "PairRow",
-    "encode_graded",
-    "encode_pairs",
-    "encodings_of",
-    "prompt_length",
-    "sequences_of",
-]
+__all__ = ["GradedRow", "PairRow", "encode_graded", "encode_pairs", "encodings_of", "prompt_length", "sequences_of"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,17 +44,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "IGNORED",
-    "Encoded",
-    "LossOn",
-    "encode_all",
-    "encode_prompt",
-    "fitted",
-    "outcomes",
-    "prompt_text",
-    "render",
-]
+__all__ = ["IGNORED", "Encoded", "LossOn", "encode_all", "encode_prompt", "fitted", "outcomes", "prompt_text", "render"]
 
 UNCLOSED = (
     "the chat template does not end this turn with a special token: the model would never learn to stop",
@@ -430,10 +420,7 @@ def _close(
 
 
 def _verified(
-    plans: Sequence[Rendered],
-    masked: Sequence[_Masked | Problem],
-    tokenizer: PreTrainedTokenizerBase,
-    reader: _Reader,
+    plans: Sequence[Rendered], masked: Sequence[_Masked | Problem], tokenizer: PreTrainedTokenizerBase, reader: _Reader
 ) -> list[Outcome]:
     """Compare the tokens before each turn with those of the text before it, unless the turn follows a special token.
 

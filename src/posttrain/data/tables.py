@@ -36,13 +36,7 @@ class TableRow(dict[str, Any]):
 
 
 def table_rows(
-    text: str,
-    name: str,
-    *,
-    tabs: bool,
-    note: Callable[[str], None],
-    quotes: bool = True,
-    names: Names = lambda _: None,
+    text: str, name: str, *, tabs: bool, note: Callable[[str], None], quotes: bool = True, names: Names = lambda _: None
 ) -> Iterator[tuple[str, Any]]:
     """(place, TableRow or BadRow) of each row. DataError where the table itself cannot be read.
 

@@ -100,10 +100,7 @@ def _found(probe: _Probe) -> Iterable[int]:
     system = probe.text(Message("system", SYSTEM), asked, said)
     calling = (asked, Message("assistant", "", tool_calls=(CALL,)))
     result = probe.gap(
-        ARGUMENT,
-        RESULT,
-        probe.text(*calling, Message("tool", RESULT, tool_call_id=ID), said),
-        probe.text(*calling),
+        ARGUMENT, RESULT, probe.text(*calling, Message("tool", RESULT, tool_call_id=ID), said), probe.text(*calling)
     )
     told = [*asking.tag[:1], *probe.before(SYSTEM, system)[-1:], *result.tag[:1]]
     thinking = probe.text(asked, Message("assistant", SAID, reasoning=THOUGHT))

@@ -12,17 +12,7 @@ from pathlib import Path
 from posttrain.errors import MissingError, Problem
 from posttrain.models.gguf_header import SUFFIX, is_gguf
 
-__all__ = [
-    "POCKET",
-    "REAL",
-    "REAL_FOLDER",
-    "REAL_VARIABLE",
-    "is_folder",
-    "near_model",
-    "resolve",
-    "say_taken",
-    "told",
-]
+__all__ = ["POCKET", "REAL", "REAL_FOLDER", "REAL_VARIABLE", "is_folder", "near_model", "resolve", "say_taken", "told"]
 
 POCKET = ("base", "chat")
 """The models in the box: `pocket:base` and `pocket:chat`."""
@@ -120,13 +110,7 @@ def _pocket(name: str) -> str:
         mend = f"did you mean 'pocket:{near[0]}'?" if near else known
         raise MissingError(Problem(name, "there is no such model in the box", mend))
     if not (_HERE / kind / "config.json").is_file():
-        raise MissingError(
-            Problem(
-                name,
-                f"{_HERE / kind} has no weights",
-                "install the package again",
-            )
-        )
+        raise MissingError(Problem(name, f"{_HERE / kind} has no weights", "install the package again"))
     return str(_HERE / kind)
 
 

@@ -66,10 +66,7 @@ def _asked_of_torch() -> frozenset[str]:
     """The same flags as torch detects them, where there is no /proc/cpuinfo (macOS, Windows)."""
     import torch
 
-    found = {
-        "amx_bf16": torch.cpu._is_amx_tile_supported(),
-        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
-    }
+    found = {"amx_bf16": torch.cpu._is_amx_tile_supported(), "avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
     return frozenset(name for name, there in found.items() if there)
 
 

@@ -121,12 +121,7 @@ def save_model(
 
 
 def _write(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    dtype: torch.dtype | None,
-    *,
-    hashed: bool,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None, *, hashed: bool
 ) -> None:
     import transformers
     from peft import PeftModel

@@ -60,11 +60,7 @@ def nearest_tokens(name: str, k: int, *, offline: bool = True, trust_remote_code
     if kind not in SOFT:
         raise PosttrainError(Problem(name, f"{kind} has no virtual tokens", "prompt_tuning and p_tuning have some"))
     loaded = load_model(
-        name,
-        offline=offline,
-        trust_remote_code=trust_remote_code,
-        device="cpu",
-        allow_template_mismatch=True,
+        name, offline=offline, trust_remote_code=trust_remote_code, device="cpu", allow_template_mismatch=True
     )
     vectors = load_file(folder / "adapter_model.safetensors")["prompt_embeddings"]
     table: Tensor = loaded.model.get_input_embeddings().weight.detach()[: len(loaded.tokenizer)]
