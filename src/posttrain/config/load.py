@@ -77,14 +77,9 @@ def read_yaml(path: Path, schema: str = "") -> CommentedMap:
     """
     node = parse_yaml(read_text(path), str(path))
     if node is None:
+        shown = f"`posttrain list --schema {schema}` shows what it may say"
         raise ConfigError(
-            Problem(
-                f"{path}:1",
-                "the file is empty",
-                f"`posttrain list --schema {schema}` shows what it may say"
-                if schema
-                else "write what is wanted into it",
-            )
+            Problem(f"{path}:1", "the file is empty", shown if schema else "write what is wanted into it")
         )
     if not isinstance(node, CommentedMap):
         if wide := in_value(node, reads, listed=False):

@@ -33,13 +33,9 @@ def length_batches(
     too_long = [(i, n) for i, n in enumerate(lengths) if n > tokens]
     if too_long:
         index, length = max(too_long, key=lambda pair: pair[1])
-        raise DataError(
-            Problem(
-                "",
-                f"{len(too_long)} rows are longer than a batch of {tokens} tokens (row {index} has {length})",
-                f"set batch.tokens to {length} or more, or max_length to {tokens} or less",
-            )
-        )
+        cause = f"{len(too_long)} rows are longer than a batch of {tokens} tokens (row {index} has {length})"
+        mend = f"set batch.tokens to {length} or more, or max_length to {tokens} or less"
+        raise DataError(Problem("", cause, mend))
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     rng.shuffle(order)

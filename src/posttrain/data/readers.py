@@ -120,7 +120,7 @@ class ReadResult(NamedTuple):
         """`Alpaca`, or `3 rows of Alpaca, 1 row of text`."""
         if len(self.formats) == 1:
             return next(iter(self.formats))
-        many = [f"{n:,} row{'' if n == 1 else 's'} of {name}" for name, n in self.formats.items()]
+        many = [f"{n:,} row{'' if n == 1 else 's'} of {format}" for format, n in self.formats.items()]
         return ", ".join(many) if many else "no rows"
 
 

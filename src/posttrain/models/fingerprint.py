@@ -162,18 +162,11 @@ def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:
     import torch
 
     remember_base(model)
-    noted = read_notes(folder).get("base_fingerprint")
-    known = (remembered_base(model), _adapter_fingerprint(base))
-    if noted is None or model.dtype not in (torch.float32, torch.bfloat16) or noted in known:
-        return
-    raise PosttrainError(
-        Problem(
-            str(folder),
-            f"the adapter was trained on another base than '{base}': its fingerprint is {remembered_base(model)}, "
-            f"the adapter's {noted}",
-            "put the model it was trained on where adapter_config.json says (base_model_name_or_path)",
-        )
-    )
+    noted, found = read_notes(folder).get("base_fingerprint"), remembered_base(model)
+    if model.dtype in (torch.float32, torch.bfloat16) and noted not in (None, found, _adapter_fingerprint(base)):
+        other = f"the adapter was trained on another base than '{base}'"
+        mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"
+        raise PosttrainError(Problem(str(folder), f"{other}: its fingerprint is {found}, the adapter's {noted}", mend))
 
 
 def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -212,6 +205,12 @@ def _ids(
     return [int(i) for i in ids]
 
 
+MISMATCH_MEND = (
+    "restore the tokenizer files saved with the weights, or allow it: --allow-template-mismatch, in a YAML file "
+    "`allow_template_mismatch: true`"
+)
+
+
 def check_template(
     folder_or_name: str | Path, tokenizer: PreTrainedTokenizerBase, *, allow_mismatch: bool = False
 ) -> None:
@@ -225,12 +224,7 @@ def check_template(
         return
     found = template_fingerprint(tokenizer)
     if found != saved:
-        raise TemplateError(
-            Problem(
-                str(folder / NOTES_FILE),
-                f"the weights were trained with the chat template {saved}, the tokenizer's is {found}: "
-                "answers would be garbage",
-                "restore the tokenizer files saved with the weights, or allow it: --allow-template-mismatch, in a YAML "
-                "file `allow_template_mismatch: true`",
-            )
+        cause = (
+            f"the weights were trained with the chat template {saved}, the tokenizer's is {found}: answers would be "
         )
+        raise TemplateError(Problem(str(folder / NOTES_FILE), f"{cause}garbage", MISMATCH_MEND))

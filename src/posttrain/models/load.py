@@ -179,17 +179,11 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
     except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise _unloadable(name, folder, way.offline, error) from error
     except (ValueError, RuntimeError) as error:
-        raise PosttrainError(
-            Problem(name, f"the model cannot be loaded: {_first_line(error)}", _mend(error, way.trust))
-        ) from error
+        cause = f"the model cannot be loaded: {_first_line(error)}"
+        raise PosttrainError(Problem(name, cause, _mend(error, way.trust))) from error
     if missing:
-        raise PosttrainError(
-            Problem(
-                name,
-                f"the files lack {len(missing)} of the model's tensors (such as {missing[0]}); they would be random",
-                "take the complete model",
-            )
-        )
+        cause = f"the files lack {len(missing)} of the model's tensors (such as {missing[0]}); they would be random"
+        raise PosttrainError(Problem(name, cause, "take the complete model"))
     return _named(model.to(way.device), name, folder)
 
 

@@ -112,13 +112,8 @@ class Prefix(Added):
             return
         set_now = self._config[0]._attn_implementation
         if set_now not in NAMES:
-            raise PosttrainError(
-                Problem(
-                    type(module).__name__,
-                    f"its attention was set to {set_now}, which would leave out its prefix",
-                    f"leave it at {self._attention[0]}",
-                )
-            )
+            cause = f"its attention was set to {set_now}, which would leave out its prefix"
+            raise PosttrainError(Problem(type(module).__name__, cause, f"leave it at {self._attention[0]}"))
         at, table = 0, self.table()
         for site in self.sites:
             pair = []
