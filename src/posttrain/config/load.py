@@ -77,10 +77,8 @@ def read_yaml(path: Path, schema: str = "") -> CommentedMap:
     """
     node = parse_yaml(read_text(path), str(path))
     if node is None:
-        shown = f"`posttrain list --schema {schema}` shows what it may say"
-        raise ConfigError(
-            Problem(f"{path}:1", "the file is empty", shown if schema else "write what is wanted into it")
-        )
+        mend = f"`posttrain list --schema {schema}` shows what it may say" if schema else "write what is wanted into it"
+        raise ConfigError(Problem(f"{path}:1", "the file is empty", mend))
     if not isinstance(node, CommentedMap):
         if wide := in_value(node, reads, listed=False):
             raise ConfigError(Problem(f"{path}:1", *wide))

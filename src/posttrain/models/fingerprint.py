@@ -56,7 +56,7 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
 
     The same weights have the same fingerprint on any device and in any stored precision that holds them exactly.
     """
-    return _hashed(sorted(model.named_parameters(), key=lambda pair: pair[0])).fingerprint
+    return _fingerprint_of(sorted(model.named_parameters(), key=lambda pair: pair[0])).fingerprint
 
 
 class StoredWeights(NamedTuple):
@@ -87,10 +87,10 @@ def stored_weights(folder: Path) -> StoredWeights:
             with safe_open(path, framework="pt") as file:
                 yield name, file.get_tensor(name)
 
-    return _hashed(tensors())
+    return _fingerprint_of(tensors())
 
 
-def _hashed(tensors: Iterable[tuple[str, Tensor]]) -> StoredWeights:
+def _fingerprint_of(tensors: Iterable[tuple[str, Tensor]]) -> StoredWeights:
     import torch
 
     digest, parameters = hashlib.sha256(), 0
@@ -225,6 +225,7 @@ def check_template(
     found = template_fingerprint(tokenizer)
     if found != saved:
         cause = (
-            f"the weights were trained with the chat template {saved}, the tokenizer's is {found}: answers would be "
+            f"the weights were trained with the chat template {saved}, the tokenizer's is {found}: "
+            "answers would be garbage"
         )
-        raise TemplateError(Problem(str(folder / NOTES_FILE), f"{cause}garbage", MISMATCH_MEND))
+        raise TemplateError(Problem(str(folder / NOTES_FILE), cause, MISMATCH_MEND))
