@@ -184,9 +184,8 @@ class ChatTemplate:
             pinned = self.source(bool(tools)).startswith(PINNED)  # a line before the template
             line = error.lineno - pinned
             cause = f"the tokenizer's chat template is not valid Jinja: line {line}: {error.message}"
-            raise TemplateError(
-                Problem(self.name, cause, "correct chat_template.jinja in the model's folder")
-            ) from error
+            mend = "correct chat_template.jinja in the model's folder"
+            raise TemplateError(Problem(self.name, cause, mend)) from error
         except RecursionError as error:
             raise TemplateError(Problem(place, "objects within objects without end", "remove the row")) from error
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:

@@ -222,9 +222,8 @@ def set_added_state(model: PreTrainedModel, folder: Path) -> None:
         if k in expected and t.shape != expected[k].shape
     ]
     if wrong:
-        raise PosttrainError(
-            Problem(str(path), f"does not fit this base: {'; '.join(wrong[:3])}", "use it with its own base")
-        )
+        cause = f"does not fit this base: {'; '.join(wrong[:3])}"
+        raise PosttrainError(Problem(str(path), cause, "use it with its own base"))
     added.load_state_dict(own, strict=False)
     for name, parameter in added.moving.items():
         parameter.data.copy_(tensors[name])

@@ -205,9 +205,8 @@ def _reading(path: Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError) as error:
         words = str(error).strip().splitlines()
         cause = f"cannot be read: {words[0][:300] if words else type(error).__name__}"
-        raise PosttrainError(
-            Problem(str(path), cause, "copy the file again, or take the model in safetensors")
-        ) from error
+        mend = "copy the file again, or take the model in safetensors"
+        raise PosttrainError(Problem(str(path), cause, mend)) from error
 
 
 @contextlib.contextmanager

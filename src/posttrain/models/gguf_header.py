@@ -158,9 +158,8 @@ def _read(path: Path, view: mmap.mmap) -> GgufHeader:
     version = cursor.one("I")
     if version not in VERSIONS:
         cause = "is stored big-endian" if version >> 16 else f"is of GGUF version {version}"
-        raise PosttrainError(
-            Problem(place, cause, f"versions {VERSIONS[0]} and {VERSIONS[1]}, little-endian, are read")
-        )
+        mend = f"versions {VERSIONS[0]} and {VERSIONS[1]}, little-endian, are read"
+        raise PosttrainError(Problem(place, cause, mend))
     tensor_count, pairs = cursor.length(), cursor.length()
     fields: dict[str, Any] = {}
     for _ in range(pairs):

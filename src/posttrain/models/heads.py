@@ -211,6 +211,5 @@ def _check_adapter(name: str, modules: Sequence[str]) -> None:
         keys = [f".{key}" for key in file.keys()]  # noqa: SIM118  # not a dict
     lacking = [module for module in modules if not any(f".{module}." in key for key in keys)]
     if lacking:
-        raise PosttrainError(
-            Problem(str(path), f"lacks the head ({', '.join(lacking)}); it would be random", "take the whole adapter")
-        )
+        cause = f"lacks the head ({', '.join(lacking)}); it would be random"
+        raise PosttrainError(Problem(str(path), cause, "take the whole adapter"))

@@ -316,9 +316,8 @@ def check_folder(name: str) -> None:
     if not folder.is_dir() or (folder / "adapter_config.json").is_file():
         return
     if not (folder / "config.json").is_file():
-        raise MissingError(
-            Problem(str(folder), "no config.json: not a model folder", "a model folder has config.json and weights")
-        )
+        mend = "a model folder has config.json and weights"
+        raise MissingError(Problem(str(folder), "no config.json: not a model folder", mend))
     closed = [p for p in sorted(folder.iterdir()) if p.suffix in READ_SUFFIXES and not os.access(p, os.R_OK)]
     if closed:
         raise MissingError(
@@ -338,9 +337,8 @@ def check_folder(name: str) -> None:
                 )
             return
     if not any((folder / file).is_file() for file in ("model.safetensors", "pytorch_model.bin")):
-        raise MissingError(
-            Problem(str(folder), "no weights: model.safetensors is missing", "copy the weights into the folder")
-        )
+        cause = "no weights: model.safetensors is missing"
+        raise MissingError(Problem(str(folder), cause, "copy the weights into the folder"))
 
 
 def _dtype(dtype: str, device: torch.device, config: Any, trust: bool) -> torch.dtype:
@@ -369,9 +367,8 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
         base = adapter_base(Path(folder))
         if base is not None:
             return load_tokenizer(base, trust_remote_code=trust_remote_code, offline=offline)
-        raise MissingError(
-            Problem(folder, "no tokenizer: tokenizer.json is missing", "copy the tokenizer's files into the folder")
-        )
+        mend = "copy the tokenizer's files into the folder"
+        raise MissingError(Problem(folder, "no tokenizer: tokenizer.json is missing", mend))
     tokenizer: Any
     try:
         if is_gguf(folder):
@@ -429,18 +426,16 @@ def stop_ids(
 
 def _unloadable(name: str, folder: str, offline: bool, error: Exception) -> PosttrainError:
     if Path(folder).is_dir():
-        return PosttrainError(
-            Problem(folder, f"the files cannot be read: {_first_line(error)}", "copy the model again")
-        )
+        cause = f"the files cannot be read: {_first_line(error)}"
+        return PosttrainError(Problem(folder, cause, "copy the model again"))
     if offline:
         cause = "neither a folder here nor in the local hub cache"
         if near := near_model(name):
             mend = f"did you mean '{near}'? (--download allows fetching it from the hub)"
             return MissingError(Problem(name, cause, mend))
         return MissingError(Problem(name, cause, "--download allows fetching it from the hub"))
-    return MissingError(
-        Problem(name, f"not to be had from the hub: {_first_line(error)}", "check the name and network")
-    )
+    cause = f"not to be had from the hub: {_first_line(error)}"
+    return MissingError(Problem(name, cause, "check the name and network"))
 
 
 def _mend(error: Exception, trust: bool) -> str:

@@ -44,9 +44,8 @@ def merge_peft(model: PeftModel, place: str) -> PreTrainedModel:
     kind = str(model.active_peft_config.peft_type).rpartition(".")[2]
     beside = "use it beside its base"
     if model.active_peft_config.is_prompt_learning:
-        raise PosttrainError(
-            Problem(place, f"{kind} cannot be merged into its base: it is no change of weights", beside)
-        )
+        cause = f"{kind} cannot be merged into its base: it is no change of weights"
+        raise PosttrainError(Problem(place, cause, beside))
     was_tied = is_tied(core)
     repeats = replication_of(model)
     expected = some_logits(model)

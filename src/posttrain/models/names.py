@@ -119,9 +119,8 @@ def _real() -> str:
     folder = Path(given).expanduser() if given else REAL_FOLDER
     if not (folder / "config.json").is_file():
         cause = f"the real model is not in {folder}" + (f" ({REAL_VARIABLE})" if given else "")
-        raise MissingError(
-            Problem(REAL, cause, f"make it in a clone with: make real-model, or set {REAL_VARIABLE} to its folder")
-        )
+        mend = f"make it in a clone with: make real-model, or set {REAL_VARIABLE} to its folder"
+        raise MissingError(Problem(REAL, cause, mend))
     return str(folder)
 
 

@@ -49,9 +49,8 @@ def read_prefix(path: Path) -> dict[str, Tensor]:
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
-        raise PosttrainError(
-            Problem(str(file), f"cannot be read as tensors: {str(error).splitlines()[0]}", "copy the file again")
-        ) from error
+        cause = f"cannot be read as tensors: {str(error).splitlines()[0]}"
+        raise PosttrainError(Problem(str(file), cause, "copy the file again")) from error
     tensors: dict[str, Tensor] = {}
     others = []
     for name, tensor in found.items() if isinstance(found, dict) else ():

@@ -96,9 +96,8 @@ def save_model(
         if not folder.is_dir():
             raise PosttrainError(Problem(str(folder), "is a file, a folder is expected", "choose another output"))
         if any(folder.iterdir()) and not any((folder / name).exists() for name in MODEL_FILES):
-            raise PosttrainError(
-                Problem(str(folder), "the folder holds other things than a model", "choose a new or an empty folder")
-            )
+            cause = "the folder holds other things than a model"
+            raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.parent / f".{folder.name}.writing-{os.getpid()}"
     old = folder.parent / f".{folder.name}.old-{os.getpid()}"
