@@ -1,4 +1,4 @@
-"""Names in YAML (`kind: lora`) to code, imported only when used.
+"""From names in YAML (`kind: lora`) to code, which is imported only when it is used.
 
 A seam is one package or several; a kind is a module in one of them with the same name, so `kind: lora` of the seam
 `tuner` lives in `tuners/lora.py` and nowhere else. Adding a method is adding a file. The module registers its function
@@ -7,7 +7,7 @@ with its config class::
     @register("tuner", "lora", config=LoraConfig, paper="arXiv:2106.09685")
     def lora(model, config): ...
 
-Listing reads module names and docstrings without importing anything.
+`listed` reads module names and docstrings without importing the modules.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ the kind: nothing is imported before it is asked for by its name.
 
 @dataclass(frozen=True)
 class Entry:
-    """What a module registered: its function (or class), its config class and where the idea comes from."""
+    """What a module registered: its function (or class), its config class, and its source."""
 
     seam: str
     kind: str

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from posttrain.data.records import Conversation
+from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import DataError, MissingError
 from posttrain.retention.selection import (
     ReplayContext,
@@ -14,7 +15,6 @@ from posttrain.retention.selection import (
     conversation,
     default_cache,
     in_brief,
-    normalise_prompt,
     prompts_collide,
     read_prompts,
     select,

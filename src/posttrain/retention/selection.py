@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +22,7 @@ from posttrain.config.load import read_text
 from posttrain.data.fields import BadRow
 from posttrain.data.files import json_lines
 from posttrain.data.records import Conversation, Message, PromptOnly
+from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import DataError, Problem
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.respondents import ModelRespondent
@@ -40,7 +40,6 @@ __all__ = [
     "conversation_key",
     "default_cache",
     "in_brief",
-    "normalise_prompt",
     "only_change_in_braces",
     "packaged_prompts",
     "prompts_collide",
@@ -171,21 +170,6 @@ class Selection(NamedTuple):
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items() if count)
         return f"{len(self.conversations)} conversations" + (f" ({reasons} left out)" if reasons else "")
-
-
-def normalise_prompt(text: str) -> str:
-    """A prompt without case, width, spaces and punctuation, so that spellings of one question are equal.
-
-    >>> normalise_prompt("What is  the capital？") == normalise_prompt("what is the Capital?")
-    True
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(c for c in folded if unicodedata.category(c)[0] in "LN") or folded.strip()
-
-
-def last_question(conversation: Conversation) -> str:
-    """The last thing a user says in a conversation."""
-    return next((m.content for m in reversed(conversation.messages) if m.role == "user"), "")
 
 
 def conversation_key(messages: Sequence[Message]) -> str:

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain import registry
 from posttrain.config.base import Config
 from posttrain.data.answers import sequences_of
-from posttrain.data.chat import Encoded, EncodeResult, encode_all
+from posttrain.data.chat import Encoded, encode_all
 from posttrain.data.grouped import grouped
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.readers import DataSource, ReadResult, data_error, read_records
 from posttrain.data.records import Completion, Conversation
 from posttrain.errors import ConfigError, DataError, Problem

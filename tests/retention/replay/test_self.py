@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import DataError, PosttrainError
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.respondents import ModelRespondent
@@ -16,7 +17,6 @@ from posttrain.retention.selection import (
     GENERAL_PROMPTS,
     PACKAGED_PROMPTS,
     ReplayContext,
-    normalise_prompt,
     packaged_prompts,
     read_prompts,
 )

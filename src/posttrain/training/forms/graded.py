@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.config.base import Config
 from posttrain.data.answers import GradedRow, encode_graded, prompt_length
-from posttrain.data.chat import IGNORED, Encoded, EncodeResult
+from posttrain.data.chat import IGNORED, Encoded
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets, graded_from_targets
 from posttrain.data.readers import Format
 from posttrain.data.records import Conversation, Graded, Record

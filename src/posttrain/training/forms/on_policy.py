@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.config.base import Config
-from posttrain.data.chat import IGNORED, Encoded, EncodeResult, encode_all, encode_prompt
+from posttrain.data.chat import IGNORED, Encoded, encode_all, encode_prompt
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Completion, Conversation, Record
 from posttrain.errors import ConfigError, DataError, Problem
