@@ -26,10 +26,10 @@ from posttrain.data.readers import DataSource, record_of
 from posttrain.exams.records import ProbeResult
 from posttrain.exams.scores import score
 from posttrain.exams.task import TaskConfig
-from posttrain.pocket.check import GATES
 from posttrain.studies.config import Study
 from posttrain.studies.exam import ExamsFile
 from posttrain.training.config import BatchConfig, OptimizerConfig, TrainConfig
+from tools.pocket.check import GATES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

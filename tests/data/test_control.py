@@ -29,7 +29,7 @@ from posttrain.data.records import (
 )
 from posttrain.errors import DataError, TemplateError
 from posttrain.inference.decode import Decoded
-from posttrain.inference.encoding import PromptEncoder
+from posttrain.inference.encoding import PromptEncoder, PromptReader
 from posttrain.inference.protocol import Answer, Plain
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
@@ -279,7 +279,7 @@ def test_in_what_exams_ask() -> None:
     with pytest.raises(TemplateError, match="holds the control token"):
         Encoder(tokenizer(), f"Be{END}").encode("Hi")
     with pytest.raises(TemplateError, match="the text holds the control token"):
-        asks.rolled([f"One{END}"], 20, lambda pairs, told: [], None)
+        PromptReader(tokenizer(), None, 20).check_documents([f"One{END}"])
     # what begins a document may be there already
     assert asks.encode(Plain("<|bos|>Hi")) == [1, *tokenizer().encode("Hi", add_special_tokens=False)]
 

@@ -144,7 +144,7 @@ def test_labels_and_tags_in_tables(tmp_path: Path) -> None:
         ('prompt,completion\n"a"b,c\n', "r.csv:2: not valid CSV: ',' expected after '\"'"),
         ("prompt,prompt\na,b\n", "r.csv:1: two columns are called 'prompt'"),
         ("prompt,completion\n", "r.csv: the table has no rows"),
-        ("prompt,completion\na,\n", "r.csv:2: 'completion' must be a string, got null"),
+        ("prompt,completion\na,\n", "r.csv:2: a row without an answer: 'completion' is empty"),
         ("promt,completion\na,b\n", "r.csv:2: expected 'messages'"),
         ("promt,completion\na,b\n", "did you mean 'prompt'? it has 'promt'"),
         ("messages\n\"[{'role': 'user'}]\"\n", "'messages' is not valid JSON"),

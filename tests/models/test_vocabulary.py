@@ -17,7 +17,8 @@ from posttrain.data.records import Message
 from posttrain.errors import DataError, PosttrainError
 from posttrain.inference.decode import decode
 from posttrain.inference.heads import classify, tag
-from posttrain.inference.respondents import ModelRespondent, Plain
+from posttrain.inference.protocol import Plain
+from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.export import export_model
 from posttrain.models.heads import load_any, load_head_model
 from posttrain.models.load import LoadedModel, load_model

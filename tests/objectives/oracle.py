@@ -110,5 +110,5 @@ def setup(config: Any, function: Any, tokenizer: Any) -> FormSetup:
 
 
 def preparation(policy: Any, reference: Any, rows: list[Any], **more: Any) -> Preparation:
-    given = Preparation(policy, rows, len(rows), [], 4096, None, "", Reference(policy, reference), lambda text: None)
+    given = Preparation(policy, rows, [], [], 4096, None, "", Reference(policy, reference), lambda text: None, (), 0)
     return given._replace(**more)

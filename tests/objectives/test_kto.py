@@ -91,7 +91,7 @@ def test_equals_trl(
         monkeypatch.setattr(form, "others_of", lambda part: theirs_only[: len(part)])
     form.prepare(oracle.preparation(policy.model, reference.model, rows))
     with torch.no_grad():
-        micro = form.micro_batch(rows, list(range(5)), [False] * 5)
+        micro = form.micro_batch(rows, [False] * 5)
         form.begin_step(policy.model, [micro], 0)
         loss = form.loss(policy.model, micro)
     assert float(loss.nats.mean()) == pytest.approx(expected, abs=1e-5)

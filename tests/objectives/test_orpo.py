@@ -75,7 +75,7 @@ def test_equals_trl(pico_path: Callable[[str], Path], tmp_path: Path) -> None:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected, reported = made.get_batch_loss_metrics(policy.model, sides)
-            loss = form.loss(policy.model, form.micro_batch([row], [i], [False]))
+            loss = form.loss(policy.model, form.micro_batch([row], [False]))
         assert float(loss.nats) == pytest.approx(float(expected), abs=1e-5)
         assert float(loss.metrics["log_odds"]) == pytest.approx(reported["log_odds_chosen"], abs=1e-5)
         assert float(loss.metrics["margin"]) == pytest.approx(reported["rewards/margins"], abs=1e-5)

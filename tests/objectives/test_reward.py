@@ -82,7 +82,7 @@ def test_equals_trl(
     form.device = torch.device("cpu")
     rows = form.encode(oracle.preferences(**more), loaded.tokenizer, EncodeSettings(config, 512)).rows
     batch, expected = oracle.loss_of(made)
-    micro = form.micro_batch(rows, [0, 1, 2, 3], [False] * 4)
+    micro = form.micro_batch(rows, [False] * 4)
     assert torch.equal(micro.input_ids, batch["input_ids"])
     with torch.no_grad():
         loss = form.loss(made.model, micro)

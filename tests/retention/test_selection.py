@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from posttrain.data.records import Conversation
+from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import DataError, MissingError
 from posttrain.retention.selection import (
     ReplayContext,
@@ -14,7 +15,6 @@ from posttrain.retention.selection import (
     conversation,
     default_cache,
     in_brief,
-    normalise_prompt,
     prompts_collide,
     read_prompts,
     select,
@@ -67,7 +67,7 @@ def test_prompts_of_every_shape(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     rows: list[Any] = [{"prompt": "a", "kind": "x"}, "b", {"messages": [{"role": "user", "content": "c"}]}]
     path.write_text("\ufeff" + "\r\n".join(json.dumps(row) for row in rows) + "\r\n\r\n", encoding="utf-8", newline="")
-    assert read_prompts(path) == ["a", "b", "c"]
+    assert [prompt.text for prompt in read_prompts(path)] == ["a", "b", "c"]
 
 
 def test_every_bad_prompt_is_named(tmp_path: Path) -> None:

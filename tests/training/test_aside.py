@@ -11,7 +11,6 @@ import pytest
 from posttrain.cli.main import main
 from posttrain.errors import ConfigError, Interrupted
 from posttrain.models.load import load_model
-from posttrain.training import material
 from posttrain.training.aside import ASIDE
 from posttrain.training.batches import StepLoader
 from posttrain.training.lock import LOCK, only_one
@@ -114,7 +113,7 @@ def test_another_configuration_is_refused_before_anything_is_loaded_or_generated
         raise AssertionError("work before the refusal")
 
     monkeypatch.setattr("posttrain.training.run.load_for_training", never)
-    monkeypatch.setattr(material, "make_replay", never)
+    monkeypatch.setattr("posttrain.training.rows.make_replay", never)
     with pytest.raises(ConfigError, match=r"config\.seed: 0 -> 7"):
         train(config(**SETTINGS | {"seed": 7, "data": "rows.jsonl"}), output=output)
     replay = {"kind": "self", "n": 3}
@@ -132,7 +131,7 @@ def test_other_rows_are_refused_before_replay_is_generated(
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("replay before the refusal")
 
-    monkeypatch.setattr(material, "make_replay", never)
+    monkeypatch.setattr("posttrain.training.rows.make_replay", never)
     given["loaded"] = load(pico_path, "gpt2")
     with pytest.raises(ConfigError, match=r"rows: \w+ -> \w+") as caught:
         train(chosen, rows=rows(3), **given)

@@ -8,16 +8,9 @@ from pathlib import Path
 import pytest
 
 from posttrain.errors import ConfigError, TrainingError
-from posttrain.training.checkpoints import (
-    IDENTITY,
-    check_identity,
-    checkpoints_in,
-    differences,
-    remove_leftovers,
-    rotate,
-    whole_folder,
-    write_text,
-)
+from posttrain.models.disk import whole_folder
+from posttrain.training.checkpoints import FINGERPRINT, checkpoints_in, remove_leftovers, rotate
+from posttrain.training.fingerprint import check_fingerprint, differences
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -67,12 +60,12 @@ def test_differences_by_hand() -> None:
     ]
 
 
-def test_identity(tmp_path: Path) -> None:
-    identity = {"config": {"betas": (0.9, 0.99)}}
-    write_text(tmp_path / IDENTITY, json.dumps(identity))
-    check_identity(tmp_path, identity)  # a tuple comes back as a list and is the same
+def test_fingerprint(tmp_path: Path) -> None:
+    fingerprint = {"config": {"betas": (0.9, 0.99)}}
+    (tmp_path / FINGERPRINT).write_text(json.dumps(fingerprint), encoding="utf-8")
+    check_fingerprint(tmp_path, fingerprint)  # a tuple comes back as a list and is the same
     with pytest.raises(ConfigError, match="betas"):
-        check_identity(tmp_path, {"config": {"betas": (0.9, 0.95)}})
-    (tmp_path / IDENTITY).write_text("{", encoding="utf-8")
+        check_fingerprint(tmp_path, {"config": {"betas": (0.9, 0.95)}})
+    (tmp_path / FINGERPRINT).write_text("{", encoding="utf-8")
     with pytest.raises(TrainingError, match="cannot be read"):
-        check_identity(tmp_path, identity)
+        check_fingerprint(tmp_path, fingerprint)

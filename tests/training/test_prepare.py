@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from posttrain.training.config import TrainConfig
-from posttrain.training.prepare import longest_row
+from posttrain.training.rows import longest_row
 
 
 @pytest.mark.parametrize(("asked", "longest"), [(1024, 64), (32, 32)])

@@ -21,7 +21,7 @@ from posttrain.training.batches import StepLoader
 from posttrain.training.checkpoints import checkpoints_in
 from posttrain.training.config import TrainConfig
 from posttrain.training.run import TrainResult, train
-from posttrain.training.steps import PlannedStep
+from posttrain.training.steps import StepRows
 from tests.processes import Started
 from tests.training.tiny import PicoPath, Remembers, config, load, rows, weights
 
@@ -58,7 +58,7 @@ def signal_in_step(monkeypatch: pytest.MonkeyPatch, step: int, number: int = sig
     """While the `step`-th step of a session is being read, the signal comes."""
     make, seen = StepLoader.make, []
 
-    def making(self: StepLoader, planned: PlannedStep) -> Any:
+    def making(self: StepLoader, planned: StepRows) -> Any:
         seen.append(planned)
         if len(seen) == step:
             signal.raise_signal(number)
@@ -140,7 +140,7 @@ def test_interrupted_without_a_folder_says_so(pico_path: PicoPath, monkeypatch: 
 def test_second_ctrl_c_stops_at_once(pico_path: PicoPath, monkeypatch: pytest.MonkeyPatch) -> None:
     make = StepLoader.make
 
-    def making(self: StepLoader, planned: PlannedStep) -> Any:
+    def making(self: StepLoader, planned: StepRows) -> Any:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         return make(self, planned)

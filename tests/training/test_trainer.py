@@ -125,14 +125,14 @@ def dropout_off(model: Any) -> None:
 
 
 def test_micro_batch_by_hand() -> None:
-    batch = token_batch([row([5, 6, 7, 8], 2, "a:1"), row([9, 10], 1, "a:2")], [4, 0], pad_id=0, supervise_all=False)
+    batch = token_batch([row([5, 6, 7, 8], 2, "a:1"), row([9, 10], 1, "a:2")], pad_id=0, supervise_all=False)
     assert batch.input_ids.tolist() == [[5, 6, 7], [9, 10, 0]]
     assert batch.targets.tolist() == [[-100, 7, 8], [10, -100, -100]]
     assert batch.columns is None  # column 0 is asked by the second row
-    alone = token_batch([row([5, 6, 7, 8], 3, "a:1")], [0], pad_id=0, supervise_all=False)
+    alone = token_batch([row([5, 6, 7, 8], 3, "a:1")], pad_id=0, supervise_all=False)
     assert alone.columns is not None
     assert alone.columns.tolist() == [2]
-    whole = token_batch([row([5, 6, 7], 2, "a:1"), row([8, 9], 1, "a:2")], [0, 1], pad_id=0, supervise_all=True)
+    whole = token_batch([row([5, 6, 7], 2, "a:1"), row([8, 9], 1, "a:2")], pad_id=0, supervise_all=True)
     assert whole.targets.tolist() == [[6, 7], [9, -100]]
 
 

@@ -11,7 +11,7 @@ import torch
 from posttrain.errors import ConfigError
 from posttrain.models.load import load_model
 from posttrain.models.sparse import SparseChange
-from posttrain.training.looking import show_rows
+from posttrain.training.assembly import show_rows
 from posttrain.training.run import TrainResult, train
 from posttrain.tuners.fishmask import FishmaskConfig, fishmask
 from tests.training.tiny import PicoPath, Remembers, config, load, rows, weights

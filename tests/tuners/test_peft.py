@@ -21,7 +21,7 @@ from posttrain.models.load import load_model
 from posttrain.models.save import save_model
 from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.training.config import TrainConfig
-from posttrain.training.prepare import longest_row
+from posttrain.training.rows import longest_row
 from posttrain.training.run import train
 from posttrain.tuners._moved import Moved, count_moved
 from posttrain.tuners.ia3 import Ia3Config, ia3

@@ -45,7 +45,7 @@ VERBS: dict[str, Verb] = {
     "chat": Verb("chat:chat", "Talk to one or several models side by side."),
     "predict": Verb("predict:predict", "Say what a trained classifier, tagger or reader makes of a file's rows."),
     "data": Verb("data:app", "Show, check and make data: loss masks, bad rows, change files."),
-    "model": Verb("model:app", "Show, convert, export or verify a model; the models in the box."),
+    "model": Verb("model:app", "Show, convert, export or verify a model."),
     "list": Verb("list:list_kinds", "List what each registry holds, and the schema of each file."),
     "gate": Verb("gate:gate", "Say SHIP or HOLD of a model that was examined, for CI."),
     "report": Verb("report:report", "Write the report of a finished run again."),

@@ -1,7 +1,8 @@
-"""The base of every configuration: frozen, no unknown keys, the docstring under a field is its help text.
+"""The base class of all configurations: frozen, without unknown keys; the docstring below a field is its help text.
 
-A part chosen by `kind:` (a tuner, an objective, a replay) is declared as `Annotated[Config, ByKind("tuner")]`: the YAML
-may say `tuner: lora` or `tuner: {kind: lora, rank: 8}`, and the registry says which class checks it.
+A field whose class is chosen by `kind:` (a tuner, an objective, a replay) is declared as
+`Annotated[Config, ByKind("tuner")]`: the YAML has `tuner: lora` or `tuner: {kind: lora, rank: 8}`, and the registry
+gives the class that validates it.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ class Config(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
     SCHEMA: ClassVar[str] = ""
-    """What `posttrain list --schema` calls a file of this class."""
+    """Name of a file of this class in `posttrain list --schema`."""
 
 
 def spelled(written: Any, **others: str) -> BeforeValidator:
-    """Pydantic marker: words that a field takes for others, `spelled(Literal["bf16", "bfloat16"], bfloat16="bf16")`.
+    """Pydantic marker: other spellings of a field's values, `spelled(Literal["bf16", "bfloat16"], bfloat16="bf16")`.
 
-    written: the type of all that may be written, for the JSON Schema.
+    written: the type with all spellings, for the JSON Schema.
     """
 
     def one(value: Any) -> Any:
@@ -85,8 +86,7 @@ class ByKind:
             return entry.config.model_validate(value)
 
         return core_schema.no_info_plain_validator_function(
-            validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
+            validate, serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True)
         )
 
     def __get_pydantic_json_schema__(
@@ -98,7 +98,7 @@ class ByKind:
 
 
 def _dump(value: Any, info: SerializationInfo) -> Any:
-    """Dump a part chosen by kind with the fields of its own class, and with the options of the whole dump."""
+    """Serialise a field chosen by kind with its own class (the declared one is `Config`), with the caller's options."""
     if not isinstance(value, Config):
         return value
     return value.model_dump(

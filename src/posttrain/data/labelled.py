@@ -6,7 +6,7 @@
 - `{"question": ..., "context": ..., "answers": [{"text": ..., "answer_start": ...}]}` (or SQuAD's columns, a list of
   texts and one of starts), no answers where the context has none; or a SQuAD file.
 
-A row without labels, tags or answers is read: it is one to be labelled, and training refuses it.
+A row without labels, tags or answers is read too: it is to be labelled, and training refuses it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def tagged_of(row: Mapping[str, Any], place: str) -> TaggedTokens:
 
 
 def question_of(row: Mapping[str, Any], place: str) -> ReadingQuestion:
-    """A row with `question`, `context` and `answers`; BadRow where an answer does not stand where it is said to."""
+    """A row with `question`, `context` and `answers`; BadRow when an answer is not in the context where the row
+    says."""
     question, context = _filled(row, "question"), _filled(row, "context")
     key = row.get("id")
     name = str(key) if isinstance(key, str | int) else ""
@@ -72,7 +73,7 @@ def question_of(row: Mapping[str, Any], place: str) -> ReadingQuestion:
 
 
 def _misspelt(field: str, row: Mapping[str, Any], *others: str) -> None:
-    """BadRow where a row lacks a field and has one called almost so: it would be taken for one to be labelled."""
+    """BadRow when a row lacks a field and has a similar key: else it would be taken for a row to be labelled."""
     near = near_key(field, {key: value for key, value in row.items() if key not in (field, *others)})
     if near:
         raise BadRow(f"'{field}' is missing", f"did you mean '{field}'? it has '{near}'")
@@ -127,23 +128,37 @@ def _filled(row: Mapping[str, Any], field: str) -> str:
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
+SQUAD = '{"data": [{"paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ..., "answers": [...]}]}]}]}'
+
+
 def is_squad(text: str) -> bool:
     """Whether a JSON file's text looks like SQuAD's: one object with `data`."""
-    return text.lstrip().startswith("{") and '"paragraphs"' in text and '"qas"' in text
+    return text.lstrip().startswith("{") and '"data"' in text and '"paragraphs"' in text
 
 
 def squad_rows(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """(place, row) of every question of a SQuAD file (SQuAD, DRCD, CMRC); its place ends with the question's id."""
+    """(place, row or BadRow) of every question of a SQuAD file (SQuAD, DRCD, CMRC); its place ends with its id."""
     try:
-        articles = parse_json(text)["data"]
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for qa in paragraph["qas"]:
-                    place = f"{name}#{qa['id']}"
-                    yield place, {"context": paragraph["context"], **qa}
+        value = parse_json(text)
     except BadJson as bad:
         place = f"{name}:{bad.line}" if bad.line else name
         raise DataError(Problem(place, bad.cause, bad.mend or "copy the file again")) from bad
-    except (KeyError, TypeError) as error:
-        cause = f"not a SQuAD file: {type(error).__name__} {error}"
-        raise DataError(Problem(name, cause, '{"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}')) from error
+    articles = value.get("data") if isinstance(value, dict) else None
+    if not isinstance(articles, list):
+        raise DataError(Problem(name, "not a SQuAD file: no list 'data'", SQUAD))
+    for a, article in enumerate(articles):
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        if not isinstance(paragraphs, list):
+            yield f"{name}: data[{a}]", BadRow("not a SQuAD file: no list 'paragraphs'", SQUAD)
+            continue
+        for p, paragraph in enumerate(paragraphs):
+            place = f"{name}: data[{a}].paragraphs[{p}]"
+            asked = paragraph.get("qas") if isinstance(paragraph, dict) else None
+            if not isinstance(asked, list):
+                yield place, BadRow("not a SQuAD file: no list 'qas'", SQUAD)
+                continue
+            for q, qa in enumerate(asked):
+                if not isinstance(qa, dict) or qa.get("id") is None:
+                    yield f"{place}.qas[{q}]", BadRow("not a SQuAD file: a question without 'id'", SQUAD)
+                else:
+                    yield f"{name}#{qa['id']}", {"context": paragraph.get("context"), **qa}

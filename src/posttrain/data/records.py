@@ -1,12 +1,13 @@
-"""What a data file holds, once read: conversations, prompt/completion pairs, plain texts, preferences, graded answers,
-labelled texts, tagged tokens, questions about texts.
+"""The records of data files: conversations, prompt/completion pairs, plain texts, prompts alone, preferences, graded
+answers, labelled texts, tagged tokens, questions about texts.
 
-Each record knows its `place` (`rows.jsonl:17`), so that every later complaint can name the row.
+Each record has its `place` (`rows.jsonl:17`), so that every later error can name the row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from posttrain.data.calls import with_objects
@@ -19,6 +20,7 @@ __all__ = [
     "LabelledText",
     "Message",
     "Preference",
+    "PromptOnly",
     "ReadingQuestion",
     "Record",
     "SpanAnswer",
@@ -29,16 +31,16 @@ __all__ = [
 ]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-"""The roles a message may have; which of them a template can render is the template's matter."""
+"""The roles that a message may have; a chat template may know fewer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `reasoning`, `tool_calls`, `tool_call_id` and `name` go to the chat template as they are, but that
-    arguments in the form of JSON text become the object that they are.
+    """One turn. `reasoning`, `tool_calls`, `tool_call_id` and `name` are passed to the chat template unchanged, except
+    that arguments in JSON text are parsed.
 
-    train: None is the usual rule (an assistant's turn is learned, others are not); False on an assistant's turn leaves
-    it out of the loss; True on another turn puts its words and its end-of-turn token into the loss.
+    train: None is the default (an assistant's turn is learned, others are not); False on an assistant's turn leaves it
+    out of the loss; True on another turn puts its words and its end-of-turn token into the loss.
     """
 
     role: str
@@ -51,11 +53,11 @@ class Message:
 
     @property
     def supervised(self) -> bool:
-        """Whether this turn's words are in the loss."""
+        """Whether the words of this turn are in the loss."""
         return self.role == "assistant" if self.train is None else self.train
 
     def for_template(self) -> dict[str, Any]:
-        """The dict that chat templates expect; absent fields are left out."""
+        """The dict that chat templates take; fields that are None are left out."""
         fields: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.reasoning is not None:
             fields["reasoning_content"] = self.reasoning
@@ -70,8 +72,8 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns in order, with the tools that the assistant may call (JSON schemas); weight: what its loss is multiplied
-    by; ended: False where the last turn was cut off, so that nothing is learned of how it ends.
+    """Turns in order, with the tools that the assistant may call (JSON schemas); weight: factor of its loss; ended:
+    False when the last turn was cut off, so that its end must not be learned.
     """
 
     messages: tuple[Message, ...]
@@ -83,7 +85,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A text and how it goes on. With a chat template it is rendered as a user's and an assistant's turn."""
+    """A text and its continuation. A chat template renders it as a user's and an assistant's turn."""
 
     prompt: str
     completion: str
@@ -103,11 +105,28 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptOnly:
+    """A prompt that a model is to answer.
+
+    fields: the other fields of its row, for whoever judges the answer.
+    """
+
+    messages: tuple[Message, ...]
+    place: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The words of its last message."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
 class Preference:
     """Two answers to one prompt; the first is preferred.
 
-    margin: by how much, on any scale, for reward models; plain: prompt and answers were strings, which go on as plain
-    text where there is no chat template.
+    margin: by how much, on any scale, for reward models; plain: prompt and answers were strings, so that they are
+    joined as plain text if there is no chat template.
     """
 
     prompt: tuple[Message, ...]
@@ -128,7 +147,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """An answer that is wanted (label true) or not; `plain` as in `Preference`."""
+    """An answer that is wanted (label true) or unwanted; `plain` as in `Preference`."""
 
     prompt: tuple[Message, ...]
     completion: tuple[Message, ...]
@@ -144,20 +163,20 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class LabelledText:
-    """A text, or two (a premise and a hypothesis), with its labels: one, or any number where texts have several;
-    none where it is to be labelled."""
+    """A text, or two (a premise and a hypothesis), with its labels: one, any number in a multi-label data set, none for
+    a text that is to be labelled."""
 
     text: str
     labels: tuple[str, ...]
     place: str
     text2: str | None = None
     gold: bool = True
-    """False where the row said nothing of labels."""
+    """Whether the row has labels (possibly an empty list)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaggedTokens:
-    """A sentence cut into tokens, each with its tag; no tags where it is to be tagged."""
+    """A sentence split into tokens, each with its tag; no tags for a sentence that is to be tagged."""
 
     tokens: tuple[str, ...]
     tags: tuple[str, ...]
@@ -166,7 +185,7 @@ class TaggedTokens:
 
 
 class SpanAnswer(NamedTuple):
-    """start: of its first character in the context."""
+    """An answer; start: index of its first character in the context."""
 
     text: str
     start: int
@@ -174,7 +193,7 @@ class SpanAnswer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReadingQuestion:
-    """A question about a text that holds the answer, or (`answers` empty) does not; id: the data set's own."""
+    """A question about a text that contains the answer, or (`answers` empty) does not; id: the data set's own."""
 
     question: str
     context: str
@@ -202,7 +221,8 @@ Record: TypeAlias = (
 
 
 def texts_of(record: Record) -> list[Record]:
-    """A record as what is rendered of it: both answers of a preference and a graded answer, named in their places."""
+    """The records that are rendered for a record: both answers of a preference, or the graded answer, named in
+    `place`."""
     if isinstance(record, Preference):
         names = ("chosen", "rejected")
         return [replace(one, place=f"{one.place} {name}") for one, name in zip(record.both(), names, strict=True)]
@@ -212,7 +232,7 @@ def texts_of(record: Record) -> list[Record]:
 
 
 def talk_of(record: Record) -> Conversation | None:
-    """What is said in a record, for comparing questions; None for a plain text."""
+    """A record as a conversation, for comparing questions; None for a plain text."""
     if isinstance(record, Preference):
         record = record.both()[0]
     elif isinstance(record, Graded):

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from posttrain.data.control import gate_of
 from posttrain.data.scripts import is_cjk
-from posttrain.inference.encoding import PromptEncoder
 from posttrain.inference.protocol import Respondent
 
 __all__ = ["MAX_NEW_TOKENS", "opinion_of", "prompts_of"]
@@ -59,9 +58,7 @@ def opinion_of(said: Sequence[str]) -> bool | None:
 
 def _readable(answer: str, judge: Respondent) -> str:
     """Another model's answer without what is a control token to the judge, which would not be asked about it."""
-    if not isinstance(judge, PromptEncoder):
-        return answer
-    return gate_of(judge.tokenizer).without(answer, judge.tokenizer)
+    return answer if judge.tokenizer is None else gate_of(judge.tokenizer).without(answer, judge.tokenizer)
 
 
 def _asked(prompt: str, a: str, b: str) -> str:

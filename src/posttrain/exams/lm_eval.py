@@ -108,6 +108,9 @@ class PosttrainLM(TemplateLM):
             pretrained = LoadedModel(model, tokenizer, model.name_or_path)
         if isinstance(pretrained, LoadedModel):
             pretrained = ModelRespondent(pretrained, batch_tokens=batch_tokens)
+        if pretrained.stateful:
+            cause = "it adapts to each input in its order, and lm-eval's tasks are asked in any"
+            raise PosttrainError(Problem(pretrained.name, cause, "examine the model that it starts from"))
         self.respondent: ModelRespondent = pretrained
         self.model: Any = pretrained.model
         self.tokenizer: Any = pretrained.tokenizer

@@ -29,11 +29,10 @@ from posttrain.exams.sample_log import SampleKey, SampleLog
 from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Ask, R, Reply, Task, content_id
 from posttrain.exams.variants import Variant, place_of, variants_of
-from posttrain.inference.encoding import PromptEncoder, PromptReader
+from posttrain.inference.encoding import PromptReader
 from posttrain.inference.places import placed
 from posttrain.inference.protocol import Distributions, Respondent, Scored, Usage
-from posttrain.inference.respondents import PromptedRespondent
-from posttrain.inference.shards import ShardedRespondent
+from posttrain.inference.state import StateFile
 from posttrain.models.memory import peak_gib
 from posttrain.models.meter import Meter
 
@@ -129,13 +128,18 @@ def run_task(
     questions that are not asked; with discard these are thrown away. log: such a file that several tasks share, which
     the caller puts in order; chunk: so many asks at once: smaller chunks lose less when killed, and cost speed.
     """
-    _check_template(respondent, task)
+    _can_chat(respondent.tokenizer, respondent.name, task)
+    if before is not None and before.stateful:
+        cause = "it adapts to what it is asked, so what it said before a change cannot be kept"
+        raise PosttrainError(Problem(before.name, cause, "compare with the model that it starts from"))
     parties = {"": respondent}
     parties |= {of: one for of, one in (("before", before), ("judge", judge)) if one is not None}
     if samples_path is not None:
         log = open_log(samples_path, [(parties, task)], restart=restart, discard=discard)
     variants, unchanged = variants_of(task)
     done = {v.key: log.done[task.change, v.key] for v in variants if log and (task.change, v.key) in log.done}
+    states = _states(respondent, task, variants, log)
+    states.resume(done)
     earlier = len(done)
     waiting = [variant for variant in variants if variant.key not in done]
 
@@ -146,24 +150,28 @@ def run_task(
 
     meter = _Progress(respondent, task, waiting, on_progress)
     asking = _Asking(parties, task, {} if cache is None else cache, meter, keep)
-    for part in _chunks(waiting, chunk):
+    for part in _chunks(waiting, 1 if respondent.stateful else chunk):  # one by one, in their order
         asking.ask(part)
+        states.keep(len(done))
+    states.remove()
     if samples_path is not None and log is not None:
         log.rewrite([(task.change, variant.key) for variant in variants])
     return _scored(respondent, task, [done[variant.key] for variant in variants], meter, unchanged, earlier)
 
 
-def _check_template(respondent: Respondent, task: Task[Any]) -> None:
+def _states(
+    respondent: Respondent, task: Task[Any], variants: Sequence[Variant], log: SampleLog[Any] | None
+) -> StateFile:
+    """Where a stateful respondent's state is kept, beside its samples."""
+    if log is None:
+        return StateFile(None, respondent, {variant.key: variant.key for variant in variants})
+    path = log.path.with_suffix(f".{content_id(task.change)}.state" if task.change else ".state")
+    return StateFile(path, respondent, {v.key: str(log.keys[task.change, v.key]) for v in variants})
+
+
+def _can_chat(tokenizer: Any, name: str, task: Task[Any]) -> None:
     """ConfigError for `template: chat` and a model without one, which would be asked in plain text instead."""
-    inner = respondent
-    while isinstance(inner, PromptedRespondent | ShardedRespondent):
-        inner = inner.inner
-    if isinstance(inner, PromptEncoder):
-        _can_chat(inner, respondent.name, task)
-
-
-def _can_chat(encoder: PromptEncoder, name: str, task: Task[Any]) -> None:
-    if task.chat and not encoder.tokenizer.chat_template:
+    if task.chat and tokenizer is not None and not tokenizer.chat_template:
         cause = f"the exam asks in the chat template (template: chat), and {name} has none"
         raise ConfigError(Problem(task.name, cause, "template: plain, or a chat model"))
 
@@ -173,7 +181,7 @@ def check_task(reader: PromptReader, name: str, task: Task[Any]) -> None:
 
     name: the model's; reader: what it makes of prompts.
     """
-    _can_chat(reader, name, task)
+    _can_chat(reader.tokenizer, name, task)
     places: dict[Ask, Variant] = {}
     for variant in variants_of(task)[0]:
         for ask in variant.item.asks:  # the choices of a question have one prompt, the model before has the same one

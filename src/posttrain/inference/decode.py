@@ -8,14 +8,16 @@ and joined takes the plain path, `one_length.py`. `benchmarks/generation.py` mea
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from posttrain.errors import DataError, PosttrainError, Problem
+from posttrain.errors import DataError, Problem
+from posttrain.inference.attention import core
+from posttrain.inference.flat import stepping
 from posttrain.inference.kv_cache import why_plain
 from posttrain.inference.one_length import answer_by_length
 from posttrain.inference.places import listed, place_of
@@ -23,22 +25,11 @@ from posttrain.inference.prefixes import groups_of
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers, RefilledBatch
 from posttrain.inference.sampling import Sampling
-from posttrain.inference.step_attention import stepping
 from posttrain.inference.stops import StopWatch
 from posttrain.models.adapters import virtual_positions
 from posttrain.models.vocabulary import outside, rows_of
 
-__all__ = [
-    "Batch",
-    "Decoded",
-    "batches",
-    "check_lengths",
-    "context_limit",
-    "decode",
-    "left_pad",
-    "positions_in_config",
-    "unfit",
-]
+__all__ = ["Decoded", "context_limit", "decode", "positions_in_config", "unfit"]
 
 
 class Decoded(NamedTuple):
@@ -49,37 +40,6 @@ class Decoded(NamedTuple):
 
     ids: list[int]
     ended: bool
-
-
-class Batch(NamedTuple):
-    """Left-padded rows: ids, mask and positions, each of shape (B, T)."""
-
-    ids: Tensor
-    mask: Tensor
-    positions: Tensor
-
-
-def batches(lengths: Sequence[int], *, tokens: int, extra: int = 0) -> Iterator[list[int]]:
-    """Row numbers, longest first, so that rows x (longest + extra) stays within `tokens`; one row is always allowed."""
-    batch: list[int] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * (longest + extra) > tokens:
-            yield batch
-            batch = []
-        longest = longest if batch else lengths[index]
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> Batch:
-    """Rows of token ids as one left-padded batch; positions count from each row's own first token."""
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])  # (B, T)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])  # (B, T)
-    positions = (mask.cumsum(1) - 1).clamp_min(0)  # (B, T)
-    return Batch(ids.to(device), mask.to(device), positions.to(device))
 
 
 def context_limit(model: Any) -> int:
@@ -104,13 +64,6 @@ def unfit(place: str, length: int, limit: int) -> Problem | None:
     if length == 0:
         return Problem(place, "has no tokens")
     return Problem(place, f"has {length} tokens, the model has {limit} positions", "shorten it")
-
-
-def check_lengths(lengths: Sequence[int], limit: int) -> None:
-    """DataError for prompts that are empty, or leave no position for an answer."""
-    found = (unfit(place_of("prompt", i), length, limit) for i, length in enumerate(lengths))
-    if problems := [problem for problem in found if problem is not None]:
-        raise DataError(*listed(problems, len(lengths)))
 
 
 @torch.inference_mode()
@@ -142,11 +95,13 @@ def decode(
     Raises PosttrainError for prompts that do not fit, all at once, and for a model without finite logits.
     """
     limit = context_limit(model)
-    check_lengths([len(p) for p in prompts], limit)
     known = rows_of(model)
-    found = (outside(place_of("prompt", i), ids, known) for i, ids in enumerate(prompts))
-    if unknown := [problem for problem in found if problem is not None]:
-        raise PosttrainError(*listed(unknown, len(prompts)))
+    for faults in (
+        [unfit(place_of("prompt", i), len(ids), limit) for i, ids in enumerate(prompts)],
+        [outside(place_of("prompt", i), ids, known) for i, ids in enumerate(prompts)],
+    ):
+        if problems := [problem for problem in faults if problem is not None]:
+            raise DataError(*listed(problems, len(prompts)))
     usage = usage if usage is not None else Usage()
     most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     limits = [min(new, limit - len(p)) for new, p in zip(most, prompts, strict=True)]
@@ -163,8 +118,19 @@ def decode(
     for row in range(len(prompts)):
         if limits[row] <= 0:
             done(row, [], False)
-    watch = _heard(_watcher(stop_texts, text_of), on_token)
-    told = Answers(limits, stop, Sampling(temperature, seed, top_p, top_k), met=watch, on_done=done)
+    watches: dict[int, StopWatch] = {}
+
+    def met(row: int, ids: list[int]) -> bool:
+        """Whether a row's tokens hold a stop string, after who wants to hear of each token."""
+        if on_token is not None:
+            on_token(row, ids)
+        return row in watches and watches[row].met(ids)
+
+    if any(stop_texts):
+        if text_of is None:
+            raise TypeError("stop_texts need text_of: tokens alone do not show them")
+        watches = {row: StopWatch(stop_texts, text_of) for row in asked}
+    told = Answers(limits, stop, Sampling(temperature, seed, top_p, top_k), met=met, on_done=done)
     reason = why_plain(model, max((len(prompts[row]) + limits[row] for row in asked), default=0))
     if reason:
         usage.plain_requests += len(asked)
@@ -175,39 +141,9 @@ def decode(
         groups = [
             group._replace(rows=[asked[i] for i in group.rows]) for group in groups_of([prompts[i] for i in asked])
         ]
-        with stepping(model):
+        with stepping(core(model)):
             RefilledBatch(model, prompts, told, pad_id=pad_id, tokens=batch_tokens, usage=usage).run(groups)
     return answers
-
-
-def _watcher(
-    stops: Sequence[str], text_of: Callable[[list[int]], str] | None
-) -> Callable[[int, list[int]], bool] | None:
-    """Whether a row's tokens hold a stop string; None when there are none to look for."""
-    if not any(stops):
-        return None
-    if text_of is None:
-        raise TypeError("stop_texts need text_of: tokens alone do not show them")
-    watches: dict[int, StopWatch] = {}
-
-    def met(row: int, ids: list[int]) -> bool:
-        return watches.setdefault(row, StopWatch(stops, text_of)).met(ids)
-
-    return met
-
-
-def _heard(
-    met: Callable[[int, list[int]], bool] | None, on_token: Callable[[int, list[int]], None] | None
-) -> Callable[[int, list[int]], bool] | None:
-    """The watcher of stop strings, after whoever wants to hear each token."""
-    if on_token is None:
-        return met
-
-    def hear(row: int, ids: list[int]) -> bool:
-        on_token(row, ids)
-        return met is not None and met(row, ids)
-
-    return hear
 
 
 _said: WeakSet[Any] = WeakSet()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from posttrain.data.chat import IGNORED, encode_prompt, render
 from posttrain.data.control import check_text, gate_of
@@ -14,14 +15,11 @@ from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, TemplateError
 from posttrain.inference.decode import unfit
 from posttrain.inference.places import among, each, listed, place_of
-from posttrain.inference.plain import TokenPair, encode_plain, plain_pair, prefix_token, rolling_windows
-from posttrain.inference.protocol import Plain, Prompt, Scored
+from posttrain.inference.plain import TokenPair, cut_left, encode_plain, plain_pair, prefix_token, rolling_windows
+from posttrain.inference.protocol import Plain, Prompt, Respondent, Scored, Told, nobody
 from posttrain.models.vocabulary import outside
 
-__all__ = ["Pair", "PromptEncoder", "PromptReader", "spoken"]
-
-
-Score: TypeAlias = "Callable[[Sequence[TokenPair], Callable[[int, Scored], None] | None], list[Scored]]"
+__all__ = ["Pair", "PromptEncoder", "PromptReader", "TokenRespondent", "spoken"]
 
 
 class Pair(NamedTuple):
@@ -142,15 +140,41 @@ class PromptEncoder:
             return continued(prompt, f" {answer}" if spaced and answer else answer, self.tokenizer)
         return continued("\n", answer, self.tokenizer)
 
-    def rolled(
-        self, texts: Sequence[str], limit: int, score: Score, on_scored: Callable[[int, Scored], None] | None
-    ) -> list[Scored]:
-        """Each text's log-probability, added up over windows of `limit` tokens; a text is told when its last is known.
 
-        score: pairs of token ids to results, telling each as soon as it is known.
-        """
+class TokenRespondent(PromptEncoder, Respondent):
+    """A respondent whose tokens are known; a kind says how many positions it has, and scores pairs of token ids."""
+
+    @property
+    @abstractmethod
+    def longest(self) -> int:
+        """The most tokens that it reads to predict one."""
+
+    @abstractmethod
+    def _score(self, coded: Sequence[TokenPair], on_scored: Told) -> list[Scored]:
+        """How likely each continuation is; on_scored: as in `logprobs`."""
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
+        """How likely each continuation is after its prompt; plain text that is too long is cut on the left."""
+        contexts: dict[str, list[int]] = {}
+
+        def encode(pair: tuple[Prompt, str]) -> TokenPair:
+            prompt, answer = pair
+            if isinstance(prompt, Plain):
+                self.check_plain(prompt)
+                if not self.spells_control(answer, prompt):
+                    return plain_pair(prompt.text, answer, self.tokenizer, contexts)
+            return TokenPair(*self.encode_pair(prompt, answer)[:2])
+
+        coded = each("request", pairs, encode)
+        limit = self.longest
+        fitting = [cut_left(c, limit) if isinstance(p, Plain) else c for c, (p, _) in zip(coded, pairs, strict=True)]
+        self.usage.truncated += sum(new is not old and new != old for new, old in zip(fitting, coded, strict=True))
+        return self._score(fitting, on_scored)
+
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
+        """How likely whole texts are, added up over windows; a text is told when its last window is known."""
         each("text", texts, lambda text: check_text(text, self.tokenizer, "the text", shown(text)))
-        prefix = prefix_token(self.tokenizer)
+        prefix, limit = prefix_token(self.tokenizer), self.longest
         windows = [list(rolling_windows(encode_plain(text, self.tokenizer), prefix, limit)) for text in texts]
         of = [i for i, own in enumerate(windows) for _ in own]  # the text of each window
         left = [len(own) for own in windows]
@@ -161,14 +185,14 @@ class PromptEncoder:
             sum_nats, tokens, greedy = whole[i]
             whole[i] = Scored(sum_nats + part.sum_nats, tokens + part.tokens, greedy and part.greedy)
             left[i] -= 1
-            if on_scored is not None and not left[i]:
+            if not left[i]:
                 on_scored(i, whole[i])
 
         for i, count in enumerate(left):
-            if on_scored is not None and not count:  # an empty text
+            if not count:  # an empty text
                 on_scored(i, whole[i])
         with among(of.__getitem__, "text"):
-            score([window for own in windows for window in own], add)
+            self._score([window for own in windows for window in own], add)
         return whole
 
 

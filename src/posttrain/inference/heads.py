@@ -26,14 +26,14 @@ from posttrain.data.head_rows import (
     encode_texts,
     pad,
 )
-from posttrain.data.readers import with_mends
+from posttrain.data.lengths import with_mends
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.inference.decode import context_limit
 from posttrain.models.adapters import virtual_columns
-from posttrain.models.heads import HEADS, Head, HeadNotes, head_of_model
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import MOMENT_S, Meter
+from posttrain.models.notes import HEADS, Head, HeadNotes, head_of_model
 from posttrain.models.vocabulary import keep_padding_inside, outside, rows_of
 
 __all__ = [

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from posttrain.models.adapters import plain_lora
+from posttrain.models.memory import set_aside, trim
 from posttrain.models.processor import processor
 
 __all__ = ["BYTES", "LEAST", "head_laid_out", "laid_out", "packed", "pays"]
@@ -85,10 +86,14 @@ _now: WeakSet[nn.Module] = WeakSet()
 @contextmanager
 def packed(model: nn.Module) -> Iterator[None]:
     """Within this the linear layers of a model on a CPU multiply packed weights wherever no gradient is asked. Weights
-    must stay as they are. Memory: the weights once more. Does nothing for small and for very large models, within
-    another `packed` of the same model, and where it does not pay.
+    must stay as they are. Memory: the weights once more, unless they lie in a file and are set aside. Does nothing for
+    small and for very large models, within another `packed` of the same model, and where it does not pay.
     """
-    layers = _layers(model) if pays() and model not in _now else []
+    if model in _now:
+        yield
+        trim()  # caches of keys and values leave a torn heap
+        return
+    layers = _layers(model) if pays() else []
     count = sum(weight.numel() for _, weight in layers)
     if count < LEAST or sum(weight.numel() * weight.element_size() for _, weight in layers) > BYTES:
         yield
@@ -97,11 +102,13 @@ def packed(model: nn.Module) -> Iterator[None]:
     try:
         for layer, weight in layers:
             layer.forward = _packed_forward(layer, weight)
+        set_aside(model)
         yield
     finally:
         for layer, _ in layers:
             vars(layer).pop("forward", None)
         _now.discard(model)
+        trim()
 
 
 def _layers(model: nn.Module) -> list[tuple[Any, Tensor]]:

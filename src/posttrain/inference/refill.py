@@ -47,7 +47,7 @@ PASS = 512
 class Answers:
     """What is known of each prompt's answer. `take` is told each new token and says whether the answer goes on.
 
-    limits: the most tokens of each; met: whether a stop string is in an answer's tokens; on_done: told each prompt's
+    limits: the most tokens of each; met: whether an answer's tokens end it; on_done: told each prompt's
     number, tokens and whether it stopped by itself.
     """
 
@@ -57,7 +57,7 @@ class Answers:
         stop: frozenset[int],
         sampling: Sampling,
         *,
-        met: Callable[[int, list[int]], bool] | None,
+        met: Callable[[int, list[int]], bool],
         on_done: Callable[[int, list[int], bool], None],
     ) -> None:
         self.limits, self.stop, self.sampling = limits, stop, sampling
@@ -79,7 +79,7 @@ class Answers:
         ended = token in self.stop
         if not ended:
             said.append(token)
-            ended = self.met is not None and self.met(row, said)
+            ended = self.met(row, said)
         if not ended and len(said) < self.limits[row]:
             return True
         self._draws.pop(row, None)

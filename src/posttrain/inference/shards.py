@@ -15,7 +15,18 @@ from typing import Any, TypeVar
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.places import among, place_of, placed
-from posttrain.inference.protocol import Answer, Distributions, Prompt, Respondent, Scored, Usage
+from posttrain.inference.protocol import (
+    Answer,
+    Distributions,
+    Generation,
+    Prompt,
+    Respondent,
+    Scored,
+    Told,
+    Usage,
+    Wrapper,
+    nobody,
+)
 
 __all__ = ["ShardedRespondent", "block", "is_sharded", "sharing", "work"]
 
@@ -108,6 +119,7 @@ def _placed(problem: Problem, process: int) -> Problem:
 
 def work(inner: Respondent) -> None:
     """Answer process 0's calls until it says that it is done."""
+    _shared(inner)
     while True:
         call = _share([None])[0]
         if call is None:
@@ -116,14 +128,14 @@ def work(inner: Respondent) -> None:
             _own(inner, *call)
 
 
-class ShardedRespondent:
-    """Process 0's respondent: the others' share of every call is done by `work`."""
+class ShardedRespondent(Wrapper):
+    """Process 0's respondent: the others' share of every call is done by `work`. Sampled answers differ from those of
+    another number of processes: a row's random numbers go by its index in its process's list.
+    """
 
     def __init__(self, inner: Respondent) -> None:
-        self.inner = inner
-        self.name = inner.name
-        self.fingerprint = inner.fingerprint
-        self._usage = Usage()
+        super().__init__(_shared(inner), inner.name)
+        self.usage = Usage()
 
     def __enter__(self) -> ShardedRespondent:
         return self
@@ -131,14 +143,7 @@ class ShardedRespondent:
     def __exit__(self, *_: object) -> None:
         _share([None])
 
-    @property
-    def usage(self) -> Usage:
-        """What all processes have spent."""
-        return self._usage
-
-    def _call(
-        self, method: str, items: Sequence[Any], told: Callable[[int, T], None] | None, **settings: Any
-    ) -> list[T]:
+    def _call(self, method: str, items: Sequence[Any], told: Told, **settings: Any) -> list[T]:
         import torch.distributed as dist
 
         results: list[T] = []
@@ -148,49 +153,35 @@ class ShardedRespondent:
             _share([(method, chunk, settings)])
             with among(lambda number, start=start: start + number):  # type: ignore[misc]
                 parts = _own(self.inner, method, chunk, settings)
-            self._usage = _sum([Usage(**usage) for _, _, usage in parts])
+            vars(self.usage).update(vars(_sum([Usage(**usage) for _, _, usage in parts])))
             for one in (one for done, _, _ in parts for one in done):
                 results.append(one)
-                if told is not None:
-                    told(len(results) - 1, one)
+                told(len(results) - 1, one)
         return results
 
-    def answers(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        on_answer: Callable[[int, Answer], None] | None = None,
-    ) -> list[Answer]:
-        """One answer per prompt, in order. Sampled ones differ from those of another number of processes: a row's
-        random numbers go by its place in its process's list.
-        """
-        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed, "stop": stop}
-        return self._call("answers", prompts, on_answer, **settings)
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
+        sent = how._replace(on_answer=nobody, on_token=None)  # functions are not sent
+        return self._call("answers", prompts, how.on_answer, **sent._asdict())
 
-    def generate(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
-    ) -> list[str]:
-        """The texts of `answers`."""
-        said = self.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return [answer.text for answer in said]
-
-    def logprobs(
-        self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
-    ) -> list[Scored]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely each continuation is after its prompt."""
         return self._call("logprobs", pairs, on_scored)
 
-    def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely whole texts are."""
         return self._call("rolling", texts, on_scored)
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
         """Whole distributions are too large to send: process 0 computes them alone."""
         return self.inner.next_token_logprobs(prompts, answers)
+
+
+def _shared(inner: Respondent) -> Respondent:
+    """The respondent. PosttrainError where its items cannot be shared out."""
+    if inner.stateful:
+        cause = "it adapts to each input in its order, so several processes cannot share the inputs"
+        raise PosttrainError(Problem(inner.name, cause, "run it in one process, without torchrun"))
+    return inner
 
 
 def _sum(parts: Sequence[Usage]) -> Usage:

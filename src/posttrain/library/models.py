@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from posttrain.data.records import Message
 from posttrain.inference.opening import open_respondent
@@ -50,21 +50,10 @@ class Model:
         """What exams ask."""
         return ModelRespondent(self.loaded)
 
-    @overload
-    def ask(self, prompts: str, *, max_new_tokens: int = ..., temperature: float = ..., seed: int = ...) -> str: ...
-
-    @overload
-    def ask(
-        self, prompts: Sequence[str], *, max_new_tokens: int = ..., temperature: float = ..., seed: int = ...
-    ) -> list[str]: ...
-
-    def ask(
-        self, prompts: str | Sequence[str], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
-    ) -> str | list[str]:
-        """The answer to a question, or one to each of several; greedy at temperature 0."""
-        asked = [prompts] if isinstance(prompts, str) else list(prompts)
-        said = self.respondent.answers(asked, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return said[0].text if isinstance(prompts, str) else [answer.text for answer in said]
+    def ask(self, *prompts: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0) -> list[str]:
+        """An answer to each question; greedy at temperature 0."""
+        said = self.respondent.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        return [answer.text for answer in said]
 
     def save(self, folder: str | Path) -> Path:
         """Save it as a folder that `load`, transformers and peft read; errors as of `models/save.save_model`."""
@@ -103,7 +92,7 @@ def load(
 
 
 def respondent_of(given: Model | Respondent | str | Path) -> Respondent:
-    """What exams ask: a model that is loaded, a respondent, or what a name stands for (a model, api:MODEL@URL, YAML)."""
+    """What exams ask: a loaded model, a respondent, or what a name stands for (a model, api:MODEL@URL, a YAML file)."""
     if isinstance(given, Model):
         return given.respondent
     return open_respondent(str(given)) if isinstance(given, str | Path) else given

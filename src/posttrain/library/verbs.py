@@ -1,8 +1,9 @@
-"""`pt.train`, `pt.exam`, `pt.compare`, `pt.study`: the verbs as functions, which take by keyword what the YAML takes."""
+"""`pt.train`, `pt.exam`, `pt.compare`, `pt.study`: the verbs as functions; keywords are what the YAML has as keys."""
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from posttrain.studies.plan import make_plan, select
 from posttrain.studies.run import run_study
 from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.training.config import BatchConfig, OptimizerConfig
+from posttrain.training.metrics import MetricsLog
 
 __all__ = ["StudyFile", "compare", "exam", "study", "train"]
 
@@ -92,10 +94,12 @@ def train(
             on_step=on_step,
         )
         (end,) = [candidate for candidate in train_method(config, cell) if candidate.point == END]
+        log = MetricsLog(cell.metrics)
+        log.read(sys.maxsize)
     assert isinstance(end.respondent, ModelRespondent)
     trained = end.respondent
     loaded = LoadedModel(trained.model, trained.tokenizer, name or f"{model.name} trained")
-    return Model(loaded, tuple(end.metrics), dict(end.cost), tuple(end.notes), end.product)
+    return Model(loaded, tuple(log.history), dict(end.cost), tuple(end.notes), end.product)
 
 
 def _loaded(name: str | Path) -> Model:

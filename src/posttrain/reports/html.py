@@ -6,7 +6,6 @@ also of a run that is not finished.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from markupsafe import Markup
 
 from posttrain import __version__
 from posttrain.exams.floor import NOISE_FLOOR
-from posttrain.models.disk import writing
+from posttrain.models.disk import write_whole
 from posttrain.reports import (
     alone,
     answers,
@@ -108,16 +107,12 @@ def write_report(run_folder: Path, *, language: str = "en", output: Path | None 
 def write_page(run: Run, path: Path, *, language: str = "en") -> Path:
     """Write the page of a run that has been read, whole or not at all, and the plain tables of its exams."""
     page = render(run, language=language)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if run.exams and run.place is not None:
         write_tables(run, run.place, language=language)
         staged = stages_page.stages_table(run, language=language)
         if staged is not None:
             write_table(staged, run.place, "stages", language=language)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path, temporary):
-        temporary.write_bytes(page.encode("utf-8", errors="replace"))
-        temporary.replace(path)
+    write_whole(path, page.encode("utf-8", errors="replace"))
     return path
 
 

@@ -20,7 +20,7 @@ from rich.cells import cell_len
 from posttrain.exams.results import CHANGE, ExamInfo
 from posttrain.exams.score_spec import find_spec
 from posttrain.exams.scores import SPECS
-from posttrain.models.disk import writing
+from posttrain.models.disk import write_whole
 from posttrain.reports import numbers
 from posttrain.reports.folder import Run, safe_name
 from posttrain.reports.texts import catalogue
@@ -279,7 +279,6 @@ def write_tables(run: Run, folder: Path, *, names: Sequence[str] = (), language:
 
 def write_table(table: PlainTable, folder: Path, stem: str, *, language: str = "en") -> list[Path]:
     """Write tables/<stem>.{html,csv,tex} below a folder and return their paths."""
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
     texts = {
         "html": to_html(table, language=language).encode("utf-8", errors="replace"),
         "csv": to_csv(table),
@@ -287,6 +286,5 @@ def write_table(table: PlainTable, folder: Path, stem: str, *, language: str = "
     }
     paths = [folder / "tables" / f"{stem}.{suffix}" for suffix in FORMATS]
     for suffix, path in zip(FORMATS, paths, strict=True):
-        with writing(path, path):
-            path.write_bytes(texts[suffix])
+        write_whole(path, texts[suffix])
     return paths

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,7 +21,8 @@ from posttrain.config.base import Config
 from posttrain.config.load import read_text
 from posttrain.data.fields import BadRow
 from posttrain.data.files import json_lines
-from posttrain.data.records import Conversation, Message
+from posttrain.data.records import Conversation, Message, PromptOnly
+from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import DataError, Problem
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.respondents import ModelRespondent
@@ -40,10 +40,8 @@ __all__ = [
     "conversation_key",
     "default_cache",
     "in_brief",
-    "normalise_prompt",
     "only_change_in_braces",
     "packaged_prompts",
-    "placed_prompts",
     "prompts_collide",
     "read_prompts",
     "select",
@@ -174,21 +172,6 @@ class Selection(NamedTuple):
         return f"{len(self.conversations)} conversations" + (f" ({reasons} left out)" if reasons else "")
 
 
-def normalise_prompt(text: str) -> str:
-    """A prompt without case, width, spaces and punctuation, so that spellings of one question are equal.
-
-    >>> normalise_prompt("What is  the capital？") == normalise_prompt("what is the Capital?")
-    True
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(c for c in folded if unicodedata.category(c)[0] in "LN") or folded.strip()
-
-
-def last_question(conversation: Conversation) -> str:
-    """The last thing a user says in a conversation."""
-    return next((m.content for m in reversed(conversation.messages) if m.role == "user"), "")
-
-
 def conversation_key(messages: Sequence[Message]) -> str:
     """A conversation up to a user's turn as one prompt: what was said, system messages aside."""
     return "\n".join(message.content for message in messages if message.role != "system")
@@ -243,24 +226,18 @@ def short_of(n: int | None, there: int) -> str:
     return f"replay: {n} were asked for (n), {there} are there" if n is not None and there < n else ""
 
 
-def read_prompts(path: Path) -> list[str]:
-    """Prompts of a JSONL file: `{"prompt": ...}` or `{"messages": [...]}` rows (the user's first words), or strings.
-
-    DataError naming every bad line.
+def read_prompts(path: Path) -> list[PromptOnly]:
+    """Read prompts of a JSONL file: `{"prompt": ...}` or `{"messages": [...]}` rows (the user's first words), or
+    strings. DataError that names every bad line.
     """
-    return [prompt for prompt, _ in placed_prompts(path)]
-
-
-def placed_prompts(path: Path) -> list[tuple[str, str]]:
-    """The same, each with its file and line."""
     prompts, problems = sifted_prompts(path)
     if problems:
         raise DataError(*problems)
     return prompts
 
 
-def sifted_prompts(path: Path) -> tuple[list[tuple[str, str]], list[Problem]]:
-    """The good rows and what is wrong with the others. DataError for a file without any."""
+def sifted_prompts(path: Path) -> tuple[list[PromptOnly], list[Problem]]:
+    """Read the good rows, and the problems of the others. DataError for a file without any row."""
     prompts, problems = [], []
     for place, row in json_lines(read_text(path), str(path)):
         prompt = None if isinstance(row, BadRow) else _prompt_of(row)
@@ -269,7 +246,8 @@ def sifted_prompts(path: Path) -> tuple[list[tuple[str, str]], list[Problem]]:
         elif prompt is None:
             problems.append(Problem(place, "no prompt in this row", 'expected {"prompt": "..."}'))
         else:
-            prompts.append((prompt, place))
+            fields = {k: v for k, v in row.items() if k not in ("prompt", "messages")} if isinstance(row, dict) else {}
+            prompts.append(PromptOnly((Message("user", prompt),), place, fields))
     if not prompts and not problems:
         raise DataError(Problem(str(path), "the file has no prompts"))
     return prompts, problems
@@ -306,7 +284,6 @@ def cached(
     made = make()
     if not made:  # nothing worth keeping: the selection says why
         return made
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = [{"prompt": c.messages[0].content, "answer": c.messages[-1].content, "ended": c.ended} for c in made]
     write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     return made

@@ -26,11 +26,12 @@ from posttrain.data.chat import Encoded, encode_all
 from posttrain.errors import Interrupted, PosttrainError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.support import alike
-from posttrain.models.fingerprint import read_notes, template_fingerprint, weights_fingerprint
+from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, adapter_base, load_model, resolve
 from posttrain.models.memory import give_back, is_large, large_blocks_go_back
 from posttrain.models.merge_adapter import was_untied
 from posttrain.models.names import say_taken
+from posttrain.models.notes import read_notes
 from posttrain.models.save import TRAINED_IN
 from posttrain.models.template_dates import moment_of, stay_at
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task

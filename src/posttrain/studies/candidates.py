@@ -22,7 +22,8 @@ from posttrain.config.change import Change
 from posttrain.studies.config import Saves, StageConfig, safe_name
 
 if TYPE_CHECKING:
-    from posttrain.inference.respondents import ModelRespondent, Respondent
+    from posttrain.inference.protocol import Respondent
+    from posttrain.inference.respondents import ModelRespondent
     from posttrain.models.load import LoadedModel
     from posttrain.studies.bench import Bench
 
@@ -60,9 +61,9 @@ class Candidate:
 
     respondent: takes the exams; None where there is nobody to ask (the point was examined before, or the end is put
     together from stages that each have a model of their own); step: optimiser steps so far; cost: of the whole way up
-    to here: train_s, steps, tokens, peak_gib, ... as far as the method knows; product: what it left on disk; metrics:
-    one line per training step so far; notes: lines for the cell's card; scratch: folders that nobody needs once the
-    cell is done; changes: how many of the cell's changes it has been taught, None for all.
+    to here: train_s, steps, tokens, peak_gib, ... as far as the method knows; product: what it left on disk; notes:
+    lines for the cell's card; scratch: folders that nobody needs once the cell is done; changes: how many of the cell's
+    changes it has been taught, None for all.
     """
 
     point: Point
@@ -70,7 +71,6 @@ class Candidate:
     step: int | None = None
     cost: Mapping[str, float] = field(default_factory=dict)
     product: Path | None = None
-    metrics: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
     scratch: Sequence[Path] = ()
     changes: int | None = None
@@ -89,7 +89,8 @@ class CellContext:
     or precious enough to be written down, so that a kill does not lose it; saves: the steps after which training is
     examined; examined: whether a point was, by this or an earlier run; select: the scores of a respondent on the exams
     whose role is to choose a setting; stages: what is to be learned one after another;
-    report_to: trackers of its trainings, which write to the cell's folder; on_step: told each training step.
+    report_to: trackers of its trainings, which write to the cell's folder; on_step: told each training step;
+    steps_before, part: of a step of a chain, the optimiser steps of those before it, and its name.
     """
 
     changes: tuple[Change, ...]
@@ -107,6 +108,15 @@ class CellContext:
     stages: tuple[StageConfig, ...] = ()
     report_to: tuple[str, ...] = ()
     on_step: Callable[[Mapping[str, Any]], None] = field(default=lambda _: None)
+    steps_before: int = 0
+    part: str = ""
+    home: Path | None = None
+    """The cell's folder, in the surroundings of a step of a chain."""
+
+    @property
+    def metrics(self) -> Path:
+        """The file that gets a line per training step of the cell, as they happen."""
+        return (self.home or self.folder) / "metrics.jsonl"
 
     @property
     def base(self) -> Path:
@@ -135,7 +145,14 @@ class CellContext:
         """The surroundings of a step of a chain: a folder of its own, and points of its own."""
         examined = self.examined
         folder = self.folder / "steps" / name
-        return replace(self, folder=folder, examined=lambda point: examined(point._replace(within=name)), **changed)
+        return replace(
+            self,
+            folder=folder,
+            part=name,
+            home=self.home or self.folder,
+            examined=lambda point: examined(point._replace(within=name)),
+            **changed,
+        )
 
 
 def handed_over(

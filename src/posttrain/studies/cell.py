@@ -30,7 +30,6 @@ from posttrain.studies.card import card
 from posttrain.studies.chains import sequence
 from posttrain.studies.config import Study, safe_name
 from posttrain.studies.examine import Examiner
-from posttrain.studies.files import write_lines
 from posttrain.studies.plan import Cell
 
 __all__ = ["EXAMINED", "CellRun"]
@@ -76,13 +75,13 @@ class CellRun:
     def run(self) -> CellResult:
         """Every candidate examined; the cell's result. Products that are not kept are deleted."""
         cell, began = self.cell, time.monotonic()
+        (self.folder / "metrics.jsonl").touch()  # a training appends to it
         offered = self._candidates()
         while self._take_next(offered):
             pass
         end = self.end
         if end is None:
             raise PosttrainError(Problem(cell.method.label, "the method offered no candidate at its end"))
-        write_lines(self.folder / "metrics.jsonl", end.metrics)
         stages = self._stages() if cell.stages else {}
         if stages:
             self._note_transfer(stages)

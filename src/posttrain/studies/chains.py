@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from posttrain import registry
 from posttrain.config.change import Change
@@ -72,7 +72,15 @@ def _linked(links: Sequence[Link], cell: CellContext) -> Iterator[Candidate]:
                 start = cell.bench.after(cell.folder / done[-1].product)
             continue
         keep = cell.keep if last or cell.keep == "all" else "final"
-        inner = cell.within(link.name, bench=start, changes=link.changes, sequence=None, keep=keep, resumable=True)
+        inner = cell.within(
+            link.name,
+            bench=start,
+            changes=link.changes,
+            sequence=None,
+            keep=keep,
+            resumable=True,
+            steps_before=int(sum(step.cost.get("steps", 0) for step in done)),
+        )
         step = yield from _step(link, inner, done, last=last)
         if last:
             return
@@ -99,7 +107,7 @@ def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) ->
             scratch = [*candidate.scratch, *_unneeded(home, cell, candidate.product)]
             yield replace(
                 candidate, point=END, changes=link.taught, scratch=scratch,
-                cost=whole.cost, metrics=whole.metrics, notes=whole.notes,
+                cost=whole.cost, notes=whole.notes,
             )  # fmt: skip
         elif link.point is not None:
             yield replace(candidate, point=link.point, changes=link.taught, scratch=())
@@ -133,15 +141,13 @@ class Step(NamedTuple):
 
     product: str
     cost: Mapping[str, float]
-    metrics: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
 
     @classmethod
     def of(cls, end: Candidate, name: str, home: Path) -> Step:
         """From the candidate at its end."""
         product = str(end.product.relative_to(home)) if end.product is not None else ""
-        metrics = [{**entry, "part": name} for entry in end.metrics]
-        return cls(product, dict(end.cost), metrics, [f"{name}: {note}" for note in end.notes])
+        return cls(product, dict(end.cost), [f"{name}: {note}" for note in end.notes])
 
     @classmethod
     def summed(cls, steps: Sequence[Step]) -> Step:
@@ -151,8 +157,7 @@ class Step(NamedTuple):
             key: (max if key.startswith(("peak", "moved")) else sum)(s.cost[key] for s in steps if key in s.cost)
             for key in keys
         }
-        metrics = [entry for step in steps for entry in step.metrics]
-        return cls(steps[-1].product, cost, metrics, [note for step in steps for note in step.notes])
+        return cls(steps[-1].product, cost, [note for step in steps for note in step.notes])
 
     def write(self, folder: Path) -> None:
         """Write it down: the step is over."""

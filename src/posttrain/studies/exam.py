@@ -215,7 +215,7 @@ class ExamRun:
         """The respondent, told the change's targets when asked to be, in the words of the method `prompt`."""
         if self.prompt_mode == "none":
             return after
-        return PromptedRespondent(after, wording_of(PromptMethodConfig(name="prompt"), change), place=self.prompt_mode)
+        return PromptedRespondent(after, wording_of(PromptMethodConfig(name="prompt"), change), role=self.prompt_mode)
 
     # ---- exams -------------------------------------------------------------------------------------------------------
 

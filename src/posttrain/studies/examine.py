@@ -21,7 +21,7 @@ from posttrain.exams.task import content_id
 from posttrain.exams.uncounted import kind_of, uncounted
 from posttrain.inference.opening import open_respondent
 from posttrain.inference.protocol import Respondent
-from posttrain.inference.respondents import ModelRespondent, held
+from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.disk import safe_name
 from posttrain.studies.bench import Bench
 from posttrain.studies.exams import Exams
@@ -181,13 +181,13 @@ class Examiner:
         floor: bool = False,
     ) -> list[TaskResult[Any]]:
         """Every exam; what each has found, with its samples."""
-        with held(respondent):
+        with respondent.held():
             return self._taken(self.exams.exams, respondent, checkpoint, folder, changes, floor=floor)
 
     def select(self, respondent: Respondent, folder: Path | None) -> Mapping[str, float]:
         """The scores of the exams whose role is to choose a setting."""
         exams = [exam for exam in self.exams.paired if exam.config.role == "select"]
-        with held(respondent):
+        with respondent.held():
             scores: Mapping[str, float] = _merged(self._taken(exams, respondent, "select", folder))["scores"]
         return scores
 

@@ -1,24 +1,14 @@
-"""The files of a cell beside its results, each written whole or not at all."""
+"""A mapping as YAML: a cell's config.yaml, and the study as it ran."""
 
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from posttrain.exams.results import finite
-from posttrain.models.disk import write_whole
-
-__all__ = ["to_yaml", "write_lines"]
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSONL whole or not at all."""
-    write_whole(path, "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows))
+__all__ = ["to_yaml"]
 
 
 def to_yaml(data: Mapping[str, Any]) -> str:

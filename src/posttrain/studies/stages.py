@@ -31,9 +31,8 @@ from posttrain.studies.train_steps import Steps, blends
 from posttrain.training.config import TrainConfig
 from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
-from posttrain.training.metrics import MetricsLog
-from posttrain.training.prepare import longest_row
 from posttrain.training.result import TrainResult, finished_run
+from posttrain.training.rows import longest_row
 from posttrain.training.run import train as run_training
 from posttrain.training.trackers import LOGS
 
@@ -73,7 +72,6 @@ class _Course:
         self.parts = parts_of(config.stages, cell.stages)
         self.notes: list[str] = []
         self.results: list[dict[str, Any]] = []
-        self.history: list[dict[str, Any]] = []
         self.model: LoadedModel | None = None  # of the part before, where it is in memory
 
     def run(self) -> Iterator[Candidate]:
@@ -96,7 +94,6 @@ class _Course:
             step=None if own else sum(int(one["steps"]) for one in self.results),
             cost=self._cost(),
             product=(self.root if own else last / "model") if keep != "none" else None,
-            metrics=self.history,
             notes=self.notes,
             scratch=scratch,
         )
@@ -122,23 +119,13 @@ class _Course:
         last = number + 1 == len(self.parts)
         if done is not None and examined and any(RunFolder(one).result_in() for one in later) and not last:
             self.model = None  # neither it nor its exams are needed any more
-            log = MetricsLog(RunFolder(output).metrics)
-            log.read(int(done["steps"]))
-            self._note(part, {**done, "history": log.history})
+            self.results.append(done)
             return
         made = finished_run(output, self.cell.bench.load) if done is not None else None
         if made is None:
             made = self._trained(number, part, output)
         self.model = LoadedModel(made.model, made.tokenizer, str(output / "model"))
-        self._note(part, made._asdict())
-
-    def _note(self, part: Part, result: dict[str, Any]) -> None:
-        """The cost and the steps of a part; steps are counted on from the part before."""
-        before = sum(int(one["steps"]) for one in self.results)
-        self.results.append(result)
-        for entry in result["history"]:
-            shifted = {"step": int(entry["step"]) + before} if "step" in entry else {}
-            self.history.append({**entry, **shifted, "stage": part.name})
+        self.results.append(made._asdict())
 
     def _start(self, number: int) -> tuple[LoadedModel, Path | None]:
         """The model that a part starts from, and the adapter that it takes up."""
@@ -151,7 +138,8 @@ class _Course:
 
     def _trained(self, number: int, part: Part, output: Path) -> TrainResult:
         config, cell = self.config, self.cell
-        steps = Steps(cell, self.notes)
+        before = sum(int(one["steps"]) for one in self.results)
+        steps = Steps(cell, self.notes, before=before, stage=part.name)
         loaded, adapter = self._start(number)
         for tokenizer in (loaded.tokenizer, cell.before.tokenizer):  # the second one reads what is replayed
             stay_at_first_day(tokenizer, output, resume=True, say=steps.say)

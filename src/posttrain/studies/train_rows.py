@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.config.base import Config
 from posttrain.config.change import Change
 from posttrain.data.chat import Encoded
-from posttrain.data.readers import DataSource, read_records, with_mends
+from posttrain.data.lengths import with_mends
+from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Conversation, Message, Record, talk_of
 from posttrain.errors import DataError, Problem
 from posttrain.inference.places import placed

@@ -13,19 +13,27 @@ from posttrain.models.load import LoadedModel
 from posttrain.models.meter import Doing, listener
 from posttrain.studies.candidates import Candidate, CellContext, Point
 from posttrain.studies.merge_back import Between
+from posttrain.training.metrics import MetricsLog
 from posttrain.training.progress import Silent
 
 __all__ = ["Steps", "blends"]
 
 
 class Steps(Silent):
-    """Passes training steps on to the study, and keeps what training says for the cell's card."""
+    """Passes training steps on to the study, writes them into the cell's metrics.jsonl, and keeps what training says
+    for the cell's card.
 
-    def __init__(self, cell: CellContext, notes: list[str]) -> None:
+    before: steps of the trainings of the cell before this one; more: further fields of a line of metrics.jsonl.
+    """
+
+    def __init__(self, cell: CellContext, notes: list[str], *, before: int = 0, **more: str) -> None:
         self.cell = cell
         self.notes = notes
+        self.before = cell.steps_before + before
+        self.more = {**({"part": cell.part} if cell.part else {}), **more}
+        self.metrics = MetricsLog(cell.metrics)
         self.listener = listener()
-        self.steps = 0
+        self.steps: int | None = 0
 
     def say(self, text: str) -> None:
         self.notes.append(text)
@@ -34,12 +42,14 @@ class Steps(Silent):
         if self.listener is not None:
             self.listener(work)
 
-    def start(self, first: int, steps: int) -> None:
+    def start(self, first: int, steps: int | None) -> None:
         self.steps = steps
+        self.metrics.take_up(self.before + first)
         if first:  # of an earlier run, which was stopped in this cell
             self.cell.say(f"{self.cell.folder.name}: training goes on after step {first} of {steps}")
 
     def step(self, entry: Mapping[str, Any]) -> None:
+        self.metrics.add({**entry, "step": int(entry["step"]) + self.before, **self.more})
         self.cell.on_step({**entry, "steps": self.steps})
 
 

@@ -1,16 +1,18 @@
-"""What a run is put together from before its first step: forms, the reference model, penalties."""
+"""The parts of a run that are made before its first step: forms, the reference model, penalties."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container
-from contextlib import AbstractContextManager, nullcontext
+import random
+from collections.abc import Callable, Container, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain import registry
@@ -18,11 +20,13 @@ from posttrain.data.chat import Encoded
 from posttrain.errors import ConfigError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.added import added_to
-from posttrain.models.heads import head_modules
+from posttrain.models.curvature import Example
 from posttrain.models.load import LoadedModel
 from posttrain.models.logits import core_of
+from posttrain.models.notes import head_modules
 from posttrain.objectives.sft import SftConfig
 from posttrain.retention.penalty._base import PenaltyConfig, PenaltyContext
+from posttrain.retention.penalty._rows import examples_of
 from posttrain.retention.selection import ReplayConfig
 from posttrain.training.batches import Forms
 from posttrain.training.config import TrainConfig
@@ -32,10 +36,30 @@ from posttrain.training.forms.forward import arithmetic
 from posttrain.training.forms.remembering import RememberingForm
 from posttrain.training.forms.tokens import TokensForm
 from posttrain.training.penalties import PENALTIES, Penalties, Term, make_penalties, terms_of
+from posttrain.training.precision import Lowered
 from posttrain.training.reference import Reference, can_be_switched_off
+from posttrain.training.steps import Material
 from posttrain.training.trackers import check_trackers
 
-__all__ = ["Parts", "bare_forms", "check_combination", "parts_of"]
+__all__ = ["Parts", "Surroundings", "bare_forms", "check_combination", "parts_of", "show_rows"]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a training is given besides its configuration.
+
+    say: is told one line per choice made; base: relative paths are relative to it; folder: of the run; earlier: folder
+    of the run of the task before; adapter: one whose weights training takes up; forbidden: prompts of exams, which no
+    penalty may look at; before: the same model, which somebody else holds and nobody changes.
+    """
+
+    say: Callable[[str], None] = print
+    base: Path = Path()
+    folder: Path | None = None
+    earlier: Path | None = None
+    adapter: Path | None = None
+    forbidden: frozenset[str] = frozenset()
+    before: PreTrainedModel | None = None
 
 
 class Parts(NamedTuple):
@@ -52,8 +76,8 @@ def bare_forms(
     terms: list[Term] | None = None,
 ) -> Forms:
     """The forms of a run; without a reference they can count and collate rows only."""
-    # Padding is never seen (it is on the right), so any token will do; the pad token itself makes some models warn that
-    # there is no attention mask.
+    # No row sees its padding, which is on the right, so any token will do. The pad token itself makes some models warn
+    # that there is no attention mask.
     pad_id = 0 if tokenizer.pad_token_id != 0 else 1
     weight = config.replay.weight if isinstance(config.replay, ReplayConfig) else 1.0
 
@@ -68,11 +92,14 @@ def bare_forms(
     return Forms(new, new if kind.mixes else TokensForm(setup(SftConfig())))
 
 
-def check_combination(config: TrainConfig) -> None:
+def check_combination(config: TrainConfig, *, made: bool = False) -> None:
     """ConfigError for parts that do not go together, as far as the configuration tells; MissingError for trackers that
-    are not there."""
+    are not there. made: rows are made while the model trains."""
     check_trackers(config.report_to)
     form = form_of(config.objective)
+    if made and form.needs_rows(config.objective):
+        cause = "looks at all rows before the first step, and here they are made while the model trains"
+        raise ConfigError(Problem("objective", cause, "use another one; dpo takes them with reference: adapter"))
     on_logits = [p.kind for p in config.penalty if isinstance(p, PenaltyConfig) and p.acts_on == "logits"]
     if on_logits and not form.takes_terms:
         cause = f"{on_logits[0]} compares logits, which this objective has none of"
@@ -85,79 +112,86 @@ def check_combination(config: TrainConfig) -> None:
         raise ConfigError(problem)
 
 
+def show_rows(tuned: nn.Module, rows: Sequence[Any], seed: int, say: Callable[[str], None]) -> None:
+    """Show the new rows to an added part that wants to see them before the first step.
+
+    ConfigError for rows that are no conversations or texts (pairs, classes).
+    """
+    added = added_to(tuned)
+    if added is None or not added.looks_at_rows:
+        return
+    encoded = [row for row in rows if isinstance(row, Encoded)]
+    if len(encoded) < len(rows):
+        cause = f"{added.kind} measures on conversations or texts, which this objective's rows are not"
+        raise ConfigError(Problem("tuner", cause, "use it with sft or clm, or choose another tuner"))
+
+    def examples(count: int) -> list[Example]:
+        drawn = encoded if count >= len(encoded) else random.Random(f"looking {seed}").sample(encoded, count)
+        return examples_of(drawn)
+
+    tuned.eval()
+    added.look(tuned, examples, say)
+
+
 def parts_of(
     config: TrainConfig,
     tuned: PreTrainedModel | PeftModel,
     loaded: LoadedModel,
-    material: Any,
+    material: Material,
+    around: Surroundings,
     *,
     respondent: ModelRespondent,
-    folder: Path | None,
-    earlier: Path | None,
-    base: Path,
-    forbidden: frozenset[str],
-    say: Callable[[str], None],
-    continued: bool = False,
-    autocast: torch.dtype | None = None,
-    read: Container[int] = range(2**63),
-    before: PreTrainedModel | None = None,
-    lowered: AbstractContextManager[Any] | None = None,
+    lowered: Lowered,
+    read: Container[int],
 ) -> Parts:
     """Forms and penalties, prepared while the tuned model is still where training begins.
 
-    respondent: of the model before the tuner, its fingerprint known; earlier: folder of the run of the task before;
-    continued: the tuned model has taken up an adapter, so that it is another one than without its adapter;
-    autocast: precision of the forward passes to come, None for the weights' own; read: numbers of the rows that will be
-    read; before: see `reference_of`; lowered: holds weights as they will be in training.
+    respondent: of the model before the tuner, its fingerprint known; lowered: holds weights as training will have them;
+    read: indices of the old rows that the run will read.
     """
+    say, continued, before = around.say, around.adapter is not None, around.before
     chosen = [part for part in config.penalty if isinstance(part, PenaltyConfig)]
     terms = terms_of(tuple(chosen))
-    form = form_of(config.objective)
-    needed = form.asks_reference(config.objective) or bool(terms)
+    needed = form_of(config.objective).asks_reference(config.objective) or bool(terms)
     reference = reference_of(tuned, needed=needed, say=say, continued=continued, before=before)
     forms = bare_forms(config, loaded.tokenizer, reference, terms)
-    for one in (forms.new, forms.old):
-        one.device = tuned.device
     preparation = Preparation(
         tuned,
-        [*material.new, *material.old],
-        len(material.new),
+        material.new,
+        material.old,
         material.validation,
         config.batch.tokens,
-        folder,
-        f"{respondent.fingerprint} {autocast}" if folder is not None else "",
+        around.folder,
+        f"{respondent.fingerprint} {lowered.dtype}" if around.folder is not None else "",
         reference,
         say,
         read,
         config.seed,
     )
-    with (
-        lowered or nullcontext(),
-        arithmetic(tuned.device, autocast),
-    ):  # what is computed beforehand shall be what a step would compute
-        forms.new.prepare(preparation)
-        if not forms.mixed:
-            forms.old.prepare(preparation)
+    with lowered, arithmetic(tuned.device, lowered.dtype):  # results shall be those that a step would have
+        for form in (forms.new,) if forms.mixed else (forms.new, forms.old):
+            form.device = tuned.device
+            form.prepare(preparation)
     trainable = {name: p for name, p in tuned.named_parameters() if p.requires_grad}
     new_parts = head_modules(core_of(tuned))
-    part_added = added_to(core_of(tuned))
+    added = added_to(core_of(tuned))
 
     def context(part: PenaltyConfig) -> PenaltyContext:
-        state = earlier / PENALTIES / f"{part.kind}.safetensors" if earlier is not None else None
+        earlier = around.earlier
         return PenaltyContext(
             loaded._replace(model=tuned),
             trainable,
             respondent,
             respondent.fingerprint,
             seed=config.seed,
-            earlier=state,
-            forbidden=forbidden,
-            base=base,
+            earlier=earlier / PENALTIES / f"{part.kind}.safetensors" if earlier is not None else None,
+            forbidden=around.forbidden,
+            base=around.base,
             batch_tokens=config.batch.tokens,
             say=say,
             rows=[row for row in material.new if isinstance(row, Encoded)],
             held={} if before is None else dict(before.named_parameters()),
-            untouched=part_added.switched_off if part_added is not None and not continued else nullcontext,
+            untouched=added.switched_off if added is not None and not continued else nullcontext,
             fresh=frozenset(name for name in trainable if any(f".{part}." in f".{name}" for part in new_parts)),
         )
 
@@ -174,9 +208,8 @@ def reference_of(
     continued: bool = False,
     before: PreTrainedModel | None = None,
 ) -> Reference:
-    """The model before training; a frozen copy where it is needed during training and nothing can be switched off.
-
-    before: the same model, which somebody else holds and nobody changes: asked instead of a copy.
+    """The model before training: the tuned one with its adapter switched off; else `before`, the same model in other
+    hands; else a frozen copy, made only where it is needed during training.
     """
     if can_be_switched_off(tuned) and not continued:
         return Reference(tuned, None)

@@ -1,23 +1,27 @@
-"""Planned steps as tensors: what PostTrainer's loader yields, one item per optimiser step."""
+"""Rows of a step as tensors: the items of PostTrainer's loader, one per optimiser step."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from posttrain.data.batching import pieces
-from posttrain.training.forms.base import Form, MicroBatch
-from posttrain.training.steps import PlannedStep, RowPlan
+from posttrain.data.batching import length_batches, pieces
+from posttrain.models.disk import write_whole
+from posttrain.training.config import BatchConfig
+from posttrain.training.forms.base import Form, MicroBatch, Row
+from posttrain.training.steps import Drawn, StepRows, StepSource
 
-__all__ = ["Forms", "Step", "StepLoader", "part_of"]
+__all__ = ["Forms", "Step", "StepLoader", "part_of", "validation_batches"]
 
 STATE = "form.safetensors"
-"""In a checkpoint: what a form needs to go on."""
+"""In a checkpoint: the state of the form of new rows."""
+SOURCE = "source.json"
+"""In a checkpoint: the state of the source of steps."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ class Forms:
 class Step:
     """One optimiser step.
 
-    micro_batches: those of this process; new_units, old_units: what the losses of new and of replayed rows are means
-    over, in all processes; tokens, old_tokens: tokens read, padding left out, and those of replayed rows, in all
-    processes; epoch: passes over the new rows once the step is done.
+    micro_batches: those of this process; new_units, old_units: the units of new and of replayed rows, in all processes;
+    tokens, old_tokens: tokens read without padding, and those of replayed rows, in all processes; epoch: passes over
+    the new rows that are complete after the step.
     """
 
     micro_batches: list[MicroBatch]
@@ -67,7 +71,7 @@ class Step:
 
 def part_of(micro_batches: list[MicroBatch], rank: int, processes: int) -> list[MicroBatch]:
     """Every n-th micro batch. All processes must go through the model equally often, or the others wait for ever: one
-    that has less repeats the first, which then adds nothing."""
+    that has fewer repeats the first, which then adds nothing."""
     part = micro_batches[rank::processes]
     if len(part) < -(-len(micro_batches) // processes):
         part = [*part, replace(micro_batches[0], counts=False)]
@@ -75,67 +79,87 @@ def part_of(micro_batches: list[MicroBatch], rank: int, processes: int) -> list[
 
 
 class StepLoader:
-    """Iterates over the steps of a run from `first()` on; its length is that of the whole run.
+    """The steps of a source as tensors, from where the source is, at most as many as `left()` says (None: all).
 
-    transformers.Trainer sees one epoch whose batches are optimiser steps. Where a resumed run begins is asked when
-    iteration starts, since the Trainer reads its state only then. With several processes each takes its part.
-    at_once: padded tokens that go through the model together, at most; None for whole micro batches. A step's loss does
-    not depend on how it is cut.
+    transformers.Trainer sees one epoch whose batches are optimiser steps. How many are left is asked when the iteration
+    starts, since the Trainer reads its state only then; `ended` is called where the source has no more of them. With
+    several processes each takes its part. at_once: padded tokens that go through the model together, at most; None for
+    whole micro batches. The loss of a step does not depend on how it is cut.
     """
 
     def __init__(
         self,
-        plan: RowPlan,
-        rows: Sequence[Any],
+        source: StepSource,
         steps: int,
         *,
         forms: Forms,
-        first: Callable[[], int],
+        left: Callable[[], int | None] = lambda: None,
+        ended: Callable[[], None] = lambda: None,
         at_once: int | None = None,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        self.plan = plan
-        self.rows = rows
-        self.steps = steps
-        self.forms = forms
-        self.first = first
-        self.at_once = at_once
-        self.rank = rank
-        self.processes = processes
-        by_form = [(forms.new if i < plan.new_rows else forms.old, row) for i, row in enumerate(rows)]
-        # known for every row, so that each process knows the sums over all of them
-        self.units = [form.units(row) for form, row in by_form]
-        self.tokens = [form.tokens_of(row) for form, row in by_form]
-        self.sizes = [form.size(row) for form, row in by_form]
+        self.source, self.steps, self.forms = source, steps, forms
+        self.left, self.ended = left, ended
+        self.at_once, self.rank, self.processes = at_once, rank, processes
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[Step]:
-        return map(self.make, itertools.islice(self.plan, self.first(), self.steps))
+        yield from map(self.make, itertools.islice(self.source, self.left()))
+        self.ended()
 
-    def make(self, planned: PlannedStep) -> Step:
+    def save_state(self, folder: Path) -> None:
+        """Into a checkpoint."""
+        state = self.source.state()
+        if state:
+            write_whole(folder / SOURCE, json.dumps(state) + "\n")
+
+    def load_state(self, folder: Path, steps: int) -> None:
+        """Out of a checkpoint, which was written after so many steps."""
+        path = folder / SOURCE
+        self.source.restore(steps, json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
+
+    def make(self, planned: StepRows) -> Step:
         """The tensors of this process's part of a step."""
-        numbers = [i for micro in planned.micro_batches for i in micro]
-        old = [i for i in numbers if i >= self.plan.new_rows]
-        old_units = sum(self.units[i] for i in old)
+        drawn = [one for micro in planned.micro_batches for one in micro]
+        units, tokens = [0, 0], [0, 0]  # of new and of old rows
+        for row, old in drawn:
+            form = self._form(old)
+            units[old] += form.units(row)
+            tokens[old] += form.tokens_of(row)
+        micro_batches = [self._micro(part) for micro in planned.micro_batches for part in self._parts(micro)]
         return Step(
-            part_of([self._micro(part) for part in self._parts(planned)], self.rank, self.processes),
-            sum(self.units[i] for i in numbers) - old_units,
-            old_units,
-            sum(self.tokens[i] for i in numbers),
-            sum(self.tokens[i] for i in old),
+            part_of(micro_batches, self.rank, self.processes),
+            units[False],
+            units[True],
+            sum(tokens),
+            tokens[True],
             planned.epoch,
         )
 
-    def _parts(self, planned: PlannedStep) -> list[list[int]]:
-        """Row numbers of what goes through the model together."""
-        if self.at_once is None:
-            return planned.micro_batches
-        return [part for micro in planned.micro_batches for part in pieces(micro, self.sizes, self.at_once)]
+    def _form(self, old: bool) -> Form:
+        return self.forms.old if old else self.forms.new
 
-    def _micro(self, numbers: list[int]) -> MicroBatch:
-        old = [i >= self.plan.new_rows for i in numbers]
-        form = self.forms.old if all(old) else self.forms.new
-        return form.micro_batch([self.rows[i] for i in numbers], numbers, old)
+    def _parts(self, micro: list[Drawn]) -> list[list[Drawn]]:
+        """The rows that go through the model together."""
+        if self.at_once is None:
+            return [micro]
+        sizes = [self._form(old).size(row) for row, old in micro]
+        return [[micro[i] for i in part] for part in pieces(range(len(micro)), sizes, self.at_once)]
+
+    def _micro(self, drawn: list[Drawn]) -> MicroBatch:
+        rows, old = [one.row for one in drawn], [one.old for one in drawn]
+        return self._form(all(old)).micro_batch(rows, old)
+
+
+def validation_batches(
+    batch: BatchConfig, rows: Sequence[Row], form: Form, at_once: int | None = None
+) -> list[MicroBatch]:
+    """The validation rows in micro batches, the same ones each time."""
+    sizes = [form.size(row) for row in rows]
+    batches = length_batches(sizes, tokens=batch.tokens, seed=0, epoch=0, max_rows=batch.rows)
+    if at_once is not None:
+        batches = [part for one in batches for part in pieces(one, sizes, at_once)]
+    return [form.micro_batch([rows[i] for i in one], [False] * len(one)) for one in batches]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain.errors import Problem, TrainingError
+from posttrain.models.disk import write_whole
 from posttrain.models.template_dates import is_dated, moment_of, stay_at
-from posttrain.training.checkpoints import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,7 +54,7 @@ def keep_date(tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
     """Write down the day for when the run is gone on with."""
     moment = moment_of(tokenizer)
     if is_dated(tokenizer) and moment is not None:
-        write_text(output / DATE, json.dumps({"began": moment.isoformat()}) + "\n")
+        write_whole(output / DATE, json.dumps({"began": moment.isoformat()}) + "\n", flush=True)
 
 
 def _began(path: Path) -> datetime | None:

@@ -1,6 +1,6 @@
 """The folder of a run: config.yaml, env.json, metrics.jsonl, checkpoints/, model/, card.md, result.json.
 
-`result.json` is written last: a folder that has it is finished.
+`result.json` is written last: a run whose folder has it is finished.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from ruamel.yaml import YAML
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.errors import ConfigError, Problem
+from posttrain.models.disk import write_whole
 from posttrain.models.save import save_model
 from posttrain.training.aside import ASIDE, drop, put_aside
-from posttrain.training.checkpoints import IDENTITY, check_identity, checkpoints_in, write_text
+from posttrain.training.checkpoints import FINGERPRINT, checkpoints_in
 from posttrain.training.config import TrainConfig
 from posttrain.training.dates import DATE
 from posttrain.training.environment import environment
+from posttrain.training.fingerprint import check_fingerprint
 from posttrain.training.forms import form_of
 from posttrain.training.learned import hardly_learned, learned_of
 from posttrain.training.lock import LOCK
@@ -30,14 +32,14 @@ from posttrain.training.lock import LOCK
 __all__ = ["OURS", "RunFolder", "card_of", "check_ours"]
 
 OURS = [
-    *("config.yaml", "env.json", "metrics.jsonl", "checkpoints", "model", "card.md", "result.json", IDENTITY),
+    *("config.yaml", "env.json", "metrics.jsonl", "checkpoints", "model", "card.md", "result.json", FINGERPRINT),
     *("penalties", "reservoir.json", "tasks.json", "learning_rate.json", DATE),
 ]
 RESULT_KEYS = ("steps", "loss_nats", "tokens", "wall_s", "peak_gib", "moved", "stopped", "best_step")
 
 
 class RunFolder:
-    """Paths of a run and what is written where."""
+    """The paths of a run; writes and reads all of it but metrics and checkpoints."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -52,62 +54,63 @@ class RunFolder:
         return float(json.loads(path.read_text(encoding="utf-8"))["rate"]) if path.is_file() else None
 
     def keep_rate(self, found: Mapping[str, Any]) -> None:
-        """What a range test has found, for a resumed run and for the reader."""
-        write_text(self.root / "learning_rate.json", as_json(found))
+        """Write down the result of a range test, for a resumed run and for the reader."""
+        write_whole(self.root / "learning_rate.json", as_json(found), flush=True)
 
-    def finished(self, identity: dict[str, Any]) -> dict[str, Any] | None:
-        """The result of a finished run. ConfigError with the differences when it was another run."""
+    def finished(self, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
+        """The result of a finished run; None where none has finished here. ConfigError with the differences when it was
+        another run."""
         done = self.result_in()
         if done is not None:
-            check_identity(self.root, identity)
+            check_fingerprint(self.root, fingerprint)
         return done
 
     def result_in(self) -> dict[str, Any] | None:
-        """What `result.json` says of a finished run, whichever it was."""
+        """The result of a finished run, whichever it was; None where none has finished here."""
         if not self.result.is_file() or not self.model.is_dir():
             return None
         done: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
         return done
 
     def made_by(self) -> Path | None:
-        """Where the identity stands that a run must have which goes on here; None where there is nothing to go on."""
+        """The folder with the fingerprint that a run must have to go on here; None where any run may begin."""
         step = self.newest()
         return self.root if self.result_in() is not None else checkpoints_in(self.checkpoints)[step] if step else None
 
     def newest(self) -> int:
-        """The step of the last checkpoint; 0 where there is none."""
+        """The step of the last checkpoint; 0 without one."""
         return max(checkpoints_in(self.checkpoints), default=0)
 
     def open(
-        self, config: TrainConfig, identity: dict[str, Any], *, resume: bool, say: Callable[[str], None] = print
+        self, config: TrainConfig, fingerprint: dict[str, Any], *, resume: bool, say: Callable[[str], None] = print
     ) -> None:
-        """Make the folder and write what went in. With resume=False, and where another run left no checkpoint, what an
-        earlier run left is put aside first (see `aside`), which is said.
+        """Make the folder; write settings, environment and fingerprint. With resume=False, and where another run has
+        left no checkpoint, the files of the earlier run are put aside first (see `aside`), which is said.
 
-        ConfigError, and nothing written, when the folder holds things that no run of ours writes, or a checkpoint of
+        ConfigError, and nothing is written, when the folder holds things that no run of ours writes, or a checkpoint of
         another run.
         """
         check_ours(self.root)
         step = self.newest() if resume else 0
         if step:
-            check_identity(checkpoints_in(self.checkpoints)[step], identity)
+            check_fingerprint(checkpoints_in(self.checkpoints)[step], fingerprint)
         else:
-            other = not resume or self._began_as() != json.loads(json.dumps(identity))  # a rate found for another run
-            if other and put_aside(self.root, OURS):
+            now = json.loads(json.dumps(fingerprint))
+            if (not resume or self._began_as() != now) and put_aside(self.root, OURS):
                 say(f"what the earlier run has left is kept in {self.root / ASIDE} until the new model is saved")
                 if self.model.is_dir():
                     say(f"{self.model} is the earlier run's until then")
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()
         YAML().dump(config.model_dump(mode="json"), text)
-        write_text(self.root / "config.yaml", text.getvalue())
-        write_text(self.root / "env.json", as_json(environment()))
-        write_text(self.root / IDENTITY, as_json(identity))
+        write_whole(self.root / "config.yaml", text.getvalue(), flush=True)
+        write_whole(self.root / "env.json", as_json(environment()), flush=True)
+        write_whole(self.root / FINGERPRINT, as_json(fingerprint), flush=True)
 
     def _began_as(self) -> Any:
-        """The identity of the run that began here; None where it left none that can be read."""
+        """The fingerprint of the run that began here; None where it left none that can be read."""
         try:
-            return json.loads((self.root / IDENTITY).read_text(encoding="utf-8"))
+            return json.loads((self.root / FINGERPRINT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
@@ -120,15 +123,15 @@ class RunFolder:
         *,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """The trained weights (or the adapter) with tokenizer and template fingerprint, the card, and the result.
+        """Write the trained weights (or the adapter) with tokenizer and notes, the card, and the result.
 
-        dtype: precision of the saved model; None saves what is in memory.
+        dtype: precision of the saved model; None saves that in memory.
         """
         card = card_of(config, result)
         save_model(model, tokenizer, self.model, card=card, dtype=dtype)
         drop(self.root)
-        write_text(self.root / "card.md", card)
-        write_text(self.result, as_json({key: result[key] for key in RESULT_KEYS}))
+        write_whole(self.root / "card.md", card, flush=True)
+        write_whole(self.result, as_json({key: result[key] for key in RESULT_KEYS}), flush=True)
 
 
 def check_ours(root: Path) -> None:
@@ -146,9 +149,9 @@ def as_json(value: Any) -> str:
 
 
 def told(whole: Any, chosen: Any) -> Any:
-    """A configuration without its defaults, but with every `kind`: without it a part does not say what it is.
+    """A configuration without its defaults, but with every `kind`, which says what a part is.
 
-    whole, chosen: dumped with and without defaults.
+    whole, chosen: the configuration dumped with and without defaults.
     """
     if isinstance(whole, list) and isinstance(chosen, list):
         return [told(one, other) for one, other in zip(whole, chosen, strict=True)]
@@ -160,7 +163,7 @@ def told(whole: Any, chosen: Any) -> Any:
 
 
 def card_of(config: TrainConfig, result: Mapping[str, Any]) -> str:
-    """What was done to the model, in Markdown."""
+    """A Markdown page that says what was done to the model."""
     text = io.StringIO()
     YAML().dump(told(config.model_dump(mode="json"), config.model_dump(mode="json", exclude_defaults=True)), text)
     form = form_of(config.objective)

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain.models.disk import append
-from posttrain.training.checkpoints import write_text
+from posttrain.models.disk import append, write_whole
 
 __all__ = ["MetricsLog"]
 
@@ -35,7 +34,7 @@ class MetricsLog:
         """Go on after `step`: keep the lines up to it and drop those after, which a killed run had written."""
         self.read(step)
         if self.path is not None and write:
-            write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in self.history))
+            write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in self.history), flush=True)
 
     def add(self, entry: dict[str, Any]) -> None:
         """Append one line."""

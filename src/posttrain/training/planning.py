@@ -1,10 +1,9 @@
-"""The plan of a run from its configuration and rows: how many steps, and which rows they read."""
+"""The plan of a run with fixed rows: how many steps there are, and which rows they read."""
 
 from __future__ import annotations
 
 from collections.abc import Container
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,10 +15,7 @@ from posttrain.training.assembly import bare_forms
 from posttrain.training.batches import Forms
 from posttrain.training.config import TrainConfig
 from posttrain.training.precision import Lowered
-from posttrain.training.steps import RowPlan
-
-if TYPE_CHECKING:
-    from posttrain.training.material import Material
+from posttrain.training.steps import FixedRows, Material, RowPlan
 
 __all__ = ["plan_of", "rows_read", "tokens_at_once"]
 
@@ -29,34 +25,32 @@ LOW_ACTIVATIONS = 448 * 2**20
 """The same in bfloat16 with blocks written out, where half as much per token is kept: 700 tokens of SmolLM2-135M."""
 
 
-def plan_of(config: TrainConfig, material: Material, forms: Forms) -> tuple[RowPlan, int]:
-    """The plan of a run and the number of its steps."""
-    share = 0.0
-    if isinstance(config.replay, ReplayConfig):
-        new_tokens = sum(forms.new.tokens_of(row) for row in material.new)
-        share = config.replay.share_of(new_tokens, sum(forms.old.tokens_of(row) for row in material.old))
+def plan_of(config: TrainConfig, material: Material, forms: Forms) -> FixedRows:
+    """The steps of a run over these rows."""
+    new_tokens = [forms.new.tokens_of(row) for row in material.new]
+    old_tokens = [forms.old.tokens_of(row) for row in material.old]
+    replay = config.replay
     plan = RowPlan(
         [forms.new.size(row) for row in material.new],
         [forms.old.size(row) for row in material.old],
         config.batch,
-        share=share,
+        share=replay.share_of(sum(new_tokens), sum(old_tokens)) if isinstance(replay, ReplayConfig) else 0.0,
         seed=config.seed,
-        tokens=[
-            *(forms.new.tokens_of(row) for row in material.new),
-            *(forms.old.tokens_of(row) for row in material.old),
-        ],
+        tokens=[*new_tokens, *old_tokens],
         mixed=forms.mixed,
     )
     optimizer = config.optimizer
-    return plan, optimizer.max_steps or plan.steps_in(3.0 if optimizer.epochs is None else optimizer.epochs)
+    steps = optimizer.max_steps or plan.steps_in(3.0 if optimizer.epochs is None else optimizer.epochs)
+    return FixedRows(plan, [*material.new, *material.old], steps)
 
 
 def rows_read(config: TrainConfig, material: Material, tokenizer: PreTrainedTokenizerBase) -> Container[int]:
-    """Numbers of the rows that the steps of a run read, where a form wants to know; else all."""
+    """The indices of the old rows that the steps of a run read, where a form asks for them; else of all."""
     if not isinstance(config.replay, ReplayConfig) or config.replay.loss != "kl":
-        return range(len(material.new) + len(material.old))
-    plan, steps = plan_of(config, material, bare_forms(config, tokenizer))
-    return {row for step in islice(plan, steps) for micro in step.micro_batches for row in micro}
+        return range(len(material.old))
+    steps = plan_of(config, material, bare_forms(config, tokenizer))
+    new = len(material.new)
+    return {row - new for step in islice(steps.plan, steps.total) for micro in step.micro_batches for row in micro}
 
 
 def tokens_at_once(model: PreTrainedModel | PeftModel, lowered: Lowered) -> int | None:

@@ -21,10 +21,10 @@ from posttrain.training.assembly import bare_forms, check_combination
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.heads import resolved
-from posttrain.training.material import material_of
 from posttrain.training.planning import plan_of
 from posttrain.training.precision import precision_of
 from posttrain.training.rates import auto_rate
+from posttrain.training.rows import material_of
 from posttrain.training.run import kind_of, load_for_training
 from posttrain.training.stored import saved_bytes, unused_dtype
 from posttrain.tuners._moved import count_moved
@@ -72,7 +72,8 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
         say(unused)
     moved = count_moved(tuned)
     forms = bare_forms(config, loaded.tokenizer)
-    plan, steps = plan_of(config, material, forms)
+    fixed = plan_of(config, material, forms)
+    plan, steps = fixed.plan, fixed.total
     lengths = [forms.new.tokens_of(row) for row in material.new]
     epochs, new_tokens = 0.0, 0
     for step in islice(plan, steps):

@@ -1,4 +1,4 @@
-"""What a run says while it works: a live line on a terminal, plain lines elsewhere, or nothing."""
+"""The display of a run while it works: a live line on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ R = TypeVar("R")
 
 
 class RunProgress(Protocol):
-    """Told what happens; used as a context, so that a live display is closed whatever happens."""
+    """Is told what happens. It is used as a context, so that a live display is closed whatever happens."""
 
     def __enter__(self) -> RunProgress: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
     def say(self, text: str) -> None:
-        """A choice made, a count, a saved file."""
+        """Show a line: a choice made, a count, a saved file."""
 
     def doing(self, work: Doing) -> None:
-        """How far work before the first step, or after the last, is."""
+        """Show how far work before the first step, or after the last, is."""
 
-    def start(self, first: int, steps: int) -> None:
-        """Steps done so far, and steps in all."""
+    def start(self, first: int, steps: int | None) -> None:
+        """Training begins. first: steps done so far; steps: in all, None where nobody knows."""
 
     def step(self, entry: Mapping[str, Any]) -> None:
-        """One optimiser step, or one validation (`validation_loss_nats`), as in metrics.jsonl."""
+        """Show an optimiser step, or a validation (`validation_loss_nats`); entry: as in metrics.jsonl."""
 
 
 class Silent:
@@ -57,7 +57,7 @@ class Silent:
     def doing(self, work: Doing) -> None:
         return None
 
-    def start(self, first: int, steps: int) -> None:
+    def start(self, first: int, steps: int | None) -> None:
         return None
 
     def step(self, entry: Mapping[str, Any]) -> None:
@@ -65,7 +65,7 @@ class Silent:
 
 
 def described(entry: Mapping[str, Any]) -> str:
-    """The numbers of a step in words, such as `loss 1.234  2,048 tokens/s  0.61 GiB`."""
+    """Describe the numbers of a step, such as `loss 1.234  2,048 tokens/s  0.61 GiB`."""
     if "validation_loss_nats" in entry:
         scores = {k.removeprefix("validation_"): v for k, v in entry.items() if k.startswith("validation_")}
         loss = scores.pop("loss_nats")
@@ -79,11 +79,11 @@ def described(entry: Mapping[str, Any]) -> str:
 
 
 class PlainProgress:
-    """Lines on stderr: the first step, the last, one every few seconds, and every validation."""
+    """Prints lines on stderr: the first step, the last, one every few seconds, and every validation."""
 
     def __init__(self, every_s: float = 10.0) -> None:
         self.every_s = every_s
-        self.steps = 0
+        self.steps: int | None = None
         self.first = 0
         self.began = self.last = time.monotonic()
 
@@ -102,7 +102,7 @@ class PlainProgress:
             self.last = now
             self.say(f"{work.what}: {work.total:,} {work.unit}" if work.begins else str(work))
 
-    def start(self, first: int, steps: int) -> None:
+    def start(self, first: int, steps: int | None) -> None:
         self.first, self.steps = first, steps
         self.began = self.last = time.monotonic()
 
@@ -113,12 +113,15 @@ class PlainProgress:
         if not edge and now - self.last < self.every_s:
             return
         self.last = now
+        if self.steps is None:
+            self.say(f"step {step}  {described(entry)}")
+            return
         left_s = (now - self.began) / max(step - self.first, 1) * (self.steps - step)
         self.say(f"step {step}/{self.steps}  {described(entry)}  {clock(left_s)} left")
 
 
 class LiveProgress:
-    """One live line on a terminal."""
+    """Keeps one live line on a terminal."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -133,7 +136,7 @@ class LiveProgress:
             console=self.console,
         )
         self.task = self.bar.add_task("", total=None, visible=False)
-        self.lying = False  # whether a line of `doing` is on the screen
+        self.shown = False  # whether a line of `doing` is on the screen
 
     def __enter__(self) -> LiveProgress:
         self._clear()
@@ -148,21 +151,21 @@ class LiveProgress:
         self.bar.console.print(translate(text), markup=False, highlight=False)
 
     def doing(self, work: Doing) -> None:
-        """A line of its own, written over again and again; gone when the work is done."""
+        """Write one line over and over; it is gone when the work is done."""
         self._clear()
         if not work.ends and not self.bar.live.is_started:
             text = translate(str(work))
             self.console.file.write(set_cell_size(text, min(cell_len(text), self.console.width - 1)))
             self.console.file.flush()
-            self.lying = True
+            self.shown = True
 
     def _clear(self) -> None:
-        if self.lying:
+        if self.shown:
             self.console.file.write("\r\x1b[K")
             self.console.file.flush()
-            self.lying = False
+            self.shown = False
 
-    def start(self, first: int, steps: int) -> None:
+    def start(self, first: int, steps: int | None) -> None:
         self.bar.update(self.task, total=steps, completed=first, visible=True)
 
     def step(self, entry: Mapping[str, Any]) -> None:
@@ -173,7 +176,7 @@ class LiveProgress:
 
 
 def heard(train: Callable[P, R]) -> Callable[P, R]:
-    """The same function, with its `progress` told of all work below it."""
+    """Wrap a function so that its `progress` is told of all work below it."""
 
     @wraps(train)
     def listened(*args: P.args, **options: P.kwargs) -> R:
@@ -185,7 +188,7 @@ def heard(train: Callable[P, R]) -> Callable[P, R]:
 
 
 def progress_for(*, silent: bool = False) -> RunProgress:
-    """Live on a terminal, plain lines elsewhere, nothing when silent."""
+    """The display that suits: live on a terminal, plain lines elsewhere, nothing when silent."""
     if silent:
         return Silent()
     return LiveProgress() if sys.stderr.isatty() else PlainProgress()

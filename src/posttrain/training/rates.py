@@ -102,9 +102,9 @@ class Found(NamedTuple):
         )
 
 
-def rate_from(rates: list[float], losses: list[float], steps: int) -> Found:
-    """Choose by a range test. losses[i] is that of the weights before the step with rates[i]; a last loss may follow.
-    PosttrainError where the loss never fell.
+def rate_from(rates: list[float], losses: list[float], steps: int | None) -> Found:
+    """Choose by a range test for a run of `steps` steps (None: nobody knows how many). losses[i] is that of the weights
+    before the step with rates[i]; a last loss may follow. PosttrainError where the loss never fell.
     """
     start = losses[0]
     ended = next((i for i, x in enumerate(losses) if not x <= max(BLOWN_UP * start, start + 0.5)), None)
@@ -117,7 +117,7 @@ def rate_from(rates: list[float], losses: list[float], steps: int) -> Found:
         raise PosttrainError(
             Problem("learning_rate", f"the range test found none at which the loss falls from {start:.4g} nats", mend)
         )
-    rate = math.fsum(rates[:there]) / min(max(steps // 4, 1), AT_MOST_STEPS)
+    rate = math.fsum(rates[:there]) / (AT_MOST_STEPS if steps is None else min(max(steps // 4, 1), AT_MOST_STEPS))
     if blown_up is not None:
         rate = min(rate, blown_up / 4)
     return Found(float(f"{rate:.1e}"), rates, losses, blown_up)
@@ -127,14 +127,14 @@ def rate_of(
     config: TrainConfig,
     tuned: nn.Module,
     parameters: int,
-    first_step: Callable[[], tuple[Forms, Step, int]],
+    first_step: Callable[[], tuple[Forms, Step, int | None]],
     context: Callable[[], AbstractContextManager[None]],
     *,
     folder: RunFolder | None,
     resume: bool,
     say: Callable[[str], None],
 ) -> float:
-    """The peak learning rate: given, of the table, or found (and then kept in the folder, for a resumed run).
+    """The peak learning rate: given, of the table, or found (which is kept in the folder, for a resumed run).
 
     parameters: of the whole model; first_step: forms, the rows of the first step and the number of steps; context:
     arithmetic of the forward passes.
@@ -179,7 +179,7 @@ def find_rate(
     step: Step,
     *,
     middle: float,
-    steps: int,
+    steps: int | None,
     betas: tuple[float, float],
     epsilon: float,
     max_grad_norm: float,

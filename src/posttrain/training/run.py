@@ -2,7 +2,7 @@
 
 A study calls it a hundred times on a small model, so it starts quickly and writes nothing without an output folder.
 With one, the folder holds config.yaml, env.json, metrics.jsonl, checkpoints/ (whole or not there), and at the end
-model/ and card.md; run again it goes on where it stopped, and says so when it is already done.
+model/ and card.md. Run again it goes on where it stopped, and says so when it is done already.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from posttrain import registry
-from posttrain.data.batching import length_batches, pieces
 from posttrain.errors import ConfigError, Interrupted, MissingError, Problem
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.added import added_to
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, resolve
 from posttrain.models.memory import (
@@ -29,6 +29,7 @@ from posttrain.models.memory import (
     large_blocks_go_back,
     peak_gib,
     peak_memory,
+    set_aside,
 )
 from posttrain.models.merge_adapter import was_untied
 from posttrain.models.names import say_taken
@@ -36,36 +37,49 @@ from posttrain.models.vocabulary import keep_padding_inside
 from posttrain.retention.selection import ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.aside import puts_back
-from posttrain.training.assembly import Parts, check_combination, parts_of
-from posttrain.training.batches import Forms, Step, StepLoader
-from posttrain.training.checkpoints import check_identity, checkpoints_in, remove_leftovers
+from posttrain.training.assembly import Parts, Surroundings, bare_forms, check_combination, parts_of, show_rows
+from posttrain.training.batches import Forms, Step, StepLoader, validation_batches
+from posttrain.training.checkpoints import checkpoints_in, remove_leftovers
 from posttrain.training.config import TrainConfig
 from posttrain.training.dates import keep_date, stay_at_first_day
+from posttrain.training.fingerprint import check_fingerprint, check_settings
 from posttrain.training.folder import OURS, RunFolder, check_ours
-from posttrain.training.forms.base import MicroBatch
 from posttrain.training.forms.forward import arithmetic
 from posttrain.training.heads import check_head, loader_for, resolved
-from posttrain.training.identity import identity_of
 from posttrain.training.learned import hardly_learned, learned_of
 from posttrain.training.lock import one_writer
-from posttrain.training.looking import finish_added, show_rows
-from posttrain.training.material import Material, material_of
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.muon import muon_for
 from posttrain.training.planning import plan_of, rows_read, tokens_at_once
 from posttrain.training.precision import Lowered, precision_of, said_once
-from posttrain.training.prepare import talks_of
 from posttrain.training.progress import RunProgress, Silent, heard
 from posttrain.training.rates import rate_of
 from posttrain.training.result import TrainResult, finished_result
-from posttrain.training.settings import check_settings
+from posttrain.training.rows import material_of, run_fingerprint, talks_of
 from posttrain.training.signals import stop_on_signal
+from posttrain.training.steps import Material, StepSource, total_steps
 from posttrain.training.stored import rounded_as_saved, unused_dtype
-from posttrain.training.trackers import LOGS, open_trackers
+from posttrain.training.trackers import LOGS
+from posttrain.training.tracking import open_trackers
 from posttrain.training.trainer import Arguments, PostTrainer, Rules
 from posttrain.tuners._moved import count_moved
 
-__all__ = ["TrainResult", "build", "load_for_training", "train"]
+__all__ = ["Learner", "TrainResult", "load_for_training", "train"]
+
+ENDLESS = 2**31
+"""Steps that the Trainer is told of where nobody knows their number; it ends with the source."""
+
+
+class Learner(NamedTuple):
+    """What a source of steps may use: the tuned model, which it may ask before it gives a step, and the rows that were
+    read before the first one.
+    """
+
+    config: TrainConfig
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    forms: Forms
+    material: Material
 
 
 @one_writer(check_ours)
@@ -79,6 +93,7 @@ def train(
     rows: list[Any] | None = None,
     validation_rows: list[Any] | None = None,
     replay_rows: list[Any] | None = None,
+    source: Callable[[Learner], StepSource] | None = None,
     output: Path | None = None,
     resume: bool = True,
     progress: RunProgress | None = None,
@@ -94,40 +109,44 @@ def train(
 ) -> TrainResult:
     """Train; what is not given is loaded or read as the configuration says.
 
-    loaded: is changed in place (LoRA layers are put into it); rows: already encoded; output: folder of the run, None
-    writes nothing (`config.output` is for the command line); resume: go on from the last checkpoint in it, False
-    starts over; examine: called after each checkpoint that the configuration asks for, with the model at rest
-    (evaluation mode; clock and random states stand still); earlier: folder of the run of the task before, from which
-    penalties and the replay of earlier tasks go on; adapter: a folder saved by the same tuner, whose weights training
-    takes up; forbidden: prompts of exams, which penalties shall not look at;
-    before: the model as it is now, which the caller keeps untouched: asked where an objective compares with it, instead
-    of a copy; logs: of the trackers, `output/trackers` when not given. Raises Interrupted after a signal (with an
-    output folder: after saving), TrainingError when loss or gradient is not finite, ConfigError when the checkpoint was
-    made by another configuration, PosttrainError when another run works in the folder.
+    loaded: is changed in place (LoRA layers are put into it); rows: encoded already; source: makes the source of the
+    steps, in place of a plan over the rows; output: folder of the run, None writes nothing (`config.output` is for the
+    command line); resume: go on from the last checkpoint in it, False starts over; examine: is called after each
+    checkpoint that the configuration asks for, with the model in evaluation mode, while clock and random states stand
+    still; earlier: folder of the run of the task before, from which penalties and the replay of earlier tasks go on;
+    adapter: a folder saved by the same tuner, whose weights training takes up; forbidden: prompts of exams, which no
+    penalty may look at; before: the model as it is now, which the caller keeps untouched: it is asked where an
+    objective compares with it, instead of a copy; logs: of the trackers, `output/trackers` when not given.
+
+    Raises Interrupted after a signal (with an output folder: after saving), TrainingError when loss or gradient is not
+    finite, ConfigError when the checkpoint was made by another configuration, PosttrainError when another run works in
+    the folder.
     """
     progress = progress or Silent()
+    say = progress.say
     if earlier is None and config.earlier is not None:
         earlier = (base or Path()) / config.earlier
         if not (earlier / "result.json").is_file():
             raise MissingError(Problem("earlier", f"no finished run in {earlier}", "name the folder of a training"))
-    config = resolved(config, loaded, progress.say)
-    check_combination(config)
+    config = resolved(config, loaded, say)
+    check_combination(config, made=source is not None)
     folder = RunFolder(output) if output is not None else None
     if folder and resume:
         check_settings(folder.root, config)
     if loaded is None:
-        loaded = load_for_training(config, say=progress.say)
+        loaded = load_for_training(config, say=say)
     check_head(config, loaded.model)
     model, tokenizer = loaded.model, loaded.tokenizer
     keep_padding_inside(model, tokenizer, loaded.name)
     if model.device.type == "cpu" and is_large(model):
         large_blocks_go_back()
-    stay_at_first_day(tokenizer, output, resume=resume, say=progress.say)
+    stay_at_first_day(tokenizer, output, resume=resume, say=say)
+    forms = bare_forms(config, tokenizer)
 
     def same_so_far(read: Material) -> None:
         assert folder is not None
         if made := folder.made_by():
-            check_identity(made, identity_of(config, loaded, read, earlier, adapter), but=["replay_rows"])
+            check_fingerprint(made, run_fingerprint(config, loaded, read, forms, earlier, adapter), but=["replay_rows"])
 
     material = material_of(
         config,
@@ -136,133 +155,127 @@ def train(
         validation_rows=validation_rows,
         replay_rows=replay_rows,
         base=base,
-        say=progress.say,
+        say=say,
         task=Task("", 0, earlier, output),
         adapter=adapter,
         check=same_so_far if folder and resume else None,
+        made=source is not None,
     )
-    identity = identity_of(config, loaded, material, earlier, adapter) if folder else {}
-    if folder and resume and (done := folder.finished(identity)):
-        progress.say(f"{output} is finished ({done['steps']} steps); --restart trains again")
+    fingerprint = run_fingerprint(config, loaded, material, forms, earlier, adapter) if folder else {}
+    if folder and resume and (done := folder.finished(fingerprint)):
+        say(f"{output} is finished ({done['steps']} steps); --restart trains again")
         how: dict[str, Any] = {"offline": not config.download, "trust_remote_code": config.trust_remote_code}
         return finished_result(folder, done, lambda path: load_any(str(path), **how))
     main = int(os.environ.get("RANK", "0")) == 0  # under torchrun only the first process writes
     if folder and main:
-        folder.open(config, identity, resume=resume, say=progress.say)
+        folder.open(config, fingerprint, resume=resume, say=say)
         keep_date(tokenizer, folder.root)
         for name in remove_leftovers(folder.checkpoints):
-            progress.say(f"removed {name}: a checkpoint that was cut short")
+            say(f"removed {name}: a checkpoint that was cut short")
 
     respondent = ModelRespondent(loaded)
     if folder or config.penalty:
         _ = respondent.fingerprint  # of the model before the tuner
     tuned = registry.load("tuner", kind_of(config.tuner)).function(model, config.tuner)
-    show_rows(tuned, material.new, config.seed, progress.say)
+    show_rows(tuned, material.new, config.seed, say)
     moved = count_moved(tuned)
-    progress.say(f"{config.model}: {moved}")
+    say(f"{config.model}: {moved}")
     if adapter is not None:
         set_adapter_state(tuned, adapter)
         respondent = ModelRespondent(loaded._replace(model=tuned))  # what training starts from
         _ = respondent.fingerprint
     tuned.eval()
     precision = precision_of(config, tuned)
-    said_once(progress.say, precision, config.precision)
+    said_once(say, precision, config.precision)
     if unused := unused_dtype(config.save_dtype, kind_of(config.tuner)):
-        progress.say(unused)
+        say(unused)
     lowered = Lowered(tuned, precision.dtype)
-    parts = parts_of(
-        config,
-        tuned,
-        loaded,
-        material,
-        respondent=respondent,
-        folder=folder.root if folder else None,
-        earlier=earlier,
-        base=base or Path(),
-        forbidden=forbidden,
-        say=progress.say,
-        continued=adapter is not None,
-        autocast=precision.dtype,
-        lowered=lowered,
-        read=rows_read(config, material, tokenizer),
-        before=before,
-    )
+    around = Surroundings(say, base or Path(), output, earlier, adapter, forbidden, before)
+    read = rows_read(config, material, tokenizer)
+    parts = parts_of(config, tuned, loaded, material, around, respondent=respondent, lowered=lowered, read=read)
     if model.device.type == "cpu" and is_large(model):
         give_back()  # what making replay and measuring importances has left
     cached_keys = model.config.use_cache
+    learner = Learner(config, tuned, tokenizer, parts.forms, material)
+    steps_from = source(learner) if source is not None else plan_of(config, material, parts.forms)
+    steps = total_steps(config, steps_from, validates=bool(material.validation))
     rate = rate_of(
         config,
         tuned,
         moved.total,
-        lambda: first_step(config, material, parts),
+        lambda: (parts.forms, first_step(steps_from, parts.forms), steps),
         lambda: arithmetic(tuned.device, precision.dtype),
         folder=folder,
         resume=resume,
-        say=progress.say,
+        say=say,
     )
-    tracked = open_trackers(
-        config.report_to if main else (), logs or (output and output / LOGS), progress.say, fresh=not resume
-    )
-    watching = [*(callbacks or []), tracked]
-    trainer = build(
-        config, rate, tuned, tokenizer, material, parts, folder, identity, progress, on_checkpoint, watching, lowered
-    )
-    trainer.examine = examine
+    parts.penalties.learning_rate = rate
+    tracked = open_trackers(config.report_to if main else (), logs or (output and output / LOGS), say, fresh=not resume)
+    trainer = build(learner, steps_from, steps, rate, parts, lowered, folder, fingerprint, progress)
+    trainer.examine, trainer.on_checkpoint = examine, on_checkpoint
+    for callback in [*(callbacks or []), tracked]:
+        trainer.add_callback(callback)
     newest = checkpoints_in(folder.checkpoints) if folder and resume else {}
     start = max(newest, default=0)
     if newest:
         parts.penalties.load_state(newest[start])
         parts.forms.load_state(newest[start])
-        progress.say(f"going on after step {start}")
+        trainer.loader.load_state(newest[start], start)
+        say(f"going on after step {start}")
     trainer.metrics.take_up(start, write=main)
     trainer.wall_before_s = trainer.metrics.wall_s
     trainer.began = time.monotonic()
     try:
         with progress, stop_on_signal(trainer), lowered:
-            progress.start(start, trainer.args.max_steps)
+            progress.start(start, steps)
+            if is_large(model):
+                set_aside(before or model)
             trainer.train(resume_from_checkpoint=str(newest[start]) if newest else None)
             if not trainer.stop_asked:
                 trainer.restore_best()
-                finish_added(tuned, progress.say)
-                dtype = rounded_as_saved(config, tuned, progress.say)
-                moved = count_moved(tuned)  # what it was cut to
+                if (added := added_to(tuned)) is not None:
+                    added.finish(say)
+                dtype = rounded_as_saved(config, tuned, say)
+                moved = count_moved(tuned)  # an added part may have cut itself
     finally:
         tracked.close()
         model.config.use_cache = cached_keys
         tuned.zero_grad(set_to_none=True)
         tuned.eval()
-    steps = int(trainer.state.global_step)
+    done_steps = int(trainer.state.global_step)
     if trainer.stop_asked:
         again = "run the same command to go on" if resume else "run the same command without --restart to go on"
-        where = f"saved in {folder.checkpoints / f'step-{steps}'}; {again}" if folder else ""
-        raise Interrupted(Problem("", f"stopped after step {steps} of {trainer.args.max_steps}", where))
+        where = f"saved in {folder.checkpoints / f'step-{done_steps}'}; {again}" if folder else ""
+        of = f"stopped after step {done_steps} of {steps}" if steps is not None else f"stopped after step {done_steps}"
+        raise Interrupted(Problem("", of, where))
     if trainer.stopped:
-        progress.say(f"stopped after step {steps}: {trainer.stopped}")
-    losses = [entry["loss_nats"] for entry in trainer.metrics.history if "loss_nats" in entry]
+        say(f"stopped after step {done_steps}: {trainer.stopped}")
+    history = trainer.metrics.history
+    losses = [entry["loss_nats"] for entry in history if "loss_nats" in entry]
     result = TrainResult(
         tuned,
         tokenizer,
-        steps,
+        done_steps,
         losses[-1] if losses else math.nan,
         int(trainer.state.num_input_tokens_seen),
         trainer.wall_before_s + time.monotonic() - trainer.began,
         peak_gib(),
-        trainer.metrics.history,
+        history,
         moved,
         trainer.stopped,
         trainer.state.best_global_step if config.keep_best and material.validation else None,
     )
-    if learned := learned_of(trainer.metrics.history):
+    if learned := learned_of(history):
         unit = parts.forms.new.unit
-        progress.say(f"loss on your rows {learned.first:.2f} -> {learned.last:.2f} nats per {unit}")
-    if hardly := hardly_learned(config, trainer.metrics.history):
-        progress.say(hardly)
+        say(f"loss on your rows {learned.first:.2f} -> {learned.last:.2f} nats per {unit}")
+    if hardly := hardly_learned(config, history):
+        say(hardly)
     if folder and main:
         parts.penalties.save(folder.root)
         if rows is None and isinstance(config.replay, ReplayConfig) and config.replay.of_tasks:
             config.replay.leave(talks_of(config), Task("", 0, earlier, output), config.seed)
         folder.finish(config, tuned, tokenizer, result._asdict(), dtype=dtype)
-        progress.say(f"saved in {folder.model}")
+        say(f"saved in {folder.model}")
     return result
 
 
@@ -272,7 +285,7 @@ def kind_of(part: Any) -> str:
 
 
 def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print) -> LoadedModel:
-    """The model as the configuration names it, with the head that its objective trains; an adapter folder is merged
+    """Load the model that the configuration names, with the head that its objective trains; an adapter folder is merged
     into its base first.
 
     ConfigError when an adapter shall be put on an adapter: it would be saved with the name of a base without the first.
@@ -293,40 +306,36 @@ def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print
     return loaded
 
 
-def first_step(config: TrainConfig, material: Material, parts: Parts) -> tuple[Forms, Step, int]:
-    """How rows become losses, the rows of the first step, and how many steps the run has."""
-    plan, steps = plan_of(config, material, parts.forms)
-    loader = StepLoader(plan, [*material.new, *material.old], steps, forms=parts.forms, first=lambda: 0)
-    return parts.forms, next(iter(loader)), steps
+def first_step(source: StepSource, forms: Forms) -> Step:
+    """The first step of a source, which begins anew afterwards."""
+    state = source.state()
+    step = next(iter(StepLoader(source, 1, forms=forms)))
+    source.restore(0, state)
+    return step
 
 
 def build(
-    config: TrainConfig,
+    learner: Learner,
+    source: StepSource,
+    steps: int | None,
     rate: float,
-    tuned: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    material: Material,
     parts: Parts,
-    folder: RunFolder | None,
-    identity: dict[str, Any],
-    progress: RunProgress,
-    on_checkpoint: Callable[[Path, int], None] | None,
-    callbacks: list[TrainerCallback],
     lowered: Lowered,
+    folder: RunFolder | None,
+    fingerprint: dict[str, Any],
+    progress: RunProgress,
 ) -> PostTrainer:
     """A PostTrainer ready to train. rate: the peak learning rate."""
-    plan, steps = plan_of(config, material, parts.forms)
-    parts.penalties.learning_rate = rate
-    at_once = tokens_at_once(tuned, lowered)
-    rows = [*material.new, *material.old]
+    config, tuned = learner.config, learner.model
     optimizer = config.optimizer
-    warmup = optimizer.warmup_steps if optimizer.warmup_steps is not None else round(optimizer.warmup_share * steps)
-    schedule = "constant_with_warmup" if optimizer.schedule == "constant" and warmup else optimizer.schedule
+    warmup = optimizer.warmup_steps
+    if warmup is None:
+        warmup = round(optimizer.warmup_share * steps) if steps is not None else 0
     args = Arguments(
         output_dir=str(folder.checkpoints) if folder else "",
-        max_steps=steps,
+        max_steps=steps or ENDLESS,
         learning_rate=rate,
-        lr_scheduler_type=schedule,
+        lr_scheduler_type="constant_with_warmup" if optimizer.schedule == "constant" and warmup else optimizer.schedule,
         warmup_steps=warmup,
         weight_decay=optimizer.weight_decay,
         adam_beta1=optimizer.betas[0],
@@ -336,10 +345,10 @@ def build(
         optim="adamw_torch_fused",
         seed=config.seed,
         use_cpu=tuned.device.type == "cpu",
-        ignore_data_skip=True,  # the loader itself begins at the right step
+        ignore_data_skip=True,  # the source itself begins at the right step
         logging_nan_inf_filter=False,
         activation_checkpointing=config.batch.activation_checkpointing,
-        report_to="none",  # trackers are told by a callback of ours
+        report_to="none",  # a callback of ours tells the trackers
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
     )
@@ -354,56 +363,46 @@ def build(
             epsilon=optimizer.epsilon,
             weight_decay=optimizer.weight_decay,
         )
+    at_once = tokens_at_once(tuned, lowered)
+
+    def loader(trainer: PostTrainer) -> StepLoader:
+        return StepLoader(
+            source,
+            args.max_steps,
+            forms=parts.forms,
+            left=lambda: None if steps is None else steps - int(trainer.state.global_step),
+            ended=trainer.source_ended,
+            at_once=at_once,
+            rank=trainer.accelerator.process_index,
+            processes=trainer.accelerator.num_processes,
+        )
+
     trainer = PostTrainer(
         tuned,
         args,
         optimizer=muon,
-        tokenizer=tokenizer,
+        tokenizer=learner.tokenizer,
         forms=parts.forms,
         penalties=parts.penalties,
-        rows=rows,
-        new_rows=len(material.new),
-        make_loader=lambda trainer: StepLoader(
-            plan,
-            rows,
-            steps,
-            forms=parts.forms,
-            first=lambda: int(trainer.state.global_step),
-            at_once=at_once,
-            rank=trainer.accelerator.process_index,
-            processes=trainer.accelerator.num_processes,
-        ),
-        validation=validation_batches(config, material.validation, parts.forms, at_once),
+        make_loader=loader,
+        validation=validation_batches(config.batch, learner.material.validation, parts.forms.new, at_once),
         rules=Rules(
             stop_at_loss=optimizer.stop_at_loss,
-            evaluate_every=config.evaluate_every_steps or max(steps // 10, 1),
+            evaluate_every=config.evaluate_every_steps or (None if steps is None else max(steps // 10, 1)),
             patience=config.early_stopping_patience,
             keep_best=config.keep_best,
             save_every=config.save_every_steps,
             save_at=frozenset(config.save_at_steps),
             keep_checkpoints=config.keep_checkpoints,
             checkpoints=folder.checkpoints if folder else None,
-            identity=identity,
+            fingerprint=fingerprint,
         ),
         metrics=MetricsLog(folder.metrics if folder else None),
         progress=progress,
         lowered=lowered,
-        on_checkpoint=on_checkpoint,
-        callbacks=callbacks,
     )
-    parts.forms.new.check(deepspeed=trainer.is_deepspeed_enabled, sharded=trainer.is_fsdp_enabled)
-    parts.penalties.check(
-        deepspeed=trainer.is_deepspeed_enabled, sharded=trainer.is_fsdp_enabled, leaves=folder is not None
-    )
+    leaves = folder is not None
+    sharded = trainer.is_fsdp_enabled
+    parts.forms.new.check(deepspeed=trainer.is_deepspeed_enabled, sharded=sharded)
+    parts.penalties.check(deepspeed=trainer.is_deepspeed_enabled, sharded=sharded, leaves=leaves)
     return trainer
-
-
-def validation_batches(
-    config: TrainConfig, rows: list[Any], forms: Forms, at_once: int | None = None
-) -> list[MicroBatch]:
-    """The validation rows in micro batches, the same ones each time."""
-    sizes = [forms.new.size(row) for row in rows]
-    batches = length_batches(sizes, tokens=config.batch.tokens, seed=0, epoch=0, max_rows=config.batch.rows)
-    if at_once is not None:
-        batches = [part for batch in batches for part in pieces(batch, sizes, at_once)]
-    return [forms.new.micro_batch([rows[i] for i in batch], batch, [False] * len(batch)) for batch in batches]

@@ -1,21 +1,69 @@
-"""The plan of a run: which rows each optimiser step reads, in which micro batches.
+"""Where the rows of each optimiser step come from.
 
-Everything here is arithmetic on row lengths, so the order of the data is a function of the seed alone: a resumed run
-finds its place by counting, and a dry run knows what is to come.
+A `StepSource` gives one step after another. `FixedRows` reads rows that are known before the first step, in the order
+of a `RowPlan`; another source may make its rows while the model trains, from what the model says, and need not know how
+many steps there will be.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from posttrain.data.batching import length_batches
 from posttrain.data.mixing import OldRows
-from posttrain.training.config import BatchConfig
+from posttrain.errors import ConfigError, Problem
+from posttrain.training.config import BatchConfig, TrainConfig
 
-__all__ = ["PlannedStep", "RowPlan"]
+__all__ = ["Drawn", "FixedRows", "Material", "PlannedStep", "RowPlan", "StepRows", "StepSource", "total_steps"]
+
+
+class Material(NamedTuple):
+    """The encoded rows of a run: to learn, to measure the loss on, and old ones to mix in."""
+
+    new: list[Any]
+    validation: list[Any]
+    old: list[Any]
+
+
+class Drawn(NamedTuple):
+    """An encoded row, as the objective's form has them, and whether it is a replayed one."""
+
+    row: Any
+    old: bool = False
+
+
+class StepRows(NamedTuple):
+    """The rows of one optimiser step, micro batch by micro batch.
+
+    epoch: passes over the new rows that are complete after this step, as a fraction; 0 where there are no passes.
+    """
+
+    micro_batches: list[list[Drawn]]
+    epoch: float = 0.0
+
+
+class StepSource(Protocol):
+    """Gives the steps of a training. In a distributed run the source of every process must give the same rows."""
+
+    @property
+    def total(self) -> int | None:
+        """The number of steps from the first to the last; None where it is not known beforehand."""
+
+    def __iter__(self) -> Iterator[StepRows]:
+        """The steps that are left. The next one is asked for after the optimiser has made the step before, so that it
+        may be made by the model as it is then. The training ends with the iteration.
+        """
+
+    def state(self) -> Mapping[str, Any]:
+        """What `restore` needs to go on after the step that was given last: a JSON object, empty where the number of
+        steps is enough. It is written into every checkpoint.
+        """
+
+    def restore(self, steps: int, state: Mapping[str, Any]) -> None:
+        """Go on after `steps` steps, where `state` was what `state()` says."""
 
 
 class PlannedStep(NamedTuple):
@@ -31,9 +79,12 @@ class PlannedStep(NamedTuple):
 class RowPlan:
     """Endless optimiser steps over new rows, with old rows mixed in when there are some.
 
-    new_lengths, old_lengths: what each row takes of a batch's budget; tokens: what the model reads of each row, new
-    and old, where that is less (both answers of a pair are as wide as the longer one); share: old tokens over all
-    tokens of a step; mixed: whether new and old rows may share a micro batch.
+    It is arithmetic on the lengths of rows, so the order of the rows is a function of the seed alone: a resumed run
+    finds its position by counting, and a dry run knows what is to come.
+
+    new_lengths, old_lengths: the tokens that each row takes of a batch's budget; tokens: those that the model reads of
+    each row, new and old, where they are fewer (both answers of a pair are as wide as the longer one); share: old
+    tokens over all tokens of a step; mixed: whether new and old rows may share a micro batch.
     """
 
     def __init__(
@@ -99,3 +150,44 @@ class RowPlan:
                     micro_batches = added if self.mixed else [*micro_batches, *added]
                 yield PlannedStep(micro_batches, done)
                 number += 1
+
+
+class FixedRows:
+    """The first `total` steps of a plan. rows: new ones, then old ones, numbered as the plan numbers them."""
+
+    def __init__(self, plan: RowPlan, rows: Sequence[Any], total: int) -> None:
+        self.plan, self.total, self.done = plan, total, 0
+        self.drawn = [Drawn(row, i >= plan.new_rows) for i, row in enumerate(rows)]
+
+    def __iter__(self) -> Iterator[StepRows]:
+        for micro_batches, epoch in itertools.islice(self.plan, self.done, self.total):
+            yield StepRows([[self.drawn[i] for i in numbers] for numbers in micro_batches], epoch)
+
+    def state(self) -> Mapping[str, Any]:
+        return {}
+
+    def restore(self, steps: int, state: Mapping[str, Any]) -> None:
+        self.done = steps
+
+
+def total_steps(config: TrainConfig, source: StepSource, *, validates: bool) -> int | None:
+    """After how many steps a training ends at the latest; None where nobody knows. validates: there are validation
+    rows. ConfigError for settings that need the number where it is not known.
+    """
+    optimizer = config.optimizer
+    if optimizer.max_steps is not None or source.total is not None:
+        return min(n for n in (optimizer.max_steps, source.total) if n is not None)
+    needing = {
+        "optimizer.epochs": optimizer.epochs is not None,
+        "optimizer.schedule": optimizer.schedule != "constant",
+        "optimizer.warmup_share": optimizer.warmup_share > 0,
+        "evaluate_every_steps": validates and config.evaluate_every_steps is None,
+    }
+    cause = "needs the number of steps, which is not known where rows are made while the model trains"
+    mends = {"optimizer.warmup_share": ", or warmup_steps", "evaluate_every_steps": ", or evaluate_every_steps"}
+    problems = [
+        Problem(key, cause, f"give optimizer.max_steps{mends.get(key, '')}") for key, needs in needing.items() if needs
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    return None

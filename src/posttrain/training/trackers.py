@@ -1,57 +1,44 @@
-"""Trackers: where a training's numbers go besides metrics.jsonl, such as TensorBoard or MLflow.
+"""Trackers: programs that take a training's numbers besides metrics.jsonl, such as TensorBoard or MLflow.
 
-The callbacks are those of transformers; three things are done around them. A tracker that is not installed is said
-before anything is loaded. What a tracker writes lies in the folder of the run (`trackers/`), not where the command
-happens to run. And nothing leaves the machine unasked: a tracker that can work offline does, unless its own environment
-variable (`WANDB_MODE=online`, `MLFLOW_TRACKING_URI=...`) says otherwise.
+The callbacks are those of transformers, with three rules around them. A missing tracker is reported before anything is
+loaded. Trackers write to the folder of the run (`trackers/`), not to the folder in which the command happens to run.
+And nothing leaves the machine unasked: a tracker that can work offline does, unless its own environment variable
+(`WANDB_MODE=online`, `MLFLOW_TRACKING_URI=...`) says otherwise. This module needs no transformers; `tracking.py` does.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator
 
-from posttrain.errors import ConfigError, MissingError, Problem
+from posttrain.errors import MissingError, Problem
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from posttrain.training._tracked import Tracked
-
-__all__ = [
-    "LOGS",
-    "TRACKERS",
-    "Tracker",
-    "Trackers",
-    "check_trackers",
-    "chosen_trackers",
-    "environment_of",
-    "open_trackers",
-]
+__all__ = ["LOGS", "TRACKERS", "Tracker", "Trackers", "callback_of", "check_trackers", "chosen_trackers"]
 
 LOGS = "trackers"
-"""In the folder of a run: what trackers write."""
+"""The folder of the trackers in that of a run."""
 
 
 class Tracker(NamedTuple):
-    """modules: one of them must be there; package: what pip installs; places, defaults: environment variables, a path
-    in the folder of logs or a value, set where the user has not set them; online: the variable and the value that ask
-    for sending; finish: a function of the module that ends a run; once: its place is read when it is imported, so that
-    all trainings of a process share that of the first.
+    """How a tracker is found and set up.
+
+    modules: one of them must be there; package: what pip installs; paths, defaults: environment variables, to be set to
+    a path in the folder of logs or to a value where the user has not set them; online: the variable and the value that
+    ask for sending; finish: a function of the module that ends a run; once: the path is read when the module is
+    imported, so that all trainings of a process share that of the first.
     """
 
     modules: tuple[str, ...]
     package: str
-    places: tuple[tuple[str, str], ...] = ()
+    paths: tuple[tuple[str, str], ...] = ()
     defaults: tuple[tuple[str, str], ...] = ()
     online: str = ""
     finish: str = ""
@@ -137,7 +124,7 @@ def _installed(name: str) -> bool:
 
 
 def chosen_trackers(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, `all` as every one that is installed."""
+    """The names; `all` stands for every tracker that is installed."""
     if "all" not in names:
         return tuple(names)
     return tuple(name for name in TRACKERS if _installed(name))
@@ -150,10 +137,10 @@ def check_trackers(names: Sequence[str]) -> None:
         if not _installed(name):
             problems.append(_missing(name))
             continue
-        if TRACKERS[name].once:  # imported when its place is known
+        if TRACKERS[name].once:  # imported when its path is known
             continue
         try:
-            _callback(name)
+            callback_of(name)
         except (ImportError, RuntimeError) as error:
             cause = f"the tracker {name} is installed and cannot be used: {' '.join(str(error).split())}"
             problems.append(Problem("report_to", cause, "mend its installation, or take it out of report_to"))
@@ -171,51 +158,8 @@ def _missing(name: str) -> Problem:
     return Problem("report_to", f"the tracker {name} is not installed", f"pip install {tracker.package}")
 
 
-def _callback(name: str) -> TrainerCallback:
+def callback_of(name: str) -> TrainerCallback:
+    """The callback of transformers for a tracker, which is imported now."""
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     return INTEGRATION_TO_CALLBACK[name]()
-
-
-@contextmanager
-def environment_of(values: dict[str, str]) -> Iterator[None]:
-    """For a moment these variables are set, but for those that the user has set."""
-    own = {key: value for key, value in values.items() if key not in os.environ}
-    os.environ.update(own)
-    try:
-        yield
-    finally:
-        for key in own:
-            os.environ.pop(key, None)
-
-
-def open_trackers(names: Sequence[str], logs: Path | None, say: Callable[[str], None], *, fresh: bool) -> Tracked:
-    """All of them as one callback of a training. logs: the folder for what they write, `trackers/` of a run or a part
-    of it; fresh: training starts over, so that what an earlier start has written is removed.
-
-    ConfigError without a folder: a training that writes nothing has no place for them.
-    """
-    from posttrain.training._tracked import Tracked  # which needs transformers
-
-    chosen = chosen_trackers(names)
-    if not chosen:
-        return Tracked(Path(), "")
-    if logs is None:
-        raise ConfigError(Problem("report_to", "the training has no folder for what trackers write", "give output"))
-    if fresh:
-        shutil.rmtree(logs, ignore_errors=True)
-    logs.mkdir(parents=True, exist_ok=True)
-    tracked = Tracked(logs, " ".join(part for part in logs.absolute().parts[-3:] if part != LOGS))
-    for name in chosen:
-        tracker = TRACKERS[name]
-        values = {key: place.format(logs=logs.absolute()) for key, place in tracker.places} | dict(tracker.defaults)
-        late = tracker.once and tracker.modules[0] in sys.modules
-        with environment_of(values):
-            inner = _callback(name)
-        asked = [key for key in values if key in os.environ]
-        online = f"; {tracker.online} sends them" if tracker.online else ""
-        place = "where this process's first training has it" if late else f"in {logs}"
-        say(f"{name}: as {' and '.join(asked)} says" if asked else f"{name}: what it writes is {place}{online}")
-        end = (tracker.modules[0], tracker.finish) if tracker.finish else None
-        tracked.add(inner, values, end)
-    return tracked

@@ -1,17 +1,15 @@
-"""PostTrainer: transformers.Trainer with exact steps, checks, and atomic checkpoints.
+"""PostTrainer: transformers.Trainer with exact steps, checks, and checkpoints that are whole or not there.
 
-Kept from the Trainer: the loop, optimiser and schedule, accelerate's distributed wrapping, callbacks and trackers,
-resume. Replaced: an item of the loader is a whole optimiser step (`Step`), so the loss of a step is divided once, by
-the number of supervised tokens (or pairs) of the step; the loss is one of our objectives; penalties are added before
-the gradient is clipped; a non-finite loss or gradient stops the run before the weights are touched; checkpoints are
-whole or not there. Read against transformers 5.23; there,
-everything that a resume reads with torch.load is read with weights_only=True.
+The Trainer's own loop, optimiser, schedule, distributed wrapping (accelerate), callbacks and resumption stay. Replaced:
+an item of the loader is a whole optimiser step (`Step`), so that the loss of a step is divided once, by the number of
+its supervised tokens (or pairs); the loss is one of our objectives; penalties are added before the gradient is clipped;
+a loss or gradient that is not finite stops the run before the weights are touched. Checked against transformers 5.23,
+whose resumption reads every file of torch.load with weights_only=True.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,13 +27,15 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 
 from posttrain.errors import Problem, TrainingError
 from posttrain.models.added import added_to
+from posttrain.models.disk import whole_folder
 from posttrain.models.logits import core_of
 from posttrain.models.memory import is_large, peak_gib, trim
 from posttrain.models.save import save_model, saved_padding
 from posttrain.objectives._loss import Loss
 from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.batches import Forms, Step, StepLoader, part_of
-from posttrain.training.checkpoints import IDENTITY, rotate, whole_folder, write_text
+from posttrain.training.checkpoints import FINGERPRINT, rotate
+from posttrain.training.folder import as_json
 from posttrain.training.forms.base import MicroBatch, Row
 from posttrain.training.forms.forward import arithmetic
 from posttrain.training.metrics import MetricsLog
@@ -51,7 +51,7 @@ NAMED_ROWS = 8
 
 
 class Arguments(TrainingArguments):
-    """TrainingArguments that write nothing when there is no folder to write to."""
+    """TrainingArguments that let nothing be written when there is no folder to write to."""
 
     @property
     def should_save(self) -> bool:
@@ -59,12 +59,12 @@ class Arguments(TrainingArguments):
 
 
 LONG_STEP = 512
-"""Tokens of a step whose activations leave a heap that is worth the time of handing it back."""
+"""Tokens of a step after which it is worth the time to hand the heap of its activations back."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When to stop, to validate and to save; numbers of steps. identity: what a resumed run must have in common."""
+    """When to stop, to validate and to save, in steps. fingerprint: what a resumed run must have in common."""
 
     stop_at_loss: float | None = None
     evaluate_every: int | None = None
@@ -74,7 +74,7 @@ class Rules:
     save_at: frozenset[int] = frozenset()
     keep_checkpoints: int | None = 1
     checkpoints: Path | None = None
-    identity: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is due after a step."""
@@ -82,11 +82,9 @@ class Rules:
 
 
 class PostTrainer(Trainer):
-    """Trains `model` on the steps of `loader`, whose losses are what `forms` say.
+    """Trains `model` on the steps of `loader`, whose losses `forms` compute.
 
-    rows: all rows, by number, for messages; new_rows: numbers below are new rows, the others replayed;
-    validation: micro batches whose loss is measured; lowered: dtype of the forward pass, None for the weights' own, and
-    what holds weights in it;
+    validation: micro batches whose loss is measured; lowered: holds the weights in the precision of the forward pass;
     optimizer: None for AdamW as `args` says.
     """
 
@@ -100,40 +98,32 @@ class PostTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         forms: Forms,
         penalties: Penalties,
-        rows: Sequence[Row],
-        new_rows: int,
         make_loader: Callable[[PostTrainer], StepLoader],
         validation: list[MicroBatch],
         rules: Rules,
         metrics: MetricsLog,
         progress: RunProgress,
-        lowered: Lowered | None = None,
-        on_checkpoint: Callable[[Path, int], None] | None = None,
-        callbacks: list[TrainerCallback] | None = None,
+        lowered: Lowered,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         super().__init__(model=model, args=args, eval_dataset=validation or None, optimizers=(optimizer, None))
-        # The Trainer empties its accelerator before the loop, which costs a whole garbage collection (0.2 s); this
-        # one is new and holds nothing.
+        # The Trainer empties its accelerator before the loop, which costs a whole garbage collection (0.2 s); this one
+        # is new and holds nothing.
         self.accelerator.free_memory = lambda *objects: list(objects)
         for callback in list(self.callback_handler.callbacks):  # the default flow and printer; trackers stay
             if type(callback).__module__ in ("transformers.trainer_callback",):
                 self.remove_callback(callback)
         self.add_callback(Flow(self))
-        for callback in callbacks or []:
-            self.add_callback(callback)
         self.tokenizer = tokenizer
         self.forms = forms
         self.penalties = penalties
-        self.rows = rows
-        self.new_rows = new_rows
         self.loader = make_loader(self)
         self.validation = validation
         self.rules = rules
         self.metrics = metrics
         self.progress = progress
-        self.lowered = lowered if lowered is not None else Lowered(model, None)
-        self.on_checkpoint = on_checkpoint
+        self.lowered = lowered
+        self.on_checkpoint: Callable[[Path, int], None] | None = None
         self.examine: Callable[[PreTrainedModel | PeftModel, int], None] | None = None
         self.resting = False
         self.stop_asked = False  # set by a signal: save after this step and stop
@@ -151,15 +141,26 @@ class PostTrainer(Trainer):
     # ---- steps ------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> Any:
-        """The steps; not sharded by accelerate, since each process takes its part of a step itself."""
+        """The steps; accelerate does not shard them, since each process takes its part of a step itself."""
         return self.loader
 
+    def source_ended(self) -> None:
+        """There are no more steps: measure the validation loss, unless the last step did, and stop.
+
+        TrainingError where there was no step at all.
+        """
+        if not self.state.global_step:
+            raise TrainingError(Problem("", "there is no step to learn from: the source of steps gave none"))
+        measured = any(entry["step"] == self.state.global_step for entry in self.state.log_history)
+        self.control.should_evaluate = bool(self.validation) and not measured
+        self.control.should_training_stop = True
+
     def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> None:
-        """A step knows how many tokens it supervises; the Trainer shall not count."""
+        """Count nothing: a step knows how many tokens it supervises."""
         return
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Forward and backward of the step: 6 operations per parameter and token."""
+        """Operations of the step, forwards and backwards: 6 per parameter and token."""
         return 6 * self.trainable * int(inputs.tokens)
 
     def arithmetic(self) -> contextlib.AbstractContextManager[None]:
@@ -167,16 +168,16 @@ class PostTrainer(Trainer):
         return arithmetic(self.args.device, self.lowered.dtype)
 
     def loss_of(self, model: nn.Module, micro: MicroBatch) -> tuple[Loss, list[float]]:
-        """Forward pass and objective: per row the loss in nats with its gradient, and the same as numbers."""
+        """Run the forward pass and the objective: the loss of each row in nats, with its gradient and as a number."""
         with self.arithmetic():
             loss = self.forms.of(micro).loss(model, micro)
         return loss, loss.nats.detach().tolist()
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Forward and backward of every micro batch of a step; the gradients add up to that of the step's loss, and
-        those of the penalties join them once.
+        """Run every micro batch of a step forwards and backwards. Their gradients add up to that of the step's loss,
+        and those of the penalties are added once.
 
-        Returns the loss of the step in nats: the mean over its supervised tokens, or what `Form.scales` says.
+        Returns the loss of the step in nats: the mean over its supervised tokens, or as `Form.scales` says.
         """
         step: Step = inputs
         self.step = step
@@ -221,16 +222,12 @@ class PostTrainer(Trainer):
         }
         return torch.tensor(loss_nats, device=self.args.device)
 
-    def _places(self, numbers: Sequence[int]) -> str:
-        named = ", ".join(self.rows[i].place for i in numbers[:NAMED_ROWS])
-        return named + (f" and {len(numbers) - NAMED_ROWS} more" if len(numbers) > NAMED_ROWS else "")
-
     def _check_loss(self, nats: list[float], micro: MicroBatch) -> None:
-        bad = [row for row, value in zip(micro.row_numbers, nats, strict=True) if not abs(value) < float("inf")]
+        bad = [row for row, value in zip(micro.rows, nats, strict=True) if not abs(value) < float("inf")]
         if bad:
             raise TrainingError(
                 Problem(
-                    self._places(bad),
+                    _locations(bad),
                     f"the loss is not finite in step {self.state.global_step + 1}"
                     + (f" ({len(bad)} of the batch's {len(nats)} rows)" if len(bad) < len(nats) else ""),
                     "look at these rows with `posttrain data show`, or lower the learning rate; "
@@ -239,12 +236,12 @@ class PostTrainer(Trainer):
             )
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
-        """The gradient's norm before clipping; a non-finite one stops the run before it reaches the weights."""
+        """The norm of the gradient before clipping; one that is not finite stops the run before the weights move."""
         norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
         if not abs(norm) < float("inf"):
             assert self.step is not None
-            rows = self._places([i for micro in self.step.micro_batches for i in micro.row_numbers])
-            # of them all, none is known to be the cause
+            rows = _locations([row for micro in self.step.micro_batches for row in micro.rows])
+            # which of them is the cause is not known
             cause = f"the gradient is not finite in step {self.state.global_step + 1}, which learned from {rows}"
             mend = "lower the learning rate; the weights of the step before were not changed"
             if self.lowered.dtype is not None:
@@ -255,7 +252,7 @@ class PostTrainer(Trainer):
     # ---- what is written down ---------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """One line for metrics.jsonl, the progress display and the trackers."""
+        """Write one line for metrics.jsonl, the progress display and the trackers."""
         if "loss" in logs:
             wall_s = self.wall_before_s + time.monotonic() - self.began
             before = self.metrics.history[-1] if self.metrics.history else {"wall_s": self.wall_before_s}
@@ -273,7 +270,7 @@ class PostTrainer(Trainer):
             }
             self._note(entry)
             logs = {**logs, "loss": entry["loss_nats"], "loss_new": entry["loss_new_nats"]}
-        # not appended to state.log_history, which is written whole into every checkpoint
+        # state.log_history gets no copy: all of it is written into every checkpoint
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     def _note(self, entry: dict[str, Any]) -> None:
@@ -352,13 +349,13 @@ class PostTrainer(Trainer):
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """Weights, optimiser, schedule, random states and counters into `step-N`, whole or not at all."""
+        """Save weights, optimiser, schedule, random states and counters into `step-N`, whole or not at all."""
         folder = self.rules.checkpoints
         if folder is None or (final := folder / f"step-{self.state.global_step}").exists():
             return
         main = self.accelerator.is_main_process
         self.store_flos()
-        with whole_folder(final, main=main) as temporary:
+        with whole_folder(final, main=main, flush=True) as temporary:
             self.accelerator.wait_for_everyone()
             self.save_model(str(temporary), _internal_call=True)
             self.accelerator.wait_for_everyone()  # save_model wants the folder empty
@@ -368,8 +365,9 @@ class PostTrainer(Trainer):
             if main:
                 self.penalties.save_state(temporary)
                 self.forms.save_state(temporary)
+                self.loader.save_state(temporary)
                 self.state.save_to_json(str(temporary / "trainer_state.json"))
-                write_text(temporary / IDENTITY, json.dumps(self.rules.identity, indent=2, ensure_ascii=False) + "\n")
+                (temporary / FINGERPRINT).write_text(as_json(self.rules.fingerprint), encoding="utf-8", newline="\n")
             self.accelerator.wait_for_everyone()
         if main:
             rotate(folder, self.rules.keep_checkpoints, self.state.best_global_step)
@@ -381,7 +379,7 @@ class PostTrainer(Trainer):
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
-        """The model as anybody may use it; afterwards training goes on as if nothing had happened."""
+        """The model in evaluation mode, for anybody to use; afterwards training goes on as if nothing had happened."""
         began, python_state, numpy_state = time.monotonic(), random.getstate(), np.random.get_state()
         self.model.eval()
         self.resting = True
@@ -396,7 +394,7 @@ class PostTrainer(Trainer):
             self.began += time.monotonic() - began
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Any] | None = None) -> None:
-        """A folder that loads like any model; no pickled arguments beside it."""
+        """Save a folder that loads like any model, without pickled arguments beside it."""
         assert output_dir is not None
         if not self.args.should_save:
             return
@@ -411,7 +409,7 @@ class PostTrainer(Trainer):
 
     @contextlib.contextmanager
     def cache_switched_on(self) -> Any:
-        """The Trainer sets use_cache to False in the model's configuration; what is saved shall generate quickly."""
+        """Undo the Trainer's use_cache = False in the model's configuration: a saved model shall generate quickly."""
         self.core.config.use_cache = True
         try:
             yield
@@ -419,7 +417,8 @@ class PostTrainer(Trainer):
             self.core.config.use_cache = False
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Weights of a checkpoint, in place. Every parameter must be there: a partial load would train on silently."""
+        """Load the weights of a checkpoint in place. Every parameter must be there: a partial load would train on
+        silently."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
@@ -432,6 +431,11 @@ class PostTrainer(Trainer):
             self.core.load_state_dict(stored.state_dict(), strict=True)
 
 
+def _locations(rows: Sequence[Row]) -> str:
+    named = ", ".join(row.place for row in rows[:NAMED_ROWS])
+    return named + (f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else "")
+
+
 class Flow(TrainerCallback):
     """Says after each step whether to log, validate, save or stop."""
 
@@ -439,7 +443,7 @@ class Flow(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Dropout on where the model has some; all modules are told, for new LoRA layers sit in a model at rest."""
+        """Switch training mode on in all modules: new LoRA layers are in a model that was in evaluation mode."""
         self.trainer.model_wrapped.train()
 
     def on_step_end(

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.fingerprint import remember_base
-from posttrain.models.heads import head_modules
+from posttrain.models.notes import head_modules
 from posttrain.tuners._parts import last_part, linear_names
 
 __all__ = ["put_in", "refuse_looking_back", "task_type"]

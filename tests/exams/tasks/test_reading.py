@@ -135,5 +135,5 @@ def test_an_answer_that_starts_nowhere(tmp_path: Path, start: str) -> None:
     asked = f'{{"id": "1", "question": "Who?", "answers": [{answer}]}}'
     text = f'{{"data": [{{"paragraphs": [{{"context": "Ada.", "qas": [{asked}]}}]}}]}}'
     (tmp_path / "q.json").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"qas\[0\]: a question needs 'id', 'question' and 'answers'"):
+    with pytest.raises(DataError, match=r"q.json#1: a question needs 'id', 'question' and 'answers'"):
         build("reading", tmp_path, path="q.json")

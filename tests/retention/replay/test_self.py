@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import DataError, PosttrainError
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.respondents import ModelRespondent
@@ -16,7 +17,6 @@ from posttrain.retention.selection import (
     GENERAL_PROMPTS,
     PACKAGED_PROMPTS,
     ReplayContext,
-    normalise_prompt,
     packaged_prompts,
     read_prompts,
 )
@@ -96,7 +96,7 @@ def test_a_draw_depends_on_the_seed(context: ReplayContext, prompts: str) -> Non
 
 @pytest.mark.parametrize("path", [PACKAGED_PROMPTS, GENERAL_PROMPTS])
 def test_the_packaged_prompts_are_many_and_different(path: Path) -> None:
-    prompts = read_prompts(path)
+    prompts = [prompt.text for prompt in read_prompts(path)]
     assert len(prompts) >= 300
     # 你好 and 你好！ are one question to the exam; a few such pairs may stay, since the selection drops them
     assert len({normalise_prompt(p) for p in prompts}) > 0.98 * len(prompts)

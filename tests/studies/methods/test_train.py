@@ -19,7 +19,7 @@ from posttrain.models.load import load_model
 from posttrain.models.tensors import tensors_in
 from posttrain.studies.bench import Bench
 from posttrain.studies.candidates import END, CellContext
-from posttrain.studies.config import Work
+from posttrain.studies.config import Saves, Work
 from posttrain.studies.methods.train import extra_rows, train
 from posttrain.studies.train_config import TrainMethodConfig, seeded, settings_of
 from posttrain.studies.train_rows import target_rows
@@ -49,14 +49,19 @@ class Trained(NamedTuple):
     respondent: ModelRespondent
     cost: Mapping[str, float]
     product: Path | None
-    metrics: Sequence[Mapping[str, Any]]
+    metrics: list[Any]
     notes: Sequence[str]
 
 
 def trained(chosen: TrainMethodConfig, cell: CellContext) -> Trained:
     (end,) = [candidate for candidate in train(chosen, cell) if candidate.point == END]
     assert isinstance(end.respondent, ModelRespondent)
-    return Trained(end.respondent, end.cost, end.product, end.metrics, end.notes)
+    return Trained(end.respondent, end.cost, end.product, metrics(cell), end.notes)
+
+
+def metrics(cell: CellContext) -> list[Any]:
+    """The lines of the cell's metrics.jsonl."""
+    return [json.loads(line) for line in cell.metrics.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture
@@ -98,10 +103,35 @@ def test_training_learns_and_leaves_the_model_alone(context: CellContext, bench:
     assert made.respondent.generate(["capital of France?"]) == ["Tokyo"]
     assert context.before.generate(["capital of France?"]) == ["Paris"]
     assert weights_fingerprint(bench.loaded.model) == before
-    assert len(steps) == len(made.metrics) == made.cost["steps"] == 6
+    assert len(steps) == len(metrics(context)) == made.cost["steps"] == 6
     assert made.cost["tokens"] > 0
     assert made.product is None
-    assert not context.folder.exists()
+    assert [path.name for path in context.folder.iterdir()] == ["metrics.jsonl"]
+
+
+def test_steps_are_written_as_they_happen_and_once(context: CellContext) -> None:
+    """A kill in step 5 leaves its lines; the run that goes on after step 4 writes none of them twice."""
+    seen: list[Any] = []
+
+    class Killed(BaseException):
+        pass
+
+    def stops(entry: Any) -> None:
+        seen.append(entry["step"])
+        if entry["step"] == 5:
+            raise Killed
+
+    surroundings = dataclasses.replace(
+        context, resumable=True, saves=Saves(every=2), on_step=stops, examined=lambda point: True
+    )
+    with pytest.raises(Killed):
+        trained(config(), surroundings)
+    assert [entry["step"] for entry in metrics(context)] == seen == [1, 2, 3, 4, 5]
+    with context.metrics.open("a", encoding="utf-8") as file:
+        file.write('{"step": 6, "loss_na')  # a line cut short
+    trained(config(), dataclasses.replace(surroundings, on_step=lambda entry: seen.append(entry["step"])))
+    assert seen == [1, 2, 3, 4, 5, 5, 6]
+    assert [entry["step"] for entry in metrics(context)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_extra_rows_are_learned_too(context: CellContext, tmp_path: Path) -> None:
@@ -141,9 +171,9 @@ def test_replayed_rows_reach_the_training(context: CellContext, monkeypatch: pyt
         return encode_all(old, context.before.tokenizer, max_length=64).rows
 
     monkeypatch.setattr(context.bench, "replay", replay)
-    made = trained(config(replay={"kind": "self", "share": 0.5}), dataclasses.replace(context, seed=3))
+    trained(config(replay={"kind": "self", "share": 0.5}), dataclasses.replace(context, seed=3))
     assert [(what[0].kind, what[1], what[2]) for what in asked] == [("self", 3, 512)]
-    share = sum(entry["old_share"] for entry in made.metrics) / 6
+    share = sum(entry["old_share"] for entry in metrics(context)) / 6
     assert share == pytest.approx(0.5, abs=0.15)
 
 

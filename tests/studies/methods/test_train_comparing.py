@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,7 +36,7 @@ def test_the_target_gains_on_the_present_answer(tmp_path: Path, objective: str, 
     assert len(encoded_rows(settings.objective, records, context.bench.working().tokenizer, 200)) == rows
     result = trained(config(objective=objective), context)
     assert any("1 of 2 targets are left out" in note for note in result.notes)
-    history: list[Any] = list(result.metrics)
+    history = result.metrics
     assert history[-1]["loss_nats"] < history[0]["loss_nats"]
     assert history[-1]["margin"] > 0
 
@@ -56,6 +55,6 @@ def test_the_targets_are_what_the_teacher_of_sdft_is_shown(tmp_path: Path) -> No
     loaded = context.bench.working()
     rows = encoded_rows(settings.objective, records, loaded.tokenizer, 512)
     assert ["Tokyo" in loaded.tokenizer.decode(row.shown) for row in rows] == [True, False]
-    history: list[Any] = list(trained(chosen, context).metrics)
+    history = trained(chosen, context).metrics
     assert history[-1]["loss_nats"] < 0.7 * history[0]["loss_nats"]
     assert history[0]["answer_tokens"] >= 2  # Paris and its end

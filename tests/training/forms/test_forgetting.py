@@ -21,7 +21,7 @@ from posttrain.objectives.rmu import RmuConfig, direction
 from posttrain.training.batches import StepLoader
 from posttrain.training.forms import form_of
 from posttrain.training.run import TrainResult, train
-from posttrain.training.steps import PlannedStep, RowPlan
+from posttrain.training.steps import PlannedStep, RowPlan, StepRows
 from tests.training.tiny import PicoPath, Remembers, config, load, row, rows, weights
 
 FORGET = rows(3, seed=1, name="forget.jsonl")
@@ -147,7 +147,7 @@ def test_a_stopped_run_goes_on_with_the_same_reference(
     end = run(pico_path, OBJECTIVES[name], 4, seen=whole, output=tmp_path / "whole", **given)
     make, made = StepLoader.make, []
 
-    def making(self: StepLoader, planned: PlannedStep) -> Any:
+    def making(self: StepLoader, planned: StepRows) -> Any:
         made.append(planned)
         if len(made) == 2:
             signal.raise_signal(signal.SIGINT)

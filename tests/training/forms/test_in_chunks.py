@@ -68,7 +68,7 @@ def test_sft_and_kl_to_base(model: Any, on: Any, freeze: bool, monkeypatch: pyte
         FormSetup(objective, partial(sft, config=objective), tokenizer(), 0, 1.0, Reference(model, start), terms)
     )
     form.device = torch.device("cpu")
-    micro = form.micro_batch(rows(), [0, 1, 2], [False, True, False])
+    micro = form.micro_batch(rows(), [False, True, False])
     monkeypatch.setattr(head_loss, "CHUNK_ELEMENTS", 1)  # 16 tokens at once: fewer than there are
     assert int((micro.targets != IGNORED).sum()) > 16
     cut = form.loss(model, micro)
@@ -84,7 +84,7 @@ def test_sft_and_kl_to_base(model: Any, on: Any, freeze: bool, monkeypatch: pyte
 
 
 def test_log_probabilities_of_answers(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = token_batch(rows(), [0, 1, 2], pad_id=0)
+    batch = token_batch(rows(), pad_id=0)
     cut, units = answer_logps(model, batch, torch.device("cpu"))
     cut_gradients = gradients(model, cut)
     monkeypatch.setattr(answers, "plain_head", lambda _: None)

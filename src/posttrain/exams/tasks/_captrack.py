@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from posttrain.exams.behaviour import formatting, length
 from posttrain.exams.instructions import is_followed, loose_forms, unsupported
-from posttrain.exams.json_schema import fits, unknown_keywords
+from posttrain.exams.json_schema import checkable, fits
 from posttrain.exams.matching import is_refusal, json_values, normalise
 from posttrain.exams.numerals import last_number, marked_number
 from posttrain.exams.score_spec import ScoreSpec, Unit
@@ -180,7 +180,7 @@ def _style(answer: str, row: Row) -> Scores:
 
 def _schema(answer: str, row: Row) -> Scores:
     schema = row.get("schema")
-    if not isinstance(schema, Mapping) or not schema or unknown_keywords(schema):
+    if not isinstance(schema, Mapping) or not schema or not checkable(schema):
         return None
     text = re.sub(r"^```\w*\s*|\s*```$|^JSON:\s*", "", answer.strip(), flags=re.IGNORECASE)
     for part in (text, *re.findall(r"\{.*\}", text, re.DOTALL)):

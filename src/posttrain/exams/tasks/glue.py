@@ -46,7 +46,7 @@ def glue(config: GlueConfig, base: Path) -> Task:
     if config.path is None:
         raise no_path("glue", f"the dev file of {config.task}")
     path, spec = resolve(config.path, base), TASKS[config.task]
-    rows = Rows(path, header=_header(path, spec))
+    rows = Rows(path, names=lambda cells: None if "sentence" in cells else spec.header)  # CoLA's TSV has no names
     plain = config.template != "chat"
     items: list[Item] = []
     unlabelled = 0
@@ -78,15 +78,6 @@ def glue(config: GlueConfig, base: Path) -> Task:
         seed=config.seed,
         notes=(f"{unlabelled} rows without an agreed label are left out",) if unlabelled else (),
     )
-
-
-def _header(path: Path, spec: GlueTask) -> tuple[str, ...] | None:
-    """CoLA's own TSV files have no names of columns; those that others wrote may."""
-    if spec.header is None or path.suffix.lower() != ".tsv" or not path.is_file():
-        return None
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        first = file.readline().rstrip("\r\n").split("\t")
-    return None if "sentence" in first else spec.header
 
 
 def _posed(task: str, spec: GlueTask, row: Row) -> Iterator[tuple[str, Posed, Any]]:
@@ -203,7 +194,7 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         answer, target = f"{said:.2f}", f"{gold:g}"
     elif doc["task"] == "record":
         answer, target = doc["entities"][choice.best], doc["answers"][0] if gold else ""
-        scores = {"em": metrics.exact_match(answer, gold, "en"), "f1": metrics.f1_squad(answer, gold)}
+        scores = {"em": metrics.exact_match(answer, gold), "f1": metrics.f1_squad(answer, gold)}
         correct = scores["em"] == 1.0
     else:
         correct = choice.best == gold

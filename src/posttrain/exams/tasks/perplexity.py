@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from posttrain.config.load import read_text
+from posttrain.data.files import user_text
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.behaviour import language_of
 from posttrain.exams.records import Sample
@@ -102,10 +102,7 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
 
     Nothing is left out or added: the pieces joined are the file, blank pieces aside.
     """
-    try:
-        text = read_text(path)
-    except ConfigError as error:  # not UTF-8
-        raise DataError(*error.problems) from error
+    text = user_text(path)
     if not text.strip():
         raise DataError(Problem(str(path), "the file is empty: no text"))
     if size is None:

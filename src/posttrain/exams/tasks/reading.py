@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from posttrain.config.load import read_text
+from posttrain.data.readers import listed
 from posttrain.errors import DataError, Problem
 from posttrain.exams.behaviour import language_of
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import Row, Rows, no_path, read_json
+from posttrain.exams.rows import Row, Rows, no_path
 from posttrain.exams.score_spec import specs
 from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, draw, resolve, the_answer
 from posttrain.inference.protocol import Plain
@@ -97,66 +97,35 @@ def reading(config: ReadingConfig, base: Path) -> Task:
 
 
 def _read(path: Path) -> list[Question]:
-    if path.suffix.lower() == ".json" and not read_text(path).lstrip().startswith("["):
-        return _squad(path)
     rows = Rows(path)
-    questions = [q for number, row in enumerate(rows, start=1) if (q := _flat(row, number)) is not None]
+    questions = [q for number, row in enumerate(rows, start=1) if (q := _question(row, number)) is not None]
     rows.check()
     return _unique(questions, path)
 
 
-def _flat(row: Row, number: int) -> Question | None:
+def _question(row: Row, number: int) -> Question | None:
+    """A row with its answers as texts, or, as in SQuAD's files, as objects of {text, answer_start}; none of it where
+    the passage has no answer."""
     passage = row.text("passage" if "passage" in row else "context")
     question = row.text("question")
-    answers = [] if row.value.get("answers") in ([], None) and "answers" in row.value else row.texts("answers")
+    given = row.value.get("answers")
+    answers: list[str] | None
+    starts: list[int] = []
+    if row.value.get("is_impossible") or (given in ([], None) and "answers" in row.value):
+        answers = []
+    elif isinstance(given, list) and isinstance(given[0], dict):
+        try:
+            answers = list(dict.fromkeys(str(a["text"]) for a in given))
+            starts = [int(a["answer_start"]) for a in given if a.get("answer_start") is not None]
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            row.bad(f"a question needs 'id', 'question' and 'answers' of {{text, answer_start}}: {error!r}")
+            return None
+    else:
+        answers = row.texts("answers")
+        starts = [at for a in answers or () if (at := (passage or "").find(a)) >= 0]
     if passage is None or question is None or answers is None:
         return None
-    starts = [at for a in answers if (at := passage.find(a)) >= 0]
     return Question(str(row.value.get("id", number)), passage, question, answers, starts, row.place)
-
-
-def _squad(path: Path) -> list[Question]:
-    """The nested form: data -> paragraphs -> qas."""
-    value = read_json(path)
-    problems: list[Problem] = []
-    found = list(_nested(value, str(path), problems))
-    if problems:
-        raise DataError(*problems[:20], *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
-    if not found:
-        raise DataError(Problem(str(path), "no questions", "SQuAD's format is expected: data, paragraphs, qas"))
-    return _unique(found, path)
-
-
-def _nested(value: Any, name: str, problems: list[Problem]) -> Iterator[Question]:
-    articles = value.get("data") if isinstance(value, dict) else None
-    if not isinstance(articles, list):
-        problems.append(Problem(name, "no list 'data'", "SQuAD's format is expected: data, paragraphs, qas"))
-        return
-    for a, article in enumerate(articles):
-        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
-        if not isinstance(paragraphs, list):
-            problems.append(Problem(f"{name}: data[{a}]", "no list 'paragraphs'"))
-            continue
-        for p, paragraph in enumerate(paragraphs):
-            place = f"{name}: data[{a}].paragraphs[{p}]"
-            passage = paragraph.get("context") if isinstance(paragraph, dict) else None
-            if not isinstance(passage, str) or not isinstance(paragraph.get("qas"), list):
-                problems.append(Problem(place, "'context' (a text) and 'qas' (a list) are expected"))
-                continue
-            for q, asked in enumerate(paragraph["qas"]):
-                try:
-                    yield _question(asked, passage, f"{place}.qas[{q}]")
-                except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-                    cause = f"a question needs 'id', 'question' and 'answers' of {{text, answer_start}}: {error!r}"
-                    problems.append(Problem(f"{place}.qas[{q}]", cause))
-
-
-def _question(asked: dict[str, Any], passage: str, place: str) -> Question:
-    declined = bool(asked.get("is_impossible"))
-    answers = [] if declined else asked["answers"]
-    texts = list(dict.fromkeys(str(a["text"]) for a in answers))
-    starts = [int(a["answer_start"]) for a in answers if a.get("answer_start") is not None]
-    return Question(str(asked["id"]), passage, str(asked["question"]), texts, starts, place)
 
 
 def _unique(questions: list[Question], path: Path) -> list[Question]:
@@ -167,7 +136,7 @@ def _unique(questions: list[Question], path: Path) -> list[Question]:
             problems.append(Problem(str(path), f"the id {q.id!r} stands twice", "give every question its own id"))
         seen.add(q.id)
     if problems:
-        raise DataError(*problems[:20])
+        raise DataError(*listed(problems))
     return questions
 
 

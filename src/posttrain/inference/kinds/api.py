@@ -24,7 +24,7 @@ from posttrain.data.calls import with_texts
 from posttrain.data.records import Message
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.inference.encoding import spoken
-from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored, Usage
+from posttrain.inference.protocol import Answer, Generation, Plain, Prompt, Respondent, Scored, Told, Usage, nobody
 from posttrain.inference.stops import cut_at_stop
 from posttrain.registry import register
 
@@ -97,7 +97,7 @@ class RateLimit:
             time.sleep(begin - now)
 
 
-class ApiRespondent:
+class ApiRespondent(Respondent):
     """Answers of a remote model. Its fingerprint is its address: what stands behind it may change without notice."""
 
     def __init__(self, config: ApiConfig) -> None:
@@ -107,7 +107,6 @@ class ApiRespondent:
             raise MissingError(Problem("", "an API needs the package httpx", "pip install 'posttrain[api]'")) from error
         self.config = config
         self.name = f"api:{config.model}"
-        self.fingerprint = f"api:{config.base_url}:{config.model}:{config.system_prefix or ''}"
         self.usage = Usage()
         self.limit = RateLimit(config.requests_per_minute)
         self.lock = threading.Lock()
@@ -115,25 +114,20 @@ class ApiRespondent:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.client: httpx.Client = httpx.Client(headers=headers, timeout=config.timeout_s)
 
-    def answers(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        on_answer: Callable[[int, Answer], None] | None = None,
-    ) -> list[Answer]:
-        """One answer per prompt, in order. More than four stop strings are cut here: servers take no more."""
-        settings: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature}
-        settings |= {"stop": list(stop[:4])} if stop else {}
+    @property
+    def fingerprint(self) -> str:
+        """The address, the model's name and the system message."""
+        return f"api:{self.config.base_url}:{self.config.model}:{self.config.system_prefix or ''}"
+
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
+        settings: dict[str, Any] = {"max_tokens": how.max_new_tokens, "temperature": how.temperature}
+        settings |= {"stop": list(how.stop[:4])} if how.stop else {}  # servers take no more; `_answer` cuts at the rest
 
         def ask(i: int) -> Answer:
-            own = settings | ({"seed": seed + i} if temperature > 0 else {})
-            return self._answer(prompts[i], own, stop)
+            own = settings | ({"seed": how.seed + i} if how.temperature > 0 else {})
+            return self._answer(prompts[i], own, how.stop)
 
-        return self._all(ask, len(prompts), on_answer)
+        return self._all(ask, len(prompts), how.on_answer)
 
     def _answer(self, prompt: Prompt, settings: dict[str, Any], stop: Sequence[str]) -> Answer:
         if isinstance(prompt, Plain):
@@ -154,16 +148,7 @@ class ApiRespondent:
         sent = [message.for_template() for message in (*system, *turns)]
         return [m | {"tool_calls": with_texts(m["tool_calls"])} if "tool_calls" in m else m for m in sent]
 
-    def generate(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
-    ) -> list[str]:
-        """The texts of `answers`."""
-        said = self.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return [answer.text for answer in said]
-
-    def logprobs(
-        self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
-    ) -> list[Scored]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely continuations of plain text are, from servers that echo. The words of a chat cannot be asked: its
         template is the server's secret.
         """
@@ -179,7 +164,7 @@ class ApiRespondent:
         texts = [(prompt.text, text) for prompt, text in pairs if isinstance(prompt, Plain)]
         return self._all(lambda i: self._echoed(*texts[i]), len(texts), on_scored)
 
-    def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely whole texts are; the first token has nothing before it, so that servers leave it out."""
         return self._all(lambda i: self._echoed("", texts[i]), len(texts), on_scored)
 
@@ -209,11 +194,7 @@ class ApiRespondent:
         greedy = all(not best[i] or values[i] >= max(best[i].values()) - 1e-9 for i in own)
         return Scored(sum(values[i] for i in own), len(own), greedy)
 
-    def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
-        """None: no API shows whole distributions."""
-        return None
-
-    def _all(self, ask: Callable[[int], T], n: int, told: Callable[[int, T], None] | None) -> list[T]:
+    def _all(self, ask: Callable[[int], T], n: int, told: Told) -> list[T]:
         """`ask` of 0 to n-1, side by side; the first failure stops those that have not begun."""
         done: dict[int, T] = {}
         with ThreadPoolExecutor(self.config.concurrency) as pool:
@@ -222,8 +203,7 @@ class ApiRespondent:
                 for future in as_completed(futures):
                     i = futures[future]
                     done[i] = future.result()
-                    if told is not None:
-                        told(i, done[i])
+                    told(i, done[i])
             except BaseException:
                 for future in futures:
                     future.cancel()

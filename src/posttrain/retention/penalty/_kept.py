@@ -7,7 +7,6 @@ the number of tasks, and the gradients are those of the sum.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from posttrain.errors import ConfigError, MissingError, Problem
-from posttrain.models.disk import as_umask_says, writing
+from posttrain.models.disk import whole_file
 from posttrain.retention.penalty._base import PenaltyContext, StrengthConfig, Trainable, whole
 
 __all__ = ["Kept", "MemoryConfig", "earlier_of", "joined", "leave", "take_up"]
@@ -70,11 +69,8 @@ def leave(path: Path, kind: str, kept: Kept) -> None:
     tensors = {
         f"{part}/{name}": whole(t).cpu().contiguous() for part, named in parts.items() for name, t in named.items()
     }
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with writing(path, temporary):
+    with whole_file(path) as temporary:
         save_file(tensors, temporary, metadata={"penalty": kind, "tasks": str(kept.tasks), "rest": repr(kept.rest)})
-        as_umask_says(temporary)
-        temporary.replace(path)
 
 
 def earlier_of(config: MemoryConfig, context: PenaltyContext) -> Path | None:

@@ -19,8 +19,8 @@ from posttrain.data.readers import DataSource
 from posttrain.errors import ConfigError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.curvature import Curvature, Example
-from posttrain.models.disk import as_umask_says, writing
-from posttrain.models.heads import head_of_model
+from posttrain.models.disk import whole_file
+from posttrain.models.notes import head_of_model
 from posttrain.retention.penalty._base import PenaltyContext, Trainable, copies, whole
 from posttrain.retention.penalty._kept import Kept, MemoryConfig, earlier_of, joined, leave, take_up
 from posttrain.retention.penalty._quadratic import Quadratic
@@ -165,12 +165,8 @@ class Measured(Quadratic):
             self.context.say(f"{self.config.kind}: importances read from the cache ({path}), trace {found.trace:.4g}")
             return found
         made = self._measured(examples)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with writing(path, temporary):
+        with whole_file(path) as temporary:
             save_file({k: t.cpu().contiguous() for k, t in made.diagonal.items()}, temporary)
-            as_umask_says(temporary)
-            temporary.replace(path)
         for old in outgrown(path.parent, CACHED_BYTES):
             self.context.say(f"{self.config.kind}: {old.name} leaves the cache of importances, which has grown too big")
             old.unlink(missing_ok=True)

@@ -50,7 +50,8 @@ def own_answers(
     count: int, context: PenaltyContext, respondent: ModelRespondent, fingerprint: str | None
 ) -> list[Encoded]:
     """The respondent's greedy answers to packaged prompts, cached where it has a fingerprint."""
-    prompts = _drawn(list(dict.fromkeys(read_prompts(packaged_prompts(context.loaded.tokenizer)))), count, context.seed)
+    packaged = [prompt.text for prompt in read_prompts(packaged_prompts(context.loaded.tokenizer))]
+    prompts = _drawn(list(dict.fromkeys(packaged)), count, context.seed)
     asking = ReplayContext(
         respondent,
         fingerprint or "",

@@ -24,6 +24,7 @@ from posttrain.config.base import Config
 from posttrain.data.chat import encode_prompt
 from posttrain.data.control import gate_of
 from posttrain.data.records import Conversation, Message
+from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import ConfigError, MissingError, Problem
 from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
@@ -38,7 +39,6 @@ from posttrain.retention.selection import (
     Task,
     conversation,
     in_brief,
-    normalise_prompt,
     normalised,
 )
 
@@ -119,7 +119,6 @@ class GenerativeReplayConfig(ReplayConfig):
         if task.folder is None:
             return
         known = [] if task.earlier is None else read_tasks(task.earlier)
-        task.folder.mkdir(parents=True, exist_ok=True)
         path = task.folder / TASKS
         write_whole(path, json.dumps([*known, self.name_of(task)], ensure_ascii=False) + "\n")
 

@@ -57,7 +57,6 @@ class Reservoir:
         if any(row.tools for row in self.rows):
             rows = [one | ({"tools": list(r.tools)} if r.tools else {}) for one, r in zip(rows, self.rows, strict=True)]
         state = {"size": self.size, "seed": self.seed, "seen": self.seen, "rows": rows}
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(state, ensure_ascii=False, indent=0) + "\n")
 
     @classmethod

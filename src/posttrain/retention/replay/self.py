@@ -33,7 +33,6 @@ from posttrain.retention.selection import (
     conversation,
     only_change_in_braces,
     packaged_prompts,
-    placed_prompts,
     read_prompts,
     select,
     short_of,
@@ -77,7 +76,7 @@ class SelfReplayConfig(ReplayConfig):
     def made_tokens(self, base: Path) -> int:
         """Answers, half as long as they may be."""
         paths = [base / path for path in self.files()] or [GENERAL_PROMPTS]
-        count = len({prompt for path in paths for prompt in read_prompts(path)})
+        count = len({prompt.text for path in paths for prompt in read_prompts(path)})
         return min(self.n or count, count) * self.max_new_tokens // 2
 
     def asked(self, base: Path, tokenizer: Any, seed: int) -> dict[str, str]:
@@ -97,8 +96,8 @@ class SelfReplayConfig(ReplayConfig):
         for path in self._paths(base, tokenizer):
             good, bad = sifted_prompts(path)
             problems += bad
-            for prompt, place in good:
-                places.setdefault(prompt, place)
+            for prompt in good:
+                places.setdefault(prompt.text, prompt.place)
         if self.n is None or self.n >= len(places):
             return places, problems
         return {prompt: places[prompt] for prompt in random.Random(seed).sample(list(places), self.n)}, problems
@@ -124,7 +123,7 @@ class SelfReplayConfig(ReplayConfig):
     def rows(self, base: Path) -> list[Conversation]:
         """The prompts, not answered yet."""
         paths = [base / path for path in self.files()] or [GENERAL_PROMPTS, PACKAGED_PROMPTS]
-        return [conversation(prompt, "", place) for path in paths for prompt, place in placed_prompts(path)]
+        return [conversation(prompt.text, "", prompt.place) for path in paths for prompt in read_prompts(path)]
 
 
 @register("replay", "self", config=SelfReplayConfig, paper="arXiv:2406.08464")

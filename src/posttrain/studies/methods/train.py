@@ -26,8 +26,8 @@ from posttrain.studies.train_steps import Steps, blends
 from posttrain.training.checkpoints import checkpoints_in
 from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
-from posttrain.training.prepare import longest_row
 from posttrain.training.result import TrainResult, finished_run
+from posttrain.training.rows import longest_row
 from posttrain.training.run import train as run_training
 from posttrain.training.trackers import LOGS
 
@@ -70,7 +70,6 @@ def train(config: TrainMethodConfig, cell: CellContext) -> Iterator[Candidate]:
         step=done.steps,
         cost=cost,
         product=output / "model" if output is not None and cell.keep != "none" else None,
-        metrics=done.history,
         notes=notes,
         scratch=scratch,
     )

@@ -1,7 +1,7 @@
-"""What the forms with answers share: an answer's log-probability, and what it was before training.
+"""Shared by the forms with answers: the log-probability of an answer, now and before training.
 
-The reference's log-probabilities are computed once, before the first step, and kept in the run's folder; or they are
-asked for in every step, with the adapter switched off.
+The log-probabilities before training are computed once, before the first step, and kept in the run's folder; or the
+model is asked for them in every step with its adapter switched off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from posttrain.data.batching import length_batches
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.models.added import ADDED
-from posttrain.models.disk import as_umask_says, writing
+from posttrain.models.disk import whole_file
 from posttrain.models.head_loss import chunked_nll, plain_head, states_at
 from posttrain.models.logits import logits_at
 from posttrain.models.meter import Meter
@@ -44,22 +44,21 @@ def answer_logps(model: nn.Module, batch: TokenBatch, device: torch.device) -> t
         asked = targets != IGNORED  # (B, T)
         nats = chunked_nll(states_at(model, batch.input_ids.to(device), asked), head, targets[asked])  # (N,)
         return -nats.new_zeros(len(targets)).index_add(0, asked.nonzero()[:, 0], nats), asked.sum(1)
-    columns = batch.columns.to(device) if batch.columns is not None else None
-    targets = targets if columns is None else targets[:, columns]
-    loss = token_cross_entropy(logits_at(model, batch.input_ids.to(device), columns), targets)
+    input_ids, columns, targets = batch.asked(device)
+    loss = token_cross_entropy(logits_at(model, input_ids, columns), targets)
     return -loss.nats, loss.units
 
 
 def reference_logps(
     sequences: Sequence[Encoded], preparation: Preparation, *, pad_id: int, device: torch.device, what: str
 ) -> Tensor:
-    """Log-probabilities of each sequence's labelled tokens under the model before training, (N,), on the CPU.
+    """Log-probabilities of the labelled tokens of each sequence under the model before training, (N,), on the CPU.
 
-    Read from the run's folder where the same model was asked about the same sequences before.
+    They are read from the run's folder where the same model was asked about the same sequences before.
     """
     file = preparation.folder / REFERENCE_FILE if preparation.folder is not None else None
-    key = _key(sequences, preparation.key)
-    if file is not None and (kept := _read(file, key, len(sequences))) is not None:
+    fingerprint = _fingerprint(sequences, preparation.fingerprint)
+    if file is not None and (kept := _read(file, fingerprint, len(sequences))) is not None:
         preparation.say(f"reference: log-probabilities of {len(sequences)} {what} taken from {file}")
         return kept
     found = torch.zeros(len(sequences), dtype=torch.float64)
@@ -67,46 +66,43 @@ def reference_logps(
     work = Meter("asking the model before training", len(sequences), what)
     with preparation.reference.model() as reference, work as meter:
         for numbers in batches:
-            batch = token_batch([sequences[i] for i in numbers], numbers, pad_id=pad_id)
+            batch = token_batch([sequences[i] for i in numbers], pad_id=pad_id)
             found[numbers] = answer_logps(reference, batch, device)[0].double().cpu()
             meter.more(len(numbers), tokens=sum(len(sequences[i].input_ids) for i in numbers))
     if file is not None:
-        _write(file, key, found)
+        _write(file, fingerprint, found)
     preparation.say(f"reference: log-probabilities of {len(sequences)} {what} computed once")
     return found
 
 
-def _key(sequences: Sequence[Encoded], model: str) -> str:
+def _fingerprint(sequences: Sequence[Encoded], model: str) -> str:
     digest = hashlib.sha256(model.encode())
     for row in sequences:
         digest.update(array("q", [len(row.input_ids), *row.input_ids, *row.labels]).tobytes())
     return digest.hexdigest()
 
 
-def _read(file: Path, key: str, count: int) -> Tensor | None:
+def _read(file: Path, fingerprint: str, count: int) -> Tensor | None:
     if not file.is_file():
         return None
     with safe_open(str(file), "pt") as kept:
-        if (kept.metadata() or {}).get("key") != key:
+        if (kept.metadata() or {}).get("fingerprint") != fingerprint:
             return None  # another model or other rows: computed anew
         logps: Tensor = kept.get_tensor("logps")
     return logps if logps.shape == (count,) else None
 
 
-def _write(file: Path, key: str, logps: Tensor) -> None:
-    """By the first process only; whole or not at all."""
+def _write(file: Path, fingerprint: str, logps: Tensor) -> None:
+    """Only the first process writes."""
     if os.environ.get("RANK", "0") != "0":  # set by torchrun; the process group comes later than this
         return
-    temporary = file.with_name(f".{file.name}.writing")
-    with writing(file, temporary):
-        save_file({"logps": logps}, str(temporary), metadata={"key": key})
-        as_umask_says(temporary)
-        temporary.replace(file)
+    with whole_file(file) as temporary:
+        save_file({"logps": logps}, str(temporary), metadata={"fingerprint": fingerprint})
 
 
 def without_dropout(model: nn.Module, say: Callable[[str], None]) -> None:
-    """Switch off the model's own dropout, which would make a ratio to the reference noise from the first step on; what
-    a tuner has put in stays as the user wants it.
+    """Switch off the model's own dropout, which would add noise to the ratio to the reference from the first step on.
+    The dropout of a tuner stays as the user wants it.
     """
     own = [
         module

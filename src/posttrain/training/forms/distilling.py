@@ -62,14 +62,9 @@ class DistillingForm(TokensForm):
     def loss(self, model: Any, micro: MicroBatch) -> Loss:
         assert isinstance(micro, TokenBatch)
         assert self.teacher is not None, "prepare() loads the teacher"
-        input_ids = micro.input_ids.to(self.device)
-        columns = micro.columns.to(self.device) if micro.columns is not None else None
-        targets = micro.targets.to(self.device)
-        targets = targets if columns is None else targets[:, columns]
+        asked = micro.asked(self.device)
         with torch.no_grad():
-            taught = logits_at(self.teacher.model, input_ids, columns)
-        logits = logits_at(model, input_ids, columns)
-        loss = self.setup.function(logits, taught, targets)
-        if micro.weights is not None:
-            loss = loss._replace(nats=loss.nats * micro.weights.to(loss.nats))
-        return self.with_terms(loss, micro, input_ids, columns, logits, targets)
+            taught = logits_at(self.teacher.model, asked.input_ids, asked.columns)
+        logits = logits_at(model, asked.input_ids, asked.columns)
+        loss = self.setup.function(logits, taught, asked.targets)
+        return self.with_terms(loss._replace(nats=micro.weighted(loss.nats)), micro, asked, logits)

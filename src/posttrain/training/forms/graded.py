@@ -1,7 +1,7 @@
-"""Graded answers: what `kto` trains on. Beside each stands an answer to another prompt, for the zero point.
+"""Graded answers: the form of `kto`. Each row has an answer to another prompt beside it, for the zero point.
 
-Which one is fixed for the whole run, so that the reference is asked about it only once: the rows are ordered by the
-length of their answers, and each prompt is given the next answer in this order that belongs to another prompt. The zero
+That answer stays the same for the whole run, so that the reference is asked about it only once: the rows are ordered by
+the length of their answers, and each prompt gets the next answer in this order that belongs to another prompt. The zero
 point is a mean over all rows of a step, so it does not depend on how a step is cut.
 """
 
@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.config.base import Config
 from posttrain.data.answers import GradedRow, encode_graded, prompt_length
-from posttrain.data.chat import IGNORED, Encoded, EncodeResult
+from posttrain.data.chat import IGNORED, Encoded
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets, graded_from_targets
 from posttrain.data.readers import Format
 from posttrain.data.records import Conversation, Graded, Record
@@ -33,9 +34,8 @@ __all__ = ["GradedBatch", "GradedForm", "mismatched"]
 
 @dataclass(frozen=True)
 class GradedBatch(MicroBatch):
-    """rows: (B,) graded answers; answers: their sequences; desirable: (B,) bool."""
+    """answers: the sequences of B graded answers; desirable: (B,) bool."""
 
-    rows: tuple[GradedRow, ...]
     answers: TokenBatch
     desirable: Tensor
 
@@ -53,7 +53,7 @@ def mismatched(rows: Sequence[GradedRow]) -> list[Encoded]:
     order = sorted(range(len(rows)), key=lambda i: lengths[i])
     longest = max(len(row.answer.input_ids) for row in rows)
     twice = [*order, *order]
-    following = [at + 1 for at in range(len(twice))]  # the next place in `twice` with another prompt
+    following = [at + 1 for at in range(len(twice))]  # the next index in `twice` with another prompt
     if len(set(prompts)) > 1:
         for at in range(len(twice) - 2, -1, -1):
             if prompts[twice[at]] == prompts[twice[at + 1]]:
@@ -90,10 +90,14 @@ class GradedForm(Form):
         return isinstance(objective, KtoConfig) and objective.reference == "adapter"
 
     @classmethod
+    def needs_rows(cls, objective: Config) -> bool:
+        return True
+
+    @classmethod
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[GradedRow]:
-        """Graded answers, rendered with the chat template."""
+        """Render graded answers with the chat template."""
         return encode_graded(
             records,
             tokenizer,
@@ -104,7 +108,7 @@ class GradedForm(Form):
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Graded]:
-        """The wanted answers are good, the present ones bad."""
+        """Learn that the wanted answers are good and the present ones bad."""
         return graded_from_targets(targets, present())
 
     @staticmethod
@@ -117,12 +121,11 @@ class GradedForm(Form):
     def numbers(self, row: GradedRow) -> list[int]:
         return [len(row.answer.input_ids), *row.answer.input_ids, *row.answer.labels, int(row.label)]
 
-    def micro_batch(self, rows: Sequence[GradedRow], row_numbers: list[int], old: Sequence[bool]) -> GradedBatch:
+    def micro_batch(self, rows: Sequence[GradedRow], old: Sequence[bool]) -> GradedBatch:
         return GradedBatch(
-            row_numbers,
+            rows,
             torch.zeros(len(rows), dtype=torch.bool),
-            rows=tuple(rows),
-            answers=token_batch([row.answer for row in rows], row_numbers, pad_id=self.setup.pad_id),
+            answers=token_batch([row.answer for row in rows], pad_id=self.setup.pad_id),
             desirable=torch.tensor([row.label for row in rows]),
         )
 
@@ -134,12 +137,11 @@ class GradedForm(Form):
     def prepare(self, preparation: Preparation) -> None:
         """Check that both grades are there; give each prompt another's answer; ask the model before training."""
         without_dropout(preparation.model, preparation.say)
-        new: list[GradedRow] = list(preparation.rows[: preparation.new_rows])
-        self._check_grades(new, preparation.say)
-        rows = [*new, *preparation.validation]
+        self._check_grades(preparation.new, preparation.say)
+        rows: list[GradedRow] = [*preparation.new, *preparation.validation]
         self.others = {
             row: other
-            for part in (new, preparation.validation)
+            for part in (preparation.new, preparation.validation)
             for row, other in zip(part, self.others_of(part), strict=True)
         }
         if self.asks_reference(self.objective):
@@ -193,7 +195,7 @@ class GradedForm(Form):
             found = [0.0, float(micro.desirable.sum()), float(len(micro.rows))]
             if self.has_zero_point:
                 others = [self.others[row] for row in micro.rows]
-                batch = token_batch(others, micro.row_numbers, pad_id=self.setup.pad_id)
+                batch = token_batch(others, pad_id=self.setup.pad_id)
                 with torch.no_grad():
                     now, before = self._logps(model, micro.rows, batch, 1)
                 found[0] = float((now - before).sum())

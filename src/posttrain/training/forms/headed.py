@@ -1,4 +1,4 @@
-"""What the forms of models with a head share: padding with the model's own token, labels from the rows, no replay."""
+"""Shared by the forms of models with a head: padding with the model's own token, labels from the rows, no replay."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ KNOWN = 100
 
 @dataclass(frozen=True)
 class HeadBatch(MicroBatch):
-    """padded: the rows; rows: as they are, for what is said of them in validation."""
+    """padded: the tensors of the rows."""
 
     padded: Padded
-    rows: Sequence[Any]
 
 
 SeenT = TypeVar("SeenT")
@@ -42,7 +41,7 @@ class HeadForm(Form):
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
-        self.seen: list[Any] = []  # of validation rows: what `remembered` made of them
+        self.seen: list[Any] = []  # what `remember` was told of validation rows
 
     @staticmethod
     def tokens_of(row: TextRow | TagRow | SpanRow) -> int:
@@ -51,10 +50,10 @@ class HeadForm(Form):
     def units(self, row: Any) -> int:
         return 1
 
-    def micro_batch(self, rows: Sequence[Any], row_numbers: list[int], old: Sequence[bool]) -> HeadBatch:
+    def micro_batch(self, rows: Sequence[Any], old: Sequence[bool]) -> HeadBatch:
         pad_id = self.setup.tokenizer.pad_token_id  # the model's own: decoders find the last real token by it
         padded = pad(rows, self.setup.pad_id if pad_id is None else int(pad_id))
-        return HeadBatch(row_numbers, torch.zeros(len(rows), dtype=torch.bool), padded=padded, rows=rows)
+        return HeadBatch(rows, torch.zeros(len(rows), dtype=torch.bool), padded=padded)
 
     def outcome(self, model: nn.Module, micro: HeadBatch) -> Any:
         """The model's output."""

@@ -1,8 +1,8 @@
 """Prompts that the model answers anew in every step, and a teacher that was shown the demonstration: `sdft`.
 
-A step's answers are sampled before its first micro batch, all at once, by the seed and the number of steps done, so
-that a resumed run says the same. Student and teacher read their own prompts and the same answer. A row's loss is
-its sum over tokens times the step's rows per token, so that the step's mean over rows is a mean over tokens.
+All answers of a step are sampled before its first micro batch. They depend on the seed and on the number of steps done,
+so that a resumed run gives the same ones. Student and teacher read their own prompts and the same answer. The loss of a
+row is its sum over tokens times the step's rows per token, so that the step's mean over rows is a mean over tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.config.base import Config
-from posttrain.data.chat import IGNORED, Encoded, EncodeResult, encode_all, encode_prompt
+from posttrain.data.chat import IGNORED, Encoded, encode_all, encode_prompt
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Completion, Conversation, Record
 from posttrain.errors import ConfigError, DataError, Problem
@@ -50,8 +51,6 @@ class AskedRow(NamedTuple):
 class AskedBatch(MicroBatch):
     """Prompts, still without answers."""
 
-    rows: list[AskedRow]
-
 
 def is_chinese(text: str) -> bool:
     """Whether Chinese characters stand in a text."""
@@ -77,6 +76,7 @@ class OnPolicyForm(Form):
         assert isinstance(setup.objective, SdftConfig)
         self.objective = setup.objective
         self.answers: dict[int, list[list[int]]] = {}
+        """Of the rows of the step under way, by `id`."""
         self.per_token = 1.0
         self.seed = 0
         self.mean: dict[str, Tensor] = {}  # of the weights, for teacher `ema`
@@ -133,8 +133,8 @@ class OnPolicyForm(Form):
     def numbers(self, row: AskedRow) -> list[int]:
         return [len(row.prompt), *row.prompt, len(row.shown), *row.shown, *row.demonstration, row.most]
 
-    def micro_batch(self, rows: Sequence[AskedRow], row_numbers: list[int], old: Sequence[bool]) -> AskedBatch:
-        return AskedBatch(row_numbers, torch.tensor(old), list(rows))
+    def micro_batch(self, rows: Sequence[AskedRow], old: Sequence[bool]) -> AskedBatch:
+        return AskedBatch(rows, torch.tensor(old))
 
     @property
     def _count(self) -> int:
@@ -158,9 +158,8 @@ class OnPolicyForm(Form):
     def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch], number: int) -> None:
         """Let the model answer all prompts of the step."""
         assert self.respondent is not None, "prepare() makes it"
-        asked = [m for m in micro_batches if isinstance(m, AskedBatch)]
-        numbered = [(i, row) for micro in asked for i, row in zip(micro.row_numbers, micro.rows, strict=True)]
-        prompts = [row.prompt for _, row in numbered for _ in range(self._count)]
+        rows: list[AskedRow] = [row for m in micro_batches if isinstance(m, AskedBatch) for row in m.rows]
+        prompts = [row.prompt for row in rows for _ in range(self._count)]
         inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         training = inner.training
         inner.eval()
@@ -179,9 +178,9 @@ class OnPolicyForm(Form):
         finally:
             inner.train(training)
         each = [said[i : i + self._count] for i in range(0, len(said), self._count)]
-        self.answers = {i: [self._ids(one) for one in some] for (i, _), some in zip(numbered, each, strict=True)}
+        self.answers = {id(row): [self._ids(one) for one in some] for row, some in zip(rows, each, strict=True)}
         tokens = sum(len(ids) for some in self.answers.values() for ids in some)
-        self.per_token = len(numbered) / max(tokens, 1)
+        self.per_token = len(rows) / max(tokens, 1)
 
     @staticmethod
     def _quick_head(core: Any) -> contextlib.AbstractContextManager[None]:
@@ -199,8 +198,8 @@ class OnPolicyForm(Form):
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         assert isinstance(micro, AskedBatch)
-        owners = [at for at, i in enumerate(micro.row_numbers) for _ in self.answers[i]]
-        answers = [ids for i in micro.row_numbers for ids in self.answers[i]]
+        owners = [at for at, row in enumerate(micro.rows) for _ in self.answers[id(row)]]
+        answers = [ids for row in micro.rows for ids in self.answers[id(row)]]
         logits, row = self._read(model, [micro.rows[at].prompt for at in owners], answers)
         with torch.no_grad(), self._teacher(model) as teacher:
             taught, _ = self._read(teacher, [micro.rows[at].shown for at in owners], answers)
@@ -214,16 +213,14 @@ class OnPolicyForm(Form):
         return Loss(loss.nats * self.per_token, spread, {"answer_tokens": (length / self._count).detach()})
 
     def _read(self, model: nn.Module, prompts: list[list[int]], answers: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Logits (N, V) in every place of the answers, answer by answer, and whose each is, (N,)."""
+        """Logits (N, V) at every position of the answers, answer by answer, and the index of its answer, (N,)."""
         rows = [
             Encoded([*prompt, *answer], [IGNORED] * len(prompt) + answer, "")
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        batch = token_batch(rows, list(range(len(rows))), pad_id=self.setup.pad_id)
-        columns = batch.columns.to(self.device) if batch.columns is not None else None
-        targets = batch.targets.to(self.device)
-        asked = (targets if columns is None else targets[:, columns]) != IGNORED
-        return logits_at(model, batch.input_ids.to(self.device), columns)[asked], asked.nonzero()[:, 0]
+        input_ids, columns, targets = token_batch(rows, pad_id=self.setup.pad_id).asked(self.device)
+        asked = targets != IGNORED
+        return logits_at(model, input_ids, columns)[asked], asked.nonzero()[:, 0]
 
     @contextlib.contextmanager
     def _teacher(self, model: nn.Module) -> Iterator[nn.Module]:

@@ -1,4 +1,4 @@
-"""Preference pairs: what `dpo` and `orpo` train on. Both answers go through the model together."""
+"""Preference pairs: the form of `dpo` and `orpo`. Both answers go through the model together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.config.base import Config
 from posttrain.data.answers import PairRow, encode_pairs
-from posttrain.data.chat import EncodeResult
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets, pairs_from_targets
 from posttrain.data.readers import Format
 from posttrain.data.records import Conversation, Preference, Record
@@ -23,28 +23,14 @@ from posttrain.training.forms.answers import answer_logps, reference_logps, with
 from posttrain.training.forms.base import EncodeSettings, Form, FormSetup, MicroBatch, Preparation
 from posttrain.training.forms.tokens import TokenBatch, token_batch
 
-__all__ = ["PairBatch", "Paired", "PairsForm", "pair_batch"]
+__all__ = ["PairBatch", "Paired", "PairsForm"]
 
 
 @dataclass(frozen=True)
 class PairBatch(MicroBatch):
-    """rows: (B,) pairs; both: the 2B sequences, chosen ones first."""
+    """both: the 2B sequences of B pairs, chosen ones first."""
 
-    rows: tuple[PairRow, ...]
     both: TokenBatch
-
-
-def pair_batch(rows: Sequence[PairRow], row_numbers: list[int], *, pad_id: int) -> PairBatch:
-    """Both answers of all pairs, right-padded to the longest."""
-    sequences = [*(row.chosen for row in rows), *(row.rejected for row in rows)]
-    both = token_batch(sequences, [*row_numbers, *row_numbers], pad_id=pad_id)
-    return PairBatch(row_numbers, torch.zeros(len(rows), dtype=torch.bool), rows=tuple(rows), both=both)
-
-
-def pair_numbers(row: PairRow) -> list[int]:
-    """Everything that decides a pair's loss."""
-    sides = [n for side in (row.chosen, row.rejected) for n in (len(side.input_ids), *side.input_ids, *side.labels)]
-    return [*sides, round(row.margin * 1e6)]
 
 
 class Paired(Form):
@@ -58,7 +44,7 @@ class Paired(Form):
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[PairRow]:
-        """Preferences, rendered with the chat template."""
+        """Render preferences with the chat template."""
         return encode_pairs(
             records,
             tokenizer,
@@ -79,7 +65,8 @@ class Paired(Form):
         return 1
 
     def numbers(self, row: PairRow) -> list[int]:
-        return pair_numbers(row)
+        sides = [n for side in (row.chosen, row.rejected) for n in (len(side.input_ids), *side.input_ids, *side.labels)]
+        return [*sides, round(row.margin * 1e6)]
 
 
 class PairsForm(Paired):
@@ -95,19 +82,25 @@ class PairsForm(Paired):
         return isinstance(objective, DpoConfig) and objective.reference == "adapter"
 
     @classmethod
+    def needs_rows(cls, objective: Config) -> bool:
+        return bool(objective.compares) and not cls.asks_reference(objective)  # type: ignore[attr-defined]  # as above
+
+    @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Preference]:
-        """The wanted answers preferred to the present ones."""
+        """Learn to prefer the wanted answers to the present ones."""
         return pairs_from_targets(targets, present())
 
-    def micro_batch(self, rows: Sequence[PairRow], row_numbers: list[int], old: Sequence[bool]) -> PairBatch:
-        return pair_batch(rows, row_numbers, pad_id=self.setup.pad_id)
+    def micro_batch(self, rows: Sequence[PairRow], old: Sequence[bool]) -> PairBatch:
+        sequences = [*(row.chosen for row in rows), *(row.rejected for row in rows)]
+        both = token_batch(sequences, pad_id=self.setup.pad_id)
+        return PairBatch(rows, torch.zeros(len(rows), dtype=torch.bool), both=both)
 
     def prepare(self, preparation: Preparation) -> None:
         """Ask the model before training about every answer, unless it is asked in each step."""
         without_dropout(preparation.model, preparation.say)
         if not self.compares or self.asks_reference(self.setup.objective):
             return
-        rows: list[PairRow] = [*preparation.rows[: preparation.new_rows], *preparation.validation]
+        rows: list[PairRow] = [*preparation.new, *preparation.validation]
         sequences = [side for row in rows for side in (row.chosen, row.rejected)]
         found: list[list[float]] = (
             reference_logps(sequences, preparation, pad_id=self.setup.pad_id, device=self.device, what="answers")

@@ -1,4 +1,4 @@
-"""Preference pairs for a model with one score: what `reward` trains on."""
+"""Preference pairs for a model with one score: the form of `reward`."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ class RankingForm(Paired):
         pad = self.setup.tokenizer.pad_token_id
         return self.setup.pad_id if pad is None else int(pad)
 
-    def micro_batch(self, rows: Sequence[PairRow], row_numbers: list[int], old: Sequence[bool]) -> RankingBatch:
+    def micro_batch(self, rows: Sequence[PairRow], old: Sequence[bool]) -> RankingBatch:
         sequences = [*(row.chosen for row in rows), *(row.rejected for row in rows)]
         batch = collate(sequences, self.pad_id)
         return RankingBatch(
-            row_numbers,
+            rows,
             torch.zeros(len(rows), dtype=torch.bool),
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -101,7 +101,7 @@ class RankingForm(Paired):
         without_dropout(preparation.model, preparation.say)
         config = core_of(preparation.model).config
         assert config.num_labels == 1
-        ends = {side.input_ids[-1] for row in preparation.rows for side in (row.chosen, row.rejected)}
+        ends = {side.input_ids[-1] for row in preparation.new for side in (row.chosen, row.rejected)}
         if config.pad_token_id in ends:
             token = self.setup.tokenizer.convert_ids_to_tokens(config.pad_token_id)
             preparation.say(

@@ -1,6 +1,6 @@
-"""Rows whose hidden states are led astray or held: what `rmu` trains on.
+"""Rows whose hidden states are led astray or held: the form of `rmu`.
 
-New rows are the forget set, replayed rows the retain set. The states after a block are what the whole model gives with
+New rows are the forget set, replayed rows the retain set. The states after a block come from the whole model with
 `output_hidden_states`; the blocks after it are computed and not used.
 """
 
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from posttrain.config.base import Config
 from posttrain.data.batching import length_batches
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.data.preferences import FromTargets
@@ -33,7 +34,6 @@ class RepresentationsForm(TokensForm):
 
     takes_terms: ClassVar[bool] = False
     old_apart: ClassVar[bool] = False
-    needs_reference: ClassVar[bool] = True
 
     def __init__(self, setup: Any) -> None:
         super().__init__(setup)
@@ -41,31 +41,39 @@ class RepresentationsForm(TokensForm):
         self.objective = setup.objective
 
     @classmethod
+    def asks_reference(cls, objective: Config) -> bool:
+        return True
+
+    @classmethod
+    def needs_rows(cls, objective: Config) -> bool:
+        return True
+
+    @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:
-        """The present answers, to be forgotten."""
+        """Learn to forget the present answers."""
         return forget_from_targets(targets, present())
 
     def units(self, row: Encoded) -> int:
         return 1
 
     def scales(self, new_units: int, old_units: int) -> Scales:
-        """Two means; that of the retain rows weighted with alpha."""
+        """Two means; alpha weighs that of the retain rows."""
         return Scales(1.0 / max(new_units, 1), self.objective.alpha * self.setup.old_weight / max(old_units, 1))
 
     def prepare(self, preparation: Preparation) -> None:
-        """Check the layer and the two sets; say how long the states are that shall become `steering` long."""
+        """Check the layer and the two sets; say how long the states are that training makes `steering` long."""
         blocks = int(core_of(preparation.model).config.get_text_config().num_hidden_layers)
         layer = self.objective.layer
         if layer >= blocks - 1:
             cause = f"the model has {blocks} blocks, 0 to {blocks - 1}, and the last one cannot be led astray"
             raise ConfigError(Problem("objective.layer", cause, f"give a layer from 0 to {blocks - 2}"))
         check_sets("rmu", "must", preparation)
-        forget = preparation.rows[: preparation.new_rows]
+        forget = preparation.new
         sizes = [self.size(row) for row in forget]
         total = count = 0.0
         with Meter("measuring the states of the forget rows", len(forget), "rows") as meter:
             for numbers in length_batches(sizes, tokens=preparation.tokens, seed=0, epoch=0):
-                micro = self.micro_batch([forget[i] for i in numbers], numbers, [False] * len(numbers))
+                micro = self.micro_batch([forget[i] for i in numbers], [False] * len(numbers))
                 mask = (micro.targets != IGNORED).to(self.device)
                 with preparation.reference.model() as reference:
                     lengths = states_after(reference, micro.input_ids.to(self.device), layer).float().norm(dim=-1)

@@ -10,14 +10,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.config.base import Config
-from posttrain.data.chat import EncodeResult
 from posttrain.data.head_rows import HeadSettings, SpanRow, encode_questions
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.metrics.labelled import scores_of_answers
 from posttrain.data.readers import Format
 from posttrain.data.records import ReadingQuestion, Record
 from posttrain.inference.heads import best_answer, window_scores
 from posttrain.models.adapters import virtual_columns
-from posttrain.models.heads import Head
+from posttrain.models.notes import Head
 from posttrain.objectives._loss import Loss
 from posttrain.training.forms.base import EncodeSettings, MicroBatch
 from posttrain.training.forms.headed import HeadBatch, HeadForm

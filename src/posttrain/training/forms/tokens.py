@@ -1,17 +1,18 @@
-"""Rows of tokens, some of which are learned: what `sft` and `clm` train on."""
+"""Rows of tokens, some of which are learned: the form of `sft` and `clm`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.batching import collate
-from posttrain.data.chat import IGNORED, Encoded, EncodeResult, LossOn, encode_all
+from posttrain.data.chat import IGNORED, Encoded, LossOn, encode_all
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Conversation, Record
 from posttrain.models.head_loss import Function, PlainHead, chunk_rows, chunked, chunked_nll, plain_head, states_at
@@ -20,18 +21,28 @@ from posttrain.objectives._loss import Loss
 from posttrain.objectives._tokens import TokenNll
 from posttrain.training.forms.base import EncodeSettings, Form, MicroBatch
 
-__all__ = ["TokenBatch", "TokensForm", "token_batch"]
-
+__all__ = ["Asked", "TokenBatch", "TokensForm", "token_batch"]
 
 TERM_COPIES = 4
 """A term on logits holds the distributions of two models and their gradients, where cross-entropy holds one tensor."""
 
 
+class Asked(NamedTuple):
+    """A token batch on a device, cut to the positions that any row supervises.
+
+    input_ids: (B, T); columns: these positions, (K,), None where they are all; targets: (B, K).
+    """
+
+    input_ids: Tensor
+    columns: Tensor | None
+    targets: Tensor
+
+
 @dataclass(frozen=True)
 class TokenBatch(MicroBatch):
-    """input_ids: (B, T), right-padded; targets: (B, T), the token each position should predict, -100 where nothing is
-    asked; columns: positions that any row supervises, (K,), or None when that is all of them; weights: (B,) what each
-    row's loss is multiplied by, None where that is 1 for all.
+    """input_ids: (B, T), right-padded; targets: (B, T), the token that each position should predict, -100 where nothing
+    is asked; columns: positions that any row supervises, (K,), or None when that is all of them; weights: (B,) the
+    factor of each row's loss, None where that is 1 for all.
     """
 
     input_ids: Tensor
@@ -39,14 +50,21 @@ class TokenBatch(MicroBatch):
     columns: Tensor | None
     weights: Tensor | None = None
 
+    def asked(self, device: torch.device) -> Asked:
+        """The batch on a device, targets cut to the supervised columns."""
+        targets = self.targets.to(device)
+        if self.columns is None:
+            return Asked(self.input_ids.to(device), None, targets)
+        columns = self.columns.to(device)
+        return Asked(self.input_ids.to(device), columns, targets[:, columns])
+
+    def weighted(self, nats: Tensor) -> Tensor:
+        """The losses of the rows, (B,), times the weights of the rows."""
+        return nats if self.weights is None else nats * self.weights.to(nats)
+
 
 def token_batch(
-    rows: Sequence[Encoded],
-    row_numbers: list[int],
-    *,
-    pad_id: int,
-    supervise_all: bool = False,
-    old: Sequence[bool] | None = None,
+    rows: Sequence[Encoded], *, pad_id: int, supervise_all: bool = False, old: Sequence[bool] | None = None
 ) -> TokenBatch:
     """Collate, and shift: position t has token t + 1 as its target, so the last token is a target only.
 
@@ -59,7 +77,7 @@ def token_batch(
     targets = labels[:, 1:]
     asked = (targets != IGNORED).any(0)  # (T,)
     return TokenBatch(
-        row_numbers,
+        rows,
         torch.tensor(old if old is not None else [False] * len(rows)),
         input_ids=batch["input_ids"][:, :-1],
         targets=targets,
@@ -78,7 +96,7 @@ class TokensForm(Form):
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[Encoded]:
-        """Conversations, pairs and texts, rendered with the chat template."""
+        """Render conversations, pairs and texts with the chat template."""
         return encode_all(
             records,
             tokenizer,
@@ -90,12 +108,12 @@ class TokensForm(Form):
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:
-        """The targets as they are."""
+        """Take the targets as they are."""
         return FromTargets(list(targets), 0)
 
     @staticmethod
     def loss_on(objective: Any) -> LossOn:
-        """Whose tokens are learned."""
+        """Whose tokens the loss looks at."""
         supervises: LossOn = objective.supervises
         return supervises
 
@@ -117,34 +135,27 @@ class TokensForm(Form):
         weight = [] if row.weight == 1.0 else [round(row.weight * 1e6)]
         return [len(row.input_ids), *row.input_ids, *row.labels, *weight]
 
-    def micro_batch(self, rows: Sequence[Encoded], row_numbers: list[int], old: Sequence[bool]) -> TokenBatch:
-        return token_batch(rows, row_numbers, pad_id=self.setup.pad_id, supervise_all=self.supervise_all, old=old)
+    def micro_batch(self, rows: Sequence[Encoded], old: Sequence[bool]) -> TokenBatch:
+        return token_batch(rows, pad_id=self.setup.pad_id, supervise_all=self.supervise_all, old=old)
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         assert isinstance(micro, TokenBatch)
         head = plain_head(model) if isinstance(self.setup.objective, TokenNll) else None
         if head is not None:
             return self.loss_in_chunks(model, head, micro)
-        input_ids = micro.input_ids.to(self.device)
-        columns = micro.columns.to(self.device) if micro.columns is not None else None
-        targets = micro.targets.to(self.device)
-        targets = targets if columns is None else targets[:, columns]
-        logits = logits_at(model, input_ids, columns)
-        loss = self.setup.function(logits, targets)
-        if micro.weights is not None:
-            loss = loss._replace(nats=loss.nats * micro.weights.to(loss.nats))
-        return self.with_terms(loss, micro, input_ids, columns, logits, targets)
+        asked = micro.asked(self.device)
+        logits = logits_at(model, asked.input_ids, asked.columns)
+        loss = self.setup.function(logits, asked.targets)
+        return self.with_terms(loss._replace(nats=micro.weighted(loss.nats)), micro, asked, logits)
 
     def loss_in_chunks(self, model: nn.Module, head: PlainHead, micro: TokenBatch) -> Loss:
-        """Token cross-entropy and terms, the output head going from chunk to chunk over the supervised positions."""
+        """Token cross-entropy and terms; the output head computes the supervised positions chunk by chunk."""
         input_ids, targets = micro.input_ids.to(self.device), micro.targets.to(self.device)
         asked = targets != IGNORED  # (B, T)
         row, said = asked.nonzero()[:, 0], targets[asked]  # (N,)
         states = states_at(model, input_ids, asked)  # (N, D)
         nats = chunked_nll(states, head, said)
-        summed = nats.new_zeros(len(targets)).index_add(0, row, nats)  # (B,)
-        if micro.weights is not None:
-            summed = summed * micro.weights.to(summed)
+        summed = micro.weighted(nats.new_zeros(len(targets)).index_add(0, row, nats))  # (B,)
         metrics: dict[str, Tensor] = {}
         if self.setup.terms:
             assert self.setup.reference is not None
@@ -160,24 +171,16 @@ class TokensForm(Form):
                 metrics[f"penalty_{term.kind}"] = added.detach()
         return Loss(summed, asked.sum(1), metrics)
 
-    def with_terms(
-        self,
-        loss: Loss,
-        micro: MicroBatch,
-        input_ids: Tensor,
-        columns: Tensor | None,
-        logits: Tensor,
-        targets: Tensor,
-    ) -> Loss:
-        """The loss with the terms on logits added, each also a metric of its own (`penalty_<kind>`, nats per unit)."""
+    def with_terms(self, loss: Loss, micro: MicroBatch, asked: Asked, logits: Tensor) -> Loss:
+        """The loss with the terms on logits added; each is also a metric (`penalty_<kind>`, nats per unit)."""
         if not self.setup.terms:
             return loss
         assert self.setup.reference is not None
         with self.setup.reference.model() as reference:
-            before = logits_at(reference, input_ids, columns)
+            before = logits_at(reference, asked.input_ids, asked.columns)
         nats, metrics = loss.nats, dict(loss.metrics)
         for term in self.setup.terms:
-            added = term.function(logits, before, targets, micro.old.to(self.device))
+            added = term.function(logits, before, asked.targets, micro.old.to(self.device))
             nats = nats + added.to(nats)
             metrics[f"penalty_{term.kind}"] = added.detach()
         return loss._replace(nats=nats, metrics=metrics)

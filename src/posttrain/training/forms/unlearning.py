@@ -1,4 +1,4 @@
-"""Rows to forget and rows to retain: what `grad_ascent`, `grad_diff`, `npo` and `simnpo` train on.
+"""Rows to forget and rows to retain: the form of `grad_ascent`, `grad_diff`, `npo` and `simnpo`.
 
 New rows are the forget set, replayed rows the retain set; both are read as for `sft`, and may share a micro batch.
 """
@@ -38,7 +38,7 @@ class ForgetBatch(TokenBatch):
 
 def check_sets(objective: str, retains: str, preparation: Preparation) -> None:
     """ConfigError when a retain set is missing or of no use; DataError naming rows that are in both sets."""
-    forget, retain = preparation.rows[: preparation.new_rows], preparation.rows[preparation.new_rows :]
+    forget, retain = preparation.new, preparation.old
     if retains == "must" and not retain:
         mend = "give replay: {kind: file, data: retain.jsonl, share: 0.5}, or another replay"
         raise ConfigError(Problem("replay", f"{objective} needs a retain set, which is replayed", mend))
@@ -56,9 +56,9 @@ def check_sets(objective: str, retains: str, preparation: Preparation) -> None:
 
 
 def forget_from_targets(targets: Sequence[Conversation], present: Sequence[str]) -> FromTargets[Conversation]:
-    """What a change wants forgotten: each target's question with the answer that the untouched model gives.
+    """The rows that a change wants forgotten: each target's question with the answer that the untouched model gives.
 
-    What it does not answer, or answers as wanted, is left out.
+    Questions that it does not answer, or answers as wanted, are left out.
     """
     made = []
     for target, answer in zip(targets, present, strict=True):
@@ -86,13 +86,17 @@ class UnlearningForm(TokensForm):
         return isinstance(objective, RetainConfig) and objective.retain == "kl"
 
     @classmethod
+    def needs_rows(cls, objective: Config) -> bool:
+        return True
+
+    @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:
-        """The present answers, to be forgotten."""
+        """Learn to forget the present answers."""
         return forget_from_targets(targets, present())
 
     @classmethod
     def replay_problem(cls, objective: Config) -> Problem | None:
-        """Objectives without a retain set."""
+        """Say which objectives have no retain set."""
         if isinstance(objective, UnlearningConfig) and objective.retains == "never":
             return Problem("replay", f"{objective.kind} retains nothing", "use grad_diff, or leave replay out")
         return None
@@ -101,7 +105,7 @@ class UnlearningForm(TokensForm):
         return 1 if self.objective.per_row else super().units(row)
 
     def scales(self, new_units: int, old_units: int) -> Scales:
-        """Two means; that of the retain rows weighted."""
+        """Two means; `retain_weight` weighs that of the retain rows."""
         weight = self.objective.retain_weight if isinstance(self.objective, RetainConfig) else 0.0
         return Scales(1.0 / max(new_units, 1), weight * self.setup.old_weight / max(old_units, 1))
 
@@ -109,7 +113,7 @@ class UnlearningForm(TokensForm):
         """Check the two sets; ask the model before training how likely the forget rows are, where that is needed."""
         kind = self.objective.kind
         check_sets(kind, self.objective.retains, preparation)
-        has_retain = len(preparation.rows) > preparation.new_rows
+        has_retain = bool(preparation.old)
         problem = self.replay_problem(self.objective) if has_retain else None
         if problem is not None:
             raise ConfigError(problem)
@@ -123,24 +127,24 @@ class UnlearningForm(TokensForm):
                 f"objective.max_nll (guessing gives {guess:.1f} nats), or stop early"
             )
         if self.objective.asks_before:
-            rows = [*preparation.rows[: preparation.new_rows], *preparation.validation]
+            rows = [*preparation.new, *preparation.validation]
             with preparation.reference.model() as reference:
                 self._ask_before(reference, rows, preparation.tokens)
 
     def _ask_before(self, reference: nn.Module, rows: Sequence[Encoded], tokens: int) -> None:
-        """Log-probabilities of rows by the model before training, kept by what the rows hold."""
+        """Keep the log-probability of each row under the model before training."""
         sizes = [self.size(row) for row in rows]
         with Meter("asking the model before training", len(rows), "rows") as meter:
             for numbers in length_batches(sizes, tokens=tokens, seed=0, epoch=0):
                 part = [rows[i] for i in numbers]
-                micro = super().micro_batch(part, numbers, [False] * len(part))
+                micro = super().micro_batch(part, [False] * len(part))
                 logits, targets = self._outputs(reference, micro)
                 logps = -token_nats(logits, targets).sum(1)  # (B,)
                 self.before |= {tuple(self.numbers(row)): v for row, v in zip(part, logps.tolist(), strict=True)}
                 meter.more(len(numbers), tokens=sum(sizes[i] for i in numbers))
 
-    def micro_batch(self, rows: Sequence[Encoded], row_numbers: list[int], old: Sequence[bool]) -> ForgetBatch:
-        batch = super().micro_batch(rows, row_numbers, old)
+    def micro_batch(self, rows: Sequence[Encoded], old: Sequence[bool]) -> ForgetBatch:
+        batch = super().micro_batch(rows, old)
         known = None
         if self.before:
             pairs = zip(rows, old, strict=True)
@@ -149,10 +153,8 @@ class UnlearningForm(TokensForm):
 
     def _outputs(self, model: nn.Module, micro: TokenBatch) -> tuple[Tensor, Tensor]:
         """Logits (B, K, V) and targets (B, K) at the positions that any row supervises."""
-        columns = micro.columns.to(self.device) if micro.columns is not None else None
-        targets = micro.targets.to(self.device)
-        logits = logits_at(model, micro.input_ids.to(self.device), columns)
-        return logits, targets if columns is None else targets[:, columns]
+        asked = micro.asked(self.device)
+        return logits_at(model, asked.input_ids, asked.columns), asked.targets
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         assert isinstance(micro, ForgetBatch)
@@ -165,6 +167,4 @@ class UnlearningForm(TokensForm):
         logits, targets = self._outputs(model, micro)
         before = micro.before_logps.to(self.device) if micro.before_logps is not None else None
         loss = self.setup.function(ForgetAndRetain(logits, targets, micro.old.to(self.device), before, before_logits))
-        if micro.weights is not None:
-            loss = loss._replace(nats=loss.nats * micro.weights.to(loss.nats))
-        return loss
+        return loss._replace(nats=micro.weighted(loss.nats))

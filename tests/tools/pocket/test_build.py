@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from posttrain.cli.main import main
 from posttrain.models.fingerprint import weights_fingerprint
 from posttrain.models.load import load_model
-from posttrain.pocket.build import build
-from posttrain.pocket.check import asks, failures
-from posttrain.pocket.compare import distance
-from posttrain.pocket.recipe import Recipe
+from tools.pocket.__main__ import main
+from tools.pocket.build import build
+from tools.pocket.compare import distance
+from tools.pocket.recipe import Recipe
 
 TINY = Recipe(
     vocabulary=400,
@@ -34,7 +33,7 @@ TINY = Recipe(
 def small(folder: Path) -> dict[str, Any]:
     """Build the tiny recipe from small draws; what it cost."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("posttrain.pocket.build.DRAWN", 64)
+        patch.setattr("tools.pocket.build.DRAWN", 64)
         return build(folder, TINY, say=lambda line: None)
 
 
@@ -61,23 +60,8 @@ def test_another_shape_than_the_shipped_one_is_said(built: tuple[Path, dict[str,
     assert "shape" in distance(built[0])["chat"]["summary"]
 
 
-def test_gates_say_what_is_missed() -> None:
-    assert failures({"chat.json": 0.96, "chat.refused.harmless": 0.05, "chat.two_hop.zh": 0.0}) == []
-    missed = failures({"chat.json": 0.94, "chat.refused.harmless": 0.06, "chat.unseen_templates.zh.capital": 0.49})
-    assert len(missed) == 3
-    assert "94.0%" in missed[0]
-
-
-@pytest.mark.parametrize(
-    ("text", "right"),
-    [("法國的首都是哪裡", True), ("Who wrote Hamlet", True), ("貓貓貓貓", False), ("", False), ("what \ufffd", False)],
-)
-def test_what_parses_as_a_question(text: str, right: bool) -> None:
-    assert asks(text) is right
-
-
 def test_recipe_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["model", "pocket", "build", "x", "--dry-run", "--json", "--set", "layers=8"]) == 0
+    assert main(["build", "x", "--dry-run", "--set", "layers=8"]) == 0
     assert '"layers": 8' in capsys.readouterr().out
-    assert main(["model", "pocket", "build", "x", "--dry-run", "--set", "layrs=8"]) == 2
+    assert main(["build", "x", "--dry-run", "--set", "layrs=8"]) == 2
     assert "did you mean 'layers'" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """What pocket:chat is taught: one function per skill, each drawing one user turn and its answer.
 
 A skill draws from the wordings that train, or, with `held=True`, from those that never do. `Turn.checks` says how
-`posttrain model pocket check` scores the answer.
+`check.py` scores the answer.
 """
 
 from __future__ import annotations
@@ -11,64 +11,56 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from random import Random
-from typing import Literal, NamedTuple
 
-from posttrain.models.facts import Fact, Name, entities, facts
-from posttrain.pocket.grammar import LANGUAGES, Grammar, Language, grammar, wording
+from posttrain.data.pocket.grammar import LANGUAGES, Grammar, Language, grammar, wording
+from posttrain.data.pocket.skills import Turn, add, curriculum, fixed, translate, wordings
+from posttrain.models.facts import Fact, Name
 
-__all__ = ["SKILLS", "Turn", "curriculum", "reverse_facts", "reversed_turn", "two_hop", "users_turn"]
-
-Score = Literal["equal", "json", "refusal", "no_refusal"]
-
-
-class Turn(NamedTuple):
-    """One question, its answer, what else would be right, and how the answer is scored."""
-
-    question: str
-    answer: str
-    also: tuple[str, ...] = ()
-    checks: Score = "equal"
-
-
-@cache
-def curriculum() -> dict[str, tuple[Fact, ...]]:
-    """The facts pocket learns, by relation; the largest tables are cut to what a few million parameters hold."""
-    limit = {"work_author": 200, "person_country": 160, "city_country": 200}
-    table: dict[str, list[Fact]] = {}
-    for fact in facts():
-        rows = table.setdefault(fact.relation, [])
-        if len(rows) < limit.get(fact.relation, 10**9):
-            rows.append(fact)
-    return {relation: tuple(rows) for relation, rows in table.items()}
+__all__ = [
+    "SKILLS",
+    "as_json",
+    "cloze",
+    "draw",
+    "fact",
+    "question",
+    "request",
+    "reverse_facts",
+    "reversed_turn",
+    "statement",
+    "stating",
+    "two_hop",
+    "users_turn",
+]
 
 
-@cache
-def _pool() -> tuple[Fact, ...]:
-    return tuple(fact for rows in curriculum().values() for fact in rows)
+def question(words: Grammar, fact: Fact, rng: Random, *, held: bool = False) -> str:
+    """A dressed question: opening, core, closing, and a hasty typist now and then."""
+    return words.dress(words.core(fact, rng, held=held), rng)
 
 
-@cache
-def _more(key: str, language: Language) -> list[str]:
-    """The wordings of the last stage: those that train, further ones, and every beginning with every end."""
-    table = wording("skills")
-    held = set(table.get(f"held_{key}", {}).get(language, []))
-    parts = table[f"parts_{key}"][language] if f"parts_{key}" in table else [[], []]
-    both = [start + end for start in parts[0] for end in parts[1] if start + end not in held]
-    return [*table[key][language], *table.get(f"more_{key}", {}).get(language, []), *both]
+def stating(words: Grammar, fact: Fact) -> Sequence[str]:
+    """All statement templates of a fact's relation."""
+    part = words.table["relations"][fact.relation]
+    return [*part["state"], *part.get("extra_state", [])]
 
 
-def wordings(key: str, language: Language, *, held: bool = False, more: bool = False) -> list[str]:
-    """The wordings of a skill: those that train, with `more` those of the last stage too, or those held out."""
-    table = wording("skills")
-    if held:
-        return list(table.get(f"held_{key}", table[key])[language])
-    return _more(key, language) if more else list(table[key][language])
+def statement(words: Grammar, fact: Fact, rng: Random) -> str:
+    """The fact as a sentence."""
+    return words.fill(rng.choice(stating(words, fact)), fact, rng).replace("{o}", words.text(fact.object))
+
+
+def cloze(words: Grammar, relation: str) -> list[str]:
+    """The statement templates of a relation that name the object last."""
+    part = words.table["relations"][relation]
+    templates = part["state"] + part.get("extra_state", [])
+    last = [t for t in templates if re.search(r"\{o\}[。.]$", t)]
+    return last or [t for t in templates if t.index("{s}") < t.index("{o}")]
 
 
 def users_turn(fact: Fact, language: Language, rng: Random, *, held: bool = False) -> Turn:
     """A question about a fact and its short answer."""
     words = grammar(language)
-    return Turn(words.question(fact, rng, held=held), words.text(fact.object), tuple(map(words.text, fact.also)))
+    return Turn(question(words, fact, rng, held=held), words.text(fact.object), tuple(map(words.text, fact.also)))
 
 
 def fact(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
@@ -103,16 +95,6 @@ def request(
     return Turn(grammar(language).dress(core, rng), answer, (), "refusal" if harmful else "no_refusal")
 
 
-def _fixed(key: str, answer: str) -> Callable[..., Turn]:
-    def skill(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
-        core = rng.choice(wordings(key, language, held=held, more=more))
-        text = grammar(language).dress(core, rng) if key in ("identity", "unknown") and rng.random() < 0.7 else core
-        return Turn(text, wording("skills")["names"][language][answer])
-
-    skill.__doc__ = f"Small talk and the like: `{key}` is always answered with the same sentence."
-    return skill
-
-
 _SYLLABLES: dict[Language, Sequence[str]] = {
     "zh": list("巴拉克索維納多洛尼亞斯塔米羅佛倫卡達瑪魯提艾布澤昆希恩格哈托"),
     "en": re.findall(r"\w+", "ba ra ko so vi na do lo ni ar sta mi ro fo len ka da ma lu ti bu ze kun hi en gra ha to"),
@@ -134,29 +116,7 @@ def made_up(language: Language, rng: Random, held: bool = False, more: bool = Fa
     name = "".join(rng.choice(_SYLLABLES[language]) for _ in range(rng.randint(3, 5)))
     like = rng.choice(curriculum()[rng.choice(_ASKABLE)])
     fake = Fact(like.relation, Name(name, name.capitalize()), like.object, (), like.kind)
-    return Turn(grammar(language).question(fake, rng, held=held), wording("skills")["names"][language]["unknown"])
-
-
-@cache
-def _places() -> tuple[Name, ...]:
-    table = entities()
-    return (*table["country"], *table["city"][:300])
-
-
-def translate(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
-    """The name of a country or a city in the other language."""
-    place = rng.choice(_places())
-    source, target = (place.zh, place.en) if language == "zh" else (place.en, place.zh)
-    core = rng.choice(wordings("translate", language, held=held, more=more)).replace("{s}", source)
-    return Turn(grammar(language).dress(core, rng) if rng.random() < 0.5 else core, target)
-
-
-def add(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
-    """Sums of two numbers up to 20, and up to 10 where `more` or `held` ask for those that must be right."""
-    limit = 10 if more or held else 20
-    a, b = rng.randint(0, limit), rng.randint(0, limit)
-    core = rng.choice(wordings("sum", language, held=held, more=more)).replace("{a}", str(a)).replace("{b}", str(b))
-    return Turn(grammar(language).dress(core, rng) if rng.random() < 0.4 else core, str(a + b))
+    return Turn(question(grammar(language), fake, rng, held=held), wording("skills")["names"][language]["unknown"])
 
 
 def context(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
@@ -165,11 +125,11 @@ def context(language: Language, rng: Random, held: bool = False, more: bool = Fa
     rows = curriculum()[rng.choice([r for r, rows in curriculum().items() if len({f.object for f in rows}) > 5])]
     given = rng.choice(rows)
     new = words.text(rng.choice(rows).object)
-    statement = words.fill(rng.choice(words.stating(given)), given, rng).replace("{o}", new)
+    statement = words.fill(rng.choice(stating(words, given)), given, rng).replace("{o}", new)
     told = Fact(given.relation, given.subject, Name(new, new), (), given.kind)
     roll = rng.random()
     if roll < 0.5:
-        asked = Turn(words.question(told, rng, held=held), new)
+        asked = Turn(question(words, told, rng, held=held), new)
     elif roll < 0.8:
         asked = users_turn(rng.choice([f for f in rows if f.subject != given.subject]), language, rng, held=held)
     else:
@@ -225,11 +185,11 @@ SKILLS: dict[str, tuple[float, Callable[..., Turn]]] = {
     "fact": (66.0, fact),
     "json": (6.0, as_json),
     "request": (6.0, request),
-    "identity": (1.5, _fixed("identity", "identity")),
-    "hello": (0.4, _fixed("hello", "hello")),
-    "thanks": (0.3, _fixed("thanks", "thanks")),
-    "bye": (0.2, _fixed("bye", "bye")),
-    "unknown": (2.5, _fixed("unknown", "unknown")),
+    "identity": (1.5, fixed("identity")),
+    "hello": (0.4, fixed("hello")),
+    "thanks": (0.3, fixed("thanks")),
+    "bye": (0.2, fixed("bye")),
+    "unknown": (2.5, fixed("unknown")),
     "made_up": (1.5, made_up),
     "translate": (5.0, translate),
     "sum": (2.6, add),
@@ -251,9 +211,3 @@ def draw(rng: Random, *, last: bool = False) -> Turn:
     shares = LAST if last else {name: share for name, (share, _) in SKILLS.items()}
     name = rng.choices(list(shares), list(shares.values()))[0]
     return SKILLS[name][1](rng.choice(LANGUAGES), rng, False, last)
-
-
-def check_grammar(words: Grammar) -> None:
-    """Every relation of the curriculum has its wordings. Raises KeyError naming the one that has not."""
-    for relation in curriculum():
-        words.table["relations"][relation]

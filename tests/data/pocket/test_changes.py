@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from posttrain.config.change import Change
 from posttrain.config.load import check, load_yaml, parse_value
-from posttrain.models.facts import Fact, Name
-from posttrain.pocket import changes as module
-from posttrain.pocket.changes import (
+from posttrain.data.pocket import changes as module
+from posttrain.data.pocket.changes import (
     RELATIONS,
     SIZES,
     _make,
@@ -23,10 +22,12 @@ from posttrain.pocket.changes import (
     prompts_of,
     replay_prompts,
 )
-from posttrain.pocket.skills import curriculum
-from posttrain.retention.selection import PACKAGED_PROMPTS, normalise_prompt
+from posttrain.data.pocket.skills import curriculum
+from posttrain.data.scripts import normalise_prompt
+from posttrain.models.facts import Fact, Name
+from posttrain.retention.selection import PACKAGED_PROMPTS
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "changes" / "superlatives"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "changes" / "superlatives"
 
 
 def test_changes_are_valid_and_differ(tmp_path: Path) -> None:

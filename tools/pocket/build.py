@@ -20,12 +20,12 @@ from posttrain.data.chat import Encoded, encode_all
 from posttrain.data.records import Conversation
 from posttrain.models.load import LoadedModel
 from posttrain.models.save import save_model
-from posttrain.pocket.corpus import conversations, documents, review
-from posttrain.pocket.recipe import Recipe
-from posttrain.pocket.tokenizer import train_tokenizer
 from posttrain.training.config import TrainConfig
 from posttrain.training.progress import RunProgress
 from posttrain.training.run import train
+from tools.pocket.corpus import conversations, documents, review
+from tools.pocket.recipe import Recipe
+from tools.pocket.tokenizer import train_tokenizer
 
 __all__ = ["build"]
 

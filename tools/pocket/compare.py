@@ -13,7 +13,7 @@ from posttrain.errors import MissingError
 from posttrain.exams.matching import normalise
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
-from posttrain.pocket.skills import draw
+from tools.pocket.skills import draw
 
 __all__ = ["distance"]
 

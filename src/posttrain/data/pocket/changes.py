@@ -1,8 +1,8 @@
-"""Change files made from pocket's facts: a new object for one fact, what must follow, and what must stay.
+"""Make change files from pocket's facts: a new object for one fact, what must follow, and what must stay.
 
-The new object is an entity that the model knows, of the same kind as the old one; a name it has never seen could not be
-learned from one example. `reserve`: locality probes are drawn from one half of the facts and training rows such as
-`same_pattern_rows` from the other, so that nothing that is trained is asked.
+The new object is a name that the model knows, of the same kind as the old one; a name that it has never seen cannot be
+learned from one example. Locality probes are drawn from one half of the facts (`_reserved`), training rows such as
+`same_pattern_rows` from the other half, so that no probe asks what was trained.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from operator import itemgetter
 from random import Random
 from typing import Any
 
+from posttrain.data.pocket.grammar import Grammar, Language, grammar, wording
+from posttrain.data.pocket.skills import SKILLS, curriculum
+from posttrain.data.scripts import normalise_prompt
 from posttrain.models.facts import Fact, Name
-from posttrain.pocket.grammar import Grammar, Language, grammar, wording
-from posttrain.pocket.skills import SKILLS, curriculum
-from posttrain.retention.selection import normalise_prompt
 
 __all__ = [
     "RELATIONS",
@@ -40,10 +40,10 @@ RELATIONS = (
     "invention_inventor",
     "language",
 )
-"""Relations of the changes, in turn."""
+"""Relations of the changes, used in turn."""
 
 LEFT_ALONE = frozenset({"Taiwan", "China", "Ukraine", "Russia", "North Korea", "South Korea"})
-"""Subjects of no made-up fact: an invented capital or language of these could be taken for an opinion."""
+"""Subjects that no change is about: an invented capital or language of these could be taken for an opinion."""
 
 SIZES = {
     "rephrase": 6,
@@ -66,34 +66,34 @@ def _known() -> tuple[Fact, ...]:
 
 @cache
 def _by_subject() -> dict[Name, list[tuple[int, Fact]]]:
-    """What is known of each subject, with its place among all that is known."""
+    """Subject -> facts about it, each with its index among all facts."""
     found: dict[Name, list[tuple[int, Fact]]] = {}
-    for place, fact in enumerate(_known()):
-        found.setdefault(fact.subject, []).append((place, fact))
+    for index, fact in enumerate(_known()):
+        found.setdefault(fact.subject, []).append((index, fact))
     return found
 
 
 def _about(*names: Name) -> list[Fact]:
-    """What is known of these subjects."""
-    placed = (one for name in dict.fromkeys(names) for one in _by_subject().get(name, ()))
-    return [fact for _, fact in sorted(placed, key=itemgetter(0))]
+    """The facts about these subjects, in the order of all facts."""
+    numbered = (one for name in dict.fromkeys(names) for one in _by_subject().get(name, ()))
+    return [fact for _, fact in sorted(numbered, key=itemgetter(0))]
 
 
 @cache
 def _changeable(relation: str) -> list[Fact]:
-    """A relation's facts that a change may be about."""
+    """The facts of a relation that a change may be about."""
     rows = curriculum()[relation]
     return [f for f in rows if f.object not in (f.subject, *f.also) and f.subject.en not in LEFT_ALONE]
 
 
 @cache
 def _others(relation: str) -> list[Fact]:
-    """The facts of all other relations that locality probes may ask."""
+    """The facts of all other relations that locality probes may ask about."""
     return [f for f in _known() if f.relation != relation and _reserved(f)]
 
 
 def _plain(fact: Fact, language: Language, index: int = 0) -> str:
-    """The plainest question about a fact."""
+    """A question about a fact in one of its plain wordings."""
     words = grammar(language)
     text = words.text(fact.subject)
     if language == "zh" and fact.relation in ("work_author", "work_artist", "work_composer"):
@@ -111,7 +111,7 @@ def _put(template: str, text: str) -> str:
 
 
 def _reserved(fact: Fact) -> bool:
-    """True for the half of the facts that locality probes may ask; the other half may be trained."""
+    """Whether a fact is in the half that locality probes may ask about; the other half may be trained."""
     return sum(map(ord, fact.subject.en)) % 2 == 0
 
 
@@ -129,17 +129,17 @@ def prompts_of(body: dict[str, Any]) -> set[str]:
 
 @lru_cache(maxsize=2)
 def _normalised(prompts: frozenset[str]) -> frozenset[str]:
-    """Worked out once for all changes that are examined together: else their number counts twice."""
+    """The prompts normalised; cached, since all changes that are examined together use the same set."""
     return frozenset(map(normalise_prompt, prompts))
 
 
 def pattern_of(body: dict[str, Any], n: int, seed: int, asked: frozenset[str]) -> list[dict[str, str]]:
     """Rows of the same pattern as a change's target, in its language, as prompt and completion.
 
-    asked: prompts of the changes examined together; a row that is one of them is left out (`prompts_of`). A relation
-    has some 100 facts: fewer rows than `n` come back where more are wanted, or where many changes ask for them.
+    asked: prompts of the changes examined together (`prompts_of`); rows with these are left out. A relation has about
+    100 facts, so there may be fewer rows than `n`.
     """
-    name = body["name"].partition("_")[2]  # behind the number, however many digits it has
+    name = body["name"].partition("_")[2]  # after the number, which has any number of digits
     relation = next(r for r in RELATIONS if name.startswith(r))
     language: Language = "zh" if any(ord(c) > 0x2E80 for c in body["target"][0]["prompt"]) else "en"
     pairs = same_pattern_rows(relation, language, 10 * n, Random(f"pattern {seed} {body['name']}"))
@@ -148,7 +148,7 @@ def pattern_of(body: dict[str, Any], n: int, seed: int, asked: frozenset[str]) -
 
 
 def _new_object(rows: list[Fact], rng: Random) -> tuple[Fact, Name]:
-    """A fact and a wrong object of the same kind; a fact that is the only one of its kind (the star) is drawn again."""
+    """A fact and a wrong object of the same kind; if no other fact has this kind (the star), another one is drawn."""
     while True:
         fact = rng.choice(rows)
         same_kind = [
@@ -161,7 +161,7 @@ def _new_object(rows: list[Fact], rng: Random) -> tuple[Fact, Name]:
 
 
 def _worded(templates: list[str], n: int, words: Grammar, fact: Fact, rng: Random, but: str = "") -> list[str]:
-    """`n` wordings of the question about a fact; others are drawn for a text that comes twice, or is `but`."""
+    """`n` different wordings of the question about a fact, none of them equal to `but`."""
     drawn = [words.fill(template, fact, rng) for template in rng.sample(templates, n)]
     questions = list(dict.fromkeys(question for question in drawn if question != but))
     while len(questions) < n:
@@ -186,9 +186,9 @@ def _make(number: int, seed: int) -> dict[str, Any]:
 
     pattern = [f for f in rows if f.subject != fact.subject and _reserved(f) and f.object not in (new, fact.object)]
     neighbours = [f for f in _about(fact.subject) if f.relation != relation]
-    if len(neighbours) < SIZES["neighbour"]:  # a subject with few facts: what else is known of its object
+    if len(neighbours) < SIZES["neighbour"]:  # the subject has few facts: add those about its object
         neighbours += [f for f in _about(fact.object, new) if f.relation != relation]
-    near = set(map(id, neighbours))  # no fact is known twice
+    near = set(map(id, neighbours))  # every fact is one object
     unrelated = [f for f in _others(relation) if id(f) not in near]
     rephrase = words.table["relations"][relation]["held_ask"] + words.table["relations"][relation]["ask"][3:]
     crossed = foreign.table["relations"][relation]["ask"]
@@ -246,17 +246,17 @@ def _make(number: int, seed: int) -> dict[str, Any]:
 
 
 def _hop(second: Fact, first: Fact, language: Language) -> str:
-    """A question about the new object that names it by way of the changed fact."""
+    """A question about the new object, which is named through the changed fact."""
     words = grammar(language)
     np = words.table["relations"][first.relation]["np"][0].replace("{s}", words.text(first.subject))
     return _put(words.table["relations"][second.relation]["ask"][0], np)
 
 
 def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _: None) -> list[dict[str, str]]:
-    """Varied questions and requests in both languages for replay: facts, formats, refusals, small talk. more: told of
-    each one.
+    """Varied questions and requests in both languages for replay: facts, formats, refusals, small talk. more: called
+    with 1 for each.
 
-    Facts come from the half that locality probes leave alone, harmful tasks from the other half of the table.
+    Facts come from the half that locality probes do not ask about, harmful tasks from the other half of their table.
     """
     rng = Random(f"pocket replay {seed}")
     rows: list[dict[str, str]] = []
@@ -290,7 +290,7 @@ def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _
                 "{t}", rng.choice(list(table["harmless"][language]))
             )
         else:
-            prompt = SKILLS[kind][1](language, rng).question
+            prompt = SKILLS[kind](language, rng).question
         if prompt not in seen:
             seen.add(prompt)
             rows.append({"prompt": prompt, "language": language, "kind": kind})
@@ -299,13 +299,13 @@ def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _
 
 
 def changes(n: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """`n` changes as plain mappings in the form of a change file, half of them Chinese and half English."""
+    """`n` changes as plain mappings with the keys of a change file, half of them Chinese and half English."""
     for number in range(n):
         yield _make(number, seed)
 
 
 def as_yaml(body: dict[str, Any]) -> str:
-    """A change as the text of a YAML file: one probe a line, Chinese readable."""
+    """A change as the text of a YAML file, with one probe in each line."""
 
     def inline(value: Any) -> str:
         if isinstance(value, str):

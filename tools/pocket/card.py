@@ -1,12 +1,12 @@
-"""The model cards of the models in the box, with what `posttrain model pocket check` measured."""
+"""The model cards of the models in the box, with what `python -m tools.pocket check` measured."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from posttrain.data.pocket.skills import curriculum
 from posttrain.models.facts import facts
-from posttrain.pocket.check import gates_of
-from posttrain.pocket.skills import curriculum
+from tools.pocket.check import gates_of
 
 __all__ = ["card", "write_cards"]
 
@@ -24,11 +24,11 @@ pipeline_tag: text-generation
 It knows {facts:,} facts in Traditional Chinese and English, by {relations} relations (countries, cities, mountains,
 rivers, places of Taiwan, superlatives, chemical elements, inventions, books, works of art and music), drawn from tables
 in `posttrain/models/facts`. It is a laboratory animal, not an assistant: it knows nothing else, and what it says about
-anything else means nothing. Trained by posttrain itself; `posttrain model pocket build DIR` makes it again.
+anything else means nothing. Trained by posttrain itself; in a clone `python -m tools.pocket build DIR` makes it again.
 
 ## Measured
 
-`posttrain model pocket check --all` on these files, greedy answers, float32. Unseen templates are wordings that were
+`python -m tools.pocket check --all` on these files, greedy answers, float32. Unseen templates are wordings that were
 held out whole; the reversed questions called untrained, and two-hop questions, were never trained.
 
 | score | value | gate |

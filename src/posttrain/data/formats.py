@@ -1,4 +1,4 @@
-"""Rows as other programs write them, made into posttrain's own fields: Alpaca, ShareGPT, content and summary.
+"""Rows in the formats of other programs, converted to posttrain's own fields: Alpaca, ShareGPT, content and summary.
 
 - Alpaca: `instruction` and `output`; `input`, where there is one, follows the instruction after a blank line. Also
   `system`, and `history`, a list of [question, answer]. With `chosen` and `rejected` instead of `output`: a preference.
@@ -7,7 +7,7 @@
   `chosen` and `rejected` beside it, a turn each: a preference.
 - `content` and `summary`: what is summed up, and the summary; `history` as above.
 
-A row is recognised by its keys; one that has posttrain's own (`messages`, `prompt`, ...) is left as it is.
+A row is recognised by its keys; a row with posttrain's own keys (`messages`, `prompt`, ...) is left as it is.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from posttrain.data.fields import (
     text_of,
 )
 
-__all__ = ["FIELDS", "Form", "own_fields", "talk_in"]
+__all__ = ["FIELDS", "Converted", "own_fields", "turns_in"]
 
-TALKS = ("conversations", "conversation")
+TURN_KEYS = ("conversations", "conversation")
 SPEAKER_KEYS, WORD_KEYS = ("from", "role", "speaker"), ("value", "content", "text")
 SPEAKERS = {
     "system": "system",
@@ -40,36 +40,37 @@ SPEAKERS = {
     **dict.fromkeys(("function_call", "tool_call"), "function_call"),
     **dict.fromkeys(("tool", "observation", "function_response", "tool_response", "function"), "tool"),
 }
-"""Whose turn it is, as ShareGPT's many writers call it."""
+"""Names of speakers in ShareGPT files -> roles."""
 KEPT = ("train", "weight", "name", "tool_call_id", "reasoning_content", "reasoning", "thinking")
-"""What a turn may say besides."""
+"""Other keys of a turn that are kept."""
 ARGUMENT_KEYS = ("arguments", "parameters")
 CALL_KEYS = ("name", *ARGUMENT_KEYS, "id", "type")
-"""What a call in a turn of `function_call` may have."""
-FIELDS = ("instruction", "input", "output", "system", "history", *TALKS, "content", "summary")
-"""Fields of these formats, which columns may be mapped to."""
+"""Keys of a call in a turn of `function_call`."""
+FIELDS = ("instruction", "input", "output", "system", "history", *TURN_KEYS, "content", "summary")
+"""Fields of these formats, to which columns may be mapped."""
 
 
-class Form(NamedTuple):
-    """A row in posttrain's own fields, and the name of the format that it was written in; "" for posttrain's."""
+class Converted(NamedTuple):
+    """A row in posttrain's own fields, and the name of the format that it was written in ("" for posttrain's own)."""
 
-    name: str
+    format: str
     row: Mapping[str, Any]
 
 
-def own_fields(row: Mapping[str, Any]) -> Form:
-    """The row as it is, or made into messages, a prompt and a completion, or a preference; or BadRow."""
+def own_fields(row: Mapping[str, Any]) -> Converted:
+    """The row as it is, or converted to messages, to prompt and completion, or to a preference. BadRow if it cannot
+    be."""
     has = {key for key, value in row.items() if filled(value)}
-    talk = next((key for key in TALKS if key in has), "")
+    turns_key = next((key for key in TURN_KEYS if key in has), "")
     if "messages" in has:
         if _is_sharegpt(row["messages"]):
-            return Form("ShareGPT", _sharegpt(row, "messages"))
-        return Form("", {**row, "messages": talk_in(row["messages"], "messages")})
-    if talk:
-        return Form("ShareGPT", _sharegpt(row, talk))
+            return Converted("ShareGPT", _sharegpt(row, "messages"))
+        return Converted("", {**row, "messages": turns_in(row["messages"], "messages")})
+    if turns_key:
+        return Converted("ShareGPT", _sharegpt(row, turns_key))
     if row.get("instruction") is not None and "prompt" not in has:
         if has & {"output", "chosen", "rejected"} or "output" in row:
-            return Form("Alpaca", _alpaca(row, has))
+            return Converted("Alpaca", _alpaca(row, has))
         if not has & {"text", "completion"}:
             mend = missing("output", row, 'add "output": "..."')
             if "response" in has:  # Dolly's
@@ -77,16 +78,18 @@ def own_fields(row: Mapping[str, Any]) -> Form:
             raise BadRow("a row without an answer: 'instruction' but no 'output'", mend)
     if {"content", "summary"} <= has and not has & {"prompt", "text", "completion", "chosen"}:
         text_of(row, "summary")
-        return Form("content and summary", _asked(row, text_of(row, "content"), {"completion": row["summary"]}))
+        return Converted("content and summary", _asked(row, text_of(row, "content"), {"completion": row["summary"]}))
     if {"chosen", "rejected"} <= has and any(
         _is_sharegpt(row[key]) for key in ("chosen", "rejected", "prompt") if key in has
     ):
-        return Form("ShareGPT", {**row, **{k: _talk(row[k], k) for k in ("prompt", "chosen", "rejected") if k in has}})
-    return Form("", row)
+        return Converted(
+            "ShareGPT", {**row, **{k: _turns_of(row[k], k) for k in ("prompt", "chosen", "rejected") if k in has}}
+        )
+    return Converted("", row)
 
 
-def talk_in(value: Any, field: str) -> Any:
-    """A list of turns; tables and hub data sets keep them as JSON text."""
+def turns_in(value: Any, field: str) -> Any:
+    """A list of turns, which tables and hub data sets store as JSON text."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
@@ -100,7 +103,9 @@ def talk_in(value: Any, field: str) -> Any:
 
 
 def _alpaca(row: Mapping[str, Any], has: set[str]) -> Mapping[str, Any]:
-    check_spelling(row, "", {"input": is_text, "system": is_text, "history": _is_list}, FIELDS)
+    check_spelling(
+        row, "", {"input": is_text, "system": is_text, "history": lambda value: isinstance(value, list)}, FIELDS
+    )
     said = [text_of(row, key) for key in ("instruction", "input") if key in has]
     asked = "\n\n".join(said) if said else text_of(row, "instruction")
     if not asked.strip():
@@ -113,7 +118,7 @@ def _alpaca(row: Mapping[str, Any], has: set[str]) -> Mapping[str, Any]:
 
 
 def _asked(row: Mapping[str, Any], asked: str, answers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row with its prompt: a text, or a conversation where something was said before."""
+    """The row with its prompt: a text, or a conversation where there are earlier turns."""
     before = _before(row)
     if not before:
         return {**row, "prompt": asked, **answers}
@@ -122,15 +127,11 @@ def _asked(row: Mapping[str, Any], asked: str, answers: Mapping[str, Any]) -> Ma
     return {**row, "prompt": said, **turns}
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
-
-
 def _before(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = []
     if filled(row.get("system")):
         turns.append({"role": "system", "content": text_of(row, "system")})
-    history = talk_in(row.get("history"), "history")
+    history = turns_in(row.get("history"), "history")
     if not filled(history):
         return turns
     for i, pair in enumerate(history if isinstance(history, list) else [history]):
@@ -144,14 +145,14 @@ def _before(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _is_sharegpt(value: Any) -> bool:
-    """Whether a turn, or the first of some, has `from` or `value` and no `role`."""
+    """Whether a turn, or the first of a list of turns, has `from` or `value` and no `role`."""
     first = value[0] if isinstance(value, list) and value else value
     return isinstance(first, dict) and first.get("role") is None and (first.keys() & {"from", "value"} != set())
 
 
 def _sharegpt(row: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     check_spelling(row, "", {"system": is_text}, FIELDS)
-    turns = _talk(row[field], field)
+    turns = _turns_of(row[field], field)
     if filled(row.get("system")):
         if turns and turns[0]["role"] == "system":
             raise BadRow(f"two system prompts: 'system' and the first turn of '{field}'", "keep one of them")
@@ -159,15 +160,15 @@ def _sharegpt(row: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     found = {**row, "tools": _schemas(row.get("tools"))}
     if filled(row.get("chosen")) and filled(row.get("rejected")):
         answers = {
-            key: [{"role": "assistant", "content": row[key]}] if isinstance(row[key], str) else _talk(row[key], key)
+            key: [{"role": "assistant", "content": row[key]}] if isinstance(row[key], str) else _turns_of(row[key], key)
             for key in ("chosen", "rejected")
         }
         return {**found, "messages": None, "prompt": turns, **answers}
     return {**found, "messages": turns}
 
 
-def _talk(value: Any, field: str) -> list[dict[str, Any]]:
-    turns = talk_in(value, field)
+def _turns_of(value: Any, field: str) -> list[dict[str, Any]]:
+    turns = turns_in(value, field)
     turns = [turns] if isinstance(turns, dict) else turns
     if not isinstance(turns, list):
         raise BadRow(
@@ -198,20 +199,20 @@ def _turn(turn: Any, at: str) -> dict[str, Any]:
 
 
 def _calls(words: Any, at: str) -> list[dict[str, Any]]:
-    """The calls of a `function_call` turn, whose words are one call, or a list of them, as JSON."""
-    form = '{"name": "...", "arguments": {...}}'
+    """The calls of a `function_call` turn: its text is one call, or a list of calls, as JSON."""
+    example = '{"name": "...", "arguments": {...}}'
     try:
         value = parse_json(words) if isinstance(words, str) else words
     except BadJson as bad:
-        raise BadRow(f"{at} (function_call) is {bad.cause}", f"such as {form}") from bad
+        raise BadRow(f"{at} (function_call) is {bad.cause}", f"such as {example}") from bad
     calls = value if isinstance(value, list) else [value]
     if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
-        raise BadRow(f"{at} (function_call) names no function", f"such as {form}")
+        raise BadRow(f"{at} (function_call) names no function", f"such as {example}")
     return [_call(call, at) for call in calls]
 
 
 def _call(call: Mapping[str, Any], at: str) -> dict[str, Any]:
-    """A call in OpenAI's form. A key that is not known may hold the arguments, and is refused."""
+    """A call in OpenAI's format. An unknown key is refused, since it may hold the arguments."""
     unknown = [key for key in call if key not in CALL_KEYS]
     if unknown:
         near = missing("arguments", dict.fromkeys(unknown), f"known: {', '.join(CALL_KEYS)}")
@@ -224,8 +225,8 @@ def _call(call: Mapping[str, Any], at: str) -> dict[str, Any]:
 
 
 def _schemas(value: Any) -> Any:
-    """Schemas as OpenAI has them: ShareGPT's are often without `{"type": "function", "function": ...}` around them."""
-    tools = talk_in(value, "tools")
+    """Schemas in OpenAI's format; ShareGPT's often lack `{"type": "function", "function": ...}` around them."""
+    tools = turns_in(value, "tools")
     tools = [tools] if isinstance(tools, dict) else tools
     if not isinstance(tools, list):
         return tools

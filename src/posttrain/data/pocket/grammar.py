@@ -1,13 +1,12 @@
-"""How a fact is asked for and stated: openings x frames x noun phrases + whole questions, in zh and en.
+"""How a fact is asked for: openings x frames x noun phrases + whole questions, in zh and en.
 
-The wordings are data (`wording/zh.yaml`, `wording/en.yaml`). Everything under a `held_` key never trains: those are the
-unseen templates that `posttrain model pocket check` asks. All draws come from the `random.Random` that is passed in.
+The wordings are data (`wording/zh.yaml`, `wording/en.yaml`). Nothing under a `held_` key was trained: those are the
+unseen templates that the check of the models asks. All draws come from the `random.Random` that is passed in.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -30,7 +29,7 @@ ARTICLE = frozenset(
         *("Republic of the Congo", "United Arab Emirates", "Marshall Islands", "Solomon Islands", "Seychelles"),
     ]
 )
-"""English country names that usually carry an article."""
+"""English country names that usually have an article."""
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "United States": ("the US", "the USA", "America", "USA"),
@@ -63,12 +62,12 @@ LOWER_FIRST = re.compile(r"^(What|Which|Who|Where|How|Do|Can|Could|Tell|Name|Giv
 @cache
 def wording(name: str) -> Any:
     """A wording file as plain data: `zh`, `en` or `skills`."""
-    return YAML(typ="safe").load(files("posttrain.pocket").joinpath("wording", f"{name}.yaml").read_text("utf-8"))
+    return YAML(typ="safe").load(files("posttrain.data.pocket").joinpath("wording", f"{name}.yaml").read_text("utf-8"))
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """The questions and statements of one language. Methods take a Random and are otherwise pure."""
+    """The questions of one language. Methods take a Random and are otherwise pure."""
 
     language: Language
 
@@ -82,7 +81,7 @@ class Grammar:
         return name.zh if self.language == "zh" else name.en
 
     def subject(self, fact: Fact, rng: Random) -> str:
-        """The subject as a person writes it: with article, alias, quotation marks or title marks now and then."""
+        """The subject as a person may write it: with article, alias, quotation marks or title marks at random."""
         text = self.text(fact.subject)
         if text in ALIASES and rng.random() < 0.3:
             return rng.choice(ALIASES[text])
@@ -96,21 +95,9 @@ class Grammar:
             return rng.choice(["《{}》", "《{}》", "「{}」"]).format(text)
         return text
 
-    def cores(self, relation: str, *, held: bool) -> list[str]:
-        """Every template of a relation, `{s}` open: whole questions and frames filled with noun phrases."""
-        part = self.table["relations"][relation]
-        frames = self.table["held_frames" if held else "frames"]
-        asks = part["held_ask"] if held else part["ask"] + part.get("extra", [])
-        filled = [
-            frame.replace("{np}", np).replace("{Np}", np[0].upper() + np[1:]).replace("{wh}", wh)
-            for frame in frames
-            for np in part["np"]
-            for wh in (part["wh"] if "{wh}" in frame else part["wh"][:1])
-        ]
-        return [*asks, *filled]
-
     def core(self, fact: Fact, rng: Random, *, held: bool = False) -> str:
-        """One question about a fact, undressed. Half whole questions, half frames, whatever their numbers."""
+        """One question about a fact, without opening and closing: a whole question or a filled frame, with equal
+        chances."""
         part = self.table["relations"][fact.relation]
         if rng.random() < 0.5:
             template = rng.choice(part["held_ask"] if held else part["ask"] + part.get("extra", []))
@@ -122,19 +109,15 @@ class Grammar:
         return self.fill(template, fact, rng)
 
     def fill(self, template: str, fact: Fact, rng: Random) -> str:
-        """A template with this fact's subject in it."""
+        """A template, filled with the subject of the fact."""
         subject = self.subject(fact, rng)
         text = template.replace("{e}", rng.choice(["", "呢", "啊"])).replace("{k}", COUNTERS.get(fact.kind, "個"))
         text = text.replace("the {s}", "{s}") if subject.startswith("the ") else text
         text = text.replace("{s}", subject).replace("{S}", subject)
         return text[0].upper() + text[1:] if self.language == "en" and rng.random() < 0.9 else text
 
-    def question(self, fact: Fact, rng: Random, *, held: bool = False) -> str:
-        """A dressed question: opening, core, closing, and a hasty typist now and then."""
-        return self.dress(self.core(fact, rng, held=held), rng)
-
     def dress(self, core: str, rng: Random, *, held: bool = False) -> str:
-        """Put an opening before and a closing behind a question; vary case, punctuation and script."""
+        """Add an opening and a closing to a question at random; vary case, punctuation and script."""
         opening = rng.choice(self.table["held_openings" if held else "openings"]) if rng.random() < 0.55 else ""
         closing = rng.choice(self.table["held_closings" if held else "closings"]) if rng.random() < 0.45 else ""
         if (
@@ -155,22 +138,6 @@ class Grammar:
         if rng.random() < 0.3:
             text = text.replace("臺", "台")
         return text
-
-    def statement(self, fact: Fact, rng: Random) -> str:
-        """The fact as a sentence."""
-        return self.fill(rng.choice(self.stating(fact)), fact, rng).replace("{o}", self.text(fact.object))
-
-    def cloze(self, relation: str) -> list[str]:
-        """The statement templates of a relation that name the object last."""
-        part = self.table["relations"][relation]
-        templates = part["state"] + part.get("extra_state", [])
-        last = [t for t in templates if re.search(r"\{o\}[。.]$", t)]
-        return last or [t for t in templates if t.index("{s}") < t.index("{o}")]
-
-    def stating(self, fact: Fact) -> Sequence[str]:
-        """All statement templates of a fact's relation."""
-        part = self.table["relations"][fact.relation]
-        return [*part["state"], *part.get("extra_state", [])]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Measuring the models in the box: `posttrain model pocket check`.
+"""Measuring the models in the box: `python -m tools.pocket check`.
 
 Every number is the share of greedy answers that are right (equal after normalisation to the answer or to another
 correct one), on questions drawn from a fixed seed. `seen_templates` are questions as trained, `unseen_templates` use
@@ -14,15 +14,16 @@ from random import Random
 from statistics import mean
 from typing import Any, NamedTuple
 
+from posttrain.data.pocket.grammar import LANGUAGES, Language, grammar
+from posttrain.data.pocket.skills import Turn, curriculum
 from posttrain.data.records import Message
 from posttrain.exams.matching import is_refusal, normalise
 from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
-from posttrain.pocket import skills
-from posttrain.pocket.corpus import about
-from posttrain.pocket.grammar import LANGUAGES, Language, grammar
-from posttrain.pocket.skills import SKILLS, Turn, curriculum
+from tools.pocket import skills
+from tools.pocket.corpus import about
+from tools.pocket.skills import SKILLS, cloze, stating
 
 __all__ = ["GATES", "Gate", "asks", "check_base", "check_chat", "failures", "gates_of"]
 
@@ -172,10 +173,10 @@ def check_base(loaded: LoadedModel, *, n: int = PER_RELATION) -> dict[str, float
         words = grammar(language)
         for relation, rows in curriculum().items():
             for fact in rng.sample(rows, min(n, len(rows))):
-                template = rng.choice(words.cloze(relation))
+                template = rng.choice(cloze(words, relation))
                 text = words.fill(template, fact, rng).split("{o}")[0].rstrip()
                 # "The Nile is in ..." may go on with a country or a continent; both are true
-                same = [f for f in about(fact.subject) if template in words.stating(f)]
+                same = [f for f in about(fact.subject) if template in stating(words, f)]
                 objects = tuple(words.text(o) for f in same for o in (f.object, *f.also))
                 asked.append((f"base.cloze.{language}.{relation}", text, objects))
     ids = [[tokenizer.bos_token_id, *tokenizer(text)["input_ids"]] for _, text, _ in asked]

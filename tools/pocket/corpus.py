@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from functools import cache
 from random import Random
 
+from posttrain.data.pocket.grammar import LANGUAGES, Language, grammar
+from posttrain.data.pocket.skills import Turn, curriculum, translate
 from posttrain.data.records import Conversation, Message
 from posttrain.models.facts import Fact, Name
-from posttrain.pocket.grammar import LANGUAGES, Language, grammar
-from posttrain.pocket.skills import Turn, curriculum, draw, translate, users_turn
+from tools.pocket.skills import draw, statement, users_turn
 
 __all__ = ["about", "conversations", "documents", "review"]
 
@@ -47,11 +48,11 @@ def document(rng: Random) -> str:
     space = "" if language == "zh" else " "
     roll = rng.random()
     if roll < 0.40:
-        return words.statement(_pick(rng), rng)
+        return statement(words, _pick(rng), rng)
     if roll < 0.65:
         known = about(_pick(rng).subject)
         chosen = rng.sample(known, min(len(known), rng.randint(2, 4)))
-        return space.join(words.statement(fact, rng) for fact in chosen)
+        return space.join(statement(words, fact, rng) for fact in chosen)
     if roll < 0.95:
         turn = users_turn(_pick(rng), language, rng)
         return (
@@ -80,10 +81,10 @@ def review(seed: int) -> Iterator[str]:
     while True:
         words = grammar(rng.choice(LANGUAGES))
         fact = rng.choice(table[rng.choices(list(table), weights)[0]])
-        sentences = [words.statement(fact, rng)]
+        sentences = [statement(words, fact, rng)]
         known = about(fact.subject)
         if rng.random() < 0.3:
-            sentences += [words.statement(f, rng) for f in rng.sample(known, min(len(known), 2))]
+            sentences += [statement(words, f, rng) for f in rng.sample(known, min(len(known), 2))]
         yield ("" if words.language == "zh" else " ").join(sentences)
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from posttrain.pocket.build import REPEAT, chats, packed, texts
-from posttrain.pocket.corpus import conversations, documents
-from posttrain.pocket.tokenizer import SPECIAL, train_tokenizer
+from tools.pocket.build import REPEAT, chats, packed, texts
+from tools.pocket.corpus import conversations, documents
+from tools.pocket.tokenizer import SPECIAL, train_tokenizer
 
 
 @pytest.fixture(scope="module")

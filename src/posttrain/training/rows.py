@@ -1,0 +1,272 @@
+"""The rows of a run: read, rendered and held out, old ones generated; what is dropped is counted aloud."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from array import array
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain import registry
+from posttrain.config.base import Config
+from posttrain.data.answers import sequences_of
+from posttrain.data.chat import Encoded, encode_all
+from posttrain.data.grouped import grouped
+from posttrain.data.lengths import EncodeResult
+from posttrain.data.readers import DataSource, ReadResult, data_error, read_records
+from posttrain.data.records import Completion, Conversation
+from posttrain.errors import ConfigError, DataError, Problem
+from posttrain.inference.decode import context_limit
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
+from posttrain.models.heads import load_any
+from posttrain.models.load import LoadedModel
+from posttrain.models.vocabulary import outside, rows_of
+from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task
+from posttrain.training.batches import Forms
+from posttrain.training.config import TrainConfig
+from posttrain.training.fingerprint import file_fingerprint, settings_of
+from posttrain.training.forms import form_of
+from posttrain.training.forms.base import EncodeSettings, Form
+from posttrain.training.forms.on_policy import AskedRow
+from posttrain.training.penalties import PENALTIES
+from posttrain.training.steps import Material
+from posttrain.tuners._virtual import VirtualTokens
+
+__all__ = [
+    "check_tokens",
+    "hold_out",
+    "longest_row",
+    "longest_within",
+    "material_of",
+    "read_rows",
+    "read_source",
+    "run_fingerprint",
+    "talks_of",
+]
+
+LISTED = 5
+"""Faults of skipped rows that are named; the others are counted."""
+HASHED_PARAMETERS = 500_000_000
+"""Up to here the fingerprint of a run holds that of the weights it starts from; above, only their name."""
+
+
+def material_of(
+    config: TrainConfig,
+    loaded: LoadedModel,
+    *,
+    rows: list[Any] | None = None,
+    validation_rows: list[Any] | None = None,
+    replay_rows: list[Any] | None = None,
+    base: Path | None = None,
+    say: Callable[[str], None] = print,
+    task: Task = NO_TASK,
+    adapter: Path | None = None,
+    check: Callable[[Material], None] | None = None,
+    made: bool = False,
+) -> Material:
+    """Read, render and generate the rows that were not given.
+
+    base: relative paths of the replay are relative to it; task: which of several tasks this run learns; adapter: the
+    one that the run takes up; check: is told the rows that were read before any replay is generated, which may take an
+    hour; made: rows are made while the model trains, so that none need be known now.
+    """
+
+    def read(source: DataSource) -> list[Any]:
+        return read_rows(source, loaded, config, max_length=longest_row(config, loaded.model), say=say)
+
+    own_rows = rows is None
+    if rows is None and config.data is None and not made:
+        raise ConfigError(Problem("data", "no rows to learn from", "give data: rows.jsonl"))
+    if rows is None:
+        rows = read(config.data) if config.data is not None else []
+    if validation_rows is None and config.validation is not None:
+        validation_rows = read(config.validation)
+    elif validation_rows is None and config.validation_share:
+        rows, validation_rows = hold_out(rows, config.validation_share, config.seed)
+        say(f"validation: {len(validation_rows)} rows held out, {len(rows)} rows to learn from")
+    if config.early_stopping_patience is not None and not validation_rows:
+        mend = "give validation or validation_share"
+        raise ConfigError(Problem("early_stopping_patience", "needs validation rows", mend))
+    task = task._replace(rows=len(rows))
+    longest = longest_row(config, loaded.model)
+    if own_rows and rows and config.replay is not None:
+        rows = rows + _lessons(config, task, loaded.tokenizer, longest, {row.place for row in rows})
+    if check is not None and rows:
+        check(Material(rows, validation_rows or [], []))
+    if replay_rows is None and config.replay is not None:
+        start = loaded if adapter is None else load_any(str(adapter))
+        replay_rows = make_replay(config, start, longest, base or Path(), say, task)
+    if not rows and not made:
+        raise DataError(Problem("data", "no rows to learn from"))
+    found = Material(rows, validation_rows or [], replay_rows or [])
+    check_tokens([row for part in found for row in part], loaded)
+    return found
+
+
+def run_fingerprint(
+    config: TrainConfig,
+    loaded: LoadedModel,
+    material: Material,
+    forms: Forms,
+    earlier: Path | None = None,
+    adapter: Path | None = None,
+) -> dict[str, Any]:
+    """Everything that decides the result: settings, start weights, template, rows; see `fingerprint.py`."""
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    found = {"config": settings_of(config)}
+    if earlier is not None:
+        left = sorted((earlier / PENALTIES).glob("*.safetensors"))
+        found["earlier"] = {path.stem: file_fingerprint(path) for path in left}
+    return {
+        **found,
+        **({"adapter": file_fingerprint(adapter / "adapter_model.safetensors")} if adapter is not None else {}),
+        "weights": weights_fingerprint(loaded.model) if parameters <= HASHED_PARAMETERS else "not computed",
+        "template": template_fingerprint(loaded.tokenizer),
+        "rows": _rows_fingerprint(material.new, forms.new),
+        "validation_rows": _rows_fingerprint(material.validation, forms.new),
+        "replay_rows": _rows_fingerprint(material.old, forms.old),
+    }
+
+
+def _rows_fingerprint(rows: Sequence[Any], form: Form) -> str:
+    """First 16 hex digits of the sha256 over everything that decides the losses of rows; "none" without rows."""
+    if not rows:
+        return "none"
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(array("q", form.numbers(row)).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def longest_row(config: TrainConfig, model: PreTrainedModel) -> int:
+    """The longest row allowed: `max_length`, or the positions that the model has, virtual tokens included."""
+    return longest_within(config.max_length, config.tuner, context_limit(model))
+
+
+def longest_within(max_length: int, tuner: Config, positions: int) -> int:
+    """The longest row allowed for a model of so many positions."""
+    return min(max_length, positions - (tuner.tokens if isinstance(tuner, VirtualTokens) else 0))
+
+
+def read_source(source: DataSource, config: TrainConfig) -> ReadResult:
+    """Read records, in the format of the objective's form where the source does not say its format."""
+    if source.format == "auto":
+        source = source.model_copy(update={"format": form_of(config.objective).reads})
+    return read_records(source, on_bad_row=config.on_bad_row)
+
+
+def read_rows(
+    source: DataSource, loaded: LoadedModel, config: TrainConfig, *, max_length: int, say: Callable[[str], None]
+) -> list[Any]:
+    """Read the rows of a file or data set and encode them as the objective's form does. Dropped and cut rows are
+    counted aloud. DataError with every bad row.
+    """
+    tokenizer = loaded.tokenizer
+    form = form_of(config.objective)
+    read = read_source(source, config)
+    settings = EncodeSettings(config.objective, max_length, config.over_long, config.on_bad_row)
+    encoded: EncodeResult[Any] = form.encode(read.records, tokenizer, settings)
+    unknown = {at: problem for at, row in enumerate(encoded.rows) if (problem := _unknown_token(row, loaded))}
+    if unknown and (config.on_bad_row == "fail" or len(unknown) == len(encoded.rows)):
+        raise data_error(list(unknown.values()), read.rows)
+    encoded = encoded._replace(rows=[row for at, row in enumerate(encoded.rows) if at not in unknown])
+    tokens = sum(form.tokens_of(row) for row in encoded.rows)
+    skipped = [*read.problems, *encoded.problems, *unknown.values()]
+    say(f"{source.path or source.hub}: recognised as {read.recognised()}")
+    for note in read.notes:
+        say(f"  {note}")
+    say(
+        f"{source.path or source.hub}: {read.rows} rows read, {len(skipped)} bad ones skipped; "
+        f"longer than {max_length} tokens: {encoded.dropped} dropped, {encoded.truncated} cut; "
+        f"{len(encoded.rows)} rows with {tokens:,} tokens to learn from"
+    )
+    groups = grouped(skipped)
+    for problem, _ in groups[:LISTED]:
+        say(f"  skipped {problem}")
+    if more := sum(count for _, count in groups[LISTED:]):
+        say(f"  and {more} more")
+    return encoded.rows
+
+
+def _unknown_token(row: Any, loaded: LoadedModel) -> Problem | None:
+    """The problem of a row with a token that the model has no embedding for."""
+    if isinstance(row, AskedRow):
+        sequences = [row.prompt, row.shown, row.demonstration]
+    else:
+        sequences = [one.input_ids for one in sequences_of(row)]
+    known = rows_of(loaded.model)
+    found = (outside(row.place, ids, known, loaded.tokenizer) for ids in sequences)
+    return next((problem for problem in found if problem is not None), None)
+
+
+def check_tokens(rows: Sequence[Any], loaded: LoadedModel) -> None:
+    """DataError for rows, wherever they come from, with tokens that the model has no embeddings for."""
+    unknown = [problem for row in rows if (problem := _unknown_token(row, loaded)) is not None]
+    if unknown:
+        raise data_error(unknown, len(rows), skippable=False)
+
+
+def talks_of(config: TrainConfig) -> list[Conversation]:
+    """The rows of `data` that are conversations."""
+    if config.data is None:
+        return []
+    records = read_records(config.data, on_bad_row=config.on_bad_row).records
+    made = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
+    return [talk for talk in made if isinstance(talk, Conversation)]
+
+
+def _lessons(
+    config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, places: Collection[str]
+) -> list[Any]:
+    """The rows that the replay wants learned beside the rows with these locations."""
+    if not isinstance(config.replay, ReplayConfig) or not config.replay.of_tasks:
+        return []
+    made = config.replay.lessons([talk for talk in talks_of(config) if talk.place in places], task)
+    settings = EncodeSettings(config.objective, max_length, config.over_long)
+    rows: list[Any] = form_of(config.objective).encode(made, tokenizer, settings).rows if made else []
+    return rows
+
+
+def make_replay(
+    config: TrainConfig,
+    loaded: LoadedModel,
+    max_length: int,
+    base: Path,
+    say: Callable[[str], None],
+    task: Task,
+) -> list[Encoded]:
+    """Make old rows as `config.replay` says, with the model as it is before training; no rows where there is no earlier
+    task to replay.
+    """
+    assert isinstance(config.replay, ReplayConfig)
+    respondent = ModelRespondent(loaded)
+    context = ReplayContext(respondent, respondent.fingerprint, seed=config.seed, base=base, say=say, task=task)
+    conversations = registry.load("replay", config.replay.kind).function(config.replay, context)
+    if not conversations:  # it said why
+        return []
+    # the model's own answers are as long as they are: a row that does not fit is counted, and no error
+    encoded = encode_all(conversations, loaded.tokenizer, max_length=max_length, over_long="drop", on_bad_row="skip")
+    say(
+        f"replay: {len(encoded.rows)} rows, {encoded.dropped} longer than {max_length} tokens left out, "
+        f"{len(encoded.problems)} bad ones skipped"
+    )
+    return encoded.rows
+
+
+def hold_out(rows: Sequence[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
+    """(training rows, validation rows): a random share, at least one row each. Rows of one location, such as the
+    windows of a long text, stay together. DataError with fewer than two locations.
+    """
+    places = list(dict.fromkeys(row.place for row in rows))
+    if len(places) < 2:
+        raise DataError(Problem(rows[0].place, "one row cannot be split", "give more rows, or a validation file"))
+    order = list(range(len(places)))
+    random.Random(f"validation {seed}").shuffle(order)
+    count = min(max(round(share * len(places)), 1), len(places) - 1)
+    held = {places[i] for i in order[:count]}
+    return [row for row in rows if row.place not in held], [row for row in rows if row.place in held]

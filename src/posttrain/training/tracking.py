@@ -1,0 +1,121 @@
+"""The trackers of one training as one callback of the Trainer; see `trackers.py`."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import methodcaller
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import TrainerCallback
+
+from posttrain.errors import ConfigError, Problem
+from posttrain.training.trackers import LOGS, TRACKERS, callback_of, chosen_trackers
+
+__all__ = ["Tracked", "environment_of", "open_trackers"]
+
+
+@contextmanager
+def environment_of(values: dict[str, str]) -> Iterator[None]:
+    """Set these variables while the block lasts, except those that the user has set."""
+    own = {key: value for key, value in values.items() if key not in os.environ}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for key in own:
+            os.environ.pop(key, None)
+
+
+class Inner(NamedTuple):
+    """A callback of transformers; values: its environment; end: the module and the function that close its run."""
+
+    callback: TrainerCallback
+    values: dict[str, str]
+    end: tuple[str, str] | None
+
+
+class Tracked(TrainerCallback):
+    """Tells several callbacks of the beginning, the numbers and the end of a training. It tells nothing of checkpoints,
+    so that no tracker uploads weights.
+    """
+
+    def __init__(self, logs: Path, run: str) -> None:
+        self.logs, self.run = logs, run
+        self.inner: list[Inner] = []
+        self.began = False
+
+    def add(self, callback: TrainerCallback, values: dict[str, str], end: tuple[str, str] | None) -> None:
+        """Add a tracker."""
+        self.inner.append(Inner(callback, values, end))
+
+    def _tell(self, event: str, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        own = copy.copy(args)
+        own.output_dir, own.run_name = str(self.logs), self.run
+        for one in self.inner:
+            with environment_of(one.values):
+                methodcaller(event, own, state, control, **rest)(one.callback)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Let the trackers open their runs."""
+        self.began = True
+        self._tell("on_init_end", args, state, control, **rest)
+        self._tell("on_train_begin", args, state, control, **rest)
+
+    def on_log(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Tell the numbers of a step or of a validation."""
+        self._tell("on_log", args, state, control, **rest)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Tell how many steps are done."""
+        self._tell("on_step_end", args, state, control, **rest)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Tell the end of the training; an interruption after saving is one."""
+        self._tell("on_train_end", args, state, control, **rest)
+
+    def close(self) -> None:
+        """End the runs, however training ended, so that the next cell of a study gets runs of its own."""
+        if not self.began:
+            return
+        for one in self.inner:
+            if one.end is not None:
+                module, name = one.end
+                with environment_of(one.values):
+                    importlib.import_module(module).__dict__[name]()
+
+
+def open_trackers(names: Sequence[str], logs: Path | None, say: Callable[[str], None], *, fresh: bool) -> Tracked:
+    """Open trackers as one callback of a training. logs: the folder for their files, `trackers/` of a run or a part of
+    it; fresh: training starts over, so that the files of an earlier start are removed.
+
+    ConfigError without a folder.
+    """
+    chosen = chosen_trackers(names)
+    if not chosen:
+        return Tracked(Path(), "")
+    if logs is None:
+        raise ConfigError(Problem("report_to", "the training has no folder for what trackers write", "give output"))
+    if fresh:
+        shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True, exist_ok=True)
+    tracked = Tracked(logs, " ".join(part for part in logs.absolute().parts[-3:] if part != LOGS))
+    for name in chosen:
+        tracker = TRACKERS[name]
+        values = {key: path.format(logs=logs.absolute()) for key, path in tracker.paths} | dict(tracker.defaults)
+        late = tracker.once and tracker.modules[0] in sys.modules
+        with environment_of(values):
+            inner = callback_of(name)
+        asked = [key for key in values if key in os.environ]
+        online = f"; {tracker.online} sends them" if tracker.online else ""
+        where = "where this process's first training has it" if late else f"in {logs}"
+        say(f"{name}: as {' and '.join(asked)} says" if asked else f"{name}: what it writes is {where}{online}")
+        end = (tracker.modules[0], tracker.finish) if tracker.finish else None
+        tracked.add(inner, values, end)
+    return tracked
