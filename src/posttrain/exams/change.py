@@ -58,7 +58,7 @@ from posttrain.exams.naming import names
 from posttrain.exams.scores import ExamResult, score
 from posttrain.exams.uncounted import NO_FORM, NO_REFUSAL, lacking
 from posttrain.inference.encoding import PromptReader
-from posttrain.inference.places import among, placed
+from posttrain.inference.locations import among, located
 from posttrain.inference.protocol import Answer, Distributions, Prompt, Respondent, Scored, Spoken
 from posttrain.models.meter import Meter
 
@@ -203,7 +203,7 @@ def change_exam(
     waiting = list({probe.key: probe for probe in probes if probe.key not in finished}.values())
     for start in range(0, len(waiting), chunk):
         part = waiting[start : start + chunk]
-        with placed(partial(_place, change, part)):
+        with located(partial(_place, change, part)):
             for result in _ask(before, after, part, new_objects, cache, max_new_tokens, mode, judge, floor=floor):
                 finished[result.key] = result
                 if on_sample is not None:
@@ -214,7 +214,7 @@ def change_exam(
 def check_change(reader: PromptReader, change: Change) -> None:
     """The errors of `change_exam` that are known before a model is loaded: of probes that it cannot be asked."""
     probes = probes_of(change)
-    with placed(partial(_place, change, probes)):
+    with located(partial(_place, change, probes)):
         reader.check([probe.prompt for probe in probes])
 
 

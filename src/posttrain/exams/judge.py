@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from posttrain.data.control import gate_of
 from posttrain.data.scripts import is_cjk
-from posttrain.inference.places import among
+from posttrain.inference.locations import among
 from posttrain.inference.protocol import Respondent
 
 __all__ = ["judge_same"]

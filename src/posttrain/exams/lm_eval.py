@@ -24,7 +24,7 @@ from torch import Tensor
 from posttrain.data.joined import join
 from posttrain.errors import DataError, MissingError, PosttrainError, Problem, TemplateError
 from posttrain.exams.responses import KeptResponses, request_id
-from posttrain.inference.places import among, placed
+from posttrain.inference.locations import among, located
 from posttrain.inference.plain import TokenPair, cut_left, move_spaces, prefix_token, rolling_windows
 from posttrain.inference.protocol import Scored, Usage
 from posttrain.inference.respondents import ModelRespondent
@@ -254,7 +254,7 @@ class PosttrainLM(TemplateLM):
                 self.on_progress(kind, finished, total)
 
         if waiting:
-            with placed(lambda i: _place(of[waiting[i]], i)):
+            with located(lambda i: _place(of[waiting[i]], i)):
                 ask([todo[name] for name in waiting], done)
         return [self.kept.found[name] for name in names]
 

@@ -15,7 +15,7 @@ import torch
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.decode import decode
-from posttrain.inference.places import among
+from posttrain.inference.locations import among
 
 if TYPE_CHECKING:
     from posttrain.exams.lm_eval import PosttrainLM

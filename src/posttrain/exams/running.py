@@ -26,7 +26,7 @@ from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Ask, Item, Perturbation, Reply, Sample, Score, Task, content_id, mean_score
 from posttrain.exams.task_files import SampleFile, SampleKey
 from posttrain.inference.encoding import PromptReader
-from posttrain.inference.places import placed
+from posttrain.inference.locations import located
 from posttrain.inference.protocol import Plain, Prompt, Respondent, Scored, Usage
 from posttrain.inference.state import StateFile
 from posttrain.models.memory import peak_gib
@@ -166,7 +166,7 @@ def check_task(reader: PromptReader, name: str, task: Task) -> None:
     problems: list[Problem] = []
     for asks in _calls(places):
         try:
-            with placed(partial(_place, task, [places[ask] for ask in asks])):
+            with located(partial(_place, task, [places[ask] for ask in asks])):
                 if asks[0].kind == "text":
                     reader.check_documents([ask.continuation for ask in asks])
                 else:
@@ -327,7 +327,7 @@ def _ask(
             judged(i)
     for asks in _calls(places):
         items = [forms[places[ask][0]] for ask in asks]
-        with placed(partial(_place, task, items)):
+        with located(partial(_place, task, items)):
             _call(respondent, asks, arrived)
 
 

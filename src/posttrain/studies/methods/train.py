@@ -22,7 +22,7 @@ from posttrain.data.chat import Encoded
 from posttrain.data.readers import DataSource, read_records, with_mends
 from posttrain.data.records import Conversation, Message, Record, talk_of
 from posttrain.errors import DataError, Problem
-from posttrain.inference.places import placed
+from posttrain.inference.locations import located
 from posttrain.inference.protocol import Prompt
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
@@ -384,7 +384,7 @@ def target_records(settings: TrainConfig, context: MethodContext, say: Callable[
 
     def present() -> list[str]:
         prompts: list[Prompt] = [target.messages[:-1] for target in targets]
-        with placed(lambda number: targets[number].place):
+        with located(lambda number: targets[number].place):
             return [answer.text for answer in context.before.answers(prompts, max_new_tokens=PRESENT_TOKENS)]
 
     made = form_of(settings.objective).from_targets(targets, present)
