@@ -26,7 +26,7 @@ from posttrain.errors import MissingError, PosttrainError, Problem, TemplateErro
 from posttrain.exams.lm_eval_generation import generate
 from posttrain.exams.lm_eval_texts import Texts
 from posttrain.exams.responses import KeptResponses, request_id
-from posttrain.inference.places import among, placed
+from posttrain.inference.locations import among, located
 from posttrain.inference.plain import TokenPair, cut_left, rolling_windows
 from posttrain.inference.protocol import Scored, Usage
 from posttrain.inference.respondents import ModelRespondent
@@ -255,7 +255,7 @@ class PosttrainLM(TemplateLM):
                 self.on_progress(kind, finished, total)
 
         if waiting:
-            with placed(lambda i: _place(of[waiting[i]], i)):
+            with located(lambda i: _place(of[waiting[i]], i)):
                 ask([todo[name] for name in waiting], done)
         return [self.kept.found[name] for name in names]
 

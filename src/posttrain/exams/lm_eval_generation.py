@@ -16,7 +16,7 @@ import torch
 from posttrain.errors import PosttrainError, Problem
 from posttrain.exams.lm_eval_texts import Texts
 from posttrain.inference.decode import decode
-from posttrain.inference.places import among
+from posttrain.inference.locations import among
 
 __all__ = ["MAX_GEN_TOKENS", "generate"]
 

@@ -30,7 +30,7 @@ from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Ask, R, Reply, Task, content_id
 from posttrain.exams.variants import Variant, place_of, variants_of
 from posttrain.inference.encoding import PromptReader
-from posttrain.inference.places import placed
+from posttrain.inference.locations import located
 from posttrain.inference.protocol import Distributions, Respondent, Scored, Usage
 from posttrain.inference.state import StateFile
 from posttrain.models.memory import peak_gib
@@ -190,7 +190,7 @@ def check_task(reader: PromptReader, name: str, task: Task[Any]) -> None:
     problems: list[Problem] = []
     for asks in (part for call in _calls(places) for part in call):
         try:
-            with placed(lambda number, asks=asks: place_of(task, places[asks[number]])):  # type: ignore[misc]
+            with located(lambda number, asks=asks: place_of(task, places[asks[number]])):  # type: ignore[misc]
                 if asks[0].kind == "text":
                     reader.check_documents([ask.continuation for ask in asks])
                 else:
@@ -339,7 +339,7 @@ class _Asking(Generic[R]):
                             arrived(ask, known)
                     asked = [ask for ask in own if ask not in replies]
                     if asked:
-                        with placed(lambda number, asked=asked: place_of(self.task, variant_of(asked[number]))):  # type: ignore[misc]
+                        with located(lambda number, asked=asked: place_of(self.task, variant_of(asked[number]))):  # type: ignore[misc]
                             self._call(asked, arrived, meter)
                 for ask in part if part[0].kind == "next" else ():  # they are large, and their items are judged
                     del replies[ask]

@@ -1,8 +1,8 @@
 """Batched decoding on token ids: shared prefixes read once, a KV cache, a batch that is refilled as answers end.
 
-`decode` is the way in. How the batch runs is `inference/refill.py`; which prompts share a prefix, `prefixes.py`; what
-the next token is, `sampling.py`; where a stop string ends an answer, `stops.py`. A model whose cache can not be cut
-and joined takes the plain path, `one_length.py`. `benchmarks/generation.py` measures against `model.generate`.
+`refill.py` runs the batch, `prefixes.py` finds prompts that share a prefix, `sampling.py` picks the next token,
+`stops.py` finds stop strings. A model whose cache can not be cut and joined takes the plain path of `one_length.py`.
+`benchmarks/generation.py` compares with `model.generate`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from posttrain.errors import DataError, Problem
+from posttrain.errors import Problem
 from posttrain.inference.attention import core
 from posttrain.inference.flat import stepping
 from posttrain.inference.kv_cache import why_plain
+from posttrain.inference.locations import location_of, refuse
 from posttrain.inference.one_length import answer_by_length
-from posttrain.inference.places import listed, place_of
 from posttrain.inference.prefixes import groups_of
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers, RefilledBatch
@@ -43,7 +43,7 @@ class Decoded(NamedTuple):
 
 
 def context_limit(model: Any) -> int:
-    """The most positions that the model has for a row; virtual tokens in front of it take some."""
+    """The most tokens that a row may have: the model's positions without those of virtual tokens in front."""
     most = positions_in_config(model.config)
     for name, module in model.named_modules():  # RoBERTa and its kin count from the position after the padding's
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
@@ -52,18 +52,18 @@ def context_limit(model: Any) -> int:
 
 
 def positions_in_config(config: Any) -> int:
-    """The same as a configuration has it."""
+    """The positions that a configuration names."""
     found = config.get_text_config().to_dict()
     return int(found.get("max_position_embeddings") or found.get("n_positions") or 1 << 30)
 
 
-def unfit(place: str, length: int, limit: int) -> Problem | None:
-    """What is wrong with the length of a prompt in a model of so many positions; None where it is right."""
+def unfit(location: str, length: int, limit: int) -> Problem | None:
+    """What is wrong with the length of a prompt for a model of so many positions; None where nothing is."""
     if 0 < length < limit:
         return None
     if length == 0:
-        return Problem(place, "has no tokens")
-    return Problem(place, f"has {length} tokens, the model has {limit} positions", "shorten it")
+        return Problem(location, "has no tokens")
+    return Problem(location, f"has {length} tokens, the model has {limit} positions", "shorten it")
 
 
 @torch.inference_mode()
@@ -87,7 +87,7 @@ def decode(
 ) -> list[Decoded]:
     """The model's answers to `prompts` (token ids), greedy at temperature 0, in the order of the prompts.
 
-    A sampled answer depends on the seed and on the prompt's place in the list, not on how rows were batched.
+    A sampled answer depends on the seed and on the prompt's index in the list, not on how rows were batched.
     Answers stop at any id of `stop`, as soon as their text (`text_of` their ids) holds one of `stop_texts`, after
     `max_new_tokens` (of all, or of each), or where the model's positions end. batch_tokens: cached tokens at once.
     on_done: told each prompt's number and answer as soon as it is known; on_token: its number and its tokens so far,
@@ -96,12 +96,8 @@ def decode(
     """
     limit = context_limit(model)
     known = rows_of(model)
-    for faults in (
-        [unfit(place_of("prompt", i), len(ids), limit) for i, ids in enumerate(prompts)],
-        [outside(place_of("prompt", i), ids, known) for i, ids in enumerate(prompts)],
-    ):
-        if problems := [problem for problem in faults if problem is not None]:
-            raise DataError(*listed(problems, len(prompts)))
+    refuse([unfit(location_of("prompt", i), len(ids), limit) for i, ids in enumerate(prompts)], len(prompts))
+    refuse([outside(location_of("prompt", i), ids, known) for i, ids in enumerate(prompts)], len(prompts))
     usage = usage if usage is not None else Usage()
     most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     limits = [min(new, limit - len(p)) for new, p in zip(most, prompts, strict=True)]
@@ -121,7 +117,7 @@ def decode(
     watches: dict[int, StopWatch] = {}
 
     def met(row: int, ids: list[int]) -> bool:
-        """Whether a row's tokens hold a stop string, after who wants to hear of each token."""
+        """Tell `on_token`; then say whether a row's tokens hold a stop string."""
         if on_token is not None:
             on_token(row, ids)
         return row in watches and watches[row].met(ids)

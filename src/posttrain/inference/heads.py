@@ -1,10 +1,9 @@
-"""Using models with a head: classes of texts, tags of tokens, answers in texts.
+"""What models with a head say: classes of texts, tags of tokens, answers in texts.
 
     loaded = load_any("runs/mood/model")
     classify(loaded, ["The pastries were still warm.", "冷氣整晚都在漏水。"])
 
-How texts are read (several labels, windows, the null answer) is what the model was trained with; it stands in its
-configuration.
+Texts are read as in the model's training (several labels, windows, the null answer); its configuration says how.
 """
 
 from __future__ import annotations

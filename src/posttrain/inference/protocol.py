@@ -59,8 +59,8 @@ class Answer(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A text's log-probability: sum over its own tokens in nats (no end-of-turn token), how many they are, and
-    whether each of them is the likeliest in its place.
+    """A text's log-probability: the sum over its own tokens in nats (no end-of-turn token), how many they are, and
+    whether each of them is the likeliest there.
     """
 
     sum_nats: float
@@ -103,6 +103,14 @@ class Usage:
     truncated: int = 0
     """Requests cut on the left because they were longer than the model's context."""
     cost_usd: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        """The sums; of the reasons the first."""
+        own: dict[str, Any] = vars(self)
+        both: dict[str, Any] = {
+            n: own[n] or more if isinstance(more, str) else own[n] + more for n, more in vars(other).items()
+        }
+        return Usage(**both)
 
 
 Told: TypeAlias = Callable[[int, Any], None]

@@ -17,8 +17,8 @@ from posttrain.data.records import Message
 from posttrain.errors import PosttrainError
 from posttrain.inference.decode import Decoded, context_limit, decode
 from posttrain.inference.encoding import TokenRespondent, spoken
+from posttrain.inference.locations import each
 from posttrain.inference.packed import packed
-from posttrain.inference.places import each
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.protocol import (
     Answer,

@@ -17,7 +17,7 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.attention import Reading, Support, core, numbers_of, read
 from posttrain.inference.bins import in_lines
 from posttrain.inference.decode import context_limit
-from posttrain.inference.places import listed, place_of
+from posttrain.inference.locations import listed, location_of
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.protocol import Scored, Told, Usage, nobody
 from posttrain.inference.support import support, taking_masks, warn
@@ -146,9 +146,9 @@ def _readings(
 
 def _check(pairs: Pairs, limit: int) -> None:
     problems = [
-        Problem(place_of("request", i), "has no token before its continuation")
+        Problem(location_of("request", i), "has no token before its continuation")
         if not len(context)
-        else Problem(place_of("request", i), f"has {tokens} tokens, the model has {limit} positions", "shorten it")
+        else Problem(location_of("request", i), f"has {tokens} tokens, the model has {limit} positions", "shorten it")
         for i, (context, continuation) in enumerate(pairs)
         if (tokens := len(context) + max(0, len(continuation) - 1)) > limit or not len(context)
     ]

@@ -1,8 +1,8 @@
 """Several GPUs or machines: `torchrun --nproc-per-node 4 -m posttrain exam ...` shares the requests out.
 
-Process 0 runs the exam as always; its respondent sends each call to the others, every process answers its own block of
-the requests with its own copy of the model, and the parts are put together in order. Blocks are contiguous, so that
-prompts that share a prefix stay together. Results are those of one process; only process 0 writes and prints.
+Process 0 runs the exam; its respondent sends each call to the others, every process answers its own block of the
+requests with its own copy of the model, and the parts are joined in order. Blocks are contiguous, so that prompts that
+share a prefix stay together. Results are those of one process; only process 0 writes and prints.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.inference.places import among, place_of, placed
+from posttrain.inference.locations import among, located, location_of
 from posttrain.inference.protocol import (
     Answer,
     Distributions,
@@ -37,12 +36,12 @@ T = TypeVar("T")
 
 
 def is_sharded() -> bool:
-    """Whether `torchrun` started several of us."""
+    """Whether `torchrun` started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def rank() -> int:
-    """Which of them this process is."""
+    """The number of this process."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -53,7 +52,7 @@ def block(n: int, index: int, of: int) -> range:
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Processes that can talk to each other: NCCL for the GPU of each and Gloo for plain values."""
+    """While this lasts, processes can send each other plain values (Gloo). Each has its own GPU, if there is one."""
     import torch
     import torch.distributed as dist
 
@@ -84,7 +83,7 @@ def _together(part: Any) -> list[Any]:
 
 
 def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[str, Any]) -> list[Any]:
-    """This process's part of a call: its results, or what failed as text, and what it has spent in all."""
+    """Every process's part of a call, in order: its results, its problems (none, or this raises), its usage so far."""
     import torch.distributed as dist
 
     own = block(len(items), dist.get_rank(), dist.get_world_size())
@@ -97,13 +96,13 @@ def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[st
     failed: list[Problem] = []
     done: list[Any] = []
     try:
-        with placed(lambda number: str(own[number])):  # what the text is called, process 0 alone knows
+        with located(lambda number: str(own[number])):  # only process 0 knows where a text comes from
             done = calls[method](mine, **settings) if mine else []
     except PosttrainError as error:
         failed = [Problem(*problem) for problem in error.problems]
     except Exception as error:
         failed = [Problem("", f"{type(error).__name__}: {error}")]
-    parts = _together((done, failed, asdict(inner.usage)))
+    parts = _together((done, failed, inner.usage))
     problems = [_placed(problem, process) for process, (_, told, _) in enumerate(parts) for problem in told]
     if problems:
         raise PosttrainError(*problems)
@@ -111,9 +110,9 @@ def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[st
 
 
 def _placed(problem: Problem, process: int) -> Problem:
-    """With the place of the text whose number it has; of another fault, with that of the process."""
+    """A problem of the text whose number it has, with where that comes from; any other with its process."""
     if problem.place.isdecimal():
-        return problem._replace(place=place_of("request", int(problem.place)))
+        return problem._replace(place=location_of("request", int(problem.place)))
     return Problem(f"process {process}", str(problem))
 
 
@@ -153,7 +152,7 @@ class ShardedRespondent(Wrapper):
             _share([(method, chunk, settings)])
             with among(lambda number, start=start: start + number):  # type: ignore[misc]
                 parts = _own(self.inner, method, chunk, settings)
-            vars(self.usage).update(vars(_sum([Usage(**usage) for _, _, usage in parts])))
+            vars(self.usage).update(vars(sum((usage for _, _, usage in parts), Usage())))
             for one in (one for done, _, _ in parts for one in done):
                 results.append(one)
                 told(len(results) - 1, one)
@@ -182,13 +181,3 @@ def _shared(inner: Respondent) -> Respondent:
         cause = "it adapts to each input in its order, so several processes cannot share the inputs"
         raise PosttrainError(Problem(inner.name, cause, "run it in one process, without torchrun"))
     return inner
-
-
-def _sum(parts: Sequence[Usage]) -> Usage:
-    """Counts added up; the reason for a plain path is the same in all."""
-    total = Usage(plain_reason=next((part.plain_reason for part in parts if part.plain_reason), ""))
-    for part in parts:
-        for field in fields(Usage):
-            if field.name != "plain_reason":
-                setattr(total, field.name, getattr(total, field.name) + getattr(part, field.name))
-    return total

@@ -1,10 +1,9 @@
 """What a model can take, found by trial: random tokens read the shared ways against plain forward passes.
 
-No list of architectures: the first way that gives the plain passes' log-probabilities is taken, and a model that none
-suits is read plainly, which is said once. In float32 they may differ as far as rounding makes the model differ from
-itself: some trained models make 4e-4 nats of what is 1e-6 in others. Trials go beyond the lengths at which a
-configuration says that something changes (a sliding window, a chunk, another scale of the positions) whenever a request
-is that long.
+There is no list of architectures: the first way that gives the plain passes' log-probabilities is taken; a model that
+none suits is read plainly, which is said once. In float32 the two may differ as far as rounding makes the model differ
+from itself: some trained models make 4e-4 nats of what is 1e-6 in others. Trials go beyond the lengths at which the
+configuration says that something changes (a sliding window, a chunk, another scale of the positions) if a request does.
 """
 
 from __future__ import annotations
@@ -70,8 +69,11 @@ def taking_masks(model: Any, say: Callable[[str], None]) -> Iterator[None]:
         inner.set_attn_implementation("sdpa")
     except ValueError:
         inner.set_attn_implementation("eager")
-    now = inner.config.get_text_config()._attn_implementation
-    _once(model, f"scoring uses {now} attention: {was} takes no tree mask", say)
+    _once(
+        model,
+        f"scoring uses {inner.config.get_text_config()._attn_implementation} attention: {was} takes no tree mask",
+        say,
+    )
     try:
         yield
     finally:
@@ -97,8 +99,8 @@ def _once(model: Any, text: str, say: Callable[[str], None]) -> None:
 
 
 def alike(model: Any, other: Any) -> None:
-    """Let a copy of a model be read as the model is, and tried no more: what a model can take is a matter of its code,
-    and readings that are compared must not go down different paths. Nothing where it is a model of another kind.
+    """Read a copy of a model as the model is read, without a trial: what a model can take is a matter of its code, and
+    readings that are compared must not go different ways. Nothing is done where it is a model of another kind.
     """
     inner, first = core(model), core(other)
     if type(inner) is type(first):

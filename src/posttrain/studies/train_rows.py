@@ -16,7 +16,7 @@ from posttrain.data.lengths import with_mends
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Conversation, Message, Record, talk_of
 from posttrain.errors import DataError, Problem
-from posttrain.inference.places import placed
+from posttrain.inference.locations import located
 from posttrain.inference.protocol import Prompt
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.retention.selection import prompts_collide
@@ -98,7 +98,7 @@ def target_records(
 
     def present() -> list[str]:
         prompts: list[Prompt] = [target.messages[:-1] for target in targets]
-        with placed(lambda number: targets[number].place):
+        with located(lambda number: targets[number].place):
             return [answer.text for answer in before.answers(prompts, max_new_tokens=PRESENT_TOKENS)]
 
     made = form_of(objective).from_targets(targets, present)

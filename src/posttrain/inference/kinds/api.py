@@ -1,10 +1,9 @@
 """Any OpenAI-compatible endpoint: a vendor's API, or a server of one's own (vLLM, llama.cpp, SGLang, TGI, ...).
 
-Answers come from `/chat/completions` (plain text: `/completions`). How likely a given text is can only be asked of
-servers whose `/completions` echo their prompt with log-probabilities (`echo`, as vLLM does); others say so in an error,
-and the exam can be asked for answers instead. Requests run side by side, within a rate limit; 429, 5xx and broken
-connections are tried again, after what `Retry-After` says. What it costs is counted from the tokens that the server
-bills. Needs the extra `api`.
+Answers come from `/chat/completions` (plain text: `/completions`). Only a server whose `/completions` echoes its prompt
+with log-probabilities (`echo`, as vLLM does) says how likely a given text is; with others that is an error, and exams
+can ask for answers instead. Requests run side by side, within a rate limit; 429, 5xx and broken connections are tried
+again, after what `Retry-After` says. The cost is counted from the tokens that the server bills. Needs the extra `api`.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ FATAL = {
     404: "no such model or path",
     422: "the server refuses the request",
 }
-"""Statuses that another try does not mend."""
+"""Statuses after which a request is not tried again."""
 
 T = TypeVar("T")
 
@@ -74,7 +73,7 @@ class ApiConfig(Config):
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):  # else every request is tried again, for a minute
+        if not value.startswith(("http://", "https://")):  # otherwise every request is tried for a minute
             raise ValueError("an address is expected that begins with http:// or https://")
         return value
 

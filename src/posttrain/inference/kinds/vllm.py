@@ -1,8 +1,8 @@
-"""A model in vLLM, for large sets on a GPU: its own batching and prefix cache, the prompts as everywhere here.
+"""A model in vLLM, for large sets on a GPU: vLLM's batching and prefix cache, the same prompts as everywhere.
 
-vLLM's numbers differ from those of transformers in the last bits (its kernels are others), so that results of the two
-are not mixed: the fingerprint says which it was. Log-probabilities of given texts come from `prompt_logprobs`, one
-forward per text. Needs the extra `vllm`, and a GPU.
+vLLM's numbers differ from those of transformers in the last bits (its kernels are others), so their results are not
+mixed: the fingerprint says which it was. Log-probabilities of given texts come from `prompt_logprobs`, one forward pass
+per text. Needs the extra `vllm`, and a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from posttrain.config.base import Config
 from posttrain.data.control import gate_of
 from posttrain.errors import MissingError, Problem
 from posttrain.inference.encoding import TokenRespondent, spoken
-from posttrain.inference.places import each
+from posttrain.inference.locations import each
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.protocol import Answer, Generation, Plain, Prompt, Scored, Told, Usage
 from posttrain.models.fingerprint import template_fingerprint

@@ -20,7 +20,7 @@ from posttrain.data.records import Conversation
 from posttrain.errors import DataError, Problem
 from posttrain.inference.decode import context_limit
 from posttrain.inference.encoding import PromptReader
-from posttrain.inference.places import placed
+from posttrain.inference.locations import located
 from posttrain.models.vocabulary import rows_of
 from posttrain.registry import register
 from posttrain.retention.replay._answers import answered
@@ -110,7 +110,7 @@ class SelfReplayConfig(ReplayConfig):
         """DataError for rows without a prompt and prompts that the model could not read, all of them by their lines."""
         asked, problems = self._sifted(base, reader.tokenizer, seed)
         try:
-            with placed(list(asked.values()).__getitem__):
+            with located(list(asked.values()).__getitem__):
                 reader.check(list(asked))
         except DataError as error:
             problems += error.problems
@@ -142,7 +142,7 @@ def self_replay(config: Config, context: ReplayContext) -> list[Conversation]:
         "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
         "max_new_tokens": config.max_new_tokens,
     }
-    with placed(list(asked.values()).__getitem__):
+    with located(list(asked.values()).__getitem__):
         made = cached(context, settings, lambda: answered(prompts, context, config.max_new_tokens))
     selection = select(made, context.forbidden, ", ".join(config.files()) or "the packaged prompts")
     context.say(f"replay of own answers: {selection}")

@@ -11,7 +11,7 @@ import pytest
 from posttrain.data.records import Message
 from posttrain.errors import DataError, PosttrainError, Problem, TemplateError
 from posttrain.inference.encoding import PromptReader
-from posttrain.inference.places import among, each, listed, place_of, placed
+from posttrain.inference.locations import among, each, listed, located, location_of
 from posttrain.inference.protocol import Plain
 from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
 from posttrain.models.load import load_model
@@ -52,7 +52,7 @@ def test_every_bad_text_of_a_call_has_its_place(respondent: ModelRespondent, fau
         lambda: asked.next_token_logprobs(prompts, ["Yes"] * 4),
     ]
     for way in ways:
-        with placed(lambda number: f"rows.jsonl:{number + 10}"):
+        with located(lambda number: f"rows.jsonl:{number + 10}"):
             assert places(way) == ["rows.jsonl:11", "rows.jsonl:13"]
         with pytest.raises(PosttrainError) as caught:
             way()
@@ -62,7 +62,7 @@ def test_every_bad_text_of_a_call_has_its_place(respondent: ModelRespondent, fau
             lambda: asked.rolling(["Hi", "one " * 2000 + bad, "Hm", bad]),
             lambda: asked.logprobs([(Plain(prompt if isinstance(prompt, str) else bad), " x") for prompt in prompts]),
         ):
-            with placed(lambda number: f"rows.jsonl:{number + 10}"):
+            with located(lambda number: f"rows.jsonl:{number + 10}"):
                 assert places(way) == ["rows.jsonl:11", "rows.jsonl:13"]
 
 
@@ -70,9 +70,9 @@ def test_what_a_model_reads_is_known_without_its_weights(respondent: ModelRespon
     """The same errors as of the model itself."""
     reader = PromptReader(respondent.tokenizer, VOCABULARY, 512)
     for bad, _ in BAD.values():
-        with pytest.raises(PosttrainError) as ours, placed(str):
+        with pytest.raises(PosttrainError) as ours, located(str):
             reader.check(["Hi", bad])
-        with pytest.raises(PosttrainError) as theirs, placed(str):
+        with pytest.raises(PosttrainError) as theirs, located(str):
             respondent.answers(["Hi", bad])
         assert (type(ours.value), ours.value.problems) == (type(theirs.value), theirs.value.problems)
     reader.check(["Hi", (Message("user", "Hm"),), Plain("x")])
@@ -80,16 +80,16 @@ def test_what_a_model_reads_is_known_without_its_weights(respondent: ModelRespon
 
 
 def test_numbers_where_nobody_knows_more() -> None:
-    assert place_of("prompt", 2) == "prompt 3"
-    assert place_of("prompt", 2, "the prompt 'Hi'") == "the prompt 'Hi'"
+    assert location_of("prompt", 2) == "prompt 3"
+    assert location_of("prompt", 2, "the prompt 'Hi'") == "the prompt 'Hi'"
     with among([4, 7].__getitem__):
-        assert place_of("prompt", 1) == "request 8"
-    with placed(lambda number: f"row {number}"), among([4, 7].__getitem__):
-        assert place_of("prompt", 1, "x") == "row 7"
-        with placed(str):
-            assert place_of("prompt", 1) == "1"
-        assert place_of("prompt", 0) == "row 4"
-    assert place_of("prompt", 0) == "prompt 1"
+        assert location_of("prompt", 1) == "request 8"
+    with located(lambda number: f"row {number}"), among([4, 7].__getitem__):
+        assert location_of("prompt", 1, "x") == "row 7"
+        with located(str):
+            assert location_of("prompt", 1) == "1"
+        assert location_of("prompt", 0) == "row 4"
+    assert location_of("prompt", 0) == "prompt 1"
 
 
 def test_many_faults_are_counted_and_one_of_all_is_said_once() -> None:
