@@ -1,4 +1,4 @@
-"""What a text is called in an error: the place that the caller knows (an exam's item, a file's row), else its number.
+"""What a text is called in an error: the place that the caller knows (an exam's item, a file's row), or its number.
 
 Respondents, scoring and decoding know their texts by number. Who asks knows where they come from, and says so:
 
