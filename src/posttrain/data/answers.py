@@ -170,7 +170,8 @@ def _useless(place: str, sides: Sequence[Encoded]) -> Problem | None:
 def _not_a_pair(record: Record) -> Problem:
     cause = "'chosen' and 'rejected' are expected, two answers to one prompt"
     if isinstance(record, Graded):
-        return Problem(record.place, f"{cause}; this is one graded answer", "objective: kto learns from graded answers")
+        mend = "objective: kto learns from graded answers"
+        return Problem(record.place, f"{cause}; this is one graded answer", mend)
     mend = "objective: sft learns from conversations and completions; format: preference reads both answers of a row"
     return Problem(record.place, cause, mend)
 

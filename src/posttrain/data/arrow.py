@@ -197,7 +197,7 @@ def _as_json(value: Any) -> Any:
 
 
 def parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of each row of a Parquet file, classes by their names, counted from 1 (`rows.parquet[1]`).
+    """(place, row or BadRow) of each row of a Parquet file, from `rows.parquet[1]` on, classes by their names.
 
     notes: gets a line when keys with null were removed.
     """

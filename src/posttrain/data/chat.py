@@ -321,7 +321,8 @@ def _document(record: Text, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 def _completion(record: Completion, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Outcome:
     """Prompt and completion as one text, the prompt tokenised as in generation, then the end token."""
     if tokenizer.eos_token_id is None:
-        return Problem(record.place, "the tokenizer has no end token: the model would never stop", "set its eos_token")
+        cause = "the tokenizer has no end token: the model would never stop"
+        return Problem(record.place, cause, "set its eos_token")
     whole = _plain(record.prompt + record.completion, tokenizer)
     prompt, completion = join(_plain(record.prompt, tokenizer), whole, record.prompt, record.completion, tokenizer)
     answer = [*completion, int(tokenizer.eos_token_id)]

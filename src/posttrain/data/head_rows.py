@@ -315,7 +315,8 @@ def _questions(
                 record.place, "no question about a text", '{"question": ..., "context": ..., "answers": [...]}'
             )
         elif settings.gold and not record.gold:
-            yield Problem(record.place, "no 'answers'", 'add "answers": [...], an empty list where the text has none')
+            mend = 'add "answers": [...], an empty list where the text has none'
+            yield Problem(record.place, "no 'answers'", mend)
         elif (control := head_problem(record, tokenizer)) is not None:
             yield control
         else:

@@ -137,7 +137,7 @@ def is_squad(text: str) -> bool:
 
 
 def squad_rows(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of every question of a SQuAD file (SQuAD, DRCD, CMRC); its place ends with its id."""
+    """(place, row or BadRow) of every question of a SQuAD file (SQuAD, DRCD, CMRC); a place ends with an id."""
     try:
         value = parse_json(text)
     except BadJson as bad:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.data.calls import argument_text, fault_of_call, is_json, name_of, with_objects, with_texts
 from posttrain.data.records import Conversation, Message
-from posttrain.data.template_fields import FieldCheck
+from posttrain.data.template_fields import FieldCheck, Tools
 from posttrain.errors import Problem, TemplateError
 from posttrain.models.template_dates import PINNED, at_moment, moment_of
 
@@ -100,20 +100,18 @@ class ChatTemplate:
         """The Jinja source (some tokenizers have another one for tools)."""
         return self.sources[tools]
 
-    def text(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str, *, prompt: bool = False
-    ) -> str:
+    def text(self, messages: Sequence[Message], tools: Tools, place: str, *, prompt: bool = False) -> str:
         """The rendered text; with `prompt`, followed by the generation prompt."""
         return self._run(self._chat(messages, tools), tools, place, prompt)[0]
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str) -> str:
+    def prompt(self, messages: Sequence[Message], tools: Tools, place: str) -> str:
         """The rendered text up to where the answer begins. TemplateError when a field would be left out of it."""
         _check_calls(messages, place)
         text = self.text(messages, tools, place, prompt=True)
         self.check_fields(messages, tuple(tools) if tools else None, place, text, prompt=True)
         return text
 
-    def _chat(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    def _chat(self, messages: Sequence[Message], tools: Tools) -> list[dict[str, Any]]:
         """The messages as the template takes them, with arguments of calls as objects or as JSON text."""
         chat = [message.for_template() for message in messages]
         if any(message.tool_calls for message in messages) and self._takes_text(bool(tools)):
@@ -161,12 +159,7 @@ class ChatTemplate:
                     raise TemplateError(Problem(record.place, cause, RAW_MEND))
 
     def _run(
-        self,
-        chat: list[dict[str, Any]],
-        tools: Sequence[dict[str, Any]] | None,
-        place: str,
-        prompt: bool,
-        marked: bool = False,
+        self, chat: list[dict[str, Any]], tools: Tools, place: str, prompt: bool, marked: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
         import jinja2
         from transformers.utils.chat_template_utils import render_jinja_template
@@ -240,7 +233,7 @@ class ChatTemplate:
             raise self._unverified(record, i, _otherwise(tag[same:], found), PROMPT_MEND)
         return max(region[0], at + len(tag)), region[1]
 
-    def _tag(self, asked: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str) -> str:
+    def _tag(self, asked: Sequence[Message], tools: Tools, place: str) -> str:
         """The generation prompt, as the template adds it to these turns."""
         prompt = self.text(asked, tools, place, prompt=True)
         return prompt[_common_length(prompt, self.text(asked, tools, place)) :]

@@ -22,9 +22,9 @@ from posttrain.data.records import Message
 from posttrain.data.template_parts import ABSENT, Part, call_parts, other_value, schema_parts, seen_value, with_values
 from posttrain.errors import Problem, TemplateError
 
-__all__ = ["Field", "FieldCheck"]
+__all__ = ["Field", "FieldCheck", "Tools"]
 
-Tools = tuple[dict[str, Any], ...] | None
+Tools = Sequence[dict[str, Any]] | None
 
 MENDS = {
     "content": "remove the turn, write it in another role, or take a template that has a place for it",
@@ -44,9 +44,7 @@ WORDS = "posttrainwords"
 class Text(Protocol):
     """Renders a conversation."""
 
-    def __call__(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str, *, prompt: bool = False
-    ) -> str: ...
+    def __call__(self, messages: Sequence[Message], tools: Tools, place: str, *, prompt: bool = False) -> str: ...
 
 
 class Field(NamedTuple):

@@ -26,7 +26,7 @@ __all__ = ["Row", "Rows", "no_path", "read_json"]
 
 
 class Row:
-    """One row, the `number`th of its file. place: `rte.jsonl:17`. Its getters note what is wrong in the file's list."""
+    """One row, the `number`th of its file, at a place such as `rte.jsonl:17`. Its getters list what is wrong."""
 
     def __init__(self, place: str, value: Mapping[str, Any], problems: list[Problem], number: int = 1) -> None:
         self.place = place

@@ -92,8 +92,8 @@ class Ask(NamedTuple):
 @dataclass(frozen=True)
 class Item:
     """One question. id: unique in its task and the same in every run; question: the words that a perturbation changes,
-    occurring in every ask's prompt; group: subject or category; doc: plain JSON values that `judge` needs; place: its
-    file and line, for errors.
+    occurring in every ask's prompt; group: subject or category; doc: plain JSON values that `judge` needs;
+    place: its file and line, for errors.
     """
 
     id: str

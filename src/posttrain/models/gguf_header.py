@@ -96,7 +96,8 @@ def read_header(path: Path) -> GgufHeader:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
                 return _read(path, view)
     except OSError as error:
-        raise MissingError(Problem(place, f"cannot be read: {error.strerror}", "give a file that is there")) from error
+        cause = f"cannot be read: {error.strerror}"
+        raise MissingError(Problem(place, cause, "give a file that is there")) from error
     except (struct.error, _Cut) as error:
         raise PosttrainError(Problem(place, "is cut short: it ends within its header", COPY)) from error
     except (UnicodeDecodeError, KeyError) as error:

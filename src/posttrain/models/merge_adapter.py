@@ -37,8 +37,8 @@ COARSE = 5e-2
 def merge_peft(model: PeftModel, place: str) -> PreTrainedModel:
     """The base with the adapter in its weights; the PEFT model must not be used afterwards.
 
-    place: what an error names. PosttrainError for a kind that cannot be merged, and where the merged model would give
-    other outputs.
+    place: what an error names. PosttrainError for a kind that cannot be merged, and where the merged model would
+    give other outputs.
     """
     core: Any = model.get_base_model()
     kind = str(model.active_peft_config.peft_type).rpartition(".")[2]

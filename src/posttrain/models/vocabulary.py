@@ -56,7 +56,8 @@ def outside(
     name = (
         f"token {tokenizer.convert_ids_to_tokens(beyond)!r} (id {beyond})" if tokenizer is not None else f"id {beyond}"
     )
-    return Problem(place, f"holds the {name}, and the model has embeddings for {rows} tokens (0 to {rows - 1})", MEND)
+    cause = f"holds the {name}, and the model has embeddings for {rows} tokens (0 to {rows - 1})"
+    return Problem(place, cause, MEND)
 
 
 class StandIn(NamedTuple):

@@ -291,7 +291,7 @@ def cached(
 
 def conversation(prompt: str, answer: str, place: str, *, ended: bool = True) -> Conversation:
     """One question and one answer; ended: False where the answer was cut off."""
-    return Conversation(messages=(Message("user", prompt), Message("assistant", answer)), place=place, ended=ended)
+    return Conversation((Message("user", prompt), Message("assistant", answer)), place, ended=ended)
 
 
 def in_brief(text: str, limit: int = 40) -> str:

@@ -81,7 +81,7 @@ class Cell:
 
 
 def make_plan(
-    study: Study, changes: Sequence[Change], base: Path, *, place: Callable[[str, str], str] = lambda path, change: ""
+    study: Study, changes: Sequence[Change], base: Path, *, place: Callable[[str, str], str] = lambda path, name: ""
 ) -> list[Cell]:
     """Every cell, all methods of one change together, so that an unfinished run already compares; what a cell needs
     comes before it.
