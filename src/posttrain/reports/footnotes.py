@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from posttrain.reports import averaged, findings, numbers
+from posttrain.reports.exam_page import row_label
 from posttrain.reports.folder import Run
-from posttrain.reports.panels import row_label
 from posttrain.reports.texts import Message, say
 
 __all__ = ["content_notes", "exam_notes", "more_name", "more_notes", "partly", "seen_notes", "words"]

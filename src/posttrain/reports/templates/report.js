@@ -39,7 +39,57 @@
 {% if with_samples %}
   samples(document.querySelector("#samples tbody"));
 {% endif %}
+  if (data.charts.length) charts();
   setLanguage(root.lang);
+
+  // Vega-Lite draws the charts as SVG. `ast`: expressions are interpreted, so that the page forbids eval.
+  function charts() {
+    const PAPER = 703; // A4 less its margins, in CSS pixels
+    const boxes = [...document.querySelectorAll("figure.chart")];
+    const views = new Map();
+    const columnsOf = (chart, room) => (room < 560 ? 1 : room < 900 ? Math.min(chart.room.columns, 2) : chart.room.columns);
+    const widthOf = ({ room: { sides, gap } }, columns, room) => Math.floor((room - sides - gap * (columns - 1)) / columns);
+    const draw = async (box) => {
+      const chart = data.charts[box.dataset.chart], room = box.clientWidth, columns = columnsOf(chart, room);
+      const spec = structuredClone(chart.specs[root.lang]), packed = chart.rows[chart.order[root.lang]];
+      spec.data = { values: packed.rows.map((row) => Object.fromEntries(row.map((value, i) => [packed.fields[i], value]).filter(([, value]) => value !== null))) };
+      const config = structuredClone(data.theme);
+      config.legend.columns = Math.max(1, Math.floor(room / chart.room.name));
+      const width = widthOf(chart, columns, room);
+      Object.assign(spec.spec ?? spec, { width });
+      Object.assign(config.header, { labelLimit: width });
+      if (spec.facet) Object.assign(spec, { columns });
+      views.get(box)?.finalize();
+      views.set(box, await vegaEmbed(box, spec, { config, actions: false, renderer: "svg", ast: true, patch: labels, tooltip: { theme: "custom" } }));
+    };
+    // A name goes where there is room beside its mark, off the other marks; where there is none, the legend has it.
+    const labels = (spec) => {
+      const named = spec.marks.find((mark) => mark.name === "only_labels_marks");
+      if (!named) return spec;
+      const anchor = ["top-right", "bottom-right", "top-left", "bottom-left", "right", "left", "top", "bottom"];
+      const offset = [9, 14, 22].flatMap((far) => anchor.map(() => far));
+      const avoidMarks = spec.marks.slice(0, spec.marks.indexOf(named)).filter((mark) => mark.type === "symbol").map((mark) => mark.name);
+      named.clip = true; // what found no place takes no room
+      named.transform = [{ type: "label", size: { signal: "[width, height]" }, anchor: [...anchor, ...anchor, ...anchor], offset, avoidMarks }];
+      return spec;
+    };
+    let last = Promise.resolve();
+    const drawAll = () => { for (const box of boxes) last = last.then(() => draw(box)).catch(console.error); };
+    const fit = (room) => {
+      for (const [box, { view, spec }] of views) {
+        const width = widthOf(data.charts[box.dataset.chart], spec.columns ?? 1, room || box.clientWidth);
+        view.signal(spec.facet ? "child_width" : "width", width).run();
+      }
+    };
+    let wide = root.clientWidth, wait = 0;
+    addEventListener("resize", () => {
+      clearTimeout(wait);
+      wait = setTimeout(() => { if (root.clientWidth !== wide) { wide = root.clientWidth; drawAll(); } }, 150);
+    });
+    addEventListener("beforeprint", () => fit(PAPER));
+    addEventListener("afterprint", () => fit());
+    redraw.push(drawAll);
+  }
 
   function answers(body) {
     const { cells, probes, diffs, rows } = data;
