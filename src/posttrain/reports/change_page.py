@@ -62,7 +62,10 @@ def balance(spots: Sequence[Spot]) -> Table:
         return Entry(numbers.score_text(share, value), (numbers.interval_text(share, interval),), "n", value=value)
 
     lines = (Line((s.label,), (entry(s.y, s.y_ci), entry(s.x, s.x_ci)), mark_icon(s.mark)) for s in spots)
-    heads = (Head(say("scores.method")), *(Head(say(f"details.{name}"), kind="n") for name in ("learned", "forgotten")))
+    heads = (
+        Head(say("scores.method")),
+        *(Head(say(key), kind="n") for key in ("details.learned", "details.forgotten")),
+    )
     return Table(say("plot.table"), heads, tuple(lines))
 
 
@@ -198,7 +201,7 @@ def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[s
             on.add(f"{kind} cell", "line", thin, full=0.3, x=x, y=y, detail="cell:N")
             on.add(kind, "line", thick, x=x, y=y)
             on.add(f"{kind} tip", "point", "point", f"only_{kind}", full=0.0, x=x, y=y, tooltip=tips)  # unseen
-        return on.panels(rows, [*curves])
+        return on.panels(rows, len(curves))
 
     return Chart(draw, say("loss.title"), panels=len(curves))
 

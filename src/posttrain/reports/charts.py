@@ -209,20 +209,17 @@ class Layers:
 
     def whole(self, rows: Rows, height: float) -> alt.LayerChart:
         """Return the layers as one chart."""
-        return self._layered(height).properties(data=self.alt.Data(values=rows))
-
-    def panels(self, rows: Rows, names: Sequence[str]) -> alt.FacetChart:
-        """Return the layers as one panel for each value of the field `panel`; all have the same axes."""
-        columns = columns_of(len(names))
-        facet = self.alt.Facet("panel:N", sort=list(names), title=None)
-        whole = self._layered(300 if columns == 1 else 220).facet(
-            facet, columns=columns, data=self.alt.Data(values=rows)
-        )
-        return whole.resolve_axis(x="independent").properties(
-            bounds="flush", spacing=self.alt.RowColnumber(row=74, column=GAP)
-        )
-
-    def _layered(self, height: float) -> Any:
         if self.chosen is not None:
             self.layers[0] = self.layers[0].add_params(self.chosen)
-        return self.alt.layer(*self.layers).properties(height=height)
+        return self.alt.layer(*self.layers, data=self.alt.Data(values=rows)).properties(height=height)
+
+    def panels(self, rows: Rows, panels: int) -> alt.FacetChart:
+        """Return the layers as one panel for each value of the field `panel`, in its order; all have the same axes.
+
+        The order is that of the rows: of a list of names Vega-Lite makes an expression, in which a name may be code.
+        """
+        columns = columns_of(panels)
+        facet = self.alt.Facet("panel:N", sort=None, title=None)
+        whole = self.whole(rows, 300 if columns == 1 else 220).facet(facet, columns=columns)
+        whole = whole.properties(bounds="flush", spacing=self.alt.RowColnumber(row=74, column=GAP))
+        return whole.resolve_axis(x="independent")

@@ -115,12 +115,12 @@ def relative_changes(changes: Sequence[tuple[str, str, float]], marks: Mapping[s
         x = on.x("change", labelExpr=PER_CENT, orient="top", scale={"domain": [-end, end], "nice": True})
         axis = {"labelAlign": "left", "labelOffset": 11 - high / 2, "labelPadding": -2, "labelLimit": 400,
                 "labelFontWeight": 600, "labelColor": "var(--ink)", "labelFontSize": FONT, "minExtent": 0}  # fmt: skip
-        room = on.alt.Scale(padding=2 * LANE / high)
-        y = on.alt.Y("group:N", sort=groups, title=None, axis=on.alt.Axis(**axis), scale=room)
+        room = on.alt.Scale(domain=groups, padding=2 * LANE / high)
+        y = on.alt.Y("group:N", sort=None, title=None, axis=on.alt.Axis(**axis), scale=room)
         at = {
             "x": x,
             "y": y,
-            "yOffset": on.alt.YOffset("name:N", sort=list(marks), scale=on.alt.Scale(domain=list(marks))),
+            "yOffset": on.alt.YOffset("name:N", sort=None, scale=on.alt.Scale(domain=[*marks])),
         }
         on.plain("zero", "rule", "zero", x="zero:Q")
         on.add("change", "rule", "interval", full=0.85, x2="zero", **at)
@@ -358,4 +358,4 @@ def _quadrants(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Table
             shown = numbers.MISSING if share is None else numbers.percent(share).replace("-", "\u2212")
             entries.append(Entry(shown, kind="n", value=share))
         lines.append(Line((label_of(row, run),), tuple(entries), mark_icon(marks[row.version])))
-    return Table(say("scores.scroll"), heads, tuple(lines), "plain quadrants")
+    return Table(say("scores.scroll"), heads, tuple(lines), "plain shares")

@@ -117,14 +117,15 @@ def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
     def draw(word: Word) -> alt.FacetChart:
         on = Layers(word, "task", marks)
         axis = on.alt.Axis(labelAngle=0, labelOverlap=True, grid=False)
-        x = on.alt.X("stage:O", sort=stages, title=word(say("stages.axis")), axis=axis, scale=on.alt.Scale(padding=0.1))
+        room = on.alt.Scale(domain=stages, padding=0.1)
+        x = on.alt.X("stage:O", sort=None, title=word(say("stages.axis")), axis=axis, scale=room)
         y = on.y("value", scale=span(row["value"] for row in rows))
         on.add("lead", "line", "lead", x=x, y=y)
         on.add("line", "line", "line", x=x, y=y)
         on.plain("turn", "point", "ring", x=x, y=y)
         tips = on.tips(panel="scores.method", task="stages.task", stage="stages.axis", text="exams.score")
         on.add("point", "point", "point", x=x, y=y, tooltip=tips)
-        return on.panels(rows, [course.label for course in courses])
+        return on.panels(rows, len(courses))
 
     return Chart(draw, say("stages.title"), tuple(marks), len(courses))
 

@@ -70,7 +70,7 @@ def plain_table(run: Run, name: str) -> Table:
     many = len({*run.models, *(one.model for one in run.before)}) > 1
     # labels: model, method, checkpoint, step; where nothing was trained, the models are all there is to tell rows apart
     shown = slice(0, 1) if run.alone else slice(0, 4) if many else slice(1, 4)
-    heads = [Head(say(f"tables.{key}")) for key in ("model", "method", "checkpoint", "step")[shown]]
+    heads = [Head(say(key)) for key in ("tables.model", "tables.method", "tables.checkpoint", "tables.step")[shown]]
     rows: list[tuple[tuple[Words, ...], Sequence[float | None], str]] = []
 
     def add(labels: tuple[Words, ...], scores: Mapping[str, float], kind: str) -> None:
