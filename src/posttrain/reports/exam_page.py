@@ -101,13 +101,13 @@ def capabilities(run: Run, marks: Mapping[Version, Mark], *, change: bool) -> Se
 def relative_changes(changes: Sequence[tuple[str, str, float]], marks: Mapping[str, Mark]) -> Chart:
     """(group, method, change) around zero: a line per method below the name of each capability group."""
     end = min(MOST, max([0.02, *(abs(change) for _, _, change in changes)]))
-    high = LANE * (len(marks) + 2)
+    high, lanes = LANE * (len(marks) + 2), {name: lane for lane, name in enumerate(marks)}
 
     def draw(word: Word) -> alt.LayerChart:
         on = Layers(word, "name", marks)
         rows: Rows = [
             {"kind": kind, "group": word(capability_name(group)), "name": name, "change": min(max(change, -end), end),
-             "text": numbers.change_text(change), "zero": 0}
+             "text": numbers.change_text(change), "zero": 0, "lane": lanes[name]}
             for group, name, change in changes
             for kind in ("change", *(["more"] if change > MOST else ["less"] if change < -MOST else []))
         ]  # fmt: skip
@@ -117,11 +117,8 @@ def relative_changes(changes: Sequence[tuple[str, str, float]], marks: Mapping[s
                 "labelFontWeight": 600, "labelColor": "var(--ink)", "labelFontSize": FONT, "minExtent": 0}  # fmt: skip
         room = on.alt.Scale(domain=groups, padding=2 * LANE / high)
         y = on.alt.Y("group:N", sort=None, title=None, axis=on.alt.Axis(**axis), scale=room)
-        at = {
-            "x": x,
-            "y": y,
-            "yOffset": on.alt.YOffset("name:N", sort=None, scale=on.alt.Scale(domain=[*marks])),
-        }
+        lane = on.alt.YOffset("lane:O", sort="ascending", scale=on.alt.Scale(domain=[*lanes.values()]))
+        at = {"x": x, "y": y, "yOffset": lane}
         on.plain("zero", "rule", "zero", x="zero:Q")
         on.add("change", "rule", "interval", full=0.85, x2="zero", **at)
         tips = on.tips(name="scores.method", group="capabilities.group", text="capabilities.change")
