@@ -99,7 +99,8 @@ def scatter(spots: Sequence[Spot]) -> Chart:
         x, y = (on.x("x", "plot.forgotten", **PER_CENT), on.y("y", "plot.learned", **PER_CENT))
         both = {"learned": "plot.learned", "forgotten": "plot.forgotten"}
         tips = on.tips(name="scores.method", change="details.change", **both)
-        on.add("dot", "point", "dot", full=0.42, x=x, y=y, tooltip=tips)
+        if any(spot.dots for spot in spots):  # no label could be kept off marks of an empty layer
+            on.add("dot", "point", "dot", full=0.42, x=x, y=y, tooltip=tips)
         on.add("mean", "rule", "interval", x="low:Q", x2="high", y="y:Q")
         on.add("mean", "rule", "interval", x="x:Q", y="bottom:Q", y2="top")
         on.add("mean", "point", "mean", x=x, y=y, tooltip=on.tips(name="scores.method", **both))
