@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.statistics import share_over_changes
 from posttrain.reports import footnotes, numbers
-from posttrain.reports.charts import AXIS, SHARES, TITLE, Chart, Layers, Rows, Word, span
+from posttrain.reports.charts import AXIS, SHARES, TITLE, Chart, Drawn, Layers, Rows, Word, number, span
 from posttrain.reports.exam_page import model_label, row_label
 from posttrain.reports.folder import Cell, Row, Run, Version
 from posttrain.reports.marks import Mark, mark_icon
 from posttrain.reports.score_tables import CONTENT_GROUPS, EXAM_GROUPS, MORE_GROUPS, cost_table, score_table
 from posttrain.reports.texts import say
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table
-
-if TYPE_CHECKING:
-    import altair as alt
 
 __all__ = ["LOSS_KEYS", "balance", "loss_section", "more_section", "plot_section", "scores_section"]
 
@@ -94,18 +91,18 @@ def scatter(spots: Sequence[Spot]) -> Chart:
     """Learned (up) against forgotten (right); the best place is the top left corner."""
     marks = {spot.label: spot.mark for spot in spots}
 
-    def draw(word: Word) -> alt.LayerChart:
+    def draw(word: Word) -> Drawn:
         on = Layers(word, "name", marks)
-        x, y = (on.x("x", "plot.forgotten", **PER_CENT), on.y("y", "plot.learned", **PER_CENT))
+        x, y = (on.number("x", "plot.forgotten", **PER_CENT), on.number("y", "plot.learned", **PER_CENT))
         both = {"learned": "plot.learned", "forgotten": "plot.forgotten"}
         tips = on.tips(name="scores.method", change="details.change", **both)
         if any(spot.dots for spot in spots):  # no label could be kept off marks of an empty layer
             on.add("dot", "point", "dot", full=0.42, x=x, y=y, tooltip=tips)
-        on.add("mean", "rule", "interval", x="low:Q", x2="high", y="y:Q")
-        on.add("mean", "rule", "interval", x="x:Q", y="bottom:Q", y2="top")
+        on.add("mean", "rule", "interval", x=number("low"), x2={"field": "high"}, y=y)
+        on.add("mean", "rule", "interval", x=x, y=number("bottom"), y2={"field": "top"})
         on.add("mean", "point", "mean", x=x, y=y, tooltip=on.tips(name="scores.method", **both))
-        on.plain("mean", "text", "label", "only_labels", x="x:Q", y="y:Q", text="name:N")
-        on.plain("corner", "text", "quiet", x="x:Q", y="y:Q", text="name:N")
+        on.plain("mean", "text", "label", "labels", x=x, y=y, text={"field": "name"})
+        on.plain("corner", "text", "quiet", x=x, y=y, text={"field": "name"})
         corner = {"kind": "corner", "name": word(say("plot.ideal")), "x": 3, "y": 97}
         return on.whole([*(row for spot in spots for row in _rows(spot)), corner], 430)
 
@@ -193,15 +190,15 @@ def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[s
         for kind, cell, points in _drawn(name, own) for step, value in points
     ]  # fmt: skip
 
-    def draw(word: Word) -> alt.FacetChart:
+    def draw(word: Word) -> Drawn:
         on = Layers(word, "panel", marks, legend=False)
-        x = on.x("step", "plot.step", grid=False, scale=span((row["step"] for row in rows), 0))
-        y = on.y("loss", scale=span((row["loss"] for row in rows), 0))
+        x = on.number("step", "plot.step", grid=False, scale=span((row["step"] for row in rows), 0))
+        y = on.number("loss", scale=span((row["loss"] for row in rows), 0))
         tips = on.tips(panel="scores.method", step="plot.step", loss="loss.unit")
         for kind, thin, thick in (("all", "thin dashed", "dashed"), ("new", "thin", "line")):
-            on.add(f"{kind} cell", "line", thin, full=0.3, x=x, y=y, detail="cell:N")
+            on.add(f"{kind} cell", "line", thin, full=0.3, x=x, y=y, detail={"field": "cell"})
             on.add(kind, "line", thick, x=x, y=y)
-            on.add(f"{kind} tip", "point", "point", f"only_{kind}", full=0.0, x=x, y=y, tooltip=tips)  # unseen
+            on.add(f"{kind} tip", "point", "point", kind, full=0.0, x=x, y=y, tooltip=tips)  # unseen
         return on.panels(rows, len(curves))
 
     return Chart(draw, say("loss.title"), panels=len(curves))

@@ -6,9 +6,12 @@ page's CSS, so that a chart follows dark mode and print. Altair is imported when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -18,7 +21,21 @@ from posttrain.reports.texts import Message, Words, say
 if TYPE_CHECKING:
     import altair as alt
 
-__all__ = ["AXIS", "FONT", "SHARES", "THEME", "TITLE", "Chart", "Layers", "Rows", "Word", "span"]
+__all__ = [
+    "AXIS",
+    "FONT",
+    "SHARES",
+    "THEME",
+    "TITLE",
+    "Chart",
+    "Drawn",
+    "Layers",
+    "Rows",
+    "Word",
+    "name",
+    "number",
+    "span",
+]
 
 Word = Callable[[Words], str]
 """Puts words into the language of a chart."""
@@ -29,7 +46,7 @@ STATIC = 720
 LONGEST = 260
 """Widest name in a legend, in CSS pixels; the tooltip has all of it."""
 AXIS = 46
-"""Room for the labels of a y axis: the same for all panels, so that the width of a panel is known before it is drawn."""
+"""Room for the labels of a y axis: the same everywhere, so that the width of a panel is known before it is drawn."""
 TITLE = 14
 EDGE = 14
 """Room to the right of a chart, for marks and arrows at its edge."""
@@ -94,6 +111,13 @@ LOOKS: dict[str, dict[str, Any]] = {
 """Properties of the kinds of marks."""
 
 
+class Drawn(NamedTuple):
+    """A chart in one language, and its rows. Altair copies what it holds with every step, and rows may be many."""
+
+    chart: alt.LayerChart | alt.FacetChart
+    rows: Rows
+
+
 @dataclass(frozen=True)
 class Chart:
     """A chart in every language.
@@ -101,15 +125,32 @@ class Chart:
     draw: makes it; label: says what it shows; names: of its legend; panels: how many; left: room for its y axis.
     """
 
-    draw: Callable[[Word], alt.LayerChart | alt.FacetChart]
+    draw: Callable[[Word], Drawn]
     label: Message
     names: tuple[str, ...] = ()
     panels: int = 1
     left: int = AXIS
 
+    @cached_property
+    def _drawn(self) -> tuple[str, list[Words]]:
+        """The specification as JSON, drawn once, with numbers in private letters where words stand; and the words."""
+        said: list[Words] = []
+
+        def number(words: Words) -> str:
+            if words not in said:
+                said.append(words)
+            return f"\ue000{said.index(words)}\ue001"
+
+        chart, rows = self.draw(number)
+        whole = {**chart.to_dict(validate=False), "description": number(self.label), "data": {"values": rows}}
+        return json.dumps(whole, ensure_ascii=False), said
+
     def spec(self, word: Word) -> dict[str, Any]:
         """Return the Vega-Lite specification in one language; it has no width yet."""
-        return {**self.draw(word).to_dict(validate=False), "description": word(self.label).replace("`", "")}
+        drawn, said = self._drawn
+        texts = [json.dumps(word(words).replace("`", ""), ensure_ascii=False)[1:-1] for words in said]
+        spec: dict[str, Any] = json.loads(re.sub("\ue000([0-9]+)\ue001", lambda found: texts[int(found[1])], drawn))
+        return spec
 
     @property
     def name_width(self) -> int:
@@ -132,7 +173,12 @@ class Chart:
 
         spec = self.spec(word)
         legend = {**THEME["legend"], "columns": max(1, STATIC // self.name_width)}
-        spec["config"] = {**THEME, "legend": legend, "aria": False}
+        spec["config"] = {
+            **THEME,
+            "legend": legend,
+            "aria": False,
+            "font": "sans-serif",
+        }  # a list takes 2.5 times as long
         one, columns = spec.get("spec", spec), min(columns_of(self.panels), 2)
         spec |= {"columns": columns} if "facet" in spec else {}
         one["width"] = (STATIC - self.left - EDGE - GAP * (columns - 1)) // columns
@@ -160,66 +206,67 @@ def span(values: Iterable[float], *more: float) -> dict[str, Any]:
     return {"domain": [min(known), max(known)], "nice": True, "zero": False}
 
 
+def number(field: str, **more: Any) -> dict[str, Any]:
+    """Return a quantitative channel."""
+    return {"field": field, "type": "quantitative", **more}
+
+
+def nominal(field: str, **more: Any) -> dict[str, Any]:
+    """Return a nominal channel in the order of the rows: of a list of names Vega-Lite makes code, in which a name
+    could be more than a name."""
+    return {"field": field, "type": "nominal", "sort": None, **more}
+
+
 class Layers:
     """Layers over one table of rows. A layer draws the rows of one kind, in the colours and shapes of their names."""
 
     def __init__(self, word: Word, field: str, marks: Mapping[str, Mark], *, legend: bool = True) -> None:
         """field: of the names; legend: whether it is there, and a click in it shows the chosen names alone."""
-        import altair as alt
+        import altair
 
-        self.alt: Any = alt
-        self.word = word
+        self.alt: Any = altair
+        self.word, self.legend = word, legend
         self.layers: list[alt.Chart] = []
-        shown: dict[str, Any] = {"sort": None, "title": None, **({} if legend else {"legend": None})}
-        colours, shapes = [m.colour for m in marks.values()], [m.shape for m in marks.values()]
-        self.colour = alt.Color(f"{field}:N", scale=alt.Scale(domain=[*marks], range=colours), **shown)
-        self.shape = alt.Shape(f"{field}:N", scale=alt.Scale(domain=[*marks], range=shapes), **shown)
-        chosen = alt.selection_point(name="chosen", fields=[field], bind="legend", toggle="true")
-        self.chosen = chosen if legend else None
+        shown: dict[str, Any] = {"title": None, **({} if legend else {"legend": None})}
+        colours, shapes = [mark.colour for mark in marks.values()], [mark.shape for mark in marks.values()]
+        self.colour = nominal(field, scale={"domain": [*marks], "range": colours}, **shown)
+        self.shape = nominal(field, scale={"domain": [*marks], "range": shapes}, **shown)
+        self.chosen = altair.selection_point(name="chosen", fields=[field], bind="legend", toggle="true")
 
-    def add(self, kind: str, mark: str, look: str, name: str = "", *, full: float = 1.0, **encoding: Any) -> None:
+    def add(self, kind: str, mark: str, look: str, only: str = "", *, full: float = 1.0, **channels: Any) -> None:
         """Add a layer. look: one of LOOKS; full: its opacity where it is not a shadow."""
-        opacity: Any = self.alt.value(full)
-        if self.chosen is not None:
-            opacity = self.alt.when(self.chosen).then(opacity).otherwise(self.alt.value(0.1 * full))
+        opacity: dict[str, Any] = {"value": full}
+        if self.legend:
+            opacity = {"condition": {"param": "chosen", **opacity}, "value": 0.1 * full}
         shape = {"shape": self.shape} if mark == "point" else {}
-        self.plain(kind, mark, look, name, color=self.colour, opacity=opacity, **shape, **encoding)
+        self.plain(kind, mark, look, only, color=self.colour, opacity=opacity, **shape, **channels)
 
-    def plain(self, kind: str, mark: str, look: str, name: str = "", **encoding: Any) -> None:
-        """Add a layer in the page's own colours. name: `only_...` is left to the page's script."""
-        chart = self.alt.Chart(**({"name": name} if name else {}))
-        chart = chart.transform_filter(self.alt.FieldEqualPredicate(field="kind", equal=kind))
-        self.layers.append(getattr(chart, f"mark_{mark}")(**LOOKS[look]).encode(**encoding))
+    def plain(self, kind: str, mark: str, look: str, only: str = "", **channels: Any) -> None:
+        """Add a layer in the page's own colours. only: its name, where the page's script alone draws it."""
+        named = {"name": f"only_{only}"} if only else {}
+        transform = [{"filter": {"field": "kind", "equal": kind}}]
+        drawn = {"type": mark, **LOOKS[look]}
+        encoding = self.alt.FacetedEncoding(**channels)
+        self.layers.append(self.alt.Chart(mark=drawn, encoding=encoding, transform=transform, **named))
 
-    def x(self, field: str, title: str = "", **more: Any) -> Any:
-        """Return a quantitative x. title: a key of the catalogue; more: of its axis, and `scale`."""
-        return self.alt.X(f"{field}:Q", **self._axis(title, **more))
+    def number(self, field: str, title: str = "", *, scale: Mapping[str, Any], **axis: Any) -> dict[str, Any]:
+        """Return an x or y with an axis. title: a key of the catalogue."""
+        shown = {"tickCount": 5, "labelOverlap": True, **axis}
+        return number(field, title=self.word(say(title)) if title else None, scale=scale, axis=shown)
 
-    def y(self, field: str, title: str = "", **more: Any) -> Any:
-        """Return a quantitative y."""
-        return self.alt.Y(f"{field}:Q", **self._axis(title, **more))
-
-    def _axis(self, title: str, scale: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-        axis = self.alt.Axis(**{"tickCount": 5, "labelOverlap": True, **more})
-        return {"title": self.word(say(title)) if title else None, "scale": self.alt.Scale(**scale), "axis": axis}
-
-    def tips(self, **titles: str) -> list[alt.Tooltip]:
+    def tips(self, **titles: str) -> list[dict[str, Any]]:
         """Return a tooltip: field -> key of its title. What a run says is a value in it, never a title."""
-        return [self.alt.Tooltip(f"{field}:N", title=self.word(say(title))) for field, title in titles.items()]
+        return [{"field": field, "type": "nominal", "title": self.word(say(key))} for field, key in titles.items()]
 
-    def whole(self, rows: Rows, height: float) -> alt.LayerChart:
+    def whole(self, rows: Rows, height: float) -> Drawn:
         """Return the layers as one chart."""
-        if self.chosen is not None:
-            self.layers[0] = self.layers[0].add_params(self.chosen)
-        return self.alt.layer(*self.layers, data=self.alt.Data(values=rows)).properties(height=height)
+        chart = self.alt.layer(*self.layers, data=self.alt.NamedData("rows"), height=height)
+        return Drawn(chart.add_params(self.chosen) if self.legend else chart, rows)
 
-    def panels(self, rows: Rows, panels: int) -> alt.FacetChart:
-        """Return the layers as one panel for each value of the field `panel`, in its order; all have the same axes.
-
-        The order is that of the rows: of a list of names Vega-Lite makes an expression, in which a name may be code.
-        """
+    def panels(self, rows: Rows, panels: int) -> Drawn:
+        """Return the layers as one panel for each value of the field `panel`; all have the same axes."""
         columns = columns_of(panels)
-        facet = self.alt.Facet("panel:N", sort=None, title=None)
-        whole = self.whole(rows, 300 if columns == 1 else 220).facet(facet, columns=columns)
-        whole = whole.properties(bounds="flush", spacing=self.alt.RowColnumber(row=74, column=GAP))
-        return whole.resolve_axis(x="independent")
+        one = self.whole(rows, 300 if columns == 1 else 220).chart
+        facet = self.alt.Facet(**nominal("panel", title=None))
+        whole = one.facet(facet, columns=columns, bounds="flush", spacing={"row": 74, "column": GAP})
+        return Drawn(whole.resolve_axis(x="independent"), rows)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from posttrain.exams.capabilities import CAPABILITIES
 from posttrain.reports import numbers
-from posttrain.reports.charts import FONT, Chart, Layers, Rows, Word
+from posttrain.reports.charts import FONT, Chart, Drawn, Layers, Rows, Word, nominal, number
 from posttrain.reports.examined import QUADRANTS, Compared, ExamInfo
 from posttrain.reports.folder import Row, Run, Version
 from posttrain.reports.marks import Mark, mark_icon
 from posttrain.reports.texts import Message, Words, breakable, known, say
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table
-
-if TYPE_CHECKING:
-    import altair as alt
 
 __all__ = [
     "capabilities",
@@ -103,7 +100,7 @@ def relative_changes(changes: Sequence[tuple[str, str, float]], marks: Mapping[s
     end = min(MOST, max([0.02, *(abs(change) for _, _, change in changes)]))
     high, lanes = LANE * (len(marks) + 2), {name: lane for lane, name in enumerate(marks)}
 
-    def draw(word: Word) -> alt.LayerChart:
+    def draw(word: Word) -> Drawn:
         on = Layers(word, "name", marks)
         rows: Rows = [
             {"kind": kind, "group": word(capability_name(group)), "name": name, "change": min(max(change, -end), end),
@@ -112,19 +109,18 @@ def relative_changes(changes: Sequence[tuple[str, str, float]], marks: Mapping[s
             for kind in ("change", *(["more"] if change > MOST else ["less"] if change < -MOST else []))
         ]  # fmt: skip
         groups = list(dict.fromkeys(row["group"] for row in rows))
-        x = on.x("change", labelExpr=PER_CENT, orient="top", scale={"domain": [-end, end], "nice": True})
+        x = on.number("change", labelExpr=PER_CENT, orient="top", scale={"domain": [-end, end], "nice": True})
         axis = {"labelAlign": "left", "labelOffset": 11 - high / 2, "labelPadding": -2, "labelLimit": 400,
                 "labelFontWeight": 600, "labelColor": "var(--ink)", "labelFontSize": FONT, "minExtent": 0}  # fmt: skip
-        room = on.alt.Scale(domain=groups, padding=2 * LANE / high)
-        y = on.alt.Y("group:N", sort=None, title=None, axis=on.alt.Axis(**axis), scale=room)
-        lane = on.alt.YOffset("lane:O", sort="ascending", scale=on.alt.Scale(domain=[*lanes.values()]))
-        at = {"x": x, "y": y, "yOffset": lane}
-        on.plain("zero", "rule", "zero", x="zero:Q")
-        on.add("change", "rule", "interval", full=0.85, x2="zero", **at)
+        y = nominal("group", title=None, axis=axis, scale={"domain": groups, "padding": 2 * LANE / high})
+        lane = {"field": "lane", "type": "ordinal", "sort": "ascending", "scale": {"domain": [*lanes.values()]}}
+        at: dict[str, Any] = {"x": x, "y": y, "yOffset": lane}
+        on.plain("zero", "rule", "zero", x=number("zero"))
+        on.add("change", "rule", "interval", full=0.85, x2={"field": "zero"}, **at)
         tips = on.tips(name="scores.method", group="capabilities.group", text="capabilities.change")
         on.add("change", "point", "point", tooltip=tips, **at)
         for side, arrow in (("more", "\u25b8"), ("less", "\u25c2")):
-            on.add(side, "text", side, text=on.alt.value(arrow), **at)
+            on.add(side, "text", side, text={"value": arrow}, **at)
         return on.whole([*rows, {"kind": "zero", "zero": 0}], high * len(groups) + 2 * LANE)
 
     return Chart(draw, say("capabilities.title"), tuple(marks), left=0)

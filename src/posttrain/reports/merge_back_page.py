@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from posttrain.reports import numbers
-from posttrain.reports.charts import SHARES, Chart, Layers, Rows, Word
+from posttrain.reports.charts import SHARES, Chart, Drawn, Layers, Rows, Word
 from posttrain.reports.exam_page import model_label
 from posttrain.reports.folder import Row, Run, Version
 from posttrain.reports.marks import Mark, mark_icon, marks_of
 from posttrain.reports.texts import Message, known, say
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table
-
-if TYPE_CHECKING:
-    import altair as alt
 
 __all__ = ["merge_section", "ways_of"]
 
@@ -84,14 +80,14 @@ def merge_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 def over_weights(ways: Mapping[str, Way], names: Mapping[str, Message], marks: Mapping[str, Mark]) -> Chart:
     """Shares in per cent on the way from the weights before (0) to the trained ones (1), a panel per method."""
 
-    def draw(word: Word) -> alt.FacetChart:
+    def draw(word: Word) -> Drawn:
         on = Layers(word, "score", {word(names[key]): mark for key, mark in marks.items()})
         rows: Rows = [
             {"kind": "point", "panel": label, "score": word(names[key]), "a": a, "value": 100 * value, "text": f"{value:.4g}"}
             for label, way in ways.items() for key in marks for a, value in way.get(key, ())
         ]  # fmt: skip
-        x = on.x("a", "merge.axis", values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", scale={"domain": [0, 1]})
-        y = on.y("value", values=SHARES, scale={"domain": [0, 100]})
+        x = on.number("a", "merge.axis", values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", scale={"domain": [0, 1]})
+        y = on.number("value", values=SHARES, scale={"domain": [0, 100]})
         on.add("point", "line", "line", x=x, y=y)
         tips = on.tips(panel="scores.method", score="exams.score", a="merge.share", text="details.env_value")
         on.add("point", "point", "point", x=x, y=y, tooltip=tips)

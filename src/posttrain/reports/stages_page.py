@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from posttrain.reports import numbers
-from posttrain.reports.charts import Chart, Layers, Rows, Word, span
+from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, span
 from posttrain.reports.exam_page import model_label
 from posttrain.reports.folder import Run, Version
 from posttrain.reports.marks import Mark, mark_icon, marks_of
 from posttrain.reports.texts import Words, say
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, number_table
-
-if TYPE_CHECKING:
-    import altair as alt
 
 __all__ = ["TRANSFER", "Course", "courses_of", "stages_section", "stages_table"]
 
@@ -114,12 +111,19 @@ def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
         for kind in (["point"] + ["lead"] * (i <= j + 1) + ["line"] * (i > j) + ["turn"] * (i == j + 1))
     ]  # fmt: skip
 
-    def draw(word: Word) -> alt.FacetChart:
+    def draw(word: Word) -> Drawn:
         on = Layers(word, "task", marks)
-        axis = on.alt.Axis(labelAngle=0, labelOverlap=True, grid=False)
-        room = on.alt.Scale(domain=stages, padding=0.1)
-        x = on.alt.X("stage:O", sort=None, title=word(say("stages.axis")), axis=axis, scale=room)
-        y = on.y("value", scale=span(row["value"] for row in rows))
+        axis = {"labelAngle": 0, "labelOverlap": True, "grid": False}
+        room = {"domain": stages, "padding": 0.1}
+        x = {
+            "field": "stage",
+            "type": "ordinal",
+            "sort": None,
+            "title": word(say("stages.axis")),
+            "axis": axis,
+            "scale": room,
+        }
+        y = on.number("value", scale=span(row["value"] for row in rows))
         on.add("lead", "line", "lead", x=x, y=y)
         on.add("line", "line", "line", x=x, y=y)
         on.plain("turn", "point", "ring", x=x, y=y)

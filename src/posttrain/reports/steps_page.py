@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from posttrain.exams.statistics import share_over_changes
 from posttrain.reports import numbers
-from posttrain.reports.charts import Chart, Layers, Rows, Word, span
+from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, span
 from posttrain.reports.exam_page import label_of
 from posttrain.reports.examined import ExamInfo
 from posttrain.reports.folder import Row, Run, Version, safe_name
@@ -17,9 +17,6 @@ from posttrain.reports.steps import StepPoint, best, starts_to_fall
 from posttrain.reports.tables_out import plain_table
 from posttrain.reports.texts import Message, say
 from posttrain.reports.view import Panel, Section
-
-if TYPE_CHECKING:
-    import altair as alt
 
 __all__ = ["KNOWLEDGE", "exam_points", "falls", "steps_section"]
 
@@ -146,11 +143,11 @@ def over_steps(name: Message, series: Sequence[Series], chance: float | None = N
     rows = [{"panel": one.label, **row} for one in series for row in _rows(one, chance)]
     values = [row[key] for row in rows for key in ("value", "low", "high") if key in row]
 
-    def draw(word: Word) -> alt.FacetChart:
+    def draw(word: Word) -> Drawn:
         on = Layers(word, "panel", {one.label: one.mark for one in series}, legend=False)
-        x = on.x("step", "plot.step", grid=False, scale=span((row["step"] for row in rows if "step" in row), 0))
-        y = on.y("value", scale=span(values))
-        on.add("point", "area", "band", full=0.18, x=x, y=on.y("low", scale=span(values)), y2="high")
+        x = on.number("step", "plot.step", grid=False, scale=span((row["step"] for row in rows if "step" in row), 0))
+        y = on.number("value", scale=span(values))
+        on.add("point", "area", "band", full=0.18, x=x, y=on.number("low", scale=span(values)), y2={"field": "high"})
         for level in ("untouched", "chance"):
             on.plain(level, "rule", level, y=y)
         on.add("lead", "line", "lead", full=0.5, x=x, y=y)
