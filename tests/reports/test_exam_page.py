@@ -89,7 +89,7 @@ def test_the_table_of_an_exam(study: Path) -> None:
 
 def test_capabilities_say_what_is_behind_them_and_what_is_left_out(study: Path) -> None:
     run = read_run(study)
-    section = capabilities(run, marks_of(run.versions), change=True)
+    section = capabilities(run, marks_of(run.versions), with_change=True)
     (table,) = tables(section)
     assert section is not None
     families = list(dict.fromkeys(text(line.under, "en").split(":")[0] for line in table.lines))

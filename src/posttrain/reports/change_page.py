@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from posttrain.exams.floor import NOISE_FLOOR
@@ -13,8 +14,8 @@ from posttrain.reports.exam_page import model_label, row_label
 from posttrain.reports.folder import Cell, Row, Run, Version
 from posttrain.reports.marks import Mark, mark_icon
 from posttrain.reports.score_tables import CONTENT_GROUPS, EXAM_GROUPS, MORE_GROUPS, cost_table, score_table
-from posttrain.reports.texts import say
-from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table
+from posttrain.reports.texts import say, say_if
+from posttrain.reports.view import Entry, Line, Panel, Section, Table, heads_of, numeric
 
 __all__ = ["LOSS_KEYS", "balance", "loss_section", "more_section", "plot_section", "scores_section"]
 
@@ -45,25 +46,25 @@ def plot_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
     title = say("plot.title")
     spots = _spots(run, marks)
     if not spots:
-        return Section("plot", title, (Panel(below=((say("plot.none"),),)),))
-    small = [say("plot.small")] if len(run.changes) > 1 else []
-    chart = Panel(chart=scatter(spots), below=((say("plot.about"), *small, say("plot.axes")),))
+        return Section("plot", title, (Panel(below=(say("plot.none"),)),))
+    about = say_if({"plot.about": True, "plot.small": len(run.changes) > 1, "plot.axes": True})
+    chart = Panel(chart=scatter(spots), below=about)
     return Section("plot", title, (chart, Panel(say("plot.table"), table=balance(spots), folded=True)))
 
 
 def balance(spots: Sequence[Spot]) -> Table:
     """Return learned and forgotten of each method, in per cent with intervals."""
-    share = "locality"  # any share: it says that they are written in per cent
-
-    def entry(value: float, interval: tuple[float, float]) -> Entry:
-        return Entry(numbers.score_text(share, value), (numbers.interval_text(share, interval),), "n", value=value)
-
-    lines = (Line((s.label,), (entry(s.y, s.y_ci), entry(s.x, s.x_ci)), mark_icon(s.mark)) for s in spots)
-    heads = (
-        Head(say("scores.method")),
-        *(Head(say(key), kind="n") for key in ("details.learned", "details.forgotten")),
+    lines = (
+        Line((spot.label,), (_share(spot.y, spot.y_ci), _share(spot.x, spot.x_ci)), mark_icon(spot.mark))
+        for spot in spots
     )
+    heads = heads_of(say("scores.method"), (say("details.learned"), say("details.forgotten")))
     return Table(say("plot.table"), heads, tuple(lines))
+
+
+def _share(value: float, interval: tuple[float, float]) -> Entry:
+    any_share = "locality"  # it says that they are written in per cent
+    return numeric(value, partial(numbers.score_text, any_share), numbers.interval_text(any_share, interval))
 
 
 def _spots(run: Run, marks: Mapping[Version, Mark]) -> list[Spot]:
@@ -130,9 +131,9 @@ def scores_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
     title = say("scores.title")
     table = score_table(run, EXAM_GROUPS, marks, title)
     if table is None:
-        return Section("scores", title, (Panel(below=((say("scores.none"),),)),))
+        return Section("scores", title, (Panel(below=(say("scores.none"),)),))
     words = Panel(items=tuple((word,) for word in footnotes.words(run)), kind="words")
-    return Section("scores", title, (Panel(table=table, below=(tuple(footnotes.exam_notes(run)),)), words))
+    return Section("scores", title, (Panel(table=table, below=tuple(footnotes.exam_notes(run))), words))
 
 
 def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
@@ -140,13 +141,12 @@ def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     panels = []
     for groups, title, notes in (
         (CONTENT_GROUPS, say("scores.content"), footnotes.content_notes(run)),
-        (("strict",), say("scores.strict"), [say("scores.strict_about")]),
+        (("strict",), say("scores.strict"), (say("scores.strict_about"),)),
         (MORE_GROUPS, footnotes.more_name(run), footnotes.more_notes(run)),
     ):
         table = score_table(run, groups, marks, title)
         if table is not None:
-            below = (tuple(notes),) if notes else ()
-            panels.append(Panel(title, table=table, below=below, folded=groups != MORE_GROUPS))
+            panels.append(Panel(title, table=table, below=notes, folded=groups != MORE_GROUPS))
     name = "more.title" if panels else "head.cost"
     costs = cost_table(run, marks)
     if costs is not None:
@@ -170,13 +170,12 @@ def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     trained = {cell.method for cell in run.cells if cell.metrics}
     without = [name for name in run.methods if name not in (*trained, NOISE_FLOOR)]
     replayed = any(kinds["all"] for kinds in curves.values())
-    about = [say("loss.about"), *([say("loss.axes")] if len(curves) > 1 else [])]
-    about += [say("loss.replay")] if replayed else []
-    about += [say("loss.many")] if any(len(each) > 1 for kinds in curves.values() for each in kinds.values()) else []
+    many = any(len(each) > 1 for kinds in curves.values() for each in kinds.values())
+    about = {"loss.about": True, "loss.axes": len(curves) > 1, "loss.replay": replayed, "loss.many": many}
     keys = (("solid", say("loss.new")), ("dashed", say("loss.all"))) if replayed else ()
-    below = ((say("loss.none", methods=", ".join(without)),),) if without else ()
+    below = (say("loss.none", methods=", ".join(without)),) if without else ()
     chart = losses(curves, named)
-    return Section("loss", say("loss.title"), (Panel(notes=tuple(about), keys=keys, chart=chart, below=below),))
+    return Section("loss", say("loss.title"), (Panel(notes=say_if(about), keys=keys, chart=chart, below=below),))
 
 
 def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[str, Mark]) -> Chart:

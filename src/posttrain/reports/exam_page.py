@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -14,8 +15,8 @@ from posttrain.reports.charts import FONT, Chart, Drawn, Layers, Rows, Word, nom
 from posttrain.reports.examined import QUADRANTS, Compared, ExamInfo
 from posttrain.reports.folder import Row, Run, Version
 from posttrain.reports.marks import Mark, mark_icon
-from posttrain.reports.texts import Message, Words, breakable, known, say
-from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table
+from posttrain.reports.texts import Message, Words, breakable, known, say, say_if
+from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, heads_of, numeric
 
 __all__ = [
     "capabilities",
@@ -65,8 +66,8 @@ def model_label(model: str, run: Run) -> str:
 # ---- capabilities ------------------------------------------------------------------------------------------------
 
 
-def capabilities(run: Run, marks: Mapping[Version, Mark], *, change: bool) -> Section | None:
-    """The relative change of each capability group; None where results.json has none. change: of the change exam."""
+def capabilities(run: Run, marks: Mapping[Version, Mark], *, with_change: bool) -> Section | None:
+    """The relative change of each capability group; None where results.json has none."""
     rows = [row for row in run.final if row.drift]
     every = dict.fromkeys(group for row in rows for group in row.drift)
     if not every:
@@ -74,25 +75,19 @@ def capabilities(run: Run, marks: Mapping[Version, Mark], *, change: bool) -> Se
     groups = [g for g in CAPABILITIES if g in every] + [g for g in every if g not in CAPABILITIES]
     named = {label_of(row, run): marks[row.version] for row in rows}
     changes = [
-        (g, name, c)
-        for g in groups
-        for name, row in zip(named, rows, strict=True)
-        if (c := _change(row, g)) is not None
-    ]
+        (group, name, change)
+        for group in groups for name, row in zip(named, rows, strict=True) if (change := _change(row, group)) is not None
+    ]  # fmt: skip
     beyond = any(abs(change) > MOST for _, _, change in changes)
-    about = [say("capabilities.about"), *([say("capabilities.exams_about")] if run.exams else [])]
-    about += [say("capabilities.beyond")] if beyond else []
-    told = [say("capabilities.table_about"), *([say("capabilities.change_about")] if change else [])]
-    heads = (
-        Head(say("capabilities.group")),
-        *(Head(mark_icon(mark) + name, kind="n") for name, mark in named.items()),
-        Head(say("capabilities.remark"), kind="text"),
-    )
+    about = {"capabilities.about": True, "capabilities.exams_about": run.exams, "capabilities.beyond": beyond}
+    told = {"capabilities.table_about": True, "capabilities.change_about": with_change, "capabilities.zero_about": True}
+    heads = heads_of(say("capabilities.group"), (mark_icon(mark) + name for name, mark in named.items()))
     lines = tuple(line for group in groups for line in _group_lines(rows, group))
-    table = Table(say("capabilities.table"), heads, lines, "plain sums")
+    title = say("capabilities.table")
+    table = Table(title, (*heads, Head(say("capabilities.remark"), kind="text")), lines, "plain sums")
     chart = relative_changes(changes, named) if changes else None
-    folded = Panel(say("capabilities.table"), notes=(*told, say("capabilities.zero_about")), table=table, folded=True)
-    return Section("capabilities", say("capabilities.title"), (Panel(notes=tuple(about), chart=chart), folded))
+    panels = (Panel(notes=say_if(about), chart=chart), Panel(title, notes=say_if(told), table=table, folded=True))
+    return Section("capabilities", say("capabilities.title"), panels)
 
 
 def relative_changes(changes: Sequence[tuple[str, str, float]], marks: Mapping[str, Mark]) -> Chart:
@@ -148,7 +143,7 @@ def _group_lines(rows: Sequence[Row], group: str) -> Iterator[Line]:
 
 
 def _drift_line(name: Words, changes: Sequence[float | None], remark: Words, under: Words, kind: str = "") -> Line:
-    entries = [Entry(numbers.MISSING if c is None else numbers.change_text(c), kind="n", value=c) for c in changes]
+    entries = (numeric(change, numbers.change_text) for change in changes)
     return Line((name,), (*entries, Entry(remark, kind="text")), kind=kind, under=under)
 
 
@@ -180,10 +175,9 @@ def exam_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     if not panels:
         return None
     compared = [one for row in run.final for one in row.compare.values()]
-    about = [say("exams.about" if run.rows else "exams.about_before")]
-    about += [say("exams.verdicts_about")] if compared else []
-    about += [say("exams.cells_about")] if any(one.cells > 1 for one in compared) else []
-    return Section("exams", say("exams.title"), (Panel(notes=tuple(about)), *panels))
+    about = {"exams.about": run.rows, "exams.about_before": not run.rows, "exams.verdicts_about": compared}
+    about["exams.cells_about"] = any(one.cells > 1 for one in compared)
+    return Section("exams", say("exams.title"), (Panel(notes=say_if(about)), *panels))
 
 
 def _sources(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Iterator[_Source]:
@@ -215,23 +209,14 @@ def _exam_panels(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Ite
     yield Panel(exam.name, small=n, notes=about, table=_exam_table(exam, columns, sources, measured))
     rest = [score for score in every if score not in columns]
     if rest:
-        heads = (Head(say("exams.score")), *(Head(source.name, kind="n") for source in sources))
-        lines = tuple(Line((_code(score),), tuple(_entry(s, exam, score, measured) for s in sources)) for score in rest)
-        table = Table(
-            say("scores.scroll"),
-            heads,
-            tuple(line._replace(entries=_bare(line.entries)) for line in lines),
-            "plain sums",
-        )
-        yield Panel(say("exams.more", n=len(rest)), table=table, folded=True)
+        heads = heads_of(say("exams.score"), (source.name for source in sources))
+        lines = (Line((_code(score),), tuple(_entry(s, exam, score, measured) for s in sources)) for score in rest)
+        bare = tuple(line._replace(entries=tuple(e._replace(below=()) for e in line.entries)) for line in lines)
+        yield Panel(say("exams.more", n=len(rest)), table=Table(say("scores.scroll"), heads, bare), folded=True)
     cost = _cost(run, exam.name)
-    below = [*([cost] if cost else []), *([say("verbatim", text=f"`{exam.signature}`")] if exam.signature else [])]
-    if below or exam.notes:
-        yield Panel(items=tuple((note,) for note in exam.notes), below=tuple((one,) for one in below), kind="fine")
-
-
-def _bare(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    return tuple(entry._replace(below=()) for entry in entries)
+    yield Panel(items=tuple((note,) for note in exam.notes), below=(cost,) if cost else (), kind="fine")
+    if exam.signature:
+        yield Panel(below=(say("verbatim", text=f"`{exam.signature}`"),), kind="fine")
 
 
 def _counts(run: Run) -> Iterator[Mapping[str, int]]:
@@ -244,8 +229,8 @@ def _exam_table(
 ) -> Table:
     """The headline, beside it the difference from the untouched model if one was tested, then the other scores."""
     verdicts = any(source.compared for source in sources)
-    heads = [Head(score, kind="n") for score in columns]
-    heads[0] = heads[0]._replace(below="" if exam.higher_is_better else say("exams.lower"))
+    heads = list(heads_of(say("scores.method"), columns))
+    heads[1] = heads[1]._replace(below="" if exam.higher_is_better else say("exams.lower"))
     lines = []
     for source in sources:
         entries = [_entry(source, exam, score, measured) for score in columns]
@@ -253,8 +238,8 @@ def _exam_table(
             entries.insert(1, _verdict(source.compared, exam) if source.compared else Entry(kind="verdict"))
         lines.append(Line((source.name,), tuple(entries), source.icon, kind=source.kind))
     if verdicts:
-        heads.insert(1, Head(say("exams.difference"), kind="verdict"))
-    return Table(say("scores.scroll"), (Head(say("scores.method")), *heads), tuple(lines), "plain examined")
+        heads.insert(2, Head(say("exams.difference"), kind="verdict"))
+    return Table(say("scores.scroll"), tuple(heads), tuple(lines), "plain examined")
 
 
 def _cost(run: Run, exam: str) -> Message | None:
@@ -272,12 +257,9 @@ def _cost(run: Run, exam: str) -> Message | None:
 
 def _entry(source: _Source, exam: ExamInfo, score: str, measured: Sequence[_Source]) -> Entry:
     key = f"{exam.name}.{score}"
-    if key not in source.scores:
-        return Entry(kind="n")
-    places = numbers.digits(s.scores[key] for s in measured if key in s.scores)
-    interval = source.ci95.get(key)
-    between = ("\u2013".join(numbers.fixed(end, places) for end in interval),) if interval else ()
-    return Entry(numbers.fixed(source.scores[key], places), between, "n", value=source.scores[key])
+    write = partial(numbers.fixed, places=numbers.digits(s.scores[key] for s in measured if key in s.scores))
+    between = ("\u2013".join(map(write, source.ci95[key])),) if key in source.ci95 else ()
+    return numeric(source.scores.get(key), write, *between)
 
 
 def difference_text(compared: Compared) -> str:
@@ -322,7 +304,7 @@ def forgetting(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> Sec
     if not found:
         return None
     adjusted = any(len(table.heads) > len(QUADRANTS) + 2 for _, table in found)
-    about = (say("forgetting.about"), *([say("forgetting.adjusted_about")] if adjusted else []))
+    about = say_if({"forgetting.about": True, "forgetting.adjusted_about": adjusted})
     keys = tuple((f"q{i}", say(f"quadrant.{name}")) for i, name in enumerate(QUADRANTS))
     panels = (Panel(notes=about, keys=keys), *(Panel(name, table=table) for name, table in found))
     return Section("forgetting", say("forgetting.title"), panels, part="samples" if samples else "")
@@ -334,21 +316,17 @@ def _quadrants(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Table
     known_chance = any(one.adjusted[0] is not None for _, one in rows)
     names = [f"quadrant.{name}" for name in QUADRANTS]
     names += ["forgetting.forgotten_adjusted", "forgetting.gained_adjusted"] if known_chance else []
-    heads = (
-        Head(say("scores.method")),
-        Head(say("forgetting.shares"), unseen=True),
-        *(Head(say(n), kind="n") for n in names),
-    )
+    first, *rest = heads_of(say("scores.method"), map(say, names))
+    heads = (first, Head(say("forgetting.shares"), unseen=True), *rest)
     lines = []
     for row, one in rows:
         shares, counts = one.shares() or (), one.counts or ()
         entries = [Entry("", kind="stack", stack=tuple(round(100 * share, 2) for share in shares))]
-        entries += [
-            Entry(f"{count:,}", (numbers.percent(share),), "n", value=count)
-            for count, share in zip(counts, shares, strict=True)
-        ]
-        for share in one.adjusted if known_chance else ():
-            shown = numbers.MISSING if share is None else numbers.percent(share).replace("-", "\u2212")
-            entries.append(Entry(shown, kind="n", value=share))
+        entries += [numeric(n, "{:,}".format, numbers.percent(share)) for n, share in zip(counts, shares, strict=True)]
+        entries += [numeric(share, _signed_percent) for share in (one.adjusted if known_chance else ())]
         lines.append(Line((label_of(row, run),), tuple(entries), mark_icon(marks[row.version])))
     return Table(say("scores.scroll"), heads, tuple(lines), "plain shares")
+
+
+def _signed_percent(share: float) -> str:
+    return numbers.percent(share).replace("-", "\u2212")

@@ -124,7 +124,7 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
     scored = {key.partition(".")[0] for row in run.shown for key in row.scores if row.scores}
     rated = has_change(run) and bool(scored & {*EXAM_GROUPS})
     staged = stages_page.stages_section(run, marks)
-    exams = [exam_page.capabilities(run, marks, change=has_change(run)), exam_page.exam_section(run, marks)]
+    exams = [exam_page.capabilities(run, marks, with_change=has_change(run)), exam_page.exam_section(run, marks)]
     first = rated or staged is not None
     seen = bool(findings.findings(run) or run.problems or not all(cell.done for cell in run.cells) or not run.alone)
     found = [
@@ -211,7 +211,7 @@ def _details(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     if run.alone and len(run.changes) < 2 and not environment_ and not configs:
         return None
     cost = None if run.alone else _cost(run)
-    panels = [Panel(below=((say("details.cost", cost=cost),),))] if cost else []
+    panels = [Panel(below=(say("details.cost", cost=cost),))] if cost else []
     if environment_:
         heads = (Head(say("details.env_key")), Head(say("details.env_value")))
         lines = tuple(Line((key,), (Entry(value),)) for key, value in environment_)

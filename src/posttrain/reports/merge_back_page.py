@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 
 from posttrain.reports import numbers
 from posttrain.reports.charts import SHARES, Chart, Drawn, Layers, Rows, Word
@@ -11,7 +12,7 @@ from posttrain.reports.exam_page import model_label
 from posttrain.reports.folder import Row, Run, Version
 from posttrain.reports.marks import Mark, mark_icon, marks_of
 from posttrain.reports.texts import Message, known, say
-from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table
+from posttrain.reports.view import Line, Panel, Section, Table, heads_of, numeric
 
 __all__ = ["merge_section", "ways_of"]
 
@@ -105,10 +106,8 @@ def _table(way: Way, names: Mapping[str, Message]) -> Table:
     shares = sorted({a for points in way.values() for a, _ in points})
     lines = []
     for name, points in way.items():
-        digits, at = numbers.digits([value for _, value in points]), dict(points)
-        entries = (
-            Entry(numbers.fixed(at[a], digits), kind="n", value=at[a]) if a in at else Entry(kind="n") for a in shares
-        )
+        write, at = partial(numbers.fixed, places=numbers.digits([value for _, value in points])), dict(points)
+        entries = (numeric(at.get(a), write) for a in shares)
         lines.append(Line((names[name],), tuple(entries)))
-    heads = (Head(say("merge.share")), *(Head(f"{a:g}", kind="n") for a in shares))
+    heads = heads_of(say("merge.share"), (f"{a:g}" for a in shares))
     return Table(say("scores.scroll"), heads, tuple(lines), "plain transfer")

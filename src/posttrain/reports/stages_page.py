@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from posttrain.reports import numbers
@@ -11,7 +12,7 @@ from posttrain.reports.exam_page import model_label
 from posttrain.reports.folder import Run, Version
 from posttrain.reports.marks import Mark, mark_icon, marks_of
 from posttrain.reports.texts import Words, say
-from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, number_table
+from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, heads_of, number_table, numeric
 
 __all__ = ["TRANSFER", "Course", "courses_of", "stages_section", "stages_table"]
 
@@ -76,14 +77,14 @@ def stages_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     about = (say("stages.about"), *([say("stages.means", n=cells)] if cells > 1 else []))
     summary = Table(
         say("scores.scroll"),
-        (Head(say("scores.method")), *(Head(say(f"stages.{name}"), kind="n") for name in heads)),
+        heads_of(say("scores.method"), (say(f"stages.{name}") for name in heads)),
         tuple(
             Line((c.label,), tuple(_transfer(c, name) for name in heads), mark_icon(marks[c.version])) for c in courses
         ),
         "plain transfer",
     )
     lines = [course for course in courses if course.how == "sequential"]
-    panels = [Panel(notes=about, table=summary, below=(tuple(say(f"stages.{name}_about") for name in heads),))]
+    panels = [Panel(notes=about, table=summary, below=tuple(say(f"stages.{name}_about") for name in heads))]
     if lines:
         chart = over_stages(lines, {name: own[name] for name in tasks})
         panels.append(Panel(keys=(("ring", say("stages.turn")),), chart=chart))
@@ -92,7 +93,7 @@ def stages_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     for course in courses:
         how, table = say(f"stages.how_{course.how}"), _heats(course, low, high)
         panels.append(Panel(course.label, mark_icon(marks[course.version]), how, table=table, kind="beside"))
-    panels.append(Panel(below=((say("steps.files", stem="stages"),),)))
+    panels.append(Panel(below=(say("steps.files", stem="stages"),)))
     return Section("stages", say("stages.title"), tuple(panels))
 
 
@@ -135,13 +136,11 @@ def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
 
 
 def _transfer(course: Course, name: str) -> Entry:
-    if name not in course.transfer:
-        return Entry(kind="n")
-    value, interval = course.transfer[name]
-    places = 3 if abs(value) <= 1 else 2
-    write = numbers.signed if name in ("bwt", "fwt") else numbers.fixed
-    between = () if interval is None else (" … ".join(write(end, places) for end in interval),)
-    return Entry(write(value, places), between, "n", value=value)
+    value, interval = course.transfer.get(name, (None, None))
+    write = partial(
+        numbers.signed if name in ("bwt", "fwt") else numbers.fixed, places=3 if abs(value or 0) <= 1 else 2
+    )
+    return numeric(value, write, *([" … ".join(map(write, interval))] if interval else []))
 
 
 def _heats(course: Course, low: float, high: float) -> Table:
@@ -162,8 +161,8 @@ def _heats(course: Course, low: float, high: float) -> Table:
         Line((title,), tuple(entry(value, j, own=j == number) for j, value in enumerate(row)))
         for title, row, number in rows
     )
-    heads = (Head(say("stages.axis"), unseen=True), *(Head(name, kind="n") for name in course.names))
-    return Table(say("scores.scroll"), heads, lines, "plain heats")
+    first, *rest = heads_of(say("stages.axis"), course.names)
+    return Table(say("scores.scroll"), (first._replace(unseen=True), *rest), lines, "plain heats")
 
 
 def stages_table(run: Run) -> Table | None:

@@ -15,7 +15,7 @@ from posttrain.reports.formats import pretty
 from posttrain.reports.marks import Mark
 from posttrain.reports.steps import StepPoint, best, starts_to_fall
 from posttrain.reports.tables_out import plain_table
-from posttrain.reports.texts import Message, say
+from posttrain.reports.texts import Message, say, say_if
 from posttrain.reports.view import Panel, Section
 
 __all__ = ["KNOWLEDGE", "exam_points", "falls", "steps_section"]
@@ -77,7 +77,7 @@ def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
             chart = over_steps(say("verbatim", text=exam.name), series, exam.chance)
             panels.append(Panel(exam.name, small=pretty(exam.headline), chart=chart, items=tuple(remarks)))
             files = say("steps.files", stem=safe_name(exam.name))
-            panels.append(Panel(say("steps.table"), table=plain_table(run, exam.name), below=((files,),), folded=True))
+            panels.append(Panel(say("steps.table"), table=plain_table(run, exam.name), below=(files,), folded=True))
     for group in CHANGE_GROUPS:
         each = [(v, points) for v in run.versions if (points := _group_points(run.rows_of(*v), group))]
         series = [Series(_label(run, v), marks[v], points, best=_best(points)) for v, points in each]
@@ -86,7 +86,7 @@ def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
             items = tuple(_remarks(one, share=True) for one in series if one.best)
             panels.append(Panel(say("steps.change", group=name), chart=over_steps(name, series), items=items))
     knowledge = any(exam.capability == KNOWLEDGE for exam in run.exams)
-    about = (say("steps.about"), *([say("steps.knowledge_about")] if knowledge else []))
+    about = say_if({"steps.about": True, "steps.knowledge_about": knowledge})
     keys = tuple((kind, say(words)) for kind, words in SIGNS.items() if kind in signs)
     return Section("steps", say("steps.title"), (Panel(notes=about, keys=keys), *panels))
 

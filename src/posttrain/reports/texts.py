@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ __all__ = [
     "inline",
     "known",
     "say",
+    "say_if",
     "sentences",
     "text",
 ]
@@ -52,6 +53,11 @@ class Message:
 def say(key: str, **args: object) -> Message:
     """The message `key`; arguments are numbers already formatted, names, or messages."""
     return Message(key, args)
+
+
+def say_if(conditions: Mapping[str, object]) -> tuple[Message, ...]:
+    """Return the messages without arguments whose condition holds."""
+    return tuple(say(key) for key, holds in conditions.items() if holds)
 
 
 @cache

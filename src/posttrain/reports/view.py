@@ -6,7 +6,8 @@ Every table of the project is a `Table` of this module, whatever it is about: th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from posttrain.reports import numbers
 from posttrain.reports.charts import Chart
 from posttrain.reports.texts import Message, Words
 
-__all__ = ["Entry", "Head", "Line", "Panel", "Section", "Table", "number_table"]
+__all__ = ["Entry", "Head", "Line", "Panel", "Section", "Table", "heads_of", "number_table", "numeric"]
 
 
 class Entry(NamedTuple):
@@ -102,8 +103,8 @@ class Panel(NamedTuple):
     """A list; every item is a row of sentences."""
     text: str = ""
     """As it is in a file."""
-    below: tuple[tuple[Words, ...], ...] = ()
-    """Paragraphs of small print."""
+    below: tuple[Words, ...] = ()
+    """Sentences of small print."""
     folded: bool = False
     """Whether only its title is shown until a reader opens it."""
     kind: str = ""
@@ -121,6 +122,16 @@ class Section(NamedTuple):
     part: str = ""
 
 
+def heads_of(first: Words, rest: Iterable[Words]) -> tuple[Head, ...]:
+    """Return the heads of a table of numbers: of its labels, and of its columns."""
+    return (Head(first), *(Head(name, kind="n") for name in rest))
+
+
+def numeric(value: float | None, write: Callable[[float], Words], *below: Words, kind: str = "n") -> Entry:
+    """Return the entry of a number, and a dash where there is none."""
+    return Entry(kind=kind) if value is None else Entry(write(value), below, kind, value=value)
+
+
 def number_table(
     label: Words,
     heads: Sequence[Head],
@@ -134,27 +145,18 @@ def number_table(
     Ties as printed are all best. Rows of the kind `reference` do not compete; a row alone is not the best.
     """
     places = [numbers.digits(v for _, values, _ in rows if (v := values[i]) is not None) for i in range(len(columns))]
-    printed = [
-        [None if v is None else round(v, d) for v, d in zip(values, places, strict=True)] for _, values, _ in rows
-    ]
+    shown = [[None if v is None else round(v, d) for v, d in zip(row[1], places, strict=True)] for row in rows]
     best: list[float | None] = []
     for column, up in enumerate(better):
         rivals = [
-            v
-            for row, shown in zip(rows, printed, strict=True)
-            if row[2] != "reference" and (v := shown[column]) is not None
+            v for row, own in zip(rows, shown, strict=True) if row[2] != "reference" and (v := own[column]) is not None
         ]
         best.append(None if up is None or len(rivals) < 2 else max(rivals) if up else min(rivals))
 
     def entry(row: int, column: int) -> Entry:
-        value = rows[row][1][column]
-        if value is None:
-            return Entry(kind="n")
-        first = rows[row][2] != "reference" and best[column] is not None and printed[row][column] == best[column]
-        return Entry(numbers.fixed(value, places[column]), kind="n", value=value, best=first)
+        first = rows[row][2] != "reference" and best[column] is not None and shown[row][column] == best[column]
+        return numeric(rows[row][1][column], partial(numbers.fixed, places=places[column]))._replace(best=first)
 
-    lines = tuple(
-        Line(labels, tuple(entry(i, j) for j in range(len(columns))), kind=kind)
-        for i, (labels, _, kind) in enumerate(rows)
-    )
+    every = range(len(columns))
+    lines = tuple(Line(row[0], tuple(entry(i, j) for j in every), kind=row[2]) for i, row in enumerate(rows))
     return Table(label, (*heads, *(head._replace(kind="n") for head in columns)), lines, "plain", len(heads))
