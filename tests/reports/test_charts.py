@@ -117,7 +117,7 @@ def test_scatter_has_a_mark_per_method_and_a_dot_per_change() -> None:
     assert {"自訂<方法>", "b", "學到（%）", "遺忘（%）"} <= {*words}
 
 
-NASTY = ATTACK + "\"]); datum['x'] {{7*7}} \\u003c/script"
+NASTY = "\ue0007\ue001 \ue000x" + ATTACK + "\"]); datum['x'] {{7*7}} \\u003c/script"
 """A name with everything in it that means something to HTML, to JSON or to an expression of Vega."""
 
 

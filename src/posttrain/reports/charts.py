@@ -6,8 +6,6 @@ page's CSS, so that a chart follows dark mode and print. Altair is imported when
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +30,7 @@ __all__ = [
     "Layers",
     "Rows",
     "Word",
-    "name",
+    "nominal",
     "number",
     "span",
 ]
@@ -61,28 +59,16 @@ THEME: dict[str, Any] = {
     "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Noto Sans TC', 'Noto Sans CJK TC', sans-serif",
     "view": {"stroke": None},
     "axis": {
-        "labelColor": "var(--soft)",
-        "titleColor": "var(--soft)",
-        "gridColor": "var(--grid)",
-        "labelFontSize": 12,
-        "titleFontSize": FONT,
-        "titleFontWeight": "normal",
-        "domain": False,
-        "ticks": False,
-        "labelPadding": 6,
+        "labelColor": "var(--soft)", "titleColor": "var(--soft)", "gridColor": "var(--grid)", "labelFontSize": 12,
+        "titleFontSize": FONT, "titleFontWeight": "normal", "domain": False, "ticks": False, "labelPadding": 6,
     },
     "axisY": {"minExtent": AXIS - 6, "maxExtent": AXIS - 6},
     "header": {"labelColor": "var(--ink)", "labelFontSize": FONT, "labelFontWeight": 600, "labelAnchor": "start"},
     "legend": {
-        "orient": "top",
-        "labelColor": "var(--ink)",
-        "labelFontSize": FONT,
-        "labelLimit": LONGEST,
-        "symbolOpacity": 1,
-        "symbolSize": 130,
-        "columnPadding": 18,
+        "orient": "top", "labelColor": "var(--ink)", "labelFontSize": FONT, "labelLimit": LONGEST,
+        "symbolOpacity": 1, "symbolSize": 130, "columnPadding": 18,
     },
-}
+}  # fmt: skip
 """What all charts have in common; the page holds it once."""
 
 _QUIET = {"color": "var(--soft)", "strokeWidth": 1.4}
@@ -132,24 +118,13 @@ class Chart:
     left: int = AXIS
 
     @cached_property
-    def _drawn(self) -> tuple[str, list[Words]]:
-        """The specification as JSON, drawn once, with numbers in private letters where words stand; and the words."""
-        said: list[Words] = []
-
-        def number(words: Words) -> str:
-            if words not in said:
-                said.append(words)
-            return f"\ue000{said.index(words)}\ue001"
-
-        chart, rows = self.draw(number)
-        whole = {**chart.to_dict(validate=False), "description": number(self.label), "data": {"values": rows}}
-        return json.dumps(whole, ensure_ascii=False), said
+    def _drawn(self) -> dict[str, Any]:
+        chart, rows = self.draw(_Said)
+        return {**chart.to_dict(validate=False), "description": _Said(self.label), "data": {"values": rows}}
 
     def spec(self, word: Word) -> dict[str, Any]:
         """Return the Vega-Lite specification in one language; it has no width yet."""
-        drawn, said = self._drawn
-        texts = [json.dumps(word(words).replace("`", ""), ensure_ascii=False)[1:-1] for words in said]
-        spec: dict[str, Any] = json.loads(re.sub("\ue000([0-9]+)\ue001", lambda found: texts[int(found[1])], drawn))
+        spec: dict[str, Any] = _worded(self._drawn, word)
         return spec
 
     @property
@@ -184,6 +159,25 @@ class Chart:
         one["width"] = (STATIC - self.left - EDGE - GAP * (columns - 1)) // columns
         one["layer"] = [layer for layer in one["layer"] if not layer.get("name", "").startswith("only_")]
         return Markup(vl_convert.vegalite_to_svg(spec))
+
+
+class _Said(str):
+    """Words in a chart that was drawn once, before a language is chosen."""
+
+    def __new__(cls, words: Words) -> _Said:
+        made = super().__new__(cls, repr(words))
+        made.words = words
+        return made
+
+    words: Words
+
+
+def _worded(node: Any, word: Word) -> Any:
+    if isinstance(node, _Said):
+        return word(node.words).replace("`", "")
+    if isinstance(node, dict):
+        return {key: _worded(value, word) for key, value in node.items()}
+    return [_worded(value, word) for value in node] if isinstance(node, list | tuple) else node
 
 
 def columns_of(panels: int) -> int:

@@ -75,8 +75,8 @@ def capabilities(run: Run, marks: Mapping[Version, Mark], *, with_change: bool) 
     groups = [g for g in CAPABILITIES if g in every] + [g for g in every if g not in CAPABILITIES]
     named = {label_of(row, run): marks[row.version] for row in rows}
     changes = [
-        (group, name, change)
-        for group in groups for name, row in zip(named, rows, strict=True) if (change := _change(row, group)) is not None
+        (group, label_of(row, run), change)
+        for group in groups for row in rows if (change := _change(row, group)) is not None
     ]  # fmt: skip
     beyond = any(abs(change) > MOST for _, _, change in changes)
     about = {"capabilities.about": True, "capabilities.exams_about": run.exams, "capabilities.beyond": beyond}

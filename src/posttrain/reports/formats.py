@@ -21,10 +21,10 @@ __all__ = ["folded", "pretty", "records", "tex_escape", "to_csv", "to_latex", "t
 def records(table: Table, language: str = LANGUAGES[0]) -> list[dict[str, Any]]:
     """Return a mapping per row, head -> label or number with all its digits."""
     heads = [text(head.name, language) for head in table.heads]
-    return [
-        dict(zip(heads, [*(text(label, language) for label in line.labels), *(e.value for e in line.entries)], strict=True))
-        for line in table.lines
-    ]  # fmt: skip
+    rows = (
+        [*(text(label, language) for label in line.labels), *(e.value for e in line.entries)] for line in table.lines
+    )
+    return [dict(zip(heads, row, strict=True)) for row in rows]
 
 
 def _ascii(entry: Entry, language: str) -> str:
@@ -55,7 +55,7 @@ def tex_escape(plain: str) -> str:
 
 
 def to_latex(table: Table, language: str = LANGUAGES[0]) -> str:
-    """Return a tabular with booktabs rules, which set the kinds of rows apart: models, the untouched one, references."""
+    """Return a tabular; rules of booktabs set the kinds of rows apart: models, the untouched model, references."""
 
     def number(entry: Entry) -> str:
         shown = _ascii(entry, language)

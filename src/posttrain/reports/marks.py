@@ -32,7 +32,7 @@ SHAPES: tuple[str, ...] = (
     "M-1.3 0L.65 -1.13L.65 1.13Z",  # triangle that points left
     "M-1.3 -.5L1.3 -.5L1.3 .5L-1.3 .5Z",  # bar
 )
-"""SVG paths of radius 1, as Vega-Lite takes them. Only twelve differ at a glance: a hexagon, say, looks like a circle."""
+"""SVG paths of radius 1, as Vega-Lite takes them. Only twelve differ at a glance: a hexagon looks like a circle."""
 
 Name = TypeVar("Name", bound=Hashable)
 

@@ -84,8 +84,8 @@ def over_weights(ways: Mapping[str, Way], names: Mapping[str, Message], marks: M
     def draw(word: Word) -> Drawn:
         on = Layers(word, "score", {word(names[key]): mark for key, mark in marks.items()})
         rows: Rows = [
-            {"kind": "point", "panel": label, "score": word(names[key]), "a": a, "value": 100 * value, "text": f"{value:.4g}"}
-            for label, way in ways.items() for key in marks for a, value in way.get(key, ())
+            {"kind": "point", "panel": label, "score": word(names[key]), "a": a, "value": 100 * v, "text": f"{v:.4g}"}
+            for label, way in ways.items() for key in marks for a, v in way.get(key, ())
         ]  # fmt: skip
         x = on.number("a", "merge.axis", values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", scale={"domain": [0, 1]})
         y = on.number("value", values=SHARES, scale={"domain": [0, 100]})

@@ -65,7 +65,7 @@ def courses_of(run: Run) -> list[Course]:
 
 
 def stages_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """The methods' averages, the lines of those that learned in sequence, and a heat table each; None without stages."""
+    """The averages, the lines of methods that learned in sequence, a heat table per method; None without stages."""
     courses = courses_of(run)
     if not courses:
         return None
@@ -106,9 +106,9 @@ def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
     short = all(course.names == first for course in courses) and sum(map(len, first)) < 40
     stages = ["0", *(first if short else map(str, range(1, 1 + max(len(course.matrix) for course in courses))))]
     rows: Rows = [
-        {"kind": kind, "panel": course.label, "task": task, "stage": stages[i], "value": row[j], "text": f"{row[j]:.4g}"}
-        for course in courses for j, task in enumerate(course.names)
-        for i, row in enumerate((course.before, *course.matrix))
+        {"kind": kind, "panel": one.label, "task": task, "stage": stages[i], "value": row[j], "text": f"{row[j]:.4g}"}
+        for one in courses for j, task in enumerate(one.names)
+        for i, row in enumerate((one.before, *one.matrix))
         for kind in (["point"] + ["lead"] * (i <= j + 1) + ["line"] * (i > j) + ["turn"] * (i == j + 1))
     ]  # fmt: skip
 

@@ -42,7 +42,7 @@ def exam_points(run: Run, exam: ExamInfo, version: Version) -> list[StepPoint]:
 
 
 def falls(run: Run) -> Iterator[tuple[Version, ExamInfo, StepPoint | None]]:
-    """Yield (model, method), knowledge exam, and the checkpoint from which on it has fallen (None: it does not fall)."""
+    """Yield (model, method), knowledge exam, and the checkpoint from which on it has fallen; None: it does not fall."""
     for exam in run.exams:
         if exam.capability == KNOWLEDGE:
             for version in run.versions:
@@ -52,7 +52,7 @@ def falls(run: Run) -> Iterator[tuple[Version, ExamInfo, StepPoint | None]]:
 
 
 class Series(NamedTuple):
-    """A score of a method over steps. before: the untouched model's; fall: the checkpoint from which on it has fallen."""
+    """A score of a method over steps. before: the untouched model's; fall: from which checkpoint on it has fallen."""
 
     label: str
     mark: Mark
