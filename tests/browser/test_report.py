@@ -168,11 +168,13 @@ def test_charts_follow_dark_mode_without_being_drawn_anew(opened: Opened) -> Non
 def test_charts_fit_the_paper(opened: Opened) -> None:
     page = opened.page
     drawn(page)
-    before = widths(page, "plot")
+    svg = "[...document.querySelectorAll('svg.marks')].map(e => e.getBoundingClientRect().width)"
+    before = page.evaluate(svg)
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert 600 < widths(page, "plot")[0] < 703
+    assert widths(page, "plot")[0] > 600
+    assert all(660 < width < 710 for width in page.evaluate(svg))
     page.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert widths(page, "plot") == before
+    assert page.evaluate(svg) == pytest.approx(before, abs=1)
 
 
 def test_many_methods_with_long_names_in_any_script(

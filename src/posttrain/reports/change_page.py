@@ -198,7 +198,7 @@ def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[s
             on.add(f"{kind} cell", "line", thin, full=0.3, x=x, y=y, detail={"field": "cell"})
             on.add(kind, "line", thick, x=x, y=y)
             on.add(f"{kind} tip", "point", "point", kind, full=0.0, x=x, y=y, tooltip=tips)  # unseen
-        return on.panels(rows, len(curves))
+        return on.panels(rows)
 
     return Chart(draw, say("loss.title"), panels=len(curves))
 

@@ -208,7 +208,7 @@ def number(field: str, **more: Any) -> dict[str, Any]:
 def nominal(field: str, **more: Any) -> dict[str, Any]:
     """Return a nominal channel in the order of the rows: of a list of names Vega-Lite makes code, in which a name
     could be more than a name."""
-    return {"field": field, "type": "nominal", "sort": None, **more}
+    return {"field": field, "type": "nominal", "sort": None} | more
 
 
 class Layers:
@@ -257,10 +257,11 @@ class Layers:
         chart = self.alt.layer(*self.layers, data=self.alt.NamedData("rows"), height=height)
         return Drawn(chart.add_params(self.chosen) if self.legend else chart, rows)
 
-    def panels(self, rows: Rows, panels: int) -> Drawn:
+    def panels(self, rows: Rows) -> Drawn:
         """Return the layers as one panel for each value of the field `panel`; all have the same axes."""
-        columns = columns_of(panels)
-        one = self.whole(rows, 300 if columns == 1 else 220).chart
-        facet = self.alt.Facet(**nominal("panel", title=None))
-        whole = one.facet(facet, columns=columns, bounds="flush", spacing={"row": 74, "column": GAP})
-        return Drawn(whole.resolve_axis(x="independent"), rows)
+        order = {name: i for i, name in enumerate(dict.fromkeys(row["panel"] for row in rows))}
+        columns = columns_of(len(order))
+        one = self.whole([{**row, "order": order[row["panel"]]} for row in rows], 300 if columns == 1 else 220)
+        facet = self.alt.Facet(**nominal("panel", title=None, sort={"field": "order", "op": "min"}))
+        whole = one.chart.facet(facet, columns=columns, bounds="flush", spacing={"row": 74, "column": GAP})
+        return Drawn(whole.resolve_axis(x="independent"), one.rows)

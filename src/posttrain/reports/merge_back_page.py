@@ -92,7 +92,7 @@ def over_weights(ways: Mapping[str, Way], names: Mapping[str, Message], marks: M
         on.add("point", "line", "line", x=x, y=y)
         tips = on.tips(panel="scores.method", score="exams.score", a="merge.share", text="details.env_value")
         on.add("point", "point", "point", x=x, y=y, tooltip=tips)
-        return on.panels(rows, len(ways))
+        return on.panels(rows)
 
     return Chart(draw, say("merge.title"), tuple(marks), len(ways))
 

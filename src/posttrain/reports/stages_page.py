@@ -130,7 +130,7 @@ def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
         on.plain("turn", "point", "ring", x=x, y=y)
         tips = on.tips(panel="scores.method", task="stages.task", stage="stages.axis", text="exams.score")
         on.add("point", "point", "point", x=x, y=y, tooltip=tips)
-        return on.panels(rows, len(courses))
+        return on.panels(rows)
 
     return Chart(draw, say("stages.title"), tuple(marks), len(courses))
 

@@ -157,7 +157,7 @@ def over_steps(name: Message, series: Sequence[Series], chance: float | None = N
         on.plain("best", "point", "ring", x=x, y=y)
         tips = on.tips(panel="scores.method", checkpoint="answers.checkpoint", step="plot.step", text="exams.score")
         on.add("point", "point", "point", x=x, y=y, tooltip=tips)
-        return on.panels(rows, len(series))
+        return on.panels(rows)
 
     return Chart(draw, say("steps.label", name=name), panels=len(series))
 

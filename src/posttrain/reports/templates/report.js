@@ -53,7 +53,8 @@
       const spec = structuredClone(chart.specs[root.lang]), { fields, rows } = chart.rows[chart.order[root.lang]];
       spec.data = { values: rows.map((row) => Object.fromEntries(fields.map((field, i) => [field, row[i]]).filter(([, value]) => value !== null))) };
       const config = structuredClone(data.theme);
-      config.legend.columns = Math.max(1, Math.floor(wide / chart.room.name));
+      spec.params = [...(spec.params ?? []), { name: "wide", value: wide }];
+      config.legend.columns = { expr: `max(1, floor(wide / ${chart.room.name}))` };
       config.header.labelLimit = width;
       Object.assign(spec.spec ?? spec, { width });
       if (spec.facet) Object.assign(spec, { columns });
@@ -74,8 +75,10 @@
     let last = Promise.resolve();
     const drawAll = () => { for (const box of boxes) last = last.then(() => draw(box)).catch(console.error); };
     const fit = (room) => {
-      for (const [box, { view, spec }] of views)
-        view.signal(spec.facet ? "child_width" : "width", widthOf(data.charts[box.dataset.chart], spec.columns ?? 1, room || box.clientWidth)).run();
+      for (const [box, { view, spec }] of views) {
+        const wide = room || box.clientWidth, width = widthOf(data.charts[box.dataset.chart], spec.columns ?? 1, wide);
+        view.signal("wide", wide).signal(spec.facet ? "child_width" : "width", width).resize().run();
+      }
     };
     let wide = root.clientWidth, wait = 0;
     addEventListener("resize", () => {
