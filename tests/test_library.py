@@ -149,7 +149,7 @@ def test_a_study_from_a_file_or_a_mapping(change: Path, tmp_path: Path, monkeypa
     assert [line.seed for line in runs[0].lines if line.method == "prompt"] == [0, 1]
     assert runs[0].scores == runs[1].scores
     assert runs[0].report() == Path("a/report.html")
-    with pytest.raises(ConfigError, match=r"s\.yaml"):
+    with pytest.raises(ConfigError, match="did you mean 'models'"):
         pt.study("s.yaml", modelz=[])
 
 
