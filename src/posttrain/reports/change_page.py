@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from posttrain.exams.floor import NOISE_FLOOR
@@ -69,8 +68,7 @@ def balance(spots: Sequence[Spot]) -> Table:
 
 
 def _share(value: float, interval: tuple[float, float]) -> Entry:
-    any_share = "locality"  # it says that they are written in per cent
-    return numeric(value, partial(numbers.score_text, any_share), numbers.interval_text(any_share, interval))
+    return numeric(value, numbers.share_text, numbers.between(interval))
 
 
 def _spots(run: Run, marks: Mapping[Version, Mark]) -> list[Spot]:
@@ -125,7 +123,7 @@ def _rows(spot: Spot) -> Iterator[dict[str, Any]]:
         yield {"kind": "dot", "name": spot.label, "x": 100 * x, "y": 100 * y, **shown}
     low, high, bottom, top = (100 * end for end in (*spot.x_ci, *spot.y_ci))
     learned, lost = (
-        f"{numbers.percent(value)} [{numbers.interval_text('locality', interval)}]"
+        f"{numbers.percent(value)} [{numbers.between(interval)}]"
         for value, interval in ((spot.y, spot.y_ci), (spot.x, spot.x_ci))
     )
     yield {"kind": "mean", "name": spot.label, "x": 100 * spot.x, "y": 100 * spot.y, "learned": learned,
