@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.uncounted import kind_of, uncounted
 from posttrain.reports.folder import Cell, Row
 from posttrain.reports.shared import group_name, joined
-from posttrain.reports.texts import Message, say
+from posttrain.reports.texts import Message, Words, say
 
 __all__ = ["counted", "method_of", "not_counted", "over", "shared_changes", "uneven"]
 
@@ -25,9 +26,9 @@ def counted(what: str, low: int, high: int | None = None) -> Message:
     return say(f"intro.{what}_one") if low == 1 else say(f"intro.{what}", n=low)
 
 
-def method_of(row: Row) -> str | Message:
-    """The method's name; of the noise floor, which is none, words."""
-    return say("answers.noise_floor") if row.is_floor else row.method
+def method_of(row: Row | Cell) -> Words:
+    """Return the method's name; of the noise floor, which is none, words."""
+    return say("answers.noise_floor") if row.method == NOISE_FLOOR else row.method
 
 
 def _changes(row: Row) -> frozenset[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["StepPoint", "best", "range_ticks", "starts_to_fall"]
+__all__ = ["StepPoint", "best", "starts_to_fall"]
 
 
 class StepPoint(NamedTuple):
@@ -38,16 +37,3 @@ def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True
             break
         first = point
     return first
-
-
-def range_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers that hold low..high between the first and the last of them, about `count` steps apart."""
-    if not high > low:
-        pad = abs(low or 1.0) * 0.05
-        low, high = max(low - pad, 0.0) if low >= 0 else low - pad, high + pad
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = [i * step for i in range(first, last + 1)]
-    return [round(tick, 12) for tick in ticks]

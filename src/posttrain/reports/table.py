@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
-from rich import box
 from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
 
 from posttrain.exams.results import CHANGE, Results, Untouched
 from posttrain.reports import averaged, numbers
 from posttrain.reports.folder import Row, rows_of
+from posttrain.reports.formats import folded, to_text
 from posttrain.reports.texts import catalogue, say, text
+from posttrain.reports.view import Entry, Head, Line, Table
 
 __all__ = ["PRIORITY", "text_table"]
 
@@ -51,42 +49,34 @@ def text_table(results: Results, width: int = 100, *, language: str = "en") -> s
     body |= {key: _column([row.scores.get(key) for row in shown]) for key in exams}
     body |= {key: _column([row.transfer.get(key.partition(".")[2]) for row in shown]) for key in over_stages}
     order = (PRIORITY[0], *over_stages, *exams, *PRIORITY[1:])
-    present = [key for key in order if any(value != numbers.MISSING for value in body[key])]
+    present = [key for key in order if any(entry.text != numbers.MISSING for entry in body[key])]
     labels = [_label(row, shown, language) for row in shown]
     kept = _fitting(present, names, body, max(map(cell_len, [*labels, words["table.method"]])), max(width, 40))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=None, show_edge=False)
-    table.add_column(words["table.method"], overflow="fold")
     columns = [key for key in every if key in kept]
-    for key in columns:
-        table.add_column(names[key], justify="right", no_wrap=True)
-    for i, label in enumerate(labels):
-        table.add_row(label, *(body[key][i] for key in columns))
+    heads = (Head(words["table.method"]), *(Head(names[key]) for key in columns))
+    lines = tuple(Line((label,), tuple(body[key][i] for key in columns)) for i, label in enumerate(labels))
     mixed = set(present) & {*SHOWN} - {"wall_s"}
     title = "table.title" if not exams else "table.title_both" if mixed else "table.title_exams"
-    lines = [text(say(title, study=results.study, changes=averaged.over(rows)), language)]
-    after = list(_remarks(results, rows, [names[key] for key in every if key in present and key not in kept], language))
-    console = Console(file=io.StringIO(), width=max(width, 40), force_terminal=False, highlight=False, markup=False)
-    console.print("\n".join(lines), end="\n\n")
-    console.print(table)
-    if after:
-        console.print("\n" + "\n".join(after))
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().split("\n"))
+    told = text(say(title, study=results.study, changes=averaged.over(rows)), language)
+    left_out = [names[key] for key in every if key in present and key not in kept]
+    table = to_text(Table(told, heads, lines), language, width=max(width, 40))
+    after = "\n".join(_remarks(results, rows, left_out, language))
+    return folded(told, max(width, 40)) + "\n" + table + (f"\n{folded(after, max(width, 40))}" if after else "")
 
 
-def _value(row: Row, key: str) -> str:
+def _value(row: Row, key: str) -> Entry:
     if key == "wall_s":
-        return numbers.amount(row.cost[key]) if key in row.cost else numbers.MISSING
+        return Entry(numbers.amount(row.cost[key])) if key in row.cost else Entry()
     if key not in row.scores:
-        return numbers.MISSING
+        return Entry()
     sign = BELOW if row.below(key) else UNSURE if row.unsure(key) else ""
-    return numbers.score_text(key, row.scores[key]) + sign
+    return Entry(numbers.score_text(key, row.scores[key]), sign=sign)
 
 
-def _column(values: Sequence[float | None]) -> list[str]:
+def _column(values: Sequence[float | None]) -> list[Entry]:
     """An exam's main scores, all with the same number of decimals."""
     places = numbers.digits(value for value in values if value is not None)
-    return [numbers.MISSING if value is None else numbers.fixed(value, places) for value in values]
+    return [Entry() if value is None else Entry(numbers.fixed(value, places)) for value in values]
 
 
 def _untouched(one: Untouched, name: str) -> Row:
@@ -103,13 +93,13 @@ def _label(row: Row, rows: Sequence[Row], language: str) -> str:
 
 
 def _fitting(
-    present: Sequence[str], names: Mapping[str, str], body: Mapping[str, Sequence[str]], first: int, width: int
+    present: Sequence[str], names: Mapping[str, str], body: Mapping[str, Sequence[Entry]], first: int, width: int
 ) -> set[str]:
     """The columns that fit beside the first one, by priority; at least one."""
     kept: set[str] = set()
     used = min(first, width // 2) + 1
     for key in present:
-        needs = max(map(cell_len, [names[key], *body[key]])) + 2
+        needs = max(map(cell_len, [names[key], *(f"{entry.text}{entry.sign}" for entry in body[key])])) + 2
         if kept and used + needs > width:
             break
         kept.add(key)

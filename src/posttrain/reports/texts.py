@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from posttrain.errors import ConfigError, Problem
 __all__ = [
     "LANGUAGES",
     "Message",
+    "Words",
     "attribute",
     "both",
     "breakable",
@@ -28,6 +29,7 @@ __all__ = [
     "inline",
     "known",
     "say",
+    "say_if",
     "sentences",
     "text",
 ]
@@ -53,6 +55,11 @@ def say(key: str, **args: object) -> Message:
     return Message(key, args)
 
 
+def say_if(conditions: Mapping[str, object]) -> tuple[Message, ...]:
+    """Return the messages without arguments whose condition holds."""
+    return tuple(say(key) for key, holds in conditions.items() if holds)
+
+
 @cache
 def catalogue(language: str) -> dict[str, str]:
     """Key -> text of one language. ConfigError when there is no such language."""
@@ -73,8 +80,14 @@ def known(key: str) -> bool:
     return key in catalogue(LANGUAGES[0])
 
 
-def text(message: Message, language: str) -> str:
-    """The message in one language, as plain text with its backticks. KeyError for a key that is in no catalogue."""
+Words = str | Message
+"""What a table or a chart shows: a name or number as it is, or a message in the reader's language."""
+
+
+def text(message: Words, language: str) -> str:
+    """Return a message in one language, as plain text with its backticks. KeyError for an unknown key."""
+    if isinstance(message, str):
+        return message
     args = {k: text(v, language) if isinstance(v, Message) else v for k, v in message.args.items()}
     shown = catalogue(language)[message.key].format(**args)
     return shown if language == LANGUAGES[0] else _PER_CENT.sub("% ", shown)
@@ -93,15 +106,16 @@ def breakable(name: str) -> Markup:
     return Markup(re.sub(r"([._/~-])(?=.)", r"\1<wbr>", str(escape(name)).replace("&#", "\0"))).replace("\0", "&#")
 
 
-def both(message: Message, tag: str = "span") -> Markup:
-    """The message once per language, each in its own element; the page shows the one whose language it has."""
+def both(message: Words) -> Markup:
+    """Return a message once per language, each in its own element, of which the page shows one; a name as it is."""
+    if isinstance(message, str):
+        return escape(message)
     return Markup("").join(
-        Markup('<{0} lang="{1}">{2}</{0}>').format(Markup(tag), language, inline(text(message, language)))
-        for language in LANGUAGES
+        Markup('<span lang="{}">{}</span>').format(language, inline(text(message, language))) for language in LANGUAGES
     )
 
 
-def sentences(messages: Sequence[Message]) -> Markup:
+def sentences(messages: Sequence[Words]) -> Markup:
     """Sentences in a row, once per language: English puts a space between them, Chinese does not."""
     return Markup("").join(
         Markup('<span lang="{}">{}</span>').format(each, inline(_SPACE[each].join(text(m, each) for m in messages)))
@@ -109,7 +123,7 @@ def sentences(messages: Sequence[Message]) -> Markup:
     )
 
 
-def attribute(language: str, **messages: Message) -> Markup:
+def attribute(language: str, **messages: Words) -> Markup:
     """Attributes (`title`, `aria-label`, ...) in the page's first language, with all languages for the switch."""
     names = {name.replace("_", "-"): message for name, message in messages.items()}
     every = {name: {each: text(m, each).replace("`", "") for each in LANGUAGES} for name, m in names.items()}

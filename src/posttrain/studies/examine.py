@@ -27,7 +27,7 @@ from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.disk import safe_name
 from posttrain.studies.bench import Bench
 from posttrain.studies.exams import Exams
-from posttrain.studies.plan import find_model
+from posttrain.studies.models import find_model
 from posttrain.training.dates import keep_first_day
 
 __all__ = ["ExamEvent", "Examiner"]
