@@ -270,8 +270,7 @@ def marked(folder: Path, verdicts: Mapping[str, str]) -> None:
 def sheet_task(tmp_path: Path, **settings: Any) -> Task:
     rows = [{**ROW, "id": str(i), "pair": "", "question": f"第{i}題？"} for i in range(12)]
     path = write_rows(tmp_path / "t.jsonl", rows)
-    config = TruthfulqaConfig(path=path.name, mode="generation", sheet="marks", seed=4, **settings)
-    return truthfulqa(config, tmp_path)
+    return build("truthfulqa", tmp_path, path=path.name, mode="generation", sheet="marks", seed=4, **settings)
 
 
 def test_a_sheet_is_blind_shuffled_and_read_back(tmp_path: Path) -> None:
