@@ -49,7 +49,7 @@ from posttrain.training.folder import RunFolder
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings
 from posttrain.training.metrics import MetricsLog
-from posttrain.training.progress import Silent
+from posttrain.training.progress import RunProgress
 from posttrain.training.result import TrainResult, finished_run
 from posttrain.training.rows import longest_row
 from posttrain.training.run import train as run_training
@@ -250,7 +250,7 @@ def silent_about(
     return kept
 
 
-class Steps(Silent):
+class Steps(RunProgress):
     """Passes training steps on to the study, writes them into the cell's metrics.jsonl, and keeps what training says
     for the cell's card.
 
