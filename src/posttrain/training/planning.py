@@ -22,8 +22,8 @@ __all__ = ["plan_of", "rows_read", "tokens_at_once"]
 ACTIVATIONS = 768 * 2**20
 """Bytes of activations that a forward pass of training may keep on a CPU."""
 FEW_ACTIVATIONS = 448 * 2**20
-"""The same for a large model, and in bfloat16 with blocks written out, where half as much per token is kept: 290 and 700
-tokens of SmolLM2-135M. More of them are no faster."""
+"""The same for a large model, and in bfloat16 with blocks written out, where half as much per token is kept: 290 and
+700 tokens of SmolLM2-135M. More of them are no faster."""
 
 
 def plan_of(config: TrainConfig, material: Material, forms: Forms) -> FixedRows:

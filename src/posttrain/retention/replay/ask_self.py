@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from posttrain.config.base import Config
 from posttrain.data.chat import prompt_text
 from posttrain.data.control import gate_of
 from posttrain.data.records import Conversation, Message
@@ -152,9 +151,8 @@ def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> lis
 
 
 @register("replay", "ask_self", config=AskSelfReplayConfig, paper="arXiv:2406.08464")
-def ask_self(config: Config, context: ReplayContext) -> list[Conversation]:
+def ask_self(config: AskSelfReplayConfig, context: ReplayContext) -> list[Conversation]:
     """Make up questions and let the untouched model answer them greedily; those that the exam asks are left out."""
-    assert isinstance(config, AskSelfReplayConfig)
     settings = {**config.model_dump(mode="json", exclude={"share", "weight", "loss"}), "seed": context.seed}
     made = cached(
         context, settings, lambda: answered(sample_questions(config, context), context, config.max_new_tokens)

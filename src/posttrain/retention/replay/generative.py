@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from posttrain.config.base import Config
 from posttrain.data.chat import encode_prompt
 from posttrain.data.control import gate_of
 from posttrain.data.records import Conversation, Message
@@ -170,9 +169,8 @@ class Counts(NamedTuple):
 
 
 @register("replay", "generative", config=GenerativeReplayConfig, paper="arXiv:1909.03329")
-def generative(config: Config, context: ReplayContext) -> list[Conversation]:
+def generative(config: GenerativeReplayConfig, context: ReplayContext) -> list[Conversation]:
     """Make up examples of the earlier tasks, each to answer and to write; none in the first task."""
-    assert isinstance(config, GenerativeReplayConfig)
     task = context.task
     if task.earlier is None:
         context.say("replay of made-up examples: there is no earlier task, so nothing is replayed")
