@@ -26,6 +26,7 @@ from posttrain.inference.plain import TokenPair
 from posttrain.inference.tree import Batch, Grow, Step, Tree
 from posttrain.models.adapters import virtual_positions
 from posttrain.models.logits import UNFIT
+from posttrain.models.memory import give_back, is_large
 from posttrain.models.prefix import NAMES as PREFIXED
 
 __all__ = ["alike", "support", "taking_masks", "warn"]
@@ -154,6 +155,8 @@ def _tried_exactly(model: Any, reach: int) -> Support | None:
     if inner.device.type != "cpu" or inner.dtype.itemsize >= 4 or large:
         return None
     found = _tried(copy.deepcopy(model).float(), reach)
+    if is_large(inner):
+        give_back()  # the copy
     return None if _problem(model, reach, found, coarse=ROUNDED) else found
 
 
