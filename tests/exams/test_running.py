@@ -58,7 +58,7 @@ def item(name: str, *, say: bool = False, confidence: float | None = None) -> It
 
 def task(items: Sequence[Item], **changes: object) -> Task:
     made = Task(
-        "small", list(items), two_choices, "acc", {"acc": "can.knowledge"}, "small|v1", specs("acc"), chance=0.5,
+        list(items), two_choices, "acc", {"acc": "can.knowledge"}, "small|v1", specs("acc"), chance=0.5, name="small",
         kind="toy",
     )  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]

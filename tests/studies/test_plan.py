@@ -10,7 +10,8 @@ from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, MissingError
 from posttrain.studies.config import Study
-from posttrain.studies.plan import Cell, content_hash, find_model, make_plan, select, training_hash
+from posttrain.studies.models import find_model
+from posttrain.studies.plan import Cell, content_hash, make_plan, select, training_hash
 
 FORBIDDEN = frozenset({"x"})
 

@@ -160,7 +160,7 @@ def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) ->
     from posttrain.config.load import line_of, read_yaml
     from posttrain.errors import MissingError
     from posttrain.models.load import check_folder
-    from posttrain.studies.plan import find_model
+    from posttrain.studies.models import find_model
 
     problems: list[Problem] = []
     written = None if any(one.startswith(("models=", "models.")) for one in sets) else read_yaml(path)

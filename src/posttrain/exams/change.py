@@ -180,7 +180,7 @@ class ChangeExam(Exam):
                     on_progress=sitting.telling(self.name),
                 )
             )
-            sitting.done(found[-1:])
+            sitting.done(sitting.respondent, found[-1:])
         if log is not None:
             log.rewrite([(one.change, sample.key) for one in found for sample in one.samples])
         return found

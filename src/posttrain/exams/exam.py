@@ -19,7 +19,7 @@ from posttrain.errors import ConfigError, Problem
 from posttrain.exams.exam_config import ExamConfig
 from posttrain.exams.results import ExamInfo
 from posttrain.exams.running import CHUNK, Cache, TaskProgress, TaskResult, run_task
-from posttrain.exams.task import Item, Task, TaskConfig
+from posttrain.exams.task import Item, Task, TaskConfig, draw
 from posttrain.inference.protocol import Respondent
 from posttrain.models.disk import safe_name
 
@@ -55,7 +55,7 @@ class Sitting:
     tell: Callable[[str, TaskProgress | None], None] = lambda exam, progress: None
     say: Callable[[str], None] = lambda line: None
     open: Callable[[str], Respondent] = _no_judge
-    done: Callable[[Sequence[TaskResult[Any]]], None] = lambda found: None
+    done: Callable[[Respondent, Sequence[TaskResult[Any]]], None] = lambda respondent, found: None
 
     def file(self, exam: str) -> Path | None:
         """Where the samples of an exam go."""
@@ -132,7 +132,7 @@ class TaskExam(Exam):
             restart=sitting.restart,
             discard=sitting.discard,
         )
-        sitting.done([found])
+        sitting.done(sitting.respondent, [found])
         return [found]
 
     def tasks(self, changes: Sequence[Change]) -> list[Task[Any]]:
@@ -145,5 +145,8 @@ def build(config: ExamConfig, base: Path) -> Exam:
     made: Exam | Task = registry.load("exam", config.kind).function(config, base)
     if isinstance(made, Exam):
         return made
-    chat = isinstance(config, TaskConfig) and config.template == "chat"
-    return TaskExam(replace(made, kind=config.kind, role=config.role, chat=chat), config)
+    made = replace(made, name=config.label, kind=config.kind, role=config.role)
+    if isinstance(config, TaskConfig):
+        items, chat = draw(made.items, config.limit, config.seed), config.template == "chat"
+        made = replace(made, items=items, perturbations=config.perturbations, seed=config.seed, chat=chat)
+    return TaskExam(made, config)

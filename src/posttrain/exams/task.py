@@ -109,6 +109,24 @@ class Item:
         asks = [ask if ask.of else ask[:-1] for ask in self.asks]
         return [self.id, self.question, self.group, asks, self.doc]
 
+    def sample(
+        self,
+        answer: str,
+        target: str,
+        scores: Mapping[str, float],
+        said: Answer | None = None,
+        *,
+        correct: bool | None = None,
+        choices: int | None = None,
+        confidence: float | None = None,
+        tokens: int = 0,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Sample:
+        """It, judged; said: the answer behind it, where one was given."""
+        tokens, ended = (tokens, True) if said is None else (said.tokens, said.ended)
+        judged = (answer, target, scores, correct, choices, confidence)
+        return Sample(self.id, self.group, self.question, *judged, tokens=tokens, ended=ended, extra=extra or {})
+
 
 def the_answer(replies: Sequence[Reply]) -> Answer:
     """What was said to an item that is asked for one answer."""
@@ -164,7 +182,6 @@ class Task(Generic[R]):
     chance: the headline of guessing, where known.
     """
 
-    name: str
     items: Sequence[Item]
     judge: Callable[[Item, Sequence[Reply]], R]
     headline: str
@@ -173,16 +190,17 @@ class Task(Generic[R]):
     scores: tuple[ScoreSpec, ...]
     aggregate: Callable[[Sequence[R]], dict[str, Score]] = averages  # type: ignore[assignment]  # see `read`
     chance: float | None = None
-    perturbations: tuple[Perturbation, ...] = ()
-    seed: int = 0
     notes: tuple[str, ...] = ()
     """What a reader has to know: rows left out, files of no answers."""
     finish: Callable[[str, Sequence[R]], Sequence[str]] | None = None
     """Called with the respondent's name and every record once all are in (CapTrack's response files); says notes."""
-    chat: bool = False
-    """The chat template was asked for: a model without one is refused."""
+    name: str = ""
     kind: str = ""
     role: Role = "report"
+    perturbations: tuple[Perturbation, ...] = ()
+    seed: int = 0
+    chat: bool = False
+    """The chat template was asked for: a model without one is refused. This and the five above are the config's."""
     read: Callable[[Mapping[str, Any]], R] = Sample.from_json  # type: ignore[assignment]  # R is Sample but in `change`
     """A line of the sample file as a record."""
     then: Callable[[Item, Sequence[Reply]], Sequence[Ask]] | None = None

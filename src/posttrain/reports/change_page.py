@@ -11,7 +11,7 @@ from posttrain.reports import footnotes, numbers
 from posttrain.reports.charts import AXIS, SHARES, TITLE, Chart, Drawn, Layers, Rows, Word, number, span
 from posttrain.reports.exam_page import model_label, row_label
 from posttrain.reports.folder import Cell, Row, Run, Version
-from posttrain.reports.marks import Mark, mark_icon
+from posttrain.reports.marks import Mark, mark_icon, marks_of
 from posttrain.reports.score_tables import CONTENT_GROUPS, EXAM_GROUPS, MORE_GROUPS, cost_table, score_table
 from posttrain.reports.texts import say, say_if
 from posttrain.reports.view import Entry, Line, Panel, Section, Table, heads_of, numeric
@@ -49,6 +49,12 @@ def plot_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
     about = say_if({"plot.about": True, "plot.small": len(run.changes) > 1, "plot.axes": True})
     chart = Panel(chart=scatter(spots), below=about)
     return Section("plot", title, (chart, Panel(say("plot.table"), table=balance(spots), folded=True)))
+
+
+def scatter_of(run: Run) -> Chart | None:
+    """Return the plot of learned against forgotten by itself; None where no change was examined."""
+    spots = _spots(run, marks_of(run.versions))
+    return scatter(spots) if spots else None
 
 
 def balance(spots: Sequence[Spot]) -> Table:

@@ -18,7 +18,7 @@ from posttrain.config.yaml_text import parse_yaml, plain
 from posttrain.errors import ConfigError
 from posttrain.exams.capabilities import Drift
 from posttrain.exams.floor import NOISE_FLOOR, BesideFloor
-from posttrain.exams.results import CHANGE, ExamInfo, Line, Reference, Results, Untouched, read_results
+from posttrain.exams.results import CHANGE, ExamInfo, Line, MethodInfo, Reference, Results, Untouched, read_results
 from posttrain.exams.summary import summarise
 from posttrain.reports import numbers
 from posttrain.reports.examined import Compared, compared, pool, pool_drift
@@ -170,6 +170,8 @@ class Run:
     """Of `posttrain exam`: one model, and the model before. Its rows are named by the model, they have no method."""
     before_name: str = ""
     """Of `posttrain exam`: the model before, empty where there is none."""
+    methods_info: Mapping[str, MethodInfo] = field(default_factory=dict)
+    """What each method says of itself."""
 
     @property
     def title(self) -> str:
@@ -233,7 +235,7 @@ class Run:
     @property
     def shown(self) -> tuple[Row, ...]:
         """The rows of the change exam's tables: the final ones where a section of its own shows the others."""
-        own = any(row.checkpoint.startswith(("stage-", "blend-")) for row in self.rows)
+        own = any(row.checkpoint.startswith(("stage-", "blend-", "after-")) for row in self.rows)
         return self.final if self.stepped or own else self.rows
 
     def untouched(self, model: str) -> Untouched | None:
@@ -286,6 +288,7 @@ def read_run(folder: Path) -> Run:
         folder,
         alone,
         before_name,
+        results.methods,
     )
 
 

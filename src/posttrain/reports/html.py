@@ -18,6 +18,7 @@ from posttrain.reports import (
     alone,
     answers,
     averaged,
+    chains_page,
     change_page,
     exam_page,
     findings,
@@ -132,6 +133,7 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
         if run.notes.strip() or (run.methods and not run.alone)
         else None,
         *(exams if first else []),
+        chains_page.chains_section(run, marks),
         merge_back_page.merge_section(run, marks),
         exam_page.forgetting(run, marks, samples=samples),
         steps_page.steps_section(run, marks),

@@ -21,7 +21,8 @@ from posttrain.inference.protocol import Plain
 from posttrain.models.load import config_of, load_tokenizer
 from posttrain.retention.selection import ReplayConfig
 from posttrain.studies.config import StageConfig, Study
-from posttrain.studies.plan import Cell, find_model
+from posttrain.studies.models import find_model
+from posttrain.studies.plan import Cell
 from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.training.rates import TRIES
 

@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -29,7 +29,7 @@ from posttrain.config.load import read_text
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.exams.capabilities import relative_changes
 from posttrain.exams.change import ChangeExam, needs_two
-from posttrain.exams.exam import Exam, build
+from posttrain.exams.exam import Exam, Sitting, build
 from posttrain.exams.exam_config import ExamConfig
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.matching import MatchMode
@@ -219,27 +219,26 @@ class ExamRun:
 
     # ---- exams -------------------------------------------------------------------------------------------------------
 
-    def _examiner(self, exams: Sequence[Exam], before: Respondent | None, total: int) -> Examiner:
+    def _examiner(self, exams: Sequence[Exam], after: Respondent, before: Respondent | None, total: int) -> Examiner:
         def done(respondent: Respondent, found: Sequence[TaskResult[Any]]) -> None:
             of = "" if found[0].change else respondent.name
             self.counted[of] += 1
             self.say(_over(found, respondent.name, f"[{self.counted[of]}/{total}]"))
 
         cache: Cache = {}  # several changes may ask the same question
-        return Examiner(
-            Exams(tuple(exams)),
-            before,
+        sitting = Sitting(
+            after,
             self.output,
-            tell=self.tell,
+            before,
+            cache=lambda change: cache,
+            chunk=PROBES if self.output is not None else CHUNK,
+            told=self._told,
+            restart=self.restart,
             say=self.say,
             open=self._opened,
-            chunk=PROBES if self.output is not None else CHUNK,
-            cache=lambda change: cache,
-            told=self._told,
             done=done,
-            restart=self.restart,
-            discard=False,
         )
+        return Examiner(Exams(tuple(exams)), sitting, self.tell)
 
     def _take_changes(
         self, exams: Sequence[Exam], after: Respondent, was: Respondent, changes: Sequence[Change]
@@ -248,14 +247,15 @@ class ExamRun:
         if self.prompt_mode == "none" and was.fingerprint == after.fingerprint:
             same = "are the same weights: whatever is not learned, was not learned before either"
             self.say(f"{was.name} and {after.name} {same}")
-        examiner = self._examiner(exams, was, len(changes))
+        examiner = self._examiner(exams, after, was, len(changes))
         found = examiner.take(changes, after, "final", self.output)
         lines = self._lines(examiner, found, after, METHOD, self.output)
         if self.noise_floor != "none" and isinstance(was, ModelRespondent):  # the weights of an endpoint are elsewhere
             how = resolve_arithmetic(was.model, self.noise_floor)
             self.say(f"noise floor: {was.name} in {how}")
             copy = ModelRespondent(LoadedModel(perturbed(was.model, how), was.tokenizer, f"{was.name} in {how}"))
-            examiner.chunk, examiner.told, examiner.done = CHUNK, lambda one, _: one, lambda *_: None
+            sitting = replace(examiner.sitting, chunk=CHUNK, told=lambda one, _: one, done=lambda *_: None)
+            examiner.sitting = sitting
             folder = None if self.output is None else self.output / "floor"
             lost = examiner.take(changes, copy, "final", folder, floor=True)
             lines += self._lines(examiner, lost, after, NOISE_FLOOR, folder)
@@ -265,7 +265,7 @@ class ExamRun:
 
     def _take_others(self, exams: Sequence[Exam], after: Respondent, was: Respondent | None) -> None:
         """Exams other than of changes: the model before takes all of them first."""
-        examiner = self._examiner(exams, was, len(exams))
+        examiner = self._examiner(exams, after, was, len(exams))
         untouched = examiner.take_before(needed=True)
         if untouched is not None:
             cost = _summed([one.cost for one in examiner.before.values()])

@@ -8,15 +8,17 @@ by bit the same, are not asked again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.config.change import Change
 from posttrain.exams.capabilities import relative_changes
-from posttrain.exams.compare import compare
+from posttrain.exams.compare import Comparison, compare
 from posttrain.exams.exam import Exam, Sitting
 from posttrain.exams.results import Examined, Untouched, read_part, write_part
-from posttrain.exams.running import CHUNK, Cache, TaskProgress, TaskResult
+from posttrain.exams.running import TaskProgress, TaskResult
 from posttrain.exams.task import content_id
 from posttrain.exams.uncounted import kind_of, uncounted
 from posttrain.inference.opening import open_respondent
@@ -25,7 +27,7 @@ from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.disk import safe_name
 from posttrain.studies.bench import Bench
 from posttrain.studies.exams import Exams
-from posttrain.studies.plan import find_model
+from posttrain.studies.models import find_model
 from posttrain.training.dates import keep_first_day
 
 __all__ = ["ExamEvent", "Examiner"]
@@ -46,39 +48,14 @@ class ExamEvent(NamedTuple):
 
 
 class Examiner:
-    """The exams of a model, each candidate beside it. before: the untouched model, None where there is none to compare
-    with; name: what it is called; folder: of the run, None to keep nothing.
-
-    open: a respondent by its name, such as a judge; cache: what `before` has said, by change; chunk: probes of a change
-    asked at once; told: a respondent as it takes the exam of a change; restart: samples that are there are thrown away;
-    discard: so are those of other weights or questions, which are an error otherwise; done: told of each exam that is
-    over.
+    """The exams of a model, each candidate beside it. sitting: how they are taken, in a folder of a run; name: what the
+    model is called.
     """
 
-    def __init__(
-        self,
-        exams: Exams,
-        before: Respondent | None,
-        folder: Path | None,
-        *,
-        name: str = "",
-        tell: Callable[[ExamEvent], None] = lambda event: None,
-        say: Callable[[str], None] = lambda line: None,
-        open: Callable[[str], Respondent] = open_respondent,
-        cache: Callable[[str], Cache] | None = None,
-        chunk: int = CHUNK,
-        told: Callable[[Respondent, Change], Respondent] = lambda respondent, change: respondent,
-        restart: bool = False,
-        discard: bool = True,
-        done: Callable[[Respondent, Sequence[TaskResult[Any]]], None] = lambda respondent, found: None,
-    ) -> None:
-        self.exams, self.untouched, self.folder, self.tell, self.say = exams, before, folder, tell, say
-        self.name = name or (before.name if before is not None else "")
-        self.before_folder = None if folder is None else folder / "before" / safe_name(self.name)
-        self.open, self.chunk, self.told, self.restart, self.discard = open, chunk, told, restart, discard
-        self.done = done
-        caches: dict[str, Cache] = {}
-        self.cache = cache or (lambda change: caches.setdefault(change, {}))
+    def __init__(self, exams: Exams, sitting: Sitting, tell: Callable[[ExamEvent], None], name: str = "") -> None:
+        self.exams, self.sitting, self.tell = exams, sitting, tell
+        self.untouched, self.folder = sitting.before, sitting.folder
+        self.name = name or (self.untouched.name if self.untouched is not None else "")
         self.before: dict[str, TaskResult[Any]] = {}
         self.notes: Mapping[str, Sequence[str]] = {}
         """Exam -> what there is to say about it, whoever takes it."""
@@ -87,28 +64,18 @@ class Examiner:
 
     @classmethod
     def of(cls, bench: Bench, exams: Exams, folder: Path, tell: Callable[[ExamEvent], None]) -> Examiner:
-        """Of the cells of a study's model."""
-        opened: dict[str, Respondent] = {}
+        """Of the cells of a study's model. Samples of other weights or questions are thrown away."""
 
+        @cache
         def judge(name: str) -> Respondent:
-            if name not in opened:
-                found, _ = find_model(name, bench.base)
-                opened[name] = one = open_respondent(found, offline=not bench.download)
-                if isinstance(one, ModelRespondent):
-                    keep_first_day(one.tokenizer, folder, say=bench.say)
-            return opened[name]
+            one = open_respondent(find_model(name, bench.base)[0], offline=not bench.download)
+            if isinstance(one, ModelRespondent):
+                keep_first_day(one.tokenizer, folder, say=bench.say)
+            return one
 
-        return cls(
-            exams,
-            bench.before,
-            folder,
-            name=bench.name,
-            tell=tell,
-            say=bench.say,
-            open=judge,
-            cache=bench.before_cache,
-            chunk=bench.chunk,
-        )
+        sitting = Sitting(bench.before, folder, bench.before, discard=True, say=bench.say, open=judge)
+        sitting = replace(sitting, cache=bench.before_cache, chunk=bench.chunk)
+        return cls(exams, sitting, tell, bench.name)
 
     # ---- the untouched model -----------------------------------------------------------------------------------------
 
@@ -120,27 +87,25 @@ class Examiner:
         if not exams or self.untouched is None:
             return None
         key = content_id(self.untouched.fingerprint, [exam.fingerprint for exam in exams])
-        place = None if self.before_folder is None else self.before_folder / "result.json"
-        known = None if place is None else read_part(place, Untouched)
+        folder = None if self.folder is None else self.folder / "before" / safe_name(self.name)
+        known = None if folder is None else read_part(folder / "result.json", Untouched)
         known = known if known is not None and known.key == key else None
         if known is None or needed:
-            found = self._taken(exams, self.untouched, "before", self.before_folder)
+            found = self._taken(exams, self.untouched, "before", folder)
             self.before = {one.info.name: one for one in found}
-        if known is None and not self.before:  # of a process of torchrun that is not the first
-            return None
-        if known is None:
+        if known is None and self.before:  # nothing in a process of torchrun that is not the first
             known = Untouched(
                 model=self.name,
                 fingerprint=self.untouched.fingerprint,
-                **_merged(list(self.before.values())),
-                folder=self._relative(self.before_folder),
-                cost=costs(list(self.before.values())),
+                **_merged(found),
+                folder=self._relative(folder),
+                cost=costs(found),
                 notes={name: tuple(one.notes) for name, one in self.before.items()},
                 key=key,
             )
-            if place is not None:
-                write_part(place, known)
-        self.notes = known.notes
+            if folder is not None:
+                write_part(folder / "result.json", known)
+        self.notes = {} if known is None else known.notes
         return known
 
     @property
@@ -181,52 +146,29 @@ class Examiner:
         floor: bool = False,
     ) -> list[TaskResult[Any]]:
         """Every exam; what each has found, with its samples."""
-        with respondent.held():
-            return self._taken(self.exams.exams, respondent, checkpoint, folder, changes, floor=floor)
+        return self._taken(self.exams.exams, respondent, checkpoint, folder, changes=changes, floor=floor)
 
     def select(self, respondent: Respondent, folder: Path | None) -> Mapping[str, float]:
         """The scores of the exams whose role is to choose a setting."""
         exams = [exam for exam in self.exams.paired if exam.config.role == "select"]
-        with respondent.held():
-            scores: Mapping[str, float] = _merged(self._taken(exams, respondent, "select", folder))["scores"]
+        scores: Mapping[str, float] = _merged(self._taken(exams, respondent, "select", folder))["scores"]
         return scores
 
     def _taken(
-        self,
-        exams: Sequence[Exam],
-        respondent: Respondent,
-        checkpoint: str,
-        folder: Path | None,
-        changes: Sequence[Change] = (),
-        *,
-        floor: bool = False,
+        self, exams: Sequence[Exam], respondent: Respondent, checkpoint: str, folder: Path | None, **how: Any
     ) -> list[TaskResult[Any]]:
+        model = self.name if checkpoint == "before" else respondent.name
+
         def tell(exam: str, progress: TaskProgress | None) -> None:
-            event = ExamEvent(self.name if checkpoint == "before" else respondent.name, checkpoint, exam)
+            event = ExamEvent(model, checkpoint, exam)
             if progress is not None:
-                speed = progress.tokens / max(progress.wall_s, 1e-9)
-                event = event._replace(
-                    done=progress.done, total=progress.total, left_s=progress.left_s, tokens_per_s=speed
-                )
+                done, total, wall_s, tokens, left_s = astuple(progress)
+                event = ExamEvent(model, checkpoint, exam, done, total, left_s, tokens / max(wall_s, 1e-9))
             self.tell(event)
 
-        sitting = Sitting(
-            respondent,
-            folder,
-            before=self.untouched,
-            changes=changes,
-            cache=self.cache,
-            chunk=self.chunk,
-            floor=floor,
-            told=self.told,
-            restart=self.restart,
-            discard=self.discard,
-            tell=tell,
-            say=self.say,
-            open=self.open,
-            done=lambda found: self.done(respondent, found),
-        )
-        return [one for exam in exams for one in exam.take(sitting)]
+        sitting = replace(self.sitting, respondent=respondent, folder=folder, tell=tell, **how)
+        with respondent.held():
+            return [one for exam in exams for one in exam.take(sitting)]
 
     def examined(
         self,
@@ -251,14 +193,7 @@ class Examiner:
                 **merged,
                 folder=self._relative(folder),
                 compare={
-                    one.info.name: compare(
-                        self.before[one.info.name].samples,
-                        one.samples,
-                        headline=one.info.headline,
-                        higher_is_better=one.info.higher_is_better,
-                    )
-                    for one in own
-                    if one.samples and one.info.name in self.before
+                    one.info.name: self._compared(one) for one in own if one.samples and one.info.name in self.before
                 },
                 drift=relative_changes(before, merged["scores"], infos),
                 notes=tuple(note for one in own for note in self._notes(one)),
@@ -268,6 +203,10 @@ class Examiner:
             self._warn(name, entry.notes)
             made.append(entry)
         return tuple(made)
+
+    def _compared(self, after: TaskResult[Any]) -> Comparison:
+        before, info = self.before[after.info.name].samples, after.info
+        return compare(before, after.samples, headline=info.headline, higher_is_better=info.higher_is_better)
 
     def _notes(self, found: TaskResult[Any]) -> list[str]:
         """What is to be said of a result; not what holds for the untouched model as well."""
@@ -281,7 +220,7 @@ class Examiner:
         if change not in self.warned:
             self.warned.add(change)
             for reason in dict.fromkeys(one.reason for one in uncounted(notes) if kind_of(one.reason) == "keeps"):
-                self.say(f"change {change}: {reason}")
+                self.sitting.say(f"change {change}: {reason}")
 
     def _relative(self, folder: Path | None) -> str:
         return "" if folder is None or self.folder is None else str(folder.relative_to(self.folder))

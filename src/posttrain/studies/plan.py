@@ -20,10 +20,10 @@ from posttrain import __version__
 from posttrain.config.change import Change
 from posttrain.config.load import mend_of
 from posttrain.errors import ConfigError, MissingError, Problem
-from posttrain.models.gguf_header import is_gguf
 from posttrain.studies.config import InSequence, MethodConfig, StageConfig, Study, safe_name
+from posttrain.studies.models import find_model
 
-__all__ = ["RESULT_FORMAT", "Cell", "content_hash", "find_model", "make_plan", "select", "training_hash"]
+__all__ = ["RESULT_FORMAT", "Cell", "content_hash", "make_plan", "select", "training_hash"]
 
 RESULT_FORMAT = 4
 """Raised when the meaning of a result changes, so that older results are made again."""
@@ -196,20 +196,6 @@ def _bytes_hash(path: Path, seen: dict[Path, str]) -> str:
     if path not in seen:
         seen[path] = hashlib.sha256(path.read_bytes()).hexdigest()
     return seen[path]
-
-
-def find_model(name: str, base: Path) -> tuple[str, str]:
-    """Where a study's model is, and what has to be said about it: a folder or a GGUF file is looked for beside the
-    study file, as `posttrain train` does, then where the command runs; any other name is left to the hub and to pocket.
-    """
-    path = Path(name).expanduser()
-    if name.startswith("pocket:") or path.is_absolute() or not name:
-        return name, ""
-    if (base / path).is_dir() or is_gguf(base / path):
-        return str(base / path), ""
-    if (path.is_dir() or is_gguf(path)) and base.resolve() != Path.cwd():
-        return name, f"{name}: not beside the study file; taken from the folder where the command runs"
-    return name, ""
 
 
 def training_hash(

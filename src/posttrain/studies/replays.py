@@ -10,7 +10,8 @@ from posttrain.inference.encoding import PromptReader
 from posttrain.inference.opening import read_prompts
 from posttrain.retention.selection import ReplayConfig
 from posttrain.studies.config import Study
-from posttrain.studies.plan import Cell, find_model
+from posttrain.studies.models import find_model
+from posttrain.studies.plan import Cell
 from posttrain.studies.train_config import TrainMethodConfig
 
 __all__ = ["Readers", "check_replays"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import registry
+from posttrain.exams import exam as exams
 from posttrain.exams.capabilities import CAPABILITIES
 from posttrain.exams.records import Sample
 from posttrain.exams.task import Ask, Item, Task
@@ -21,10 +22,9 @@ def text_of(prompt: Prompt) -> str:
 
 
 def build(kind: str, base: Path, **settings: Any) -> Task:
-    entry = registry.load("exam", kind)
-    task = entry.function(entry.config(**settings), base)
-    assert isinstance(task, Task)
-    return task
+    exam = exams.build(registry.load("exam", kind).config(**settings), base)
+    assert isinstance(exam, exams.TaskExam)
+    return exam.task
 
 
 def judged(

@@ -12,7 +12,7 @@ from posttrain.exams.choices import choice_asks, chosen
 from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows, no_path
 from posttrain.exams.statistics import Interval, Score
-from posttrain.exams.task import Item, Reply, Task, TaskConfig, averages, draw, mean_score, resolve
+from posttrain.exams.task import Item, Reply, Task, TaskConfig, averages, mean_score, resolve
 from posttrain.exams.tasks._glue import TASKS, GlueTask, Posed, record_text
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
@@ -65,8 +65,7 @@ def glue(config: GlueConfig, base: Path) -> Task:
         wording = "plain, own wording"
     classes = len(spec.words) or len(spec.labels)
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
         aggregate=_aggregates(config.task, spec),
         headline=spec.headline,
@@ -74,8 +73,6 @@ def glue(config: GlueConfig, base: Path) -> Task:
         scores=spec.specs,
         signature=f"glue|{config.task}|{path.name}|0-shot|{wording}|total log-probability|v1",
         chance={"mcc": 0.0, "pearson": 0.0, "acc": 1 / classes if classes else None}.get(spec.headline),
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=(f"{unlabelled} rows without an agreed label are left out",) if unlabelled else (),
     )
 
@@ -202,13 +199,10 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         extra |= {"said": choice.best, "gold": gold}
         answer, target = words[choice.best], words[gold]
     extra |= {key: doc[key] for key in ("question", "pair") if key in doc}
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=answer,
-        target=target,
-        scores=scores,
+    return item.sample(
+        answer,
+        target,
+        scores,
         correct=correct,
         choices=None if correct is None else len(words),
         confidence=None if correct is None else max(choice.shares),

@@ -15,7 +15,7 @@ from posttrain.exams.numerals import last_number, marked_number
 from posttrain.exams.records import Sample
 from posttrain.exams.rows import Rows, no_path
 from posttrain.exams.score_spec import specs
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, draw, resolve, the_answer
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
 from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
@@ -82,16 +82,13 @@ def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
     ]
     form = "plain" if plain else "chat"
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
         headline="flexible",
         capabilities={"flexible": "can.reasoning", "strict": "how.instructions"},
         scores=specs("flexible", "strict"),
         signature=f"gsm8k|{path.name}|{len(shown)}-shot cot ({origin})|{form}|{config.max_new_tokens} tokens|v2",
         chance=0.0,
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=() if config.shots_path or not shown else (f"the first {len(shown)} rows are examples and not asked",),
     )
 
@@ -140,15 +137,11 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     # a marked answer goes before a number that happens to come last
     found = marked_number(said.text)
     found = last_number(said.text) if found is None else found
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=said.text,
-        target=str(gold),
-        scores={"flexible": float(found == gold), "strict": float(strict)},
+    return item.sample(
+        said.text,
+        str(gold),
+        {"flexible": float(found == gold), "strict": float(strict)},
+        said,
         correct=found == gold,
-        tokens=said.tokens,
-        ended=said.ended,
         extra={"number": None if found is None else str(found)},
     )

@@ -14,7 +14,7 @@ from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows
 from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Score
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, draw, mean_score, resolve, the_answer
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, mean_score, resolve, the_answer
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
@@ -66,8 +66,7 @@ def ifeval(config: IfevalConfig, base: Path) -> Task:
     rows.check(len(items))
     notes = [f"{len(left_out)} prompts left out: {'; '.join(sorted(set(left_out)))}"] if left_out else []
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
         aggregate=_aggregate,
         headline="prompt_strict",
@@ -77,8 +76,6 @@ def ifeval(config: IfevalConfig, base: Path) -> Task:
         },
         scores=(*specs(*(f"{of}_{rule}" for of in ("prompt", "instruction") for rule in ("strict", "loose"))), *SPECS),
         signature=f"ifeval|{path.name}|{config.template}|{config.max_new_tokens} tokens|own checkers|v1",
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=tuple(notes),
     )
 
@@ -97,17 +94,12 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     strict = [is_followed(name, said.text, args) for name, args in asked]
     forms = loose_forms(said.text)
     loose = [any(is_followed(name, form, args) for form in forms) for name, args in asked]
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=said.text,
-        target=", ".join(item.doc["ids"]),
-        scores={"prompt_strict": float(all(strict)), "prompt_loose": float(all(loose))}
-        | behaviour(item.question, said.text),
+    return item.sample(
+        said.text,
+        ", ".join(item.doc["ids"]),
+        {"prompt_strict": float(all(strict)), "prompt_loose": float(all(loose))} | behaviour(item.question, said.text),
+        said,
         correct=all(strict),
-        tokens=said.tokens,
-        ended=said.ended,
         extra={"ids": list(item.doc["ids"]), "strict": strict, "loose": loose},
     )
 

@@ -206,7 +206,7 @@ class LmEvalExam(Exam):
                 self._write(sitting.file(one.info.name), one, lm.kept.key)
             document = {key: value for key, value in raw.items() if key != "samples"} | {"cost": cost}
             write_json(folder / f"{safe_name(self.name)}.json", json.loads(json.dumps(document, default=str)))
-        sitting.done(found)
+        sitting.done(sitting.respondent, found)
         return found
 
     def _model(self, respondent: ModelRespondent, sitting: Sitting) -> PosttrainLM:

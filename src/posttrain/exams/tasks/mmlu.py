@@ -116,7 +116,6 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
     shots = f"{most}-shot" + (f" ({source})" if most else "")  # of one question there are no others
     signature = f"mmlu|{path.name}#{_digest(read.asked)}|{shots}|{language}|{config.score}|{template}|v1"
     return Task(
-        name=config.label,
         items=items,
         judge=_judge,
         headline=headline,
@@ -125,8 +124,6 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
         signature=signature,
         aggregate=_scores,
         chance=sum(1 / len(item.doc["choices"]) for item in items) / len(items),
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=tuple(notes),
     )
 
@@ -205,13 +202,10 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     scores = {"acc": float(nats.index(max(nats)) == target)}
     if not lettered:
         scores["acc_norm"] = float(chosen == target)
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=f"{LETTERS[chosen]}. {choices[chosen]}",
-        target=f"{LETTERS[target]}. {choices[target]}",
-        scores=scores,
+    return item.sample(
+        f"{LETTERS[chosen]}. {choices[chosen]}",
+        f"{LETTERS[target]}. {choices[target]}",
+        scores,
         correct=chosen == target,
         choices=len(choices),
         confidence=1 / sum(math.exp(value - max(values)) for value in values),

@@ -17,7 +17,7 @@ from posttrain.exams.records import Sample
 from posttrain.exams.rows import Rows, no_path
 from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Interval, Score
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, draw, resolve, the_scored
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_scored
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
@@ -75,15 +75,13 @@ def perplexity(config: PerplexityConfig, base: Path) -> Task:
             notes.append(f"{path.name} was cut at line ends into {len(texts)} texts of at most {size} characters")
     cut = f"pieces of {config.characters} characters" if config.characters else "whole files"
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
         aggregate=_aggregate,
         headline="bits_per_byte",
         capabilities={"bits_per_byte": "can.knowledge"},
         scores=SPECS,
         signature=f"perplexity|{'+'.join(p.name for p in paths)}|{cut}|each text from a document's beginning|v1",
-        seed=config.seed,
         notes=tuple(notes),
     )
 
@@ -134,13 +132,10 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         **metrics.units_of(text)._asdict(),
         "spaced": language_of(text) not in ("zh", "ja", "th"),
     }
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer="",
-        target="",
-        scores={
+    return item.sample(
+        "",
+        "",
+        {
             "bits_per_byte": metrics.bits_per_byte(said.sum_nats, size["bytes"]),
             "nats_per_token": metrics.cross_entropy(said.sum_nats, max(1, said.tokens)),
         },

@@ -15,7 +15,7 @@ from posttrain.exams.behaviour import language_of
 from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows, no_path
 from posttrain.exams.score_spec import specs
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, draw, resolve, the_answer
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
@@ -83,15 +83,12 @@ def reading(config: ReadingConfig, base: Path) -> Task:
     settings = f"{config.template}|{config.max_new_tokens} tokens|passages {config.passage_characters or 'whole'}"
     headline = "f1" if language == "en" else "f1_char_bag"
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
         headline=headline,
         capabilities={headline: "can.in_context"} | ({} if answerable else {"unanswerable.em": "can.faithfulness"}),
         scores=(*SCORES[language], *(() if answerable else specs("unanswerable.em"))),
         signature=f"reading|{path.name}|{language}|0-shot|{settings}|first line|v1",
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=tuple(notes),
     )
 
@@ -193,14 +190,10 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
             "f1_cmrc_lcs": metrics.f1_cmrc_lcs(answer, gold),
         }
     name = "em" if language == "en" else "em_zh"
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=answer,
-        target=gold[0] if gold else str(item.doc["declined"]),
-        scores={name: float(value) for name, value in scores.items()},
+    return item.sample(
+        answer,
+        gold[0] if gold else str(item.doc["declined"]),
+        {name: float(value) for name, value in scores.items()},
+        said,
         correct=bool(scores[name] == 1.0),
-        tokens=said.tokens,
-        ended=said.ended,
     )

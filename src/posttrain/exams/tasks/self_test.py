@@ -17,7 +17,7 @@ from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path
 from posttrain.exams.score_spec import ScoreSpec, specs
 from posttrain.exams.statistics import Score
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, draw, resolve, the_answer
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, resolve, the_answer
 from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
@@ -77,8 +77,7 @@ def self_test(config: SelfTestConfig, base: Path) -> Task:
     ]
     measured = _signature(words, bleu, config)
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
         aggregate=_aggregate(bleu),
         headline=config.headline,
@@ -86,8 +85,6 @@ def self_test(config: SelfTestConfig, base: Path) -> Task:
         capabilities={config.headline: "can.domains", **CAPABILITIES},
         scores=_declared(bleu),
         signature=f"self_test|{path.name}|{config.template}|{config.max_new_tokens} tokens|{measured}|v1",
-        perturbations=config.perturbations,
-        seed=config.seed,
     )
 
 
@@ -170,16 +167,12 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     scores["length_ratio"] = length(answer) / max(1, length(reference))
     scores["empty"] = float(not answer)
     equal = normalise(answer) == normalise(reference)
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=answer,
-        target=reference,
+    return item.sample(
+        answer,
+        reference,
+        scores | {"exact": float(equal)} | behaviour(item.question, answer),
+        said,
         correct=equal if item.doc.get("marked") else None,
-        scores=scores | {"exact": float(equal)} | behaviour(item.question, answer),
-        tokens=said.tokens,
-        ended=said.ended,
     )
 
 

@@ -133,7 +133,6 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
     how = "chat" if chat else "plain, 6-shot QA primer"
     capabilities = {headline: "can.faithfulness", "refused": "will.refusal"}
     return Task(
-        name=config.label,
         items=items,
         judge=_judge,
         headline=headline,
@@ -142,8 +141,6 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
         signature=f"truthfulqa|{path.name}#{digest}|{mode}|{how}|{_measures(mode)}{'v1' if mode == 'mc' else 'v2'}",
         aggregate=partial(_scores, marks=marks),
         chance=_chance(headline, items),
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=tuple(notes),
         finish=partial(_finish, sheet, config.seed) if sheet else None,
     )
@@ -214,13 +211,10 @@ def _item(question: Question, mode: str, max_new_tokens: int, *, chat: bool) -> 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     doc = item.doc
     nats = [reply.sum_nats for reply in the_scored(replies)]
-    sample = Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer="",
-        target=doc["best"],
-        scores={},
+    sample = item.sample(
+        "",
+        doc["best"],
+        {},
         tokens=sum(reply.tokens for reply in replies if isinstance(reply, Answer | Scored)),
         extra={key: doc[key] for key in ("tongue", "pair") if doc[key]},
     )
