@@ -1,4 +1,4 @@
-"""The main scores as a table for the terminal; as wide as the terminal is, wide Chinese letters counted as two."""
+"""The main scores as a table for the terminal. It is no wider than the terminal; a Chinese letter counts as two."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ UNSURE = "?"
 
 
 def text_table(results: Mapping[str, Any], width: int = 100, *, language: str = "en") -> str:
-    """Methods x main scores of results.json as text with at most `width` columns (at least 40), ending in a newline."""
+    """Return methods x main scores of results.json as text of at most `width` columns (at least 40), with a newline at
+    its end."""
     rows = [row for row in rows_of(results) if not row.checkpoint.startswith(("stage-", "merge-"))]  # in the report
     words = catalogue(language)
     exams = {exam.key: exam.name for exam in read_exams(results)}
@@ -75,7 +76,7 @@ def _value(row: Row, key: str) -> Entry:
 
 
 def _column(values: Sequence[float | None]) -> list[Entry]:
-    """An exam's main scores, all with the same number of decimals."""
+    """Return the main scores of an exam, all with the same number of decimals."""
     places = numbers.digits(value for value in values if value is not None)
     return [Entry() if value is None else Entry(numbers.fixed(value, places)) for value in values]
 
@@ -96,7 +97,7 @@ def _label(row: Row, rows: Sequence[Row], language: str) -> str:
 def _fitting(
     present: Sequence[str], names: Mapping[str, str], body: Mapping[str, Sequence[Entry]], first: int, width: int
 ) -> set[str]:
-    """The columns that fit beside the first one, by priority; at least one."""
+    """Return the columns that fit beside the first one, by priority; at least one."""
     kept: set[str] = set()
     used = min(first, width // 2) + 1
     for key in present:
