@@ -1,6 +1,6 @@
 """What the report says, in each language. A message is a key with arguments; it becomes text when the page is made.
 
-The catalogues are `locale/en.json` and `locale/zh_TW.json`. Words between backticks become `<code>`, between double
+The catalogue is `messages.json`: a line per message, with its text in every language. Words between backticks become `<code>`, between double
 asterisks `<strong>`; everything else, arguments included, is escaped. An argument may itself be a message.
 """
 
@@ -64,9 +64,8 @@ def say_if(conditions: Mapping[str, object]) -> tuple[Message, ...]:
 def catalogue(language: str) -> dict[str, str]:
     """Return key -> text of one language. ConfigError for a language that does not exist."""
     check_language(language)
-    path = Path(__file__).parent / "locale" / f"{language.replace('-', '_')}.json"
-    texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    return texts
+    messages = json.loads((Path(__file__).parent / "messages.json").read_text(encoding="utf-8"))
+    return {key: texts[language] for key, texts in messages.items()}
 
 
 def check_language(language: str) -> None:
@@ -76,7 +75,7 @@ def check_language(language: str) -> None:
 
 
 def known(key: str) -> bool:
-    """Whether the catalogues have a key; a test sees to it that all have the same keys."""
+    """Whether the catalogue has a key."""
     return key in catalogue(LANGUAGES[0])
 
 
