@@ -41,7 +41,7 @@ class Spot(NamedTuple):
 
 
 def plot_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
-    """Learned against forgotten, and the numbers of its large marks."""
+    """Return the plot of learned against forgotten, and the numbers of its large marks."""
     title = say("plot.title")
     spots = _spots(run, marks)
     if not spots:
@@ -72,7 +72,7 @@ def _share(value: float, interval: tuple[float, float]) -> Entry:
 
 
 def _spots(run: Run, marks: Mapping[Version, Mark]) -> list[Spot]:
-    """The rows without the noise floor, which learns nothing and has no place among those that shall."""
+    """Return the methods that are to learn; the noise floor is none of them."""
     return [spot for row in run.shown if not row.is_floor and (spot := _spot(row, run, marks)) is not None]
 
 
@@ -93,7 +93,7 @@ def _spot(row: Row, run: Run, marks: Mapping[Version, Mark]) -> Spot | None:
 
 
 def scatter(spots: Sequence[Spot]) -> Chart:
-    """Learned (up) against forgotten (right); the best place is the top left corner."""
+    """Draw learned (up) against forgotten (right); the top left corner is best."""
     marks = {spot.label: spot.mark for spot in spots}
 
     def draw(word: Word) -> Drawn:
@@ -131,7 +131,7 @@ def _rows(spot: Spot) -> Iterator[dict[str, Any]]:
 
 
 def scores_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
-    """The main table with what its words mean."""
+    """Return the main table, and what its words mean."""
     title = say("scores.title")
     table = score_table(run, EXAM_GROUPS, marks, title)
     if table is None:
@@ -141,7 +141,7 @@ def scores_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
 
 
 def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """Graded contents, the strict comparison, everything else, and cost; None where there is none of it."""
+    """Return graded contents, the strict comparison, all other scores, and cost; None where there is none of them."""
     panels = []
     for groups, title, notes in (
         (CONTENT_GROUPS, say("scores.content"), footnotes.content_notes(run)),
@@ -160,7 +160,7 @@ def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """A chart with a panel per model and method that logged losses; None where none did."""
+    """Return a chart with a panel per model and method that logged losses; None where none did."""
     curves: dict[str, dict[str, list[Curve]]] = {}
     named: dict[str, Mark] = {}
     for version in run.versions:
@@ -183,7 +183,7 @@ def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[str, Mark]) -> Chart:
-    """The loss curves of each method: a thin line per cell, a thick one for their mean.
+    """Draw the loss curves of each method: a thin line per cell, a thick one for their mean.
 
     curves: method -> `new` (the new examples; solid) and `all` (everything in the step; dashed).
     """
@@ -226,7 +226,7 @@ def mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float]]:
 
 
 def _curves(cells: Sequence[Cell], kind: str) -> list[Curve]:
-    """The curves of one kind. Where nothing is replayed the two kinds are one: it is drawn as that of the new rows."""
+    """Return the curves of one kind. Without replay the two kinds are equal, and there are only curves of new rows."""
     curves = []
     for cell in cells:
         both = any(key in line for line in cell.metrics for key in LOSS_KEYS["new"])
