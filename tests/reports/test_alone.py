@@ -60,7 +60,8 @@ def make_exam(folder: Path, *, before: bool = True, **cost: float) -> Path:
         return {"scores": {"mmlu.acc": share}, "ci95": {"mmlu.acc": Interval(share - 0.1, share + 0.1)},
                 "n": {"mmlu.acc": 20}, "cost": {**COST, **cost}, "folder": place}  # fmt: skip
 
-    line, untouched = Line(model=AFTER, method="exam", **scored(14, ".")), ()
+    line = Line(model=AFTER, method="exam", **scored(14, "."))
+    untouched: tuple[Untouched, ...] = ()
     if before:
         untouched = (Untouched(model=BEFORE, **scored(10, "before/pocket-base")),)
         drift = Drift(0.4, "better", (DriftScore("mmlu.acc", 0.5, 0.7, 0.2, 0.4),))
