@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,22 @@ def kept(item: Item, replies: Sequence[Reply]) -> Sample:
     return Sample(item.id, "", item.question, said, "", {"acc": sum(nats)}, extra={"nats": nats})
 
 
-ACC: dict[str, Any] = {
-    "headline": "acc", "capabilities": {"acc": "can.knowledge"}, "scores": (ScoreSpec("acc", "acc", "nats"),),
-}  # fmt: skip
+def task_of(name: str, items: Sequence[Item]) -> Task[Sample]:
+    return Task(
+        items=items,
+        judge=kept,
+        headline="acc",
+        capabilities={"acc": "can.knowledge"},
+        signature=f"{name}|v1",
+        scores=(ScoreSpec("acc", "acc", "nats"),),
+        name=name,
+    )
 
 
 def says(count: int, prompt: str = "Who?") -> Task[Sample]:
     """The same question so many times."""
     items = [Item(f"q{i}", prompt, (Ask("say", prompt, max_new_tokens=4),)) for i in range(count)]
-    return Task(name="says", items=items, judge=kept, signature="says|v1", **ACC)
+    return task_of("says", items)
 
 
 def chooses(count: int) -> Task[Sample]:
@@ -55,7 +61,7 @@ def chooses(count: int) -> Task[Sample]:
         items.append(
             Item(f"q{i}", prompt.text, tuple(Ask("score", prompt, text) for text in (" Paris", " a", " b", " a")))
         )
-    return Task(name="chooses", items=items, judge=kept, signature="chooses|v1", **ACC)
+    return task_of("chooses", items)
 
 
 @pytest.fixture
@@ -153,7 +159,7 @@ def test_a_model_that_learns_on_the_way(pico_path: PicoPath, tmp_path: Path, tol
     assert nats[0] != nats[3]  # the same question, some items later
     again = run_task(respondent, exam).samples
     assert again == whole  # it was reset
-    turned = replace(exam, items=list(exam.items)[::-1])
+    turned = task_of(exam.name, list(exam.items)[::-1])
     assert {s.id: s.extra for s in run_task(respondent, turned).samples} != {s.id: s.extra for s in whole}
 
     model, respondent = fresh()

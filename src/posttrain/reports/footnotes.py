@@ -80,4 +80,6 @@ def seen_notes(run: Run) -> list[Message]:
     if "locality" in groups:
         kept, lost = numbers.percent(findings.KEPT), numbers.percent(findings.LOST)
         notes.append(say("intro.seen_kept", kept=kept, lost=lost))
-    return [*notes, *say_if({"intro.seen_exams": any(row.compare for row in run.final)})]
+    chose = ", ".join(f"`{exam.name}`" for exam in run.selecting)
+    selecting = [say("intro.seen_select", names=chose)] if chose else []
+    return [*notes, *say_if({"intro.seen_exams": any(row.compare for row in run.final)}), *selecting]
