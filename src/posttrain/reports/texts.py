@@ -1,7 +1,8 @@
 """What the report says, in each language. A message is a key with arguments; it becomes text when the page is made.
 
-The catalogue is `messages.json`: a line per message, with its text in every language. Words between backticks become `<code>`, between double
-asterisks `<strong>`; everything else, arguments included, is escaped. An argument may itself be a message.
+The catalogue is `messages.json`: a line per message, with its text in every language. Words between backticks become
+`<code>`, between double asterisks `<strong>`; everything else, arguments included, is escaped. An argument may itself
+be a message.
 """
 
 from __future__ import annotations
