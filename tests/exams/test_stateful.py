@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,16 @@ def kept(item: Item, replies: Sequence[Reply]) -> Sample:
     return Sample(item.id, "", item.question, said, "", {"acc": sum(nats)}, extra={"nats": nats})
 
 
+def task_of(name: str, items: Sequence[Item]) -> Task[Sample]:
+    """The items, judged by `kept`."""
+    specs = (ScoreSpec("acc", "acc", "nats"),)
+    return Task(items, kept, "acc", {"acc": "can.knowledge"}, f"{name}|v1", specs, name=name)
+
+
 def says(count: int, prompt: str = "Who?") -> Task[Sample]:
     """The same question so many times."""
     items = [Item(f"q{i}", prompt, (Ask("say", prompt, max_new_tokens=4),)) for i in range(count)]
-    return Task("says", items, kept, "acc", {"acc": "can.knowledge"}, "says|v1", (ScoreSpec("acc", "acc", "nats"),))
+    return task_of("says", items)
 
 
 def chooses(count: int) -> Task[Sample]:
@@ -49,9 +56,7 @@ def chooses(count: int) -> Task[Sample]:
         items.append(
             Item(f"q{i}", prompt.text, tuple(Ask("score", prompt, text) for text in (" Paris", " a", " b", " a")))
         )
-    return Task(
-        "chooses", items, kept, "acc", {"acc": "can.knowledge"}, "chooses|v1", (ScoreSpec("acc", "acc", "nats"),)
-    )
+    return task_of("chooses", items)
 
 
 @pytest.fixture
@@ -149,9 +154,7 @@ def test_a_model_that_learns_on_the_way(pico_path: PicoPath, tmp_path: Path, tol
     assert nats[0] != nats[3]  # the same question, some items later
     again = run_task(respondent, exam).samples
     assert again == whole  # it was reset
-    turned = Task(
-        exam.name, list(exam.items)[::-1], kept, exam.headline, exam.capabilities, exam.signature, exam.scores
-    )
+    turned = replace(exam, items=list(exam.items)[::-1])
     assert {s.id: s.extra for s in run_task(respondent, turned).samples} != {s.id: s.extra for s in whole}
 
     model, respondent = fresh()

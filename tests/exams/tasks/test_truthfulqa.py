@@ -14,7 +14,6 @@ from posttrain.exams.records import Sample
 from posttrain.exams.running import run_task
 from posttrain.exams.task import DATA, Task
 from posttrain.exams.tasks._sheets import read_marks
-from posttrain.exams.tasks.truthfulqa import TruthfulqaConfig, truthfulqa
 from posttrain.inference.protocol import Plain
 from tests.exams.table import Table
 from tests.exams.tasks.told import build, judged, scores_of, text_of, write_rows
