@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,15 @@ def kept(item: Item, replies: Sequence[Reply]) -> Sample:
 
 
 def task_of(name: str, items: Sequence[Item]) -> Task[Sample]:
-    """The items, judged by `kept`."""
-    specs = (ScoreSpec("acc", "acc", "nats"),)
-    return Task(items, kept, "acc", {"acc": "can.knowledge"}, f"{name}|v1", specs, name=name)
+    return Task(
+        items=items,
+        judge=kept,
+        headline="acc",
+        capabilities={"acc": "can.knowledge"},
+        signature=f"{name}|v1",
+        scores=(ScoreSpec("acc", "acc", "nats"),),
+        name=name,
+    )
 
 
 def says(count: int, prompt: str = "Who?") -> Task[Sample]:
@@ -154,7 +159,7 @@ def test_a_model_that_learns_on_the_way(pico_path: PicoPath, tmp_path: Path, tol
     assert nats[0] != nats[3]  # the same question, some items later
     again = run_task(respondent, exam).samples
     assert again == whole  # it was reset
-    turned = replace(exam, items=list(exam.items)[::-1])
+    turned = task_of(exam.name, list(exam.items)[::-1])
     assert {s.id: s.extra for s in run_task(respondent, turned).samples} != {s.id: s.extra for s in whole}
 
     model, respondent = fresh()

@@ -1,7 +1,6 @@
 """Charts are valid Vega-Lite, say what the run says, and take nothing that a model or a user wrote for code."""
 
 import itertools
-import json
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import vl_convert
 
+from posttrain.exams.results import Line, Results, write_results
 from posttrain.reports.answers import safe_json
 from posttrain.reports.change_page import Spot, losses, mean_curve, plot_section, scatter
 from posttrain.reports.charts import THEME, Chart, columns_of
@@ -58,10 +58,10 @@ def test_no_two_methods_have_one_colour_and_shape(many: int) -> None:
 def test_one_method_with_two_models_has_two_marks(tmp_path: Path, models: tuple[str, str]) -> None:
     """They stand in one plot, so that a mark is of a model and a method, also where both models' names end alike."""
     scores = {"reliability": 1.0, "locality.a": 0.5}
-    cells = [
-        {"model": model, "method": method, "change": "c", "scores": scores} for model in models for method in ("a", "b")
-    ]
-    (tmp_path / "results.json").write_text(json.dumps({"study": "s", "cells": cells}), encoding="utf-8")
+    cells = tuple(
+        Line(model=model, method=method, change="c", scores=scores) for model in models for method in ("a", "b")
+    )
+    write_results(tmp_path, Results(study="s", cells=cells))
     run = read_run(tmp_path)
     chart = plot_section(run, marks_of(run.versions)).panels[0].chart
     assert chart is not None

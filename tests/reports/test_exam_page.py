@@ -1,15 +1,20 @@
 """The page of a study with exams: its numbers, its words in both languages, what a browser may and may not do."""
 
-import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from markupsafe import escape
 
+from posttrain.exams.capabilities import Drift
+from posttrain.exams.results import CHANGE, ExamInfo, Results, read_results, write_results
+from posttrain.exams.score_spec import ScoreSpec, specs
+from posttrain.exams.summary import summarise
 from posttrain.reports import numbers
 from posttrain.reports.exam_page import capabilities, difference_text, exam_section, forgetting, verdict_kind
-from posttrain.reports.examined import Compared, ExamInfo
+from posttrain.reports.examined import Compared
 from posttrain.reports.findings import findings
 from posttrain.reports.folder import Cell, Row, Run, read_run
 from posttrain.reports.html import write_report
@@ -21,6 +26,7 @@ from tests.reports.exam_study import make_study
 from tests.reports.synthetic import ATTACK, make_run
 from tests.reports.test_html import Page, embedded
 
+T = TypeVar("T")
 SECTIONS = ("capabilities", "exams", "forgetting", "steps")
 
 
@@ -70,15 +76,16 @@ def test_the_table_of_an_exam(study: Path) -> None:
     mmlu, rest, _, wiki = tables(exam_section(run, marks_of(run.versions)))[:4]
     assert [head.name for head in mmlu.heads if isinstance(head.name, str)] == ["acc", "calibration.ece_em10"]
     assert [line.kind for line in mmlu.lines] == ["untouched", "reference", "chance", "model", "model"]
-    results = json.loads((study / "results.json").read_text(encoding="utf-8"))
-    final = {cell["method"]: cell for cell in results["cells"] if cell["checkpoint"] == "final"}
+    final = {line.method: line for line in read_results(study).cells if line.checkpoint == "final"}
     for line, method in zip(mmlu.lines[3:], ("lora", "full"), strict=True):
         cell, (score, verdict, _) = final[method], line.entries
-        assert score.text == f"{cell['scores']['mmlu.acc']:.3f}"
+        assert score.text == f"{cell.scores['mmlu.acc']:.3f}"
         assert verdict.kind == f"verdict is-{ {'lora': 'same', 'full': 'worse'}[method] }"
-        compared = cell["compare"]["mmlu"]
-        assert str(verdict.below[0]).endswith(numbers.p_text(compared["p_value"]))
-        assert numbers.signed(compared["difference"], 3) in first(verdict)
+        compared = cell.compare["mmlu"]
+        assert compared.p_value is not None
+        assert compared.difference is not None
+        assert str(verdict.below[0]).endswith(numbers.p_text(compared.p_value))
+        assert numbers.signed(compared.difference, 3) in first(verdict)
     assert [re.sub(r"<.*?>", "", str(line.labels[0])) for line in rest.lines] == [
         "acc/law", "acc/history", "acc/physics", "acc/medicine",
     ]  # fmt: skip
@@ -193,28 +200,36 @@ def test_no_language_is_forgotten(html: str) -> None:
             assert str(escape(words[key])) in html, (language, key)
 
 
-def test_torn_and_missing_parts_do_not_stop_the_report(tmp_path: Path) -> None:
-    folder = make_study(tmp_path / "s", n=20)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    results["before"] = []
-    for cell in results["cells"]:
-        cell["compare"] = {}
-        cell["drift"] = {"can.knowledge": {"change": None, "scores": []}}
-        cell["ci95"] = {}
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    html = write_report(folder).read_text(encoding="utf-8")
+def edited(folder: Path, change: Callable[[Results], Results]) -> str:
+    """The report of a study whose results are other ones."""
+    write_results(folder, change(read_results(folder)))
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def test_missing_parts_do_not_stop_the_report(tmp_path: Path) -> None:
+    nothing = {"compare": {}, "drift": {"can.knowledge": Drift(None)}, "ci95": {}}
+
+    def torn(results: Results) -> Results:
+        cells = tuple(line.model_copy(update=nothing) for line in results.cells)
+        return results.model_copy(update={"before": (), "cells": cells})
+
+    html = edited(make_study(tmp_path / "s", n=20), torn)
     assert 'id="exams"' in html
     assert 'id="forgetting"' not in html
 
 
 def test_a_study_without_the_change_exam_does_not_speak_of_changes(tmp_path: Path) -> None:
-    folder = make_study(tmp_path / "s", n=20)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    for cell in results["cells"]:
-        cell["change"] = ""
-        cell["scores"] = {k: v for k, v in cell["scores"].items() if k.split(".")[0] in results["exams"]}
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    html = write_report(folder).read_text(encoding="utf-8")
+    def without(results: Results) -> Results:
+        exams = {name: exam for name, exam in results.exams.items() if exam.kind != CHANGE}
+        cells = tuple(
+            line.model_copy(update={
+                "change": "", "scores": {k: v for k, v in line.scores.items() if k.partition(".")[0] in exams},
+            })
+            for line in results.cells
+        )  # fmt: skip
+        return results.model_copy(update={"exams": exams, "cells": cells, "summary": summarise(cells)})
+
+    html = edited(make_study(tmp_path / "s", n=20), without)
     ids = Page(html.replace("<wbr>", "")).ids
     assert not {"plot", "answers", "rows"} & set(ids)
     assert {*SECTIONS, "seen", "more-scores", "loss", "details"} <= set(ids)
@@ -235,7 +250,8 @@ def test_a_study_without_the_change_exam_does_not_speak_of_changes(tmp_path: Pat
 )  # fmt: skip
 def test_nothing_is_better_by_0_00(before: float, after: float, higher: bool, kind: str, printed: str) -> None:
     """A difference that is 0 as printed is neither better nor worse, however sure it is."""
-    exam = ExamInfo("wiki", "score", higher_is_better=higher)
+    spec = ScoreSpec("score", "score", better="more" if higher else "less")
+    exam = ExamInfo(name="wiki", kind="perplexity", headline="score", scores=(spec,))
     difference = after - before
     interval = (difference - 1e-5, difference + 1e-5)
     compared = Compared(9, before, after, difference, interval, None, None, (None, None), None, cells=1, agree=1)
@@ -263,7 +279,7 @@ def test_nothing_is_better_by_0_00(before: float, after: float, higher: bool, ki
     ],
 )
 def test_too_few_questions_are_said(n: int, changed: int, english: str, chinese: str) -> None:
-    exam = ExamInfo("held", "rougeL")
+    exam = ExamInfo(name="held", kind="overlap", headline="rougeL", scores=specs("rougeL"))
     compared = Compared(
         n, 0.4, 0.548, 0.148, (0.031, 0.288), None, None, (None, None), None, changed=changed
     )  # fmt: skip
@@ -276,11 +292,8 @@ def test_too_few_questions_are_said(n: int, changed: int, english: str, chinese:
 
 
 def test_only_the_exams_before_have_been_taken(tmp_path: Path) -> None:
-    folder = make_study(tmp_path / "s", n=20)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    results["cells"] = []
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    html = write_report(folder).read_text(encoding="utf-8")
+    nothing = {"cells": (), "summary": ()}
+    html = edited(make_study(tmp_path / "s", n=20), lambda results: results.model_copy(update=nothing))
     page = Page(html.replace("<wbr>", ""))
     assert "Only the exams of <code>pocket:chat</code> before any training have been taken so far" in html
     assert not {"plot", "scores", "forgetting", "steps", "loss", "answers"} & set(page.ids)
@@ -304,13 +317,22 @@ def test_notes_are_of_what_is_there(tmp_path: Path, html: str) -> None:
     assert not told(html, "exams.cells_about")
     assert not told(html, "loss.replay")
     assert told(write_report(make_study(tmp_path / "b", n=20, seeds=(0, 1))).read_text("utf-8"), "exams.cells_about")
-    folder = make_study(tmp_path / "a", n=20)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    results["exams"].pop("mmlu")
-    for entry in (*results["before"], *results["cells"], *results["reference"]):
-        entry["scores"] = {k: v for k, v in entry["scores"].items() if not k.startswith("mmlu.")}
-        entry.get("compare", {}).pop("mmlu", None)
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    other = write_report(folder).read_text(encoding="utf-8")
+
+    def without(values: Mapping[str, T], prefix: str) -> dict[str, T]:
+        return {key: value for key, value in values.items() if not key.startswith(prefix)}
+
+    def no_mmlu(results: Results) -> Results:
+        cells = tuple(
+            line.model_copy(update={"scores": without(line.scores, "mmlu."), "compare": without(line.compare, "mmlu")})
+            for line in results.cells
+        )
+        (before,), (people,) = results.before, results.reference
+        return results.model_copy(update={
+            "exams": without(results.exams, "mmlu"), "cells": cells, "summary": summarise(cells),
+            "before": (before.model_copy(update={"scores": without(before.scores, "mmlu.")}),),
+            "reference": (people.model_copy(update={"scores": without(people.scores, "mmlu.")}),),
+        })  # fmt: skip
+
+    other = edited(make_study(tmp_path / "a", n=20), no_mmlu)
     for key in ("forgetting.adjusted_about", "steps.knowledge_about", "steps.falls_mark", "exams.chance"):
         assert not told(other, key), key

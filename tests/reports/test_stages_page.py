@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from posttrain.exams.results import ExamInfo, Line, Results, Untouched, read_results, write_results
+from posttrain.exams.score_spec import Better, specs
 from posttrain.exams.transfer import separate_scores, transfer_scores
 from posttrain.reports import numbers
 from posttrain.reports.folder import read_run
@@ -21,23 +22,25 @@ from posttrain.reports.table import text_table
 from posttrain.reports.texts import Message, text
 from posttrain.reports.view import Table
 
-EXAM = {"headline": "acc", "capabilities": {}, "higher_is_better": True, "notes": [], "chance": None, "signature": ""}
+
+def exam(name: str, headline: str = "acc", *, better: Better = "more") -> ExamInfo:
+    return ExamInfo(name=name, kind="mmlu", headline=headline, scores=specs(headline, better=better))
+
+
 NAMES = ["roman", "奇數"]
 BEFORE = [0.1, 0.2]
 SEEDS = ([[0.8, 0.4], [0.5, 1.0]], [[0.6, 0.2], [0.3, 0.8]])
 
 
-def cell(method: str, seed: int, checkpoint: str, row: list[float], **more: Any) -> dict[str, Any]:
+def cell(method: str, seed: int, checkpoint: str, row: list[float], **more: Any) -> Line:
     scores = {"a.acc": row[0], "b.acc": row[1], **more.pop("scores", {})}
-    return {
-        "model": "m", "method": method, "change": "", "seed": seed, "checkpoint": checkpoint, "status": "done",
-        "scores": scores, "ci95": {}, "n": {}, "cost": {"wall_s": 1.0}, "folder": "", **more,
-    }  # fmt: skip
+    head = {"model": "m", "method": method, "seed": seed, "checkpoint": checkpoint}
+    return Line(**head, scores=scores, cost={"wall_s": 1.0}, **more)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    cells = []
+    cells: list[Line] = []
     for seed, matrix in enumerate(SEEDS):
         found = transfer_scores(BEFORE, matrix)
         told = {"how": "sequential", "names": NAMES, "before": BEFORE, "matrix": matrix, **found}
@@ -52,9 +55,9 @@ def folder(tmp_path: Path) -> Path:
         apart = {"how": "separate", "names": NAMES, "before": BEFORE, "matrix": matrix, **separate_scores(matrix)}
         cells.append(cell("apart", seed, "final", [matrix[0][0], matrix[1][1]], stages=apart,
                           scores={"stages.acc": apart["acc"]}))  # fmt: skip
-    before = {"model": "m", "scores": {"a.acc": 0.1, "b.acc": 0.2}, "ci95": {}, "n": {}, "folder": "", "cost": {}}
-    results = {"study": "s", "exams": {"a": EXAM, "b": EXAM}, "before": [before], "cells": cells, "summary": []}
-    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    before = (Untouched(model="m", scores={"a.acc": 0.1, "b.acc": 0.2}),)
+    exams = {"a": exam("a"), "b": exam("b")}
+    write_results(tmp_path, Results(study="s", exams=exams, before=before, cells=tuple(cells)))
     (tmp_path / "study.yaml").write_text("study: s\n", encoding="utf-8")
     return tmp_path
 
@@ -108,7 +111,7 @@ def test_scores_over_stages_are_of_no_exam(folder: Path) -> None:
     assert not has_change(run)
     assert all(not key.startswith("stages.") for row in run.rows for key in row.scores)
     assert {row.checkpoint for row in run.shown} == {"final"}
-    shown = text_table(json.loads((folder / "results.json").read_text(encoding="utf-8")), width=120)
+    shown = text_table(read_results(folder), width=120)
     assert "Backward transfer" in shown
     assert "−0.300" in shown
     assert "stage-roman" not in shown
@@ -129,11 +132,10 @@ def test_both_ends_of_the_way_are_known(folder: Path) -> None:
 
 
 def test_what_was_kept_begins_whole(folder: Path) -> None:
-    data = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    for one in data["cells"]:
-        one["scores"] = {"reliability": 0.5, "locality.unrelated": 0.25, "p.ppl": 30.0}
-    data["exams"] = {"p": {**EXAM, "headline": "ppl"}}
-    (folder / "results.json").write_text(json.dumps(data), encoding="utf-8")
+    scores = {"reliability": 0.5, "locality.unrelated": 0.25, "p.ppl": 30.0}
+    results = read_results(folder)
+    cells = tuple(line.model_copy(update={"scores": scores}) for line in results.cells)
+    write_results(folder, results.model_copy(update={"cells": cells, "exams": {"p": exam("p", "ppl")}}))
     run = read_run(folder)
     (way,) = ways_of(run).values()
     assert way["kept"] == ((0.0, 1.0), (0.5, 0.25), (1.0, 0.25))
@@ -162,11 +164,9 @@ def test_the_page_and_its_table(folder: Path) -> None:
 
 
 def test_without_stages_there_is_no_section(folder: Path) -> None:
-    data = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    data["cells"] = [
-        {k: v for k, v in one.items() if k != "stages"} for one in data["cells"] if one["checkpoint"] == "final"
-    ]
-    (folder / "results.json").write_text(json.dumps(data), encoding="utf-8")
+    results = read_results(folder)
+    cells = tuple(line.model_copy(update={"stages": {}}) for line in results.cells if line.checkpoint == "final")
+    write_results(folder, results.model_copy(update={"cells": cells}))
     run = read_run(folder)
     assert stages_section(run, marks_of(run.versions)) is None
     assert stages_table(run) is None
@@ -176,14 +176,16 @@ def test_without_stages_there_is_no_section(folder: Path) -> None:
 
 def test_where_less_is_better_the_low_score_is_the_blue_one(folder: Path) -> None:
     """Stages that are measured by perplexity, say: the heat runs the other way, and the lowest is the best."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    for cell in results["cells"]:
-        if cell.get("stages"):
-            cell["stages"]["exams"] = ["a.acc", "b.acc"]
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    results = read_results(folder)
+    cells = tuple(
+        line.model_copy(update={"stages": {**line.stages, "exams": ["a.acc", "b.acc"]} if line.stages else {}})
+        for line in results.cells
+    )
+    results = results.model_copy(update={"cells": cells})
+    write_results(folder, results)
     up = stages_section(read_run(folder), marks_of(read_run(folder).versions))
-    results["exams"]["b"] = {**EXAM, "higher_is_better": False}
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    lower = {**results.exams, "b": exam("b", better="less")}
+    write_results(folder, results.model_copy(update={"exams": lower}))
     run = read_run(folder)
     down = stages_section(run, marks_of(run.versions))
     heats = [section.panels[2].table for section in (up, down) if section is not None]

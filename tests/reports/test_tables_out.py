@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from posttrain.cli.main import main
-from posttrain.reports.examined import ExamInfo
+from posttrain.exams.results import ExamInfo
+from posttrain.exams.score_spec import specs
 from posttrain.reports.folder import read_run
 from posttrain.reports.formats import pretty, tex_escape, to_csv, to_latex, to_text
 from posttrain.reports.pages import to_html
@@ -81,13 +82,15 @@ def test_names_as_papers_print_them(score: str, shown: str) -> None:
 
 
 def test_the_better_end_of_scores() -> None:
-    lower = ExamInfo("wiki", "token_perplexity", higher_is_better=False)
+    lower = ExamInfo(name="wiki", kind="perplexity", scores=specs("token_perplexity", "bits_per_byte", better="less"))
     assert direction(lower, "token_perplexity") is False
-    assert direction(lower, "word_perplexity") is False
     assert direction(lower, "bits_per_byte") is False
-    mmlu = ExamInfo("mmlu", "acc")
+    assert direction(lower, "word_perplexity") is None  # not declared
+    declared = (*specs("acc"), *specs("calibration.ece_em10", better="less"), *specs("tokens", better="none"))
+    mmlu = ExamInfo(name="mmlu", kind="mmlu", scores=declared)
     assert direction(mmlu, "calibration.ece_em10") is False
     assert direction(mmlu, "robust.acc") is True
+    assert direction(mmlu, "acc~typos") is True
     assert direction(mmlu, "tokens") is None
     assert direction(None, "leak") is False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, Interrupted, PosttrainError
 from posttrain.models.fingerprint import weights_fingerprint
 from posttrain.models.load import load_model
+from posttrain.reports.folder import read_run
 from posttrain.studies.candidates import Candidate, CellContext
 from posttrain.studies.config import Study
 from posttrain.studies.examine import Examiner
@@ -103,6 +105,32 @@ def test_a_blend_is_half_way_back(study: Callable[..., Path], tmp_path: Path) ->
     kept = load_model(str(end.product), device="cpu").model
     for name, parameter in kept.named_parameters():
         assert (parameter - before[name] - 0.125).abs().max() < 1e-6
+
+
+def test_a_weight_is_searched_by_an_exam_that_is_not_reported(study: Callable[..., Path], tmp_path: Path) -> None:
+    """The selecting exam likes the trained rows best, so that the largest weight is taken; its scores are in no table."""
+    (tmp_path / "dev.jsonl").write_text(json.dumps(ROWS[0]), encoding="utf-8")
+    dev = {"kind": "self_test", "name": "dev", "path": "dev.jsonl", "headline": "rougeL", "role": "select"}
+    methods = [
+        {**OTHER, "optimizer": {"learning_rate": 6e-3, "max_steps": 20}},
+        {"name": "searched", "kind": "blend", "start": "other", "weight": "search"},
+    ]
+    path = study(methods=methods, changes="changes/france.yaml", exams=["change", dev], may_train_on=["dev"])
+    outcome, _ = go(path)
+    assert outcome.failed == []
+    cell = next(c for c in results(path)["cells"] if c["method"] == "searched")
+    card = (path.parent / "run" / cell["folder"] / "card.md").read_text(encoding="utf-8")
+    curve = re.search(r"weight chosen by dev\.rougeL: (.*)", card)
+    assert curve is not None
+    values = {float(w): float(v) for w, v in re.findall(r"([\d.]+): ([\d.]+)", curve[1])}
+    assert list(values) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    best = max(values, key=lambda weight: (values[weight], weight))
+    assert f"{best:g} of the model it starts from" in card
+    assert results(path)["exams"]["dev"]["role"] == "select"
+    run = read_run(path.parent / "run")
+    assert ([exam.name for exam in run.exams], [exam.name for exam in run.selecting]) == ([], ["dev"])
+    outcome, _ = go(study(methods=methods, changes="changes/france.yaml", exams=["change"]))
+    assert "weight: search chooses by exams with role: select" in outcome.failed[0].error
 
 
 def test_changes_together_are_one_model_with_a_result_for_each(study: Callable[..., Path]) -> None:

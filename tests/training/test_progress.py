@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from posttrain.models.meter import Doing
-from posttrain.training.progress import LiveProgress, PlainProgress, Silent, described, progress_for
+from posttrain.training.progress import LiveProgress, PlainProgress, RunProgress, described, progress_for
 
 STEP = {"loss_nats": 1.25, "loss_new_nats": 1.25, "tokens_per_s": 2048.4, "peak_gib": 0.613}
 
@@ -57,7 +57,7 @@ def test_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_which_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(progress_for(silent=True), Silent)
+    assert type(progress_for(silent=True)) is RunProgress
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     assert isinstance(progress_for(), PlainProgress)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -81,7 +81,7 @@ def test_work_before_the_first_step_in_plain_lines(
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "answering prompts for replay: 328 prompts"
     assert lines[1:] == ["answering prompts for replay: 12/328 prompts  210 tokens/s  13 min 10 s left"] * 3
-    Silent().doing(WORK)
+    RunProgress().doing(WORK)
 
 
 def test_work_before_the_first_step_is_one_line_on_a_terminal() -> None:

@@ -17,7 +17,8 @@ from posttrain.data.records import Conversation, Message, PromptOnly
 from posttrain.errors import ConfigError, Interrupted, TrainingError
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel, load_model
-from posttrain.training.run import Learner, TrainResult, train
+from posttrain.training.batches import Learner
+from posttrain.training.run import TrainResult, train
 from posttrain.training.steps import Drawn, StepRows
 from tests.processes import Started
 from tests.talker import KNOWN, talker

@@ -16,7 +16,7 @@ from posttrain.data.chat import Encoded
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.meter import Doing
 from posttrain.training.config import TrainConfig
-from posttrain.training.progress import Silent
+from posttrain.training.progress import RunProgress
 from posttrain.tuners.lora import LoraConfig, lora
 
 PicoPath = Callable[[str], Path]
@@ -67,7 +67,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-class Remembers(Silent):
+class Remembers(RunProgress):
     def __init__(self) -> None:
         self.said: list[str] = []
         self.entries: list[Mapping[str, Any]] = []

@@ -50,26 +50,21 @@ def score(
 ) -> list[Scored]:
     """For each (context ids, continuation ids) the continuation's log-probability and whether it is greedy.
 
-    on_scored: told each pair's number and result as soon as it is known, in the order of the plan. say: told once
-    per model why it cannot share, if it cannot. Raises PosttrainError for pairs that do not fit, all at once.
+    say: is told once per model why it cannot share, if it cannot. Raises PosttrainError for pairs that do not fit, all
+    at once.
     """
-    scored = [Scored(0.0, len(continuation), True) for _, continuation in pairs]
-    left = [len(continuation) for _, continuation in pairs]
-    sums = [0.0] * len(pairs)
-    greedy = [True] * len(pairs)
-    for i, tokens in enumerate(left):
-        if not tokens:
+    scored = [Scored(0.0, 0, True)] * len(pairs)
+    for i, (_, continuation) in enumerate(pairs):
+        if not len(continuation):
             on_scored(i, scored[i])
     for reading in _readings(model, pairs, usage, batch_tokens, say):
         requests, steps = reading.asked.requests.tolist(), reading.asked.steps.tolist()
         targets = [pairs[i][1][t] for i, t in zip(requests, steps, strict=True)]
         nats, likeliest = _of_targets(reading.logits, reading.asked.row, targets)
         for i, value, best in zip(requests, nats, likeliest, strict=True):
-            sums[i] += value
-            greedy[i] = greedy[i] and best
-            left[i] -= 1
-            if not left[i]:
-                scored[i] = Scored(sums[i], len(pairs[i][1]), greedy[i])
+            sum_nats, tokens, greedy = scored[i]
+            scored[i] = Scored(sum_nats + value, tokens + 1, greedy and best)
+            if tokens + 1 == len(pairs[i][1]):
                 on_scored(i, scored[i])
     return scored
 

@@ -35,31 +35,27 @@ class StateFile:
         self.kept_s = time.monotonic()
 
     def resume(self, done: MutableMapping[str, Any]) -> None:
-        """Put the respondent into the state in which the rest is asked: the one that was kept, or as if nothing had
-        been asked. What it answered after that leaves `done`, which holds answers by item.
+        """Put the respondent into the state in which the rest is asked: the one that was kept, or the state of `reset`.
+        Answers that came after that state leave `done`, which holds them by item.
         """
         order = list(self.items)
         answered = next((i for i, key in enumerate(order) if key not in done), len(order))
         if not self.respondent.stateful or answered == len(order):
             return
-        count = self._restored(answered)
-        if not count:
-            self.respondent.reset()
-        for key in order[count:]:
+        self.respondent.reset()
+        for key in order[self._restored(answered) :]:
             done.pop(key, None)
 
     def _restored(self, most: int) -> int:
         """Restore the state that was kept; after how many items it was, 0 where it is not of the first `most` here."""
-        if self.path is None or not self.path.exists():
-            return 0
         try:
-            with safe_open(self.path, "pt") as file:
+            with safe_open(self.path or "", "pt") as file:
                 notes = file.metadata() or {}
                 count = int(notes.get("count", 0))
                 if count > most or notes.get("items") != self._digest(count):
                     return 0
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError:  # no file of ours
+        except (FileNotFoundError, SafetensorError):  # there is none, or no whole one
             return 0
         self.respondent.restore(State(json.loads(notes["values"]), tensors))
         return count

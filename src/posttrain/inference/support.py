@@ -26,6 +26,7 @@ from posttrain.inference.plain import TokenPair
 from posttrain.inference.tree import Batch, Grow, Step, Tree
 from posttrain.models.adapters import virtual_positions
 from posttrain.models.logits import UNFIT
+from posttrain.models.memory import give_back, is_large
 from posttrain.models.prefix import NAMES as PREFIXED
 
 __all__ = ["alike", "support", "taking_masks", "warn"]
@@ -127,21 +128,18 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
 
 def _reach(model: Any, widest: int) -> int:
     """The longest text of fewer than `widest` tokens beyond which the configuration says that something changes: a
-    window, a chunk, another scale of the positions; 0 when nothing does.
+    window, a chunk, another scale of the positions; 0 where nothing does.
     """
-    found = [0]
+    return max((length for length in _lengths(numbers_of(model)) if 1 < length < widest), default=0)
 
-    def look(config: dict[str, Any]) -> None:
-        for key, value in config.items():
-            if isinstance(value, dict):
-                look(value)
-            elif isinstance(value, int) and not isinstance(value, bool):
-                named = any(word in key for word in CHANGES) and not any(word in key for word in NO_LENGTHS)
-                if named and 1 < value < widest:
-                    found.append(value)
 
-    look(numbers_of(model))
-    return max(found)
+def _lengths(config: dict[str, Any]) -> Iterator[int]:
+    for key, value in config.items():
+        named = any(w in str(key) for w in CHANGES) and not any(w in str(key) for w in NO_LENGTHS)
+        if isinstance(value, dict):
+            yield from _lengths(value)
+        elif named and isinstance(value, int):
+            yield value
 
 
 def _tried_exactly(model: Any, reach: int) -> Support | None:
@@ -154,6 +152,8 @@ def _tried_exactly(model: Any, reach: int) -> Support | None:
     if inner.device.type != "cpu" or inner.dtype.itemsize >= 4 or large:
         return None
     found = _tried(copy.deepcopy(model).float(), reach)
+    if is_large(inner):
+        give_back()  # the copy
     return None if _problem(model, reach, found, coarse=ROUNDED) else found
 
 

@@ -125,36 +125,30 @@ class Tree:
         self._measure()
 
     def _build(self, lengths: Sequence[int], shared: Sequence[int]) -> list[int]:
-        """Make the nodes; for each row, the node at whose end it ends.
-
-        A stack of the nodes on the path of the row before; a row leaves it at the depth that the two share, where a
-        node is cut in two if need be.
+        """Make the nodes of sorted rows, of which each shares so many tokens with the one before; return the node at
+        whose end each row ends.
         """
-        end, parent, low = [0], [-1], [0]
-        own, open_ = [], [0]
-        for at, (length, common) in enumerate(zip(lengths, shared, strict=True)):
-            below = -1
-            while end[open_[-1]] > common:
-                below = open_.pop()
-            if end[open_[-1]] < common:  # the edge to `below` is cut where this row leaves it
-                end.append(common)
-                parent.append(open_[-1])
-                low.append(low[below])
-                parent[below] = len(end) - 1
-                open_.append(len(end) - 1)
-            end.append(length)
-            parent.append(open_[-1])
-            low.append(at)
-            open_.append(len(end) - 1)
-            own.append(len(end) - 1)
-        order = sorted(range(len(end)), key=lambda n: (low[n], end[n]))
-        number = {old: new for new, old in enumerate(order)}
-        self.end = [end[n] for n in order]
-        self.low = [low[n] for n in order]
+        self.end: list[int] = []
+        self.parent: list[int] = []
+        self.low: list[int] = []
         """A row that passes through the node."""
-        self.parent = [number[parent[n]] if parent[n] >= 0 else -1 for n in order]
+        own = [0] * len(lengths)
+        waiting = [(0, len(lengths), -1)]  # rows that share a branch of a node: the first, after the last, the node
+        while waiting:
+            low, high, parent = waiting.pop()
+            inside = np.asarray(shared[low + 1 : high])
+            end = 0 if parent < 0 else int(inside.min()) if len(inside) else lengths[low]
+            node = len(self.end)
+            self.end.append(end)
+            self.low.append(low)
+            self.parent.append(parent)
+            cuts = sorted({low, *(low + 1 + np.flatnonzero(inside == end)).tolist(), high})
+            if parent >= 0 and lengths[low] == end:  # the first row ends here
+                own[low] = node
+                del cuts[0]
+            waiting += [(first, after, node) for first, after in reversed(list(pairwise(cuts)))]
         self.start = [self.end[p] if p >= 0 else 0 for p in self.parent]
-        return [number[n] for n in own]
+        return own
 
     def _measure(self) -> None:
         count = len(self.start)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posttrain.errors import DataError, Problem
 from posttrain.exams.results import Line, Results
 from posttrain.language import spoken
+from posttrain.models.disk import write_whole
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import write_report
 from posttrain.reports.table import text_table
@@ -18,7 +20,32 @@ from posttrain.reports.table import text_table
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Examination"]
+__all__ = ["Examination", "Plot"]
+
+
+INK = {"ink": "#171b1f", "soft": "#56606a", "grid": "#e4e8ec", "paper": "#fff", "bad": "#a33b00"}
+"""Colours that the report's page names, for a chart that stands by itself."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A chart that shows itself in a notebook. svg: of its own, with every colour in it."""
+
+    svg: str
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as `.svg` or `.png`."""
+        import vl_convert
+
+        target = Path(path)
+        if target.suffix == ".png":
+            target.write_bytes(vl_convert.svg_to_png(self.svg, scale=2))
+        else:
+            write_whole(target, self.svg)
+        return target
+
+    def _repr_svg_(self) -> str:
+        return self.svg
 
 
 @dataclass(frozen=True)
@@ -76,6 +103,21 @@ class Examination:
         run = read_run(self.folder)
         rows = [{"model": cell.model, "method": cell.method, **sample} for cell in run.cells for sample in cell.samples]
         return pandas.DataFrame(rows)
+
+    def plot(self, *, language: str | None = None) -> Plot:
+        """Learned against forgotten, a mark per model and method. DataError where no change was examined."""
+        from posttrain.reports.change_page import scatter_of
+        from posttrain.reports.texts import text
+
+        chosen = language or spoken()
+        run = read_run(self.folder)
+        chart = scatter_of(run)
+        if chart is None:
+            raise DataError(Problem("plot", "no change was examined", "give `change`"))
+        svg = str(chart.svg(lambda words: text(words, chosen)))
+        for name, colour in INK.items():
+            svg = svg.replace(f"var(--{name})", colour)
+        return Plot(svg)
 
     def report(self, path: str | Path | None = None, *, language: str | None = None) -> Path:
         """Write the report as one HTML page; `report.html` in the folder when no path is given."""

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,6 +121,13 @@ def _file_of(data: str | Path | Sequence[Mapping[str, Any]], scratch: Path) -> s
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of `optimizer` and `batch` that stand by themselves, put where they belong."""
     made = dict(settings)
+    known = {*_METHOD, *OptimizerConfig.model_fields, *BatchConfig.model_fields}
+    problems = []
+    for key in made.keys() - known:
+        close = get_close_matches(key, known, n=1)
+        problems.append(Problem("pt.train", f"unknown key '{key}'", f"did you mean '{close[0]}'?" if close else ""))
+    if problems:
+        raise ConfigError(*problems)
     for part, kind in (("optimizer", OptimizerConfig), ("batch", BatchConfig)):
         own = {key: made.pop(key) for key in list(made) if key in kind.model_fields and key not in _METHOD}
         if own:

@@ -108,7 +108,7 @@ def _table(run: Run, steps: Sequence[Step]) -> Table:
 
 def _named(number: int, step: Step) -> Message:
     """The step's number and name."""
-    return say("chains.named", number=number + 1, name=step.name.removeprefix(f"{number + 1}-"))
+    return say("verbatim", text=f"{number + 1}. {step.name.removeprefix(f'{number + 1}-')}")
 
 
 def _shares(values: Sequence[float | None]) -> list[Entry]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from posttrain.exams.floor import NOISE_FLOOR
@@ -12,7 +11,7 @@ from posttrain.reports import footnotes, numbers
 from posttrain.reports.charts import AXIS, SHARES, TITLE, Chart, Drawn, Layers, Rows, Word, number, span
 from posttrain.reports.exam_page import model_label, row_label
 from posttrain.reports.folder import Cell, Row, Run, Version
-from posttrain.reports.marks import Mark, mark_icon
+from posttrain.reports.marks import Mark, mark_icon, marks_of
 from posttrain.reports.score_tables import CONTENT_GROUPS, EXAM_GROUPS, MORE_GROUPS, cost_table, score_table
 from posttrain.reports.texts import say, say_if
 from posttrain.reports.view import Entry, Line, Panel, Section, Table, heads_of, numeric
@@ -42,7 +41,7 @@ class Spot(NamedTuple):
 
 
 def plot_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
-    """Learned against forgotten, and the numbers of its large marks."""
+    """Return the plot of learned against forgotten, and the numbers of its large marks."""
     title = say("plot.title")
     spots = _spots(run, marks)
     if not spots:
@@ -50,6 +49,12 @@ def plot_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
     about = say_if({"plot.about": True, "plot.small": len(run.changes) > 1, "plot.axes": True})
     chart = Panel(chart=scatter(spots), below=about)
     return Section("plot", title, (chart, Panel(say("plot.table"), table=balance(spots), folded=True)))
+
+
+def scatter_of(run: Run) -> Chart | None:
+    """Return the plot of learned against forgotten by itself; None where no change was examined."""
+    spots = _spots(run, marks_of(run.versions))
+    return scatter(spots) if spots else None
 
 
 def balance(spots: Sequence[Spot]) -> Table:
@@ -63,12 +68,11 @@ def balance(spots: Sequence[Spot]) -> Table:
 
 
 def _share(value: float, interval: tuple[float, float]) -> Entry:
-    any_share = "locality"  # it says that they are written in per cent
-    return numeric(value, partial(numbers.score_text, any_share), numbers.interval_text(any_share, interval))
+    return numeric(value, numbers.share_text, numbers.between(interval))
 
 
 def _spots(run: Run, marks: Mapping[Version, Mark]) -> list[Spot]:
-    """The rows without the noise floor, which learns nothing and has no place among those that shall."""
+    """Return the methods that are to learn; the noise floor is none of them."""
     return [spot for row in run.shown if not row.is_floor and (spot := _spot(row, run, marks)) is not None]
 
 
@@ -89,7 +93,7 @@ def _spot(row: Row, run: Run, marks: Mapping[Version, Mark]) -> Spot | None:
 
 
 def scatter(spots: Sequence[Spot]) -> Chart:
-    """Learned (up) against forgotten (right); the best place is the top left corner."""
+    """Draw learned (up) against forgotten (right); the top left corner is best."""
     marks = {spot.label: spot.mark for spot in spots}
 
     def draw(word: Word) -> Drawn:
@@ -119,7 +123,7 @@ def _rows(spot: Spot) -> Iterator[dict[str, Any]]:
         yield {"kind": "dot", "name": spot.label, "x": 100 * x, "y": 100 * y, **shown}
     low, high, bottom, top = (100 * end for end in (*spot.x_ci, *spot.y_ci))
     learned, lost = (
-        f"{numbers.percent(value)} [{numbers.interval_text('locality', interval)}]"
+        f"{numbers.percent(value)} [{numbers.between(interval)}]"
         for value, interval in ((spot.y, spot.y_ci), (spot.x, spot.x_ci))
     )
     yield {"kind": "mean", "name": spot.label, "x": 100 * spot.x, "y": 100 * spot.y, "learned": learned,
@@ -127,7 +131,7 @@ def _rows(spot: Spot) -> Iterator[dict[str, Any]]:
 
 
 def scores_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
-    """The main table with what its words mean."""
+    """Return the main table, and what its words mean."""
     title = say("scores.title")
     table = score_table(run, EXAM_GROUPS, marks, title)
     if table is None:
@@ -137,7 +141,7 @@ def scores_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
 
 
 def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """Graded contents, the strict comparison, everything else, and cost; None where there is none of it."""
+    """Return graded contents, the strict comparison, all other scores, and cost; None where there is none of them."""
     panels = []
     for groups, title, notes in (
         (CONTENT_GROUPS, say("scores.content"), footnotes.content_notes(run)),
@@ -156,7 +160,7 @@ def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """A chart with a panel per model and method that logged losses; None where none did."""
+    """Return a chart with a panel per model and method that logged losses; None where none did."""
     curves: dict[str, dict[str, list[Curve]]] = {}
     named: dict[str, Mark] = {}
     for version in run.versions:
@@ -179,7 +183,7 @@ def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[str, Mark]) -> Chart:
-    """The loss curves of each method: a thin line per cell, a thick one for their mean.
+    """Draw the loss curves of each method: a thin line per cell, a thick one for their mean.
 
     curves: method -> `new` (the new examples; solid) and `all` (everything in the step; dashed).
     """
@@ -222,7 +226,7 @@ def mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float]]:
 
 
 def _curves(cells: Sequence[Cell], kind: str) -> list[Curve]:
-    """The curves of one kind. Where nothing is replayed the two kinds are one: it is drawn as that of the new rows."""
+    """Return the curves of one kind. Without replay the two kinds are equal, and there are only curves of new rows."""
     curves = []
     for cell in cells:
         both = any(key in line for line in cell.metrics for key in LOSS_KEYS["new"])

@@ -68,7 +68,7 @@ def model_label(model: str, run: Run) -> str:
 
 
 def capabilities(run: Run, marks: Mapping[Version, Mark], *, with_change: bool) -> Section | None:
-    """The relative change of each capability group; None where results.json has none."""
+    """Return the relative change of each capability group; None where results.json has none."""
     rows = [row for row in run.final if row.drift]
     every = dict.fromkeys(group for row in rows for group in row.drift)
     if not every:
@@ -92,7 +92,7 @@ def capabilities(run: Run, marks: Mapping[Version, Mark], *, with_change: bool) 
 
 
 def relative_changes(changes: Sequence[tuple[str, str, float]], marks: Mapping[str, Mark]) -> Chart:
-    """(group, method, change) around zero: a line per method below the name of each capability group."""
+    """Draw (group, method, change) around zero: a line per method below the name of each capability group."""
     end = min(MOST, max([0.02, *(abs(change) for _, _, change in changes)]))
     high, lanes = LANE * (len(marks) + 2), {name: lane for lane, name in enumerate(marks)}
 
@@ -126,7 +126,7 @@ PER_CENT = "datum.value == 0 ? '0%' : format(datum.value, '+.0%')"
 
 
 def _group_lines(rows: Sequence[Row], group: str) -> Iterator[Line]:
-    """A group's line, then one for each score behind it, with the reason where it has no change."""
+    """Yield the line of a group, then one for each score behind it, with the reason where it has no change."""
     family = f"capabilities.{group.partition('.')[0]}"
     under = say(family) if known(family) else family.removeprefix("capabilities.")
     own = [row.drift[group] for row in rows if group in row.drift]
@@ -171,7 +171,7 @@ class _Source(NamedTuple):
 
 
 def exam_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """A table for each exam that anything was scored on."""
+    """Return a table for each exam that has scores; None where there are none."""
     panels = [panel for exam in run.exams for panel in _exam_panels(run, exam, marks)]
     if not panels:
         return None
@@ -228,7 +228,7 @@ def _counts(run: Run) -> Iterator[Mapping[str, int]]:
 def _exam_table(
     exam: ExamInfo, columns: Sequence[str], sources: Sequence[_Source], measured: Sequence[_Source]
 ) -> Table:
-    """The headline, beside it the difference from the untouched model if one was tested, then the other scores."""
+    """Return the headline, its difference from the untouched model if that was tested, then the other scores."""
     verdicts = any(source.compared for source in sources)
     heads = list(heads_of(say("scores.method"), columns))
     heads[1] = heads[1]._replace(below="" if exam.higher_is_better else say("exams.lower"))
@@ -244,7 +244,7 @@ def _exam_table(
 
 
 def _cost(run: Run, exam: str) -> Message | None:
-    """Time and tokens of an exam over the untouched models and every checkpoint."""
+    """Say what time and tokens an exam took for the untouched models and all checkpoints; None if not known."""
     costs = [*(one.cost for one in run.before), *(cell.cost for cell in run.cells)]
     each = [cost for cost in costs if f"exam_s.{exam}" in cost]
     if not each:
@@ -279,7 +279,7 @@ SIGNS = {"worse": "▼", "better": "▲", "same": "≈"}
 
 
 def _verdict(compared: Compared, exam: ExamInfo) -> Entry:
-    """The difference from the untouched model, in words; below it the interval and p."""
+    """Return the difference from the untouched model, in words; below it the interval and p."""
     kind = verdict_kind(compared, exam)
     if compared.cells > 1 and 0 < compared.agree < compared.cells:
         word = say("exams.some", k=compared.agree, n=compared.cells)
@@ -300,7 +300,7 @@ def _verdict(compared: Compared, exam: ExamInfo) -> Entry:
 
 
 def forgetting(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> Section | None:
-    """The quadrants of every exam whose answers are right or wrong. samples: whether the page holds their questions."""
+    """Return the quadrants of exams whose answers are right or wrong. samples: whether the page has their questions."""
     found = [(exam.name, table) for exam in run.exams if (table := _quadrants(run, exam, marks)).lines]
     if not found:
         return None
@@ -312,7 +312,7 @@ def forgetting(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> Sec
 
 
 def _quadrants(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Table:
-    """A line per model and method: counts and shares, and the shares that guessing does not explain if it is known."""
+    """Return counts and shares of each model and method, and the shares that guessing does not explain, if known."""
     rows = [(row, one) for row in run.final if (one := row.compare.get(exam.name)) is not None and one.shares()]
     known_chance = any(one.adjusted[0] is not None for _, one in rows)
     names = [f"quadrant.{name}" for name in QUADRANTS]

@@ -161,7 +161,7 @@ class Run:
     planned: int = 0
     """How many cells the study has; more than `cells` while it runs."""
     exams: tuple[ExamInfo, ...] = ()
-    """The exams beyond the change exam."""
+    """The exams beyond the change exam whose scores are the result."""
     before: tuple[Untouched, ...] = ()
     reference: tuple[Reference, ...] = ()
     place: Path | None = None
@@ -172,6 +172,8 @@ class Run:
     """Of `posttrain exam`: the model before, empty where there is none."""
     methods_info: Mapping[str, MethodInfo] = field(default_factory=dict)
     """What each method says of itself."""
+    selecting: tuple[ExamInfo, ...] = ()
+    """The exams that have chosen settings: they stand in no table, and the page names them."""
 
     @property
     def title(self) -> str:
@@ -282,13 +284,14 @@ def read_run(folder: Path) -> Run:
         rows,
         tuple(problems),
         results.planned,
-        tuple(exam for exam in results.exams.values() if exam.kind != CHANGE),
+        tuple(exam for exam in results.exams.values() if exam.kind != CHANGE and exam.role == "report"),
         tuple(one for one in results.before if one.scores),  # of the change exam alone, answers before have no scores
         results.reference,
         folder,
         alone,
         before_name,
         results.methods,
+        tuple(exam for exam in results.exams.values() if exam.role == "select"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The small print: what stands below a table or a plot explains only what is there to be seen."""
+"""The small print below tables and plots. It explains only what the page shows."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["content_notes", "exam_notes", "more_name", "more_notes", "partly", "
 
 
 def _groups(run: Run) -> set[str]:
-    """Groups of scores that the change exam's tables show."""
+    """Return the groups of scores that the tables of the change exam show."""
     return {key.partition(".")[0] for row in run.shown for key in row.scores}
 
 
 def partly(run: Run) -> Message | None:
-    """How much of the study has been run, where that is not all: a fact, not a fault."""
+    """Say how much of the study has been run; None where all has."""
     ran = len(run.trained_once)
     return say("intro.partly", k=ran, n=run.planned) if run.planned > ran and run.rows else None
 
 
 def exam_notes(run: Run) -> Iterator[Message]:
-    """Below the table of scores."""
+    """Yield what stands below the table of scores."""
     groups = _groups(run)
     rows = [row for row in run.shown if row.scores]
     over = averaged.over(rows)
@@ -47,30 +47,30 @@ def exam_notes(run: Run) -> Iterator[Message]:
 
 
 def words(run: Run) -> list[Message]:
-    """What reliability, generality and locality are, as far as they were asked."""
+    """Say what reliability, generality and locality are, as far as they were asked."""
     groups = _groups(run)
     return [say(f"intro.{name}") for name in ("reliability", "generality", "locality") if name in groups]
 
 
 def content_notes(run: Run) -> tuple[Message, ...]:
-    """Below the graded comparison of contents."""
+    """Return what stands below the graded comparison of contents."""
     groups = _groups(run)
     about = {f"scores.{name}_about": name in groups for name in ("same", "kept", "manner", "judge")}
     return say_if({"scores.content_about": True, **about})
 
 
 def more_name(run: Run) -> Message:
-    """The table of everything else is named by what it holds."""
+    """Name the table of everything else by what it holds."""
     return say("scores.more" if _groups(run) >= {"likelihood", "drift", "length"} else "head.other")
 
 
 def more_notes(run: Run) -> tuple[Message, ...]:
-    """Below likelihood, drift and length."""
+    """Return what stands below likelihood, drift and length."""
     return say_if({f"scores.{name}_about": name in _groups(run) for name in ("drift", "likelihood")})
 
 
 def seen_notes(run: Run) -> list[Message]:
-    """What the words of the sentences mean."""
+    """Say what the words of the findings mean."""
     groups = _groups(run)
     several = len([row for row in run.final if row.scores and not row.is_floor]) > 1
     notes = [
@@ -80,4 +80,6 @@ def seen_notes(run: Run) -> list[Message]:
     if "locality" in groups:
         kept, lost = numbers.percent(findings.KEPT), numbers.percent(findings.LOST)
         notes.append(say("intro.seen_kept", kept=kept, lost=lost))
-    return [*notes, *say_if({"intro.seen_exams": any(row.compare for row in run.final)})]
+    chose = ", ".join(f"`{exam.name}`" for exam in run.selecting)
+    selecting = [say("intro.seen_select", names=chose)] if chose else []
+    return [*notes, *say_if({"intro.seen_exams": any(row.compare for row in run.final)}), *selecting]

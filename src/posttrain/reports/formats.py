@@ -28,7 +28,7 @@ def records(table: Table, language: str = LANGUAGES[0]) -> list[dict[str, Any]]:
 
 
 def _ascii(entry: Entry, language: str) -> str:
-    """The entry as programs read it: an ASCII minus, nothing where there is no number."""
+    """Return an entry as programs read it: with an ASCII minus, and empty where there is no number."""
     shown = text(entry.text, language)
     return "" if shown == numbers.MISSING else shown.replace("\u2212", "-")
 

@@ -146,7 +146,7 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
 
 
 def _methods(run: Run, marks: Mapping[Version, Mark]) -> list[tuple[str, Markup, list[Message]]]:
-    """Every method with its marks, one for each model, and what it does."""
+    """Return every method with its marks, one for each model, and what it does."""
     return [
         (name, Markup("").join(mark_icon(marks[version]) for version in run.versions if version[1] == name),
          findings.describe_method(run.method_config(name), change=has_change(run)))
@@ -155,7 +155,7 @@ def _methods(run: Run, marks: Mapping[Version, Mark]) -> list[tuple[str, Markup,
 
 
 def _paragraphs(notes: str) -> Iterator[tuple[str, list[Markup]]]:
-    """Notes as paragraphs and lists: ("p", [text]) or ("ul", [items]); `code` and **strong** are marked up."""
+    """Yield notes as paragraphs and lists, ("p", [text]) or ("ul", [items]), with `code` and **strong** marked up."""
     for block in notes.strip().split("\n\n"):
         lines = [line.strip() for line in block.strip().split("\n") if line.strip()]
         if lines and all(line.startswith("- ") for line in lines):
@@ -190,7 +190,7 @@ def has_change(run: Run) -> bool:
 
 
 def _data(run: Run, samples: Mapping[str, object], voice: alone.Voice) -> dict[str, object]:
-    """What the page's script needs: the answers, and the words it writes itself."""
+    """Return what the page's script needs: the answers, and the words that it writes itself."""
     wanted = ("answers.", "group.", *(("quadrant.", "forgetting.") if samples else ()))
     texts = {
         each: {k: catalogue(each)[voice.key(k)] for k in catalogue(each) if k.startswith(wanted)} for each in LANGUAGES
@@ -238,7 +238,7 @@ def _cost(run: Run) -> Message | None:
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:
-    """Every entry of the cells' env.json; values that differ between cells are all named."""
+    """Return every entry of the cells' env.json, with all its values where cells differ."""
     values: dict[str, dict[str, None]] = {}
     for cell in run.cells:
         for key, value in _flat(cell.env):

@@ -57,7 +57,7 @@ def ways_of(run: Run) -> dict[Version, Way]:
 
 
 def merge_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """One chart of all methods, then the numbers of each; None where nothing was merged back."""
+    """Return a chart of all methods, then the numbers of each; None where nothing was merged back."""
     ways = ways_of(run)
     if not ways:
         return None
@@ -79,7 +79,7 @@ def merge_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def over_weights(ways: Mapping[str, Way], names: Mapping[str, Message], marks: Mapping[str, Mark]) -> Chart:
-    """Shares in per cent on the way from the weights before (0) to the trained ones (1), a panel per method."""
+    """Draw shares in per cent from the weights before (0) to the trained ones (1), a panel per method."""
 
     def draw(word: Word) -> Drawn:
         on = Layers(word, "score", {word(names[key]): mark for key, mark in marks.items()})

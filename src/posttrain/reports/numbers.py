@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from posttrain.exams.scores import SPECS
@@ -138,10 +139,11 @@ def is_share(key: str) -> bool:
 
 def percent(value: float) -> str:
     """`12 %` with a space that does not break; 0 and 100 only when they are exact."""
-    return f"{_percent_number(value)}\u00a0%"
+    return f"{share_text(value)}\u00a0%"
 
 
-def _percent_number(value: float) -> str:
+def share_text(value: float) -> str:
+    """A share in per cent without the sign, as tables have it; 0 and 100 only when they are exact."""
     shown = round(100 * value)
     if shown == 100 and value < 1:
         return f"{100 * value:.1f}" if value < 0.9995 else ">99.9"
@@ -152,7 +154,7 @@ def _percent_number(value: float) -> str:
 
 def percent_range(shares: Sequence[float]) -> str:
     """`12 %`, or `5\u201332 %` where they differ as printed."""
-    low, high = _percent_number(min(shares)), _percent_number(max(shares))
+    low, high = share_text(min(shares)), share_text(max(shares))
     return f"{low}\u00a0%" if low == high else f"{low}\u2013{high}\u00a0%"
 
 
@@ -160,12 +162,17 @@ def score_text(key: str, value: float) -> str:
     """A score as its table shows it: shares in per cent without the sign, the rest with two significant digits."""
     if key in DECLARED and DECLARED[key].unit == "tokens":
         return fixed(value, 1)
-    return _percent_number(value) if is_share(key) else amount(value)
+    return share_text(value) if is_share(key) else amount(value)
 
 
 def interval_text(key: str, interval: tuple[float, float]) -> str:
+    """A score's interval, as `between` writes it."""
+    return between(interval, partial(score_text, key))
+
+
+def between(interval: tuple[float, float], write: Callable[[float], str] = share_text) -> str:
     """`84–97`; `−0.2 … 1.5` where a dash would look like another minus."""
-    return ("–" if min(interval) >= 0 else " … ").join(score_text(key, end) for end in interval)
+    return ("–" if min(interval) >= 0 else " … ").join(map(write, interval))
 
 
 def amount(value: float) -> str:

@@ -146,6 +146,6 @@ def cell_table(run: Run, marks: Mapping[Version, Mark]) -> Table:
 def _cell_entries(cell: Cell) -> Iterator[Entry]:
     for name in EXAM_GROUPS:
         values = [v for k, v in cell.scores.items() if k == name or k.startswith(f"{name}.")]
-        yield Entry(numbers.score_text(name, numbers.mean(values)), kind="n") if values else Entry(kind="n")
+        yield Entry(numbers.share_text(numbers.mean(values)), kind="n") if values else Entry(kind="n")
     for name in ("wall_s", "tokens", "peak_gib"):
         yield _cost(cell.cost, name)._replace(kind="n", title=None)

@@ -65,7 +65,7 @@ def courses_of(run: Run) -> list[Course]:
 
 
 def stages_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """The averages, the lines of methods that learned in sequence, a heat table per method; None without stages."""
+    """Return averages, lines of methods that learned in sequence, and a heat table per method; None without stages."""
     courses = courses_of(run)
     if not courses:
         return None
@@ -98,7 +98,7 @@ def stages_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
-    """The score of each task after each stage, a panel per method.
+    """Draw the score of each task after each stage, a panel per method.
 
     A task's line is dashed until its turn, where a ring stands. Names that would run into each other become numbers.
     """
@@ -144,7 +144,7 @@ def _transfer(course: Course, name: str) -> Entry:
 
 
 def _heats(course: Course, low: float, high: float) -> Table:
-    """A row per stage, a column per task; the task that the stage has just taught is framed."""
+    """Return a row per stage and a column per task; the task that a stage has just taught is framed."""
     many = course.how != "multitask"
     key = "stages.model_of" if course.how == "separate" else "stages.after"
     titles: list[Words] = [say(key, name=name) for name in course.names] if many else [say("stages.after_all")]

@@ -1,4 +1,4 @@
-"""An exam over training: which checkpoint is best, and from where on a score has really fallen. Pure functions."""
+"""An exam over training: which checkpoint is best, and from which one on a score has fallen. Pure functions."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class StepPoint(NamedTuple):
 
 
 def best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
-    """The checkpoint of the highest (or lowest) headline; of equal ones the earliest. None without checkpoints."""
+    """Return the checkpoint of the highest (or lowest) headline, of equals the earliest; None without checkpoints."""
     sign = -1.0 if higher_is_better else 1.0
     return min(points, key=lambda point: (sign * point.value, point.step), default=None)
 
 
 def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
-    """The first checkpoint from which on every checkpoint is worse than the untouched model by a real difference.
+    """Return the first checkpoint from which on all are worse than the untouched model by a real difference.
 
-    A fall that a later checkpoint makes good, or that cannot be told from chance, is none. None: it does not fall.
+    None where there is no such checkpoint. A score that recovers, or whose fall may be chance, does not fall.
     """
     first = None
     for point in sorted(points, key=lambda point: -point.step):

@@ -63,7 +63,7 @@ class Series(NamedTuple):
 
 
 def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """A chart per exam and group of the change exam; None unless checkpoints with steps were examined."""
+    """Return a chart per exam and group of the change exam; None unless checkpoints with steps were examined."""
     if not run.stepped:
         return None
     panels: list[Panel] = []
@@ -97,7 +97,7 @@ SIGNS = {
 
 
 def _signs(exam: ExamInfo, series: Sequence[Series]) -> dict[str, bool]:
-    """Which signs the chart of an exam has: only they are in the legend."""
+    """Say which signs the chart of an exam has: the legend has no others."""
     return {
         "untouched": any(one.before is not None for one in series),
         "chance": exam.chance is not None,
@@ -124,7 +124,7 @@ def _label(run: Run, version: Version) -> str:
 
 
 def _remarks(one: Series, knows: bool = False, *, share: bool = False) -> tuple[Message, ...]:
-    """The best checkpoint of a method and, of a knowledge exam, from which one on it has fallen."""
+    """Say which checkpoint of a method is best and, of a knowledge exam, from which one on it has fallen."""
     said = [say("verbatim", text=f"`{one.label}`:")]
     if one.best:
         value = numbers.fixed(one.best.value, numbers.digits(p.value for p in one.points))
@@ -136,7 +136,7 @@ def _remarks(one: Series, knows: bool = False, *, share: bool = False) -> tuple[
 
 
 def over_steps(name: Message, series: Sequence[Series], chance: float | None = None) -> Chart:
-    """A headline over steps with its 95 % band, a panel per method.
+    """Draw a headline over steps with its 95 % band, a panel per method.
 
     Dashed: the untouched model's level; dotted: that of guessing; a ring: the best checkpoint; a line: the fall begins.
     """
@@ -178,7 +178,7 @@ def _rows(one: Series, chance: float | None) -> Rows:
 
 
 def _group_points(rows: Sequence[Row], group: str) -> list[StepPoint]:
-    """The mean of a group's scores per checkpoint, in per cent, with its interval over the row's cells."""
+    """Return the mean of a group's scores per checkpoint, in per cent, with its interval over the row's cells."""
     points = []
     for row in rows:
         value = _group(row.scores, group)

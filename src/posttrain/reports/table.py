@@ -1,4 +1,4 @@
-"""The main scores as a table for the terminal; as wide as the terminal is, wide Chinese letters counted as two."""
+"""The main scores as a table for the terminal. It is no wider than the terminal; a Chinese letter counts as two."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _value(row: Row, key: str) -> Entry:
 
 
 def _column(values: Sequence[float | None]) -> list[Entry]:
-    """An exam's main scores, all with the same number of decimals."""
+    """Return the main scores of an exam, all with the same number of decimals."""
     places = numbers.digits(value for value in values if value is not None)
     return [Entry() if value is None else Entry(numbers.fixed(value, places)) for value in values]
 
@@ -95,7 +95,7 @@ def _label(row: Row, rows: Sequence[Row], language: str) -> str:
 def _fitting(
     present: Sequence[str], names: Mapping[str, str], body: Mapping[str, Sequence[Entry]], first: int, width: int
 ) -> set[str]:
-    """The columns that fit beside the first one, by priority; at least one."""
+    """Return the columns that fit beside the first one, by priority; at least one."""
     kept: set[str] = set()
     used = min(first, width // 2) + 1
     for key in present:

@@ -1,7 +1,8 @@
-"""What the report says, in each language: messages are keys with arguments, rendered when the page is made.
+"""What the report says, in each language. A message is a key with arguments; it becomes text when the page is made.
 
-The catalogues are `locale/en.json` and `locale/zh_TW.json`. Words between backticks become `<code>`, between double
-asterisks `<strong>`; everything else, arguments included, is escaped. An argument may itself be a message.
+The catalogue is `messages.json`: a line per message, with its text in every language. Words between backticks become
+`<code>`, between double asterisks `<strong>`; everything else, arguments included, is escaped. An argument may itself
+be a message.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Message:
 
 
 def say(key: str, **args: object) -> Message:
-    """The message `key`; arguments are numbers already formatted, names, or messages."""
+    """Return the message `key`. Its arguments are formatted numbers, names, or messages."""
     return Message(key, args)
 
 
@@ -62,11 +63,10 @@ def say_if(conditions: Mapping[str, object]) -> tuple[Message, ...]:
 
 @cache
 def catalogue(language: str) -> dict[str, str]:
-    """Key -> text of one language. ConfigError when there is no such language."""
+    """Return key -> text of one language. ConfigError for a language that does not exist."""
     check_language(language)
-    path = Path(__file__).parent / "locale" / f"{language.replace('-', '_')}.json"
-    texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    return texts
+    messages = json.loads((Path(__file__).parent / "messages.json").read_text(encoding="utf-8"))
+    return {key: texts[language] for key, texts in messages.items()}
 
 
 def check_language(language: str) -> None:
@@ -76,7 +76,7 @@ def check_language(language: str) -> None:
 
 
 def known(key: str) -> bool:
-    """Whether the catalogues have this key (they all have the same ones; a test says so)."""
+    """Whether the catalogue has a key."""
     return key in catalogue(LANGUAGES[0])
 
 
@@ -94,7 +94,7 @@ def text(message: Words, language: str) -> str:
 
 
 def inline(plain: str) -> Markup:
-    """Escaped text with `code` and **strong** marked up; nothing else of it is HTML."""
+    """Return escaped text in which only `code` and **strong** are HTML."""
     html = str(escape(plain))
     html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
     html = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html)
@@ -102,7 +102,7 @@ def inline(plain: str) -> Markup:
 
 
 def breakable(name: str) -> Markup:
-    """A technical name that may be broken after its dots, dashes, slashes and underscores."""
+    """Return a technical name that a line may break after its dots, dashes, slashes and underscores."""
     return Markup(re.sub(r"([._/~-])(?=.)", r"\1<wbr>", str(escape(name)).replace("&#", "\0"))).replace("\0", "&#")
 
 
@@ -116,7 +116,7 @@ def both(message: Words) -> Markup:
 
 
 def sentences(messages: Sequence[Words]) -> Markup:
-    """Sentences in a row, once per language: English puts a space between them, Chinese does not."""
+    """Return sentences in a row, once per language: English has a space between them, Chinese has none."""
     return Markup("").join(
         Markup('<span lang="{}">{}</span>').format(each, inline(_SPACE[each].join(text(m, each) for m in messages)))
         for each in LANGUAGES
@@ -124,7 +124,7 @@ def sentences(messages: Sequence[Words]) -> Markup:
 
 
 def attribute(language: str, **messages: Words) -> Markup:
-    """Attributes (`title`, `aria-label`, ...) in the page's first language, with all languages for the switch."""
+    """Return attributes (`title`, `aria-label`, ...) in the page's first language, and all languages for its switch."""
     names = {name.replace("_", "-"): message for name, message in messages.items()}
     every = {name: {each: text(m, each).replace("`", "") for each in LANGUAGES} for name, m in names.items()}
     shown = Markup(" ").join(Markup('{}="{}"').format(name, every[name][language]) for name in names)

@@ -149,10 +149,11 @@ class Examiner:
         return self._taken(self.exams.exams, respondent, checkpoint, folder, changes=changes, floor=floor)
 
     def select(self, respondent: Respondent, folder: Path | None) -> Mapping[str, float]:
-        """The scores of the exams whose role is to choose a setting."""
+        """The main scores of the exams whose role is to choose a setting; negated where less is better."""
         exams = [exam for exam in self.exams.paired if exam.config.role == "select"]
-        scores: Mapping[str, float] = _merged(self._taken(exams, respondent, "select", folder))["scores"]
-        return scores
+        found = [one for one in self._taken(exams, respondent, "select", folder) if one.info.headline in one.scores]
+        sign = {one.info.key: 1.0 if one.info.higher_is_better else -1.0 for one in found}
+        return {one.info.key: sign[one.info.key] * one.scores[one.info.headline] for one in found}
 
     def _taken(
         self, exams: Sequence[Exam], respondent: Respondent, checkpoint: str, folder: Path | None, **how: Any

@@ -14,12 +14,12 @@ from posttrain.models.meter import Doing, listener
 from posttrain.studies.candidates import Candidate, CellContext, Point
 from posttrain.studies.merge_back import Between
 from posttrain.training.metrics import MetricsLog
-from posttrain.training.progress import Silent
+from posttrain.training.progress import RunProgress
 
 __all__ = ["Steps", "blends"]
 
 
-class Steps(Silent):
+class Steps(RunProgress):
     """Passes training steps on to the study, writes them into the cell's metrics.jsonl, and keeps what training says
     for the cell's card.
 

@@ -1,4 +1,4 @@
-"""The weights of a saved adapter, put into a model that has one of the same kind: to resume, or to go on."""
+"""Put the weights of a saved adapter into a model that has an adapter of the same kind, to resume or to go on."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ __all__ = ["set_adapter_state"]
 
 
 def set_adapter_state(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """In place. TrainingError for another adapter's weights: a partial load would train on silently; ConfigError for a
-    model without an adapter.
-    """
+    """Load the weights in place. TrainingError for the weights of another adapter: a partial load would train on
+    silently; ConfigError for a model without an adapter."""
     if isinstance(model, PeftModel):
         set_peft_state(model, folder)
     elif added_to(model) is not None:

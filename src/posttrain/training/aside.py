@@ -1,7 +1,7 @@
-"""What an earlier run has left, kept aside while a new one starts over in its folder.
+"""The files of an earlier run, kept aside while a new run starts over in its folder.
 
-Its model stays where it is until the new one takes its place; the other files go into a folder of their own and come
-back when the new run ends before it has saved anything to go on from. A --restart by mistake costs nothing so.
+The earlier model stays in its place until the new one replaces it. The other files move into a folder of their own and
+come back when the new run ends before it has saved anything to go on from. So a --restart by mistake loses nothing.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ASIDE = "before-restart"
-"""The folder's name in that of the run."""
+"""Name of the folder for these files, inside that of the run."""
 MODEL = "model"
 
 
 def put_aside(root: Path, names: Iterable[str]) -> bool:
-    """Make room for a new run; whether something of an earlier one is kept until the new one has saved its model.
+    """Make room for a new run; returns whether files of an earlier one are kept until the new one has saved its model.
 
-    names: what runs write. Without a model and checkpoints there is nothing to keep: the rest is removed. What stands
-    aside already, of a run before one that did not finish, stays there.
+    names: the files and folders that runs write. Without a model and checkpoints nothing is worth keeping, and they are
+    removed. Files that stand aside already, because the run after them did not finish, stay there.
     """
     aside = root / ASIDE
     finished = (root / "result.json").is_file()
@@ -51,7 +51,7 @@ def put_aside(root: Path, names: Iterable[str]) -> bool:
 
 
 def put_back(root: Path, names: Iterable[str]) -> bool:
-    """Undo `put_aside` where the new run has left nothing to go on from; whether something came back."""
+    """Undo `put_aside` where the new run has left nothing to go on from; returns whether files came back."""
     aside = root / ASIDE
     if not aside.is_dir() or checkpoints_in(root / "checkpoints"):
         return False
@@ -65,19 +65,20 @@ def put_back(root: Path, names: Iterable[str]) -> bool:
 
 
 def drop(root: Path) -> None:
-    """The new model is saved: what the earlier run has left is of no use any more."""
+    """Remove the files that stand aside: the new model is saved."""
     remove(root / ASIDE)
 
 
 def remove(path: Path) -> None:
-    """A file or a folder, if it is there."""
+    """Remove a file or a folder, if it is there."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def puts_back(names: Iterable[str]) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """For a function that trains into the folder given as `output`: what it put aside comes back when it fails early.
+    """Wrap a function that trains into the folder given as `output`: the files that it put aside come back when it
+    fails early.
 
-    It is said through its `progress`. Under torchrun the first process does it for all.
+    Its `progress` is told so. Under torchrun the first process acts for all.
     """
 
     def wrap(function: Callable[P, T]) -> Callable[P, T]:

@@ -144,7 +144,7 @@ def parts_of(
     lowered: Lowered,
     read: Container[int],
 ) -> Parts:
-    """Forms and penalties, prepared while the tuned model is still where training begins.
+    """Make forms and penalties, while the tuned model is still where training begins.
 
     respondent: of the model before the tuner, its fingerprint known; lowered: holds weights as training will have them;
     read: indices of the old rows that the run will read.

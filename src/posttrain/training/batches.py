@@ -7,16 +7,19 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.batching import length_batches, pieces
 from posttrain.models.disk import write_whole
-from posttrain.training.config import BatchConfig
+from posttrain.training.config import BatchConfig, TrainConfig
 from posttrain.training.forms.base import Form, MicroBatch, Row
-from posttrain.training.steps import Drawn, StepRows, StepSource
+from posttrain.training.steps import Drawn, Material, StepRows, StepSource
 
-__all__ = ["Forms", "Step", "StepLoader", "part_of", "validation_batches"]
+__all__ = ["Forms", "Learner", "Step", "StepLoader", "part_of", "validation_batches"]
 
 STATE = "form.safetensors"
 """In a checkpoint: the state of the form of new rows."""
@@ -50,6 +53,18 @@ class Forms:
         """Out of a checkpoint."""
         if (folder / STATE).is_file():
             self.new.load_state(load_file(folder / STATE))
+
+
+class Learner(NamedTuple):
+    """What a source of steps may use: the tuned model, which it may ask before it gives a step, and the rows that were
+    read before the first one.
+    """
+
+    config: TrainConfig
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    forms: Forms
+    material: Material
 
 
 @dataclass(frozen=True)
@@ -122,7 +137,7 @@ class StepLoader:
         self.source.restore(steps, json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
 
     def make(self, planned: StepRows) -> Step:
-        """The tensors of this process's part of a step."""
+        """Make the tensors of this process's part of a step."""
         drawn = [one for micro in planned.micro_batches for one in micro]
         units, tokens = [0, 0], [0, 0]  # of new and of old rows
         for row, old in drawn:

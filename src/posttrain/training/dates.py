@@ -1,6 +1,6 @@
-"""The day that a run's template prints: that of its first day, however often it is gone on with.
+"""The day that a dated chat template prints: the first day of the run, also when the run goes on later.
 
-So it is in the folder of a training, of a study (all its cells and their exams) and of an exam.
+It is kept in the folder of a training, of a study (for all its cells and their exams) and of an exam.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ DATE = "template_date.json"
 def stay_at_first_day(
     tokenizer: PreTrainedTokenizerBase, output: Path | None, *, resume: bool, say: Callable[[str], None]
 ) -> None:
-    """Make a dated template print the day on which the run in `output` began, before any row is rendered; where none
-    did, now stays now. Nothing happens to templates without a date.
-    """
+    """Let a dated template print the day on which the run in `output` began, before any row is rendered; where no run
+    has begun, the present moment stays. Nothing happens to templates without a date."""
     if not is_dated(tokenizer):
         return
     began = _began(output / DATE) if output is not None and resume else None
@@ -45,13 +44,13 @@ def stay_at_first_day(
 def keep_first_day(
     tokenizer: PreTrainedTokenizerBase, folder: Path, *, resume: bool = True, say: Callable[[str], None]
 ) -> None:
-    """The same, and the day is written down in the folder, which is there."""
+    """The same, and write the day down in the folder, which exists."""
     stay_at_first_day(tokenizer, folder, resume=resume, say=say)
     keep_date(tokenizer, folder)
 
 
 def keep_date(tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
-    """Write down the day for when the run is gone on with."""
+    """Write down the day, for when the run goes on."""
     moment = moment_of(tokenizer)
     if is_dated(tokenizer) and moment is not None:
         write_whole(output / DATE, json.dumps({"began": moment.isoformat()}) + "\n", flush=True)

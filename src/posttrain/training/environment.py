@@ -1,4 +1,5 @@
-"""What a result depends on besides its configuration: versions, machine, commit. Written as env.json."""
+"""The surroundings of a run that its result depends on besides its configuration, for env.json: versions, machine,
+commit."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ __all__ = ["environment"]
 
 
 def environment() -> dict[str, Any]:
-    """Versions of what computes, processor or GPU, threads, and the commit of the working folder when it has one."""
+    """The versions of the libraries that compute, processor or GPU, threads, and the commit of the working folder."""
     packages = ("torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors")
     cuda = torch.cuda.is_available()
     return {
@@ -38,7 +39,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The git commit of the working folder, with `+` when files differ from it."""
+    """The git commit of the working folder, with `+` when files differ from it; None outside of a repository."""
     try:
         head = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],

@@ -144,7 +144,7 @@ def check_ours(root: Path) -> None:
 
 
 def as_json(value: Any) -> str:
-    """Readable JSON with a line end."""
+    """JSON with indentation and a line end."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

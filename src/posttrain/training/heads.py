@@ -1,4 +1,4 @@
-"""Runs whose model has a head for classes, tags or answers: what must be known before the model is loaded."""
+"""Runs whose model has a head for classes, tags or answers: labels and the like, which the model is loaded with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ __all__ = ["check_head", "loader_for", "resolved"]
 
 
 def resolved(config: TrainConfig, loaded: LoadedModel | None, say: Callable[[str], None]) -> TrainConfig:
-    """The configuration with labels and the like written into its objective; of an objective without a head, itself.
+    """Fill in the settings of the objective, such as labels, that model or rows decide; nothing changes for an
+    objective without a head.
 
     Labels are those that are given; else those of the model, where it has this head already; else those of the rows.
     """
@@ -52,7 +53,8 @@ def resolved(config: TrainConfig, loaded: LoadedModel | None, say: Callable[[str
 
 
 def _piece(config: TrainConfig, loaded: LoadedModel | None, there: HeadNotes | None, say: Callable[[str], None]) -> str:
-    """Which piece of a token its tag is learned at: as the head was trained, else by how the model reads."""
+    """The piece of a token at which its tag is learned: as the head was trained, else by the direction that the model
+    reads in."""
     if there is not None and there.head == "token":
         return str(there.settings.get("piece", "start"))
     try:
@@ -70,7 +72,7 @@ def _piece(config: TrainConfig, loaded: LoadedModel | None, there: HeadNotes | N
 
 
 def loader_for(config: TrainConfig, say: Callable[[str], None]) -> Callable[..., LoadedModel]:
-    """`load_model`, or what loads a model with the head that a resolved objective asks for."""
+    """`load_model`, or a function that loads a model with the head that a resolved objective asks for."""
     form = form_of(config.objective)
     if form.head == "causal":
         return load_model

@@ -1,4 +1,4 @@
-"""What a training has learned of the user's rows, for its last lines and its card."""
+"""How much a training has learned of the new rows, for its last lines and its card."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from posttrain.training.config import TrainConfig
 __all__ = ["Learned", "hardly_learned", "learned_of"]
 
 HARDLY = 0.25
-"""A loss that fell by less than this share of itself has hardly fallen."""
+"""A loss that fell by a smaller share of itself has hardly fallen."""
 KNOWN_NATS = 0.5
-"""Rows whose loss was below this in the beginning were known already."""
+"""Rows with a smaller loss at the beginning were known already, in nats."""
 TO_BE_SAID = {"sft", "text_classification", "token_classification", "extractive_qa"}
-"""Objectives whose rows are to be said again. Running text is not learned by heart, unlearning shall not lower its
-loss, and losses of pairs begin at log 2 whatever is learned."""
+"""Objectives whose rows the model shall be able to say. Running text is not learned by heart, unlearning does not lower
+the loss of its rows, and losses of pairs begin at log 2 whatever is learned."""
 
 
 class Learned(NamedTuple):
@@ -26,13 +26,13 @@ class Learned(NamedTuple):
 
 
 def learned_of(history: Sequence[Mapping[str, Any]]) -> Learned | None:
-    """From the entries of metrics.jsonl; None with fewer than two steps that say it."""
+    """Compare the entries of metrics.jsonl; None with fewer than two steps that read new rows."""
     losses = [float(entry["loss_new_nats"]) for entry in history if entry.get("loss_new_nats")]
     return Learned(losses[0], losses[-1]) if len(losses) > 1 else None
 
 
 def hardly_learned(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> str:
-    """What to say where the loss on the user's rows hardly fell, with the settings to raise; empty where it did."""
+    """A sentence for runs whose loss on the new rows hardly fell, with the settings to raise; else empty."""
     found = learned_of(history)
     kind = config.objective.model_dump()["kind"]
     if found is None or kind not in TO_BE_SAID or found.first < KNOWN_NATS:

@@ -1,6 +1,7 @@
-"""One writer per folder: the system's lock on a file within, which it lets go of however the process ends.
+"""One writer per folder: a lock of the operating system on a file in it.
 
-A lock file that a killed process has left behind therefore stops nobody. It is removed when the work is done.
+The system opens the lock however the process ends, so a lock file that a killed process has left stops nobody. It is
+removed when the work is done.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOCK = ".lock"
-"""Its name in the folder."""
+"""Name of the lock file in the folder."""
 
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold a folder for as long as the block lasts; it is made where it is not there.
+    """Hold a folder while the block lasts; it is made where it does not exist.
 
     PosttrainError when another run holds it, in this process or in another one. A folder that cannot be written to is
-    not held: nobody can write there.
+    not locked, since nobody can write there.
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,7 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def check_free(folder: Path) -> None:
-    """PosttrainError when another run holds a folder now; it is let go of at once."""
+    """PosttrainError when another run holds the folder at this moment."""
     path = folder / LOCK
     if os.environ.get("RANK", "0") == "0" and path.is_file():
         with only_one(folder):
@@ -58,7 +59,7 @@ def check_free(folder: Path) -> None:
 
 
 def _held(path: Path) -> IO[str] | None:
-    """The open lock file, locked; None where nothing can be written."""
+    """Open the lock file and lock it; None where nothing can be written."""
     while True:
         try:
             file = path.open("a+", encoding="utf-8")
@@ -89,7 +90,8 @@ def _held(path: Path) -> IO[str] | None:
 
 
 def _holder(file: IO[str]) -> int | None:
-    """The process that has locked the file; None where it does not say so, or cannot be read (Windows)."""
+    """The number of the process that has locked the file; None where the file does not hold it or cannot be read
+    (Windows)."""
     if sys.platform == "win32":
         return None
     file.seek(0)
@@ -118,8 +120,8 @@ def _lock(file: IO[str]) -> None:
 
 
 def one_writer(check: Callable[[Path], None]) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """For a function that writes into the folder given as `output`: it holds it. check: raises for a folder that is not
-    ours, before anything is written into it.
+    """Wrap a function that writes into the folder given as `output`, so that it holds the folder. check: raises for a
+    folder that no run of ours has made, before anything is written.
 
     Under torchrun the first process holds it for all.
     """

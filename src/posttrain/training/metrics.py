@@ -12,14 +12,14 @@ __all__ = ["MetricsLog"]
 
 
 class MetricsLog:
-    """The history of a run in memory, and on disk when there is a folder for it."""
+    """The history of a run in memory, and in a file where a path is given."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.history: list[dict[str, Any]] = []
 
     def read(self, step: int) -> None:
-        """The lines up to a step into `history`; a last line that a kill cut short is left out."""
+        """Read the lines up to a step into `history`; a last line that a kill has cut short is left out."""
         self.history = []
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path and self.path.exists() else []
         for line in lines:
@@ -31,7 +31,7 @@ class MetricsLog:
                 self.history.append(entry)
 
     def take_up(self, step: int, *, write: bool = True) -> None:
-        """Go on after `step`: keep the lines up to it and drop those after, which a killed run had written."""
+        """Go on after `step`: keep the lines up to it and remove later ones, which a killed run had written."""
         self.read(step)
         if self.path is not None and write:
             write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in self.history), flush=True)

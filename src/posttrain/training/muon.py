@@ -23,7 +23,7 @@ ITERATIONS = 5
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """U V^T of each matrix, up to singular values between about 0.7 and 1.2. matrices, result: (N, R, C)."""
+    """Compute U V^T of each matrix, up to singular values between about 0.7 and 1.2. matrices, result: (N, R, C)."""
     a, b, c = COEFFICIENTS
     x = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices  # (N, short, long)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -65,7 +65,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
             moving = [p for p in group["params"] if p.grad is not None]
@@ -75,7 +75,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Matrices of one shape are orthogonalised together."""
+        """Move matrices; those of one shape are orthogonalised together."""
         shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for p in parameters:
             shapes[p.shape].append(p)
@@ -114,9 +114,10 @@ def muon_for(
     epsilon: float,
     weight_decay: float,
 ) -> Muon:
-    """Muon over a model's trainable parameters: matrices outside of embeddings and output head, AdamW for the rest.
+    """An optimiser for the trainable parameters of a model: Muon for matrices outside of embeddings and output head,
+    AdamW for the rest.
 
-    Weight decay falls on matrices and embeddings, not on norms and biases.
+    Weight decay acts on matrices and embeddings, not on norms and biases.
     """
     outside = {
         id(m.weight) for name, m in model.named_modules() if isinstance(m, nn.Embedding) or name.endswith("lm_head")

@@ -1,4 +1,4 @@
-"""Penalties at work: made before the first step, added to the gradients of every step, kept in checkpoints."""
+"""The penalties of a run: made before the first step, added to the gradients of every step, kept in checkpoints."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from posttrain.retention.penalty._base import (
 __all__ = ["PENALTIES", "Penalties", "Term", "make_penalties", "terms_of"]
 
 PENALTIES = "penalties"
-"""Folder of a run: what each penalty leaves for the next task, `<kind>.safetensors`."""
+"""Folder in that of a run: the file that each penalty leaves for the next task, `<kind>.safetensors`."""
 STATE = "penalties.safetensors"
-"""In a checkpoint: what penalties need to go on."""
+"""In a checkpoint: the state of the penalties."""
 CHOSEN = "chosen"
-"""In that file: strengths that the first step has fixed."""
+"""Prefix in that file: strengths that the first step has fixed."""
 
 
 class Term(NamedTuple):
@@ -40,8 +40,10 @@ class Term(NamedTuple):
 
 
 class Penalties:
-    """The parameter penalties of a run; names: of the parameters of `model` that move; relative: relative strengths,
-    from which the first step makes absolute ones (see `retention/penalty/_base.py`); its length is `learning_rate`.
+    """The parameter penalties of a run.
+
+    names: the parameters of `model` that move; relative: relative strengths, which the first step turns into absolute
+    ones (see `retention/penalty/_base.py`), for steps as long as `learning_rate`.
     """
 
     def __init__(
@@ -62,12 +64,13 @@ class Penalties:
 
     @property
     def trainable(self) -> Trainable:
-        """Asked anew each time: FSDP2 puts shards in the parameters' places when training begins."""
+        """The parameters that move. They are looked up each time, since FSDP2 puts shards in their places when training
+        begins."""
         return {name: p for name, p in self.model.named_parameters() if name in self.names}
 
     def check(self, *, deepspeed: bool, sharded: bool, leaves: bool) -> None:
-        """ConfigError where gradients or parameters are out of reach. sharded: by FSDP; leaves: there is an output
-        folder, in which penalties leave something for the next task."""
+        """ConfigError where gradients or parameters are out of reach. sharded: whether FSDP cuts the parameters;
+        leaves: whether there is an output folder, in which penalties leave something for the next task."""
         if self.parts and deepspeed:
             cause = "DeepSpeed keeps gradients to itself until it has stepped, so nothing can be added to them"
             raise ConfigError(Problem("penalty", cause, "use FSDP2 or DDP, or leave the penalty out"))
@@ -77,7 +80,8 @@ class Penalties:
             raise ConfigError(Problem("penalty", cause, "use a single process, DDP, or l2_sp"))
 
     def add(self, loss_scale: float) -> dict[str, float]:
-        """Add every penalty's gradient to the task's, which is complete and `loss_scale` too large; values in nats."""
+        """Add every penalty's gradient to that of the task, which is complete and `loss_scale` too large; returns the
+        values of the penalties in nats."""
         if not self.parts:
             return {}
         trainable = self.trainable
@@ -112,21 +116,21 @@ class Penalties:
         self.chosen[kind] = self.parts[kind].strength = strength
 
     def stepped(self) -> None:
-        """The optimiser has moved the weights."""
+        """Tell the penalties that the optimiser has moved the weights."""
         if self.parts:
             trainable = self.trainable
             for part in self.parts.values():
                 part.stepped(trainable)
 
     def save_state(self, folder: Path) -> None:
-        """Into a checkpoint."""
+        """Write the state into a checkpoint."""
         state = {f"{kind}/{name}": t for kind, part in self.parts.items() for name, t in part.state().items()}
         state |= {f"{CHOSEN}/{kind}": torch.tensor(s, dtype=torch.float64) for kind, s in self.chosen.items()}
         if state:
             save_file({k: t.detach().cpu().contiguous() for k, t in state.items()}, folder / STATE)
 
     def load_state(self, folder: Path) -> None:
-        """Out of a checkpoint."""
+        """Read the state out of a checkpoint."""
         found = load_file(folder / STATE) if (folder / STATE).is_file() else {}
         for kind, part in self.parts.items():
             mine = {k.removeprefix(f"{kind}/"): t for k, t in found.items() if k.startswith(f"{kind}/")}
@@ -135,7 +139,7 @@ class Penalties:
                 self._fix(kind, float(found[f"{CHOSEN}/{kind}"]))
 
     def save(self, folder: Path) -> None:
-        """At the end of a task, into `folder/penalties`."""
+        """Write what the penalties leave at the end of a task into `folder/penalties`."""
         for kind, part in self.parts.items():
             (folder / PENALTIES).mkdir(exist_ok=True)
             part.save(self.trainable, folder / PENALTIES / f"{kind}.safetensors")
@@ -157,7 +161,7 @@ def make_penalties(
     context: Callable[[PenaltyConfig], PenaltyContext],
     say: Callable[[str], None] = print,
 ) -> Penalties:
-    """The penalties on parameters, prepared; context: what each may use, made only when there is one."""
+    """Make the penalties on parameters. context: gives what a penalty may use; it is asked only when there is one."""
     parts: dict[str, ParameterPenalty] = {}
     for config in configs:
         if config.acts_on == "parameters":

@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.models.logits import core_of
-from posttrain.models.memory import activation_bytes
+from posttrain.models.memory import activation_bytes, is_large
 from posttrain.retention.selection import ReplayConfig
 from posttrain.training.assembly import bare_forms
 from posttrain.training.batches import Forms
@@ -21,8 +21,9 @@ __all__ = ["plan_of", "rows_read", "tokens_at_once"]
 
 ACTIVATIONS = 768 * 2**20
 """Bytes of activations that a forward pass of training may keep on a CPU."""
-LOW_ACTIVATIONS = 448 * 2**20
-"""The same in bfloat16 with blocks written out, where half as much per token is kept: 700 tokens of SmolLM2-135M."""
+FEW_ACTIVATIONS = 448 * 2**20
+"""The same for a large model, and in bfloat16 with blocks written out, where half as much per token is kept: 290 and
+700 tokens of SmolLM2-135M. More of them are no faster."""
 
 
 def plan_of(config: TrainConfig, material: Material, forms: Forms) -> FixedRows:
@@ -54,11 +55,10 @@ def rows_read(config: TrainConfig, material: Material, tokenizer: PreTrainedToke
 
 
 def tokens_at_once(model: PreTrainedModel | PeftModel, lowered: Lowered) -> int | None:
-    """Padded tokens that go through the model together: on a CPU as many as `ACTIVATIONS` holds (`LOW_ACTIVATIONS`
-    where blocks are written out in bfloat16), since more of them are no faster there; elsewhere whole micro batches."""
+    """Padded tokens that go through the model together: on a CPU as many as their activations may have bytes, elsewhere
+    whole micro batches (None)."""
     if model.device.type != "cpu":
         return None
-    low = lowered.token_bytes()
-    if low is not None:
-        return max(1, LOW_ACTIVATIONS // max(1, low))
-    return max(1, ACTIVATIONS // max(1, activation_bytes(core_of(model))))
+    core, low = core_of(model), lowered.token_bytes()
+    room = FEW_ACTIVATIONS if low is not None or is_large(core) else ACTIVATIONS
+    return max(1, room // max(1, activation_bytes(core) if low is None else low))

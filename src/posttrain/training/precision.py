@@ -1,9 +1,9 @@
-"""In what arithmetic a run trains, and why; and what is held in bfloat16 meanwhile on a CPU.
+"""The arithmetic that a run trains in, with the reason; and the weights that are bfloat16 meanwhile on a CPU.
 
-Plain autocast casts a frozen float32 weight at every use. So for as long as training lasts, the frozen linear layers of
-a PEFT model are bfloat16, once; what is trained stays float32. Afterwards they are what they were, bit by bit: from the
-float32 tensor that is kept beside, or, where it holds nothing more than bfloat16 does (most models are published so),
-from the bfloat16 one.
+Plain autocast casts a frozen float32 weight at every use. Therefore the frozen linear layers of a PEFT model are cast
+to bfloat16 once, for as long as training lasts; trained parameters stay float32. Afterwards the frozen weights are
+again what they were, bit by bit: from the float32 tensor that is kept, or, where bfloat16 holds it exactly (most models
+are published so), from the bfloat16 one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BIG_ON_CPU = 50_000_000
 
 
 class Precision(NamedTuple):
-    """dtype: of the forward pass where it is lower than that of the weights, else None; reason: said in the plan."""
+    """dtype: of the forward pass where it is lower than that of the weights, else None; reason: shown to the user."""
 
     dtype: torch.dtype | None
     reason: str
@@ -45,7 +45,7 @@ class Precision(NamedTuple):
 
 
 def precision_of(config: TrainConfig, model: nn.Module, device: torch.device | None = None) -> Precision:
-    """What `config.precision` comes to for this model on its device (or on `device`, for one without weights)."""
+    """Resolve `config.precision` for this model on its device (or on `device`, for a model without weights)."""
     if config.precision != "auto":
         return Precision(torch.bfloat16 if config.precision == "bf16" else None, "as configured")
     parameters = list(model.parameters())
@@ -65,8 +65,8 @@ def precision_of(config: TrainConfig, model: nn.Module, device: torch.device | N
 
 
 def keeps_updates(model: nn.Module) -> bool:
-    """Whether all that is trained is in LoRA layers of the plain kind, whose small updates are summed before anything
-    is rounded. Elsewhere an update vanishes that is smaller than half of the last place of what it is added to.
+    """Whether every trained parameter is in a LoRA layer of the plain kind, which sums up small updates before anything
+    is rounded. Elsewhere an update vanishes that is smaller than half of the last digit of the weight it is added to.
     """
     places = {f"{name}." for name, module in model.named_modules() if plain_lora(module)}
     moving = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -74,9 +74,11 @@ def keeps_updates(model: nn.Module) -> bool:
 
 
 class Lowered:
-    """Within `with lowered:` the frozen weights of a model that trains on a CPU in bfloat16 are bfloat16, LoRA layers
-    take fewer passes over memory, and short rows are attended by plain products. May be entered again after it was
-    left. Does nothing where `dtype` is None, on a GPU, and where several processes train.
+    """Within `with lowered:` a model trains on a CPU in bfloat16: its frozen weights are bfloat16, LoRA layers take
+    fewer passes over memory, and short rows are attended by plain products.
+
+    It may be entered again after it was left. Nothing happens where `dtype` is None, on a GPU, and where several
+    processes train.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
@@ -92,17 +94,19 @@ class Lowered:
 
     @property
     def kinds(self) -> Kinds:
-        """The blocks that are written out within; found once, when first asked for (while the model is as it was)."""
+        """The blocks that are computed by `slim_blocks` within; they are searched when first asked for, while the model
+        is as it was."""
         if self.found is None:
             able = self.works and isinstance(self.model, PeftModel)
             self.found = kinds_of(self.model) if able else Kinds([], [], [])
         return self.found
 
     def token_bytes(self) -> int | None:
-        """About what training keeps of each token until the backward pass; None where it is as without this.
+        """About how many bytes training keeps of each token until the backward pass; None where this class changes
+        nothing.
 
-        What goes into and comes out of every matrix of the blocks, in bfloat16, and a tenth more for the statistics of
-        norms and attention over short rows: 0.67 MB for SmolLM2-135M, where 0.64 were measured.
+        It counts the inputs and outputs of every matrix of the blocks, in bfloat16, and a tenth more for the statistics
+        of norms and attention over short rows: 0.67 MB for SmolLM2-135M, where 0.64 were measured.
         """
         layers: list[Any] = [m for m in self.model.modules() if plain_lora(m)]
         taken = 3 * len(self.kinds.gates) + 4 * len(self.kinds.attentions)
@@ -130,7 +134,7 @@ class Lowered:
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
-        """The model as it was, for a while: for exams and for saving."""
+        """The model as it was before, while the block lasts: for exams and for saving."""
         was = self.entered
         self.__exit__()
         try:
@@ -141,8 +145,8 @@ class Lowered:
 
     @torch.no_grad()
     def _lower(self, dtype: torch.dtype) -> None:
-        """Weights of linear layers only: norms and what is added up from layer to layer stay float32, as under
-        autocast. In bfloat16 that sum moves a loss of 3.5 nats by 0.010, so by 0.002 (SmolLM2-135M)."""
+        """Lower the weights of linear layers only: norms and the stream that layers add to stay float32, as under
+        autocast. In bfloat16 that stream moves a loss of 3.5 nats by 0.010, in float32 by 0.002 (SmolLM2-135M)."""
         embedded = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
         for module in self.model.modules():
             parameter = module.weight if isinstance(module, nn.Linear) else None
@@ -162,8 +166,8 @@ class Lowered:
 
 @contextlib.contextmanager
 def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
-    """Blocks of these kinds, and the plain LoRA layers outside of them, take fewer passes over memory for as long as
-    this lasts. Base weights must be `dtype` already."""
+    """Let blocks of these kinds, and the plain LoRA layers outside of them, take fewer passes over memory. Base weights
+    must be `dtype` already."""
     plain: list[Any] = [module for module in model.modules() if plain_lora(module)]
     plain = [layer for layer in plain if layer.base_layer.weight.dtype == dtype]
     low, taken = {id(layer) for layer in plain}, set[int]()
@@ -186,6 +190,6 @@ def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
 
 
 def said_once(say: Callable[[str], None], precision: Precision, configured: str) -> None:
-    """Say what was chosen for the user; what is as it always was on small models need not be said."""
+    """Say which precision was chosen, except float32 by `auto`."""
     if precision.dtype is not None or configured != "auto":
         say(str(precision))

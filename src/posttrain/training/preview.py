@@ -1,4 +1,4 @@
-"""What a run would do: rows, tokens, steps, moving parameters and disk, without reading the weights."""
+"""A dry run: rows, tokens, steps, moving parameters and disk, without reading the weights."""
 
 from __future__ import annotations
 
@@ -33,9 +33,12 @@ __all__ = ["Preview", "preview"]
 
 
 class Preview(NamedTuple):
-    """rows, validation_rows: after dropping; tokens: that the run reads, replay included (as `share` says);
+    """The numbers of a dry run.
+
+    rows, validation_rows: after dropping; tokens: that the run reads, replay included (estimated from `share`);
     trainable, parameters: numbers; learning_rate: at its peak, None where a range test will find it; model_gib,
-    checkpoint_gib: size of the final weights and of each checkpoint; precision: of the arithmetic, with the reason."""
+    checkpoint_gib: size of the final weights and of each checkpoint; precision: of the arithmetic, with the reason.
+    """
 
     rows: int
     validation_rows: int
@@ -106,8 +109,8 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
 
 
 def skeleton(config: TrainConfig, say: Callable[[str], None]) -> LoadedModel:
-    """The model without weights (on torch's meta device), and its tokenizer; adapter folders and models with a head are
-    loaded whole."""
+    """Build the model without weights (on torch's meta device), and load its tokenizer. Adapter folders and models with
+    a head are loaded whole."""
     folder = resolve(config.model)
     check_folder(folder)
     if (Path(folder) / "adapter_config.json").is_file() or form_of(config.objective).head != "causal":

@@ -6,8 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import wraps
-from types import TracebackType
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -16,19 +15,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from posttrain.language import translate
 from posttrain.models.meter import Doing, clock, listener, listening
 
-__all__ = ["LiveProgress", "PlainProgress", "RunProgress", "Silent", "heard", "progress_for"]
+__all__ = ["LiveProgress", "PlainProgress", "RunProgress", "heard", "progress_for"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class RunProgress(Protocol):
-    """Is told what happens. It is used as a context, so that a live display is closed whatever happens."""
+class RunProgress:
+    """Is told what happens, and says nothing. It is used as a context, so that a live display is closed whatever
+    happens."""
 
-    def __enter__(self) -> RunProgress: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
     def say(self, text: str) -> None:
         """Show a line: a choice made, a count, a saved file."""
 
@@ -40,28 +42,6 @@ class RunProgress(Protocol):
 
     def step(self, entry: Mapping[str, Any]) -> None:
         """Show an optimiser step, or a validation (`validation_loss_nats`); entry: as in metrics.jsonl."""
-
-
-class Silent:
-    """Says nothing."""
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def say(self, text: str) -> None:
-        return None
-
-    def doing(self, work: Doing) -> None:
-        return None
-
-    def start(self, first: int, steps: int | None) -> None:
-        return None
-
-    def step(self, entry: Mapping[str, Any]) -> None:
-        return None
 
 
 def described(entry: Mapping[str, Any]) -> str:
@@ -78,7 +58,7 @@ def described(entry: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-class PlainProgress:
+class PlainProgress(RunProgress):
     """Prints lines on stderr: the first step, the last, one every few seconds, and every validation."""
 
     def __init__(self, every_s: float = 10.0) -> None:
@@ -86,12 +66,6 @@ class PlainProgress:
         self.steps: int | None = None
         self.first = 0
         self.began = self.last = time.monotonic()
-
-    def __enter__(self) -> PlainProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
     def say(self, text: str) -> None:
         print(translate(text), file=sys.stderr, flush=True)
@@ -120,7 +94,7 @@ class PlainProgress:
         self.say(f"step {step}/{self.steps}  {described(entry)}  {clock(left_s)} left")
 
 
-class LiveProgress:
+class LiveProgress(RunProgress):
     """Keeps one live line on a terminal."""
 
     def __init__(self) -> None:
@@ -138,7 +112,7 @@ class LiveProgress:
         self.task = self.bar.add_task("", total=None, visible=False)
         self.shown = False  # whether a line of `doing` is on the screen
 
-    def __enter__(self) -> LiveProgress:
+    def __enter__(self) -> Self:
         self._clear()
         self.bar.start()
         return self
@@ -190,5 +164,5 @@ def heard(train: Callable[P, R]) -> Callable[P, R]:
 def progress_for(*, silent: bool = False) -> RunProgress:
     """The display that suits: live on a terminal, plain lines elsewhere, nothing when silent."""
     if silent:
-        return Silent()
+        return RunProgress()
     return LiveProgress() if sys.stderr.isatty() else PlainProgress()

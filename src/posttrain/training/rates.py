@@ -45,12 +45,12 @@ TRIES = 24
 SPAN = 30.0
 """The range goes from the table's rate / SPAN to the table's rate x SPAN."""
 BLOWN_UP = 1.5
-"""A loss of so many times that of the start, or one that is not finite, ends the test."""
+"""A loss of so many times the first one, or one that is not finite, ends the test."""
 WAY = 0.9
-"""The share of the loss's fall that the weights must go for."""
+"""The share of the fall of the loss that measures how far the weights must go."""
 AT_MOST_STEPS = 5
 CUT_AT_THE_END = {"diff_pruning"}
-"""Tuners whose change is cut after the last step: what a step does to the loss says nothing about the result."""
+"""Tuners whose change is cut after the last step: the effect of a step on the loss says nothing about their result."""
 
 
 class Law(NamedTuple):
@@ -74,7 +74,7 @@ RATES: dict[str, Law] = {
     "prefix_tuning": Law(2e-2, 0.0),
     "ptuning_v2": Law(2e-2, 0.0),
 }
-"""By kind of tuner; one that is not here has the rate of `full`, the most careful."""
+"""By kind of tuner. Other tuners have the rate of `full`, the most careful."""
 
 
 def auto_rate(tuner: str, parameters: int) -> float:
@@ -84,7 +84,7 @@ def auto_rate(tuner: str, parameters: int) -> float:
 
 
 class Found(NamedTuple):
-    """rate: chosen; rates, losses: of each try, nats; blown_up: the rate at which the loss rose, None where it never
+    """rate: chosen; rates, losses: of each try, in nats; blown_up: the rate at which the loss rose, None where it never
     did."""
 
     rate: float
@@ -185,8 +185,10 @@ def find_rate(
     max_grad_norm: float,
     context: Callable[[], AbstractContextManager[None]],
 ) -> Found:
-    """The range test of a run of `steps` steps on the rows of one, around the rate `middle`; context: arithmetic of the
-    forward passes, made anew for each. The model is at rest meanwhile (no dropout), and afterwards as it was.
+    """Make the range test of a run of `steps` steps on the rows of one step, around the rate `middle`. The model is in
+    evaluation mode meanwhile, and afterwards as it was.
+
+    context: arithmetic of the forward passes, made anew for each.
     """
     rates = [middle * SPAN ** (2 * i / (TRIES - 1) - 1) for i in range(TRIES)]
     losses: list[float] = []
@@ -231,7 +233,7 @@ def _backward(
 
 @contextmanager
 def put_back(model: nn.Module) -> Iterator[None]:
-    """Whatever happens to parameters, buffers, gradients and random states in the block, it did not."""
+    """Undo, after the block, every change of parameters, buffers, gradients and random states."""
     tensors = [p for p in model.parameters() if p.requires_grad] + list(model.buffers())
     before = [t.detach().clone() for t in tensors]
     was_training = model.training

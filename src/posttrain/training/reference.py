@@ -1,7 +1,7 @@
-"""The model as it was before training, for objectives and terms that compare with it.
+"""The model before training, for objectives and terms that compare with it.
 
 An adapter is switched off for the moment, which costs no memory. Where training moves the model's own weights, a frozen
-copy made beforehand is asked instead.
+copy is asked, or the same model in the hands of the caller.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ __all__ = ["Reference", "can_be_switched_off"]
 
 
 def can_be_switched_off(tuned: nn.Module) -> bool:
-    """Whether what a tuner has added to a model can be taken out of the forward pass for a moment, and what is left is
-    the model before training. PiSSA's is not: it takes the adapter out of the model's own weights.
-    """
+    """Whether the parts of a tuner can be taken out of the forward pass for a moment, so that the model before training
+    is left. PiSSA's cannot: it takes its adapter out of the model's own weights."""
     if isinstance(tuned, PeftModel):
         config = tuned.peft_config[tuned.active_adapter]
         own = isinstance(config, LoraConfig) and str(config.init_lora_weights).startswith("pissa")
@@ -32,9 +31,8 @@ def can_be_switched_off(tuned: nn.Module) -> bool:
 
 
 class Reference:
-    """Asks the model before training. copy: a frozen copy; None where the adapter can be switched off, or where the
-    model is asked before its first step only (`start_only`).
-    """
+    """Gives the model before training. copy: a frozen copy; None where the adapter can be switched off, or where the
+    model is asked only before its first step (`start_only`)."""
 
     def __init__(self, tuned: nn.Module, copy: nn.Module | None, *, start_only: bool = False) -> None:
         self.tuned = tuned
@@ -43,12 +41,12 @@ class Reference:
         self.begun = False
 
     def training_begins(self) -> None:
-        """From here on the tuned model is another one."""
+        """Note that the tuned model is no longer the model before training."""
         self.begun = True
 
     @contextlib.contextmanager
     def model(self) -> Iterator[nn.Module]:
-        """The reference model, at rest (no dropout) and without gradients, for as long as the block lasts."""
+        """Give the reference model, in evaluation mode and without gradients, while the block lasts."""
         assert not (self.start_only and self.begun), "a form that asks the reference in training must say so"
         model = self.copy if self.copy is not None else self.tuned
         was_training = model.training

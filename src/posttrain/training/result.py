@@ -1,4 +1,4 @@
-"""What a training gives back, and the same read from the folder of a run that has finished before."""
+"""The result of a training, also as read from the folder of a run that has finished before."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["TrainResult", "finished_result", "finished_run"]
 
 
 class TrainResult(NamedTuple):
-    """A trained model and what it cost.
+    """A trained model and what the training cost.
 
-    loss_nats: of the last step, per supervised token; tokens: read in all, padding left out; history: as in
-    metrics.jsonl; stopped: why the run ended before its last step, "" when it did not; best_step: whose weights these
-    are when validation chose them.
+    loss_nats: of the last step, per supervised token; tokens: read in all, without padding; history: as in
+    metrics.jsonl; stopped: why the run ended before its last step, else ""; best_step: the step of these weights where
+    validation chose them.
     """
 
     model: PreTrainedModel | PeftModel

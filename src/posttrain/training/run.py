@@ -12,10 +12,10 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from posttrain import registry
 from posttrain.errors import ConfigError, Interrupted, MissingError, Problem
@@ -38,7 +38,7 @@ from posttrain.retention.selection import ReplayConfig, Task
 from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.aside import puts_back
 from posttrain.training.assembly import Parts, Surroundings, bare_forms, check_combination, parts_of, show_rows
-from posttrain.training.batches import Forms, Step, StepLoader, validation_batches
+from posttrain.training.batches import Forms, Learner, Step, StepLoader, validation_batches
 from posttrain.training.checkpoints import checkpoints_in, remove_leftovers
 from posttrain.training.config import TrainConfig
 from posttrain.training.dates import keep_date, stay_at_first_day
@@ -52,7 +52,7 @@ from posttrain.training.metrics import MetricsLog
 from posttrain.training.muon import muon_for
 from posttrain.training.planning import plan_of, rows_read, tokens_at_once
 from posttrain.training.precision import Lowered, precision_of, said_once
-from posttrain.training.progress import RunProgress, Silent, heard
+from posttrain.training.progress import RunProgress, heard
 from posttrain.training.rates import rate_of
 from posttrain.training.result import TrainResult, finished_result
 from posttrain.training.rows import material_of, run_fingerprint, talks_of
@@ -61,25 +61,13 @@ from posttrain.training.steps import Material, StepSource, total_steps
 from posttrain.training.stored import rounded_as_saved, unused_dtype
 from posttrain.training.trackers import LOGS
 from posttrain.training.tracking import open_trackers
-from posttrain.training.trainer import Arguments, PostTrainer, Rules
+from posttrain.training.trainer import Arguments, PostTrainer
 from posttrain.tuners._moved import count_moved
 
-__all__ = ["Learner", "TrainResult", "load_for_training", "train"]
+__all__ = ["TrainResult", "load_for_training", "train"]
 
 ENDLESS = 2**31
 """Steps that the Trainer is told of where nobody knows their number; it ends with the source."""
-
-
-class Learner(NamedTuple):
-    """What a source of steps may use: the tuned model, which it may ask before it gives a step, and the rows that were
-    read before the first one.
-    """
-
-    config: TrainConfig
-    model: PreTrainedModel | PeftModel
-    tokenizer: PreTrainedTokenizerBase
-    forms: Forms
-    material: Material
 
 
 @one_writer(check_ours)
@@ -122,7 +110,7 @@ def train(
     finite, ConfigError when the checkpoint was made by another configuration, PosttrainError when another run works in
     the folder.
     """
-    progress = progress or Silent()
+    progress = progress or RunProgress()
     say = progress.say
     if earlier is None and config.earlier is not None:
         earlier = (base or Path()) / config.earlier
@@ -198,12 +186,12 @@ def train(
     cached_keys = model.config.use_cache
     learner = Learner(config, tuned, tokenizer, parts.forms, material)
     steps_from = source(learner) if source is not None else plan_of(config, material, parts.forms)
-    steps = total_steps(config, steps_from, validates=bool(material.validation))
+    total = total_steps(config, steps_from, validates=bool(material.validation))
     rate = rate_of(
         config,
         tuned,
         moved.total,
-        lambda: (parts.forms, first_step(steps_from, parts.forms), steps),
+        lambda: (parts.forms, first_step(steps_from, parts.forms), total),
         lambda: arithmetic(tuned.device, precision.dtype),
         folder=folder,
         resume=resume,
@@ -211,7 +199,7 @@ def train(
     )
     parts.penalties.learning_rate = rate
     tracked = open_trackers(config.report_to if main else (), logs or (output and output / LOGS), say, fresh=not resume)
-    trainer = build(learner, steps_from, steps, rate, parts, lowered, folder, fingerprint, progress)
+    trainer = build(learner, steps_from, total, rate, parts, lowered, folder, fingerprint, progress)
     trainer.examine, trainer.on_checkpoint = examine, on_checkpoint
     for callback in [*(callbacks or []), tracked]:
         trainer.add_callback(callback)
@@ -227,7 +215,7 @@ def train(
     trainer.began = time.monotonic()
     try:
         with progress, stop_on_signal(trainer), lowered:
-            progress.start(start, steps)
+            progress.start(start, total)
             if is_large(model):
                 set_aside(before or model)
             trainer.train(resume_from_checkpoint=str(newest[start]) if newest else None)
@@ -242,20 +230,20 @@ def train(
         model.config.use_cache = cached_keys
         tuned.zero_grad(set_to_none=True)
         tuned.eval()
-    done_steps = int(trainer.state.global_step)
+    steps = int(trainer.state.global_step)
     if trainer.stop_asked:
         again = "run the same command to go on" if resume else "run the same command without --restart to go on"
-        where = f"saved in {folder.checkpoints / f'step-{done_steps}'}; {again}" if folder else ""
-        of = f"stopped after step {done_steps} of {steps}" if steps is not None else f"stopped after step {done_steps}"
-        raise Interrupted(Problem("", of, where))
+        where = f"saved in {folder.checkpoints / f'step-{steps}'}; {again}" if folder else ""
+        known = f"stopped after step {steps} of {trainer.args.max_steps}"
+        raise Interrupted(Problem("", known if total is not None else f"stopped after step {steps}", where))
     if trainer.stopped:
-        say(f"stopped after step {done_steps}: {trainer.stopped}")
+        say(f"stopped after step {steps}: {trainer.stopped}")
     history = trainer.metrics.history
     losses = [entry["loss_nats"] for entry in history if "loss_nats" in entry]
     result = TrainResult(
         tuned,
         tokenizer,
-        done_steps,
+        steps,
         losses[-1] if losses else math.nan,
         int(trainer.state.num_input_tokens_seen),
         trainer.wall_before_s + time.monotonic() - trainer.began,
@@ -378,25 +366,15 @@ def build(
         )
 
     trainer = PostTrainer(
-        tuned,
+        learner,
         args,
         optimizer=muon,
-        tokenizer=learner.tokenizer,
-        forms=parts.forms,
         penalties=parts.penalties,
         make_loader=loader,
         validation=validation_batches(config.batch, learner.material.validation, parts.forms.new, at_once),
-        rules=Rules(
-            stop_at_loss=optimizer.stop_at_loss,
-            evaluate_every=config.evaluate_every_steps or (None if steps is None else max(steps // 10, 1)),
-            patience=config.early_stopping_patience,
-            keep_best=config.keep_best,
-            save_every=config.save_every_steps,
-            save_at=frozenset(config.save_at_steps),
-            keep_checkpoints=config.keep_checkpoints,
-            checkpoints=folder.checkpoints if folder else None,
-            fingerprint=fingerprint,
-        ),
+        evaluate_every=config.evaluate_every_steps or (None if steps is None else max(steps // 10, 1)),
+        checkpoints=folder.checkpoints if folder else None,
+        fingerprint=fingerprint,
         metrics=MetricsLog(folder.metrics if folder else None),
         progress=progress,
         lowered=lowered,

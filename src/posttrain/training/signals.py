@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM during training: finish the step, save, stop. A second Ctrl-C stops at once.
 
-Before the first step and after the last one there is nothing to finish: `what_is_kept` then says what is.
+Before the first step and after the last one there is nothing to finish; `what_is_kept` describes what is on disk then.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Stoppable(Protocol):
 
     stop_asked: bool
     resting: bool
-    """Somebody else's work is done between two steps, everything is saved: a signal stops it at once."""
+    """Other work is under way between two steps and everything is saved: a signal stops it at once."""
 
 
 @contextmanager
 def stop_on_signal(target: Stoppable) -> Iterator[None]:
-    """While the block runs, SIGINT and SIGTERM set `target.stop_asked`; the former handlers come back afterwards.
+    """While the block lasts, SIGINT and SIGTERM set `target.stop_asked`; afterwards the former handlers are back.
 
-    Outside the main thread Python delivers no signals, and nothing is changed.
+    Python delivers signals to the main thread only; in other threads nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -50,7 +50,7 @@ def stop_on_signal(target: Stoppable) -> Iterator[None]:
 
 
 def what_is_kept(folder: Path, *, resume: bool = True) -> Problem:
-    """What a run in `folder` that was stopped before its first step, or after its last, has left."""
+    """Describe what a run in `folder` has left that was stopped before its first step or after its last."""
     from posttrain.training.checkpoints import checkpoints_in
 
     again = "run the same command to go on" if resume else "run the same command without --restart to go on"

@@ -1,7 +1,7 @@
-"""In which precision a trained model is saved: the base's own, so that it takes the room that the base takes.
+"""The precision of a saved model: that of its base, so that it takes as much room as the base.
 
 Training keeps its weights in float32. A base of bfloat16 numbers is saved as bfloat16 again, and the model in memory is
-rounded alike: what is examined is what was saved, also after a kill. Adapters stay float32; they are small.
+rounded alike, so that the exam examines the saved model. Adapters stay float32; they are small.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ WHOLE = ("full", "freeze", "bitfit")
 
 
 def unused_dtype(save_dtype: SaveDtype, kind: str) -> str:
-    """What is said where `save_dtype` asks for what the adapter of a kind of tuner is not saved in; else empty."""
+    """A sentence where `save_dtype` asks for a precision in which the adapter of this kind of tuner is not saved; else
+    empty."""
     if save_dtype in ("auto", "float32") or kind in WHOLE:
         return ""
     return f"save_dtype: {save_dtype} is for whole models: what {kind} leaves is an adapter, saved in float32"
@@ -35,7 +36,8 @@ def unused_dtype(save_dtype: SaveDtype, kind: str) -> str:
 def rounded_as_saved(
     config: TrainConfig, model: PreTrainedModel | PeftModel, say: Callable[[str], None]
 ) -> torch.dtype | None:
-    """The precision to save a model in, to which its numbers are rounded in place; None saves what is in memory."""
+    """Round the numbers of a model in place to the precision that it is saved in, and return it; None saves those in
+    memory."""
     if isinstance(model, PeftModel) or added_to(model) is not None:
         return None
     auto = config.save_dtype == "auto"
@@ -59,7 +61,8 @@ def rounded_as_saved(
 
 
 def saved_bytes(config: TrainConfig, model: PreTrainedModel | PeftModel) -> int:
-    """About how large the result's weights are: of an adapter what moves, of a model all of it as it is saved."""
+    """About the size of the result's weights: of an adapter the moving parameters, of a model all of them as they are
+    saved."""
     if isinstance(model, PeftModel) or added_to(model) is not None:
         return 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     named = _named(config)
@@ -67,7 +70,7 @@ def saved_bytes(config: TrainConfig, model: PreTrainedModel | PeftModel) -> int:
 
 
 def _named(config: TrainConfig) -> str | None:
-    """The precision that the settings or the base's files say; None where neither does."""
+    """The precision that the settings or the base's files name; None where neither does."""
     if config.save_dtype != "auto":
         return config.save_dtype
     return stored_dtype(config.model, offline=not config.download, trust_remote_code=config.trust_remote_code)
@@ -75,7 +78,7 @@ def _named(config: TrainConfig) -> str | None:
 
 @torch.no_grad()
 def _round(model: Any, dtype: torch.dtype) -> tuple[float, float]:
-    """Round in place; how far the weights moved, and how large they are (root of the sum of squares)."""
+    """Round in place; returns how far the weights moved, and how large they are (root of the sum of squares)."""
     far = size = 0.0
     for p in model.parameters():
         rounded = p.to(dtype).to(p.dtype)

@@ -12,16 +12,15 @@ __all__ = ["Sums"]
 
 @dataclass
 class Sums:
-    """Losses of a step or a validation, added up: nats of new and of replayed rows, and metrics; those of penalties are
-    over all rows, the others over new ones.
-    """
+    """The losses of a step or a validation, added up: nats of new and of replayed rows, and metrics. Metrics of
+    penalties are sums over all rows, the others over new ones."""
 
     new: float = 0.0
     old: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
 
     def add(self, loss: Loss, nats: list[float], old: list[bool]) -> None:
-        """Take in one micro batch."""
+        """Add a micro batch."""
         for value, is_old in zip(nats, old, strict=True):
             if is_old:
                 self.old += value
@@ -39,7 +38,7 @@ class Sums:
 
     @staticmethod
     def total(parts: Sequence[Sums]) -> Sums:
-        """Of all processes."""
+        """Add up the sums of all processes."""
         names = sorted({name for part in parts for name in part.metrics})
         return Sums(
             sum(part.new for part in parts),

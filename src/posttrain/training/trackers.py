@@ -83,7 +83,7 @@ TRACKERS: dict[str, Tracker] = {
 
 
 def _names(value: Any) -> Any:
-    """A word, words between commas, or a list of them; `none` and null are no tracker."""
+    """Split a word, or words between commas, into names; `none` and null name no tracker."""
     if value is None:
         return ()
     if isinstance(value, str):
@@ -108,7 +108,8 @@ Trackers = Annotated[tuple[str, ...], BeforeValidator(_names, json_schema_input_
 
 
 def _there(module: str) -> bool:
-    """Whether a module can be imported; a mere folder of its name, such as the `wandb/` that wandb leaves, is none."""
+    """Whether a module can be imported. A mere folder of its name, such as the `wandb/` that wandb leaves, is no
+    module."""
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # the package that it is a part of
@@ -131,7 +132,7 @@ def chosen_trackers(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """MissingError with the line that installs them, for trackers that are not there or cannot be imported."""
+    """MissingError, with the line that installs them, for trackers that are missing or cannot be imported."""
     problems = []
     for name in chosen_trackers(names):
         if not _installed(name):

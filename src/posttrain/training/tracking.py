@@ -81,7 +81,7 @@ class Tracked(TrainerCallback):
         self._tell("on_train_end", args, state, control, **rest)
 
     def close(self) -> None:
-        """End the runs, however training ended, so that the next cell of a study gets runs of its own."""
+        """End the runs of the trackers, however training ended, so that the next cell of a study gets its own."""
         if not self.began:
             return
         for one in self.inner:

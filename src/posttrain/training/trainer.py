@@ -13,7 +13,6 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from posttrain.errors import Problem, TrainingError
@@ -33,7 +32,7 @@ from posttrain.models.memory import is_large, peak_gib, trim
 from posttrain.models.save import save_model, saved_padding
 from posttrain.objectives._loss import Loss
 from posttrain.training.adapter_state import set_adapter_state
-from posttrain.training.batches import Forms, Step, StepLoader, part_of
+from posttrain.training.batches import Learner, Step, StepLoader, part_of
 from posttrain.training.checkpoints import FINGERPRINT, rotate
 from posttrain.training.folder import as_json
 from posttrain.training.forms.base import MicroBatch, Row
@@ -44,7 +43,7 @@ from posttrain.training.precision import Lowered
 from posttrain.training.progress import RunProgress
 from posttrain.training.sums import Sums
 
-__all__ = ["Arguments", "PostTrainer", "Rules"]
+__all__ = ["Arguments", "PostTrainer"]
 
 NAMED_ROWS = 8
 """How many rows of a bad batch a message names."""
@@ -62,51 +61,33 @@ LONG_STEP = 512
 """Tokens of a step after which it is worth the time to hand the heap of its activations back."""
 
 
-@dataclass(frozen=True)
-class Rules:
-    """When to stop, to validate and to save, in steps. fingerprint: what a resumed run must have in common."""
-
-    stop_at_loss: float | None = None
-    evaluate_every: int | None = None
-    patience: int | None = None
-    keep_best: bool = True
-    save_every: int | None = None
-    save_at: frozenset[int] = frozenset()
-    keep_checkpoints: int | None = 1
-    checkpoints: Path | None = None
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-
-    def saves(self, step: int) -> bool:
-        """Whether a checkpoint is due after a step."""
-        return step in self.save_at or (self.save_every is not None and step % self.save_every == 0)
-
-
 class PostTrainer(Trainer):
-    """Trains `model` on the steps of `loader`, whose losses `forms` compute.
+    """Trains the learner's model on the steps of a loader, whose losses its forms compute.
 
-    validation: micro batches whose loss is measured; lowered: holds the weights in the precision of the forward pass;
-    optimizer: None for AdamW as `args` says.
+    validation: micro batches whose loss is measured after every `evaluate_every` steps and after the last; checkpoints:
+    folder for them; fingerprint: of the run, for checkpoints; lowered: holds the weights in the precision of the
+    passes; optimizer: None for AdamW as `args` says.
     """
 
     control: Any
 
     def __init__(
         self,
-        model: PreTrainedModel | PeftModel,
+        learner: Learner,
         args: TrainingArguments,
         *,
-        tokenizer: PreTrainedTokenizerBase,
-        forms: Forms,
         penalties: Penalties,
         make_loader: Callable[[PostTrainer], StepLoader],
         validation: list[MicroBatch],
-        rules: Rules,
+        evaluate_every: int | None,
+        checkpoints: Path | None,
+        fingerprint: dict[str, Any],
         metrics: MetricsLog,
         progress: RunProgress,
         lowered: Lowered,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        super().__init__(model=model, args=args, eval_dataset=validation or None, optimizers=(optimizer, None))
+        super().__init__(model=learner.model, args=args, eval_dataset=validation or None, optimizers=(optimizer, None))
         # The Trainer empties its accelerator before the loop, which costs a whole garbage collection (0.2 s); this one
         # is new and holds nothing.
         self.accelerator.free_memory = lambda *objects: list(objects)
@@ -114,15 +95,12 @@ class PostTrainer(Trainer):
             if type(callback).__module__ in ("transformers.trainer_callback",):
                 self.remove_callback(callback)
         self.add_callback(Flow(self))
-        self.tokenizer = tokenizer
-        self.forms = forms
+        self.config, self.tokenizer, self.forms = learner.config, learner.tokenizer, learner.forms
         self.penalties = penalties
         self.loader = make_loader(self)
-        self.validation = validation
-        self.rules = rules
-        self.metrics = metrics
-        self.progress = progress
-        self.lowered = lowered
+        self.validation, self.evaluate_every = validation, evaluate_every
+        self.checkpoints, self.fingerprint = checkpoints, fingerprint
+        self.metrics, self.progress, self.lowered = metrics, progress, lowered
         self.on_checkpoint: Callable[[Path, int], None] | None = None
         self.examine: Callable[[PreTrainedModel | PeftModel, int], None] | None = None
         self.resting = False
@@ -133,10 +111,10 @@ class PostTrainer(Trainer):
         self.step: Step | None = None
         self.began = time.monotonic()
         self.wall_before_s = 0.0
-        self.core: PreTrainedModel = core_of(model)
-        for form in (forms.new, forms.old):
+        self.core: PreTrainedModel = core_of(learner.model)
+        for form in (self.forms.new, self.forms.old):
             form.device = self.args.device
-        self.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        self.trainable = sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 
@@ -320,14 +298,15 @@ class PostTrainer(Trainer):
         loss_nats, best = metrics["eval_loss"], self.state.best_metric
         if best is None or loss_nats < best:
             self.state.best_metric, self.state.best_global_step = loss_nats, self.state.global_step
-            if self.rules.keep_best and self.rules.checkpoints is not None:
+            if self.config.keep_best and self.checkpoints is not None:
                 self.control.should_save = True
-            elif self.rules.keep_best:
+            elif self.config.keep_best:
                 moving = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
                 self.best_weights = {k: p.detach().clone() for k, p in moving.items()}
             return True
         since = sum(entry["step"] > (self.state.best_global_step or 0) for entry in self.state.log_history)
-        if self.rules.patience is not None and since >= self.rules.patience:
+        patience = self.config.early_stopping_patience
+        if patience is not None and since >= patience:
             self.control.should_training_stop = True
             self.stopped = f"no better validation loss than {best:.4f} in {since} validations"
         return False
@@ -335,22 +314,27 @@ class PostTrainer(Trainer):
     def restore_best(self) -> None:
         """Put the weights of the best validation back, unless the last step is the best."""
         step = self.state.best_global_step
-        if not self.rules.keep_best or not step or step == self.state.global_step:
+        if not self.config.keep_best or not step or step == self.state.global_step:
             return
         if self.best_weights is not None:
             moving = dict(self.model.named_parameters())
             with torch.no_grad():
                 for name, value in self.best_weights.items():
                     moving[name].copy_(value)
-        elif self.rules.checkpoints is not None:
-            self._load_from_checkpoint(str(self.rules.checkpoints / f"step-{step}"))
+        elif self.checkpoints is not None:
+            self._load_from_checkpoint(str(self.checkpoints / f"step-{step}"))
         self.progress.say(f"the weights of step {step} are kept: best validation loss {self.state.best_metric:.4f}")
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due after a step."""
+        every = self.config.save_every_steps
+        return step in self.config.save_at_steps or (every is not None and step % every == 0)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         """Save weights, optimiser, schedule, random states and counters into `step-N`, whole or not at all."""
-        folder = self.rules.checkpoints
+        folder = self.checkpoints
         if folder is None or (final := folder / f"step-{self.state.global_step}").exists():
             return
         main = self.accelerator.is_main_process
@@ -367,13 +351,13 @@ class PostTrainer(Trainer):
                 self.forms.save_state(temporary)
                 self.loader.save_state(temporary)
                 self.state.save_to_json(str(temporary / "trainer_state.json"))
-                (temporary / FINGERPRINT).write_text(as_json(self.rules.fingerprint), encoding="utf-8", newline="\n")
+                (temporary / FINGERPRINT).write_text(as_json(self.fingerprint), encoding="utf-8", newline="\n")
             self.accelerator.wait_for_everyone()
         if main:
-            rotate(folder, self.rules.keep_checkpoints, self.state.best_global_step)
+            rotate(folder, self.config.keep_checkpoints, self.state.best_global_step)
             if self.on_checkpoint is not None:
                 self.on_checkpoint(final, self.state.global_step)
-            if self.examine is not None and self.rules.saves(self.state.global_step) and not self.stop_asked:
+            if self.examine is not None and self.saves(self.state.global_step) and not self.stop_asked:
                 with self.at_rest():
                     self.examine(self.model, self.state.global_step)
 
@@ -450,19 +434,21 @@ class Flow(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """The Trainer acts on the flags right after this."""
-        trainer, rules = self.trainer, self.trainer.rules
+        trainer = self.trainer
         trainer.penalties.stepped()
         trainer.forms.new.end_step(trainer.model)
         if trainer.step is not None:
             state.epoch = trainer.step.epoch
             state.num_input_tokens_seen += trainer.step.tokens
         new_nats = trainer.entry["loss_new_nats"]
-        if rules.stop_at_loss is not None and new_nats <= rules.stop_at_loss:
-            trainer.stopped = f"loss on new rows {new_nats:.4f} <= {rules.stop_at_loss}"
+        stop_at_loss = trainer.config.optimizer.stop_at_loss
+        if stop_at_loss is not None and new_nats <= stop_at_loss:
+            trainer.stopped = f"loss on new rows {new_nats:.4f} <= {stop_at_loss}"
         last = state.global_step >= state.max_steps or bool(trainer.stopped) or trainer.stop_asked
         control.should_log = True
         control.should_training_stop = last
-        due = rules.evaluate_every is not None and state.global_step % rules.evaluate_every == 0
+        every = trainer.evaluate_every
+        due = every is not None and state.global_step % every == 0
         control.should_evaluate = bool(trainer.validation) and (due or (last and not trainer.stop_asked))
-        control.should_save = trainer.stop_asked or rules.saves(state.global_step)
+        control.should_save = trainer.stop_asked or trainer.saves(state.global_step)
         return control

@@ -148,8 +148,8 @@ class ApiRespondent(Respondent):
         return [m | {"tool_calls": with_texts(m["tool_calls"])} if "tool_calls" in m else m for m in sent]
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely continuations of plain text are, from servers that echo. The words of a chat cannot be asked: its
-        template is the server's secret.
+        """How likely continuations of plain text are, from servers that echo. The words of a chat cannot be scored:
+        only the server knows the template.
         """
         chats = sum(not isinstance(prompt, Plain) for prompt, _ in pairs)
         if chats:
@@ -164,12 +164,11 @@ class ApiRespondent(Respondent):
         return self._all(lambda i: self._echoed(*texts[i]), len(texts), on_scored)
 
     def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely whole texts are; the first token has nothing before it, so that servers leave it out."""
+        """How likely whole texts are, without the first token: nothing stands before it."""
         return self._all(lambda i: self._echoed("", texts[i]), len(texts), on_scored)
 
     def _echoed(self, context: str, text: str) -> Scored:
-        spaces = len(context) - len(context.rstrip())
-        start = len(context) - spaces
+        start = len(context.rstrip())  # spaces at the context's end belong to the text
         body = {"prompt": context + text, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
         choice, _ = self._post("completions", body)
         shown = choice.get("logprobs") or {}
@@ -183,10 +182,8 @@ class ApiRespondent(Respondent):
                 )
             )
         whole = len(context) + len(text)
-        ends = [
-            *offsets[1:],
-            whole,
-        ]  # a token that spans the seam is the text's: left out, "=4" after "=" costs nothing
+        ends = [*offsets[1:], whole]
+        # a token that spans the seam is the text's: without it, "=4" after "=" would cost nothing
         inside = [i for i, at in enumerate(offsets) if at < whole and (at >= start or ends[i] > start)]
         own = [i for i in inside if values[i] is not None]
         best = tops or [None] * len(values)
@@ -194,7 +191,7 @@ class ApiRespondent(Respondent):
         return Scored(sum(values[i] for i in own), len(own), greedy)
 
     def _all(self, ask: Callable[[int], T], n: int, told: Told) -> list[T]:
-        """`ask` of 0 to n-1, side by side; the first failure stops those that have not begun."""
+        """Call `ask` with 0 to n-1, side by side; after the first failure no more calls begin."""
         done: dict[int, T] = {}
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             futures: dict[Future[T], int] = {pool.submit(ask, i): i for i in range(n)}
@@ -210,7 +207,7 @@ class ApiRespondent(Respondent):
         return [done[i] for i in range(n)]
 
     def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The first choice of the server's reply, and what it bills; tried again where that may help."""
+        """The first choice of the server's reply, and the usage that it bills. Tries again where that may help."""
         import httpx
 
         url = f"{self.config.base_url.rstrip('/')}/{path}"

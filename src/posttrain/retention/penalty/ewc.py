@@ -15,7 +15,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from posttrain.config.base import Config
 from posttrain.models.curvature import Curvature, Example, FisherKind, fisher
 from posttrain.registry import register
 from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext
@@ -70,7 +69,6 @@ class EwcConfig(FisherConfig):
 
 
 @register("penalty", "ewc", config=EwcConfig, paper="arXiv:1612.00796")
-def ewc(config: Config, context: PenaltyContext) -> ParameterPenalty:
+def ewc(config: EwcConfig, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run that starts here."""
-    assert isinstance(config, EwcConfig)
     return Measured(config, context, fisher_of(config), decay=None, unit=0.5)

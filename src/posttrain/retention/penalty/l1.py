@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from posttrain.config.base import Config
 from posttrain.registry import register
 from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext, StrengthConfig
 from posttrain.retention.penalty._memoryless import Memoryless
@@ -29,7 +28,6 @@ class L1Config(StrengthConfig):
 
 
 @register("penalty", "l1", config=L1Config)
-def l1(config: Config, context: PenaltyContext) -> ParameterPenalty:
+def l1(config: L1Config, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run."""
-    assert isinstance(config, L1Config)
     return Memoryless(config.strength, torch.abs, torch.sign)

@@ -10,7 +10,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from posttrain.config.base import Config
 from posttrain.registry import register
 from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext, StrengthConfig
 from posttrain.retention.penalty._memoryless import Memoryless
@@ -29,7 +28,6 @@ class L2Config(StrengthConfig):
 
 
 @register("penalty", "l2", config=L2Config)
-def l2(config: Config, context: PenaltyContext) -> ParameterPenalty:
+def l2(config: L2Config, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run."""
-    assert isinstance(config, L2Config)
     return Memoryless(config.strength, lambda theta: 0.5 * theta.square(), lambda theta: theta)

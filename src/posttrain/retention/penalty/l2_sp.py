@@ -14,7 +14,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from posttrain.config.base import Config
 from posttrain.registry import register
 from posttrain.retention.penalty._base import (
     ParameterPenalty,
@@ -70,9 +69,8 @@ class L2Sp(ParameterPenalty):
 
 
 @register("penalty", "l2_sp", config=L2SpConfig, paper="arXiv:1802.01483")
-def l2_sp(config: Config, context: PenaltyContext) -> ParameterPenalty:
+def l2_sp(config: L2SpConfig, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run that starts here."""
-    assert isinstance(config, L2SpConfig)
     fresh = context.fresh & context.trainable.keys()
     if fresh:
         context.say(f"l2_sp: {len(fresh)} new tensors are pulled towards zero, the others towards their start")

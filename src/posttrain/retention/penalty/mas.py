@@ -14,7 +14,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from posttrain.config.base import Config
 from posttrain.models.curvature import Curvature, Example, mas_importance
 from posttrain.registry import register
 from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext
@@ -38,7 +37,6 @@ def measured(context: PenaltyContext, examples: Sequence[Example]) -> Curvature:
 
 
 @register("penalty", "mas", config=MasConfig, paper="arXiv:1711.09601")
-def mas(config: Config, context: PenaltyContext) -> ParameterPenalty:
+def mas(config: MasConfig, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run that starts here."""
-    assert isinstance(config, MasConfig)
     return Measured(config, context, measured, decay=1.0)

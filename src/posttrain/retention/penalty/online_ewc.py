@@ -11,7 +11,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from posttrain.config.base import Config
 from posttrain.registry import register
 from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext
 from posttrain.retention.penalty._measured import Measured
@@ -33,7 +32,6 @@ class OnlineEwcConfig(FisherConfig):
 
 
 @register("penalty", "online_ewc", config=OnlineEwcConfig, paper="arXiv:1805.06370")
-def online_ewc(config: Config, context: PenaltyContext) -> ParameterPenalty:
+def online_ewc(config: OnlineEwcConfig, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run that starts here."""
-    assert isinstance(config, OnlineEwcConfig)
     return Measured(config, context, fisher_of(config), decay=config.gamma, unit=0.5)

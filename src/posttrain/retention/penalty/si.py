@@ -19,7 +19,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from posttrain.config.base import Config
 from posttrain.registry import register
 from posttrain.retention.penalty._base import (
     ParameterPenalty,
@@ -98,7 +97,6 @@ class Si(Quadratic):
 
 
 @register("penalty", "si", config=SiConfig, paper="arXiv:1703.04200")
-def si(config: Config, context: PenaltyContext) -> ParameterPenalty:
+def si(config: SiConfig, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run that starts here."""
-    assert isinstance(config, SiConfig)
     return Si(config, context)

@@ -1,17 +1,16 @@
-"""Replay questions that the model makes up and answers itself: no data at all.
+"""Replay questions that the model makes up and answers itself; it needs no data.
 
-The chat template is rendered up to where the user's words begin, and the model, a next-token predictor like any other,
-writes the user's turn (Magpie, arXiv:2406.08464, section 2); it then answers its own question greedily.
+The chat template is rendered up to the user's first word, and the model, which predicts the next token of any text,
+writes the user's turn (Magpie, arXiv:2406.08464, section 2). Then it answers its own question greedily.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from posttrain.config.base import Config
 from posttrain.data.chat import prompt_text
 from posttrain.data.control import gate_of
 from posttrain.data.records import Conversation, Message
@@ -28,7 +27,7 @@ __all__ = ["AskSelfReplayConfig", "UserTurn", "ask_self", "sample_questions", "u
 
 SENTINEL = "posttrainsentinel"
 ROUNDS = 4
-"""Sampling is repeated at most so often to make up for questions that were filtered out."""
+"""Sampling is repeated at most so often to replace questions that were left out."""
 
 
 class AskSelfReplayConfig(ReplayConfig):
@@ -51,7 +50,10 @@ class AskSelfReplayConfig(ReplayConfig):
 
 
 class UserTurn(NamedTuple):
-    """ids: the template up to where the user's words begin; stop: the id that ends them (None: `after` ends them)."""
+    """How a chat template opens and closes a user's turn.
+
+    ids: the template up to the user's first word; stop: the id that ends the turn, None where the text `after` ends it.
+    """
 
     ids: list[int]
     stop: int | None
@@ -59,8 +61,8 @@ class UserTurn(NamedTuple):
 
 
 def user_turn(respondent: ModelRespondent, *, system: str | None = None) -> UserTurn:
-    """How a model's template opens and closes the user's turn, after a system message where one is given.
-    TemplateError when that cannot be seen.
+    """The user's turn in a model's template, after a system message where one is given. TemplateError for a template
+    that does not show it.
     """
     tokenizer = respondent.tokenizer
     mend = "use replay {kind: self}, which needs no made-up questions"
@@ -81,39 +83,54 @@ def user_turn(respondent: ModelRespondent, *, system: str | None = None) -> User
     return UserTurn(ids, closing[0] if closing[0] in special else None, after.strip())
 
 
+class Drawn(NamedTuple):
+    """A sampled question. ids: its tokens; ended: whether the model has ended it."""
+
+    ids: list[int]
+    text: str
+    ended: bool
+
+
+def drawn_questions(
+    respondent: ModelRespondent, turn: UserTurn, draws: int, meter: Meter, **sampling: Any
+) -> list[Drawn]:
+    """Let the model write so many user's turns; sampling: as `decode` takes it."""
+    stop = respondent.stop_ids | ({turn.stop} if turn.stop is not None else set())
+    found = []
+    for ids, ended in decode(
+        respondent.model,
+        [turn.ids] * draws,
+        stop=frozenset(stop),
+        pad_id=respondent.pad_id,
+        batch_tokens=respondent.batch_tokens,
+        on_done=meter.piece,
+        on_token=meter.token,
+        **sampling,
+    ):
+        text: str = respondent.tokenizer.decode(ids, skip_special_tokens=True)
+        if turn.stop is None:
+            text, closed, _ = text.partition(turn.after.split("\n", 1)[0])
+            ended = ended or bool(closed)
+        found.append(Drawn(ids, text.strip(), ended))
+    return found
+
+
 def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> list[str]:
-    """Different questions, sampled from the bare user tag; what was left out is counted aloud."""
+    """Different questions; those that are left out are counted aloud."""
     respondent = bounded(context.respondent)
     turn = user_turn(respondent)
-    stop = respondent.stop_ids | ({turn.stop} if turn.stop is not None else set())
     questions: dict[str, str] = {}
     sampled = unended = empty = broken = 0
     for round_number in range(ROUNDS):
         missing = config.n - len(questions)
         if missing <= 0:
             break
-        draws = missing if round_number == 0 else 2 * missing
-        most = draws * config.max_prompt_tokens
-        with Meter("making up questions for replay", draws, "questions", most_tokens=most) as meter:
-            drawn = decode(
-                respondent.model,
-                [turn.ids] * draws,
-                stop=frozenset(stop),
-                pad_id=respondent.pad_id,
-                max_new_tokens=config.max_prompt_tokens,
-                temperature=config.temperature,
-                seed=context.seed * ROUNDS + round_number,
-                batch_tokens=respondent.batch_tokens,
-                on_done=meter.piece,
-                on_token=meter.token,
-            )
-        for ids, ended in drawn:
+        draws, most = missing if round_number == 0 else 2 * missing, config.max_prompt_tokens
+        how = {"temperature": config.temperature, "seed": context.seed * ROUNDS + round_number}
+        with Meter("making up questions for replay", draws, "questions", most_tokens=draws * most) as meter:
+            drawn = drawn_questions(respondent, turn, draws, meter, max_new_tokens=most, **how)
+        for _, text, ended in drawn:
             sampled += 1
-            text: str = respondent.tokenizer.decode(ids, skip_special_tokens=True)
-            if turn.stop is None:
-                text, closed, _ = text.partition(turn.after.split("\n", 1)[0])
-                ended = ended or bool(closed)
-            text = text.strip()
             key = normalise_prompt(text)
             unended += not ended
             empty += ended and not key
@@ -135,9 +152,8 @@ def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> lis
 
 
 @register("replay", "ask_self", config=AskSelfReplayConfig, paper="arXiv:2406.08464")
-def ask_self(config: Config, context: ReplayContext) -> list[Conversation]:
-    """Made-up questions with the untouched model's greedy answers, without those that the exam asks."""
-    assert isinstance(config, AskSelfReplayConfig)
+def ask_self(config: AskSelfReplayConfig, context: ReplayContext) -> list[Conversation]:
+    """Make up questions and let the untouched model answer them greedily; those that the exam asks are left out."""
     settings = {**config.model_dump(mode="json", exclude={"share", "weight", "loss"}), "seed": context.seed}
     made = cached(
         context, settings, lambda: answered(sample_questions(config, context), context, config.max_new_tokens)

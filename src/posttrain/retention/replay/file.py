@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from posttrain.config.base import Config
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation
 from posttrain.errors import DataError, Problem
@@ -63,9 +62,8 @@ class FileReplayConfig(ReplayConfig):
 
 
 @register("replay", "file", config=FileReplayConfig)
-def file(config: Config, context: ReplayContext) -> list[Conversation]:
+def file(config: FileReplayConfig, context: ReplayContext) -> list[Conversation]:
     """The conversations of the file, without those that the exam asks."""
-    assert isinstance(config, FileReplayConfig)
     rows = config.rows(context.base)
     if short := short_of(config.n, len(rows)):
         context.say(short)

@@ -1,4 +1,4 @@
-"""Replay earlier tasks that the model makes up itself: LAMOL, Sun, Ho & Lee 2020, arXiv:1909.03329.
+"""Replay examples of earlier tasks that the model makes up itself: LAMOL, Sun, Ho & Lee 2020, arXiv:1909.03329.
 
 While a task is learned, the model also learns to write the task's examples: beside each row (question, answer) it reads
 
@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from posttrain.config.base import Config
 from posttrain.data.chat import encode_prompt
 from posttrain.data.control import gate_of
 from posttrain.data.records import Conversation, Message
@@ -32,7 +31,7 @@ from posttrain.models.disk import write_whole
 from posttrain.models.meter import Meter
 from posttrain.registry import register
 from posttrain.retention.replay._answers import BROKEN, bounded
-from posttrain.retention.replay.ask_self import UserTurn, user_turn
+from posttrain.retention.replay.ask_self import UserTurn, drawn_questions, user_turn
 from posttrain.retention.selection import (
     ReplayConfig,
     ReplayContext,
@@ -47,9 +46,9 @@ __all__ = ["TASKS", "GenerativeReplayConfig", "generative", "shares_of"]
 TASKS = "tasks.json"
 """In the folder of a run: the tasks that its model can write examples of."""
 ROUNDS = 4
-"""Sampling is repeated at most so often to make up for examples that were filtered out."""
+"""Sampling is repeated at most so often to replace examples that were left out."""
 SHOWN = 3
-"""Examples that are told aloud."""
+"""Examples that are shown to the user."""
 
 
 class GenerativeReplayConfig(ReplayConfig):
@@ -81,11 +80,11 @@ class GenerativeReplayConfig(ReplayConfig):
     """The longest answer; one that is cut there is learned without an end, since it has none."""
 
     def share_of(self, new_tokens: int, old_tokens: int) -> float:
-        """That of the tokens there are, unless another one is asked for."""
+        """The share that the old tokens have of all tokens, unless `share` says another one."""
         return self.share or old_tokens / max(new_tokens + old_tokens, 1)
 
     def tag(self, name: str) -> str:
-        """The system message that asks for an example. ConfigError when the task has no name."""
+        """The system message that asks for an example. ConfigError for a task without a name."""
         if not self.per_task:
             return "task"
         if not name:
@@ -95,17 +94,17 @@ class GenerativeReplayConfig(ReplayConfig):
         return f"task {name}"
 
     def name_of(self, task: Task) -> str:
-        """What the task is called."""
+        """The task's name."""
         return task.name or self.task
 
     def to_write(self, row: Conversation, name: str) -> Conversation:
-        """A question and its answer as an example to write."""
+        """Make an example to write out of a question and its answer."""
         turns = tuple(Message(m.role, m.content, train=True) for m in row.messages)
         tagged = (Message("system", self.tag(name)), *turns)
         return Conversation(tagged, row.place, weight=self.lm_weight, ended=row.ended)
 
     def lessons(self, rows: Sequence[Conversation], task: Task) -> list[Conversation]:
-        """The rows as examples to write. ConfigError naming rows that are more than a question and an answer."""
+        """Make examples to write of the rows. ConfigError that names rows with more than a question and an answer."""
         name = self.name_of(task)
         other = [row.place for row in rows if [m.role for m in row.messages] != ["user", "assistant"] or row.tools]
         if other:
@@ -115,7 +114,7 @@ class GenerativeReplayConfig(ReplayConfig):
         return [self.to_write(row, name) for row in rows]
 
     def leave(self, rows: Sequence[Conversation], task: Task, seed: int) -> None:
-        """The names of the tasks learned so far."""
+        """Write down the names of the tasks learned so far."""
         if task.folder is None:
             return
         known = [] if task.earlier is None else read_tasks(task.earlier)
@@ -124,7 +123,7 @@ class GenerativeReplayConfig(ReplayConfig):
 
 
 def read_tasks(folder: Path) -> list[str]:
-    """The tasks that the model of a run can write. MissingError when it has learned none so."""
+    """The tasks that the model of a run can write examples of. MissingError where the run has noted none."""
     path = folder / TASKS
     if not path.is_file():
         cause = "the earlier run has not learned to write its examples"
@@ -134,9 +133,9 @@ def read_tasks(folder: Path) -> list[str]:
 
 
 def shares_of(total: int, tasks: Sequence[str]) -> dict[str, int]:
-    """As many for each task; what is left goes to the earliest ones."""
+    """Share out equally; what is left goes to the earliest tasks."""
     each, left = divmod(total, len(tasks))
-    return {name: each + (place < left) for place, name in enumerate(tasks)}
+    return {name: each + (index < left) for index, name in enumerate(tasks)}
 
 
 class MadeUp(NamedTuple):
@@ -147,7 +146,7 @@ class MadeUp(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What became of the examples that were sampled."""
+    """How many examples were sampled and left out, by reason."""
 
     sampled: int = 0
     unended: int = 0
@@ -158,7 +157,7 @@ class Counts(NamedTuple):
     cut: int = 0
 
     def more(self, **by: int) -> Counts:
-        """The same and some more."""
+        """The counts with some added."""
         return self._replace(**{name: self._asdict()[name] + count for name, count in by.items()})
 
     def __str__(self) -> str:
@@ -170,9 +169,8 @@ class Counts(NamedTuple):
 
 
 @register("replay", "generative", config=GenerativeReplayConfig, paper="arXiv:1909.03329")
-def generative(config: Config, context: ReplayContext) -> list[Conversation]:
-    """Made-up examples of the earlier tasks, each to answer and to write; nothing in the first task."""
-    assert isinstance(config, GenerativeReplayConfig)
+def generative(config: GenerativeReplayConfig, context: ReplayContext) -> list[Conversation]:
+    """Make up examples of the earlier tasks, each to answer and to write; none in the first task."""
     task = context.task
     if task.earlier is None:
         context.say("replay of made-up examples: there is no earlier task, so nothing is replayed")
@@ -190,7 +188,7 @@ def generative(config: Config, context: ReplayContext) -> list[Conversation]:
 def made_up(
     config: GenerativeReplayConfig, context: ReplayContext, name: str, count: int, *, seed: int
 ) -> list[Conversation]:
-    """Different examples of a task, at most `count`; what was left out is told."""
+    """Make up different examples of a task, at most `count`; those that are left out are counted aloud."""
     respondent, tag = bounded(context.respondent), config.tag(name)
     turn = user_turn(respondent, system=tag)
     forbidden = normalised(context.forbidden)
@@ -222,31 +220,14 @@ def made_up(
 def _questions(
     config: GenerativeReplayConfig, respondent: ModelRespondent, turn: UserTurn, draws: int, seed: int, told: Counts
 ) -> tuple[list[str], Counts]:
-    """Questions that follow the tag, those aside that are none."""
-    stop = respondent.stop_ids | ({turn.stop} if turn.stop is not None else set())
-    with Meter(
-        "making up examples for replay", draws, "questions", most_tokens=draws * config.max_prompt_tokens
-    ) as meter:
-        drawn = decode(
-            respondent.model,
-            [turn.ids] * draws,
-            stop=frozenset(stop),
-            pad_id=respondent.pad_id,
-            max_new_tokens=config.max_prompt_tokens,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            seed=seed,
-            batch_tokens=respondent.batch_tokens,
-            on_done=meter.piece,
-            on_token=meter.token,
-        )
+    """Questions that follow the tag; what is no question is counted and left out."""
+    most = config.max_prompt_tokens
+    how = {"temperature": config.temperature, "top_k": config.top_k, "seed": seed}
+    with Meter("making up examples for replay", draws, "questions", most_tokens=draws * most) as meter:
+        drawn = drawn_questions(respondent, turn, draws, meter, max_new_tokens=most, **how)
     kept = []
-    for ids, ended in drawn:
-        text, broken = _text(respondent, ids)
-        if turn.stop is None:
-            text, closed, _ = text.partition(turn.after.split("\n", 1)[0])
-            ended = ended or bool(closed)
-        text = text.strip()
+    for ids, text, ended in drawn:
+        broken = _broken(respondent, ids)
         empty = ended and not broken and not normalise_prompt(text)
         told = told.more(sampled=1, unended=not ended, broken=ended and broken, empty=empty)
         if ended and not broken and not empty:
@@ -262,7 +243,7 @@ def _answers(
     seed: int,
     told: Counts,
 ) -> tuple[list[MadeUp], Counts]:
-    """The answers, as the model goes on writing the example; empty where there is none."""
+    """Let the model write the answers of its examples; an empty one where it wrote none."""
     sampled = config.answers == "sampled"
     prompts = [
         encode_prompt((Message("system", tag), Message("user", question)), respondent.tokenizer)
@@ -285,17 +266,16 @@ def _answers(
         )
     answers = []
     for ids, ended in drawn:
-        text, broken = _text(respondent, ids)
+        broken, text = _broken(respondent, ids), respondent.text(ids)
         text = (text if ended else text.rstrip(BROKEN)).strip()
         told = told.more(broken=broken, empty=not broken and not text, cut=not ended and not broken and bool(text))
         answers.append(MadeUp("" if broken else text, ended))
     return answers, told
 
 
-def _text(respondent: ModelRespondent, ids: Sequence[int]) -> tuple[str, bool]:
-    """The words, and whether a control token stands among them: another turn begins where one was to end."""
+def _broken(respondent: ModelRespondent, ids: Sequence[int]) -> bool:
+    """Whether a control token stands among the words, as such or letter by letter: another turn begins where one was to
+    end."""
     tokenizer: Any = respondent.tokenizer
     gate = gate_of(tokenizer)
-    text: str = tokenizer.decode(ids, skip_special_tokens=True)
-    spelt = gate.first_in(text, tokenizer) is not None  # letter by letter: it would be one in a prompt
-    return text, spelt or bool(gate.special & set(ids))
+    return gate.first_in(respondent.text(list(ids)), tokenizer) is not None or bool(gate.special & set(ids))

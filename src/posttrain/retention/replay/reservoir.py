@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from posttrain.config.base import Config
 from posttrain.data.readers import record_of
 from posttrain.data.records import Conversation
 from posttrain.errors import ConfigError, MissingError, Problem
@@ -107,9 +106,8 @@ class ReservoirReplayConfig(ReplayConfig):
 
 
 @register("replay", "reservoir", config=ReservoirReplayConfig, paper="arXiv:1902.10486")
-def reservoir(config: Config, context: ReplayContext) -> list[Conversation]:
+def reservoir(config: ReservoirReplayConfig, context: ReplayContext) -> list[Conversation]:
     """What the reservoir of the earlier tasks holds, without what an exam asks; nothing in the first task."""
-    assert isinstance(config, ReservoirReplayConfig)
     if context.task.earlier is None:
         context.say("replay from a reservoir: there is no earlier task, so nothing is replayed")
         return []

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from posttrain.config.base import Config
 from posttrain.config.load import by_line
 from posttrain.data.records import Conversation
 from posttrain.errors import DataError, Problem
@@ -127,9 +126,8 @@ class SelfReplayConfig(ReplayConfig):
 
 
 @register("replay", "self", config=SelfReplayConfig, paper="arXiv:2406.08464")
-def self_replay(config: Config, context: ReplayContext) -> list[Conversation]:
+def self_replay(config: SelfReplayConfig, context: ReplayContext) -> list[Conversation]:
     """Prompts with the untouched model's greedy answers, without those that the exam asks."""
-    assert isinstance(config, SelfReplayConfig)
     respondent = context.respondent
     reader = PromptReader(respondent.tokenizer, rows_of(respondent.model), context_limit(respondent.model))
     config.check(context.base, reader, context.seed)  # all that is wrong at once, before any of them is answered

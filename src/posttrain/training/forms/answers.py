@@ -50,20 +50,21 @@ def answer_logps(model: nn.Module, batch: TokenBatch, device: torch.device) -> t
 
 
 def reference_logps(
-    sequences: Sequence[Encoded], preparation: Preparation, *, pad_id: int, device: torch.device, what: str
-) -> Tensor:
-    """Log-probabilities of the labelled tokens of each sequence under the model before training, (N,), on the CPU.
+    pairs: Sequence[tuple[Encoded, Encoded]], preparation: Preparation, *, pad_id: int, device: torch.device
+) -> list[tuple[float, float]]:
+    """Log-probabilities of the labelled tokens of both sequences of each pair under the model before training.
 
     They are read from the run's folder where the same model was asked about the same sequences before.
     """
+    sequences = [one for pair in pairs for one in pair]
     file = preparation.folder / REFERENCE_FILE if preparation.folder is not None else None
     fingerprint = _fingerprint(sequences, preparation.fingerprint)
     if file is not None and (kept := _read(file, fingerprint, len(sequences))) is not None:
-        preparation.say(f"reference: log-probabilities of {len(sequences)} {what} taken from {file}")
-        return kept
+        preparation.say(f"reference: log-probabilities of {len(sequences)} answers taken from {file}")
+        return _paired(kept)
     found = torch.zeros(len(sequences), dtype=torch.float64)
     batches = length_batches([len(s.input_ids) for s in sequences], tokens=preparation.tokens, seed=0, epoch=0)
-    work = Meter("asking the model before training", len(sequences), what)
+    work = Meter("asking the model before training", len(sequences), "answers")
     with preparation.reference.model() as reference, work as meter:
         for numbers in batches:
             batch = token_batch([sequences[i] for i in numbers], pad_id=pad_id)
@@ -71,8 +72,12 @@ def reference_logps(
             meter.more(len(numbers), tokens=sum(len(sequences[i].input_ids) for i in numbers))
     if file is not None:
         _write(file, fingerprint, found)
-    preparation.say(f"reference: log-probabilities of {len(sequences)} {what} computed once")
-    return found
+    preparation.say(f"reference: log-probabilities of {len(sequences)} answers computed once")
+    return _paired(found)
+
+
+def _paired(logps: Tensor) -> list[tuple[float, float]]:
+    return [(one, other) for one, other in logps.view(-1, 2).tolist()]
 
 
 def _fingerprint(sequences: Sequence[Encoded], model: str) -> str:

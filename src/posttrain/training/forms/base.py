@@ -44,10 +44,15 @@ class Row(Protocol):
 class EncodeSettings(NamedTuple):
     """objective: the config of the objective that the rows are for; the other fields are those of `encode_all`."""
 
-    objective: Config
+    objective: Any
     max_length: int
     over_long: OverLong = "raise"
     on_bad_row: OnBadRow = "fail"
+
+    @property
+    def bad_rows(self) -> dict[str, Any]:
+        """What to do with over-long and bad rows, as keywords."""
+        return {"over_long": self.over_long, "on_bad_row": self.on_bad_row}
 
 
 class Scales(NamedTuple):
@@ -79,7 +84,7 @@ class FormSetup(NamedTuple):
     where a form has logits.
     """
 
-    objective: Config
+    objective: Any
     function: Callable[..., Loss]
     tokenizer: PreTrainedTokenizerBase
     pad_id: int
@@ -130,30 +135,31 @@ class Form(ABC):
 
     def __init__(self, setup: FormSetup) -> None:
         self.setup = setup
+        self.objective: Any = setup.objective
 
     @classmethod
-    def asks_reference(cls, objective: Config) -> bool:
+    def asks_reference(cls, objective: Any) -> bool:
         """Whether this objective asks the reference model in every step; some do so with some settings only."""
         return False
 
     @classmethod
-    def needs_rows(cls, objective: Config) -> bool:
+    def needs_rows(cls, objective: Any) -> bool:
         """Whether `prepare` must see every row, so that no rows can be made while the model trains."""
         return False
 
     @classmethod
-    def resolved(cls, objective: Config, records: Callable[[], Sequence[Record]]) -> Config:
+    def resolved(cls, objective: Any, records: Callable[[], Sequence[Record]]) -> Config:
         """The objective with the settings filled in that follow from the new rows, such as the names of the labels.
         It is asked of forms with a head, before the model is loaded. records: reads the rows."""
         return objective
 
     @classmethod
-    def outputs(cls, objective: Config) -> tuple[str, ...]:
+    def outputs(cls, objective: Any) -> tuple[str, ...]:
         """The names of a head's outputs, of an objective that is resolved."""
         return ("score",)
 
     @classmethod
-    def head_settings(cls, objective: Config) -> dict[str, Any]:
+    def head_settings(cls, objective: Any) -> dict[str, Any]:
         """The settings of training that a model with this head needs when it is used."""
         return {}
 
@@ -166,7 +172,7 @@ class Form(ABC):
         row of another kind."""
 
     @classmethod
-    def replay_problem(cls, objective: Config) -> Problem | None:
+    def replay_problem(cls, objective: Any) -> Problem | None:
         """What is wrong with replayed rows beside this objective; None where they can be there."""
         return None
 

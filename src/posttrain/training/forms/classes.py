@@ -1,4 +1,4 @@
-"""Labelled texts: what `text_classification` trains on."""
+"""Labelled texts: the form of `text_classification`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ClassesForm(LabelledForm):
 
     @staticmethod
     def least(objective: Any) -> int:
-        """With several labels to a text, one is a question of its own."""
+        """One label is enough where each is a question of its own."""
         return 1 if objective.multi_label else 2
 
     @classmethod
@@ -47,39 +47,32 @@ class ClassesForm(LabelledForm):
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[TextRow]:
-        """Texts as the tokenizer begins and ends them; no chat template."""
-        objective: Any = settings.objective
-        return encode_texts(records, tokenizer, cls.settings_of(settings, multi_label=objective.multi_label))
+        """Encode texts as the tokenizer begins and ends them; no chat template."""
+        return encode_texts(records, tokenizer, cls.settings_of(settings, multi_label=settings.objective.multi_label))
 
     def numbers(self, row: TextRow) -> list[int]:
         return [len(row.input_ids), *row.input_ids, *(row.types or ()), len(row.labels), *row.labels]
 
     def targets(self, rows: Sequence[TextRow]) -> Tensor:
-        """Classes (B,), or 0 and 1 for each class (B, C)."""
-        objective: Any = self.setup.objective
-        if not objective.multi_label:
+        """The classes (B,), or 0 and 1 for each class (B, C)."""
+        if not self.objective.multi_label:
             return torch.tensor([row.labels[0] for row in rows])
-        targets = torch.zeros(len(rows), len(objective.labels), dtype=torch.long)
+        targets = torch.zeros(len(rows), len(self.labels), dtype=torch.long)
         for i, row in enumerate(rows):
             targets[i, list(row.labels)] = 1
         return targets
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         assert isinstance(micro, HeadBatch)
-        objective: Any = self.setup.objective
         logits = self.lifted(self.outcome(model, micro).logits)
         if not model.training:
-            said = said_labels(
-                logits.detach(), objective.labels, multi_label=objective.multi_label, threshold=objective.threshold
-            )
-            gold = [tuple(objective.labels[i] for i in row.labels) for row in micro.rows]
+            said = said_labels(logits.detach(), self.labels, **self.head_settings(self.objective))
+            gold = [tuple(self.labels[i] for i in row.labels) for row in micro.rows]
             self.remember([(one.labels, right) for one, right in zip(said, gold, strict=True)], model, micro)
         return self.setup.function(logits, self.targets(micro.rows).to(logits.device))
 
     def validated(self) -> dict[str, float]:
         """Scores over all validation texts."""
-        seen = self.all_seen()
-        objective: Any = self.setup.objective
-        return scores_of_classes(
-            [said for said, _ in seen], [gold for _, gold in seen], objective.labels, multi_label=objective.multi_label
-        )
+        seen, several = self.all_seen(), self.objective.multi_label
+        said, gold = [one for one, _ in seen], [one for _, one in seen]
+        return scores_of_classes(said, gold, self.labels, multi_label=several)

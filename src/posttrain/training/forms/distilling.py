@@ -45,15 +45,15 @@ def check_vocabulary(teacher: LoadedModel, student: PreTrainedTokenizerBase) -> 
 class DistillingForm(TokensForm):
     """One sequence per row, with a teacher beside the model. Replayed rows are distilled, too."""
 
+    objective: DistillConfig
+
     def __init__(self, setup: Any) -> None:
         super().__init__(setup)
         self.teacher: LoadedModel | None = None
 
     def prepare(self, preparation: Preparation) -> None:
         """Load the teacher, frozen, on the student's device."""
-        objective = self.setup.objective
-        assert isinstance(objective, DistillConfig)
-        teacher = load_model(objective.teacher, device=str(self.device), adapter_merged=True)
+        teacher = load_model(self.objective.teacher, device=str(self.device), adapter_merged=True)
         check_vocabulary(teacher, self.setup.tokenizer)
         teacher.model.requires_grad_(False)
         self.teacher = teacher

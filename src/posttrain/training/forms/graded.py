@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.config.base import Config
 from posttrain.data.answers import GradedRow, encode_graded, prompt_length
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.data.lengths import EncodeResult
@@ -73,11 +72,10 @@ class GradedForm(Form):
     mixes: ClassVar[bool] = False
     unit: ClassVar[str] = "answer"
     reads: ClassVar[Format] = "graded"
+    objective: KtoConfig
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
-        assert isinstance(setup.objective, KtoConfig)
-        self.objective = setup.objective
         self.others: dict[GradedRow, Encoded] = {}
         self.before: dict[GradedRow, tuple[float, float]] = {}
         """Log-probabilities before training of a row's answer and of the other prompt's answer."""
@@ -86,11 +84,11 @@ class GradedForm(Form):
         """Of the rows under way: wanted ones and all."""
 
     @classmethod
-    def asks_reference(cls, objective: Config) -> bool:
-        return isinstance(objective, KtoConfig) and objective.reference == "adapter"
+    def asks_reference(cls, objective: Any) -> bool:
+        return bool(objective.reference == "adapter")
 
     @classmethod
-    def needs_rows(cls, objective: Config) -> bool:
+    def needs_rows(cls, objective: Any) -> bool:
         return True
 
     @classmethod
@@ -98,13 +96,7 @@ class GradedForm(Form):
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[GradedRow]:
         """Render graded answers with the chat template."""
-        return encode_graded(
-            records,
-            tokenizer,
-            max_length=settings.max_length,
-            over_long=settings.over_long,
-            on_bad_row=settings.on_bad_row,
-        )
+        return encode_graded(records, tokenizer, max_length=settings.max_length, **settings.bad_rows)
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Graded]:
@@ -146,13 +138,9 @@ class GradedForm(Form):
         }
         if self.asks_reference(self.objective):
             return
-        sequences = [one for row in rows for one in (row.answer, self.others[row])]
-        found: list[list[float]] = (
-            reference_logps(sequences, preparation, pad_id=self.setup.pad_id, device=self.device, what="answers")
-            .view(-1, 2)
-            .tolist()
-        )
-        self.before = {row: (own, other) for row, (own, other) in zip(rows, found, strict=True)}
+        both = [(row.answer, self.others[row]) for row in rows]
+        found = reference_logps(both, preparation, pad_id=self.setup.pad_id, device=self.device)
+        self.before = dict(zip(rows, found, strict=True))
 
     def others_of(self, rows: Sequence[GradedRow]) -> list[Encoded]:
         """Each prompt with an answer that belongs to another one."""

@@ -21,7 +21,7 @@ from posttrain.training.forms.base import EncodeSettings, Form, FormSetup, Micro
 __all__ = ["HeadBatch", "HeadForm", "LabelledForm"]
 
 KNOWN = 100
-"""More labels than this are hardly classes: a text's own words in the wrong column, say."""
+"""More labels than this are hardly classes but, for instance, texts in the wrong column."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,23 @@ class HeadForm(Form):
         return HeadBatch(rows, torch.zeros(len(rows), dtype=torch.bool), padded=padded)
 
     def outcome(self, model: nn.Module, micro: HeadBatch) -> Any:
-        """The model's output."""
+        """Ask the model."""
         return model(**micro.padded.inputs(self.device))
 
     def remember(self, found: Sequence[Any], model: nn.Module, micro: MicroBatch) -> None:
-        """Keep what is said of validation rows until all have been seen."""
+        """Keep findings about validation rows until all rows have been seen."""
         if not model.training and micro.counts:
             self.seen += found
 
     def all_seen(self) -> list[Any]:
-        """What was remembered, by all processes; then forgotten."""
+        """Give the findings of all processes, and forget them."""
         everything: list[Any] = gather_object(self.seen)
         self.seen = []
         return everything
 
     @staticmethod
     def lifted(logits: Tensor) -> Tensor:
-        """At least float32."""
+        """Raise logits to float32 where they are coarser."""
         return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -82,11 +82,11 @@ class LabelledForm(HeadForm):
     @classmethod
     @abstractmethod
     def labels_in(cls, records: Sequence[Record]) -> list[str]:
-        """The label of every example, one after the other."""
+        """List the label of every example."""
 
     @classmethod
     def resolved(cls, objective: Any, records: Callable[[], Sequence[Record]]) -> Config:
-        """The labels, sorted, where they are not given; weights of the classes as numbers."""
+        """Fill in the labels, sorted, where they are not given, and the weights of the classes as numbers."""
         needs_rows = objective.labels is None or objective.class_weights == "balanced"
         seen = cls.labels_in(records()) if needs_rows else []
         labels = objective.labels
@@ -110,8 +110,13 @@ class LabelledForm(HeadForm):
 
     @staticmethod
     def least(objective: Any) -> int:
-        """How few labels there may be."""
+        """The smallest number of labels."""
         return 2
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the head's outputs."""
+        return self.outputs(self.objective)
 
     @classmethod
     def outputs(cls, objective: Any) -> tuple[str, ...]:
@@ -120,9 +125,7 @@ class LabelledForm(HeadForm):
 
     @staticmethod
     def settings_of(settings: EncodeSettings, **more: Any) -> HeadSettings:
-        """How rows are read."""
-        objective: Any = settings.objective
-        assert objective.labels is not None, "labels are resolved before rows are read"
-        return HeadSettings(
-            objective.labels, settings.max_length, over_long=settings.over_long, on_bad_row=settings.on_bad_row, **more
-        )
+        """The settings for reading rows; more: those of a single form."""
+        labels = settings.objective.labels
+        assert labels is not None, "labels are resolved before rows are read"
+        return HeadSettings(labels, settings.max_length, **settings.bad_rows, **more)

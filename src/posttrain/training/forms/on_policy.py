@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.config.base import Config
 from posttrain.data.chat import IGNORED, Encoded, encode_all, encode_prompt
 from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets
@@ -70,11 +69,10 @@ class OnPolicyForm(Form):
 
     mixes: ClassVar[bool] = False
     unit: ClassVar[str] = "token"
+    objective: SdftConfig
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
-        assert isinstance(setup.objective, SdftConfig)
-        self.objective = setup.objective
         self.answers: dict[int, list[list[int]]] = {}
         """Of the rows of the step under way, by `id`."""
         self.per_token = 1.0
@@ -83,16 +81,15 @@ class OnPolicyForm(Form):
         self.respondent: ModelRespondent | None = None
 
     @classmethod
-    def asks_reference(cls, objective: Config) -> bool:
-        return isinstance(objective, SdftConfig) and objective.teacher == "base"
+    def asks_reference(cls, objective: Any) -> bool:
+        return bool(objective.teacher == "base")
 
     @classmethod
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[AskedRow]:
         """Conversations that end with the assistant's demonstration. DataError naming those that do not."""
-        objective = settings.objective
-        assert isinstance(objective, SdftConfig)
+        objective: SdftConfig = settings.objective
         for name in ("template", "template_zh"):
             if not all(part in getattr(objective, name) for part in ("{prompt}", "{demonstration}")):
                 mend = "write {prompt} and {demonstration} where they belong"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.config.base import Config
 from posttrain.data.answers import PairRow, encode_pairs
 from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets, pairs_from_targets
@@ -45,13 +44,7 @@ class Paired(Form):
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[PairRow]:
         """Render preferences with the chat template."""
-        return encode_pairs(
-            records,
-            tokenizer,
-            max_length=settings.max_length,
-            over_long=settings.over_long,
-            on_bad_row=settings.on_bad_row,
-        )
+        return encode_pairs(records, tokenizer, max_length=settings.max_length, **settings.bad_rows)
 
     @staticmethod
     def tokens_of(row: PairRow) -> int:
@@ -74,16 +67,16 @@ class PairsForm(Paired):
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
-        self.compares: bool = setup.objective.compares  # type: ignore[attr-defined]  # every config of this form has it
+        self.compares: bool = setup.objective.compares
         self.before: dict[PairRow, tuple[float, float]] = {}
 
     @classmethod
-    def asks_reference(cls, objective: Config) -> bool:
+    def asks_reference(cls, objective: Any) -> bool:
         return isinstance(objective, DpoConfig) and objective.reference == "adapter"
 
     @classmethod
-    def needs_rows(cls, objective: Config) -> bool:
-        return bool(objective.compares) and not cls.asks_reference(objective)  # type: ignore[attr-defined]  # as above
+    def needs_rows(cls, objective: Any) -> bool:
+        return bool(objective.compares) and not cls.asks_reference(objective)
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Preference]:
@@ -98,16 +91,12 @@ class PairsForm(Paired):
     def prepare(self, preparation: Preparation) -> None:
         """Ask the model before training about every answer, unless it is asked in each step."""
         without_dropout(preparation.model, preparation.say)
-        if not self.compares or self.asks_reference(self.setup.objective):
+        if not self.compares or self.asks_reference(self.objective):
             return
         rows: list[PairRow] = [*preparation.new, *preparation.validation]
-        sequences = [side for row in rows for side in (row.chosen, row.rejected)]
-        found: list[list[float]] = (
-            reference_logps(sequences, preparation, pad_id=self.setup.pad_id, device=self.device, what="answers")
-            .view(-1, 2)
-            .tolist()
-        )
-        self.before = {row: (chosen, rejected) for row, (chosen, rejected) in zip(rows, found, strict=True)}
+        sides = [(row.chosen, row.rejected) for row in rows]
+        found = reference_logps(sides, preparation, pad_id=self.setup.pad_id, device=self.device)
+        self.before = dict(zip(rows, found, strict=True))
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         assert isinstance(micro, PairBatch)
@@ -120,7 +109,7 @@ class PairsForm(Paired):
         return self.setup.function(policy, policy._replace(chosen=chosen, rejected=rejected))
 
     def _reference(self, micro: PairBatch) -> tuple[Tensor, Tensor]:
-        if not self.asks_reference(self.setup.objective):
+        if not self.asks_reference(self.objective):
             known = torch.tensor([self.before[row] for row in micro.rows], dtype=torch.float64)
             return known[:, 0], known[:, 1]
         assert self.setup.reference is not None

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from posttrain.config.base import Config
 from posttrain.data.batching import length_batches
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.data.preferences import FromTargets
@@ -34,18 +33,14 @@ class RepresentationsForm(TokensForm):
 
     takes_terms: ClassVar[bool] = False
     old_apart: ClassVar[bool] = False
-
-    def __init__(self, setup: Any) -> None:
-        super().__init__(setup)
-        assert isinstance(setup.objective, RmuConfig)
-        self.objective = setup.objective
+    objective: RmuConfig
 
     @classmethod
-    def asks_reference(cls, objective: Config) -> bool:
+    def asks_reference(cls, objective: Any) -> bool:
         return True
 
     @classmethod
-    def needs_rows(cls, objective: Config) -> bool:
+    def needs_rows(cls, objective: Any) -> bool:
         return True
 
     @classmethod

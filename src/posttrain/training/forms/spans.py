@@ -1,4 +1,4 @@
-"""Questions about texts that hold the answer: what `extractive_qa` trains on."""
+"""Questions about texts that hold the answer: the form of `extractive_qa`."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class SpansForm(HeadForm):
 
     @classmethod
     def resolved(cls, objective: Any, records: Callable[[], Sequence[Record]]) -> Config:
-        """Whether there may be no answer, where that is not given."""
+        """Fill in whether there may be no answer, where that is not given."""
         if objective.null_answers is not None:
             return objective
         none = any(isinstance(record, ReadingQuestion) and record.gold and not record.answers for record in records())
         return objective.model_copy(update={"null_answers": none})
 
     @classmethod
-    def outputs(cls, objective: Config) -> tuple[str, ...]:
+    def outputs(cls, objective: Any) -> tuple[str, ...]:
         return ()
 
     @classmethod
@@ -52,32 +52,22 @@ class SpansForm(HeadForm):
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[SpanRow]:
-        """Windows of `max_length` tokens, question included."""
-        objective: Any = settings.objective
-        return encode_questions(
-            records,
-            tokenizer,
-            HeadSettings(
-                (),
-                settings.max_length,
-                doc_stride=objective.doc_stride,
-                over_long=settings.over_long,
-                on_bad_row=settings.on_bad_row,
-            ),
-        )
+        """Cut texts into windows of `max_length` tokens, question included."""
+        stride = settings.objective.doc_stride
+        wanted = HeadSettings((), settings.max_length, doc_stride=stride, **settings.bad_rows)
+        return encode_questions(records, tokenizer, wanted)
 
     def numbers(self, row: SpanRow) -> list[int]:
         return [len(row.input_ids), *row.input_ids, *(row.types or ()), row.start, row.end]
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         assert isinstance(micro, HeadBatch)
-        objective: Any = self.setup.objective
         out = self.outcome(model, micro)
         skip = virtual_columns(model)
         start, end = self.lifted(out.start_logits)[:, skip:], self.lifted(out.end_logits)[:, skip:]
         if not model.training:
             found = [
-                window_scores(s, e, row, objective.max_answer_tokens)
+                window_scores(s, e, row, self.objective.max_answer_tokens)
                 for s, e, row in zip(start.detach(), end.detach(), micro.rows, strict=True)
             ]
             self.remember([(row.record, one) for row, one in zip(micro.rows, found, strict=True)], model, micro)
@@ -87,7 +77,6 @@ class SpansForm(HeadForm):
 
     def validated(self) -> dict[str, float]:
         """Scores over all validation questions, each with its windows."""
-        objective: Any = self.setup.objective
         windows: dict[str, list[Any]] = {}
         records: dict[str, ReadingQuestion] = {}
         for record, one in self.all_seen():
@@ -97,8 +86,8 @@ class SpansForm(HeadForm):
             best_answer(
                 found,
                 records[place].context,
-                null_answers=bool(objective.null_answers),
-                null_threshold=objective.null_threshold,
+                null_answers=bool(self.objective.null_answers),
+                null_threshold=self.objective.null_threshold,
             ).text
             for place, found in windows.items()
         ]

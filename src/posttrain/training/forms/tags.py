@@ -1,4 +1,4 @@
-"""Tagged sentences: what `token_classification` trains on."""
+"""Tagged sentences: the form of `token_classification`."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ class TagsForm(LabelledForm):
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[TagRow]:
-        """Token by token, as the tokenizer begins and ends texts."""
-        objective: Any = settings.objective
-        return encode_tags(records, tokenizer, cls.settings_of(settings, piece=objective.piece or "first"))
+        """Encode token by token, as the tokenizer begins and ends texts."""
+        return encode_tags(records, tokenizer, cls.settings_of(settings, piece=settings.objective.piece or "first"))
 
     def units(self, row: TagRow) -> int:
         return sum(position >= 0 for position in row.first)
@@ -53,16 +52,14 @@ class TagsForm(LabelledForm):
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         assert isinstance(micro, HeadBatch)
-        labels: tuple[str, ...] = self.setup.objective.labels  # type: ignore[attr-defined]  # every LabelledForm's has them
         logits = self.lifted(self.outcome(model, micro).logits)[:, virtual_columns(model) :]
         if not model.training:
-            said = [said_tags(one, row, labels).tags for one, row in zip(logits.detach(), micro.rows, strict=True)]
-            gold = [tuple(labels[i] for i in row.tags) for row in micro.rows]
+            said = [said_tags(one, row, self.labels).tags for one, row in zip(logits.detach(), micro.rows, strict=True)]
+            gold = [tuple(self.labels[i] for i in row.tags) for row in micro.rows]
             self.remember(list(zip(said, gold, strict=True)), model, micro)
         return self.setup.function(logits, tag_targets(micro.rows, logits.shape[1]).to(logits.device))
 
     def validated(self) -> dict[str, float]:
         """Scores over all validation sentences."""
         seen = self.all_seen()
-        labels: tuple[str, ...] = self.setup.objective.labels  # type: ignore[attr-defined]  # every LabelledForm's has them
-        return scores_of_tags([said for said, _ in seen], [gold for _, gold in seen], labels)
+        return scores_of_tags([said for said, _ in seen], [gold for _, gold in seen], self.labels)

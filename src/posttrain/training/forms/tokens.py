@@ -97,14 +97,8 @@ class TokensForm(Form):
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[Encoded]:
         """Render conversations, pairs and texts with the chat template."""
-        return encode_all(
-            records,
-            tokenizer,
-            max_length=settings.max_length,
-            over_long=settings.over_long,
-            loss_on=cls.loss_on(settings.objective),
-            on_bad_row=settings.on_bad_row,
-        )
+        loss_on = cls.loss_on(settings.objective)
+        return encode_all(records, tokenizer, max_length=settings.max_length, loss_on=loss_on, **settings.bad_rows)
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:
@@ -120,7 +114,7 @@ class TokensForm(Form):
     @property
     def supervise_all(self) -> bool:
         """Whether every token is a target."""
-        return self.loss_on(self.setup.objective) == "all"
+        return self.loss_on(self.objective) == "all"
 
     @staticmethod
     def tokens_of(row: Encoded) -> int:
@@ -140,7 +134,7 @@ class TokensForm(Form):
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         assert isinstance(micro, TokenBatch)
-        head = plain_head(model) if isinstance(self.setup.objective, TokenNll) else None
+        head = plain_head(model) if isinstance(self.objective, TokenNll) else None
         if head is not None:
             return self.loss_in_chunks(model, head, micro)
         asked = micro.asked(self.device)

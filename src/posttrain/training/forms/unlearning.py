@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from posttrain.config.base import Config
 from posttrain.data.batching import length_batches
 from posttrain.data.chat import Encoded
 from posttrain.data.preferences import FromTargets
@@ -73,20 +72,19 @@ class UnlearningForm(TokensForm):
 
     takes_terms: ClassVar[bool] = False
     old_apart: ClassVar[bool] = False
+    objective: UnlearningConfig
 
     def __init__(self, setup: Any) -> None:
         super().__init__(setup)
-        assert isinstance(setup.objective, UnlearningConfig)
-        self.objective = setup.objective
         self.before: dict[tuple[int, ...], float] = {}
 
     @classmethod
-    def asks_reference(cls, objective: Config) -> bool:
+    def asks_reference(cls, objective: Any) -> bool:
         """For the divergence on retain rows."""
         return isinstance(objective, RetainConfig) and objective.retain == "kl"
 
     @classmethod
-    def needs_rows(cls, objective: Config) -> bool:
+    def needs_rows(cls, objective: Any) -> bool:
         return True
 
     @classmethod
@@ -95,7 +93,7 @@ class UnlearningForm(TokensForm):
         return forget_from_targets(targets, present())
 
     @classmethod
-    def replay_problem(cls, objective: Config) -> Problem | None:
+    def replay_problem(cls, objective: Any) -> Problem | None:
         """Say which objectives have no retain set."""
         if isinstance(objective, UnlearningConfig) and objective.retains == "never":
             return Problem("replay", f"{objective.kind} retains nothing", "use grad_diff, or leave replay out")
