@@ -60,9 +60,10 @@ class PosttrainLM(TemplateLM):
 
     pretrained: a name for `load_model`, or what is loaded already, a model of transformers with its `tokenizer`; the
     weights may change between two calls (an exam during training), but not while one runs; batch_tokens: positions per
-    forward pass, in place of a batch size; responses: a JSONL file that keeps every response; on_progress(kind, done,
-    total): told as responses come; say: told once why prefixes are not shared, where they are not; batch_size,
-    max_batch_size: accepted because lm-eval passes them, without meaning here.
+    forward pass, in place of a batch size; responses: a JSONL file that keeps every response, with `discard` thrown
+    away where it is another model's; on_progress(kind, done, total): told as responses come; say: told once why
+    prefixes are not shared, where they are not; batch_size, max_batch_size: accepted because lm-eval passes them,
+    without meaning here.
     Under torchrun (WORLD_SIZE > 1) lm-eval gives each process its share of the documents.
     """
 
@@ -80,6 +81,7 @@ class PosttrainLM(TemplateLM):
         chat_template_args: dict[str, Any] | None = None,
         seed: int = 0,
         responses: Path | str | None = None,
+        discard: bool = False,
         on_progress: Callable[[str, int, int], None] | None = None,
         say: Callable[[str], None] = warnings.warn,
         device: str | None = None,
@@ -133,7 +135,7 @@ class PosttrainLM(TemplateLM):
         self.on_progress = on_progress
         self.say = say
         path = Path(responses) if responses is not None else None
-        self.kept = KeptResponses(path, self.fingerprint if path else "", rank=self._rank)
+        self.kept = KeptResponses(path, self.fingerprint if path else "", rank=self._rank, discard=discard)
 
     @classmethod
     def from_pretrained(cls, name: str, **settings: Any) -> PosttrainLM:

@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.exams.records import Sample
-from posttrain.exams.results import ExamInfo, Role
+from posttrain.exams.results import ExamInfo
 from posttrain.exams.running import TaskResult
 from posttrain.exams.score_spec import ScoreSpec, Unit, find_spec
 from posttrain.exams.statistics import Interval, Score
@@ -32,8 +32,8 @@ UNITS: Mapping[str, Unit] = {
 # ---- what is known before --------------------------------------------------------------------------------------------
 
 
-def task_info(name: str, task: Any, docs: Sequence[Any], template: str, role: Role) -> ExamInfo:
-    """A task as it is configured. name: what it is called here; docs: what is asked; template: in its signature."""
+def task_info(head: ExamInfo, task: Any, docs: Sequence[Any]) -> ExamInfo:
+    """A task as it is configured. head: what is known of it already; docs: what is asked."""
     better: Mapping[str, bool | None] = task.higher_is_better() or {}
     specs = tuple(
         _spec(metric if filtered.name == "none" else f"{metric},{filtered.name}", better.get(metric))
@@ -42,29 +42,18 @@ def task_info(name: str, task: Any, docs: Sequence[Any], template: str, role: Ro
     )
     headline = _headline([spec.key for spec in specs])
     choices = [len(task.doc_to_choice(doc)) for doc in docs] if task.OUTPUT_TYPE == "multiple_choice" else []
+    chance = sum(1 / k for k in choices) / len(choices) if choices and headline.startswith("acc") else None
     shots = task.get_config("num_fewshot")
-    return ExamInfo(
-        name=name,
-        kind="lm_eval",
-        role=role,
-        headline=headline,
-        signature=f"{_version(task.task_name, task.VERSION)}|shots:{shots}|template:{template}",
-        chance=sum(1 / k for k in choices) / len(choices) if choices and headline.startswith("acc") else None,
-        scores=specs,
-    )
+    signature = f"{_version(task.task_name, task.VERSION)}|shots:{shots}|{head.signature}"
+    return head.model_copy(update={"headline": headline, "signature": signature, "chance": chance, "scores": specs})
 
 
-def group_info(name: str, group: Any, members: Sequence[ExamInfo], template: str, role: Role) -> ExamInfo:
+def group_info(head: ExamInfo, group: Any, members: Sequence[ExamInfo]) -> ExamInfo:
     """A group, whose scores are averages of its tasks' scores."""
     known = {spec.key: spec for one in members for spec in one.scores}
-    return ExamInfo(
-        name=name,
-        kind="lm_eval",
-        role=role,
-        headline=_headline(list(known)),
-        signature=f"{_version(group.name, group.version)}|template:{template}",
-        scores=tuple(known.values()),
-    )
+    signature = f"{_version(group.name, group.version)}|{head.signature}"
+    scores = tuple(known.values())
+    return head.model_copy(update={"headline": _headline(list(known)), "signature": signature, "scores": scores})
 
 
 def _spec(key: str, more_is_better: bool | None) -> ScoreSpec:

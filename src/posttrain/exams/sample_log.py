@@ -18,7 +18,7 @@ from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.records import Record, Sample
 from posttrain.models.disk import append, write_whole
 
-__all__ = ["SampleKey", "SampleLog", "append_row", "cut_torn", "read_samples", "rows_in"]
+__all__ = ["SampleKey", "SampleLog", "append_row", "cut_torn", "read_samples", "rows_in", "write_samples"]
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -129,6 +129,12 @@ class SampleLog(Generic[R]):
 
 def _keyed(read: Read[R]) -> Read[tuple[str, str, R]]:
     return lambda row: (str(row["exam"]), str(row.get("change", "")), read(row))
+
+
+def write_samples(path: Path, samples: Sequence[Record], key: SampleKey) -> None:
+    """A sample file that is complete at once, of questions that have no key of their own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, "".join(_line({"exam": str(key), **one.to_json()}) for one in samples))
 
 
 def read_samples(path: Path, read: Read[Any] = Sample.from_json) -> list[Any]:

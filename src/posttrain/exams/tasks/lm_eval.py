@@ -29,10 +29,9 @@ from posttrain.config.change import Change
 from posttrain.errors import ConfigError, Problem
 from posttrain.exams.exam import Exam, Part, Sitting
 from posttrain.exams.exam_config import ExamConfig
-from posttrain.exams.records import Sample
-from posttrain.exams.results import write_json
+from posttrain.exams.results import ExamInfo, write_json
 from posttrain.exams.running import TaskProgress, TaskResult
-from posttrain.exams.sample_log import SampleKey, SampleLog
+from posttrain.exams.sample_log import SampleKey, write_samples
 from posttrain.exams.task import Task, content_id
 from posttrain.inference.protocol import Respondent
 from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
@@ -118,40 +117,37 @@ class LmEvalExam(Exam):
         self.config = config
         _hush()
         self.loaded = load_tasks(config.tasks, [base / one for one in config.include_path], say=_logger.warning)
-        unsafe = [name for name, task in self.loaded["tasks"].items() if task.config.unsafe_code]
+        tasks = self.loaded["tasks"]
+        unsafe = [name for name, task in tasks.items() if task.config.unsafe_code]
         if unsafe:
             cause = "runs code that the model writes, which posttrain does not do"
             raise ConfigError(*(Problem(name, cause, "use lm-eval itself, in a sandbox") for name in unsafe))
-        self._configure()
-        template = "chat" if config.apply_chat_template else "none"
-        tasks = self.loaded["tasks"].items()
-        self.docs = {name: [doc for _, doc in task.doc_iterator(limit=config.limit)] for name, task in tasks}
-        self.infos = {
-            name: task_info(self._called(name), task, self.docs[name], template, config.role) for name, task in tasks
-        }
+        for task in tasks.values():
+            self._configure(task)
+        self.docs = {name: [doc for _, doc in task.doc_iterator(limit=config.limit)] for name, task in tasks.items()}
+        self.infos = {name: task_info(self._head(name), task, self.docs[name]) for name, task in tasks.items()}
         for name, group in self.loaded.get("groups", {}).items():
             members = [self.infos[task.task_name] for task in group.get_all_tasks()]
             if group.aggregate_metric_list:
-                self.infos[name] = group_info(self._called(name), group, members, template, config.role)
+                self.infos[name] = group_info(self._head(name), group, members)
 
-    def _called(self, name: str) -> str:
-        """What a task is called in results."""
-        own = self.config.name
-        return name if not own else own if len(self.loaded["tasks"]) == 1 else f"{own}-{name}"
+    def _head(self, name: str) -> ExamInfo:
+        """What a task is called in results, and what holds for all of them."""
+        own, template = self.config.name, "chat" if self.config.apply_chat_template else "none"
+        called = name if not own else own if len(self.loaded["tasks"]) == 1 else f"{own}-{name}"
+        return ExamInfo(name=called, kind="lm_eval", role=self.config.role, signature=f"template:{template}")
 
-    def _configure(self) -> None:
+    def _configure(self, task: Any) -> None:
         """The overrides of `lm_eval.simple_evaluate`: a task that says 0 examples keeps 0."""
         from lm_eval.utils import simple_parse_args_string
 
-        shots = self.config.num_fewshot
-        given = simple_parse_args_string(self.config.gen_kwargs) if self.config.gen_kwargs else None
-        for task in self.loaded["tasks"].values():
-            if given and task.get_config("output_type") == "generate_until":
-                task.set_config(key="generation_kwargs", value=given, update=True)
-            own = task.get_config("num_fewshot")
-            if own is None or (shots is not None and own != 0):
-                task.set_config(key="num_fewshot", value=shots or 0)
-            task.set_fewshot_seed(seed=SEEDS[3])
+        shots, own = self.config.num_fewshot, task.get_config("num_fewshot")
+        if self.config.gen_kwargs and task.get_config("output_type") == "generate_until":
+            given = simple_parse_args_string(self.config.gen_kwargs)
+            task.set_config(key="generation_kwargs", value=given, update=True)
+        if own is None or (shots is not None and own != 0):
+            task.set_config(key="num_fewshot", value=shots or 0)
+        task.set_fewshot_seed(seed=SEEDS[3])
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -176,20 +172,25 @@ class LmEvalExam(Exam):
 
     def take(self, sitting: Sitting) -> list[TaskResult[Any]]:
         """lm-eval's evaluation; nothing in the processes of torchrun that are not the first."""
-        from posttrain.exams.lm_eval import join_world
+        from posttrain.exams.lm_eval import PosttrainLM, join_world
         from posttrain.exams.lm_eval_results import group_result, task_result
 
         join_world()
         respondent, told = _told(sitting.respondent)
         folder = sitting.folder
-        if sitting.restart and folder:
-            _forget(folder)
-        lm = self._model(respondent, sitting)
-        tell = sitting.telling(next(iter(self.infos.values())).name)
+        if sitting.restart and folder is not None:
+            for path in folder.glob("responses*.jsonl"):
+                path.unlink()
+        lm = PosttrainLM(
+            respondent,
+            batch_tokens=respondent.batch_tokens,
+            responses=folder / "responses.jsonl" if folder else None,
+            discard=sitting.discard,
+            say=sitting.say,
+        )
         there = len(lm.kept.found)
-        with _silent():
-            lm.on_progress = _Progress(lm, tell)
-            raw, cost = self._evaluated(lm, told)
+        lm.on_progress = _progress(lm, sitting.telling(next(iter(self.infos.values())).name))
+        raw, cost = self._evaluated(lm, told)
         if raw is None:
             return []
         found: list[TaskResult[Any]] = []
@@ -202,30 +203,15 @@ class LmEvalExam(Exam):
         if there:
             sitting.say(f"{there:,} response{' was' if there == 1 else 's were'} there")
         if folder is not None:
-            for one in found:
-                self._write(sitting.file(one.info.name), one, lm.kept.key)
             document = {key: value for key, value in raw.items() if key != "samples"} | {"cost": cost}
             write_json(folder / f"{safe_name(self.name)}.json", json.loads(json.dumps(document, default=str)))
+        for one in found:
+            file = sitting.file(one.info.name)
+            if file is not None and one.samples:
+                key = SampleKey(lm.kept.key, content_id(one.info.signature, self.fingerprint), "")
+                write_samples(file, one.samples, key)
         sitting.done(sitting.respondent, found)
         return found
-
-    def _model(self, respondent: ModelRespondent, sitting: Sitting) -> PosttrainLM:
-        """The respondent under lm-eval, with the responses that it has given. With `discard`, those of another model
-        are thrown away.
-        """
-        from posttrain.exams.lm_eval import PosttrainLM
-
-        def opened() -> PosttrainLM:
-            responses = sitting.folder / "responses.jsonl" if sitting.folder else None
-            return PosttrainLM(respondent, batch_tokens=respondent.batch_tokens, responses=responses, say=sitting.say)
-
-        try:
-            return opened()
-        except ConfigError:
-            if sitting.folder is None or not sitting.discard:
-                raise
-            _forget(sitting.folder)
-            return opened()
 
     def _evaluated(self, lm: PosttrainLM, told: str) -> tuple[dict[str, Any] | None, dict[str, float]]:
         """What `lm_eval.simple_evaluate` does, without its report on the machine, which takes seconds; and its cost."""
@@ -237,7 +223,7 @@ class LmEvalExam(Exam):
         random.seed(SEEDS[0])
         np.random.seed(SEEDS[1])
         torch.manual_seed(SEEDS[2])
-        with counted_stages(self.loaded["tasks"], config.limit, lm.rank, lm.world_size):
+        with _silent(), counted_stages(self.loaded["tasks"], config.limit, lm.rank, lm.world_size):
             raw = evaluate(
                 lm=lm,
                 task_dict=self.loaded,
@@ -256,13 +242,6 @@ class LmEvalExam(Exam):
         cost["peak_gib"] = peak_gib()
         return raw, cost
 
-    def _write(self, path: Path | None, found: TaskResult[Sample], model: str) -> None:
-        if path is not None and found.samples:
-            key = SampleKey(model, content_id(found.info.signature, self.fingerprint), "")
-            log = SampleLog(path, {("", one.key): key for one in found.samples}, Sample.from_json, restart=True)
-            log.done = {("", one.key): one for one in found.samples}
-            log.rewrite(list(log.done))
-
 
 def _told(respondent: Respondent) -> tuple[ModelRespondent, str]:
     """The model that is asked, and what stands before every question. ConfigError for one that is not loaded here."""
@@ -275,32 +254,21 @@ def _told(respondent: Respondent) -> tuple[ModelRespondent, str]:
     return respondent, told
 
 
-def _forget(folder: Path) -> None:
-    for path in folder.glob("responses*.jsonl"):
-        path.unlink()
-
-
-class _Progress:
+def _progress(lm: PosttrainLM, tell: Callable[[TaskProgress], None]) -> Callable[[str, int, int], None]:
     """lm-eval's requests as progress, of the kind that runs: scores, texts and answers come one after the other."""
+    began = time.perf_counter()
+    kinds: dict[str, tuple[float, int]] = {}  # when a kind of requests began, and what was there already
 
-    def __init__(self, lm: PosttrainLM, tell: Callable[[TaskProgress], None]) -> None:
-        self.lm = lm
-        self.tell = tell
-        self.began = time.perf_counter()
-        self.kind = ""
-        self.kind_began = self.began
-        self.there = 0
-
-    def __call__(self, kind: str, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if kind != self.kind:
-            self.kind, self.kind_began, self.there = kind, now, done
-        usage = self.lm.usage
+    def told(kind: str, done: int, total: int) -> None:
+        now, usage = time.perf_counter(), lm.usage
+        since, there = kinds.setdefault(kind, (now, done))
+        new = done - there
+        known = new >= max(1, KNOWN * (total - there))  # the first ones come all at once
+        left_s = (now - since) * (total - done) / new if known else None
         tokens = usage.scored_tokens + usage.prompt_tokens + usage.generated_tokens
-        new = done - self.there
-        known = new >= max(1, KNOWN * (total - self.there))  # the first ones come all at once
-        left_s = (now - self.kind_began) * (total - done) / new if known else None
-        self.tell(TaskProgress(done, total, now - self.began, tokens, left_s))
+        tell(TaskProgress(done, total, now - began, tokens, left_s))
+
+    return told
 
 
 @contextlib.contextmanager
