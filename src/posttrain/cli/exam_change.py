@@ -54,7 +54,7 @@ def exam_change(
     from posttrain.exams.change import change_exam
     from posttrain.exams.records import SamplesFile, exam_key
 
-    read = load_changes(changes, Path.cwd(), place="--change")
+    read = load_changes(changes, Path.cwd(), location="--change")
     after = load(model)
     if before is None and prompt_mode != "none":
         was = after

@@ -55,7 +55,7 @@ def dry_run(
     for name in models:
         if not is_remote(name):
             check_folder(name)
-    read = load_changes(changes, Path.cwd(), place="--change") if changes else []
+    read = load_changes(changes, Path.cwd(), location="--change") if changes else []
     asked = [*_changes(read, max_new_tokens), *(_task(task) for task in tasks)]
     unread = _check(models, read, tasks, offline=offline, trust_remote_code=trust_remote_code)
     times = len(models) + (1 if floor and changes else 0)

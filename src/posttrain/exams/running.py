@@ -341,7 +341,7 @@ def _place(task: Task, forms: Sequence[Form], number: int = 0) -> str:
     disturbed = f", disturbed by '{form.perturbation}'" if form.perturbation else ""
     item = replace(form.item, id=form.item.id.removeprefix(":"))  # :1 where the file names no subject
     named = f"exam {task.name}, item '{item.id}'{disturbed}"
-    return f"{form.item.place} ({named})" if form.item.place else named
+    return f"{form.item.location} ({named})" if form.item.location else named
 
 
 def _no_tokens(task: Task, form: Form, text: str) -> DataError:

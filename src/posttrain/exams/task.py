@@ -96,7 +96,7 @@ class Ask(NamedTuple):
 class Item:
     """One question. id: unique in its task and the same in every run; question: the words that a perturbation changes,
     occurring in every ask's prompt; group: subject or category; doc: plain JSON values that `judge` needs;
-    place: its file and line, for errors.
+    location: its file and line, for errors.
     """
 
     id: str
@@ -104,7 +104,7 @@ class Item:
     asks: tuple[Ask, ...]
     group: str = ""
     doc: Mapping[str, Any] = field(default_factory=dict)
-    place: str = field(default="", compare=False)
+    location: str = field(default="", compare=False)
 
     @property
     def asked(self) -> list[Any]:

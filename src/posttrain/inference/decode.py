@@ -97,13 +97,13 @@ def positions_in_config(config: Any) -> int:
     return int(found.get("max_position_embeddings") or found.get("n_positions") or 1 << 30)
 
 
-def unfit(place: str, length: int, limit: int) -> Problem | None:
+def unfit(location: str, length: int, limit: int) -> Problem | None:
     """What is wrong with the length of a prompt in a model of so many positions; None where it is right."""
     if 0 < length < limit:
         return None
     if length == 0:
-        return Problem(place, "has no tokens")
-    return Problem(place, f"has {length} tokens, the model has {limit} positions", "shorten it")
+        return Problem(location, "has no tokens")
+    return Problem(location, f"has {length} tokens, the model has {limit} positions", "shorten it")
 
 
 def check_lengths(lengths: Sequence[int], limit: int) -> None:

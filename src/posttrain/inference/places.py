@@ -1,8 +1,8 @@
-"""What a text is called in an error: the place that the caller knows (an exam's item, a file's row), or its number.
+"""What a text is called in an error: the location that the caller knows (an exam's item, a file's row), or its number.
 
 Respondents, scoring and decoding know their texts by number. Who asks knows where they come from, and says so:
 
-    with placed(lambda number: items[number].place):
+    with placed(lambda number: items[number].location):
         respondent.answers([item.prompt for item in items])
 """
 
@@ -29,9 +29,9 @@ _places: ContextVar[Callable[[int], str] | None] = ContextVar("places", default=
 
 
 @contextmanager
-def placed(place: Callable[[int], str]) -> Iterator[None]:
+def placed(location: Callable[[int], str]) -> Iterator[None]:
     """While this lasts, errors about the texts of a call name their places; number counts from 0."""
-    before = _places.set(place)
+    before = _places.set(location)
     try:
         yield
     finally:
@@ -53,7 +53,7 @@ def place_of(what: str, number: int, own: str = "") -> str:
 
 
 def each(what: str, texts: Sequence[A], encode: Callable[[A], B]) -> list[B]:
-    """Every text encoded. DataError (TemplateError) with all that cannot be, each with its place."""
+    """Every text encoded. DataError (TemplateError) with all that cannot be, each with its location."""
     made: list[B] = []
     problems: list[Problem] = []
     kind: type[DataError] = DataError
@@ -62,7 +62,7 @@ def each(what: str, texts: Sequence[A], encode: Callable[[A], B]) -> list[B]:
             made.append(encode(text))
         except DataError as error:
             kind = type(error)
-            problems += [p._replace(place=place_of(what, number, p.place)) for p in error.problems]
+            problems += [p._replace(location=place_of(what, number, p.location)) for p in error.problems]
     if problems:
         raise kind(*listed(problems, len(texts)))
     return made

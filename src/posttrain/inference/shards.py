@@ -100,9 +100,9 @@ def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[st
 
 
 def _placed(problem: Problem, process: int) -> Problem:
-    """With the place of the text whose number it has; of another fault, with that of the process."""
-    if problem.place.isdecimal():
-        return problem._replace(place=place_of("request", int(problem.place)))
+    """With the location of the text whose number it has; of another fault, with that of the process."""
+    if problem.location.isdecimal():
+        return problem._replace(location=place_of("request", int(problem.location)))
     return Problem(f"process {process}", str(problem))
 
 

@@ -48,8 +48,8 @@ class Exams:
         }
 
 
-def prepare_exams(study: Study, changes: Sequence[Change], base: Path, place: str = "") -> Exams:
-    """Read every exam of a study. What is wrong with any of them is raised at once; place: the study's file."""
+def prepare_exams(study: Study, changes: Sequence[Change], base: Path, location: str = "") -> Exams:
+    """Read every exam of a study. What is wrong with any of them is raised at once; location: the study's file."""
     tasks: list[Task] = []
     hashes: dict[str, str] = {}
     problems: list[Problem] = []
@@ -64,8 +64,8 @@ def prepare_exams(study: Study, changes: Sequence[Change], base: Path, place: st
             task = build(config, base)
         except PosttrainError as error:
             missing = missing and isinstance(error, MissingError)
-            where = f"{place}: exam '{name_of(config)}'" if place else f"exam '{name_of(config)}'"
-            problems += [p._replace(place=f"{where}: {p.place}" if p.place else where) for p in error.problems]
+            where = f"{location}: exam '{name_of(config)}'" if location else f"exam '{name_of(config)}'"
+            problems += [p._replace(location=f"{where}: {p.location}" if p.location else where) for p in error.problems]
             continue
         tasks.append(task)
         hashes[task.name] = content_id(settings, task.fingerprint)
@@ -73,7 +73,7 @@ def prepare_exams(study: Study, changes: Sequence[Change], base: Path, place: st
     for task in tasks:
         if task.name in staged and not task.higher_is_better:
             cause = f"stage '{staged[task.name]}' is measured by {task.headline}, of which less is better"
-            problems.append(Problem(place, cause, "transfer needs a score: give an exam of which more is better"))
+            problems.append(Problem(location, cause, "transfer needs a score: give an exam of which more is better"))
             missing = False
     if problems:
         raise MissingError(*problems) if missing else ConfigError(*problems)

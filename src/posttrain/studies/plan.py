@@ -70,11 +70,11 @@ class Cell:
 
 
 def make_plan(
-    study: Study, changes: Sequence[Change], base: Path, *, place: Callable[[str, str], str] = lambda path, name: ""
+    study: Study, changes: Sequence[Change], base: Path, *, location: Callable[[str, str], str] = lambda path, name: ""
 ) -> list[Cell]:
     """Every cell, all methods of one change together, so that an unfinished run already compares.
 
-    place: where a path was written that is not there, the name of the cell's change filled in.
+    location: where a path was written that is not there, the name of the cell's change filled in.
     Raises ConfigError when two cells would share a folder, MissingError when a file that a method reads is not there.
     """
     each: list[Change | None] = [*changes] if changes else [None]
@@ -103,7 +103,7 @@ def make_plan(
         raise ConfigError(*nameless.values())
     missing = {
         path: Problem(
-            place(path, cell.change_name),
+            location(path, cell.change_name),
             f"method '{cell.method.label}' reads {path}, which is not there",
             mend_of(base / path),
         )

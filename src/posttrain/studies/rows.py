@@ -46,7 +46,7 @@ def check_rows(readers: Readers, cells: Sequence[Cell]) -> None:
             if records:
                 encoded_rows(method.objective, records, reader.tokenizer, longest)
         except DataError as error:
-            named = [p if p.place else Problem(f"method '{method.label}'", p.cause, p.mend) for p in error.problems]
+            named = [p if p.location else Problem(f"method '{method.label}'", p.cause, p.mend) for p in error.problems]
             problems += [problem for problem in named if problem not in problems]
     if problems:
         raise DataError(*problems)

@@ -61,7 +61,7 @@ def material_of(
         raise ConfigError(Problem("early_stopping_patience", "needs validation rows", mend))
     task = task._replace(rows=len(rows))
     if own_rows and rows and config.replay is not None:
-        places = {row.place for row in rows}
+        places = {row.location for row in rows}
         rows = rows + lessons(config, task, loaded.tokenizer, longest_row(config, loaded.model), places)
     if check is not None and rows:
         check(Material(rows, validation_rows or [], []))

@@ -222,7 +222,7 @@ class PostTrainer(Trainer):
         return torch.tensor(loss_nats, device=self.args.device)
 
     def _places(self, numbers: Sequence[int]) -> str:
-        named = ", ".join(self.rows[i].place for i in numbers[:NAMED_ROWS])
+        named = ", ".join(self.rows[i].location for i in numbers[:NAMED_ROWS])
         return named + (f" and {len(numbers) - NAMED_ROWS} more" if len(numbers) > NAMED_ROWS else "")
 
     def _check_loss(self, nats: list[float], micro: MicroBatch) -> None:
