@@ -145,7 +145,7 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     return [key for key in keys if key.startswith("generality.")]
 
 
-def describe_method(config: Mapping[str, object], *, change: bool = True) -> list[Message]:
+def describe_method(config: Mapping[str, object], *, change: bool = True, summary: str = "") -> list[Message]:
     """Say what a method does, from its entry in study.yaml: its kind, tuner, replay and penalties."""
     parts = []
     kind = str(config.get("kind", ""))
@@ -154,7 +154,7 @@ def describe_method(config: Mapping[str, object], *, change: bool = True) -> lis
     elif known(f"method.{kind}"):
         parts.append(say(f"method.{kind}"))
     elif kind:
-        parts.append(say("method.other", kind=kind))
+        parts.append(say("method.other", kind=f"{kind}: {summary}" if summary else kind))
     for part, default in (("tuner", "full" if kind == "train" else ""), ("replay", "")):
         given = config.get(part, default)
         name = str(given.get("kind", "")) if isinstance(given, Mapping) else str(given or "")

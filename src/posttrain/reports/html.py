@@ -149,9 +149,15 @@ def _methods(run: Run, marks: Mapping[Version, Mark]) -> list[tuple[str, Markup,
     """Return every method with its marks, one for each model, and what it does."""
     return [
         (name, Markup("").join(mark_icon(marks[version]) for version in run.versions if version[1] == name),
-         findings.describe_method(run.method_config(name), change=has_change(run)))
+         findings.describe_method(run.method_config(name), change=has_change(run), summary=_summary(run, name)))
         for name in run.methods if not run.alone
     ]  # fmt: skip
+
+
+def _summary(run: Run, method: str) -> str:
+    """What a method says of itself; empty where results.json does not have it."""
+    info = run.methods_info.get(method)
+    return "" if info is None else info.summary
 
 
 def _paragraphs(notes: str) -> Iterator[tuple[str, list[Markup]]]:

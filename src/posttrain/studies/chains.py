@@ -99,18 +99,19 @@ def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) ->
     for candidate in registry.load("method", link.method.kind).function(link.method, cell):
         if candidate.point != END:
             inside = candidate.point._replace(within=link.name)
-            yield replace(candidate, point=inside, changes=link.taught)
+            yield replace(candidate, point=inside, step=None, changes=link.taught)
             continue
         left = Step.of(candidate, link.name, home)
         if last:
             whole = Step.summed([*done, left])
             scratch = [*candidate.scratch, *_unneeded(home, cell, candidate.product)]
             yield replace(
-                candidate, point=END, changes=link.taught, scratch=scratch,
+                candidate, point=END,
+                step=None, changes=link.taught, scratch=scratch,
                 cost=whole.cost, notes=whole.notes,
             )  # fmt: skip
         elif link.point is not None:
-            yield replace(candidate, point=link.point, changes=link.taught, scratch=())
+            yield replace(candidate, point=link.point, step=None, changes=link.taught, scratch=())
         for folder in () if last else candidate.scratch:
             shutil.rmtree(folder, ignore_errors=True)
     if left is None:
