@@ -136,7 +136,7 @@ def main() -> int:
     if not options.model:
         parser.error("no model: name a folder, or set POSTTRAIN_REAL")
     loaded = load_model(options.model, device="cpu")
-    prompts = read_prompts(PACKAGED_PROMPTS)[: options.prompts]
+    prompts = [one.text for one in read_prompts(PACKAGED_PROMPTS)[: options.prompts]]
     plain = ModelRespondent(loaded)
     answers = plain.generate(prompts, max_new_tokens=options.answer_tokens)
     found: dict[str, Arms] = {}

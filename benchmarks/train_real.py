@@ -102,9 +102,10 @@ def posttrain_side(args: argparse.Namespace) -> dict[str, Any]:
 
     from posttrain.models.load import load_model
     from posttrain.training.assembly import bare_forms
+    from posttrain.training.batches import validation_batches
     from posttrain.training.config import TrainConfig
     from posttrain.training.precision import precision_of
-    from posttrain.training.run import train, validation_batches
+    from posttrain.training.run import train
 
     config = TrainConfig.model_validate(
         {
@@ -120,7 +121,7 @@ def posttrain_side(args: argparse.Namespace) -> dict[str, Any]:
     forms.new.device = loaded.model.device
     nats = units = 0.0
     with torch.no_grad():
-        for micro in validation_batches(config, rows, forms, 512):
+        for micro in validation_batches(config.batch, rows, forms.new, 512):
             loss = forms.new.loss(loaded.model, micro)
             nats, units = nats + float(loss.nats.sum()), units + float(loss.units.sum())
     began = time.monotonic(), time.process_time()

@@ -94,7 +94,8 @@ def measure(name: str) -> float:
     from posttrain.config.change import load_changes
     from posttrain.config.load import check
     from posttrain.models.load import load_model
-    from posttrain.studies.methods.train import TrainMethodConfig, encoded_rows, target_rows
+    from posttrain.studies.train_config import TrainMethodConfig
+    from posttrain.studies.train_rows import encoded_rows, target_rows
     from posttrain.training.config import TrainConfig
     from posttrain.training.run import train
 
@@ -103,7 +104,7 @@ def measure(name: str) -> float:
     change = load_changes("changes/superlatives/*.yaml", STUDY.parent)[0]
     loaded = load_model("pocket:chat")
     settings = TrainConfig(model="pocket:chat", tuner=config.tuner, optimizer=config.optimizer)
-    rows = encoded_rows(settings, target_rows(change), loaded, 1024)
+    rows = encoded_rows(settings.objective, target_rows([change]), loaded.tokenizer, 1024)
     loaded.model(input_ids=torch.tensor([rows[0].input_ids], device=loaded.model.device))  # libraries are loaded
     if loaded.model.device.type == "cuda":
         before = torch.cuda.memory_allocated()
