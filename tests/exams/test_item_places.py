@@ -62,7 +62,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str, str]] =
         "t.txt:2",
     ),
     "reading": ("reading", rows(question=..., passage="It is I.", answers=["I"]), {}, "q.jsonl:2", "2"),
-    "squad": ("reading", whole("q.json", json.dumps(SQUAD)), {}, "q.json: data[0].paragraphs[0].qas[1]", "q2"),
+    "squad": ("reading", whole("q.json", json.dumps(SQUAD)), {}, "q.json#q2", "q2"),
     "truthfulqa": ("truthfulqa", rows(question=..., **TRUTH), {}, "q.jsonl:2", "2"),
     "truthfulqa in YAML": (
         "truthfulqa", whole("q.yaml", json.dumps([{"question": q, **TRUTH} for q in ("Who?", BAD)])), {}, "q.yaml[2]",
