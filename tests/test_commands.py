@@ -183,7 +183,9 @@ def test_a_documented_command_runs(
     capsys.readouterr()
     code = world.run(line, more, stdin)
     out, err = capsys.readouterr()
-    assert code in rule.codes, f"{command.place}: {line} {shlex.join(more)} gives {code}\n{out[-2000:]}\n{err[-4000:]}"
+    assert code in rule.codes, (
+        f"{command.location}: {line} {shlex.join(more)} gives {code}\n{out[-2000:]}\n{err[-4000:]}"
+    )
     does_what_it_says(line, [*shlex.split(line), *more], out, world.folder)
 
 
@@ -246,13 +248,13 @@ def test_make_would_do_what_is_run_here(command: Command) -> None:
 def test_no_line_is_left_out() -> None:
     """What is in a console block and is no command known here would be neither run nor listed."""
     strange = [
-        f"{command.place}: {command.line}"
+        f"{command.location}: {command.line}"
         for command in commands().values()
         if program(command.line.split(" | ")[-1]) not in PROGRAMS
     ]
     assert strange == []
     unlisted = [
-        f"{command.place}: {command.line}"
+        f"{command.location}: {command.line}"
         for command in commands().values()
         if rule_of(command).how in ("run", "slow", "real")
         and not re.match(r"([A-Z_]+=\S+ )*(posttrain |python \w+/[\w/]+\.py)", command.line.split(" | ")[-1])

@@ -214,7 +214,7 @@ class _Search:
         return told if meant else None
 
     def _in_parts(self, text: str, depth: int) -> str | None:
-        """Translate the known parts of lines, columns, `cause; mend`, `place: cause`, `cause (detail)` and lists."""
+        """Translate the known parts of lines, columns, `cause; mend`, `location: cause`, `cause (detail)` and lists."""
         for mark in ("\n", "  "):
             if mark in text:
                 parts = text.split(mark)
@@ -222,7 +222,7 @@ class _Search:
                 pairs = zip(parts, told, strict=True)
                 kept = [part if one is None else part.replace(part.strip(), one, 1) for part, one in pairs]
                 return mark.join(kept) if any(told) else None
-        for head, rest in _cut(text, ": "):  # a place before one message, which may contain the same mark
+        for head, rest in _cut(text, ": "):  # a location before one message, which may contain the same mark
             told_rest = self._whole(rest, depth + 1) if " " in rest and self.left else None
             self.left = max(self.left - 1, 0)
             if told_rest is not None:

@@ -34,15 +34,15 @@ __all__ = [
 class Problem(NamedTuple):
     """One thing that is wrong.
 
-    place: `study.yaml:6` or `rows.jsonl:17`; cause: what is wrong there; mend: what to type instead (may be empty).
+    location: `study.yaml:6` or `rows.jsonl:17`; cause: what is wrong there; mend: what to type instead (may be empty).
     """
 
-    place: str
+    location: str
     cause: str
     mend: str = ""
 
     def __str__(self) -> str:
-        head = f"{self.place}: {self.cause}" if self.place else self.cause
+        head = f"{self.location}: {self.cause}" if self.location else self.cause
         return f"{head}; {self.mend}" if self.mend else head
 
 

@@ -81,20 +81,20 @@ def translate(text: str) -> str:
 
 
 def shown(error: PosttrainError | Problem) -> str:
-    """An error, or one problem of it, for a person: place, cause and mend, each translated by itself."""
+    """An error, or one problem of it, for a person: location, cause and mend, each translated by itself."""
     if isinstance(error, PosttrainError):
         return "\n".join(shown(problem) for problem in error.problems)
     if _state["language"] == ENGLISH:
         return str(error)
     head = translate(error.cause)
-    if error.place:
-        head = placed(translate(error.place), head)
+    if error.location:
+        head = placed(translate(error.location), head)
     return f"{head}；{translate(error.mend)}" if error.mend else head
 
 
-def placed(place: str, text: str) -> str:
-    """`place: text`, with the colon of the language that is used."""
-    return f"{place}{': ' if _state['language'] == ENGLISH else '：'}{text}"
+def placed(location: str, text: str) -> str:
+    """`location: text`, with the colon of the language that is used."""
+    return f"{location}{': ' if _state['language'] == ENGLISH else '：'}{text}"
 
 
 def listed(texts: Iterable[str]) -> str:

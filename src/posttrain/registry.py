@@ -93,14 +93,14 @@ def kinds(seam: str) -> list[str]:
     return list(_files(seam))
 
 
-def load(seam: str, kind: str, place: str = "") -> Entry:
+def load(seam: str, kind: str, location: str = "") -> Entry:
     """Import the module of a kind and return its entry; ConfigError with a suggestion when there is none."""
     if (seam, kind) not in _entries:
         known = _files(seam)
         if kind not in known:
             close = get_close_matches(kind, known, n=1)
             mend = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-            raise ConfigError(Problem(place, f"unknown {seam} '{kind}'", mend))
+            raise ConfigError(Problem(location, f"unknown {seam} '{kind}'", mend))
         importlib.import_module(known[kind][0])
     return _entries[seam, kind]
 

@@ -44,10 +44,10 @@ def refused(path: Path, content: bytes | str, **options: Any) -> str:
 
 
 def pairs(result: ReadResult) -> list[tuple[str, str, str]]:
-    """(prompt, completion, place without the folder)."""
+    """(prompt, completion, location without the folder)."""
     found = [r for r in result.records if isinstance(r, Completion)]
     assert len(found) == len(result.records)
-    return [(r.prompt, r.completion, Path(r.place).name) for r in found]
+    return [(r.prompt, r.completion, Path(r.location).name) for r in found]
 
 
 def as_csv(rows: Sequence[Sequence[str]], **options: Any) -> str:

@@ -28,7 +28,7 @@ def one(tmp_path: Path, row: Any, **options: Any) -> Record:
 def refused(tmp_path: Path, row: Any, **options: Any) -> str:
     with pytest.raises(DataError) as error:
         read(tmp_path, row, **options)
-    assert error.value.problems[0].place == f"{tmp_path}/rows.jsonl:1"
+    assert error.value.problems[0].location == f"{tmp_path}/rows.jsonl:1"
     return str(error.value.problems[0]).split(":1: ", 1)[1]
 
 

@@ -28,11 +28,11 @@ def read(path: Path, **options: Any) -> ReadResult:
 
 
 def problem(tmp_path: Path, row: Any) -> str:
-    """The one complaint about a row, without its place."""
+    """The one complaint about a row, without its location."""
     path = write(tmp_path / "rows.jsonl", CHAT, row)
     with pytest.raises(DataError) as error:
         read(path)
-    assert error.value.problems[0].place == f"{path}:2"
+    assert error.value.problems[0].location == f"{path}:2"
     assert "1 of 2 rows" in str(error.value)
     return str(error.value.problems[0]).split(":2: ", 1)[1]
 

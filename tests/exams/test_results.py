@@ -123,7 +123,7 @@ def test_an_earlier_file_is_refused_with_the_command(tmp_path: Path) -> None:
     path.write_text('{"study": "s", "cells": [{"model": 3}], "format": 3}', encoding="utf-8")
     with pytest.raises(DataError) as caught:
         read_results(tmp_path)
-    assert [p.place.removeprefix(f"{path}: ") for p in caught.value.problems] == ["cells.0.model", "cells.0.method"]
+    assert [p.location.removeprefix(f"{path}: ") for p in caught.value.problems] == ["cells.0.model", "cells.0.method"]
     path.write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match="not valid JSON"):
         read_results(tmp_path)

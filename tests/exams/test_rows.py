@@ -29,9 +29,9 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
 
 def test_places_are_lines(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text('a,b\n"two\nlines",1\nz,2\n', "utf-8")
-    assert [row.place.rsplit(":", 1)[1] for row in Rows(tmp_path / "r.csv")] == ["2", "4"]
+    assert [row.location.rsplit(":", 1)[1] for row in Rows(tmp_path / "r.csv")] == ["2", "4"]
     (tmp_path / "r.jsonl").write_text('\n{"a": "\u2028"}\n', "utf-8")
-    assert [row.place.rsplit(":", 1)[1] for row in Rows(tmp_path / "r.jsonl")] == ["2"]
+    assert [row.location.rsplit(":", 1)[1] for row in Rows(tmp_path / "r.jsonl")] == ["2"]
 
 
 def test_quotation_marks_of_tsv_are_words(tmp_path: Path) -> None:

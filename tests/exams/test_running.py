@@ -175,7 +175,7 @@ def test_samples_of_another_model_or_task_are_refused(tmp_path: Path) -> None:
             run_task(respondent, exam, samples_path=path)
         assert respondent.calls == []
         (problem,) = caught.value.problems
-        assert (problem.place, problem.mend) == (str(path), "give another --output, or --restart to throw them away")
+        assert (problem.location, problem.mend) == (str(path), "give another --output, or --restart to throw them away")
         return problem.cause.removeprefix("holds ")
 
     model, settings = "another model or chat template", "other settings or another file of questions"
@@ -390,7 +390,7 @@ def test_a_full_disk_is_told_with_its_file(tmp_path: Path) -> None:
     path.symlink_to("/dev/full")  # only now: reading it never ends
     with pytest.raises(DiskError, match="cannot be written: No space left on device; free some space") as error:
         file.append(Sample("a", "", "q", "yes", "yes", {"acc": 1.0}))
-    assert error.value.problems[0].place == str(path)
+    assert error.value.problems[0].location == str(path)
 
 
 def test_a_chat_template_that_is_not_there_is_asked_for(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_prompts_that_do_not_fit_are_all_named(pico_path: Callable[[str], Path])
     model = load(pico_path("gpt2"))
     with pytest.raises(PosttrainError) as error:
         decode(model, [[5], [], [7] * POSITIONS], stop=NO_STOP, pad_id=0, max_new_tokens=1)
-    assert [p.place for p in error.value.problems] == ["prompt 2", "prompt 3"]
+    assert [p.location for p in error.value.problems] == ["prompt 2", "prompt 3"]
 
 
 def test_broken_weights_are_an_error(pico_path: Callable[[str], Path]) -> None:

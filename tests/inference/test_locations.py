@@ -1,4 +1,4 @@
-"""What a text is called in an error: the place that whoever asks knows, else its number."""
+"""What a text is called in an error: the location that whoever asks knows, else its number."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def respondent(pico_path: Callable[[str], Path]) -> ModelRespondent:
 def places(call: Callable[[], Any]) -> list[str]:
     with pytest.raises(PosttrainError) as caught:
         call()
-    return [problem.place for problem in caught.value.problems]
+    return [problem.location for problem in caught.value.problems]
 
 
 @pytest.mark.parametrize("fault", BAD)

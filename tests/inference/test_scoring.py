@@ -240,7 +240,7 @@ def test_requests_that_do_not_fit_are_all_named() -> None:
     pairs = [TokenPair([], [5]), TokenPair([5], [6]), TokenPair([5] * POSITIONS, [6, 7]), TokenPair([], [])]
     with pytest.raises(PosttrainError) as error:
         score(model, pairs, usage=Usage())
-    assert [p.place for p in error.value.problems] == ["request 1", "request 3", "request 4"]
+    assert [p.location for p in error.value.problems] == ["request 1", "request 3", "request 4"]
     assert score(model, [TokenPair([5] * POSITIONS, [6])], usage=Usage())[0].tokens == 1
 
 

@@ -61,7 +61,7 @@ def test_names_of_a_full_disk(tmp_path: Path, error: Exception, reason: str | No
     assert (found is not None) == (reason is not None)
     if found is not None and reason is not None:
         assert found.cause.startswith(f"cannot be written: {reason}")
-        assert found.place == str(tmp_path / "not" / "there")
+        assert found.location == str(tmp_path / "not" / "there")
         assert "what was there before is kept" in found.mend
 
 

@@ -129,7 +129,9 @@ def nasty_charts() -> Iterator[Chart]:
     yield scatter(spots)
     yield losses({name: {"new": [((1, 4.0), (2, 2.0))], "all": []} for name in marks}, marks)
     yield relative_changes([(NASTY, NASTY, 0.5), ("can.knowledge", "b", -2.0)], marks)
-    yield over_steps(say("verbatim", text=NASTY), [Series(name, mark, steps) for name, mark in marks.items()], 0.25)
+    yield over_steps(
+        say("verbatim", text=NASTY), [Series(name, mark, steps, chance=0.25) for name, mark in marks.items()]
+    )
     yield over_stages([course, course._replace(label="b")], marks)
     names = {name: say("verbatim", text=name) for name in marks}
     yield over_weights({NASTY: dict.fromkeys(marks, ((0.0, 0.5), (1.0, 1.0)))}, names, marks)

@@ -151,7 +151,7 @@ def test_courses_have_a_panel_per_method_and_mark_the_best(study: Path) -> None:
     rows = chart.draw(lambda words: text(words, "en")).rows
     of = {name: [row for row in rows if row["panel"] == name] for name in ("lora", "full")}
     assert len(of["lora"]) > 6 < len(of["full"])
-    assert [sum(row["kind"] == "best" for row in own) for own in of.values()] == [1, 1]
+    assert [sum(row["kind"] == "ring" for row in own) for own in of.values()] == [1, 1]
     assert [row["step"] for row in of["full"] if row["kind"] == "falls"] == [300]
     assert not any(row["kind"] == "falls" for row in of["lora"])
     remarks = [[text(words, "en") for words in item] for item in found[groups[0]].items]

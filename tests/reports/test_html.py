@@ -85,6 +85,7 @@ def test_page_is_well_formed_loads_nothing_and_has_no_handlers(html: str) -> Non
     assert "default-src &#39;none&#39;" in html or "default-src 'none'" in html
     own = re.sub(r'xmlns(:\w+)?="[^"]*"', "", html.replace(VEGA.read_text(encoding="utf-8"), ""))
     assert "http://" not in own
+    assert "unsafe-eval" not in own
     assert "@import" not in own
     assert "url(" not in own
 

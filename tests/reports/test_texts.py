@@ -19,7 +19,7 @@ CODE = "\n".join(
 
 NO_WORDS = (
     *("verbatim", "list.one", "list.two", "list.by", "list.then", "seen.on_model", "seen.exam", "intro.with_exams"),
-    *("exams.verdict", "tables.of", "tables.floor"),
+    *("exams.verdict", "tables.of", "tables.floor", "chains.named"),
 )
 """Messages that only put others together."""
 

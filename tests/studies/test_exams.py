@@ -317,7 +317,7 @@ def test_a_wrong_key_of_an_exam_has_its_line(tmp_path: Path) -> None:
 def prepared(path: Path) -> Any:
     config = load_yaml(path, Study)
     changes = load_changes(config.changes, path.parent) if config.changes else []
-    return prepare_exams(config, changes, path.parent, place="s.yaml")
+    return prepare_exams(config, changes, path.parent, location="s.yaml")
 
 
 def test_an_exam_whose_file_is_missing_is_found_before_anything_runs(

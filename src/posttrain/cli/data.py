@@ -149,7 +149,7 @@ def check(
     checks = _checked(found.texts, tokenizer, model, max_length, how)
     if json:
         problems = [*found.problems, *(found.error.problems if found.error else ())]
-        told = [{"place": p.place, "cause": p.cause, "mend": p.mend} for p in problems]
+        told = [{"location": p.location, "cause": p.cause, "mend": p.mend} for p in problems]
         emit({**_read_json(file, model, read), **found.numbers(), **checks.to_json(max_length), "problems": told})
     else:
         for name, number in found.numbers().items():
@@ -217,7 +217,7 @@ def _row_json(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any
     from posttrain.data.survey import segments
 
     return {
-        "place": row.place,
+        "location": row.location,
         "tokens": len(row.input_ids),
         "supervised": _supervised(row),
         "segments": [segment._asdict() for segment in segments(row, tokenizer)],
@@ -228,8 +228,8 @@ def _print_row(row: Encoded, parts: list[tuple[str, bool]]) -> None:
     from rich.text import Text
 
     supervised = _supervised(row)
-    place = Path(row.place).name if "/" in row.place else row.place
-    head = translate(f"{plain(place)}: {len(row.input_ids)} tokens, {supervised} learned")
+    location = Path(row.location).name if "/" in row.location else row.location
+    head = translate(f"{plain(location)}: {len(row.input_ids)} tokens, {supervised} learned")
     if not sys.stdout.isatty():
         body = "".join(f"{OPEN}{plain(text)}{CLOSE}" if learned else plain(text) for text, learned in parts)
         print(f"--- {head}\n{body}\n")

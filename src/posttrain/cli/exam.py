@@ -136,7 +136,7 @@ def exam(
 
         tell(
             [before, model] if before and before != model else [model],
-            changes=load_changes(change, Path.cwd(), place="--change") if change else [],
+            changes=load_changes(change, Path.cwd(), location="--change") if change else [],
             exams=build_exams(wanted, limit),
             harness=tasks,
             floor=noise_floor != "none",
@@ -188,7 +188,7 @@ def exam(
         results = run.take(
             model,
             before=before,
-            changes=load_changes(change, Path.cwd(), place="--change") if change else [],
+            changes=load_changes(change, Path.cwd(), location="--change") if change else [],
             exams=build_exams(wanted, limit, str(exams_file or "")),
         )
     if rank():

@@ -115,7 +115,7 @@ def _classes(loaded: LoadedModel, notes: HeadNotes, records: Sequence[Any]) -> P
 def _has(record: Any, several: bool) -> bool:
     """Whether a text has labels to compare with. DataError for several where the model says one."""
     if record.gold and not several and len(record.labels) != 1:
-        raise DataError(Problem(record.place, f"{len(record.labels)} labels, where the model gives each text one"))
+        raise DataError(Problem(record.location, f"{len(record.labels)} labels, where the model gives each text one"))
     return bool(record.gold)
 
 

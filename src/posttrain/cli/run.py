@@ -93,8 +93,8 @@ def run(
 
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
     base = study.parent
-    known = load_changes(config.changes, base, place=str(study)) if config.changes else []
-    plan = make_plan(config, known, base, place=lambda path, change: _written(study, sets or [], path, change))
+    known = load_changes(config.changes, base, location=str(study)) if config.changes else []
+    plan = make_plan(config, known, base, location=lambda path, change: _written(study, sets or [], path, change))
     selected = select(plan, only=only or (), changes=changes)
     folder = output or config.folder(base)
 
@@ -110,7 +110,7 @@ def run(
     if folder.is_dir() and not dry_run:
         with only_one(folder):  # somebody else's is not waited for until all exams are read; the run takes it again
             pass
-    exams = prepare_exams(config, known, base, place=str(study))
+    exams = prepare_exams(config, known, base, location=str(study))
     reference_of(config, exams, base)  # a wrong key is said before anything runs
     if dry_run:
         _dry_run(config, selected, folder, exams, base, json=json)
@@ -168,8 +168,8 @@ def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) ->
         try:
             check_folder(find_model(model, base)[0])
         except MissingError as error:
-            place = "" if written is None else f"{path}:{line_of(written, ('models', number))}: "
-            problems += [one._replace(place=f"{place}{one.place}") for one in error.problems]
+            location = "" if written is None else f"{path}:{line_of(written, ('models', number))}: "
+            problems += [one._replace(location=f"{location}{one.location}") for one in error.problems]
     if problems:
         raise MissingError(*problems)
 

@@ -254,14 +254,14 @@ def load_change(path: Path) -> Change:
     return change
 
 
-def load_changes(patterns: str | Sequence[str], base: Path, place: str = "") -> list[Change]:
+def load_changes(patterns: str | Sequence[str], base: Path, location: str = "") -> list[Change]:
     """The change files of one or more paths or globs, relative to `base`, each once, in the order of their paths.
 
     All problems of all files are raised together. Two changes of one name are an error: their results would mix.
     """
     problems: list[Problem] = []
     changes: dict[str, Change] = {}
-    for path in find_files(patterns, base, place=place):
+    for path in find_files(patterns, base, location=location):
         try:
             change = load_change(path)
         except ConfigError as error:

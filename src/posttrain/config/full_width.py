@@ -49,12 +49,12 @@ def in_text(text: str, line: int, name: str, fault: Callable[[str], int | None])
             reached = fault("\n".join(tried))
             if reached is None or reached > at:
                 lines, at = tried, reached
-                place = f"{name}:{number + 1}" if name else ""
-                problems += [Problem(place, f"not valid YAML: {kind.name}", kind.mend) for kind in kinds]
+                location = f"{name}:{number + 1}" if name else ""
+                problems += [Problem(location, f"not valid YAML: {kind.name}", kind.mend) for kind in kinds]
                 break
         else:
             break
-    return sorted(problems, key=lambda problem: int(problem.place.rpartition(":")[2] or 0))
+    return sorted(problems, key=lambda problem: int(problem.location.rpartition(":")[2] or 0))
 
 
 def _changes(lines: list[str], at: int) -> Iterator[tuple[int, str, list[_Wide]]]:

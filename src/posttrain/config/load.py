@@ -88,10 +88,10 @@ def read_yaml(path: Path, schema: str = "") -> CommentedMap:
     return node
 
 
-def find_files(patterns: str | Sequence[str], base: Path, *, place: str = "") -> list[Path]:
+def find_files(patterns: str | Sequence[str], base: Path, *, location: str = "") -> list[Path]:
     """The files that paths or globs name, relative to `base`, each once and sorted within its pattern.
 
-    MissingError with all patterns that name no file. place: where the patterns were written.
+    MissingError with all patterns that name no file. location: where the patterns were written.
     """
     found: dict[Path, None] = {}
     problems = []
@@ -107,9 +107,9 @@ def find_files(patterns: str | Sequence[str], base: Path, *, place: str = "") ->
         paths = [path for path in paths if path.is_file()]
         if not paths and Path(whole).is_dir():
             near = f"{pattern.rstrip('/')}/*.yaml"
-            problems.append(Problem(place, f"'{pattern}' is a folder, files are expected", f"write {near}"))
+            problems.append(Problem(location, f"'{pattern}' is a folder, files are expected", f"write {near}"))
         elif not paths:
-            problems.append(Problem(place, f"no file matches '{pattern}'", f"looked for {whole}"))
+            problems.append(Problem(location, f"no file matches '{pattern}'", f"looked for {whole}"))
         found.update(dict.fromkeys(paths))
     if problems:
         raise MissingError(*problems)
@@ -283,23 +283,23 @@ def _shown(value: Any) -> str:
     return str(value) if isinstance(value, date) else repr(value)
 
 
-def _no_text(place: str, where: str, node: Any, key_path: Sequence[str | int], value: Any) -> Problem:
+def _no_text(location: str, where: str, node: Any, key_path: Sequence[str | int], value: Any) -> Problem:
     """The problem of a number, a date or nothing where text is expected, as YAML reads `7` and `2020-01-01`."""
     cause = f"{where}: text is expected, got {_shown(value)}" if where else f"text is expected, got {_shown(value)}"
     if value is None:
-        return Problem(place, cause, "write it after the colon, or leave the key out")
+        return Problem(location, cause, "write it after the colon, or leave the key out")
     for part in key_path:
         inside = isinstance(node, dict) and part in node
         inside |= isinstance(node, list) and isinstance(part, int) and part < len(node)
         node = node[part] if inside else value
-    return Problem(place, cause, f'write it in quotation marks: "{as_written(node)}"')
+    return Problem(location, cause, f'write it in quotation marks: "{as_written(node)}"')
 
 
 def by_line(problems: Sequence[Problem]) -> list[Problem]:
     """The problems of a file, sorted by line; those without a line come first."""
 
     def line(problem: Problem) -> int:
-        number = problem.place.rpartition(":")[2]
+        number = problem.location.rpartition(":")[2]
         return int(number) if number.isdecimal() else 0
 
     return sorted(problems, key=line)
@@ -316,14 +316,14 @@ def problems_of(
         key_path = _in_file(item["loc"], node, item["type"])
         unknown = item["type"] == "extra_forbidden"
         line = line_of(node, key_path, key=unknown)
-        place = f"{name}:{line}" if line else name
+        location = f"{name}:{line}" if line else name
         if any(tuple(key_path[: len(one)]) == one for one in given):
-            place = "--set"
+            location = "--set"
         where = ".".join(str(p) for p in key_path)
         refused = key_path[-1] if unknown else item["input"]
         wide = in_value(refused, reads, listed=bool(key_path) and isinstance(key_path[-1], int))
         if wide is not None:
-            problems.append(Problem(place, f"{where}: {wide[0]}" if where and not unknown else wide[0], wide[1]))
+            problems.append(Problem(location, f"{where}: {wide[0]}" if where and not unknown else wide[0], wide[1]))
         elif unknown:
             allowed = field_names(model, node, key_path[:-1])
             close = get_close_matches(str(key_path[-1]), allowed, n=1)
@@ -331,11 +331,11 @@ def problems_of(
                 mend = f"did you mean '{close[0]}'?"
             else:
                 mend = f"known keys: {', '.join(allowed)}" if allowed else ""
-            problems.append(Problem(place, f"unknown key '{key_path[-1]}'", mend))
+            problems.append(Problem(location, f"unknown key '{key_path[-1]}'", mend))
         elif item["type"] == "missing":
-            problems.append(Problem(place, f"'{where}' is missing"))
+            problems.append(Problem(location, f"'{where}' is missing"))
         elif item["type"] == "string_type" and not isinstance(item["input"], dict | list | tuple):
-            problems.append(_no_text(place, where, node, key_path, item["input"]))
+            problems.append(_no_text(location, where, node, key_path, item["input"]))
         elif item["type"] == "too_short" and _are_enough(node, key_path, item["ctx"]["min_length"]):
             continue  # the items are there and wrong; their own problems are listed
         else:
@@ -344,16 +344,16 @@ def problems_of(
             got = "" if said else f", got {_shown(item['input'])}"
             message = PLAIN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
             message = message[0].lower() + message[1:]
-            wants = expected.setdefault((place, where), [])
+            wants = expected.setdefault((location, where), [])
             literal = item["type"] == "literal_error" and len(wants) > 0
             wants.append(item["ctx"]["expected"] if literal else message.removesuffix(" is expected"))
             if len(wants) == 1 or not where:
-                first[place, where] = message
-                problems.append(Problem(place, f"{where}: {message}{got}" if where else message))
+                first[location, where] = message
+                problems.append(Problem(location, f"{where}: {message}{got}" if where else message))
                 continue
-            message, others = first[place, where], " or ".join(dict.fromkeys(wants[1:]))
-            problems = [p for p in problems if not (p.place == place and p.cause.startswith(f"{where}: "))]
-            problems.append(Problem(place, f"{where}: {message} (or {others}){got}"))
+            message, others = first[location, where], " or ".join(dict.fromkeys(wants[1:]))
+            problems = [p for p in problems if not (p.location == location and p.cause.startswith(f"{where}: "))]
+            problems.append(Problem(location, f"{where}: {message} (or {others}){got}"))
     return problems
 
 

@@ -31,7 +31,7 @@ class PairRow:
 
     chosen: Encoded
     rejected: Encoded
-    place: str
+    location: str
     margin: float = 0.0
 
     @property
@@ -46,7 +46,7 @@ class GradedRow:
 
     answer: Encoded
     label: bool
-    place: str
+    location: str
 
     @property
     def truncated(self) -> bool:
@@ -85,9 +85,9 @@ def _pairs(
         if pair is None or not isinstance(record, Preference):
             yield _not_a_pair(record)
             continue
-        sides = _fitted([next(rendered), next(rendered)], record.place, limits)
+        sides = _fitted([next(rendered), next(rendered)], record.location, limits)
         if isinstance(sides, list):
-            yield PairRow(sides[0], sides[1], record.place, record.margin or 0.0)
+            yield PairRow(sides[0], sides[1], record.location, record.margin or 0.0)
         else:
             yield sides
 
@@ -113,8 +113,8 @@ def _graded(
         if not isinstance(record, Graded):
             yield _not_graded(record)
             continue
-        sides = _fitted([next(rendered)], record.place, limits)
-        yield GradedRow(sides[0], record.label, record.place) if isinstance(sides, list) else sides
+        sides = _fitted([next(rendered)], record.location, limits)
+        yield GradedRow(sides[0], record.label, record.location) if isinstance(sides, list) else sides
 
 
 def encodings_of(
@@ -144,7 +144,7 @@ def _checked(found: Iterator[RowT | Problem | TooLong], records: int, limits: Li
     return made.checked(records, limits, TemplateError)
 
 
-def _fitted(sides: Sequence[Outcome], place: str, limits: Limits) -> list[Encoded] | Problem | TooLong:
+def _fitted(sides: Sequence[Outcome], location: str, limits: Limits) -> list[Encoded] | Problem | TooLong:
     """The answers of a row, cut if that is allowed, or the problem of the row."""
     wrong = next((side for side in sides if isinstance(side, Problem)), None)
     if wrong is not None:
@@ -152,18 +152,18 @@ def _fitted(sides: Sequence[Outcome], place: str, limits: Limits) -> list[Encode
     whole = [side for side in sides if isinstance(side, Encoded)]
     longest = max(len(side.input_ids) for side in whole)
     if longest > limits.max_length and limits.over_long != "truncate":
-        return TooLong(place, longest)
+        return TooLong(location, longest)
     cut = [side.cut(limits.max_length) for side in whole]
-    return _useless(place, cut) or cut
+    return _useless(location, cut) or cut
 
 
-def _useless(place: str, sides: Sequence[Encoded]) -> Problem | None:
+def _useless(location: str, sides: Sequence[Encoded]) -> Problem | None:
     """The problem of a row from which nothing can be learned; None when something can."""
     how = "once cut to max_length " if any(side.truncated for side in sides) else ""
     if any(all(label == IGNORED for label in side.labels[1:]) for side in sides):
-        return Problem(place, f"{how}an answer has no token", LONG_MEND)
+        return Problem(location, f"{how}an answer has no token", LONG_MEND)
     if len(sides) == 2 and sides[0].input_ids == sides[1].input_ids:
-        return Problem(place, f"{how}both answers are the same tokens: nothing to prefer", "remove the row")
+        return Problem(location, f"{how}both answers are the same tokens: nothing to prefer", "remove the row")
     return None
 
 
@@ -171,15 +171,15 @@ def _not_a_pair(record: Record) -> Problem:
     cause = "'chosen' and 'rejected' are expected, two answers to one prompt"
     if isinstance(record, Graded):
         mend = "objective: kto learns from graded answers"
-        return Problem(record.place, f"{cause}; this is one graded answer", mend)
+        return Problem(record.location, f"{cause}; this is one graded answer", mend)
     mend = "objective: sft learns from conversations and completions; format: preference reads both answers of a row"
-    return Problem(record.place, cause, mend)
+    return Problem(record.location, cause, mend)
 
 
 def _not_graded(record: Any) -> Problem:
     cause = "an answer with 'label' true or false is expected"
     if isinstance(record, Preference):
         mend = "objective: dpo or orpo; or write each answer as a row of its own, with label true or false"
-        return Problem(record.place, f"{cause}; this is a preference", mend)
+        return Problem(record.location, f"{cause}; this is a preference", mend)
     mend = 'add "label": true or false' if isinstance(record, Completion) else "objective: sft learns from such rows"
-    return Problem(record.place, cause, mend)
+    return Problem(record.location, cause, mend)

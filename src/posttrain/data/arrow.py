@@ -197,7 +197,7 @@ def _as_json(value: Any) -> Any:
 
 
 def parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of each row of a Parquet file, from `rows.parquet[1]` on, classes by their names.
+    """(location, row or BadRow) of each row of a Parquet file, from `rows.parquet[1]` on, classes by their names.
 
     notes: gets a line when keys with null were removed.
     """
@@ -219,14 +219,14 @@ def parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
 def clean_rows(
     placed: Iterable[tuple[str, Any]], cleaner: Cleaner, classes: Mapping[str, list[str] | None], notes: list[str]
 ) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of Arrow's rows, classes by their names; notes: as in `parquet_rows`."""
-    for place, row in placed:
+    """(location, row or BadRow) of Arrow's rows, classes by their names; notes: as in `parquet_rows`."""
+    for location, row in placed:
         try:
             clean = cleaner.row(row)
         except BadJson as bad:
-            yield place, BadRow(bad.cause, bad.mend)
+            yield location, BadRow(bad.cause, bad.mend)
             continue
-        yield place, {name: _named(value, classes.get(name)) for name, value in clean.items()}
+        yield location, {name: _named(value, classes.get(name)) for name, value in clean.items()}
     if cleaner.left_out:
         count = cleaner.left_out
         notes.append(

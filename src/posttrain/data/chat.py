@@ -57,12 +57,12 @@ LossOn = Literal["assistant", "all"]
 
 
 class Encoded(NamedTuple):
-    """Token ids of a row and, for each, the id to learn or -100; its place in the data; whether its end was cut off;
+    """Token ids of a row and, for each, the id to learn or -100; its location in the data; whether its end was cut off;
     the factor of its loss."""
 
     input_ids: list[int]
     labels: list[int]
-    place: str
+    location: str
     truncated: bool = False
     weight: float = 1.0
 
@@ -110,7 +110,7 @@ def fitted(
             continue
         length = len(outcome.input_ids)
         if length > limits.max_length and limits.over_long != "truncate":
-            yield TooLong(outcome.place, length)
+            yield TooLong(outcome.location, length)
             continue
         row = outcome.cut(limits.max_length)
         yield row if _learns(row.labels) else _nothing_to_learn(row, length, limits.max_length)
@@ -123,8 +123,8 @@ def _learns(labels: Sequence[int]) -> bool:
 def _nothing_to_learn(row: Encoded, length: int, max_length: int) -> Problem:
     if row.truncated:
         cause = f"no supervised token is left after cutting {length} tokens to max_length {max_length}"
-        return Problem(row.place, cause, LONG_MEND)
-    return Problem(row.place, "no supervised token: nothing to learn", "give the row an assistant turn")
+        return Problem(row.location, cause, LONG_MEND)
+    return Problem(row.location, "no supervised token: nothing to learn", "give the row an assistant turn")
 
 
 def encode_prompt(
@@ -155,11 +155,11 @@ def prompt_text(
 ) -> str:
     """Turns as the chat template renders them, up to where the answer begins; errors as in `encode_prompt`."""
     said = " ".join(turns[-1].content.split()) if turns else ""
-    place = f"the prompt {said[:40]!r}{'...' if len(said) > 40 else ''}"
-    problem = gate_of(tokenizer).problem(parts_of(turns, tools), tokenizer, place)
+    location = f"the prompt {said[:40]!r}{'...' if len(said) > 40 else ''}"
+    problem = gate_of(tokenizer).problem(parts_of(turns, tools), tokenizer, location)
     if problem is not None:
         raise TemplateError(problem)
-    return _reader(tokenizer).template.prompt(turns, tools, place)
+    return _reader(tokenizer).template.prompt(turns, tools, location)
 
 
 def _raise(outcome: Outcome) -> Encoded:
@@ -170,9 +170,9 @@ def _raise(outcome: Outcome) -> Encoded:
     return outcome
 
 
-def _no_template(place: str) -> TemplateError:
+def _no_template(location: str) -> TemplateError:
     mend = "use a chat model, or rows with 'prompt' and 'completion', or put a chat_template.jinja beside the tokenizer"
-    return TemplateError(Problem(place, "the tokenizer has no chat template", mend))
+    return TemplateError(Problem(location, "the tokenizer has no chat template", mend))
 
 
 class _Reader:
@@ -234,7 +234,7 @@ def outcomes(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss
                 record = record.as_conversation()
             if isinstance(record, Conversation):
                 if not tokenizer.chat_template:
-                    found.append(_no_template(record.place).problems[0])
+                    found.append(_no_template(record.location).problems[0])
                 else:
                     chats.append(record)
                     found.append(None)
@@ -276,16 +276,16 @@ def _not_a_text(record: Preference | Graded | LabelledText | TaggedTokens | Read
     or for models with a head.
     """
     if isinstance(record, LabelledText):
-        return Problem(record.place, "a labelled text, where one to be learned is expected", "format: text")
+        return Problem(record.location, "a labelled text, where one to be learned is expected", "format: text")
     if isinstance(record, TaggedTokens):
-        return Problem(record.place, "tagged tokens, where a text is expected", "objective: token_classification")
+        return Problem(record.location, "tagged tokens, where a text is expected", "objective: token_classification")
     if isinstance(record, ReadingQuestion):
         mend = "objective: extractive_qa; or columns: {prompt: ..., completion: ...}, format: completion"
-        return Problem(record.place, "a question about a text, where an answer to be learned is expected", mend)
+        return Problem(record.location, "a question about a text, where an answer to be learned is expected", mend)
     if isinstance(record, Preference):
-        return Problem(record.place, "two answers to compare, where one text is expected", "objective: dpo or orpo")
+        return Problem(record.location, "two answers to compare, where one text is expected", "objective: dpo or orpo")
     mend = "objective: kto; or format: completion, to learn every answer whatever its label"
-    return Problem(record.place, "a graded answer, where one to be learned is expected", mend)
+    return Problem(record.location, "a graded answer, where one to be learned is expected", mend)
 
 
 def _plain_problem(record: Completion | Text, tokenizer: PreTrainedTokenizerBase) -> Problem | None:
@@ -297,7 +297,7 @@ def _plain_problem(record: Completion | Text, tokenizer: PreTrainedTokenizerBase
         parts = [Part(record.prompt, "the prompt"), Part(record.completion, "the completion")]
         parts.append(Part(record.prompt + record.completion, "the prompt with its completion"))
         mend = PLAIN_MEND
-    return gate_of(tokenizer).problem(parts, tokenizer, record.place, mend=mend)
+    return gate_of(tokenizer).problem(parts, tokenizer, record.location, mend=mend)
 
 
 def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -315,19 +315,19 @@ def _ids(encoding: dict[str, list[list[int]]]) -> list[list[int]]:
 def _document(record: Text, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     ids = [*_plain(record.text, tokenizer), *end]
-    return Encoded(ids, list(ids), record.place)
+    return Encoded(ids, list(ids), record.location)
 
 
 def _completion(record: Completion, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Outcome:
     """Prompt and completion as one text, the prompt tokenised as in generation, then the end token."""
     if tokenizer.eos_token_id is None:
         cause = "the tokenizer has no end token: the model would never stop"
-        return Problem(record.place, cause, "set its eos_token")
+        return Problem(record.location, cause, "set its eos_token")
     whole = _plain(record.prompt + record.completion, tokenizer)
     prompt, completion = join(_plain(record.prompt, tokenizer), whole, record.prompt, record.completion, tokenizer)
     answer = [*completion, int(tokenizer.eos_token_id)]
     ids = [*prompt, *answer]
-    return Encoded(ids, list(ids) if loss_on == "all" else [IGNORED] * len(prompt) + answer, record.place)
+    return Encoded(ids, list(ids) if loss_on == "all" else [IGNORED] * len(prompt) + answer, record.location)
 
 
 def _encode_chats(
@@ -336,7 +336,7 @@ def _encode_chats(
     """Render the chats, tokenise them together, make labels, and verify the first token of each turn."""
     plans: list[Rendered | Problem] = []
     for chat in chats:
-        problem = gate_of(tokenizer).problem(parts_of(chat.messages, chat.tools), tokenizer, chat.place)
+        problem = gate_of(tokenizer).problem(parts_of(chat.messages, chat.tools), tokenizer, chat.location)
         if problem is not None:  # the row is rendered already, or a turn would end too early
             plans.append(problem)
             continue
@@ -388,14 +388,14 @@ def _mask(
         if closed is None:
             ender = reader.end_of_turn(tokenizer) if span.last else None
             if ender is None:
-                return Problem(plan.place, *UNCLOSED)
+                return Problem(plan.location, *UNCLOSED)
             appended = [ender]
             closed = len(ids)
         labels[first:closed] = ids[first:closed]
         starts.append(Start(first, span.start, begins_at(encoding, first, span.start)))
     full = [*ids, *appended]
     labels = list(full) if loss_on == "all" else [*labels, *appended]
-    return _Masked(Encoded(full, labels, plan.place), starts)
+    return _Masked(Encoded(full, labels, plan.location), starts)
 
 
 def _close(
@@ -449,7 +449,7 @@ def _verified(
         prompted = as_prompted(row.row.input_ids, row.row.labels, starts)
         if prompted is None:
             outcomes[at] = Problem(
-                row.row.place,
+                row.row.location,
                 "the first token of a turn joins the end of the template's tag and the beginning of the turn",
                 "remove white space at the start of the turn's content (or, where the template begins the turn "
                 "with <think>, give the row its reasoning_content)",

@@ -56,7 +56,7 @@ class _Layout(NamedTuple):
 
 
 def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of every sentence; its place is its first line. note: is told what was skipped."""
+    """(location, row or BadRow) of every sentence; its location is its first line. note: is told what was skipped."""
     lines = _lines(text)
     sure = [line.cells for line in lines if _is_token(line.cells)]
     if not sure:  # every token may be a hashtag

@@ -82,13 +82,13 @@ class Gate:
         return unk if unknown and unk in spelt else None
 
     def problem(
-        self, parts: Iterable[Part], tokenizer: PreTrainedTokenizerBase, place: str, *, mend: str = MEND
+        self, parts: Iterable[Part], tokenizer: PreTrainedTokenizerBase, location: str, *, mend: str = MEND
     ) -> Problem | None:
         """The problem of the first text that has a control token; None when none has."""
         for text, subject, field in parts:
             found = self.first_in(text, tokenizer)
             if found is not None:
-                return _problem(found, subject, field, place, mend)
+                return _problem(found, subject, field, location, mend)
         return None
 
     def cut(self, text: str) -> list[str]:
@@ -111,11 +111,11 @@ def _longest_first(tokens: Iterable[str]) -> list[str]:
     return [re.escape(token) for token in sorted(tokens, key=len, reverse=True)]
 
 
-def _problem(found: str, subject: str, field: str, place: str, mend: str) -> Problem:
+def _problem(found: str, subject: str, field: str, location: str, mend: str) -> Problem:
     at = f" in its {field}" if field else ""
     if "\ud800" <= found <= "\udfff":
-        return Problem(place, f"{subject} holds half a surrogate pair ({found!a}){at}", "remove it: it is no text")
-    return Problem(place, f"{subject} holds the control token {found!r}{at}", mend)
+        return Problem(location, f"{subject} holds half a surrogate pair ({found!a}){at}", "remove it: it is no text")
+    return Problem(location, f"{subject} holds the control token {found!r}{at}", mend)
 
 
 _gates: WeakKeyDictionary[PreTrainedTokenizerBase, Gate] = WeakKeyDictionary()
@@ -130,7 +130,7 @@ def gate_of(tokenizer: PreTrainedTokenizerBase) -> Gate:
     return gate
 
 
-def check_text(text: str, tokenizer: PreTrainedTokenizerBase, subject: str, place: str = "") -> None:
+def check_text(text: str, tokenizer: PreTrainedTokenizerBase, subject: str, location: str = "") -> None:
     """TemplateError when a text that no template renders has a control token.
 
     Two are allowed: the token that begins a document, at the beginning, and the unknown token, which ends nothing
@@ -141,7 +141,7 @@ def check_text(text: str, tokenizer: PreTrainedTokenizerBase, subject: str, plac
     rest = text.removeprefix(begins) if begins else text
     found = gate.first_in(rest, tokenizer, unknown=False)
     if found is not None:
-        raise TemplateError(_problem(found, subject, "", place, PLAIN_MEND))
+        raise TemplateError(_problem(found, subject, "", location, PLAIN_MEND))
 
 
 def head_problem(
@@ -154,7 +154,7 @@ def head_problem(
         parts = [Part(token, f"token {i}") for i, token in enumerate(record.tokens)]
     else:
         parts = [Part(record.question, "the question"), Part(record.context, "the context")]
-    return gate_of(tokenizer).problem(parts, tokenizer, record.place, mend=PLAIN_MEND)
+    return gate_of(tokenizer).problem(parts, tokenizer, record.location, mend=PLAIN_MEND)
 
 
 def parts_of(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> Iterator[Part]:

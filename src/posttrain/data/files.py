@@ -1,4 +1,4 @@
-"""Read files row by row, each with its place: JSON Lines, a JSON array, CSV, TSV, Parquet, plain text, CoNLL, SQuAD.
+"""Read files row by row, each with its location: JSON Lines, a JSON array, CSV, TSV, Parquet, plain text, CoNLL, SQuAD.
 
 The ending of the name says what a file is; `.gz` after it, that it is compressed. A row that cannot be read is returned
 as a `BadRow`, so that the others can be used; a file that cannot be read raises DataError.
@@ -64,7 +64,7 @@ def user_text(path: Path) -> str:
 def file_rows(
     path: Path, *, notes: list[str], tags: bool = False, quotes: bool = True, names: Names = lambda _: None
 ) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of every row.
+    """(location, row or BadRow) of every row.
 
     notes: gets what was chosen in reading, for people; tags: a .txt file holds tagged tokens, not text; quotes, names:
     of tables, as for `table_rows`.
@@ -95,23 +95,23 @@ def _taken_for_json(rows: Iterator[tuple[str, Any]], kind: str, notes: list[str]
     """Rows of a file whose name does not say what it holds; each problem says that it was read as JSON Lines."""
     ending = f"the ending '{kind}' is not known" if kind else "the name has no ending"
     notes.append(f"read as JSON Lines: {ending}")
-    for place, row in rows:
+    for location, row in rows:
         if isinstance(row, BadRow):
             mend = "end its name in .jsonl, .csv, .tsv, .parquet, .txt or .conll, as what it is"
-            yield place, BadRow(f"{row.cause} (read as JSON Lines: {ending})", mend)
+            yield location, BadRow(f"{row.cause} (read as JSON Lines: {ending})", mend)
         else:
-            yield place, row
+            yield location, row
 
 
 def json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """(place, value or BadRow) of every line that is not blank."""
+    """(location, value or BadRow) of every line that is not blank."""
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: strings may hold U+2028 and U+0085
         line = line.strip(" \t\r")
         if not line:
             continue
-        place = f"{name}:{number}"
+        location = f"{name}:{number}"
         try:
-            yield place, parse_json(line)
+            yield location, parse_json(line)
         except BadJson as bad:
             at = f" at column {bad.column}" if bad.column else ""
             if number == 1 and line in {"{", "["}:
@@ -120,7 +120,7 @@ def json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
                 mend = bad.mend or (
                     "the line seems to be cut off" if bad.cut else "one JSON object per line is expected"
                 )
-            yield place, BadRow(f"{bad.cause}{at}", mend)
+            yield location, BadRow(f"{bad.cause}{at}", mend)
 
 
 def _array(text: str, name: str) -> Iterator[tuple[str, Any]]:
@@ -131,16 +131,16 @@ def _array(text: str, name: str) -> Iterator[tuple[str, Any]]:
         if "Extra data" in bad.cause:
             yield from json_lines(text, name)
             return
-        place = f"{name}:{bad.line}" if bad.line else name
+        location = f"{name}:{bad.line}" if bad.line else name
         mend = bad.mend or (
             "the file seems to be cut off" if bad.cut else "an array of objects is expected: [{...}, ...]"
         )
-        raise DataError(Problem(place, bad.cause, mend)) from bad
+        raise DataError(Problem(location, bad.cause, mend)) from bad
     yield from ((f"{name}[{number}]", row) for number, row in enumerate(rows, start=1))
 
 
 def _documents(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Blocks of lines between blank lines: each is a document, and its place is its first line."""
+    """Blocks of lines between blank lines: each is a document, and its location is its first line."""
     block: list[str] = []
     first = 1
     for number, line in enumerate([*text.split("\n"), ""], start=1):

@@ -10,7 +10,7 @@ from posttrain.errors import Problem
 __all__ = ["grouped"]
 
 NUMBERED = re.compile(r"(.*?)(?::(\d+)|\[(\d+)\])", re.DOTALL)
-"""The place of a row: `rows.jsonl:17`, or `rows.json[3]`."""
+"""The location of a row: `rows.jsonl:17`, or `rows.json[3]`."""
 MANY = 3
 """From this many rows on there is one line for all."""
 RANGES = 5
@@ -19,12 +19,12 @@ RANGES = 5
 
 def grouped(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
     """Problems with the same cause and mend in one file become one, with their number; in the order of their first
-    rows. A problem whose place has no number stays alone.
+    rows. A problem whose location has no number stays alone.
     """
     found: dict[object, list[tuple[Problem, int]]] = {}
     heads: dict[object, tuple[str, str]] = {}
     for number, problem in enumerate(problems):
-        match = NUMBERED.fullmatch(problem.place)
+        match = NUMBERED.fullmatch(problem.location)
         if match is None:
             found[number] = [(problem, 0)]
             continue

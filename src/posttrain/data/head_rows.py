@@ -52,7 +52,7 @@ class TextRow(NamedTuple):
     input_ids: list[int]
     types: list[int] | None
     labels: tuple[int, ...]
-    place: str
+    location: str
     truncated: bool = False
 
 
@@ -64,7 +64,7 @@ class TagRow(NamedTuple):
     types: list[int] | None
     first: list[int]
     tags: list[int]
-    place: str
+    location: str
     truncated: bool = False
 
 
@@ -85,9 +85,9 @@ class SpanRow(NamedTuple):
     truncated: bool = False
 
     @property
-    def place(self) -> str:
-        """The place of the question in its file."""
-        return self.record.place
+    def location(self) -> str:
+        """The location of the question in its file."""
+        return self.record.location
 
 
 Piece = Literal["first", "last", "start"]
@@ -152,7 +152,7 @@ def _texts(
     number = {label: i for i, label in enumerate(settings.labels)}
     for record in records:
         if not isinstance(record, LabelledText):
-            yield Problem(record.place, "no labelled text", '{"text": ..., "label": ...}')
+            yield Problem(record.location, "no labelled text", '{"text": ..., "label": ...}')
             continue
         if (problem := _label_problem(record, number, settings) or head_problem(record, tokenizer)) is not None:
             yield problem
@@ -161,27 +161,27 @@ def _texts(
         texts = _joined(record, tokenizer)
         found = tokenizer(*texts, return_token_type_ids=_typed(tokenizer), verbose=False)
         if (truncated := len(found["input_ids"]) > settings.max_length) and settings.over_long != "truncate":
-            yield TooLong(record.place, len(found["input_ids"]))
+            yield TooLong(record.location, len(found["input_ids"]))
             continue
         if truncated:
             cut = {"truncation": True, "max_length": settings.max_length}
             found = tokenizer(*texts, return_token_type_ids=_typed(tokenizer), **cut)
         if not found["input_ids"]:
-            yield Problem(record.place, "the tokenizer makes no token of the text", "remove the row")
+            yield Problem(record.location, "the tokenizer makes no token of the text", "remove the row")
             continue
-        yield TextRow(found["input_ids"], found.get("token_type_ids"), labels, record.place, truncated)
+        yield TextRow(found["input_ids"], found.get("token_type_ids"), labels, record.location, truncated)
 
 
 def _label_problem(record: LabelledText, number: dict[str, int], settings: HeadSettings) -> Problem | None:
     if not settings.gold:
         return None
     if not record.gold:
-        return Problem(record.place, "no 'label'", 'add "label": "..."')
+        return Problem(record.location, "no 'label'", 'add "label": "..."')
     if not settings.multi_label and len(record.labels) != 1:
         cause = f"{len(record.labels)} labels, where each text has one"
-        return Problem(record.place, cause, "multi_label: true, where a text may have several")
+        return Problem(record.location, cause, "multi_label: true, where a text may have several")
     unknown = [label for label in record.labels if label not in number]
-    return Problem(record.place, *_unknown(unknown[0], list(number))) if unknown else None
+    return Problem(record.location, *_unknown(unknown[0], list(number))) if unknown else None
 
 
 def _joined(record: LabelledText, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
@@ -210,7 +210,7 @@ def _sentences(
     blank: dict[int, bool] = {}
     for record in records:
         if not isinstance(record, TaggedTokens):
-            yield Problem(record.place, "no tagged tokens", '{"tokens": [...], "tags": [...]}')
+            yield Problem(record.location, "no tagged tokens", '{"tokens": [...], "tags": [...]}')
             continue
         if (problem := _tag_problem(record, number, settings) or head_problem(record, tokenizer)) is not None:
             yield problem
@@ -220,7 +220,7 @@ def _sentences(
         found = tokenizer(words, verbose=False, **how)
         whole = _pieces(found, len(words))
         if (truncated := len(found["input_ids"]) > settings.max_length) and settings.over_long != "truncate":
-            yield TooLong(record.place, len(found["input_ids"]))
+            yield TooLong(record.location, len(found["input_ids"]))
             continue
         if truncated:
             found = tokenizer(words, truncation=True, max_length=settings.max_length, **how)
@@ -232,19 +232,19 @@ def _sentences(
             for own, all_of in zip(left, whole, strict=True)
         ]
         if all(position < 0 for position in first):
-            yield Problem(record.place, "the tokenizer makes no token of the sentence", "remove the row")
+            yield Problem(record.location, "the tokenizer makes no token of the sentence", "remove the row")
             continue
         tags = [number[tag] for tag in record.tags] if settings.gold else []
-        yield TagRow(found["input_ids"], found.get("token_type_ids"), first, tags, record.place, truncated)
+        yield TagRow(found["input_ids"], found.get("token_type_ids"), first, tags, record.location, truncated)
 
 
 def _tag_problem(record: TaggedTokens, number: dict[str, int], settings: HeadSettings) -> Problem | None:
     if not settings.gold:
         return None
     if not record.gold:
-        return Problem(record.place, "no 'tags'", 'add "tags": [...], one for each token')
+        return Problem(record.location, "no 'tags'", 'add "tags": [...], one for each token')
     unknown = [tag for tag in record.tags if tag not in number]
-    return Problem(record.place, *_unknown(unknown[0], settings.labels)) if unknown else None
+    return Problem(record.location, *_unknown(unknown[0], settings.labels)) if unknown else None
 
 
 def _pieces(found: Any, words: int) -> list[list[int]]:
@@ -312,11 +312,11 @@ def _questions(
     for i, record in enumerate(records):
         if not isinstance(record, ReadingQuestion):
             yield Problem(
-                record.place, "no question about a text", '{"question": ..., "context": ..., "answers": [...]}'
+                record.location, "no question about a text", '{"question": ..., "context": ..., "answers": [...]}'
             )
         elif settings.gold and not record.gold:
             mend = 'add "answers": [...], an empty list where the text has none'
-            yield Problem(record.place, "no 'answers'", mend)
+            yield Problem(record.location, "no 'answers'", mend)
         elif (control := head_problem(record, tokenizer)) is not None:
             yield control
         else:
@@ -342,7 +342,7 @@ def _target(record: ReadingQuestion, window: _Window) -> tuple[int, int]:
 def _room(question: int, marks: int, record: ReadingQuestion, settings: HeadSettings) -> int | TooLong:
     """How many tokens of a window are left for the text."""
     room = settings.max_length - question - marks
-    return room if room >= LEAST_CONTEXT else TooLong(record.place, question + marks + LEAST_CONTEXT)
+    return room if room >= LEAST_CONTEXT else TooLong(record.location, question + marks + LEAST_CONTEXT)
 
 
 def _paired(

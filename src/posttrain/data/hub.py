@@ -17,7 +17,7 @@ __all__ = ["hub_rows"]
 def hub_rows(
     hub: str, subset: str | None, split: str, *, download: bool, notes: list[str]
 ) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of each row, classes by their names, without the nulls that Arrow inserted (see
+    """(location, row or BadRow) of each row, classes by their names, without the nulls that Arrow inserted (see
     `arrow`)."""
     local = Path(hub).expanduser().is_dir()
     before = datasets.config.HF_HUB_OFFLINE

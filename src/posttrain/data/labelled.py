@@ -22,7 +22,7 @@ from posttrain.errors import DataError, Problem
 __all__ = ["is_squad", "labelled_of", "question_of", "squad_rows", "tagged_of"]
 
 
-def labelled_of(row: Mapping[str, Any], place: str) -> LabelledText:
+def labelled_of(row: Mapping[str, Any], location: str) -> LabelledText:
     """A row with `text` and `label`; BadRow with what was expected."""
     first, second = ("text", "text2") if "text" in row or "premise" not in row else ("premise", "hypothesis")
     text = _filled(row, first)
@@ -32,15 +32,15 @@ def labelled_of(row: Mapping[str, Any], place: str) -> LabelledText:
     given = row.get("label") if row.get("label") is not None else row.get("labels")
     if given is None:
         _misspelt("label", row, "labels")
-        return LabelledText(text, (), place, text2, gold=False)
+        return LabelledText(text, (), location, text2, gold=False)
     labels = tuple(_label(one, "label") for one in (given if isinstance(given, list) else [given]))
     twice = [label for label in labels if labels.count(label) > 1]
     if twice:
         raise BadRow(f"the label '{twice[0]}' stands twice", "name each label once")
-    return LabelledText(text, labels, place, text2)
+    return LabelledText(text, labels, location, text2)
 
 
-def tagged_of(row: Mapping[str, Any], place: str) -> TaggedTokens:
+def tagged_of(row: Mapping[str, Any], location: str) -> TaggedTokens:
     """A row with `tokens` and `tags`; BadRow with what was expected."""
     tokens = row.get("tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) and t for t in tokens):
@@ -50,15 +50,15 @@ def tagged_of(row: Mapping[str, Any], place: str) -> TaggedTokens:
     given = row.get("tags")
     if given is None:
         _misspelt("tags", row)
-        return TaggedTokens(tuple(tokens), (), place, gold=False)
+        return TaggedTokens(tuple(tokens), (), location, gold=False)
     if not isinstance(given, list):
         raise BadRow(f"'tags' must be a list, got {kind_of(given)}", 'such as ["B-PER", "O", "O"]')
     if len(given) != len(tokens):
         raise BadRow(f"{len(given)} tags for {len(tokens)} tokens", "give one tag for each token")
-    return TaggedTokens(tuple(tokens), tuple(_label(tag, "tags") for tag in given), place)
+    return TaggedTokens(tuple(tokens), tuple(_label(tag, "tags") for tag in given), location)
 
 
-def question_of(row: Mapping[str, Any], place: str) -> ReadingQuestion:
+def question_of(row: Mapping[str, Any], location: str) -> ReadingQuestion:
     """A row with `question`, `context` and `answers`; BadRow when an answer is not in the context where the row
     says."""
     question, context = _filled(row, "question"), _filled(row, "context")
@@ -67,9 +67,9 @@ def question_of(row: Mapping[str, Any], place: str) -> ReadingQuestion:
     given = row.get("answers")
     if given is None and row.get("is_impossible") is not True:
         _misspelt("answers", row)
-        return ReadingQuestion(question, context, (), place, name, gold=False)
+        return ReadingQuestion(question, context, (), location, name, gold=False)
     answers = dict.fromkeys(_span(*pair, context) for pair in _answer_pairs(given or []))
-    return ReadingQuestion(question, context, tuple(answers), place, name)
+    return ReadingQuestion(question, context, tuple(answers), location, name)
 
 
 def _misspelt(field: str, row: Mapping[str, Any], *others: str) -> None:
@@ -137,12 +137,12 @@ def is_squad(text: str) -> bool:
 
 
 def squad_rows(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of every question of a SQuAD file (SQuAD, DRCD, CMRC); a place ends with an id."""
+    """(location, row or BadRow) of every question of a SQuAD file (SQuAD, DRCD, CMRC); a location ends with an id."""
     try:
         value = parse_json(text)
     except BadJson as bad:
-        place = f"{name}:{bad.line}" if bad.line else name
-        raise DataError(Problem(place, bad.cause, bad.mend or "copy the file again")) from bad
+        location = f"{name}:{bad.line}" if bad.line else name
+        raise DataError(Problem(location, bad.cause, bad.mend or "copy the file again")) from bad
     articles = value.get("data") if isinstance(value, dict) else None
     if not isinstance(articles, list):
         raise DataError(Problem(name, "not a SQuAD file: no list 'data'", SQUAD))
@@ -152,13 +152,13 @@ def squad_rows(text: str, name: str) -> Iterator[tuple[str, Any]]:
             yield f"{name}: data[{a}]", BadRow("not a SQuAD file: no list 'paragraphs'", SQUAD)
             continue
         for p, paragraph in enumerate(paragraphs):
-            place = f"{name}: data[{a}].paragraphs[{p}]"
+            location = f"{name}: data[{a}].paragraphs[{p}]"
             asked = paragraph.get("qas") if isinstance(paragraph, dict) else None
             if not isinstance(asked, list):
-                yield place, BadRow("not a SQuAD file: no list 'qas'", SQUAD)
+                yield location, BadRow("not a SQuAD file: no list 'qas'", SQUAD)
                 continue
             for q, qa in enumerate(asked):
                 if not isinstance(qa, dict) or qa.get("id") is None:
-                    yield f"{place}.qas[{q}]", BadRow("not a SQuAD file: a question without 'id'", SQUAD)
+                    yield f"{location}.qas[{q}]", BadRow("not a SQuAD file: a question without 'id'", SQUAD)
                 else:
                     yield f"{name}#{qa['id']}", {"context": paragraph.get("context"), **qa}

@@ -32,7 +32,7 @@ class Limits(NamedTuple):
 class TooLong(NamedTuple):
     """A row of so many tokens, which is not to be cut."""
 
-    place: str
+    location: str
     length: int
 
 
@@ -64,7 +64,7 @@ class Encodings(NamedTuple, Generic[RowT]):
         """
         cause = f"tokens, more than max_length {limits.max_length}"
         raised = self.long if limits.over_long == "raise" else []
-        long = [Problem(one.place, f"{one.length} {cause}", LONG_MEND) for one in raised]
+        long = [Problem(one.location, f"{one.length} {cause}", LONG_MEND) for one in raised]
         bad = self.bad if limits.on_bad_row == "fail" else []
         if long or bad:
             raise data_error([*bad, *long], records, kind if self.bad else DataError, skippable=not long)

@@ -23,7 +23,7 @@ RecordT = TypeVar("RecordT")
 Turns = tuple[Message, ...]
 
 
-def preference_of(row: Mapping[str, Any], place: str) -> Preference:
+def preference_of(row: Mapping[str, Any], location: str) -> Preference:
     """A row with `chosen` and `rejected`; BadRow with what was expected."""
     if row.get("chosen") is None and row.get("rejected") is None:
         cause = f"'chosen' and 'rejected' are expected, two answers to one prompt; the row has {keys_of(row)}"
@@ -48,14 +48,14 @@ def preference_of(row: Mapping[str, Any], place: str) -> Preference:
         prompt,
         _learned(chosen, "chosen"),
         _learned(rejected, "rejected"),
-        place,
+        location,
         tools_of(row),
         None if margin is None else float(margin),
         plain,
     )
 
 
-def graded_of(row: Mapping[str, Any], place: str) -> Graded:
+def graded_of(row: Mapping[str, Any], location: str) -> Graded:
     """A row with `completion` and `label`; BadRow with what was expected."""
     if "completion" not in row or row.get("label") is None:
         cause = f"'completion' and 'label' (true or false) are expected; the row has {keys_of(row)}"
@@ -68,7 +68,7 @@ def graded_of(row: Mapping[str, Any], place: str) -> Graded:
     if prompt is None:
         raise BadRow("'prompt' is missing", 'add "prompt": "..."')
     answer = _learned(_without(prompt, _answer(row, "completion"), "completion"), "completion")
-    return Graded(prompt, answer, label, place, tools_of(row), plain and isinstance(row["completion"], str))
+    return Graded(prompt, answer, label, location, tools_of(row), plain and isinstance(row["completion"], str))
 
 
 def _prompt(row: Mapping[str, Any]) -> tuple[Turns | None, bool]:
@@ -160,7 +160,7 @@ def pairs_from_targets(targets: Sequence[Conversation], before_answers: Sequence
             tuple(map(_unlearned, target.messages[:-1])),
             (target.messages[-1],),
             (Message("assistant", before.strip()),),
-            target.place,
+            target.location,
             target.tools,
         )
         for target, before in zip(targets, before_answers, strict=True)
@@ -173,7 +173,7 @@ def graded_from_targets(targets: Sequence[Conversation], before_answers: Sequenc
     """The same pairs as two graded answers each: the target's is wanted, the present one is unwanted."""
     pairs = pairs_from_targets(targets, before_answers)
     graded = [
-        Graded(pair.prompt, answer, label, pair.place, pair.tools)
+        Graded(pair.prompt, answer, label, pair.location, pair.tools)
         for pair in pairs.records
         for answer, label in ((pair.chosen, True), (pair.rejected, False))
     ]

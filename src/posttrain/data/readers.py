@@ -1,4 +1,4 @@
-"""Data files to typed records; every bad row with its place, what was expected, and how to mend it.
+"""Data files to typed records; every bad row with its location, what was expected, and how to mend it.
 
 These rows are read (a file may mix them):
 
@@ -133,12 +133,12 @@ def sift(source: DataSource) -> ReadResult:
     notes: list[str] = []
     formats: Counter[str] = Counter()
     rows = 0
-    for place, row in _rows(source, notes):
+    for location, row in _rows(source, notes):
         rows += 1
         try:
-            recognised, record = _recognised(row, place, source.columns, source.format)
+            recognised, record = _recognised(row, location, source.columns, source.format)
         except BadRow as bad:
-            problems.append(Problem(place, bad.cause, bad.mend))
+            problems.append(Problem(location, bad.cause, bad.mend))
         else:
             records.append(record)
             formats[recognised] += 1
@@ -166,7 +166,7 @@ def data_error(
 
     skippable: whether `--on-bad-row skip` may help; it does not when no row would be left.
     """
-    bad = len({problem.place for problem in problems})  # a row may have several problems
+    bad = len({problem.location for problem in problems})  # a row may have several problems
     mend = SKIP_MEND if skippable and bad < rows else ""
     return kind(*listed(problems), Problem("", f"{bad} of {rows} rows cannot be used", mend))
 
@@ -179,7 +179,7 @@ def listed(problems: Sequence[Problem]) -> list[Problem | str]:
 
 
 def _rows(source: DataSource, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """(place, row) of every row; a row is a dict, a `BadRow`, or another JSON value."""
+    """(location, row) of every row; a row is a dict, a `BadRow`, or another JSON value."""
     if source.hub is not None:
         from posttrain.data.hub import hub_rows
 
@@ -202,12 +202,12 @@ LISTS = ("tokens", "tags", "answers")
 """Fields that are lists, which tables store as JSON text."""
 
 
-def record_of(row: Any, place: str) -> Record:
+def record_of(row: Any, location: str) -> Record:
     """One row as a record; BadRow with what was expected."""
-    return _recognised(row, place, {}, "auto")[1]
+    return _recognised(row, location, {}, "auto")[1]
 
 
-def _recognised(row: Any, place: str, columns: Mapping[str, str], format: Format) -> tuple[str, Record]:
+def _recognised(row: Any, location: str, columns: Mapping[str, str], format: Format) -> tuple[str, Record]:
     """The name of the row's format, and its record."""
     if isinstance(row, BadRow):
         raise row
@@ -229,7 +229,7 @@ def _recognised(row: Any, place: str, columns: Mapping[str, str], format: Format
         row = typed(row, graded=format == "graded" or (format == "auto" and _is_graded(row)))
     if format == "auto":
         format = _format_of(row)
-    return name or FORMAT_NAMES[format], _record(row, place, format)
+    return name or FORMAT_NAMES[format], _record(row, location, format)
 
 
 def _is_graded(row: Mapping[str, Any]) -> bool:
@@ -238,24 +238,24 @@ def _is_graded(row: Mapping[str, Any]) -> bool:
     return filled(row.get("completion")) and isinstance(label, str) and label.strip().lower() in TRUTH
 
 
-def _record(row: Mapping[str, Any], place: str, format: Format) -> Record:
+def _record(row: Mapping[str, Any], location: str, format: Format) -> Record:
     if format == "messages":
-        return _conversation(row, place)
+        return _conversation(row, location)
     if format == "completion":
-        return _completion(row, place)
+        return _completion(row, location)
     if format == "preference":
-        return preference_of(row, place)
+        return preference_of(row, location)
     if format == "graded":
-        return graded_of(row, place)
+        return graded_of(row, location)
     if format in ("labels", "tags", "answers"):
         row = {**row, **{key: turns_in(row[key], key) for key in LISTS if key in row}}
         if format == "labels":
-            return labelled_of(row, place)
-        return tagged_of(row, place) if format == "tags" else question_of(row, place)
+            return labelled_of(row, location)
+        return tagged_of(row, location) if format == "tags" else question_of(row, location)
     text = text_of(row, "text")
     if not text.strip():
         raise BadRow("'text' is empty", "remove the row")
-    return Text(text, place)
+    return Text(text, location)
 
 
 def _format_of(row: Mapping[str, Any]) -> Format:
@@ -315,13 +315,13 @@ def _mapping(row: Mapping[str, Any]) -> str:
     return f"rename the fields, or map them: {words} (in a file columns: {{prompt: {asked}, completion: {answered}}})"
 
 
-def _conversation(row: Mapping[str, Any], place: str) -> Conversation:
+def _conversation(row: Mapping[str, Any], location: str) -> Conversation:
     messages = messages_of(row.get("messages"), "messages")
     _check_answer(messages)
-    return Conversation(messages, place, tools_of(row))
+    return Conversation(messages, location, tools_of(row))
 
 
-def _completion(row: Mapping[str, Any], place: str) -> Record:
+def _completion(row: Mapping[str, Any], location: str) -> Record:
     prompt, completion = row.get("prompt"), row.get("completion")
     if not filled(completion):
         raise BadRow("a row without an answer: 'completion' is empty", "write the answer or remove the row")
@@ -337,8 +337,8 @@ def _completion(row: Mapping[str, Any], place: str) -> Record:
         asked = (replace(m, train=False) if m.role == "assistant" and m.train is None else m for m in before)
         messages = (*asked, *after)
         _check_answer(messages)
-        return Conversation(messages, place, tools_of(row))
-    return Completion(text_of(row, "prompt"), text_of(row, "completion"), place)
+        return Conversation(messages, location, tools_of(row))
+    return Completion(text_of(row, "prompt"), text_of(row, "completion"), location)
 
 
 def _check_answer(messages: tuple[Message, ...]) -> None:

@@ -1,7 +1,7 @@
 """The records of data files: conversations, prompt/completion pairs, plain texts, prompts alone, preferences, graded
 answers, labelled texts, tagged tokens, questions about texts.
 
-Each record has its `place` (`rows.jsonl:17`), so that every later error can name the row.
+Each record has its `location` (`rows.jsonl:17`), so that every later error can name the row.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Conversation:
     """
 
     messages: tuple[Message, ...]
-    place: str
+    location: str
     tools: tuple[dict[str, Any], ...] | None = None
     weight: float = 1.0
     ended: bool = True
@@ -89,11 +89,11 @@ class Completion:
 
     prompt: str
     completion: str
-    place: str
+    location: str
 
     def as_conversation(self) -> Conversation:
         """The same pair as a conversation of two turns."""
-        return Conversation((Message("user", self.prompt), Message("assistant", self.completion)), self.place)
+        return Conversation((Message("user", self.prompt), Message("assistant", self.completion)), self.location)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Text:
     """A document: every token is learned, then the end-of-text token."""
 
     text: str
-    place: str
+    location: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class PromptOnly:
     """
 
     messages: tuple[Message, ...]
-    place: str
+    location: str
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -132,7 +132,7 @@ class Preference:
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
-    place: str
+    location: str
     tools: tuple[dict[str, Any], ...] | None = None
     margin: float | None = None
     plain: bool = False
@@ -140,8 +140,8 @@ class Preference:
     def both(self) -> tuple[Conversation | Completion, Conversation | Completion]:
         """The prompt with the chosen and with the rejected answer."""
         return (
-            _answered(self.prompt, self.chosen, self.place, self.tools, self.plain),
-            _answered(self.prompt, self.rejected, self.place, self.tools, self.plain),
+            _answered(self.prompt, self.chosen, self.location, self.tools, self.plain),
+            _answered(self.prompt, self.rejected, self.location, self.tools, self.plain),
         )
 
 
@@ -152,13 +152,13 @@ class Graded:
     prompt: tuple[Message, ...]
     completion: tuple[Message, ...]
     label: bool
-    place: str
+    location: str
     tools: tuple[dict[str, Any], ...] | None = None
     plain: bool = False
 
     def answered(self) -> Conversation | Completion:
         """The prompt with its answer."""
-        return _answered(self.prompt, self.completion, self.place, self.tools, self.plain)
+        return _answered(self.prompt, self.completion, self.location, self.tools, self.plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class LabelledText:
 
     text: str
     labels: tuple[str, ...]
-    place: str
+    location: str
     text2: str | None = None
     gold: bool = True
     """Whether the row has labels (possibly an empty list)."""
@@ -180,7 +180,7 @@ class TaggedTokens:
 
     tokens: tuple[str, ...]
     tags: tuple[str, ...]
-    place: str
+    location: str
     gold: bool = True
 
 
@@ -198,7 +198,7 @@ class ReadingQuestion:
     question: str
     context: str
     answers: tuple[SpanAnswer, ...]
-    place: str
+    location: str
     id: str = ""
     gold: bool = True
 
@@ -206,13 +206,13 @@ class ReadingQuestion:
 def _answered(
     prompt: tuple[Message, ...],
     answer: tuple[Message, ...],
-    place: str,
+    location: str,
     tools: tuple[dict[str, Any], ...] | None,
     plain: bool,
 ) -> Conversation | Completion:
     if plain:
-        return Completion(prompt[0].content, answer[0].content, place)
-    return Conversation((*prompt, *answer), place, tools)
+        return Completion(prompt[0].content, answer[0].content, location)
+    return Conversation((*prompt, *answer), location, tools)
 
 
 Record: TypeAlias = (
@@ -222,12 +222,12 @@ Record: TypeAlias = (
 
 def texts_of(record: Record) -> list[Record]:
     """The records that are rendered for a record: both answers of a preference, or the graded answer, named in
-    `place`."""
+    `location`."""
     if isinstance(record, Preference):
         names = ("chosen", "rejected")
-        return [replace(one, place=f"{one.place} {name}") for one, name in zip(record.both(), names, strict=True)]
+        return [replace(one, location=f"{one.location} {name}") for one, name in zip(record.both(), names, strict=True)]
     if isinstance(record, Graded):
-        return [replace(record.answered(), place=f"{record.place} {'wanted' if record.label else 'unwanted'}")]
+        return [replace(record.answered(), location=f"{record.location} {'wanted' if record.label else 'unwanted'}")]
     return [record]
 
 

@@ -121,7 +121,7 @@ def count(
     except DataError as refused:  # rows that are too long, or none is left
         error = refused
     texts = [text for row in found.rows for text in sequences_of(row)]
-    unknown = {problem.place: problem for problem in unknown_tokens(texts, tokenizer, known)}
+    unknown = {problem.location: problem for problem in unknown_tokens(texts, tokenizer, known)}
     bad += [*found.bad, *unknown.values()]
     return Counted(
         rows=read.rows,
@@ -130,7 +130,7 @@ def count(
         too_long=len(found.long) if over_long == "raise" else 0,
         dropped=len(found.long) if over_long == "drop" else 0,
         truncated=found.truncated,
-        texts=[text for text in texts if text.place not in unknown],
+        texts=[text for text in texts if text.location not in unknown],
         problems=bad,
         error=error,
     )
@@ -162,7 +162,7 @@ def unknown_tokens(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, 
     """Problems of rows with tokens that have no embedding; known: how many embeddings there are, None if not known."""
     if known is None:
         return []
-    found = (outside(row.place, row.input_ids, known, tokenizer) for row in rows)
+    found = (outside(row.location, row.input_ids, known, tokenizer) for row in rows)
     return [problem for problem in found if problem is not None]
 
 

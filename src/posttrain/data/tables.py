@@ -1,4 +1,4 @@
-"""Tables of text (CSV, TSV) to rows; each row's place is the line on which it begins.
+"""Tables of text (CSV, TSV) to rows; each row's location is the line on which it begins.
 
 A table's first line names its columns. Cells may hold commas, line breaks and quotation marks as spreadsheets and
 pandas write them (RFC 4180). Columns may be separated by semicolons or tabs too, as Excel writes them in many
@@ -38,7 +38,7 @@ class TableRow(dict[str, Any]):
 def table_rows(
     text: str, name: str, *, tabs: bool, note: Callable[[str], None], quotes: bool = True, names: Names = lambda _: None
 ) -> Iterator[tuple[str, Any]]:
-    """(place, TableRow or BadRow) of each row. DataError where the table itself cannot be read.
+    """(location, TableRow or BadRow) of each row. DataError where the table itself cannot be read.
 
     tabs: columns are separated by tabs, unless the first line shows another separator; note: is told what was chosen;
     quotes: quotation marks group a cell, else they are words (GLUE's TSV files); then cells beyond the named columns
@@ -56,18 +56,18 @@ def table_rows(
     for line, cells in _records(text, name, separator, skipped, quotes):
         if not any(cell.strip() for cell in cells):
             continue  # spreadsheets leave empty lines
-        place = f"{name}:{line}"
+        location = f"{name}:{line}"
         if header is None:
             given = names(cells)
-            header = _header(cells if given is None else list(given), place)
+            header = _header(cells if given is None else list(given), location)
             if given is None:
                 continue
         rows += 1
         if len(cells) < len(header) or (quotes and any(cell.strip() for cell in cells[len(header) :])):
-            yield place, BadRow(f"{len(cells)} columns, {len(header)} expected: {', '.join(header)}", MEND)
+            yield location, BadRow(f"{len(cells)} columns, {len(header)} expected: {', '.join(header)}", MEND)
         else:
             pairs = zip(header, cells, strict=False)
-            yield place, TableRow((column, _cell(cell)) for column, cell in pairs if column)
+            yield location, TableRow((column, _cell(cell)) for column, cell in pairs if column)
     if header and not rows:
         named = ", ".join(f"'{column}'" for column in header[:10] if column)
         raise DataError(Problem(name, f"the table has no rows: its only line names the columns {named}", NO_ROWS_MEND))
@@ -108,13 +108,13 @@ def _records(text: str, name: str, separator: str, skipped: int, quotes: bool) -
         first = lines.line_num + 1
 
 
-def _header(cells: list[str], place: str) -> list[str]:
+def _header(cells: list[str], location: str) -> list[str]:
     names = [cell.strip() for cell in cells]
     while names and not names[-1]:
         names.pop()
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
-        raise DataError(Problem(place, f"two columns are called '{twice[0]}'", "give each its own name"))
+        raise DataError(Problem(location, f"two columns are called '{twice[0]}'", "give each its own name"))
     return names
 
 

@@ -68,11 +68,11 @@ class Span(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """A conversation as text, its supervised turns, and its place in the data."""
+    """A conversation as text, its supervised turns, and its location in the data."""
 
     text: str
     spans: list[Span]
-    place: str
+    location: str
 
 
 class ChatTemplate:
@@ -100,15 +100,15 @@ class ChatTemplate:
         """The Jinja source (some tokenizers have another one for tools)."""
         return self.sources[tools]
 
-    def text(self, messages: Sequence[Message], tools: Tools, place: str, *, prompt: bool = False) -> str:
+    def text(self, messages: Sequence[Message], tools: Tools, location: str, *, prompt: bool = False) -> str:
         """The rendered text; with `prompt`, followed by the generation prompt."""
-        return self._run(self._chat(messages, tools), tools, place, prompt)[0]
+        return self._run(self._chat(messages, tools), tools, location, prompt)[0]
 
-    def prompt(self, messages: Sequence[Message], tools: Tools, place: str) -> str:
+    def prompt(self, messages: Sequence[Message], tools: Tools, location: str) -> str:
         """The rendered text up to where the answer begins. TemplateError when a field would be left out of it."""
-        _check_calls(messages, place)
-        text = self.text(messages, tools, place, prompt=True)
-        self.check_fields(messages, tuple(tools) if tools else None, place, text, prompt=True)
+        _check_calls(messages, location)
+        text = self.text(messages, tools, location, prompt=True)
+        self.check_fields(messages, tuple(tools) if tools else None, location, text, prompt=True)
         return text
 
     def _chat(self, messages: Sequence[Message], tools: Tools) -> list[dict[str, Any]]:
@@ -156,10 +156,10 @@ class ChatTemplate:
                         f"the arguments of turn {i}'s call to {name_of(call)!r} are a text that is no JSON, and this "
                         f"chat template prints it as it is: {text[:40]!r}{'...' if len(text) > 40 else ''}"
                     )
-                    raise TemplateError(Problem(record.place, cause, RAW_MEND))
+                    raise TemplateError(Problem(record.location, cause, RAW_MEND))
 
     def _run(
-        self, chat: list[dict[str, Any]], tools: Tools, place: str, prompt: bool, marked: bool = False
+        self, chat: list[dict[str, Any]], tools: Tools, location: str, prompt: bool, marked: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
         import jinja2
         from transformers.utils.chat_template_utils import render_jinja_template
@@ -180,23 +180,23 @@ class ChatTemplate:
             mend = "correct chat_template.jinja in the model's folder"
             raise TemplateError(Problem(self.name, cause, mend)) from error
         except RecursionError as error:
-            raise TemplateError(Problem(place, "objects within objects without end", "remove the row")) from error
+            raise TemplateError(Problem(location, "objects within objects without end", "remove the row")) from error
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             roles = ", ".join(message["role"] for message in chat)
             cause = (
                 f"the chat template refuses this conversation ({roles}): {str(error).strip() or type(error).__name__}"
             )
-            raise TemplateError(Problem(place, cause, "change the row to what the template knows")) from error
+            raise TemplateError(Problem(location, cause, "change the row to what the template knows")) from error
         return texts[0], list(regions[0]) if marked else []
 
     def render(self, record: Conversation) -> Rendered:
         """Text and supervised spans of a conversation. TemplateError when the spans cannot be verified."""
-        _check_calls(record.messages, record.place)
+        _check_calls(record.messages, record.location)
         self._check_texts(record)
         chat = self._chat(record.messages, record.tools)
         marked = GENERATION.search(self.source(bool(record.tools))) is not None
-        text, regions = self._run(chat, record.tools, record.place, prompt=False, marked=marked)
-        self.check_fields(record.messages, record.tools, record.place, text)
+        text, regions = self._run(chat, record.tools, record.location, prompt=False, marked=marked)
+        self.check_fields(record.messages, record.tools, record.location, text)
         own = _marked_turns(text, regions, record.messages) if marked else None
         spans = []
         for i, message in enumerate(record.messages):
@@ -210,7 +210,7 @@ class ChatTemplate:
             else:
                 start, end = self._user_span(record, i, text)
             spans.append(Span(start, end, i == len(record.messages) - 1))
-        return Rendered(text, spans, record.place)
+        return Rendered(text, spans, record.location)
 
     def _without_prompt(
         self, record: Conversation, i: int, text: str, region: tuple[int, int], before: int
@@ -225,7 +225,7 @@ class ChatTemplate:
             self.usual_tag = self._tag(hi, None, "")
         if text.endswith(self.usual_tag, 0, region[0]):
             return region
-        tag = self._tag(record.messages[:i] or hi, record.tools, record.place)
+        tag = self._tag(record.messages[:i] or hi, record.tools, record.location)
         at = text.rfind(tag, before, region[0] + len(tag))
         if at < 0 or at + len(tag) >= region[1]:
             same = next(n for n in range(len(tag), -1, -1) if text.rfind(tag[:n], before, region[0] + n) >= 0)
@@ -233,10 +233,10 @@ class ChatTemplate:
             raise self._unverified(record, i, _otherwise(tag[same:], found), PROMPT_MEND)
         return max(region[0], at + len(tag)), region[1]
 
-    def _tag(self, asked: Sequence[Message], tools: Tools, place: str) -> str:
+    def _tag(self, asked: Sequence[Message], tools: Tools, location: str) -> str:
         """The generation prompt, as the template adds it to these turns."""
-        prompt = self.text(asked, tools, place, prompt=True)
-        return prompt[_common_length(prompt, self.text(asked, tools, place)) :]
+        prompt = self.text(asked, tools, location, prompt=True)
+        return prompt[_common_length(prompt, self.text(asked, tools, location)) :]
 
     def prompt_problem(self) -> str:
         """How the generation prompt differs from the trained text in a simple conversation; "" when it does not."""
@@ -248,15 +248,15 @@ class ChatTemplate:
         return f"generation begins with {prompt!r}, which is not how the trained text {text!r} begins"
 
     def _assistant_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
-        before = self.text(record.messages[:i], record.tools, record.place, prompt=True)
+        before = self.text(record.messages[:i], record.tools, record.location, prompt=True)
         if not text.startswith(before):
             at = _common_length(before, text)
-            bare = self.text(record.messages[:i], record.tools, record.place)
+            bare = self.text(record.messages[:i], record.tools, record.location)
             in_tag = before.startswith(bare) and at >= len(bare)  # markers would not help
             raise self._unverified(record, i, _otherwise(before[at:], text[at:]), PROMPT_MEND if in_tag else MARK_MEND)
         start = len(before)
         up_to = (
-            self.text(record.messages[: i + 1], record.tools, record.place) if i + 1 < len(record.messages) else text
+            self.text(record.messages[: i + 1], record.tools, record.location) if i + 1 < len(record.messages) else text
         )
         content = record.messages[i].content.strip()
         if text.startswith(up_to) and len(up_to) > start:
@@ -293,28 +293,28 @@ class ChatTemplate:
         """
         message = record.messages[i]
         other = (*record.messages[:i], replace(message, content=OTHER_WORDS))
-        told = self.text(other, record.tools, record.place)
+        told = self.text(other, record.tools, record.location)
         at = told.find(OTHER_WORDS)
         words = message.content if text.startswith(message.content, at) else message.content.strip()
         if at < 0 or told[:at] != text[:at] or not text.startswith(words, at):
             raise self._unverified(record, i, "the turn's content is not in its text as it is")
-        up_to = self.text(record.messages[: i + 1], record.tools, record.place)
+        up_to = self.text(record.messages[: i + 1], record.tools, record.location)
         return at, len(up_to) if text.startswith(up_to) else at + len(words)
 
     def _unverified(self, record: Conversation, i: int, why: str, mend: str = MARK_MEND) -> TemplateError:
         role = record.messages[i].role
         cause = f"the words of turn {i} ({role}) cannot be told apart in this chat template: {why}"
-        return TemplateError(Problem(record.place, cause, mend))
+        return TemplateError(Problem(record.location, cause, mend))
 
 
-def _check_calls(messages: Sequence[Message], place: str) -> None:
+def _check_calls(messages: Sequence[Message], location: str) -> None:
     """TemplateError for calls with values that are not JSON; rows of files are checked when they are read."""
     for i, message in enumerate(messages):
         for call in message.tool_calls or ():
             fault = fault_of_call(call)
             if fault is not None:
                 cause = f"turn {i} ({message.role}): its call to {name_of(call)!r} {fault[0]}"
-                raise TemplateError(Problem(place, cause, fault[1]))
+                raise TemplateError(Problem(location, cause, fault[1]))
 
 
 def _otherwise(prompt: str, text: str) -> str:

@@ -44,7 +44,7 @@ WORDS = "posttrainwords"
 class Text(Protocol):
     """Renders a conversation."""
 
-    def __call__(self, messages: Sequence[Message], tools: Tools, place: str, *, prompt: bool = False) -> str: ...
+    def __call__(self, messages: Sequence[Message], tools: Tools, location: str, *, prompt: bool = False) -> str: ...
 
 
 class Field(NamedTuple):
@@ -76,7 +76,7 @@ class FieldCheck:
         self.kept_tools: set[int] = set()
 
     def __call__(
-        self, messages: Sequence[Message], tools: Tools, place: str, text: str, *, prompt: bool = False
+        self, messages: Sequence[Message], tools: Tools, location: str, text: str, *, prompt: bool = False
     ) -> None:
         """TemplateError naming the first field that is left out of `text`, which is the rendered conversation."""
         fields = list(_fields(messages, tools))
@@ -89,16 +89,16 @@ class FieldCheck:
             for field in lacking[0]:
                 if self._left_out(field, messages, tools, prompt, text):
                     cause = _cause(field.name, field.turn, messages)
-                    raise TemplateError(Problem(place, cause, MENDS.get(field.name, MEND)))
+                    raise TemplateError(Problem(location, cause, MENDS.get(field.name, MEND)))
             for part in lacking[1]:
                 if self._is_new(part) and self._part_left_out(part, messages, tools, prompt, text):
-                    raise TemplateError(_part_problem(part, messages, place))
+                    raise TemplateError(_part_problem(part, messages, location))
                 self.kept_parts.add(part.like)
             self.kept_parts |= {part.like for part in parts}
         self.kept.add(shape)
         self.kept_tools.add(hash(repr(tools)))
         for turn in turns:
-            self._check_lines(turn, messages, tools, place, text, prompt)
+            self._check_lines(turn, messages, tools, location, text, prompt)
 
     def _parts(self, messages: Sequence[Message], tools: Tools) -> list[Placed]:
         """Parts of schemas and calls to check; of tools only those that are unlike all parts checked before."""
@@ -138,7 +138,7 @@ class FieldCheck:
         )
 
     def _check_lines(
-        self, turn: Field, messages: Sequence[Message], tools: Tools, place: str, text: str, prompt: bool
+        self, turn: Field, messages: Sequence[Message], tools: Tools, location: str, text: str, prompt: bool
     ) -> None:
         """TemplateError when a line of a turn is left out: Qwen3 removes thoughts from earlier turns. Lines are checked
         only if the content is not in the text literally, plain or quoted as JSON.
@@ -158,7 +158,7 @@ class FieldCheck:
                 if (words or line.strip() not in text) and self._renders(changed, tools, prompt) == text:
                     said = f"{line.strip()[:40]!r} of turn {turn.turn} ({message.role})"
                     cause = f"the chat template drops {said} silently"
-                    raise TemplateError(Problem(place, cause, "take it out of the content"))
+                    raise TemplateError(Problem(location, cause, "take it out of the content"))
 
     def _renders(self, messages: Sequence[Message], tools: Tools, prompt: bool) -> str | None:
         """The text; None when the template refuses the conversation."""
@@ -259,10 +259,10 @@ def _named(functions: Sequence[dict[str, Any]], at: int, name: str | None) -> tu
     return (*functions[:at], changed, *functions[at + 1 :])
 
 
-def _part_problem(placed: Placed, messages: Sequence[Message], place: str) -> Problem:
+def _part_problem(placed: Placed, messages: Sequence[Message], location: str) -> Problem:
     if placed.turn is None:
-        return Problem(place, _cause(f"tools{placed.part}", None, messages), SCHEMA_MEND)
-    return Problem(place, _cause(f"tool_calls{placed.part}", placed.turn, messages), CALL_MEND)
+        return Problem(location, _cause(f"tools{placed.part}", None, messages), SCHEMA_MEND)
+    return Problem(location, _cause(f"tool_calls{placed.part}", placed.turn, messages), CALL_MEND)
 
 
 def _cause(name: str, turn: int | None, messages: Sequence[Message]) -> str:

@@ -108,7 +108,7 @@ def change_task(
         finish=lambda respondent, samples: notes_of(samples),
         outcomes=outcomes,
         read=ProbeResult.from_json,
-        place=lambda item: change.place_of(item.group, item.doc["index"]),
+        location=lambda item: change.place_of(item.group, item.doc["index"]),
         doing={
             ("before", "say"): "asking the model before the change",
             ("", "say"): "asking the noise floor" if floor else ASKING,

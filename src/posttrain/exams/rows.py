@@ -1,4 +1,4 @@
-"""Rows of benchmark files, each knowing its place, of every format that `data/files.py` reads.
+"""Rows of benchmark files, each knowing its location, of every format that `data/files.py` reads.
 
 Everything that is wrong with a file is collected and told at once:
 
@@ -26,10 +26,10 @@ __all__ = ["Row", "Rows", "no_path", "read_json"]
 
 
 class Row:
-    """One row, the `number`th of its file, at a place such as `rte.jsonl:17`. Its getters list what is wrong."""
+    """One row, the `number`th of its file, at a location such as `rte.jsonl:17`. Its getters list what is wrong."""
 
-    def __init__(self, place: str, value: Mapping[str, Any], problems: list[Problem], number: int = 1) -> None:
-        self.place = place
+    def __init__(self, location: str, value: Mapping[str, Any], problems: list[Problem], number: int = 1) -> None:
+        self.location = location
         self.number = number
         self.value = value
         self._problems = problems
@@ -39,11 +39,11 @@ class Row:
 
     def with_values(self, more: Mapping[str, Any]) -> Row:
         """The row with the keys of an object inside it."""
-        return Row(self.place, {**self.value, **more}, self._problems, self.number)
+        return Row(self.location, {**self.value, **more}, self._problems, self.number)
 
     def bad(self, cause: str, mend: str = "") -> None:
         """Note a problem of this row."""
-        self._problems.append(Problem(self.place, cause, mend))
+        self._problems.append(Problem(self.location, cause, mend))
 
     def text(self, key: str) -> str | None:
         """A string; numbers become one (TSV, labels). None, and noted, when it is not there or blank."""
@@ -89,14 +89,14 @@ class Rows:
 
     def __iter__(self) -> Iterator[Row]:
         quotes = ending_of(self.path) != ".tsv"
-        for place, value in file_rows(self.path, notes=[], quotes=quotes, names=self._names):
+        for location, value in file_rows(self.path, notes=[], quotes=quotes, names=self._names):
             self.count += 1
             if isinstance(value, BadRow):
-                self.problems.append(Problem(place, value.cause, value.mend))
+                self.problems.append(Problem(location, value.cause, value.mend))
             elif isinstance(value, dict):
-                yield Row(place, value, self.problems, self.count)
+                yield Row(location, value, self.problems, self.count)
             else:
-                self.problems.append(Problem(place, f"an object is expected, got {kind_of(value)}"))
+                self.problems.append(Problem(location, f"an object is expected, got {kind_of(value)}"))
 
     def check(self, kept: int | None = None) -> None:
         """DataError with every problem, and when there is no row, or none that was kept."""
@@ -112,8 +112,8 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(user_text(path))
     except BadJson as bad:
-        place = f"{path}:{bad.line}" if bad.line else str(path)
-        raise DataError(Problem(place, bad.cause, bad.mend)) from bad
+        location = f"{path}:{bad.line}" if bad.line else str(path)
+        raise DataError(Problem(location, bad.cause, bad.mend)) from bad
 
 
 def no_path(kind: str, what: str) -> ConfigError:

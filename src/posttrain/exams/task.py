@@ -93,7 +93,7 @@ class Ask(NamedTuple):
 class Item:
     """One question. id: unique in its task and the same in every run; question: the words that a perturbation changes,
     occurring in every ask's prompt; group: subject or category; doc: plain JSON values that `judge` needs;
-    place: its file and line, for errors.
+    location: its file and line, for errors.
     """
 
     id: str
@@ -101,7 +101,7 @@ class Item:
     asks: tuple[Ask, ...]
     group: str = ""
     doc: Mapping[str, Any] = field(default_factory=dict)
-    place: str = field(default="", compare=False)
+    location: str = field(default="", compare=False)
 
     @property
     def asked(self) -> list[Any]:
@@ -207,8 +207,8 @@ class Task(Generic[R]):
     """What is asked second, given the first replies; `judge` has the replies to both then. Of a kind that compares."""
     change: str = ""
     """Of the change exam: the change that it asks about."""
-    place: Callable[[Item], str] | None = None
-    """Where an item stands, for errors, in place of its own `place`."""
+    location: Callable[[Item], str] | None = None
+    """Where an item stands, for errors, in place of its own `location`."""
     doing: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """(of, kind) of asks -> what asking them is called for people who wait; calls without a word are not told of."""
     outcomes: Callable[[Sequence[R]], dict[str, tuple[int | None, ...]]] = _nothing

@@ -46,12 +46,12 @@ def variants_of(task: Task[Any]) -> tuple[list[Variant], dict[str, int]]:
 
 def place_of(task: Task[Any], variant: Variant) -> str:
     """The exam, an item, and where that stands in a file."""
-    if task.place is not None:
-        return task.place(variant.item)
+    if task.location is not None:
+        return task.location(variant.item)
     disturbed = f", disturbed by '{variant.perturbation}'" if variant.perturbation else ""
     name = variant.item.id.removeprefix(":")  # :1 where the file names no subject
     named = f"exam {task.name}, item '{name}'{disturbed}"
-    return f"{variant.item.place} ({named})" if variant.item.place else named
+    return f"{variant.item.location} ({named})" if variant.item.location else named
 
 
 def _perturbed(task: Task[Any], item: Item, kind: Perturbation) -> Item | None:

@@ -190,8 +190,12 @@ def _attention(
         part = part[0].reshape(kinds * groups, -1, v.shape[-1]).transpose(0, 1)  # (n, heads, d)
         total = total[0].reshape(kinds * groups, -1).transpose(0, 1)  # (n, heads)
         share = torch.sigmoid(total - weight[queries])[..., None].to(part)
-        weight[queries] = torch.logaddexp(total, weight[queries])
-        out[queries] = torch.lerp(out[queries], part, share)
+        if added or sink is not None:  # otherwise no token is in two of these parts
+            weight[queries] = torch.logaddexp(total, weight[queries])
+        if isinstance(queries, slice):
+            out[queries].lerp_(part, share)
+        else:
+            out[queries] = torch.lerp(out[queries], part, share)
     if sink is not None:  # a score of no key (gpt-oss): it takes its share
         out *= torch.sigmoid(weight - sink)[..., None].to(out)
     return out[None], None

@@ -260,7 +260,7 @@ RowT = TypeVar("RowT", TextRow, TagRow, SpanRow)
 def _passes(loaded: LoadedModel, rows: Sequence[RowT]) -> Iterator[tuple[list[int], Any]]:
     """(numbers of rows, the model's output) batch by batch, rows of like length together."""
     model, known = loaded.model, rows_of(loaded.model)
-    problems = [p for row in rows if (p := outside(row.place, row.input_ids, known, loaded.tokenizer)) is not None]
+    problems = [p for row in rows if (p := outside(row.location, row.input_ids, known, loaded.tokenizer)) is not None]
     if problems:
         raise DataError(*problems[:20])
     keep_padding_inside(model, loaded.tokenizer, loaded.name)

@@ -62,7 +62,7 @@ def each(what: str, texts: Sequence[A], encode: Callable[[A], B]) -> list[B]:
             made.append(encode(text))
         except DataError as error:
             kind = type(error)
-            problems += [p._replace(place=location_of(what, number, p.place)) for p in error.problems]
+            problems += [p._replace(location=location_of(what, number, p.location)) for p in error.problems]
     if problems:
         raise kind(*listed(problems, len(texts)))
     return made

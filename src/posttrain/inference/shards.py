@@ -111,8 +111,8 @@ def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[st
 
 def _placed(problem: Problem, process: int) -> Problem:
     """A problem of the text whose number it has, with where that comes from; any other with its process."""
-    if problem.place.isdecimal():
-        return problem._replace(place=location_of("request", int(problem.place)))
+    if problem.location.isdecimal():
+        return problem._replace(location=location_of("request", int(problem.location)))
     return Problem(f"process {process}", str(problem))
 
 

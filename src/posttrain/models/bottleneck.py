@@ -141,11 +141,11 @@ def _has(layer: nn.Module, name: str) -> bool:
     return any(found == name for found, _ in layer.named_modules())
 
 
-def _nowhere(model: PreTrainedModel, place: str, cause: str) -> Problem:
+def _nowhere(model: PreTrainedModel, location: str, cause: str) -> Problem:
     first = next(_layers(model), None)
     shown = first[1] if first else model
     names = [name for name, _ in shown.named_modules() if name][:24]
-    return Problem(place, cause, f"name modules in tuner.modules; there are {', '.join(names)}")
+    return Problem(location, cause, f"name modules in tuner.modules; there are {', '.join(names)}")
 
 
 def _widths(model: PreTrainedModel, names: list[str]) -> dict[str, int]:

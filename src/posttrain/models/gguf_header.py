@@ -88,20 +88,20 @@ def is_gguf(name: str | Path) -> bool:
 
 def read_header(path: Path) -> GgufHeader:
     """The header of a file. MissingError when it cannot be read, PosttrainError when it is broken or cut short."""
-    place = str(path)
+    location = str(path)
     try:
         with path.open("rb") as file:
             if path.stat().st_size < 24:
-                raise PosttrainError(Problem(place, "is too short to be a GGUF file", COPY))
+                raise PosttrainError(Problem(location, "is too short to be a GGUF file", COPY))
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
                 return _read(path, view)
     except OSError as error:
         cause = f"cannot be read: {error.strerror}"
-        raise MissingError(Problem(place, cause, "give a file that is there")) from error
+        raise MissingError(Problem(location, cause, "give a file that is there")) from error
     except (struct.error, _Cut) as error:
-        raise PosttrainError(Problem(place, "is cut short: it ends within its header", COPY)) from error
+        raise PosttrainError(Problem(location, "is cut short: it ends within its header", COPY)) from error
     except (UnicodeDecodeError, KeyError) as error:
-        raise PosttrainError(Problem(place, f"has a broken header ({error})", COPY)) from error
+        raise PosttrainError(Problem(location, f"has a broken header ({error})", COPY)) from error
 
 
 class _Cut(Exception):
@@ -152,15 +152,15 @@ class _Cursor:
 
 
 def _read(path: Path, view: mmap.mmap) -> GgufHeader:
-    place = str(path)
+    location = str(path)
     if view[:4] != b"GGUF":
-        raise PosttrainError(Problem(place, "is not a GGUF file: it does not begin with the word GGUF", COPY))
+        raise PosttrainError(Problem(location, "is not a GGUF file: it does not begin with the word GGUF", COPY))
     cursor = _Cursor(view, 4)
     version = cursor.one("I")
     if version not in VERSIONS:
         cause = "is stored big-endian" if version >> 16 else f"is of GGUF version {version}"
         mend = f"versions {VERSIONS[0]} and {VERSIONS[1]}, little-endian, are read"
-        raise PosttrainError(Problem(place, cause, mend))
+        raise PosttrainError(Problem(location, cause, mend))
     tensor_count, pairs = cursor.length(), cursor.length()
     fields: dict[str, Any] = {}
     for _ in range(pairs):
@@ -173,9 +173,9 @@ def _read(path: Path, view: mmap.mmap) -> GgufHeader:
         tensors.append(GgufTensor(name, shape[::-1], cursor.one("I"), cursor.one("Q")))
     if "general.architecture" not in fields or not tensors:
         cause = "holds no model: no weights, or no general.architecture"
-        raise PosttrainError(Problem(place, cause, "take a file that holds a language model"))
+        raise PosttrainError(Problem(location, cause, "take a file that holds a language model"))
     if int(fields.get("split.count", 1)) > 1:
         cause = f"is one of {fields['split.count']} parts of a model"
-        raise PosttrainError(Problem(place, cause, "join the parts with llama.cpp's llama-gguf-split --merge"))
+        raise PosttrainError(Problem(location, cause, "join the parts with llama.cpp's llama-gguf-split --merge"))
     align = int(fields.get("general.alignment", 32))
     return GgufHeader(path, fields, tuple(tensors), -(-cursor.at // align) * align)

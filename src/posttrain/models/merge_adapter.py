@@ -34,10 +34,10 @@ COARSE = 5e-2
 """The same in half precision."""
 
 
-def merge_peft(model: PeftModel, place: str) -> PreTrainedModel:
+def merge_peft(model: PeftModel, location: str) -> PreTrainedModel:
     """The base with the adapter in its weights; the PEFT model must not be used afterwards.
 
-    place: what an error names. PosttrainError for a kind that cannot be merged, and where the merged model would
+    location: what an error names. PosttrainError for a kind that cannot be merged, and where the merged model would
     give other outputs.
     """
     core: Any = model.get_base_model()
@@ -45,7 +45,7 @@ def merge_peft(model: PeftModel, place: str) -> PreTrainedModel:
     beside = "use it beside its base"
     if model.active_peft_config.is_prompt_learning:
         cause = f"{kind} cannot be merged into its base: it is no change of weights"
-        raise PosttrainError(Problem(place, cause, beside))
+        raise PosttrainError(Problem(location, cause, beside))
     was_tied = is_tied(core)
     repeats = replication_of(model)
     expected = some_logits(model)
@@ -61,25 +61,25 @@ def merge_peft(model: PeftModel, place: str) -> PreTrainedModel:
     except UNFIT as error:
         split = str(error).split("\n")[0] or "PEFT has no way to do it"
         cause = f"{kind} cannot be merged into its base: {split}"
-        raise PosttrainError(Problem(place, cause, beside)) from error
+        raise PosttrainError(Problem(location, cause, beside)) from error
     left = [name for name, m in merged.named_modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
     if left:
         cause = f"PEFT leaves parts of this {kind} adapter in {left[0]}, so it cannot be merged into its base"
-        raise PosttrainError(Problem(place, cause, beside))
+        raise PosttrainError(Problem(location, cause, beside))
     if repeats:
         own_layers(merged)
     if was_tied:
         _tie_again(merged)
-    _same(expected, some_logits(merged), merged, place, beside)
+    _same(expected, some_logits(merged), merged, location, beside)
     return merged
 
 
-def _same(expected: Tensor | None, found: Tensor | None, model: PreTrainedModel, place: str, mend: str) -> None:
+def _same(expected: Tensor | None, found: Tensor | None, model: PreTrainedModel, location: str, mend: str) -> None:
     far = relative_distance(found, expected)
     allowed = TOLERANCE if model.dtype == torch.float32 else COARSE
     if not far <= allowed:
         cause = f"merged into its base it is another model: outputs differ by {far:.1%} of their spread"
-        raise PosttrainError(Problem(place, cause, mend))
+        raise PosttrainError(Problem(location, cause, mend))
 
 
 def relative_distance(found: Tensor | None, expected: Tensor | None) -> float:

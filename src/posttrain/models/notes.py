@@ -58,8 +58,8 @@ def read_notes(folder: Path) -> dict[str, Any]:
     try:
         notes = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not UTF-8
-        place = f"{path}:{error.line}" if isinstance(error, BadJson) and error.line else str(path)
-        raise TemplateError(Problem(place, "not valid JSON", "delete the file or train again")) from error
+        location = f"{path}:{error.line}" if isinstance(error, BadJson) and error.line else str(path)
+        raise TemplateError(Problem(location, "not valid JSON", "delete the file or train again")) from error
     return notes if isinstance(notes, dict) else {}
 
 

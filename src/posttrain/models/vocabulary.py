@@ -47,7 +47,7 @@ def rows_in_config(config: Any) -> int | None:
 
 
 def outside(
-    place: str, ids: Sequence[int], rows: int, tokenizer: PreTrainedTokenizerBase | None = None
+    location: str, ids: Sequence[int], rows: int, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Problem | None:
     """What is wrong with a text that has ids of `rows` or more; None when it has none."""
     if max(ids, default=0) < rows:
@@ -57,7 +57,7 @@ def outside(
         f"token {tokenizer.convert_ids_to_tokens(beyond)!r} (id {beyond})" if tokenizer is not None else f"id {beyond}"
     )
     cause = f"holds the {name}, and the model has embeddings for {rows} tokens (0 to {rows - 1})"
-    return Problem(place, cause, MEND)
+    return Problem(location, cause, MEND)
 
 
 class StandIn(NamedTuple):

@@ -60,6 +60,7 @@ class Series(NamedTuple):
     before: float | None = None
     best: StepPoint | None = None
     fall: StepPoint | None = None
+    chance: float | None = None
 
 
 def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
@@ -67,14 +68,14 @@ def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     if not run.stepped:
         return None
     panels: list[Panel] = []
-    signs = {"ring"}
+    signs = set[str]()
     for exam in run.exams:
         series = [_series(run, exam, version, marks) for version in run.versions if exam_points(run, exam, version)]
         if series:
-            signs |= {kind for kind, known in _signs(exam, series).items() if known}
             knows = exam.capability == KNOWLEDGE
             remarks = [_remarks(one, knows) for one in series if len(one.points) > 1]
-            chart = over_steps(say("verbatim", text=exam.name), series, exam.chance)
+            signs |= {row["kind"] for one in series for row in _rows(one)}
+            chart = over_steps(say("verbatim", text=exam.name), series)
             panels.append(Panel(exam.name, small=pretty(exam.headline), chart=chart, items=tuple(remarks)))
             files = say("steps.files", stem=safe_name(exam.name))
             panels.append(Panel(say("steps.table"), table=plain_table(run, exam.name), below=(files,), folded=True))
@@ -83,6 +84,7 @@ def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
         series = [Series(_label(run, v), marks[v], points, best=_best(points)) for v, points in each]
         if series:
             name = say(f"group.{group}")
+            signs.add("ring")
             items = tuple(_remarks(one, share=True) for one in series if one.best)
             panels.append(Panel(say("steps.change", group=name), chart=over_steps(name, series), items=items))
     knowledge = any(exam.capability == KNOWLEDGE for exam in run.exams)
@@ -94,15 +96,7 @@ def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 SIGNS = {
     "untouched": "exams.untouched", "chance": "exams.chance", "ring": "steps.best_mark", "falls": "steps.falls_mark",
 }  # fmt: skip
-
-
-def _signs(exam: ExamInfo, series: Sequence[Series]) -> dict[str, bool]:
-    """Say which signs the chart of an exam has: the legend has no others."""
-    return {
-        "untouched": any(one.before is not None for one in series),
-        "chance": exam.chance is not None,
-        "falls": any(one.fall for one in series),
-    }
+"""Kinds of rows in a chart that its legend explains."""
 
 
 def _series(run: Run, exam: ExamInfo, version: Version, marks: Mapping[Version, Mark]) -> Series:
@@ -112,7 +106,7 @@ def _series(run: Run, exam: ExamInfo, version: Version, marks: Mapping[Version, 
     if exam.capability == KNOWLEDGE and len(points) > 1:
         fall = starts_to_fall(points, higher_is_better=exam.higher_is_better)
     top = _best(points, higher_is_better=exam.higher_is_better)
-    return Series(_label(run, version), marks[version], points, before, top, fall)
+    return Series(_label(run, version), marks[version], points, before, top, fall, exam.chance)
 
 
 def _best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
@@ -135,12 +129,12 @@ def _remarks(one: Series, knows: bool = False, *, share: bool = False) -> tuple[
     return tuple(said)
 
 
-def over_steps(name: Message, series: Sequence[Series], chance: float | None = None) -> Chart:
+def over_steps(name: Message, series: Sequence[Series]) -> Chart:
     """Draw a headline over steps with its 95 % band, a panel per method.
 
     Dashed: the untouched model's level; dotted: that of guessing; a ring: the best checkpoint; a line: the fall begins.
     """
-    rows = [{"panel": one.label, **row} for one in series for row in _rows(one, chance)]
+    rows = [{"panel": one.label, **row} for one in series for row in _rows(one)]
     values = [row[key] for row in rows for key in ("value", "low", "high") if key in row]
 
     def draw(word: Word) -> Drawn:
@@ -154,7 +148,7 @@ def over_steps(name: Message, series: Sequence[Series], chance: float | None = N
         on.plain("falls", "rule", "falls", x=x)
         on.add("point", "line", "line", x=x, y=y)
         on.plain("start", "point", "start", x=x, y=y)
-        on.plain("best", "point", "ring", x=x, y=y)
+        on.plain("ring", "point", "ring", x=x, y=y)
         tips = on.tips(panel="scores.method", checkpoint="answers.checkpoint", step="plot.step", text="exams.score")
         on.add("point", "point", "point", x=x, y=y, tooltip=tips)
         return on.panels(rows)
@@ -162,7 +156,7 @@ def over_steps(name: Message, series: Sequence[Series], chance: float | None = N
     return Chart(draw, say("steps.label", name=name), panels=len(series))
 
 
-def _rows(one: Series, chance: float | None) -> Rows:
+def _rows(one: Series) -> Rows:
     own: Rows = [
         {"kind": "point", "step": p.step, "value": p.value, "low": p.ci95[0] if p.ci95 else p.value,
          "high": p.ci95[1] if p.ci95 else p.value, "checkpoint": p.checkpoint, "text": f"{p.value:.4g}"}
@@ -172,8 +166,8 @@ def _rows(one: Series, chance: float | None) -> Rows:
         start = {"step": 0, "value": one.before}
         own += [{"kind": "untouched", "value": one.before}, {"kind": "start", **start}, {"kind": "lead", **start}]
         own += [{"kind": "lead", "step": p.step, "value": p.value} for p in one.points[:1]]
-    own += [{"kind": "chance", "value": chance}] if chance is not None else []
-    own += [{"kind": "best", "step": one.best.step, "value": one.best.value}] if one.best else []
+    own += [{"kind": "chance", "value": one.chance}] if one.chance is not None else []
+    own += [{"kind": "ring", "step": one.best.step, "value": one.best.value}] if one.best else []
     return own + ([{"kind": "falls", "step": one.fall.step}] if one.fall else [])
 
 

@@ -239,15 +239,15 @@ def read_prompts(path: Path) -> list[PromptOnly]:
 def sifted_prompts(path: Path) -> tuple[list[PromptOnly], list[Problem]]:
     """Read the good rows, and the problems of the others. DataError for a file without any row."""
     prompts, problems = [], []
-    for place, row in json_lines(read_text(path), str(path)):
+    for location, row in json_lines(read_text(path), str(path)):
         prompt = None if isinstance(row, BadRow) else _prompt_of(row)
         if isinstance(row, BadRow):
-            problems.append(Problem(place, row.cause, row.mend))
+            problems.append(Problem(location, row.cause, row.mend))
         elif prompt is None:
-            problems.append(Problem(place, "no prompt in this row", 'expected {"prompt": "..."}'))
+            problems.append(Problem(location, "no prompt in this row", 'expected {"prompt": "..."}'))
         else:
             fields = {k: v for k, v in row.items() if k not in ("prompt", "messages")} if isinstance(row, dict) else {}
-            prompts.append(PromptOnly((Message("user", prompt),), place, fields))
+            prompts.append(PromptOnly((Message("user", prompt),), location, fields))
     if not prompts and not problems:
         raise DataError(Problem(str(path), "the file has no prompts"))
     return prompts, problems
@@ -289,9 +289,9 @@ def cached(
     return made
 
 
-def conversation(prompt: str, answer: str, place: str, *, ended: bool = True) -> Conversation:
+def conversation(prompt: str, answer: str, location: str, *, ended: bool = True) -> Conversation:
     """One question and one answer; ended: False where the answer was cut off."""
-    return Conversation((Message("user", prompt), Message("assistant", answer)), place, ended=ended)
+    return Conversation((Message("user", prompt), Message("assistant", answer)), location, ended=ended)
 
 
 def in_brief(text: str, limit: int = 40) -> str:

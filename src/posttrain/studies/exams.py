@@ -54,8 +54,8 @@ class Exams:
         return found
 
 
-def prepare_exams(study: Study, changes: Sequence[Change], base: Path, place: str = "") -> Exams:
-    """Read every exam of a study. What is wrong with any of them is raised at once; place: the study's file."""
+def prepare_exams(study: Study, changes: Sequence[Change], base: Path, location: str = "") -> Exams:
+    """Read every exam of a study. What is wrong with any of them is raised at once; location: the study's file."""
     exams: list[Exam] = []
     hashes: dict[str, str] = {}
     problems: list[Problem] = []
@@ -69,8 +69,8 @@ def prepare_exams(study: Study, changes: Sequence[Change], base: Path, place: st
             exam = build(config, base)
         except PosttrainError as error:
             missing = missing and isinstance(error, MissingError)
-            where = f"{place}: exam '{config.label}'" if place else f"exam '{config.label}'"
-            problems += [p._replace(place=f"{where}: {p.place}" if p.place else where) for p in error.problems]
+            where = f"{location}: exam '{config.label}'" if location else f"exam '{config.label}'"
+            problems += [p._replace(location=f"{where}: {p.location}" if p.location else where) for p in error.problems]
             continue
         exams.append(exam)
         hashes[exam.name] = content_id(config.model_dump(mode="json", exclude={"name", "role"}), exam.fingerprint)
@@ -79,21 +79,21 @@ def prepare_exams(study: Study, changes: Sequence[Change], base: Path, place: st
     for info, *_ in prepared.parts:
         if info.name in staged and not info.higher_is_better:
             cause = f"stage '{staged[info.name]}' is measured by {info.headline}, of which less is better"
-            problems.append(Problem(place, cause, "transfer needs a score: give an exam of which more is better"))
+            problems.append(Problem(location, cause, "transfer needs a score: give an exam of which more is better"))
             missing = False
     if problems:
         raise MissingError(*problems) if missing else ConfigError(*problems)
-    check_names(exams, place)
+    check_names(exams, location)
     return prepared
 
 
-def check_names(exams: Sequence[Exam], place: str) -> None:
+def check_names(exams: Sequence[Exam], location: str) -> None:
     """ConfigError for two exams of one name: their samples would share a file."""
     names = Counter(safe_name(part.info.name) for exam in exams for part in exam.parts)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         cause = f"several exams are called {', '.join(twice)}"
-        raise ConfigError(Problem(place, cause, "give each a `name` of its own in the YAML"))
+        raise ConfigError(Problem(location, cause, "give each a `name` of its own in the YAML"))
 
 
 def asked(study: Study, changes: Sequence[Change], exams: Sequence[Exam]) -> Iterator[str]:

@@ -191,6 +191,12 @@ def handed_out(
     waiting, tries = dict(orders), dict.fromkeys(orders, 0)
     running: dict[Future[tuple[CellResult, float]], Order] = {}
     done: set[str] = set()
+    tell: dict[str, Callable[[Any], None]] = {
+        "say": watcher.say,
+        "step": watcher.step,
+        "exam": watcher.exam,
+        "doing": watcher.doing,
+    }
     try:
         while waiting or running:
             ready = [folder for folder in waiting if needs[folder] <= done]
@@ -201,7 +207,7 @@ def handed_out(
             finished, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
             for told in pool.events():
                 watcher.turn(told.cell)
-                getattr(watcher, told.what)(told.value)
+                tell[told.what](told.value)
             lost: list[Order] = []
             for future in finished:
                 order = running.pop(future)

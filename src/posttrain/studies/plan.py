@@ -81,12 +81,12 @@ class Cell:
 
 
 def make_plan(
-    study: Study, changes: Sequence[Change], base: Path, *, place: Callable[[str, str], str] = lambda path, name: ""
+    study: Study, changes: Sequence[Change], base: Path, *, location: Callable[[str, str], str] = lambda path, name: ""
 ) -> list[Cell]:
     """Every cell, all methods of one change together, so that an unfinished run already compares; what a cell needs
     comes before it.
 
-    place: where a path was written that is not there, the name of the cell's change filled in.
+    location: where a path was written that is not there, the name of the cell's change filled in.
     Raises ConfigError when two cells would share a folder, MissingError when a file that a method reads is not there.
     """
     sets: list[tuple[Change, ...]] = [tuple(changes)]
@@ -119,7 +119,7 @@ def make_plan(
         raise ConfigError(*nameless.values())
     missing = {
         path: Problem(
-            place(path, cell.change_name),
+            location(path, cell.change_name),
             f"method '{cell.method.label}' reads {path}, which is not there",
             mend_of(base / path),
         )
@@ -137,14 +137,14 @@ def _in_order(study: Study) -> list[MethodConfig]:
     known = {method.label: method for method in study.methods}
     placed: dict[str, MethodConfig] = {}
 
-    def place(method: MethodConfig) -> None:
+    def location(method: MethodConfig) -> None:
         for name in (method.start, *method.all_inputs.values()):
             if name in known and name not in placed:
-                place(known[name])
+                location(known[name])
         placed.setdefault(method.label, method)
 
     for method in study.methods:
-        place(method)
+        location(method)
     return list(placed.values())
 
 

@@ -48,7 +48,7 @@ def check_rows(readers: Readers, cells: Sequence[Cell]) -> None:
                     encoded_rows(method.objective, records, reader.tokenizer, longest)
             except DataError as error:
                 own = f"method '{cell.method.label}'"
-                named = [p if p.place else Problem(own, p.cause, p.mend) for p in error.problems]
+                named = [p if p.location else Problem(own, p.cause, p.mend) for p in error.problems]
                 problems += [problem for problem in named if problem not in problems]
     if problems:
         raise DataError(*problems)

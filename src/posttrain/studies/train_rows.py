@@ -65,7 +65,7 @@ def colliding(source: DataSource | None, forbidden: frozenset[str]) -> list[Prob
     mend = "training on an exam's question measures nothing: take the row out of the data or the probe out of the exam"
     mend += " (may_train_on names exams that shall measure memory)"
     return [
-        Problem(c.place, "this row's question is asked by the exam", mend) for c in prompts_collide(talks, forbidden)
+        Problem(c.location, "this row's question is asked by the exam", mend) for c in prompts_collide(talks, forbidden)
     ]
 
 
@@ -98,7 +98,7 @@ def target_records(
 
     def present() -> list[str]:
         prompts: list[Prompt] = [target.messages[:-1] for target in targets]
-        with located(lambda number: targets[number].place):
+        with located(lambda number: targets[number].location):
             return [answer.text for answer in before.answers(prompts, max_new_tokens=PRESENT_TOKENS)]
 
     made = form_of(objective).from_targets(targets, present)

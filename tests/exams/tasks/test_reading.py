@@ -107,7 +107,7 @@ def test_all_problems_of_a_file_at_once(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", [{"passage": "p"}, {"passage": "p", "question": "q", "answers": [1]}, {"x": 1}])
     with pytest.raises(DataError) as error:
         build("reading", tmp_path, path="a.jsonl")
-    places = {p.place.rsplit(":", 1)[-1] for p in error.value.problems}
+    places = {p.location.rsplit(":", 1)[-1] for p in error.value.problems}
     assert {"1", "2", "3"} <= places
     with pytest.raises(MissingError, match=r"b\.jsonl"):
         build("reading", tmp_path, path="b.jsonl")

@@ -132,7 +132,7 @@ def test_a_bad_prompt_is_named_by_file_and_row(context: ReplayContext, tmp_path:
         with pytest.raises(PosttrainError) as caught:
             way()
         (problem,) = caught.value.problems
-        assert problem.place == f"{tmp_path / 'p.jsonl'}:3"
+        assert problem.location == f"{tmp_path / 'p.jsonl'}:3"
         assert BAD[bad] in problem.cause
 
 

@@ -69,7 +69,7 @@ def read_questions(path: Path) -> Read:
     if not rows["test"]:
         raise DataError(Problem(str(path), "no questions", "MMLU's CSV or JSONL is expected: docs/exams.md"))
     asked = _numbered(rows["test"])
-    places = {(q.subject, q.number): draft.row.place for q, draft in zip(asked, rows["test"], strict=True)}
+    places = {(q.subject, q.number): draft.row.location for q, draft in zip(asked, rows["test"], strict=True)}
     return Read(asked, _numbered(rows["dev"]), notes, places)
 
 
@@ -197,7 +197,7 @@ def _settle(drafts: list[_Draft], file: Path, rows: Rows) -> Iterator[str]:
     last = [d for d in numbers if d.counted == len(d.question.choices)]
     if zero and last:
         last[0].row.bad(
-            f"answer {last[0].counted}, and {zero[0].row.place} has 0: do they count from 0 or from 1?",
+            f"answer {last[0].counted}, and {zero[0].row.location} has 0: do they count from 0 or from 1?",
             "write letters instead of numbers",
         )
     first = 1 if last and not zero else 0

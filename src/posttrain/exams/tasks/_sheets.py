@@ -85,16 +85,16 @@ def read_marks(folder: Path) -> Marks:
         except csv.Error as error:
             raise DataError(Problem(f"{sheet}:{rows.line_num}", f"not valid CSV: {error}", "save it again")) from error
         for number, row in lines:
-            place = f"{sheet}:{number}"
+            location = f"{sheet}:{number}"
             written = (row.get("verdict") or "").strip().lower()
             code = (row.get("code") or "").strip().zfill(4)  # a spreadsheet makes 0001 a number
             if not written:
                 continue
             if code not in items:
-                problems.append(Problem(place, f"the code '{row.get('code')}' is not in the key", "restore it"))
+                problems.append(Problem(location, f"the code '{row.get('code')}' is not in the key", "restore it"))
             elif written not in _MEANING:
                 known = ", ".join(words[0] for words in VERDICTS.values())
-                problems.append(Problem(place, f"'{row['verdict']}' is no verdict", f"write one of {known}"))
+                problems.append(Problem(location, f"'{row['verdict']}' is no verdict", f"write one of {known}"))
             else:
                 marks[items[code], row.get("answer") or ""] = _MEANING[written]
     if problems:

@@ -116,7 +116,7 @@ def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Proble
         shown = rng.sample(others, min(config.shots, len(others)))
         text = (told.get("task_prefix") or "") + "".join(f"{_asked(told, e, rng)}{_right(e)}" for e in shown) + body
         made[key] = replace(
-            _item(f"{prefix}{number}", group, told, example, text, config), place=f"{file}: examples[{number}]"
+            _item(f"{prefix}{number}", group, told, example, text, config), location=f"{file}: examples[{number}]"
         )
     if twice:
         notes.append(f"{file.parent.name}: {twice} examples that stand twice are asked once")

@@ -160,7 +160,7 @@ def _item(
         doc["instructions"] = _found(row, asked, told)
     words = str(row.value.get("prompt") or asked)
     name, words = f"{task}:{row.value.get('id', number)}", words if words in asked else asked
-    return Item(name, words, asks, doc=doc, place=row.place), foreign
+    return Item(name, words, asks, doc=doc, location=row.location), foreign
 
 
 def _letter(gold: Any, choices: Sequence[Any]) -> str | None:

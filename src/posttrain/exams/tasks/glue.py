@@ -58,7 +58,7 @@ def glue(config: GlueConfig, base: Path) -> Task:
             prompt = Plain(posed.text) if plain else posed.chat
             doc = {"gold": gold, "words": list(posed.words), "task": config.task, **posed.about}
             name = f"{path.stem}-{number}{place}"
-            items.append(Item(name, posed.question, choice_asks(prompt, posed.words), doc=doc, place=row.place))
+            items.append(Item(name, posed.question, choice_asks(prompt, posed.words), doc=doc, location=row.location))
     rows.check(len(items))
     wording = "plain, lm-eval's wording" if plain else "chat"
     if plain and config.task in ("stsb", "axb", "axg"):
@@ -151,7 +151,7 @@ def _multirc(spec: GlueTask, row: Row) -> Iterator[tuple[str, Posed, Any]]:
         return
     for q, a, question, answer, label in asked:
         posed = spec.posed({"passage": passage, "question": question, "answer": answer})
-        about = {"question": f"{row.place}.{q}"}
+        about = {"question": f"{row.location}.{q}"}
         yield f".{q}.{a}", Posed(posed.text, posed.chat, posed.words, posed.question, about), label
 
 

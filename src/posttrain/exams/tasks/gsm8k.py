@@ -76,9 +76,9 @@ def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
                 ),
             ),
             doc={"answer": answer},
-            place=place,
+            location=location,
         )
-        for number, question, answer, place in asked
+        for number, question, answer, location in asked
     ]
     form = "plain" if plain else "chat"
     return Task(
@@ -94,7 +94,7 @@ def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
 
 
 Read = tuple[int, str, str, str]
-"""Row number, question, worked answer, place."""
+"""Row number, question, worked answer, location."""
 
 
 def _read(path: Path) -> list[Read]:
@@ -106,7 +106,7 @@ def _read(path: Path) -> list[Read]:
         if answer is not None and marked_number(answer) is None and last_number(answer) is None:
             row.bad("'answer' holds no number", "end it with '#### 18'")
         if question is not None and answer is not None:
-            found.append((number, question.strip(), answer.strip(), row.place))
+            found.append((number, question.strip(), answer.strip(), row.location))
     rows.check()
     return found
 

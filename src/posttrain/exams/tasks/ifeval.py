@@ -62,7 +62,7 @@ def ifeval(config: IfevalConfig, base: Path) -> Task:
         seen.add(name)
         asked = Plain(f"{prompt}\n") if config.template == "plain" else prompt
         ask = Ask("say", asked, max_new_tokens=config.max_new_tokens)
-        items.append(Item(name, prompt, (ask,), doc={"ids": ids, "kwargs": kwargs}, place=row.place))
+        items.append(Item(name, prompt, (ask,), doc={"ids": ids, "kwargs": kwargs}, location=row.location))
     rows.check(len(items))
     notes = [f"{len(left_out)} prompts left out: {'; '.join(sorted(set(left_out)))}"] if left_out else []
     return Task(

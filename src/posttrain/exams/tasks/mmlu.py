@@ -104,7 +104,7 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
     items = [
         replace(
             _item(question, _examples(question, subjects, dev, config.shots), wording, config),
-            place=read.places[question.subject, question.number],
+            location=read.places[question.subject, question.number],
         )
         for question in read.asked
     ]

@@ -89,7 +89,7 @@ def perplexity(config: PerplexityConfig, base: Path) -> Task:
 def _rows(path: Path, field: str) -> list[tuple[int, str, str]]:
     """(number, text, place) of every row."""
     rows = Rows(path)
-    read = ((number, row.text(field), row.place) for number, row in enumerate(rows, start=1))
+    read = ((number, row.text(field), row.location) for number, row in enumerate(rows, start=1))
     found = [(number, text, place) for number, text, place in read if text is not None]
     rows.check()
     return found

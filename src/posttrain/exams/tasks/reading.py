@@ -53,7 +53,7 @@ class Question(NamedTuple):
     question: str
     answers: list[str]
     starts: list[int]
-    place: str
+    location: str
 
 
 @register("exam", "reading", config=ReadingConfig, paper="arXiv:1606.05250")
@@ -122,7 +122,7 @@ def _question(row: Row, number: int) -> Question | None:
         starts = [at for a in answers or () if (at := (passage or "").find(a)) >= 0]
     if passage is None or question is None or answers is None:
         return None
-    return Question(str(row.value.get("id", number)), passage, question, answers, starts, row.place)
+    return Question(str(row.value.get("id", number)), passage, question, answers, starts, row.location)
 
 
 def _unique(questions: list[Question], path: Path) -> list[Question]:
@@ -166,7 +166,7 @@ def _item(q: Question, passage: str, language: str, config: ReadingConfig, *, ma
     stop = ("\n",) if config.template == "plain" else ()
     ask = Ask("say", prompt, max_new_tokens=config.max_new_tokens, stop=stop)
     doc = {"answers": q.answers, "language": language, "declined": declined}
-    return Item(q.id, q.question, (ask,), doc=doc, place=q.place)
+    return Item(q.id, q.question, (ask,), doc=doc, location=q.location)
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:

@@ -53,7 +53,7 @@ def refusal(config: RefusalConfig, base: Path) -> Task:
         asked = Plain(f"{prompt}\n") if config.template == "plain" else prompt
         doc = {"kind": kind, "language": str(row.value.get("language", "")), "category": row.value.get("category")}
         ask = Ask("say", asked, max_new_tokens=config.max_new_tokens)
-        items.append(Item(name, prompt, (ask,), doc=doc, place=row.place))
+        items.append(Item(name, prompt, (ask,), doc=doc, location=row.location))
     rows.check()
     spoken = sorted({item.doc["language"] for item in items if item.doc["language"]})
     languages = specs(*(f"right.{language}" for language in spoken))

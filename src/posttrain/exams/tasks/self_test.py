@@ -48,7 +48,7 @@ class SelfTestConfig(TaskConfig):
 class Row(NamedTuple):
     """A prompt with the answer that the file gives."""
 
-    place: str
+    location: str
     prompt: Prompt
     asked: str
     reference: str
@@ -71,7 +71,7 @@ def self_test(config: SelfTestConfig, base: Path) -> Task:
             question=row.asked,
             asks=(Ask("say", row.prompt, max_new_tokens=config.max_new_tokens),),
             doc={"reference": row.reference, "words": words, "beta": config.beta, **marked},
-            place=row.place,
+            location=row.location,
         )
         for number, row in enumerate(rows, start=1)
     ]
@@ -94,22 +94,22 @@ def _rows(path: Path, *, plain: bool) -> list[Row]:
     problems: list[Problem] = []
     for record in read.records:
         if isinstance(record, Completion):
-            rows.append(Row(record.place, _prompt(record.prompt, plain), record.prompt, record.completion))
+            rows.append(Row(record.location, _prompt(record.prompt, plain), record.prompt, record.completion))
         elif isinstance(record, Conversation):
             *before, last = record.messages
             users = [m.content for m in before if m.role == "user"]
             if last.role != "assistant" or not last.content.strip():
-                problems.append(Problem(record.place, "no reference: the last turn is no answer of the assistant"))
+                problems.append(Problem(record.location, "no reference: the last turn is no answer of the assistant"))
             elif not users or before[-1].role not in ("user", "tool"):
-                problems.append(Problem(record.place, "nobody asks before the last answer"))
+                problems.append(Problem(record.location, "nobody asks before the last answer"))
             elif record.tools:
-                problems.append(Problem(record.place, "rows with tools are not asked here", "leave the row out"))
+                problems.append(Problem(record.location, "rows with tools are not asked here", "leave the row out"))
             else:
                 turns = tuple(Message(m.role, m.content) for m in before)
-                rows.append(Row(record.place, _turns(turns, plain), users[-1], last.content))
+                rows.append(Row(record.location, _turns(turns, plain), users[-1], last.content))
         else:
             cause = "a plain text has no question and no answer"
-            problems.append(Problem(record.place, cause, "use the exam perplexity for plain text"))
+            problems.append(Problem(record.location, cause, "use the exam perplexity for plain text"))
     if problems:
         raise DataError(*listed(problems))
     return rows

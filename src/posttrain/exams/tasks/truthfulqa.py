@@ -123,7 +123,7 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
     if config.sheet and mode == "mc":
         raise ConfigError(Problem(config.label, "a sheet holds free answers, and there are none", "add mode: both"))
     chat = config.template == "chat" or (config.template == "auto" and own)
-    asked = [replace(_item(q, mode, config.max_new_tokens, chat=chat), place=places[q.id]) for q in questions]
+    asked = [replace(_item(q, mode, config.max_new_tokens, chat=chat), location=places[q.id]) for q in questions]
     items = draw(asked, config.limit, config.seed)
     binary = mode != "generation" and any(item.doc["binary"] for item in items)
     headline = "binary" if binary else "truthful" if mode == "generation" else "mc1"

@@ -37,10 +37,10 @@ def rows_of(data: DataSource | None, count: int, context: PenaltyContext) -> lis
     records = read_records(source).records
     name = source.path or str(source.hub)
     talks = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
-    strange = [r.place for r in talks if not isinstance(r, Conversation)]
+    strange = [r.location for r in talks if not isinstance(r, Conversation)]
     if strange:
         mend = "give conversations, or prompts with completions"
-        raise DataError(*(Problem(place, "not a conversation", mend) for place in strange[:20]))
+        raise DataError(*(Problem(location, "not a conversation", mend) for location in strange[:20]))
     selection = select([t for t in talks if isinstance(t, Conversation)], context.forbidden, name)
     context.say(f"{name}: {selection}")
     return _encoded(_drawn(selection.conversations, count, context.seed), context)

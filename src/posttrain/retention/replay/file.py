@@ -50,10 +50,10 @@ class FileReplayConfig(ReplayConfig):
         """The file's conversations. DataError for rows that are none."""
         records = read_records(self.data.at(base)).records
         rows = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
-        others = [r.place for r in rows if not isinstance(r, Conversation)]
+        others = [r.location for r in rows if not isinstance(r, Conversation)]
         if others:
             mend = "give `messages` rows"
-            raise DataError(*(Problem(place, "replay needs conversations", mend) for place in others[:20]))
+            raise DataError(*(Problem(location, "replay needs conversations", mend) for location in others[:20]))
         return [r for r in rows if isinstance(r, Conversation)][: self.n]
 
     def shortage(self, base: Path, tokenizer: Any) -> str:

@@ -101,12 +101,12 @@ class GenerativeReplayConfig(ReplayConfig):
         """Make an example to write out of a question and its answer."""
         turns = tuple(Message(m.role, m.content, train=True) for m in row.messages)
         tagged = (Message("system", self.tag(name)), *turns)
-        return Conversation(tagged, row.place, weight=self.lm_weight, ended=row.ended)
+        return Conversation(tagged, row.location, weight=self.lm_weight, ended=row.ended)
 
     def lessons(self, rows: Sequence[Conversation], task: Task) -> list[Conversation]:
         """Make examples to write of the rows. ConfigError that names rows with more than a question and an answer."""
         name = self.name_of(task)
-        other = [row.place for row in rows if [m.role for m in row.messages] != ["user", "assistant"] or row.tools]
+        other = [row.location for row in rows if [m.role for m in row.messages] != ["user", "assistant"] or row.tools]
         if other:
             mend = "use replay {kind: reservoir}, which keeps rows as they are"
             cause = "only a question with its answer can be made up"

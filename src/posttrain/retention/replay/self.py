@@ -96,7 +96,7 @@ class SelfReplayConfig(ReplayConfig):
             good, bad = sifted_prompts(path)
             problems += bad
             for prompt in good:
-                places.setdefault(prompt.text, prompt.place)
+                places.setdefault(prompt.text, prompt.location)
         if self.n is None or self.n >= len(places):
             return places, problems
         return {prompt: places[prompt] for prompt in random.Random(seed).sample(list(places), self.n)}, problems
@@ -114,15 +114,15 @@ class SelfReplayConfig(ReplayConfig):
         except DataError as error:
             problems += error.problems
         if problems:
-            files = list(dict.fromkeys(problem.place.rpartition(":")[0] for problem in problems))
+            files = list(dict.fromkeys(problem.location.rpartition(":")[0] for problem in problems))
             files.sort(key=[*map(str, self._paths(base, reader.tokenizer)), ""].index)  # a count has no place
-            of = {file: by_line([p for p in problems if p.place.rpartition(":")[0] == file]) for file in files}
+            of = {file: by_line([p for p in problems if p.location.rpartition(":")[0] == file]) for file in files}
             raise DataError(*(problem for file in files for problem in of[file]))
 
     def rows(self, base: Path) -> list[Conversation]:
         """The prompts, not answered yet."""
         paths = [base / path for path in self.files()] or [GENERAL_PROMPTS, PACKAGED_PROMPTS]
-        return [conversation(prompt.text, "", prompt.place) for path in paths for prompt in read_prompts(path)]
+        return [conversation(prompt.text, "", prompt.location) for path in paths for prompt in read_prompts(path)]
 
 
 @register("replay", "self", config=SelfReplayConfig, paper="arXiv:2406.08464")

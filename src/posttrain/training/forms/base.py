@@ -37,7 +37,7 @@ class Row(Protocol):
     """An encoded row; each form has its own class."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Its location, such as `rows.jsonl:17`."""
 
 

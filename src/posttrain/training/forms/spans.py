@@ -80,15 +80,15 @@ class SpansForm(HeadForm):
         windows: dict[str, list[Any]] = {}
         records: dict[str, ReadingQuestion] = {}
         for record, one in self.all_seen():
-            windows.setdefault(record.place, []).append(one)
-            records[record.place] = record
+            windows.setdefault(record.location, []).append(one)
+            records[record.location] = record
         said = [
             best_answer(
                 found,
-                records[place].context,
+                records[location].context,
                 null_answers=bool(self.objective.null_answers),
                 null_threshold=self.objective.null_threshold,
             ).text
-            for place, found in windows.items()
+            for location, found in windows.items()
         ]
-        return scores_of_answers(said, [[a.text for a in records[place].answers] for place in windows])
+        return scores_of_answers(said, [[a.text for a in records[location].answers] for location in windows])
