@@ -343,14 +343,16 @@ def _check_folder(output: Path) -> None:
     except OSError as error:
         error.filename = str(output)  # not the name that was tried
         raise
-    path = output / "results.json"
-    try:
-        found = parse_json(read_text(path)) if path.exists() else {"study": METHOD}
-        cause = "" if found["study"] == METHOD else f"is of the study '{found['study']}', which would be lost"
-    except ValueError as error:
-        cause = f"not valid JSON: {error}"
-    except (KeyError, TypeError):
-        cause = "is not posttrain's"
+    path, cause = output / "results.json", ""
+    if path.exists():
+        try:
+            found = parse_json(read_text(path))
+        except ValueError as error:
+            raise ConfigError(Problem(str(path), f"not valid JSON: {error}", "give another --output")) from error
+        if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
+            cause = "is not posttrain's"
+        elif found.get("study") != METHOD:
+            cause = f"is of the study '{found.get('study')}', which would be lost"
     if cause:
         raise ConfigError(Problem(str(path), cause, "give another --output"))
 
