@@ -25,7 +25,6 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
     files = dict(BLOCK.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8")))
     assert len(files) == 4
-    known = dict(registry._entries)
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,10 +33,11 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             package = importlib.import_module(".".join(Path(name).parent.parts[1:]))
             monkeypatch.setattr(package, "__path__", [*dict.fromkeys([*package.__path__, str(path.parent)])])
     yield tmp_path
-    for module in [name for name in sys.modules if (tmp_path / "src" / f"{name.replace('.', '/')}.py").exists()]:
+    toys = [name for name in sys.modules if (tmp_path / "src" / f"{name.replace('.', '/')}.py").exists()]
+    for module in toys:
         del sys.modules[module]
-    registry._entries.clear()
-    registry._entries.update(known)
+    for key in [key for key, entry in registry._entries.items() if entry.function.__module__ in toys]:
+        del registry._entries[key]
 
 
 def test_three_toys_make_a_study(toys: Path) -> None:

@@ -28,8 +28,8 @@ guesses would (a model beside itself), no forgetting.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from posttrain.exams.records import Sample
@@ -101,18 +101,6 @@ class Comparison:
         certain = self.ci95 is not None and not self.ci95.low <= 0 <= self.ci95.high
         few = certain and self.changed is not None and self.changed < FEWEST
         return f"too few questions differ ({self.changed})" if few else ""
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Comparison:
-        """The other way; keys of later versions are left aside."""
-        known = {f.name: row[f.name] for f in fields(cls) if f.name in row}
-        for name in ("ci95", "forgotten_ci95", "gained_ci95"):
-            known[name] = None if known.get(name) is None else Interval(*known[name])
-        return cls(**known)
 
 
 def compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from posttrain.exams.statistics import Interval, Score
 from posttrain.exams.task import Ask, Item, mean_score
 from posttrain.inference.protocol import Plain
 
-__all__ = ["group_info", "group_result", "items_of", "task_info", "task_result"]
+__all__ = ["group_info", "group_result", "items_of", "plain", "task_info", "task_result"]
 
 HEADLINES = ("acc", "exact_match", "acc_norm", "f1", "word_perplexity", "perplexity")
 """The first of these that a task has stands for it."""
@@ -178,9 +179,9 @@ def _sample(headline: str, task: Any, metrics: Mapping[str, Any], rows: Sequence
         choices=choices,
         confidence=confidence,
         extra={
-            "doc": _plain(doc),
-            "responses": _plain(row["resps"]),
-            "filtered": {each["filter"]: _plain(each["filtered_resps"]) for each in rows},
+            "doc": plain(doc),
+            "responses": plain(row["resps"]),
+            "filtered": {each["filter"]: plain(each["filtered_resps"]) for each in rows},
             "prompt_hash": row["prompt_hash"],
         },
     )
@@ -202,10 +203,6 @@ def _said(task: Any, row: Mapping[str, Any]) -> tuple[str, str, int | None, floa
     return "", str(target), None, None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON has it; what JSON has not, as text."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+    return json.loads(json.dumps(value, default=str))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from posttrain import __version__
 from posttrain.config.base import ByKind, Config
@@ -59,7 +59,7 @@ METHOD = "exam"
 
 PromptMode = Literal["none", "user", "system"]
 Floor = Literal["auto", "bf16", "int8", "none"]
-E = TypeVar("E", Line, Untouched)
+E = TypeVar("E", bound=BaseModel)
 
 
 class ExamsFile(Config):
@@ -379,7 +379,7 @@ def _with(old: Results, exams: Mapping[str, ExamInfo], lines: Sequence[Line], un
     changes = [line for line in lines if line.change] or changes
     for line in lines:
         if not line.change:
-            others = [_joined_line(others[0], line, exams) if others else line]
+            others = [_joined(others[0] if others else None, line, exams)]
     if len(before) == 1:  # of the exams of all parts
         (was,) = (one.scores for one in before.values())
         drift = [{"drift": relative_changes(was, line.scores, known)} for line in others]
@@ -391,24 +391,21 @@ def _with(old: Results, exams: Mapping[str, ExamInfo], lines: Sequence[Line], un
 
 
 def _joined(old: E | None, new: E, exams: Mapping[str, ExamInfo]) -> E:
-    """The new entry with the scores of other exams that the old one has."""
+    """The new entry with what the old one has of other exams."""
     if old is None:
         return new
-    prefixes = tuple(f"{name}." for name in exams)
-    both: dict[str, Any] = {}
-    for part, values in (("scores", old.scores), ("ci95", old.ci95), ("n", old.n)):
-        both[part] = {key: value for key, value in values.items() if not key.startswith(prefixes)} | dict(new)[part]
-    if both["scores"].keys() > new.scores.keys():
-        both["cost"] = _summed([old.cost, new.cost])
+    prefixes, was, now = tuple(f"{name}." for name in exams), dict(old), dict(new)
+    both: dict[str, Any] = {
+        part: {key: value for key, value in was[part].items() if not f"{key}.".startswith(prefixes)} | now[part]
+        for part in ("scores", "ci95", "n", "compare")
+        if part in now
+    }
+    if both["scores"].keys() > now["scores"].keys():
+        both["cost"] = _summed([was["cost"], now["cost"]])
+    if isinstance(now["notes"], tuple):
+        others = (note for note in was["notes"] if not note.replace(": ", ".", 1).startswith(prefixes))
+        both["notes"] = (*others, *now["notes"])
     return new.model_copy(update=both)
-
-
-def _joined_line(old: Line, new: Line, exams: Mapping[str, ExamInfo]) -> Line:
-    """The same of an entry with comparisons and notes."""
-    notes = [note for note in old.notes if not note.startswith(tuple(f"{name}: " for name in exams))]
-    compare = {name: one for name, one in old.compare.items() if name not in exams}
-    both = {"notes": (*notes, *new.notes), "compare": {**compare, **new.compare}}
-    return _joined(old, new, exams).model_copy(update=both)
 
 
 def _summed(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:

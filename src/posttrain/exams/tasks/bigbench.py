@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from posttrain.data.readers import listed
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.choices import choice_asks, chosen
 from posttrain.exams.records import Sample
@@ -58,7 +59,7 @@ def bigbench(config: BigbenchConfig, base: Path) -> Task:
         group = file.parent.name if len(files) > 1 else ""
         items += _items(file, group, config, problems, notes)
     if problems:
-        raise DataError(*problems[:20], *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
+        raise DataError(*listed(problems))
     choosing = any(item.doc["scores"] for item in items)
     headline = "multiple_choice_grade" if choosing else "exact_str_match"
     sizes = {len(item.doc["scores"]) for item in items if item.doc["scores"]}

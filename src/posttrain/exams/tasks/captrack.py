@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from posttrain.data.readers import listed
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.choices import choice_asks, chosen
 from posttrain.exams.records import Sample
@@ -76,7 +77,7 @@ def captrack(config: CaptrackConfig, base: Path) -> Task:
                 sources[item.id] = (task, row.value)
         problems += rows.problems
     if problems:
-        raise DataError(*problems[:20], *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
+        raise DataError(*listed(problems))
     notes = [f"{task} is answered but not scored: it {WHY[way]}" for task in files if (way := spec_of(task).way) in WHY]
     if other:
         notes.append(f"{other} rows are asked by 'prompt': their formatted_prompt carries another model's template")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 import random
@@ -173,7 +172,7 @@ class LmEvalExam(Exam):
     def take(self, sitting: Sitting) -> list[TaskResult[Any]]:
         """lm-eval's evaluation; nothing in the processes of torchrun that are not the first."""
         from posttrain.exams.lm_eval import PosttrainLM, join_world
-        from posttrain.exams.lm_eval_results import group_result, task_result
+        from posttrain.exams.lm_eval_results import group_result, plain, task_result
 
         join_world()
         respondent, told = _told(sitting.respondent)
@@ -204,7 +203,7 @@ class LmEvalExam(Exam):
             sitting.say(f"{there:,} response{' was' if there == 1 else 's were'} there")
         if folder is not None:
             document = {key: value for key, value in raw.items() if key != "samples"} | {"cost": cost}
-            write_json(folder / f"{safe_name(self.name)}.json", json.loads(json.dumps(document, default=str)))
+            write_json(folder / f"{safe_name(self.name)}.json", plain(document))
         for one in found:
             file = sitting.file(one.info.name)
             if file is not None and one.samples:

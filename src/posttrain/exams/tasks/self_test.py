@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from posttrain.data.readers import DataSource, read_records
+from posttrain.data.readers import DataSource, listed, read_records
 from posttrain.data.records import Completion, Conversation, Message
 from posttrain.errors import DataError, Problem
 from posttrain.exams.behaviour import CAPABILITIES, SPECS, behaviour, language_of, length
@@ -111,7 +111,7 @@ def _rows(path: Path, *, plain: bool) -> list[Row]:
             cause = "a plain text has no question and no answer"
             problems.append(Problem(record.location, cause, "use the exam perplexity for plain text"))
     if problems:
-        raise DataError(*problems[:20], *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
+        raise DataError(*listed(problems))
     return rows
 
 
