@@ -123,11 +123,7 @@ def train(
             {
                 "output": str(folder),
                 "model": str(folder / "model"),
-                "steps": result.steps,
-                "loss_nats": result.loss_nats,
-                "tokens": result.tokens,
-                "wall_s": result.wall_s,
-                "peak_gib": result.peak_gib,
+                **{key: result._asdict()[key] for key in ("steps", "loss_nats", "tokens", "wall_s", "peak_gib")},
                 "trainable": result.moved.trainable,
                 "parameters": result.moved.total,
                 "stopped": result.stopped,

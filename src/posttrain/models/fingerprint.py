@@ -77,7 +77,7 @@ def weights_fingerprint(model_or_folder: PreTrainedModel | str | Path) -> str:
         tensor = parameter.detach().to(device="cpu", dtype=torch.float32).contiguous()
         digest.update(memoryview(tensor.reshape(-1).numpy()).cast("B"))
     if is_large(model):
-        set_aside(model)
+        set_aside(model.parameters())
     return digest.hexdigest()[:16]
 
 

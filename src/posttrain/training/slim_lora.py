@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from posttrain.inference.packed import laid_out
 
-__all__ = ["Joined", "Part", "alone", "hooked", "joined", "lora_layer", "still"]
+__all__ = ["Joined", "Part", "alone", "hooked", "joined", "still"]
 
 
 class Part(NamedTuple):
@@ -122,14 +122,6 @@ def still() -> Iterator[None]:
         _still.pop()
 
 
-def lora_layer(x: Tensor, wide: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """As `SlimLora` says, for one layer."""
-    made: Tensor = SlimLora.apply(  # type: ignore[no-untyped-call]
-        x, wide, bias, (Part(0, len(b), 0, scale),), a, b
-    )
-    return made
-
-
 def _usual(layer: Any) -> bool:
     """Whether nothing is asked of a plain LoRA layer now but what it was made for."""
     return not layer.disable_adapters and not layer.merged and len(layer.active_adapters) == 1
@@ -180,9 +172,9 @@ class Joined:
         made: Tensor = SlimLora.apply(x, self.wide, bias, self._scaled(), *factors)  # type: ignore[no-untyped-call]
         return made
 
-    def one(self, place: int, x: Tensor) -> Tensor:
-        """The output of the layer at that place among them, alone."""
-        layer, part = self.layers[place], self._scaled()[place]
+    def one(self, index: int, x: Tensor) -> Tensor:
+        """The output of one of the layers, alone."""
+        layer, part = self.layers[index], self._scaled()[index]
         bias = None if layer.base_layer.bias is None else layer.base_layer.bias.to(self.wide.dtype)
         wide = self.wide[part.first : part.last]
         if _still and not torch.is_grad_enabled():
@@ -216,20 +208,20 @@ def _factors(layer: Any) -> tuple[Tensor, Tensor]:
     return layer.lora_A[name].weight, layer.lora_B[name].weight
 
 
-def _forward(group: Joined, place: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _forward(group: Joined, index: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """In place of the layer's own; what is asked otherwise (switched off, several adapters) goes there."""
-    layer = group.layers[place]
+    layer = group.layers[index]
     if args or kwargs or not _usual(layer):
         own: Tensor = type(layer).forward(layer, x, *args, **kwargs)
         return own
-    return group.one(place, x)
+    return group.one(index, x)
 
 
 def joined(layers: Sequence[Any]) -> Joined:
     """Join layers that read the same x; asked alone, each of them takes the way above, too. Undone by `alone`."""
     group = Joined(layers)
-    for place, layer in enumerate(layers):
-        layer.forward = partial(_forward, group, place)
+    for index, layer in enumerate(layers):
+        layer.forward = partial(_forward, group, index)
     return group
 
 

@@ -57,7 +57,7 @@ class FileReplayConfig(ReplayConfig):
         return [r for r in rows if isinstance(r, Conversation)][: self.n]
 
     def shortage(self, base: Path, tokenizer: Any) -> str:
-        """Fewer rows than `n`."""
+        """Say where there are fewer rows than `n`."""
         return short_of(self.n, len(self.rows(base)))
 
 

@@ -42,7 +42,6 @@ class AskedRow(NamedTuple):
     shown: list[int]
     demonstration: list[int]
     place: str
-    most: int
 
 
 @dataclass(frozen=True)
@@ -121,13 +120,14 @@ class OnPolicyForm(Form):
         return len(row.shown) + len(row.demonstration)
 
     def size(self, row: AskedRow) -> int:
-        return max((len(row.shown) + row.most) * self._count, self.tokens_of(row))
+        return max((len(row.shown) + self.objective.max_new_tokens) * self._count, self.tokens_of(row))
 
     def units(self, row: AskedRow) -> int:
         return 1
 
     def numbers(self, row: AskedRow) -> list[int]:
-        return [len(row.prompt), *row.prompt, len(row.shown), *row.shown, *row.demonstration, row.most]
+        most = self.objective.max_new_tokens
+        return [len(row.prompt), *row.prompt, len(row.shown), *row.shown, *row.demonstration, most]
 
     def micro_batch(self, rows: Sequence[AskedRow], old: Sequence[bool]) -> AskedBatch:
         return AskedBatch(rows, torch.tensor(old))
@@ -266,5 +266,4 @@ def _row(talk: Conversation, told: Encoded, tokenizer: PreTrainedTokenizerBase, 
         encode_prompt(shown(talk, objective).messages[:-1], tokenizer, tools=talk.tools),
         told.input_ids[begins : learned[-1] + 1],
         talk.place,
-        objective.max_new_tokens,
     )
