@@ -22,7 +22,7 @@ from posttrain.config.base import Config
 from posttrain.config.load import read_text
 from posttrain.data.fields import BadRow
 from posttrain.data.files import json_lines
-from posttrain.data.records import Conversation, Message, PromptOnly
+from posttrain.data.records import Completion, Conversation, Message, PromptOnly, Record
 from posttrain.errors import DataError, Problem
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.respondents import ModelRespondent
@@ -38,6 +38,7 @@ __all__ = [
     "Task",
     "cached",
     "conversation_key",
+    "conversations_in",
     "default_cache",
     "in_brief",
     "normalise_prompt",
@@ -160,6 +161,12 @@ class ReplayContext:
     cache: Path | None = None
     say: Callable[[str], None] = print
     task: Task = NO_TASK
+
+
+def conversations_in(records: Iterable[Record]) -> tuple[list[Conversation], list[str]]:
+    """The records that are conversations, or prompts with completions; and the locations of the others."""
+    made = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
+    return [r for r in made if isinstance(r, Conversation)], [r.place for r in made if not isinstance(r, Conversation)]
 
 
 class Selection(NamedTuple):

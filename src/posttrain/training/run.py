@@ -38,7 +38,6 @@ from posttrain.models.meter import listener, listening
 from posttrain.models.names import say_taken
 from posttrain.models.vocabulary import keep_padding_inside
 from posttrain.retention.selection import ReplayConfig, Task
-from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.aside import comes_back
 from posttrain.training.assembly import Parts, Surroundings, bare_forms, check_combination, parts_of, show_rows
 from posttrain.training.batches import Forms, Learner, Step, StepLoader, validation_batches
@@ -47,14 +46,13 @@ from posttrain.training.config import TrainConfig
 from posttrain.training.dates import keep_date, stay_at_first_day
 from posttrain.training.fingerprint import check_fingerprint, check_settings
 from posttrain.training.folder import OURS, RunFolder, check_ours
-from posttrain.training.forms.forward import arithmetic
 from posttrain.training.heads import check_head, loader_for, resolved
 from posttrain.training.learned import hardly_learned, learned_of
 from posttrain.training.lock import only_one
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.muon import muon_for
 from posttrain.training.planning import plan_of, rows_read, tokens_at_once
-from posttrain.training.precision import Lowered, precision_of
+from posttrain.training.precision import Lowered, arithmetic, precision_of
 from posttrain.training.progress import RunProgress
 from posttrain.training.rates import rate_of
 from posttrain.training.result import TrainResult, finished_result
@@ -64,7 +62,7 @@ from posttrain.training.steps import Material, StepSource, total_steps
 from posttrain.training.stored import rounded_as_saved, unused_dtype
 from posttrain.training.trackers import LOGS
 from posttrain.training.tracking import open_trackers
-from posttrain.training.trainer import Arguments, PostTrainer
+from posttrain.training.trainer import Arguments, PostTrainer, set_adapter_state
 from posttrain.tuners._moved import count_moved
 
 __all__ = ["TrainResult", "load_for_training", "train"]
