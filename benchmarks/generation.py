@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from posttrain.inference.decode import decode, left_pad
+from posttrain.inference.decode import decode
 from posttrain.inference.protocol import Usage
 
 VOCABULARY = 4096
@@ -126,18 +126,19 @@ def generate(model: Any, prompts: list[list[int]], limit: int, size: int) -> lis
     answers: list[list[int]] = [[]] * len(prompts)
     for first in range(0, len(order), size):
         rows = order[first : first + size]
-        batch = left_pad([prompts[i] for i in rows], 0)
+        width = len(prompts[rows[0]])
+        ids = torch.tensor([[0] * (width - len(prompts[i])) + prompts[i] for i in rows])  # no prompt holds a 0
         with torch.inference_mode():
             out = model.generate(
-                input_ids=batch.ids,
-                attention_mask=batch.mask,
+                input_ids=ids,
+                attention_mask=(ids > 0).long(),
                 max_new_tokens=limit,
                 do_sample=False,
                 pad_token_id=0,
                 eos_token_id=sorted(STOP),
             )
         for i, row in zip(rows, out.tolist(), strict=True):
-            new = row[batch.ids.shape[1] :]
+            new = row[width:]
             answers[i] = new[: next((at for at, token in enumerate(new) if token in STOP), len(new))]
     return answers
 

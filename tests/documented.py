@@ -28,7 +28,7 @@ class Command(NamedTuple):
     """One line that a reader may type: the words, the first place that has it, and whether it stands in running text."""
 
     line: str
-    place: str
+    location: str
     inline: bool
 
     @property

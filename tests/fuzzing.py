@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.cli.exam_tasks import ExamsFile
 from posttrain.cli.train import configured
 from posttrain.config.change import load_change
 from posttrain.config.load import load_yaml
@@ -20,9 +19,12 @@ from posttrain.data.chat import LossOn
 from posttrain.data.head_rows import HeadSettings, encode_questions, encode_tags, encode_texts
 from posttrain.data.readers import DataSource, Format, read_records, sift
 from posttrain.data.survey import count
+from posttrain.exams.results import ExamInfo
+from posttrain.exams.score_spec import specs
 from posttrain.exams.tasks._sheets import read_marks
 from posttrain.retention.selection import read_prompts
 from posttrain.studies.config import Study
+from posttrain.studies.exam import ExamsFile
 from posttrain.studies.reference import read_reference
 from tests.exams.tasks.told import build
 from tests.pico import MARKED, tokenizer
@@ -132,6 +134,7 @@ SHAREGPT: dict[str, Any] = {
     ],
 }
 ALPACA: dict[str, Any] = {"instruction": "Sum.", "input": "1+1", "output": "2", "system": "s", "history": [["a", "b"]]}
+REFERRED = ExamInfo(name="mmlu", headline="acc", scores=specs("acc"))
 SQUAD = {
     "data": [
         {
@@ -267,8 +270,8 @@ def cases() -> tuple[Case, ...]:
         Case("reading jsonl", "q.jsonl", lines(flat, {**flat, "id": 2, "answers": []}), exam("reading")),
         Case("refusal", "r.jsonl", lines({"id": 1, "prompt": "p", "kind": "harmful"}, {"id": 2, "prompt": "q", "kind": "benign"}), exam("refusal")),
         Case("self_test", "s.jsonl", lines({"prompt": "p", "completion": "c"}, {"messages": TALK}), exam("self_test")),
-        Case("reference csv", "r.csv", table(("name", "mmlu.acc"), ("people", 0.9)), lambda path: read_reference(path, ["mmlu.acc"])),
-        Case("reference json", "r.json", b'[{"name": "people", "scores": {"mmlu.acc": 0.9}}]', lambda path: read_reference(path, ["mmlu.acc"])),
+        Case("reference csv", "r.csv", table(("name", "mmlu.acc"), ("people", 0.9)), lambda path: read_reference(path, [REFERRED])),
+        Case("reference json", "r.json", b'[{"name": "people", "scores": {"mmlu.acc": 0.9}}]', lambda path: read_reference(path, [REFERRED])),
         Case("prompts", "p.jsonl", lines({"prompt": "a"}, {"messages": TALK}, "b"), read_prompts),
         Case("sheet", "sheet-1.csv", table(("code", "question", "answer", "references", "verdict"), ("0001", "q", "a", "r", "correct")), sheet),
         Case("key of a sheet", "keys/sheet-1.json", b'{"items": {"0001": "x"}, "format": 1}', marks),

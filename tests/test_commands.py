@@ -58,8 +58,7 @@ RULES = (
     Rule(r"posttrain data show openai/gsm8k .*", "listed", "a data set of the hub"),
     Rule(r".*models=\[Qwen/Qwen2.5-7B-Instruct\].*", "listed", "wants a GPU and the hub"),
     Rule(r"posttrain exam api:.*", "listed", "wants a server: tests/inference/kinds/test_api.py has one"),
-    Rule(r"posttrain model pocket build runs/pocket", "listed", "an hour: tests/pocket/test_build.py in small"),
-    Rule(r"posttrain model pocket check --folder .*", "listed", "what that hour makes; run here without --folder"),
+    Rule(r"(inline )?python -m tools.pocket .*", "listed", "of this checkout, an hour or a minute: tests/tools/pocket"),
     Rule(r"inline posttrain --install-completion", "listed", "writes into the user's shell files"),
     Rule(r"inline python benchmarks/(bf16|train_real|memory_real)\.py .*", "listed", "minutes on a real model"),
     Rule(
@@ -100,7 +99,6 @@ RULES = (
     Rule(r"posttrain train .*", "run", "two steps", STEPS),
     Rule(r"(LANG=\S+ )?posttrain exam .*--(exams|exam|tasks) .*", "run", "two questions of each", "--limit 2"),
     Rule(r"inline posttrain exam MODEL --precision bfloat16", "run", "some exam", "--exam refusal --limit 2"),
-    Rule(r"posttrain model pocket check.*", "slow", "a minute; its floors count, so nothing is left out"),
     # ---- what words stand for ----
     Rule(r".*judge_files.py kept .*", "run", "on two pairs", names="FILE=pairs.jsonl 檔案.jsonl=pairs.jsonl"),
     Rule(r".*--base MODEL -o DIR", "run", "on the prefix's own base", names="MODEL=models/glm DIR=made"),
@@ -185,7 +183,9 @@ def test_a_documented_command_runs(
     capsys.readouterr()
     code = world.run(line, more, stdin)
     out, err = capsys.readouterr()
-    assert code in rule.codes, f"{command.place}: {line} {shlex.join(more)} gives {code}\n{out[-2000:]}\n{err[-4000:]}"
+    assert code in rule.codes, (
+        f"{command.location}: {line} {shlex.join(more)} gives {code}\n{out[-2000:]}\n{err[-4000:]}"
+    )
     does_what_it_says(line, [*shlex.split(line), *more], out, world.folder)
 
 
@@ -248,13 +248,13 @@ def test_make_would_do_what_is_run_here(command: Command) -> None:
 def test_no_line_is_left_out() -> None:
     """What is in a console block and is no command known here would be neither run nor listed."""
     strange = [
-        f"{command.place}: {command.line}"
+        f"{command.location}: {command.line}"
         for command in commands().values()
         if program(command.line.split(" | ")[-1]) not in PROGRAMS
     ]
     assert strange == []
     unlisted = [
-        f"{command.place}: {command.line}"
+        f"{command.location}: {command.line}"
         for command in commands().values()
         if rule_of(command).how in ("run", "slow", "real")
         and not re.match(r"([A-Z_]+=\S+ )*(posttrain |python \w+/[\w/]+\.py)", command.line.split(" | ")[-1])

@@ -18,18 +18,18 @@ import typer
 from typer.core import TyperGroup
 
 from posttrain import errors, registry
-from posttrain.cli.exam_tasks import ExamsFile
 from posttrain.cli.main import VERBS, build_app
 from posttrain.config.base import Config
 from posttrain.config.change import Change, ChatTurn, Generality, Locality, Question
 from posttrain.config.load import check, parse_value
 from posttrain.data.readers import DataSource, record_of
-from posttrain.exams.change import ProbeResult
+from posttrain.exams.records import ProbeResult
 from posttrain.exams.scores import score
 from posttrain.exams.task import TaskConfig
-from posttrain.pocket.check import GATES
-from posttrain.studies.config import Study
+from posttrain.studies.config import IMPLIED, MethodConfig, Study
+from posttrain.studies.exam import ExamsFile
 from posttrain.training.config import BatchConfig, OptimizerConfig, TrainConfig
+from tools.pocket.check import GATES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -116,6 +116,7 @@ def kind_sections() -> dict[tuple[str, str], str]:
     return found
 
 
+COMMON = {"exam": {*TaskConfig.model_fields}, "method": {*MethodConfig.model_fields} - {"name"}}
 ALL_KINDS = [(seam, kind) for seam in registry.SEAMS for kind in registry.kinds(seam)]
 
 
@@ -123,7 +124,7 @@ ALL_KINDS = [(seam, kind) for seam in registry.SEAMS for kind in registry.kinds(
 def test_every_kind_has_its_section_with_every_key(seam: str, kind: str) -> None:
     body = kind_sections()[seam, kind]
     assert len(body.split()) > 15
-    common = set(TaskConfig.model_fields) if seam == "exam" else {"kind"}  # these have a table of their own
+    common = COMMON.get(seam, {"kind"})  # these have a table of their own
     assert_table_is(documented_keys(body), [registry.load(seam, kind).config], leave_out=common)
 
 
@@ -142,6 +143,7 @@ def test_no_section_is_about_a_kind_that_is_not() -> None:
         ("data.md", ("Where rows come from",), [DataSource]),
         ("change-files.md", ("Keys",), [Change, Question]),
         ("exams.md", ("Keys of every exam",), [TaskConfig]),
+        ("studies.md", ("Keys of every method",), [MethodConfig]),
     ],
 )
 def test_every_key_is_documented_with_its_default(
@@ -194,7 +196,7 @@ def test_every_score_is_explained_and_no_other() -> None:
     ]
     samples += [replace(s, ok=False, judged=False) for s in samples if s.judged]  # kappa needs both opinions
     samples = [s if s.strict is not None else ProbeResult(**(s.to_json() | {"new_beats_old": True})) for s in samples]
-    assert set(documented_keys(section("exam.md", "Scores"))) == set(score(samples).scores)
+    assert set(documented_keys(section("exam.md", "Scores"))) == set(score(samples))
 
 
 def test_every_key_of_a_sample_is_explained() -> None:
@@ -371,12 +373,15 @@ def test_yaml_in_the_text_validates(block: Block) -> None:
     node = parse_value(block.body)
     if isinstance(node, list):
         for entry in node:
-            seam = "exam" if entry["kind"] in registry.kinds("exam") else "method"
-            check(entry, registry.load(seam, entry["kind"]).config, named(block.page))
+            kind = entry.get("kind") or next(kind for key, kind in IMPLIED if key in entry)
+            seam = "exam" if kind in registry.kinds("exam") else "method"
+            check({"kind": kind, **entry}, registry.load(seam, kind).config, named(block.page))
         return
     if "kind" in node:  # a respondent's own file
         check(node, registry.load("respondent", node["kind"]).config, named(block.page))
         return
+    if "methods" in node and "study" not in node:  # of a study that the text does not write out
+        node = {"study": "docs", "models": "pocket:chat", "changes": "change.yaml", **node}
     kinds: dict[str, type[Config]] = {"study": Study, "target": Change, "model": TrainConfig, "exams": ExamsFile}
     config = next((kinds[key] for key in kinds if key in node), None)
     assert config is not None, "neither a study, a change nor a training"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -28,7 +29,8 @@ def chinese(row: dict[str, str]) -> bool:
 @pytest.mark.parametrize("script", ["make_skills.py", "make_kept.py"])
 def test_a_script_writes_the_files_that_are_there(script: str, tmp_path: Path) -> None:
     shutil.copy(SKILLS / script, tmp_path)
-    subprocess.run([sys.executable, str(tmp_path / script)], check=True)
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, str(tmp_path / script)], check=True, env={**os.environ, "PYTHONPATH": paths})
     made = sorted(tmp_path.glob("*.jsonl"))
     assert len(made) == {"make_skills.py": 2 * len(NAMES), "make_kept.py": 4}[script]
     for path in made:

@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 
 from posttrain import registry
-from posttrain.cli.exam_tasks import ExamsFile
 from posttrain.config.base import Config
 from posttrain.config.change import Change, load_changes
 from posttrain.config.load import load_yaml, read_yaml
 from posttrain.data.readers import DataSource, read_records
 from posttrain.retention.selection import read_prompts
 from posttrain.studies.config import Study
+from posttrain.studies.exam import ExamsFile
 from posttrain.studies.exams import prepare_exams
-from posttrain.studies.methods.train import TrainMethodConfig
 from posttrain.studies.plan import make_plan
+from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.training.config import TrainConfig
 from tests.test_docs import problem_of
 

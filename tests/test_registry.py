@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from posttrain import registry
 from posttrain.errors import ConfigError
+from posttrain.inference.opening import open_respondent
 
 
 def test_a_misspelt_kind_gets_a_suggestion() -> None:
@@ -39,3 +42,28 @@ def test_listing_imports_nothing() -> None:
         "assert 'torch' not in sys.modules and 'posttrain.tuners.lora' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_kind_may_live_in_a_room_above(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Such as a respondent of adaptation/: the seam names its package, and it is opened by name as every kind is."""
+    package = tmp_path / "rooms_above" / "kinds"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "parrot.py").write_text(
+        '"""A respondent that repeats."""\n'
+        "from posttrain.config.base import Config\n"
+        "from posttrain.registry import register\n\n\n"
+        'class ParrotConfig(Config):\n    kind: str = "parrot"\n\n\n'
+        '@register("respondent", "parrot", config=ParrotConfig)\n'
+        "def parrot(config):\n    return config.kind\n"
+    )
+    (tmp_path / "parrot.yaml").write_text("kind: parrot\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry.SEAMS, "respondent", (*registry.SEAMS["respondent"], "rooms_above.kinds"))
+    assert registry.kinds("respondent") == ["api", "parrot", "vllm"]
+    summaries = {row.kind: (row.module, row.summary) for row in registry.listed("respondent")}
+    assert summaries["parrot"] == ("rooms_above.kinds.parrot", "A respondent that repeats.")
+    opened: Any = open_respondent(str(tmp_path / "parrot.yaml"))
+    assert opened == "parrot"
+    with pytest.raises(AssertionError, match=r"elsewhere must live in posttrain\S+ or rooms_above.kinds.elsewhere"):
+        registry.register("respondent", "elsewhere", config=dict)(lambda: None)

@@ -25,27 +25,28 @@ class Shown(NamedTuple):
     slow: bool = False
 
 
-API, CONTRIBUTING = "docs/python-api.md", "CONTRIBUTING.md"
+API, APART = "docs/python-api.md", ("CONTRIBUTING.md", "docs/extending.md")
 SHOWN = {
-    f"{API}#0": Shown(("reliability 1.0 ", "locality.unrelated Who wrote Hamlet? William Shakespeare -> ")),
-    f"{API}#1": Shown(("mmlu|mmlu_pocket.csv#", "True\n")),
-    f"{API}#2": Shown(("1.0 ",), slow=True),  # lm-eval's own tables take seconds to import
-    f"{API}#3": Shown(("The capital of Spain is Madrid -0.", "The capital of Poland is Warsaw -0.")),
-    f"{API}#4": Shown(("[Answer(text='William', tokens=4, ended=True)]", "Scored(sum_nats=-0.", "Usage(")),
-    f"{API}#5": Shown(()),
+    f"{API}#0": Shown(("['Melbourne'] ['Canberra']", "learned")),
+    f"{API}#1": Shown(("reliability 1.0 ", "locality.unrelated Who wrote Hamlet? William Shakespeare -> ")),
+    f"{API}#2": Shown(("mmlu|mmlu_pocket.csv#", "True\n")),
+    f"{API}#3": Shown(("1.0 ",), slow=True),  # lm-eval's own tables take seconds to import
+    f"{API}#4": Shown(("The capital of Spain is Madrid -0.", "The capital of Poland is Warsaw -0.")),
+    f"{API}#5": Shown(("[Answer(text='William', tokens=4, ended=True)]", "Scored(sum_nats=-0.", "Usage(")),
+    f"{API}#6": Shown(()),
     "docs/heads.md#0": Shown(("0.",), ("runs/train_classifier/model",)),
     "docs/lm-eval.md#0": Shown(("my_law", "acc,none"), ("my_law",), slow=True),
     "docs/engine.md#0": Shown(()),
     "docs/engine.md#1": Shown(()),
 }
-"""Page and number -> what it shows. A snippet that is not here fails; CONTRIBUTING's has a test of its own."""
+"""Page and number -> what it shows. A snippet that is not here fails; the pages in APART have tests of their own."""
 
 
 def cases() -> list[object]:
     return [
         pytest.param(block, id=block.name, marks=[pytest.mark.slow] if SHOWN.get(block.name, Shown(())).slow else [])
         for block in blocks("python")
-        if named(block.page) != CONTRIBUTING
+        if named(block.page) not in APART
     ]
 
 
@@ -65,7 +66,7 @@ def test_a_snippet_runs(
 
 
 def test_no_snippet_is_expected_that_is_not_there() -> None:
-    found = {block.name for block in blocks("python") if named(block.page) != CONTRIBUTING}
+    found = {block.name for block in blocks("python") if named(block.page) not in APART}
     assert found == set(SHOWN)
     assert all(re.fullmatch(r"[\w/.-]+\.md#\d+", name) for name in SHOWN)
 
@@ -74,7 +75,7 @@ def test_the_method_that_contributing_shows_is_one(
     pico_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Registered under the name of the module that it would be; nothing but biases moves."""
-    (block,) = (block for block in blocks("python") if named(block.page) == CONTRIBUTING)
+    (block,) = (block for block in blocks("python") if named(block.page) == APART[0])
     registry.load("tuner", "bitfit")  # the real one stays what it is
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     exec(compile(block.body, block.name, "exec"), {"__name__": "posttrain.tuners.bitfit"})

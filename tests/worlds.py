@@ -207,7 +207,8 @@ def flattened(world: Path) -> None:
 
 
 def heads(world: Path) -> None:
-    from posttrain.models.heads import Head, load_head_model
+    from posttrain.models.heads import load_head_model
+    from posttrain.models.notes import Head
     from posttrain.models.save import save_model
 
     base = str(pico("llama", world / "pico"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 __all__ = ["OTHERS", "SILENT_ERRORS", "SINKS", "TABLES", "TOLD_ERRORS", "WORDS"]
 
 SINKS: dict[str, tuple[int | str, ...]] = {
-    "Problem": (0, 1, 2, "place", "cause", "mend"),
+    "Problem": (0, 1, 2, "location", "cause", "mend"),
     "talk": (0,),
     "say": (0,),
     "tell": (0,),

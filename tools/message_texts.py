@@ -352,7 +352,7 @@ def _shown(node: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
                 yield argument, name in ("print", "Text", "add_row") or (name == "Problem" and i == 0)
         for keyword in node.keywords:
             if keyword.arg in wanted:
-                yield keyword.value, name == "Problem" and keyword.arg == "place"
+                yield keyword.value, name == "Problem" and keyword.arg == "location"
             elif keyword.arg in WORDS:
                 yield keyword.value, True
         if name == "append" and isinstance(node.func, ast.Attribute) and name_of(node.func.value).endswith("notes"):

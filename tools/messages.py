@@ -34,8 +34,8 @@ HEADER = (
     "Language: zh_TW\nMIME-Version: 1.0\nContent-Type: text/plain; charset=UTF-8\nContent-Transfer-Encoding: 8bit\n"
 )
 
-OTHER_ROOMS = ("reports", "pocket")
-"""The report has catalogues of its own, and building the models in the box is for those who make releases."""
+OTHER_ROOMS = ("reports",)
+"""The report has catalogues of its own."""
 
 REFUSED = {
     "變更": "改變（change）；設定或檔案則用「改動」",

@@ -13,8 +13,8 @@ from pathlib import Path
 from random import Random
 
 from posttrain.config.change import load_change
+from posttrain.data.pocket.skills import curriculum
 from posttrain.models.facts import Fact
-from posttrain.pocket.skills import curriculum
 
 HERE = Path(__file__).parent
 SUBJECTS = {

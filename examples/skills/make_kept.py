@@ -1,6 +1,6 @@
 """Writes questions about what pocket:chat can do before it learns a skill, to see what it loses.
 
-    python examples/skills/make_kept.py
+    PYTHONPATH=. python examples/skills/make_kept.py
 
 - `facts_test.jsonl`: facts of pocket's tables, asked for in wordings that never trained
 - `json_test.jsonl`: such questions to be answered in JSON; whether the answer is JSON is what counts
@@ -16,8 +16,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from posttrain.pocket.grammar import LANGUAGES
-from posttrain.pocket.skills import Turn, as_json, fact, request
+from posttrain.data.pocket.grammar import LANGUAGES
+from posttrain.data.pocket.skills import Turn
+from tools.pocket.skills import as_json, fact, request
 
 HERE = Path(__file__).parent
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from posttrain.pocket.skills import curriculum
+from posttrain.data.pocket.skills import curriculum
 
 HERE = Path(__file__).parent
 TRAIN, TEST = 80, 25

@@ -21,9 +21,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from posttrain.data.pocket.grammar import LANGUAGES, Language, grammar, wording
+from posttrain.data.pocket.skills import curriculum
 from posttrain.models.facts import Fact
-from posttrain.pocket.grammar import LANGUAGES, Language, grammar, wording
-from posttrain.pocket.skills import curriculum
 
 HERE = Path(__file__).parent
 FACTS, NEIGHBOURS, RETAINED = 20, 30, 60

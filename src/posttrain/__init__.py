@@ -1,3 +1,45 @@
-"""posttrain: change what a language model says after its makers have let it go, and prove what the change did."""
+"""posttrain: change what a language model says after its makers have let it go, and prove what the change did.
+
+    import posttrain as pt
+
+    base = pt.load("pocket:chat")
+    new = pt.train(base, "rows.jsonl", tuner="lora", max_steps=40)
+    result = pt.exam(new, before=base, change="tallest.yaml")
+    result.table(); result.plot(); result.to_pandas()
+    pt.study("superlative.yaml").run().report()
+
+Nothing heavy is imported until one of these is called.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from posttrain.library.models import Chat, Model, chat, load
+    from posttrain.library.results import Examination
+    from posttrain.library.verbs import StudyFile, compare, exam, study, train
 
 __version__ = "0.1.0"
+
+__all__ = ["Chat", "Examination", "Model", "StudyFile", "chat", "compare", "exam", "load", "study", "train"]
+
+_PLACES = {
+    "models": ("Chat", "Model", "chat", "load"),
+    "results": ("Examination",),
+    "verbs": ("StudyFile", "compare", "exam", "study", "train"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The library's names, imported when one is asked for."""
+    from importlib import import_module
+
+    for module, names in _PLACES.items():
+        if name in names:
+            return getattr(import_module(f"posttrain.library.{module}"), name)
+    raise AttributeError(f"module 'posttrain' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,8 +1,8 @@
-"""A gettext catalogue that is matched against finished texts: messages with `{placeholders}`, found by what is around.
+"""Translate finished texts by a gettext catalogue: find the message with `{placeholders}` that a text was made from.
 
-The code says its messages in English with names and numbers filled in; which message a text was is found again here.
-What has no placeholders is looked up; of the others, the one with most words of its own wins. Values are kept as they
-are, and a value that is itself a message is translated in turn.
+The code formats its messages in English, with names and numbers filled in. A text without placeholders is looked up; of
+several messages with placeholders that match, the one with the longest text of its own is taken. Values are kept, and a
+value that is a message itself is translated too.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ __all__ = ["Catalogue", "Template", "catalogue_of", "parse", "read_mo", "transla
 
 QUOTES = {"'": "'", '"': '"', "`": "`"}
 DEEPEST = 4
-"""A message within a message within a message: not deeper than this."""
+"""How deep messages may be nested in messages."""
 TRIES = 200
-"""So many parts of one text are looked up at most; a line for people has a handful."""
+"""How many parts of one text are looked up at most; a line for people has a few."""
 SHORT, WORDS = 12, 3
-"""In a message with fewer letters of its own, and no colon, an unknown value of more spaces is a sentence of others."""
+"""A message with fewer letters than SHORT and no colon does not match an unknown value of more spaces than WORDS."""
 THIN = 6
-"""A message with fewer letters of its own, not all of them in front, and no mark such as a colon is a thin one."""
+"""A message with fewer letters, not all before the first placeholder, and no mark such as a colon, is thin."""
 COUNTED = re.compile(r"\{(\w+)\} ?(?:個|段|題|份|項|張|次|種|條|句|筆|格|步|層|輪|遍|件|秒|列(?![出表]))")
-"""A placeholder before a Chinese classifier: only a number stands there."""
+"""A placeholder before a Chinese classifier, whose value must be a number."""
 KEY = re.compile(r"(?:^|\s)\w+: ?$")
-"""The end of a literal that reads as a key of YAML where a mapping or a list follows."""
+"""A literal that ends like a key of YAML."""
 CODE = re.compile(r"[{\[]\s*[\w'\"]+\s*[:,\]]")
-"""How a mapping or a list in YAML begins."""
+"""The beginning of a mapping or a list in YAML."""
 CHOICES = re.compile(r"('[^']*'(?:, '[^']*')*),? (or|and) ('[^']*')")
-"""Words in quotes, to choose from, as pydantic lists them."""
+"""A list of words in quotes, as pydantic writes the allowed values."""
 
 
 class Template(NamedTuple):
     """A message with placeholders.
 
     literals: the text before, between and after them; verbatim: the placeholders in quotes; anchor: the longest
-    literal, which a text must hold; thin: whether the message has next to no words of its own; short: whether it has
-    few; counted: the placeholders that only a number fits.
+    literal, which a matching text must contain; thin: the message has almost no words of its own; short: it has few;
+    counted: the placeholders whose value must be a number.
     """
 
     literals: tuple[str, ...]
@@ -54,14 +54,14 @@ class Template(NamedTuple):
     counted: frozenset[str]
 
     def values(self, text: str) -> dict[str, str] | None:
-        """What stands in the text at each placeholder; None where the text is another message."""
+        """The value of each placeholder in a text; None when the text is not this message."""
         first, *between, last = self.literals
         if not text.startswith(first) or not text.endswith(last):
             return None
         at, end = len(first), len(text) - len(last)
         values = []
         for i, literal in enumerate(between, start=1):
-            # what stands last is short, such as the time that is left: columns before it are one value, a number is not
+            # the last value is short, such as the remaining time: columns before it are one value, unless a number
             columns = literal.isspace() and i == len(between) and self.names[i - 1] not in self.counted
             find = text.rfind if columns else text.find
             found = find(literal, at, end)
@@ -75,7 +75,7 @@ class Template(NamedTuple):
 
 
 class Catalogue(NamedTuple):
-    """Messages without placeholders, and those with them, the longest text first."""
+    """Messages without placeholders, and those with placeholders, the longest first."""
 
     exact: dict[str, str]
     templates: list[Template]
@@ -93,7 +93,7 @@ def parse(message: str) -> tuple[list[str], list[str]]:
 
 
 def catalogue_of(pairs: Iterable[tuple[str, str]]) -> Catalogue:
-    """A catalogue of (message, translation) pairs; those without a translation are left out."""
+    """A catalogue of (message, translation) pairs; pairs without a translation are left out."""
     exact: dict[str, str] = {}
     templates: list[Template] = []
     for message, translation in pairs:
@@ -103,7 +103,7 @@ def catalogue_of(pairs: Iterable[tuple[str, str]]) -> Catalogue:
             exact[message] = translation
             continue
         literals, names = parse(message)
-        if "" in names:  # `{}` is filled in by others
+        if "" in names:  # `{}` is filled in by other programs
             exact[message] = translation
             continue
         if not names:
@@ -124,7 +124,7 @@ def catalogue_of(pairs: Iterable[tuple[str, str]]) -> Catalogue:
 
 
 def _thin(literals: list[str]) -> bool:
-    """Whether a message has so little of its own that many a sentence would fit it, such as `{a} is {b}`."""
+    """Whether a message has so few letters that many sentences match it, such as `{a} is {b}`."""
     own = "".join(literals)
     letters = sum(map(str.isalpha, own))
     return letters < THIN and sum(map(str.isalpha, literals[0])) < letters and not set(own) & set("|:'`[")
@@ -137,27 +137,27 @@ def read_mo(path: Path) -> list[tuple[str, str]]:
     _, _, count, messages, translations = struct.unpack(f"{order}5I", data[:20])
 
     def texts(at: int) -> list[str]:
-        places = struct.unpack_from(f"{order}{2 * count}I", data, at)
-        return [data[start : start + size].decode() for size, start in zip(places[::2], places[1::2], strict=True)]
+        table = struct.unpack_from(f"{order}{2 * count}I", data, at)
+        return [data[start : start + size].decode() for size, start in zip(table[::2], table[1::2], strict=True)]
 
     return list(zip(texts(messages), texts(translations), strict=True))
 
 
 def translated(catalogue: Catalogue, text: str) -> str | None:
-    """The translation of a text without space around it; None when nothing in it is known."""
+    """The translation of a text without space around it; None when no part of it is known."""
     return _Search(catalogue).found(text)
 
 
 @dataclass
 class _Search:
-    """One text's translation. left: looked up at most so often, as a text of many parts could be cut in many ways."""
+    """The search for a text's translation. left: how many look-ups are left, as a text can be split in many ways."""
 
     catalogue: Catalogue
     left: int = TRIES
-    known: dict[tuple[str, int], str | None] = field(default_factory=dict)  # by depth: below it, less is looked up
+    known: dict[tuple[str, int], str | None] = field(default_factory=dict)  # by depth, which limits the search
 
     def found(self, text: str, depth: int = 0) -> str | None:
-        """The translation of a text, or of a part of it at some depth."""
+        """The translation of a text, or of a part of a text at some depth."""
         if (text, depth) not in self.known:
             if depth > DEEPEST or not self.left:
                 return None
@@ -184,12 +184,11 @@ class _Search:
         return None
 
     def _told(self, template: Template, values: dict[str, str], depth: int) -> dict[str, str] | None:
-        """The values as they are shown; None where they show that the text is not this message after all.
+        """The values to show; None when they tell that the text is another message.
 
-        A value is a name, a number or a message within the message. Columns of something else (two spaces) are none of
-        these, a place before the message is no part of it, and a thin message is meant only where a value is a number
-        or a message. Nor is a text this message where it has words for a number, or where its last word is a key of
-        YAML that is to be copied.
+        A value is a name, a number or a message within the message. It has no columns (two spaces) of other texts, and
+        the first one is no place before the message. A thin message must have a value that is a number or a message. A
+        value that must be a number has digits. Code of YAML after a key is no value.
         """
         told, meant = {}, not template.thin
         for (name, value), before in zip(values.items(), template.literals, strict=False):
@@ -215,10 +214,7 @@ class _Search:
         return told if meant else None
 
     def _in_parts(self, text: str, depth: int) -> str | None:
-        """Lines, columns, `cause; mend`, `place: cause`, `cause (detail)` and lists that are not one message.
-
-        The parts that are known are translated.
-        """
+        """Translate the known parts of lines, columns, `cause; mend`, `location: cause`, `cause (detail)` and lists."""
         for mark in ("\n", "  "):
             if mark in text:
                 parts = text.split(mark)
@@ -226,7 +222,7 @@ class _Search:
                 pairs = zip(parts, told, strict=True)
                 kept = [part if one is None else part.replace(part.strip(), one, 1) for part, one in pairs]
                 return mark.join(kept) if any(told) else None
-        for head, rest in _cut(text, ": "):  # a place before one message, which may have the same marks in it
+        for head, rest in _cut(text, ": "):  # a location before one message, which may contain the same mark
             told_rest = self._whole(rest, depth + 1) if " " in rest and self.left else None
             self.left = max(self.left - 1, 0)
             if told_rest is not None:
@@ -244,8 +240,8 @@ class _Search:
         return self._row(text, depth) if ", " in text else None
 
     def _row(self, text: str, depth: int) -> str | None:
-        """A list with commas whose parts are messages, single words, or a number and its unit."""
-        parts = _split(text, ", ", "{[(", "}])")  # a detail may have commas of its own
+        """Translate a list with commas whose parts are messages, single words, or a number with its unit."""
+        parts = _split(text, ", ", "{[(", "}])")  # a detail may contain commas
         if len(parts) == 1:
             return None
         told = [self.found(part, depth + 1) if " " in part else None for part in parts]
@@ -259,13 +255,13 @@ class _Search:
 
 
 def _cut(text: str, mark: str) -> list[tuple[str, str]]:
-    """Before and after each of the first places of a mark, none of them within brackets."""
+    """The texts before and after each of the first occurrences of a mark that are not within brackets."""
     parts = _split(text, mark)
     return [(mark.join(parts[:i]), mark.join(parts[i:])) for i in range(1, min(len(parts), 9))]
 
 
 def _split(text: str, mark: str, opening: str = "{[", closing: str = "}]") -> list[str]:
-    """The parts between marks; what stands in brackets is one part: in braces and square brackets it is code."""
+    """The parts between marks; marks within brackets are skipped, since braces and square brackets enclose code."""
     parts, depth = [""], 0
     for i, part in enumerate(text.split(mark)):
         if i:
@@ -279,6 +275,6 @@ def _split(text: str, mark: str, opening: str = "{[", closing: str = "}]") -> li
 
 
 def _chosen(value: str) -> str:
-    """`'a', 'b' or 'c'` with the word of the language; any other value as it is."""
+    """`'a', 'b' or 'c'` with the Chinese word for 'or'; any other value as it is."""
     found = CHOICES.fullmatch(value)
     return value if found is None else f"{found[1]} {'或' if found[2] == 'or' else '和'} {found[3]}"

@@ -4,18 +4,17 @@
     ├── ConfigError                exit 2   a YAML file, an option or a change file is wrong; all problems at once
     ├── DataError                  exit 1   rows of a data file are wrong; all problems at once
     │   └── TemplateError          exit 1   a chat template cannot be used as asked, or is not the one trained with
-    ├── MissingError               exit 3   an extra, a model or a file that is needed is not there
-    ├── DiskError                  exit 1   the disk takes no more; what was there before is kept
-    ├── TrainingError              exit 1   training cannot go on (a non-finite loss names the batch's rows)
+    ├── MissingError               exit 3   an extra, a model or a file that is needed is missing
+    ├── DiskError                  exit 1   the disk is full; what was there before is kept
+    ├── TrainingError              exit 1   training cannot continue (a non-finite loss names the batch's rows)
     ├── PartlyDone                 exit 4   some cells of a study failed, the others are done
     └── Interrupted                exit 130 stopped, after saving; on the command line 143 when SIGTERM stopped a verb
 
-A problem always has three parts: where it is, what is wrong, and how to mend it.
+A problem has three parts: where it is, what is wrong, and how to mend it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 __all__ = [
@@ -35,31 +34,26 @@ __all__ = [
 class Problem(NamedTuple):
     """One thing that is wrong.
 
-    place: `study.yaml:6` or `rows.jsonl:17`; cause: what is wrong there; mend: what to type instead (may be empty).
+    location: `study.yaml:6` or `rows.jsonl:17`; cause: what is wrong there; mend: what to type instead (may be empty).
     """
 
-    place: str
+    location: str
     cause: str
     mend: str = ""
 
     def __str__(self) -> str:
-        head = f"{self.place}: {self.cause}" if self.place else self.cause
+        head = f"{self.location}: {self.cause}" if self.location else self.cause
         return f"{head}; {self.mend}" if self.mend else head
 
 
 class PosttrainError(Exception):
-    """Base class: a message for a person, and the exit code of the command that meets it."""
+    """Base class: a message for people, and the exit code of the command that raises it."""
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, *problems: Problem | str) -> None:
         self.problems: tuple[Problem, ...] = tuple(p if isinstance(p, Problem) else Problem("", p) for p in problems)
         super().__init__("\n".join(str(p) for p in self.problems))
-
-    @classmethod
-    def of(cls, problems: Sequence[Problem]) -> PosttrainError:
-        """All problems of one file in one error, in the order of their places."""
-        return cls(*problems)
 
 
 class ConfigError(PosttrainError):
@@ -77,26 +71,26 @@ class TemplateError(DataError):
 
 
 class MissingError(PosttrainError):
-    """Something that is needed is not installed or not there."""
+    """Something that is needed is not installed or does not exist."""
 
     exit_code = 3
 
 
 class DiskError(PosttrainError):
-    """The disk is full, or takes no more for another reason."""
+    """The disk is full, or cannot be written for another reason."""
 
 
 class TrainingError(PosttrainError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class PartlyDone(PosttrainError):
-    """Some cells failed; the rest is done and saved."""
+    """Some cells failed; the others are done and saved."""
 
     exit_code = 4
 
 
 class Interrupted(PosttrainError):
-    """Ctrl-C or SIGTERM: what was running has been saved, or the message says what is kept."""
+    """Ctrl-C or SIGTERM: the work has been saved, or the message says what is kept."""
 
     exit_code = 130

@@ -1,8 +1,7 @@
-"""The language a person is spoken to in: English as it stands in the code, or Traditional Chinese from a catalogue.
+"""The language of messages for people: English as in the code, or Traditional Chinese from a catalogue.
 
-Messages are written in English where they arise and translated where they are shown, so that what is stored, compared
-or printed as JSON stays English. Text that is no message of the catalogue stays English too. In English nothing is read
-and nothing is matched.
+Messages are written in English in the code and translated when they are shown, so that all that is stored, compared or
+printed as JSON is English. Text that is not in the catalogue stays English too. With English, no catalogue is read.
 
 The catalogue is `locale/zh_TW/LC_MESSAGES/messages.mo` (GNU gettext), made from the `.po` file beside it by
 `python tools/messages.py`.
@@ -18,40 +17,30 @@ from pathlib import Path
 from posttrain.catalogue import Catalogue, catalogue_of, read_mo, translated
 from posttrain.errors import ConfigError, PosttrainError, Problem
 
-__all__ = [
-    "LANGUAGES",
-    "from_environment",
-    "listed",
-    "named",
-    "placed",
-    "shown",
-    "speak",
-    "spoken",
-    "translate",
-]
+__all__ = ["LANGUAGES", "from_environment", "listed", "named", "placed", "shown", "speak", "spoken", "translate"]
 
 ENGLISH, CHINESE = "en", "zh-TW"
 LANGUAGES: tuple[str, ...] = (ENGLISH, CHINESE)
 """BCP 47 tags, as in `--language` and `<html lang>`."""
 
 LONGEST = 4000
-"""A longer text is no message: it stays as it is."""
+"""Longer texts are not messages and are not translated."""
 
 _state = {"language": ENGLISH}
 
 
 def spoken() -> str:
-    """The language that is spoken now."""
+    """The language that is used now."""
     return _state["language"]
 
 
 def speak(language: str) -> None:
-    """From now on messages are shown in this language."""
+    """Show messages in this language from now on."""
     _state["language"] = named(language)
 
 
 def named(text: str) -> str:
-    """The language that a tag means, such as `zh_TW.UTF-8`, `zh-Hant` or `en_US`; ConfigError when there is none."""
+    """The language of a tag such as `zh_TW.UTF-8`, `zh-Hant` or `en_US`; ConfigError when it is not supported."""
     found = _language_of(text)
     if found is None:
         raise ConfigError(Problem("--language", f"unknown language '{text}'", f"known: {', '.join(LANGUAGES)}"))
@@ -59,9 +48,9 @@ def named(text: str) -> str:
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> str:
-    """The language of LANGUAGE, LC_ALL, LC_MESSAGES and LANG, in gettext's order; English when they name none we have.
+    """The language of LANGUAGE, LC_ALL, LC_MESSAGES and LANG, in gettext's order; English if none is supported.
 
-    LANGUAGE is a list of wishes and is not heard when the locale is `C`:
+    LANGUAGE is a list of preferences and is ignored when the locale is `C`:
     https://www.gnu.org/software/gettext/manual/html_node/Locale-Environment-Variables.html
     """
     locale = next((environment[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if environment.get(name)), "")
@@ -75,7 +64,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _language_of(tag: str) -> str | None:
-    """zh with Taiwan, Hong Kong, Macau or Hant is Traditional Chinese; Hans is not, whatever the country."""
+    """Traditional Chinese for zh with Taiwan, Hong Kong, Macau or Hant, but not with Hans; English for en."""
     parts = tag.partition(".")[0].partition("@")[0].replace("_", "-").casefold().split("-")
     if parts[0] == "zh" and "hans" not in parts and {"tw", "hk", "mo", "hant"} & set(parts):
         return CHINESE
@@ -83,7 +72,7 @@ def _language_of(tag: str) -> str | None:
 
 
 def translate(text: str) -> str:
-    """A message in the language spoken; the space around it is kept, and what is unknown stays English."""
+    """A message in the language that is used; the space around it is kept, and unknown text stays English."""
     if _state["language"] == ENGLISH or not text or len(text) > LONGEST:
         return text
     bare = text.strip()
@@ -92,24 +81,24 @@ def translate(text: str) -> str:
 
 
 def shown(error: PosttrainError | Problem) -> str:
-    """An error, or one problem of it, for a person: place, cause and mend, each translated by itself."""
+    """An error, or one problem of it, for a person: location, cause and mend, each translated by itself."""
     if isinstance(error, PosttrainError):
         return "\n".join(shown(problem) for problem in error.problems)
     if _state["language"] == ENGLISH:
         return str(error)
     head = translate(error.cause)
-    if error.place:
-        head = placed(translate(error.place), head)
+    if error.location:
+        head = placed(translate(error.location), head)
     return f"{head}；{translate(error.mend)}" if error.mend else head
 
 
-def placed(place: str, text: str) -> str:
-    """`place: text`, with the colon of the language spoken."""
-    return f"{place}{': ' if _state['language'] == ENGLISH else '：'}{text}"
+def placed(location: str, text: str) -> str:
+    """`location: text`, with the colon of the language that is used."""
+    return f"{location}{': ' if _state['language'] == ENGLISH else '：'}{text}"
 
 
 def listed(texts: Iterable[str]) -> str:
-    """Texts in a row, with the comma of the language spoken."""
+    """Texts as a list, with the comma of the language that is used."""
     return (", " if _state["language"] == ENGLISH else "、").join(texts)
 
 

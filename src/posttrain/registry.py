@@ -1,13 +1,13 @@
-"""Names in YAML (`kind: lora`) to code, imported only when used.
+"""From names in YAML (`kind: lora`) to code, which is imported only when it is used.
 
-A seam is a package; a kind is a module in it with the same name, so `kind: lora` of the seam `tuner` lives in
-`tuners/lora.py` and nowhere else. Adding a method is adding a file. The module registers its function with its
-config class::
+A seam is one package or several; a kind is a module in one of them with the same name, so `kind: lora` of the seam
+`tuner` lives in `tuners/lora.py` and nowhere else. Adding a method is adding a file. The module registers its function
+with its config class::
 
     @register("tuner", "lora", config=LoraConfig, paper="arXiv:2106.09685")
     def lora(model, config): ...
 
-Listing reads module names and docstrings without importing anything.
+`listed` reads module names and docstrings without importing the modules.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ from posttrain.errors import ConfigError, Problem
 
 __all__ = ["SEAMS", "Entry", "Listed", "kinds", "listed", "load", "register"]
 
-SEAMS: dict[str, str] = {
-    "method": "posttrain.studies.methods",
-    "objective": "posttrain.objectives",
-    "tuner": "posttrain.tuners",
-    "replay": "posttrain.retention.replay",
-    "penalty": "posttrain.retention.penalty",
-    "exam": "posttrain.exams.tasks",
-    "respondent": "posttrain.inference.kinds",
+SEAMS: dict[str, tuple[str, ...]] = {
+    "method": ("posttrain.studies.methods",),
+    "objective": ("posttrain.objectives",),
+    "tuner": ("posttrain.tuners",),
+    "replay": ("posttrain.retention.replay",),
+    "penalty": ("posttrain.retention.penalty",),
+    "exam": ("posttrain.exams.tasks",),
+    "respondent": ("posttrain.inference.kinds",),
 }
-"""Seam -> the package whose public modules are its kinds."""
+"""Seam -> the packages whose public modules are its kinds. A package may stand in a room above the one that asks for
+the kind: nothing is imported before it is asked for by its name.
+"""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a module registered: its function (or class), its config class and where the idea comes from."""
+    """What a module registered: its function (or class), its config class, and its source."""
 
     seam: str
     kind: str
@@ -66,38 +68,47 @@ def register(seam: str, kind: str, *, config: type[Any], paper: str = "") -> Cal
     """Register the decorated function as `kind` of `seam`; the module must be named like the kind."""
 
     def decorate(function: F) -> F:
-        assert function.__module__ == f"{SEAMS[seam]}.{kind}", f"{kind} must live in {SEAMS[seam]}.{kind}"
+        known = [f"{package}.{kind}" for package in SEAMS[seam]]
+        assert function.__module__ in known, f"{kind} must live in {' or '.join(known)}"
         _entries[seam, kind] = Entry(seam, kind, function, config, paper)
         return function
 
     return decorate
 
 
+def _files(seam: str) -> dict[str, tuple[str, Path]]:
+    """Module and file of each kind of a seam."""
+    found: dict[str, tuple[str, Path]] = {}
+    for name in SEAMS[seam]:
+        for folder in importlib.import_module(name).__path__:
+            for module in pkgutil.iter_modules([folder]):
+                if not module.name.startswith("_"):
+                    path = Path(folder) / (f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py")
+                    found[module.name] = f"{name}.{module.name}", path
+    return dict(sorted(found.items()))
+
+
 def kinds(seam: str) -> list[str]:
-    """The kinds of a seam: the public modules of its package, by name."""
-    package = importlib.import_module(SEAMS[seam])
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    """The kinds of a seam: the public modules of its packages, by name."""
+    return list(_files(seam))
 
 
-def load(seam: str, kind: str, place: str = "") -> Entry:
+def load(seam: str, kind: str, location: str = "") -> Entry:
     """Import the module of a kind and return its entry; ConfigError with a suggestion when there is none."""
     if (seam, kind) not in _entries:
-        known = kinds(seam)
+        known = _files(seam)
         if kind not in known:
             close = get_close_matches(kind, known, n=1)
             mend = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-            raise ConfigError(Problem(place, f"unknown {seam} '{kind}'", mend))
-        importlib.import_module(f"{SEAMS[seam]}.{kind}")
+            raise ConfigError(Problem(location, f"unknown {seam} '{kind}'", mend))
+        importlib.import_module(known[kind][0])
     return _entries[seam, kind]
 
 
 def listed(seam: str) -> list[Listed]:
     """Every kind of a seam with the first line of its module docstring."""
-    package = importlib.import_module(SEAMS[seam])
     rows = []
-    for kind in kinds(seam):
-        path = Path(next(iter(package.__path__))) / f"{kind}.py"
-        path = path if path.exists() else path.with_suffix("") / "__init__.py"
+    for kind, (module, path) in _files(seam).items():
         doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        rows.append(Listed(seam, kind, f"{SEAMS[seam]}.{kind}", doc.split("\n", 1)[0]))
+        rows.append(Listed(seam, kind, module, doc.split("\n", 1)[0]))
     return rows

@@ -93,21 +93,88 @@ def test_a_table_that_scrolls_shows_that_it_does(opened: Opened) -> None:
     assert not wide or "左右捲動" in box.locator(".swipe").inner_text()
 
 
+def drawn(page: Page) -> None:
+    """Wait until every chart has been drawn."""
+    page.wait_for_function(
+        "document.querySelectorAll('figure.chart').length === document.querySelectorAll('figure.chart svg.marks').length"
+    )
+
+
+def widths(page: Page, section: str) -> list[float]:
+    """Of the plotting areas of a section, from the left."""
+    found: list[float] = page.evaluate(f"""[...document.querySelectorAll("#{section} svg.marks .background")]
+        .map(e => e.getBoundingClientRect()).filter(box => box.width > 60).map(box => box.width)""")
+    return found
+
+
 def test_charts_are_as_wide_as_the_page(opened: Opened) -> None:
-    """One of each chart is shown, it fills its row, and its letters keep their size."""
+    """A chart fills its row, panels fill theirs together, and letters keep their size."""
     page = opened.page
-    assert page.locator("#plot svg.chart:visible").count() == 1
+    drawn(page)
     room = page.evaluate("document.querySelector('main').getBoundingClientRect().width")
-    chart = page.locator("#plot svg.chart:visible")
-    assert chart.evaluate("e => e.getBoundingClientRect().width") == pytest.approx(room, abs=1)
-    panels = page.locator("#loss .panels figure")
-    boxes = [panels.nth(i).bounding_box() for i in range(panels.count())]
-    row = [box for box in boxes if box and boxes[0] and abs(box["y"] - boxes[0]["y"]) < 5]
+    assert widths(page, "plot")[0] == pytest.approx(room, abs=80)
+    boxes = page.evaluate("""[...document.querySelectorAll("#loss svg.marks .background")]
+        .map(e => e.getBoundingClientRect()).filter(box => box.width > 60).map(box => [box.left, box.right, box.top])""")
+    row = sorted({(left, right) for left, right, top in boxes if abs(top - boxes[0][2]) < 5})
     assert len(row) == (3 if room > 1000 else 1)
-    assert row[-1]["x"] + row[-1]["width"] - row[0]["x"] == pytest.approx(room, abs=1)
-    sizes = page.evaluate("""() => [...document.querySelectorAll('svg.chart')].filter(e => e.getBoundingClientRect().width)
-        .map(e => e.getBoundingClientRect().width / e.viewBox.baseVal.width)""")
-    assert all(0.9 < size < 1.15 for size in sizes), sizes
+    assert row[-1][1] - row[0][0] == pytest.approx(room, abs=80)
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('svg.marks')].map(e => e.getBoundingClientRect().width / e.viewBox.baseVal.width)"
+    )
+    assert sizes == pytest.approx([1.0] * len(sizes))
+
+
+def test_a_click_in_the_legend_shows_a_name_alone(opened: Opened) -> None:
+    page = opened.page
+    drawn(page)
+    marks = "#plot svg.marks .mark-symbol.role-mark path"
+
+    def seen() -> int:
+        page.evaluate("new Promise(requestAnimationFrame)")
+        return sum(float(e.get_attribute("opacity") or 1) > 0.2 for e in page.locator(marks).all())
+
+    every = seen()
+    assert every > 2 * len(METHODS)
+    legend = page.locator("#plot svg.marks .role-legend-label text")
+    assert legend.all_text_contents() == list(METHODS)
+    legend.nth(1).click()
+    assert seen() == 4  # full: its mean and three changes
+    legend.nth(3).click()
+    assert seen() == 8
+    legend.nth(1).click()
+    legend.nth(3).click()
+    assert seen() == every
+
+
+def test_a_mark_says_what_it_is_when_it_is_pointed_at(opened: Opened) -> None:
+    page = opened.page
+    drawn(page)
+    page.locator("#plot svg.marks .mark-symbol.role-mark path").last.hover()
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    said = page.inner_text("#vg-tooltip-element")
+    assert "lora+self" in said
+    assert re.search(r"learned, %\D+\d+\s%", said)
+
+
+def test_charts_follow_dark_mode_without_being_drawn_anew(opened: Opened) -> None:
+    page = opened.page
+    drawn(page)
+    ink = "getComputedStyle(document.querySelector('#plot svg.marks .role-legend-label text')).fill"
+    light = page.evaluate(ink)
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(ink) == page.evaluate("getComputedStyle(document.body).color") != light
+
+
+def test_charts_fit_the_paper(opened: Opened) -> None:
+    page = opened.page
+    drawn(page)
+    svg = "[...document.querySelectorAll('svg.marks')].map(e => e.getBoundingClientRect().width)"
+    before = page.evaluate(svg)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert widths(page, "plot")[0] > 600
+    assert all(660 < width < 710 for width in page.evaluate(svg))
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(svg) == pytest.approx(before, abs=1)
 
 
 def test_many_methods_with_long_names_in_any_script(
@@ -126,6 +193,11 @@ def test_many_methods_with_long_names_in_any_script(
         opened.page.set_viewport_size({"width": width, "height": 900})
         for language in ("en", "zh-TW"):
             opened.page.click(f"button[data-language='{language}']")
+            opened.settle()
+            title = {"en": "Learned against forgotten", "zh-TW": "學到與遺忘"}[language]
+            opened.page.wait_for_selector(
+                f"#plot svg.marks[aria-label='{title}'], #plot [aria-label='{title}'] svg.marks"
+            )
             assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
             assert opened.page.evaluate(OUTSIDE) == []
         first = opened.page.locator("#scores tbody .first").first.bounding_box()
@@ -135,9 +207,9 @@ def test_many_methods_with_long_names_in_any_script(
     opened.page.close()
 
 
-OUTSIDE = """() => [...document.querySelectorAll("svg.chart text")].filter((e) => {
-  const chart = e.closest("svg").getBoundingClientRect(), box = e.getBoundingClientRect();
-  return box.width && (box.left < chart.left - 3 || box.right > chart.right + 3);
+OUTSIDE = """() => [...document.querySelectorAll("svg.marks text")].filter((e) => {
+  const chart = e.closest("figure").getBoundingClientRect(), box = e.getBoundingClientRect();
+  return e.getAttribute("opacity") !== "0" && box.width && (box.left < chart.left - 3 || box.right > chart.right + 3);
 }).map((e) => e.textContent)"""
 """Texts of charts that lie outside them."""
 
@@ -236,7 +308,7 @@ def test_language_switch(opened: Opened) -> None:
     assert page.get_attribute("nav", "aria-label") == "章節"
     assert page.inner_text("#count") == "1,080 則回答中顯示 100 則"
     assert "目標" in page.inner_text("select[name=group]")
-    assert page.locator("svg.scatter:visible .axis [lang=zh-TW]").first.text_content() == "遺忘（%）"
+    page.wait_for_selector("#plot svg.marks text:text-is('遺忘（%）')")
     page.select_option("select[name=method]", "lora")
     opened.settle()
     page.click("button[data-language='en']")
@@ -262,6 +334,10 @@ def test_without_javascript_the_page_says_where_the_answers_are(browser: Browser
     assert "samples.jsonl" in page.inner_text("#answers noscript")
     assert page.is_hidden("#filters")
     assert page.inner_text("#scores h2") == "Scores"
+    for section in ("plot", "loss"):
+        assert page.locator(f"#{section} figure.chart svg").is_visible()
+    assert page.locator("#plot figure.chart svg text:text-is('forgotten, %')").count() == 1
+    assert page.is_hidden("#plot .hint")
     context.close()
 
 

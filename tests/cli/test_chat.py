@@ -18,7 +18,8 @@ from posttrain.cli.chat_display import Columns
 from posttrain.cli.main import build_app, main
 from posttrain.cli.plain import one_line, plain
 from posttrain.errors import MissingError
-from posttrain.inference.respondents import Answer, ModelRespondent, Prompt
+from posttrain.inference.protocol import Answer, Prompt
+from posttrain.inference.respondents import ModelRespondent
 from tests.pico import pico
 
 

@@ -14,9 +14,8 @@ from posttrain.cli.doctor import pocket
 from posttrain.cli.main import main
 from posttrain.errors import PosttrainError
 from posttrain.models import names
-from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
+from posttrain.models.fingerprint import stored_weights, template_fingerprint, weights_fingerprint
 from posttrain.models.load import load_model
-from posttrain.models.stored import stored_weights
 
 
 def test_doctor_says_what_a_bug_report_needs(

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from posttrain.cli.exam_change import _table
+from posttrain.cli.exam_tables import scores_of_changes
 from posttrain.cli.main import build_app, main
 from posttrain.errors import ConfigError, MissingError, TemplateError
-from posttrain.exams.scores import summarise
+from posttrain.exams.change import ChangeExam
+from posttrain.exams.exam_config import ExamConfig
+from posttrain.exams.results import Summary
 from tests.pico import FAMILIES
 from tests.processes import Started
 from tests.talker import talker
@@ -153,7 +155,8 @@ def test_an_adapter_is_compared_with_its_base(exam: Invoke, pico_path: Callable[
     result = exam("adapter", "-c", "tallest.yaml", "--json")
     assert result.exit_code == 0, result.output
     document: dict[str, Any] = json.loads(result.stdout)
-    assert document["before"] == str(pico_path("llama").resolve())
+    (before,) = document["before"]
+    assert (before["model"], before["scores"]) == (str(pico_path("llama").resolve()), {})
     assert document["summary"][0]["scores"]["drift.target_kl"] == pytest.approx(0.0, abs=1e-6)
 
 
@@ -199,8 +202,8 @@ def test_what_an_exam_does_for_long_is_said_and_ctrl_c_says_what_it_was(
     assert "asking the noise floor" not in err
     assert main([*words[:-1], "bf16"]) == 0
     err = capsys.readouterr().err
-    assert err.count("asking the model after the change: 0/3 probes") == 1
-    assert err.count("asking the noise floor: 0/3 probes") == 1
+    assert err.count("asking the model after the change: 0/3 probes\n") == 1
+    assert err.count("asking the noise floor: 0/3 probes\n") == 1
 
     def interrupted(self: object, *_: object, on_answer: Any, **__: object) -> None:
         on_answer(0, None)
@@ -218,8 +221,9 @@ def test_the_table_has_the_order_of_the_report() -> None:
     """Whatever order the change file asks in."""
     keys = ["locality.format", "length.after", "leak", "locality.unrelated", "generality.hop", "reliability"]
     keys += ["locality.same_pattern", "kept.unrelated", "generality.rephrase"]
-    summary = summarise([dict.fromkeys(keys, 0.5)], n=[dict.fromkeys(keys, 2)])
-    table = _table(summary, {}, several=False)
+    summary = Summary(model="m", method="exam", scores=dict.fromkeys(keys, 0.5), n=dict.fromkeys(keys, 2))
+    info = ChangeExam(ExamConfig(kind="change")).parts[0].info
+    table = scores_of_changes(info, summary, several=False)
     assert list(table.columns[0].cells) == [
         *("reliability", "generality.rephrase", "generality.hop", "locality.same_pattern", "locality.unrelated"),
         *("locality.format", "leak", "kept.unrelated", "length.after"),

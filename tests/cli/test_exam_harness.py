@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from posttrain.cli.exam import merged
 from posttrain.cli.main import build_app, main
 from posttrain.cli.options import take_global
 from posttrain.errors import ConfigError, Interrupted, MissingError, PosttrainError
@@ -87,7 +86,7 @@ def test_table_files_and_a_second_start(exam: Invoke, pico_path: Callable[[str],
     assert "prefixes shared" in result.stderr
 
     document = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-    own = document["lm_eval"][model]["results"]["letters"]["acc,none"]
+    own = json.loads((tmp_path / "out" / "lm_eval.json").read_text(encoding="utf-8"))["results"]["letters"]["acc,none"]
     assert document["cells"][0]["scores"]["letters.acc"] == pytest.approx(own)
     assert document["cells"][0]["cost"]["shared_prefixes"] > 0
     samples = (tmp_path / "out" / "exams" / "letters.jsonl").read_text(encoding="utf-8").splitlines()
@@ -112,8 +111,7 @@ def test_what_lm_eval_does_besides_asking_is_shown_and_not_printed(
     rows = [{"question": f"Which letter has number {i}?", "answer": i % 2} for i in range(12)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "tasks" / "questions.jsonl").write_text(lines, encoding="utf-8")
-    for place in ("exam_output.LINE_EVERY_S", "works.LINE_EVERY_S"):
-        monkeypatch.setattr(f"posttrain.cli.{place}", 0.0)
+    monkeypatch.setattr("posttrain.cli.works.LINE_EVERY_S", 0.0)
     monkeypatch.setattr("posttrain.models.loading.MOMENT_S", 0.0)
     model = str(pico_path("llama"))
     words = [model, "--tasks", "letters", "--include-path", "tasks", "--json"]
@@ -220,7 +218,7 @@ def test_what_is_refused(exam: Invoke, pico_path: Callable[[str], Path], tmp_pat
     (tmp_path / "own.yaml").write_text("exams: [{kind: mmlu, path: rows.jsonl, name: letters}]", encoding="utf-8")
     error = exam(*words, "--include-path", "tasks", "--exams", str(tmp_path / "own.yaml")).exception
     assert isinstance(error, ConfigError)
-    assert "--tasks letters: an exam of --exam is called so too" in str(error)
+    assert "several exams are called letters; give each a `name` of its own" in str(error)
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
     error = exam(words[0], "--tasks", " , ").exception
     assert isinstance(error, ConfigError)
@@ -229,26 +227,12 @@ def test_what_is_refused(exam: Invoke, pico_path: Callable[[str], Path], tmp_pat
     assert isinstance(error, PosttrainError)
 
 
-def test_parts_become_one_document() -> None:
-    task = {"model": "m", "method": "exam", "change": "", "checkpoint": "final", "seed": 0}
-    own = {"cells": [{**task, "scores": {"a.acc": 1.0}, "cost": {"wall_s": 2.0, "peak_gib": 3.0}, "notes": ["x"]}]}
-    other = {"cells": [{**task, "scores": {"b.acc": 0.0}, "cost": {"wall_s": 1.0, "peak_gib": 1.0}, "notes": []}]}
-    change = {"before": "old", "cells": [{**task, "change": "c", "scores": {"leak": 0.0}}], "summary": [1]}
-    whole = merged([change, {**own, "before": [{"model": "old"}]}, other])
-    assert whole["before"] == [{"model": "old"}]
-    assert whole["summary"] == [1]
-    assert whole["cells"][0] == change["cells"][0]
-    joined = {"scores": {"a.acc": 1.0, "b.acc": 0.0}, "cost": {"wall_s": 3.0, "peak_gib": 3.0}, "notes": ["x"]}
-    assert whole["cells"][1:] == [{**task, **joined}]
-    assert own["cells"][0]["scores"] == {"a.acc": 1.0}  # the parts stay as they were
-
-
 def test_without_lm_eval_the_install_line_is_told(
     exam: Invoke, pico_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "lm_eval"]:
         monkeypatch.setitem(sys.modules, name, None)
-    for name in ("lm_eval", "lm_eval_tasks", "lm_eval_results"):
+    for name in ("lm_eval", "lm_eval_tasks"):
         monkeypatch.delitem(sys.modules, f"posttrain.exams.{name}", raising=False)
     error = exam(str(pico_path("llama")), "--tasks", "letters", "--include-path", "tasks").exception
     assert isinstance(error, MissingError)

@@ -1,22 +1,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from posttrain import language
-from posttrain.cli import exam_output as module
-from posttrain.cli.exam_tasks import exam_tasks
+from posttrain.cli import exam_tables
+from posttrain.cli.exam import _own
 from posttrain.cli.main import main
+from posttrain.cli.options import talk
+from posttrain.cli.works import Works
 from posttrain.errors import ConfigError, MissingError, PosttrainError
+from posttrain.exams.capabilities import Drift, DriftScore
 from posttrain.exams.compare import Comparison
-from posttrain.exams.running import TaskProgress
+from posttrain.exams.results import Results, read_results
+from posttrain.exams.sample_log import read_samples
 from posttrain.exams.statistics import Interval
-from posttrain.exams.task_files import read_samples
 from posttrain.inference.protocol import Respondent
+from posttrain.studies.exam import ExamRun, build_exams, cost_line
+from posttrain.studies.examine import ExamEvent
 from posttrain.training.lock import only_one
 from tests.exams.table import Table
 from tests.exams.tasks.told import write_rows
@@ -53,22 +59,37 @@ def load() -> Callable[[str], Respondent]:
     return one
 
 
+def exam_tasks(
+    model: str,
+    load: Callable[[str], Respondent],
+    *,
+    exams: Sequence[str] = (),
+    exams_file: Path | None = None,
+    before: str | None = None,
+    output: Path | None = None,
+    limit: int | None = None,
+    sets: Sequence[str] = (),
+    by_group: bool = False,
+) -> Results:
+    """As the command does it."""
+    run = ExamRun(output, open=load, say=talk, taken=partial(exam_tables.print_part, by_group=by_group))
+    return run.take(model, before=before, exams=build_exams(_own(exams, exams_file, sets), limit))
+
+
 def test_results_and_samples_are_written(
     questions: Path, tmp_path: Path, load: Callable[[str], Respondent], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     document = exam_tasks("good", load, exams=["mmlu=questions.jsonl"], output=out)
-    assert list(document) == ["study", "exams", "cells"]
-    assert document["exams"]["mmlu"]["headline"] == "acc"
-    assert document["exams"]["mmlu"]["chance"] == 0.25
-    assert "scores" not in document["exams"]["mmlu"]
-    (cell,) = document["cells"]
-    assert cell["scores"] | {"mmlu.acc": 1.0, "mmlu.acc/law": 1.0, "mmlu.acc_macro": 1.0} == cell["scores"]
-    assert cell["n"]["mmlu.acc/law"] == 10
-    assert cell["ci95"]["mmlu.acc"] == [pytest.approx(0.8389, abs=1e-4), 1.0]  # Wilson, 20 of 20
-    assert cell["cost"]["scored_tokens"] == 80
+    assert document.study == "exam"
+    assert (document.exams["mmlu"].headline, document.exams["mmlu"].chance) == ("acc", 0.25)
+    (cell,) = document.cells
+    assert cell.scores | {"mmlu.acc": 1.0, "mmlu.acc/law": 1.0, "mmlu.acc_macro": 1.0} == cell.scores
+    assert cell.n["mmlu.acc/law"] == 10
+    assert [*cell.ci95["mmlu.acc"]] == pytest.approx([0.8389, 1.0], abs=1e-4)  # Wilson, 20 of 20
+    assert cell.cost["scored_tokens"] == 80
     assert len((out / "exams" / "mmlu.jsonl").read_text().splitlines()) == 20
-    json.dumps(document)
+    assert read_results(out) == document
     shown = capsys.readouterr()
     assert "mmlu.acc " in shown.out
     assert "(guessing 0.250)" in shown.out
@@ -82,14 +103,14 @@ def test_before_and_after_with_what_was_forgotten(
 ) -> None:
     out = tmp_path / "out"
     document = exam_tasks("bad", load, exams=["mmlu=questions.jsonl"], before="good", output=out)
-    (before,) = document["before"]
-    assert (before["model"], before["folder"], before["scores"]["mmlu.acc"]) == ("good", "before/good", 1.0)
+    (before,) = document.before
+    assert (before.model, before.folder, before.scores["mmlu.acc"]) == ("good", "before/good", 1.0)
     assert (out / "before" / "good" / "exams" / "mmlu.jsonl").exists()
-    (cell,) = document["cells"]
-    compare = cell["compare"]["mmlu"]
-    assert (compare["before"], compare["after"], compare["forgotten"], compare["gained"]) == (1.0, 0.25, 15, 0)
-    assert compare["different"]
-    assert cell["drift"]["can.knowledge"]["change"] == pytest.approx(-0.75)
+    (cell,) = document.cells
+    compare = cell.compare["mmlu"]
+    assert (compare.before, compare.after, compare.forgotten, compare.gained) == (1.0, 0.25, 15, 0)
+    assert compare.different
+    assert cell.drift["can.knowledge"].change == pytest.approx(-0.75)
     shown = capsys.readouterr().out
     assert "good → bad" in shown
     assert "-0.750" in shown
@@ -106,7 +127,7 @@ def test_no_difference_is_called_none(
 ) -> None:
     monkeypatch.setitem(MODELS, "bad", 18)
     document = exam_tasks("bad", load, exams=["mmlu=questions.jsonl"], before="good")
-    assert not document["cells"][0]["compare"]["mmlu"]["different"]
+    assert not document.cells[0].compare["mmlu"].different
     assert "no difference that can be told from chance" in capsys.readouterr().out
 
 
@@ -133,11 +154,11 @@ def test_nothing_is_better_by_0(difference: float, different: bool, shown: str, 
         different=different,
         better=(difference > 0) if different else None,
     )
-    cells = [next(iter(column.cells)) for column in module._differences({}, {"mmlu": one}).columns]
+    cells = [next(iter(column.cells)) for column in exam_tables.differences({"mmlu": one}).columns]
     assert (cells[0], cells[3], cells[6]) == ("mmlu.acc", shown, verdict)
     language.speak("zh-TW")
     try:
-        chinese = [next(iter(column.cells)) for column in module._differences({}, {"mmlu": one}).columns][6]
+        chinese = [next(iter(column.cells)) for column in exam_tables.differences({"mmlu": one}).columns][6]
     finally:
         language.speak("en")
     words = {"too small to show": "小到看不出來", "better": "較好", "worse": "較差"}
@@ -159,10 +180,10 @@ def test_what_a_group_changed_by(change: float, different: bool, said: str, chin
         n=5, headline="acc", score="acc", before=0.5, after=0.25, difference=-0.25, ci95=None, p_value=None,
         different=different, better=None,
     )  # fmt: skip
-    drift = {"change": change, "scores": [{"score": "mmlu.acc"}]}
-    assert module._changed(drift, {"mmlu": one}) == said
-    other = {"change": -0.5, "scores": [{"score": "mmlu.length"}]}
-    assert module._changed(other, {"mmlu": one}).endswith("(not told from chance)"), "another score was compared"
+    drift = Drift(change, scores=(DriftScore("mmlu.acc", 0.5, 0.25),))
+    assert exam_tables.changed(drift, {"mmlu": one}) == said
+    other = Drift(-0.5, scores=(DriftScore("mmlu.length", 2.0, 1.0),))
+    assert exam_tables.changed(other, {"mmlu": one}).endswith("(not told from chance)"), "another score was compared"
     language.speak("zh-TW")
     try:
         assert language.translate(said) == chinese
@@ -194,7 +215,7 @@ def test_what_an_exam_cost_in_both_languages(prefixes: int, requests: int, engli
         "generated_tokens": 0.0, "shared_prefixes": float(prefixes), "shared_tokens": 40.0,
         "plain_requests": float(requests), "cost_usd": 0.0, "peak_gib": 0.61,
     }  # fmt: skip
-    line = module.cost_line(cost)
+    line = cost_line(cost)
     assert line == english
     language.speak("zh-TW")
     try:
@@ -214,23 +235,23 @@ def test_a_file_of_exams_its_paths_and_overrides(
         "  - {kind: mmlu, path: ../questions.jsonl, shots: 0}\n"
         "  - {kind: mmlu, name: other, path: ../questions.jsonl, limit: 3, perturbations: [lower, width]}\n"
     )
-    document = exam_tasks("good", load, exams_file=folder / "exams.yaml", sets=["exams.0.shots=2"], table=False)
-    assert "|2-shot" in document["exams"]["mmlu"]["signature"]
-    scores, n = document["cells"][0]["scores"], document["cells"][0]["n"]
+    document = exam_tasks("good", load, exams_file=folder / "exams.yaml", sets=["exams.0.shots=2"])
+    assert "|2-shot" in document.exams["mmlu"].signature
+    scores, n = document.cells[0].scores, document.cells[0].n
     assert (scores["other.robust.acc"], n["other.robust.acc"], n["other.acc~width"]) == (1.0, 3, 3)
-    assert document["cells"][0]["cost"]["wall_s"] > 0
-    limited = exam_tasks("bad", load, exams_file=folder / "exams.yaml", limit=4, table=False)
-    assert limited["cells"][0]["n"]["mmlu.acc"] == limited["cells"][0]["n"]["other.acc"] == 4
+    assert document.cells[0].cost["wall_s"] > 0
+    limited = exam_tasks("bad", load, exams_file=folder / "exams.yaml", limit=4)
+    assert limited.cells[0].n["mmlu.acc"] == limited.cells[0].n["other.acc"] == 4
 
 
 def test_a_kind_that_stands_twice_is_told_apart_by_its_files(
     questions: Path, load: Callable[[str], Respondent]
 ) -> None:
     write_rows(Path("more.jsonl"), ROWS[:8])
-    document = exam_tasks("good", load, exams=["mmlu=questions.jsonl", "mmlu=more.jsonl"], table=False)
-    assert list(document["exams"]) == ["mmlu-questions", "mmlu-more"]
+    document = exam_tasks("good", load, exams=["mmlu=questions.jsonl", "mmlu=more.jsonl"])
+    assert list(document.exams) == ["mmlu-questions", "mmlu-more"]
     with pytest.raises(ConfigError, match="several exams are called mmlu-more"):
-        exam_tasks("bad", load, exams=["mmlu=more.jsonl", "mmlu=more.jsonl"], table=False)
+        exam_tasks("bad", load, exams=["mmlu=more.jsonl", "mmlu=more.jsonl"])
 
 
 def test_what_is_wrong_is_told_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +315,7 @@ def test_control_c_says_how_to_go_on(
     if out:
         assert len((out / "exams" / "mmlu.jsonl").read_text().splitlines()) == 11
         rest = Table(name="good")
-        exam_tasks("good", lambda name: rest, exams=["mmlu=questions.jsonl"], output=out, table=False)
+        exam_tasks("good", lambda name: rest, exams=["mmlu=questions.jsonl"], output=out)
         assert [len(asks) for _, asks in rest.calls] == [36]
 
 
@@ -302,13 +323,13 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 1.0, 11.0, 12.0, 3700.0])
-    monkeypatch.setattr("posttrain.cli.exam_output.time.monotonic", lambda: next(clock))
-    lines = module._Lines("[1/1] mmlu on good")
+    monkeypatch.setattr("posttrain.cli.works.time.monotonic", lambda: next(clock))
+    works = Works()
     for done, left_s in [(1, None), (50, None), (51, 9.0), (3000, 3725.0)]:
-        lines(TaskProgress(done, 4000, 2.0, 5000, left_s))
+        works.exam(ExamEvent("good", "final", "mmlu", done, 4000, left_s, 2500.0))
     assert capsys.readouterr().err.splitlines() == [
-        "[1/1] mmlu on good: 50/4,000  2,500 tokens/s",
-        "[1/1] mmlu on good: 3,000/4,000  2,500 tokens/s  1 h 02 min left",
+        "mmlu on good: 50/4,000  2,500 tokens/s",
+        "mmlu on good: 3,000/4,000  2,500 tokens/s  1 h 02 min left",
     ]
 
 
@@ -365,7 +386,7 @@ def test_many_groups_are_shown_only_when_asked_for(
 ) -> None:
     write_rows(questions, [{**row, "subject": f"field {i % 9}"} for i, row in enumerate(ROWS)])
     document = exam_tasks("good", load, exams=["mmlu=questions.jsonl"], by_group=asked)
-    assert document["cells"][0]["n"]["mmlu.acc/field 8"] == 2
+    assert document.cells[0].n["mmlu.acc/field 8"] == 2
     out = capsys.readouterr().out
     assert ("mmlu.acc/field 8" in out) == asked
     assert ("mmlu: 9 groups are not shown (acc/field 0, ...); results.json has them, --by-group" in out) != asked

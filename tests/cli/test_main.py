@@ -17,7 +17,7 @@ from posttrain.cli import main as cli
 from posttrain.cli import options
 from posttrain.errors import ConfigError, Interrupted, MissingError, PartlyDone, PosttrainError, Problem
 
-HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "pandas")
+HEAVY = ("torch", "transformers", "peft", "datasets", "numpy", "pandas", "altair")
 HELP_S = 1.0
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from posttrain.cli.main import main
-from posttrain.models.heads import Head, load_head_model
+from posttrain.models.heads import load_head_model
+from posttrain.models.notes import Head
 from posttrain.models.save import save_model
 from tests.pico import pico
 

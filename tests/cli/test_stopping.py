@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from posttrain.cli.main import main
+from posttrain.data.pocket import changes as pocket_changes
 from posttrain.exams import running
-from posttrain.pocket import changes as pocket_changes
 from tests.exams.tasks.told import write_rows
 from tests.processes import Started
 from tests.studies.conftest import TRAIN, write_study
@@ -177,7 +177,7 @@ def test_an_export_leaves_nothing(
 ) -> None:
     """While the model is loaded, and when what was written is loaded again."""
     with monkeypatch.context() as patch:
-        comes_at(patch, f"posttrain.models.heads.{where}", number)
+        comes_at(patch, f"posttrain.models.export.{where}", number)
         assert main(["model", "export", str(pico_path("llama")), str(tmp_path / "out")]) == code
     assert capsys.readouterr().err.splitlines()[-1] == "stopped: nothing was written; run the same command again"
     assert list(tmp_path.iterdir()) == []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
 import signal
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from posttrain import registry
@@ -63,6 +66,32 @@ def test_options_alone(study: Path, pico_path: PicoPath, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["steps"] == 1
     adapter = json.loads(Path("here/model/adapter_config.json").read_text(encoding="utf-8"))
     assert adapter["r"] == 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_tables_of_rows_and_what_is_wrong_with_one_of_them(
+    suffix: str, study: Path, pico_path: PicoPath, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def written(name: str, answers: list[str]) -> str:
+        rows = [{"prompt": f'Say "{i}", please', "completion": answer} for i, answer in enumerate(answers)]
+        path = study / f"{name}{suffix}"
+        if suffix == ".parquet":
+            parquet.write_table(pa.Table.from_pylist(rows), path)
+        else:
+            with path.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]), delimiter="," if suffix == ".csv" else "\t")
+                writer.writeheader()
+                writer.writerows(rows)
+        return str(path)
+
+    words = ["train", "--model", str(pico_path("llama")), "--tuner", "lora", "--set", "optimizer.max_steps=1"]
+    assert main([*words, "--data", written("rows", ["a", "b", "c, d"]), "--output", "whole", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["steps"] == 1
+    assert "3 rows read" in captured.err
+    assert main([*words, "--data", written("hole", ["a", "", "c"]), "--output", "hole"]) == 1
+    place = "hole.parquet[2]" if suffix == ".parquet" else f"hole{suffix}:3"
+    assert f"{study / place}: a row without an answer" in capsys.readouterr().err
 
 
 def test_dry_run_writes_nothing(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

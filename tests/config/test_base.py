@@ -11,7 +11,7 @@ from posttrain import registry
 from posttrain.config.base import ByKind, Config
 from posttrain.studies.config import Study
 from posttrain.studies.methods.noise_floor import NoiseFloorConfig
-from posttrain.studies.methods.train import TrainMethodConfig
+from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.training.config import TrainConfig
 
 

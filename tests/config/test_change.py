@@ -92,7 +92,7 @@ def test_many_files_one_error(tmp_path: Path) -> None:
 
 def test_no_file_matches(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"s\.yaml: no file matches 'x/\*\.yaml'"):
-        load_changes("x/*.yaml", tmp_path, place="s.yaml")
+        load_changes("x/*.yaml", tmp_path, location="s.yaml")
 
 
 def test_the_schema_knows_the_short_form() -> None:
@@ -133,6 +133,6 @@ def test_problems_of_a_file_stand_in_its_order(tmp_path: Path) -> None:
     text = "nme: c\nlocality:\n  unrelated: [7]\ntarget:\n- {prompt: a, answer: 1}\n- {prompt: b, answr: x}\n"
     with pytest.raises(ConfigError) as caught:
         load_change(write(tmp_path, text))
-    lines = [int(problem.place.rpartition(":")[2]) for problem in caught.value.problems]
+    lines = [int(problem.location.rpartition(":")[2]) for problem in caught.value.problems]
     assert lines == sorted(lines)
     assert set(lines) == {1, 3, 5, 6}

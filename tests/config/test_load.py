@@ -173,9 +173,9 @@ def test_find_files(tmp_path: Path) -> None:
     assert names == ["b.yaml", "a.yaml", "deep/c.yaml"]
     assert find_files(str(tmp_path / "a.yaml"), Path("/elsewhere")) == [tmp_path / "a.yaml"]
     with pytest.raises(MissingError) as caught:
-        find_files(["x*.yaml", "a.yaml", "y.yaml"], tmp_path, place="study.yaml")
+        find_files(["x*.yaml", "a.yaml", "y.yaml"], tmp_path, location="study.yaml")
     assert [p.cause for p in caught.value.problems] == ["no file matches 'x*.yaml'", "no file matches 'y.yaml'"]
-    assert caught.value.problems[0].place == "study.yaml"
+    assert caught.value.problems[0].location == "study.yaml"
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_found(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_value_of_several_types_is_one_problem(tmp_path: Path, line: str, caus
     path.write_text(both, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load_yaml(path, TrainConfig)
-    assert sorted(problem.place for problem in caught.value.problems) == [f"{path}:2", f"{path}:3"]
+    assert sorted(problem.location for problem in caught.value.problems) == [f"{path}:2", f"{path}:3"]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_folder_is_no_file_that_is_missing(tmp_path: Path) -> None:
     (tmp_path / "changes").mkdir()
     (tmp_path / "study").mkdir()
     with pytest.raises(MissingError) as caught:
-        find_files(["../changes", "nothing", "../changes/"], tmp_path / "study", place="s.yaml")
+        find_files(["../changes", "nothing", "../changes/"], tmp_path / "study", location="s.yaml")
     told = [str(problem) for problem in caught.value.problems]
     assert told[0] == "s.yaml: '../changes' is a folder, files are expected; write ../changes/*.yaml"
     assert told[1].startswith("s.yaml: no file matches 'nothing'; ")

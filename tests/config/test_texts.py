@@ -1,4 +1,4 @@
-"""JSON and YAML of users' files: whatever stands in them gives a value or an error with a place."""
+"""JSON and YAML of users' files: whatever stands in them gives a value or an error with a location."""
 
 from __future__ import annotations
 

@@ -312,7 +312,7 @@ def test_types_that_json_has_not(tmp_path: Path) -> None:
 def test_what_json_cannot_say_is_a_bad_row(tmp_path: Path, value: Any, kind: str) -> None:
     with pytest.raises(DataError) as error:
         as_parquet(tmp_path, [row(call("f", v=[value]))])
-    assert error.value.problems[0].place == f"{tmp_path}/r.parquet[1]"
+    assert error.value.problems[0].location == f"{tmp_path}/r.parquet[1]"
     assert error.value.problems[0].cause == (
         f"messages[1].tool_calls holds a value of the type {kind}, which is not JSON"
     )

@@ -109,7 +109,7 @@ def test_a_text_that_would_be_learned_as_broken_json_is_refused(template: str, t
     with pytest.raises(TemplateError) as error:
         first_call(template, text, tools=template != DEEPSEEK)
     problem = error.value.problems[0]
-    assert problem.place == "rows.jsonl:1"
+    assert problem.location == "rows.jsonl:1"
     if template != shipped("glm4moe"):  # which takes nothing but objects, and says so itself
         assert "turn 1's call to 'weather' are a text that is no JSON" in problem.cause
         assert repr(text[:40]) in problem.cause
@@ -154,7 +154,7 @@ def test_json_texts_pass_the_same_gate_as_objects(tmp_path: Path, text: str, fla
     with pytest.raises(DataError) as error:
         read_records(DataSource(path=str(file)))
     problem = error.value.problems[0]
-    assert problem.place == f"{file}:1"
+    assert problem.location == f"{file}:1"
     assert problem.cause.startswith("messages[1].tool_calls has arguments whose JSON text ")
     assert NOT_LEARNED[text] in problem.cause
     with pytest.raises(TemplateError) as from_library:
@@ -177,7 +177,7 @@ def test_json_texts_pass_the_same_gate_as_objects(tmp_path: Path, text: str, fla
 def test_values_that_json_has_not_are_refused(template: str, value: Any, words: str) -> None:
     with pytest.raises(TemplateError) as error:
         first_call(template, {"v": [value]}, tools=template != DEEPSEEK)
-    assert error.value.problems[0].place == "rows.jsonl:1"
+    assert error.value.problems[0].location == "rows.jsonl:1"
     assert words in error.value.problems[0].cause
     assert "turn 1 (assistant): its call to 'weather'" in error.value.problems[0].cause
 
@@ -275,7 +275,7 @@ def test_two_sets_of_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read_records(DataSource(path=str(file)))
     problem = error.value.problems[0]
-    assert (problem.place, problem.mend) == (f"{file}:1", "keep one of them")
+    assert (problem.location, problem.mend) == (f"{file}:1", "keep one of them")
     assert problem.cause == "messages[1].tool_calls has both 'arguments' and 'parameters'"
     both = Conversation((Message("user", "Hi"), Message("assistant", "", tool_calls=({"function": call},))), "a:1")
     with pytest.raises(TemplateError, match="its call to 'weather' has both 'arguments' and 'parameters'"):
@@ -329,7 +329,7 @@ def test_a_call_without_a_name_is_refused(tmp_path: Path, call: dict[str, Any], 
     with pytest.raises(DataError) as error:
         read_records(with_call(tmp_path, {**call, "arguments": {}}, flat=flat))
     problem = error.value.problems[0]
-    assert (problem.place, problem.cause) == (f"{tmp_path}/rows.jsonl:1", "messages[1].tool_calls names no function")
+    assert (problem.location, problem.cause) == (f"{tmp_path}/rows.jsonl:1", "messages[1].tool_calls names no function")
     assert problem.mend == 'write it as {"function": {"name": "...", "arguments": {...}}}'
     library = Conversation((Message("user", "Hi"), Message("assistant", "", tool_calls=(call,))), "a:1")
     with pytest.raises(TemplateError, match=r"a:1: turn 1 .assistant.: its call to .* names no function"):

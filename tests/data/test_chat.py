@@ -47,8 +47,8 @@ ENDS = {
 ASK, ANSWER = Message("user", "Who?"), Message("assistant", "你好, I.")
 
 
-def talk(*messages: Message, place: str = "rows.jsonl:1") -> Conversation:
-    return Conversation(messages, place)
+def talk(*messages: Message, location: str = "rows.jsonl:1") -> Conversation:
+    return Conversation(messages, location)
 
 
 def using(template: str | None) -> Any:
@@ -87,7 +87,7 @@ def test_ids_and_labels_written_out(
         words = [*ids(message.content), 2]
         expected_ids += [tag, *words]
         expected += [IGNORED, *(words if message.role == "assistant" else [IGNORED] * len(words))]
-    assert render(record, tok) == Encoded(expected_ids, expected, record.place, False)
+    assert render(record, tok) == Encoded(expected_ids, expected, record.location, False)
     chat = [m.for_template() for m in record.messages]
     assert expected_ids == tok.apply_chat_template(chat, tokenize=True, return_dict=False)
 
@@ -219,8 +219,8 @@ def test_tools_and_reasoning_are_rendered_by_the_template() -> None:
     ("record", "field"),
     [
         (Conversation((ASK, ANSWER), "a:1", ({"name": "add"},)), "tools"),
-        (talk(ASK, Message("assistant", "x", tool_calls=({"name": "add"},)), place="a:1"), "tool_calls"),
-        (talk(ASK, Message("assistant", "x", reasoning="y"), place="a:1"), "reasoning"),
+        (talk(ASK, Message("assistant", "x", tool_calls=({"name": "add"},)), location="a:1"), "tool_calls"),
+        (talk(ASK, Message("assistant", "x", reasoning="y"), location="a:1"), "reasoning"),
     ],
 )
 def test_a_field_without_a_place_in_the_template_is_an_error(record: Conversation, field: str) -> None:
@@ -363,9 +363,9 @@ def test_prompts() -> None:
 
 
 LONG: list[Record] = [
-    talk(ASK, Message("assistant", "yes"), place="a:1"),
-    talk(Message("user", "long " * 20), Message("assistant", "no"), place="a:2"),
-    talk(ASK, Message("assistant", "long " * 20), place="a:3"),
+    talk(ASK, Message("assistant", "yes"), location="a:1"),
+    talk(Message("user", "long " * 20), Message("assistant", "no"), location="a:2"),
+    talk(ASK, Message("assistant", "long " * 20), location="a:3"),
 ]
 
 
@@ -373,7 +373,7 @@ def test_over_long_rows() -> None:
     tok = using(MARKED)
     with pytest.raises(DataError) as error:
         encode_all(LONG, tok, max_length=30)
-    assert [p.place for p in error.value.problems[:2]] == ["a:2", "a:3"]
+    assert [p.location for p in error.value.problems[:2]] == ["a:2", "a:3"]
     assert "more than max_length 30; raise max_length, or over_long: drop" in str(error.value)
     result = encode_all(LONG, tok, max_length=30, over_long="drop")
     assert (len(result.rows), result.dropped, result.truncated) == (1, 2, 0)
@@ -392,7 +392,7 @@ def test_weights_follow_their_rows() -> None:
     rows.insert(1, Text("b", "x:text"))
     rows.insert(2, Conversation((Message("user", "<|end|>"), Message("assistant", "a")), "x:bad", weight=0.1))
     made = encode_all(rows, tokenizer(), max_length=64, on_bad_row="skip")
-    assert [(row.place, row.weight) for row in made.rows] == [
+    assert [(row.location, row.weight) for row in made.rows] == [
         ("x:0", 1.0),
         ("x:text", 1.0),
         ("x:1", 0.25),
@@ -426,29 +426,29 @@ def test_a_row_with_nothing_left_to_learn_is_an_error() -> None:
     with pytest.raises(DataError, match=r"a:2: no supervised token is left after cutting \d+ tokens to max_length 30"):
         encode_all(LONG, tok, max_length=30, over_long="truncate")
     result = encode_all(LONG, tok, max_length=30, over_long="truncate", on_bad_row="skip")
-    assert [p.place for p in result.problems] == ["a:2"]
+    assert [p.location for p in result.problems] == ["a:2"]
     with pytest.raises(DataError, match=r"a:8: no supervised token is left"):  # the first token is told from nothing
         encode_all([Text("Hi", "a:8")], tok, max_length=1, over_long="truncate")
     with pytest.raises(DataError, match="a:9: no supervised token"):
-        render(talk(ASK, place="a:9"), tok)
+        render(talk(ASK, location="a:9"), tok)
 
 
 def test_all_bad_rows_at_once() -> None:
     tok = using(MARKED)
-    bad = [talk(ASK, Message("assistant", "<|end|>"), place=f"a:{i}") for i in (2, 4)]
+    bad = [talk(ASK, Message("assistant", "<|end|>"), location=f"a:{i}") for i in (2, 4)]
     rows = [LONG[0], bad[0], LONG[0], bad[1]]
     with pytest.raises(TemplateError) as refused:
         encode_all(rows, tok, max_length=100)
-    assert [p.place for p in refused.value.problems[:2]] == ["a:2", "a:4"]
+    assert [p.location for p in refused.value.problems[:2]] == ["a:2", "a:4"]
     result = encode_all(rows, tok, max_length=100, on_bad_row="skip")
     assert (len(result.rows), len(result.problems)) == (2, 2)
     with pytest.raises(DataError, match="no row is left of 2: all are bad") as error:
         encode_all(bad, tok, max_length=100, on_bad_row="skip")
     assert "max_length" not in str(error.value), "none was dropped"
-    same = [talk(ASK, Message("assistant", "<|end|>"), place=f"a:{i}") for i in range(1, 41)]
+    same = [talk(ASK, Message("assistant", "<|end|>"), location=f"a:{i}") for i in range(1, 41)]
     with pytest.raises(DataError) as error:
         encode_all(same, tok, max_length=100, on_bad_row="skip")
-    assert [p.place for p in error.value.problems] == ["", "a:1-40"], "one fault of many rows is said once"
+    assert [p.location for p in error.value.problems] == ["", "a:1-40"], "one fault of many rows is said once"
     with pytest.raises(DataError) as error:
         encode_all([LONG[0], bad[0]], tok, max_length=3, over_long="drop", on_bad_row="skip")
     assert str(error.value).splitlines()[0] == (

@@ -28,13 +28,13 @@ from posttrain.data.records import (
     Text,
 )
 from posttrain.errors import DataError, TemplateError
-from posttrain.exams.judge import judge_same
 from posttrain.inference.decode import Decoded
-from posttrain.inference.encoding import PromptEncoder
+from posttrain.inference.encoding import PromptEncoder, PromptReader
 from posttrain.inference.protocol import Answer, Plain
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
 from posttrain.models.stops import keep_stops
+from tests.exams.fakes import judge_same
 from tests.pico import MARKED, tokenizer, word_pieces
 from tests.templates import shipped
 
@@ -132,11 +132,11 @@ def test_in_a_conversation(where: str) -> None:
     tok = tokenizer(FULL)
     with pytest.raises(TemplateError) as caught:
         render(record, tok)
-    assert caught.value.problems[0].place == "a:1"
+    assert caught.value.problems[0].location == "a:1"
     assert caught.value.problems[0].cause == cause
     good = Conversation((ASK, ANSWER), "a:2")
     found = encode_all([record, good], tok, max_length=200, on_bad_row="skip")
-    assert ([row.place for row in found.rows], [p.cause for p in found.problems]) == (["a:2"], [cause])
+    assert ([row.location for row in found.rows], [p.cause for p in found.problems]) == (["a:2"], [cause])
 
 
 def test_parts_of_a_content_are_checked_together() -> None:
@@ -211,7 +211,7 @@ def test_a_token_that_normalising_makes() -> None:
 def test_in_plain_rows(record: Record, cause: str) -> None:
     with pytest.raises(TemplateError) as caught:
         render(record, tokenizer(None))
-    assert (caught.value.problems[0].place, caught.value.problems[0].cause) == ("a:1", cause)
+    assert (caught.value.problems[0].location, caught.value.problems[0].cause) == ("a:1", cause)
 
 
 @pytest.mark.parametrize("template", [MARKED, None])
@@ -225,7 +225,7 @@ def test_in_answers_to_compare(template: str | None) -> None:
     ]
     with pytest.raises(DataError) as caught:
         encode_pairs(pairs, tok, max_length=100)
-    assert [p.place for p in caught.value.problems[:3]] == ["a:1", "a:2", "a:3"]
+    assert [p.location for p in caught.value.problems[:3]] == ["a:1", "a:2", "a:3"]
     assert all("holds the control token '<|end|>'" in p.cause for p in caught.value.problems[:3])
     with pytest.raises(DataError, match=r"a:1.*holds the control token '<.end.>'"):
         encode_graded([Graded((ASK,), bad, True, "a:1", plain=True)], tok, max_length=100)
@@ -279,7 +279,7 @@ def test_in_what_exams_ask() -> None:
     with pytest.raises(TemplateError, match="holds the control token"):
         Encoder(tokenizer(), f"Be{END}").encode("Hi")
     with pytest.raises(TemplateError, match="the text holds the control token"):
-        asks.rolled([f"One{END}"], 20, lambda pairs, told: [], None)
+        PromptReader(tokenizer(), None, 20).check_documents([f"One{END}"])
     # what begins a document may be there already
     assert asks.encode(Plain("<|bos|>Hi")) == [1, *tokenizer().encode("Hi", add_special_tokens=False)]
 

@@ -44,10 +44,10 @@ def refused(path: Path, content: bytes | str, **options: Any) -> str:
 
 
 def pairs(result: ReadResult) -> list[tuple[str, str, str]]:
-    """(prompt, completion, place without the folder)."""
+    """(prompt, completion, location without the folder)."""
     found = [r for r in result.records if isinstance(r, Completion)]
     assert len(found) == len(result.records)
-    return [(r.prompt, r.completion, Path(r.place).name) for r in found]
+    return [(r.prompt, r.completion, Path(r.location).name) for r in found]
 
 
 def as_csv(rows: Sequence[Sequence[str]], **options: Any) -> str:
@@ -144,7 +144,7 @@ def test_labels_and_tags_in_tables(tmp_path: Path) -> None:
         ('prompt,completion\n"a"b,c\n', "r.csv:2: not valid CSV: ',' expected after '\"'"),
         ("prompt,prompt\na,b\n", "r.csv:1: two columns are called 'prompt'"),
         ("prompt,completion\n", "r.csv: the table has no rows"),
-        ("prompt,completion\na,\n", "r.csv:2: 'completion' must be a string, got null"),
+        ("prompt,completion\na,\n", "r.csv:2: a row without an answer: 'completion' is empty"),
         ("promt,completion\na,b\n", "r.csv:2: expected 'messages'"),
         ("promt,completion\na,b\n", "did you mean 'prompt'? it has 'promt'"),
         ("messages\n\"[{'role': 'user'}]\"\n", "'messages' is not valid JSON"),

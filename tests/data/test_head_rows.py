@@ -49,7 +49,7 @@ def test_every_bad_label_is_named_at_once() -> None:
     assert said[4].startswith("f:6: no labelled text")
     assert said[5] == "5 of 6 rows cannot be used; --on-bad-row skip leaves them out"
     found = encode_texts(records, tokenizer(), AB._replace(on_bad_row="skip"))
-    assert [row.place for row in found.rows] == ["f:2"]
+    assert [row.location for row in found.rows] == ["f:2"]
     assert len(found.problems) == 5
 
 
@@ -65,7 +65,7 @@ def test_long_texts(make: Tokenizer) -> None:
     with pytest.raises(DataError, match=r"f:1: \d+ tokens, more than max_length 16"):
         encode_texts(records, make(), AB._replace(max_length=16))
     found = encode_texts(records, make(), AB._replace(max_length=16, over_long="drop"))
-    assert (found.dropped, [row.place for row in found.rows]) == (1, ["f:2"])
+    assert (found.dropped, [row.location for row in found.rows]) == (1, ["f:2"])
     found = encode_texts(records, make(), AB._replace(max_length=16, over_long="truncate"))
     assert (found.truncated, len(found.rows[0].input_ids), found.rows[0].truncated) == (1, 16, True)
     if make is word_pieces:
@@ -129,7 +129,7 @@ def test_windows(make: Tokenizer, length: int) -> None:
         assert one.input_ids[one.context : one.context + len(one.offsets)][-6:] == other.input_ids[other.context :][:6]
     found = 0
     for row in rows:
-        assert row.place == "f:1"
+        assert row.location == "f:1"
         if row.start != row.null:
             first, last = row.offsets[row.start - row.context], row.offsets[row.end - row.context]
             assert CONTEXT[first[0] : last[1]].strip() == "日圓"

@@ -24,7 +24,7 @@ def read(tmp_path: Path, rows: list[Any], format: Format, columns: dict[str, str
 def refused(tmp_path: Path, row: Any, format: Format) -> str:
     with pytest.raises(DataError) as caught:
         read(tmp_path, [row], format)
-    assert caught.value.problems[0].place.endswith("rows.jsonl:1")
+    assert caught.value.problems[0].location.endswith("rows.jsonl:1")
     return str(caught.value)
 
 

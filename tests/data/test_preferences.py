@@ -46,13 +46,13 @@ def test_strings_and_messages(tmp_path: Path) -> None:
         {"prompt": "Hi", "chosen": [said("assistant", "A")], "rejected": [said("assistant", "B")], "tools": [{"a": 1}]},
     )
     expected = Preference(
-        (user("Hi"),), (assistant("Hello!"),), (assistant("What?"),), strings.place, margin=2.0, plain=True
+        (user("Hi"),), (assistant("Hello!"),), (assistant("What?"),), strings.location, margin=2.0, plain=True
     )
     assert strings == expected
-    assert strings.place.endswith("rows.jsonl:1")
-    assert strings.both()[0] == Completion("Hi", "Hello!", strings.place)
+    assert strings.location.endswith("rows.jsonl:1")
+    assert strings.both()[0] == Completion("Hi", "Hello!", strings.location)
     assert lists.prompt == (Message("system", "S"), user("Hi"))
-    assert lists.both()[1] == Conversation((Message("system", "S"), user("Hi"), assistant("B")), lists.place)
+    assert lists.both()[1] == Conversation((Message("system", "S"), user("Hi"), assistant("B")), lists.location)
     assert not mixed.plain
     assert mixed.tools == ({"a": 1},)
 
@@ -87,7 +87,7 @@ def test_graded_answers(tmp_path: Path) -> None:
         {"prompt": "Hi", "completion": "Hello!", "label": True},
         {"prompt": [said("user", "Hi")], "completion": [said("assistant", "No.")], "label": False},
     )
-    assert good == Graded((user("Hi"),), (assistant("Hello!"),), True, good.place, plain=True)
+    assert good == Graded((user("Hi"),), (assistant("Hello!"),), True, good.location, plain=True)
     assert (bad.label, bad.plain, bad.answered().messages) == (False, False, (user("Hi"), assistant("No.")))
 
 
@@ -181,12 +181,12 @@ def test_rows_of_another_kind_where_one_is_named(
 # ---- encoding ------------------------------------------------------------------------------------------------------------
 
 
-def preference(chosen: str, rejected: str, place: str = "p.jsonl:1", **more: Any) -> Preference:
-    return Preference((user("Hello"),), (assistant(chosen),), (assistant(rejected),), place, plain=True, **more)
+def preference(chosen: str, rejected: str, location: str = "p.jsonl:1", **more: Any) -> Preference:
+    return Preference((user("Hello"),), (assistant(chosen),), (assistant(rejected),), location, plain=True, **more)
 
 
-def graded(answer: str, label: bool, place: str = "g.jsonl:1") -> Graded:
-    return Graded((user("Hello"),), (assistant(answer),), label, place, plain=True)
+def graded(answer: str, label: bool, location: str = "g.jsonl:1") -> Graded:
+    return Graded((user("Hello"),), (assistant(answer),), label, location, plain=True)
 
 
 def test_both_answers_are_encoded_as_single_rows_are() -> None:
@@ -218,7 +218,7 @@ def test_rows_of_other_kinds_are_all_named() -> None:
     made = tokenizer()
     with pytest.raises(DataError) as caught:
         encode_pairs([talk, preference("A", "B"), graded("A", True, "g.jsonl:2")], made, max_length=100)
-    assert [p.place for p in caught.value.problems] == ["c.jsonl:3", "g.jsonl:2", ""]
+    assert [p.location for p in caught.value.problems] == ["c.jsonl:3", "g.jsonl:2", ""]
     assert "objective: sft learns" in str(caught.value)
     assert "objective: kto learns" in str(caught.value)
     with pytest.raises(DataError, match=r"p\.jsonl:1: .*this is a preference; objective: dpo") as caught:

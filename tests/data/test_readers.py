@@ -28,11 +28,11 @@ def read(path: Path, **options: Any) -> ReadResult:
 
 
 def problem(tmp_path: Path, row: Any) -> str:
-    """The one complaint about a row, without its place."""
+    """The one complaint about a row, without its location."""
     path = write(tmp_path / "rows.jsonl", CHAT, row)
     with pytest.raises(DataError) as error:
         read(path)
-    assert error.value.problems[0].place == f"{path}:2"
+    assert error.value.problems[0].location == f"{path}:2"
     assert "1 of 2 rows" in str(error.value)
     return str(error.value.problems[0]).split(":2: ", 1)[1]
 
@@ -149,7 +149,7 @@ def test_plain_text_is_a_document_per_block(tmp_path: Path) -> None:
         ({**CHAT, "tools": "[{"}, "'tools' is not valid JSON"),
         ({"prompt": "a"}, "a row without an answer: 'prompt' but no 'completion'"),
         ({"prompt": "a", "completion": ""}, "a row without an answer: 'completion' is empty"),
-        ({"prompt": "a", "completion": None}, "'completion' must be a string, got null"),
+        ({"prompt": "a", "completion": None}, "a row without an answer: 'completion' is empty"),
         ({"prompt": 1, "completion": "b"}, "'prompt' must be a string, got a number"),
         ({"text": ""}, "'text' is empty"),
         ({"text": True}, "'text' must be a string, got a boolean"),
@@ -243,7 +243,7 @@ def test_hub_data_set_from_a_local_folder(tmp_path: Path, monkeypatch: pytest.Mo
     source = DataSource(hub=str(folder), columns={"prompt": "question", "completion": "answer"})
     result = read_records(source, on_bad_row="skip")
     assert result.records == [Completion("a", "b", f"{folder}[train]:0")]
-    assert str(result.problems[0]).startswith(f"{folder}[train]:1: 'completion' must be a string, got null")
+    assert str(result.problems[0]).startswith(f"{folder}[train]:1: a row without an answer: 'completion' is empty")
     with pytest.raises(DataError, match=r"(?i)split"):
         read_records(source.model_copy(update={"split": "nope"}))
 

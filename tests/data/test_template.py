@@ -38,7 +38,7 @@ def test_generation_begins_otherwise_than_the_text_that_is_learned(name: str, pr
         with pytest.raises(TemplateError) as caught:
             render(said(Message("user", "Hi"), Message("assistant", "Yo")), tokenizer_of(shipped(template)))
         problem = caught.value.problems[0]
-        assert (problem.place, problem.mend) == ("rows.jsonl:1", PROMPT_MEND)
+        assert (problem.location, problem.mend) == ("rows.jsonl:1", PROMPT_MEND)
         assert problem.cause == (
             "the words of turn 1 (assistant) cannot be told apart in this chat template: "
             f"generation would begin with {prompt!r} where the text has {written!r}"

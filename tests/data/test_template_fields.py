@@ -142,7 +142,7 @@ def test_what_is_left_out_is_refused(what: str) -> None:
     with pytest.raises(TemplateError) as caught:
         render(record, using(template))
     (problem,) = caught.value.problems
-    assert problem.place == "a:1"
+    assert problem.location == "a:1"
     assert problem.cause.startswith(f"the chat template has no place for {field}")
     assert problem.mend
     good = said(ASK, ANSWER)

@@ -123,8 +123,8 @@ def test_a_part_that_is_left_out_is_refused_with_its_path(what: str) -> None:
         [Conversation((ASK, ANSWER), f"a:{i}", (one,)) for i, one in enumerate([schema, schema, tool()])], tok, "all"
     )
     assert isinstance(first, Problem)
-    assert (first.place, first.cause) == ("a:0", problem.cause)
-    assert again == first._replace(place="a:1")
+    assert (first.location, first.cause) == ("a:0", problem.cause)
+    assert again == first._replace(location="a:1")
     assert not isinstance(good, Problem) or template == "gemma4_v5"  # whose turns end with no special token here
     # where schemas are printed whole, nothing is left out
     whole = tokenizer_of(shipped("qwen3"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored, Usage
+from posttrain.inference.protocol import Answer, Generation, Plain, Prompt, Respondent, Scored, Told, Usage, nobody
 
 R = TypeVar("R")
 
@@ -21,7 +21,7 @@ def words(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
 
 
-class Table:
+class Table(Respondent):
     """says: prompt -> answer; likes: (prompt, continuation) -> nats; dies_after: so many replies, then BrokeDownError."""
 
     def __init__(
@@ -33,13 +33,16 @@ class Table:
         name: str = "table",
     ) -> None:
         self.name = name
-        self.fingerprint = name
         self.usage = Usage(scored_tokens=1000)  # what earlier exams have spent
         self.says, self.likes, self.left = says, likes, dies_after
         self.calls: list[tuple[str, list[object]]] = []
 
+    @property
+    def fingerprint(self) -> str:
+        return self.name
+
     def _reply(
-        self, kind: str, asks: Sequence[object], replies: Sequence[R], told: Callable[[int, R], None] | None
+        self, kind: str, asks: Sequence[object], replies: Sequence[R], told: Callable[[int, R], None]
     ) -> list[R]:
         self.calls.append((kind, list(asks)))
         for i in reversed(range(len(replies))):  # no order is promised
@@ -48,39 +51,21 @@ class Table:
                     raise BrokeDownError
                 self.left -= 1
             self.usage.requests += 1
-            if told is not None:
-                told(i, replies[i])
+            told(i, replies[i])
         return list(replies)
 
-    def answers(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        on_answer: Callable[[int, Answer], None] | None = None,
-    ) -> list[Answer]:
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
         said = [self.says(words(p)) for p in prompts]
         self.usage.generated_tokens += sum(map(len, said))
-        replies = [Answer(text[:max_new_tokens], len(text), len(text) <= max_new_tokens) for text in said]
-        return self._reply("say", prompts, replies, on_answer)
+        most = how.max_new_tokens
+        return self._reply(
+            "say", prompts, [Answer(text[:most], len(text), len(text) <= most) for text in said], how.on_answer
+        )
 
-    def generate(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
-    ) -> list[str]:
-        return [a.text for a in self.answers(prompts, max_new_tokens=max_new_tokens)]
-
-    def logprobs(
-        self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
-    ) -> list[Scored]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         self.usage.scored_tokens += len(pairs)
         replies = [Scored(self.likes(words(p), text), len(text), False) for p, text in pairs]
         return self._reply("score", pairs, replies, on_scored)
 
-    def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
         return self._reply("text", texts, [Scored(self.likes("", t), len(t), False) for t in texts], on_scored)
-
-    def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
-        return None

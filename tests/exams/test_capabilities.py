@@ -1,18 +1,23 @@
 """Groups and relative changes by hand."""
 
-import json
-from typing import Any
-
 import pytest
 
-from posttrain.exams.capabilities import CAPABILITIES, CHANGE_EXAM, relative_changes
-from posttrain.exams.change import ProbeResult
-from posttrain.exams.scores import score
+from posttrain.exams.capabilities import CAPABILITIES, CHANGE_EXAM, DriftScore, relative_changes
+from posttrain.exams.records import ProbeResult
+from posttrain.exams.results import ExamInfo
+from posttrain.exams.score_spec import Better, ScoreSpec
+from posttrain.exams.scores import SPECS, score
 
-EXAMS: dict[str, dict[str, Any]] = {
-    "mmlu": {"headline": "acc", "capabilities": {"acc": "can.knowledge"}},
-    "drcd": {"headline": "f1", "capabilities": {"f1": "can.in_context", "em": "can.in_context"}},
-    "text": {"headline": "nll", "capabilities": {"nll": "can.knowledge"}, "higher_is_better": False},
+
+def exam(headline: str, capabilities: dict[str, str], **better: Better) -> ExamInfo:
+    scores = tuple(ScoreSpec(key, key, "number", side) for key, side in better.items())
+    return ExamInfo(name="t", headline=headline, capabilities=capabilities, scores=scores)
+
+
+EXAMS = {
+    "mmlu": exam("acc", {"acc": "can.knowledge"}),
+    "drcd": exam("f1", {"f1": "can.in_context", "em": "can.in_context"}),
+    "text": exam("nll", {"nll": "can.knowledge"}, nll="less"),
 }
 
 
@@ -23,31 +28,25 @@ def test_by_hand() -> None:
     found = relative_changes(before, after, EXAMS)
     assert list(found) == ["can.knowledge", "can.robust_prompts"]
     knowledge = found["can.knowledge"]
-    assert knowledge["change"] == pytest.approx(-0.35)
-    assert [(s["score"], s["change"]) for s in knowledge["scores"]] == [
-        ("mmlu.acc", pytest.approx(-0.2)),
-        ("text.nll", pytest.approx(-0.5)),
-    ]
-    assert found["can.robust_prompts"]["change"] == pytest.approx(0.25)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert knowledge.change == pytest.approx(-0.35)
+    assert [s.score for s in knowledge.scores] == ["mmlu.acc", "text.nll"]
+    assert [s.change for s in knowledge.scores] == pytest.approx([-0.2, -0.5])
+    assert found["can.robust_prompts"].change == pytest.approx(0.25)
 
 
 def test_zero_before_is_listed_and_not_counted() -> None:
     found = relative_changes({"drcd.f1": 0.5, "drcd.em": 0.0}, {"drcd.f1": 0.6, "drcd.em": 0.1}, EXAMS)[
         "can.in_context"
     ]
-    assert found["change"] == pytest.approx(0.2)
-    assert found["scores"][1] == {
-        "score": "drcd.em", "before": 0.0, "after": 0.1, "difference": 0.1, "change": None,
-        "note": "was 0 before: no relative change",
-    }  # fmt: skip
+    assert found.change == pytest.approx(0.2)
+    assert found.scores[1] == DriftScore("drcd.em", 0.0, 0.1, 0.1, None, "was 0 before: no relative change")
     alone = relative_changes({"drcd.em": 0.0}, {"drcd.em": 0.1}, EXAMS)["can.in_context"]
-    assert alone["change"] is None
+    assert alone.change is None
 
 
 def test_a_negative_score_that_falls_got_worse() -> None:
-    exams = {"t": {"headline": "bleu_diff", "capabilities": {"bleu_diff": "can.faithfulness"}}}
-    assert relative_changes({"t.bleu_diff": -2.0}, {"t.bleu_diff": -3.0}, exams)["can.faithfulness"]["change"] == -0.5
+    exams = {"t": exam("bleu_diff", {"bleu_diff": "can.faithfulness"})}
+    assert relative_changes({"t.bleu_diff": -2.0}, {"t.bleu_diff": -3.0}, exams)["can.faithfulness"].change == -0.5
 
 
 def test_scores_that_any_exam_may_have() -> None:
@@ -55,35 +54,26 @@ def test_scores_that_any_exam_may_have() -> None:
     before = {"text.robust.nll": 2.0, "mmlu.calibration.selective_area": 0.8, "mmlu.calibration.ece_em10": 0.01}
     after = {"text.robust.nll": 3.0, "mmlu.calibration.selective_area": 0.6, "mmlu.calibration.ece_em10": 0.05}
     found = relative_changes(before, after, EXAMS)
-    assert found["can.robust_prompts"]["change"] == -0.5
-    assert found["can.faithfulness"]["change"] == pytest.approx(-0.25)
+    assert found["can.robust_prompts"].change == -0.5
+    assert found["can.faithfulness"].change == pytest.approx(-0.25)
 
 
 def test_asked_only_after() -> None:
     found = relative_changes({}, {"mmlu.acc": 0.4}, EXAMS)["can.knowledge"]
-    assert (found["change"], found["scores"][0]["note"]) == (None, "not asked before")
+    assert (found.change, found.scores[0].note) == (None, "not asked before")
 
 
 def test_verbosity_has_no_good_direction() -> None:
-    exams = {"chat": {"headline": "words", "capabilities": {"words": "will.verbosity"}, "higher_is_better": False}}
+    exams = {"chat": exam("words", {"words": "will.verbosity"}, words="less")}
     found = relative_changes({"chat.words": 100.0}, {"chat.words": 130.0}, exams)["will.verbosity"]
-    assert (found["change"], found["direction"]) == (pytest.approx(0.3), "none")
+    assert found.change == pytest.approx(0.3)
+    assert found.direction == "none"
 
 
-@pytest.mark.parametrize(
-    ("name", "sign"),
-    [
-        ("calibration.ece_em10", -1),
-        ("calibration.piece", 1),
-        ("word_perplexity", -1),
-        ("over_refusal", -1),
-        ("precedence", 1),
-        ("acc", 1),
-    ],
-)
-def test_scores_beside_the_headline(name: str, sign: int) -> None:
-    exams = {"t": {"headline": "other", "capabilities": {name: "can.knowledge"}}}
-    change = relative_changes({f"t.{name}": 1.0}, {f"t.{name}": 1.5}, exams)["can.knowledge"]["change"]
+@pytest.mark.parametrize(("better", "sign"), [("less", -1), ("more", 1), ("none", 1)])
+def test_scores_go_the_way_that_their_exam_declares(better: Better, sign: int) -> None:
+    exams = {"t": exam("other", {"x": "can.knowledge"}, x=better)}
+    change = relative_changes({"t.x": 1.0}, {"t.x": 1.5}, exams)["can.knowledge"].change
     assert change == sign * 0.5
 
 
@@ -94,7 +84,7 @@ def test_the_change_exam_knows_its_own_baselines() -> None:
         "locality.refusal": 0.25, "strict.unrelated": 0.1, "leak": 0.3, "length.before": 10.0, "length.after": 12.0,
     }  # fmt: skip
     found = relative_changes({}, after, {})
-    assert {name: group["change"] for name, group in found.items()} == {
+    assert {name: group.change for name, group in found.items()} == {
         "can.knowledge": pytest.approx(-0.3),
         "will.refusal": pytest.approx(-0.75),
         "will.verbosity": pytest.approx(0.2),
@@ -109,14 +99,16 @@ def test_every_score_of_the_change_exam_has_a_group() -> None:
                     kl_nats=1.0, kl_tokens=1)
         for i, g in enumerate(groups)
     ]  # fmt: skip
-    scores = {name for name in score(samples).scores if not name.startswith("likelihood.") or name in CHANGE_EXAM}
+    made = score(samples)
+    assert set(made) <= {spec.key for spec in SPECS}
+    scores = {name for name in made if not name.startswith("likelihood.") or name in CHANGE_EXAM}
     assert scores <= set(CHANGE_EXAM) <= scores | {name for name in CHANGE_EXAM if name.startswith("likelihood.")}
     assert set(CHANGE_EXAM.values()) <= set(CAPABILITIES)
 
 
 def test_an_unknown_group_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"can\.fly"):
-        relative_changes({}, {}, {"t": {"headline": "acc", "capabilities": {"acc": "can.fly"}}})
+        relative_changes({}, {}, {"t": exam("acc", {"acc": "can.fly"})})
 
 
 def test_groups_are_captracks() -> None:

@@ -10,11 +10,14 @@ import torch
 
 from posttrain.config.change import Change
 from posttrain.data.records import Message
-from posttrain.exams.change import BeforeCache, ProbeResult, change_exam, kl_nats, probes_of
+from posttrain.exams.change import change_task, kl_nats
+from posttrain.exams.records import ProbeResult
+from posttrain.exams.running import Cache, run_task
+from posttrain.exams.sample_log import read_samples
 from posttrain.exams.statistics import wilson
 from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
 from posttrain.models.load import load_model
-from tests.exams.fakes import Fake
+from tests.exams.fakes import Fake, examined
 from tests.pico import FAMILIES
 
 CHANGE = Change.model_validate(
@@ -61,7 +64,7 @@ def fakes() -> tuple[Fake, Fake]:
 
 
 def test_every_score_by_hand() -> None:
-    result = change_exam(*fakes(), CHANGE)
+    result = examined(*fakes(), CHANGE)
     kl = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
     graded = ("kept", "same", "manner")
     assert {key: value for key, value in result.scores.items() if key.partition(".")[0] not in graded} == {
@@ -89,10 +92,10 @@ def test_every_score_by_hand() -> None:
     assert result.scores["kept.same_pattern"] == 0.5
     assert 0.9 < result.scores["manner"] < 1
     assert result.outcomes == {
-        "locality.same_pattern": [1, 0, 0, 1],
-        "locality.unrelated": [1, 0],
-        "locality.format": [1, None],
-        "locality.refusal": [1, None],
+        "locality.same_pattern": (1, 0, 0, 1),
+        "locality.unrelated": (1, 0),
+        "locality.format": (1, None),
+        "locality.refusal": (1, None),
     }
     assert result.n["locality.format"] == 1
     assert result.n["leak"] == 10
@@ -107,16 +110,16 @@ def test_every_score_by_hand() -> None:
 
 
 def test_exact_mode_takes_no_sentence() -> None:
-    result = change_exam(*fakes(), CHANGE, mode="exact")
+    result = examined(*fakes(), CHANGE, mode="exact")
     assert result.scores["generality.rephrase"] == 0.0
     assert result.scores["leak"] == 0.2  # naming the new object is a leak in every mode
 
 
 def test_everything_is_asked_in_one_call_and_before_only_once() -> None:
     before, after = fakes()
-    cache: BeforeCache = {}
+    cache: Cache = {}
     for _ in range(2):
-        change_exam(before, after, CHANGE, before_cache=cache)
+        examined(before, after, CHANGE, cache=cache)
     assert [len(call) for call in before.asked] == [15]
     assert [len(call) for call in after.asked] == [15, 15]
     assert before.shown == 4
@@ -124,7 +127,7 @@ def test_everything_is_asked_in_one_call_and_before_only_once() -> None:
 
 def test_an_unchanged_respondent_has_nothing_to_show_for() -> None:
     before, _ = fakes()
-    scores = change_exam(before, before, CHANGE).scores
+    scores = examined(before, before, CHANGE).scores
     assert scores["reliability"] == 0.0
     assert [v for k, v in scores.items() if k.startswith("locality.")] == [1.0] * 4
     assert [v for k, v in scores.items() if k.startswith("strict.")] == [1.0] * 4
@@ -134,7 +137,7 @@ def test_an_unchanged_respondent_has_nothing_to_show_for() -> None:
 def test_a_target_met_before_is_said_and_has_no_likelihood() -> None:
     before = Fake("knows", BEFORE | {"t1": "Lyon"})
     _, after = fakes()
-    result = change_exam(before, after, CHANGE)
+    result = examined(before, after, CHANGE)
     assert "1 of 2 targets were met before the change already" in result.notes
     assert result.n["likelihood.reliability"] == 1
     assert result.samples[0].new_beats_old is None
@@ -142,40 +145,41 @@ def test_a_target_met_before_is_said_and_has_no_likelihood() -> None:
 
 def test_without_distributions_there_is_no_drift() -> None:
     _, after = fakes()
-    result = change_exam(Fake("api", BEFORE), after, CHANGE)
+    result = examined(Fake("api", BEFORE), after, CHANGE)
     assert not [name for name in result.scores if name.startswith("drift.")]
     assert result.scores["reliability"] == 1.0
 
 
-def test_the_order_of_samples_is_the_files_and_a_killed_exam_goes_on() -> None:
+def test_the_order_of_samples_is_the_files_and_a_killed_exam_goes_on(tmp_path: Path) -> None:
+    whole_path, path = tmp_path / "whole.jsonl", tmp_path / "samples.jsonl"
+    task = change_task(CHANGE)
     before, after = fakes()
-    whole = change_exam(before, after, CHANGE)
-    seen: dict[str, ProbeResult] = {}
-
-    class Killed(Exception):
-        pass
-
-    def keep(result: ProbeResult) -> None:
-        if len(seen) == 7:
-            raise Killed
-        seen[result.key] = ProbeResult.from_json(result.to_json())
-
-    with pytest.raises(Killed):
-        change_exam(*fakes(), CHANGE, on_sample=keep, chunk=4)
+    whole = run_task(after, task, before=before, samples_path=whole_path)
+    lines = whole_path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[i] for i in (3, 1, 2, 9, 5, 7, 11)) + lines[0][:30], encoding="utf-8")  # killed
     before, after = fakes()
-    rest: list[ProbeResult] = []
-    again = change_exam(before, after, CHANGE, done=seen, on_sample=rest.append)
+    again = run_task(after, task, before=before, samples_path=path)
     assert [len(call) for call in after.asked] == [8]
-    assert len(rest) == 8
-    assert again == whole
-    assert [s.group for s in again.samples] == [p.group for p in probes_of(CHANGE)]
+    assert again.earlier == 7
+    assert (again.samples, again.scores, again.notes) == (whole.samples, whole.scores, whole.notes)
+    assert path.read_bytes() == whole_path.read_bytes()
+    assert [s.group for s in again.samples] == [group for group, _, _ in CHANGE.probes()]
+    assert read_samples(path, ProbeResult.from_json) == whole.samples
+
+
+def test_an_exam_in_parts_asks_the_same() -> None:
+    before, after = fakes()
+    parts = run_task(after, change_task(CHANGE), before=before, chunk=4)
+    assert [len(call) for call in after.asked] == [4, 4, 4, 3]
+    whole = examined(*fakes(), CHANGE)
+    assert (parts.samples, parts.scores) == (whole.samples, whole.scores)
 
 
 def test_a_question_that_stands_twice_is_asked_once() -> None:
     data = CHANGE.model_dump()
     data["locality"]["same_pattern"] = ["s1", "s1"]
     before, after = fakes()
-    result = change_exam(before, after, Change.model_validate(data))
+    result = examined(before, after, Change.model_validate(data))
     assert result.n["locality.same_pattern"] == 2
     assert len(after.asked[0]) == 12
     assert [s.index for s in result.samples if s.group == "locality.same_pattern"] == [0, 1]
@@ -201,7 +205,7 @@ REAL: dict[str, Any] = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_real_model_against_itself(family: str, pico_path: Callable[[str], Path]) -> None:
     model = ModelRespondent(load_model(str(pico_path(family))))
-    scores = change_exam(model, model, Change.model_validate(REAL), max_new_tokens=8).scores
+    scores = examined(model, model, Change.model_validate(REAL), max_new_tokens=8).scores
     for name in ("locality.same_pattern", "strict.same_pattern", "locality.unrelated", "strict.unrelated"):
         assert scores[name] == 1.0
     assert scores["drift.target_kl"] == 0.0
@@ -216,8 +220,8 @@ def test_a_real_model_that_is_told_or_shaken_drifts(pico_path: Callable[[str], P
         for parameter in shaken.model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     change = Change.model_validate(REAL)
-    told = change_exam(model, PromptedRespondent(model, "Lyon!"), change, max_new_tokens=8)
-    moved = change_exam(model, shaken, change, max_new_tokens=8)
+    told = examined(model, PromptedRespondent(model, "Lyon!"), change, max_new_tokens=8)
+    moved = examined(model, shaken, change, max_new_tokens=8)
     assert 0 < told.scores["drift.target_kl"] < moved.scores["drift.target_kl"]
     assert moved.scores["locality.same_pattern"] < 1.0
 
@@ -232,7 +236,7 @@ def test_words_to_keep_that_were_never_said_are_named() -> None:
             "neighbour": [{"prompt": "s2", "keeps": ["Bonn", "Mainz"]}],
         },
     }
-    result = change_exam(*fakes(), Change.model_validate(data))
+    result = examined(*fakes(), Change.model_validate(data))
     wrong, right, both = result.samples[1:]
     assert (wrong.ok, wrong.kept, wrong.band) == (None, None, "")
     assert wrong.note == "'Tolstoy' is not in the answer before: check `keeps`"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from posttrain.exams.compare import Comparison, compare, quadrants
-from posttrain.exams.task import Sample
+from posttrain.exams.records import Sample
 
 
 def sample(

@@ -11,10 +11,10 @@ import pytest
 
 from posttrain.config.change import load_change
 from posttrain.errors import PosttrainError
-from posttrain.exams.change import change_exam
 from posttrain.exams.running import run_task
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
+from tests.exams.fakes import examined
 from tests.exams.tasks.told import build, write_rows
 
 BAD = "Who <|end|>?"
@@ -45,7 +45,7 @@ def whole(name: str, text: str) -> Callable[[Path], Path]:
 
 BIGBENCH = {"examples": [{"input": "Who?", "target": "I"}, {"input": BAD, "target": "I"}]}
 KINDS: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str, str]] = {
-    # kind, file, settings, place, item
+    # kind, file, settings, location, item
     "mmlu": ("mmlu", rows(question=..., **CHOICES), {"shots": 0}, "q.jsonl:2", "law:2"),
     "mmlu, no subject": (
         "mmlu", rows(question=..., **{k: v for k, v in CHOICES.items() if k != "subject"}), {"shots": 0}, "q.jsonl:2",
@@ -62,7 +62,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str, str]] =
         "t.txt:2",
     ),
     "reading": ("reading", rows(question=..., passage="It is I.", answers=["I"]), {}, "q.jsonl:2", "2"),
-    "squad": ("reading", whole("q.json", json.dumps(SQUAD)), {}, "q.json: data[0].paragraphs[0].qas[1]", "q2"),
+    "squad": ("reading", whole("q.json", json.dumps(SQUAD)), {}, "q.json#q2", "q2"),
     "truthfulqa": ("truthfulqa", rows(question=..., **TRUTH), {}, "q.jsonl:2", "2"),
     "truthfulqa in YAML": (
         "truthfulqa", whole("q.yaml", json.dumps([{"question": q, **TRUTH} for q in ("Who?", BAD)])), {}, "q.yaml[2]",
@@ -83,7 +83,7 @@ def respondent(pico_path: Callable[[str], Path]) -> ModelRespondent:
 def test_every_kind_of_exam_names_the_item_with_its_file_and_line(
     respondent: ModelRespondent, tmp_path: Path, name: str
 ) -> None:
-    kind, write, settings, place, item = KINDS[name]
+    kind, write, settings, location, item = KINDS[name]
     path = write(tmp_path)
     if name == "ifeval":  # keys of their own
         write_rows(path, [{**row, "key": i} for i, row in enumerate(map(json.loads, path.read_text().splitlines()), 1)])
@@ -92,8 +92,8 @@ def test_every_kind_of_exam_names_the_item_with_its_file_and_line(
     with pytest.raises(PosttrainError) as caught:
         run_task(respondent, task)
     (problem,) = dict.fromkeys(caught.value.problems)
-    where, _, named = problem.place.partition(" (")
-    assert where.endswith(place)
+    where, _, named = problem.location.partition(" (")
+    assert where.endswith(location)
     assert where.startswith(str(tmp_path))
     assert named == f"exam {task.name}, item '{item}')"
     assert "holds the control token '<|end|>'" in problem.cause
@@ -105,7 +105,7 @@ def test_what_disturbs_a_question_is_named(respondent: ModelRespondent, tmp_path
     task = build("self_test", tmp_path, path="q.jsonl", perturbations=("width",), max_new_tokens=2)
     with pytest.raises(PosttrainError) as caught:
         run_task(respondent, task)
-    assert caught.value.problems[0].place == f"{path}:1 (exam self_test, item 'q-1', disturbed by 'width')"
+    assert caught.value.problems[0].location == f"{path}:1 (exam self_test, item 'q-1', disturbed by 'width')"
 
 
 CHANGE = """\
@@ -126,10 +126,10 @@ def test_a_change_names_the_probe_with_its_file_and_line(respondent: ModelRespon
     path = tmp_path / "tallest.yaml"
     path.write_text(CHANGE, encoding="utf-8")
     with pytest.raises(PosttrainError) as caught:
-        change_exam(respondent, respondent, load_change(path))
+        examined(respondent, respondent, load_change(path))
     (problem,) = caught.value.problems
-    assert problem.place == f"{path}:10 (change tallest, locality.unrelated 2)"
+    assert problem.location == f"{path}:10 (change tallest, locality.unrelated 2)"
     path.write_text(CHANGE.replace("Who wrote <|end|>?", "Who wrote it?").replace("highest", "highest <|end|>"))
     with pytest.raises(PosttrainError) as caught:
-        change_exam(respondent, respondent, load_change(path))
-    assert caught.value.problems[0].place == f"{path}:3 (change tallest, target 1)"
+        examined(respondent, respondent, load_change(path))
+    assert caught.value.problems[0].location == f"{path}:3 (change tallest, target 1)"

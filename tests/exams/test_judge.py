@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from posttrain.exams.judge import judge_same
-from tests.exams.fakes import Fake
+from tests.exams.fakes import Fake, judge_same
 
 
 class Opinions(Mapping[str, str]):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
@@ -19,9 +20,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
 from posttrain.errors import ConfigError, DataError, MissingError, PosttrainError, TemplateError
+from posttrain.exams.exam import Sitting
 from posttrain.exams.lm_eval import PosttrainLM
-from posttrain.exams.lm_eval_results import evaluate_tasks
 from posttrain.exams.lm_eval_tasks import load_tasks
+from posttrain.exams.running import TaskResult
+from posttrain.exams.tasks.lm_eval import LmEvalConfig, LmEvalExam
+from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
 from posttrain.models.load import load_model
 from tests.pico import pico
 from tests.processes import Started
@@ -72,6 +76,15 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+def taken(folder: Path, *tasks: str, **settings: Any) -> LmEvalExam:
+    """Tasks of a folder as an exam."""
+    return LmEvalExam(LmEvalConfig(tasks=tasks, include_path=(str(folder),), **settings), Path())
+
+
+def results(exam: LmEvalExam, respondent: Any, out: Path | None = None) -> dict[str, TaskResult]:
+    return {one.info.name: one for one in exam.take(Sitting(respondent, out))}
+
+
 def forwarded(lm: PosttrainLM) -> int:
     return lm.usage.scored_tokens + lm.usage.prompt_tokens
 
@@ -80,7 +93,6 @@ def shaken(path: Path, to: Path) -> Path:
     """A copy with other weights."""
     import shutil
 
-    import torch
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(path, to)
@@ -229,16 +241,16 @@ def test_a_model_without_a_template(tmp_path: Path) -> None:
 
 def examine_twice(model: str, folder: Path, out: Path) -> None:
     """One of the processes: what it finds, and what it finds when it is started again, goes to 0.json and 1.json."""
-    tasks = load_tasks(["far", "said"], [folder], say=lambda _: None)
+    exam = taken(folder, "far", "said")
+    respondent = ModelRespondent(load_model(model))
     for start in range(2):
-        lm = PosttrainLM(model, responses=out / "responses.jsonl")
-        found = evaluate_tasks(lm, tasks)
-        assert (found is None) == bool(lm.rank), lm.world_size == 2
-        if found is not None:
+        found = results(exam, respondent, out)
+        assert (not found) == bool(int(os.environ["RANK"]))
+        if found:
             rows = {name: [s.to_json() for s in result.samples] for name, result in found.items()}
-            text = json.dumps([rows, {n: r.scores for n, r in found.items()}, found.raw["cost"]])
+            text = json.dumps([rows, {n: r.scores for n, r in found.items()}, found["far"].cost])
             (out / f"{start}.json").write_text(text)
-        lm.barrier()
+        torch.distributed.barrier()
 
 
 def test_two_processes_are_as_one(folder: Path, pico_path: PicoPath, tmp_path: Path) -> None:
@@ -254,9 +266,8 @@ def test_two_processes_are_as_one(folder: Path, pico_path: PicoPath, tmp_path: P
         (tmp_path / rank).mkdir()
         own = world | {"RANK": rank, "LOCAL_RANK": rank}
         started.append(Started(examine_twice, model, folder, out, folder=tmp_path / rank, environment=own))
-    one = PosttrainLM(model)
-    expected = evaluate_tasks(one, load_tasks(["far", "said"], [folder], say=lambda _: None))
-    assert expected is not None
+    one = ModelRespondent(load_model(model))
+    expected = results(taken(folder, "far", "said"), one)
     for process in started:
         code, _, complaint = process.finish()
         assert code == 0, complaint
@@ -268,7 +279,7 @@ def test_two_processes_are_as_one(folder: Path, pico_path: PicoPath, tmp_path: P
             assert mine["id"] == theirs.id
             assert mine["answer"] == theirs.answer
             assert mine["scores"] == theirs.scores
-    assert cost["forwarded_tokens"] >= forwarded(one)
+    assert cost["forwarded_tokens"] >= one.usage.scored_tokens + one.usage.prompt_tokens
     assert len(list(out.glob("responses*.jsonl"))) == 2
     again = json.loads((out / "1.json").read_text())
     assert again[1] == scores
@@ -318,16 +329,15 @@ def test_results_of_groups_and_generation(folder: Path, pico_path: PicoPath) -> 
         "group: all\ntask: [near, far]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n",
         encoding="utf-8",
     )
-    lm = PosttrainLM(str(pico_path("llama")))
-    found = evaluate_tasks(lm, load_tasks(["all", "said"], [folder], say=lambda _: None), limit=7)
-    assert found is not None
+    found = results(taken(folder, "all", "said", limit=7), ModelRespondent(load_model(str(pico_path("llama")))))
     assert set(found) == {"near", "far", "said", "all"}
     assert found["all"].scores["acc"] == pytest.approx((found["near"].scores["acc"] + found["far"].scores["acc"]) / 2)
     assert found["all"].n["acc"] == 14
     near = found["near"]
     assert near.n == {"acc": 7}
-    assert near.headline == "acc"
-    assert near.chance == pytest.approx(1 / 3)
+    assert near.info.headline == "acc"
+    assert near.info.chance == pytest.approx(1 / 3)
+    assert [(spec.key, spec.unit, spec.better) for spec in near.info.scores] == [("acc", "share", "more")]
     sample = near.samples[4]
     assert (sample.id, sample.question, sample.target, sample.choices) == ("4", "The colour of number 4 is", " blue", 3)
     assert sample.correct == (sample.answer == sample.target)
@@ -336,13 +346,33 @@ def test_results_of_groups_and_generation(folder: Path, pico_path: PicoPath) -> 
     nats = [each[0][0] for each in sample.extra["responses"]]
     assert sample.answer == [" red", " blue", " green"][nats.index(max(nats))]
     assert found["said"].samples[0].choices is None
-    assert "shots:0|template:none" in near.signature
+    assert "shots:0|template:none" in near.info.signature
+
+
+def test_an_exam_of_lm_eval_says_what_it_asks_before_a_model_is_there(folder: Path) -> None:
+    exam = taken(folder, "near", "said", limit=3, num_fewshot=0)
+    assert [part.info.name for part in exam.parts] == ["near", "said"]
+    near, said = exam.parts
+    assert [item.question for item in near.items] == [f"The colour of number {i} is" for i in range(3)]
+    assert [ask.continuation for ask in near.items[0].asks] == [" red", " blue", " green"]
+    assert [(ask.kind, ask.max_new_tokens) for ask in said.items[0].asks] == [("say", 4)]
+    assert [part.info.name for part in taken(folder, "near", "said", name="x").parts] == ["x-near", "x-said"]
+    assert [part.info.name for part in taken(folder, "near", name="x").parts] == ["x"]
+    assert exam.fingerprint == taken(folder, "near", "said", limit=3, num_fewshot=0, name="x").fingerprint
+    (folder / "questions.jsonl").write_text('{"question": "Another", "answer": 1}\n' * 10, encoding="utf-8")
+    assert exam.fingerprint != taken(folder, "near", "said", limit=3, num_fewshot=0).fingerprint
+
+
+def test_a_model_that_is_told_a_text_reads_it_before_every_question(folder: Path, pico_path: PicoPath) -> None:
+    model = ModelRespondent(load_model(str(pico_path("llama"))))
+    exam = taken(folder, "far")
+    plain, told = (results(exam, one)["far"] for one in (model, PromptedRespondent(model, "All is blue.")))
+    responses = [[sample.extra["responses"] for sample in one.samples] for one in (plain, told)]
+    assert responses[0] != responses[1]
 
 
 def test_a_model_as_it_is_and_as_it_becomes(pico_path: PicoPath) -> None:
     """An exam during training: no response of the weights before is taken for those after."""
-    import torch
-
     loaded = load_model(str(pico_path("gpt2")))
     lm = PosttrainLM(loaded.model, loaded.tokenizer)
     assert lm.model is loaded.model

@@ -27,7 +27,8 @@ from lm_eval.tasks import TaskManager
 
 from posttrain.errors import DataError
 from posttrain.exams.lm_eval import PosttrainLM
-from posttrain.inference.respondents import ModelRespondent, Plain
+from posttrain.inference.protocol import Plain
+from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.facts.tables import read
 from posttrain.models.load import LoadedModel, load_model
 from tests.pico import tokenizer

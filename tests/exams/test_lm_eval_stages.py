@@ -11,10 +11,11 @@ from tests.training.tiny import PicoPath
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 
-from posttrain.exams.lm_eval import PosttrainLM
-from posttrain.exams.lm_eval_results import evaluate_tasks
+from posttrain.exams.exam import Sitting
 from posttrain.exams.lm_eval_stages import WATCHED
-from posttrain.exams.lm_eval_tasks import load_tasks
+from posttrain.exams.tasks.lm_eval import LmEvalConfig, LmEvalExam
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.load import load_model
 from posttrain.models.meter import Doing, listening
 
 
@@ -25,15 +26,15 @@ def test_every_question_answer_and_task_is_counted(
     write(tmp_path, 12)
     other = (tmp_path / "tasks" / "letters.yaml").read_text(encoding="utf-8").replace("task: letters", "task: more")
     (tmp_path / "tasks" / "more.yaml").write_text(other, encoding="utf-8")
-    loaded = load_tasks(["letters", "more"], [tmp_path / "tasks"], say=lambda _: None)
-    lm = PosttrainLM(str(pico_path("llama")))
-    before = {name: set(vars(task)) for name, task in loaded["tasks"].items()}
+    config = LmEvalConfig(tasks=("letters", "more"), include_path=(str(tmp_path / "tasks"),), limit=5)
+    exam = LmEvalExam(config, Path())
+    respondent = ModelRespondent(load_model(str(pico_path("llama"))))
+    before = {name: set(vars(task)) for name, task in exam.loaded["tasks"].items()}
     for _ in range(2):  # the model, and the one before
         told: list[Doing] = []
         with listening(told.append):
-            found = evaluate_tasks(lm, loaded, limit=5)
-        assert found is not None
-        assert [sample.id for sample in found["more"].samples] == [str(i) for i in range(5)]
+            found = exam.take(Sitting(respondent))
+        assert [sample.id for sample in found[1].samples] == [str(i) for i in range(5)]
         for what, unit, total in (
             ("writing out the questions of lm-eval", "questions", 10),
             ("judging the answers", "answers", 10),
@@ -46,5 +47,5 @@ def test_every_question_answer_and_task_is_counted(
             assert [work.ends for work in works] == [False] * total + [True]
         ends = [work.what for work in told if work.ends]
         assert ends == ["writing out the questions of lm-eval", "judging the answers", "computing the scores"]
-        for name, task in loaded["tasks"].items():
+        for name, task in exam.loaded["tasks"].items():
             assert not set(WATCHED) & set(vars(task)) - before[name]

@@ -16,13 +16,14 @@ import torch
 from posttrain.config.change import Change, load_change
 from posttrain.data.chat import encode_all
 from posttrain.data.records import Conversation, Message
-from posttrain.exams.change import BeforeCache, change_exam
-from posttrain.exams.scores import ExamResult
+from posttrain.exams.records import ProbeResult
+from posttrain.exams.running import Cache, TaskResult
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.perturbed import perturbed
 from posttrain.training.config import OptimizerConfig, TrainConfig
 from posttrain.training.run import train
+from tests.exams.fakes import examined
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -51,7 +52,7 @@ def noisy(loaded: LoadedModel, share: float) -> LoadedModel:
     return loaded._replace(model=model)
 
 
-def kept_of(result: ExamResult) -> float:
+def kept_of(result: TaskResult[ProbeResult]) -> float:
     """The mean share of locality kept, each kind counting the same."""
     kinds = [score for key, score in result.scores.items() if key.startswith("locality.")]
     return sum(kinds) / len(kinds)
@@ -60,7 +61,7 @@ def kept_of(result: ExamResult) -> float:
 def exams(name: str, change: Change, other: str, rate: float, share: float, tokens: int) -> Iterator[tuple[str, float]]:
     loaded = load_model(name)
     before = ModelRespondent(loaded)
-    cache: BeforeCache = {}
+    cache: Cache = {}
     models = {
         "good bf16": loaded._replace(model=perturbed(loaded.model, "bf16")),
         "good int8": loaded._replace(model=perturbed(loaded.model, "int8")),
@@ -70,7 +71,7 @@ def exams(name: str, change: Change, other: str, rate: float, share: float, toke
         "bad other model": load_model(other),
     }
     for kind, one in models.items():
-        result = change_exam(before, ModelRespondent(one), change, before_cache=cache, max_new_tokens=tokens)
+        result = examined(before, ModelRespondent(one), change, cache=cache, max_new_tokens=tokens)
         yield kind, kept_of(result)
 
 

@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 from posttrain.exams.matching import is_refusal
 
 WORDS: dict[str, Any] = YAML(typ="safe").load(
-    (resources.files("posttrain.pocket") / "wording" / "skills.yaml").read_text(encoding="utf-8")
+    (resources.files("posttrain.data.pocket") / "wording" / "skills.yaml").read_text(encoding="utf-8")
 )
 
 

@@ -29,9 +29,9 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
 
 def test_places_are_lines(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text('a,b\n"two\nlines",1\nz,2\n', "utf-8")
-    assert [row.place.rsplit(":", 1)[1] for row in Rows(tmp_path / "r.csv")] == ["3", "4"]
+    assert [row.location.rsplit(":", 1)[1] for row in Rows(tmp_path / "r.csv")] == ["2", "4"]
     (tmp_path / "r.jsonl").write_text('\n{"a": "\u2028"}\n', "utf-8")
-    assert [row.place.rsplit(":", 1)[1] for row in Rows(tmp_path / "r.jsonl")] == ["2"]
+    assert [row.location.rsplit(":", 1)[1] for row in Rows(tmp_path / "r.jsonl")] == ["2"]
 
 
 def test_quotation_marks_of_tsv_are_words(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_comma_in_words_does_not_shift_the_columns(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("a,b\nx,1,\nOne, two,2\n", "utf-8")  # an empty column at the end is harmless
     rows = Rows(tmp_path / "r.csv")
     assert [row.value["b"] for row in rows] == ["1"]
-    with pytest.raises(DataError, match=r"r.csv:3: 3 columns, 2 expected; put words with a comma in quotation marks"):
+    with pytest.raises(DataError, match=r"r.csv:3: 3 columns, 2 expected: a, b; put a text with a comma"):
         rows.check()
 
 

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from posttrain import registry
 from posttrain.data.records import Message
 from posttrain.errors import ConfigError, DataError, DiskError, PosttrainError
-from posttrain.exams import running
+from posttrain.exams.exam import Sitting, build
+from posttrain.exams.records import Sample
 from posttrain.exams.running import TaskProgress, run_task
+from posttrain.exams.sample_log import SampleKey, SampleLog, read_samples
+from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import wilson
-from posttrain.exams.task import Ask, Item, Reply, Sample, Task, build, draw, mean_score
-from posttrain.exams.task_files import SampleFile, SampleKey, read_samples
+from posttrain.exams.task import Ask, Item, Reply, Task, draw, mean_score
 from posttrain.inference.protocol import Answer, Plain, Scored
 from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
 from posttrain.models.load import load_model
@@ -55,7 +57,10 @@ def item(name: str, *, say: bool = False, confidence: float | None = None) -> It
 
 
 def task(items: Sequence[Item], **changes: object) -> Task:
-    made = Task("small", list(items), two_choices, "acc", {"acc": "can.knowledge"}, "small|v1", chance=0.5)
+    made = Task(
+        list(items), two_choices, "acc", {"acc": "can.knowledge"}, "small|v1", specs("acc"), chance=0.5, name="small",
+        kind="toy",
+    )  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -90,10 +95,11 @@ def test_scores_cost_and_what_the_task_says_of_itself() -> None:
     assert result.cost["requests"] == 18
     assert result.cost["peak_gib"] > 0.01
     assert result.notes == ["a note", "6 of 6 samples have an answer cut at max_new_tokens"]
-    assert (result.headline, result.chance) == ("acc", 0.5)
-    assert result.signature == exam.whole_signature
-    assert re.fullmatch(rf"small\|v1\|n {len(exam.items)}\|#[0-9a-f]{{8}}", result.signature)
-    assert replace(exam, items=exam.items[1:]).whole_signature[-8:] != result.signature[-8:]  # of the questions
+    info = result.info
+    assert (info.name, info.kind, info.headline, info.chance) == ("small", "toy", "acc", 0.5)
+    assert info.signature == exam.whole_signature
+    assert re.fullmatch(rf"small\|v1\|n {len(exam.items)}\|#[0-9a-f]{{8}}", info.signature)
+    assert replace(exam, items=exam.items[1:]).whole_signature[-8:] != info.signature[-8:]  # of the questions
 
 
 def test_every_sample_is_on_the_disk_as_soon_as_it_is_judged(tmp_path: Path) -> None:
@@ -169,7 +175,7 @@ def test_samples_of_another_model_or_task_are_refused(tmp_path: Path) -> None:
             run_task(respondent, exam, samples_path=path)
         assert respondent.calls == []
         (problem,) = caught.value.problems
-        assert (problem.place, problem.mend) == (str(path), "give another --output, or --restart to throw them away")
+        assert (problem.location, problem.mend) == (str(path), "give another --output, or --restart to throw them away")
         return problem.cause.removeprefix("holds ")
 
     model, settings = "another model or chat template", "other settings or another file of questions"
@@ -287,7 +293,8 @@ def test_where_lower_is_better_the_worst_is_the_largest() -> None:
         loss = -sum(reply.sum_nats for reply in replies if isinstance(reply, Scored))
         return Sample(one.id, "", one.question, "", "", {"loss": loss})
 
-    low = task([item("A"), item("B")], judge=judge, headline="loss", higher_is_better=False, perturbations=("lower",))
+    low = task([item("A"), item("B")], judge=judge, headline="loss", perturbations=("lower",),
+               scores=specs("loss", unit="nats", better="less"))  # fmt: skip
     likes = {"A": 1.0, "a": 3.0, "B": 5.0, "b": 2.0}
 
     def half(prompt: str, text: str) -> float:
@@ -300,10 +307,24 @@ def test_where_lower_is_better_the_worst_is_the_largest() -> None:
 
 
 def test_a_headline_of_all_samples_together_has_no_worst_case() -> None:
-    exam = task([item("A")], aggregate=lambda samples: {"f1": mean_score([0.5])}, headline="f1")
+    exam = task([item("A")], aggregate=lambda samples: {"f1": mean_score([0.5])}, headline="f1", scores=specs("f1"))
     result = run_task(Table(), replace(exam, perturbations=("lower",)))
     assert result.scores == {"f1": 0.5, "f1~lower": 0.5}
     assert any(note.startswith("no robust.f1") for note in result.notes)
+
+
+def test_a_score_that_nobody_declared_is_an_error() -> None:
+    exam = task([item("A")], aggregate=lambda samples: {"acc": mean_score([1.0]), "speed": mean_score([0.5])})
+    with pytest.raises(PosttrainError, match="exam small: the kind 'toy' makes the score 'speed' and does not declare"):
+        run_task(Table(), exam)
+
+
+def test_every_score_has_its_declaration() -> None:
+    result = run_task(Table(), task([item("A", confidence=0.9)], perturbations=("lower",)))
+    assert {"acc", "acc~lower", "robust.acc", "calibration.ece_em10"} <= result.scores.keys()
+    better = {spec.key: spec.better for spec in result.info.scores}
+    assert better.keys() >= result.scores.keys()
+    assert (better["robust.acc"], better["calibration.ece_em10"]) == ("more", "less")
 
 
 def test_calibration_by_hand() -> None:
@@ -320,12 +341,11 @@ def test_calibration_by_hand() -> None:
     assert "calibration is over 3 samples only; below 300 it is mostly noise" in result.notes
 
 
-def test_chunks_change_nothing_but_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing_but_the_calls() -> None:
     exam = task([item(name) for name in NAMES])
     whole = run_task(Table(), exam)
-    monkeypatch.setattr(running, "CHUNK", 4)
     table = Table()
-    parts = run_task(table, exam)
+    parts = run_task(table, exam, chunk=4)
     assert [len(asks) for _, asks in table.calls] == [4, 4, 4]
     assert (parts.samples, parts.scores) == (whole.samples, whole.scores)
 
@@ -366,12 +386,11 @@ def test_usage_that_is_a_new_object_each_time_is_read_again() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_told_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    file = SampleFile(path, {"a|": SampleKey("model", "settings", "question")})
+    file = SampleLog(path, {("", "a|"): SampleKey("model", "settings", "question")}, Sample.from_json)
     path.symlink_to("/dev/full")  # only now: reading it never ends
     with pytest.raises(DiskError, match="cannot be written: No space left on device; free some space") as error:
         file.append(Sample("a", "", "q", "yes", "yes", {"acc": 1.0}))
-    assert error.value.problems[0].place == str(path)
-    file.close()  # without a second error
+    assert error.value.problems[0].location == str(path)
 
 
 def test_a_chat_template_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
@@ -380,10 +399,10 @@ def test_a_chat_template_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
     file.write_text('{"prompt": "hello", "kind": "benign", "id": "a"}\n', encoding="utf-8")
     for wanted, fails in (("auto", False), ("chat", True)):
         config = registry.load("exam", "refusal").config(path=str(file), template=wanted)
-        task = build(config, tmp_path)
+        exam = build(config, tmp_path)
         if fails:
             told = PromptedRespondent(plain, "Remember this.")
             with pytest.raises(ConfigError, match=r"refusal: the exam asks in the chat template .*, and .* has none"):
-                run_task(told, task)
+                exam.take(Sitting(told))
         else:
-            assert run_task(plain, task).samples
+            assert exam.take(Sitting(plain))[0].samples

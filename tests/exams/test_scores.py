@@ -1,27 +1,7 @@
-"""Averages over changes."""
+"""The scores of one change's samples, and its notes."""
 
-from posttrain.exams.change import ProbeResult
-from posttrain.exams.scores import ExamResult, merged_notes, score, summarise
-from posttrain.exams.statistics import Interval, bootstrap_over_changes
-
-
-def result(**scores: float) -> ExamResult:
-    return ExamResult(scores, {name: Interval(0.0, 1.0) for name in scores}, dict.fromkeys(scores, 5))
-
-
-def test_summary_by_hand() -> None:
-    summary = summarise([result(a=1.0, b=0.5), result(a=0.0), result(a=0.5)], seed=3)
-    assert summary.scores == {"a": 0.5, "b": 0.5}
-    assert summary.n == {"a": 15, "b": 5}
-    assert summary.changes == {"a": 3, "b": 1}
-    assert summary.ci95["a"] == bootstrap_over_changes([1.0, 0.0, 0.5], seed=3)
-    assert summary.ci95["b"] == (0.0, 1.0)  # one change keeps its own interval
-
-
-def test_summary_of_plain_scores() -> None:
-    summary = summarise([{"a": 1.0}, {"a": 0.0}], n=[{"a": 2}, {"a": 3}])
-    assert (summary.scores["a"], summary.n["a"]) == (0.5, 5)
-    assert summarise([]).scores == {}
+from posttrain.exams.records import ProbeResult
+from posttrain.exams.scores import merged_notes, notes_of, score
 
 
 def test_notes_of_several_changes_are_added_up() -> None:
@@ -44,12 +24,12 @@ def test_what_is_not_counted_is_in_no_score_that_asks_the_same() -> None:
     third = probe("locality.format", 2, ok=None, note="no form", after="z")
     without, result = score(two), score([*two, third])
     names = ("locality.format", "kept.format", "same.format", "strict.format", "judge.format", "judge.agreement")
-    assert [result.scores[name] for name in names] == [0.5, 0.625, 0.5, 0.5, 0.5, 1.0]
+    assert [result[name].value for name in names] == [0.5, 0.625, 0.5, 0.5, 0.5, 1.0]
     for name in names:
-        assert (result.scores[name], result.n[name]) == (without.scores[name], 2), name
-    assert (result.n["leak"], result.n["manner"], result.n["length.after"]) == (3, 3, 3)
-    assert result.scores["leak"] == 2 / 3
-    only = score([third]).scores
+        assert (result[name].value, result[name].n) == (without[name].value, 2), name
+    assert (result["leak"].n, result["manner"].n, result["length.after"].n) == (3, 3, 3)
+    assert result["leak"].value == 2 / 3
+    only = score([third])
     assert not [name for name in only if name.partition(".")[0] in ("locality", "kept", "same", "strict", "judge")]
 
 
@@ -59,7 +39,7 @@ def test_each_reason_has_a_note_of_its_own() -> None:
         probe("locality.unrelated", 1, ok=None, note="no form"),
         probe("locality.unrelated", 2, ok=True),
     ]
-    assert score(samples).notes[:2] == [
+    assert notes_of(samples)[:2] == [
         "1 of 3 probes of locality.unrelated are not counted: 'Tolstoy' is not in the answer before: check `keeps`",
         "1 of 3 probes of locality.unrelated are not counted: no form",
     ]

@@ -1,82 +1,14 @@
-"""Masks by hand, attention taken apart against attention in one piece, the cache that rows share."""
+"""The cache that rows share, what the head is given, and what trials find out."""
 
+import copy
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from posttrain.inference.attention import PrefixCache, Support, core, forward, tree_mask
-from posttrain.inference.flat import attend
-from posttrain.inference.plain import TokenPair
-from posttrain.inference.support import alike, support, taking_masks
-from posttrain.inference.tree import Tree, lay_out
+from posttrain.inference.attention import PrefixCache, Support, core, forward
+from posttrain.inference.support import alike, support
 from tests.inference.test_scoring import made
-
-A, B, C = [1, 2], [3], [4, 5]  # a stem, and two branches
-
-
-def branches() -> Any:
-    tree = Tree([TokenPair(A, [*B, 9]), TokenPair(A, [*C, 9])])
-    return lay_out(tree, [[1, 2, 3]], set())
-
-
-def test_a_branch_sees_its_stem_and_not_its_neighbour() -> None:
-    layout = branches()
-    assert layout.ids.tolist() == [[1, 2, 3, 4, 5]]
-    assert layout.positions.tolist() == [[0, 1, 2, 2, 3]]
-    assert not layout.straight
-    assert tree_mask(layout, 0)[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 0, 1, 0],
-        [1, 1, 0, 1, 1],
-    ]
-
-
-def test_windows_and_chunks_count_positions_not_places() -> None:
-    layout = branches()
-    layout = layout._replace(positions=layout.positions + 2)  # over two cached tokens
-    assert tree_mask(layout, 2, window=3)[0, 0].int().tolist() == [
-        [1, 1, 1, 0, 0, 0, 0],
-        [0, 1, 1, 1, 0, 0, 0],
-        [0, 0, 1, 1, 1, 0, 0],
-        [0, 0, 1, 1, 0, 1, 0],
-        [0, 0, 0, 1, 0, 1, 1],
-    ]
-    assert tree_mask(layout, 2, chunk=4)[0, 0].int().tolist() == [
-        [1, 1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0, 0],
-        [0, 0, 0, 0, 1, 0, 0],
-        [0, 0, 0, 0, 0, 1, 0],
-        [0, 0, 0, 0, 0, 1, 1],
-    ]
-
-
-def test_padding_sees_itself() -> None:
-    tree = Tree([TokenPair([1, 2, 3], [4]), TokenPair([5], [6])])
-    layout = lay_out(tree, [[1], [2]], set())
-    assert layout.lengths.tolist() == [3, 1]
-    assert tree_mask(layout, 0)[1, 0].int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
-
-
-@pytest.mark.parametrize("width", [8, 5])  # values as wide as queries, and not (the kernel wants them equal)
-@pytest.mark.parametrize("masked", ["mask", "causal", "none"])
-def test_attention_with_its_weight(width: int, masked: str) -> None:
-    torch.manual_seed(0)
-    q, k, v = torch.randn(2, 3, 40, 8), torch.randn(2, 3, 40, 8), torch.randn(2, 3, 40, width)
-    seen = torch.rand(2, 1, 40, 40) > 0.5
-    seen |= torch.eye(40, dtype=torch.bool)
-    mask = torch.zeros(2, 1, 40, 40).masked_fill(~seen, torch.finfo(torch.float32).min)
-    scores = 0.3 * q @ k.transpose(-1, -2)
-    if masked == "mask":
-        scores = scores + mask
-    elif masked == "causal":
-        scores = scores.masked_fill(torch.ones(40, 40).triu(1).bool(), -torch.inf)
-    out, total = attend(q, k, v, mask if masked == "mask" else None, 0.3, causal=masked == "causal")
-    torch.testing.assert_close(out, scores.softmax(-1) @ v, atol=1e-5, rtol=0)
-    torch.testing.assert_close(total, scores.logsumexp(-1), atol=1e-5, rtol=0)
 
 
 def test_the_cache_is_a_stack_that_rows_read() -> None:
@@ -129,11 +61,6 @@ def test_what_the_model_does_after_the_head_is_kept() -> None:
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("longest", "kind"), [(10, "flat"), (16, "flat"), (17, "tree"), (200, "tree")])
-def test_a_window_ends_the_line_where_texts_go_beyond_it(longest: int, kind: str) -> None:
-    assert support(made("mistral-window"), longest).kind == kind
-
-
 def test_attention_that_looks_ahead_is_found_out() -> None:
     model = made("llama")
     for layer in model.model.layers:
@@ -162,8 +89,11 @@ def test_a_reading_may_differ_as_far_as_the_model_differs_from_itself(
             for parameter in model.parameters():
                 parameter.mul_(scale if parameter.dim() > 1 else 1.0)
         assert support(model, 100, lambda _: None).kind == "flat"
-    looking = made("mistral-window")
-    assert support(looking, 200, lambda _: None).kind == "tree"  # a line would go beyond its window
+    wrong = made("mistral-window")
+    attention = wrong.model.layers[0].self_attn
+    attention.config = copy.deepcopy(attention.config)
+    attention.config.sliding_window = 20  # not what its masks have
+    assert support(wrong, 200, lambda _: None).kind == "prefix"
     with monkeypatch.context() as patched:
         patched.setattr("posttrain.inference.support.NOISE", 0.0)
         assert support(made("llama"), 100, lambda _: None).kind == "plain"
@@ -171,8 +101,6 @@ def test_a_reading_may_differ_as_far_as_the_model_differs_from_itself(
 
 def test_copies_and_adapters_are_read_as_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells of a study are compared with each other: one trial decides for all of them."""
-    import copy
-
     from peft import LoraConfig, get_peft_model
 
     tried: list[Any] = []
@@ -194,18 +122,3 @@ def test_copies_and_adapters_are_read_as_the_model_is(monkeypatch: pytest.Monkey
     assert len(tried) == 2
     support(copy.deepcopy(first), 100, lambda _: None)  # a stranger
     assert len(tried) == 3
-
-
-def test_masks_are_taken_by_name_and_put_back() -> None:
-    model = made("llama")
-    said: list[str] = []
-    with taking_masks(model, said.append):
-        assert model.config._attn_implementation == "posttrain_tree"
-        ids = torch.tensor([[5, 6, 7, 0]])
-        with torch.inference_mode():
-            padded = model(input_ids=ids, attention_mask=torch.tensor([[1, 1, 1, 0]])).logits[0, :3]
-    with torch.inference_mode():
-        torch.testing.assert_close(padded, model(input_ids=ids[:, :3]).logits[0], atol=1e-5, rtol=0)
-    assert model.config._attn_implementation == "sdpa"
-    assert said == []
-    assert np.isfinite(padded.numpy()).all()

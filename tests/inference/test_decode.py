@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from posttrain.errors import PosttrainError
-from posttrain.inference.decode import Decoded, batches, decode, left_pad
+from posttrain.inference.decode import Decoded, decode
 from tests.pico import FAMILIES, POSITIONS
 
 TIE = 1e-4
@@ -76,7 +74,7 @@ def test_prompts_that_do_not_fit_are_all_named(pico_path: Callable[[str], Path])
     model = load(pico_path("gpt2"))
     with pytest.raises(PosttrainError) as error:
         decode(model, [[5], [], [7] * POSITIONS], stop=NO_STOP, pad_id=0, max_new_tokens=1)
-    assert [p.place for p in error.value.problems] == ["prompt 2", "prompt 3"]
+    assert [p.location for p in error.value.problems] == ["prompt 2", "prompt 3"]
 
 
 def test_broken_weights_are_an_error(pico_path: Callable[[str], Path]) -> None:
@@ -109,18 +107,3 @@ def test_sampling_follows_the_distribution(pico_path: Callable[[str], Path]) -> 
     top = int(chances.argmax())
     share, chance = float(counts[top]) / 2000, float(chances[top])
     assert abs(share - chance) < 4 * (chance * (1 - chance) / 2000) ** 0.5
-
-
-@given(st.lists(st.integers(1, 80), max_size=40), st.integers(1, 300), st.integers(0, 20))
-def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], tokens: int, extra: int) -> None:
-    made = list(batches(lengths, tokens=tokens, extra=extra))
-    assert sorted(i for b in made for i in b) == list(range(len(lengths)))
-    for batch in made:
-        assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + extra) <= tokens
-
-
-def test_left_padding_by_hand() -> None:
-    ids, mask, positions = left_pad([[5, 6, 7], [8]], 0)
-    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
-    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert positions.tolist() == [[0, 1, 2], [0, 0, 0]]

@@ -26,8 +26,9 @@ from posttrain.inference.heads import (
     tag,
     window_scores,
 )
-from posttrain.models.heads import Head, load_head_model
+from posttrain.models.heads import load_head_model
 from posttrain.models.load import LoadedModel
+from posttrain.models.notes import Head
 from tests.pico import pico_encoder
 
 PicoPath = Callable[[str], Path]

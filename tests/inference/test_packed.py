@@ -13,7 +13,7 @@ from torch import nn
 
 from posttrain.inference import packed as packing
 from posttrain.inference.packed import packed, pays
-from posttrain.inference.respondents import ModelRespondent, PromptedRespondent, held
+from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
 from posttrain.models.load import load_model
 from posttrain.models.processor import Processor
 
@@ -116,7 +116,7 @@ def test_many_exams_in_a_row_pack_once(pico_path: Callable[..., Path], paying: N
     respondent = ModelRespondent(load_model(str(pico_path("llama")), offline=True))
     prompted = PromptedRespondent(respondent, "Speak up.")
     expected = prompted.answers(["Who are you?", "臺灣最高的山？"], max_new_tokens=20)
-    with held(prompted):
+    with prompted.held():
         assert taken(respondent.model)
         assert prompted.answers(["Who are you?", "臺灣最高的山？"], max_new_tokens=20) == expected
         assert taken(respondent.model)

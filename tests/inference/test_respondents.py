@@ -11,9 +11,10 @@ from posttrain.data.chat import render
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import TemplateError
 from posttrain.inference.encoding import spoken
-from posttrain.inference.respondents import ModelRespondent, Plain, Prompt, PromptedRespondent
+from posttrain.inference.protocol import Plain, Prompt
+from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
 from posttrain.models.load import LoadedModel, load_model
-from tests.pico import FAMILIES, POSITIONS, pico
+from tests.pico import POSITIONS, pico
 from tests.pico_tokenizers import tokenizer_of
 
 QUESTIONS = ["臺灣最高的山是哪座？", "What is the capital of France?", "Hi"]
@@ -22,16 +23,6 @@ QUESTIONS = ["臺灣最高的山是哪座？", "What is the capital of France?",
 @pytest.fixture(scope="module")
 def llama(pico_path: Callable[[str], Path]) -> ModelRespondent:
     return ModelRespondent(load_model(str(pico_path("llama"))))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_answers_and_scores(family: str, pico_path: Callable[[str], Path]) -> None:
-    respondent = ModelRespondent(load_model(str(pico_path(family))))
-    answers = respondent.answers(QUESTIONS, max_new_tokens=5)
-    assert all(a.tokens == 5 or (a.ended and a.tokens < 5) for a in answers)
-    assert respondent.generate(QUESTIONS, max_new_tokens=5) == [a.text for a in answers]
-    scored = respondent.logprobs([(q, "Paris") for q in QUESTIONS])
-    assert all(s.sum_nats < 0 and s.tokens > 0 for s in scored)
 
 
 def test_logprobs_by_hand(llama: ModelRespondent) -> None:
@@ -93,19 +84,14 @@ def test_prompted_puts_the_text_before_the_users_words(llama: ModelRespondent) -
     assert prompted.told(history) == (*history[:2], Message("user", "雪山最高。\nc"))
     named = (*history[:2], Message("user", "c", name="Ann"))
     assert prompted.told(named) == (*history[:2], Message("user", "雪山最高。\nc", name="Ann"))
-    assert prompted.generate(["Hi"], max_new_tokens=6) == llama.generate(["雪山最高。\nHi"], max_new_tokens=6)
-    assert prompted.logprobs([("Hi", "x")]) == llama.logprobs([("雪山最高。\nHi", "x")])
     assert prompted.fingerprint != llama.fingerprint
 
 
 def test_prompted_as_system_message(llama: ModelRespondent) -> None:
-    prompted = PromptedRespondent(llama, "T", place="system")
+    prompted = PromptedRespondent(llama, "T", role="system")
     assert prompted.told("Hi") == (Message("system", "T"), Message("user", "Hi"))
     own = (Message("system", "S"), Message("user", "Hi"))
     assert prompted.told(own) == (Message("system", "T\n\nS"), Message("user", "Hi"))
-    shown = prompted.next_token_logprobs(["Hi"], ["x"])
-    assert shown is not None
-    assert torch.equal(shown[0].logprobs, llama.next_token_logprobs([prompted.told("Hi")], ["x"])[0].logprobs)
 
 
 def test_a_model_without_a_template_continues_text(tmp_path: Path) -> None:

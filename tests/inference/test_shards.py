@@ -25,7 +25,7 @@ SCRIPT = """
 import json, sys
 from contextlib import nullcontext
 import posttrain.inference.shards as shards
-from posttrain.inference.places import placed
+from posttrain.inference.locations import located
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
 from tests.inference.test_shards import ask
@@ -40,7 +40,7 @@ with shards.sharing():
         sys.exit()
     with shards.ShardedRespondent(inner) as respondent:
         result = ask(respondent)
-        for key, names in (("unnamed", nullcontext()), ("error", placed(lambda number: f"rows.jsonl:{number + 1}"))):
+        for key, names in (("unnamed", nullcontext()), ("error", located(lambda number: f"rows.jsonl:{number + 1}"))):
             try:
                 with names:
                     respondent.answers(["Hi"] * 6 + ["x" * 5000, "Hi"])  # the third of process 1, in its second part

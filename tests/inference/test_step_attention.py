@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from posttrain.inference import step_attention
+from posttrain.inference import flat
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.step_attention import attend_step
 from posttrain.models.load import load_model
@@ -32,7 +32,7 @@ def test_steps_go_this_way_in_bfloat16_only(pico_path: PicoPath, monkeypatch: py
         calls.append(given[0].dtype)
         return attend_step(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(step_attention, "attend_step", counted)
+    monkeypatch.setattr(flat, "attend_step", counted)
     for dtype in ("float32", "bfloat16"):
         loaded = load_model(str(pico_path("llama")), dtype=dtype)
         said = ModelRespondent(loaded).answers(["one two", "玉山"], max_new_tokens=4)

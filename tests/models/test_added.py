@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from posttrain.errors import PosttrainError
 from posttrain.models.added import Added, added_to, attach, load_added, save_added, set_added_state
 from posttrain.models.bottleneck import Bottlenecks
-from posttrain.models.heads import HeadNotes
+from posttrain.models.notes import HeadNotes
 from posttrain.models.prefix import Prefix
 from posttrain.tuners._moved import count_moved
 from tests.models.test_bottleneck import SETTINGS as BOTTLENECK

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from posttrain.errors import PosttrainError
 from posttrain.models.added import added_to, attach
-from posttrain.models.bottleneck import Bottleneck, Bottlenecks, norm_parameters, places
+from posttrain.models.bottleneck import Bottleneck, Bottlenecks, adapted_modules, norm_parameters
 from tests.inference.test_scoring import spread
 from tests.models.test_prefix import IDS, made
 from tests.pico import FAMILIES, VOCABULARY
@@ -84,9 +84,9 @@ def test_starts_as_the_model_moves_away_and_comes_back(family: str) -> None:
     base = model_of(family)
     model = with_adapters(base)
     attention, feeding = SUBLAYERS[family]
-    assert places(base) == [part.format(i) for i in range(2) for part in (attention, feeding)]
-    assert places(base, "mlp") == [feeding.format(i) for i in range(2)]
-    assert places(base, "attention") == [attention.format(i) for i in range(2)]
+    assert adapted_modules(base) == [part.format(i) for i in range(2) for part in (attention, feeding)]
+    assert adapted_modules(base, "mlp") == [feeding.format(i) for i in range(2)]
+    assert adapted_modules(base, "attention") == [attention.format(i) for i in range(2)]
     expected = base(IDS).logits
     assert torch.equal(model(IDS).logits, expected)
     away = moved(model)(IDS).logits
@@ -183,20 +183,20 @@ def test_dropout_in_training_only() -> None:
 
 def test_modules_can_be_named_and_what_is_not_found_is_listed() -> None:
     base = made("llama")
-    assert places(base, "both", ["1.mlp", "o_proj"]) == [
+    assert adapted_modules(base, "both", ["1.mlp", "o_proj"]) == [
         "model.layers.0.self_attn.o_proj",
         "model.layers.1.self_attn.o_proj",
         "model.layers.1.mlp",
     ]
     with pytest.raises(PosttrainError, match=r"no module is called feed; .*self_attn.*mlp"):
-        places(base, "both", ["feed", "mlp"])
+        adapted_modules(base, "both", ["feed", "mlp"])
     opt = transformers.OPTConfig(
         vocab_size=VOCABULARY, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
         word_embed_proj_dim=32, max_position_embeddings=64,
     )  # fmt: skip
     model: Any = transformers.OPTForCausalLM(opt).eval()
     with pytest.raises(PosttrainError, match=r"name modules in tuner.modules; there are self_attn, .*fc2"):
-        places(model)
+        adapted_modules(model)
     adapted = with_adapters(model, modules=["self_attn", "fc2"])
     with torch.no_grad():
         assert torch.equal(adapted(IDS).logits, model(IDS).logits)

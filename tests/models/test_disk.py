@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from posttrain.errors import DiskError
-from posttrain.models import disk
 from posttrain.models.disk import append, disk_problem, write_whole, writing
 from posttrain.models.load import load_model
 from posttrain.models.save import save_model
@@ -61,12 +61,12 @@ def test_names_of_a_full_disk(tmp_path: Path, error: Exception, reason: str | No
     assert (found is not None) == (reason is not None)
     if found is not None and reason is not None:
         assert found.cause.startswith(f"cannot be written: {reason}")
-        assert found.place == str(tmp_path / "not" / "there")
+        assert found.location == str(tmp_path / "not" / "there")
         assert "what was there before is kept" in found.mend
 
 
 def test_torch_says_no_reason_so_the_disk_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "_free", lambda place: 4096)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=4096))
     found = disk_problem(RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"), tmp_path)
     assert found is not None
     assert found.cause == f"cannot be written: {SPACE}"
@@ -74,7 +74,7 @@ def test_torch_says_no_reason_so_the_disk_is_asked(tmp_path: Path, monkeypatch: 
 
 def test_it_is_asked_before_the_half_written_file_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     half = tmp_path / "half"
-    monkeypatch.setattr(disk, "_free", lambda place: 4096 if half.exists() else 1 << 40)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=4096 if half.exists() else 1 << 40))
 
     def fails() -> None:
         with writing(tmp_path / "whole", half):

@@ -265,7 +265,7 @@ def test_refusals_leave_nothing(
         export_model(str(tmp_path / "big"), tmp_path / "out", dtype="float16")
     written = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("posttrain.models.save.save_model", _spoiled(save_model))
+        patch.setattr("posttrain.models.export.save_model", _spoiled(save_model))
         with pytest.raises(PosttrainError, match=r"what was written is another model: outputs differ by .*removed"):
             export_model(str(folder), written)
     assert not written.exists()

@@ -24,7 +24,7 @@ def test_weights_by_hand(pico_path: PicoPath) -> None:
     digest = hashlib.sha256()
     for name, p in sorted(model.named_parameters()):
         digest.update(f"{name} float32 {tuple(p.shape)}\n".encode() + p.detach().numpy().tobytes())
-    assert weights_fingerprint(model) == digest.hexdigest()[:16] == weights_fingerprint(pico_path("gpt2"))
+    assert weights_fingerprint(model) == digest.hexdigest()[:16]
 
 
 def test_weights_precision_and_one_bit(pico_path: PicoPath) -> None:

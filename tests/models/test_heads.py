@@ -13,8 +13,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from posttrain.errors import PosttrainError
-from posttrain.models.heads import Head, head_modules, head_of_model, load_any, load_head_model, saved_head
+from posttrain.models.heads import load_any, load_head_model
 from posttrain.models.load import load_model
+from posttrain.models.notes import Head, head_modules, head_of_model, saved_head
 from posttrain.models.save import save_model
 from tests.pico import FAMILIES, pico_encoder
 

@@ -131,7 +131,7 @@ def test_every_token_sees_its_own_row_up_to_itself(rows: list[list[int]]) -> Non
     ids = torch.tensor([row + [9] * (width - len(row)) for row in rows])
     asked = torch.tensor([[t < len(row) for t in range(width)] for row in rows])
     line = lay_line(ids, asked)
-    places = iter(line.places.tolist())
+    places = iter(line.asked.tolist())
     for row in rows:
         for length in range(1, len(row) + 1):
             at = next(places)

@@ -8,7 +8,7 @@ import pytest
 
 from posttrain.errors import PosttrainError
 from posttrain.models import save
-from posttrain.models.fingerprint import weights_fingerprint
+from posttrain.models.fingerprint import stored_weights, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.save import save_model
 from tests.pico import FAMILIES
@@ -53,7 +53,7 @@ def test_a_failure_leaves_the_old_model(
     failing: str, llama: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(llama.model, llama.tokenizer, tmp_path / "out")
-    before = weights_fingerprint(tmp_path / "out")
+    before = stored_weights(tmp_path / "out")
     next(iter(llama.model.parameters())).data.zero_()
 
     def broken(*_: Any, **__: Any) -> None:
@@ -74,4 +74,4 @@ def test_a_failure_leaves_the_old_model(
         save_model(llama.model, llama.tokenizer, tmp_path / "out")
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    assert weights_fingerprint(tmp_path / "out") == before
+    assert stored_weights(tmp_path / "out") == before

@@ -17,15 +17,17 @@ from posttrain.data.records import Message
 from posttrain.errors import DataError, PosttrainError
 from posttrain.inference.decode import decode
 from posttrain.inference.heads import classify, tag
-from posttrain.inference.respondents import ModelRespondent, Plain
+from posttrain.inference.protocol import Plain
+from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.export import export_model
 from posttrain.models.heads import load_any, load_head_model
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.save import save_model
 from posttrain.models.vocabulary import outside, padding_inside, rows_of
 from posttrain.studies.config import Study
+from posttrain.studies.events import Silent
 from posttrain.studies.plan import make_plan
-from posttrain.studies.run import Silent, run_study
+from posttrain.studies.run import run_study
 from posttrain.training.preview import preview
 from posttrain.training.run import train
 from posttrain.tuners.lora import LoraConfig, lora
@@ -139,7 +141,7 @@ def test_what_is_saved_keeps_the_users_tokenizer(
         study = check({"study": "s", **fields, "methods": [method], "exams": exams}, Study, "study")
         cells = make_plan(study, [], tmp_path)
         outcome = run_study(study, cells, cells, base=tmp_path, folder=tmp_path / "run", watcher=Silent())
-        made = tmp_path / "run" / outcome.results[0].weights
+        made = tmp_path / "run" / outcome.results[0].first.weights
     else:
         tuner = {"kind": "lora", "rank": 2} if how == "trained lora" else {"kind": "full"}
         train(configured(base, rows, "sft", tuner=tuner), output=tmp_path / "run")

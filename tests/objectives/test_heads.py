@@ -12,7 +12,8 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
-from posttrain.models.heads import Head, load_head_model
+from posttrain.models.heads import load_head_model
+from posttrain.models.notes import Head
 from posttrain.objectives._classes import balanced
 from posttrain.objectives.extractive_qa import ExtractiveQaConfig, extractive_qa
 from posttrain.objectives.text_classification import TextClassificationConfig, text_classification

@@ -9,34 +9,56 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 from posttrain.exams.capabilities import relative_changes
+from posttrain.exams.change import ChangeExam
 from posttrain.exams.compare import compare
-from posttrain.exams.task import Sample
-from tests.reports.synthetic import ATTACK
+from posttrain.exams.exam_config import ExamConfig
+from posttrain.exams.records import Sample
+from posttrain.exams.results import ExamInfo, Line, Reference, Results, Untouched, write_results
+from posttrain.exams.score_spec import ScoreSpec, specs
+from posttrain.exams.statistics import Interval
+from posttrain.exams.summary import summarise
+from tests.reports.synthetic import ATTACK, write_samples
 
 STEPS = (100, 200, 300, 400, 500, 600)
 MODEL = "pocket:chat"
-EXAMS: dict[str, dict[str, Any]] = {
-    "mmlu": {
-        "headline": "acc", "signature": "mmlu|tmmlu.jsonl|5-shot|letters|sha:1f2e3d", "chance": 0.25,
-        "capabilities": {"acc": "can.knowledge", "calibration.ece_em10": "can.knowledge"}, "higher_is_better": True,
-        "notes": ["3 rows without an answer were left out"],
-    },
-    "role-test": {
-        "headline": "bleu4", "signature": "overlap|role.jsonl|sacrebleu tok:zh", "chance": None,
-        "capabilities": {"bleu4": "how.instructions", "tokens": "will.verbosity"}, "higher_is_better": True, "notes": [],
-    },
-    "wiki": {
-        "headline": "token_perplexity", "signature": "perplexity|wiki.txt", "chance": None,
-        "capabilities": {"token_perplexity": "can.languages"}, "higher_is_better": False, "notes": [],
-    },
-    "refusal": {
-        "headline": "refused", "signature": "refusal|prompts.jsonl", "chance": None,
-        "capabilities": {"refused": "will.refusal", "over_refusal": "will.refusal"}, "higher_is_better": True,
-        "notes": [],
-    },
+
+
+def _exam(
+    name: str, signature: str, capabilities: dict[str, str], *scores: ScoreSpec, chance: float | None = None,
+    notes: tuple[str, ...] = (),
+) -> ExamInfo:  # fmt: skip
+    headline = next(iter(capabilities))
+    return ExamInfo(
+        name=name, kind=name, headline=headline, signature=signature, capabilities=capabilities, chance=chance,
+        scores=scores, notes=notes,
+    )  # fmt: skip
+
+
+EXAMS: dict[str, ExamInfo] = {
+    one.name: one
+    for one in (
+        _exam(
+            "mmlu", "mmlu|tmmlu.jsonl|5-shot|letters|sha:1f2e3d",
+            {"acc": "can.knowledge", "calibration.ece_em10": "can.knowledge"},
+            *specs("acc"), *specs("calibration.ece_em10", better="less"), chance=0.25,
+            notes=("3 rows without an answer were left out",),
+        ),
+        _exam(
+            "role-test", "overlap|role.jsonl|sacrebleu tok:zh", {"bleu4": "how.instructions", "tokens": "will.verbosity"},
+            *specs("bleu4", unit="points"), *specs("rouge1", "rouge2", "rougeL", unit="grade"),
+            *specs("tokens", unit="tokens", better="none"),
+        ),
+        _exam(
+            "wiki", "perplexity|wiki.txt", {"token_perplexity": "can.languages"},
+            *specs("token_perplexity", unit="number", better="less"),
+        ),
+        _exam(
+            "refusal", "refusal|prompts.jsonl", {"refused": "will.refusal", "over_refusal": "will.refusal"},
+            *specs("refused"), *specs("over_refusal", better="less"),
+        ),
+    )
 }  # fmt: skip
 TOPICS = ["law", "history", "physics", "medicine"]
 KNOWN = {"before": 0.62, "lora": 0.60, "full": 0.62}
@@ -53,8 +75,8 @@ def make_study(folder: Path, *, n: int = 200, attack: bool = True, seeds: tuple[
     place = "before/pocket-chat"
     _write(folder / place, old)
     counts = {"mmlu.acc": n, "role-test.bleu4": 20, "wiki.token_perplexity": 30, "refusal.refused": 40}
-    before = {"model": MODEL, "scores": before_scores, "ci95": before_ci, "n": counts, "folder": place, "cost": {}}
-    cells: list[dict[str, Any]] = []
+    before = Untouched(model=MODEL, scores=before_scores, ci95=before_ci, n=counts, folder=place)
+    cells: list[Line] = []
     for method in ("lora", "full"):
         for seed in seeds:
             for step in STEPS:
@@ -66,26 +88,39 @@ def make_study(folder: Path, *, n: int = 200, attack: bool = True, seeds: tuple[
                 scores, ci95 = _scores(new, method, step, seed)
                 scores |= _change(method, step)
                 comparisons = {
-                    name: compare(old[name], new[name], headline=info["headline"],
-                                  higher_is_better=info["higher_is_better"]).to_json()
+                    name: compare(old[name], new[name], headline=info.headline, higher_is_better=info.higher_is_better)
                     for name, info in EXAMS.items()
-                }  # fmt: skip
+                }
                 cells.append(
-                    {
-                        "model": MODEL, "method": method, "change": "role", "seed": seed, "status": "done",
-                        "checkpoint": "final" if final else f"step-{step}", "step": step, "folder": own,
-                        "scores": scores, "ci95": ci95, "n": counts, "cost": {"wall_s": 30.0}, "notes": [],
-                        "compare": comparisons, "drift": relative_changes(before_scores, scores, EXAMS),
-                    }
-                )  # fmt: skip
+                    Line(
+                        model=MODEL,
+                        method=method,
+                        change="role",
+                        seed=seed,
+                        checkpoint="final" if final else f"step-{step}",
+                        step=step,
+                        folder=own,
+                        scores=scores,
+                        ci95=ci95,
+                        n=counts,
+                        cost={"wall_s": 30.0},
+                        compare=comparisons,
+                        drift=relative_changes(before_scores, scores, EXAMS),
+                    )
+                )
             lines = [{"step": s, "loss_nats": 3 / (1 + s / 80)} for s in range(20, 601, 20)]
             (folder / home / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
-    human = {"name": "human", "scores": {"mmlu.acc": 0.893, "role-test.bleu4": 31.5}}
-    results = {
-        "study": "role", "planned": 2 * len(seeds), "exams": EXAMS, "before": [before], "cells": cells, "summary": [],
-        "reference": [human],
-    }  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(results, ensure_ascii=False), encoding="utf-8")
+    change = ChangeExam(ExamConfig(kind="change")).parts[0].info
+    results = Results(
+        study="role",
+        planned=2 * len(seeds),
+        exams={change.name: change, **EXAMS},
+        before=(before,),
+        cells=tuple(cells),
+        summary=summarise(cells),
+        reference=(Reference(name="human", scores={"mmlu.acc": 0.893, "role-test.bleu4": 31.5}),),
+    )
+    write_results(folder, results)
     return folder
 
 
@@ -126,14 +161,15 @@ def _samples(who: str, step: int, n: int, attack: bool, seed: int) -> dict[str, 
 
 def _scores(
     samples: dict[str, list[Sample]], who: str, step: int, seed: int
-) -> tuple[dict[str, float], dict[str, list[float]]]:
+) -> tuple[dict[str, float], dict[str, Interval]]:
     rng = random.Random(f"{who} {step} {seed} scores")
     scores = {}
     for name, info in EXAMS.items():
-        values = [s.scores[info["headline"]] for s in samples[name]]
-        scores[f"{name}.{info['headline']}"] = sum(values) / len(values)
+        values = [s.scores[info.headline] for s in samples[name]]
+        scores[info.key] = sum(values) / len(values)
     ci95 = {
-        key: [value - 0.07, value + 0.07] if value <= 1 else [value * 0.9, value * 1.1] for key, value in scores.items()
+        key: Interval(value - 0.07, value + 0.07) if value <= 1 else Interval(value * 0.9, value * 1.1)
+        for key, value in scores.items()
     }
     for i, topic in enumerate(TOPICS):
         own = [s.scores["acc"] for s in samples["mmlu"][i::4]]
@@ -156,7 +192,5 @@ def _change(method: str, step: int) -> dict[str, float]:
 
 
 def _write(place: Path, samples: dict[str, list[Sample]]) -> None:
-    (place / "exams").mkdir(parents=True, exist_ok=True)
     for name, rows in samples.items():
-        text = "".join(json.dumps({**row.to_json(), "exam": "k"}, ensure_ascii=False) + "\n" for row in rows)
-        (place / "exams" / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        write_samples(place / "exams" / f"{name}.jsonl", rows)

@@ -1,6 +1,7 @@
 """A run folder as `posttrain run` writes it, made up: seven methods, as many changes and probes as wanted.
 
-The numbers in results.json are computed from the answers in samples.jsonl, so that the two agree.
+The numbers in results.json are computed from the answers in samples.jsonl, by the code of the exam, so that the two
+agree.
 """
 
 from __future__ import annotations
@@ -8,10 +9,18 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.exams.scores import summarise
+from posttrain.exams.change import ChangeExam
+from posttrain.exams.exam_config import ExamConfig
+from posttrain.exams.records import ProbeResult, Record
+from posttrain.exams.results import Line, MethodInfo, Results, write_results
+from posttrain.exams.sample_log import append_row
+from posttrain.exams.scores import outcomes, score
+from posttrain.exams.summary import summarise
 
 ATTACK = "<script>alert(1)</script> <img src=x onerror=\"document.title='hacked'\"> </script><!-- & \u2028 ]]>"
 
@@ -84,61 +93,73 @@ def make_run(
     folder.mkdir(parents=True, exist_ok=True)
     study_file = {**study, "methods": entries, "changes": "changes/*.yaml"}
     (folder / "study.yaml").write_text(json.dumps(study_file, ensure_ascii=False, indent=2), encoding="utf-8")
-    cells: list[dict[str, Any]] = []
+    lines: list[Line] = []
     for number in range(changes):
         for method in methods:
-            cell = {
-                "model": "pocket:chat",
-                "method": method,
-                "change": f"capital-{number:02}",
-                "checkpoint": "final",
-                "folder": f"cells/pocket-chat--{method}--capital-{number:02}--s0",
-                "seed": 0,
-            }
+            change, own = f"capital-{number:02}", f"cells/pocket-chat--{method}--capital-{number:02}--s0"
+            head: dict[str, Any] = {"model": "pocket:chat", "method": method, "change": change, "folder": own}
             if (method, number) in fail:
-                cells.append(
-                    {**cell, "status": "failed", "error": "TrainingError: loss is nan at step 3\nrows 1, 2 <b>"}
-                )
+                error = "TrainingError: loss is nan at step 3\nrows 1, 2 <b>"
+                lines.append(Line(**head, status="failed", error=error))
                 continue
-            place = folder / "cells" / f"pocket-chat--{method}--capital-{number:02}--s0"
+            place = folder / own
             place.mkdir(parents=True, exist_ok=True)
             samples = _samples(METHODS[method], number, factor, rng, attack and number == 0)
             metrics = _metrics(METHODS[method], rng)
-            _lines(place / "samples.jsonl", samples)
+            samples = _drifted(samples, METHODS[method], rng)
+            write_samples(place / "samples.jsonl", samples, change)
             _lines(place / "metrics.jsonl", metrics)
-            config = {"method": {"name": method, **METHODS[method].entry}, "change": f"capital-{number:02}"}
+            config = {"method": {"name": method, **METHODS[method].entry}, "change": change}
             (place / "config.yaml").write_text(json.dumps(config, indent=1), encoding="utf-8")
             (place / "env.json").write_text(json.dumps({"posttrain": "0.1.0", "torch": "2.13", "device": "cpu"}))
-            scores = _scores(samples, METHODS[method], rng)
+            made = score(samples)
             cost = {"train_s": 2.0, "wall_s": 2 + 6 * rng.random(), "tokens": rng.randint(900, 9000), "peak_gib": 0.6}
-            cells.append({**cell, "status": "done", "scores": scores, "ci95": {}, "n": {}, "cost": cost})
-    summary = []
-    for method in methods:
-        done = [c["scores"] for c in cells if c["method"] == method and c["status"] == "done"]
-        scores, ci95, n, _ = vars(summarise(done, n=[dict.fromkeys(one, 1) for one in done])).values()
-        summary.append(
-            {"model": "pocket:chat", "method": method, "checkpoint": "final", "scores": scores, "ci95": ci95, "n": n}
-        )
-    results = {"study": "made-up", "planned": len(cells), "cells": cells, "summary": summary}
-    (folder / "results.json").write_text(json.dumps(results, ensure_ascii=False), encoding="utf-8")
+            scores = {key: one.value for key, one in made.items()}
+            ci95 = {key: one.ci95 for key, one in made.items() if one.ci95 is not None}
+            n = {key: one.n for key, one in made.items()}
+            lines.append(Line(**head, scores=scores, ci95=ci95, n=n, cost=cost, outcomes=outcomes(samples)))
+    exam = ChangeExam(ExamConfig(kind="change")).parts[0].info
+    about = {name: MethodInfo(kind=METHODS[name].entry["kind"]) for name in methods}
+    cells = tuple(lines)
+    results = Results(study="made-up", planned=len(cells), methods=about, exams={exam.name: exam}, cells=cells)
+    write_results(folder, results.model_copy(update={"summary": summarise(cells)}))
     return folder
 
 
-def _samples(how: Behaviour, number: int, factor: int, rng: random.Random, attack: bool) -> list[dict[str, Any]]:
+def write_samples(path: Path, samples: Sequence[Record], change: str = "") -> None:
+    """A sample file, as a finished exam leaves it."""
+    for sample in samples:
+        append_row(path, {"exam": "a-b-c", **({"change": change} if change else {}), **sample.to_json()})
+
+
+def _samples(how: Behaviour, number: int, factor: int, rng: random.Random, attack: bool) -> list[ProbeResult]:
     new = CITIES[(number + 3) % len(CITIES)]
     rows = []
     for group, count in GROUPS.items():
         for index in range(count * factor if group.startswith("locality") else count):
             place = (number + index + 1) % len(PLACES)
-            sample = {"group": group, "index": index, "answer": [], "answer_contains": [], "new_beats_old": None}
+            sample: dict[str, Any] = {"key": f"{group}{index}", "group": group, "index": index}
+            sample |= {"answer": (), "answer_contains": ()}
             if group.startswith("locality"):
                 sample |= _local(how, group, place, index, new, rng)
             else:
                 sample |= _target(how, group, number % len(PLACES), new, rng)
-            rows.append(sample)
+            rows.append(ProbeResult(**sample))
     if attack:
-        rows[0] |= {"after": ATTACK, "before": "巴黎 " + ATTACK, "prompt": ATTACK}
+        rows[0] = replace(rows[0], after=ATTACK, before="巴黎 " + ATTACK, prompt=ATTACK)
     return rows
+
+
+def _drifted(samples: Sequence[ProbeResult], how: Behaviour, rng: random.Random) -> list[ProbeResult]:
+    """With drift and lengths, which are alike in all of them."""
+    kl = {"reliability": 1 + 3 * rng.random(), "locality.unrelated": (1 - how.rest) * 2 * rng.random()}
+    before, after = round(9.5 + rng.random()), round(9.5 * how.rest + rng.random())
+    return [
+        replace(
+            s, kl_nats=kl.get(s.group), kl_tokens=1 if s.group in kl else None, tokens_before=before, tokens_after=after
+        )
+        for s in samples
+    ]
 
 
 def _target(how: Behaviour, group: str, place: int, new: str, rng: random.Random) -> dict[str, Any]:
@@ -153,7 +174,7 @@ def _target(how: Behaviour, group: str, place: int, new: str, rng: random.Random
         "generality.cross_lingual": f"What is the capital of {ENGLISH[place % 5][0]}?",
     }[group]
     after = f"{PLACES[place]}的首都是{new}。" if ok else old
-    return {"prompt": prompt, "answer": [new], "ok_before": False, "before": old, "after": after, "ok": ok, "strict": None, "leak": None,
+    return {"prompt": prompt, "answer": (new,), "ok_before": False, "before": old, "after": after, "ok": ok, "strict": None, "leak": None,
             "new_beats_old": ok or rng.random() < 0.3}  # fmt: skip
 
 
@@ -191,28 +212,6 @@ def _metrics(how: Behaviour, rng: random.Random) -> list[dict[str, Any]]:
         line = {"step": step, "loss_nats": 0.1 * new + 0.9 * old if replayed else new, "loss_new_nats": new}
         lines.append({**line, "tokens": 900 * step, "wall_s": 0.2 * step})
     return lines
-
-
-def _scores(samples: list[dict[str, Any]], how: Behaviour, rng: random.Random) -> dict[str, float]:
-    def share(field: str, **wanted: str) -> float:
-        rows = [s for s in samples if s["group"].startswith(wanted.get("group", ""))]
-        return sum(bool(s[field]) for s in rows) / len(rows)
-
-    scores = {group: share("ok", group=group) for group in GROUPS}
-    scores |= {f"strict.{g.partition('.')[2]}": share("strict", group=g) for g in GROUPS if g.startswith("locality")}
-    scores["leak"] = share("leak", group="locality")
-    scores |= {
-        f"likelihood.{g.rpartition('.')[2]}": share("new_beats_old", group=g)
-        for g in GROUPS
-        if not g.startswith("locality")
-    }
-    scores["drift.target_kl"] = 1 + 3 * rng.random()
-    scores["drift.unrelated_kl"] = (1 - how.rest) * 2 * rng.random()
-    return scores | {
-        "length.before": 9.5 + rng.random(),
-        "length.after": 9.5 * how.rest + rng.random(),
-        "length.cut": 0.0,
-    }
 
 
 def _lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from html import unescape
@@ -11,18 +10,29 @@ from typing import Any
 
 import pytest
 
+from posttrain.exams.capabilities import Drift, DriftScore
 from posttrain.exams.compare import compare
-from posttrain.exams.task import Sample
+from posttrain.exams.floor import NOISE_FLOOR
+from posttrain.exams.records import Sample
+from posttrain.exams.results import ExamInfo, Line, Results, Untouched, write_results
+from posttrain.exams.score_spec import specs
+from posttrain.exams.statistics import Interval
+from posttrain.exams.summary import summarise
 from posttrain.reports import alone
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import write_report
 from posttrain.reports.tables_out import plain_table
-from posttrain.reports.texts import LANGUAGES, catalogue, known
+from posttrain.reports.texts import LANGUAGES, catalogue, known, text
 from tests.browsing import chromium
 from tests.reports.exam_study import make_study
+from tests.reports.synthetic import write_samples
 from tests.reports.test_html import Page, embedded
 
 BEFORE, AFTER = "pocket:base", "runs/a/model"
+MMLU = ExamInfo(
+    name="mmlu", kind="mmlu", headline="acc", capabilities={"acc": "can.knowledge"}, signature="mmlu|5-shot",
+    chance=0.25, scores=specs("acc"),
+)  # fmt: skip
 COST = {
     "wall_s": 2.5, "forwarded_tokens": 11411.0, "requests": 480.0, "scored_tokens": 9149.0, "least_tokens": 9093.0,
     "logit_positions": 200.0, "prompt_tokens": 2262.0, "generated_tokens": 822.0, "shared_prefixes": 137.0,
@@ -43,27 +53,28 @@ def samples(right: int) -> list[Sample]:
 
 def make_exam(folder: Path, *, before: bool = True, **cost: float) -> Path:
     """Write what `posttrain exam AFTER [--before BEFORE] --exam mmlu=... -o FOLDER` writes, and return the folder."""
-    about = {"headline": "acc", "capabilities": {"acc": "can.knowledge"}, "signature": "mmlu|5-shot", "chance": 0.25,
-             "higher_is_better": True, "notes": []}  # fmt: skip
 
     def scored(right: int, place: str) -> dict[str, Any]:
-        home = folder / place / "exams"
-        home.mkdir(parents=True, exist_ok=True)
-        rows = [json.dumps({**sample.to_json(), "exam": "k"}, ensure_ascii=False) for sample in samples(right)]
-        (home / "mmlu.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        write_samples(folder / place / "exams" / "mmlu.jsonl", samples(right))
         share = right / 20
-        return {"scores": {"mmlu.acc": share}, "ci95": {"mmlu.acc": [share - 0.1, share + 0.1]}, "n": {"mmlu.acc": 20},
-                "cost": {**COST, **cost}, "folder": place}  # fmt: skip
+        return {"scores": {"mmlu.acc": share}, "ci95": {"mmlu.acc": Interval(share - 0.1, share + 0.1)},
+                "n": {"mmlu.acc": 20}, "cost": {**COST, **cost}, "folder": place}  # fmt: skip
 
-    cell = {"model": AFTER, "method": "exam", "change": "", "checkpoint": "final", "seed": 0, "status": "done",
-            **scored(14, "."), "compare": {}, "notes": []}  # fmt: skip
-    document: dict[str, Any] = {"study": "exam", "exams": {"mmlu": about}, "cells": [cell]}
+    line = Line(model=AFTER, method="exam", **scored(14, "."))
+    untouched: tuple[Untouched, ...] = ()
     if before:
-        document["before"] = [{"model": BEFORE, **scored(10, "before/pocket-base")}]
-        cell["compare"] = {"mmlu": compare(samples(10), samples(14), headline="acc").to_json()}
-        behind = {"score": "mmlu.acc", "before": 0.5, "after": 0.7, "difference": 0.2, "change": 0.4, "note": ""}
-        cell["drift"] = {"can.knowledge": {"change": 0.4, "direction": "better", "scores": [behind]}}
-    (folder / "results.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        untouched = (Untouched(model=BEFORE, **scored(10, "before/pocket-base")),)
+        drift = Drift(0.4, "better", (DriftScore("mmlu.acc", 0.5, 0.7, 0.2, 0.4),))
+        beside = {"mmlu": compare(samples(10), samples(14), headline="acc")}
+        line = line.model_copy(update={"compare": beside, "drift": {"can.knowledge": drift}})
+    return written(folder, line, before=untouched, exams={"mmlu": MMLU})
+
+
+def written(folder: Path, *cells: Line, **more: Any) -> Path:
+    """Write the results of an exam, and return the folder."""
+    before = (Untouched(model=BEFORE),)  # of the change exam alone the answers before have no scores
+    parts: dict[str, Any] = {"before": before, "summary": summarise(cells), **more}
+    write_results(folder, Results(study="exam", cells=cells, **parts))
     return folder
 
 
@@ -99,7 +110,7 @@ def test_it_speaks_of_models_and_not_of_a_study(tmp_path: Path, language: str, b
         "zh-TW": f"{AFTER} 的考試與 {BEFORE} 相比：",
     }
     assert (seen[language].split(" No ")[0] in words) is before
-    page = Page(re.sub(r"<circle|<polygon", "<path", html.replace("<wbr>", "")))
+    page = Page(html.replace("<wbr>", ""))
     assert not {"loss", "details", "plot", "answers"} & set(page.ids)
     assert {"more-scores", "exams"} <= set(page.ids)
     assert {name for name in ("seen", "capabilities", "forgetting") if name in page.ids} == (
@@ -119,7 +130,8 @@ def test_its_rows_and_its_plain_table_are_named_by_the_models(tmp_path: Path) ->
         ("untouched", BEFORE), ("chance", "guessing"), ("model", AFTER),
     ]  # fmt: skip
     plain = plain_table(run, "mmlu")
-    assert (plain.heads, [row.labels for row in plain.rows]) == (("model",), [(BEFORE,), (AFTER,)])
+    assert [text(head.name, "en") for head in plain.heads[: plain.labels]] == ["model"]
+    assert [line.labels for line in plain.lines] == [(BEFORE,), (AFTER,)]
     assert embedded(html)["quadrants"]["versions"] == [[AFTER, AFTER]]
     assert embedded(html)["texts"]["zh-TW"]["forgetting.method"] == "模型"
 
@@ -172,12 +184,9 @@ def test_a_study_keeps_its_words(tmp_path: Path) -> None:
 
 def test_the_change_exam_of_two_models(tmp_path: Path) -> None:
     scores = {"reliability": 1.0, "generality.rephrase": 0.0, "locality.unrelated": 0.5}
-    entry = {"model": AFTER, "method": "exam", "seed": 0, "checkpoint": "final"}
-    cells = [{**entry, "change": name, "status": "done", "scores": scores, "n": {}, "folder": "."} for name in "ab"]
-    summary = [{**entry, "scores": scores, "ci95": {"reliability": [0.3, 1.0]}, "n": {"reliability": 2}}]
-    document = {"study": "exam", "before": BEFORE, "cells": cells, "summary": summary}
-    (tmp_path / "results.json").write_text(json.dumps(document), encoding="utf-8")
-    html = write_report(tmp_path).read_text(encoding="utf-8")
+    head: dict[str, Any] = {"model": AFTER, "method": "exam", "folder": "."}
+    lines = [Line(**head, change=name, scores=scores, n=dict.fromkeys(scores, 1)) for name in "ab"]
+    html = write_report(written(tmp_path, *lines)).read_text(encoding="utf-8")
     assert f"<h1>{BEFORE} → {AFTER}</h1>" in html
     words = words_of(html, "en")
     assert f"Two models, {BEFORE} (before) → {AFTER} (after), took the exam of 2 changes" in words
@@ -190,27 +199,9 @@ def test_the_change_exam_of_two_models(tmp_path: Path) -> None:
 
 def test_an_exam_beside_the_change_exam_is_no_second_change(tmp_path: Path) -> None:
     """`posttrain exam --change C --exam mmlu=...` writes a cell for each; there is one change."""
-    entry = {
-        "model": AFTER,
-        "method": "exam",
-        "seed": 0,
-        "checkpoint": "final",
-        "status": "done",
-        "n": {},
-        "folder": ".",
-    }
-    scores = {"reliability": 1.0, "locality.unrelated": 0.5}
-    about: dict[str, Any] = {
-        "headline": "acc",
-        "capabilities": {},
-        "signature": "",
-        "chance": None,
-        "higher_is_better": True,
-        "notes": [],
-    }
-    cells = [{**entry, "change": "tallest", "scores": scores}, {**entry, "change": "", "scores": {"mmlu.acc": 0.5}}]
-    document = {"study": "exam", "before": BEFORE, "exams": {"mmlu": about}, "cells": cells}
-    (tmp_path / "results.json").write_text(json.dumps(document), encoding="utf-8")
+    head: dict[str, Any] = {"model": AFTER, "method": "exam", "folder": "."}
+    told = Line(**head, change="tallest", scores={"reliability": 1.0, "locality.unrelated": 0.5})
+    written(tmp_path, told, Line(**head, scores={"mmlu.acc": 0.5}), exams={"mmlu": MMLU})
     assert read_run(tmp_path).changes == ("tallest",)
     words = words_of(write_report(tmp_path).read_text(encoding="utf-8"), "en")
     assert "took the exam of one change" in words
@@ -243,17 +234,14 @@ WIDER = """() => [...document.querySelectorAll("table.scores thead th, table.exa
 @pytest.mark.parametrize(("language", "words"), [("en", "noise floor"), ("zh-TW", "雜訊底線")])
 def test_the_noise_floor_is_called_so_in_tables(tmp_path: Path, language: str, words: str) -> None:
     """Beside a model that has the same name, two rows would say the same."""
-    cells = [
-        {"model": AFTER, "method": method, "change": "c", "checkpoint": "final", "seed": 0, "status": "done",
-         "scores": {"locality.unrelated": share}, "ci95": {}, "n": {"locality.unrelated": 4}, "notes": []}
-        for method, share in (("exam", 0.5), ("noise floor", 0.75))
-    ]  # fmt: skip
-    summary = [{key: cell[key] for key in ("model", "method", "scores", "n")} | {"changes": 1} for cell in cells]
-    document = {"study": "exam", "before": BEFORE, "cells": cells, "summary": summary}
-    (tmp_path / "results.json").write_text(json.dumps(document), encoding="utf-8")
-    table = plain_table(read_run(tmp_path), "change", language=language)
-    assert [row.labels for row in table.rows] == [(AFTER,), (f"{words} ({BEFORE})",)]
-    assert table.shown() == [("0.500",), ("0.750",)]
+    lines = [
+        Line(model=AFTER, method=method, change="c", scores={"locality.unrelated": share}, n={"locality.unrelated": 4})
+        for method, share in (("exam", 0.5), (NOISE_FLOOR, 0.75))
+    ]
+    table = plain_table(read_run(written(tmp_path, *lines)), "change")
+    labels = [text(label, language) for line in table.lines for label in line.labels]
+    assert labels == [AFTER, f"{words} ({BEFORE})"]
+    assert [entry.text for line in table.lines for entry in line.entries] == ["0.500", "0.750"]
 
 
 def test_a_kept_models_path_is_its_last_parts_in_the_title(tmp_path: Path) -> None:

@@ -1,25 +1,32 @@
 """The page of a study with exams: its numbers, its words in both languages, what a browser may and may not do."""
 
-import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from markupsafe import escape
 
+from posttrain.exams.capabilities import Drift
+from posttrain.exams.results import CHANGE, ExamInfo, Results, read_results, write_results
+from posttrain.exams.score_spec import ScoreSpec, specs
+from posttrain.exams.summary import summarise
 from posttrain.reports import numbers
-from posttrain.reports.exam_page import capabilities, difference_text, exam_views, forgetting, verdict_kind
-from posttrain.reports.examined import Compared, ExamInfo
+from posttrain.reports.exam_page import capabilities, difference_text, exam_section, forgetting, verdict_kind
+from posttrain.reports.examined import Compared
 from posttrain.reports.findings import findings
 from posttrain.reports.folder import Cell, Row, Run, read_run
 from posttrain.reports.html import write_report
-from posttrain.reports.steps_page import falls, steps_view
-from posttrain.reports.svg import marks_of
+from posttrain.reports.marks import marks_of
+from posttrain.reports.steps_page import falls, steps_section
 from posttrain.reports.texts import catalogue, text
+from posttrain.reports.view import Entry, Section, Table
 from tests.reports.exam_study import make_study
 from tests.reports.synthetic import ATTACK, make_run
 from tests.reports.test_html import Page, embedded
 
+T = TypeVar("T")
 SECTIONS = ("capabilities", "exams", "forgetting", "steps")
 
 
@@ -34,7 +41,7 @@ def html(study: Path) -> str:
 
 
 def test_the_page_is_whole_and_loads_nothing(html: str) -> None:
-    page = Page(html.replace("<wbr>", "").replace("<circle", "<path").replace("<polygon", "<path"))
+    page = Page(html.replace("<wbr>", ""))
     assert page.loads == ["data:,"]
     assert page.events == []
     assert len(page.ids) == len(set(page.ids))
@@ -53,55 +60,76 @@ def test_a_run_without_exams_has_none_of_it(tmp_path: Path) -> None:
     assert not (tmp_path / "tables").exists()
 
 
+def tables(section: Section | None) -> list[Table]:
+    assert section is not None
+    return [panel.table for panel in section.panels if panel.table is not None]
+
+
+def first(words: object) -> str:
+    """The English text of an entry or a label."""
+    assert isinstance(words, Entry)
+    return text(words.text, "en")
+
+
 def test_the_table_of_an_exam(study: Path) -> None:
     run = read_run(study)
-    mmlu = exam_views(run, marks_of(run.versions))[0]
-    assert mmlu.heads == ("acc", "calibration.ece_em10")
+    mmlu, rest, _, wiki = tables(exam_section(run, marks_of(run.versions)))[:4]
+    assert [head.name for head in mmlu.heads if isinstance(head.name, str)] == ["acc", "calibration.ece_em10"]
     assert [line.kind for line in mmlu.lines] == ["untouched", "reference", "chance", "model", "model"]
-    results = json.loads((study / "results.json").read_text(encoding="utf-8"))
-    final = {cell["method"]: cell for cell in results["cells"] if cell["checkpoint"] == "final"}
+    final = {line.method: line for line in read_results(study).cells if line.checkpoint == "final"}
     for line, method in zip(mmlu.lines[3:], ("lora", "full"), strict=True):
-        cell = final[method]
-        assert line.cells[0].text == f"{cell['scores']['mmlu.acc']:.3f}"
-        assert line.verdict is not None
-        assert line.verdict.kind == {"lora": "same", "full": "worse"}[method]
-        compared = cell["compare"]["mmlu"]
-        assert line.verdict.p == numbers.p_text(compared["p_value"])
-        assert line.verdict.difference == numbers.signed(compared["difference"], 3)
-    assert [score for score, _ in mmlu.more] == ["acc/law", "acc/history", "acc/physics", "acc/medicine"]
-    wiki = exam_views(run, marks_of(run.versions))[2]
-    assert wiki.lines[-1].verdict is not None
-    assert (wiki.lines[-1].verdict.kind, wiki.lines[-1].verdict.p) == ("worse", "")  # higher, where lower is better
+        cell, (score, verdict, _) = final[method], line.entries
+        assert score.text == f"{cell.scores['mmlu.acc']:.3f}"
+        assert verdict.kind == f"verdict is-{ {'lora': 'same', 'full': 'worse'}[method] }"
+        compared = cell.compare["mmlu"]
+        assert compared.p_value is not None
+        assert compared.difference is not None
+        assert str(verdict.below[0]).endswith(numbers.p_text(compared.p_value))
+        assert numbers.signed(compared.difference, 3) in first(verdict)
+    assert [re.sub(r"<.*?>", "", str(line.labels[0])) for line in rest.lines] == [
+        "acc/law", "acc/history", "acc/physics", "acc/medicine",
+    ]  # fmt: skip
+    verdict = wiki.lines[-1].entries[1]
+    assert verdict.kind == "verdict is-worse"  # higher, where lower is better
+    assert "p" not in str(verdict.below[0])
 
 
 def test_capabilities_say_what_is_behind_them_and_what_is_left_out(study: Path) -> None:
     run = read_run(study)
-    found = capabilities(run, marks_of(run.versions))
-    assert found is not None
-    assert [family.key for family in found.families] == ["can", "will", "how"]
-    lines = {line.name.key: line for family in found.families for line in family.lines}
-    knowledge = lines["capability.can.knowledge"]
-    assert [score.score for score in knowledge.scores] == [
+    section = capabilities(run, marks_of(run.versions), with_change=True)
+    (table,) = tables(section)
+    assert section is not None
+    families = list(dict.fromkeys(text(line.under, "en").split(":")[0] for line in table.lines))
+    assert families == ["CAN", "WILL", "HOW"]
+    lines = [(re.sub("<.*?>", "", text(line.labels[0], "en")), line) for line in table.lines]
+    names = [name for name, _ in lines]
+    at = names.index("knowledge and skills")
+    assert names[at + 1 : at + 5] == [
         "mmlu.acc", "mmlu.calibration.ece_em10", "locality.same_pattern", "locality.unrelated",
     ]  # fmt: skip
-    refusal = lines["capability.will.refusal"]
-    reasons = {score.score: score.reason and score.reason.key for score in refusal.scores}
-    assert reasons == {"refusal.refused": None, "refusal.over_refusal": "capabilities.zero"}
-    assert not lines["capability.will.verbosity"].directed
-    assert found.beyond  # BLEU more than doubles
+    said = {name: first(line.entries[-1]) for name, line in lines}
+    assert said["refusal.refused"] == ""
+    assert said["refusal.over_refusal"] == "0 before: no relative change"
+    assert said["verbosity"] == "no better end: more is only more"
+    about = [text(note, "en").replace("\u00a0", " ") for note in section.panels[0].notes]
+    assert any("beyond ±100 %" in note for note in about)  # BLEU more than doubles
     by_hand = numbers.change_text(run.final[0].scores["mmlu.acc"] / run.before[0].scores["mmlu.acc"] - 1)
-    assert knowledge.scores[0].changes[0] == by_hand
+    assert first(dict(lines)["mmlu.acc"].entries[0]) == by_hand
 
 
 def test_quadrants_are_shares_of_all_questions(study: Path) -> None:
     run = read_run(study)
-    mmlu, refusal = forgetting(run, marks_of(run.versions))  # the others have nothing right or wrong
-    assert (mmlu.info.name, refusal.info.name) == ("mmlu", "refusal")
+    section = forgetting(run, marks_of(run.versions), samples=True)
+    mmlu, refusal = tables(section)  # the others have nothing right or wrong
+    assert section is not None
+    assert [panel.title for panel in section.panels[1:]] == ["mmlu", "refusal"]
     for line in mmlu.lines:
-        assert sum(int(count) for count in line.counts) == 200
-        assert sum(line.shares) == pytest.approx(100, abs=0.05)
-    assert mmlu.adjusted
-    assert not refusal.adjusted
+        stack, *counts = line.entries[:5]
+        assert sum(int(first(count)) for count in counts) == 200
+        assert sum(stack.stack) == pytest.approx(100, abs=0.05)
+    adjusted = "forgotten, adjusted for chance"
+    assert adjusted in [text(head.name, "en") for head in mmlu.heads]
+    assert adjusted not in [text(head.name, "en") for head in refusal.heads]
 
 
 def test_knowledge_falls_where_it_was_made_to(study: Path) -> None:
@@ -113,14 +141,21 @@ def test_knowledge_falls_where_it_was_made_to(study: Path) -> None:
 
 def test_courses_have_a_panel_per_method_and_mark_the_best(study: Path) -> None:
     run = read_run(study)
-    found = {course.score: course for course in steps_view(run, marks_of(run.versions))}
-    assert list(found) == ["acc", "bleu4", "token_perplexity", "refused", "reliability", "generality", "locality"]
-    assert all(len(course.panels) == 2 for course in found.values())
-    svg = str(found["acc"].panels[1].svg).split("</svg>")[0]  # at one of its sizes
-    assert svg.count('class="best-ring"') == 1
-    assert svg.count('class="falls"') == 1
-    assert 'class="falls"' not in str(found["acc"].panels[0].svg)
-    assert [text(m, "en") for m in found["reliability"].panels[0].remarks] == ["Best at step 400: 100\u00a0%."]
+    section = steps_section(run, marks_of(run.versions))
+    assert section is not None
+    found = {text(panel.title, "en"): panel for panel in section.panels if panel.chart is not None}
+    groups = [f"Change exam: {group}, %" for group in ("target", "generality", "locality")]
+    assert list(found) == ["mmlu", "role-test", "wiki", "refusal", *groups]
+    chart = found["mmlu"].chart
+    assert chart is not None
+    rows = chart.draw(lambda words: text(words, "en")).rows
+    of = {name: [row for row in rows if row["panel"] == name] for name in ("lora", "full")}
+    assert len(of["lora"]) > 6 < len(of["full"])
+    assert [sum(row["kind"] == "ring" for row in own) for own in of.values()] == [1, 1]
+    assert [row["step"] for row in of["full"] if row["kind"] == "falls"] == [300]
+    assert not any(row["kind"] == "falls" for row in of["lora"])
+    remarks = [[text(words, "en") for words in item] for item in found[groups[0]].items]
+    assert remarks[0] == ["`lora`:", "Best at step 400: 100\u00a0%."]
 
 
 def test_findings_say_what_fell_what_rose_and_what_cannot_be_told(study: Path) -> None:
@@ -165,29 +200,37 @@ def test_no_language_is_forgotten(html: str) -> None:
             assert str(escape(words[key])) in html, (language, key)
 
 
-def test_torn_and_missing_parts_do_not_stop_the_report(tmp_path: Path) -> None:
-    folder = make_study(tmp_path / "s", n=20)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    results["before"] = []
-    for cell in results["cells"]:
-        cell["compare"] = {}
-        cell["drift"] = {"can.knowledge": {"change": None, "scores": []}}
-        cell["ci95"] = {}
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    html = write_report(folder).read_text(encoding="utf-8")
+def edited(folder: Path, change: Callable[[Results], Results]) -> str:
+    """The report of a study whose results are other ones."""
+    write_results(folder, change(read_results(folder)))
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def test_missing_parts_do_not_stop_the_report(tmp_path: Path) -> None:
+    nothing = {"compare": {}, "drift": {"can.knowledge": Drift(None)}, "ci95": {}}
+
+    def torn(results: Results) -> Results:
+        cells = tuple(line.model_copy(update=nothing) for line in results.cells)
+        return results.model_copy(update={"before": (), "cells": cells})
+
+    html = edited(make_study(tmp_path / "s", n=20), torn)
     assert 'id="exams"' in html
     assert 'id="forgetting"' not in html
 
 
 def test_a_study_without_the_change_exam_does_not_speak_of_changes(tmp_path: Path) -> None:
-    folder = make_study(tmp_path / "s", n=20)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    for cell in results["cells"]:
-        cell["change"] = ""
-        cell["scores"] = {k: v for k, v in cell["scores"].items() if k.split(".")[0] in results["exams"]}
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    html = write_report(folder).read_text(encoding="utf-8")
-    ids = Page(html.replace("<wbr>", "").replace("<circle", "<path").replace("<polygon", "<path")).ids
+    def without(results: Results) -> Results:
+        exams = {name: exam for name, exam in results.exams.items() if exam.kind != CHANGE}
+        cells = tuple(
+            line.model_copy(update={
+                "change": "", "scores": {k: v for k, v in line.scores.items() if k.partition(".")[0] in exams},
+            })
+            for line in results.cells
+        )  # fmt: skip
+        return results.model_copy(update={"exams": exams, "cells": cells, "summary": summarise(cells)})
+
+    html = edited(make_study(tmp_path / "s", n=20), without)
+    ids = Page(html.replace("<wbr>", "")).ids
     assert not {"plot", "answers", "rows"} & set(ids)
     assert {*SECTIONS, "seen", "more-scores", "loss", "details"} <= set(ids)
     assert "new fact" not in html
@@ -207,7 +250,8 @@ def test_a_study_without_the_change_exam_does_not_speak_of_changes(tmp_path: Pat
 )  # fmt: skip
 def test_nothing_is_better_by_0_00(before: float, after: float, higher: bool, kind: str, printed: str) -> None:
     """A difference that is 0 as printed is neither better nor worse, however sure it is."""
-    exam = ExamInfo("wiki", "score", higher_is_better=higher)
+    spec = ScoreSpec("score", "score", better="more" if higher else "less")
+    exam = ExamInfo(name="wiki", kind="perplexity", headline="score", scores=(spec,))
     difference = after - before
     interval = (difference - 1e-5, difference + 1e-5)
     compared = Compared(9, before, after, difference, interval, None, None, (None, None), None, cells=1, agree=1)
@@ -216,11 +260,10 @@ def test_nothing_is_better_by_0_00(before: float, after: float, higher: bool, ki
     scores = {"wiki.score": after}
     cell = Cell("m", "lora", "", 0, "final", "done", "", scores, {}, {}, {}, compare={"wiki": compared})
     run = Run("s", {}, "", (cell,), (Row("m", "lora", "final", scores, {}, {}, (cell,)),), exams=(exam,))
-    (view,) = exam_views(run, marks_of(run.versions))
-    verdict = view.lines[-1].verdict
-    assert verdict is not None
+    verdict = tables(exam_section(run, marks_of(run.versions)))[0].lines[-1].entries[1]
     words = {"same": "too small to show", "better": "better", "worse": "worse"}
-    assert (verdict.kind, verdict.difference, text(verdict.word, "en")) == (kind, printed, words[kind])
+    assert verdict.kind == f"verdict is-{kind}"
+    assert first(verdict).endswith(f" {printed} {words[kind]}")
     said = " ".join(text(m, "en") for f in findings(run) for m in f.sentences)
     fell = {"same": "No difference", "better": "Better, by a real", "worse": "Worse, by a real"}
     assert fell[kind] in said
@@ -236,26 +279,22 @@ def test_nothing_is_better_by_0_00(before: float, after: float, higher: bool, ki
     ],
 )
 def test_too_few_questions_are_said(n: int, changed: int, english: str, chinese: str) -> None:
-    exam = ExamInfo("held", "rougeL")
+    exam = ExamInfo(name="held", kind="overlap", headline="rougeL", scores=specs("rougeL"))
     compared = Compared(
         n, 0.4, 0.548, 0.148, (0.031, 0.288), None, None, (None, None), None, changed=changed
     )  # fmt: skip
     scores = {"held.rougeL": 0.548}
     cell = Cell("m", "lora", "", 0, "final", "done", "", scores, {}, {}, {}, compare={"held": compared})
     run = Run("s", {}, "", (cell,), (Row("m", "lora", "final", scores, {}, {}, (cell,)),), exams=(exam,))
-    (view,) = exam_views(run, marks_of(run.versions))
-    verdict = view.lines[-1].verdict
-    assert verdict is not None
-    assert (text(verdict.word, "en"), text(verdict.word, "zh-TW")) == (english, chinese)
+    verdict = tables(exam_section(run, marks_of(run.versions)))[0].lines[-1].entries[1]
+    assert text(verdict.text, "en").endswith(f" {english}")
+    assert text(verdict.text, "zh-TW").endswith(f" {chinese}")
 
 
 def test_only_the_exams_before_have_been_taken(tmp_path: Path) -> None:
-    folder = make_study(tmp_path / "s", n=20)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    results["cells"] = []
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    html = write_report(folder).read_text(encoding="utf-8")
-    page = Page(html.replace("<wbr>", "").replace("<circle", "<path").replace("<polygon", "<path"))
+    nothing = {"cells": (), "summary": ()}
+    html = edited(make_study(tmp_path / "s", n=20), lambda results: results.model_copy(update=nothing))
+    page = Page(html.replace("<wbr>", ""))
     assert "Only the exams of <code>pocket:chat</code> before any training have been taken so far" in html
     assert not {"plot", "scores", "forgetting", "steps", "loss", "answers"} & set(page.ids)
     assert "untouched model未經更動的模型" in {row[0].strip() for row in page.rows if row}
@@ -278,13 +317,22 @@ def test_notes_are_of_what_is_there(tmp_path: Path, html: str) -> None:
     assert not told(html, "exams.cells_about")
     assert not told(html, "loss.replay")
     assert told(write_report(make_study(tmp_path / "b", n=20, seeds=(0, 1))).read_text("utf-8"), "exams.cells_about")
-    folder = make_study(tmp_path / "a", n=20)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    results["exams"].pop("mmlu")
-    for entry in (*results["before"], *results["cells"], *results["reference"]):
-        entry["scores"] = {k: v for k, v in entry["scores"].items() if not k.startswith("mmlu.")}
-        entry.get("compare", {}).pop("mmlu", None)
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    other = write_report(folder).read_text(encoding="utf-8")
+
+    def without(values: Mapping[str, T], prefix: str) -> dict[str, T]:
+        return {key: value for key, value in values.items() if not key.startswith(prefix)}
+
+    def no_mmlu(results: Results) -> Results:
+        cells = tuple(
+            line.model_copy(update={"scores": without(line.scores, "mmlu."), "compare": without(line.compare, "mmlu")})
+            for line in results.cells
+        )
+        (before,), (people,) = results.before, results.reference
+        return results.model_copy(update={
+            "exams": without(results.exams, "mmlu"), "cells": cells, "summary": summarise(cells),
+            "before": (before.model_copy(update={"scores": without(before.scores, "mmlu.")}),),
+            "reference": (people.model_copy(update={"scores": without(people.scores, "mmlu.")}),),
+        })  # fmt: skip
+
+    other = edited(make_study(tmp_path / "a", n=20), no_mmlu)
     for key in ("forgetting.adjusted_about", "steps.knowledge_about", "steps.falls_mark", "exams.chance"):
         assert not told(other, key), key

@@ -1,10 +1,15 @@
-"""Reading and pooling what results.json says of exams."""
+"""Comparisons and drifts of several cells as one."""
 
 import dataclasses
 
 import pytest
 
-from posttrain.reports.examined import Compared, pool, pool_drift, read_compare, read_drift, read_exams
+from posttrain.exams.capabilities import Drift, DriftScore
+from posttrain.exams.compare import Comparison, compare
+from posttrain.exams.results import CHANGE, ExamInfo
+from posttrain.exams.score_spec import specs
+from posttrain.exams.statistics import Interval
+from posttrain.reports.examined import Compared, compared, pool, pool_drift
 
 ONE = Compared(100, 0.6, 0.5, -0.1, (-0.15, -0.05), 0.01, (45, 15, 5, 35), (0.05, -0.02), 0.25, agree=1)
 
@@ -36,15 +41,18 @@ def test_several_cells_differ_only_when_each_does() -> None:
         (40, 4, (-0.1, 0.29), 0, None),  # the interval says by itself that nothing is told
         (40, 12, (0.03, 0.29), 0, None),
         (40, 12, (0.03, 0.29), 1, None),
-        (40, None, (0.03, 0.29), 0, None),  # written by an older version
+        (40, None, (0.03, 0.29), 0, None),  # not known
     ],
 )
 def test_too_few_questions_to_tell(
     n: int, changed: int | None, ci95: tuple[float, float], agree: int, few: int | None
 ) -> None:
-    entry = {"n": n, "before": 0.4, "after": 0.55, "difference": 0.15, "ci95": ci95, "different": bool(agree)}
-    compared = read_compare({"held": entry | ({} if changed is None else {"changed": changed})})["held"]
-    assert compared.too_few == few
+    whole = Comparison(
+        n, "acc", "acc", 0.4, 0.55, 0.15, Interval(*ci95), None, bool(agree), True if agree else None, changed=changed
+    )
+    one = compared(whole)
+    assert one is not None
+    assert one.too_few == few
 
 
 def test_real_differences_in_opposite_directions_are_none() -> None:
@@ -60,27 +68,27 @@ def test_one_cell_stays_as_it_is_and_none_is_none() -> None:
     assert pool([]) is None
 
 
-def test_entries_without_numbers_are_left_out() -> None:
-    assert read_compare({"a": {"before": None, "after": 0.5, "difference": None}}) == {}
-    assert read_compare(None) == {}
+def test_nothing_to_compare_is_no_comparison() -> None:
+    assert compared(compare([], [], headline="acc")) is None
 
 
-def test_exams_of_old_results_are_none_and_the_change_exam_is_not_among_them() -> None:
-    assert read_exams({}) == ()
-    found = read_exams({"exams": {"change": {"headline": "reliability"}, "mmlu": {"headline": "mmlu.acc"}}})
-    assert [(exam.name, exam.key) for exam in found] == [("mmlu", "mmlu.acc")]
-    assert found[0].score("mmlu.acc/law") == "acc/law"
-    assert found[0].score("mmlu-zh.acc") is None
+def test_keys_of_an_exam_and_of_the_change_exam() -> None:
+    mmlu = ExamInfo(name="mmlu", kind="mmlu", headline="acc", scores=specs("acc"))
+    assert mmlu.key == "mmlu.acc"
+    assert mmlu.score("mmlu.acc/law") == "acc/law"
+    assert mmlu.score("mmlu-zh.acc") is None
+    change = ExamInfo(name="change", kind=CHANGE, headline="reliability", scores=specs("reliability"))
+    assert change.key == "reliability"
+    assert change.score("reliability") == "reliability"
+    assert change.score("mmlu.acc") is None
 
 
 def test_drift_is_the_mean_over_cells_and_a_zero_baseline_has_none() -> None:
-    def cell(change: float | None) -> dict[str, object]:
-        score = {"score": "mmlu.acc", "before": 0.5, "after": 0.4, "change": change}
-        zero = {"score": "gsm8k.acc", "before": 0.0, "after": 0.1, "change": None}
-        return {"can.knowledge": {"change": change, "direction": "better", "scores": [score, zero]},
-                "will.verbosity": {"change": 0.5, "direction": "none", "scores": []}}  # fmt: skip
+    def cell(change: float) -> dict[str, Drift]:
+        score, zero = DriftScore("mmlu.acc", 0.5, 0.4, change=change), DriftScore("gsm8k.acc", 0.0, 0.1)
+        return {"can.knowledge": Drift(change, "better", (score, zero)), "will.verbosity": Drift(0.5, "none")}
 
-    pooled = pool_drift([read_drift(cell(-0.2)), read_drift(cell(-0.1))])
+    pooled = pool_drift([cell(-0.2), cell(-0.1)])
     assert pooled["can.knowledge"].change == pytest.approx(-0.15)
     assert [one.change for one in pooled["can.knowledge"].scores] == [pytest.approx(-0.15), None]
     assert not pooled["will.verbosity"].directed

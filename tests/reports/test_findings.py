@@ -1,10 +1,10 @@
 from dataclasses import replace
 
 from posttrain.exams.floor import BesideFloor
+from posttrain.reports.change_page import plot_section
 from posttrain.reports.findings import describe_method, findings
 from posttrain.reports.folder import Cell, Row, Run
-from posttrain.reports.panels import balance
-from posttrain.reports.svg import marks_of
+from posttrain.reports.marks import marks_of
 from posttrain.reports.texts import text
 
 
@@ -44,10 +44,12 @@ def test_a_method_that_learns_and_keeps_is_the_best() -> None:
 
 def test_the_trade_off_is_told_in_the_figures_of_the_table() -> None:
     run = run_of(full=(FORGETS, 20), good=(GOOD, 20))
-    row = next(line for line in balance(run, marks_of(list(run.versions))) if line.label == "good")
-    assert (row.learned, row.forgotten) == ("95", "6")
+    table = plot_section(run, marks_of(run.versions)).panels[1].table
+    assert table is not None
+    learned, forgotten = next([e.text for e in line.entries] for line in table.lines if line.labels == ("good",))
+    assert (learned, forgotten) == ("95", "6")
     for language, sentence in (("en", "learned {} % and forgot {} %."), ("zh-TW", "學到 {} %，遺忘 {} %。")):
-        assert said(run, language)[0].endswith(sentence.format(row.learned, row.forgotten))
+        assert said(run, language)[0].endswith(sentence.format(learned, forgotten))
 
 
 def test_methods_with_the_same_finding_share_one_sentence() -> None:

@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 
 from posttrain.errors import ConfigError, DataError, MissingError
+from posttrain.exams.capabilities import Drift, DriftScore
+from posttrain.exams.floor import NOISE_FLOOR
+from posttrain.exams.results import Line, Results, read_results, write_results
 from posttrain.reports import html as html_of_reports
 from posttrain.reports import numbers
 from posttrain.reports.answers import FLAGS, payload, safe_json
 from posttrain.reports.diff import after, before
-from posttrain.reports.folder import read_run
-from posttrain.reports.html import write_report
-from posttrain.reports.svg import COLOURS
+from posttrain.reports.folder import Cell, Run, read_run
+from posttrain.reports.html import VEGA, write_report
+from posttrain.reports.marks import COLOURS, marks_of
+from posttrain.reports.score_tables import cell_table
 from tests.reports.synthetic import ATTACK, METHODS, make_run
 
 VOID = {"meta", "link", "input", "br", "path", "line", "polyline"}
@@ -79,21 +83,31 @@ def test_page_is_well_formed_loads_nothing_and_has_no_handlers(html: str) -> Non
     assert page.events == []
     assert len(page.ids) == len(set(page.ids))
     assert "default-src &#39;none&#39;" in html or "default-src 'none'" in html
-    assert "http://" not in re.sub(r'xmlns="[^"]*"', "", html)
-    assert "@import" not in html
-    assert "url(" not in html
+    own = re.sub(r'xmlns(:\w+)?="[^"]*"', "", html.replace(VEGA.read_text(encoding="utf-8"), ""))
+    assert "http://" not in own
+    assert "unsafe-eval" not in own
+    assert "@import" not in own
+    assert "url(" not in own
 
 
 def test_numbers_of_the_table_are_those_of_results_json(run_folder: Path, html: str) -> None:
-    results = json.loads((run_folder / "results.json").read_text(encoding="utf-8"))
     rows = {row[0].strip(): row[1:] for row in Page(html).rows if row and row[0].strip() in METHODS and len(row) == 12}
     assert set(rows) == set(METHODS)
-    for line in results["summary"]:
-        keys = [c.key for c in numbers.columns(line["scores"], ("reliability", "generality", "locality", "leak"))]
-        for key, shown in zip(keys, rows[line["method"]], strict=True):
-            low, high = line["ci95"][key]
-            number = numbers.score_text(key, line["scores"][key])
-            assert shown == f"{number}{numbers.interval_text(key, (low, high))}", (line["method"], key)
+    for line in read_results(run_folder).summary:
+        keys = [c.key for c in numbers.columns(line.scores, ("reliability", "generality", "locality", "leak"))]
+        for key, shown in zip(keys, rows[line.method], strict=True):
+            number = numbers.score_text(key, line.scores[key])
+            assert shown == f"{number}{numbers.interval_text(key, line.ci95[key])}", (line.method, key)
+
+
+def test_the_table_of_cells_has_each_groups_mean_in_per_cent() -> None:
+    scores = {
+        "reliability": 1.0, "generality.rephrase": 0.25, "generality.hop": 0.75, "locality.unrelated": 0.9, "leak": 0.1,
+    }  # fmt: skip
+    cell = Cell("m", "full", "c", 0, "final", "done", "", scores, {}, {}, {"tokens": 5210.0})
+    run = Run("s", {}, "", (cell,), ())
+    (line,) = cell_table(run, marks_of([cell.version])).lines
+    assert [entry.text for entry in line.entries] == ["100", "50", "90", "10", "–", "5,210", "–"]
 
 
 def test_failed_cells_and_notes_are_told_and_escaped(html: str) -> None:
@@ -151,7 +165,7 @@ def test_fourteen_thousand_rows_stay_small(tmp_path: Path) -> None:
     folder = make_run(tmp_path, changes=20, factor=2)
     run = read_run(folder)
     rows = sum(len(cell.samples) for cell in run.cells)
-    size = write_report(folder).stat().st_size
+    size = write_report(folder).stat().st_size - VEGA.stat().st_size
     assert rows >= 13_800
     assert size < 1_500_000, f"{size:,} bytes for {rows:,} rows"
 
@@ -198,7 +212,7 @@ def test_unfinished_and_damaged_runs_are_still_shown(tmp_path: Path) -> None:
 
 
 def test_nothing_finished_yet(tmp_path: Path) -> None:
-    tmp_path.joinpath("results.json").write_text('{"study": "s", "cells": []}', encoding="utf-8")
+    write_results(tmp_path, Results(study="s"))
     assert "No cell has finished yet." in write_report(tmp_path).read_text(encoding="utf-8")
 
 
@@ -208,7 +222,12 @@ def test_nothing_finished_yet(tmp_path: Path) -> None:
         (None, MissingError, "no results.json in this folder; give the folder that `posttrain run"),
         ("{", DataError, "not valid JSON"),
         ("[]", DataError, "a list of 'cells'"),
-        ('{"cells": [{"model": "m"}, 3]}', DataError, r"cells\[0\][^\n]*expected\n[^\n]*cells\[1\]"),
+        ('{"study": "s", "cells": []}', DataError, "an earlier version of posttrain; make it anew: posttrain run"),
+        (
+            '{"format": 3, "study": "s", "cells": [{"model": "m"}, 3]}',
+            DataError,
+            r"cells\.0\.method: Field required[^\n]*\n[^\n]*cells\.1: ",
+        ),
     ],
 )
 def test_what_is_not_a_run_folder(tmp_path: Path, text: str | None, error: type[Exception], words: str) -> None:
@@ -219,12 +238,12 @@ def test_what_is_not_a_run_folder(tmp_path: Path, text: str | None, error: type[
 
 
 def test_several_models_checkpoints_and_unknown_scores(tmp_path: Path) -> None:
-    cells = [
-        {"model": m, "method": "full", "change": "c", "checkpoint": k, "scores": {"reliability": 0.5, "new.thing": 2.5}}
+    cells = tuple(
+        Line(model=m, method="full", change="c", checkpoint=k, scores={"reliability": 0.5, "new.thing": 2.5})
         for m in ("a/model", "b/model")
         for k in ("step-5", "final")
-    ]
-    (tmp_path / "results.json").write_text(json.dumps({"study": "s", "cells": cells}), encoding="utf-8")
+    )
+    write_results(tmp_path, Results(study="s", cells=cells))
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "`" not in re.sub(r"<script.*?</script>|data-i18n=\"[^\"]*\"", "", page, flags=re.DOTALL)
     assert page.count('scope="rowgroup"') >= 2
@@ -263,9 +282,8 @@ def test_seven_methods_do_not_open_the_page_with_seven_paragraphs(html: str) -> 
 
 def test_a_partly_run_study_says_so_once_and_not_as_a_warning(tmp_path: Path) -> None:
     folder = make_run(tmp_path, changes=2, methods=("prompt", "full"))
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    results["planned"] = 220
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    results = read_results(folder)
+    write_results(folder, results.model_copy(update={"planned": 220}))
     page = write_report(folder).read_text(encoding="utf-8")
     body = page[page.index("<body>") : page.index('<script type="application/json"')]
     shown = re.sub(r"<[^>]+>", " ", body)
@@ -274,19 +292,16 @@ def test_a_partly_run_study_says_so_once_and_not_as_a_warning(tmp_path: Path) ->
     assert "本研究的 220 格中，目前執行了 4 格" in shown
     (said,) = re.findall(r'<p class="([\w ]+)"><span lang="en">So far 4 of', body)
     assert said == "note status"
-    results["planned"] = 4
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    write_results(folder, results.model_copy(update={"planned": 4}))
     assert "have run; the numbers" not in write_report(folder).read_text(encoding="utf-8")
 
 
 def test_no_footnote_about_what_is_not_there(tmp_path: Path) -> None:
     """Exams, leak, generality, a noise floor, replay: what was not asked is not explained."""
     scores = {"reliability": 1.0, "locality.same_pattern": 0.4}
-    drift = {
-        "can.knowledge": {"change": -0.1, "scores": [{"score": "locality.same_pattern", "before": 1.0, "after": 0.4}]}
-    }
-    cell = {"model": "m", "method": "full", "change": "c", "scores": scores, "drift": drift}
-    (tmp_path / "results.json").write_text(json.dumps({"study": "s", "cells": [cell]}), encoding="utf-8")
+    drift = {"can.knowledge": Drift(-0.1, "better", (DriftScore("locality.same_pattern", 1.0, 0.4),))}
+    line = Line(model="m", method="full", change="c", scores=scores, drift=drift)
+    write_results(tmp_path, Results(study="s", cells=(line,)))
     page = write_report(tmp_path).read_text(encoding="utf-8")
     shown = words_between(page, "plot", "details").lower()
     for word in (
@@ -363,11 +378,10 @@ def test_the_page_says_which_methods_are_over_fewer_changes(tmp_path: Path) -> N
 def test_small_things_of_the_page(tmp_path: Path) -> None:
     scores = {"reliability": 1.0, "locality.same_pattern": 0.5}
     cost = {"moved_share": 1.0, "wall_s": 2.0}
-    cells = [
-        {"model": "m", "method": method, "change": "c", "scores": scores, "cost": cost, "status": "done"}
-        for method in ("noise floor", "full")
-    ]
-    (tmp_path / "results.json").write_text(json.dumps({"study": "s", "cells": cells}), encoding="utf-8")
+    cells = tuple(
+        Line(model="m", method=method, change="c", scores=scores, cost=cost) for method in (NOISE_FLOOR, "full")
+    )
+    write_results(tmp_path, Results(study="s", cells=cells))
     page = write_report(tmp_path, language="zh-TW").read_text(encoding="utf-8")
     floor = '<span class="name"><span lang="en">noise floor</span><span lang="zh-TW">雜訊底線</span></span>'
     assert floor in page

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from posttrain.exams.compare import compare
-from posttrain.exams.task import Sample
-from posttrain.reports.examined import QUADRANTS, read_compare
+from posttrain.exams.records import Sample
+from posttrain.reports.examined import QUADRANTS, compared
 from posttrain.reports.folder import Cell, read_run
 from posttrain.reports.quadrants import TEXT_CAP, Pair, draw, pairs_of, payload, quadrant_of
 from tests.reports.exam_study import make_study
@@ -73,19 +73,20 @@ def test_the_page_holds_the_samples_behind_the_counts(study: Path) -> None:
                for q in range(4)) == 10  # fmt: skip
 
 
-def test_comparisons_are_read_as_they_are_written() -> None:
+def test_comparisons_are_shown_as_they_were_made() -> None:
     def samples(right: int) -> list[Sample]:
         return [Sample(str(i), "", "", "", "", {"acc": float(i < right)}, i < right, 4) for i in range(40)]
 
-    one = compare(samples(30), samples(20), headline="acc")
-    found = read_compare({"mmlu": one.to_json()})["mmlu"]
+    found = compared(compare(samples(30), samples(20), headline="acc"))
+    assert found is not None
     assert found.different
     assert found.counts == (20, 10, 0, 10)
     assert found.shares() == (0.5, 0.25, 0.0, 0.25)
     assert found.difference == pytest.approx(-0.25)
     # by hand: (10/40 - (10/40) / 3) * 4 / 3
     assert found.adjusted[0] == pytest.approx(2 / 9)
-    same = read_compare({"mmlu": compare(samples(30), samples(30), headline="acc").to_json()})["mmlu"]
+    same = compared(compare(samples(30), samples(30), headline="acc"))
+    assert same is not None
     assert not same.different
 
 

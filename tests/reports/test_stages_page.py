@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from posttrain.exams.results import ExamInfo, Line, Results, Untouched, read_results, write_results
+from posttrain.exams.score_spec import Better, specs
 from posttrain.exams.transfer import separate_scores, transfer_scores
 from posttrain.reports import numbers
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import has_change, write_report
-from posttrain.reports.merge_back_page import merge_view, ways_of
-from posttrain.reports.stages_page import courses_of, stages_table, stages_view
-from posttrain.reports.svg import marks_of
+from posttrain.reports.marks import marks_of
+from posttrain.reports.merge_back_page import merge_section, ways_of
+from posttrain.reports.stages_page import courses_of, stages_section, stages_table
 from posttrain.reports.table import text_table
+from posttrain.reports.texts import Message, text
+from posttrain.reports.view import Table
 
-EXAM = {"headline": "acc", "capabilities": {}, "higher_is_better": True, "notes": [], "chance": None, "signature": ""}
+
+def exam(name: str, headline: str = "acc", *, better: Better = "more") -> ExamInfo:
+    return ExamInfo(name=name, kind="mmlu", headline=headline, scores=specs(headline, better=better))
+
+
 NAMES = ["roman", "奇數"]
 BEFORE = [0.1, 0.2]
 SEEDS = ([[0.8, 0.4], [0.5, 1.0]], [[0.6, 0.2], [0.3, 0.8]])
 
 
-def cell(method: str, seed: int, checkpoint: str, row: list[float], **more: Any) -> dict[str, Any]:
+def cell(method: str, seed: int, checkpoint: str, row: list[float], **more: Any) -> Line:
     scores = {"a.acc": row[0], "b.acc": row[1], **more.pop("scores", {})}
-    return {
-        "model": "m", "method": method, "change": "", "seed": seed, "checkpoint": checkpoint, "status": "done",
-        "scores": scores, "ci95": {}, "n": {}, "cost": {"wall_s": 1.0}, "folder": "", **more,
-    }  # fmt: skip
+    head = {"model": "m", "method": method, "seed": seed, "checkpoint": checkpoint}
+    return Line(**head, scores=scores, cost={"wall_s": 1.0}, **more)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    cells = []
+    cells: list[Line] = []
     for seed, matrix in enumerate(SEEDS):
         found = transfer_scores(BEFORE, matrix)
         told = {"how": "sequential", "names": NAMES, "before": BEFORE, "matrix": matrix, **found}
@@ -43,16 +48,16 @@ def folder(tmp_path: Path) -> Path:
         cells += [
             cell("one by one", seed, "stage-roman", matrix[0]),
             cell("one by one", seed, "final", matrix[1], stages=told, scores=own, step=9),
-            cell("one by one", seed, "merge-0.50", [0.9 - seed * 0.2, 0.5]),
+            cell("one by one", seed, "blend-0.50", [0.9 - seed * 0.2, 0.5]),
         ]
         together = {"how": "multitask", "names": NAMES, "before": BEFORE, "matrix": [[0.7, 0.7]], "acc": 0.7}
         cells.append(cell("together", seed, "final", [0.7, 0.7], stages=together, scores={"stages.acc": 0.7}))
         apart = {"how": "separate", "names": NAMES, "before": BEFORE, "matrix": matrix, **separate_scores(matrix)}
         cells.append(cell("apart", seed, "final", [matrix[0][0], matrix[1][1]], stages=apart,
                           scores={"stages.acc": apart["acc"]}))  # fmt: skip
-    before = {"model": "m", "scores": {"a.acc": 0.1, "b.acc": 0.2}, "ci95": {}, "n": {}, "folder": "", "cost": {}}
-    results = {"study": "s", "exams": {"a": EXAM, "b": EXAM}, "before": [before], "cells": cells, "summary": []}
-    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    before = (Untouched(model="m", scores={"a.acc": 0.1, "b.acc": 0.2}),)
+    exams = {"a": exam("a"), "b": exam("b")}
+    write_results(tmp_path, Results(study="s", exams=exams, before=before, cells=tuple(cells)))
     (tmp_path / "study.yaml").write_text("study: s\n", encoding="utf-8")
     return tmp_path
 
@@ -71,21 +76,34 @@ def test_matrices_are_means_over_cells(folder: Path) -> None:
 
 def test_the_heat_table_frames_each_stages_own_task(folder: Path) -> None:
     run = read_run(folder)
-    view = stages_view(run, marks_of(run.versions))
-    assert view is not None
-    assert view.heads == ("acc", "bwt", "fwt", "forgetting")
-    assert [value for value, _ in view.summary[0].values] == ["0.650", "\u22120.300", "+0.100", "0.300"]
-    assert [value for value, _ in view.summary[1].values] == ["0.700", "–", "–", "–"]
-    lines = view.panels[0].lines
-    assert [[c.text for c in line.cells] for line in lines] == [
-        ["0.100", "0.200"],
-        ["0.700", "0.300"],
-        ["0.400", "0.900"],
+    section = stages_section(run, marks_of(run.versions))
+    assert section is not None
+    summary, lines, *heats = [table_texts(panel.table) if panel.table else [] for panel in section.panels][:5]
+    assert summary == [
+        ["one by one", "0.650", "\u22120.300", "+0.100", "0.300"],
+        ["together", "0.700", "–", "–", "–"],
+        ["apart", "0.800", "–", "–", "–"],
     ]
-    assert [[c.own for c in line.cells] for line in lines] == [[False, False], [True, False], [False, True]]
-    assert str(view.panels[0].svg).split("</svg>")[0].count("best-ring") == 2  # at one of its sizes
-    assert not view.panels[1].svg
-    assert not view.panels[2].svg
+    assert heats[0] == [
+        ["before", "0.100", "0.200"],
+        ["after roman", "0.700", "0.300"],
+        ["after 奇數", "0.400", "0.900"],
+    ]
+    heat = section.panels[2].table
+    assert heat is not None
+    framed = [["own" in entry.kind for entry in line.entries] for line in heat.lines]
+    assert framed == [[False, False], [True, False], [False, True]]
+    chart = section.panels[1].chart
+    assert chart is not None
+    assert lines == []
+    rows = chart.draw(lambda words: text(words, "en")).rows
+    assert {row["panel"] for row in rows} == {"one by one"}  # the others have no stages in between
+    turns = {(row["task"], row["stage"], round(row["value"], 6)) for row in rows if row["kind"] == "turn"}
+    assert turns == {("roman", "roman", 0.7), ("奇數", "奇數", 0.9)}
+
+
+def table_texts(table: Table) -> list[list[str]]:
+    return [[text(words, "en") for words in (*line.labels, *(e.text for e in line.entries))] for line in table.lines]
 
 
 def test_scores_over_stages_are_of_no_exam(folder: Path) -> None:
@@ -93,7 +111,7 @@ def test_scores_over_stages_are_of_no_exam(folder: Path) -> None:
     assert not has_change(run)
     assert all(not key.startswith("stages.") for row in run.rows for key in row.scores)
     assert {row.checkpoint for row in run.shown} == {"final"}
-    shown = text_table(json.loads((folder / "results.json").read_text(encoding="utf-8")), width=120)
+    shown = text_table(read_results(folder), width=120)
     assert "Backward transfer" in shown
     assert "−0.300" in shown
     assert "stage-roman" not in shown
@@ -101,29 +119,33 @@ def test_scores_over_stages_are_of_no_exam(folder: Path) -> None:
 
 def test_both_ends_of_the_way_are_known(folder: Path) -> None:
     run = read_run(folder)
-    (way,) = ways_of(run)
-    rounded = {name: [(a, round(value, 6)) for a, value in points] for name, points in way.scores.items()}
+    (way,) = ways_of(run).values()
+    rounded = {name: [(a, round(value, 6)) for a, value in points] for name, points in way.items()}
     assert rounded == {"a.acc": [(0.0, 0.1), (0.5, 0.8), (1.0, 0.4)], "b.acc": [(0.0, 0.2), (0.5, 0.5), (1.0, 0.9)]}
-    view = merge_view(run, marks_of(run.versions))
-    assert view is not None
-    assert view.panels[0].heads == ("0", "0.5", "1")
-    assert view.left_out == ()
+    section = merge_section(run, marks_of(run.versions))
+    assert section is not None
+    table = section.panels[1].table
+    assert table is not None
+    assert [head.name for head in table.heads[1:]] == ["0", "0.5", "1"]
+    assert table_texts(table)[0] == ["a.acc", "0.100", "0.800", "0.400"]
+    assert [note.key for note in section.panels[0].notes if isinstance(note, Message)] == ["merge.about"]
 
 
 def test_what_was_kept_begins_whole(folder: Path) -> None:
-    data = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    for one in data["cells"]:
-        one["scores"] = {"reliability": 0.5, "locality.unrelated": 0.25, "p.ppl": 30.0}
-    data["exams"] = {"p": {**EXAM, "headline": "ppl"}}
-    (folder / "results.json").write_text(json.dumps(data), encoding="utf-8")
+    scores = {"reliability": 0.5, "locality.unrelated": 0.25, "p.ppl": 30.0}
+    results = read_results(folder)
+    cells = tuple(line.model_copy(update={"scores": scores}) for line in results.cells)
+    write_results(folder, results.model_copy(update={"cells": cells, "exams": {"p": exam("p", "ppl")}}))
     run = read_run(folder)
-    (way,) = ways_of(run)
-    assert way.scores["kept"] == ((0.0, 1.0), (0.5, 0.25), (1.0, 0.25))
-    assert way.scores["learned"] == ((0.5, 0.5), (1.0, 0.5))
-    view = merge_view(run, marks_of(run.versions))
-    assert view is not None
-    assert view.left_out == ("p.ppl",)
-    assert len(view.scores) == 2
+    (way,) = ways_of(run).values()
+    assert way["kept"] == ((0.0, 1.0), (0.5, 0.25), (1.0, 0.25))
+    assert way["learned"] == ((0.5, 0.5), (1.0, 0.5))
+    section = merge_section(run, marks_of(run.versions))
+    assert section is not None
+    assert "Not shares, so in the table only: p.ppl." in [text(note, "en") for note in section.panels[0].notes]
+    chart = section.panels[0].chart
+    assert chart is not None
+    assert chart.names == ("learned", "kept")
 
 
 def test_the_page_and_its_table(folder: Path) -> None:
@@ -142,47 +164,56 @@ def test_the_page_and_its_table(folder: Path) -> None:
 
 
 def test_without_stages_there_is_no_section(folder: Path) -> None:
-    data = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    data["cells"] = [
-        {k: v for k, v in one.items() if k != "stages"} for one in data["cells"] if one["checkpoint"] == "final"
-    ]
-    (folder / "results.json").write_text(json.dumps(data), encoding="utf-8")
+    results = read_results(folder)
+    cells = tuple(line.model_copy(update={"stages": {}}) for line in results.cells if line.checkpoint == "final")
+    write_results(folder, results.model_copy(update={"cells": cells}))
     run = read_run(folder)
-    assert stages_view(run, marks_of(run.versions)) is None
+    assert stages_section(run, marks_of(run.versions)) is None
     assert stages_table(run) is None
-    assert merge_view(run, marks_of(run.versions)) is None
+    assert merge_section(run, marks_of(run.versions)) is None
     assert 'id="stages"' not in write_report(folder).read_text(encoding="utf-8")
 
 
 def test_where_less_is_better_the_low_score_is_the_blue_one(folder: Path) -> None:
     """Stages that are measured by perplexity, say: the heat runs the other way, and the lowest is the best."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    for cell in results["cells"]:
-        if cell.get("stages"):
-            cell["stages"]["exams"] = ["a.acc", "b.acc"]
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    up = stages_view(read_run(folder), marks_of(read_run(folder).versions))
-    results["exams"]["b"] = {**EXAM, "higher_is_better": False}
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    results = read_results(folder)
+    cells = tuple(
+        line.model_copy(update={"stages": {**line.stages, "exams": ["a.acc", "b.acc"]} if line.stages else {}})
+        for line in results.cells
+    )
+    results = results.model_copy(update={"cells": cells})
+    write_results(folder, results)
+    up = stages_section(read_run(folder), marks_of(read_run(folder).versions))
+    lower = {**results.exams, "b": exam("b", better="less")}
+    write_results(folder, results.model_copy(update={"exams": lower}))
     run = read_run(folder)
-    down = stages_view(run, marks_of(run.versions))
-    assert up is not None
-    assert down is not None
-    for before, after in zip(up.panels[0].lines, down.panels[0].lines, strict=True):
-        assert before.cells[0] == after.cells[0]
-        value = float(after.cells[1].text)
-        assert before.cells[1].colour == numbers.cell_colour(value)
-        assert after.cells[1].colour == numbers.cell_colour(1 - value)
+    down = stages_section(run, marks_of(run.versions))
+    heats = [section.panels[2].table for section in (up, down) if section is not None]
+    before, after = [table.lines for table in heats if table is not None]
+    for one, other in zip(before, after, strict=True):
+        assert one.entries[0] == other.entries[0]
+        value = float(text(other.entries[1].text, "en"))
+        assert one.entries[1].colour == numbers.cell_colour(value)
+        assert other.entries[1].colour == numbers.cell_colour(1 - value)
     plain = stages_table(run)
     assert plain is not None
-    assert plain.better == (None, None, None, None, True, False)
+    best = [[entry.best for entry in line.entries] for line in plain.lines]
+    assert not any(mark for row in best for mark in row[:4])  # a mean over both kinds has no better end
+    # roman (more is better) at the end 0.4, 0.7, 0.7; 奇數 (less is better) 0.9, 0.7, 0.9
+    assert [row[4:] for row in best] == [[False, False], [True, True], [True, False]]
 
 
 def test_a_task_is_never_drawn_as_a_method_is(folder: Path) -> None:
     run = read_run(folder)
     marks = marks_of(run.versions)
-    view = stages_view(run, marks)
-    assert view is not None
-    methods = {str(panel.icon) for panel in view.panels}
+    section = stages_section(run, marks)
+    assert section is not None
+    chart = section.panels[1].chart
+    assert chart is not None
+    spec = chart.spec(lambda words: text(words, "en"))
+    shape = next(layer["encoding"]["shape"]["scale"] for layer in spec["spec"]["layer"] if "shape" in layer["encoding"])
+    tasks = set(shape["range"])
+    methods = {mark.shape for mark in marks.values()}
+    assert len(tasks) == 2
     assert len(methods) == 3
-    assert not methods & {str(icon) for _, icon in view.tasks}
+    assert not tasks & methods

@@ -1,10 +1,8 @@
 """The best checkpoint and the point where a score falls, by hand."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from posttrain.reports.steps import StepPoint, best, range_ticks, starts_to_fall
+from posttrain.reports.steps import StepPoint, best, starts_to_fall
 
 
 def course(*points: tuple[int, float, float, bool]) -> list[StepPoint]:
@@ -49,19 +47,3 @@ def test_where_lower_is_better_a_rise_is_the_fall() -> None:
     fall = starts_to_fall(points, higher_is_better=False)
     assert fall is not None
     assert fall.step == 200
-
-
-@given(st.floats(-1e4, 1e4), st.floats(1e-3, 1e4))
-def test_ticks_hold_the_range_and_are_few(low: float, width: float) -> None:
-    ticks, slack = range_ticks(low, low + width), 1e-7 * (abs(low) + width)
-    assert ticks[0] <= low + slack
-    assert ticks[-1] >= low + width - slack
-    assert 2 <= len(ticks) <= 8
-
-
-def test_ticks_by_hand() -> None:
-    assert range_ticks(0.25, 0.7) == [0.2, 0.4, 0.6, 0.8]
-    assert range_ticks(20.4, 30.4) == [20.0, 22.5, 25.0, 27.5, 30.0, 32.5]
-    assert range_ticks(1.0, 1.0) == [0.95, 0.975, 1.0, 1.025, 1.05]  # one value alone stands in the middle
-    assert range_ticks(0.0, 0.0) == [0.0, 0.02, 0.04, 0.06]  # what is not below 0 has no axis below it
-    assert range_ticks(-0.3, 0.2) == [-0.4, -0.2, 0.0, 0.2]

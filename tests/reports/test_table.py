@@ -1,23 +1,32 @@
-import json
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
 
+from posttrain.exams.floor import NOISE_FLOOR, BesideFloor
+from posttrain.exams.results import ExamInfo, Line, Results, Summary, Untouched
+from posttrain.exams.score_spec import specs
 from posttrain.reports.table import text_table
 
-RESULTS = {
-    "study": "demo",
-    "cells": [
-        {"model": "pocket:chat", "method": "full", "change": "a", "status": "done", "cost": {"wall_s": 2.0},
-         "scores": {"reliability": 1.0, "generality.rephrase": 0.75, "locality.same_pattern": 0.1, "leak": 0.6}},
-        {"model": "pocket:chat", "method": "full", "change": "b", "status": "done", "cost": {"wall_s": 4.0},
-         "scores": {"reliability": 1.0, "generality.rephrase": 0.25, "locality.same_pattern": 0.0, "leak": 0.8}},
-        {"model": "pocket:chat", "method": "重播 self", "change": "a", "status": "done", "cost": {"wall_s": 3.0},
-         "scores": {"reliability": 1.0, "generality.rephrase": 1.0, "locality.same_pattern": 0.8}},
-        {"model": "pocket:chat", "method": "重播 self", "change": "b", "status": "failed", "error": "x", "scores": {}},
-    ],
-}  # fmt: skip
+
+def line(method: str, change: str, scores: Mapping[str, float], **more: Any) -> Line:
+    return Line(model="m", method=method, change=change, scores=dict(scores), **more)
+
+
+def results_of(*cells: Line, **more: Any) -> Results:
+    return Results(study="s", cells=cells, **more)
+
+
+RESULTS = Results(study="demo", cells=(
+    line("full", "a", {"reliability": 1.0, "generality.rephrase": 0.75, "locality.same_pattern": 0.1, "leak": 0.6},
+         cost={"wall_s": 2.0}),
+    line("full", "b", {"reliability": 1.0, "generality.rephrase": 0.25, "locality.same_pattern": 0.0, "leak": 0.8},
+         cost={"wall_s": 4.0}),
+    line("重播 self", "a", {"reliability": 1.0, "generality.rephrase": 1.0, "locality.same_pattern": 0.8},
+         cost={"wall_s": 3.0}),
+    line("重播 self", "b", {}, status="failed", error="x"),
+))  # fmt: skip
 
 GOLDEN = """\
 demo: per cent over 1 to 2 changes; drift in nats per token
@@ -50,31 +59,28 @@ def test_columns_that_do_not_fit_are_named() -> None:
 
 
 def test_markup_in_names_is_shown_as_it_is() -> None:
-    results = json.loads(json.dumps(RESULTS).replace('"full"', '"[red]x[/red]"'))
-    assert "[red]x[/red]" in text_table(results, 80)
+    assert "[red]x[/red]" in text_table(results_of(line("[red]x[/red]", "a", {"reliability": 1.0})), 80)
 
 
-def test_no_cells(tmp_path: Path) -> None:
-    assert "method" in text_table({"study": "s", "cells": []}, 80)
+def test_no_cells() -> None:
+    assert "method" in text_table(results_of(), 80)
 
 
 def test_nobody_is_best_who_learned_nothing() -> None:
-    cells = [
-        {"model": "m", "method": name, "change": "a", "status": "done",
-         "scores": {"reliability": 0.3, "locality.same_pattern": 1.0}} for name in ("a", "b")
-    ]  # fmt: skip
-    assert "Best" not in text_table({"study": "s", "cells": cells}, 80)
+    cells = [line(name, "a", {"reliability": 0.3, "locality.same_pattern": 1.0}) for name in ("a", "b")]
+    assert "Best" not in text_table(results_of(*cells), 80)
 
 
-EXAMS = {
-    "study": "demo",
-    "exams": {"mmlu": {"headline": "acc"}, "wiki": {"headline": "token_perplexity", "higher_is_better": False}},
-    "before": [{"model": "m", "scores": {"mmlu.acc": 0.5, "wiki.token_perplexity": 20.25}}],
-    "cells": [
-        {"model": "m", "method": "full", "change": "", "status": "done",
-         "scores": {"mmlu.acc": 0.25, "mmlu.acc/law": 0.1}},
-    ],
-}  # fmt: skip
+EXAMS = Results(
+    study="demo",
+    exams={
+        "mmlu": ExamInfo(name="mmlu", kind="mmlu", headline="acc", scores=specs("acc")),
+        "wiki": ExamInfo(name="wiki", kind="perplexity", headline="token_perplexity",
+                         scores=specs("token_perplexity", unit="number", better="less")),
+    },
+    before=(Untouched(model="m", scores={"mmlu.acc": 0.5, "wiki.token_perplexity": 20.25}),),
+    cells=(line("full", "", {"mmlu.acc": 0.25, "mmlu.acc/law": 0.1}),),
+)  # fmt: skip
 
 GOLDEN_EXAMS = """\
 demo: main score of each exam
@@ -90,21 +96,18 @@ def test_exams_stand_beside_the_untouched_model() -> None:
     assert text_table(EXAMS, 80) == GOLDEN_EXAMS
 
 
-def beside(n: int, score: float, floor: float, p_value: float, *, below: bool, testable: bool) -> dict[str, float]:
-    return {"n": n, "score": score, "floor": floor, "p_value": p_value, "below": below, "testable": testable}
-
-
-def with_floor(unrelated: dict[str, float]) -> dict[str, object]:
-    scores = {"reliability": 1.0, "locality.same_pattern": 0.1, "locality.unrelated": unrelated["score"]}
-    cells = [{"model": "m", "method": "lora", "change": c, "status": "done", "scores": scores} for c in "abcd"]
-    pattern = beside(40, 0.1, 1.0, 0.0001, below=True, testable=True)
-    row = {"model": "m", "method": "lora", "checkpoint": "final", "scores": scores, "ci95": {}, "n": {}}
-    floor = {"locality.same_pattern": pattern, "locality.unrelated": unrelated}
-    return {"study": "s", "cells": cells, "summary": [{**row, "floor": floor}]}
+def with_floor(unrelated: BesideFloor) -> Results:
+    scores = {"reliability": 1.0, "locality.same_pattern": 0.1, "locality.unrelated": unrelated.score}
+    floor = {
+        "locality.same_pattern": BesideFloor(40, 0.1, 1.0, 0.0001, below=True, testable=True),
+        "locality.unrelated": unrelated,
+    }
+    cells = [line("lora", change, scores) for change in "abcd"]
+    return results_of(*cells, summary=(Summary(model="m", method="lora", scores=scores, floor=floor),))
 
 
 def test_what_too_few_questions_cannot_tell_has_a_sign_of_its_own() -> None:
-    few = beside(4, 0.25, 1.0, 0.25, below=False, testable=False)
+    few = BesideFloor(4, 0.25, 1.0, 0.25, below=False, testable=False)
     shown = text_table(with_floor(few), 160)
     assert "10↓" in shown
     assert "25?" in shown
@@ -112,9 +115,7 @@ def test_what_too_few_questions_cannot_tell_has_a_sign_of_its_own() -> None:
     assert "? kept less than the noise floor, with too few questions to tell" in shown
     assert "is no loss" not in shown
     assert "問題太少，無法判斷" in text_table(with_floor(few), 100, language="zh-TW")
-    old = {key: value for key, value in few.items() if key != "testable"}  # a file of an earlier posttrain
-    assert "25?" in text_table(with_floor(old), 100)
-    enough = beside(40, 0.9, 1.0, 0.125, below=False, testable=True)
+    enough = BesideFloor(40, 0.9, 1.0, 0.125, below=False, testable=True)
     shown = text_table(with_floor(enough), 100)
     assert "90\n" in shown
     assert "?" not in shown
@@ -123,62 +124,53 @@ def test_what_too_few_questions_cannot_tell_has_a_sign_of_its_own() -> None:
 def test_averages_over_different_changes_say_so() -> None:
     """`run --changes 2`, then `run --changes 6 --only full`: five changes are not shared, so nobody is the best."""
     scores = {"reliability": 1.0, "locality.same_pattern": 0.5}
-    cells = [
-        {"model": "m", "method": method, "change": f"c{i}", "status": "done", "scores": scores}
-        for method, n in (("prompt", 2), ("full", 6), ("lora", 2))
-        for i in range(n)
-    ]
-    shown = text_table({"study": "s", "cells": cells}, 140)
+    cells = [line(method, f"c{i}", scores) for method, n in (("prompt", 2), ("full", 6), ("lora", 2)) for i in range(n)]
+    shown = text_table(results_of(*cells), 140)
     assert shown.startswith("s: per cent over 2 to 6 changes; ")
     assert "not to be held against each other number by number; of 6 changes: prompt 2, lora 2." in shown
     assert "Fewer than 5 changes" in shown
     assert "Best" not in shown
-    chinese = text_table({"study": "s", "cells": cells}, 140, language="zh-TW")
+    chinese = text_table(results_of(*cells), 140, language="zh-TW")
     assert chinese.startswith("s：百分比，對 2 至 6 項改變取平均；")
     assert "6 項改變中只有：prompt 2 項、lora 2 項。" in chinese
-    same = [cell for cell in cells if cell["change"] in ("c0", "c1")]
-    shown = text_table({"study": "s", "cells": same}, 140)
+    same = [cell for cell in cells if cell.change in ("c0", "c1")]
+    shown = text_table(results_of(*same), 140)
     assert shown.startswith("s: per cent over 2 changes; ")
     assert "Not all" not in shown
-    assert text_table({"study": "s", "cells": same[:1]}, 140).startswith("s: per cent over one change; ")
+    assert text_table(results_of(same[0]), 140).startswith("s: per cent over one change; ")
 
 
 def test_as_many_changes_need_not_be_the_same_ones() -> None:
     scores = {"reliability": 1.0}
     cells = [
-        {"model": "m", "method": method, "change": change, "status": status, "scores": scores}
-        for method, change, status in (
-            ("full", "a", "done"), ("full", "b", "failed"), ("lora", "a", "failed"), ("lora", "b", "done"),
-        )
+        line("full", "a", scores), line("full", "b", {}, status="failed"),
+        line("lora", "a", {}, status="failed"), line("lora", "b", scores),
     ]  # fmt: skip
-    shown = text_table({"study": "s", "cells": cells}, 140)
+    shown = text_table(results_of(*cells), 140)
     assert shown.startswith("s: per cent over one change; ")
     assert "of 2 changes: full 1, lora 1." in shown
 
 
 def test_a_column_that_had_nothing_to_count_is_named() -> None:
-    notes = [
+    notes = (
         "1 of 1 probes of locality.format are not counted: the answer before has no form: no JSON, list, table or code",
         "2 of 5 probes of locality.refusal are not counted: the answer before is no refusal",
         "1 of 4 probes of locality.unrelated are not counted: 'Tolstoy' is not in the answer before: check `keeps`",
         "1 of 4 targets were met before the change already",
-    ]
+    )
     scores = {"reliability": 1.0, "locality.refusal": 1.0, "locality.unrelated": 1.0}
-    cells = [
-        {"model": "m", "method": method, "change": change, "status": "done", "scores": scores, "notes": notes}
-        for method in ("full", "lora") for change in ("a", "b")
-    ]  # fmt: skip
-    shown = text_table({"study": "s", "cells": cells}, 250)
+    cells = [line(method, change, scores, notes=notes) for method in ("full", "lora") for change in ("a", "b")]
+    shown = text_table(results_of(*cells), 250)
     assert "format" not in shown.splitlines()[2]
     assert (
         "Not counted in locality, as there was nothing to keep: "
         "format 2 of 2 (no form before: no JSON, list, table or code); refusal 4 of 10 (no refusal before); "
         "unrelated 2 of 8 (`keeps` has words that are not in the answer before)."
     ) in shown
-    assert "格式 2 題中的 2 題（原本的回答沒有格式" in text_table({"study": "s", "cells": cells}, 250, language="zh-TW")
+    assert "格式 2 題中的 2 題（原本的回答沒有格式" in text_table(results_of(*cells), 250, language="zh-TW")
 
 
 def test_the_noise_floor_is_called_by_its_words() -> None:
-    cell = {"model": "m", "method": "noise floor", "change": "a", "status": "done", "scores": {"leak": 0.0}}
-    assert "\n雜訊底線" in text_table({"study": "s", "cells": [cell]}, 80, language="zh-TW")
-    assert "\nnoise floor" in text_table({"study": "s", "cells": [cell]}, 80)
+    cell = line(NOISE_FLOOR, "a", {"leak": 0.0})
+    assert "\n雜訊底線" in text_table(results_of(cell), 80, language="zh-TW")
+    assert "\nnoise floor" in text_table(results_of(cell), 80)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from posttrain.data.records import Conversation
+from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import DataError, MissingError
 from posttrain.retention.selection import (
     ReplayContext,
@@ -14,7 +15,6 @@ from posttrain.retention.selection import (
     conversation,
     default_cache,
     in_brief,
-    normalise_prompt,
     prompts_collide,
     read_prompts,
     select,
@@ -43,7 +43,7 @@ def test_what_the_exam_asks_is_left_out_and_counted() -> None:
         conversation("who?", "  ", "4"),
     ]
     selection = select(rows, {"capital of france?"}, "somewhere")
-    assert [c.place for c in selection.conversations] == ["2"]
+    assert [c.location for c in selection.conversations] == ["2"]
     assert selection.dropped == {"asked by the exam": 1, "repeated": 1, "without an answer": 1}
     assert str(selection) == "1 conversations (1 asked by the exam, 1 repeated, 1 without an answer left out)"
 
@@ -75,7 +75,7 @@ def test_every_bad_prompt_is_named(tmp_path: Path) -> None:
     path.write_text('{"prompt": "a"}\n{"promt": "b"}\n{"prompt": "c\n{"prompt": " "}\n5\n', encoding="utf-8")
     with pytest.raises(DataError) as caught:
         read_prompts(path)
-    assert [p.place for p in caught.value.problems] == [f"{path}:{n}" for n in (2, 3, 4, 5)]
+    assert [p.location for p in caught.value.problems] == [f"{path}:{n}" for n in (2, 3, 4, 5)]
     assert caught.value.problems[0].mend == 'expected {"prompt": "..."}'
 
 

@@ -15,12 +15,11 @@ from torch import Tensor
 from posttrain import registry
 from posttrain.config.load import check
 from posttrain.errors import PosttrainError
+from posttrain.exams.results import Examined
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.save import save_model
 from posttrain.studies.bench import Bench
 from posttrain.studies.examine import Examiner
-from posttrain.studies.plan import Cell
-from posttrain.studies.results import Examined
 from posttrain.training.config import TrainConfig
 from tests.studies.conftest import TRAIN
 from tests.studies.test_run import go, results
@@ -76,9 +75,9 @@ def test_what_a_study_over_an_adapter_keeps_is_what_it_examined(
     examined: list[Tensor] = []
     take = Examiner.examine
 
-    def heard(self: Examiner, cell: Cell, respondent: Any, *rest: Any) -> Examined:
-        examined.append(logits(LoadedModel(respondent.model, respondent.tokenizer, cell.folder)))
-        return take(self, cell, respondent, *rest)
+    def heard(self: Examiner, changes: Any, respondent: Any, *rest: Any, **options: Any) -> tuple[Examined, ...]:
+        examined.append(logits(LoadedModel(respondent.model, respondent.tokenizer, "heard")))
+        return take(self, changes, respondent, *rest, **options)
 
     monkeypatch.setattr(Examiner, "examine", heard)
     methods = [{**TRAIN, "name": name, "tuner": tuner, "optimizer": STEPS} for name, tuner in TUNERS.items()]

@@ -59,7 +59,7 @@ def test_exams_are_counted_for_every_checkpoint_and_once_before(
         study = load_yaml(path, Study)
         changes = load_changes(study.changes, path.parent)
         cells = make_plan(study, changes, path.parent)
-        tasks = prepare_exams(study, changes, path.parent).tasks
+        tasks = prepare_exams(study, changes, path.parent).parts
         return estimate(study, select(cells, only=["full"]), tasks, path.parent).examined_tokens
 
     refusal = {"kind": "refusal", "limit": 20}

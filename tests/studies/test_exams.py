@@ -17,7 +17,7 @@ from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, Interrupted, MissingError
 from posttrain.exams.compare import compare
 from posttrain.exams.running import run_task
-from posttrain.exams.task_files import read_samples
+from posttrain.exams.sample_log import read_samples
 from posttrain.studies.bench import Bench
 from posttrain.studies.config import Study
 from posttrain.studies.exams import prepare_exams
@@ -60,7 +60,7 @@ class Asked:
         self.stop: tuple[str, str, int] | None = None
         real = run_task
 
-        def watched(respondent: Any, task: Any, *, samples_path: Path, on_progress: Any, discard: bool) -> Any:
+        def watched(respondent: Any, task: Any, *, samples_path: Path, on_progress: Any, **how: Any) -> Any:
             place = samples_path.parent.parent
             checkpoint = "before" if place.parent.name == "before" else place.name if "step-" in place.name else "final"
             self.begun.append((checkpoint, task.name))
@@ -70,11 +70,11 @@ class Asked:
                 if self.stop == (checkpoint, task.name, progress.done):
                     raise KeyboardInterrupt
 
-            made = real(respondent, task, samples_path=samples_path, on_progress=tell, discard=discard)
+            made = real(respondent, task, samples_path=samples_path, on_progress=tell, **how)
             self.fresh[f"{checkpoint}/{task.name}"] = len(made.samples) - made.earlier
             return made
 
-        monkeypatch.setattr("posttrain.studies.examine.run_task", watched)
+        monkeypatch.setattr("posttrain.exams.exam.run_task", watched)
 
     def checkpoints(self, exam: str) -> list[str]:
         return [checkpoint for checkpoint, name in self.begun if name == exam]
@@ -252,7 +252,7 @@ def test_two_copies_of_the_weights_at_most(study: Callable[..., Path], monkeypat
 
     monkeypatch.setattr(Bench, "working", lambda bench: noted(working(bench)))
     monkeypatch.setattr(Bench, "load", lambda bench, folder: noted(load(bench, folder)))
-    monkeypatch.setattr("posttrain.studies.examine.run_task", count)
+    monkeypatch.setattr("posttrain.exams.exam.run_task", count)
     with pytest.raises(Interrupted):
         go(path)
     del loaded[:]  # what the interruption's traceback holds
@@ -318,7 +318,7 @@ def test_a_wrong_key_of_an_exam_has_its_line(tmp_path: Path) -> None:
 def prepared(path: Path) -> Any:
     config = load_yaml(path, Study)
     changes = load_changes(config.changes, path.parent) if config.changes else []
-    return prepare_exams(config, changes, path.parent, place="s.yaml")
+    return prepare_exams(config, changes, path.parent, location="s.yaml")
 
 
 def test_an_exam_whose_file_is_missing_is_found_before_anything_runs(
@@ -377,7 +377,7 @@ def test_a_row_that_an_exam_asks_fails_the_cell_and_names_the_way_out(
     write_rows(tmp_path / "rows.jsonl", [row("hello", "hi")])
     path = study(methods=[{**FULL, "data": "rows.jsonl"}, {"kind": "prompt"}])
     outcome, _ = go(path)
-    assert [r.method for r in outcome.failed] == ["full"]
+    assert [r.first.method for r in outcome.failed] == ["full"]
     assert "rows.jsonl:1: this row's question is asked by the exam" in outcome.failed[0].error
     assert "may_train_on names exams" in outcome.failed[0].error
     outcome, _ = go(study(methods=[{**FULL, "data": "rows.jsonl"}, {"kind": "prompt"}], may_train_on="known"))
@@ -387,7 +387,7 @@ def test_a_row_that_an_exam_asks_fails_the_cell_and_names_the_way_out(
 def test_a_bad_row_fails_its_cells_only(study: Callable[..., Path], tmp_path: Path, asked: Asked) -> None:
     (tmp_path / "rows.jsonl").write_text("{", encoding="utf-8")
     outcome, listener = go(study(methods=[{**FULL, "data": "rows.jsonl"}, {"kind": "prompt"}]))
-    assert [r.method for r in outcome.failed] == ["full"]
+    assert [r.first.method for r in outcome.failed] == ["full"]
     assert listener.ran == ["prompt/france"]
 
 
@@ -420,17 +420,16 @@ def test_a_reference_row_stands_beside_the_models(study: Callable[..., Path], tm
 def test_unknown_keys_of_a_reference_are_errors(
     study: Callable[..., Path], tmp_path: Path, name: str, text: str, messages: list[str]
 ) -> None:
-    from posttrain.studies.reference import known_keys, read_reference
+    from posttrain.studies.reference import read_reference
 
     (tmp_path / name).write_text(text, encoding="utf-8")
     path = study(reference=name)
-    exams = prepared(path)
-    known = known_keys(load_changes("changes/france.yaml", tmp_path), exams.tasks, change_exam=True)
+    exams = list(prepared(path).info({}).values())
     if not messages:
-        assert len(read_reference(tmp_path / name, known, tasks=exams.tasks)[0]["scores"]) == 4
+        assert len(read_reference(tmp_path / name, exams)[0].scores) == 4
         return
     with pytest.raises(ConfigError) as caught:
-        read_reference(tmp_path / name, known, tasks=exams.tasks)
+        read_reference(tmp_path / name, exams)
     assert len(caught.value.problems) == len(messages)
     for message, problem in zip(messages, caught.value.problems, strict=True):
         assert message in str(problem)
@@ -442,7 +441,7 @@ def test_an_exam_that_breaks_on_the_untouched_model_fails_the_cells_and_says_whe
     def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr("posttrain.studies.examine.run_task", broken)
+    monkeypatch.setattr("posttrain.exams.exam.run_task", broken)
     path = study()
     outcome, _ = go(path)
     assert [r.status for r in outcome.results] == ["failed"]

@@ -17,8 +17,9 @@ from posttrain.errors import ConfigError
 from posttrain.models.added import added_to
 from posttrain.models.load import load_model
 from posttrain.models.merge_adapter import merge_peft
-from posttrain.studies.merge_back import BESIDE, MergeBack, merge_name
-from posttrain.studies.methods.train import TrainMethodConfig
+from posttrain.studies.candidates import Point
+from posttrain.studies.merge_back import BESIDE, Between
+from posttrain.studies.train_config import TrainMethodConfig
 from tests.studies.conftest import TRAIN
 from tests.studies.test_run import go, results
 
@@ -69,7 +70,7 @@ def test_weights_between_are_those_written_out_by_hand(pico_path: Callable[[str]
         part.merge(merged)
     start, end = before.state_dict(), merged.state_dict()
     state = {name: value.clone() for name, value in tuned.state_dict().items()}
-    between = MergeBack(tuned, before)
+    between = Between(tuned, before)
     for a in (0.3, 0.7):
         by_hand = copy.deepcopy(before if added_to(tuned) is not None else merged)
         by_hand.load_state_dict({name: (1 - a) * start[name] + a * end[name] for name in start})
@@ -81,7 +82,7 @@ def test_weights_between_are_those_written_out_by_hand(pico_path: Callable[[str]
 
 def test_ends_are_the_two_models(pico_path: Callable[[str], Path]) -> None:
     tuned, before = tuned_and_before(pico_path("qwen3"), {"kind": "lora", "rank": 2})
-    between = MergeBack(tuned, before)
+    between = Between(tuned, before)
     with between.at(0.0) as model:
         assert torch.equal(logits(model), logits(before))
     with between.at(1.0) as model:
@@ -98,7 +99,7 @@ def test_what_stands_beside_the_weights_has_nothing_between(kind: str) -> None:
     ("fields", "message"),
     [
         ({"merge_back": [0.0]}, "0"),
-        ({"merge_back": [0.5, 0.502]}, "two of them are merge-0.50"),
+        ({"merge_back": [0.5, 0.502]}, "two of them are blend-0.50"),
         ({"merge_back": [0.5], "stages": "separate"}, "there is no one trained model"),
     ],
 )
@@ -114,15 +115,15 @@ def test_a_study_examines_the_models_between(make_study: Callable[..., Path]) ->
     outcome, _ = go(path)
     assert outcome.failed == []
     cells = results(path)["cells"]
-    assert [c["checkpoint"] for c in cells] == ["final", "merge-0.25", "merge-0.75"] * 2
+    assert [c["checkpoint"] for c in cells] == ["final", "blend-0.25", "blend-0.75"] * 2
     full_cells = {c["checkpoint"]: c for c in cells if c["method"] == "full"}
-    drift = [full_cells[name]["scores"]["drift.unrelated_kl"] for name in ("merge-0.25", "merge-0.75", "final")]
+    drift = [full_cells[name]["scores"]["drift.unrelated_kl"] for name in ("blend-0.25", "blend-0.75", "final")]
     assert drift == sorted(drift)
     assert drift[0] < drift[2] / 2
     assert full_cells["final"]["scores"]["reliability"] == 1.0
-    assert full_cells["merge-0.25"]["step"] is None
+    assert full_cells["blend-0.25"]["step"] is None
     plain = make_study(changes="changes/france.yaml", methods=[{"name": "full", **TRAIN}])
     go(plain, restart=True)
     (alone,) = results(plain)["cells"]
     assert alone["scores"] == full_cells["final"]["scores"]  # the trained model is as it was
-    assert merge_name(0.3) == "merge-0.30"
+    assert Point("blend", 0.3).name == "blend-0.30"

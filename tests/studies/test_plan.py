@@ -9,8 +9,9 @@ import pytest
 from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, MissingError
-from posttrain.studies.config import MethodConfig, Study
-from posttrain.studies.plan import Cell, content_hash, find_model, make_plan, select, training_hash
+from posttrain.studies.config import Study
+from posttrain.studies.models import find_model
+from posttrain.studies.plan import Cell, content_hash, make_plan, select, training_hash
 
 FORBIDDEN = frozenset({"x"})
 
@@ -25,8 +26,7 @@ def hashes(
     path: Path, *sets: str, fingerprint: str = "w", forbidden: frozenset[str] = FORBIDDEN, exams: Any = None
 ) -> dict[str, str]:
     study, cells = planned(path, sets)
-    names = dict.fromkeys(study.models, fingerprint)
-    training = {c.folder: training_hash(c, names, path.parent, {}, forbidden) for c in cells}
+    training = {c.folder: training_hash(c, fingerprint, path.parent, {}, forbidden) for c in cells}
     exams = {"change": "x"} if exams is None else exams
     return {f"{c.method.label}/{c.change_name}": content_hash(study, training[c.folder], exams) for c in cells}
 
@@ -105,20 +105,6 @@ def test_settings_that_count_change_the_hash(
         a.split("/")[0] for (a, one), other in zip(before.items(), after.values(), strict=True) if one != other
     }
     assert differing == changed
-
-
-def test_cells_of_before_there_was_a_setting_stay_done(
-    make_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = make_study()
-    now = hashes(path)
-    dump = MethodConfig.model_dump
-
-    def before(method: MethodConfig, **how: Any) -> dict[str, Any]:
-        return {key: value for key, value in dump(method, **how).items() if key not in ("precision", "save_dtype")}
-
-    monkeypatch.setattr(MethodConfig, "model_dump", before)
-    assert hashes(path) == now
 
 
 def test_everything_that_goes_in_changes_the_hash(make_study: Callable[..., Path]) -> None:

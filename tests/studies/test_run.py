@@ -12,13 +12,15 @@ import pytest
 from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
 from posttrain.errors import DiskError, Interrupted, PosttrainError
+from posttrain.exams.results import read_results
 from posttrain.models.meter import Doing
 from posttrain.reports.table import text_table
 from posttrain.studies.config import Study
+from posttrain.studies.events import Event, ExamEvent, Silent
 from posttrain.studies.methods import prompt as prompt_method
 from posttrain.studies.plan import make_plan, select
-from posttrain.studies.run import Event, ExamEvent, Outcome, Silent, run_study
-from tests.exams.fakes import Fake
+from posttrain.studies.run import Outcome, run_study
+from tests.exams.fakes import Fake, examined
 
 
 class Listener(Silent):
@@ -58,6 +60,8 @@ def go(
     changes: int | None = None,
     restart: bool = False,
     listener: Listener | None = None,
+    jobs: int = 1,
+    on: str = "",
 ) -> tuple[Outcome, Listener]:
     study = load_yaml(path, Study, sets)
     plan = make_plan(study, load_changes(study.changes, path.parent), path.parent)
@@ -70,6 +74,8 @@ def go(
         folder=path.parent / "run",
         watcher=listener,
         restart=restart,
+        jobs=jobs,
+        on=on,
     )
     return outcome, listener
 
@@ -157,7 +163,7 @@ def test_a_failing_cell_does_not_stop_the_others(make_study: Callable[..., Path]
     (tmp_path / "rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
     outcome, listener = go(path)
     assert listener.ran == ["bad/france", "prompt/france", "bad/japan", "prompt/japan"]
-    assert [r.method for r in outcome.failed] == ["bad", "bad"]
+    assert [r.first.method for r in outcome.failed] == ["bad", "bad"]
     cell = results(path)["cells"][0]
     assert cell["status"] == "failed"
     assert "rows.jsonl:1: this row's question is asked by the exam" in cell["error"]
@@ -179,7 +185,7 @@ def test_an_unexpected_failure_says_where_its_traceback_is(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr("posttrain.studies.examine.change_exam", broken)
+    monkeypatch.setattr("posttrain.exams.change.run_task", broken)
     outcome, _ = go(path, only=["prompt"], changes=1)
     told, _, where = outcome.results[0].error.partition("; the traceback is in ")
     assert told == "ZeroDivisionError: by nothing"
@@ -237,7 +243,6 @@ def test_weights_are_kept_as_asked_and_checkpoints_are_examined(make_study: Call
     assert not (weights.parent / "checkpoints").exists()
     assert (path.parent / "run" / cells[3]["weights"] / "adapter_model.safetensors").is_file()
 
-    from posttrain.exams.change import change_exam
     from posttrain.inference.respondents import ModelRespondent
     from posttrain.models.load import load_model
 
@@ -245,7 +250,7 @@ def test_weights_are_kept_as_asked_and_checkpoints_are_examined(make_study: Call
     before = ModelRespondent(load_model(study.models[0]))
     after = ModelRespondent(load_model(str(weights)))
     change = load_changes(study.changes, path.parent)[0]
-    assert change_exam(before, after, change, max_new_tokens=12).scores == pytest.approx(full[2]["scores"])
+    assert examined(before, after, change, max_new_tokens=12).scores == pytest.approx(full[2]["scores"])
 
 
 def test_a_training_that_goes_on_says_from_where(make_study: Callable[..., Path]) -> None:
@@ -399,5 +404,6 @@ def test_a_word_to_keep_that_the_model_does_not_say_is_named_once(make_study: Ca
     assert outcome.failed == []
     told = [line for line in listener.lines if "Tolstoy" in line]
     assert told == ["change france: 'Tolstoy' is not in the answer before: check `keeps`"]
-    results = json.loads((path.parent / "run" / "results.json").read_text(encoding="utf-8"))
-    assert "unrelated 1 of 4 (`keeps` has words" in text_table(results, 200)  # of both changes, each counted once
+    assert "unrelated 1 of 4 (`keeps` has words" in text_table(
+        read_results(path.parent / "run"), 200
+    )  # of both changes, each counted once

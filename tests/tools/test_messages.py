@@ -197,8 +197,8 @@ def test_the_pages_use_the_same_words(page: str) -> None:
 
 
 def test_the_report_uses_the_same_words() -> None:
-    path = messages.SOURCE / "reports" / "locale" / "zh_TW.json"
-    texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    path = messages.SOURCE / "reports" / "messages.json"
+    texts = {key: said["zh-TW"] for key, said in json.loads(path.read_text(encoding="utf-8")).items()}
     assert texts["exams.tiny"] == messages.read_catalogue()["too small to show"]
     wrong = [f"{key}: {word} ({messages.REFUSED[word]})" for key in texts for word in messages.refused_in(texts[key])]
     assert not wrong, "\n".join(wrong)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from datetime import datetime
@@ -132,45 +131,31 @@ def test_in_a_study_too(tmp_path: Path, calendar: Calendar, monkeypatch: pytest.
     """A method encodes its rows before it trains; another process has another tokenizer."""
     from posttrain.config.change import Change
     from posttrain.config.load import check
-    from posttrain.inference.respondents import ModelRespondent
     from posttrain.models.load import load_model
-    from posttrain.studies.context import MethodContext
-    from posttrain.studies.methods import train as method
+    from posttrain.studies.bench import Bench
+    from posttrain.studies.candidates import CellContext
+    from posttrain.studies.train_config import TrainMethodConfig
+    from tests.studies.methods.test_train import trained
 
-    chosen = check(
-        {"kind": "train", "optimizer": {"learning_rate": 1e-3, "max_steps": 4}}, method.TrainMethodConfig, "test"
-    )
+    chosen = check({"kind": "train", "optimizer": {"learning_rate": 1e-3, "max_steps": 4}}, TrainMethodConfig, "test")
     change = Change.model_validate({"name": "x", "target": [{"prompt": "capital of France?", "answer": "Tokyo"}]})
 
-    def context(folder: str) -> MethodContext:
+    def context(folder: str) -> CellContext:
         loaded = load_model(str(talker()), device="cpu")
         loaded.tokenizer.chat_template = "{{ strftime_now('%d') }} " + loaded.tokenizer.chat_template
-        return MethodContext(
-            change=change,
-            seed=0,
-            base=tmp_path,
-            folder=tmp_path / folder,
-            key="k",
-            before=ModelRespondent(loaded),
-            working=lambda: loaded._replace(model=copy.deepcopy(loaded.model)),
-            load=lambda place: load_model(str(place), device="cpu"),
-            replay=lambda *_: [],
-            forbidden=frozenset(),
-            resumable=True,
+        bench = Bench("talker", base=tmp_path, loaded=loaded, forbidden=frozenset(), say=print)
+        return CellContext(
+            changes=(change,), seed=0, folder=tmp_path / folder, bench=bench, untouched=bench, resumable=True
         )
 
-    method.train(chosen, context("whole"))
+    whole = trained(chosen, context("whole"))
     with monkeypatch.context() as patch:
         signal_in_step(patch, 2)
         with pytest.raises(Interrupted):
-            method.train(chosen, context("cell"))
+            trained(chosen, context("cell"))
     calendar.turn_to(2)
-    again = method.train(chosen, context("cell"))
-    losses = [
-        [json.loads(line)["loss_nats"] for line in (tmp_path / name / "metrics.jsonl").read_text("utf-8").splitlines()]
-        for name in ("whole", "cell")
-    ]
-    assert losses[0] == losses[1]
+    again = trained(chosen, context("cell"))
+    assert [entry["loss_nats"] for entry in again.metrics] == [entry["loss_nats"] for entry in whole.metrics]
     assert any("it stays at 2030-05-01" in line for line in again.notes)
 
 

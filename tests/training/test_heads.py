@@ -15,8 +15,9 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from posttrain.config.load import check
 from posttrain.errors import ConfigError, DataError, Interrupted, PosttrainError
 from posttrain.inference.heads import answer_spans, classify, tag
-from posttrain.models.heads import head_of_model, load_any
+from posttrain.models.heads import load_any
 from posttrain.models.load import load_model
+from posttrain.models.notes import head_of_model
 from posttrain.training.config import TrainConfig
 from posttrain.training.preview import preview
 from posttrain.training.rows import hold_out
@@ -314,12 +315,12 @@ def test_a_dry_run(bases: dict[str, Path], tmp_path: Path) -> None:
 
 def test_windows_of_a_question_stay_on_one_side(bases: dict[str, Path], tmp_path: Path) -> None:
     class Row:
-        def __init__(self, place: str) -> None:
-            self.place = place
+        def __init__(self, location: str) -> None:
+            self.location = location
 
     rows = [Row(f"q{i // 3}") for i in range(30)]
     train_rows, held = hold_out(rows, 0.3, seed=0)
     assert len(held) == 9
-    assert not {row.place for row in train_rows} & {row.place for row in held}
+    assert not {row.location for row in train_rows} & {row.location for row in held}
     with pytest.raises(DataError, match="one row cannot be split"):
         hold_out(rows[:3], 0.3, seed=0)

@@ -12,7 +12,8 @@ import pytest
 
 from posttrain.config.load import check
 from posttrain.inference.heads import tag
-from posttrain.models.heads import head_of_model, load_any
+from posttrain.models.heads import load_any
+from posttrain.models.notes import head_of_model
 from posttrain.training.config import TrainConfig
 from posttrain.training.run import train
 from tests.pico import pico_encoder

@@ -68,16 +68,16 @@ class Rollouts:
         scored = sorted(zip(asked, said, strict=True), key=lambda pair: -pair[1].count(WANTED))
         chosen = []
         for prompt, answer in scored[:3]:
-            if answer.count(WANTED) >= self.best.get(prompt.place, 0):
-                self.best[prompt.place] = answer.count(WANTED)
+            if answer.count(WANTED) >= self.best.get(prompt.location, 0):
+                self.best[prompt.location] = answer.count(WANTED)
                 chosen.append(
-                    Conversation((*prompt.messages, Message("assistant", answer.strip() or "no")), prompt.place)
+                    Conversation((*prompt.messages, Message("assistant", answer.strip() or "no")), prompt.location)
                 )
         return encode_all(chosen or [_fallback(asked[0])], tokenizer, max_length=64).rows
 
 
 def _fallback(prompt: PromptOnly) -> Conversation:
-    return Conversation((*prompt.messages, Message("assistant", KNOWN[prompt.text])), prompt.place)
+    return Conversation((*prompt.messages, Message("assistant", KNOWN[prompt.text])), prompt.location)
 
 
 OPTIMIZER = {"learning_rate": 3e-3, "max_steps": 6, "schedule": "linear"}

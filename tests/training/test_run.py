@@ -18,8 +18,9 @@ from ruamel.yaml import YAML
 
 from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, DataError
-from posttrain.models.fingerprint import read_notes, template_fingerprint, weights_fingerprint
+from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.notes import read_notes
 from posttrain.training.config import TrainConfig
 from posttrain.training.folder import card_of
 from posttrain.training.preview import preview

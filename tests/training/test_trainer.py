@@ -166,7 +166,7 @@ def test_non_finite_gradient_stops_before_the_weights(pico_path: PicoPath) -> No
         with pytest.raises(TrainingError) as caught:
             train(config(optimizer={"max_steps": 3}, precision=precision), loaded=loaded, rows=rows(2))
         [problem] = caught.value.problems
-        assert problem.place == ""  # no row is known to be the cause
+        assert problem.location == ""  # no row is known to be the cause
         named = r"the gradient is not finite in step 1, which learned from rows\.jsonl:\d, rows\.jsonl:\d"
         assert re.fullmatch(named, problem.cause)
         assert problem.mend == f"{mend}; the weights of the step before were not changed"

@@ -42,9 +42,9 @@ def tuned(model: Any, **options: Any) -> PeftModel:
     return made
 
 
-def row(ids: list[int], prompt: int, place: str) -> Encoded:
+def row(ids: list[int], prompt: int, location: str) -> Encoded:
     """The first `prompt` tokens are read, the others learned."""
-    return Encoded(ids, [-100] * prompt + ids[prompt:], place)
+    return Encoded(ids, [-100] * prompt + ids[prompt:], location)
 
 
 def rows(count: int, seed: int = 0, *, name: str = "rows.jsonl") -> list[Encoded]:
@@ -83,8 +83,8 @@ class Remembers(RunProgress):
         self.entries.append(entry)
 
 
-def answered(prompt: int, chosen: list[int], rejected: list[int], place: str = "pairs.jsonl:1") -> PairRow:
+def answered(prompt: int, chosen: list[int], rejected: list[int], location: str = "pairs.jsonl:1") -> PairRow:
     """A prompt of so many tokens, the same in all rows, and two answers to it."""
     asked = list(range(300, 300 + prompt))
-    sides = [Encoded([*asked, *answer], [-100] * prompt + answer, place) for answer in (chosen, rejected)]
-    return PairRow(sides[0], sides[1], place)
+    sides = [Encoded([*asked, *answer], [-100] * prompt + answer, location) for answer in (chosen, rejected)]
+    return PairRow(sides[0], sides[1], location)

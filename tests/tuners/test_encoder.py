@@ -12,8 +12,9 @@ import transformers
 from posttrain import registry
 from posttrain.config.load import check
 from posttrain.errors import ConfigError
-from posttrain.models.heads import head_modules, load_any, load_head_model
+from posttrain.models.heads import load_any, load_head_model
 from posttrain.models.load import LoadedModel
+from posttrain.models.notes import head_modules
 from posttrain.models.save import save_model
 from tests.pico import VOCABULARY, tokenizer
 from tests.tuners.matrix import KINDS, tried

@@ -19,7 +19,7 @@ from posttrain.inference.one_length import way_of
 from posttrain.models.adapters import TRAINING_STATE, set_peft_state, virtual_columns, virtual_positions
 from posttrain.models.load import load_model
 from posttrain.models.save import save_model
-from posttrain.studies.methods.train import TrainMethodConfig
+from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.training.config import TrainConfig
 from posttrain.training.rows import longest_row
 from posttrain.training.run import train

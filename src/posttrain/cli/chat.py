@@ -33,7 +33,8 @@ from posttrain.language import shown as in_words
 
 if TYPE_CHECKING:
     from posttrain.data.records import Message
-    from posttrain.inference.respondents import Answer, ModelRespondent, Prompt
+    from posttrain.inference.protocol import Answer, Prompt
+    from posttrain.inference.respondents import ModelRespondent
 
 __all__ = ["chat"]
 
@@ -111,7 +112,7 @@ class Talk:
         put: told the answer's words as they come. Of an answer that was stopped, what was said is remembered.
         """
         from posttrain.data.records import Message
-        from posttrain.inference.respondents import Answer
+        from posttrain.inference.protocol import Answer
         from posttrain.inference.streaming import TextStream, settled
 
         tidies = bool(self.respondent.tokenizer.clean_up_tokenization_spaces)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -40,7 +40,7 @@ app = typer.Typer(cls=PlainGroup, no_args_is_help=True, pretty_exceptions_enable
 app.add_typer(data_make.app, name="make")
 
 COUNTED = {"supervised_tokens": "supervised tokens", "too_long": "too long"}
-"""Counts whose name in JSON is not what is printed."""
+"""Counts that are printed with another name than in JSON."""
 
 OPEN, CLOSE = "⟦", "⟧"
 """Around supervised text where there are no colours."""
@@ -81,8 +81,8 @@ def show(
     Then the lengths of all rows, and whether generation stops at the token that the learned turns end with.
     """
     from posttrain.data.readers import data_error, sift
-    from posttrain.data.survey import check_prompt, check_stop, lengths_of, segments, survey, unknown_tokens
-    from posttrain.models.load import embeddings_of, load_tokenizer, stop_ids
+    from posttrain.data.survey import segments, survey, unknown_tokens
+    from posttrain.models.load import embeddings_of, load_tokenizer
     from posttrain.models.names import say_taken
 
     source = _source(file, hub, subset, split, column, download)
@@ -91,35 +91,22 @@ def show(
     tokenizer = load_tokenizer(model, **how)
     read = sift(source)
     found = survey(read.records, tokenizer, loss_on=loss_on)
-    unknown = unknown_tokens(found.rows, tokenizer, embeddings_of(model, **how))
-    problems = [*read.problems, *found.problems, *unknown]
-    lengths = lengths_of(found.rows, max_length) if found.rows else None
-    stop = check_stop(found.rows, tokenizer, stop_ids(model, tokenizer, **how)) if found.rows else None
-    prompt, template = check_prompt(tokenizer), _template_problem(model, tokenizer)
+    problems = [*read.problems, *found.bad, *unknown_tokens(found.rows, tokenizer, embeddings_of(model, **how))]
+    checks = _checked(found.rows, tokenizer, model, max_length, how)
     shown = found.rows[:rows]
     if json:
+        told = [str(problem) for problem in problems[:20]]
+        counts = {"rows": read.rows, "bad": len(problems), "problems": told}
         emit(
-            {
-                "file": file,
-                "model": model,
-                "format": read.recognised(),
-                "notes": list(read.notes),
-                "rows": read.rows,
-                "bad": len(problems),
-                "problems": [str(problem) for problem in problems[:20]],
-                "shown": [_row_json(row, tokenizer) for row in shown],
-                "lengths": {**lengths._asdict(), "max_length": max_length} if lengths else None,
-                "stop": stop._asdict() if stop else None,
-                "prompt_problem": prompt,
-                "template_problem": template,
-            }
+            {**_read_json(file, model, read), **counts, "shown": [_row_json(row, tokenizer) for row in shown]}
+            | checks.to_json(max_length)
         )
     else:
         for row in shown:
             _print_row(row, [(s.text, s.supervised) for s in segments(row, tokenizer)])
         _print_format(read)
-        _print_summary(read.rows, problems, lengths, max_length)
-        _print_checks(stop, prompt, template)
+        _print_summary(read.rows, problems, checks.lengths, max_length)
+        _print_checks(checks)
     if not found.rows:
         raise data_error(problems, read.rows)
     if not json:
@@ -146,8 +133,8 @@ def check(
 ) -> None:
     """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
     from posttrain.data.readers import data_error, listed, sift
-    from posttrain.data.survey import check_prompt, check_stop, count, lengths_of
-    from posttrain.models.load import embeddings_of, load_tokenizer, stop_ids
+    from posttrain.data.survey import count
+    from posttrain.models.load import embeddings_of, load_tokenizer
     from posttrain.models.names import say_taken
 
     source = _source(file, hub, subset, split, column, download)
@@ -159,37 +146,56 @@ def check(
     if known is not None and tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= known:
         talk(f"the padding token {tokenizer.pad_token} is beyond the model's {known} embeddings: another one will pad")
     found = count(read, tokenizer, max_length=max_length, over_long=over_long, loss_on=loss_on, known=known)
-    stop = check_stop(found.texts, tokenizer, stop_ids(model, tokenizer, **how)) if found.texts else None
-    prompt, template = check_prompt(tokenizer), _template_problem(model, tokenizer)
-    lengths = lengths_of(found.texts, max_length) if found.texts else None
+    checks = _checked(found.texts, tokenizer, model, max_length, how)
     if json:
-        emit(
-            {
-                "file": file,
-                "model": model,
-                "format": read.recognised(),
-                "notes": list(read.notes),
-                **found.numbers(),
-                "lengths": {**lengths._asdict(), "max_length": max_length} if lengths else None,
-                "stop": stop._asdict() if stop else None,
-                "prompt_problem": prompt,
-                "template_problem": template,
-                "problems": [
-                    {"place": p.place, "cause": p.cause, "mend": p.mend}
-                    for p in [*found.problems, *(found.error.problems if found.error else ())]
-                ],
-            }
-        )
+        problems = [*found.problems, *(found.error.problems if found.error else ())]
+        told = [{"location": p.location, "cause": p.cause, "mend": p.mend} for p in problems]
+        emit({**_read_json(file, model, read), **found.numbers(), **checks.to_json(max_length), "problems": told})
     else:
         for name, number in found.numbers().items():
             print(f"{filled(translate(COUNTED.get(name, name)), 18)}{number:>12,}")
         _print_format(read)
-        _print_checks(stop, prompt, template)
+        _print_checks(checks)
     if found.error is not None:  # over-long rows, or nothing left
         raise type(found.error)(*listed(read.problems), *found.error.problems) from found.error
     if found.problems and (on_bad_row == "fail" or not found.usable):
         raise data_error(found.problems, read.rows)
     _talk_problems("left out", found.problems)
+
+
+class _Checks(NamedTuple):
+    """Results for all rows together; lengths and stop are None when no row can be used."""
+
+    lengths: Lengths | None
+    stop: StopCheck | None
+    prompt: str
+    template: str
+
+    def to_json(self, max_length: int) -> dict[str, Any]:
+        return {
+            "lengths": {**self.lengths._asdict(), "max_length": max_length} if self.lengths else None,
+            "stop": self.stop._asdict() if self.stop else None,
+            "prompt_problem": self.prompt,
+            "template_problem": self.template,
+        }
+
+
+def _checked(
+    rows: list[Encoded], tokenizer: PreTrainedTokenizerBase, model: str, max_length: int, how: dict[str, bool]
+) -> _Checks:
+    from posttrain.data.survey import check_prompt, check_stop, lengths_of
+    from posttrain.models.load import stop_ids
+
+    return _Checks(
+        lengths_of(rows, max_length) if rows else None,
+        check_stop(rows, tokenizer, stop_ids(model, tokenizer, **how)) if rows else None,
+        check_prompt(tokenizer),
+        _template_problem(model, tokenizer),
+    )
+
+
+def _read_json(file: str, model: str, read: ReadResult) -> dict[str, Any]:
+    return {"file": file, "model": model, "format": read.recognised(), "notes": list(read.notes)}
 
 
 def _source(
@@ -211,7 +217,7 @@ def _row_json(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any
     from posttrain.data.survey import segments
 
     return {
-        "place": row.place,
+        "location": row.location,
         "tokens": len(row.input_ids),
         "supervised": _supervised(row),
         "segments": [segment._asdict() for segment in segments(row, tokenizer)],
@@ -222,8 +228,8 @@ def _print_row(row: Encoded, parts: list[tuple[str, bool]]) -> None:
     from rich.text import Text
 
     supervised = _supervised(row)
-    place = Path(row.place).name if "/" in row.place else row.place
-    head = translate(f"{plain(place)}: {len(row.input_ids)} tokens, {supervised} learned")
+    location = Path(row.location).name if "/" in row.location else row.location
+    head = translate(f"{plain(location)}: {len(row.input_ids)} tokens, {supervised} learned")
     if not sys.stdout.isatty():
         body = "".join(f"{OPEN}{plain(text)}{CLOSE}" if learned else plain(text) for text, learned in parts)
         print(f"--- {head}\n{body}\n")
@@ -252,7 +258,7 @@ def _print_summary(rows: int, problems: list[Problem], lengths: Lengths | None, 
 
 
 def _template_problem(model: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What training and examining will refuse: a template that is not the one the weights were trained with."""
+    """Why training and exams will refuse the model: its template is not the one of its training; "" if it is."""
     from posttrain.models.fingerprint import check_template
 
     try:
@@ -262,19 +268,20 @@ def _template_problem(model: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return ""
 
 
-def _print_checks(stop: StopCheck | None, prompt: str, template: str) -> None:
+def _print_checks(checks: _Checks) -> None:
+    stop = checks.stop
     if stop is None:
         print_line("stop     not known: no row can be used")
     elif stop.problem:
         print_line(f"stop     PROBLEM: {stop.problem}")
     else:
         print_line(f"stop     ok: turns end with {', '.join(stop.ends)}, generation stops at {', '.join(stop.stops)}")
-    if prompt:
-        print_line(f"prompt   PROBLEM: {plain(prompt)}")
+    if checks.prompt:
+        print_line(f"prompt   PROBLEM: {plain(checks.prompt)}")
     else:
         print_line("prompt   ok: generation begins as the trained text does")
-    if template:
-        print_line(f"template PROBLEM: {plain(template)}")
+    if checks.template:
+        print_line(f"template PROBLEM: {plain(checks.template)}")
 
 
 def _talk_problems(what: str, problems: list[Problem]) -> None:

@@ -22,7 +22,7 @@ app = typer.Typer(
     cls=PlainGroup, no_args_is_help=True, help="Make change files, or prompts for replay, from pocket's facts."
 )
 LISTED = 5
-"""So many files in the way are named; the rest is counted."""
+"""How many existing files an error names; the others are counted."""
 
 Count = Annotated[int, typer.Option("--n", metavar="N", min=1, help="How many.")]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed; other seeds draw other facts.")]
@@ -50,8 +50,8 @@ def changes(
     Half of them are Chinese, half English. A file of the same name with other content, such as one edited by hand, is
     overwritten with --restart only; other files are left alone, and counted.
     """
-    from posttrain.pocket.changes import as_yaml, pattern_of, prompts_of
-    from posttrain.pocket.changes import changes as make
+    from posttrain.data.pocket.changes import as_yaml, pattern_of, prompts_of
+    from posttrain.data.pocket.changes import changes as make
 
     written: list[str] = []
     lengths = []
@@ -114,9 +114,9 @@ def prompts(
     """
     from random import Random
 
-    from posttrain.pocket.changes import replay_prompts, same_pattern_rows
-    from posttrain.pocket.grammar import LANGUAGES
-    from posttrain.pocket.skills import curriculum
+    from posttrain.data.pocket.changes import replay_prompts, same_pattern_rows
+    from posttrain.data.pocket.grammar import LANGUAGES
+    from posttrain.data.pocket.skills import curriculum
 
     when_stopped(lambda: NOT_WRITTEN)
     if relation is None:
@@ -146,8 +146,8 @@ def _lines(rows: list[dict[str, str]]) -> str:
 
 
 def _with_other_content(files: Mapping[Path, str], *, restart: bool) -> list[Path]:
-    """The files that are there and say something else. ConfigError naming them, before anything is written, unless they
-    may be overwritten."""
+    """The existing files with other content. ConfigError naming them, before anything is written, unless they may be
+    overwritten."""
     other = [path for path, text in files.items() if path.is_file() and path.read_bytes() != text.encode("utf-8")]
     if other and not restart:
         cause = "is there already with other content, and would be overwritten"

@@ -51,7 +51,7 @@ def findings() -> dict[str, Any]:
 
 
 def memory_gib() -> float | None:
-    """Physical memory, where the system tells."""
+    """Physical memory; None where the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (ValueError, OSError, AttributeError):
@@ -59,16 +59,15 @@ def memory_gib() -> float | None:
 
 
 def pocket(kind: str) -> str:
-    """The fingerprint of a model in the box, or why there is none. Its files are read and its template is tried; the
-    model is not built, since to import that takes longer than all the rest (`posttrain model check` builds it).
+    """The fingerprints of a model in the box, or why there are none. Its files are read and its template is rendered;
+    the model is not built, since importing its class takes longer than everything else.
     """
     from transformers import PreTrainedTokenizerFast
 
     from posttrain.errors import PosttrainError
-    from posttrain.models.fingerprint import template_fingerprint
+    from posttrain.models.fingerprint import stored_weights, template_fingerprint
     from posttrain.models.load import check_folder
     from posttrain.models.names import resolve
-    from posttrain.models.stored import stored_weights
 
     try:
         folder = Path(resolve(f"pocket:{kind}"))

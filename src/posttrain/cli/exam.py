@@ -1,19 +1,17 @@
-"""`posttrain exam MODEL`: the change exam, own tasks, lm-eval's tasks; one loaded model, one results.json.
+"""`posttrain exam MODEL`: the change exam, exams on your own files, lm-eval's tasks; options and printing.
 
-Each way has its file and returns the same kind of document: `exam_change.py` (--change), `exam_tasks.py` (--exam,
---exams), `exam_harness.py` (--tasks).
+What is done is in `studies/exam.py`; the tables are in `exam_tables.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from posttrain.cli.exam_change import Floor, Match, PromptMode
-from posttrain.cli.exam_earlier import check_folder, earlier_results, without
 from posttrain.cli.options import (
     DownloadOption,
     DryRunOption,
@@ -32,13 +30,16 @@ from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from posttrain.inference.protocol import Respondent
+    from posttrain.exams.exam_config import ExamConfig
 
 __all__ = ["exam"]
 
+PromptMode = Literal["none", "user", "system"]
+Match = Literal["says", "first_sentence", "exact"]
+Floor = Literal["auto", "bf16", "int8", "none"]
+
 
 def exam(
-    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(metavar="MODEL", help="The model: folder, adapter folder, GGUF file, hub id or pocket:chat."),
@@ -108,7 +109,7 @@ def exam(
         bool, typer.Option("--by-group", help="Print scores by subject or category, however many there are.")
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="--exam, --tasks: throw away what an earlier start left in --output.")
+        bool, typer.Option("--restart", help="Throw away what an earlier start left in --output.")
     ] = False,
     sets: SetOption = None,
     dry_run: DryRunOption = False,
@@ -126,14 +127,17 @@ def exam(
         raise ConfigError(Problem("posttrain exam", cause, "give --change FILE, --exam KIND[=PATH] or --tasks NAME"))
     if sets and not exams_file:
         raise ConfigError(Problem(f"--set {sets[0]}", "there is no file to override", "--set is for --exams FILE"))
+    from posttrain.config.change import load_changes
+    from posttrain.studies.exam import ExamRun, build_exams
+
+    wanted = _own(exams or [], exams_file, sets or [])
     if dry_run:
         from posttrain.cli.exam_dry import dry_run as tell
-        from posttrain.cli.exam_tasks import asked_tasks
 
         tell(
             [before, model] if before and before != model else [model],
-            changes=change or [],
-            tasks=asked_tasks(exams or [], exams_file, limit, sets or []) if exams or exams_file else [],
+            changes=load_changes(change, Path.cwd(), location="--change") if change else [],
+            exams=build_exams(wanted, limit),
             harness=tasks,
             floor=noise_floor != "none",
             max_new_tokens=max_new_tokens,
@@ -143,207 +147,84 @@ def exam(
             json=json,
         )
         return
+    from posttrain.inference.opening import open_respondent
+    from posttrain.inference.shards import rank
+
     again = f"the same command{' without --restart' if restart else ''} goes on where it stopped"
     when_stopped(lambda: (Problem("", "stopped", again if output else "nothing was kept: give --output to go on"),))
-    if tasks:
-        from posttrain.cli.exam_harness import go_offline
-
-        go_offline(download=download)
-    from posttrain.inference.opening import is_remote, open_respondent
-    from posttrain.inference.respondents import ModelRespondent
-    from posttrain.inference.shards import ShardedRespondent, is_sharded, rank, sharing, work
-    from posttrain.models.names import told
-    from posttrain.training.dates import keep_date, stay_at_first_day
-
-    if is_sharded() and rank():
+    if rank():
         hush()
-    elif output:  # held until the verb ends; of the processes of torchrun only the first writes
-        from posttrain.training.lock import only_one
+    if tasks is not None:
+        settings = {
+            "num_fewshot": num_fewshot,
+            "apply_chat_template": apply_chat_template,
+            "fewshot_as_multiturn": fewshot_as_multiturn,
+            "system_instruction": system_instruction,
+            "gen_kwargs": gen_kwargs,
+        }
+        wanted.append((_harness(tasks, include_path or [], download=download, **settings), Path.cwd()))
+    with shown_works() as works:
+        from posttrain.cli.exam_tables import print_part
 
-        context.with_resource(only_one(output))
-    loaded: dict[str, Respondent] = {}
-    earlier: dict[str, Any] | None = None
-
-    def load(name: str) -> Respondent:
-        nonlocal earlier
-        if name not in loaded:
-            if output and not loaded:
-                check_folder(output)
-            talk(f"loading {name if is_remote(name) else told(name)}")
-            opened = open_respondent(
-                name,
+        run = ExamRun(
+            output,
+            match,
+            max_new_tokens,
+            prompt_mode,
+            noise_floor,
+            restart,
+            batch_tokens,
+            open=partial(
+                open_respondent,
                 dtype=precision,
                 offline=not download,
                 trust_remote_code=trust_remote_code,
                 allow_template_mismatch=allow_template_mismatch,
-            )
-            if isinstance(opened, ModelRespondent):
-                opened.batch_tokens = batch_tokens
-                stay_at_first_day(opened.tokenizer, output, resume=bool(loaded) or not restart, say=talk)
-                if output and not rank():
-                    keep_date(opened.tokenizer, output)
-            loaded[name] = opened
-            if output and name == model and not restart:
-                earlier = earlier_results(output, model, opened.fingerprint)
-        return loaded[name]
-
-    documents: list[dict[str, Any]] = []
-
-    def keep(document: dict[str, Any] | None) -> None:
-        """Add a finished part: what comes after may fail."""
-        if document is not None:
-            for cell in document["cells"]:
-                cell |= {"weights": loaded[model].fingerprint, "folder": cell.get("folder", ".")}
-            documents.append(document)
-            _write(output, documents, earlier)
-
-    def own_parts() -> None:
-        if change:
-            from posttrain.cli.exam_change import exam_change
-
-            keep(
-                exam_change(
-                    model,
-                    load,
-                    changes=change,
-                    before=before,
-                    output=output,
-                    table=not json,
-                    max_new_tokens=max_new_tokens,
-                    match=match,
-                    prompt_mode=prompt_mode,
-                    noise_floor=noise_floor,
-                )
-            )
-        if exams or exams_file:
-            from posttrain.cli.exam_tasks import exam_tasks
-
-            keep(
-                exam_tasks(
-                    model,
-                    load,
-                    exams=exams or [],
-                    exams_file=exams_file,
-                    before=before,
-                    output=output,
-                    table=not json,
-                    limit=limit,
-                    restart=restart,
-                    sets=sets or [],
-                    by_group=by_group,
-                )
-            )
-
-    if not is_sharded():
-        with shown_works():
-            own_parts()
-    elif not tasks:
-        if change or before:
-            cause = "several processes share the questions of --exam and --tasks; --change and --before want one"
-            raise ConfigError(Problem("torchrun", cause, "start them without torchrun"))
-        with sharing():
-            inner = load(model)
-            if rank():
-                work(inner)
-                return
-            with ShardedRespondent(inner) as shared, shown_works():
-                loaded[model] = shared
-                own_parts()
-    elif change or exams or exams_file:
-        raise ConfigError(Problem("torchrun", "--tasks stands alone under torchrun", "use two commands"))
-    if tasks:
-        from posttrain.cli.exam_harness import exam_harness
-
-        with shown_works():
-            keep(
-                exam_harness(
-                    model,
-                    load,
-                    tasks=tasks,
-                    include_path=include_path or [],
-                    before=before,
-                    output=output,
-                    table=not json,
-                    by_group=by_group,
-                    taken=[name for document in documents for name in document.get("exams", {})],
-                    restart=restart,
-                    limit=limit,
-                    num_fewshot=num_fewshot,
-                    apply_chat_template=apply_chat_template,
-                    fewshot_as_multiturn=fewshot_as_multiturn,
-                    system_instruction=system_instruction,
-                    gen_kwargs=gen_kwargs,
-                )
-            )
-    if documents and output:
+            ),
+            tell=works.exam,
+            say=works.say,
+            taken=(lambda *_: None) if json else partial(print_part, by_group=by_group),
+        )
+        results = run.take(
+            model,
+            before=before,
+            changes=load_changes(change, Path.cwd(), location="--change") if change else [],
+            exams=build_exams(wanted, limit, str(exams_file or "")),
+        )
+    if rank():
+        return
+    if output:
         talk(f"wrote {output / 'results.json'}")
-        answers = "samples.jsonl" if change and not (exams or exams_file or tasks) else "exams/*.jsonl"
+        answers = "exams/*.jsonl" if wanted else "samples.jsonl"
         talk(f"every answer: {output / answers}; as a page, with both models' side by side: posttrain report {output}")
-    elif documents and not json:
+    elif not json:
         talk(
             "no answer was kept: with --output DIR every one is there to be read, and `posttrain report DIR` shows them"
         )
-    if documents and json:
-        emit(merged(documents))
+    if json:
+        emit(results.model_dump(mode="json"))
 
 
-def merged(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The parts as one: tables key by key, rows of one model together, anything else from the first."""
-    whole: dict[str, Any] = {}
-    for document in documents:
-        for key, value in document.items():
-            if key not in whole or (isinstance(value, list) and isinstance(whole[key], str)):
-                whole[key] = value  # the change exam names the model before, the others have its scores
-            elif isinstance(value, list) and isinstance(whole[key], list):
-                whole[key] = _joined(whole[key], value)
-            elif isinstance(value, dict) and isinstance(whole[key], dict):
-                whole[key] = {**whole[key], **value}
-    for cell in whole.get("cells", []):
-        if "drift" in cell and len(whole["before"]) == 1:  # of the exams of all parts
-            from posttrain.exams.capabilities import relative_changes
+def _own(exams: Sequence[str], exams_file: Path | None, sets: Sequence[str]) -> list[tuple[ExamConfig, Path]]:
+    """The configs of --exams and --exam, each with the folder that its paths are relative to."""
+    from posttrain.config.load import check, load_yaml
+    from posttrain.studies.exam import ExamsFile
 
-            cell["drift"] = relative_changes(whole["before"][0]["scores"], cell["scores"], whole["exams"])
-    return whole
+    file = load_yaml(exams_file, ExamsFile, sets).exams if exams_file is not None else ()
+    configs = [(config, exams_file.parent if exams_file else Path()) for config in file]
+    for text in exams:
+        kind, _, path = text.partition("=")
+        node = {"exams": [{"kind": kind, **({"path": path} if path else {})}]}
+        configs.append((check(node, ExamsFile, f"--exam {text}").exams[0], Path.cwd()))
+    return configs
 
 
-SAME = ("model", "method", "change", "checkpoint", "seed")
+def _harness(tasks: str, include: Sequence[Path], *, download: bool, **settings: Any) -> ExamConfig:
+    """The config of --tasks."""
+    from posttrain.exams.tasks.lm_eval import LmEvalConfig, go_offline
 
-
-def _joined(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of cells: those of the same model, change and checkpoint become one, its costs summed."""
-    rows = [dict(row) for row in old]
-    for row in new:
-        same = next((r for r in rows if all(r.get(k) == row.get(k) for k in SAME)), None)
-        if same is None:
-            rows.append(row)
-            continue
-        for key, value in row.items():
-            if key == "cost":
-                was = same.get(key, {})
-                same[key] = {k: (max if k == "peak_gib" else _sum)(was.get(k, 0.0), v) for k, v in value.items()}
-            elif isinstance(value, dict):
-                same[key] = {**same.get(key, {}), **value}
-            elif isinstance(value, list):
-                same[key] = [*same.get(key, []), *value]
-    return rows
-
-
-def _sum(a: float, b: float) -> float:
-    return a + b
-
-
-def _write(output: Path | None, documents: list[dict[str, Any]], earlier: dict[str, Any] | None) -> None:
-    """The parts, and what an earlier command left of other exams."""
-    if output is None:
-        return
-    from json import dumps
-
-    from posttrain.exams.records import write_atomically
-
-    parts = list(documents)
-    if earlier is not None:
-        exams = [name for document in documents for name in document.get("exams", {})]
-        changes = [cell["change"] for document in documents for cell in document["cells"] if cell["change"]]
-        parts.insert(0, without(earlier, exams, changes))
-    text = dumps(merged(parts), ensure_ascii=False, indent=2, allow_nan=False)
-    write_atomically(output / "results.json", text + "\n")
+    go_offline(download=download)
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    if not names:
+        raise ConfigError(Problem(f"--tasks {tasks!r}", "no task is named", "posttrain exam MODEL --tasks NAME,NAME"))
+    return LmEvalConfig(tasks=names, include_path=tuple(map(str, include)), **settings)

@@ -1,4 +1,4 @@
-"""`posttrain list`: what each registry holds, without importing any of it, and the schema of each file."""
+"""`posttrain list`: what each registry has, without importing the modules, and the schema of each kind of file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["list_kinds", "schema_of"]
 
 
 class SchemaOf(StrEnum):
-    """Files that have a schema."""
+    """Kinds of files that have a schema."""
 
     study = "study"
     change = "change"
@@ -62,7 +62,7 @@ def seam_of(word: str) -> str:
 
 
 def plural(seam: str) -> str:
-    """The word for all of a registry.
+    """The plural of a registry's name.
 
     >>> [plural(seam) for seam in ("tuner", "penalty", "replay")]
     ['tuners', 'penalties', 'replay']
@@ -79,7 +79,7 @@ def schema_of(file: str) -> dict[str, Any]:
     elif file == "change":
         from posttrain.config.change import Change as Model  # type: ignore[assignment]  # one of four Config classes
     elif file == "exams":
-        from posttrain.cli.exam_tasks import ExamsFile as Model  # type: ignore[assignment]  # one of four
+        from posttrain.studies.exam import ExamsFile as Model  # type: ignore[assignment]  # one of four
     else:
         from posttrain.training.config import TrainConfig as Model  # type: ignore[assignment]  # one of four
     schema: dict[str, Any] = Model.model_json_schema()

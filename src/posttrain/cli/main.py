@@ -4,7 +4,7 @@ The table below is all that `posttrain --help` reads, so help never imports torc
 (one command) or a `typer.Typer` (a verb with sub-verbs); torch-using rooms are imported inside those functions.
 
 Exit codes: 0 ok, 1 failed, 2 the configuration or the command line is wrong, 3 an extra or a model is missing,
-4 partly done, 130 interrupted (143 by SIGTERM).
+4 partly done, 5 held back by `gate`, 130 interrupted (143 by SIGTERM).
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ VERBS: dict[str, Verb] = {
     "chat": Verb("chat:chat", "Talk to one or several models side by side."),
     "predict": Verb("predict:predict", "Say what a trained classifier, tagger or reader makes of a file's rows."),
     "data": Verb("data:app", "Show, check and make data: loss masks, bad rows, change files."),
-    "model": Verb("model:app", "Show, convert, export or verify a model; the models in the box."),
+    "model": Verb("model:app", "Show, convert, export or verify a model."),
     "list": Verb("list:list_kinds", "List what each registry holds, and the schema of each file."),
+    "gate": Verb("gate:gate", "Say SHIP or HOLD of a model that was examined, for CI."),
     "report": Verb("report:report", "Write the report of a finished run again."),
     "doctor": Verb("doctor:doctor", "Say what is installed and what this machine can do, for bug reports."),
 }

@@ -1,5 +1,4 @@
-"""`posttrain model show|convert|export|verify|pocket`: what a model is, whether it is whole, and in another form; the
-models in the box, measured and rebuilt."""
+"""`posttrain model show|convert|export|verify`: what a model is, whether it is whole, and the model in another form."""
 
 from __future__ import annotations
 
@@ -14,7 +13,6 @@ from posttrain.cli.options import (
     JsonOption,
     PlainCommand,
     PlainGroup,
-    SetOption,
     TrustOption,
     console,
     emit,
@@ -34,11 +32,7 @@ __all__ = ["app"]
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True)
 NAMES = ("output", "source", "base", "model", "architecture", "dtype")
-"""Rows of a table that hold a name, a folder or a word that is typed."""
-pocket = typer.Typer(
-    cls=PlainGroup, no_args_is_help=True, help="The models in the box: check what they know, rebuild them."
-)
-app.add_typer(pocket, name="pocket")
+"""Rows of a table whose value is a name, a folder or a word of the command line, and is not translated."""
 
 
 @app.command(cls=PlainCommand)
@@ -190,7 +184,7 @@ def verify(
 
 
 def _one_of(out: Path | None, output: Path | None) -> Path:
-    """The folder to write, said in one of two ways."""
+    """The folder to write, from the argument or from --output. ConfigError unless exactly one is given."""
     if out is not None and output is not None:
         raise ConfigError(Problem("--output", f"is {output}, and the argument is {out}", "say the folder once"))
     folder = out if out is not None else output
@@ -200,7 +194,7 @@ def _one_of(out: Path | None, output: Path | None) -> Path:
 
 
 def _only_file(source: Path) -> str:
-    """A folder's only GGUF file; any other source as it is. MissingError for a GGUF file that is not there."""
+    """A folder's only GGUF file; any other source as it is. MissingError for a GGUF file that does not exist."""
     from posttrain.models.names import resolve
 
     return resolve(str(source)) if source.is_dir() or source.suffix.lower() == ".gguf" else str(source)
@@ -261,8 +255,8 @@ def _show_nearest(model: str, k: int, *, json: bool, **how: bool) -> None:
 
 
 def _print_table(rows: dict[str, Any]) -> None:
-    """Labels and values, as people read them."""
-    _print_rows((_label(key), _in_words(key, value)) for key, value in rows.items())
+    """Print labels and values in words."""
+    _print_rows((translate("size" if key == "gib" else key), _in_words(key, value)) for key, value in rows.items())
 
 
 def _print_rows(rows: Iterable[tuple[str, ...]]) -> None:
@@ -277,12 +271,8 @@ def _print_rows(rows: Iterable[tuple[str, ...]]) -> None:
     console(stderr=False).print(table)
 
 
-def _label(key: str) -> str:
-    return translate("size" if key == "gib" else key)
-
-
 def _in_words(key: str, value: Any) -> str:
-    """A value of a table for people; what is a name stays as it is."""
+    """A value of a table in words; a name stays as it is."""
     if key == "gib":
         return size(value)
     if isinstance(value, bool):
@@ -292,77 +282,3 @@ def _in_words(key: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or translate("nothing")
     return str(value) if key in NAMES else translate(str(value))
-
-
-@pocket.command(cls=PlainCommand)
-def check(
-    json: JsonOption = False,
-    folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Check DIR/base and DIR/chat instead of the shipped ones.")
-    ] = None,
-    questions: Annotated[int, typer.Option(metavar="N", min=1, help="Questions per relation, language and kind.")] = 40,
-    everything: Annotated[bool, typer.Option("--all", help="Print the score of every relation, too.")] = False,
-    card: Annotated[bool, typer.Option("--card", help="Write the scores into the README.md of both folders.")] = False,
-) -> None:
-    """Ask the models in the box what they should know; exit 1 when a floor is missed."""
-    from posttrain.models.load import load_model, resolve
-    from posttrain.pocket.card import write_cards
-    from posttrain.pocket.check import as_rows, check_base, check_chat, failures
-
-    names = {kind: str(folder / kind) if folder else f"pocket:{kind}" for kind in ("base", "chat")}
-    talk("asking pocket:base and pocket:chat, about a minute on two cores")
-    scores = check_base(load_model(names["base"]), n=questions) | check_chat(load_model(names["chat"]), n=questions)
-    missed = failures(scores)
-    if card:
-        write_cards({kind: Path(resolve(name)) for kind, name in names.items()}, scores)
-    if json:
-        emit({"scores": scores, "missed": missed})
-    else:
-        from rich.table import Table
-
-        table = Table("score", "value", "gate", box=None)
-        for row in as_rows(scores):
-            if everything or row["score"].count(".") < 3:
-                table.add_row(row["score"], f"{row['value']:.1%}", " ".join(row["gate"]))
-        console(stderr=False).print(table)
-        for line in missed:
-            talk(f"missed: {line}")
-    if missed:
-        raise typer.Exit(1)
-
-
-@pocket.command(cls=PlainCommand)
-def build(
-    output: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for base/, chat/ and the run's logs.")],
-    json: JsonOption = False,
-    sets: SetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and stop.")] = False,
-) -> None:
-    """Train pocket:base and pocket:chat again from the seed, and say how far they are from the shipped ones.
-
-    Under an hour on two CPU cores; goes on where it stopped when run again.
-    """
-    from posttrain.config.load import apply_sets, check
-    from posttrain.pocket.recipe import Recipe
-
-    given: dict[str, Any] = {}
-    apply_sets(given, sets or [])
-    recipe = check(given, Recipe, "--set")
-    if dry_run:
-        emit(recipe.model_dump()) if json else _print_table(recipe.model_dump())
-        return
-    from posttrain.pocket import build as building
-    from posttrain.pocket.compare import distance
-    from posttrain.training.progress import progress_for
-
-    when_stopped(lambda: (Problem("", "stopped", "run the same command to go on"),))
-    cost = building.build(output, recipe, progress=progress_for, say=talk)
-    talk("measuring the distance from the shipped models")
-    cost["distance"] = distance(output)
-    if json:
-        emit(cost)
-        return
-    talk(f"built in {cost['wall_s'] / 60:.1f} minutes: {output}/base, {output}/chat")
-    for kind, far in cost["distance"].items():
-        console(stderr=False).print(f"pocket:{kind}: {far['summary']}", markup=False)
-    talk(f"measure them with: posttrain model pocket check --folder {output}")

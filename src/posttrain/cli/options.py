@@ -227,7 +227,7 @@ def emit_failure(code: int, *problems: Problem) -> None:
     read, whatever the exit code.
     """
     if _state["json"] and not _state["emitted"] and os.environ.get("RANK", "0") == "0":
-        told = [problem._asdict() for problem in problems]
+        told = [{"place": p.location, "cause": p.cause, "mend": p.mend} for p in problems]
         emit({"error": "\n".join(map(str, problems)), "exit_code": code, "problems": told})
 
 

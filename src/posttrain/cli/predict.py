@@ -17,8 +17,8 @@ from posttrain.models.disk import starting_anew, write_whole
 
 if TYPE_CHECKING:
     from posttrain.data.records import Record
-    from posttrain.models.heads import HeadNotes
     from posttrain.models.load import LoadedModel
+    from posttrain.models.notes import HeadNotes
 
 __all__ = ["predict"]
 
@@ -50,9 +50,10 @@ def predict(
     Rows are as for training: {"text": ...}, {"tokens": [...]}, or {"question": ..., "context": ...}.
     """
     from posttrain.data.readers import DataSource, read_records
-    from posttrain.models.heads import load_any, saved_head
+    from posttrain.models.heads import load_any
     from posttrain.models.load import check_folder
     from posttrain.models.names import say_taken
+    from posttrain.models.notes import saved_head
 
     check_folder(model)
     say_taken(model, talk)
@@ -114,7 +115,7 @@ def _classes(loaded: LoadedModel, notes: HeadNotes, records: Sequence[Any]) -> P
 def _has(record: Any, several: bool) -> bool:
     """Whether a text has labels to compare with. DataError for several where the model says one."""
     if record.gold and not several and len(record.labels) != 1:
-        raise DataError(Problem(record.place, f"{len(record.labels)} labels, where the model gives each text one"))
+        raise DataError(Problem(record.location, f"{len(record.labels)} labels, where the model gives each text one"))
     return bool(record.gold)
 
 

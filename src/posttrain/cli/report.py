@@ -75,7 +75,9 @@ def report(
 def _tables(run: Run, folder: Path, wanted: list[str], *, language: str, json: bool) -> None:
     """Write the tables; their paths go to stderr and the tables themselves to stdout."""
     from posttrain.errors import ConfigError
-    from posttrain.reports.tables_out import plain_table, table_names, to_text, write_tables
+    from posttrain.reports.formats import records, to_text
+    from posttrain.reports.tables_out import plain_table, table_names, write_tables
+    from posttrain.reports.texts import text
 
     known = table_names(run)
     unknown = [name for name in wanted if name not in (*known, ALL)]
@@ -85,15 +87,12 @@ def _tables(run: Run, folder: Path, wanted: list[str], *, language: str, json: b
         )
     names = known if ALL in wanted else list(dict.fromkeys(wanted))
     files = write_tables(run, folder, names=names, language=language) if names else []
-    found = [plain_table(run, name, language=language) for name in names]
+    found = {name: plain_table(run, name) for name in names}
     if json:
-        rows = {
-            table.name: [dict(zip((*table.heads, *table.columns), (*row.labels, *row.values), strict=True))
-                         for row in table.rows]
-            for table in found
-        }  # fmt: skip
+        rows = {name: records(table, language) for name, table in found.items()}
         emit({"tables": rows, "files": [str(path) for path in files]})
         return
     for path in files:
         talk(f"written: {path}")
-    print("\n".join(to_text(table) for table in found), end="")
+    shown = (f"{text(table.label, language)}\n\n{to_text(table, language)}" for table in found.values())
+    print("\n".join(shown), end="")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as _json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -33,12 +32,14 @@ from posttrain.language import listed, placed, spoken, translate
 from posttrain.models.meter import clock
 
 if TYPE_CHECKING:
+    from posttrain.exams.results import Line
     from posttrain.models.meter import Doing
     from posttrain.studies.config import Study
+    from posttrain.studies.events import Event
     from posttrain.studies.examine import ExamEvent
     from posttrain.studies.exams import Exams
     from posttrain.studies.plan import Cell
-    from posttrain.studies.run import Event, Outcome
+    from posttrain.studies.run import Outcome
 
 __all__ = ["run"]
 
@@ -63,6 +64,14 @@ def run(
     ] = None,
     output: OutputOption = None,
     restart: Annotated[bool, typer.Option("--restart", help="Run cells again that are done.")] = False,
+    jobs: Annotated[
+        int,
+        typer.Option("--jobs", "-j", metavar="N", min=1, help="Run so many cells at once, each in a process."),
+    ] = 1,
+    on: Annotated[
+        str,
+        typer.Option("--on", metavar="ray|ADDRESS", help="Run the cells on Ray: started here, or at an address."),
+    ] = "",
     language: LanguageOption = None,
     sets: SetOption = None,
     download: DownloadOption = False,
@@ -84,8 +93,8 @@ def run(
 
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
     base = study.parent
-    known = load_changes(config.changes, base, place=str(study)) if config.changes else []
-    plan = make_plan(config, known, base, place=lambda path, change: _written(study, sets or [], path, change))
+    known = load_changes(config.changes, base, location=str(study)) if config.changes else []
+    plan = make_plan(config, known, base, location=lambda path, change: _written(study, sets or [], path, change))
     selected = select(plan, only=only or (), changes=changes)
     folder = output or config.folder(base)
 
@@ -101,8 +110,8 @@ def run(
     if folder.is_dir() and not dry_run:
         with only_one(folder):  # somebody else's is not waited for until all exams are read; the run takes it again
             pass
-    exams = prepare_exams(config, known, base, place=str(study))
-    reference_of(config, known, exams, base)  # a wrong key is said before anything runs
+    exams = prepare_exams(config, known, base, location=str(study))
+    reference_of(config, exams, base)  # a wrong key is said before anything runs
     if dry_run:
         _dry_run(config, selected, folder, exams, base, json=json)
         return
@@ -115,10 +124,19 @@ def run(
         talk(f"weights: {NONE_KEPT}")
     for line in unused_dtypes(selected):
         talk(line)
-    watcher = Watcher([f"{task.name}.{task.headline}" for task in exams.tasks])
+    watcher = Watcher([part.info.key for part in exams.parts])
     try:
         outcome = run_study(
-            config, plan, selected, base=base, folder=folder, watcher=watcher, exams=exams, restart=restart
+            config,
+            plan,
+            selected,
+            base=base,
+            folder=folder,
+            watcher=watcher,
+            exams=exams,
+            restart=restart,
+            jobs=jobs,
+            on=on,
         )
     except Interrupted as stop:
         watcher.clear()
@@ -142,7 +160,7 @@ def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) ->
     from posttrain.config.load import line_of, read_yaml
     from posttrain.errors import MissingError
     from posttrain.models.load import check_folder
-    from posttrain.studies.plan import find_model
+    from posttrain.studies.models import find_model
 
     problems: list[Problem] = []
     written = None if any(one.startswith(("models=", "models.")) for one in sets) else read_yaml(path)
@@ -150,8 +168,8 @@ def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) ->
         try:
             check_folder(find_model(model, base)[0])
         except MissingError as error:
-            place = "" if written is None else f"{path}:{line_of(written, ('models', number))}: "
-            problems += [one._replace(place=f"{place}{one.place}") for one in error.problems]
+            location = "" if written is None else f"{path}:{line_of(written, ('models', number))}: "
+            problems += [one._replace(location=f"{location}{one.location}") for one in error.problems]
     if problems:
         raise MissingError(*problems)
 
@@ -163,24 +181,24 @@ def _counts(cells: Sequence[Cell]) -> str:
     models = several(len({cell.model for cell in cells}), "model")
     floor = any(cell.method.kind == "noise_floor" for cell in cells)
     methods = several(len({cell.method.label for cell in cells if cell.method.kind != "noise_floor"}), "method")
-    changes = several(len({cell.change_name for cell in cells if cell.change is not None}), "change")
+    changes = several(len({change.name for cell in cells for change in cell.changes}), "change")
     seeds = several(len({cell.seed for cell in cells}), "seed")
     counted = f"{several(len(cells), 'cell')} ({models} x {methods} x {changes} x {seeds}"
     return f"{counted}, and the noise floor of each change)" if floor else f"{counted})"
 
 
 def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, base: Path, *, json: bool) -> None:
+    from posttrain.exams.results import CellResult, read_part
     from posttrain.studies.estimate import by_finished, estimate
     from posttrain.studies.replays import Readers, check_replays
-    from posttrain.studies.results import read_result
     from posttrain.studies.rows import check_rows, unused_dtypes
 
     readers = Readers(config, base)
     check_rows(readers, cells)
     replays = check_replays(readers, cells)
-    guess = estimate(config, cells, exams.tasks, base)
-    found = {cell.folder: read_result(folder / "cells" / cell.folder) for cell in cells}
-    walls = {name: one.cost["wall_s"] for name, one in found.items() if one is not None and one.status == "done"}
+    guess = estimate(config, cells, exams.parts, base)
+    found = {cell.folder: read_part(folder / "cells" / cell.folder / "result.json", CellResult) for cell in cells}
+    walls = {name: one.final.cost["wall_s"] for name, one in found.items() if one is not None and one.status == "done"}
     known = len(walls)
     left_s, waiting = by_finished(cells, walls)
     if json:
@@ -194,7 +212,7 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
             }
             for cell in cells
         ]
-        asked = {task.name: sum(len(item.asks) for item in task.items) for task in exams.tasks}
+        asked = {part.info.name: sum(len(item.asks) for item in part.items) for part in exams.parts}
         emit(
             {
                 "study": config.study,
@@ -218,10 +236,10 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     for line in replays:
         print_line(f"            {line}")
     print_line(f"exams       {guess.examined_tokens:,} tokens")
-    for task in exams.tasks:
-        requests = sum(len(item.asks) for item in task.items) * (1 + len(task.perturbations))
+    for part in exams.parts:
+        requests = sum(len(item.asks) for item in part.items) * part.times
         print_line(
-            f"  {task.name}: {len(task.items):,} item{'' if len(task.items) == 1 else 's'}, "
+            f"  {part.info.name}: {len(part.items):,} item{'' if len(part.items) == 1 else 's'}, "
             f"{requests:,} request{'' if requests == 1 else 's'} each time"
         )
     if _train(cells):
@@ -253,10 +271,11 @@ def _listed(cells: Sequence[Cell]) -> list[str]:
 
 
 def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> None:
+    from posttrain.exams.results import read_results
     from posttrain.reports.html import write_report
     from posttrain.reports.table import text_table
 
-    results = _json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = read_results(folder)
     if not json:  # before the report, which a full disk has no room for
         print(text_table(results, width=console(stderr=False).width, language=language), end="", flush=True)
     report: Path | None = None
@@ -264,14 +283,14 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
         report = write_report(folder, language=language)
     finally:
         if json:
-            emit({**results, "report": None if report is None else str(report)})
+            emit({**results.model_dump(mode="json"), "report": None if report is None else str(report)})
     if not json:
         print_line(f"\nreport: {report}")
         for line in _weights(outcome, folder):
             print_line(line)
     if not outcome.failed:
         return
-    problems = [Problem(f"{r.model} | {r.method} | {r.change} | seed {r.seed}", r.error) for r in outcome.failed]
+    problems = [Problem(_named(r.first), r.error) for r in outcome.failed]
     if len(outcome.failed) < len(outcome.results):
         raise PartlyDone(Problem("", f"{len(problems)} of {len(outcome.results)} cells failed"), *problems)
     codes = {result.exit_code for result in outcome.failed}
@@ -283,6 +302,10 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
     raise error
 
 
+def _named(line: Line) -> str:
+    return " | ".join([line.model, line.method, *([line.change] if line.change else []), f"seed {line.seed}"])
+
+
 def _train(cells: Sequence[Cell]) -> bool:
     """Whether some of them make a model."""
     return any(cell.method.kind == "train" for cell in cells)
@@ -290,8 +313,8 @@ def _train(cells: Sequence[Cell]) -> bool:
 
 def _weights(outcome: Outcome, folder: Path) -> list[str]:
     """Where the models are that the study has made; that none is kept was said before the work."""
-    kept = [result for result in outcome.results if result.status == "done" and result.weights]
-    lines = [f"model:  {folder / result.weights}" for result in kept[:LISTED_MODELS]]
+    kept = [result.first for result in outcome.results if result.status == "done" and result.first.weights]
+    lines = [f"model:  {folder / line.weights}" for line in kept[:LISTED_MODELS]]
     if len(kept) > LISTED_MODELS:
         lines.append(f"        and {len(kept) - LISTED_MODELS} more, in the same place of their cells")
     return lines
@@ -307,6 +330,11 @@ class Watcher:
         self.last = time.monotonic()
         self.shown = 0.0
         self.label = ""
+        self.labels: dict[str, str] = {}
+
+    def turn(self, cell: Cell) -> None:
+        """What follows is of this cell, which is one of several that run."""
+        self.label = self.labels.get(cell.folder, "")
 
     def clear(self) -> None:
         """Nothing half-written on the screen."""
@@ -321,6 +349,7 @@ class Watcher:
     def begins(self, event: Event) -> None:
         """Name the cell that begins."""
         self.label = f"[{event.done + 1}/{event.total}] {translate(str(event.cell))}"
+        self.labels[event.cell.folder] = self.label
         self.last = time.monotonic()
         self._show("")
 
@@ -379,7 +408,7 @@ class Watcher:
         assert result is not None
         left = f", {clock(event.left_s)} left" if event.left_s else ""
         if result.status == "done":
-            scores = result.examined[-1].scores
+            scores = result.final.scores
             shown = (
                 ("learned", "reliability"),
                 ("same pattern", "locality.same_pattern"),

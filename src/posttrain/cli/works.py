@@ -1,4 +1,4 @@
-"""Long work below a verb that has no display of its own: a live line on a terminal, a line now and then elsewhere."""
+"""Long work below a verb, and exams: a live line on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -10,46 +10,70 @@ from typing import TYPE_CHECKING
 
 from posttrain.cli.options import console, quiet, talk
 from posttrain.cli.plain import fitted
-from posttrain.language import translate
+from posttrain.language import placed, translate
+from posttrain.models.meter import clock
 
 if TYPE_CHECKING:
     from posttrain.models.meter import Doing
+    from posttrain.studies.examine import ExamEvent
 
-__all__ = ["shown_works"]
+__all__ = ["Works", "shown_works"]
 
 LINE_EVERY_S = 10.0
 """Seconds between two lines off a terminal."""
 
 
-class _Works:
+class Works:
+    """Shows what goes on. head: what it is done for, such as an exam of a model."""
+
     def __init__(self) -> None:
         self.live = sys.stderr.isatty() and not quiet()
         self.last = time.monotonic()
+        self.head = ""
 
     def __call__(self, work: Doing) -> None:
+        self._show("" if work.ends else str(work))
+
+    def exam(self, event: ExamEvent) -> None:
+        """An exam begins or goes on."""
+        self.head = f"{event.exam} on {event.model}"
+        columns = [f"{event.done:,}/{event.total:,}", f"{event.tokens_per_s:,.0f} tokens/s"]
+        columns += [f"{clock(event.left_s)} left"] if event.left_s is not None else []
+        self._show("  ".join(columns) if event.total else "")
+
+    def say(self, line: str) -> None:
+        """A line that stays; what went on before it is over."""
+        self.clear()
+        self.head = ""
+        talk(line)
+
+    def _show(self, words: str) -> None:
+        """Nothing is shown for no words."""
         now = time.monotonic()
+        shown = placed(translate(self.head), translate(words)) if self.head and words else translate(words)
         if self.live:
             self.clear()
-            sys.stderr.write("" if work.ends else fitted(translate(str(work)), console().width - 1))
+            sys.stderr.write(fitted(shown, console().width - 1))
             sys.stderr.flush()
-        elif now - self.last >= LINE_EVERY_S and not work.ends:
+        elif now - self.last >= LINE_EVERY_S and words:
             self.last = now
-            talk(str(work))
+            talk(shown)
 
     def clear(self) -> None:
+        """Nothing half-written on the screen."""
         if self.live:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
 
 @contextmanager
-def shown_works() -> Iterator[None]:
+def shown_works() -> Iterator[Works]:
     """While this lasts, long work is shown."""
     from posttrain.models.meter import listening
 
-    works = _Works()
+    works = Works()
     with listening(works):
         try:
-            yield
+            yield works
         finally:
             works.clear()

@@ -1,7 +1,8 @@
-"""The base of every configuration: frozen, no unknown keys, the docstring under a field is its help text.
+"""The base class of all configurations: frozen, without unknown keys; the docstring below a field is its help text.
 
-A part chosen by `kind:` (a tuner, an objective, a replay) is declared as `Annotated[Config, ByKind("tuner")]`: the YAML
-may say `tuner: lora` or `tuner: {kind: lora, rank: 8}`, and the registry says which class checks it.
+A field whose class is chosen by `kind:` (a tuner, an objective, a replay) is declared as
+`Annotated[Config, ByKind("tuner")]`: the YAML has `tuner: lora` or `tuner: {kind: lora, rank: 8}`, and the registry
+gives the class that validates it.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ class Config(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
     SCHEMA: ClassVar[str] = ""
-    """What `posttrain list --schema` calls a file of this class."""
+    """Name of a file of this class in `posttrain list --schema`."""
 
 
 def spelled(written: Any, **others: str) -> BeforeValidator:
-    """Pydantic marker: words that a field takes for others, `spelled(Literal["bf16", "bfloat16"], bfloat16="bf16")`.
+    """Pydantic marker: other spellings of a field's values, `spelled(Literal["bf16", "bfloat16"], bfloat16="bf16")`.
 
-    written: the type of all that may be written, for the JSON Schema.
+    written: the type with all spellings, for the JSON Schema.
     """
 
     def one(value: Any) -> Any:
@@ -52,6 +53,15 @@ class ByKind:
     """Pydantic marker: validate this field with the config class that `kind:` names in the registry's seam."""
 
     seam: str
+    implied: tuple[tuple[str, str], ...] = ()
+    """(key, kind): a mapping that has the key needs no `kind`."""
+    without: tuple[str, ...] = ()
+    """Kinds that may not stand here."""
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds that may stand here."""
+        return [kind for kind in registry.kinds(self.seam) if kind not in self.without]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def validate(value: Any) -> Any:
@@ -61,8 +71,13 @@ class ByKind:
                 value = {"kind": value}
             if not isinstance(value, dict):
                 raise PydanticCustomError("kind", "expected a kind, such as {kind: ...}")
+            given = [kind for key, kind in self.implied if key in value]
+            if "kind" not in value and given:
+                value = {"kind": given[0], **value}
+            if value.get("kind") in self.without:
+                raise PydanticCustomError("kind", "kind '{kind}' cannot stand here", {"kind": str(value["kind"])})
             if "kind" not in value:
-                known = ", ".join(registry.kinds(self.seam))
+                known = ", ".join(self.kinds)
                 raise PydanticCustomError("kind", "'kind' is missing; known: {known}", {"known": known})
             try:
                 entry = registry.load(self.seam, str(value["kind"]))
@@ -71,20 +86,19 @@ class ByKind:
             return entry.config.model_validate(value)
 
         return core_schema.no_info_plain_validator_function(
-            validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
+            validate, serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True)
         )
 
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        kinds = registry.kinds(self.seam)
+        kinds = self.kinds
         options = [handler(registry.load(self.seam, kind).config.__pydantic_core_schema__) for kind in kinds]
         return {"anyOf": [{"type": "string", "enum": kinds}, *options]}
 
 
 def _dump(value: Any, info: SerializationInfo) -> Any:
-    """A part chosen by kind, dumped as it is asked of the whole; as its class has it, not as the field is declared."""
+    """Serialise a field chosen by kind with its own class (the declared one is `Config`), with the caller's options."""
     if not isinstance(value, Config):
         return value
     return value.model_dump(

@@ -1,17 +1,19 @@
-"""A change file: what shall be different, what must follow from it, what must stay.
+"""The change file: what is to be different, what must follow from it, what must stay.
 
-A probe is written short (`"What is the capital of France?"`) or long (`{prompt: ..., answer: ...}`); both are read into
-the same class. A locality probe has no answer: what the model said before is what it must say after, in content; it may
-name words that must still be there (`keeps: [Paris]`).
+A probe is written in short (`"What is the capital of France?"`) or in full (`{prompt: ..., answer: ...}`); both give
+the same class. A locality probe has no answer: the content of the model's answer must stay the same. It may name words
+that must still be in the answer (`keeps: [Paris]`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
+from ruamel.yaml.comments import CommentedMap
 
 from posttrain.config.base import Config
 from posttrain.config.load import find_files, line_of, load_yaml, read_yaml
@@ -44,10 +46,6 @@ def _long(value: Any) -> Any:
     return value if isinstance(value, dict | Config) else {"prompt": value}
 
 
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list | tuple | dict) else (value,)
-
-
 NO_ANSWER = "a target needs an 'answer'"
 
 
@@ -61,11 +59,17 @@ PromptText = Annotated[
     Annotated[str, Tag("text")] | Annotated[tuple[ChatTurn, ...], Tag("messages")],
     Discriminator(lambda value: "messages" if isinstance(value, list | tuple) else "text"),
 ]
-Words = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
+Words = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: value if isinstance(value, list | tuple | dict) else (value,),
+        json_schema_input_type=str | tuple[str, ...],
+    ),
+]
 
 
 class Question(Config):
-    """A probe: what is asked, and where the kind of probe needs it, what is expected."""
+    """A probe: what is asked, and what is expected if this kind of probe needs it."""
 
     prompt: PromptText
     """A question, or a list of {role, content} messages ending with the user's."""
@@ -96,10 +100,14 @@ class Question(Config):
         return value
 
     @model_validator(mode="after")
-    def _subject_in_prompt(self) -> Question:
+    def _consistent(self) -> Question:
         if self.subject is not None and isinstance(self.prompt, str) and self.subject not in self.prompt:
             raise ValueError(f"the subject '{self.subject}' does not stand in the prompt")
+        self.check_answers()
         return self
+
+    def check_answers(self) -> None:
+        """ValueError when this kind of probe lacks an answer, or may not have one."""
 
     @property
     def question(self) -> str:
@@ -107,44 +115,34 @@ class Question(Config):
         return self.prompt if isinstance(self.prompt, str) else self.prompt[-1].content
 
 
-NO_KEEPS = "'keeps' is for locality probes; say with 'answer' or 'answer_contains' what is expected"
-
-
-class Target(Question):
-    """What should change: a prompt and its new answer."""
-
-    @model_validator(mode="after")
-    def _answered(self) -> Target:
-        if not self.answer:
-            raise ValueError(NO_ANSWER)
-        if self.keeps:
-            raise ValueError(NO_KEEPS)
-        return self
-
-
 class Expectation(Question):
     """What should follow: a prompt with `answer` or `answer_contains`."""
 
-    @model_validator(mode="after")
-    def _answered(self) -> Expectation:
+    def check_answers(self) -> None:
         if not self.answer and not self.answer_contains:
             raise ValueError("needs 'answer' or 'answer_contains'")
         if self.keeps:
-            raise ValueError(NO_KEEPS)
-        return self
+            raise ValueError("'keeps' is for locality probes; say with 'answer' or 'answer_contains' what is expected")
+
+
+class Target(Expectation):
+    """What should change: a prompt and its new answer."""
+
+    def check_answers(self) -> None:
+        if not self.answer:
+            raise ValueError(NO_ANSWER)
+        super().check_answers()
 
 
 class Kept(Question):
-    """What should stay: a prompt, and where one wants to be sure, words that must still be in the answer."""
+    """What should stay: a prompt, and optionally words that must still be in the answer."""
 
-    @model_validator(mode="after")
-    def _nothing_expected(self) -> Kept:
+    def check_answers(self) -> None:
         if self.answer or self.answer_contains:
             raise ValueError(
                 "a locality probe has no 'answer': what the model said before must stay; "
                 "words that must still be there are 'keeps: [...]'"
             )
-        return self
 
 
 Expectations = tuple[Annotated[Expectation, BeforeValidator(_long)], ...]
@@ -181,7 +179,7 @@ class Locality(Config):
 
 
 class Change(Config):
-    """One change and the exam that belongs to it."""
+    """One change and its exam."""
 
     FORMAT: ClassVar[int] = 1
     SCHEMA: ClassVar[str] = "change"
@@ -224,22 +222,29 @@ class Change(Config):
         return self._path
 
     def place_of(self, group: str, index: int) -> str:
-        """A probe for an error: the file and line, the change, and which of its probes."""
+        """A probe as an error names it: file and line, the change, and the probe's number."""
         keys: tuple[str | int, ...] = ("target", index) if group == "reliability" else (*group.split("."), index)
         said = f"change {self.name}, {'target' if group == 'reliability' else group} {index + 1}"
-        if not Path(self._path).is_file():
+        path = Path(self._path)
+        if not path.is_file():
             return said
-        return f"{self._path}:{line_of(read_yaml(Path(self._path)), keys)} ({said})"
+        return f"{self._path}:{line_of(_read(path, path.stat().st_mtime_ns), keys)} ({said})"
 
     def probes(self) -> Iterator[tuple[str, int, Question]]:
         """Every probe as (group, index, question): `reliability`, then `generality.*`, then `locality.*`."""
         for i, target in enumerate(self.target):
             yield "reliability", i, target
         for part in ("generality", "locality"):
-            room: Generality | Locality = self.generality if part == "generality" else self.locality
-            for kind, questions in room:
+            probes: Generality | Locality = self.generality if part == "generality" else self.locality
+            for kind, questions in probes:
                 for i, question in enumerate(questions):
                     yield f"{part}.{kind}", i, question
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, changed: int) -> CommentedMap:
+    """The nodes of a file as it was changed last: every probe asks for its own line."""
+    return read_yaml(path)
 
 
 def load_change(path: Path) -> Change:
@@ -249,14 +254,14 @@ def load_change(path: Path) -> Change:
     return change
 
 
-def load_changes(patterns: str | Sequence[str], base: Path, place: str = "") -> list[Change]:
+def load_changes(patterns: str | Sequence[str], base: Path, location: str = "") -> list[Change]:
     """The change files of one or more paths or globs, relative to `base`, each once, in the order of their paths.
 
     All problems of all files are raised together. Two changes of one name are an error: their results would mix.
     """
     problems: list[Problem] = []
     changes: dict[str, Change] = {}
-    for path in find_files(patterns, base, place=place):
+    for path in find_files(patterns, base, location=location):
         try:
             change = load_change(path)
         except ConfigError as error:

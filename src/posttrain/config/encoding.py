@@ -1,4 +1,4 @@
-"""Bytes of a user's file that are no UTF-8: what they seem to be, and what to do."""
+"""Files that are not UTF-8: guess what they are, and say what to do."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from posttrain.config.shell import shell_word as quote
 
 __all__ = ["Guess", "guess", "wide_of"]
 
-COMMON = {
-    "Big5": ("cp950", range(0xA4, 0xC7)),
-    "GB18030": ("gb18030", range(0xB0, 0xD8)),
-}
-"""Encoding -> Python's codec, and the first bytes of its 5,400 (Big5) or 3,755 (GB) most common characters."""
+COMMON = {"Big5": ("cp950", range(0xA4, 0xC7)), "GB18030": ("gb18030", range(0xB0, 0xD8))}
+"""Encoding -> Python's codec, and the lead bytes of its 5,400 (Big5) or 3,755 (GB) most common characters."""
+SIGNS = range(0xA1, 0xA4)
+"""Lead bytes of punctuation and full-width forms in both encodings."""
 READ = 200_000
-"""Bytes that are looked at."""
+"""How many bytes are examined."""
 CLEAR = 0.8
-"""Share of common characters above which Chinese text is taken for what it looks like."""
+"""Share of common characters from which an encoding is likely."""
 
 
 class Guess(NamedTuple):
-    """What a file is instead of UTF-8, and the mend."""
+    """What a file seems to be instead of UTF-8, and the mend."""
 
     cause: str
     mend: str
 
 
 def guess(data: bytes, name: str) -> Guess:
-    """Look at bytes that do not decode as UTF-8."""
+    """Guess what bytes are that do not decode as UTF-8."""
     magic = {b"PAR1": "a Parquet file", b"\x1f\x8b": "compressed by gzip", b"PK\x03\x04": "an Excel or ZIP file"}
     for start, what in magic.items():
         if data.startswith(start):
@@ -46,15 +45,12 @@ def guess(data: bytes, name: str) -> Guess:
         told = " or ".join(chinese)
         excel = "in Excel, 'CSV UTF-8'; or: " if name.lower().endswith((".csv", ".tsv", ".txt")) else ""
         codec = chinese[0].upper()
-        return Guess(
-            f"not UTF-8; it looks like {told}",
-            f"save it as UTF-8 ({excel}{_converted(codec, name)})",
-        )
+        return Guess(f"not UTF-8; it looks like {told}", f"save it as UTF-8 ({excel}{_converted(codec, name)})")
     return Guess("not UTF-8", "save the file as UTF-8")
 
 
 def _converted(codec: str, name: str) -> str:
-    """The command that writes a UTF-8 copy beside the file, with its ending: that says how the copy is read."""
+    """The command that writes a UTF-8 copy beside the file, with the same ending, which says how it is read."""
     path = Path(name)
     packed = path.suffix.lower() == ".gz"
     bare = path.with_suffix("") if packed else path
@@ -65,7 +61,7 @@ def _converted(codec: str, name: str) -> str:
 
 
 def wide_of(data: bytes) -> str:
-    """UTF-16 or UTF-32, by their marks, or by a zero in every other byte of the beginning."""
+    """UTF-16 or UTF-32, recognised by a byte order mark, or by a zero in every other byte of the beginning."""
     marks = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
     found = next((name for mark, name in marks.items() if data.startswith(mark)), "")
     head = data[:200]
@@ -78,7 +74,7 @@ def wide_of(data: bytes) -> str:
 
 
 def _chinese(data: bytes) -> list[str]:
-    """The Chinese encodings that the bytes may be in, the likeliest first; none when neither is likely."""
+    """The Chinese encodings that the bytes may have, the likeliest first; empty when neither is likely."""
     shares = {}
     for name, (codec, common) in COMMON.items():
         text = data.decode(codec, errors="ignore")
@@ -87,15 +83,10 @@ def _chinese(data: bytes) -> list[str]:
         except UnicodeDecodeError:
             continue
         wide = [c.encode(codec) for c in text if ord(c) > 127]
-        letters = [pair for pair in wide if len(pair) == 2 and not _sign(pair)]
+        letters = [pair for pair in wide if len(pair) == 2 and pair[0] not in SIGNS]
         if letters:
             shares[name] = sum(pair[0] in common for pair in letters) / len(letters)
     likely = sorted((name for name, share in shares.items() if share >= CLEAR), key=lambda name: -shares[name])
     if len(likely) == 2 and shares[likely[0]] - shares[likely[1]] > 0.1:
         return likely[:1]
     return likely
-
-
-def _sign(pair: bytes) -> bool:
-    """Punctuation and full-width forms, which lie before the characters in both encodings."""
-    return pair[0] in range(0xA1, 0xA4)

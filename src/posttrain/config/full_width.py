@@ -1,6 +1,6 @@
-"""Full-width signs where YAML wants ASCII: `study：tiny`, `seeds: ［0，1］`.
+"""Full-width signs where YAML needs ASCII: `study：tiny`, `seeds: ［0，1］`.
 
-An input method for Chinese writes them, and the parser, for which they are letters, finds fault with another line.
+Chinese input methods write them; the parser takes them for letters and reports an error in a later line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["in_text", "in_value"]
 
 
 class _Wide(NamedTuple):
-    """Signs that are confused together: what they are called, what is to be written, the ASCII for each."""
+    """Signs of one kind: their name, what to write instead, and the ASCII sign for each."""
 
     name: str
     mend: str
@@ -29,16 +29,16 @@ KINDS = (
 )
 """In the order in which they are tried."""
 SPACE = {0x3000: " "}
-"""The full-width space goes with any of them."""
+"""The full-width space, which is replaced together with signs of any kind."""
 MOST_TRIED = 20
-"""So many lines are looked at before the one that the parser stumbles over, and so many faults are named."""
+"""How many lines before the reported one are tried, and how many problems are reported."""
 
 
 def in_text(text: str, line: int, name: str, fault: Callable[[str], int | None]) -> list[Problem]:
-    """The full-width signs that a text is no YAML for; empty where they are not why.
+    """Problems for the full-width signs because of which a text is not YAML; empty when they are not the reason.
 
-    line: where the parser stumbled, which is after the fault; fault: the line where it stumbles over a text, None when
-    it reads it. A sign is at fault when the parser comes further with the ASCII sign in its place.
+    line: where the parser failed, which is after the sign; fault: returns the line where the parser fails on a text,
+    None when it succeeds. A sign is the reason when the parser gets further with the ASCII sign instead.
     """
     lines = text.split("\n")
     problems: list[Problem] = []
@@ -49,16 +49,16 @@ def in_text(text: str, line: int, name: str, fault: Callable[[str], int | None])
             reached = fault("\n".join(tried))
             if reached is None or reached > at:
                 lines, at = tried, reached
-                place = f"{name}:{number + 1}" if name else ""
-                problems += [Problem(place, f"not valid YAML: {kind.name}", kind.mend) for kind in kinds]
+                location = f"{name}:{number + 1}" if name else ""
+                problems += [Problem(location, f"not valid YAML: {kind.name}", kind.mend) for kind in kinds]
                 break
         else:
             break
-    return sorted(problems, key=lambda problem: int(problem.place.rpartition(":")[2] or 0))
+    return sorted(problems, key=lambda problem: int(problem.location.rpartition(":")[2] or 0))
 
 
 def _changes(lines: list[str], at: int) -> Iterator[tuple[int, str, list[_Wide]]]:
-    """(number, the line with ASCII signs, which) for the lines from `at` (1-based) upwards; the nearest first."""
+    """(index, the line with ASCII signs, their kinds) for the lines from `at` (1-based) upwards, the nearest first."""
     tried = 0
     for number in range(min(at, len(lines)) - 1, -1, -1):
         kinds = [kind for kind in KINDS if any(ord(sign) in kind.signs for sign in lines[number])]
@@ -73,8 +73,8 @@ def _changes(lines: list[str], at: int) -> Iterator[tuple[int, str, list[_Wide]]
 
 
 def in_value(text: object, reads: Callable[[str], object], *, listed: bool) -> tuple[str, str] | None:
-    """(cause, mend) where a value or key that was refused would be a mapping or a list in ASCII, or is quoted in
-    full-width marks; listed: it is an item of a list."""
+    """(cause, mend) when a refused value or key would be a mapping or a list with ASCII signs, or is in full-width
+    quotation marks; listed: it is an item of a list."""
     if not isinstance(text, str):
         return None
     for kind in KINDS:

@@ -1,8 +1,8 @@
-"""JSON from a user's file: any text gives a value, or one kind of error that says what is wrong and where.
+"""Parse JSON of a user's file: every text gives a value, or one kind of error that says what is wrong and where.
 
-Python's own reader also raises RecursionError (thousands of brackets) and ValueError (a number of thousands of digits),
-and takes escapes that are half of a character (`\\ud83d` without its other half), which no tokenizer and no file takes,
-and objects that have a key twice, of which it keeps the last value without a word.
+Python's parser also raises RecursionError (thousands of brackets) and ValueError (a number of thousands of digits). It
+accepts escapes that are half of a character (`\\ud83d` without its other half), which cannot be encoded, and objects
+that have a key twice, of which it silently keeps the last value.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 __all__ = ["DEEPEST", "BadJson", "fault_of", "parse_json", "too_deep"]
 
 DEEPEST = 100
-"""Levels of brackets; what is deeper is no data, and would run into Python's own limits wherever it is walked."""
+"""Most levels of brackets; deeper values would exceed Python's recursion limit wherever they are traversed."""
 
 
 class BadJson(ValueError):
-    """Not JSON that can be used: the cause, the mend, and where (lines and columns count from 1, 0 is unknown)."""
+    """JSON that cannot be used: the cause, the mend, and where (lines and columns count from 1, 0 is unknown)."""
 
     def __init__(
         self, cause: str, mend: str = "", line: int = 0, column: int = 0, *, cut: bool = False, broken: bool = False
@@ -28,14 +28,14 @@ class BadJson(ValueError):
         self.cut = cut
         """Whether the text seems to break off."""
         self.broken = broken
-        """Whether it is no JSON at all; else it is JSON that is not used."""
+        """Whether it is not JSON at all; else it is JSON that is refused."""
         super().__init__(cause)
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. BadJson, and nothing else, where there is none that can be used."""
+    """The value of a JSON text. BadJson, and no other error, if it cannot be used."""
     try:
-        value = READER.decode(text) if not text.startswith("\ufeff") else json.loads(text)  # which says what is wrong
+        value = READER.decode(text) if not text.startswith("\ufeff") else json.loads(text)  # which reports the BOM
     except _DoubledKey:
         _refuse_doubled(text)
     except json.JSONDecodeError as error:
@@ -61,11 +61,11 @@ CLOSING = ("}", "]")
 
 
 def _comma(error: json.JSONDecodeError) -> str:
-    """The mend where what is wrong is a comma after the last value; "" where it is not."""
+    """The mend when the error is a comma after the last value, else ""."""
     text, at = error.doc, error.pos
     if "Extra data" in error.msg:
         return "remove the comma at the end" if text[at:].strip() == "," else ""
-    if error.msg.startswith("Illegal trailing comma"):  # Python 3.13 names the comma's place, 3.11 the next one
+    if error.msg.startswith("Illegal trailing comma"):  # Python 3.13 reports the comma's position, 3.11 the next one
         at += 1
     rest = text[at:].lstrip()
     before = text[: len(text) - len(rest)].rstrip()
@@ -84,13 +84,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 READER = json.JSONDecoder(object_pairs_hook=_unique)
-"""Made once: `json.loads` makes one for each text."""
+"""Made once, since `json.loads` would make one for each text."""
 PARTS = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?|[{}]', re.DOTALL)
-"""A JSON text's strings, those that are keys with their colon, and where objects begin and end."""
+"""Strings of a JSON text, with the colon after a key, and the braces of objects."""
 
 
 def _refuse_doubled(text: str) -> NoReturn:
-    """BadJson for a JSON text that has a key twice in one object, with the second one's place."""
+    """BadJson for a JSON text that has a key twice in one object, with the position of the second one."""
     inside: list[set[str]] = []
     for part in PARTS.finditer(text):
         if part[0] == "{":
@@ -123,7 +123,7 @@ def too_deep(level: Iterable[Any]) -> bool:
 
 
 def fault_of(value: Any) -> str:
-    """What is wrong with the texts of a value that is not too deep: half of a character; "" when nothing is."""
+    """The cause if a text in a value has half of a character, else ""; the value must not be too deep."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""YAML -> a frozen config, with every problem at once and the line of each.
+"""From YAML to a frozen config; all problems are reported at once, each with its line.
 
 `load_yaml(path, Model, sets=["optimizer.learning_rate=1e-4"])`. A problem reads
 `study.yaml:6: unknown key 'learning_rte'; did you mean 'learning_rate'?`.
@@ -31,8 +31,8 @@ C = TypeVar("C", bound=Config)
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file as text, with or without BOM, any line ends; a .gz file unpacked. MissingError, or ConfigError for a
-    folder and for what is not UTF-8."""
+    """A UTF-8 file as text, with or without BOM, with any line ends; a .gz file is decompressed. MissingError, or
+    ConfigError for a folder and for a file that is not UTF-8."""
     if not path.exists():
         raise MissingError(Problem(str(path), "no such file", mend_of(path)))
     if path.is_dir():
@@ -46,7 +46,7 @@ def read_text(path: Path) -> str:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise ConfigError(Problem(str(path), "not a gzip file, or cut off", "copy the file again")) from error
-    if wide_of(data):  # English in UTF-16 is valid UTF-8 with zeros in it
+    if wide_of(data):  # English in UTF-16 is also valid UTF-8, with zeros
         raise ConfigError(Problem(f"{path}:1", *guess(data, str(path))))
     try:
         return data.decode("utf-8-sig")
@@ -57,35 +57,28 @@ def read_text(path: Path) -> str:
 
 
 def mend_of(path: Path) -> str:
-    """What to type instead of a file that is not there: the name of one beside it, else where it was looked for."""
+    """The mend for a missing file: the name of a similar one in its folder, else the folder."""
     near = _near(path)
     return f"did you mean '{near}'?" if near else f"looked in {path.parent.absolute()}"
 
 
 def _near(path: Path) -> Path | None:
-    """The file beside a missing one whose name is most like it; the ending alone makes no likeness."""
+    """The file in the folder of a missing one whose name, without the ending, is most similar."""
     files = sorted(path.parent.iterdir(), key=lambda p: (p.suffix == path.suffix, p)) if path.parent.is_dir() else []
-    names = {p.stem.casefold(): p for p in files if p.is_file()}  # of two of one name, the one with the same ending
+    names = {p.stem.casefold(): p for p in files if p.is_file()}  # of equal names, the one with the same ending
     close = get_close_matches(path.stem.casefold(), names, n=1)
     return names[close[0]] if close else None
 
 
 def read_yaml(path: Path, schema: str = "") -> CommentedMap:
-    """The top-level mapping of a YAML file, each node knowing its line. ConfigError with the line otherwise.
+    """The top-level mapping of a YAML file, whose nodes know their lines. ConfigError with the line otherwise.
 
-    schema: what `posttrain list --schema` calls such a file, where it knows it.
+    schema: name of such a file in `posttrain list --schema`, if it has one.
     """
     node = parse_yaml(read_text(path), str(path))
     if node is None:
-        raise ConfigError(
-            Problem(
-                f"{path}:1",
-                "the file is empty",
-                f"`posttrain list --schema {schema}` shows what it may say"
-                if schema
-                else "write what is wanted into it",
-            )
-        )
+        mend = f"`posttrain list --schema {schema}` shows what it may say" if schema else "write what is wanted into it"
+        raise ConfigError(Problem(f"{path}:1", "the file is empty", mend))
     if not isinstance(node, CommentedMap):
         if wide := in_value(node, reads, listed=False):
             raise ConfigError(Problem(f"{path}:1", *wide))
@@ -95,10 +88,10 @@ def read_yaml(path: Path, schema: str = "") -> CommentedMap:
     return node
 
 
-def find_files(patterns: str | Sequence[str], base: Path, *, place: str = "") -> list[Path]:
+def find_files(patterns: str | Sequence[str], base: Path, *, location: str = "") -> list[Path]:
     """The files that paths or globs name, relative to `base`, each once and sorted within its pattern.
 
-    MissingError, naming all of them, when a pattern names no file. `place` says where the patterns were written.
+    MissingError with all patterns that name no file. location: where the patterns were written.
     """
     found: dict[Path, None] = {}
     problems = []
@@ -114,9 +107,9 @@ def find_files(patterns: str | Sequence[str], base: Path, *, place: str = "") ->
         paths = [path for path in paths if path.is_file()]
         if not paths and Path(whole).is_dir():
             near = f"{pattern.rstrip('/')}/*.yaml"
-            problems.append(Problem(place, f"'{pattern}' is a folder, files are expected", f"write {near}"))
+            problems.append(Problem(location, f"'{pattern}' is a folder, files are expected", f"write {near}"))
         elif not paths:
-            problems.append(Problem(place, f"no file matches '{pattern}'", f"looked for {whole}"))
+            problems.append(Problem(location, f"no file matches '{pattern}'", f"looked for {whole}"))
         found.update(dict.fromkeys(paths))
     if problems:
         raise MissingError(*problems)
@@ -133,19 +126,20 @@ def parse_value(text: str) -> Any:
         raise ConfigError(Problem(f"--set ...={text}", cause, "quote it, or close it")) from error
 
 
-Location: TypeAlias = tuple[str | int, ...]
-"""Keys and numbers in lists, from the top of a tree."""
+KeyPath: TypeAlias = tuple[str | int, ...]
+"""Keys of mappings and indices of lists, from the top of a tree."""
 SHORT_PATHS = ("data", "validation")
-"""Keys whose short form is a path: `data: rows.jsonl` is `data: {path: rows.jsonl}`."""
+"""Keys whose short form is a path: `data: rows.jsonl` means `data: {path: rows.jsonl}`."""
 
 
-def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> list[Location]:
-    """Apply `a.b=c` and `list.0.b=c` overrides in place; returns what each set. ConfigError when a path is not one."""
+def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> list[KeyPath]:
+    """Apply overrides such as `a.b=c` and `list.0.b=c` to the tree; returns the path of each. ConfigError for a wrong
+    one."""
     return [_apply(node, item) for item in sets]
 
 
-def _apply(node: dict[str, Any], item: str) -> Location:
-    place: list[str | int] = []
+def _apply(node: dict[str, Any], item: str) -> KeyPath:
+    done: list[str | int] = []
     path, eq, value = item.partition("=")
     if not eq or not path:
         raise ConfigError(Problem(f"--set {item}", "expected key=value", "for example --set optimizer.max_steps=20"))
@@ -161,13 +155,13 @@ def _apply(node: dict[str, Any], item: str) -> Location:
                 cause = f"'{key}' is neither a name nor a number in the list"
                 raise ConfigError(Problem(f"--set {item}", cause, f"known: {known}"))
             index = named[0] if named else int(key)
-            place.append(index)
+            done.append(index)
             if last:
                 at[index] = parse_value(value)
             else:
                 at = at[index]
         elif isinstance(at, dict):
-            place.append(key)
+            done.append(key)
             if last:
                 at[key] = parse_value(value)
             else:
@@ -176,16 +170,16 @@ def _apply(node: dict[str, Any], item: str) -> Location:
                 at = at.setdefault(key, {})
         else:
             raise ConfigError(Problem(f"--set {item}", f"'{'.'.join(keys[:i])}' holds a value, not keys"))
-    return tuple(place)
+    return tuple(done)
 
 
-def line_of(node: Any, location: Sequence[str | int], *, key: bool = False) -> int | None:
-    """1-based line of a location in the tree, or of the deepest part of it that the file has."""
+def line_of(node: Any, key_path: Sequence[str | int], *, key: bool = False) -> int | None:
+    """1-based line of a path in the tree, or of the longest part of the path that the file has."""
     line = node.lc.line + 1 if isinstance(node, CommentedMap | CommentedSeq) else None
-    for i, part in enumerate(location):
+    for i, part in enumerate(key_path):
         try:
             if isinstance(node, CommentedMap) and part in node:
-                at_key = (key and i == len(location) - 1) or node[part] is None  # nothing stands on the next line
+                at_key = (key and i == len(key_path) - 1) or node[part] is None  # there is no value on the next line
                 line = (node.lc.key(part) if at_key else node.lc.value(part))[0] + 1
                 node = node[part]
             elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
@@ -197,7 +191,7 @@ def line_of(node: Any, location: Sequence[str | int], *, key: bool = False) -> i
 
 
 def line_with(node: Any, accepts: Callable[[str], bool]) -> int | None:
-    """1-based line of the first text in the tree that is accepted; None where there is none."""
+    """1-based line of the first text in the tree that is accepted; None when there is none."""
     keys = list(node) if isinstance(node, CommentedMap) else range(len(node)) if isinstance(node, CommentedSeq) else []
     for key in keys:
         if isinstance(node[key], str) and accepts(node[key]):
@@ -207,11 +201,11 @@ def line_with(node: Any, accepts: Callable[[str], bool]) -> int | None:
     return None
 
 
-def field_names(model: type[BaseModel], node: Any, location: Sequence[str | int]) -> list[str]:
-    """The keys allowed at a location; `kind:` in the file picks the class of a part chosen by kind."""
+def field_names(model: type[BaseModel], node: Any, key_path: Sequence[str | int]) -> list[str]:
+    """The keys allowed at a path; `kind:` in the file gives the class of a field chosen by kind."""
     current: Any = model
     seam = ""
-    for part in location:
+    for part in key_path:
         if isinstance(part, str):
             if not (isinstance(current, type) and issubclass(current, BaseModel)) or part not in current.model_fields:
                 return []
@@ -226,7 +220,7 @@ def field_names(model: type[BaseModel], node: Any, location: Sequence[str | int]
 
 
 def _inner(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[type[BaseModel] | None, str]:
-    """The model class inside an annotation, and the seam when it is chosen by kind."""
+    """The model class in an annotation, and the seam if it is chosen by kind."""
     for marker in (*metadata, *get_args(annotation)[1:]):
         if isinstance(marker, ByKind):
             return Config, marker.seam
@@ -239,13 +233,13 @@ def _inner(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[type[BaseMode
     return None, ""
 
 
-def _in_file(location: Sequence[str | int], node: Any, problem: str) -> list[str | int]:
-    """Pydantic's location without the names of union members and validators, which no file has."""
+def _in_file(key_path: Sequence[str | int], node: Any, problem: str) -> list[str | int]:
+    """Pydantic's path without the names of union members and validators, which are not in the file."""
     kept: list[str | int] = []
     known = True
-    for i, part in enumerate(location):
-        last = i == len(location) - 1
-        named = last and problem in ("missing", "extra_forbidden")  # a key such as 1 or null is a text by now
+    for i, part in enumerate(key_path):
+        last = i == len(key_path) - 1
+        named = last and problem in ("missing", "extra_forbidden")  # a key such as 1 or null has become a text
         listed = isinstance(part, int) and (isinstance(node, dict | list) or not known)  # not of `x: 7` for `x: [7]`
         if listed or (isinstance(node, dict) and part in node) or named:
             kept.append(part)
@@ -273,14 +267,15 @@ PLAIN_WORDS = {
 """Pydantic's error type -> words that fit a YAML file better than Python's type names."""
 
 
-def _has_items(node: Any, location: Sequence[str | int]) -> bool:
-    for part in location:
+def _are_enough(node: Any, key_path: Sequence[str | int], least: int) -> bool:
+    """Whether a list has as many items as it must have, so that it is too short only because some are wrong."""
+    for part in key_path:
         node = node[part]
-    return isinstance(node, list) and bool(node)
+    return isinstance(node, list) and len(node) >= least
 
 
 def _shown(value: Any) -> str:
-    """A value as YAML has it, not as Python does."""
+    """A value as YAML writes it, not as Python does."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -288,60 +283,60 @@ def _shown(value: Any) -> str:
     return str(value) if isinstance(value, date) else repr(value)
 
 
-def _no_text(place: str, where: str, node: Any, location: Sequence[str | int], value: Any) -> Problem:
-    """A number, a date or nothing where text is expected: YAML takes `7` and `2020-01-01` for what they look like."""
+def _no_text(location: str, where: str, node: Any, key_path: Sequence[str | int], value: Any) -> Problem:
+    """The problem of a number, a date or nothing where text is expected, as YAML reads `7` and `2020-01-01`."""
     cause = f"{where}: text is expected, got {_shown(value)}" if where else f"text is expected, got {_shown(value)}"
     if value is None:
-        return Problem(place, cause, "write it after the colon, or leave the key out")
-    for part in location:
+        return Problem(location, cause, "write it after the colon, or leave the key out")
+    for part in key_path:
         inside = isinstance(node, dict) and part in node
         inside |= isinstance(node, list) and isinstance(part, int) and part < len(node)
         node = node[part] if inside else value
-    return Problem(place, cause, f'write it in quotation marks: "{as_written(node)}"')
+    return Problem(location, cause, f'write it in quotation marks: "{as_written(node)}"')
 
 
 def by_line(problems: Sequence[Problem]) -> list[Problem]:
-    """A file's problems from its top to its end; those without a line first."""
+    """The problems of a file, sorted by line; those without a line come first."""
 
     def line(problem: Problem) -> int:
-        number = problem.place.rpartition(":")[2]
+        number = problem.location.rpartition(":")[2]
         return int(number) if number.isdecimal() else 0
 
     return sorted(problems, key=line)
 
 
 def problems_of(
-    error: ValidationError, model: type[BaseModel], node: Any, name: str, given: Collection[Location] = ()
+    error: ValidationError, model: type[BaseModel], node: Any, name: str, given: Collection[KeyPath] = ()
 ) -> list[Problem]:
-    """Pydantic's errors as problems with the file's lines and a mend each; given: what stands in no file (--set)."""
+    """Pydantic's errors as problems with lines and mends; given: paths that --set has set, which are in no file."""
     problems: list[Problem] = []
-    expected: dict[tuple[str, str], list[str]] = {}  # of one value that fits none of several types: what each wants
+    expected: dict[tuple[str, str], list[str]] = {}  # for a value that fits none of several types: what each expects
     first: dict[tuple[str, str], str] = {}
     for item in error.errors():
-        location = _in_file(item["loc"], node, item["type"])
+        key_path = _in_file(item["loc"], node, item["type"])
         unknown = item["type"] == "extra_forbidden"
-        line = line_of(node, location, key=unknown)
-        place = f"{name}:{line}" if line else name
-        if any(tuple(location[: len(one)]) == one for one in given):
-            place = "--set"
-        where = ".".join(str(p) for p in location)
-        refused = location[-1] if unknown else item["input"]
-        wide = in_value(refused, reads, listed=bool(location) and isinstance(location[-1], int))
+        line = line_of(node, key_path, key=unknown)
+        location = f"{name}:{line}" if line else name
+        if any(tuple(key_path[: len(one)]) == one for one in given):
+            location = "--set"
+        where = ".".join(str(p) for p in key_path)
+        refused = key_path[-1] if unknown else item["input"]
+        wide = in_value(refused, reads, listed=bool(key_path) and isinstance(key_path[-1], int))
         if wide is not None:
-            problems.append(Problem(place, f"{where}: {wide[0]}" if where and not unknown else wide[0], wide[1]))
+            problems.append(Problem(location, f"{where}: {wide[0]}" if where and not unknown else wide[0], wide[1]))
         elif unknown:
-            allowed = field_names(model, node, location[:-1])
-            close = get_close_matches(str(location[-1]), allowed, n=1)
+            allowed = field_names(model, node, key_path[:-1])
+            close = get_close_matches(str(key_path[-1]), allowed, n=1)
             if close:
                 mend = f"did you mean '{close[0]}'?"
             else:
                 mend = f"known keys: {', '.join(allowed)}" if allowed else ""
-            problems.append(Problem(place, f"unknown key '{location[-1]}'", mend))
+            problems.append(Problem(location, f"unknown key '{key_path[-1]}'", mend))
         elif item["type"] == "missing":
-            problems.append(Problem(place, f"'{where}' is missing"))
+            problems.append(Problem(location, f"'{where}' is missing"))
         elif item["type"] == "string_type" and not isinstance(item["input"], dict | list | tuple):
-            problems.append(_no_text(place, where, node, location, item["input"]))
-        elif item["type"] == "too_short" and _has_items(node, location):
+            problems.append(_no_text(location, where, node, key_path, item["input"]))
+        elif item["type"] == "too_short" and _are_enough(node, key_path, item["ctx"]["min_length"]):
             continue  # the items are there and wrong; their own problems are listed
         else:
             said = item["type"] == "kind" or isinstance(item["input"], dict | list)
@@ -349,21 +344,21 @@ def problems_of(
             got = "" if said else f", got {_shown(item['input'])}"
             message = PLAIN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
             message = message[0].lower() + message[1:]
-            wants = expected.setdefault((place, where), [])
+            wants = expected.setdefault((location, where), [])
             literal = item["type"] == "literal_error" and len(wants) > 0
             wants.append(item["ctx"]["expected"] if literal else message.removesuffix(" is expected"))
             if len(wants) == 1 or not where:
-                first[place, where] = message
-                problems.append(Problem(place, f"{where}: {message}{got}" if where else message))
+                first[location, where] = message
+                problems.append(Problem(location, f"{where}: {message}{got}" if where else message))
                 continue
-            message, others = first[place, where], " or ".join(dict.fromkeys(wants[1:]))
-            problems = [p for p in problems if not (p.place == place and p.cause.startswith(f"{where}: "))]
-            problems.append(Problem(place, f"{where}: {message} (or {others}){got}"))
+            message, others = first[location, where], " or ".join(dict.fromkeys(wants[1:]))
+            problems = [p for p in problems if not (p.location == location and p.cause.startswith(f"{where}: "))]
+            problems.append(Problem(location, f"{where}: {message} (or {others}){got}"))
     return problems
 
 
-def check(node: dict[str, Any], model: type[C], name: str, given: Collection[Location] = ()) -> C:
-    """Validate a mapping (a ruamel tree keeps lines); ConfigError with every problem. given: what `apply_sets` set."""
+def check(node: dict[str, Any], model: type[C], name: str, given: Collection[KeyPath] = ()) -> C:
+    """Validate a mapping (a ruamel tree has lines); ConfigError with every problem. given: result of `apply_sets`."""
     try:
         return model.model_validate(plain(node))
     except ValidationError as error:
@@ -371,7 +366,7 @@ def check(node: dict[str, Any], model: type[C], name: str, given: Collection[Loc
 
 
 def load_yaml(path: Path | str, model: type[C], sets: Sequence[str] = ()) -> C:
-    """Read, override with --set, validate. Raises MissingError or ConfigError with file:line for every problem."""
+    """Read a file, apply --set, and validate. MissingError or ConfigError with file:line for every problem."""
     path = Path(path)
     node = read_yaml(path, model.SCHEMA)
     given = apply_sets(node, sets)

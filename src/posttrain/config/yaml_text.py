@@ -1,8 +1,8 @@
-"""YAML from a user's file: any text gives a tree that can be walked, or ConfigError with the line.
+"""Parse YAML of a user's file: every text gives a tree that can be traversed, or ConfigError with the line.
 
-The parser (ruamel.yaml) raises many kinds of errors besides its own: ValueError for a date in month 99, KeyError for
-`!!bool x`, RecursionError for thousands of brackets. And it gives trees that nobody can walk: aliases that multiply
-into millions of values, and texts that are half of a character.
+The parser (ruamel.yaml) raises many errors besides its own: ValueError for a date in month 99, KeyError for `!!bool x`,
+RecursionError for thousands of brackets. It also returns trees that cannot be used: aliases that multiply into millions
+of values, and texts with half of a character.
 """
 
 from __future__ import annotations
@@ -13,12 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.tokens import (
-    FlowMappingEndToken,
-    FlowMappingStartToken,
-    FlowSequenceEndToken,
-    FlowSequenceStartToken,
-)
+from ruamel.yaml.tokens import FlowMappingEndToken, FlowMappingStartToken, FlowSequenceEndToken, FlowSequenceStartToken
 
 from posttrain.config import full_width
 from posttrain.config.json_text import DEEPEST, TOO_DEEP
@@ -27,15 +22,15 @@ from posttrain.errors import ConfigError, Problem
 __all__ = ["as_written", "parse_yaml", "plain", "reads"]
 
 MOST_VALUES = 1_000_000
-"""Values of a file, those that aliases repeat counted each time."""
+"""Most values of a file; values that aliases repeat count each time."""
 PARSER_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, NotImplementedError)
-"""What the parser raises for scalars and tags that it cannot make a value of."""
+"""What the parser raises for scalars and tags that it cannot convert."""
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The tree of a YAML text, its mappings and lists knowing their lines; None where the text is empty.
+    """The tree of a YAML text, whose mappings and lists know their lines; None when the text is empty.
 
-    name: of the file, for the places of problems; "" where there is none.
+    name: of the file, for errors; "" when there is none.
     """
     if text.count("[") + text.count("{") > DEEPEST:
         _check_brackets(text, name)
@@ -60,7 +55,7 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 def _fault(text: str) -> int | None:
-    """The line where the parser stumbles over a text, None where it reads it."""
+    """The line where the parser fails on a text, None when it succeeds."""
     try:
         YAML(typ="rt").load(io.StringIO(text.replace("\r\n", "\n")))
     except MarkedYAMLError as error:
@@ -72,7 +67,7 @@ def _fault(text: str) -> int | None:
 
 
 def reads(text: str) -> Any:
-    """What a text is as YAML; None where it is none."""
+    """The value of a text as YAML; None when it is not YAML."""
     try:
         return parse_yaml(text, "")
     except ConfigError:
@@ -80,7 +75,7 @@ def reads(text: str) -> Any:
 
 
 def _check_brackets(text: str, name: str) -> None:
-    """ConfigError where brackets are nested too deep, for which the parser takes minutes before it gives up."""
+    """ConfigError when brackets are nested too deep: the parser would take minutes to fail."""
     depth = 0
     try:
         for token in YAML(typ="safe", pure=True).scan(io.StringIO(text)):
@@ -91,7 +86,7 @@ def _check_brackets(text: str, name: str) -> None:
             elif isinstance(token, FlowSequenceEndToken | FlowMappingEndToken):
                 depth -= 1
     except (YAMLError, *PARSER_ERRORS):
-        return  # the parser meets it again, and it is told there
+        return  # the parser reports it
 
 
 def _error(name: str, line: int | None, cause: str, mend: str = "") -> ConfigError:
@@ -99,9 +94,9 @@ def _error(name: str, line: int | None, cause: str, mend: str = "") -> ConfigErr
 
 
 def _sound(root: Any, name: str) -> Any:
-    """The tree, in which halves of a character that belong together are one (`"\\ud83d\\ude00"`, as JSON has it).
+    """The tree, with two halves of a character joined to one (`"\\ud83d\\ude00"`, as JSON writes it).
 
-    ConfigError for the half of a character, for what is too deep, and for too many values.
+    ConfigError for half of a character, for too many levels, and for too many values.
     """
     if isinstance(root, str):
         return _whole(root, name, 1)
@@ -142,12 +137,12 @@ def _whole(text: str, name: str, line: int | None) -> str:
 
 
 def _line(node: Any, key: Any = None) -> int | None:
-    """The line of a mapping or list, or of a value in it; those made by `<<` and by --set have none."""
+    """The line of a mapping or list, or of a value in it; None for values made by `<<` or --set."""
     if not isinstance(node, CommentedMap | CommentedSeq):
         return None
-    places = node.lc.data or {}
-    if key is not None and key in places:
-        row: int = places[key][2 if isinstance(node, CommentedMap) else 0]
+    lines = node.lc.data or {}
+    if key is not None and key in lines:
+        row: int = lines[key][2 if isinstance(node, CommentedMap) else 0]
         return row + 1
     return None if node.lc.line is None else int(node.lc.line) + 1
 
@@ -160,16 +155,16 @@ def plain(node: Any) -> Any:
         return [plain(v) for v in node]
     if isinstance(node, bool) or node is None:
         return node
-    if isinstance(node, TaggedScalar):  # of a tag that YAML does not know
+    if isinstance(node, TaggedScalar):  # with an unknown tag
         return node.value
-    for kind in (int, float, str):  # ruamel's scalar classes derive from these and pickle the file's layout
+    for kind in (int, float, str):  # ruamel's scalar classes derive from these
         if isinstance(node, kind):
             return kind(node)
     return node
 
 
 def as_written(scalar: Any) -> str:
-    """A number, a date or a truth value of the tree as its file has it: 007, 1.50, 2020-01-01."""
+    """A number, a date or a truth value as it is written in the file: 007, 1.50, 2020-01-01."""
     stream = io.StringIO()
     YAML(typ="rt").dump([scalar], stream)
     return stream.getvalue().strip().removeprefix("- ")

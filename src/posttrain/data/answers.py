@@ -1,54 +1,57 @@
 """Preferences and graded answers as rows of token ids.
 
-Both answers of a pair are rendered with the prompt, each as a row of its own would be: what is labelled is the answer
-and the token that ends it.
+Both answers of a pair are rendered with the prompt, each like a row of its own: the answer and the token that ends it
+are labelled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from posttrain.data.chat import IGNORED, Encoded, EncodeResult, LossOn, OverLong, encode_all, outcomes
-from posttrain.data.readers import LONG_MEND, data_error, nothing_left
+from posttrain.data.chat import IGNORED, Encoded, LossOn, Outcome, fitted, outcomes
+from posttrain.data.lengths import LONG_MEND, EncodeResult, Encodings, Limits, OverLong, TooLong, gathered
+from posttrain.data.readers import OnBadRow
 from posttrain.data.records import Completion, Graded, Preference, Record
 from posttrain.errors import DataError, Problem, TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "GradedRow",
-    "PairRow",
-    "encode_any",
-    "encode_graded",
-    "encode_pairs",
-    "prompt_length",
-    "sequences_of",
-]
+__all__ = ["GradedRow", "PairRow", "encode_graded", "encode_pairs", "encodings_of", "prompt_length", "sequences_of"]
 
 
 @dataclass(frozen=True, eq=False)
 class PairRow:
-    """Two answers after the same prompt; margin: by how much the chosen one is better, 0 where not known.
+    """Two answers after the same prompt; margin: by how much the chosen one is better, 0 if not known.
 
-    Compared by identity, so that what is known of a row can be kept in a dict.
+    Rows are compared by identity, so that a dict can have them as keys.
     """
 
     chosen: Encoded
     rejected: Encoded
-    place: str
+    location: str
     margin: float = 0.0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether one of the answers was cut."""
+        return self.chosen.truncated or self.rejected.truncated
 
 
 @dataclass(frozen=True, eq=False)
 class GradedRow:
-    """An answer after its prompt, and whether it is wanted. Compared by identity."""
+    """An answer after its prompt, and whether it is wanted; compared by identity."""
 
     answer: Encoded
     label: bool
-    place: str
+    location: str
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer was cut."""
+        return self.answer.truncated
 
 
 RowT = TypeVar("RowT", PairRow, GradedRow)
@@ -65,33 +68,28 @@ def encode_pairs(
     *,
     max_length: int,
     over_long: OverLong = "raise",
-    on_bad_row: Literal["fail", "skip"] = "fail",
+    on_bad_row: OnBadRow = "fail",
 ) -> EncodeResult[PairRow]:
-    """All preferences, in order. DataError (TemplateError) names every row that is none or cannot be rendered; a pair
-    counts as long as its longer answer."""
+    """All preferences, in order. DataError (TemplateError) names every row that is no preference or cannot be rendered;
+    the length of a pair is that of its longer answer."""
+    limits = Limits(max_length, over_long, on_bad_row)
+    return _checked(_pairs(records, tokenizer, limits), len(records), limits)
 
-    def rows() -> Iterator[PairRow | Problem]:
-        pairs = [record.both() if isinstance(record, Preference) else None for record in records]
-        rendered = outcomes([one for pair in pairs if pair for one in pair], tokenizer, "assistant")
-        for record, pair in zip(records, pairs, strict=True):
-            if pair is None or not isinstance(record, Preference):
-                yield _not_a_pair(record)
-                continue
-            chosen, rejected = next(rendered), next(rendered)
-            if isinstance(chosen, Problem):
-                yield chosen
-            elif isinstance(rejected, Problem):
-                yield rejected
-            else:
-                yield PairRow(chosen, rejected, record.place, record.margin or 0.0)
 
-    def sides(row: PairRow) -> list[Encoded]:
-        return [row.chosen, row.rejected]
-
-    def cut(row: PairRow) -> PairRow:
-        return PairRow(_cut(row.chosen, max_length), _cut(row.rejected, max_length), row.place, row.margin)
-
-    return _gathered(rows(), sides, cut, len(records), max_length, over_long, on_bad_row)
+def _pairs(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits
+) -> Iterator[PairRow | Problem | TooLong]:
+    pairs = [record.both() if isinstance(record, Preference) else None for record in records]
+    rendered = outcomes([one for pair in pairs if pair for one in pair], tokenizer, "assistant")
+    for record, pair in zip(records, pairs, strict=True):
+        if pair is None or not isinstance(record, Preference):
+            yield _not_a_pair(record)
+            continue
+        sides = _fitted([next(rendered), next(rendered)], record.location, limits)
+        if isinstance(sides, list):
+            yield PairRow(sides[0], sides[1], record.location, record.margin or 0.0)
+        else:
+            yield sides
 
 
 def encode_graded(
@@ -100,134 +98,88 @@ def encode_graded(
     *,
     max_length: int,
     over_long: OverLong = "raise",
-    on_bad_row: Literal["fail", "skip"] = "fail",
+    on_bad_row: OnBadRow = "fail",
 ) -> EncodeResult[GradedRow]:
     """All graded answers, in order; errors as in `encode_pairs`."""
-
-    def rows() -> Iterator[GradedRow | Problem]:
-        rendered = outcomes([r.answered() for r in records if isinstance(r, Graded)], tokenizer, "assistant")
-        for record in records:
-            if not isinstance(record, Graded):
-                yield _not_graded(record)
-                continue
-            answer = next(rendered)
-            yield answer if isinstance(answer, Problem) else GradedRow(answer, record.label, record.place)
-
-    def sides(row: GradedRow) -> list[Encoded]:
-        return [row.answer]
-
-    def cut(row: GradedRow) -> GradedRow:
-        return GradedRow(_cut(row.answer, max_length), row.label, row.place)
-
-    return _gathered(rows(), sides, cut, len(records), max_length, over_long, on_bad_row)
+    limits = Limits(max_length, over_long, on_bad_row)
+    return _checked(_graded(records, tokenizer, limits), len(records), limits)
 
 
-def encode_any(
-    records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    over_long: OverLong,
-    loss_on: LossOn,
-    on_bad_row: Literal["fail", "skip"],
-) -> EncodeResult[Any]:
+def _graded(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits
+) -> Iterator[GradedRow | Problem | TooLong]:
+    rendered = outcomes([r.answered() for r in records if isinstance(r, Graded)], tokenizer, "assistant")
+    for record in records:
+        if not isinstance(record, Graded):
+            yield _not_graded(record)
+            continue
+        sides = _fitted([next(rendered)], record.location, limits)
+        yield GradedRow(sides[0], record.label, record.location) if isinstance(sides, list) else sides
+
+
+def encodings_of(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits, loss_on: LossOn
+) -> Encodings[Any]:
     """Preferences as pairs and graded answers as such, where all records are; everything else as `encode_all` does."""
     kinds = {type(record) for record in records}
     if kinds == {Preference}:
-        pairs: EncodeResult[Any] = encode_pairs(
-            records, tokenizer, max_length=max_length, over_long=over_long, on_bad_row=on_bad_row
-        )
-        return pairs
+        return gathered(_pairs(records, tokenizer, limits))
     if kinds == {Graded}:
-        graded: EncodeResult[Any] = encode_graded(
-            records, tokenizer, max_length=max_length, over_long=over_long, on_bad_row=on_bad_row
-        )
-        return graded
-    return encode_all(
-        records, tokenizer, max_length=max_length, over_long=over_long, loss_on=loss_on, on_bad_row=on_bad_row
-    )
+        return gathered(_graded(records, tokenizer, limits))
+    return gathered(fitted(records, tokenizer, limits, loss_on))
 
 
 def sequences_of(row: Encoded | PairRow | GradedRow) -> list[Encoded]:
-    """What the model reads of a row."""
+    """The sequences of a row that the model reads."""
     if isinstance(row, PairRow):
         return [row.chosen, row.rejected]
     return [row.answer] if isinstance(row, GradedRow) else [row]
 
 
-def _gathered(
-    rows: Iterator[RowT | Problem],
-    sides: Callable[[RowT], list[Encoded]],
-    cut: Callable[[RowT], RowT],
-    count: int,
-    max_length: int,
-    over_long: OverLong,
-    on_bad_row: Literal["fail", "skip"],
-) -> EncodeResult[RowT]:
-    """The length policy of `encode_all`, for rows of several sequences."""
-    good: list[RowT] = []
-    bad: list[Problem] = []
-    long: list[Problem] = []
-    dropped = truncated = 0
-    for row in rows:
-        if isinstance(row, Problem):
-            bad.append(row)
-            continue
-        longest = max(len(side.input_ids) for side in sides(row))
-        if longest > max_length:
-            if over_long == "drop":
-                dropped += 1
-                continue
-            if over_long == "raise":
-                cause = f"{longest} tokens, more than max_length {max_length}"
-                long.append(Problem(row.place, cause, LONG_MEND))
-                continue
-            row = cut(row)
-            truncated += 1
-        problem = _useless(row.place, sides(row), cut=longest > max_length)
-        if problem is None:
-            good.append(row)
-        else:
-            bad.append(problem)
-    if long or (bad and on_bad_row == "fail"):
-        found = [*bad, *long] if on_bad_row == "fail" else long
-        kinds = [p for p in bad if "template" in p.cause]
-        raise data_error(found, count, TemplateError if kinds else DataError, skippable=not long)
-    if count == 0:  # of a study's change, say
+def _checked(found: Iterator[RowT | Problem | TooLong], records: int, limits: Limits) -> EncodeResult[RowT]:
+    made = gathered(found)
+    if records == 0:  # such as those of a study's change
         cause = "there is nothing to compare: no rows, or every target is answered as wanted already"
         raise DataError(Problem("", cause, "give data, or another change"))
-    if not good:
-        raise nothing_left(count, dropped, max_length, bad)
-    return EncodeResult(good, dropped, truncated, bad)
+    return made.checked(records, limits, TemplateError)
 
 
-def _cut(row: Encoded, max_length: int) -> Encoded:
-    cut = len(row.input_ids) > max_length
-    return row._replace(input_ids=row.input_ids[:max_length], labels=row.labels[:max_length], truncated=cut)
+def _fitted(sides: Sequence[Outcome], location: str, limits: Limits) -> list[Encoded] | Problem | TooLong:
+    """The answers of a row, cut if that is allowed, or the problem of the row."""
+    wrong = next((side for side in sides if isinstance(side, Problem)), None)
+    if wrong is not None:
+        return wrong
+    whole = [side for side in sides if isinstance(side, Encoded)]
+    longest = max(len(side.input_ids) for side in whole)
+    if longest > limits.max_length and limits.over_long != "truncate":
+        return TooLong(location, longest)
+    cut = [side.cut(limits.max_length) for side in whole]
+    return _useless(location, cut) or cut
 
 
-def _useless(place: str, sides: Sequence[Encoded], *, cut: bool) -> Problem | None:
-    """What makes a row teach nothing; None when it teaches."""
-    how = "once cut to max_length " if cut else ""
+def _useless(location: str, sides: Sequence[Encoded]) -> Problem | None:
+    """The problem of a row from which nothing can be learned; None when something can."""
+    how = "once cut to max_length " if any(side.truncated for side in sides) else ""
     if any(all(label == IGNORED for label in side.labels[1:]) for side in sides):
-        return Problem(place, f"{how}an answer has no token", LONG_MEND)
+        return Problem(location, f"{how}an answer has no token", LONG_MEND)
     if len(sides) == 2 and sides[0].input_ids == sides[1].input_ids:
-        return Problem(place, f"{how}both answers are the same tokens: nothing to prefer", "remove the row")
+        return Problem(location, f"{how}both answers are the same tokens: nothing to prefer", "remove the row")
     return None
 
 
 def _not_a_pair(record: Record) -> Problem:
     cause = "'chosen' and 'rejected' are expected, two answers to one prompt"
     if isinstance(record, Graded):
-        return Problem(record.place, f"{cause}; this is one graded answer", "objective: kto learns from graded answers")
+        mend = "objective: kto learns from graded answers"
+        return Problem(record.location, f"{cause}; this is one graded answer", mend)
     mend = "objective: sft learns from conversations and completions; format: preference reads both answers of a row"
-    return Problem(record.place, cause, mend)
+    return Problem(record.location, cause, mend)
 
 
 def _not_graded(record: Any) -> Problem:
     cause = "an answer with 'label' true or false is expected"
     if isinstance(record, Preference):
         mend = "objective: dpo or orpo; or write each answer as a row of its own, with label true or false"
-        return Problem(record.place, f"{cause}; this is a preference", mend)
+        return Problem(record.location, f"{cause}; this is a preference", mend)
     mend = 'add "label": true or false' if isinstance(record, Completion) else "objective: sft learns from such rows"
-    return Problem(record.place, cause, mend)
+    return Problem(record.location, cause, mend)

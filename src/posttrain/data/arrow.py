@@ -1,21 +1,21 @@
-"""Parquet files, and the nulls that Arrow puts where a row has no value.
+"""Parquet files, and the nulls that Arrow inserts where a row has no value.
 
-In Arrow every object of a column has the keys of all of them: a call `{"city": "Paris"}` beside a call `{"a": 1}` is
-read as `{"city": "Paris", "a": None}`. Learned like that, a model calls with parameters of other functions. So a null
-inside an object is taken for a key that the row does not have, and left out, except where it can be told that it stood
-there:
+In Arrow every object of a column has the keys of all objects: a call `{"city": "Paris"}` beside a call `{"a": 1}` is
+read as `{"city": "Paris", "a": None}`. A model trained on this would call with parameters of other functions. So a key
+with null in an object is taken for one that the row does not have, and is removed, unless the null must have been in
+the row:
 
 - in a map and in JSON (Arrow's `json`, a text that holds JSON), where each object has keys of its own;
 - in the arguments of a function whose schema, in the same row, requires the parameter, at any level of them;
-- where no object of the column has a value for the key, and none of them lacks any other key: then no value was there
-  to be left out. In arguments only those of the function itself are told so: keys that its schema knows; without a
-  schema, all keys where the column calls one function.
+- where no object of the column has a value for the key, and all objects have values for all other keys: then Arrow had
+  no reason to insert nulls. In arguments this holds only for keys in the function's schema; without a schema, for all
+  keys if the column calls one function only.
 
-Elements of lists are never filled in, so that a null among them stays. A column without a value is nothing, as in JSON.
+Arrow never inserts elements into lists, so a null among them stays. A column without a value is null, as in JSON.
 
-Arrow has types that JSON has not. Dates, times and UUIDs become the texts that JSON has for them (`2024-01-01`),
-decimals become numbers. What has no such form (bytes, durations, decimals of more digits than a number keeps) stays,
-and is refused where it would be learned.
+Arrow has types that JSON does not have. Dates, times and UUIDs become text (`2024-01-01`), decimals become numbers. A
+value that JSON cannot express (bytes, durations, decimals with more digits than a number keeps) stays, and is refused
+where it would be learned.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a column's values are made of; real: keys of an object that have no value in any row, and of which no other
-    row can have been the reason; several: the object is a call, and the column has calls of several functions.
+    """The nested type of a column's values; real: keys of an object that are null in every row although Arrow had no
+    reason to insert them; several: the object is a call, and the column has calls of several functions.
     """
 
     kind: str
@@ -67,7 +67,7 @@ LISTS = (
 
 
 def _shape(kind: pa.DataType, chunks: Sequence[pa.Array]) -> Shape:
-    """The shape of a column's chunks, which are all of one type."""
+    """The shape of a column, from its type and its chunks."""
     if isinstance(kind, pa.JsonType):
         return Shape("json")
     if isinstance(kind, pa.BaseExtensionType):
@@ -98,7 +98,7 @@ def _shape(kind: pa.DataType, chunks: Sequence[pa.Array]) -> Shape:
 
 
 def _several(kind: pa.StructType, columns: Sequence[Sequence[pa.Array]]) -> bool:
-    """Whether objects are calls of several functions."""
+    """Whether the objects are calls of more than one function."""
     names = {kind.field(i).name: i for i in range(kind.num_fields)}
     told = next((names[key] for key in ("arguments", "parameters") if key in names), None)
     if told is None or "name" not in names:
@@ -110,10 +110,10 @@ def _several(kind: pa.StructType, columns: Sequence[Sequence[pa.Array]]) -> bool
 
 
 class Cleaner:
-    """Rows of a table as JSON would give them; left_out: how many nulls were taken for keys that are not there."""
+    """Converts rows of a table to what JSON would give; left_out: how many keys with null were removed."""
 
     def __init__(self, table: pa.Table, *, decoded: bool = False) -> None:
-        """decoded: JSON in the columns was read already (as `datasets` does)."""
+        """decoded: JSON columns are parsed already (as `datasets` does)."""
         self.left_out = 0
         self._decoded = decoded
         self._shapes = {
@@ -122,14 +122,14 @@ class Cleaner:
         }
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """One row. BadJson where a column of JSON holds none."""
+        """One row. BadJson when a JSON column has invalid JSON."""
         schemas = schemas_of(row)
         return {name: self._clean(value, self._shapes[name], schemas) for name, value in row.items()}
 
     def _clean(
         self, value: Any, shape: Shape, schemas: Mapping[str, Parameters], inside: Arguments | None = None
     ) -> Any:
-        """inside: whether the value is in a call's arguments, and what is said of it there."""
+        """inside: set when the value is in the arguments of a call, with what the schema says about it."""
         if value is None:
             return None
         if shape.kind == "json":
@@ -161,30 +161,30 @@ class Cleaner:
 
 
 class Arguments(NamedTuple):
-    """A place in the arguments of a call: what its schema says there; several: the column calls others, too."""
+    """A value in the arguments of a call: its schema; several: the column calls other functions too."""
 
     told: Parameters
     several: bool
 
     def at(self, key: str, keys: Keys | None) -> Arguments:
-        """The value of a key of the object here."""
+        """The value of a key of this object."""
         return self._replace(told=self.told.at(key, keys))
 
 
 def _stays(key: str, shape: Shape, inside: Arguments | None, keys: Keys | None) -> bool:
-    """Whether a null stood in the row; keys: those that a schema names."""
+    """Whether a null was in the row itself; keys: those that a schema names."""
     if keys is not None:
         return key in keys.required or (key in keys.known and key in shape.real)
     return key in shape.real and not (inside and inside.several)
 
 
 def _are_arguments(key: str, value: Any) -> bool:
-    """Whether a call's arguments stand there: Llama calls them `parameters`, as schemas call what they describe."""
+    """Whether a key has a call's arguments: Llama calls them `parameters`, which is also a key of schemas."""
     return key == "arguments" or (key == "parameters" and not (isinstance(value, dict) and "properties" in value))
 
 
 def _as_json(value: Any) -> Any:
-    """A value of a type that JSON has not as JSON would have it, where nothing is lost by that."""
+    """A value of a type that JSON does not have, converted if nothing is lost by it."""
     if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
         return value.isoformat()
     if isinstance(value, uuid.UUID):
@@ -197,9 +197,9 @@ def _as_json(value: Any) -> Any:
 
 
 def parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of each row of a Parquet file, classes by their names, counted from 1 (`rows.parquet[1]`).
+    """(location, row or BadRow) of each row of a Parquet file, from `rows.parquet[1]` on, classes by their names.
 
-    notes: gets a line when nulls were left out.
+    notes: gets a line when keys with null were removed.
     """
     if not path.exists():
         raise MissingError(Problem(str(path), "no such file", f"looked in {path.parent.absolute()}"))
@@ -219,14 +219,14 @@ def parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
 def clean_rows(
     placed: Iterable[tuple[str, Any]], cleaner: Cleaner, classes: Mapping[str, list[str] | None], notes: list[str]
 ) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of rows as Arrow has them, classes by their names; notes: as in `parquet_rows`."""
-    for place, row in placed:
+    """(location, row or BadRow) of Arrow's rows, classes by their names; notes: as in `parquet_rows`."""
+    for location, row in placed:
         try:
             clean = cleaner.row(row)
         except BadJson as bad:
-            yield place, BadRow(bad.cause, bad.mend)
+            yield location, BadRow(bad.cause, bad.mend)
             continue
-        yield place, {name: _named(value, classes.get(name)) for name, value in clean.items()}
+        yield location, {name: _named(value, classes.get(name)) for name, value in clean.items()}
     if cleaner.left_out:
         count = cleaner.left_out
         notes.append(
@@ -235,11 +235,11 @@ def clean_rows(
 
 
 def _classes(schema: pa.Schema) -> dict[str, list[str]]:
-    """Columns whose numbers stand for classes, as `datasets` writes them, with the classes' names."""
+    """Column -> names of the classes that its numbers stand for, as `datasets` stores them in the file."""
     try:
         said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = said["info"]["features"]
-    except (ValueError, KeyError, TypeError):  # another program's, or none
+    except (ValueError, KeyError, TypeError):  # written by another program
         return {}
     found = {}
     for name, one in features.items() if isinstance(features, dict) else ():
@@ -251,7 +251,7 @@ def _classes(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def _named(value: Any, names: list[str] | None) -> Any:
-    """A class, or a list of them, by name; None for -1, of a test set that keeps its labels to itself."""
+    """A class, or a list of classes, by name; None for -1, which a test set without labels has."""
     if names is None or value is None:
         return value
     if isinstance(value, list):

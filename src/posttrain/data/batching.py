@@ -1,8 +1,8 @@
-"""Batches of rows of like length under a budget of padded tokens.
+"""Batches of rows of similar length under a budget of padded tokens.
 
-A batch costs rows x longest row, padding included; that product never exceeds the budget. Rows are shuffled, cut into
-stretches of some fifty batches, sorted by length within a stretch and filled greedily; then the batches are shuffled.
-So padding is small, and no two epochs hold the same batches. The order depends on the seed and the epoch only.
+A batch costs rows x longest row, padding included; this product never exceeds the budget. Rows are shuffled, cut into
+stretches of about fifty batches, and sorted by length within a stretch; batches are filled greedily and then shuffled.
+So there is little padding, and no two epochs have the same batches. The order depends on seed and epoch only.
 """
 
 from __future__ import annotations
@@ -33,13 +33,9 @@ def length_batches(
     too_long = [(i, n) for i, n in enumerate(lengths) if n > tokens]
     if too_long:
         index, length = max(too_long, key=lambda pair: pair[1])
-        raise DataError(
-            Problem(
-                "",
-                f"{len(too_long)} rows are longer than a batch of {tokens} tokens (row {index} has {length})",
-                f"set batch.tokens to {length} or more, or max_length to {tokens} or less",
-            )
-        )
+        cause = f"{len(too_long)} rows are longer than a batch of {tokens} tokens (row {index} has {length})"
+        mend = f"set batch.tokens to {length} or more, or max_length to {tokens} or less"
+        raise DataError(Problem("", cause, mend))
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     rng.shuffle(order)
@@ -59,8 +55,8 @@ def length_batches(
 
 
 def pieces(batch: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """A batch cut, in its order, into parts of rows x longest <= tokens; a row alone may be longer. No more parts than
-    needed, the largest of them as small as it can be."""
+    """A batch cut, in its order, into parts of rows x longest <= tokens; a part of one row may be longer. There are as
+    few parts as possible, and the largest one is as small as possible."""
     made = _cut(batch, lengths, tokens)
     low, high = 1, tokens
     while 1 < len(made) < len(batch) and low < high:

@@ -1,9 +1,9 @@
-"""Arguments of tool calls: an object, or the JSON text that OpenAI's own interface writes.
+"""Arguments of tool calls: an object, or JSON text, as OpenAI's interface returns it.
 
 Most templates print the arguments as JSON. Given the text `"{\\"city\\": \\"Paris\\"}"` they print a quoted text in
-place of an object, and the model learns arguments that no program can read. So a text that holds an object becomes that
-object; an empty one, null and nothing, which many write for a call without parameters, become `{}`; any other text
-stays as it is. `parameters`, as Llama writes them, are the arguments.
+place of an object, and the model learns arguments that no program can read. So a text with an object is parsed; an
+empty text, null and a missing value, which many write for a call without parameters, become `{}`; any other text stays.
+`parameters`, as Llama calls them, are read as the arguments.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = [
 ARGUMENTS = "arguments"
 PARAMETERS = "parameters"
 KEYS = frozenset({"name", "id", "type", "index", "function", "description", ARGUMENTS, PARAMETERS})
-"""Keys of a call, and of its part with the name; where there are no arguments, another one may hold them."""
+"""Known keys of a call and of its `function`; without arguments, an unknown key may have them."""
 
 
 def function_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a call that has name and arguments: under `function` in OpenAI's form, else the call itself."""
+    """The part of a call with name and arguments: `function` in OpenAI's format, else the call itself."""
     inner = call.get("function")
     return inner if isinstance(inner, Mapping) else call
 
@@ -46,8 +46,8 @@ def name_of(call: Mapping[str, Any]) -> str | None:
 
 
 def with_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    """The call with its `parameters`, as Llama has them, under `arguments`, and `{}` there where it has none; as it is
-    where it has both (a fault)."""
+    """The call with Llama's `parameters` renamed to `arguments`, which is `{}` if there are none; unchanged if it has
+    both (which is a fault)."""
     inner = function_of(call)
     if _has_both(inner):
         return dict(call)
@@ -60,19 +60,22 @@ def with_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_both(function: Mapping[str, Any]) -> bool:
-    """Whether there are two sets of arguments, and they differ."""
+    """Whether there are two sets of arguments that differ."""
     given = [function[key] for key in (ARGUMENTS, PARAMETERS) if function.get(key) is not None]
     return len(given) == 2 and given[0] != given[1]
 
 
 def with_objects(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The calls, arguments that are the JSON text of an object read."""
+    """The calls, with arguments parsed if they are the JSON text of an object."""
     return [_changed(call, _read) for call in calls]
 
 
 def with_texts(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The calls, arguments that are objects written as JSON text, for templates that take nothing else."""
-    return [_changed(call, _written) for call in calls]
+    """The calls, with arguments that are objects as JSON text, for templates that accept nothing else."""
+    return [
+        _changed(call, lambda value: json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value)
+        for call in calls
+    ]
 
 
 def _changed(call: Mapping[str, Any], change: Any) -> dict[str, Any]:
@@ -88,15 +91,15 @@ def _read(value: Any) -> Any:
     if not value.strip():
         return {}
     try:
-        found = json.loads(value)  # what is wrong with it otherwise is told by `fault_of_call`
-    except (ValueError, RecursionError):  # no JSON, or brackets without end: a text like any other
+        found = json.loads(value)  # `fault_of_call` reports what else is wrong with it
+    except (ValueError, RecursionError):  # not JSON, or nested too deep: a text like any other
         return value
     return found if isinstance(found, dict) else value
 
 
 def json_fault(value: Any) -> tuple[str, str] | None:
-    """Cause and mend of the first thing in a value that JSON has not: NaN and infinity, which Python's JSON has, and
-    values of other types, of which a template would print Python's name. None when all of it is JSON.
+    """Cause and mend for the first part of a value that is not JSON: NaN and infinity, which Python's JSON accepts, and
+    values of other types, which a template would print as Python does. None when all of it is JSON.
     """
     left = [value]
     while left:
@@ -120,15 +123,15 @@ def json_fault(value: Any) -> tuple[str, str] | None:
 
 
 def argument_text(call: Mapping[str, Any]) -> str | None:
-    """The arguments where they are a text; None where they are not."""
+    """The arguments if they are text, else None."""
     value = function_of(call).get(ARGUMENTS)
     return value if isinstance(value, str) else None
 
 
 def fault_of_call(call: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Cause and mend of what cannot be learned of a call: no name; two sets of arguments, or arguments under another
-    key; values that are not JSON, whether in an object or in JSON text; texts of objects that no program reads in one
-    way (a key twice, too deep). None when there is nothing.
+    """Cause and mend for a call that must not be learned: no name; two sets of arguments, or arguments under another
+    key; values that are not JSON, in an object or in JSON text; JSON text that programs read in different ways (a key
+    twice, nested too deep). None when there is no fault.
     """
     inner = function_of(call)
     if not (name_of(call) or "").strip():
@@ -141,7 +144,7 @@ def fault_of_call(call: Mapping[str, Any]) -> tuple[str, str] | None:
             return f"has no 'arguments', but the unknown key {other!r}", "did you mean 'arguments'? or remove the key"
     call = with_arguments(call)
     text = (argument_text(call) or "").strip()
-    if text.startswith("{") and text.endswith("}"):  # others hold no object: a text like any other
+    if text.startswith("{") and text.endswith("}"):  # any other text is not an object
         try:
             fault = json_fault(parse_json(text))
         except BadJson as bad:
@@ -152,12 +155,8 @@ def fault_of_call(call: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def is_json(text: str) -> bool:
-    """Whether a text is JSON as every program reads it."""
+    """Whether a text is JSON that every program reads in the same way."""
     try:
         return json_fault(parse_json(text)) is None
     except BadJson:
         return False
-
-
-def _written(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value

@@ -1,28 +1,29 @@
 """Records to token ids and labels; prompts to token ids.
 
-The loss falls on the assistant's words and on the token that ends the turn, in every assistant turn, and on nothing
-else: not on tags, not on the newline that a template puts after the end-of-turn token. Of a conversation that was cut
-off (`Conversation.ended` false) the row stops at the last word: no end is learned. The end of a turn is decided on
-tokens: it is the last special token of the turn's region; or the special token right after it (a template may mark the
-words only, or, like GLM-4's, end a turn with the next turn's tag); or, when such a template ends with the turn, the
-token that ends turns elsewhere in it, appended as its makers do. A turn that nothing ends is an error: a model trained
-on it would never stop.
+The loss covers the assistant's words and the token that ends the turn, in every assistant turn, and nothing else: not
+the tags, not the newline that a template puts after the end-of-turn token. If a conversation was cut off
+(`Conversation.ended` is false), the row stops at the last word, so that no end is learned. The end of a turn is found
+on tokens: it is the last special token of the turn's region; or the special token right after it (a template may mark
+the words only, or, like GLM-4's, end a turn with the next turn's tag); or, if such a template ends with the turn, the
+token that ends turns elsewhere, which is appended as the model's makers do. A turn without an end is an error: a model
+trained on it would never stop.
 
-Whether the first supervised token begins where the words begin is verified on token ids: the tokens of the text before
-the turn must be the tokens that the whole text begins with, so that training sees what generation will see.
+The start of the words is verified on token ids: the whole text must begin with the tokens of the text before the turn,
+so that training sees what generation will see.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
 from posttrain.data.joined import join
+from posttrain.data.lengths import LONG_MEND, EncodeResult, Limits, OverLong, TooLong, gathered
 from posttrain.data.offsets import IGNORED, Start, as_prompted, begins_at, first_token, token_from
-from posttrain.data.readers import LONG_MEND, data_error, nothing_left
+from posttrain.data.readers import OnBadRow
 from posttrain.data.records import (
     Completion,
     Conversation,
@@ -43,54 +44,41 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "IGNORED",
-    "EncodeResult",
-    "Encoded",
-    "LossOn",
-    "OverLong",
-    "encode_all",
-    "encode_prompt",
-    "outcomes",
-    "prompt_text",
-    "render",
-]
+__all__ = ["IGNORED", "Encoded", "LossOn", "encode_all", "encode_prompt", "fitted", "outcomes", "prompt_text", "render"]
 
+UNCLOSED = (
+    "the chat template does not end this turn with a special token: the model would never learn to stop",
+    "write the end token after the turn's content in the template (chat_template.jinja), such as {{ eos_token }}",
+)
 CHUNK = 1024
-"""Rows tokenised at once."""
+"""How many rows are tokenised at once."""
 
 LossOn = Literal["assistant", "all"]
-OverLong = Literal["drop", "truncate", "raise"]
 
 
 class Encoded(NamedTuple):
-    """Token ids of a row and, for each, the id to learn or -100; where it comes from; whether its end was cut off;
-    what its loss is multiplied by."""
+    """Token ids of a row and, for each, the id to learn or -100; its location in the data; whether its end was cut off;
+    the factor of its loss."""
 
     input_ids: list[int]
     labels: list[int]
-    place: str
+    location: str
     truncated: bool = False
     weight: float = 1.0
 
-
-RowT = TypeVar("RowT")
-
-
-class EncodeResult(NamedTuple, Generic[RowT]):
-    """Rows ready for training; how many were dropped or cut for their length; bad rows that were skipped."""
-
-    rows: list[RowT]
-    dropped: int
-    truncated: int
-    problems: list[Problem]
+    def cut(self, max_length: int) -> Encoded:
+        """The row itself, or the first `max_length` tokens of a longer one."""
+        if len(self.input_ids) <= max_length:
+            return self
+        ids, labels = self.input_ids[:max_length], self.labels[:max_length]
+        return self._replace(input_ids=ids, labels=labels, truncated=True)
 
 
 Outcome: TypeAlias = Encoded | Problem
 
 
 def render(record: Record, tokenizer: PreTrainedTokenizerBase, *, loss_on: LossOn = "assistant") -> Encoded:
-    """One record as ids and labels. TemplateError or DataError naming the row when it cannot be."""
+    """One record as ids and labels. TemplateError or DataError, naming the row, when that is not possible."""
     return _raise(next(outcomes([record], tokenizer, loss_on)))
 
 
@@ -101,57 +89,42 @@ def encode_all(
     max_length: int,
     over_long: OverLong = "raise",
     loss_on: LossOn = "assistant",
-    on_bad_row: Literal["fail", "skip"] = "fail",
+    on_bad_row: OnBadRow = "fail",
 ) -> EncodeResult[Encoded]:
     """All records, in order, with the length policy applied; a row without a supervised token is an error.
 
     DataError (TemplateError) lists all rows that cannot be rendered or, with over_long="raise", are too long;
     `on_bad_row="skip"` returns them as problems instead, but never the over-long ones.
     """
-    rows: list[Encoded] = []
-    bad: list[Problem] = []
-    long: list[Problem] = []
-    dropped = truncated = 0
+    limits = Limits(max_length, over_long, on_bad_row)
+    return gathered(fitted(records, tokenizer, limits, loss_on)).checked(len(records), limits, TemplateError)
+
+
+def fitted(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits, loss_on: LossOn
+) -> Iterator[Outcome | TooLong]:
+    """Each record as a row that is not too long and has something to learn, or as its problem."""
     for outcome in outcomes(records, tokenizer, loss_on):
         if isinstance(outcome, Problem):
-            bad.append(outcome)
+            yield outcome
             continue
         length = len(outcome.input_ids)
-        if length > max_length:
-            if over_long == "drop":
-                dropped += 1
-                continue
-            if over_long == "raise":
-                long.append(_too_long(outcome.place, length, max_length))
-                continue
-            ids, labels = outcome.input_ids[:max_length], outcome.labels[:max_length]
-            outcome = outcome._replace(input_ids=ids, labels=labels, truncated=True)
-        if not _learns(outcome.labels):
-            bad.append(_nothing_to_learn(outcome, length, max_length))
+        if length > limits.max_length and limits.over_long != "truncate":
+            yield TooLong(outcome.location, length)
             continue
-        truncated += outcome.truncated
-        rows.append(outcome)
-    if long or (bad and on_bad_row == "fail"):
-        found = [*bad, *long] if on_bad_row == "fail" else long
-        raise data_error(found, len(records), TemplateError if bad else DataError, skippable=not long)
-    if not rows:
-        raise nothing_left(len(records), dropped, max_length, bad)
-    return EncodeResult(rows, dropped, truncated, bad)
+        row = outcome.cut(limits.max_length)
+        yield row if _learns(row.labels) else _nothing_to_learn(row, length, limits.max_length)
 
 
 def _learns(labels: Sequence[int]) -> bool:
-    return any(label != IGNORED for label in islice(labels, 1, None))  # the first token has nothing to be told from
-
-
-def _too_long(place: str, length: int, max_length: int) -> Problem:
-    return Problem(place, f"{length} tokens, more than max_length {max_length}", LONG_MEND)
+    return any(label != IGNORED for label in islice(labels, 1, None))  # nothing predicts the first token
 
 
 def _nothing_to_learn(row: Encoded, length: int, max_length: int) -> Problem:
     if row.truncated:
         cause = f"no supervised token is left after cutting {length} tokens to max_length {max_length}"
-        return Problem(row.place, cause, LONG_MEND)
-    return Problem(row.place, "no supervised token: nothing to learn", "give the row an assistant turn")
+        return Problem(row.location, cause, LONG_MEND)
+    return Problem(row.location, "no supervised token: nothing to learn", "give the row an assistant turn")
 
 
 def encode_prompt(
@@ -161,10 +134,10 @@ def encode_prompt(
     system: str | None = None,
     tools: Sequence[dict[str, Any]] | None = None,
 ) -> list[int]:
-    """Token ids up to where the assistant speaks. A string is one user turn; without a template it is plain text.
+    """Token ids up to where the assistant's answer begins. A string is one user turn; plain text without a template.
 
-    system: a system turn put before. TemplateError when messages or a system text are given without a template, when a
-    text holds a control token, and when the template would leave something out.
+    system: a system turn put in front. TemplateError when messages or a system text are given without a template, when
+    a text has a control token, and when the template would leave something out.
     """
     turns = (Message("user", messages),) if isinstance(messages, str) else tuple(messages)
     if system is not None:
@@ -180,13 +153,13 @@ def encode_prompt(
 def prompt_text(
     turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]] | None = None
 ) -> str:
-    """Turns as the chat template writes them, up to where the assistant speaks; errors as in `encode_prompt`."""
+    """Turns as the chat template renders them, up to where the answer begins; errors as in `encode_prompt`."""
     said = " ".join(turns[-1].content.split()) if turns else ""
-    place = f"the prompt {said[:40]!r}{'...' if len(said) > 40 else ''}"
-    problem = gate_of(tokenizer).problem(parts_of(turns, tools), tokenizer, place)
+    location = f"the prompt {said[:40]!r}{'...' if len(said) > 40 else ''}"
+    problem = gate_of(tokenizer).problem(parts_of(turns, tools), tokenizer, location)
     if problem is not None:
         raise TemplateError(problem)
-    return _reader(tokenizer).template.prompt(turns, tools, place)
+    return _reader(tokenizer).template.prompt(turns, tools, location)
 
 
 def _raise(outcome: Outcome) -> Encoded:
@@ -197,13 +170,13 @@ def _raise(outcome: Outcome) -> Encoded:
     return outcome
 
 
-def _no_template(place: str) -> TemplateError:
+def _no_template(location: str) -> TemplateError:
     mend = "use a chat model, or rows with 'prompt' and 'completion', or put a chat_template.jinja beside the tokenizer"
-    return TemplateError(Problem(place, "the tokenizer has no chat template", mend))
+    return TemplateError(Problem(location, "the tokenizer has no chat template", mend))
 
 
 class _Reader:
-    """What is worked out once per tokenizer: its template, special tokens, and the token that ends turns."""
+    """What is computed once per tokenizer: its template, special tokens, and the token that ends turns."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.source = tokenizer.chat_template
@@ -214,18 +187,18 @@ class _Reader:
         self.ender_known = False
 
     def is_blank(self, token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Whether a token is nothing but white space."""
+        """Whether a token is white space only."""
         if token not in self.blank:
             text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
             self.blank[token] = token not in self.special and text.strip() == ""
         return self.blank[token]
 
     def ends_with(self, text: str, token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Whether a text ends with a special token's own letters."""
+        """Whether a text ends with the spelling of a special token."""
         return token in self.special and text.endswith(str(tokenizer.convert_ids_to_tokens(token)))
 
     def end_of_turn(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
-        """The special token after the assistant's words when another turn follows; None when there is none."""
+        """The special token between the assistant's words and the next turn; None when there is none."""
         if not self.ender_known:
             self.ender_known = True
             probe = Conversation((Message("user", "Hi"), Message("assistant", "Yo"), Message("user", "Hm")), "")
@@ -249,8 +222,8 @@ def _reader(tokenizer: PreTrainedTokenizerBase) -> _Reader:
 
 
 def outcomes(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Iterator[Outcome]:
-    """Each record, in order, as ids and labels or as what is wrong with it; whatever its length. Rows with nothing to
-    learn are let through.
+    """Each record, in order, as ids and labels or as its problem. Neither the length is checked nor whether there is
+    something to learn.
     """
     for at in range(0, len(records), CHUNK):
         chunk = records[at : at + CHUNK]
@@ -261,7 +234,7 @@ def outcomes(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss
                 record = record.as_conversation()
             if isinstance(record, Conversation):
                 if not tokenizer.chat_template:
-                    found.append(_no_template(record.place).problems[0])
+                    found.append(_no_template(record.location).problems[0])
                 else:
                     chats.append(record)
                     found.append(None)
@@ -276,14 +249,16 @@ def outcomes(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss
         for outcome in found:
             if outcome is None:
                 chat = next(rendered_chats)
-                outcome = _weighted(next(rendered), chat.weight)
+                outcome = next(rendered)
+                if isinstance(outcome, Encoded) and chat.weight != 1.0:
+                    outcome = outcome._replace(weight=chat.weight)
                 outcome = outcome if chat.ended else _without_end(outcome, tokenizer)
             yield outcome
 
 
 def _without_end(outcome: Outcome, tokenizer: PreTrainedTokenizerBase) -> Outcome:
-    """A row whose last turn was cut off: without the token that ends it and without what follows, so that the row
-    stops at the turn's last word and nothing says that the model should stop there.
+    """A row whose last turn was cut off, without the token that ends it and all that follows: the row stops at the last
+    word, and the model does not learn to stop there.
     """
     if isinstance(outcome, Problem):
         return outcome
@@ -296,29 +271,25 @@ def _without_end(outcome: Outcome, tokenizer: PreTrainedTokenizerBase) -> Outcom
     return outcome._replace(input_ids=outcome.input_ids[:stop], labels=outcome.labels[:stop])
 
 
-def _weighted(outcome: Outcome, weight: float) -> Outcome:
-    return outcome if isinstance(outcome, Problem) or weight == 1.0 else outcome._replace(weight=weight)
-
-
 def _not_a_text(record: Preference | Graded | LabelledText | TaggedTokens | ReadingQuestion) -> Problem:
-    """Rows for objectives that compare answers: learning both sides of a pair would be a mistake nobody notices. Rows
-    for models with a head.
+    """The problem of a row for objectives that compare answers (learning both answers would be wrong and not noticed),
+    or for models with a head.
     """
     if isinstance(record, LabelledText):
-        return Problem(record.place, "a labelled text, where one to be learned is expected", "format: text")
+        return Problem(record.location, "a labelled text, where one to be learned is expected", "format: text")
     if isinstance(record, TaggedTokens):
-        return Problem(record.place, "tagged tokens, where a text is expected", "objective: token_classification")
+        return Problem(record.location, "tagged tokens, where a text is expected", "objective: token_classification")
     if isinstance(record, ReadingQuestion):
         mend = "objective: extractive_qa; or columns: {prompt: ..., completion: ...}, format: completion"
-        return Problem(record.place, "a question about a text, where an answer to be learned is expected", mend)
+        return Problem(record.location, "a question about a text, where an answer to be learned is expected", mend)
     if isinstance(record, Preference):
-        return Problem(record.place, "two answers to compare, where one text is expected", "objective: dpo or orpo")
+        return Problem(record.location, "two answers to compare, where one text is expected", "objective: dpo or orpo")
     mend = "objective: kto; or format: completion, to learn every answer whatever its label"
-    return Problem(record.place, "a graded answer, where one to be learned is expected", mend)
+    return Problem(record.location, "a graded answer, where one to be learned is expected", mend)
 
 
 def _plain_problem(record: Completion | Text, tokenizer: PreTrainedTokenizerBase) -> Problem | None:
-    """A control token in a text that no template renders; prompt and completion may make one together."""
+    """The problem of a plain text with a control token, which prompt and completion may also form together."""
     if isinstance(record, Text):
         parts = [Part(record.text, "the text")]
         mend = "remove it, one document per row; where it is a rendered conversation, give its messages"
@@ -326,11 +297,11 @@ def _plain_problem(record: Completion | Text, tokenizer: PreTrainedTokenizerBase
         parts = [Part(record.prompt, "the prompt"), Part(record.completion, "the completion")]
         parts.append(Part(record.prompt + record.completion, "the prompt with its completion"))
         mend = PLAIN_MEND
-    return gate_of(tokenizer).problem(parts, tokenizer, record.place, mend=mend)
+    return gate_of(tokenizer).problem(parts, tokenizer, record.location, mend=mend)
 
 
 def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens of a plain text as the tokenizer begins it (with BOS where it does so), without an end token."""
+    """Tokens of a plain text, with BOS if the tokenizer adds it, without an end token."""
     ids = _ids(tokenizer([text]))[0]
     if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
         ids = ids[:-1]
@@ -344,28 +315,29 @@ def _ids(encoding: dict[str, list[list[int]]]) -> list[list[int]]:
 def _document(record: Text, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     ids = [*_plain(record.text, tokenizer), *end]
-    return Encoded(ids, list(ids), record.place)
+    return Encoded(ids, list(ids), record.location)
 
 
 def _completion(record: Completion, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Outcome:
-    """Prompt and completion as one text, the prompt as generation will see it, then the end token."""
+    """Prompt and completion as one text, the prompt tokenised as in generation, then the end token."""
     if tokenizer.eos_token_id is None:
-        return Problem(record.place, "the tokenizer has no end token: the model would never stop", "set its eos_token")
+        cause = "the tokenizer has no end token: the model would never stop"
+        return Problem(record.location, cause, "set its eos_token")
     whole = _plain(record.prompt + record.completion, tokenizer)
     prompt, completion = join(_plain(record.prompt, tokenizer), whole, record.prompt, record.completion, tokenizer)
     answer = [*completion, int(tokenizer.eos_token_id)]
     ids = [*prompt, *answer]
-    return Encoded(ids, list(ids) if loss_on == "all" else [IGNORED] * len(prompt) + answer, record.place)
+    return Encoded(ids, list(ids) if loss_on == "all" else [IGNORED] * len(prompt) + answer, record.location)
 
 
 def _encode_chats(
     chats: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, reader: _Reader, loss_on: LossOn
 ) -> Iterator[Outcome]:
-    """Render, tokenise together, mask on tokens, then verify the first token of each turn."""
+    """Render the chats, tokenise them together, make labels, and verify the first token of each turn."""
     plans: list[Rendered | Problem] = []
     for chat in chats:
-        problem = gate_of(tokenizer).problem(parts_of(chat.messages, chat.tools), tokenizer, chat.place)
-        if problem is not None:  # such a row is rendered already, or would end its turn early
+        problem = gate_of(tokenizer).problem(parts_of(chat.messages, chat.tools), tokenizer, chat.location)
+        if problem is not None:  # the row is rendered already, or a turn would end too early
             plans.append(problem)
             continue
         try:
@@ -389,7 +361,7 @@ def _encode_chats(
 
 
 class _Masked(NamedTuple):
-    """A row with its labels, and where each supervised turn begins."""
+    """A row with its labels, and the start of each supervised turn."""
 
     row: Encoded
     starts: list[Start]
@@ -416,23 +388,23 @@ def _mask(
         if closed is None:
             ender = reader.end_of_turn(tokenizer) if span.last else None
             if ender is None:
-                return _unclosed(plan.place)
+                return Problem(plan.location, *UNCLOSED)
             appended = [ender]
             closed = len(ids)
         labels[first:closed] = ids[first:closed]
         starts.append(Start(first, span.start, begins_at(encoding, first, span.start)))
     full = [*ids, *appended]
     labels = list(full) if loss_on == "all" else [*labels, *appended]
-    return _Masked(Encoded(full, labels, plan.place), starts)
+    return _Masked(Encoded(full, labels, plan.location), starts)
 
 
 def _close(
     ids: Sequence[int], first: int, stop: int, tokenizer: PreTrainedTokenizerBase, reader: _Reader
 ) -> int | None:
-    """The index after the end-of-turn token of the turn at tokens [first, stop); None when nothing closes it.
+    """The index after the end-of-turn token of the turn at tokens [first, stop); None when no token ends it.
 
     White space before the token is learned with it, since the model has to write it; what follows is not. Some turns
-    end with two tokens side by side (Command R: `<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`); both belong to the end.
+    end with two tokens (Command R: `<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`); both belong to the end.
     """
     tail = stop
     while tail > first and (ids[tail - 1] in reader.special or reader.is_blank(ids[tail - 1], tokenizer)):
@@ -448,24 +420,13 @@ def _close(
     return after + 1 if after < len(ids) and ids[after] in reader.special else None
 
 
-def _unclosed(place: str) -> Problem:
-    return Problem(
-        place,
-        "the chat template does not end this turn with a special token: the model would never learn to stop",
-        "write the end token after the turn's content in the template (chat_template.jinja), such as {{ eos_token }}",
-    )
-
-
 def _verified(
-    plans: Sequence[Rendered],
-    masked: Sequence[_Masked | Problem],
-    tokenizer: PreTrainedTokenizerBase,
-    reader: _Reader,
+    plans: Sequence[Rendered], masked: Sequence[_Masked | Problem], tokenizer: PreTrainedTokenizerBase, reader: _Reader
 ) -> list[Outcome]:
-    """Compare the tokens before each turn with those of the text before it; right after a special token they are equal.
+    """Compare the tokens before each turn with those of the text before it, unless the turn follows a special token.
 
-    Between that token and the turn there may be a line break, which a tokenizer can join with the turn's own. Where it
-    only cuts the tag in another way when words follow, the row is given the tokens that generation will see.
+    If there is a line break before the turn, a tokenizer may merge it with the turn's first one. If the tag is only
+    tokenised differently when words follow, the row gets the tokens that generation will see.
     """
     outcomes: list[Outcome] = [m.row if isinstance(m, _Masked) else m for m in masked]
     doubtful = [
@@ -488,7 +449,7 @@ def _verified(
         prompted = as_prompted(row.row.input_ids, row.row.labels, starts)
         if prompted is None:
             outcomes[at] = Problem(
-                row.row.place,
+                row.row.location,
                 "the first token of a turn joins the end of the template's tag and the beginning of the turn",
                 "remove white space at the start of the turn's content (or, where the template begins the turn "
                 "with <think>, give the row its reasoning_content)",

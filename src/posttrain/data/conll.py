@@ -1,17 +1,16 @@
-"""CoNLL files: a token in each line and, last in the line, its tag; blank lines between sentences.
+"""CoNLL files: each line has a token first and its tag last; blank lines separate sentences.
 
-- Columns are separated by tabs where the lines have tabs, else by spaces.
-- Lines that begin with `-DOCSTART-` say nothing, nor do comments: lines that begin with `#` and are no token.
-  `#metoo O` is one: it has as many columns as other lines; and `# O`, too, whose last column is a tag;
-  `# id 7 domain=train` is not. After a sentence's first token `# #` is one (Penn Treebank's), if it has the columns of
-  the token before it, unless all tags of the file are of spans. A line whose first column, between tabs, is `# id` is
-  none: tokens have no spaces in them, unless others in the file have. Nor, before the first token of a sentence, is
-  `#id 7`, where 7 can be no tag: all others are of spans (`B-LOC`, `O`), or have letters. Where that cannot be told,
-  the sentence is a bad row.
-- Where lines are numbered within their sentences, the token is the second column. With ten columns (CoNLL-U, CoNLL-X)
-  the tag is the fourth (UPOS), or the fifth where that is empty; the other columns can be named in
-  `columns: {tags: xpos}`. Numbers like `3-4` (words written as one, and then one by one) and `8.1` (words not written)
-  are no tokens of their own.
+- Columns are separated by tabs if the lines have tabs, else by spaces.
+- Lines that begin with `-DOCSTART-` are skipped, and so are comments: lines that begin with `#` and are no token.
+  `#metoo O` is a token: it has as many columns as other lines. So is `# O`, whose last column is a tag, but not
+  `# id 7 domain=train`. After the first token of a sentence `# #` is a token (as in Penn Treebank) if it has as many
+  columns as the token before it, unless all tags of the file are of spans. A line whose first column, between tabs, is
+  `# id` is a comment, as tokens have no spaces, unless others in the file have. Before the first token of a sentence
+  `#id 7` is a comment if 7 cannot be a tag: all others are of spans (`B-LOC`, `O`), or have letters. Where this cannot
+  be decided, the sentence is a bad row.
+- If lines are numbered within their sentences, the token is the second column. With ten columns (CoNLL-U, CoNLL-X) the
+  tag is the fourth (UPOS), or the fifth if that is empty; other columns can be chosen by `columns: {tags: xpos}`. Lines
+  numbered `3-4` (several words written as one) or `8.1` (words not written) are skipped.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from posttrain.data.fields import BadRow
 __all__ = ["CONLL_MEND", "CONLL_SUFFIXES", "conll_rows"]
 
 CONLL_SUFFIXES = frozenset({".conll", ".conllu", ".bio", ".iob", ".iob2"})
-"""Files that are read as one token a line."""
+"""Endings of files that have one token in each line."""
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 TABS = 0.9
-"""Share of lines with equally many tabs from which on tabs separate columns, and spaces do not."""
+"""Tabs separate columns when at least this share of lines has the same number of them."""
 TAG = re.compile(r"O|[BIESLUM][-_]\S+")
 """A tag of a span of tokens."""
 UNSURE_MEND = "write a comment with a space, '# id 7'; the tag of a token must stand in other lines, too"
@@ -43,9 +42,9 @@ class _Line(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """widths: how many columns lines have, most often first; numbered: whether the first column counts tokens;
-    tags: which column the tags are; known: what stands last in lines that are no comment; spans: whether all of that
-    are tags of spans; worded: whether all of it has letters; spaced: whether tokens have spaces in them."""
+    """widths: numbers of columns, the most frequent first; numbered: whether the first column counts tokens; tags:
+    index of the column of tags; known: last columns of lines that are certainly tokens; spans: whether all of these are
+    tags of spans; worded: whether all of these have letters; spaced: whether tokens may contain spaces."""
 
     widths: tuple[int, ...]
     numbered: bool
@@ -57,7 +56,7 @@ class _Layout(NamedTuple):
 
 
 def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of every sentence; its place is its first line. note: is told what was left out."""
+    """(location, row or BadRow) of every sentence; its location is its first line. note: is told what was skipped."""
     lines = _lines(text)
     sure = [line.cells for line in lines if _is_token(line.cells)]
     if not sure:  # every token may be a hashtag
@@ -92,7 +91,7 @@ def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: Non
 
 
 def _is_token(cells: list[str]) -> bool:
-    """Whether a line is a token for certain."""
+    """Whether a line is certainly a token."""
     return bool(cells) and not cells[0].startswith("#") and cells[0] != "-DOCSTART-"
 
 
@@ -108,7 +107,7 @@ def _lines(text: str) -> list[_Line]:
         elif "\t" in line and tabs:
             cells = [cell.strip(" ") for cell in line.strip("\t").split("\t")]
         else:
-            # a line of a comment in a file with tabs is one cell; the mark of a comment stands alone
+            # in a file with tabs, a comment is one cell
             cells = [line] if tabs else re.split(r"[ \t]+", line.strip(" \t"))
         found.append(_Line(number, cells))
     return found
@@ -128,7 +127,7 @@ def _layout(sure: list[list[str]], lines: list[_Line]) -> _Layout:
     known = frozenset(cells[-1] for cells in sure)
     spans = bool(known - {"O"}) and all(TAG.fullmatch(tag) for tag in known)
     worded = all(map(_has_letter, known))
-    if not spans:  # tags of `#` itself, which are told within sentences
+    if not spans:  # add tags of the token `#`, which is recognised within sentences
         known |= {
             line.cells[-1]
             for before, line in pairwise(lines)
@@ -156,7 +155,7 @@ def _numbered(lines: list[_Line]) -> bool:
 
 
 def _comment(cells: list[str], layout: _Layout, within: int) -> bool:
-    """Whether a line says nothing. within: how many columns the token before it in its sentence has; 0 at its start."""
+    """Whether a line is a comment. within: number of columns of the token before it in its sentence; 0 at its start."""
     if not cells or not cells[0].startswith("#"):
         return False
     if layout.numbered or len(cells) not in layout.widths:
@@ -172,7 +171,7 @@ def _is_tag(text: str, layout: _Layout) -> bool:
 
 
 def _may_be_tagged(cells: list[str], layout: _Layout) -> bool | None:
-    """Whether a line's last column may be a tag, of lines that begin with `#`; None where that cannot be told."""
+    """Whether the last column of a line that begins with `#` may be a tag; None where this cannot be decided."""
     if not cells or not cells[0].startswith("#") or _is_tag(cells[-1], layout):
         return True
     no_tag = layout.spans or (layout.worded and not _has_letter(cells[-1]))

@@ -1,4 +1,4 @@
-"""Fields of a row: messages, texts, tools; what is wrong with one is a `BadRow` with the mend."""
+"""Fields of a row: messages, texts, tools; a wrong one raises `BadRow` with the mend."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 ROLE_NAMES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function": "tool"}
-"""Names that other formats use, for the mend."""
+"""Names of roles in other formats, for the mend."""
 
 
 Takes: TypeAlias = Mapping[str, Callable[[Any], bool]]
-"""Keys that need not be there, and whether a value is of the kind that each takes."""
+"""Optional keys, each with a test of whether a value has the right type."""
 NEAR = 0.76
-"""How like a known key one is that was meant to be it: `think` and `training` are, `game` for `name` is not."""
+"""Similarity from which an unknown key counts as a misspelt one: `training` for `train` does, `game` for `name` not."""
 
 
 def is_text(value: Any) -> bool:
@@ -42,16 +42,8 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, bool | int | float)
-
-
-def _is_calls(value: Any) -> bool:
-    return isinstance(value, list | dict | str)
-
-
 def _is_schemas(value: Any) -> bool:
-    """Objects in a list, or JSON text: a `tool` may also be the name of one."""
+    """Whether a value is an object, a list of objects or JSON text; a `tool` may also be the name of one."""
     if isinstance(value, str):
         return value.lstrip().startswith(("[{", "{"))
     return isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict))
@@ -59,15 +51,15 @@ def _is_schemas(value: Any) -> bool:
 
 MESSAGE_KEYS: Takes = {
     **dict.fromkeys(("reasoning_content", "reasoning", "thinking", "name", "tool_call_id"), is_text),
-    **dict.fromkeys(("train", "weight"), _is_number),
-    "tool_calls": _is_calls,
+    **dict.fromkeys(("train", "weight"), lambda value: isinstance(value, bool | int | float)),
+    "tool_calls": lambda value: isinstance(value, list | dict | str),
 }
-"""What a message may have besides its role and content."""
+"""Keys that a message may have besides role and content."""
 ROW_KEYS: Takes = {"tools": _is_schemas}
 
 
 class BadRow(Exception):
-    """A row cannot be used: the cause and the mend. Never leaves reading."""
+    """A row cannot be used: the cause and the mend. The readers turn it into a `Problem`."""
 
     def __init__(self, cause: str, mend: str = "") -> None:
         self.cause, self.mend = cause, mend
@@ -194,19 +186,19 @@ def text_of(row: Mapping[str, Any], field: str) -> str:
 
 
 def filled(value: Any) -> bool:
-    """Whether there is something: tables and data sets have nothing, "" and [] where a row has no such field."""
+    """Whether a value is not empty: tables and data sets have None, "" or [] where a row has no such field."""
     return bool(value.strip()) if isinstance(value, str) else value is not None and value != []
 
 
 def near_key(wanted: str, row: Mapping[str, Any]) -> str:
-    """The row's key that is most like a wanted one; "" when none is."""
+    """The row's key that is most similar to a wanted one; "" when none is."""
     return next(iter(get_close_matches(wanted, [str(key) for key in row], n=1, cutoff=0.75)), "")
 
 
 def check_spelling(item: Mapping[str, Any], at: str, takes: Takes, known: Collection[str] = ()) -> None:
-    """BadRow for an unknown key that was meant to be one of these: the name is like it, the value is of the kind that
-    it takes, and it is not there itself. Other unknown keys are left alone. at: where the item is, "" for the row;
-    known: other keys that are read.
+    """BadRow for an unknown key that seems to be a misspelt one of `takes`: it is similar, its value has the right
+    type, and the right key is missing. Other unknown keys are ignored. at: the item's name in the row, "" for the row
+    itself; known: other keys that are read.
     """
     for key, value in item.items():
         if key in takes or key in known or not filled(value):
@@ -223,13 +215,13 @@ def _near(key: str, known: tuple[str, ...]) -> str:
 
 
 def missing(field: str, row: Mapping[str, Any], otherwise: str) -> str:
-    """The mend for a missing field: the key that was misspelt, or another."""
+    """The mend for a missing field: the misspelt key, or `otherwise`."""
     near = near_key(field, row)
     return f"did you mean '{field}'? it has '{near}'" if near and near != field else otherwise
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in words."""
+    """The type of a value, in words."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
 

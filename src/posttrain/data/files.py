@@ -1,7 +1,7 @@
-"""Files to rows, each with its place: JSON Lines, a JSON array, CSV, TSV, Parquet, plain text, CoNLL, SQuAD.
+"""Read files row by row, each with its location: JSON Lines, a JSON array, CSV, TSV, Parquet, plain text, CoNLL, SQuAD.
 
-The name's ending says what a file is; `.gz` after it, that it is packed. A row that cannot be read is a `BadRow` in its
-place, so that the others can be used; a file that cannot is a DataError.
+The ending of the name says what a file is; `.gz` after it, that it is compressed. A row that cannot be read is returned
+as a `BadRow`, so that the others can be used; a file that cannot be read raises DataError.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from posttrain.config.load import read_text
 from posttrain.data.conll import CONLL_MEND, CONLL_SUFFIXES, conll_rows
 from posttrain.data.fields import BadRow
 from posttrain.data.labelled import is_squad, squad_rows
-from posttrain.data.tables import NO_ROWS_MEND, TABLE_SUFFIXES, table_rows
+from posttrain.data.tables import NO_ROWS_MEND, TABLE_SUFFIXES, Names, table_rows
 from posttrain.errors import ConfigError, DataError, Problem
 
-__all__ = ["file_rows", "json_lines", "rows_mend"]
+__all__ = ["ending_of", "file_rows", "json_lines", "rows_mend", "user_text"]
 
 OTHERS = {
     ".xlsx": "save the table as CSV UTF-8",
@@ -31,22 +31,19 @@ OTHERS = {
     ".yaml": "write .jsonl: one JSON object per line",
     ".yml": "write .jsonl: one JSON object per line",
 }
-
-
+"""Endings of files that are not read, and what to do with them."""
 JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson", ".jsonlines"})
-
-
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 
 
-def _kind(path: Path) -> str:
-    """The ending that says what a file is."""
+def ending_of(path: Path) -> str:
+    """The ending that says what a file is, in lower case and without `.gz`."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
 def rows_mend(path: Path, *, tags: bool = False) -> str:
-    """What a file of this kind without rows should hold. tags: as for `file_rows`."""
-    kind = _kind(path)
+    """The mend for a file without rows: what a file of this kind should hold. tags: as for `file_rows`."""
+    kind = ending_of(path)
     if kind in CONLL_SUFFIXES or (kind == ".txt" and tags):
         return CONLL_MEND
     if kind in TABLE_SUFFIXES:
@@ -56,27 +53,34 @@ def rows_mend(path: Path, *, tags: bool = False) -> str:
     return "write the rows" if kind in PARQUET_SUFFIXES else "one JSON object per line is expected"
 
 
-def file_rows(path: Path, *, tags: bool = False, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of every row.
+def user_text(path: Path) -> str:
+    """A data file as text. MissingError, or DataError where it is a folder or not UTF-8."""
+    try:
+        return read_text(path)
+    except ConfigError as error:
+        raise DataError(*error.problems) from error
 
-    tags: a .txt file holds tagged tokens, not text; notes: gets what was chosen in reading, for people.
+
+def file_rows(
+    path: Path, *, notes: list[str], tags: bool = False, quotes: bool = True, names: Names = lambda _: None
+) -> Iterator[tuple[str, Any]]:
+    """(location, row or BadRow) of every row.
+
+    notes: gets what was chosen in reading, for people; tags: a .txt file holds tagged tokens, not text; quotes, names:
+    of tables, as for `table_rows`.
     """
-    kind = _kind(path)
+    kind = ending_of(path)
     if kind in OTHERS:
         raise DataError(Problem(str(path), f"{kind} files are not read", OTHERS[kind]))
     if kind in PARQUET_SUFFIXES:
         from posttrain.data.arrow import parquet_rows  # pyarrow is slow to import
 
         return parquet_rows(path, notes)
-    try:
-        text = read_text(path)
-    except ConfigError as error:  # not UTF-8
-        raise DataError(*error.problems) from error
-    name = str(path)
+    text, name = user_text(path), str(path)
     if kind in CONLL_SUFFIXES or (kind == ".txt" and tags):
         return conll_rows(text, name, notes.append)
     if kind in TABLE_SUFFIXES:
-        return table_rows(text, name, tabs=kind == ".tsv", note=notes.append)
+        return table_rows(text, name, tabs=kind == ".tsv", note=notes.append, quotes=quotes, names=names)
     if kind == ".txt":
         return _documents(text, name)
     if kind == ".json" and is_squad(text):
@@ -88,26 +92,26 @@ def file_rows(path: Path, *, tags: bool = False, notes: list[str]) -> Iterator[t
 
 
 def _taken_for_json(rows: Iterator[tuple[str, Any]], kind: str, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """Rows of a file whose name does not say what it holds: that it was read as JSON Lines stands in each fault."""
+    """Rows of a file whose name does not say what it holds; each problem says that it was read as JSON Lines."""
     ending = f"the ending '{kind}' is not known" if kind else "the name has no ending"
     notes.append(f"read as JSON Lines: {ending}")
-    for place, row in rows:
+    for location, row in rows:
         if isinstance(row, BadRow):
             mend = "end its name in .jsonl, .csv, .tsv, .parquet, .txt or .conll, as what it is"
-            yield place, BadRow(f"{row.cause} (read as JSON Lines: {ending})", mend)
+            yield location, BadRow(f"{row.cause} (read as JSON Lines: {ending})", mend)
         else:
-            yield place, row
+            yield location, row
 
 
 def json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """(place, value or BadRow) of every line that is not blank."""
+    """(location, value or BadRow) of every line that is not blank."""
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: strings may hold U+2028 and U+0085
         line = line.strip(" \t\r")
         if not line:
             continue
-        place = f"{name}:{number}"
+        location = f"{name}:{number}"
         try:
-            yield place, parse_json(line)
+            yield location, parse_json(line)
         except BadJson as bad:
             at = f" at column {bad.column}" if bad.column else ""
             if number == 1 and line in {"{", "["}:
@@ -116,27 +120,27 @@ def json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
                 mend = bad.mend or (
                     "the line seems to be cut off" if bad.cut else "one JSON object per line is expected"
                 )
-            yield place, BadRow(f"{bad.cause}{at}", mend)
+            yield location, BadRow(f"{bad.cause}{at}", mend)
 
 
 def _array(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a JSON array, counted from 1 (`rows.json[1]`); where every line is a value, JSON Lines."""
+    """The rows of a JSON array, counted from 1 (`rows.json[1]`); if every line is a value of its own, JSON Lines."""
     try:
         rows = parse_json(text)
     except BadJson as bad:
         if "Extra data" in bad.cause:
             yield from json_lines(text, name)
             return
-        place = f"{name}:{bad.line}" if bad.line else name
+        location = f"{name}:{bad.line}" if bad.line else name
         mend = bad.mend or (
             "the file seems to be cut off" if bad.cut else "an array of objects is expected: [{...}, ...]"
         )
-        raise DataError(Problem(place, bad.cause, mend)) from bad
+        raise DataError(Problem(location, bad.cause, mend)) from bad
     yield from ((f"{name}[{number}]", row) for number, row in enumerate(rows, start=1))
 
 
 def _documents(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Blocks of lines between blank lines, each a document, its place the block's first line."""
+    """Blocks of lines between blank lines: each is a document, and its location is its first line."""
     block: list[str] = []
     first = 1
     for number, line in enumerate([*text.split("\n"), ""], start=1):

@@ -1,4 +1,4 @@
-"""One fault of many rows as one line: `rows.csv:2-61: ... (60 rows)`."""
+"""One line for a problem that many rows have: `rows.csv:2-61: ... (60 rows)`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from posttrain.errors import Problem
 __all__ = ["grouped"]
 
 NUMBERED = re.compile(r"(.*?)(?::(\d+)|\[(\d+)\])", re.DOTALL)
-"""A row's place: `rows.jsonl:17`, or `rows.json[3]`."""
+"""The location of a row: `rows.jsonl:17`, or `rows.json[3]`."""
 MANY = 3
-"""Rows from which on they are one line; two lines are read as they are."""
+"""From this many rows on there is one line for all."""
 RANGES = 5
-"""So many ranges of rows are named."""
+"""How many ranges of rows are named."""
 
 
 def grouped(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
-    """Problems with the same cause and mend in one file as one, with how many they are; in the order of the first of
-    each. Those whose place has no number stay by themselves.
+    """Problems with the same cause and mend in one file become one, with their number; in the order of their first
+    rows. A problem whose location has no number stays alone.
     """
     found: dict[object, list[tuple[Problem, int]]] = {}
     heads: dict[object, tuple[str, str]] = {}
     for number, problem in enumerate(problems):
-        match = NUMBERED.fullmatch(problem.place)
+        match = NUMBERED.fullmatch(problem.location)
         if match is None:
             found[number] = [(problem, 0)]
             continue

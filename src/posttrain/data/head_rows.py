@@ -1,21 +1,22 @@
 """Labelled texts, tagged tokens and questions as token ids, for models with a head.
 
-Tokenizers that have a separator join two texts in their own way (`[CLS] a [SEP] b [SEP]`); for others a line break
-stands between them. Labels outside the set, rows without a label and the like are told all at once.
+Tokenizers that have a separator join two texts in their own way (`[CLS] a [SEP] b [SEP]`); for others a line break is
+put between them. Labels outside the set, rows without a label and other problems are reported all at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from posttrain.data.chat import IGNORED, EncodeResult, OverLong
 from posttrain.data.control import head_problem
-from posttrain.data.readers import LONG_MEND, OnBadRow, data_error, nothing_left
+from posttrain.data.lengths import EncodeResult, Limits, OverLong, TooLong, gathered
+from posttrain.data.offsets import IGNORED
+from posttrain.data.readers import OnBadRow
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.data.scripts import is_cjk
 from posttrain.errors import DataError, Problem
@@ -39,37 +40,38 @@ __all__ = [
 ]
 
 LEAST_CONTEXT = 8
-"""A question that leaves fewer tokens of a window for the text is too long."""
+"""A question is too long when it leaves fewer tokens of a window for the text."""
 SHOWN = 8
-"""How many known labels a message lists."""
+"""How many known labels an error lists."""
 
 
 class TextRow(NamedTuple):
-    """A text or a pair; types: token types (None where the tokenizer has none); labels: numbers of its classes."""
+    """A text or a pair of texts; types: token types (None if the tokenizer has none); labels: numbers of its
+    classes."""
 
     input_ids: list[int]
     types: list[int] | None
     labels: tuple[int, ...]
-    place: str
+    location: str
     truncated: bool = False
 
 
 class TagRow(NamedTuple):
-    """A sentence; first: position of the piece that stands for each token (see `Piece`), -1 where the tokenizer makes
-    nothing of it or it was cut off; tags: the number of each token's tag, none where it is to be tagged."""
+    """A sentence; first: position of the piece that stands for each token (see `Piece`), -1 if the token has no pieces
+    or was cut off; tags: the number of each token's tag, none if the sentence is to be tagged."""
 
     input_ids: list[int]
     types: list[int] | None
     first: list[int]
     tags: list[int]
-    place: str
+    location: str
     truncated: bool = False
 
 
 class SpanRow(NamedTuple):
-    """A window of a question's text; start, end: positions of the answer's first and last piece, both `null` where the
-    window has none; context: position of the window's first piece of the text; offsets: the characters of the text
-    that each of its pieces covers; number: of the question among the records."""
+    """A window of a question's text; start, end: positions of the answer's first and last piece, both `null` if the
+    window has no answer; context: position of the window's first piece of the text; offsets: the characters of the
+    text that each of its pieces covers; number: index of the question among the records."""
 
     input_ids: list[int]
     types: list[int] | None
@@ -83,19 +85,19 @@ class SpanRow(NamedTuple):
     truncated: bool = False
 
     @property
-    def place(self) -> str:
-        """Where the question comes from."""
-        return self.record.place
+    def location(self) -> str:
+        """The location of the question in its file."""
+        return self.record.location
 
 
 Piece = Literal["first", "last", "start"]
-"""Which of a token's pieces stands for it: the first or the last that holds a character of it; start: the first one,
-even where that is the space before the token, as taggers were trained that have no choice recorded."""
+"""Which of a token's pieces stands for it: the first or the last that has a character of it; start: the first piece,
+even if it is the space before the token, as for taggers that were trained before this could be chosen."""
 
 
 class HeadSettings(NamedTuple):
-    """labels: names of the outputs; max_length: tokens of a row or window; gold: rows must have labels;
-    doc_stride: tokens that two windows share; piece: of a tagged token."""
+    """labels: names of the outputs; max_length: tokens of a row or window; gold: rows must have labels; doc_stride:
+    tokens that two windows share; piece: which one stands for a tagged token."""
 
     labels: tuple[str, ...]
     max_length: int
@@ -107,40 +109,17 @@ class HeadSettings(NamedTuple):
     piece: Piece = "first"
 
 
-class _TooLong(NamedTuple):
-    place: str
-    length: int
-
-
 RowT = TypeVar("RowT", TextRow, TagRow, SpanRow)
 
 
-def _collected(found: Iterable[RowT | Problem | _TooLong], records: int, settings: HeadSettings) -> EncodeResult[RowT]:
-    """Rows, with what is wrong with the others dealt with as in `encode_all`."""
-    rows: list[RowT] = []
-    bad: list[Problem] = []
-    long: list[Problem] = []
-    dropped = 0
-    for one in found:
-        if isinstance(one, Problem):
-            bad.append(one)
-        elif isinstance(one, _TooLong) and settings.over_long == "raise":
-            cause = f"{one.length} tokens, more than max_length {settings.max_length}"
-            long.append(Problem(one.place, cause, LONG_MEND))
-        elif isinstance(one, _TooLong):
-            dropped += 1
-        else:
-            rows.append(one)
-    if long or (bad and settings.on_bad_row == "fail"):
-        found_bad = [*bad, *long] if settings.on_bad_row == "fail" else long
-        raise data_error(found_bad, records, skippable=not long)
-    if records and not rows:
-        raise nothing_left(records, dropped, settings.max_length, bad)
-    return EncodeResult(rows, dropped, sum(row.truncated for row in rows), bad)
+def _checked(found: Iterator[RowT | Problem | TooLong], records: int, settings: HeadSettings) -> EncodeResult[RowT]:
+    if not records:
+        return EncodeResult([], 0, 0, [])
+    return gathered(found).checked(records, Limits(settings.max_length, settings.over_long, settings.on_bad_row))
 
 
 def _unknown(label: str, labels: Sequence[str]) -> tuple[str, str]:
-    """What is wrong with a label outside the set, and the mend."""
+    """Cause and mend for a label outside the set."""
     near = get_close_matches(label, labels, n=1)
     known = ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
     mend = f"did you mean '{near[0]}'? known: {known}" if near else f"known: {known}; or add it to labels"
@@ -149,13 +128,8 @@ def _unknown(label: str, labels: Sequence[str]) -> tuple[str, str]:
 
 def _fast(tokenizer: PreTrainedTokenizerBase) -> None:
     if not tokenizer.is_fast:
-        raise DataError(
-            Problem(
-                type(tokenizer).__name__,
-                "does not tell which characters a token stands for",
-                "take a model with a tokenizer.json",
-            )
-        )
+        cause = "does not tell which characters a token stands for"
+        raise DataError(Problem(type(tokenizer).__name__, cause, "take a model with a tokenizer.json"))
 
 
 def _typed(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -169,52 +143,49 @@ def encode_texts(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
 ) -> EncodeResult[TextRow]:
     """One row per labelled text. DataError naming rows with labels outside the set."""
-    return _collected(_texts(records, tokenizer, settings), len(records), settings)
+    return _checked(_texts(records, tokenizer, settings), len(records), settings)
 
 
 def _texts(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> Iterator[TextRow | Problem | _TooLong]:
+) -> Iterator[TextRow | Problem | TooLong]:
     number = {label: i for i, label in enumerate(settings.labels)}
     for record in records:
         if not isinstance(record, LabelledText):
-            yield Problem(record.place, "no labelled text", '{"text": ..., "label": ...}')
+            yield Problem(record.location, "no labelled text", '{"text": ..., "label": ...}')
             continue
-        problem = _label_problem(record, number, settings) or head_problem(record, tokenizer)
-        if problem is not None:
+        if (problem := _label_problem(record, number, settings) or head_problem(record, tokenizer)) is not None:
             yield problem
             continue
-        labels = tuple(number[label] for label in record.labels) if settings.gold else ()  # else of any set
+        labels = tuple(number[label] for label in record.labels) if settings.gold else ()  # else they may be of any set
         texts = _joined(record, tokenizer)
         found = tokenizer(*texts, return_token_type_ids=_typed(tokenizer), verbose=False)
-        truncated = len(found["input_ids"]) > settings.max_length
-        if truncated and settings.over_long != "truncate":
-            yield _TooLong(record.place, len(found["input_ids"]))
+        if (truncated := len(found["input_ids"]) > settings.max_length) and settings.over_long != "truncate":
+            yield TooLong(record.location, len(found["input_ids"]))
             continue
         if truncated:
-            found = tokenizer(
-                *texts, return_token_type_ids=_typed(tokenizer), truncation=True, max_length=settings.max_length
-            )
+            cut = {"truncation": True, "max_length": settings.max_length}
+            found = tokenizer(*texts, return_token_type_ids=_typed(tokenizer), **cut)
         if not found["input_ids"]:
-            yield Problem(record.place, "the tokenizer makes no token of the text", "remove the row")
+            yield Problem(record.location, "the tokenizer makes no token of the text", "remove the row")
             continue
-        yield TextRow(found["input_ids"], found.get("token_type_ids"), labels, record.place, truncated)
+        yield TextRow(found["input_ids"], found.get("token_type_ids"), labels, record.location, truncated)
 
 
 def _label_problem(record: LabelledText, number: dict[str, int], settings: HeadSettings) -> Problem | None:
     if not settings.gold:
         return None
     if not record.gold:
-        return Problem(record.place, "no 'label'", 'add "label": "..."')
+        return Problem(record.location, "no 'label'", 'add "label": "..."')
     if not settings.multi_label and len(record.labels) != 1:
         cause = f"{len(record.labels)} labels, where each text has one"
-        return Problem(record.place, cause, "multi_label: true, where a text may have several")
+        return Problem(record.location, cause, "multi_label: true, where a text may have several")
     unknown = [label for label in record.labels if label not in number]
-    return Problem(record.place, *_unknown(unknown[0], list(number))) if unknown else None
+    return Problem(record.location, *_unknown(unknown[0], list(number))) if unknown else None
 
 
 def _joined(record: LabelledText, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """One text, or two for tokenizers that know pairs."""
+    """One text, or two for tokenizers that take pairs."""
     if record.text2 is None:
         return (record.text,)
     return (record.text, record.text2) if tokenizer.sep_token is not None else (f"{record.text}\n{record.text2}",)
@@ -228,46 +199,31 @@ def encode_tags(
 ) -> EncodeResult[TagRow]:
     """One row per sentence. DataError naming sentences with tags outside the set."""
     _fast(tokenizer)
-    return _collected(_sentences(records, tokenizer, settings), len(records), settings)
+    return _checked(_sentences(records, tokenizer, settings), len(records), settings)
 
 
 def _sentences(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> Iterator[TagRow | Problem | _TooLong]:
+) -> Iterator[TagRow | Problem | TooLong]:
     number = {label: i for i, label in enumerate(settings.labels)}
     own_space = settings.piece != "start" and _doubles_spaces(tokenizer)
     blank: dict[int, bool] = {}
     for record in records:
         if not isinstance(record, TaggedTokens):
-            yield Problem(record.place, "no tagged tokens", '{"tokens": [...], "tags": [...]}')
+            yield Problem(record.location, "no tagged tokens", '{"tokens": [...], "tags": [...]}')
             continue
-        if settings.gold and not record.gold:
-            yield Problem(record.place, "no 'tags'", 'add "tags": [...], one for each token')
+        if (problem := _tag_problem(record, number, settings) or head_problem(record, tokenizer)) is not None:
+            yield problem
             continue
-        unknown = [tag for tag in record.tags if tag not in number]
-        if settings.gold and unknown:
-            yield Problem(record.place, *_unknown(unknown[0], settings.labels))
-            continue
-        control = head_problem(record, tokenizer)
-        if control is not None:
-            yield control
-            continue
-        typed = _typed(tokenizer)
+        how = {"is_split_into_words": True, "return_token_type_ids": _typed(tokenizer)}
         words = list(record.tokens) if own_space else spaced(record.tokens)
-        found = tokenizer(words, is_split_into_words=True, return_token_type_ids=typed, verbose=False)
+        found = tokenizer(words, verbose=False, **how)
         whole = _pieces(found, len(words))
-        truncated = len(found["input_ids"]) > settings.max_length
-        if truncated and settings.over_long != "truncate":
-            yield _TooLong(record.place, len(found["input_ids"]))
+        if (truncated := len(found["input_ids"]) > settings.max_length) and settings.over_long != "truncate":
+            yield TooLong(record.location, len(found["input_ids"]))
             continue
         if truncated:
-            found = tokenizer(
-                words,
-                is_split_into_words=True,
-                return_token_type_ids=typed,
-                truncation=True,
-                max_length=settings.max_length,
-            )
+            found = tokenizer(words, truncation=True, max_length=settings.max_length, **how)
         left = _pieces(found, len(words))
         for id_ in set(found["input_ids"]) - blank.keys():
             blank[id_] = not tokenizer.decode([id_], clean_up_tokenization_spaces=False).strip()
@@ -276,14 +232,23 @@ def _sentences(
             for own, all_of in zip(left, whole, strict=True)
         ]
         if all(position < 0 for position in first):
-            yield Problem(record.place, "the tokenizer makes no token of the sentence", "remove the row")
+            yield Problem(record.location, "the tokenizer makes no token of the sentence", "remove the row")
             continue
         tags = [number[tag] for tag in record.tags] if settings.gold else []
-        yield TagRow(found["input_ids"], found.get("token_type_ids"), first, tags, record.place, truncated)
+        yield TagRow(found["input_ids"], found.get("token_type_ids"), first, tags, record.location, truncated)
+
+
+def _tag_problem(record: TaggedTokens, number: dict[str, int], settings: HeadSettings) -> Problem | None:
+    if not settings.gold:
+        return None
+    if not record.gold:
+        return Problem(record.location, "no 'tags'", 'add "tags": [...], one for each token')
+    unknown = [tag for tag in record.tags if tag not in number]
+    return Problem(record.location, *_unknown(unknown[0], settings.labels)) if unknown else None
 
 
 def _pieces(found: Any, words: int) -> list[list[int]]:
-    """Positions of each token's pieces."""
+    """The positions of the pieces of each token."""
     pieces: list[list[int]] = [[] for _ in range(words)]
     for position, word in enumerate(found.word_ids()):
         if word is not None:
@@ -292,7 +257,7 @@ def _pieces(found: Any, words: int) -> list[list[int]]:
 
 
 def _standing(pieces: Sequence[int], found: Any, piece: Piece, blank: Mapping[int, bool]) -> int:
-    """The position of the piece that stands for a token; of one that is nothing but spaces, its first or last."""
+    """The position of the piece that stands for a token; spaces are skipped unless the token has nothing else."""
     if not pieces:
         return -1
     if piece == "start":
@@ -302,14 +267,14 @@ def _standing(pieces: Sequence[int], found: Any, piece: Piece, blank: Mapping[in
 
 
 def _doubles_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer puts a space before every text, whatever it begins with, as Llama 2's does."""
+    """Whether the tokenizer puts a space before every text, also before one that begins with a space (Llama 2's)."""
     ids = tokenizer.encode(" a", add_special_tokens=False)
     return "".join(tokenizer.convert_ids_to_tokens(ids)).startswith("▁▁")
 
 
 def spaced(tokens: Sequence[str]) -> list[str]:
-    """The tokens with the spaces of running text before them: none at the start, and none between two of which one is
-    Chinese or Japanese. A token keeps its own tokens in the model: nothing is joined across tokens."""
+    """The tokens, each with the space that running text has before it: none at the start, and none beside a Chinese or
+    Japanese character. Pieces never span two tokens."""
     return [
         f" {token}" if i and not is_cjk(token[0]) and not is_cjk(tokens[i - 1][-1]) else token
         for i, token in enumerate(tokens)
@@ -322,12 +287,12 @@ def spaced(tokens: Sequence[str]) -> list[str]:
 def encode_questions(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
 ) -> EncodeResult[SpanRow]:
-    """One row per window of a question's text; a long text has several."""
+    """One row for each window of a question's text; a long text has several windows."""
     _fast(tokenizer)
     if tokenizer.sep_token is None and tokenizer.eos_token is None:
         raise DataError(Problem(type(tokenizer).__name__, "has neither a separator nor an end token", "add one"))
     windows = _paired if tokenizer.sep_token is not None and tokenizer.cls_token is not None else _in_line
-    return _collected(_questions(records, tokenizer, settings, windows), len(records), settings)
+    return _checked(_questions(records, tokenizer, settings, windows), len(records), settings)
 
 
 class _Window(NamedTuple):
@@ -342,39 +307,30 @@ def _questions(
     records: Sequence[Record],
     tokenizer: PreTrainedTokenizerBase,
     settings: HeadSettings,
-    windows: Callable[[ReadingQuestion, Any, HeadSettings], list[_Window] | _TooLong],
-) -> Iterator[SpanRow | Problem | _TooLong]:
+    windows: Callable[[ReadingQuestion, Any, HeadSettings], list[_Window] | TooLong],
+) -> Iterator[SpanRow | Problem | TooLong]:
     for i, record in enumerate(records):
         if not isinstance(record, ReadingQuestion):
             yield Problem(
-                record.place, "no question about a text", '{"question": ..., "context": ..., "answers": [...]}'
+                record.location, "no question about a text", '{"question": ..., "context": ..., "answers": [...]}'
             )
         elif settings.gold and not record.gold:
-            yield Problem(record.place, "no 'answers'", 'add "answers": [...], an empty list where the text has none')
+            mend = 'add "answers": [...], an empty list where the text has none'
+            yield Problem(record.location, "no 'answers'", mend)
         elif (control := head_problem(record, tokenizer)) is not None:
             yield control
         else:
             made = windows(record, tokenizer, settings)
-            if isinstance(made, _TooLong):
+            if isinstance(made, TooLong):
                 yield made
                 continue
             for window in made:
                 start, end = _target(record, window)
-                yield SpanRow(
-                    window.input_ids,
-                    window.types,
-                    start,
-                    end,
-                    window.null,
-                    window.context,
-                    window.offsets,
-                    record,
-                    i,
-                )
+                yield SpanRow(window.input_ids, window.types, start, end, *window[2:], record, i)
 
 
 def _target(record: ReadingQuestion, window: _Window) -> tuple[int, int]:
-    """Positions of the first answer that is in the window as a whole; those of the null answer without one."""
+    """Positions of the first answer that is completely in the window; the null position twice if there is none."""
     for text, first in record.answers:
         after = first + len(text)
         inside = [i for i, (a, b) in enumerate(window.offsets) if a < after and b > first]
@@ -383,20 +339,20 @@ def _target(record: ReadingQuestion, window: _Window) -> tuple[int, int]:
     return window.null, window.null
 
 
-def _room(question: int, marks: int, record: ReadingQuestion, settings: HeadSettings) -> int | _TooLong:
-    """Tokens of a window that are left for the text."""
+def _room(question: int, marks: int, record: ReadingQuestion, settings: HeadSettings) -> int | TooLong:
+    """How many tokens of a window are left for the text."""
     room = settings.max_length - question - marks
-    return room if room >= LEAST_CONTEXT else _TooLong(record.place, question + marks + LEAST_CONTEXT)
+    return room if room >= LEAST_CONTEXT else TooLong(record.location, question + marks + LEAST_CONTEXT)
 
 
 def _paired(
     record: ReadingQuestion, tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> list[_Window] | _TooLong:
+) -> list[_Window] | TooLong:
     """[CLS] question [SEP] text [SEP], as the tokenizer writes it; null is [CLS]."""
     question = record.question.strip()
     length = len(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
     room = _room(length, tokenizer.num_special_tokens_to_add(pair=True), record, settings)
-    if isinstance(room, _TooLong):
+    if isinstance(room, TooLong):
         return room
     found = tokenizer(
         question,
@@ -421,14 +377,14 @@ def _paired(
 
 def _in_line(
     record: ReadingQuestion, tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> list[_Window] | _TooLong:
+) -> list[_Window] | TooLong:
     """question, line break, text, end token; null is the end token."""
     end = int(tokenizer.eos_token_id)
     head = list(tokenizer(f"{record.question.strip()}\n", verbose=False)["input_ids"])
     if head and head[-1] == end:  # some tokenizers end every text
         head.pop()
     room = _room(len(head), 1, record, settings)
-    if isinstance(room, _TooLong):
+    if isinstance(room, TooLong):
         return room
     found = tokenizer(record.context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids, offsets = found["input_ids"], [(int(a), int(b)) for a, b in found["offset_mapping"]]
@@ -454,7 +410,7 @@ class Padded(NamedTuple):
     types: Tensor | None
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
-        """Keyword arguments of a model's forward pass."""
+        """Keyword arguments for a model's forward pass."""
         found = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         if self.types is not None:
             found["token_type_ids"] = self.types
@@ -462,7 +418,7 @@ class Padded(NamedTuple):
 
 
 def pad(rows: Sequence[TextRow | TagRow | SpanRow], pad_id: int) -> Padded:
-    """Rows as tensors. pad_id: the model's own; classification heads of decoders find the last real token by it."""
+    """Rows as tensors. pad_id: the model's; a decoder's classification head finds the last real token by it."""
     longest = max(len(row.input_ids) for row in rows)
     ids = torch.full((len(rows), longest), pad_id)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
@@ -478,7 +434,7 @@ def pad(rows: Sequence[TextRow | TagRow | SpanRow], pad_id: int) -> Padded:
 
 
 def tag_targets(rows: Sequence[TagRow], longest: int) -> Tensor:
-    """The tag at the piece that stands for each token, -100 elsewhere, (B, T)."""
+    """The tag at the position of the piece that stands for each token, -100 elsewhere, (B, T)."""
     targets = torch.full((len(rows), longest), IGNORED)
     for i, row in enumerate(rows):
         for position, tag in zip(row.first, row.tags, strict=True):

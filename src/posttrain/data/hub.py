@@ -17,7 +17,8 @@ __all__ = ["hub_rows"]
 def hub_rows(
     hub: str, subset: str | None, split: str, *, download: bool, notes: list[str]
 ) -> Iterator[tuple[str, Any]]:
-    """(place, row or BadRow) of each row, classes by their names, nulls that Arrow filled in left out (see `arrow`)."""
+    """(location, row or BadRow) of each row, classes by their names, without the nulls that Arrow inserted (see
+    `arrow`)."""
     local = Path(hub).expanduser().is_dir()
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = before or not (download or local)
@@ -29,7 +30,7 @@ def hub_rows(
         mend = "check the name and the network" if download else "--download allows fetching it from the hub"
         raise MissingError(Problem(hub, f"the data set cannot be read: {_line(error)}", mend)) from error
     except (ValueError, datasets.exceptions.DatasetsError) as error:
-        # an unknown split or configuration, whose message lists the known ones; a file that cannot be read
+        # an unknown split or configuration (the message lists the known ones), or a file that cannot be read
         raise DataError(Problem(hub, _line(error))) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = before

@@ -1,13 +1,13 @@
-"""A text and how it goes on, without a template: token ids of both, which together read as both texts and no more.
+"""A text and its continuation, without a template: token ids of both, which together decode to exactly both texts.
 
-Tokenised apart, the second text gets a space of its own from SentencePiece's tokenizers (▁) and others; tokenised
-together, a token may span the seam, and then the ids of the first text are not what the whole begins with. So:
+Tokenised separately, the second text gets an extra space from SentencePiece's tokenizers (▁) and others; tokenised
+together, a token may span the boundary, and then the whole does not begin with the ids of the first text. So:
 
-- where the ids of the whole begin with those of the first text, that is where they are cut, as lm-eval does it;
-- else the first text keeps the ids that it has alone, which is what a model sees that is to go on from there, and the
-  second one gets ids that continue them: of several ways the first whose text is that of the whole;
-- where no way gives that text, the ids of the whole are cut where they leave those of the first text: the second part
-  then begins with the end of the first text, and still has every token that its own text needs.
+- if the ids of the whole begin with those of the first text, they are cut there, as lm-eval does;
+- else the first text keeps the ids that it has alone, which a model sees when it continues the text, and the second one
+  gets ids that follow them: of several candidates the first with which both decode to the whole;
+- if no candidate does, the ids of the whole are cut where they differ from those of the first text: the second part
+  then begins with the end of the first text, and has all tokens of its own text.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["Joined", "continued", "join"]
 
 NEAR = 8
-"""Tokens after the seam among which the whole is tried for its second part: tokens merge with their neighbours only."""
+"""How many tokens after the boundary are tried as the start of the second part: only neighbouring tokens merge."""
 ANCHORS = ("\n", "a", ".", "0", "。")
-"""Texts before the second one that keep a tokenizer from putting a space there; the first that does not join it."""
+"""Texts put before the second one, so that the tokenizer adds no space; the first one that does not merge with it."""
 
 
 class Joined(NamedTuple):
-    """Token ids of a text and of what follows it."""
+    """Token ids of a text and of its continuation."""
 
     before: list[int]
     after: list[int]
@@ -38,7 +38,7 @@ def join(before: list[int], whole: list[int], prompt: str, text: str, tokenizer:
     before, whole = _without_end(before, whole, text, tokenizer)
     if whole[: len(before)] == before:
         after = whole[len(before) :]
-        if not after and text:  # an unknown character after another one, say, which some take for one unknown word
+        if not after and text:  # such as two unknown characters, which some tokenizers read as one unknown word
             after = next((way for way in _apart(prompt, text, tokenizer) if way), [])
         return Joined(before, after)
     same = next(
@@ -52,7 +52,7 @@ def join(before: list[int], whole: list[int], prompt: str, text: str, tokenizer:
 
 
 def continued(prompt: str, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a text that stands behind `prompt`, whatever the ids before it are."""
+    """Ids of a text that follows `prompt`."""
     before, whole = (_bare(part, tokenizer) for part in (prompt, prompt + text))
     return join(before, whole, prompt, text, tokenizer).after
 
@@ -60,14 +60,14 @@ def continued(prompt: str, text: str, tokenizer: PreTrainedTokenizerBase) -> lis
 def _ways(
     whole: list[int], same: int, length: int, prompt: str, text: str, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[list[int]]:
-    """What the ids of the second text may be, the likeliest first."""
+    """Candidates for the ids of the second text, the likeliest first."""
     for at in range(same, min(len(whole), length + NEAR)):
         yield whole[at:]
     yield from _apart(prompt, text, tokenizer)
 
 
 def _apart(prompt: str, text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
-    """The ids of the second text behind something that it does not join, and by itself."""
+    """The ids of the second text after a text that it does not merge with, and alone."""
     for anchor in dict.fromkeys((*ANCHORS, prompt[-1:], *prompt.split()[-1:])):
         head, both = _bare(anchor, tokenizer), _bare(anchor + text, tokenizer)
         if both[: len(head)] == head:
@@ -78,7 +78,7 @@ def _apart(prompt: str, text: str, tokenizer: PreTrainedTokenizerBase) -> Iterat
 def _without_end(
     before: list[int], whole: list[int], text: str, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], list[int]]:
-    """Both without the special tokens that the tokenizer puts after every text ([SEP], </s>)."""
+    """Both without the special tokens that the tokenizer adds at the end of every text ([SEP], </s>)."""
     ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
     while before and whole and before[-1] == whole[-1] and before[-1] in ends:
         if text.endswith(str(tokenizer.convert_ids_to_tokens(before[-1]))):

@@ -6,7 +6,7 @@
 - `{"question": ..., "context": ..., "answers": [{"text": ..., "answer_start": ...}]}` (or SQuAD's columns, a list of
   texts and one of starts), no answers where the context has none; or a SQuAD file.
 
-A row without labels, tags or answers is read: it is one to be labelled, and training refuses it.
+A row without labels, tags or answers is read too: it is to be labelled, and training refuses it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from posttrain.errors import DataError, Problem
 __all__ = ["is_squad", "labelled_of", "question_of", "squad_rows", "tagged_of"]
 
 
-def labelled_of(row: Mapping[str, Any], place: str) -> LabelledText:
+def labelled_of(row: Mapping[str, Any], location: str) -> LabelledText:
     """A row with `text` and `label`; BadRow with what was expected."""
     first, second = ("text", "text2") if "text" in row or "premise" not in row else ("premise", "hypothesis")
     text = _filled(row, first)
@@ -32,15 +32,15 @@ def labelled_of(row: Mapping[str, Any], place: str) -> LabelledText:
     given = row.get("label") if row.get("label") is not None else row.get("labels")
     if given is None:
         _misspelt("label", row, "labels")
-        return LabelledText(text, (), place, text2, gold=False)
+        return LabelledText(text, (), location, text2, gold=False)
     labels = tuple(_label(one, "label") for one in (given if isinstance(given, list) else [given]))
     twice = [label for label in labels if labels.count(label) > 1]
     if twice:
         raise BadRow(f"the label '{twice[0]}' stands twice", "name each label once")
-    return LabelledText(text, labels, place, text2)
+    return LabelledText(text, labels, location, text2)
 
 
-def tagged_of(row: Mapping[str, Any], place: str) -> TaggedTokens:
+def tagged_of(row: Mapping[str, Any], location: str) -> TaggedTokens:
     """A row with `tokens` and `tags`; BadRow with what was expected."""
     tokens = row.get("tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) and t for t in tokens):
@@ -50,29 +50,30 @@ def tagged_of(row: Mapping[str, Any], place: str) -> TaggedTokens:
     given = row.get("tags")
     if given is None:
         _misspelt("tags", row)
-        return TaggedTokens(tuple(tokens), (), place, gold=False)
+        return TaggedTokens(tuple(tokens), (), location, gold=False)
     if not isinstance(given, list):
         raise BadRow(f"'tags' must be a list, got {kind_of(given)}", 'such as ["B-PER", "O", "O"]')
     if len(given) != len(tokens):
         raise BadRow(f"{len(given)} tags for {len(tokens)} tokens", "give one tag for each token")
-    return TaggedTokens(tuple(tokens), tuple(_label(tag, "tags") for tag in given), place)
+    return TaggedTokens(tuple(tokens), tuple(_label(tag, "tags") for tag in given), location)
 
 
-def question_of(row: Mapping[str, Any], place: str) -> ReadingQuestion:
-    """A row with `question`, `context` and `answers`; BadRow where an answer does not stand where it is said to."""
+def question_of(row: Mapping[str, Any], location: str) -> ReadingQuestion:
+    """A row with `question`, `context` and `answers`; BadRow when an answer is not in the context where the row
+    says."""
     question, context = _filled(row, "question"), _filled(row, "context")
     key = row.get("id")
     name = str(key) if isinstance(key, str | int) else ""
     given = row.get("answers")
     if given is None and row.get("is_impossible") is not True:
         _misspelt("answers", row)
-        return ReadingQuestion(question, context, (), place, name, gold=False)
+        return ReadingQuestion(question, context, (), location, name, gold=False)
     answers = dict.fromkeys(_span(*pair, context) for pair in _answer_pairs(given or []))
-    return ReadingQuestion(question, context, tuple(answers), place, name)
+    return ReadingQuestion(question, context, tuple(answers), location, name)
 
 
 def _misspelt(field: str, row: Mapping[str, Any], *others: str) -> None:
-    """BadRow where a row lacks a field and has one called almost so: it would be taken for one to be labelled."""
+    """BadRow when a row lacks a field and has a similar key: else it would be taken for a row to be labelled."""
     near = near_key(field, {key: value for key, value in row.items() if key not in (field, *others)})
     if near:
         raise BadRow(f"'{field}' is missing", f"did you mean '{field}'? it has '{near}'")
@@ -127,23 +128,37 @@ def _filled(row: Mapping[str, Any], field: str) -> str:
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
+SQUAD = '{"data": [{"paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ..., "answers": [...]}]}]}]}'
+
+
 def is_squad(text: str) -> bool:
     """Whether a JSON file's text looks like SQuAD's: one object with `data`."""
-    return text.lstrip().startswith("{") and '"paragraphs"' in text and '"qas"' in text
+    return text.lstrip().startswith("{") and '"data"' in text and '"paragraphs"' in text
 
 
 def squad_rows(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """(place, row) of every question of a SQuAD file (SQuAD, DRCD, CMRC); its place ends with the question's id."""
+    """(location, row or BadRow) of every question of a SQuAD file (SQuAD, DRCD, CMRC); a location ends with an id."""
     try:
-        articles = parse_json(text)["data"]
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for qa in paragraph["qas"]:
-                    place = f"{name}#{qa['id']}"
-                    yield place, {"context": paragraph["context"], **qa}
+        value = parse_json(text)
     except BadJson as bad:
-        place = f"{name}:{bad.line}" if bad.line else name
-        raise DataError(Problem(place, bad.cause, bad.mend or "copy the file again")) from bad
-    except (KeyError, TypeError) as error:
-        cause = f"not a SQuAD file: {type(error).__name__} {error}"
-        raise DataError(Problem(name, cause, '{"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}')) from error
+        location = f"{name}:{bad.line}" if bad.line else name
+        raise DataError(Problem(location, bad.cause, bad.mend or "copy the file again")) from bad
+    articles = value.get("data") if isinstance(value, dict) else None
+    if not isinstance(articles, list):
+        raise DataError(Problem(name, "not a SQuAD file: no list 'data'", SQUAD))
+    for a, article in enumerate(articles):
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        if not isinstance(paragraphs, list):
+            yield f"{name}: data[{a}]", BadRow("not a SQuAD file: no list 'paragraphs'", SQUAD)
+            continue
+        for p, paragraph in enumerate(paragraphs):
+            location = f"{name}: data[{a}].paragraphs[{p}]"
+            asked = paragraph.get("qas") if isinstance(paragraph, dict) else None
+            if not isinstance(asked, list):
+                yield location, BadRow("not a SQuAD file: no list 'qas'", SQUAD)
+                continue
+            for q, qa in enumerate(asked):
+                if not isinstance(qa, dict) or qa.get("id") is None:
+                    yield f"{location}.qas[{q}]", BadRow("not a SQuAD file: a question without 'id'", SQUAD)
+                else:
+                    yield f"{name}#{qa['id']}", {"context": paragraph.get("context"), **qa}

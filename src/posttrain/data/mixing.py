@@ -1,12 +1,12 @@
-"""Old rows mixed into every step, so that their share of the step's tokens is as asked.
+"""Mix old rows into every step, so that they have a given share of the step's tokens.
 
-A share counts *tokens of whole rows* (prompt and answer, padding left out): that is what a step reads, and unlike
-supervised tokens it does not depend on which words the objective looks at. Since the loss of a step is the mean over
-its supervised tokens, an old row weighs as much as its answer is long.
+The share counts *tokens of whole rows* (prompt and answer, without padding): these are what a step reads, and unlike
+supervised tokens they do not depend on the objective. Since the loss of a step is the mean over its supervised tokens,
+an old row counts in proportion to the length of its answer.
 
-With new rows of N tokens in a step, old rows of about N * share / (1 - share) tokens join them: share 0.9 is nine old
-tokens per new one, 0.97 about 32. Rows cannot be cut, so what a step got too much or too little is settled by the
-next one: at any time the old tokens drawn are off by at most half the longest old row.
+To new rows of N tokens in a step, old rows of about N * share / (1 - share) tokens are added: share 0.9 is nine old
+tokens per new one, 0.97 about 32. Rows cannot be cut, so the next step compensates for what a step got too much or too
+little: the total number of old tokens is never off by more than half the longest old row.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def old_tokens_for(new_tokens: int, share: float) -> float:
 class OldRows:
     """Draws the old rows of one step after another; the same seed draws the same rows.
 
-    Without replacement until every row was used once, then again in another order; a step that needs more rows than
-    there are repeats some.
+    Rows are drawn without replacement until each was used once, then again in another order; a step that needs more
+    rows than there are repeats some.
 
     lengths: tokens of each old row, at least 1; share: old tokens over all tokens of a step.
     """
@@ -39,12 +39,13 @@ class OldRows:
         self.lengths = list(lengths)
         self.share = share
         self.owed = 0.0
-        """Old tokens that the steps so far should have had and did not; at most half the longest row, either way."""
+        """Old tokens that the steps so far should have had and did not; at most half the longest row, positive or
+        negative."""
         self._rng = random.Random(f"replay {seed}")
         self._order: list[int] = []
 
     def draw(self, new_tokens: int) -> list[int]:
-        """The old rows (numbers into `lengths`) that join a step with so many tokens of new rows."""
+        """The old rows (indices into `lengths`) to add to a step with so many tokens of new rows."""
         self.owed += old_tokens_for(new_tokens, self.share)
         rows: list[int] = []
         while self.lengths and self.share:

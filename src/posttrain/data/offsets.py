@@ -1,4 +1,4 @@
-"""Characters of a text to the tokens that stand for them, and a row whose tags have the tokens that a prompt has."""
+"""From characters of a text to its tokens, and rows whose tags are tokenised as in a prompt."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Start(NamedTuple):
 def first_token(encoding: Encoding, char: int) -> int:
     """The first token that ends after a character.
 
-    `char_to_token` finds it without making a list of all offsets; it knows no token for white space that byte-level
-    tokenizers trim from their offsets.
+    `char_to_token` is used first, since it needs no list of all offsets; it finds no token for white space that
+    byte-level tokenizers remove from their offsets.
     """
     token = encoding.char_to_token(char)
     return bisect_right([end for _, end in encoding.offsets], char) if token is None else token
@@ -49,13 +49,13 @@ def begins_at(encoding: Encoding | None, token: int, char: int) -> bool:
 def as_prompted(
     ids: Sequence[int], labels: Sequence[int], starts: Sequence[tuple[Start, list[int]]]
 ) -> tuple[list[int], list[int]] | None:
-    """Ids and labels of a row whose tags are cut into tokens as they are in a prompt, which ends with the tag: GPT-2's
-    tokenizer makes one token of two line breaks, and two where words follow.
+    """Ids and labels of a row whose tags have the tokens of a prompt, which ends with the tag: GPT-2's tokenizer makes
+    one token of two line breaks at the end, and two when words follow.
 
-    starts: of the turns, in order, each with the tokens of the text before it. None where a token is both tag and turn.
+    starts: of the turns, in order, each with the tokens of the text before it. None when a token spans tag and turn.
     """
     fresh_ids, fresh_labels = list(ids), list(labels)
-    for start, prompt in reversed(starts):  # from the end, so that the places before stay as they are
+    for start, prompt in reversed(starts):  # from the end, so that earlier indices stay valid
         row = fresh_ids[: start.token]
         if prompt == row:
             continue

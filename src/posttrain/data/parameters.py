@@ -1,8 +1,8 @@
-"""What JSON schemas of tools say of the keys of a call's arguments, at every level.
+"""What JSON schemas of tools say about the keys of a call's arguments, at every level.
 
-Followed are `properties`, `required`, `items`, `additionalProperties`, `$ref` within the schema, `allOf`, and `anyOf`
-and `oneOf`: a key of alternatives is required where all of them that name keys require it. Keys without a value say
-nothing: Arrow gives every schema the keys of all others.
+It reads `properties`, `required`, `items`, `additionalProperties`, `$ref` within the schema, `allOf`, `anyOf` and
+`oneOf`: a key of alternatives is required if all alternatives with keys require it. A key with null is ignored, since
+Arrow gives every schema the keys of all others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Keys", "Parameters", "schemas_of"]
 
 
 class Keys(NamedTuple):
-    """The keys that an object may have, each with its schema; those it must have; the schema of all others."""
+    """The keys that an object may have, each with its schema; the keys that it must have; the schema of other keys."""
 
     known: Mapping[str, Any]
     required: frozenset[str]
@@ -25,13 +25,13 @@ class Keys(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """A schema within the whole one that its references mean; None where nothing is said."""
+    """A schema, and the whole schema in which its references are resolved; None where there is no schema."""
 
     schema: Any = None
     whole: Any = None
 
     def keys(self) -> Keys | None:
-        """The keys of an object here; None where the schema names none, so that it may have any."""
+        """The keys of an object of this schema; None when the schema names none, so that any are allowed."""
         return self._keys(self.schema, set())
 
     def _keys(self, schema: Any, seen: set[str]) -> Keys | None:
@@ -53,7 +53,7 @@ class Parameters(NamedTuple):
         return reduce(_joined, found) if found else None
 
     def _meant(self, reference: Any, seen: set[str]) -> Any:
-        """The part of the whole schema that `#/$defs/place` names; None where there is none, or it was seen."""
+        """The part of the whole schema that `#/$defs/name` refers to; None if it is missing or was visited before."""
         if not isinstance(reference, str) or not reference.startswith("#") or reference in seen:
             return None
         seen.add(reference)
@@ -63,11 +63,11 @@ class Parameters(NamedTuple):
         return part
 
     def at(self, key: str, keys: Keys | None) -> Parameters:
-        """What is said of the value of a key."""
+        """The schema of a key's value."""
         return self._replace(schema=None if keys is None else keys.known.get(key, keys.others))
 
     def items(self) -> Parameters:
-        """What is said of the elements of a list here."""
+        """The schema of the elements of a list."""
         return self._replace(schema={"anyOf": list(self._items(self.schema, set()))})
 
     def _items(self, schema: Any, seen: set[str]) -> Iterator[Any]:
@@ -80,7 +80,7 @@ class Parameters(NamedTuple):
 
 
 def _joined(one: Keys, other: Keys) -> Keys:
-    """What both say."""
+    """The keys of two schemas that both apply."""
     twice = {key: {"anyOf": [one.known[key], other.known[key]]} for key in one.known.keys() & other.known.keys()}
     known = {**one.known, **other.known, **twice}
     return Keys(known, one.required | other.required, other.others if one.others is None else one.others)
@@ -91,7 +91,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def schemas_of(row: Mapping[str, Any]) -> dict[str, Parameters]:
-    """Function -> the schema of its parameters in this row, whatever the column of schemas is called."""
+    """Function -> the schema of its parameters in this row; any column may have the schemas."""
     found: dict[str, Parameters] = {}
     for value in row.values():
         for tool in _tools(value):
@@ -104,10 +104,10 @@ def schemas_of(row: Mapping[str, Any]) -> dict[str, Parameters]:
 
 
 def _tools(value: Any) -> list[Any]:
-    """A cell's schemas, as a list or one by itself, or as JSON text."""
+    """The schemas in a cell: a list, a single one, or JSON text."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")) and '"parameters"' in value:
         try:
             value = parse_json(value)
-        except BadJson:  # some text; where it is used, it is read again and complained about
+        except BadJson:  # some other text; if it is used, it is parsed again and reported
             return []
     return [value] if isinstance(value, dict) else _list(value)

@@ -1,9 +1,9 @@
-"""Answers that were compared or graded: rows to records, and the pairs that a change makes.
+"""Answers that were compared or graded: rows to records, and pairs made of a change's targets.
 
-Read are, in each case with strings or with lists of messages:
+These rows are read, each with strings or with lists of messages:
 
-- `{"prompt": ..., "chosen": ..., "rejected": ...}`, and `margin` (a number) where a reward model shall learn it;
-- `{"chosen": [...], "rejected": [...]}`, two conversations that begin alike: what they share is the prompt;
+- `{"prompt": ..., "chosen": ..., "rejected": ...}`, with `margin` (a number) if a reward model is to learn it;
+- `{"chosen": [...], "rejected": [...]}`, two conversations with the same beginning, which is the prompt;
 - `{"prompt": ..., "completion": ..., "label": true}`, where label says whether the answer is wanted.
 """
 
@@ -23,7 +23,7 @@ RecordT = TypeVar("RecordT")
 Turns = tuple[Message, ...]
 
 
-def preference_of(row: Mapping[str, Any], place: str) -> Preference:
+def preference_of(row: Mapping[str, Any], location: str) -> Preference:
     """A row with `chosen` and `rejected`; BadRow with what was expected."""
     if row.get("chosen") is None and row.get("rejected") is None:
         cause = f"'chosen' and 'rejected' are expected, two answers to one prompt; the row has {keys_of(row)}"
@@ -37,7 +37,7 @@ def preference_of(row: Mapping[str, Any], place: str) -> Preference:
     given, plain = _prompt(row)
     chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
     if given is not None:
-        # some data sets repeat the prompt at the head of both conversations
+        # some data sets repeat the prompt at the beginning of both conversations
         prompt, chosen, rejected = given, _without(given, chosen, "chosen"), _without(given, rejected, "rejected")
     else:
         prompt, chosen, rejected = _shared(row, chosen, rejected)
@@ -48,14 +48,14 @@ def preference_of(row: Mapping[str, Any], place: str) -> Preference:
         prompt,
         _learned(chosen, "chosen"),
         _learned(rejected, "rejected"),
-        place,
+        location,
         tools_of(row),
         None if margin is None else float(margin),
         plain,
     )
 
 
-def graded_of(row: Mapping[str, Any], place: str) -> Graded:
+def graded_of(row: Mapping[str, Any], location: str) -> Graded:
     """A row with `completion` and `label`; BadRow with what was expected."""
     if "completion" not in row or row.get("label") is None:
         cause = f"'completion' and 'label' (true or false) are expected; the row has {keys_of(row)}"
@@ -68,11 +68,11 @@ def graded_of(row: Mapping[str, Any], place: str) -> Graded:
     if prompt is None:
         raise BadRow("'prompt' is missing", 'add "prompt": "..."')
     answer = _learned(_without(prompt, _answer(row, "completion"), "completion"), "completion")
-    return Graded(prompt, answer, label, place, tools_of(row), plain and isinstance(row["completion"], str))
+    return Graded(prompt, answer, label, location, tools_of(row), plain and isinstance(row["completion"], str))
 
 
 def _prompt(row: Mapping[str, Any]) -> tuple[Turns | None, bool]:
-    """The prompt, whose own answers are not learned, and whether it was a string."""
+    """The prompt, with its own answers left out of the loss, and whether it was a string."""
     value = row.get("prompt")
     if value is None:
         return None, False
@@ -97,7 +97,7 @@ def _answer(row: Mapping[str, Any], field: str) -> Turns:
 
 
 def _without(prompt: Turns, answer: Turns, field: str) -> Turns:
-    """The answer without the prompt, where it repeats it."""
+    """The answer without the prompt, if it repeats it."""
     if tuple(map(_unlearned, answer[: len(prompt)])) == prompt:
         answer = answer[len(prompt) :]
         if not answer:
@@ -109,7 +109,7 @@ def _without(prompt: Turns, answer: Turns, field: str) -> Turns:
 
 
 def _shared(row: Mapping[str, Any], chosen: Turns, rejected: Turns) -> tuple[Turns, Turns, Turns]:
-    """Two whole conversations: what they share at the beginning is the prompt."""
+    """Split two whole conversations: the prompt, which is their common beginning, and both answers."""
     if not (isinstance(row["chosen"], list) and isinstance(row["rejected"], list)):
         raise BadRow("'prompt' is missing", 'add "prompt": "...", or write both as lists of messages, prompt included')
     if _stripped(chosen) == _stripped(rejected):
@@ -128,7 +128,7 @@ def _shared(row: Mapping[str, Any], chosen: Turns, rejected: Turns) -> tuple[Tur
 
 
 def _learned(answer: Turns, field: str) -> Turns:
-    """The answer, checked to be one."""
+    """The answer itself; BadRow when its last turn is not the assistant's."""
     if answer[-1].role != "assistant":
         raise BadRow(f"the last turn of '{field}' is the {answer[-1].role}'s", "end it with the assistant's answer")
     return answer
@@ -139,29 +139,28 @@ def _unlearned(message: Message) -> Message:
 
 
 def _stripped(turns: Turns) -> list[tuple[Any, ...]]:
-    """What makes an answer, white space around it left out."""
+    """The parts of an answer that count for comparing, without white space around them."""
     return [(m.role, m.content.strip(), m.reasoning, m.tool_calls) for m in turns]
 
 
 class FromTargets(NamedTuple, Generic[RecordT]):
-    """Records made from targets, and how many targets were left out since the model answers them so already."""
+    """Records made from targets, and how many targets were left out because the model gives that answer already."""
 
     records: list[RecordT]
     skipped: int
 
 
 def pairs_from_targets(targets: Sequence[Conversation], before_answers: Sequence[str]) -> FromTargets[Preference]:
-    """Each target's answer (its last turn) preferred to what the untouched model says now.
+    """Each target's answer (its last turn), preferred to the untouched model's present answer.
 
-    before_answers: one per target, in order. A target that is answered as wanted already is left out; so is one whose
-    present answer is empty, since an empty answer cannot be compared.
+    before_answers: one per target, in order. A target whose present answer is the wanted one, or is empty, is left out.
     """
     pairs = [
         Preference(
             tuple(map(_unlearned, target.messages[:-1])),
             (target.messages[-1],),
             (Message("assistant", before.strip()),),
-            target.place,
+            target.location,
             target.tools,
         )
         for target, before in zip(targets, before_answers, strict=True)
@@ -171,10 +170,10 @@ def pairs_from_targets(targets: Sequence[Conversation], before_answers: Sequence
 
 
 def graded_from_targets(targets: Sequence[Conversation], before_answers: Sequence[str]) -> FromTargets[Graded]:
-    """The same pairs as two graded answers each: the target's is wanted, the present one is not."""
+    """The same pairs as two graded answers each: the target's is wanted, the present one is unwanted."""
     pairs = pairs_from_targets(targets, before_answers)
     graded = [
-        Graded(pair.prompt, answer, label, pair.place, pair.tools)
+        Graded(pair.prompt, answer, label, pair.location, pair.tools)
         for pair in pairs.records
         for answer, label in ((pair.chosen, True), (pair.rejected, False))
     ]

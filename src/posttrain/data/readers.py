@@ -1,24 +1,23 @@
-"""Data files to typed records; every bad row with its place, what was expected, and how to mend it.
+"""Data files to typed records; every bad row with its location, what was expected, and how to mend it.
 
-Read are, row by row (a file may mix them):
+These rows are read (a file may mix them):
 
 - `{"messages": [{"role": ..., "content": ...}, ...], "tools": [...]}`; a message may have `reasoning_content`,
   `tool_calls`, `tool_call_id`, `name`, and `train` (or OpenAI's `weight`) to put its words into or out of the loss;
 - `{"prompt": ..., "completion": ...}`, both strings, or both lists of messages;
 - `{"text": ...}`;
-- Alpaca, ShareGPT, content and summary, see `forms`;
+- Alpaca, ShareGPT, content and summary, see `formats`;
 - preferences and graded answers, see `preferences`;
 - labelled texts, tagged tokens (CoNLL files too), questions about texts (SQuAD files too), see `labelled`.
 
-The files that rows come from: see `files`. Unknown keys of a row are left alone (data sets carry ids and sources),
-unless they are known ones misspelt.
+For the kinds of files see `files`. Unknown keys of a row are ignored (data sets have ids and sources), unless one is a
+misspelt known key.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,7 +29,7 @@ from posttrain.config.base import Config
 from posttrain.config.shell import shell_word
 from posttrain.data.fields import BadRow, filled, keys_of, kind_of, messages_of, missing, near_key, text_of, tools_of
 from posttrain.data.files import file_rows, rows_mend
-from posttrain.data.forms import FIELDS, own_fields, talk_in
+from posttrain.data.formats import FIELDS, own_fields, turns_in
 from posttrain.data.grouped import grouped
 from posttrain.data.labelled import labelled_of, question_of, tagged_of
 from posttrain.data.preferences import graded_of, preference_of
@@ -40,7 +39,7 @@ from posttrain.errors import DataError, Problem
 
 __all__ = [
     "LISTED_PROBLEMS",
-    "LONG_MEND",
+    "SKIP_MEND",
     "BadRow",
     "DataSource",
     "Format",
@@ -48,19 +47,16 @@ __all__ = [
     "ReadResult",
     "data_error",
     "listed",
-    "nothing_left",
     "read_records",
     "sift",
-    "with_mends",
 ]
 
 OnBadRow = Literal["fail", "skip"]
 Format = Literal["auto", "messages", "completion", "text", "preference", "graded", "labels", "tags", "answers"]
 
-LONG_MEND = "raise max_length, or over_long: drop"
 SKIP_MEND = "--on-bad-row skip leaves them out"
 LISTED_PROBLEMS = 20
-"""An error lists at most so many faults and says how many more rows there are."""
+"""How many problems an error lists at most; it says how many more there are."""
 
 
 class DataSource(Config):
@@ -110,67 +106,57 @@ class DataSource(Config):
 class ReadResult(NamedTuple):
     """Good records; how many rows there were, how many were skipped, and what was wrong with these.
 
-    forms: how many rows of each format were recognised; notes: what was chosen in reading the file, for people.
+    formats: how many rows of each format were recognised; notes: choices made in reading the file, for people.
     """
 
     records: list[Record]
     rows: int
     skipped: int
     problems: list[Problem]
-    forms: Mapping[str, int] = {}
+    formats: Mapping[str, int] = {}
     notes: tuple[str, ...] = ()
 
     def recognised(self) -> str:
         """`Alpaca`, or `3 rows of Alpaca, 1 row of text`."""
-        if len(self.forms) == 1:
-            return next(iter(self.forms))
-        many = [f"{n:,} row{'' if n == 1 else 's'} of {form}" for form, n in self.forms.items()]
+        if len(self.formats) == 1:
+            return next(iter(self.formats))
+        many = [f"{n:,} row{'' if n == 1 else 's'} of {format}" for format, n in self.formats.items()]
         return ", ".join(many) if many else "no rows"
 
 
 def sift(source: DataSource) -> ReadResult:
-    """Read every row and say what is wrong with the bad ones; DataError where the file cannot be read, or is empty."""
+    """Read every row, and report the bad ones; DataError when the file cannot be read, or is empty."""
     name = source.path if source.path is not None else f"{source.hub}[{source.split}]"
     assert name is not None
     records: list[Record] = []
     problems: list[Problem] = []
     notes: list[str] = []
-    forms: Counter[str] = Counter()
+    formats: Counter[str] = Counter()
     rows = 0
-    for place, row in _rows(source, notes):
+    for location, row in _rows(source, notes):
         rows += 1
         try:
-            form, record = _recognised(row, place, source.columns, source.format)
+            recognised, record = _recognised(row, location, source.columns, source.format)
         except BadRow as bad:
-            problems.append(Problem(place, bad.cause, bad.mend))
+            problems.append(Problem(location, bad.cause, bad.mend))
         else:
             records.append(record)
-            forms[form] += 1
+            formats[recognised] += 1
     if rows == 0:
         if source.path is None:
             raise DataError(Problem(name, "the split is empty: no rows", "take another split"))
         mend = rows_mend(Path(source.path), tags=source.format == "tags")
         raise DataError(Problem(name, "the file is empty: no rows", mend))
-    return ReadResult(records, rows, len(problems), problems, dict(forms.most_common()), tuple(notes))
+    return ReadResult(records, rows, len(problems), problems, dict(formats.most_common()), tuple(notes))
 
 
 def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadResult:
-    """Read every row. DataError with all bad rows (the first 20 listed) unless `skip`, and when no row is left."""
+    """Read every row. DataError with all bad rows (the first 20 listed) unless they are skipped; also when none is
+    left."""
     read = sift(source)
     if not read.records or (read.problems and on_bad_row == "fail"):
         raise data_error(read.problems, read.rows)
     return read
-
-
-@contextmanager
-def with_mends(long: str) -> Iterator[None]:
-    """Errors in it mend rows that are too long by `long`, and say nothing of skipping rows: for verbs that have neither
-    `over_long` nor `--on-bad-row`."""
-    try:
-        yield
-    except DataError as error:
-        others = {LONG_MEND: long, SKIP_MEND: ""}
-        raise type(error)(*(p._replace(mend=others.get(p.mend, p.mend)) for p in error.problems)) from error
 
 
 def data_error(
@@ -178,31 +164,22 @@ def data_error(
 ) -> DataError:
     """One error for all bad rows: the first ones listed, the rest counted.
 
-    skippable: whether `--on-bad-row skip` would help; it never does when no row would be left.
+    skippable: whether `--on-bad-row skip` may help; it does not when no row would be left.
     """
-    bad = len({problem.place for problem in problems})  # a row may have several
+    bad = len({problem.location for problem in problems})  # a row may have several problems
     mend = SKIP_MEND if skippable and bad < rows else ""
     return kind(*listed(problems), Problem("", f"{bad} of {rows} rows cannot be used", mend))
 
 
 def listed(problems: Sequence[Problem]) -> list[Problem | str]:
-    """The first problems, what is wrong with many rows said once, and how many more there are."""
+    """The first problems, one line for a problem that many rows have, and how many more there are."""
     groups = grouped(problems)
     more = sum(count for _, count in groups[LISTED_PROBLEMS:])
     return [*(problem for problem, _ in groups[:LISTED_PROBLEMS]), *([f"... and {more} more"] if more else [])]
 
 
-def nothing_left(rows: int, dropped: int, max_length: int, bad: Sequence[Problem]) -> DataError:
-    """The error of data of which no row is left: dropped ones are too long, the others have their own mends."""
-    if not dropped:
-        cause = f"no row is left of {rows}: all are bad" if rows else "there is no row"
-        return DataError(Problem("", cause), *listed(bad))
-    cause = f"no row is left of {rows} ({dropped} dropped as longer than {max_length}, {len(bad)} bad)"
-    return DataError(Problem("", cause, "raise max_length or look at the rows with: posttrain data show"), *listed(bad))
-
-
 def _rows(source: DataSource, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """(place, row) of every row; a row is a dict or a `BadRow`, or what else a line of JSON can be."""
+    """(location, row) of every row; a row is a dict, a `BadRow`, or another JSON value."""
     if source.hub is not None:
         from posttrain.data.hub import hub_rows
 
@@ -211,7 +188,7 @@ def _rows(source: DataSource, notes: list[str]) -> Iterator[tuple[str, Any]]:
     return file_rows(Path(source.path).expanduser(), tags=source.format == "tags", notes=notes)
 
 
-FORM_NAMES: dict[Format, str] = {
+FORMAT_NAMES: dict[Format, str] = {
     "messages": "conversations (messages)",
     "completion": "prompt and completion",
     "text": "text",
@@ -222,15 +199,15 @@ FORM_NAMES: dict[Format, str] = {
     "answers": "questions about texts",
 }
 LISTS = ("tokens", "tags", "answers")
-"""Fields that are lists, which tables can only hold as JSON text."""
+"""Fields that are lists, which tables store as JSON text."""
 
 
-def record_of(row: Any, place: str, columns: Mapping[str, str] | None = None, format: Format = "auto") -> Record:
+def record_of(row: Any, location: str) -> Record:
     """One row as a record; BadRow with what was expected."""
-    return _recognised(row, place, columns or {}, format)[1]
+    return _recognised(row, location, {}, "auto")[1]
 
 
-def _recognised(row: Any, place: str, columns: Mapping[str, str], format: Format) -> tuple[str, Record]:
+def _recognised(row: Any, location: str, columns: Mapping[str, str], format: Format) -> tuple[str, Record]:
     """The name of the row's format, and its record."""
     if isinstance(row, BadRow):
         raise row
@@ -252,33 +229,33 @@ def _recognised(row: Any, place: str, columns: Mapping[str, str], format: Format
         row = typed(row, graded=format == "graded" or (format == "auto" and _is_graded(row)))
     if format == "auto":
         format = _format_of(row)
-    return name or FORM_NAMES[format], _record(row, place, format)
+    return name or FORMAT_NAMES[format], _record(row, location, format)
 
 
 def _is_graded(row: Mapping[str, Any]) -> bool:
-    """Whether a table's row says in words whether its answer is wanted."""
+    """Whether the label of a table's row is a truth value in words (`yes`, `0`)."""
     label = row.get("label")
     return filled(row.get("completion")) and isinstance(label, str) and label.strip().lower() in TRUTH
 
 
-def _record(row: Mapping[str, Any], place: str, format: Format) -> Record:
+def _record(row: Mapping[str, Any], location: str, format: Format) -> Record:
     if format == "messages":
-        return _conversation(row, place)
+        return _conversation(row, location)
     if format == "completion":
-        return _completion(row, place)
+        return _completion(row, location)
     if format == "preference":
-        return preference_of(row, place)
+        return preference_of(row, location)
     if format == "graded":
-        return graded_of(row, place)
+        return graded_of(row, location)
     if format in ("labels", "tags", "answers"):
-        row = {**row, **{key: talk_in(row[key], key) for key in LISTS if key in row}}
+        row = {**row, **{key: turns_in(row[key], key) for key in LISTS if key in row}}
         if format == "labels":
-            return labelled_of(row, place)
-        return tagged_of(row, place) if format == "tags" else question_of(row, place)
+            return labelled_of(row, location)
+        return tagged_of(row, location) if format == "tags" else question_of(row, location)
     text = text_of(row, "text")
     if not text.strip():
         raise BadRow("'text' is empty", "remove the row")
-    return Text(text, place)
+    return Text(text, location)
 
 
 def _format_of(row: Mapping[str, Any]) -> Format:
@@ -306,7 +283,7 @@ def _format_of(row: Mapping[str, Any]) -> Format:
         "expected 'messages', 'prompt' and 'completion', 'chosen' and 'rejected', or 'text' "
         "(or Alpaca's or ShareGPT's fields)"
     )
-    mend = _misspelt(row)  # names the key, all need not be listed
+    mend = _misspelt(row)  # it names the key, so the keys need not be listed
     raise BadRow(expected, mend) if mend else BadRow(f"{expected}; the row has {keys_of(row)}", _mapping(row))
 
 
@@ -315,22 +292,22 @@ ASKED: tuple[str, ...] = ("question", "query", "problem", "instruction", "input"
 ASKED += ("問題", "提問", "指令", "指示", "輸入", "题目", "題目", "问题", "提问", "输入")
 ANSWERED: tuple[str, ...] = ("answer", "response", "output", "solution", "target", "reply", "assistant")
 ANSWERED += ("回答", "答案", "回應", "回覆", "答覆", "輸出", "解答", "回复", "答复", "输出", "回应")
-"""Names of columns that a prompt and its answer often have elsewhere."""
+"""Names that other data sets give to the columns of a prompt and its answer."""
 
 
 def _misspelt(row: Mapping[str, Any]) -> str:
-    """The mend of a row of no known format that has a key almost as one of them; "" where it has none."""
+    """The mend for a row of no known format that has a key similar to a known one; "" where it has none."""
     wrong = {key: near for key in STARTS if (near := near_key(key, row)) and near not in STARTS}
     return "; ".join(f"did you mean '{key}'? it has '{near}'" for key, near in list(wrong.items())[:2])
 
 
 def _mapping(row: Mapping[str, Any]) -> str:
-    """The mend of a row of no known format: how to map its columns."""
-    written = {str(key).strip().casefold(): str(key) for key in reversed(list(row))}  # of two alike, the first
+    """The mend for a row of no known format: how to map its columns."""
+    written = {str(key).strip().casefold(): str(key) for key in reversed(list(row))}  # the first of two alike
     asked = next((written[key] for key in ASKED if key in written), None)
     answered = next((written[key] for key in ANSWERED if key in written), None)
     others = [str(key) for key in row if key not in (asked, answered)]
-    if len(row) == 2:  # one of two is known, or neither: the rest is the other, in their order
+    if len(row) == 2:  # what is not known is the other one
         asked = asked or others.pop(0)
         answered = answered or others.pop(0)
     asked, answered = asked or "QUESTION", answered or "ANSWER"
@@ -338,14 +315,16 @@ def _mapping(row: Mapping[str, Any]) -> str:
     return f"rename the fields, or map them: {words} (in a file columns: {{prompt: {asked}, completion: {answered}}})"
 
 
-def _conversation(row: Mapping[str, Any], place: str) -> Conversation:
+def _conversation(row: Mapping[str, Any], location: str) -> Conversation:
     messages = messages_of(row.get("messages"), "messages")
     _check_answer(messages)
-    return Conversation(messages, place, tools_of(row))
+    return Conversation(messages, location, tools_of(row))
 
 
-def _completion(row: Mapping[str, Any], place: str) -> Record:
+def _completion(row: Mapping[str, Any], location: str) -> Record:
     prompt, completion = row.get("prompt"), row.get("completion")
+    if not filled(completion):
+        raise BadRow("a row without an answer: 'completion' is empty", "write the answer or remove the row")
     if isinstance(prompt, list) or isinstance(completion, list):
         before = (
             messages_of(prompt, "prompt") if isinstance(prompt, list) else (Message("user", text_of(row, "prompt")),)
@@ -354,18 +333,12 @@ def _completion(row: Mapping[str, Any], place: str) -> Record:
             after = messages_of(completion, "completion")
         else:
             after = (Message("assistant", text_of(row, "completion")),)
-        asked = tuple(_untrained(m) for m in before)  # only the completion is learned
+        # only the completion is learned, unless the prompt says otherwise
+        asked = (replace(m, train=False) if m.role == "assistant" and m.train is None else m for m in before)
         messages = (*asked, *after)
         _check_answer(messages)
-        return Conversation(messages, place, tools_of(row))
-    record = Completion(text_of(row, "prompt"), text_of(row, "completion"), place)
-    if not record.completion.strip():
-        raise BadRow("a row without an answer: 'completion' is empty", "write the answer or remove the row")
-    return record
-
-
-def _untrained(message: Message) -> Message:
-    return replace(message, train=False) if message.role == "assistant" and message.train is None else message
+        return Conversation(messages, location, tools_of(row))
+    return Completion(text_of(row, "prompt"), text_of(row, "completion"), location)
 
 
 def _check_answer(messages: tuple[Message, ...]) -> None:

@@ -1,7 +1,7 @@
-"""What a data file holds, once read: conversations, prompt/completion pairs, plain texts, prompts alone, preferences,
-graded answers, labelled texts, tagged tokens, questions about texts.
+"""The records of data files: conversations, prompt/completion pairs, plain texts, prompts alone, preferences, graded
+answers, labelled texts, tagged tokens, questions about texts.
 
-Each record knows its `place` (`rows.jsonl:17`), so that every later complaint can name the row.
+Each record has its `location` (`rows.jsonl:17`), so that every later error can name the row.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ __all__ = [
 ]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-"""The roles a message may have; which of them a template can render is the template's matter."""
+"""The roles that a message may have; a chat template may know fewer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `reasoning`, `tool_calls`, `tool_call_id` and `name` go to the chat template as they are, but that
-    arguments in the form of JSON text become the object that they are.
+    """One turn. `reasoning`, `tool_calls`, `tool_call_id` and `name` are passed to the chat template unchanged, except
+    that arguments in JSON text are parsed.
 
-    train: None is the usual rule (an assistant's turn is learned, others are not); False on an assistant's turn leaves
-    it out of the loss; True on another turn puts its words and its end-of-turn token into the loss.
+    train: None is the default (an assistant's turn is learned, others are not); False on an assistant's turn leaves it
+    out of the loss; True on another turn puts its words and its end-of-turn token into the loss.
     """
 
     role: str
@@ -53,11 +53,11 @@ class Message:
 
     @property
     def supervised(self) -> bool:
-        """Whether this turn's words are in the loss."""
+        """Whether the words of this turn are in the loss."""
         return self.role == "assistant" if self.train is None else self.train
 
     def for_template(self) -> dict[str, Any]:
-        """The dict that chat templates expect; absent fields are left out."""
+        """The dict that chat templates take; fields that are None are left out."""
         fields: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.reasoning is not None:
             fields["reasoning_content"] = self.reasoning
@@ -72,12 +72,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns in order, with the tools that the assistant may call (JSON schemas); weight: what its loss is multiplied
-    by; ended: False where the last turn was cut off, so that nothing is learned of how it ends.
+    """Turns in order, with the tools that the assistant may call (JSON schemas); weight: factor of its loss; ended:
+    False when the last turn was cut off, so that its end must not be learned.
     """
 
     messages: tuple[Message, ...]
-    place: str
+    location: str
     tools: tuple[dict[str, Any], ...] | None = None
     weight: float = 1.0
     ended: bool = True
@@ -85,15 +85,15 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A text and how it goes on. With a chat template it is rendered as a user's and an assistant's turn."""
+    """A text and its continuation. A chat template renders it as a user's and an assistant's turn."""
 
     prompt: str
     completion: str
-    place: str
+    location: str
 
     def as_conversation(self) -> Conversation:
         """The same pair as a conversation of two turns."""
-        return Conversation((Message("user", self.prompt), Message("assistant", self.completion)), self.place)
+        return Conversation((Message("user", self.prompt), Message("assistant", self.completion)), self.location)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Text:
     """A document: every token is learned, then the end-of-text token."""
 
     text: str
-    place: str
+    location: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class PromptOnly:
     """
 
     messages: tuple[Message, ...]
-    place: str
+    location: str
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -125,14 +125,14 @@ class PromptOnly:
 class Preference:
     """Two answers to one prompt; the first is preferred.
 
-    margin: by how much, on any scale, for reward models; plain: prompt and answers were strings, which go on as plain
-    text where there is no chat template.
+    margin: by how much, on any scale, for reward models; plain: prompt and answers were strings, so that they are
+    joined as plain text if there is no chat template.
     """
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
-    place: str
+    location: str
     tools: tuple[dict[str, Any], ...] | None = None
     margin: float | None = None
     plain: bool = False
@@ -140,52 +140,52 @@ class Preference:
     def both(self) -> tuple[Conversation | Completion, Conversation | Completion]:
         """The prompt with the chosen and with the rejected answer."""
         return (
-            _answered(self.prompt, self.chosen, self.place, self.tools, self.plain),
-            _answered(self.prompt, self.rejected, self.place, self.tools, self.plain),
+            _answered(self.prompt, self.chosen, self.location, self.tools, self.plain),
+            _answered(self.prompt, self.rejected, self.location, self.tools, self.plain),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """An answer that is wanted (label true) or not; `plain` as in `Preference`."""
+    """An answer that is wanted (label true) or unwanted; `plain` as in `Preference`."""
 
     prompt: tuple[Message, ...]
     completion: tuple[Message, ...]
     label: bool
-    place: str
+    location: str
     tools: tuple[dict[str, Any], ...] | None = None
     plain: bool = False
 
     def answered(self) -> Conversation | Completion:
         """The prompt with its answer."""
-        return _answered(self.prompt, self.completion, self.place, self.tools, self.plain)
+        return _answered(self.prompt, self.completion, self.location, self.tools, self.plain)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledText:
-    """A text, or two (a premise and a hypothesis), with its labels: one, or any number where texts have several;
-    none where it is to be labelled."""
+    """A text, or two (a premise and a hypothesis), with its labels: one, any number in a multi-label data set, none for
+    a text that is to be labelled."""
 
     text: str
     labels: tuple[str, ...]
-    place: str
+    location: str
     text2: str | None = None
     gold: bool = True
-    """False where the row said nothing of labels."""
+    """Whether the row has labels (possibly an empty list)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaggedTokens:
-    """A sentence cut into tokens, each with its tag; no tags where it is to be tagged."""
+    """A sentence split into tokens, each with its tag; no tags for a sentence that is to be tagged."""
 
     tokens: tuple[str, ...]
     tags: tuple[str, ...]
-    place: str
+    location: str
     gold: bool = True
 
 
 class SpanAnswer(NamedTuple):
-    """start: of its first character in the context."""
+    """An answer; start: index of its first character in the context."""
 
     text: str
     start: int
@@ -193,12 +193,12 @@ class SpanAnswer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReadingQuestion:
-    """A question about a text that holds the answer, or (`answers` empty) does not; id: the data set's own."""
+    """A question about a text that contains the answer, or (`answers` empty) does not; id: the data set's own."""
 
     question: str
     context: str
     answers: tuple[SpanAnswer, ...]
-    place: str
+    location: str
     id: str = ""
     gold: bool = True
 
@@ -206,13 +206,13 @@ class ReadingQuestion:
 def _answered(
     prompt: tuple[Message, ...],
     answer: tuple[Message, ...],
-    place: str,
+    location: str,
     tools: tuple[dict[str, Any], ...] | None,
     plain: bool,
 ) -> Conversation | Completion:
     if plain:
-        return Completion(prompt[0].content, answer[0].content, place)
-    return Conversation((*prompt, *answer), place, tools)
+        return Completion(prompt[0].content, answer[0].content, location)
+    return Conversation((*prompt, *answer), location, tools)
 
 
 Record: TypeAlias = (
@@ -221,17 +221,18 @@ Record: TypeAlias = (
 
 
 def texts_of(record: Record) -> list[Record]:
-    """A record as what is rendered of it: both answers of a preference and a graded answer, named in their places."""
+    """The records that are rendered for a record: both answers of a preference, or the graded answer, named in
+    `location`."""
     if isinstance(record, Preference):
         names = ("chosen", "rejected")
-        return [replace(one, place=f"{one.place} {name}") for one, name in zip(record.both(), names, strict=True)]
+        return [replace(one, location=f"{one.location} {name}") for one, name in zip(record.both(), names, strict=True)]
     if isinstance(record, Graded):
-        return [replace(record.answered(), place=f"{record.place} {'wanted' if record.label else 'unwanted'}")]
+        return [replace(record.answered(), location=f"{record.location} {'wanted' if record.label else 'unwanted'}")]
     return [record]
 
 
 def talk_of(record: Record) -> Conversation | None:
-    """What is said in a record, for comparing questions; None for a plain text."""
+    """A record as a conversation, for comparing questions; None for a plain text."""
     if isinstance(record, Preference):
         record = record.both()[0]
     elif isinstance(record, Graded):

@@ -1,10 +1,11 @@
-"""Which characters are written without spaces between words."""
+"""Scripts and spellings: characters of scripts without spaces between words, and one spelling for equal questions."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 
-__all__ = ["CJK", "is_cjk"]
+__all__ = ["CJK", "is_cjk", "normalise_prompt"]
 
 CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Chinese, Japanese and bopomofo characters, for a character class of a regular expression."""
@@ -12,5 +13,15 @@ _CJK = re.compile(f"[{CJK}]")
 
 
 def is_cjk(character: str) -> bool:
-    """Whether it is one of them."""
+    """Whether a character is one of `CJK`."""
     return _CJK.match(character) is not None
+
+
+def normalise_prompt(text: str) -> str:
+    """A prompt without case, width, spaces and punctuation, so that spellings of one question are equal.
+
+    >>> normalise_prompt("What is  the capital？") == normalise_prompt("what is the Capital?")
+    True
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(c for c in folded if unicodedata.category(c)[0] in "LN") or folded.strip()

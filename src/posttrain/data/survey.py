@@ -1,6 +1,6 @@
 """What training would see of a data file: rendered text with its supervised parts, lengths, and the stop token.
 
-This is what `posttrain data show` and `data check` print; it uses the very functions that training uses.
+`posttrain data show` and `data check` print this; it is computed by the functions that training uses.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from posttrain.data.answers import encode_any, sequences_of
-from posttrain.data.chat import IGNORED, Encoded, LossOn, OverLong, outcomes
+from posttrain.data.answers import encodings_of, sequences_of
+from posttrain.data.chat import IGNORED, Encoded, LossOn, outcomes
+from posttrain.data.lengths import Encodings, Limits, OverLong, gathered
 from posttrain.data.readers import ReadResult
 from posttrain.data.records import Record, texts_of
 from posttrain.data.template import ChatTemplate
@@ -25,7 +26,6 @@ __all__ = [
     "Lengths",
     "Segment",
     "StopCheck",
-    "Survey",
     "check_prompt",
     "check_stop",
     "count",
@@ -37,7 +37,7 @@ __all__ = [
 
 
 class Segment(NamedTuple):
-    """A run of tokens as text, special tokens shown, and whether it is in the loss."""
+    """Consecutive tokens as text, special tokens included, and whether they are in the loss."""
 
     text: str
     supervised: bool
@@ -55,36 +55,23 @@ class Lengths(NamedTuple):
 
 
 class StopCheck(NamedTuple):
-    """The tokens that supervised turns end with, those at which generation stops, and what is wrong ("" if nothing)."""
+    """The tokens that end supervised turns, those at which generation stops, and the problem ("" if there is none)."""
 
     ends: tuple[str, ...]
     stops: tuple[str, ...]
     problem: str
 
 
-class Survey(NamedTuple):
-    """All rows that can be rendered, and what is wrong with the others."""
-
-    rows: list[Encoded]
-    problems: list[Problem]
-
-
-def survey(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, *, loss_on: LossOn = "assistant") -> Survey:
+def survey(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, *, loss_on: LossOn = "assistant"
+) -> Encodings[Encoded]:
     """Render every record, whatever its length; each answer of a preference is a row."""
-    rows: list[Encoded] = []
-    problems: list[Problem] = []
-    texts = [text for record in records for text in texts_of(record)]
-    for outcome in outcomes(texts, tokenizer, loss_on):
-        if isinstance(outcome, Problem):
-            problems.append(outcome)
-        else:
-            rows.append(outcome)
-    return Survey(rows, problems)
+    return gathered(outcomes([text for record in records for text in texts_of(record)], tokenizer, loss_on))
 
 
 class Counted(NamedTuple):
-    """What training would make of a file. usable, bad, too_long, dropped, truncated: rows; texts: what is learned from;
-    problems: of bad rows; error: why training would refuse the file whatever is done about its bad rows."""
+    """How training would use a file. usable, bad, too_long, dropped, truncated: rows; texts: sequences of usable rows;
+    problems: of bad rows; error: why training would refuse the file even if bad rows are skipped."""
 
     rows: int
     usable: int
@@ -97,7 +84,7 @@ class Counted(NamedTuple):
     error: DataError | None = None
 
     def numbers(self) -> dict[str, int]:
-        """All that is counted, by name."""
+        """All counts, by name."""
         return {
             "rows": self.rows,
             "usable": self.usable,
@@ -119,69 +106,38 @@ def count(
     loss_on: LossOn,
     known: int | None = None,
 ) -> Counted:
-    """Render every row as training would, bad rows left out, and count; also where no row is left.
+    """Render every row as training would, bad rows left out, and count; no error is raised, also when no row is left.
 
-    known: how many token embeddings the model has, None where that is not known.
+    known: how many token embeddings the model has, None if that is not known.
     """
     bad = list(read.problems)
     if not read.records:
         return Counted(read.rows, 0, len(bad), 0, 0, 0, [], bad)
+    limits = Limits(max_length, over_long, "skip")
+    found = encodings_of(read.records, tokenizer, limits, loss_on)
+    error: DataError | None = None
     try:
-        made = encode_any(
-            read.records, tokenizer, max_length=max_length, over_long=over_long, loss_on=loss_on, on_bad_row="skip"
-        )
-    except DataError as error:
-        return _refused(read, tokenizer, max_length, over_long, loss_on, error)
-    bad += made.problems
-    texts = [text for row in made.rows for text in sequences_of(row)]
-    unknown = {problem.place: problem for problem in unknown_tokens(texts, tokenizer, known)}
-    bad += unknown.values()
-    usable = len(made.rows) - len(unknown)
-    texts = [text for text in texts if text.place not in unknown]
-    return Counted(read.rows, usable, len(bad), 0, made.dropped, made.truncated, texts, bad)
-
-
-def _refused(
-    read: ReadResult,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    over_long: OverLong,
-    loss_on: LossOn,
-    error: DataError,
-) -> Counted:
-    """The counts of a file with rows that are too long, or without a row that is left."""
-    parts = [texts_of(record) for record in read.records]
-    rendered = outcomes([text for part in parts for text in part], tokenizer, loss_on)
-    bad = list(read.problems)
-    texts: list[Encoded] = []
-    usable = long = 0
-    for part in parts:
-        found = [next(rendered) for _ in part]
-        wrong = [one for one in found if isinstance(one, Problem)]
-        sides = [one for one in found if isinstance(one, Encoded)]
-        if wrong:
-            bad.append(wrong[0])
-        elif any(len(side.input_ids) > max_length for side in sides):
-            long += 1
-        else:
-            usable += 1
-            texts += sides
-    kept = over_long == "raise"  # else nothing is left, and what was rendered teaches nothing
+        found.checked(len(read.records), limits, TemplateError)
+    except DataError as refused:  # rows that are too long, or none is left
+        error = refused
+    texts = [text for row in found.rows for text in sequences_of(row)]
+    unknown = {problem.location: problem for problem in unknown_tokens(texts, tokenizer, known)}
+    bad += [*found.bad, *unknown.values()]
     return Counted(
-        read.rows,
-        usable if kept else 0,
-        len(bad) if kept else len(bad) + usable,
-        long if kept else 0,
-        long if over_long == "drop" else 0,
-        long if over_long == "truncate" else 0,
-        texts if kept else [],
-        bad,
-        error,
+        rows=read.rows,
+        usable=len(found.rows) - len(unknown),
+        bad=len(bad),
+        too_long=len(found.long) if over_long == "raise" else 0,
+        dropped=len(found.long) if over_long == "drop" else 0,
+        truncated=found.truncated,
+        texts=[text for text in texts if text.location not in unknown],
+        problems=bad,
+        error=error,
     )
 
 
 def segments(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[Segment]:
-    """The row as runs of supervised and unsupervised text; a turn's end starts a new run."""
+    """A row as segments of supervised and unsupervised text in turn."""
     runs: list[tuple[list[int], bool]] = []
     for token, label in zip(row.input_ids, row.labels, strict=True):
         supervised = label != IGNORED
@@ -203,18 +159,18 @@ def lengths_of(rows: Sequence[Encoded], max_length: int) -> Lengths:
 
 
 def unknown_tokens(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, known: int | None) -> list[Problem]:
-    """Rows with tokens that the model has no embedding for; known: how many it has, None where that is not known."""
+    """Problems of rows with tokens that have no embedding; known: how many embeddings there are, None if not known."""
     if known is None:
         return []
-    found = (outside(row.place, row.input_ids, known, tokenizer) for row in rows)
+    found = (outside(row.location, row.input_ids, known, tokenizer) for row in rows)
     return [problem for problem in found if problem is not None]
 
 
 def check_stop(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> StopCheck:
     """Whether generation stops at every token that the supervised turns end with.
 
-    stops: the model's end-of-sequence ids (`models.load.stop_ids`). A model trained to end its turns with a token that
-    generation does not stop at talks on after its answer.
+    stops: the model's end-of-sequence ids (`models.load.stop_ids`). If generation does not stop at the token that the
+    model was trained to end its turns with, the model goes on after its answer.
     """
     ends = sorted({end for row in rows for end in _ends(row)})
     names = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in ends)
@@ -232,9 +188,9 @@ def check_stop(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, stop
 
 
 def check_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What is wrong between the generation prompt and the trained text; "" when nothing, or without a template.
+    """How the generation prompt differs from the trained text; "" when it does not, or without a template.
 
-    DeepSeek-R1's template makes generation begin with `<think>`, but writes past answers without it.
+    DeepSeek-R1's template makes generation begin with `<think>`, but renders past answers without it.
     """
     if not tokenizer.chat_template:
         return ""
@@ -245,8 +201,8 @@ def check_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _ends(row: Encoded) -> set[int]:
-    """The last token of every supervised run (adjoining turns count as one)."""
+    """The last token of every supervised segment (adjacent turns count as one)."""
     following = [*row.labels[1:], IGNORED]
     if row.truncated:
-        following[-1] = row.labels[-1]  # the last run was cut off before its end
+        following[-1] = row.labels[-1]  # the last segment was cut off before its end
     return {label for label, after in zip(row.labels, following, strict=True) if label != IGNORED and after == IGNORED}

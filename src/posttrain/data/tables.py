@@ -1,8 +1,8 @@
-"""Tables of text (CSV, TSV) to rows; each row's place is the line that it begins on.
+"""Tables of text (CSV, TSV) to rows; each row's location is the line on which it begins.
 
 A table's first line names its columns. Cells may hold commas, line breaks and quotation marks as spreadsheets and
 pandas write them (RFC 4180). Columns may be separated by semicolons or tabs too, as Excel writes them in many
-countries. An empty cell is nothing (None).
+countries. An empty cell is None.
 """
 
 from __future__ import annotations
@@ -10,73 +10,88 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.data.fields import BadRow
 from posttrain.errors import DataError, Problem
 
-__all__ = ["NO_ROWS_MEND", "TABLE_SUFFIXES", "TableRow", "table_rows", "typed"]
+__all__ = ["NO_ROWS_MEND", "TABLE_SUFFIXES", "Names", "TableRow", "table_rows", "typed"]
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
 LONGEST = 2**31 - 1
-"""Characters of a cell; Python's own limit, 131,072, is less than a long text."""
+"""Most characters of a cell; Python's default limit, 131,072, is less than a long text has."""
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 MEND = 'put a text with a comma, a line break or a quotation mark in quotation marks, and write " in it as ""'
 
 NO_ROWS_MEND = "the first line names the columns, each line after it is a row"
 
+Names: TypeAlias = Callable[[list[str]], Sequence[str] | None]
+"""(cells of a table's first line) -> names of its columns where that line is a row; None where the line names them."""
+
 
 class TableRow(dict[str, Any]):
-    """A row of cells, all of them text: numbers and truth values are still to be read from them (`typed`)."""
+    """A row whose cells are all text; `typed` converts numbers and truth values."""
 
 
-def table_rows(text: str, name: str, *, tabs: bool, note: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
-    """(place, TableRow or BadRow) of each row. DataError where the table itself cannot be read.
+def table_rows(
+    text: str, name: str, *, tabs: bool, note: Callable[[str], None], quotes: bool = True, names: Names = lambda _: None
+) -> Iterator[tuple[str, Any]]:
+    """(location, TableRow or BadRow) of each row. DataError where the table itself cannot be read.
 
-    tabs: what separates the columns is a tab, unless the first line says otherwise; note: is told what was chosen.
+    tabs: columns are separated by tabs, unless the first line shows another separator; note: is told what was chosen;
+    quotes: quotation marks group a cell, else they are words (GLUE's TSV files); then cells beyond the named columns
+    are left out.
     """
     skipped = 0
     if said := re.match(r'"?sep=(.)"?\r?\n', text):  # Excel's own first line
         separator, text, skipped = said[1], text[said.end() :], 1
     else:
-        separator = _separator(text, "\t" if tabs else ",")
+        separator = _separator(text, "\t" if tabs else ",", quotes)
     if separator != ("\t" if tabs else ","):
         note(f"the columns are separated by {SEPARATORS.get(separator, repr(separator))}")
     header: list[str] | None = None
     rows = 0
-    for line, cells in _records(text, name, separator, skipped):
+    for line, cells in _records(text, name, separator, skipped, quotes):
         if not any(cell.strip() for cell in cells):
             continue  # spreadsheets leave empty lines
-        place = f"{name}:{line}"
+        location = f"{name}:{line}"
         if header is None:
-            header = _header(cells, place)
-            continue
+            given = names(cells)
+            header = _header(cells if given is None else list(given), location)
+            if given is None:
+                continue
         rows += 1
-        if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
-            yield place, BadRow(f"{len(cells)} columns, {len(header)} expected: {', '.join(header)}", MEND)
+        if len(cells) < len(header) or (quotes and any(cell.strip() for cell in cells[len(header) :])):
+            yield location, BadRow(f"{len(cells)} columns, {len(header)} expected: {', '.join(header)}", MEND)
         else:
             pairs = zip(header, cells, strict=False)
-            yield place, TableRow((column, _cell(cell)) for column, cell in pairs if column)
+            yield location, TableRow((column, _cell(cell)) for column, cell in pairs if column)
     if header and not rows:
         named = ", ".join(f"'{column}'" for column in header[:10] if column)
         raise DataError(Problem(name, f"the table has no rows: its only line names the columns {named}", NO_ROWS_MEND))
 
 
-def _separator(text: str, usual: str) -> str:
-    """What separates the names of the first line, words in quotation marks left out; the usual one if it is there."""
-    lines = text.lstrip("\r\n").split("\n", 1)
-    names = re.sub(r'"[^"]*"', "", lines[0])
+def _separator(text: str, usual: str, quotes: bool) -> str:
+    """The separator of the names in the first line, text in quotation marks left out; the usual one if it is there."""
+    names = text.lstrip("\r\n").split("\n", 1)[0]
+    names = re.sub(r'"[^"]*"', "", names) if quotes else names
     if usual in names:
         return usual
     return max((one for one in SEPARATORS if one in names), key=names.count, default=usual)
 
 
-def _records(text: str, name: str, separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+def _records(text: str, name: str, separator: str, skipped: int, quotes: bool) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, cells) of every record."""
     csv.field_size_limit(LONGEST)
     try:
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        lines = csv.reader(
+            io.StringIO(text, newline=""),
+            delimiter=separator,
+            strict=True,
+            quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+        )
     except (TypeError, ValueError) as error:
         cause = f"{separator!r} cannot separate columns"
         raise DataError(Problem(f"{name}:1", cause, "sep=, or sep=; is expected")) from error
@@ -93,18 +108,18 @@ def _records(text: str, name: str, separator: str, skipped: int) -> Iterator[tup
         first = lines.line_num + 1
 
 
-def _header(cells: list[str], place: str) -> list[str]:
+def _header(cells: list[str], location: str) -> list[str]:
     names = [cell.strip() for cell in cells]
     while names and not names[-1]:
         names.pop()
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
-        raise DataError(Problem(place, f"two columns are called '{twice[0]}'", "give each its own name"))
+        raise DataError(Problem(location, f"two columns are called '{twice[0]}'", "give each its own name"))
     return names
 
 
 def _cell(cell: str) -> Any:
-    """A cell: nothing, a text, or a conversation, which a table can only hold as JSON."""
+    """The value of a cell: None, a text, or a conversation, which a table stores as JSON."""
     if not cell.strip():
         return None
     if cell.lstrip().startswith("[") and ('"role"' in cell or '"from"' in cell):
@@ -122,10 +137,8 @@ TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 
 
 def typed(row: Mapping[str, Any], *, graded: bool) -> Mapping[str, Any]:
-    """The row with the numbers and truth values that its fields are made of; what is none is left for the complaint.
-
-    graded: `label` says whether an answer is wanted.
-    """
+    """The row with `margin` as a number and, if graded, `label` as a truth value; a wrong text stays, to be
+    reported."""
     found = dict(row)
     margin = row.get("margin")
     if isinstance(margin, str):

@@ -1,15 +1,15 @@
-"""A tokenizer's chat template as posttrain uses it: text, and where in it the supervised turns are.
+"""Render conversations with a tokenizer's chat template, and find the supervised turns in the text.
 
-Two ways to find an assistant's words in the rendered text, both verified:
+An assistant's words are found in the rendered text in one of two ways, both of which are verified:
 
-- **markers**: the template puts `{% generation %}` around them and the renderer reports the places; what the template
-  adds for generation must stand before them, or at their beginning, where it is not learned;
-- **prefixes**: what the template renders before the turn, with the generation prompt, must be the beginning of the
-  whole text; so must be what it renders up to and with the turn. The words are the difference. Where the second does
-  not hold (Qwen3 drops the reasoning of earlier turns), the turn's content must follow the first one literally.
+- **markers**: the template puts `{% generation %}` around the words, and the renderer reports these regions; the
+  generation prompt must stand before them, or at their beginning, where it is not learned;
+- **prefixes**: the text rendered from the turns before, with the generation prompt, must be the beginning of the whole
+  text; so must be the text rendered up to and including the turn. The words are the difference. If the second does not
+  hold (Qwen3 drops the reasoning of earlier turns), the turn's content must follow the first literally.
 
-A user's turn that is trained too begins with its content, after the tag. Where a turn ends is not decided here but on
-the tokens (`data/chat.py`), since a template may close a turn inside the region, after it, or with the next turn's tag.
+A supervised user's turn begins with its content, after the tag. The end of a turn is found on the tokens
+(`data/chat.py`), since a template may end a turn inside the region, after it, or with the next turn's tag.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.data.calls import argument_text, fault_of_call, is_json, name_of, with_objects, with_texts
 from posttrain.data.records import Conversation, Message
-from posttrain.data.template_fields import FieldCheck
+from posttrain.data.template_fields import FieldCheck, Tools
 from posttrain.errors import Problem, TemplateError
 from posttrain.models.template_dates import PINNED, at_moment, moment_of
 
@@ -48,19 +48,19 @@ SPLIT_MEND = (
 
 
 OTHER_WORDS = "{ These are other words. }"
-"""Words that no template writes of itself."""
+"""Words that no template contains."""
 
 CALL = {"id": "call00001", "type": "function", "function": {"name": "add", "arguments": {"posttrainkey": "value"}}}
-"""A call that shows how a template takes arguments; Mistral's take ids of nine letters and digits only."""
+"""A call to find out how a template takes arguments; Mistral's templates require ids of nine letters and digits."""
 
 
 RAW = 'posttrain "words"'
-"""Arguments that are no JSON, and that change when they are written as a JSON text."""
+"""Arguments that are not JSON, and that would look different when written as a JSON text."""
 RAW_MEND = 'write the arguments as an object, {"city": "Paris"}, or as the JSON text of one (json.dumps)'
 
 
 class Span(NamedTuple):
-    """Characters [start, end) of one supervised turn; `last` when no turn follows it."""
+    """Characters [start, end) of a supervised turn; last: no turn follows."""
 
     start: int
     end: int
@@ -68,18 +68,18 @@ class Span(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """A conversation as text, its supervised turns, and its place in the data."""
+    """A conversation as text, its supervised turns, and its location in the data."""
 
     text: str
     spans: list[Span]
-    place: str
+    location: str
 
 
 class ChatTemplate:
     """Renders conversations with one tokenizer's template; raises TemplateError naming the row."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        # Not the tokenizer itself: instances are kept as long as it lives (chat.py), which must not be for ever.
+        # the tokenizer itself is not stored: the cache in chat.py must not keep it alive
         self.name = str(tokenizer.name_or_path)
         self.variables = dict(tokenizer.special_tokens_map)
         self.moment = moment_of(tokenizer)
@@ -97,24 +97,22 @@ class ChatTemplate:
         self.check_fields = FieldCheck(self.text)
 
     def source(self, tools: bool = False) -> str:
-        """The Jinja source (some tokenizers keep another one for tools)."""
+        """The Jinja source (some tokenizers have another one for tools)."""
         return self.sources[tools]
 
-    def text(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str, *, prompt: bool = False
-    ) -> str:
-        """The rendered text; with `prompt`, followed by the tag that makes the assistant speak."""
-        return self._run(self._chat(messages, tools), tools, place, prompt)[0]
+    def text(self, messages: Sequence[Message], tools: Tools, location: str, *, prompt: bool = False) -> str:
+        """The rendered text; with `prompt`, followed by the generation prompt."""
+        return self._run(self._chat(messages, tools), tools, location, prompt)[0]
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str) -> str:
-        """The rendered text up to where the assistant speaks. TemplateError when a field would be left out of it."""
-        _check_calls(messages, place)
-        text = self.text(messages, tools, place, prompt=True)
-        self.check_fields(messages, tuple(tools) if tools else None, place, text, prompt=True)
+    def prompt(self, messages: Sequence[Message], tools: Tools, location: str) -> str:
+        """The rendered text up to where the answer begins. TemplateError when a field would be left out of it."""
+        _check_calls(messages, location)
+        text = self.text(messages, tools, location, prompt=True)
+        self.check_fields(messages, tuple(tools) if tools else None, location, text, prompt=True)
         return text
 
-    def _chat(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]]:
-        """The messages as the template takes them; arguments of calls as objects, or as JSON text."""
+    def _chat(self, messages: Sequence[Message], tools: Tools) -> list[dict[str, Any]]:
+        """The messages as the template takes them, with arguments of calls as objects or as JSON text."""
         chat = [message.for_template() for message in messages]
         if any(message.tool_calls for message in messages) and self._takes_text(bool(tools)):
             for fields in chat:
@@ -123,7 +121,7 @@ class ChatTemplate:
         return chat
 
     def _takes_text(self, tools: bool) -> bool:
-        """Whether the template takes arguments as JSON text only: it refuses an object, or prints it as Python does."""
+        """Whether arguments must be JSON text: the template refuses an object, or prints it as Python does."""
         if tools not in self.arguments_are_text:
             printed = [self._called(calls, tools) for calls in ([CALL], with_texts([CALL]))]
             bad = not printed[0] or "{'posttrainkey'" in printed[0]
@@ -131,7 +129,7 @@ class ChatTemplate:
         return self.arguments_are_text[tools]
 
     def _called(self, calls: list[dict[str, Any]], tools: bool) -> str:
-        """A simple conversation with calls; "" where the template refuses it."""
+        """A rendered simple conversation with calls; "" when the template refuses it."""
         known = ({"type": "function", "function": {"name": "add", "description": "", "parameters": {}}},)
         chat: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
         chat.append({"role": "assistant", "content": "", "tool_calls": calls})
@@ -141,15 +139,15 @@ class ChatTemplate:
             return ""
 
     def _prints_raw(self, tools: bool) -> bool:
-        """Whether the template prints arguments that are a text as they are, without quotation marks around them."""
+        """Whether the template prints arguments that are text unchanged, without quotation marks around them."""
         if tools not in self.raw:
             call = {**CALL, "function": {"name": "add", "arguments": RAW}}
             self.raw[tools] = RAW in self._called([call], tools)
         return self.raw[tools]
 
     def _check_texts(self, record: Conversation) -> None:
-        """TemplateError for arguments that are no JSON where the template prints them raw: broken JSON would be
-        learned."""
+        """TemplateError for arguments that are not JSON if the template prints them unchanged: the model would learn
+        broken JSON."""
         for i, message in enumerate(record.messages):
             for call in with_objects(message.tool_calls or ()):
                 text = argument_text(call)
@@ -158,21 +156,16 @@ class ChatTemplate:
                         f"the arguments of turn {i}'s call to {name_of(call)!r} are a text that is no JSON, and this "
                         f"chat template prints it as it is: {text[:40]!r}{'...' if len(text) > 40 else ''}"
                     )
-                    raise TemplateError(Problem(record.place, cause, RAW_MEND))
+                    raise TemplateError(Problem(record.location, cause, RAW_MEND))
 
     def _run(
-        self,
-        chat: list[dict[str, Any]],
-        tools: Sequence[dict[str, Any]] | None,
-        place: str,
-        prompt: bool,
-        marked: bool = False,
+        self, chat: list[dict[str, Any]], tools: Tools, location: str, prompt: bool, marked: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
         import jinja2
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            texts, places = render_jinja_template(
+            texts, regions = render_jinja_template(
                 conversations=[chat],
                 tools=list(tools) if tools else None,
                 chat_template=self.source(bool(tools)),
@@ -184,28 +177,27 @@ class ChatTemplate:
             pinned = self.source(bool(tools)).startswith(PINNED)  # a line before the template
             line = error.lineno - pinned
             cause = f"the tokenizer's chat template is not valid Jinja: line {line}: {error.message}"
-            raise TemplateError(
-                Problem(self.name, cause, "correct chat_template.jinja in the model's folder")
-            ) from error
+            mend = "correct chat_template.jinja in the model's folder"
+            raise TemplateError(Problem(self.name, cause, mend)) from error
         except RecursionError as error:
-            raise TemplateError(Problem(place, "objects within objects without end", "remove the row")) from error
+            raise TemplateError(Problem(location, "objects within objects without end", "remove the row")) from error
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             roles = ", ".join(message["role"] for message in chat)
             cause = (
                 f"the chat template refuses this conversation ({roles}): {str(error).strip() or type(error).__name__}"
             )
-            raise TemplateError(Problem(place, cause, "change the row to what the template knows")) from error
-        return texts[0], list(places[0]) if marked else []
+            raise TemplateError(Problem(location, cause, "change the row to what the template knows")) from error
+        return texts[0], list(regions[0]) if marked else []
 
     def render(self, record: Conversation) -> Rendered:
         """Text and supervised spans of a conversation. TemplateError when the spans cannot be verified."""
-        _check_calls(record.messages, record.place)
+        _check_calls(record.messages, record.location)
         self._check_texts(record)
         chat = self._chat(record.messages, record.tools)
         marked = GENERATION.search(self.source(bool(record.tools))) is not None
-        text, places = self._run(chat, record.tools, record.place, prompt=False, marked=marked)
-        self.check_fields(record.messages, record.tools, record.place, text)
-        own = _markers_match(text, places, record.messages) if marked else None
+        text, regions = self._run(chat, record.tools, record.location, prompt=False, marked=marked)
+        self.check_fields(record.messages, record.tools, record.location, text)
+        own = _marked_turns(text, regions, record.messages) if marked else None
         spans = []
         for i, message in enumerate(record.messages):
             if not message.supervised:
@@ -216,38 +208,38 @@ class ChatTemplate:
             elif message.role == "assistant":
                 start, end = self._assistant_span(record, i, text)
             else:
-                start, end = self._other_span(record, i, text)
+                start, end = self._user_span(record, i, text)
             spans.append(Span(start, end, i == len(record.messages) - 1))
-        return Rendered(text, spans, record.place)
+        return Rendered(text, spans, record.location)
 
     def _without_prompt(
-        self, record: Conversation, i: int, text: str, place: tuple[int, int], before: int
+        self, record: Conversation, i: int, text: str, region: tuple[int, int], before: int
     ) -> tuple[int, int]:
-        """The marked place without what the generation prompt gives already (some templates mark a part of the tag).
+        """The marked region without the generation prompt (some templates mark a part of the tag too).
 
-        before: where the turns before it end, as far as marks tell. What the template adds for generation must stand
-        between there and the words; earlier turns may be written otherwise than in a prompt (Qwen3's reasoning).
+        before: where earlier marked turns end. The generation prompt must stand between there and the words; earlier
+        turns may be rendered differently than in a prompt (Qwen3's reasoning).
         """
         hi = (Message("user", "Hi"),)
         if self.usual_tag is None:
             self.usual_tag = self._tag(hi, None, "")
-        if text.endswith(self.usual_tag, 0, place[0]):
-            return place
-        tag = self._tag(record.messages[:i] or hi, record.tools, record.place)
-        at = text.rfind(tag, before, place[0] + len(tag))
-        if at < 0 or at + len(tag) >= place[1]:
-            same = next(n for n in range(len(tag), -1, -1) if text.rfind(tag[:n], before, place[0] + n) >= 0)
-            found = text[text.rfind(tag[:same], before, place[0] + same) + same :]
+        if text.endswith(self.usual_tag, 0, region[0]):
+            return region
+        tag = self._tag(record.messages[:i] or hi, record.tools, record.location)
+        at = text.rfind(tag, before, region[0] + len(tag))
+        if at < 0 or at + len(tag) >= region[1]:
+            same = next(n for n in range(len(tag), -1, -1) if text.rfind(tag[:n], before, region[0] + n) >= 0)
+            found = text[text.rfind(tag[:same], before, region[0] + same) + same :]
             raise self._unverified(record, i, _otherwise(tag[same:], found), PROMPT_MEND)
-        return max(place[0], at + len(tag)), place[1]
+        return max(region[0], at + len(tag)), region[1]
 
-    def _tag(self, asked: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str) -> str:
-        """What the template adds for generation."""
-        prompt = self.text(asked, tools, place, prompt=True)
-        return prompt[_alike(prompt, self.text(asked, tools, place)) :]
+    def _tag(self, asked: Sequence[Message], tools: Tools, location: str) -> str:
+        """The generation prompt, as the template adds it to these turns."""
+        prompt = self.text(asked, tools, location, prompt=True)
+        return prompt[_common_length(prompt, self.text(asked, tools, location)) :]
 
     def prompt_problem(self) -> str:
-        """How generation begins otherwise than the trained text does, on a simple conversation; "" when it does not."""
+        """How the generation prompt differs from the trained text in a simple conversation; "" when it does not."""
         asked = (Message("user", "Hi"),)
         text = self.text((*asked, Message("assistant", "Yo")), None, "")
         prompt = self.text(asked, None, "", prompt=True)
@@ -256,15 +248,15 @@ class ChatTemplate:
         return f"generation begins with {prompt!r}, which is not how the trained text {text!r} begins"
 
     def _assistant_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
-        before = self.text(record.messages[:i], record.tools, record.place, prompt=True)
+        before = self.text(record.messages[:i], record.tools, record.location, prompt=True)
         if not text.startswith(before):
-            at = _alike(before, text)
-            bare = self.text(record.messages[:i], record.tools, record.place)
-            in_tag = before.startswith(bare) and at >= len(bare)  # marks would be of no use
+            at = _common_length(before, text)
+            bare = self.text(record.messages[:i], record.tools, record.location)
+            in_tag = before.startswith(bare) and at >= len(bare)  # markers would not help
             raise self._unverified(record, i, _otherwise(before[at:], text[at:]), PROMPT_MEND if in_tag else MARK_MEND)
         start = len(before)
         up_to = (
-            self.text(record.messages[: i + 1], record.tools, record.place) if i + 1 < len(record.messages) else text
+            self.text(record.messages[: i + 1], record.tools, record.location) if i + 1 < len(record.messages) else text
         )
         content = record.messages[i].content.strip()
         if text.startswith(up_to) and len(up_to) > start:
@@ -277,7 +269,7 @@ class ChatTemplate:
         same = _overlap(up_to[start:] if up_to.startswith(before) else "", text[start:])
         names = [name for call in turn.tool_calls or () if (name := name_of(call)) is not None]
         if same and all(words in same for words in (content, (turn.reasoning or "").strip(), *names)):
-            return start, start + len(same)  # before the words, the last turn has more: Qwen3's empty reasoning
+            return start, start + len(same)  # only before the words the last turn has more: Qwen3's empty reasoning
         at = start + len(text[start:]) - len(text[start:].lstrip())
         if content and text.startswith(content, at):
             return start, at + len(content)
@@ -293,50 +285,50 @@ class ChatTemplate:
             self.untold_tag = self.text(asked, None, "", prompt=True) == bare and not begun
         return self.untold_tag
 
-    def _other_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
-        """A user's (or system's, or tool's) turn: from its content to where the turn ends.
+    def _user_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
+        """The span of a user's (or system's, or tool's) turn: from its content to the end of the turn.
 
-        Where the content begins is found by rendering the turn with other words: its own may also occur in the tag
-        ("user") or in the end-of-turn token ("end").
+        The start of the content is found by rendering the turn with other words, since its own words may also occur in
+        the tag ("user") or in the end-of-turn token ("end").
         """
         message = record.messages[i]
         other = (*record.messages[:i], replace(message, content=OTHER_WORDS))
-        told = self.text(other, record.tools, record.place)
+        told = self.text(other, record.tools, record.location)
         at = told.find(OTHER_WORDS)
         words = message.content if text.startswith(message.content, at) else message.content.strip()
         if at < 0 or told[:at] != text[:at] or not text.startswith(words, at):
             raise self._unverified(record, i, "the turn's content is not in its text as it is")
-        up_to = self.text(record.messages[: i + 1], record.tools, record.place)
+        up_to = self.text(record.messages[: i + 1], record.tools, record.location)
         return at, len(up_to) if text.startswith(up_to) else at + len(words)
 
     def _unverified(self, record: Conversation, i: int, why: str, mend: str = MARK_MEND) -> TemplateError:
         role = record.messages[i].role
         cause = f"the words of turn {i} ({role}) cannot be told apart in this chat template: {why}"
-        return TemplateError(Problem(record.place, cause, mend))
+        return TemplateError(Problem(record.location, cause, mend))
 
 
-def _check_calls(messages: Sequence[Message], place: str) -> None:
-    """TemplateError for calls that hold what JSON has not; rows of files are checked where they are read."""
+def _check_calls(messages: Sequence[Message], location: str) -> None:
+    """TemplateError for calls with values that are not JSON; rows of files are checked when they are read."""
     for i, message in enumerate(messages):
         for call in message.tool_calls or ():
             fault = fault_of_call(call)
             if fault is not None:
                 cause = f"turn {i} ({message.role}): its call to {name_of(call)!r} {fault[0]}"
-                raise TemplateError(Problem(place, cause, fault[1]))
+                raise TemplateError(Problem(location, cause, fault[1]))
 
 
 def _otherwise(prompt: str, text: str) -> str:
     return f"generation would begin with {prompt[:30]!r} where the text has {text[:30]!r}"
 
 
-def _alike(one: str, other: str) -> int:
-    """With how many characters both texts begin."""
+def _common_length(one: str, other: str) -> int:
+    """Length of the common beginning of two texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _overlap(one: str, other: str) -> str:
-    """The longest end of the first text with which the second one begins."""
+    """The longest end of the first text that is a beginning of the second."""
     if not other:
         return ""
     at = one.find(other[0])
@@ -347,14 +339,14 @@ def _overlap(one: str, other: str) -> str:
     return ""
 
 
-def _markers_match(
-    text: str, places: Sequence[tuple[int, int]], messages: Sequence[Message]
+def _marked_turns(
+    text: str, regions: Sequence[tuple[int, int]], messages: Sequence[Message]
 ) -> dict[int, tuple[int, int]] | None:
-    """Marked place of each assistant turn by index; None unless there is one for each and each holds its content."""
+    """Index of each assistant turn -> its marked region; None unless every turn has one that contains its content."""
     turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
-    if len(turns) != len(places):
+    if len(turns) != len(regions):
         return None
-    for i, (start, end) in zip(turns, places, strict=True):
+    for i, (start, end) in zip(turns, regions, strict=True):
         if end <= start or messages[i].content.strip() not in text[start:end]:
             return None
-    return dict(zip(turns, places, strict=True))
+    return dict(zip(turns, regions, strict=True))

@@ -1,14 +1,13 @@
 """Fields of a conversation that a chat template leaves out, found by rendering it with and without them.
 
-A template drops what it has no place for without a word: a user's `name`, the reasoning of earlier turns (Qwen3), what
-is said beside a tool call (Llama 3.1), the second call of a turn (gpt-oss), a whole turn of a role that it does not
-know, a parameter's `pattern` (gpt-oss). What is in the row and not in the text cannot be learned, so such a row is
-refused.
+A template silently drops what it does not use: a user's `name`, the reasoning of earlier turns (Qwen3), text beside a
+tool call (Llama 3.1), the second call of a turn (gpt-oss), a whole turn of a role that it does not know, a parameter's
+`pattern` (gpt-oss). What is in the row but not in the text cannot be learned, so such a row is refused.
 
-First all fields are rendered together with words put in their place that stand nowhere else; a field whose words come
-out is in the text. For the others the conversation is rendered once more, each with other words: the same text means
-that the field is left out. What repeats what the order of turns says already (the ids and names of tool results in the
-order of their calls) may be left out. Which parts of tools' schemas and of calls count, says `template_parts`.
+First all fields are rendered together, replaced by unique words; a field whose word is in the text is used. For each of
+the others the conversation is rendered again with another word: if the text is the same, the field is left out. Ids and
+names of tool results in the order of their calls may be left out, since the order of turns tells them. `template_parts`
+says which parts of tools' schemas and of calls count.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from posttrain.data.records import Message
 from posttrain.data.template_parts import ABSENT, Part, call_parts, other_value, schema_parts, seen_value, with_values
 from posttrain.errors import Problem, TemplateError
 
-__all__ = ["Field", "FieldCheck"]
+__all__ = ["Field", "FieldCheck", "Tools"]
 
-Tools = tuple[dict[str, Any], ...] | None
+Tools = Sequence[dict[str, Any]] | None
 
 MENDS = {
     "content": "remove the turn, write it in another role, or take a template that has a place for it",
@@ -39,19 +38,18 @@ MEND = "remove the field from the row"
 SCHEMA_MEND = "take it out of the schema, or write it into a description that the template prints"
 CALL_MEND = "remove it from the call, or take a template that has a place for it"
 WORDS = "posttrainwords"
-"""Stand nowhere else."""
+"""The beginning of the unique words."""
 
 
 class Text(Protocol):
-    """How a conversation is rendered."""
+    """Renders a conversation."""
 
-    def __call__(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, place: str, *, prompt: bool = False
-    ) -> str: ...
+    def __call__(self, messages: Sequence[Message], tools: Tools, location: str, *, prompt: bool = False) -> str: ...
 
 
 class Field(NamedTuple):
-    """A field of a conversation; turn: of which message, None of the row; at: of several, such as tool calls."""
+    """A field of a conversation; turn: index of the message, None for the row; at: index among several, such as
+    calls."""
 
     name: str
     turn: int | None
@@ -59,7 +57,8 @@ class Field(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A part of a turn's calls, or (None) of the tools' schemas; like: the same for parts that are treated alike."""
+    """A part of a turn's calls, or (turn None) of the tools' schemas; like: equal for parts that templates treat
+    alike."""
 
     turn: int | None
     part: Part
@@ -67,8 +66,8 @@ class Placed(NamedTuple):
 
 
 class FieldCheck:
-    """Checks conversations with one template; which turns it keeps is remembered by their roles, which parts of schemas
-    and calls by what they are like."""
+    """Checks conversations with one template. It remembers which turns the template uses, by their roles, and which
+    parts of schemas and calls, by their likeness."""
 
     def __init__(self, text: Text) -> None:
         self.text = text
@@ -77,11 +76,11 @@ class FieldCheck:
         self.kept_tools: set[int] = set()
 
     def __call__(
-        self, messages: Sequence[Message], tools: Tools, place: str, text: str, *, prompt: bool = False
+        self, messages: Sequence[Message], tools: Tools, location: str, text: str, *, prompt: bool = False
     ) -> None:
-        """TemplateError naming the first field that is left out of the text, the conversation's own."""
+        """TemplateError naming the first field that is left out of `text`, which is the rendered conversation."""
         fields = list(_fields(messages, tools))
-        # an answer that is learned must be found in its own turn anyway
+        # an answer that is learned is found in its turn anyway
         found = [not prompt and m.role == "assistant" and m.supervised and not m.tool_calls for m in messages]
         turns = [Field("content", i) for i, m in enumerate(messages) if m.content.strip() and not found[i]]
         shape = (_shape(messages), tuple(found), bool(tools), prompt)
@@ -89,19 +88,20 @@ class FieldCheck:
             lacking = self._without_words(some, parts, messages, tools, prompt)
             for field in lacking[0]:
                 if self._left_out(field, messages, tools, prompt, text):
-                    raise TemplateError(_problem(field, messages, place))
+                    cause = _cause(field.name, field.turn, messages)
+                    raise TemplateError(Problem(location, cause, MENDS.get(field.name, MEND)))
             for part in lacking[1]:
                 if self._is_new(part) and self._part_left_out(part, messages, tools, prompt, text):
-                    raise TemplateError(_part_problem(part, messages, place))
+                    raise TemplateError(_part_problem(part, messages, location))
                 self.kept_parts.add(part.like)
             self.kept_parts |= {part.like for part in parts}
         self.kept.add(shape)
         self.kept_tools.add(hash(repr(tools)))
         for turn in turns:
-            self._check_lines(turn, messages, tools, place, text, prompt)
+            self._check_lines(turn, messages, tools, location, text, prompt)
 
     def _parts(self, messages: Sequence[Message], tools: Tools) -> list[Placed]:
-        """Parts of schemas and calls that are to be looked at: of tools only those that are like none before."""
+        """Parts of schemas and calls to check; of tools only those that are unlike all parts checked before."""
         found: list[Placed] = []
         if tools and hash(repr(tools)) not in self.kept_tools:
             found += [Placed(None, part, like) for part, like in schema_parts(tools) if like not in self.kept_parts]
@@ -112,14 +112,14 @@ class FieldCheck:
         return found
 
     def _is_new(self, placed: Placed) -> bool:
-        """Whether to look at a part that was not seen in the text; what cannot be seen is like others of its kind."""
+        """Whether to check a part that was not seen in the text; a value that cannot be seen is treated as its like."""
         known = placed.like in self.kept_parts
         return not known or (placed.turn is not None and seen_value(placed.part, "", 0) is not None)
 
     def _without_words(
         self, fields: Sequence[Field], parts: Sequence[Placed], messages: Sequence[Message], tools: Tools, prompt: bool
     ) -> tuple[list[Field], list[Placed]]:
-        """Those whose words do not come out; all when the template refuses the words."""
+        """The fields and parts whose words are not in the text; all when the template refuses the words."""
         if not fields and not parts:
             return [], []
         words = {field: f"{WORDS}{i}end" for i, field in enumerate(fields)}
@@ -138,10 +138,10 @@ class FieldCheck:
         )
 
     def _check_lines(
-        self, turn: Field, messages: Sequence[Message], tools: Tools, place: str, text: str, prompt: bool
+        self, turn: Field, messages: Sequence[Message], tools: Tools, location: str, text: str, prompt: bool
     ) -> None:
-        """A part of a turn may be left out: Qwen3 takes the thoughts out of what was said earlier. Where the words
-        do not stand in the text as they are, plain or quoted as JSON, each line is looked at.
+        """TemplateError when a line of a turn is left out: Qwen3 removes thoughts from earlier turns. Lines are checked
+        only if the content is not in the text literally, plain or quoted as JSON.
         """
         assert turn.turn is not None
         message = messages[turn.turn]
@@ -158,27 +158,27 @@ class FieldCheck:
                 if (words or line.strip() not in text) and self._renders(changed, tools, prompt) == text:
                     said = f"{line.strip()[:40]!r} of turn {turn.turn} ({message.role})"
                     cause = f"the chat template drops {said} silently"
-                    raise TemplateError(Problem(place, cause, "take it out of the content"))
+                    raise TemplateError(Problem(location, cause, "take it out of the content"))
 
     def _renders(self, messages: Sequence[Message], tools: Tools, prompt: bool) -> str | None:
-        """The text; None where the template refuses the conversation."""
+        """The text; None when the template refuses the conversation."""
         try:
             return self.text(messages, tools or None, "", prompt=prompt)
         except TemplateError:
             return None
 
     def _left_out(self, field: Field, messages: Sequence[Message], tools: Tools, prompt: bool, text: str) -> bool:
-        """Whether the text is the same with other words in the field; without it, where no other words are taken."""
+        """Whether the text is the same with another word in the field, or, if that is refused, without the field."""
         for words in (WORDS, None):
             rendered = self._renders(*_with(field, words, messages, tools), prompt)
             if rendered is not None:
                 return rendered == text
-        return False  # the template wants this one and no other: it has seen it
+        return False  # the template accepts only this value, so it uses it
 
     def _part_left_out(
         self, placed: Placed, messages: Sequence[Message], tools: Tools, prompt: bool, text: str
     ) -> bool:
-        """The same for a part."""
+        """The same as `_left_out`, for a part."""
         for value in (other_value(placed.part, WORDS), ABSENT):
             rendered = self._renders(*_with_parts([(placed, value)], messages, tools), prompt)
             if rendered is not None:
@@ -187,7 +187,7 @@ class FieldCheck:
 
 
 def _shape(messages: Sequence[Message]) -> tuple[Any, ...]:
-    """What decides which turns a template keeps."""
+    """What decides which turns a template uses."""
     return tuple(
         (m.role, bool(m.content.strip()), len(m.tool_calls or ()), m.reasoning is not None, m.name is not None)
         for m in messages
@@ -195,7 +195,7 @@ def _shape(messages: Sequence[Message]) -> tuple[Any, ...]:
 
 
 def _fields(messages: Sequence[Message], tools: Tools) -> Iterator[Field]:
-    """The fields beside the contents that say something."""
+    """The fields, besides the contents, that are not empty."""
     yield from (Field("tools", None, at) for at in range(len(tools or ())))
     calls: list[dict[str, Any]] = []
     for i, message in enumerate(messages):
@@ -214,7 +214,7 @@ def _fields(messages: Sequence[Message], tools: Tools) -> Iterator[Field]:
 def _with(
     field: Field, value: str | None, messages: Sequence[Message], tools: Tools
 ) -> tuple[tuple[Message, ...], Tools]:
-    """The conversation with other words in a field; None: without it."""
+    """The conversation with another value in a field; None: without the field."""
     if field.turn is None:
         assert tools is not None
         return tuple(messages), _named(tools, field.at, value)
@@ -250,7 +250,7 @@ def _with_parts(
 
 
 def _named(functions: Sequence[dict[str, Any]], at: int, name: str | None) -> tuple[dict[str, Any], ...]:
-    """Calls or schemas of tools, one of them with another name, or left out."""
+    """Calls or schemas of tools, one of them with another name, or without it."""
     if name is None:
         return (*functions[:at], *functions[at + 1 :])
     inner: Mapping[str, Any] = function_of(functions[at])
@@ -259,14 +259,10 @@ def _named(functions: Sequence[dict[str, Any]], at: int, name: str | None) -> tu
     return (*functions[:at], changed, *functions[at + 1 :])
 
 
-def _problem(field: Field, messages: Sequence[Message], place: str) -> Problem:
-    return Problem(place, _cause(field.name, field.turn, messages), MENDS.get(field.name, MEND))
-
-
-def _part_problem(placed: Placed, messages: Sequence[Message], place: str) -> Problem:
+def _part_problem(placed: Placed, messages: Sequence[Message], location: str) -> Problem:
     if placed.turn is None:
-        return Problem(place, _cause(f"tools{placed.part}", None, messages), SCHEMA_MEND)
-    return Problem(place, _cause(f"tool_calls{placed.part}", placed.turn, messages), CALL_MEND)
+        return Problem(location, _cause(f"tools{placed.part}", None, messages), SCHEMA_MEND)
+    return Problem(location, _cause(f"tool_calls{placed.part}", placed.turn, messages), CALL_MEND)
 
 
 def _cause(name: str, turn: int | None, messages: Sequence[Message]) -> str:

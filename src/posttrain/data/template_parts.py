@@ -1,11 +1,11 @@
-"""Parts of tool schemas and tool calls, and the same values with other words in one of them.
+"""Parts of tool schemas and tool calls that a template must print, and copies with other values in them.
 
-Of a schema every part counts that says something to the model: descriptions, names and types of parameters at any
-depth, `enum`, `required`, `pattern`, `default`, `return`. The rest may be left out of a text:
+Every part of a schema counts that tells the model something: descriptions, names and types of parameters at any depth,
+`enum`, `required`, `pattern`, `default`, `return`. A template may leave out:
 
-- `"type": "function"` of a tool, and `"type": "object"` of its `parameters`, which are always so;
-- `strict`, `$schema`, `$id`, `$comment`, and `title`, which programs make of the name;
-- what is so without being said: null, "", empty lists and objects, `false` (`additionalProperties`, `nullable`, ...),
+- `"type": "function"` of a tool, and `"type": "object"` of its `parameters`, which are always the same;
+- `strict`, `$schema`, `$id`, `$comment`, and `title`, which programs generate from the name;
+- defaults: null, "", empty lists and objects, `false` (`additionalProperties`, `nullable`, ...),
   `"additionalProperties": true`, a `required` name that no parameter has.
 
 Of a call its arguments count, keys and values; `id`, `type` and `index` may be left out.
@@ -32,24 +32,24 @@ __all__ = [
 
 Path: TypeAlias = "tuple[str | int, ...]"
 Changes: TypeAlias = "Mapping[tuple[Path, bool], Any]"
-"""Other values at some paths; True: another key there."""
+"""(path, whether the key is meant) -> the new value or key."""
 
 BOOKKEEPING = frozenset({"strict", "$schema", "$id", "$comment", "title"})
 NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-"""Keys of a schema whose keys are names and not the schema's own words."""
+"""Keys of a schema that have a mapping from names."""
 VALUES = frozenset({"default", "const", "enum", "example", "examples"})
-"""Keys of a schema under which any values stand."""
+"""Keys of a schema that have arbitrary values."""
 NO_ARGUMENTS = frozenset({"id", "type", "index", "name", "function"})
-"""Keys of a call that are looked at elsewhere, or may be left out."""
+"""Keys of a call that are checked elsewhere, or may be left out."""
 NUMBER = 918273000
-"""Numbers that stand nowhere else begin like this one."""
+"""The first of the numbers that occur nowhere else."""
 ABSENT = object()
-"""In place of a value: leave it out."""
+"""Stands for a value that is removed."""
 
 
 class Part(NamedTuple):
-    """A place in a list of schemas or calls, and the value there; key: it is the key that counts; type: it is the type
-    of a parameter."""
+    """A path in a list of schemas or calls, and the value there; key: the key is meant, not the value; type: the value
+    is the type of a parameter."""
 
     path: Path
     value: Any
@@ -61,8 +61,8 @@ class Part(NamedTuple):
 
 
 def schema_parts(tools: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Part, int]]:
-    """The parts of tools' schemas that count, but the tools' names, each with a number that is the same for parts that
-    a template treats alike: what stands at its place in its parameter, and what else is in that."""
+    """The parts of tools' schemas that count, without the tools' names, each with a number that is equal for parts that
+    a template treats alike: those with the same path in their parameter and the same other keys there."""
     for i, tool in enumerate(tools):
         inner = function_of(tool)
         for told, path in ((tool, (i,)), *([(inner, (i, "function"))] if inner is not tool else [])):
@@ -101,7 +101,7 @@ def _schema(schema: Any, path: Path, *, type: bool = False) -> Iterator[Part]:
 
 
 def _is_usual(path: Path, value: Any) -> bool:
-    """Whether it is so in every schema: what a tool takes is an object, and an object may have more keys."""
+    """Whether a value is the same in every schema: a tool takes an object, and an object may have more keys."""
     if path[-1] == "additionalProperties":
         return value is True
     return value == "object" and path[1:] in (("parameters", "type"), ("function", "parameters", "type"))
@@ -120,8 +120,8 @@ def _value(value: Any, path: Path) -> Iterator[Part]:
 
 
 def _likeness(part: Part, function: Mapping[str, Any], path: Path) -> tuple[Any, ...]:
-    """What tells a part from others for a template: its place within its parameter (or another part of the schema), and
-    what else stands there: which keys, or, where objects lie in it, all of it.
+    """What a template may treat differently: the path of a part within its parameter (or another unit of the schema),
+    and the rest of that unit: its keys, or all of it if it contains objects.
     """
     depth = 3 if path[:2] == ("parameters", "properties") else 2 if path[:1] == ("parameters",) else 1
     unit: Any = function
@@ -131,20 +131,20 @@ def _likeness(part: Part, function: Mapping[str, Any], path: Path) -> tuple[Any,
         isinstance(one, Mapping) or (isinstance(one, list) and any(isinstance(each, Mapping) for each in one))
         for one in unit.values()
     )
-    place = tuple(-1 if isinstance(step, int) else step for step in (*path[: min(depth, 2)], *path[depth:]))
+    within = tuple(-1 if isinstance(step, int) else step for step in (*path[: min(depth, 2)], *path[depth:]))
     value = (type(part.value).__name__, bool(part.value), part.value if part.type else "")
-    return (place, part.key, value, repr(unit) if whole and depth > 1 else _kinds(unit))
+    return (within, part.key, value, repr(unit) if whole and depth > 1 else _kinds(unit))
 
 
 def _kinds(value: Any) -> Any:
-    """What is in an object, by kinds."""
+    """The keys of an object with the types of their values."""
     if not isinstance(value, Mapping):
         return type(value).__name__
     return frozenset((k, type(v).__name__, bool(v), repr(v) if k == "type" else "") for k, v in value.items())
 
 
 def call_parts(calls: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
-    """The parts of calls that count, but the functions' names."""
+    """The parts of calls that count, without the functions' names."""
     for i, call in enumerate(calls):
         inner = function_of(call)
         for told, path in ((call, (i,)), *([(inner, (i, "function"))] if inner is not call else [])):
@@ -157,8 +157,8 @@ def call_parts(calls: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
 
 
 def seen_value(part: Part, word: str, number: int) -> str | int | float | None:
-    """A word or number that stands nowhere else in the part's place; None where it is true, null or a type, which are
-    not seen in a text."""
+    """A unique word or number to replace the part's value; None for a truth value, null or a type, which cannot be
+    recognised in a text."""
     if isinstance(part.value, bool) or part.type:
         return None
     if isinstance(part.value, str):
@@ -169,7 +169,7 @@ def seen_value(part: Part, word: str, number: int) -> str | int | float | None:
 
 
 def other_value(part: Part, word: str) -> Any:
-    """Any other value of the same kind."""
+    """Another value of the same type."""
     if isinstance(part.value, bool):
         return not part.value
     if part.type:
@@ -179,7 +179,7 @@ def other_value(part: Part, word: str) -> Any:
 
 
 def with_values(value: Any, changes: Changes, path: Path = ()) -> Any:
-    """A nested value with other values at some paths."""
+    """A copy of a nested value with other values at some paths."""
     if (path, False) in changes:
         return changes[path, False]
     if isinstance(value, Mapping):

@@ -1,18 +1,18 @@
-"""The added tokens with which a chat template begins and ends turns, whether they are flagged as special or not.
+"""The added tokens with which a chat template begins and ends turns, also those that are not flagged as special.
 
-`tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"])` adds tokens that are not special; so are DeepSeek's `<｜User｜>`.
-Spelt out in a text, they begin and end turns all the same. Other added tokens belong into texts: `<think>` and
-`<tool_call>` where a row writes out its thoughts and calls, words of a trade. Which is which, the template shows in a
-conversation of words that stand nowhere else. Tokens of turns are:
+`tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"])` adds tokens that are not special; DeepSeek's `<｜User｜>` is
+another one. In a text they begin and end turns all the same. Other added tokens are allowed in texts: `<think>` and
+`<tool_call>` in a row that writes out thoughts and calls, technical terms. To tell them apart, the template renders a
+conversation of unique words. Tokens of turns are:
 
-- all that stand between an assistant's words and the next user's, and all that follow the last words: the end of the
-  one turn and the tag of the other;
-- all that follow a user's words where the text ends with them;
-- of the tags of assistants, tools and the system: the first token, or, of the system's, the one next to its words; what
-  follows it may say how the assistant is to think (`<|im_start|>assistant\\n<think>`).
+- all tokens between an assistant's words and the next user's, and all after the last words: the end of one turn and the
+  tag of the next;
+- all tokens after a user's words at the end of the text;
+- of the tags of assistants, tools and the system: the first token, or, for the system, the one next to its words; later
+  ones may say how the assistant is to think (`<|im_start|>assistant\\n<think>`).
 
-No token of a turn is what stands around reasoning and not around a user's words. A tag has a letter and a sign in it:
-an added word `user`, or line breaks that are one token, are none.
+Tokens around reasoning that are not around a user's words are not tokens of turns. A tag has a letter and another sign:
+an added word `user`, or line breaks that are one token, are no tags.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["turn_tokens"]
 
 ASKED, SAID, AGAIN, LAST, SYSTEM, THOUGHT, RESULT, ARGUMENT = (f"posttrainprobe{name}" for name in "abcdefgh")
-"""Words that stand nowhere else."""
+"""Words that occur nowhere else."""
 ID = "call00001"
 CALL = {"id": ID, "type": "function", "function": {"name": "add", "arguments": {"city": ARGUMENT}}}
 
@@ -44,7 +44,7 @@ def turn_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
         return frozenset()
     try:
         probe = _Probe(tokenizer, ChatTemplate(tokenizer), tags)
-    except TemplateError:  # several templates, none of them the default: nothing is rendered, which says so then
+    except TemplateError:  # several templates without a default: rendering reports it
         return frozenset()
     return frozenset(_found(probe)) & plain
 
@@ -54,21 +54,21 @@ def _is_tag(text: str) -> bool:
 
 
 class _Gap(NamedTuple):
-    """Added tokens, in order, that end what was said before, and those of the tag that follows."""
+    """Added tokens between two turns: those that end the first, and those of the second one's tag, in order."""
 
     ends: list[int]
     tag: list[int]
 
 
 class _Probe(NamedTuple):
-    """What a template writes around words."""
+    """Renders conversations and finds the added tokens around words."""
 
     tokenizer: PreTrainedTokenizerBase
     template: ChatTemplate
     tags: frozenset[int]
 
     def text(self, *turns: Message) -> str:
-        """The rendered turns; "" where the template refuses them."""
+        """The rendered turns; "" when the template refuses them."""
         try:
             return self.template.text(turns, None, "")
         except TemplateError:
@@ -85,7 +85,7 @@ class _Probe(NamedTuple):
         return self.tokens(text.rpartition(words)[2]) if words in text else []
 
     def gap(self, words: str, other: str, text: str, ended: str) -> _Gap:
-        """What stands between words, divided by what follows the first where the text ends with its turn."""
+        """The tokens between two words; `ended`, a text that ends with the first turn, shows which of them end it."""
         between = self.before(other, text.rpartition(words)[2]) if words in text else []
         ends = _shared(between, self.after(words, ended))
         return _Gap(ends, between[len(ends) :])
@@ -100,10 +100,7 @@ def _found(probe: _Probe) -> Iterable[int]:
     system = probe.text(Message("system", SYSTEM), asked, said)
     calling = (asked, Message("assistant", "", tool_calls=(CALL,)))
     result = probe.gap(
-        ARGUMENT,
-        RESULT,
-        probe.text(*calling, Message("tool", RESULT, tool_call_id=ID), said),
-        probe.text(*calling),
+        ARGUMENT, RESULT, probe.text(*calling, Message("tool", RESULT, tool_call_id=ID), said), probe.text(*calling)
     )
     told = [*asking.tag[:1], *probe.before(SYSTEM, system)[-1:], *result.tag[:1]]
     thinking = probe.text(asked, Message("assistant", SAID, reasoning=THOUGHT))
@@ -112,7 +109,7 @@ def _found(probe: _Probe) -> Iterable[int]:
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> list[int]:
-    """What both begin with."""
+    """The common beginning of both."""
     same = 0
     while same < min(len(one), len(other)) and one[same] == other[same]:
         same += 1

@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import Literal
 
 from posttrain.data.scripts import CJK
+from posttrain.exams.score_spec import specs
 
-__all__ = ["CAPABILITIES", "Language", "behaviour", "formatting", "language_of", "length", "script_of"]
+__all__ = ["CAPABILITIES", "SPECS", "Language", "behaviour", "formatting", "language_of", "length", "script_of"]
 
 Language = Literal["zh", "en", "ja", "ko", "th", "ar", "he", "ru", "el", "hi", "bn", "other", "none"]
 
@@ -51,6 +52,8 @@ CAPABILITIES = {
     "own_language": "will.language",
 }
 """Names of `behaviour` -> capability."""
+SPECS = (*specs("length", unit="tokens", better="none"), *specs("formatted", better="none"), *specs("own_language"))
+"""What they are; a length is in words."""
 
 
 def length(text: str) -> int:

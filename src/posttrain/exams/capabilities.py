@@ -12,12 +12,13 @@ are known: locality was 1, and lengths are measured on both sides; what the chan
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, Protocol
 
-__all__ = ["CAPABILITIES", "CHANGE_EXAM", "Capability", "relative_changes"]
+from posttrain.exams.score_spec import ScoreSpec, find_spec
+
+__all__ = ["CAPABILITIES", "CHANGE_EXAM", "Capability", "Drift", "DriftScore", "relative_changes"]
 
 Direction = Literal["better", "none"]
 
@@ -89,37 +90,73 @@ CHANGE_EXAM: Mapping[str, str] = {
 """Score of the change exam -> group. Only locality and length count towards a group's change: the others ask about the
 change itself, or are locality once more."""
 
-_LESS_IS_BETTER = re.compile(
-    r"(?:^|[._])(?:perplexity|bits_per_byte|cross_entropy|nats|ece|overreach|over_refusal|leak)(?:$|[._/])"
-)
-"""In names of scores; a headline's direction is its task's."""
+
+@dataclass(frozen=True)
+class DriftScore:
+    """A score's part in its group. before: None where it was not asked; change: None without one or with 0 before."""
+
+    score: str
+    before: float | None
+    after: float
+    difference: float | None = None
+    change: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The relative change of a group with the scores behind it. change: None where no score has one; direction:
+    `better` (positive is better), `none` (a change is only a change).
+    """
+
+    change: float | None
+    direction: Direction = "better"
+    scores: tuple[DriftScore, ...] = ()
+
+    @property
+    def directed(self) -> bool:
+        """Whether more is better or worse."""
+        return self.direction != "none"
+
+
+class Mapped(Protocol):
+    """What of an exam is needed here; `exams/results.ExamInfo` has it."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def headline(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Mapping[str, str]: ...
+
+    @property
+    def scores(self) -> Sequence[ScoreSpec]: ...
 
 
 def relative_changes(
-    before: Mapping[str, float], after: Mapping[str, float], exams: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """Group -> its relative change with the scores behind it, as plain values; groups without a score are absent.
+    before: Mapping[str, float], after: Mapping[str, float], exams: Mapping[str, Mapped]
+) -> dict[str, Drift]:
+    """Group -> its relative change with the scores behind it; groups without a score are absent.
 
     before, after: `<exam>.<score>` -> value, as in a study's results; of the change exam without a prefix, in `after`.
-    exams: `results.json`'s: exam -> headline, capabilities, higher_is_better. Beside an exam's own mapping,
-    `robust.<headline>` is robustness to prompts, and `calibration.selective_area` faithfulness: whether confidence
-    tells right from wrong (ECE is near 0 in good models, so that its relative change would drown everything else).
-
-        {"can.knowledge": {"change": -0.12, "direction": "better", "scores": [
-            {"score": "mmlu.acc", "before": 0.5, "after": 0.44, "difference": -0.06, "change": -0.12}]}}
-
-    change: None where no score has one; direction: `better` (positive is better), `none` (a change is only a change).
-    """  # fmt: skip
-    groups: dict[str, list[dict[str, Any]]] = {name: [] for name in CAPABILITIES}
+    Beside an exam's own mapping, `robust.<headline>` is robustness to prompts, and `calibration.selective_area`
+    faithfulness: whether confidence tells right from wrong (ECE is near 0 in good models, so that its relative change
+    would drown everything else). ValueError for a group that does not exist.
+    """
+    groups: dict[str, list[DriftScore]] = {name: [] for name in CAPABILITIES}
     for exam, info in exams.items():
+        if info.kind == "change":
+            continue
         for score, group in _groups_of(info).items():
             if group not in groups:
                 raise ValueError(f"exam '{exam}': no capability is called '{group}'")
             key = f"{exam}.{score}"
             if key in after:
-                groups[group].append(
-                    _entry(key, before.get(key), after[key], group, higher=_higher_is_better(score, info))
-                )
+                spec = find_spec(score, info.scores)
+                higher = spec is None or spec.higher_is_better
+                groups[group].append(_entry(key, before.get(key), after[key], group, higher=higher))
     for score, group in CHANGE_EXAM.items():
         if score in after and score.startswith(("locality.", "length.after")):
             old = 1.0 if score.startswith("locality.") else after.get("length.before")
@@ -127,37 +164,27 @@ def relative_changes(
     return {name: _summed(name, entries) for name, entries in groups.items() if entries}
 
 
-def _entry(key: str, old: float | None, new: float, group: str, *, higher: bool) -> dict[str, Any]:
+def _entry(key: str, old: float | None, new: float, group: str, *, higher: bool) -> DriftScore:
     sign = 1 if higher or not CAPABILITIES[group].direct else -1
-    return {
-        "score": key,
-        "before": old,
-        "after": new,
-        "difference": None if old is None else new - old,
-        "change": sign * (new - old) / abs(old) if old else None,
-        "note": "not asked before" if old is None else "" if old else "was 0 before: no relative change",
-    }
+    return DriftScore(
+        key,
+        old,
+        new,
+        None if old is None else new - old,
+        sign * (new - old) / abs(old) if old else None,
+        "not asked before" if old is None else "" if old else "was 0 before: no relative change",
+    )
 
 
-def _summed(group: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    counted = [entry["change"] for entry in entries if entry["change"] is not None]
+def _summed(group: str, entries: Sequence[DriftScore]) -> Drift:
+    counted = [entry.change for entry in entries if entry.change is not None]
     direction: Direction = "better" if CAPABILITIES[group].direct else "none"
-    return {
-        "change": sum(counted) / len(counted) if counted else None,
-        "direction": direction,
-        "scores": entries,
-    }
+    return Drift(sum(counted) / len(counted) if counted else None, direction, tuple(entries))
 
 
-def _groups_of(info: Mapping[str, Any]) -> dict[str, str]:
+def _groups_of(info: Mapped) -> dict[str, str]:
     """The exam's own mapping, and the scores that any exam may have."""
     common = {"calibration.selective_area": "can.faithfulness"}
-    if "headline" in info:
-        common[f"robust.{info['headline']}"] = "can.robust_prompts"
-    return {**common, **info.get("capabilities", {})}
-
-
-def _higher_is_better(score: str, info: Mapping[str, Any]) -> bool:
-    if "headline" in info and score.removeprefix("robust.") == info["headline"]:
-        return bool(info.get("higher_is_better", True))
-    return not _LESS_IS_BETTER.search(score)
+    if info.headline:
+        common[f"robust.{info.headline}"] = "can.robust_prompts"
+    return {**common, **info.capabilities}

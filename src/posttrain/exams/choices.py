@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from posttrain.exams.task import Ask, Reply
-from posttrain.inference.protocol import Plain, Prompt, Scored
+from posttrain.exams.task import Ask, Reply, the_scored
+from posttrain.inference.protocol import Plain, Prompt
 
 __all__ = ["Chosen", "choice_asks", "chosen"]
 
@@ -32,8 +32,7 @@ def choice_asks(prompt: Prompt, choices: Sequence[str]) -> tuple[Ask, ...]:
 
 def chosen(replies: Sequence[Reply], choices: Sequence[str]) -> Chosen:
     """The likeliest choice by total log-probability; the first one of equals."""
-    nats = [reply.sum_nats for reply in replies if isinstance(reply, Scored)]
-    assert len(nats) == len(choices)
+    nats = [reply.sum_nats for reply in the_scored(replies)]
     top = max(nats)
     weights = [math.exp(one - top) for one in nats]
     per_byte = [one / max(1, len(choice.encode())) for one, choice in zip(nats, choices, strict=True)]

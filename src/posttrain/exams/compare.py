@@ -32,8 +32,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
+from posttrain.exams.records import Sample
 from posttrain.exams.statistics import FEWEST, Interval, mcnemar, paired_bootstrap, wilson
-from posttrain.exams.task import Sample
 
 __all__ = ["Comparison", "Quadrants", "compare", "quadrants"]
 

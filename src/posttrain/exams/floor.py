@@ -8,7 +8,7 @@ That is the noise floor: only what falls below it is a loss. The same probes are
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from posttrain.exams.statistics import mcnemar, sign_flips
 
@@ -29,7 +29,8 @@ ONE_IN = 10
 """A fall of one probe in so many is a substantial one (the report calls kept what keeps 90 %)."""
 
 
-class BesideFloor(NamedTuple):
+@dataclass(frozen=True)
+class BesideFloor:
     """A method's score beside the floor's, on the probes that both could be judged on.
 
     n: probes; score, floor: shares kept; p_value: McNemar's, and the changes' where there are six or more (the larger

@@ -12,11 +12,9 @@ from collections.abc import Sequence
 
 from posttrain.data.control import gate_of
 from posttrain.data.scripts import is_cjk
-from posttrain.inference.encoding import PromptEncoder
-from posttrain.inference.places import among
 from posttrain.inference.protocol import Respondent
 
-__all__ = ["judge_same"]
+__all__ = ["MAX_NEW_TOKENS", "opinion_of", "prompts_of"]
 
 WORDING = {
     "en": (
@@ -42,28 +40,25 @@ _NO = re.compile(
 MAX_NEW_TOKENS = 8
 
 
-def judge_same(judge: Respondent, rows: Sequence[tuple[str, str, str]]) -> list[bool | None]:
-    """Of each (prompt, answer before, answer after): do both say the same? None: no clear opinion.
+def prompts_of(judge: Respondent, prompt: str, before: str, after: str) -> list[str]:
+    """What the judge is asked about two answers to a prompt, in both orders; nothing about equal texts."""
+    if before.strip() == after.strip():
+        return []
+    one, other = _readable(before, judge), _readable(after, judge)
+    return [_asked(prompt, one, other), _asked(prompt, other, one)]
 
-    Equal texts are not asked about.
+
+def opinion_of(said: Sequence[str]) -> bool | None:
+    """Do both answers say the same? None: no clear opinion. said: the judge's words in both orders, none of equal
+    texts.
     """
-    asked = [i for i, (_, before, after) in enumerate(rows) if before.strip() != after.strip()]
-    rows = [(prompt, _readable(before, judge), _readable(after, judge)) for prompt, before, after in rows]
-    prompts = [_asked(*row) for i in asked for row in (rows[i], (rows[i][0], rows[i][2], rows[i][1]))]
-    with among(lambda number: asked[number // 2], "pair"):
-        said = judge.answers(prompts, max_new_tokens=MAX_NEW_TOKENS) if prompts else []
-    opinions: list[bool | None] = [True] * len(rows)
-    for place, i in enumerate(asked):
-        one, other = (_opinion(said[2 * place + k].text) for k in (0, 1))
-        opinions[i] = one if one == other else None
-    return opinions
+    opinions = [_opinion(text) for text in said]
+    return True if not opinions else opinions[0] if len(set(opinions)) == 1 else None
 
 
 def _readable(answer: str, judge: Respondent) -> str:
     """Another model's answer without what is a control token to the judge, which would not be asked about it."""
-    if not isinstance(judge, PromptEncoder):
-        return answer
-    return gate_of(judge.tokenizer).without(answer, judge.tokenizer)
+    return answer if judge.tokenizer is None else gate_of(judge.tokenizer).without(answer, judge.tokenizer)
 
 
 def _asked(prompt: str, a: str, b: str) -> str:

@@ -14,24 +14,25 @@ import atexit
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from posttrain.data.joined import join
-from posttrain.errors import DataError, MissingError, PosttrainError, Problem, TemplateError
+from posttrain.errors import MissingError, PosttrainError, Problem, TemplateError
+from posttrain.exams.lm_eval_generation import generate
+from posttrain.exams.lm_eval_texts import Texts
 from posttrain.exams.responses import KeptResponses, request_id
-from posttrain.inference.places import among, placed
-from posttrain.inference.plain import TokenPair, cut_left, move_spaces, prefix_token, rolling_windows
+from posttrain.inference.locations import among, located
+from posttrain.inference.plain import TokenPair, cut_left, rolling_windows
 from posttrain.inference.protocol import Scored, Usage
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.scoring import score
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, load_model
-from posttrain.models.meter import MOMENT_S, Meter
 from posttrain.models.template_dates import at_moment, moment_of
 
 try:
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PosttrainLM", "join_world"]
 
-MAX_GEN_TOKENS = 256
-"""An answer's limit where a task gives none (HFLM.max_gen_toks)."""
-TOKENISED_AT_ONCE = 1024
 PROBE = "The 3 quick foxes.\n\t你好，世界！  é🙂"
 """Its tokens are part of the key of kept responses: tokenizers without a template have no other fingerprint."""
 
@@ -62,9 +60,10 @@ class PosttrainLM(TemplateLM):
 
     pretrained: a name for `load_model`, or what is loaded already, a model of transformers with its `tokenizer`; the
     weights may change between two calls (an exam during training), but not while one runs; batch_tokens: positions per
-    forward pass, in place of a batch size; responses: a JSONL file that keeps every response; on_progress(kind, done,
-    total): told as responses come; say: told once why prefixes are not shared, where they are not; batch_size,
-    max_batch_size: accepted because lm-eval passes them, without meaning here.
+    forward pass, in place of a batch size; responses: a JSONL file that keeps every response, with `discard` thrown
+    away where it is another model's; on_progress(kind, done, total): told as responses come; say: told once why
+    prefixes are not shared, where they are not; batch_size, max_batch_size: accepted because lm-eval passes them,
+    without meaning here.
     Under torchrun (WORLD_SIZE > 1) lm-eval gives each process its share of the documents.
     """
 
@@ -82,6 +81,7 @@ class PosttrainLM(TemplateLM):
         chat_template_args: dict[str, Any] | None = None,
         seed: int = 0,
         responses: Path | str | None = None,
+        discard: bool = False,
         on_progress: Callable[[str, int, int], None] | None = None,
         say: Callable[[str], None] = warnings.warn,
         device: str | None = None,
@@ -110,25 +110,32 @@ class PosttrainLM(TemplateLM):
             pretrained = LoadedModel(model, tokenizer, model.name_or_path)
         if isinstance(pretrained, LoadedModel):
             pretrained = ModelRespondent(pretrained, batch_tokens=batch_tokens)
+        if pretrained.stateful:
+            cause = "it adapts to each input in its order, and lm-eval's tasks are asked in any"
+            raise PosttrainError(Problem(pretrained.name, cause, "examine the model that it starts from"))
         self.respondent: ModelRespondent = pretrained
         self.model: Any = pretrained.model
         self.tokenizer: Any = pretrained.tokenizer
         self._device = self.model.device
-        self.batch_tokens = batch_tokens
-        self.add_bos_token = add_bos_token
-        self.own_prefix = prefix_token_id
         digits = isinstance(think_end_token, str) and think_end_token.isdigit()
-        self.think_end_token = int(think_end_token) if digits and think_end_token else think_end_token
+        self.texts = Texts(
+            pretrained,
+            max_length=max_length or resolve_max_length(self.model.config, self.tokenizer),
+            batch_tokens=batch_tokens,
+            add_bos_token=add_bos_token,
+            own_prefix=prefix_token_id,
+            think_end_token=int(think_end_token) if digits and think_end_token else think_end_token,
+            seed=seed,
+        )
+        self.max_length = self.texts.max_length
         self.enable_thinking = enable_thinking
         self.chat_template_args = (chat_template_args or {}) | (
             {} if enable_thinking is None else {"enable_thinking": enable_thinking}
         )
-        self.seed = seed
-        self.max_length = max_length or resolve_max_length(self.model.config, self.tokenizer)
         self.on_progress = on_progress
         self.say = say
         path = Path(responses) if responses is not None else None
-        self.kept = KeptResponses(path, self.fingerprint if path else "", rank=self._rank)
+        self.kept = KeptResponses(path, self.fingerprint if path else "", rank=self._rank, discard=discard)
 
     @classmethod
     def from_pretrained(cls, name: str, **settings: Any) -> PosttrainLM:
@@ -145,7 +152,8 @@ class PosttrainLM(TemplateLM):
     @property
     def fingerprint(self) -> str:
         """Of what responses depend on, as it is now: weights and their precision, template, tokens, limits."""
-        reads = [self.max_length, self.add_bos_token, self.prefix_token_id, self.think_end_token, self.seed]
+        read = self.texts
+        reads = [read.max_length, read.add_bos_token, read.prefix_token_id, read.think_end_token, read.seed]
         texts = [template_fingerprint(self.tokenizer), self.tokenizer.encode(PROBE)]
         text = repr([weights_fingerprint(self.model), str(self.model.dtype), texts, reads])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -153,12 +161,12 @@ class PosttrainLM(TemplateLM):
     @property
     def eot_token_id(self) -> int | None:
         """The tokenizer's eos, if it has one."""
-        return self.tokenizer.eos_token_id
+        return self.texts.eot_token_id
 
     @property
     def prefix_token_id(self) -> int:
         """What an empty context stands for: bos, or eos where there is none."""
-        return prefix_token(self.tokenizer) if self.own_prefix is None else self.own_prefix
+        return self.texts.prefix_token_id
 
     @property
     def tokenizer_name(self) -> str:
@@ -223,9 +231,7 @@ class PosttrainLM(TemplateLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Each context's continuation up to a stop string."""
-        from posttrain.exams.lm_eval_generation import generate
-
-        return self._remembered("generate_until", requests, lambda arguments, done: generate(self, arguments, done))
+        return self._remembered("generate_until", requests, partial(generate, self.texts))
 
     def _remembered(
         self, kind: str, requests: Sequence[Any], ask: Callable[[list[tuple[Any, ...]], Done], None]
@@ -251,7 +257,7 @@ class PosttrainLM(TemplateLM):
                 self.on_progress(kind, finished, total)
 
         if waiting:
-            with placed(lambda i: _place(of[waiting[i]], i)):
+            with located(lambda i: _place(of[waiting[i]], i)):
                 ask([todo[name] for name in waiting], done)
         return [self.kept.found[name] for name in names]
 
@@ -270,11 +276,11 @@ class PosttrainLM(TemplateLM):
     # ---- scoring -------------------------------------------------------------------------------------------------
 
     def _score_pairs(self, arguments: list[tuple[Any, ...]], done: Done) -> None:
-        pairs = self._pairs(arguments)
+        pairs = self.texts.pairs(arguments)
         self._score(pairs, lambda i, scored: done(i, (scored.sum_nats, scored.greedy)))
 
     def _score_texts(self, arguments: list[tuple[Any, ...]], done: Done) -> None:
-        coded = self._encode_all([text for (text,) in arguments])
+        coded = self.texts.encoded([text for (text,) in arguments])
         windows = [list(rolling_windows(coded[text], self.prefix_token_id, self.max_length)) for (text,) in arguments]
         of = [i for i, each in enumerate(windows) for _ in each]
         sums: list[dict[int, float]] = [{} for _ in windows]
@@ -295,7 +301,14 @@ class PosttrainLM(TemplateLM):
         fitting = [cut_left(pair, self.max_length) for pair in pairs]
         self.usage.truncated += sum(new != old for new, old in zip(fitting, pairs, strict=True))
         self.respondent.check_tokens([[*pair.context, *pair.continuation] for pair in fitting], "request")
-        score(self.model, fitting, usage=self.usage, batch_tokens=self.batch_tokens, on_scored=on_scored, say=self.say)
+        score(
+            self.model,
+            fitting,
+            usage=self.usage,
+            batch_tokens=self.texts.batch_tokens,
+            on_scored=on_scored,
+            say=self.say,
+        )
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
@@ -306,58 +319,15 @@ class PosttrainLM(TemplateLM):
         self._score(pairs, lambda i, scored: found.update({i: (scored.sum_nats, scored.greedy)}))
         return [found[i] for i in range(len(requests))]
 
-    # ---- text to tokens ------------------------------------------------------------------------------------------
-
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Ids of a text; `add_special_tokens` None: as the tokenizer has it, bos not twice."""
         if add_special_tokens is None:
-            return self._encode_all([string])[string]
+            return self.texts.encoded([string])[string]
         return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
 
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
         """Text of ids."""
-        return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
-
-    def _encode_all(self, texts: Iterable[str]) -> dict[str, list[int]]:
-        """Ids by text, each text once and many at a time: few-shot prompts come once per choice."""
-        bos = self.tokenizer.decode(self.prefix_token_id)
-        unique = list(dict.fromkeys(texts))
-        coded: dict[str, list[int]] = {}
-        for marked in (False, True):
-            some = [text for text in unique if bool(bos and text.startswith(bos)) == marked]
-            special = False if marked else self.add_bos_token
-            flags = {} if special is None else {"add_special_tokens": special}
-            with Meter("cutting texts into tokens", len(some), "texts", after_s=MOMENT_S) as meter:
-                for start in range(0, len(some), TOKENISED_AT_ONCE):
-                    part = some[start : start + TOKENISED_AT_ONCE]
-                    rows = self.tokenizer(
-                        part, return_attention_mask=False, return_token_type_ids=False, verbose=False, **flags
-                    )
-                    coded.update(zip(part, rows["input_ids"], strict=True))
-                    meter.more(len(part))
-        return coded
-
-    def _pairs(self, arguments: Sequence[tuple[Any, ...]]) -> list[TokenPair]:
-        """`TemplateLM.loglikelihood` and `_encode_pair` for all requests at once."""
-        split = [move_spaces(context, continuation) for context, continuation in arguments]
-        coded = self._encode_all(text for context, continuation in split for text in (context, context + continuation))
-        pairs = []
-        for (context, continuation), (given, _) in zip(split, arguments, strict=True):
-            if given == "":
-                ids = self.tokenizer.encode(continuation, add_special_tokens=False)
-                own = ids[:1] == [self.prefix_token_id]
-                pairs.append(TokenPair(ids[:1], ids[1:]) if own else TokenPair([self.prefix_token_id], ids))
-            else:  # of nothing but spaces HFLM makes no token, unless the tokenizer puts bos in front
-                whole = coded[context + continuation]
-                joined = join(coded[context], whole, context, continuation, self.tokenizer)
-                pairs.append(TokenPair(joined.before or [self.prefix_token_id], joined.after))
-        nothing = [one for one, pair in zip(arguments, pairs, strict=True) if not pair.continuation]
-        if nothing:
-            cause = "the tokenizer makes no token of this continuation, which would be likelier than any other"
-            raise DataError(
-                *(Problem(f"{given[-40:]!r} {text!r}", cause, "take it out") for given, text in nothing[:20])
-            )
-        return pairs
+        return self.texts.decoded(tokens, skip_special_tokens=skip_special_tokens)
 
     # ---- several processes ---------------------------------------------------------------------------------------
 

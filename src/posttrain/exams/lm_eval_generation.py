@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from posttrain.errors import PosttrainError, Problem
+from posttrain.exams.lm_eval_texts import Texts
 from posttrain.inference.decode import decode
-from posttrain.inference.places import among
+from posttrain.inference.locations import among
 
-if TYPE_CHECKING:
-    from posttrain.exams.lm_eval import PosttrainLM
+__all__ = ["MAX_GEN_TOKENS", "generate"]
 
-__all__ = ["generate"]
-
+MAX_GEN_TOKENS = 256
+"""An answer's limit where a task gives none (HFLM.max_gen_toks)."""
 TOP_K = 50
 """Of `model.generate` when nobody says otherwise."""
 OWN = frozenset({"do_sample", "temperature", "top_p", "top_k"})
@@ -43,98 +43,92 @@ class Settings(NamedTuple):
     given: dict[str, Any]
 
 
-def generate(
-    lm: PosttrainLM, arguments: Sequence[tuple[str, dict[str, Any]]], done: Callable[[int, str], None]
-) -> None:
+def generate(texts: Texts, arguments: Sequence[tuple[str, dict[str, Any]]], done: Callable[[int, str], None]) -> None:
     """Answer every (context, settings); requests of equal settings together, `done` told each text as it is ready."""
     groups: dict[str, list[int]] = {}
     for i, (_, given) in enumerate(arguments):
         groups.setdefault(json.dumps(given, sort_keys=True), []).append(i)
     for rows in groups.values():
         with among(rows.__getitem__):
-            settings = _settings(lm, arguments[rows[0]][1])
-            prompts = _prompts(lm, [arguments[i][0] for i in rows], settings.limit)
-            lm.respondent.check_tokens(prompts, "request")
-            reason = _only_plain(lm, settings)
+            settings = _settings(texts, arguments[rows[0]][1])
+            prompts = _prompts(texts, [arguments[i][0] for i in rows], settings.limit)
+            texts.respondent.check_tokens(prompts, "request")
+            reason = _only_plain(texts, settings)
             if reason:
-                lm.usage.plain_requests += len(rows)
-                lm.usage.plain_reason = lm.usage.plain_reason or reason
+                texts.respondent.usage.plain_requests += len(rows)
+                texts.respondent.usage.plain_reason = texts.respondent.usage.plain_reason or reason
             ask = _generate_plainly if reason else _decode
-            ask(lm, prompts, settings, partial(_finish, lm, rows, settings, done))
+            ask(texts, prompts, settings, partial(_finish, texts, rows, settings, done))
 
 
 def _finish(
-    lm: PosttrainLM, rows: list[int], settings: Settings, done: Callable[[int, str], None], at: int, ids: list[int]
+    texts: Texts, rows: list[int], settings: Settings, done: Callable[[int, str], None], at: int, ids: list[int]
 ) -> None:
-    done(rows[at], _text(lm, ids, settings))
+    done(rows[at], _text(texts, ids, settings))
 
 
-def _settings(lm: PosttrainLM, given: dict[str, Any]) -> Settings:
+def _settings(texts: Texts, given: dict[str, Any]) -> Settings:
     from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
-    from posttrain.exams.lm_eval import MAX_GEN_TOKENS
-
     kwargs: dict[str, Any] = dict(normalize_gen_kwargs(given, MAX_GEN_TOKENS))
-    eos = lm.eot_token_id
+    eos = texts.eot_token_id
     until = handle_stop_sequences(
-        kwargs.pop("until", None), eos=None if eos is None else lm.tok_decode(eos, skip_special_tokens=False)
+        kwargs.pop("until", None), eos=None if eos is None else texts.decoded(eos, skip_special_tokens=False)
     )
     limit = kwargs.pop("max_gen_toks")
-    if limit >= lm.max_length:
-        cause = f"max_gen_toks {limit} leaves no room for a prompt: the model has {lm.max_length} positions"
+    if limit >= texts.max_length:
+        cause = f"max_gen_toks {limit} leaves no room for a prompt: the model has {texts.max_length} positions"
         raise PosttrainError(Problem("generation_kwargs", cause, "--gen-kwargs max_gen_toks=64"))
     return Settings([term for term in until if term], limit, bool(kwargs["do_sample"]), kwargs)
 
 
-def _prompts(lm: PosttrainLM, contexts: Sequence[str], limit: int) -> list[list[int]]:
+def _prompts(texts: Texts, contexts: Sequence[str], limit: int) -> list[list[int]]:
     """Ids, cut on the left so that `limit` more fit (`HFLM.tok_batch_encode`); an empty context is the prefix token."""
-    room = lm.max_length - limit
-    coded = lm._encode_all(contexts)
-    lm.usage.truncated += sum(len(coded[text]) > room for text in contexts)
-    return [coded[text][-room:] or [lm.prefix_token_id] for text in contexts]
+    room = texts.max_length - limit
+    coded = texts.encoded(contexts)
+    texts.respondent.usage.truncated += sum(len(coded[text]) > room for text in contexts)
+    return [coded[text][-room:] or [texts.prefix_token_id] for text in contexts]
 
 
-def _only_plain(lm: PosttrainLM, settings: Settings) -> str:
+def _only_plain(texts: Texts, settings: Settings) -> str:
     """Why `decode` cannot answer these; empty when it can."""
-    config = lm.model.generation_config
+    config = texts.respondent.model.generation_config
     extra = sorted(settings.given.keys() - OWN)
     if config is not None:
         extra += sorted(k for k, v in config.to_diff_dict().items() if k not in WITHOUT_EFFECT and v is not None)
     if extra:
         return f"generation settings that only model.generate has: {', '.join(dict.fromkeys(extra))}"
-    special = set(lm.tokenizer.all_special_ids)
-    if any(i not in special for i in _stop_ids(lm)):
+    special = set(texts.tokenizer.all_special_ids)
+    if any(i not in special for i in _stop_ids(texts)):
         return "an end token that is ordinary text"
     return ""
 
 
-def _stop_ids(lm: PosttrainLM) -> frozenset[int]:
+def _stop_ids(texts: Texts) -> frozenset[int]:
     """The generation config's end tokens, and the tokenizer's, which HFLM has as a stop string."""
-    config = lm.model.generation_config
+    config = texts.respondent.model.generation_config
     listed = config.eos_token_id if config is not None else None
     listed = listed if isinstance(listed, list) else [listed]
-    return frozenset(i for i in [*listed, lm.eot_token_id] if i is not None)
+    return frozenset(i for i in [*listed, texts.eot_token_id] if i is not None)
 
 
-def _decode(
-    lm: PosttrainLM, prompts: list[list[int]], settings: Settings, done: Callable[[int, list[int]], None]
-) -> None:
-    chosen = _sampling(lm, settings)
+def _decode(texts: Texts, prompts: list[list[int]], settings: Settings, done: Callable[[int, list[int]], None]) -> None:
+    chosen = _sampling(texts, settings)
     decode(
-        lm.model,
+        texts.respondent.model,
         prompts,
-        stop=_stop_ids(lm),
-        pad_id=lm.respondent.pad_id,
+        stop=_stop_ids(texts),
+        pad_id=texts.respondent.pad_id,
         max_new_tokens=settings.limit,
         temperature=chosen.temperature,
-        seed=lm.seed,
+        seed=texts.seed,
         top_p=chosen.top_p,
         top_k=chosen.top_k,
-        batch_tokens=lm.batch_tokens,
+        batch_tokens=texts.batch_tokens,
         stop_texts=settings.until,
-        text_of=lm.tok_decode,
+        text_of=texts.decoded,
         on_done=lambda at, answer: done(at, answer.ids),
-        usage=lm.usage,
+        usage=texts.respondent.usage,
     )
 
 
@@ -146,11 +140,11 @@ class Sampling(NamedTuple):
     top_k: int
 
 
-def _sampling(lm: PosttrainLM, settings: Settings) -> Sampling:
+def _sampling(texts: Texts, settings: Settings) -> Sampling:
     """The task's, else the generation config's, else what `model.generate` does without either (top_k 50)."""
     if not settings.sampled:
         return Sampling(0.0, 1.0, 0)
-    config = lm.model.generation_config
+    config = texts.respondent.model.generation_config
     own = {} if config is None else config.to_dict()
     chosen = {"temperature": 1.0, "top_p": 1.0, "top_k": TOP_K}
     for given in (own, settings.given):
@@ -160,34 +154,34 @@ def _sampling(lm: PosttrainLM, settings: Settings) -> Sampling:
 
 @torch.inference_mode()
 def _generate_plainly(
-    lm: PosttrainLM, prompts: list[list[int]], settings: Settings, done: Callable[[int, list[int]], None]
+    texts: Texts, prompts: list[list[int]], settings: Settings, done: Callable[[int, list[int]], None]
 ) -> None:
     from lm_eval.models.utils_hf import stop_sequences_criteria
 
     given = dict(settings.given)
     if not settings.sampled and not given.get("temperature"):
         given.pop("temperature", None)
-    torch.manual_seed(lm.seed)
+    torch.manual_seed(texts.seed)
     for at, prompt in enumerate(prompts):
-        out = lm.model.generate(
-            input_ids=torch.tensor([prompt], device=lm.model.device),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=lm.model.device),
+        out = texts.respondent.model.generate(
+            input_ids=torch.tensor([prompt], device=texts.respondent.model.device),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=texts.respondent.model.device),
             max_length=given.pop("max_length", None) or len(prompt) + settings.limit,
-            stopping_criteria=stop_sequences_criteria(lm.tokenizer, settings.until, len(prompt), 1),
-            pad_token_id=lm.respondent.pad_id,
+            stopping_criteria=stop_sequences_criteria(texts.tokenizer, settings.until, len(prompt), 1),
+            pad_token_id=texts.respondent.pad_id,
             use_cache=True,
             **given,
         )
         done(at, out[0, len(prompt) :].tolist())
 
 
-def _text(lm: PosttrainLM, ids: list[int], settings: Settings) -> str:
+def _text(texts: Texts, ids: list[int], settings: Settings) -> str:
     """The answer without special tokens, thoughts, and what follows a stop string."""
     from lm_eval.models.utils import postprocess_generated_text
 
-    end = lm.think_end_token
+    end = texts.think_end_token
     if isinstance(end, int) and end in ids:
         ids = ids[len(ids) - ids[::-1].index(end) :]
-    text = lm.tok_decode(ids)
+    text = texts.decoded(ids)
     text = text.lstrip() if isinstance(end, int) else text
     return postprocess_generated_text(text, settings.until, end if isinstance(end, str) else None)

@@ -1,125 +1,133 @@
-"""`samples.jsonl` of an exam: appended as probes finish, read again after a kill.
-
-Each line carries the key of its exam (both fingerprints, the change and the settings), so answers of other models or of
-an edited change file are never taken for this exam's. A line torn by a kill is cut off before anything is appended.
-"""
+"""What an exam keeps of a question: a judged answer, one line of a sample file (`sample_log.py`)."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Protocol, Self
 
-from posttrain.config.change import Change
-from posttrain.config.json_text import parse_json
-from posttrain.errors import ConfigError, DataError, Problem
-from posttrain.exams.change import ProbeResult
-from posttrain.exams.matching import MatchMode
-from posttrain.models.disk import append, write_whole
-
-__all__ = ["SamplesFile", "exam_key", "rows_in", "write_atomically"]
-
-T = TypeVar("T")
+__all__ = ["ProbeResult", "Record", "Sample"]
 
 
-MEASURE = 3
-"""Raised when answers are judged otherwise, so that samples judged by older rules are not taken for this exam's."""
+class Record(Protocol):
+    """A line of a sample file. key: unique within the file, or within one change of it; perturbation: how the question
+    was disturbed, empty for the original.
+    """
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def perturbation(self) -> str: ...
+
+    def disturbed(self, how: str) -> Self:
+        """The same of a question that was asked so."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        ...
 
 
-def exam_key(
-    before_fingerprint: str,
-    after_fingerprint: str,
-    change: Change,
-    *,
-    max_new_tokens: int,
-    mode: MatchMode,
-    judge: str = "",
-) -> str:
-    """The same only for the same two respondents, change and settings."""
-    content = json.dumps(
-        [before_fingerprint, after_fingerprint, change.model_dump(mode="json"), max_new_tokens, mode, judge, MEASURE],
-        sort_keys=True,
-        ensure_ascii=False,
-    )
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class Sample:
+    """One judged item: a line of `exams/<task>.jsonl`. None: does not apply.
+
+    answer: what was said, or the choice that was likeliest; target: what was wanted, for people to read;
+    scores: this item's own score by name, averaged by `averages`; correct: right or wrong, for comparisons of two
+    models; choices: the k of a k-way choice, for chance adjustment; confidence: the probability (0 to 1) that the
+    model gave to its choice, for calibration; perturbation: how the question was disturbed, empty for the original.
+    """
+
+    id: str
+    group: str
+    question: str
+    answer: str
+    target: str
+    scores: Mapping[str, float]
+    correct: bool | None = None
+    choices: int | None = None
+    confidence: float | None = None
+    perturbation: str = ""
+    tokens: int = 0
+    ended: bool = True
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Unique within a task's file."""
+        return f"{self.id}|{self.perturbation}"
+
+    def disturbed(self, how: str) -> Sample:
+        """The same of a question that was asked so."""
+        return replace(self, perturbation=how) if how else self
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Sample:
+        """The other way; keys of callers are left aside."""
+        return cls(**{f.name: row[f.name] for f in fields(cls) if f.name in row})
 
 
-class Line(NamedTuple):
-    """One finished probe of one exam."""
+@dataclass(frozen=True)
+class ProbeResult:
+    """One line of `samples.jsonl`. None: does not apply to this probe, or could not be counted (`note` says why)."""
 
-    exam: str
-    change: str
-    result: ProbeResult
+    key: str
+    group: str
+    index: int
+    prompt: str
+    """The user's last words."""
+    answer: tuple[str, ...]
+    answer_contains: tuple[str, ...]
+    before: str
+    after: str
+    ok: bool | None
+    ok_before: bool | None = None
+    """Targets and generality: was it met before the change already?"""
+    kept: float | None = None
+    """How much of the content is kept, 0 to 1."""
+    band: str = ""
+    """same, drifted or changed."""
+    why: str = ""
+    """What decided about the band."""
+    manner: float | None = None
+    """How much of the manner is kept, 0 to 1."""
+    judged: bool | None = None
+    """What the judge says about whether both answers say the same."""
+    strict: bool | None = None
+    leak: bool | None = None
+    new_beats_old: bool | None = None
+    logp_new_nats: float | None = None
+    logp_old_nats: float | None = None
+    kl_nats: float | None = None
+    """Summed over `kl_tokens` positions."""
+    kl_tokens: int | None = None
+    tokens_before: int = 0
+    tokens_after: int = 0
+    ended_before: bool = True
+    ended_after: bool = True
+    """False: cut at max_new_tokens."""
+    note: str = ""
 
-    def to_text(self) -> str:
-        """One line of the file."""
-        row = {"exam": self.exam, "change": self.change, **self.result.to_json()}
-        return json.dumps(row, ensure_ascii=False) + "\n"
+    @property
+    def perturbation(self) -> str:
+        """Probes are not disturbed."""
+        return ""
 
+    def disturbed(self, how: str) -> ProbeResult:
+        """The same: probes are not disturbed."""
+        return self
 
-def rows_in(path: Path, raw: bytes, read: Callable[[dict[str, Any]], T], wrong: str) -> list[T]:
-    """The lines of a file that reads `raw`, blank ones left out. DataError with every line that is none: `wrong`."""
-    found, problems = [], []
-    for number, text in enumerate(raw.split(b"\n"), start=1):
-        if not text.strip():
-            continue
-        try:
-            found.append(read(parse_json(text.decode())))
-        except (ValueError, KeyError, TypeError):
-            problems.append(Problem(f"{path}:{number}", wrong, "delete the line"))
-    if problems:
-        raise DataError(*problems)
-    return found
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
 
-
-class SamplesFile:
-    """The samples of one or more exams in one file."""
-
-    def __init__(self, path: Path, exams: Mapping[str, str]) -> None:
-        """exams: change name -> exam key. ConfigError when the file holds other exams' samples."""
-        self.path = path
-        self.exams = dict(exams)
-        self.done: dict[str, dict[str, ProbeResult]] = {name: {} for name in exams}
-        self._read()
-
-    def _read(self) -> None:
-        if not self.path.exists():
-            return
-        raw = self.path.read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1]
-        foreign = 0
-
-        def read(row: dict[str, Any]) -> Line:
-            return Line(row["exam"], row["change"], ProbeResult.from_json(row))
-
-        for line in rows_in(self.path, whole, read, "not a sample of an exam"):
-            if self.exams.get(line.change) == line.exam:
-                self.done[line.change][line.result.key] = line.result
-            else:
-                foreign += 1
-        if foreign:
-            cause = f"holds {foreign} samples of another exam (other models, settings, or an edited change file)"
-            raise ConfigError(Problem(str(self.path), cause, "give another --output, or delete the file"))
-        if len(whole) < len(raw):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-
-    def append(self, change: str, result: ProbeResult) -> None:
-        """Add one finished probe; on the disk when this returns to the system, whole or not at all when killed."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        append(self.path, Line(self.exams[change], change, result).to_text())
-
-    def rewrite(self, samples: Mapping[str, Iterable[ProbeResult]]) -> None:
-        """All samples in the order of the change files, in place of those in the order of finishing."""
-        lines = [
-            Line(self.exams[name], name, result).to_text() for name, results in samples.items() for result in results
-        ]
-        write_atomically(self.path, "".join(lines))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside and rename: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> ProbeResult:
+        """The other way; keys of callers are left aside."""
+        own: dict[str, Any] = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        return cls(**own | {name: tuple(own[name]) for name in ("answer", "answer_contains")})

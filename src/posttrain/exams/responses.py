@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import ConfigError, Problem
-from posttrain.exams.records import rows_in
-from posttrain.models.disk import append
+from posttrain.exams.sample_log import append_row, cut_torn, rows_in
 
 __all__ = ["KeptResponses", "request_id"]
 
@@ -33,39 +32,32 @@ class KeptResponses:
     Under torchrun each process appends to a file of its own (`responses-1.jsonl` beside the first's) and reads all.
     """
 
-    def __init__(self, path: Path | None, key: str, *, rank: int = 0) -> None:
-        """ConfigError when a file holds another model's responses."""
+    def __init__(self, path: Path | None, key: str, *, rank: int = 0, discard: bool = False) -> None:
+        """ConfigError when a file holds another model's responses; with `discard` it is thrown away instead."""
         self.path = path and (path.with_stem(f"{path.stem}-{rank}") if rank else path)
         self.key = key
         self.found: dict[str, Any] = {}
         if path is not None:
             for each in sorted({path, *path.parent.glob(f"{path.stem}-*{path.suffix}")}):
-                self._read(each, own=each == self.path)
+                self._read(each, own=each == self.path, discard=discard)
 
-    def _read(self, path: Path, *, own: bool) -> None:
+    def _read(self, path: Path, *, own: bool, discard: bool) -> None:
         if not path.exists():
             return
-        raw = path.read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1]
-        foreign = 0
-        read = itemgetter("exam", "request", "response")
-        for key, request, response in rows_in(path, whole, read, "not a response to a request"):
-            if key == self.key:
-                self.found[request] = response
-            else:
-                foreign += 1
+        rows = rows_in(path, itemgetter("exam", "request", "response"), "not a response to a request")
+        foreign = sum(key != self.key for key, _, _ in rows)
+        if foreign and discard:
+            path.unlink(missing_ok=True)
+            return
         if foreign:
             cause = f"holds {foreign} responses of another model (other weights, template or limits)"
             raise ConfigError(Problem(str(path), cause, "give another --output, or --restart"))
-        if own and len(whole) < len(raw):  # a line torn by a kill
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
+        self.found |= {request: response for _, request, response in rows}
+        if own:
+            cut_torn(path)
 
     def append(self, request: str, response: Any) -> None:
         """Add one response; given to the system whole when this returns."""
         self.found[request] = response
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"exam": self.key, "request": request, "response": response}, ensure_ascii=False)
-        append(self.path, line + "\n")
+        if self.path is not None:
+            append_row(self.path, {"exam": self.key, "request": request, "response": response})

@@ -23,117 +23,115 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from posttrain.exams.statistics import Interval, cohen_kappa, mean_over_changes, share_over_changes, wilson
+from posttrain.exams.records import ProbeResult
+from posttrain.exams.score_spec import ScoreSpec
+from posttrain.exams.statistics import Interval, Score, cohen_kappa, mean_over_changes, share_over_changes, wilson
 from posttrain.exams.uncounted import uncounted_note
 
-if TYPE_CHECKING:
-    from posttrain.exams.change import ProbeResult
+__all__ = ["HEADLINE", "SPECS", "merged_notes", "notes_of", "outcomes", "over_changes", "score"]
 
-__all__ = ["ExamResult", "Summary", "is_share", "merged_notes", "over_changes", "score", "summarise"]
+HEADLINE = "reliability"
+"""What stands for the change exam."""
+_LOCAL = ("same_pattern", "neighbour", "unrelated", "format", "refusal")
+_GENERAL = ("rephrase", "reverse", "hop", "cross_lingual")
+SPECS: tuple[ScoreSpec, ...] = (
+    ScoreSpec("reliability", "reliability", group="reliability"),
+    *(ScoreSpec(f"generality.{kind}", kind, group="generality") for kind in _GENERAL),
+    *(ScoreSpec(f"locality.{kind}", kind, group="locality") for kind in _LOCAL),
+    # a leak mirrors what counts as kept (at most one answer in ten is not) and as lost (half of them)
+    ScoreSpec("leak", "leak", better="less", group="leak", ends=(0.1, 0.5)),
+    *(ScoreSpec(f"same.{kind}", kind, group="same") for kind in _LOCAL),
+    *(ScoreSpec(f"kept.{kind}", kind, "grade", group="kept") for kind in _LOCAL),
+    ScoreSpec("manner", "manner", "grade", group="manner"),
+    *(ScoreSpec(f"judge.{kind}", kind, group="judge") for kind in _LOCAL),
+    ScoreSpec("judge.agreement", "agreement", group="judge"),
+    ScoreSpec("judge.kappa", "kappa", "grade", group="judge"),
+    *(ScoreSpec(f"strict.{kind}", kind, group="strict") for kind in _LOCAL),
+    ScoreSpec("drift.target_kl", "target_kl", "nats", "none", "drift"),  # it is wanted
+    ScoreSpec("drift.unrelated_kl", "unrelated_kl", "nats", "less", "drift", (0.25, 1.0)),
+    *(ScoreSpec(f"likelihood.{kind}", kind, group="likelihood") for kind in ("reliability", *_GENERAL, *_LOCAL)),
+    ScoreSpec("length.before", "before", "tokens", "none", "length"),
+    ScoreSpec("length.after", "after", "tokens", "none", "length"),
+    ScoreSpec("length.cut", "cut", "share", "none", "length"),
+)
+"""Every score of the change exam, in the order of tables."""
+_SHARES = frozenset(spec.key for spec in SPECS if spec.unit == "share")
 
 _COUNTED = re.compile(r"(\d+) of (\d+) (.*)", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class ExamResult:
-    """Scores of one change; ci95 and n have the keys of `scores` (a mean over one probe has no interval)."""
-
-    scores: dict[str, float]
-    ci95: dict[str, Interval]
-    n: dict[str, int]
-    samples: list[ProbeResult] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """What a reader has to know: probes not counted, answers cut, targets met before."""
-
-    @property
-    def outcomes(self) -> dict[str, list[int | None]]:
-        """Locality score -> of each probe, in the file's order: 1 kept, 0 not, None not counted."""
-        found: dict[str, list[int | None]] = {}
-        for s in self.samples:
-            if s.group.startswith("locality."):
-                found.setdefault(s.group, []).append(None if s.ok is None else int(s.ok))
-        return found
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Scores averaged over changes; n: probes in all; changes: how many changes have this score."""
-
-    scores: dict[str, float]
-    ci95: dict[str, Interval]
-    n: dict[str, int]
-    changes: dict[str, int]
-
-
-def score(samples: Sequence[ProbeResult]) -> ExamResult:
+def score(samples: Sequence[ProbeResult]) -> dict[str, Score]:
     """The scores of one change's samples."""
-    result = ExamResult({}, {}, {}, list(samples), _notes(samples))
+    made: dict[str, Score] = {}
     groups = list(dict.fromkeys(s.group for s in samples))
     for group in groups:
-        _share(result, group, [s.ok for s in samples if s.group == group])
+        _share(made, group, [s.ok for s in samples if s.group == group])
     local = [group for group in groups if group.startswith("locality.")]
     counted = [s for s in samples if s.ok is not None]
     for group in local:
         own = [s for s in counted if s.group == group]
-        _mean(result, f"kept.{_kind(group)}", [s.kept for s in own if s.kept is not None])
-        _share(result, f"same.{_kind(group)}", [s.band == "same" for s in own if s.kept is not None])
+        _mean(made, f"kept.{_kind(group)}", [s.kept for s in own if s.kept is not None])
+        _share(made, f"same.{_kind(group)}", [s.band == "same" for s in own if s.kept is not None])
     for group in local:
-        _share(result, f"strict.{_kind(group)}", [s.strict for s in counted if s.group == group])
-    _mean(result, "manner", [s.manner for s in samples if s.manner is not None])
-    _share(result, "leak", [s.leak for s in samples])
+        _share(made, f"strict.{_kind(group)}", [s.strict for s in counted if s.group == group])
+    _mean(made, "manner", [s.manner for s in samples if s.manner is not None])
+    _share(made, "leak", [s.leak for s in samples])
     for group in local:
-        _share(result, f"judge.{_kind(group)}", [s.judged for s in counted if s.group == group])
+        _share(made, f"judge.{_kind(group)}", [s.judged for s in counted if s.group == group])
     both = [(s.judged, s.ok) for s in counted if s.judged is not None and s.ok is not None]
-    _share(result, "judge.agreement", [judged == ok for judged, ok in both])
+    _share(made, "judge.agreement", [judged == ok for judged, ok in both])
     kappa = cohen_kappa(both)
     if kappa is not None:
-        result.scores["judge.kappa"], result.n["judge.kappa"] = kappa, len(both)
+        made["judge.kappa"] = Score(kappa, None, len(both))
     for group in groups:
-        _share(result, f"likelihood.{_kind(group)}", [s.new_beats_old for s in samples if s.group == group])
+        _share(made, f"likelihood.{_kind(group)}", [s.new_beats_old for s in samples if s.group == group])
     for name, group in (("drift.target_kl", "reliability"), ("drift.unrelated_kl", "locality.unrelated")):
-        _per_token(result, name, [s for s in samples if s.group == group])
-    _mean(result, "length.before", [s.tokens_before for s in samples])
-    _mean(result, "length.after", [s.tokens_after for s in samples])
-    _share(result, "length.cut", [not s.ended_after for s in samples])
-    return result
+        _per_token(made, name, [s for s in samples if s.group == group])
+    _mean(made, "length.before", [s.tokens_before for s in samples])
+    _mean(made, "length.after", [s.tokens_after for s in samples])
+    _share(made, "length.cut", [not s.ended_after for s in samples])
+    return made
+
+
+def outcomes(samples: Sequence[ProbeResult]) -> dict[str, tuple[int | None, ...]]:
+    """Locality score -> of each probe, in the file's order: 1 kept, 0 not, None not counted."""
+    found: dict[str, tuple[int | None, ...]] = {}
+    for s in samples:
+        if s.group.startswith("locality."):
+            found[s.group] = (*found.get(s.group, ()), None if s.ok is None else int(s.ok))
+    return found
 
 
 def _kind(group: str) -> str:
     return group.rpartition(".")[2]
 
 
-def _share(result: ExamResult, name: str, values: Sequence[bool | None]) -> None:
+def _share(made: dict[str, Score], name: str, values: Sequence[bool | None]) -> None:
     counted = [value for value in values if value is not None]
     if counted:
-        result.scores[name] = sum(counted) / len(counted)
-        result.ci95[name] = wilson(sum(counted), len(counted))
-        result.n[name] = len(counted)
+        n, found = len(counted), sum(counted)
+        made[name] = Score(found / n, wilson(found, n), n)
 
 
-def _mean(result: ExamResult, name: str, values: Sequence[float]) -> None:
+def _mean(made: dict[str, Score], name: str, values: Sequence[float]) -> None:
     if values:
-        result.scores[name] = float(np.mean(values))
-        result.n[name] = len(values)
-        interval = mean_over_changes(values)
-        if interval is not None:
-            result.ci95[name] = interval
+        made[name] = Score(float(np.mean(values)), mean_over_changes(values), len(values))
 
 
-def _per_token(result: ExamResult, name: str, samples: Sequence[ProbeResult]) -> None:
+def _per_token(made: dict[str, Score], name: str, samples: Sequence[ProbeResult]) -> None:
     """Sum of KL over sum of tokens; the interval is the bootstrap of the per-probe means."""
     pairs = [(s.kl_nats, s.kl_tokens) for s in samples if s.kl_nats is not None and s.kl_tokens]
     if pairs:
-        _mean(result, name, [kl / tokens for kl, tokens in pairs])
-        result.scores[name] = sum(kl for kl, _ in pairs) / sum(tokens for _, tokens in pairs)
+        _mean(made, name, [kl / tokens for kl, tokens in pairs])
+        made[name] = made[name]._replace(value=sum(kl for kl, _ in pairs) / sum(tokens for _, tokens in pairs))
 
 
-def _notes(samples: Sequence[ProbeResult]) -> list[str]:
+def notes_of(samples: Sequence[ProbeResult]) -> list[str]:
+    """What a reader has to know: probes not counted, answers cut, targets met before."""
     notes = []
     for group in dict.fromkeys(s.group for s in samples):
         own = [s for s in samples if s.group == group]
@@ -162,21 +160,11 @@ def merged_notes(notes: Sequence[Sequence[str]]) -> list[str]:
     Only changes that have the note count in it.
     """
     sums: dict[str, tuple[int, int]] = {}
-    for note in (note for one in notes for note in one):
-        counted = _COUNTED.fullmatch(note)
-        assert counted is not None, note  # _notes writes no other
+    read = (_COUNTED.fullmatch(note) for one in notes for note in one)
+    for counted in (one for one in read if one is not None):  # notes_of writes no other
         found, total = sums.get(counted[3], (0, 0))
         sums[counted[3]] = (found + int(counted[1]), total + int(counted[2]))
     return [f"{found} of {total} {words}" for words, (found, total) in sums.items()]
-
-
-SHARES = ("reliability", "generality", "locality", "same", "leak", "strict", "likelihood")
-
-
-def is_share(name: str) -> bool:
-    """Whether a score is a share of probes."""
-    group, _, kind = name.partition(".")
-    return group in SHARES or name == "length.cut" or (group == "judge" and kind != "kappa")
 
 
 def over_changes(
@@ -185,31 +173,4 @@ def over_changes(
     """The interval of a score's mean over changes; counted: probes of each; own: that of a single change."""
     if len(values) == 1:
         return own
-    return share_over_changes(values, counted) if is_share(name) else mean_over_changes(values, seed=seed)
-
-
-def summarise(
-    results: Sequence[ExamResult | Mapping[str, float]], *, seed: int = 0, n: Sequence[Mapping[str, int]] | None = None
-) -> Summary:
-    """Average each score over changes (one result each), with an interval over changes; one keeps its own interval.
-
-    Scores of seeds of one change should be averaged into one mapping before: they are not independent changes. Plain
-    mappings of scores may be given instead of results, with `n` beside them.
-    """
-    scores = [r.scores if isinstance(r, ExamResult) else r for r in results]
-    probes = n or [r.n if isinstance(r, ExamResult) else {} for r in results]
-    names = list(dict.fromkeys(name for one in scores for name in one))
-    summary = Summary({}, {}, {}, {})
-    for name in names:
-        having = [i for i, one in enumerate(scores) if name in one]
-        values = [scores[i][name] for i in having]
-        counted = [probes[i].get(name, 1) for i in having]
-        summary.scores[name] = float(np.mean(values))
-        summary.changes[name] = len(values)
-        summary.n[name] = sum(probes[i].get(name, 0) for i in having)
-        first = results[having[0]]
-        own = first.ci95.get(name) if isinstance(first, ExamResult) else None
-        chosen = over_changes(name, values, counted, own, seed=seed)
-        if chosen is not None:
-            summary.ci95[name] = chosen
-    return summary
+    return share_over_changes(values, counted) if name in _SHARES else mean_over_changes(values, seed=seed)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 __all__ = [
     "FEWEST",
     "Interval",
+    "Score",
     "bootstrap_over_changes",
     "cohen_kappa",
     "mcnemar",
@@ -50,6 +51,14 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class Score(NamedTuple):
+    """A score with its 95 % interval (None where there is none) and how many samples it is over."""
+
+    value: float
+    ci95: Interval | None
+    n: int
 
 
 def wilson(k: float, n: float) -> Interval:

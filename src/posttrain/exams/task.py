@@ -1,7 +1,8 @@
-"""A task: questions, how an answer is judged, and how judgements become scores.
+"""A task: questions, how an answer is judged, how judgements become scores, and what these scores are.
 
-A task knows nothing of models: `items` say what to ask (`Ask`), `judge` turns the replies to one item into a `Sample`,
-`aggregate` turns samples into scores. `exams/running.py` asks, keeps every sample, and goes on after a kill.
+A task knows nothing of models: `items` say what to ask (`Ask`), `judge` turns the replies to one item into a record,
+`aggregate` turns records into scores, each of which `scores` declares. `exams/running.py` asks, keeps every record, and
+goes on after a kill.
 
 A kind of task is a module in `exams/tasks/`, registered with its config::
 
@@ -15,50 +16,48 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple
 
 from pydantic import Field
+from typing_extensions import TypeVar
 
-from posttrain import registry
-from posttrain.config.base import Config
-from posttrain.errors import MissingError, Problem
-from posttrain.exams.statistics import Interval, bootstrap_over_changes, wilson
-from posttrain.inference.protocol import Answer, Prompt, Scored
+from posttrain.errors import MissingError, PosttrainError, Problem
+from posttrain.exams.exam_config import ExamConfig
+from posttrain.exams.records import Record, Sample
+from posttrain.exams.results import ExamInfo, Role
+from posttrain.exams.score_spec import ScoreSpec, find_spec
+from posttrain.exams.statistics import Score, bootstrap_over_changes, wilson
+from posttrain.inference.protocol import Answer, Distributions, Prompt, Scored
 
 __all__ = [
     "Ask",
     "Item",
-    "Judge",
     "Perturbation",
     "Reply",
-    "Sample",
-    "Score",
     "Task",
     "TaskConfig",
     "averages",
-    "build",
     "content_id",
     "draw",
     "resolve",
+    "the_answer",
+    "the_scored",
 ]
 
 BUILTIN = "builtin:"
 """A path that begins so is a file of this package."""
 DATA = Path(__file__).parent / "data"
 
-Reply = Answer | Scored
+R = TypeVar("R", bound=Record, default=Sample)
+Reply = Answer | Scored | Distributions
 Perturbation = Literal["typos", "spaces", "lower", "width", "simplified", "traditional", "variants"]
 
 
-class TaskConfig(Config):
-    """What every kind of task has; the fields of each kind are in its own file under exams/tasks/."""
+class TaskConfig(ExamConfig):
+    """What every kind has that asks the questions of a file."""
 
-    kind: str
-    """Which task: see `posttrain list exams`."""
-    name: str = ""
-    """The name in tables and score keys; the kind when left out."""
     path: str | None = None
     """The file of the questions, relative to the study."""
     limit: int | None = Field(default=None, gt=0)
@@ -70,33 +69,31 @@ class TaskConfig(Config):
     perturbations: tuple[Perturbation, ...] = ()
     """Also ask every question disturbed in these ways; robustness is the worst case."""
 
-    @property
-    def label(self) -> str:
-        """The name in tables and keys."""
-        return self.name or self.kind
-
     def files(self) -> list[str]:
-        """Paths of the files that this task reads; their bytes are part of its fingerprint. `builtin:` is no file."""
+        """The file of the questions."""
         return [self.path] if self.path and not self.path.startswith(BUILTIN) else []
 
 
 class Ask(NamedTuple):
     """One request. say: an answer is wanted, of at most max_new_tokens, ending before any of `stop`;
-    score: how likely `continuation` is after `prompt`; text: how likely the whole of `continuation` is by itself.
+    score: how likely `continuation` is after `prompt`; text: how likely the whole of `continuation` is by itself;
+    next: the distributions along `continuation` (without ids where somebody shows none). of: the model that is examined
+    (empty), the one before or the judge.
     """
 
-    kind: Literal["say", "score", "text"]
+    kind: Literal["say", "score", "text", "next"]
     prompt: Prompt
     continuation: str = ""
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()
+    of: Literal["", "before", "judge"] = ""
 
 
 @dataclass(frozen=True)
 class Item:
     """One question. id: unique in its task and the same in every run; question: the words that a perturbation changes,
-    occurring in every ask's prompt; group: subject or category; doc: plain JSON values that `judge` needs; place: its
-    file and line, for errors.
+    occurring in every ask's prompt; group: subject or category; doc: plain JSON values that `judge` needs;
+    location: its file and line, for errors.
     """
 
     id: str
@@ -104,63 +101,41 @@ class Item:
     asks: tuple[Ask, ...]
     group: str = ""
     doc: Mapping[str, Any] = field(default_factory=dict)
-    place: str = field(default="", compare=False)
+    location: str = field(default="", compare=False)
 
     @property
     def asked(self) -> list[Any]:
         """All that its sample depends on beside the task's settings."""
-        return [self.id, self.question, self.group, self.asks, self.doc]
+        asks = [ask if ask.of else ask[:-1] for ask in self.asks]
+        return [self.id, self.question, self.group, asks, self.doc]
+
+    def sample(
+        self,
+        answer: str,
+        target: str,
+        scores: Mapping[str, float],
+        said: Answer | None = None,
+        *,
+        correct: bool | None = None,
+        choices: int | None = None,
+        confidence: float | None = None,
+        tokens: int = 0,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Sample:
+        """It, judged; said: the answer behind it, where one was given."""
+        tokens, ended = (tokens, True) if said is None else (said.tokens, said.ended)
+        judged = (answer, target, scores, correct, choices, confidence)
+        return Sample(self.id, self.group, self.question, *judged, tokens=tokens, ended=ended, extra=extra or {})
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One judged item: a line of `exams/<task>.jsonl`. None: does not apply.
-
-    answer: what was said, or the choice that was likeliest; target: what was wanted, for people to read;
-    scores: this item's own score by name, averaged by `averages`; correct: right or wrong, for comparisons of two
-    models; choices: the k of a k-way choice, for chance adjustment; confidence: the probability (0 to 1) that the
-    model gave to its choice, for calibration; perturbation: how the question was disturbed, empty for the original.
-    """
-
-    id: str
-    group: str
-    question: str
-    answer: str
-    target: str
-    scores: Mapping[str, float]
-    correct: bool | None = None
-    choices: int | None = None
-    confidence: float | None = None
-    perturbation: str = ""
-    tokens: int = 0
-    ended: bool = True
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        """Unique within a task's file."""
-        return f"{self.id}|{self.perturbation}"
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Sample:
-        """The other way; keys of callers are left aside."""
-        return cls(**{f.name: row[f.name] for f in fields(cls) if f.name in row})
+def the_answer(replies: Sequence[Reply]) -> Answer:
+    """What was said to an item that is asked for one answer."""
+    return next(reply for reply in replies if isinstance(reply, Answer))
 
 
-class Score(NamedTuple):
-    """A score with its 95 % interval (None where there is none) and how many samples it is over."""
-
-    value: float
-    ci95: Interval | None
-    n: int
-
-
-Judge = Callable[[Item, Sequence[Reply]], Sample]
-Aggregate = Callable[[Sequence[Sample]], dict[str, Score]]
+def the_scored(replies: Sequence[Reply]) -> list[Scored]:
+    """How likely each of the continuations is that were asked about."""
+    return [reply for reply in replies if isinstance(reply, Scored)]
 
 
 def averages(samples: Sequence[Sample]) -> dict[str, Score]:
@@ -184,33 +159,100 @@ def mean_score(values: Sequence[float]) -> Score:
     return Score(sum(values) / len(values), bootstrap_over_changes(values), len(values))
 
 
+COMMON = (
+    ScoreSpec("calibration.ece_em10", "ece_em10", "grade", "less", "calibration"),
+    ScoreSpec("calibration.ece_ew10", "ece_ew10", "grade", "less", "calibration"),
+    ScoreSpec("calibration.selective_acc", "selective_acc", "grade", group="calibration"),
+    ScoreSpec("calibration.selective_area", "selective_area", "grade", group="calibration"),
+)
+"""Scores of every task whose samples carry a confidence."""
+
+
+def _nothing(samples: Sequence[Record]) -> dict[str, tuple[int | None, ...]]:
+    return {}
+
+
 @dataclass(frozen=True)
-class Task:
+class Task(Generic[R]):
     """A task ready to be put to a respondent.
 
     headline: the score that stands for the task; capabilities: score name -> capability (`exams/capabilities.py`), the
-    headline's at least; chance: the headline of guessing, where known; signature: in one line, everything that the
-    scores depend on (dataset, shots, template, metric versions), as sacrebleu has it; higher_is_better: of the
-    headline.
+    headline's at least; signature: in one line, everything that the scores depend on (dataset, shots, template, metric
+    versions), as sacrebleu has it; scores: every score that `aggregate` makes, those by group (`acc/law`) aside;
+    chance: the headline of guessing, where known.
     """
 
-    name: str
     items: Sequence[Item]
-    judge: Judge
+    judge: Callable[[Item, Sequence[Reply]], R]
     headline: str
     capabilities: Mapping[str, str]
     signature: str
-    aggregate: Aggregate = averages
+    scores: tuple[ScoreSpec, ...]
+    aggregate: Callable[[Sequence[R]], dict[str, Score]] = averages  # type: ignore[assignment]  # see `read`
     chance: float | None = None
-    higher_is_better: bool = True
-    perturbations: tuple[Perturbation, ...] = ()
-    seed: int = 0
     notes: tuple[str, ...] = ()
     """What a reader has to know: rows left out, files of no answers."""
-    finish: Callable[[str, Sequence[Sample]], Sequence[str]] | None = None
-    """Called with the respondent's name and every sample once all are in (CapTrack's response files); says notes."""
+    finish: Callable[[str, Sequence[R]], Sequence[str]] | None = None
+    """Called with the respondent's name and every record once all are in (CapTrack's response files); says notes."""
+    name: str = ""
+    kind: str = ""
+    role: Role = "report"
+    perturbations: tuple[Perturbation, ...] = ()
+    seed: int = 0
     chat: bool = False
-    """The chat template was asked for: a model without one is refused."""
+    """The chat template was asked for: a model without one is refused. This and the five above are the config's."""
+    read: Callable[[Mapping[str, Any]], R] = Sample.from_json  # type: ignore[assignment]  # R is Sample but in `change`
+    """A line of the sample file as a record."""
+    then: Callable[[Item, Sequence[Reply]], Sequence[Ask]] | None = None
+    """What is asked second, given the first replies; `judge` has the replies to both then. Of a kind that compares."""
+    change: str = ""
+    """Of the change exam: the change that it asks about."""
+    location: Callable[[Item], str] | None = None
+    """Where an item stands, for errors, in place of its own `location`."""
+    doing: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """(of, kind) of asks -> what asking them is called for people who wait; calls without a word are not told of."""
+    outcomes: Callable[[Sequence[R]], dict[str, tuple[int | None, ...]]] = _nothing
+    """Score -> of each probe: 1 kept, 0 not, None not counted; for comparisons with the noise floor."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether it asks the model before as well."""
+        return self.then is not None
+
+    @property
+    def specs(self) -> tuple[ScoreSpec, ...]:
+        """Every score that it may have: its own, the headline's of disturbed questions, and those of confidence."""
+        derived = [f"{self.headline}~{kind}" for kind in self.perturbations]
+        derived += [f"robust.{self.headline}"] if derived else []
+        return (*self.scores, *(replace(self.spec, key=key, label=key, group="robust") for key in derived), *COMMON)
+
+    @property
+    def spec(self) -> ScoreSpec:
+        """What the headline is."""
+        return self.declared(self.headline)
+
+    def declared(self, score: str) -> ScoreSpec:
+        """The declaration of one of its scores. PosttrainError when the kind has none."""
+        spec = find_spec(score, self.scores) or find_spec(score, COMMON)
+        if spec is None:
+            cause = f"the kind '{self.kind}' makes the score '{score}' and does not declare it"
+            raise PosttrainError(Problem(f"exam {self.name}", cause, "add it to the `scores` of its task"))
+        return spec
+
+    @property
+    def info(self) -> ExamInfo:
+        """What results.json says of it, apart from what anybody scores."""
+        return ExamInfo(
+            name=self.name,
+            kind=self.kind,
+            role=self.role,
+            headline=self.headline,
+            signature=self.whole_signature,
+            capabilities=dict(self.capabilities),
+            chance=self.chance,
+            scores=self.specs,
+            notes=self.notes,
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -236,12 +278,6 @@ def content_id(*parts: Any) -> str:
     """sha256 (first 16 hex digits) of JSON values; tuples count as lists."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def build(config: TaskConfig, base: Path) -> Task:
-    """The task that a config describes; base: its paths are relative to it. Errors as the kind's builder has them."""
-    made: Task = registry.load("exam", config.kind).function(config, base)
-    return replace(made, chat=config.template == "chat")
 
 
 def resolve(path: str, base: Path) -> Path:

@@ -1,15 +1,14 @@
-"""How a model reads a tree: masks that keep branches apart, a cache that rows share, logits only where asked.
+"""How a model reads a tree: a cache that rows share, branches kept apart, logits only where they are asked for.
 
 What a model can take is found by trial, once per model, on a few random tokens against plain forward passes:
 
-    flat     a line of tokens without padding, attention taken apart (models whose attention goes through transformers'
-             interface, texts within the sliding window)
-    tree     a 4-D mask and restarted positions: branches share a row (rotary and learned positions)
-    prefix   a cache shared by rows of one branch each (positions that come from the mask, such as ALiBi)
+    flat     a line of tokens without padding, attention split into parts (models whose attention goes through
+             transformers' interface)
+    prefix   a cache shared by rows of one branch each (attention of the model's own, positions that come from the mask,
+             such as ALiBi)
     plain    every row for itself (recurrent layers, attention that looks ahead)
 
-A sliding window is part of the mask: position p sees q while p - q is smaller than the window. The cache keeps all
-keys, so sharing stays right beyond the window too.
+The cache keeps all keys, so sharing stays right where texts are longer than a sliding window.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -23,24 +22,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from posttrain.inference.bins import Flat, FlatLayout, lay_flat
-from posttrain.inference.flat import NAME, attending
-from posttrain.inference.last_layer import feeding_only
-from posttrain.inference.tree import Asked, Batch, Crop, Grow, Layout, Step, Tree, lay_out
+from posttrain.inference.bins import Line, lay_line, straight
+from posttrain.inference.flat import attending, by_line
+from posttrain.inference.last_layer import feeding_only, indices
+from posttrain.inference.tree import Asked, Crop, Grow, Ints, Layout, Step, Tree, lay_out
 
-__all__ = ["PrefixCache", "Reading", "Support", "core", "forward", "numbers_of", "read", "tree_mask"]
-
-Form = Literal["types", "window", "full"]
+__all__ = ["PrefixCache", "Reading", "Support", "core", "forward", "numbers_of", "read"]
 
 
 class Support(NamedTuple):
-    """What a model can take. form: a mask per layer type, one mask with the window, one without; batched: rows of
-    unequal length may be padded; brief: the last layer may leave out what nobody asks for; reason: why branches cannot
-    share a row.
+    """What a model can take. batched: rows of unequal length may be padded; brief: the last layer may leave out what
+    nobody asks for; reason: why branches cannot share a line.
     """
 
-    kind: Literal["flat", "tree", "prefix", "plain"]
-    form: Form = "full"
+    kind: Literal["flat", "prefix", "plain"]
     batched: bool = True
     brief: bool = False
     reason: str = ""
@@ -76,7 +71,7 @@ class _SharedLayer(DynamicLayer):
 
 
 class PrefixCache(Cache):
-    """A stack of what is shared: grows by a forward pass of one row, is read by batches, is cut on the way back."""
+    """A stack of what is shared: a forward pass of one row adds to it, batches read it, the way back cuts it."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=_SharedLayer)
@@ -93,59 +88,9 @@ class PrefixCache(Cache):
         self.length = length
 
 
-def tree_mask(layout: Layout, cached: int, *, window: int | None = None, chunk: int | None = None) -> Tensor:
-    """Which keys each place sees: boolean, (rows, 1, width, cached + width).
-
-    A place sees the whole cached prefix, its ancestors in the row and what is before it in its own branch; with a
-    window, only positions less than `window` behind its own; with chunks, only positions of its own chunk.
-    """
-    last = torch.from_numpy(layout.last)  # (B, T)
-    own = torch.from_numpy(layout.positions)  # (B, T)
-    place = torch.arange(last.shape[1])
-    seen = (place[None, :] <= place[:, None]) & (place[:, None] < last[:, None, :])  # (B, T, T)
-    before = torch.arange(cached).expand(len(last), -1)  # (B, P)
-    theirs = torch.cat([before, own], 1)[:, None, :]  # (B, 1, P + T)
-    mask = torch.cat([torch.ones(*seen.shape[:2], cached, dtype=torch.bool), seen], 2)  # (B, T, P + T)
-    if window is not None:
-        mask &= own[:, :, None] - theirs < window
-    if chunk is not None:
-        mask &= own[:, :, None] // chunk == theirs // chunk
-    return mask[:, None]
-
-
-def _masks(model: Any, layout: Layout, cached: int, form: Form) -> Tensor | dict[str, Tensor]:
-    """The mask in the shape that the model takes."""
-    config = numbers_of(model)
-    window, chunk = config.get("sliding_window"), config.get("attention_chunk_size")
-    inner = core(model)
-    dtype = inner.dtype
-
-    def made(mask: Tensor) -> Tensor:
-        mask = mask.to(inner.device)
-        if inner.config.get_text_config()._attn_implementation in ("sdpa", NAME):
-            return mask
-        return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
-
-    if form == "full":
-        return made(tree_mask(layout, cached))
-    if form == "window":
-        return made(tree_mask(layout, cached, window=window))
-    by_type: dict[str, Tensor] = {}
-    for kind in set(config["layer_types"]):
-        by_type[kind] = made(
-            tree_mask(
-                layout,
-                cached,
-                window=window if "sliding" in kind else None,
-                chunk=chunk if "chunked" in kind else None,
-            )
-        )
-    return by_type
-
-
 @contextmanager
 def _only(model: Any, index: Tensor, width: int) -> Iterator[bool]:
-    """The output head sees the hidden states of the asked places only, as (1, N, H); False when there is no head.
+    """The output head sees the hidden states of the asked tokens only, as (1, N, H); False when there is no head.
 
     Whatever the model does with logits after the head (soft caps, scales) is done to these. Hidden states may be
     wider than the row: virtual tokens in front of it.
@@ -166,16 +111,13 @@ def _only(model: Any, index: Tensor, width: int) -> Iterator[bool]:
 
 
 def _gather(states: Tensor, index: Tensor, width: int) -> Tensor:
-    """(B, width', H) at flat places of (B, width) -> (1, N, H); what is in front of the row is skipped."""
-    index = index.to(states.device)
-    extra = states.shape[1] - width
-    at = index // width * states.shape[1] + extra + index % width
-    return states.reshape(-1, states.shape[-1])[at][None]
+    """(B, T, H) at flat indices of (B, width) -> (1, N, H)."""
+    return states.flatten(0, 1)[indices(index, width, states)][None]
 
 
 def forward(model: Any, ids: Tensor, index: Tensor, *, brief: bool = False, **inputs: Any) -> Tensor:
-    """Logits (N, V) at the flat places `index` of the rows `ids` (B, T); brief: and nothing after the last keys and
-    values elsewhere.
+    """Logits (N, V) at the flat indices `index` of the rows `ids` (B, T); brief: elsewhere nothing is computed after
+    the last layer's keys and values.
     """
     inputs.setdefault("use_cache", inputs.get("past_key_values") is not None)
     feeding = feeding_only(model, index, ids.shape[1]) if brief else nullcontext()
@@ -185,8 +127,8 @@ def forward(model: Any, ids: Tensor, index: Tensor, *, brief: bool = False, **in
 
 
 class Reading(NamedTuple):
-    """Logits (N, V) of what was asked in one forward pass; what it took: places forwarded, padding counted; tokens read
-    for the first time; nodes read for several.
+    """Logits (N, V) of what was asked in one forward pass, and what it took. forwarded: tokens with padding; tokens:
+    those read for the first time; shared: nodes read for several requests or branches.
     """
 
     logits: Tensor
@@ -198,93 +140,93 @@ class Reading(NamedTuple):
 
 @torch.inference_mode()
 def read(
-    model: Any, tree: Tree, steps: Iterable[Step | Flat], support: Support, *, answers: int, tokens: int
+    model: Any, tree: Tree, steps: Iterable[Step], support: Support, *, answers: int, tokens: int
 ) -> Iterator[Reading]:
-    """Follow a plan. answers: logits of so many places at most at once; tokens: so many in one growth of the cache."""
+    """Follow a plan. answers: logits of so many tokens at most at once; tokens: so many in one growth of the cache."""
     cache = PrefixCache()
     done: set[int] = set()
-    for step in steps:
-        if isinstance(step, Crop):
-            cache.cut(step.length)
-        elif isinstance(step, Grow):
-            yield from _grown(model, lay_out(tree, [step.nodes], done), cache, support, answers, tokens)
-        elif isinstance(step, Flat):
-            yield _flat(model, lay_flat(tree, step.nodes, cache.length, done), cache, support)
-        elif isinstance(step, Batch):
-            yield from _batch(model, lay_out(tree, step.rows, done), cache, support, answers)
+    line = support.kind == "flat"
+    with by_line(core(model)) if line else nullcontext():
+        for step in steps:
+            if isinstance(step, Crop):
+                cache.cut(step.length)
+            elif isinstance(step, Grow):
+                yield from _grown(model, lay_out(tree, [step.nodes], done), cache, support, answers, tokens)
+            elif line:
+                laid = lay_line(tree, step.rows[0], cache.length, done)
+                logits = _in_line(model, laid, cache, support, grow=False)
+                yield Reading(logits, laid.asked, len(laid.ids), len(laid.ids), laid.shared)
+            else:
+                yield from _in_rows(model, lay_out(tree, step.rows, done), cache, support, answers)
+
+
+def _index(tokens: Ints) -> Tensor:
+    """Numbers of tokens as a tensor, never empty: an output head may not take nothing."""
+    return torch.from_numpy(tokens) if len(tokens) else torch.zeros(1, dtype=torch.long)
 
 
 def _grown(
     model: Any, layout: Layout, cache: PrefixCache, support: Support, answers: int, tokens: int
 ) -> Iterator[Reading]:
     """One row onto the cache, in pieces that keep to the limits."""
-    places, width = layout.asked.places, layout.ids.shape[1]
-    device = core(model).device
+    asked, width = layout.asked, layout.ids.shape[1]
     begin = 0
     while begin < width:
-        first = int(places.searchsorted(begin))
+        first = int(asked.tokens.searchsorted(begin))
         stop = min(width, begin + tokens)
-        if first + answers < len(places):
-            stop = min(stop, int(places[first + answers]))
-        until = int(places.searchsorted(stop))
-        index = torch.from_numpy(places[first:until] - begin if until > first else places[:0])
-        if not len(index):
-            index = torch.zeros(1, dtype=torch.long)  # a head may not take nothing
-        cache.grow(True)
-        ids = torch.from_numpy(layout.ids[:, begin:stop]).to(device)
-        logits = forward(model, ids, index, brief=support.brief, past_key_values=cache)
+        if first + answers < len(asked.tokens):
+            stop = min(stop, int(asked.tokens[first + answers]))
+        part = _part(asked, first, int(asked.tokens.searchsorted(stop)), begin)
+        ids = layout.ids[:, begin:stop]
+        if support.kind == "flat":
+            logits = _in_line(model, straight(ids[0], cache.length, part), cache, support, grow=True)
+        else:
+            cache.grow(True)
+            rows = torch.from_numpy(ids).to(core(model).device)
+            logits = forward(model, rows, _index(part.tokens), brief=support.brief, past_key_values=cache)
         cache.length += stop - begin
-        yield Reading(logits, _part(layout.asked, first, until), stop - begin, stop - begin, int(begin == 0))
+        yield Reading(logits, part, stop - begin, stop - begin, int(begin == 0))
         begin = stop
 
 
-def _flat(model: Any, layout: FlatLayout, cache: PrefixCache, support: Support) -> Reading:
-    """A line of tokens over the cache."""
+def _in_line(model: Any, line: Line, cache: PrefixCache, support: Support, *, grow: bool) -> Tensor:
+    """Logits of what is asked of a line over the cache; grow: the line is kept in the cache."""
     device, dtype = core(model).device, core(model).dtype
     none = torch.zeros(1, 1, 1, 1, dtype=dtype, device=device)  # keeps the model from making a mask
-    types = numbers_of(model).get("layer_types") or ()
+    types = set(numbers_of(model).get("layer_types") or ())
     inputs: dict[str, Any] = {
-        "attention_mask": dict.fromkeys(types, none) if support.form == "types" else none,
-        "position_ids": torch.from_numpy(layout.positions)[None].to(device),
+        "attention_mask": dict.fromkeys(types, none) if types - {"full_attention"} else none,
+        "position_ids": torch.from_numpy(line.positions)[None].to(device),
     }
-    if cache.length:
-        cache.grow(False)
+    if cache.length or grow:
+        cache.grow(grow)
         inputs["past_key_values"] = cache
-    places = layout.asked.places
-    index = torch.from_numpy(places) if len(places) else torch.zeros(1, dtype=torch.long)
     last = core(model).config.get_text_config().num_hidden_layers - 1 if support.brief else None
-    with attending(layout, cache.length, device, dtype, last=last):
-        logits = forward(model, torch.from_numpy(layout.ids)[None].to(device), index, brief=support.brief, **inputs)
-    return Reading(logits, layout.asked, len(layout.ids), len(layout.ids), layout.shared)
+    ids = torch.from_numpy(line.ids)[None].to(device)
+    with attending(line, cache.length, device, dtype, last=last):
+        return forward(model, ids, _index(line.asked.tokens), brief=support.brief, **inputs)
 
 
-def _batch(model: Any, layout: Layout, cache: PrefixCache, support: Support, answers: int) -> Iterator[Reading]:
+def _in_rows(model: Any, layout: Layout, cache: PrefixCache, support: Support, answers: int) -> Iterator[Reading]:
+    """Rows over the cache, read anew for every so many answers."""
     device = core(model).device
     ids = torch.from_numpy(layout.ids).to(device)
     inputs: dict[str, Any] = {}
     if cache.length:
         cache.grow(False)
         inputs["past_key_values"] = cache
-    if not layout.straight:
-        inputs["attention_mask"] = _masks(model, layout, cache.length, support.form)
-        inputs["position_ids"] = torch.from_numpy(layout.positions).to(device)
-    elif (
-        support.kind == "plain" and layout.lengths.min() < ids.shape[1]
-    ):  # attention that looks ahead must not see pads
+    elif support.kind == "plain" and layout.lengths.min() < ids.shape[1]:
+        # attention that looks ahead must not see padding
         mask = torch.arange(ids.shape[1])[None] < torch.from_numpy(layout.lengths)[:, None]
         inputs["attention_mask"] = mask.long().to(device)
-    places = layout.asked.places
-    for first in range(0, max(1, len(places)), answers):
-        until = min(first + answers, len(places))
-        index = torch.from_numpy(places[first:until]) if until else torch.zeros(1, dtype=torch.long)
-        logits = forward(model, ids, index, brief=support.brief, **inputs)
+    for first in range(0, max(1, len(layout.asked.tokens)), answers):
+        part = _part(layout.asked, first, first + answers)
+        logits = forward(model, ids, _index(part.tokens), brief=support.brief, **inputs)
         fresh = (0, 0) if first else (int(layout.lengths.sum()), layout.shared)
-        yield Reading(logits, _part(layout.asked, first, until), ids.numel(), *fresh)
+        yield Reading(logits, part, ids.numel(), *fresh)
 
 
-def _part(asked: Asked, first: int, until: int) -> Asked:
-    """What is asked at places number first to until."""
-    if first == 0 and until == len(asked.places):
-        return asked
+def _part(asked: Asked, first: int, until: int, begin: int = 0) -> Asked:
+    """What is asked of the tokens from the first to before `until` in `asked.tokens`, counted from token `begin` on."""
     of = (asked.row >= first) & (asked.row < until)
-    return Asked(asked.places[first:until], asked.row[of] - first, asked.requests[of], asked.steps[of])
+    return Asked(asked.tokens[first:until] - begin, asked.row[of] - first, asked.requests[of], asked.steps[of])

@@ -1,30 +1,32 @@
-"""A batch of the prefix tree as one line of tokens, none twice and nothing padded, and who attends to whom in it.
+"""A batch of the prefix tree as one line of tokens, none twice and nothing padded, and which tokens attend to which.
 
-Tokens stand in preorder, so the tree mask of `inference/tree.py` holds for the whole line. Attention is taken apart:
+Tokens stand in preorder, so a node's descendants come right after it: token q sees token k when k <= q < last(k), where
+the subtree of k's node ends at `last`. That is the whole tree mask. Attention is split into two kinds of parts:
 
     dense    tokens below a long stretch attend to all of it and to all above it: no mask, keys read once for all
     bins     small subtrees attend within themselves (and to short stretches above): many at once, with a mask
 
-and the two are put together by their log-sum-exp, as flash attention does with its blocks (arXiv:2205.14135, section
-3.1), so that the line costs attention only what the tree needs.
+and the parts are joined by their log-sum-exp, as flash attention does with its blocks (arXiv:2205.14135, section 3.1),
+so that attention costs only what the tree needs.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.inference.tree import Asked, Crop, Grow, Ints, Limits, Tree, ask
+from posttrain.inference.tree import Asked, Batch, Deeper, Ints, Limits, Tree, ask
 
-__all__ = ["Bins", "Dense", "Flat", "FlatLayout", "lay_flat", "plan_flat"]
+__all__ = ["Bins", "Dense", "Line", "in_lines", "lay_line", "straight"]
 
 TIP = 32
 """A stretch of so many tokens is attended to by everything below it at once."""
 BIN = 96
-"""Subtrees of fewer tokens share a bin; a subtree of fewer is not taken apart."""
+"""A subtree of no more tokens is one bin."""
 LOOSE = 1.5
 """A larger subtree is one bin while that makes it at most this much longer than its longest path."""
 FILLED = 0.8
@@ -33,14 +35,10 @@ REPEATED = 0.01
 """A stretch that several batches need is read into the cache when it is longer than this share of a batch."""
 
 
-class Flat(NamedTuple):
-    """Read these nodes, in preorder, as one line over the cache."""
-
-    nodes: list[int]
-
-
 class Dense(NamedTuple):
-    """Tokens `queries` attend to all of `keys`; keys count from the cache's first token."""
+    """Tokens `queries` of the line attend to all of `keys`, a whole path from the root, so that a key's position in the
+    text is its index here; keys are counted from the cache's first token.
+    """
 
     queries: Ints
     keys: Ints
@@ -57,8 +55,8 @@ class Bins(NamedTuple):
     real: NDArray[np.bool_]
 
 
-class FlatLayout(NamedTuple):
-    """ids and positions (N), how attention is taken apart, what is asked, nodes read once for several."""
+class Line(NamedTuple):
+    """ids and positions in the text (N), the parts of attention, nodes read once for several, what is asked."""
 
     ids: Ints
     positions: Ints
@@ -68,32 +66,15 @@ class FlatLayout(NamedTuple):
     asked: Asked
 
 
-def plan_flat(tree: Tree, limits: Limits) -> Iterator[Flat | Grow | Crop]:
-    """Batches of up to `batch_tokens` tokens in preorder; stretches that several batches need are read into the cache
-    once, or, when they are short, again with each batch.
+def in_lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -> Iterator[Batch]:
+    """Batches of up to `batch_tokens` tokens, one line each.
+
+    A stretch that several batches need is read into the cache once, or, when it is short, again with each batch.
     """
-    waiting: list[tuple[int, list[int], int] | Crop] = [(0, [], 0)]  # node, path to read with it, cached tokens
-    while waiting:
-        task = waiting.pop()
-        if isinstance(task, Crop):
-            yield task
-            continue
-        top, path, cached = task
-        if top:
-            yield Grow([*path, top])
-            waiting.append(Crop(cached))
-            cached = tree.end[top]
-        deeper: list[tuple[int, list[int]]] = []
-        yield from _lines(tree, top, cached, limits, deeper)
-        waiting += [(node, above, cached) for node, above in reversed(deeper)]
-
-
-def _lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: list[tuple[int, list[int]]]) -> Iterator[Flat]:
-    """What hangs on `top`, in batches; nodes that the cache must grow by go into `deeper`, with the path to them."""
     line: list[int] = []
     held: set[int] = set()
     tokens = answers = 0
-    found: list[tuple[int, tuple[int, ...]]] = [(child, ()) for child in reversed(tree.children[top])]
+    found: list[tuple[int, list[int]]] = [(child, []) for child in reversed(tree.children[top])]
     while found:
         node, above = found.pop()
         missing = [n for n in above if n not in held]
@@ -106,14 +87,14 @@ def _lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: list[tuple
             own = tree.answers[node] - sum(tree.answers[child] for child in tree.children[node])
             long = path + edge > max(TIP, REPEATED * limits.batch_tokens)
             if long or own > limits.answers or not tree.children[node]:
-                deeper.append((node, list(above)))
+                deeper.append((node, above))
                 continue
             size, asked = edge, own
-            found += [(child, (*above, node)) for child in reversed(tree.children[node])]
+            found += [(child, [*above, node]) for child in reversed(tree.children[node])]
         if line and (tokens + again + size > limits.batch_tokens or answers + asked > limits.answers):
-            yield Flat(sorted(line))
+            yield Batch([sorted(line)])
             line, held, tokens, answers = [], set(), 0, 0
-            missing, again = list(above), path
+            missing, again = above, path
         line += missing
         line += range(node, tree.stop[node]) if whole else [node]
         held.update(missing)
@@ -121,113 +102,86 @@ def _lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: list[tuple
         tokens += again + size
         answers += asked
     if line:
-        yield Flat(sorted(line))
+        yield Batch([sorted(line)])
 
 
 class _Bin(NamedTuple):
-    """Nodes whose tokens ask, and nodes whose tokens are seen besides (both in preorder); the tips of whose paths all
-    is seen already.
-    """
+    """A bin to be: nodes whose tokens attend, and nodes above that they see besides; both in preorder."""
 
     nodes: list[int]
     besides: list[int]
-    tips: list[int]
-    tokens: int
-
-    def apart_from(self, other: _Bin, tree: Tree) -> bool:
-        """Whether none of its nodes is on a path that the other one's tokens see already."""
-        return not any(n <= tip < tree.stop[n] for tip in other.tips for n in (*self.nodes, *self.besides))
 
 
-def lay_flat(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> FlatLayout:
+def straight(ids: Ints, cached: int, asked: Asked) -> Line:
+    """Tokens that follow each other, over a cache of so many."""
+    numbers = np.arange(len(ids))
+    dense = [Dense(numbers, np.arange(cached))] if cached else []
+    own = Bins(numbers[None], numbers[None], None, np.ones((1, len(ids)), dtype=np.bool_))
+    return Line(ids, cached + numbers, dense, [own], 0, asked)
+
+
+def lay_line(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> Line:
     """A batch's nodes as a line; what is asked of a node is asked once: `done` holds those whose turn has been."""
-    edges = [tree.edge(n) for n in nodes]
-    begin = dict(zip(nodes, np.cumsum([0, *edges[:-1]]).tolist(), strict=True))
-    inside = dict(zip(nodes, edges, strict=True))
-    deepest: dict[int, int] = {}
-    held: dict[int, int] = {}
-    until: dict[int, int] = {}  # where the subtree's tokens in this line end
+    edges = np.array([tree.edge(n) for n in nodes])
+    begins = np.cumsum(edges) - edges
+    inside = dict(zip(nodes, edges.tolist(), strict=True))  # tokens of the subtree in this line
+    deepest = {n: tree.end[n] for n in nodes}
+    readers = {n: tree.ends[n] for n in nodes}
     for node in reversed(nodes):
-        until[node] = max(until.get(node, 0), begin[node] + tree.edge(node))
-        deepest[node] = max(deepest.get(node, 0), tree.end[node])
-        held[node] = held.get(node, 0) + tree.ends[node]
         above = tree.parent[node]
         if above in inside:
             inside[above] += inside[node]
-            until[above] = max(until.get(above, 0), until[node])
-            deepest[above] = max(deepest.get(above, 0), deepest[node])
-            held[above] = held.get(above, 0) + 1
-    total = int(sum(edges))
-    last = np.empty(total, dtype=np.int64)
-    for node in nodes:
-        last[begin[node] : begin[node] + tree.edge(node)] = until[node]
-    below, units = _taken_apart(tree, nodes, cached, inside, deepest)
-    spans = {node: np.arange(begin[node], begin[node] + tree.edge(node)) for node in nodes}
+            deepest[above] = max(deepest[above], deepest[node])
+            readers[above] += 1
+    spans = {n: np.arange(begin, begin + tree.edge(n)) for n, begin in zip(nodes, begins, strict=True)}
+    below, units = _split(tree, nodes, cached, inside, deepest)
     dense = []
     for tip, members in below.items():
-        keys = [np.arange(cached)]
-        path = []
+        path: list[Ints] = []
         while tip in spans:
-            path.append(tip)
+            path.append(cached + spans[tip])
             tip = tree.parent[tip]
-        keys += [cached + spans[node] for node in reversed(path)]
-        dense.append(Dense(np.concatenate([spans[node] for node in members]), np.concatenate(keys)))
-    asked = ask(tree, [(node, begin[node]) for node in nodes], done)
-    return FlatLayout(
+        keys = np.concatenate([np.arange(cached), *reversed(path)])
+        dense.append(Dense(np.concatenate([spans[node] for node in members]), keys))
+    return Line(
         np.concatenate([tree.ids(node) for node in nodes]),
         np.concatenate([np.arange(tree.start[node], tree.end[node]) for node in nodes]),
         dense,
-        list(_shaped(tree, _joined(tree, units), spans, last)),
-        sum(readers > 1 for readers in held.values()),
-        asked,
+        list(_shaped(units, spans, np.repeat(begins + [inside[n] for n in nodes], edges))),
+        sum(count > 1 for count in readers.values()),
+        ask(tree, list(zip(nodes, begins.tolist(), strict=True)), done),
     )
 
 
-def _taken_apart(
+def _split(
     tree: Tree, nodes: Sequence[int], cached: int, inside: dict[int, int], deepest: dict[int, int]
 ) -> tuple[dict[int, list[int]], list[_Bin]]:
-    """Which nodes attend to which tip's path (key: the tip, or -1 for the cache alone), and subtrees as bins."""
+    """Split attention: per tip (-1: the cache alone) the nodes that attend to its whole path, and subtrees as bins.
+
+    A subtree that is small, or hardly more than one path, becomes a bin. Of any other, the first node becomes a bin,
+    and what hangs on it attends to it: by a dense part if it is long, together with the nodes between it and the tip.
+    """
     below: dict[int, list[int]] = {}
     units: list[_Bin] = []
-    tips: dict[
-        int, tuple[int, list[int]]
-    ] = {}  # per node that is taken apart: the tip above its children, and nodes since
+    tips: dict[int, tuple[int, list[int]]] = {}  # node -> the tip above what hangs on it, and the nodes between the two
     at = 0
     while at < len(nodes):
         node = nodes[at]
         tip, since = tips.get(tree.parent[node], (-1, []))
-        roomy = inside[node] <= BIN or inside[node] <= LOOSE * (deepest[node] - tree.start[node])
         members = [node]
-        if roomy:
-            while at + len(members) < len(nodes) and nodes[at + len(members)] < tree.stop[node]:
-                members.append(nodes[at + len(members)])
+        if inside[node] <= BIN or inside[node] <= LOOSE * (deepest[node] - tree.start[node]):
+            members = list(nodes[at : bisect_left(nodes, tree.stop[node], at)])
         else:
-            longer = sum(tree.edge(n) for n in since) + tree.edge(node)
-            tips[node] = (node, []) if longer >= TIP else (tip, [*since, node])
+            long = sum(tree.edge(n) for n in (*since, node)) >= TIP
+            tips[node] = (node, []) if long else (tip, [*since, node])
         if tip >= 0 or cached:
             below.setdefault(tip, []).extend(members)
-        units.append(_Bin(members, since, [tip] if tip >= 0 else [], sum(tree.edge(n) for n in members)))
+        units.append(_Bin(members, since))
         at += len(members)
     return below, units
 
 
-def _joined(tree: Tree, units: Sequence[_Bin]) -> list[_Bin]:
-    """Neighbours in one bin while they are small and nobody would see anything twice."""
-    joined: list[_Bin] = []
-    for unit in units:
-        before = joined[-1] if joined else None
-        small = before is not None and before.tokens + unit.tokens <= BIN
-        if before is not None and small and before.apart_from(unit, tree) and unit.apart_from(before, tree):
-            nodes = before.nodes + unit.nodes
-            besides = sorted({*before.besides, *unit.besides} - set(nodes))
-            tips = sorted({*before.tips, *unit.tips})
-            joined[-1] = _Bin(nodes, besides, tips, before.tokens + unit.tokens)
-        else:
-            joined.append(unit)
-    return joined
-
-
-def _shaped(tree: Tree, units: list[_Bin], spans: dict[int, Ints], last: Ints) -> Iterator[Bins]:
+def _shaped(units: list[_Bin], spans: dict[int, Ints], last: Ints) -> Iterator[Bins]:
     """Bins of similar length as arrays of one shape."""
     queries = [np.concatenate([spans[n] for n in unit.nodes]) for unit in units]
     keys = [
@@ -249,8 +203,7 @@ def _shaped(tree: Tree, units: list[_Bin], spans: dict[int, Ints], last: Ints) -
         at = stop
         q, has_q = _padded([queries[i] for i in chosen])
         k, has_k = _padded([keys[i] for i in chosen])
-        straight = all(keys[i] is queries[i] and (last[queries[i]] > queries[i][-1]).all() for i in chosen)
-        if straight:
+        if all(keys[i] is queries[i] and (last[queries[i]] > queries[i][-1]).all() for i in chosen):  # no branches
             yield Bins(q, q, None, has_q)
         else:
             seen = (k[:, None, :] <= q[:, :, None]) & (q[:, :, None] < last[k][:, None, :]) & has_k[:, None, :]

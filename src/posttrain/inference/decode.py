@@ -1,44 +1,35 @@
 """Batched decoding on token ids: shared prefixes read once, a KV cache, a batch that is refilled as answers end.
 
-`decode` is the way in. How the batch runs is `inference/refill.py`; which prompts share a prefix, `prefixes.py`; what
-the next token is, `sampling.py`; where a stop string ends an answer, `stops.py`. A model whose cache can not be cut
-and joined takes the plain path, `one_length.py`. `benchmarks/generation.py` measures against `model.generate`.
+`refill.py` runs the batch, `prefixes.py` finds prompts that share a prefix, `sampling.py` picks the next token,
+`stops.py` finds stop strings. A model whose cache can not be cut and joined takes the plain path of `one_length.py`.
+`benchmarks/generation.py` compares with `model.generate`.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from posttrain.errors import DataError, PosttrainError, Problem
+from posttrain.errors import Problem
+from posttrain.inference.attention import core
+from posttrain.inference.flat import stepping
 from posttrain.inference.kv_cache import why_plain
+from posttrain.inference.locations import location_of, refuse
 from posttrain.inference.one_length import answer_by_length
-from posttrain.inference.places import listed, place_of
 from posttrain.inference.prefixes import groups_of
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers, RefilledBatch
 from posttrain.inference.sampling import Sampling
-from posttrain.inference.step_attention import stepping
 from posttrain.inference.stops import StopWatch
 from posttrain.models.adapters import virtual_positions
 from posttrain.models.vocabulary import outside, rows_of
 
-__all__ = [
-    "Batch",
-    "Decoded",
-    "batches",
-    "check_lengths",
-    "context_limit",
-    "decode",
-    "left_pad",
-    "positions_in_config",
-    "unfit",
-]
+__all__ = ["Decoded", "context_limit", "decode", "positions_in_config", "unfit"]
 
 
 class Decoded(NamedTuple):
@@ -51,39 +42,8 @@ class Decoded(NamedTuple):
     ended: bool
 
 
-class Batch(NamedTuple):
-    """Left-padded rows: ids, mask and positions, each of shape (B, T)."""
-
-    ids: Tensor
-    mask: Tensor
-    positions: Tensor
-
-
-def batches(lengths: Sequence[int], *, tokens: int, extra: int = 0) -> Iterator[list[int]]:
-    """Row numbers, longest first, so that rows x (longest + extra) stays within `tokens`; one row is always allowed."""
-    batch: list[int] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * (longest + extra) > tokens:
-            yield batch
-            batch = []
-        longest = longest if batch else lengths[index]
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> Batch:
-    """Rows of token ids as one left-padded batch; positions count from each row's own first token."""
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])  # (B, T)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])  # (B, T)
-    positions = (mask.cumsum(1) - 1).clamp_min(0)  # (B, T)
-    return Batch(ids.to(device), mask.to(device), positions.to(device))
-
-
 def context_limit(model: Any) -> int:
-    """The most positions that the model has for a row; virtual tokens in front of it take some."""
+    """The most tokens that a row may have: the model's positions without those of virtual tokens in front."""
     most = positions_in_config(model.config)
     for name, module in model.named_modules():  # RoBERTa and its kin count from the position after the padding's
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
@@ -92,25 +52,18 @@ def context_limit(model: Any) -> int:
 
 
 def positions_in_config(config: Any) -> int:
-    """The same as a configuration has it."""
+    """The positions that a configuration names."""
     found = config.get_text_config().to_dict()
     return int(found.get("max_position_embeddings") or found.get("n_positions") or 1 << 30)
 
 
-def unfit(place: str, length: int, limit: int) -> Problem | None:
-    """What is wrong with the length of a prompt in a model of so many positions; None where it is right."""
+def unfit(location: str, length: int, limit: int) -> Problem | None:
+    """What is wrong with the length of a prompt for a model of so many positions; None where nothing is."""
     if 0 < length < limit:
         return None
     if length == 0:
-        return Problem(place, "has no tokens")
-    return Problem(place, f"has {length} tokens, the model has {limit} positions", "shorten it")
-
-
-def check_lengths(lengths: Sequence[int], limit: int) -> None:
-    """DataError for prompts that are empty, or leave no position for an answer."""
-    found = (unfit(place_of("prompt", i), length, limit) for i, length in enumerate(lengths))
-    if problems := [problem for problem in found if problem is not None]:
-        raise DataError(*listed(problems, len(lengths)))
+        return Problem(location, "has no tokens")
+    return Problem(location, f"has {length} tokens, the model has {limit} positions", "shorten it")
 
 
 @torch.inference_mode()
@@ -134,7 +87,7 @@ def decode(
 ) -> list[Decoded]:
     """The model's answers to `prompts` (token ids), greedy at temperature 0, in the order of the prompts.
 
-    A sampled answer depends on the seed and on the prompt's place in the list, not on how rows were batched.
+    A sampled answer depends on the seed and on the prompt's index in the list, not on how rows were batched.
     Answers stop at any id of `stop`, as soon as their text (`text_of` their ids) holds one of `stop_texts`, after
     `max_new_tokens` (of all, or of each), or where the model's positions end. batch_tokens: cached tokens at once.
     on_done: told each prompt's number and answer as soon as it is known; on_token: its number and its tokens so far,
@@ -142,11 +95,9 @@ def decode(
     Raises PosttrainError for prompts that do not fit, all at once, and for a model without finite logits.
     """
     limit = context_limit(model)
-    check_lengths([len(p) for p in prompts], limit)
     known = rows_of(model)
-    found = (outside(place_of("prompt", i), ids, known) for i, ids in enumerate(prompts))
-    if unknown := [problem for problem in found if problem is not None]:
-        raise PosttrainError(*listed(unknown, len(prompts)))
+    refuse([unfit(location_of("prompt", i), len(ids), limit) for i, ids in enumerate(prompts)], len(prompts))
+    refuse([outside(location_of("prompt", i), ids, known) for i, ids in enumerate(prompts)], len(prompts))
     usage = usage if usage is not None else Usage()
     most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     limits = [min(new, limit - len(p)) for new, p in zip(most, prompts, strict=True)]
@@ -163,8 +114,19 @@ def decode(
     for row in range(len(prompts)):
         if limits[row] <= 0:
             done(row, [], False)
-    watch = _heard(_watcher(stop_texts, text_of), on_token)
-    told = Answers(limits, stop, Sampling(temperature, seed, top_p, top_k), met=watch, on_done=done)
+    watches: dict[int, StopWatch] = {}
+
+    def met(row: int, ids: list[int]) -> bool:
+        """Tell `on_token`; then say whether a row's tokens hold a stop string."""
+        if on_token is not None:
+            on_token(row, ids)
+        return row in watches and watches[row].met(ids)
+
+    if any(stop_texts):
+        if text_of is None:
+            raise TypeError("stop_texts need text_of: tokens alone do not show them")
+        watches = {row: StopWatch(stop_texts, text_of) for row in asked}
+    told = Answers(limits, stop, Sampling(temperature, seed, top_p, top_k), met=met, on_done=done)
     reason = why_plain(model, max((len(prompts[row]) + limits[row] for row in asked), default=0))
     if reason:
         usage.plain_requests += len(asked)
@@ -175,39 +137,9 @@ def decode(
         groups = [
             group._replace(rows=[asked[i] for i in group.rows]) for group in groups_of([prompts[i] for i in asked])
         ]
-        with stepping(model):
+        with stepping(core(model)):
             RefilledBatch(model, prompts, told, pad_id=pad_id, tokens=batch_tokens, usage=usage).run(groups)
     return answers
-
-
-def _watcher(
-    stops: Sequence[str], text_of: Callable[[list[int]], str] | None
-) -> Callable[[int, list[int]], bool] | None:
-    """Whether a row's tokens hold a stop string; None when there are none to look for."""
-    if not any(stops):
-        return None
-    if text_of is None:
-        raise TypeError("stop_texts need text_of: tokens alone do not show them")
-    watches: dict[int, StopWatch] = {}
-
-    def met(row: int, ids: list[int]) -> bool:
-        return watches.setdefault(row, StopWatch(stops, text_of)).met(ids)
-
-    return met
-
-
-def _heard(
-    met: Callable[[int, list[int]], bool] | None, on_token: Callable[[int, list[int]], None] | None
-) -> Callable[[int, list[int]], bool] | None:
-    """The watcher of stop strings, after whoever wants to hear each token."""
-    if on_token is None:
-        return met
-
-    def hear(row: int, ids: list[int]) -> bool:
-        on_token(row, ids)
-        return met is not None and met(row, ids)
-
-    return hear
 
 
 _said: WeakSet[Any] = WeakSet()

@@ -1,11 +1,12 @@
-"""Prompts and answers as token ids, for every respondent that has a tokenizer: what training sees, exams ask."""
+"""Prompts and answers as token ids, for every respondent that has a tokenizer, the same as training makes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from posttrain.data.chat import IGNORED, encode_prompt, render
 from posttrain.data.control import check_text, gate_of
@@ -13,15 +14,12 @@ from posttrain.data.joined import continued
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, TemplateError
 from posttrain.inference.decode import unfit
-from posttrain.inference.places import among, each, listed, place_of
-from posttrain.inference.plain import TokenPair, encode_plain, plain_pair, prefix_token, rolling_windows
-from posttrain.inference.protocol import Plain, Prompt, Scored
+from posttrain.inference.locations import among, each, location_of, refuse
+from posttrain.inference.plain import TokenPair, cut_left, encode_plain, plain_pair, prefix_token, rolling_windows
+from posttrain.inference.protocol import Plain, Prompt, Respondent, Scored, Told, nobody
 from posttrain.models.vocabulary import outside
 
-__all__ = ["Pair", "PromptEncoder", "PromptReader", "spoken"]
-
-
-Score: TypeAlias = "Callable[[Sequence[TokenPair], Callable[[int, Scored], None] | None], list[Scored]]"
+__all__ = ["Pair", "PromptEncoder", "PromptReader", "TokenRespondent", "spoken"]
 
 
 class Pair(NamedTuple):
@@ -39,7 +37,7 @@ def shown(text: str, limit: int = 40) -> str:
 
 
 def spoken(text: str) -> str:
-    """What was said aloud: without thoughts and the spaces around."""
+    """A reply without the thoughts before it and the spaces around it."""
     return text.rsplit("</think>", 1)[-1].strip()
 
 
@@ -48,10 +46,7 @@ SEAM = 64
 
 
 class PromptEncoder:
-    """How prompts become tokens; the base of respondents with a tokenizer.
-
-    system_prefix: a system message put before every prompt.
-    """
+    """Makes tokens of prompts. system_prefix: a system message put before every prompt."""
 
     tokenizer: Any
     system_prefix: str | None
@@ -69,9 +64,7 @@ class PromptEncoder:
             return eos
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Prompt -> token ids, ready for the answer; `Plain` text keeps its last tokens when it is too long.
-        TemplateError where a text holds a control token.
-        """
+        """Prompt -> token ids, ready for the answer. TemplateError where a text holds a control token."""
         if isinstance(prompt, Plain):
             self.check_plain(prompt)
             return encode_plain(prompt.text, self.tokenizer) if prompt.text else [prefix_token(self.tokenizer)]
@@ -82,8 +75,8 @@ class PromptEncoder:
         check_text(prompt.text, self.tokenizer, "the prompt", shown(prompt.text))
 
     def encode_pair(self, prompt: Prompt, answer: str) -> Pair:
-        """Prompt and answer as training would see them: the template says how the answer follows and ends.
-        TemplateError where the prompt holds a control token; in the answer it is no more than its letters.
+        """Prompt and answer as training sees them: the template says how the answer follows and ends. TemplateError
+        where the prompt holds a control token; one in the answer is read as its letters.
         """
         end = [] if isinstance(prompt, Plain) or self.end_of_turn is None else [self.end_of_turn]
         if self.spells_control(answer, prompt):
@@ -100,9 +93,7 @@ class PromptEncoder:
 
     def check_known(self, rows: Sequence[Sequence[int]], what: str, known: int) -> None:
         """DataError for texts with tokens beyond the `known` that a model has embeddings for."""
-        found = (outside(place_of(what, i), ids, known, self.tokenizer) for i, ids in enumerate(rows))
-        if problems := [problem for problem in found if problem is not None]:
-            raise DataError(*listed(problems, len(rows)))
+        refuse((outside(location_of(what, i), ids, known, self.tokenizer) for i, ids in enumerate(rows)), len(rows))
 
     def spells_control(self, answer: str, prompt: Prompt = "") -> bool:
         """Whether an answer to be scored holds a control token, or makes one together with the end of its prompt."""
@@ -114,7 +105,7 @@ class PromptEncoder:
         return any(gate.first_in(text, self.tokenizer, unknown=False) is not None for text in texts)
 
     def _spelt(self, answer: str) -> list[int]:
-        """An answer letter by letter, control tokens too: a model may have said it so, and they end nothing in it."""
+        """An answer, with control tokens as their letters: a model may have said them, and they end nothing in it."""
         ids: list[int] = []
         for part in gate_of(self.tokenizer).cut(answer):
             head, both = (
@@ -134,23 +125,49 @@ class PromptEncoder:
         return Pair(row.input_ids[:first], row.input_ids[first:last], row.input_ids[last : last + 1])
 
     def _continuation(self, prompt: Prompt, answer: str) -> list[int]:
-        """The answer as it continues a plain text: after a space, unless one of the two is Chinese. Behind a template's
-        tag: as it stands behind a line break, which keeps tokenizers from adding their own space.
+        """The answer as it continues the prompt. After plain text: after a space, unless one of the two is Chinese.
+        After a template's tag: as after a line break, which keeps tokenizers from adding a space of their own.
         """
         if not self.tokenizer.chat_template and isinstance(prompt, str):
             spaced = prompt[-1:].isascii() and answer[:1].isascii() and not prompt[-1:].isspace()
             return continued(prompt, f" {answer}" if spaced and answer else answer, self.tokenizer)
         return continued("\n", answer, self.tokenizer)
 
-    def rolled(
-        self, texts: Sequence[str], limit: int, score: Score, on_scored: Callable[[int, Scored], None] | None
-    ) -> list[Scored]:
-        """Each text's log-probability, added up over windows of `limit` tokens; a text is told when its last is known.
 
-        score: pairs of token ids to results, telling each as soon as it is known.
-        """
+class TokenRespondent(PromptEncoder, Respondent):
+    """A respondent whose tokens are known; a kind says how many positions it has, and scores pairs of token ids."""
+
+    @property
+    @abstractmethod
+    def longest(self) -> int:
+        """The most tokens that it reads to predict one."""
+
+    @abstractmethod
+    def _score(self, coded: Sequence[TokenPair], on_scored: Told) -> list[Scored]:
+        """How likely each continuation is; on_scored: as in `logprobs`."""
+
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
+        """How likely each continuation is after its prompt; plain text that is too long is cut on the left."""
+        contexts: dict[str, list[int]] = {}
+
+        def encode(pair: tuple[Prompt, str]) -> TokenPair:
+            prompt, answer = pair
+            if isinstance(prompt, Plain):
+                self.check_plain(prompt)
+                if not self.spells_control(answer, prompt):
+                    return plain_pair(prompt.text, answer, self.tokenizer, contexts)
+            return TokenPair(*self.encode_pair(prompt, answer)[:2])
+
+        coded = each("request", pairs, encode)
+        limit = self.longest
+        fitting = [cut_left(c, limit) if isinstance(p, Plain) else c for c, (p, _) in zip(coded, pairs, strict=True)]
+        self.usage.truncated += sum(new is not old and new != old for new, old in zip(fitting, coded, strict=True))
+        return self._score(fitting, on_scored)
+
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
+        """How likely whole texts are, added up over windows; a text is told when its last window is known."""
         each("text", texts, lambda text: check_text(text, self.tokenizer, "the text", shown(text)))
-        prefix = prefix_token(self.tokenizer)
+        prefix, limit = prefix_token(self.tokenizer), self.longest
         windows = [list(rolling_windows(encode_plain(text, self.tokenizer), prefix, limit)) for text in texts]
         of = [i for i, own in enumerate(windows) for _ in own]  # the text of each window
         left = [len(own) for own in windows]
@@ -161,20 +178,20 @@ class PromptEncoder:
             sum_nats, tokens, greedy = whole[i]
             whole[i] = Scored(sum_nats + part.sum_nats, tokens + part.tokens, greedy and part.greedy)
             left[i] -= 1
-            if on_scored is not None and not left[i]:
+            if not left[i]:
                 on_scored(i, whole[i])
 
         for i, count in enumerate(left):
-            if on_scored is not None and not count:  # an empty text
+            if not count:  # an empty text
                 on_scored(i, whole[i])
         with among(of.__getitem__, "text"):
-            score([window for own in windows for window in own], add)
+            self._score([window for own in windows for window in own], add)
         return whole
 
 
 class PromptReader(PromptEncoder):
-    """What a model makes of prompts, known without its weights. rows: tokens that it has embeddings for, None where
-    that is not known; limit: its positions.
+    """Checks prompts for a model whose weights are not loaded. rows: tokens that it has embeddings for, None where that
+    is not known; limit: its positions.
     """
 
     def __init__(self, tokenizer: Any, rows: int | None, limit: int) -> None:
@@ -182,8 +199,8 @@ class PromptReader(PromptEncoder):
         self.system_prefix = None
 
     def check(self, prompts: Sequence[Prompt], *, scored: bool = False) -> None:
-        """DataError with all that is wrong with them, of whatever kind, for a respondent that is to be asked them.
-        scored: answers are not written, only scored, so that a prompt may fill the positions.
+        """DataError with all that is wrong with prompts. scored: answers to them are scored, not written, so that a
+        prompt may fill the positions.
         """
         each("prompt", prompts, lambda prompt: self._read(self.encode(prompt), written=not scored))
 
@@ -197,6 +214,4 @@ class PromptReader(PromptEncoder):
 
     def _read(self, ids: Sequence[int], *, written: bool) -> None:
         unknown = outside("", ids, self.rows, self.tokenizer) if self.rows is not None else None
-        long = unfit("", len(ids), self.limit) if written else None
-        if found := [problem for problem in (unknown, long) if problem is not None]:
-            raise DataError(*found)
+        refuse([unknown, unfit("", len(ids), self.limit) if written else None], 1)

@@ -1,143 +1,203 @@
 """Attention over a line of tree tokens (`inference/bins.py`), under the name `posttrain_tree` in transformers.
 
 A model whose attention goes through transformers' interface takes a line of tokens as one row; this function attends
-for it. Outside of a line it is `sdpa`.
+for it, with what its layers may have besides: a sliding window, a soft cap on the scores, a sink, a prefix of keys and
+values (`models/prefix.py`). Outside of a line it is `sdpa`, but for steps of decoding (`inference/step_attention.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from posttrain.inference.bins import FlatLayout
+from posttrain.inference.bins import Bins, Dense, Line
+from posttrain.inference.step_attention import attend_step
 from posttrain.inference.tree import Ints
+from posttrain.models import prefix
 
-__all__ = ["NAME", "attending"]
+__all__ = ["NAME", "attend", "attending", "by_line", "products", "stepping"]
 
 NAME = "posttrain_tree"
 SMALL = 64
 """Queries and keys up to which plain products beat torch's flash kernel on a CPU in bfloat16 (1.6x at 30 and 64)."""
+SCORES = 1 << 26
+"""Plain products compute so many scores at once."""
+
+Indices: TypeAlias = slice | Tensor
+"""Numbers of tokens; a stretch without gaps needs no copy."""
 
 
-Places = slice | Tensor
-"""Where tokens stand; a stretch without gaps needs no copy."""
+class _Dense(NamedTuple):
+    queries: Indices
+    keys: Indices
+    mask: Tensor | None  # (1, 1, n, m), added to the scores
 
 
 class _Bins(NamedTuple):
-    queries: Tensor  # (B, t), places in the line
+    queries: Tensor  # (B, t), numbers in the line
     keys: Tensor  # (B, s)
     mask: Tensor | None  # (B, 1, t, s), added to the scores
     real: Tensor  # (B * t), which queries are no padding, flat
-    places: Tensor  # where those stand in the line
+    numbers: Tensor  # those queries' numbers in the line
 
 
-class _Line(NamedTuple):
-    """A layout as tensors on the model's device; cached: keys before the line's own; last: the number of the last
-    layer, and `brief` what it needs of `dense`, when nobody reads the rest.
+class _Parts:
+    """A line's parts of attention as tensors on the model's device, made once for each window that its layers have.
+
+    cached: keys before the line's own; last: the number of the last layer, of which only what is asked is read.
     """
 
-    cached: int
-    dense: list[tuple[Places, Places]]
-    bins: list[_Bins]
-    last: int | None
-    brief: list[tuple[Places, Places]]
+    def __init__(self, line: Line, cached: int, device: torch.device, dtype: torch.dtype, last: int | None) -> None:
+        self.line, self.cached, self.device, self.dtype, self.last = line, cached, device, dtype, last
+        self.made: dict[tuple[int, bool], tuple[list[_Dense], list[_Bins]]] = {}
+
+    def of(self, window: int | None, layer: Any) -> tuple[list[_Dense], list[_Bins]]:
+        """Those of a layer with this window: a token sees those less than `window` positions before it."""
+        reach = 1 + int(self.line.positions.max())
+        key = (min(window or reach, reach), self.last is not None and layer.layer_idx == self.last)
+        if key not in self.made:
+            dense = [made for part in self.line.dense if (made := self._dense(part, *key)) is not None]
+            self.made[key] = dense, [self._bins(part, key[0]) for part in self.line.bins]
+        return self.made[key]
+
+    def _dense(self, part: Dense, window: int, brief: bool) -> _Dense | None:
+        """The part without keys that no query sees and without queries that see none or, brief, are not asked for."""
+        queries, positions = part.queries, self.line.positions
+        queries = queries[positions[queries] < len(part.keys) - 1 + window]
+        if brief:
+            queries = queries[np.isin(queries, self.line.asked.tokens)]
+        if not len(queries):
+            return None
+        at = positions[queries]
+        first = max(0, int(at.min()) - window + 1)
+        mask = None
+        if at.max() - window >= first:
+            mask = self._mask((at[:, None] - np.arange(first, len(part.keys)) < window)[None])
+        return _Dense(self._indices(queries), self._indices(part.keys[first:]), mask)
+
+    def _bins(self, part: Bins, window: int) -> _Bins:
+        seen = part.mask
+        queries, keys = (self.line.positions[numbers] for numbers in (part.queries, part.keys))
+        if (queries.max(1) - keys.min(1) >= window).any():
+            near = queries[:, :, None] - keys[:, None, :] < window
+            seen = near & (np.tri(queries.shape[1], dtype=np.bool_) if seen is None else seen)
+        real = torch.from_numpy(part.real).reshape(-1).nonzero()[:, 0].to(self.device)
+        numbers = torch.from_numpy(part.queries).to(self.device)
+        mask = None if seen is None else self._mask(seen)
+        own = torch.from_numpy(part.keys).to(self.device)
+        return _Bins(numbers, own, mask, real, numbers.reshape(-1)[real])
+
+    def _mask(self, seen: NDArray[np.bool_]) -> Tensor:
+        """(B, t, s) -> (B, 1, t, s), 0 where a key is seen."""
+        wide = -(-seen.shape[-1] // 8) * 8  # GPU kernels want masks that start every 16 bytes
+        mask = torch.full((*seen.shape[:2], wide), torch.finfo(self.dtype).min, dtype=self.dtype)
+        return mask[..., : seen.shape[-1]].masked_fill_(torch.from_numpy(seen), 0.0)[:, None].to(self.device)
+
+    def _indices(self, numbers: Ints) -> Indices:
+        first, last = int(numbers[0]), int(numbers[-1])
+        if last - first + 1 == len(numbers):
+            return slice(first, last + 1)
+        return torch.from_numpy(numbers).to(self.device)
 
 
-_line: ContextVar[_Line | None] = ContextVar("line", default=None)
+_parts: ContextVar[_Parts | None] = ContextVar("parts", default=None)
 
 
 @contextmanager
 def attending(
-    layout: FlatLayout, cached: int, device: torch.device, dtype: torch.dtype, *, last: int | None = None
+    line: Line, cached: int, device: torch.device, dtype: torch.dtype, *, last: int | None = None
 ) -> Iterator[None]:
-    """Attention as the layout says, for one forward pass of its line; last: the layer after which only the places that
-    are asked are read.
+    """Attention as the line has it, for one forward pass; cached: keys before its own; last: the layer after which only
+    the tokens that are asked are read.
     """
-    bins = []
-    for each in layout.bins:
-        real = torch.from_numpy(each.real).reshape(-1)
-        queries = torch.from_numpy(each.queries)
-        mask = None
-        if each.mask is not None:
-            wide = -(-each.mask.shape[-1] // 8) * 8  # GPU kernels want masks that start every 16 bytes
-            mask = torch.full((*each.mask.shape[:2], wide), torch.finfo(dtype).min, dtype=dtype)
-            mask = mask[..., : each.mask.shape[-1]].masked_fill_(torch.from_numpy(each.mask), 0.0)[:, None].to(device)
-        keys = torch.from_numpy(each.keys).to(device)
-        flat = real.nonzero()[:, 0]
-        bins.append(_Bins(queries.to(device), keys, mask, flat.to(device), queries.reshape(-1)[flat].to(device)))
-    dense = [(_places(d.queries, device), _places(d.keys, device)) for d in layout.dense]
-    brief = []
-    for d in layout.dense if last is not None else ():
-        asked = d.queries[np.isin(d.queries, layout.asked.places)]
-        if len(asked):
-            brief.append((_places(asked, device), _places(d.keys, device)))
-    token = _line.set(_Line(cached, dense, bins, last, brief))
+    token = _parts.set(_Parts(line, cached, device, dtype, last))
     try:
         yield
     finally:
-        _line.reset(token)
+        _parts.reset(token)
 
 
-def _places(numbers: Ints, device: torch.device) -> Places:
-    first, last = int(numbers[0]), int(numbers[-1])
-    if last - first + 1 == len(numbers):
-        return slice(first, last + 1)
-    return torch.from_numpy(numbers).to(device)
+@contextmanager
+def by_line(model: PreTrainedModel) -> Iterator[None]:
+    """The model attends by the function below for as long as this lasts; ValueError where it cannot."""
+    was = model.config.get_text_config()._attn_implementation
+    try:
+        model.set_attn_implementation(prefix.LINE if was in prefix.NAMES else NAME)
+        yield
+    finally:
+        model.set_attn_implementation(was)
+
+
+def stepping(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """The same for the decoding of a model that this makes faster: in bfloat16, on a CPU, attending by `sdpa`."""
+    low = model.dtype == torch.bfloat16 and model.device.type == "cpu"
+    usual = model.config.get_text_config()._attn_implementation == "sdpa" and model._can_set_attn_implementation()
+    return by_line(model) if low and usual else nullcontext()
 
 
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """query (1, heads, N, d); key, value (1, key heads, P + N, d), the cache's first -> (1, N, heads, d)."""
-    line = _line.get()
-    if line is None:
+    """query (1, heads, N, d); key, value (1, key heads, P + C + N, d), first a layer's prefix, then the cache's ->
+    (1, N, heads, d).
+    """
+    parts, scale = _parts.get(), float(kwargs.get("scaling") or query.shape[-1] ** -0.5)
+    window, cap, sink, bias = (kwargs.get(name) for name in ("sliding_window", "softcap", "s_aux", "position_bias"))
+    if parts is None:
+        step = query.shape[2] == 1 and query.dtype == torch.bfloat16 and query.device.type == "cpu"
+        if step and cap is None and sink is None and bias is None and not kwargs.get("dropout"):
+            mask = None if attention_mask is None else attention_mask[..., : key.shape[2]]
+            return attend_step(query, key, value, mask, scale), None
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return out, None
-    unknown = [name for name in ("softcap", "position_bias", "s_aux") if kwargs.get(name) is not None]
-    if unknown:
-        raise ValueError(f"attention with {unknown[0]}")
-    scaling = kwargs.get("scaling")
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    if bias is not None:
+        raise ValueError("attention with position_bias")
+    attended = partial(attend, scale=scale, cap=cap)
+    dense, bins = parts.of(window, module)
     q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)  # (N, heads, d)
-    kinds = k.shape[1]
+    count, kinds = len(q), k.shape[1]
     groups = q.shape[1] // kinds
-    out = q.new_zeros(q.shape[0], q.shape[1], v.shape[-1])
+    out = q.new_zeros(count, q.shape[1], v.shape[-1])
     weight = q.new_full(q.shape[:2], 0.0, dtype=torch.float32)  # log-sum-exp of the scores behind `out`
-    own_k, own_v = k[line.cached :], v[line.cached :]
-    for bins in line.bins:
-        part, total = attend(
-            q[bins.queries].transpose(1, 2),
-            _repeated(own_k[bins.keys].transpose(1, 2), groups),
-            _repeated(own_v[bins.keys].transpose(1, 2), groups),
-            bins.mask,
-            scale,
+    for many in bins:
+        part, total = attended(
+            q[many.queries].transpose(1, 2),
+            _repeated(k[-count:][many.keys].transpose(1, 2), groups),
+            _repeated(v[-count:][many.keys].transpose(1, 2), groups),
+            many.mask,
         )
-        out[bins.places] = part.transpose(1, 2).flatten(0, 1)[bins.real]
-        weight[bins.places] = total.transpose(1, 2).flatten(0, 1)[bins.real]
-    for queries, keys in line.brief if module.layer_idx == line.last else line.dense:
-        asking = q[queries]
-        count = len(asking)
-        # the heads that share keys stand one after the other: no mask, so they may as well be more queries
-        asking = asking.transpose(0, 1).reshape(1, kinds, groups * count, -1)
-        part, total = attend(
-            asking, k[keys].transpose(0, 1)[None], v[keys].transpose(0, 1)[None], None, scale, causal=False
-        )
-        part = part[0].reshape(kinds * groups, count, -1).transpose(0, 1)  # (n, heads, d)
-        total = total[0].reshape(kinds * groups, count).transpose(0, 1)  # (n, heads)
+        out[many.numbers] = part.transpose(1, 2).flatten(0, 1)[many.real]
+        weight[many.numbers] = total.transpose(1, 2).flatten(0, 1)[many.real]
+    added = len(k) - parts.cached - count
+    k, v, before = k[added:], v[added:], (k[:added], v[:added])
+    seen = [(one.queries, k[one.keys], v[one.keys], one.mask) for one in dense]
+    for queries, keys, values, mask in [*seen, *([(slice(0, count), *before, None)] if added else [])]:
+        # heads that share keys stand one after the other, as if they were more queries: keys are not copied
+        asking = q[queries].transpose(0, 1).reshape(1, kinds, -1, q.shape[-1])
+        mask = None if mask is None else mask.repeat(1, 1, groups, 1)
+        part, total = attended(asking, keys.transpose(0, 1)[None], values.transpose(0, 1)[None], mask, causal=False)
+        part = part[0].reshape(kinds * groups, -1, v.shape[-1]).transpose(0, 1)  # (n, heads, d)
+        total = total[0].reshape(kinds * groups, -1).transpose(0, 1)  # (n, heads)
         share = torch.sigmoid(total - weight[queries])[..., None].to(part)
+        if added or sink is not None:  # otherwise no token is in two of these parts
+            weight[queries] = torch.logaddexp(total, weight[queries])
         if isinstance(queries, slice):
             out[queries].lerp_(part, share)
         else:
             out[queries] = torch.lerp(out[queries], part, share)
+    if sink is not None:  # a score of no key (gpt-oss): it takes its share
+        out *= torch.sigmoid(weight - sink)[..., None].to(out)
     return out[None], None
 
 
@@ -147,35 +207,85 @@ def _repeated(states: Tensor, groups: int) -> Tensor:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, *, causal: bool = True
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float, causal: bool = True, cap: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attention (B, heads, t, d) and the log-sum-exp of its scores, float32 (B, heads, t); causal without a mask.
 
-    The kernels behind `scaled_dot_product_attention`, which keeps the second to itself.
+    cap: scores s become cap * tanh(s / cap).
     """
     causal = causal and mask is None
-    small = q.dtype == torch.bfloat16 and max(q.shape[2], k.shape[2]) <= SMALL
-    if q.device.type == "cpu" and q.shape[-1] == v.shape[-1] and not small:
-        out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, causal, attn_mask=mask, scale=scale
-        )
-        return out, total
-    if q.device.type == "cuda":
-        bias = None if mask is None else mask.expand(-1, q.shape[1], -1, -1)
-        out, total, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-            q, k, v, bias, True, 0.0, causal, scale=scale
-        )
-        return out, total[..., : q.shape[2]]
-    scores = ((q * scale) @ k.transpose(-1, -2)).float()
-    if mask is not None:
-        scores = scores + mask
-    if causal:
-        scores = scores.masked_fill(
-            torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1), -torch.inf
-        )
-    total = scores.logsumexp(-1)
-    return (scores - total[..., None]).exp().to(v) @ v, total
+    cpu = q.device.type == "cpu"
+    small = cpu and q.dtype == torch.bfloat16 and max(q.shape[2], k.shape[2]) <= SMALL
+    if cap is None and not small and (q.shape[-1] == v.shape[-1] or not cpu):
+        kernel = fused(q.device.type, q.dtype)
+        if kernel is not None:
+            return kernel(q, k, v, mask, scale, causal)
+    return products(q, k, v, mask, scale, causal, cap)
+
+
+Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None, float, bool], tuple[Tensor, Tensor]]
+
+
+def _on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    return out, total
+
+
+def _on_cuda(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    bias = None if mask is None else mask.expand(-1, q.shape[1], -1, -1)
+    out, total, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, k, v, bias, True, 0.0, causal, scale=scale
+    )
+    return out, total[..., : q.shape[2]]
+
+
+@cache
+def fused(device: str, dtype: torch.dtype) -> Kernel | None:
+    """The kernel behind torch's `scaled_dot_product_attention`, which keeps the log-sum-exp to itself; None where this
+    torch has none, or one that gives something else than plain products: such kernels are private and may change.
+    """
+    kernel: Kernel | None = {"cpu": _on_cpu, "cuda": _on_cuda}.get(device)
+    if kernel is None:
+        return None
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 24, 16, generator=draw).to(device, dtype) for _ in range(3))
+    mask = torch.zeros(1, 1, 24, 24, device=device, dtype=dtype)
+    mask[..., 8:16] = torch.finfo(dtype).min
+    try:
+        for given, causal in ((mask, False), (None, True), (None, False)):
+            for found, expected in zip(
+                kernel(q, k, v, given, 0.25, causal), products(q, k, v, given, 0.25, causal), strict=True
+            ):
+                torch.testing.assert_close(found.float(), expected.float(), atol=0.02, rtol=0.02)
+    except (AttributeError, TypeError, RuntimeError, ValueError, AssertionError):
+        return None
+    return kernel
+
+
+def products(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool, cap: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same as `attend` by plain products, some queries at a time."""
+    outs: list[Tensor] = []
+    totals: list[Tensor] = []
+    step = max(1, SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
+    for at in range(0, q.shape[2], step):
+        scores = ((q[:, :, at : at + step] * scale) @ k.transpose(-1, -2)).float()
+        if cap is not None:
+            scores = cap * torch.tanh(scores / cap)
+        if mask is not None:
+            scores = scores + mask[:, :, at : at + step]
+        if causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1 + at)
+            scores = scores.masked_fill(later, -torch.inf)
+        totals.append(scores.logsumexp(-1))
+        outs.append((scores - totals[-1][..., None]).exp().to(v) @ v)
+    return torch.cat(outs, 2), torch.cat(totals, 2)
 
 
 AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(prefix.LINE, prefix.over(lambda module: _attention, False))
+AttentionMaskInterface.register(prefix.LINE, sdpa_mask)

@@ -1,10 +1,9 @@
-"""Using models with a head: classes of texts, tags of tokens, answers in texts.
+"""What models with a head say: classes of texts, tags of tokens, answers in texts.
 
     loaded = load_any("runs/mood/model")
     classify(loaded, ["The pastries were still warm.", "冷氣整晚都在漏水。"])
 
-How texts are read (several labels, windows, the null answer) is what the model was trained with; it stands in its
-configuration.
+Texts are read as in the model's training (several labels, windows, the null answer); its configuration says how.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from posttrain.data.head_rows import (
     encode_texts,
     pad,
 )
-from posttrain.data.readers import with_mends
+from posttrain.data.lengths import with_mends
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.inference.decode import context_limit
 from posttrain.models.adapters import virtual_columns
-from posttrain.models.heads import HEADS, Head, HeadNotes, head_of_model
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import MOMENT_S, Meter
+from posttrain.models.notes import HEADS, Head, HeadNotes, head_of_model
 from posttrain.models.vocabulary import keep_padding_inside, outside, rows_of
 
 __all__ = [
@@ -261,7 +260,7 @@ RowT = TypeVar("RowT", TextRow, TagRow, SpanRow)
 def _passes(loaded: LoadedModel, rows: Sequence[RowT]) -> Iterator[tuple[list[int], Any]]:
     """(numbers of rows, the model's output) batch by batch, rows of like length together."""
     model, known = loaded.model, rows_of(loaded.model)
-    problems = [p for row in rows if (p := outside(row.place, row.input_ids, known, loaded.tokenizer)) is not None]
+    problems = [p for row in rows if (p := outside(row.location, row.input_ids, known, loaded.tokenizer)) is not None]
     if problems:
         raise DataError(*problems[:20])
     keep_padding_inside(model, loaded.tokenizer, loaded.name)

@@ -1,9 +1,9 @@
-"""The cache of a running batch: keys and values with room for what is still to come, cut and joined by rows.
+"""The cache of a running batch: keys and values with room for new tokens, cut and joined by rows.
 
-Every layer keeps all keys, those with a sliding window too: the window is part of the mask, which transformers builds
+Every layer keeps all keys, a layer with a sliding window too: the window is part of the mask, which transformers builds
 from columns (`masking_utils.sliding_window_overlay`). Rows are padded on the left and have no holes, so columns are as
-far apart as positions, and padding may be cut off or added without changing what a row sees. A cache layer that
-forgets what is outside the window could not do that: rows of different lengths have different windows.
+far apart as positions, and padding may be cut off or added without changing what a row sees. A cache layer that forgets
+what is outside the window cannot do that: rows of different lengths have different windows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from posttrain.inference.attention import core, numbers_of
 __all__ = ["Part", "RunningCache", "expanded", "is_prompt_learning", "why_plain"]
 
 KEEPS_KEYS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
-"""Layers whose memory is keys and values by column, nothing else; subclasses remember more."""
+"""Layers that remember keys and values by column and nothing else; their subclasses remember more."""
 
 
 def why_plain(model: Any, longest: int) -> str:
@@ -85,9 +85,9 @@ class _RoomyLayer(DynamicLayer):
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor | None]], width: int, room: int) -> Tensor:
-    """The last `width` columns of chosen rows (None: all) of several tensors, under each other, aligned at the right.
+    """The last `width` columns of chosen rows (None: all) of several tensors, one below another, aligned at the right.
 
-    What is added on the left is zero: masked, but a mask does not stop a NaN.
+    Columns added on the left are zero: they are masked, but a mask does not stop a NaN.
     """
     first, _ = parts[0]
     count = sum(len(tensor) if rows is None else len(rows) for tensor, rows in parts)
@@ -110,8 +110,8 @@ class Part(NamedTuple):
 
 
 class RunningCache(Cache):
-    """Rows of several caches in one of `width` columns with room for `room` more; the given caches are emptied layer
-    by layer, so that no more than one layer is held twice.
+    """Rows of several caches in one of `width` columns with room for `room` more. The given caches are emptied layer by
+    layer, so that at most one layer is held twice.
     """
 
     def __init__(self, parts: Sequence[Part], width: int, room: int) -> None:

@@ -1,8 +1,8 @@
 """The last layer's feed-forward part, computed only where logits are asked.
 
 What the last layer makes of a token is read by the output head and by nothing else; its keys and values come before.
-So its feed-forward part need see the asked places only, most often a small share of them. Whether a model stands that
-is found by trial like everything else (`inference/support.py`). Attention over a line does the same (`flat.py`).
+So its feed-forward part needs to see the asked tokens only, most often a small share of them. Whether a model allows
+that is found by trial (`inference/support.py`). Attention over a line does the same (`inference/flat.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["feeding_only"]
+__all__ = ["feeding_only", "indices", "last_feed_forward"]
 
 NAMES = ("mlp", "feed_forward", "ffn")
 """What models call a layer's feed-forward part."""
@@ -30,10 +30,16 @@ def last_feed_forward(model: nn.Module) -> nn.Module | None:
     return found
 
 
+def indices(index: Tensor, width: int, states: Tensor) -> Tensor:
+    """Flat indices of rows (B, width) as those of hidden states (B, T, H), which may have virtual tokens in front."""
+    index, wide = index.to(states.device), states.shape[1]
+    return index // width * wide + wide - width + index % width
+
+
 @contextmanager
 def feeding_only(model: nn.Module, index: Tensor, width: int) -> Iterator[None]:
-    """Within this, the last feed-forward part sees the flat places `index` of rows (B, width) only; elsewhere it gives
-    zeros. Hidden states may be wider than the row: virtual tokens in front of it.
+    """Within this, the last feed-forward part sees the flat indices `index` of rows (B, width) only; elsewhere it gives
+    zeros.
 
     Raises ValueError in the forward pass of a model whose feed-forward part takes or gives more than hidden states.
     """
@@ -43,25 +49,18 @@ def feeding_only(model: nn.Module, index: Tensor, width: int) -> Iterator[None]:
         return
     shape: list[torch.Size] = []
 
-    def places() -> Tensor:
-        at = index.to(part_device[0])
-        extra = shape[0][1] - width
-        return at // width * shape[0][1] + extra + at % width
-
-    part_device: list[torch.device] = []
-
     def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(args) != 1 or not isinstance(args[0], Tensor) or args[0].dim() != 3:
             raise ValueError("a feed-forward part that takes more than hidden states")
-        shape[:], part_device[:] = [args[0].shape], [args[0].device]
-        return (args[0].reshape(-1, args[0].shape[-1])[places()][None],)
+        shape[:] = [args[0].shape]
+        return (args[0].flatten(0, 1)[indices(index, width, args[0])][None],)
 
     def after(_: nn.Module, __: tuple[Any, ...], out: Any) -> Tensor:
         if not isinstance(out, Tensor):
             raise ValueError("a feed-forward part that gives more than hidden states")
-        whole = out.new_zeros(shape[0][0] * shape[0][1], out.shape[-1])
-        whole[places()] = out[0]
-        return whole.reshape(*shape[0][:2], -1)
+        whole = out.new_zeros(*shape[0][:2], out.shape[-1])
+        whole.flatten(0, 1)[indices(index, width, whole)] = out[0]
+        return whole
 
     handles = [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
     try:

@@ -1,8 +1,8 @@
 """Decoding for models whose cache can not be cut and joined: rows of equal length together, no padding, no refilling.
 
-Nothing is assumed about what the model remembers; it is handed back as it came, under the name it came by. Whether that
-is right is tried once per model on a few tokens: RWKV of transformers 5.23, for one, mixes the rows of a batch. A model
-whose memory is not to be trusted, or that has none, reads the whole text again for every token.
+What a model remembers is given back to it unchanged, under the name under which it came. Whether that is right is tried
+once per model on a few tokens: RWKV of transformers 5.23, for example, mixes the rows of a batch. A model whose memory
+is wrong, or that has none, reads the whole text again for every token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from posttrain.models.logits import UNFIT
 __all__ = ["Way", "answer_by_length", "way_of"]
 
 MEMORIES = ("past_key_values", "cache_params", "state")
-"""Names by which models of transformers hand out what they remember (attention and hybrids; Mamba, xLSTM; RWKV)."""
+"""Names under which models of transformers return what they remember (attention and hybrids; Mamba, xLSTM; RWKV)."""
 TOLERANCE = 1e-3
 """How much logits may differ in float32, as a share of their standard deviation."""
 COARSE = 0.1
@@ -33,8 +33,8 @@ COARSE = 0.1
 
 
 class Way(NamedTuple):
-    """How to go on after the first token. memory: the name of what the model remembers, None: read everything again;
-    together: several rows in one forward pass.
+    """How to go on after the first token. memory: the name of what the model remembers, None: the whole text is read
+    again; together: several rows are read in one forward pass.
     """
 
     memory: str | None
@@ -45,7 +45,7 @@ _ways: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()
 
 
 def way_of(model: Any) -> Way:
-    """The cheapest way that gives what whole texts one by one give; tried once."""
+    """The cheapest way that gives the logits of whole texts read one by one; tried once."""
     if model not in _ways:
         parameters = inspect.signature(core(model).forward).parameters
         names = [*(name for name in MEMORIES if name in parameters), None]

@@ -25,7 +25,7 @@ __all__ = ["is_remote", "open_respondent", "read_prompts"]
 
 
 def is_remote(name: str) -> bool:
-    """Whether a name is no model to be loaded here, so that its weights cannot be looked at."""
+    """Whether a name is not of a model that is loaded here, so that its weights cannot be read."""
     return name.startswith(("api:", "vllm:")) or Path(name).suffix in (".yaml", ".yml")
 
 
@@ -37,8 +37,8 @@ def open_respondent(
     trust_remote_code: bool = False,
     allow_template_mismatch: bool = False,
 ) -> Respondent:
-    """What answers under this name. dtype: as in `load_model`; for models that are loaded here only. Errors as those of
-    `load_model` and of YAML files.
+    """The respondent of this name. dtype: as in `load_model`, for models that are loaded here only. Raises what
+    `load_model` raises, and ConfigError for a YAML file that is wrong.
     """
     if not is_remote(name):
         from posttrain.inference.respondents import ModelRespondent
@@ -76,7 +76,7 @@ def open_respondent(
 
 
 def read_prompts(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> PromptReader:
-    """Tokenizer, embeddings and positions of a model, by its files without the weights."""
+    """What checks prompts for a model, from its files without the weights."""
     from posttrain.inference.decode import positions_in_config
     from posttrain.inference.encoding import PromptReader
     from posttrain.models.load import adapter_base, base_of, config_of, load_tokenizer, resolve

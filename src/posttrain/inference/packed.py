@@ -1,13 +1,13 @@
-"""Weights laid out as the processor multiplies best, for as long as a model is only read.
+"""Weights laid out as the processor multiplies best, as long as a model is only read.
 
-torch gives float32 products to MKL, which takes slower ways on a processor that is not Intel's, and bfloat16 ones to
-oneDNN, which lays the weight out anew at every call: half the time and more where few rows meet every weight, as in a
-batch of answers under way. Within `packed` oneDNN gets both, with weights laid out once (a layer of 576 x 1536, 16
-rows, 2 cores of an AMD EPYC, GFLOP/s: float32 64 -> 137, bfloat16 143 -> 240; docs/notes.md). An Intel processor with
-AMX won nothing by it and is left alone. The choice hangs on the processor alone, so a machine always rounds alike.
+torch gives float32 products to MKL, which is slow on a processor that is not Intel's, and bfloat16 ones to oneDNN,
+which lays the weight out anew at every call: half of the time or more where few rows meet a weight, as in decoding.
+Within `packed` oneDNN gets both, with weights laid out once (a layer of 576 x 1536, 16 rows, 2 cores of an AMD EPYC,
+GFLOP/s: float32 64 -> 137, bfloat16 143 -> 240; docs/notes.md). An Intel processor with AMX gained nothing and is left
+alone. The processor alone decides, so a machine always rounds in one way.
 
-A plain LoRA layer in float32 is packed as one product, W + sBA, as it would be merged; the model's own weights are not
-touched. In bfloat16 the update would be rounded away and stays apart.
+A plain LoRA layer in float32 is packed as one product, W + sBA; the model's own weights do not change. In bfloat16 the
+update would be rounded away, so it stays apart.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from posttrain.models.processor import processor
 __all__ = ["BYTES", "LEAST", "head_laid_out", "laid_out", "packed", "pays"]
 
 LEAST = 20_000_000
-"""Parameters of linear layers from which on it is worth the copying."""
+"""Parameters of linear layers from which on the copy is worth its time."""
 BYTES = 2 << 30
-"""A second copy of larger weights is not made."""
+"""Larger weights are not copied."""
 ROWS = 16
-"""Rows that the layout is made for; any number may come."""
+"""Rows for which the layout is chosen; products of any number of rows are right."""
 
 
 @cache
 def pays() -> bool:
-    """Whether this processor multiplies faster so, and this torch can."""
+    """Whether this processor multiplies faster in that way, and this torch can do it."""
     found = torch._C._has_mkldnn and all(
         hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
     )
@@ -118,7 +118,9 @@ def _layers(model: nn.Module) -> list[tuple[Any, Tensor]]:
     for module in model.modules():
         if module in within:
             continue
-        if "forward" in vars(module) and isinstance(module, (nn.Linear, Linear)):  # somebody else's way, for training
+        if "forward" in vars(module) and isinstance(
+            module, (nn.Linear, Linear)
+        ):  # replaced by other code, for training
             within.update(module.modules())
         elif plain_lora(module) and _packable(module.base_layer.weight):  # type: ignore[union-attr, arg-type]
             weight: Tensor = module.base_layer.weight  # type: ignore[union-attr, assignment]
@@ -153,7 +155,7 @@ def _forward(
     *more: Any,
     **named: Any,
 ) -> Tensor:
-    """In place of the layer's own: x (.., in) -> (.., out). Everything unusual goes the layer's own way."""
+    """x (.., in) -> (.., out), instead of the layer's own forward pass, which is called in every unusual case."""
     off = type(layer) is not nn.Linear and (layer.disable_adapters or layer.merged)
     if more or named or off or torch.is_grad_enabled() or x.dtype != dtype or not x.numel():
         own: Tensor = type(layer).forward(layer, x, *more, **named)

@@ -1,9 +1,9 @@
 """Plain text to token ids, as lm-eval 0.4.13 does it: where a context ends and its continuation begins, and windows.
 
-    pair      spaces at the context's end move to the continuation; the whole is encoded and cut behind the context's
+    pair      spaces at the context's end move to the continuation; the whole is encoded and cut after the context's
               tokens (lm_eval/api/model.py, `_encode_pair`); an empty context is the prefix token. Where a token spans
-              the seam lm-eval cuts at the context's length all the same, and scores less than the continuation, or
-              nothing of it; here the continuation keeps tokens of its own (`data/joined.py`)
+              the seam, lm-eval still cuts at the context's length, and scores only a part of the continuation, or
+              nothing; here the continuation keeps tokens of its own (`data/joined.py`)
     rolling   one prefix token, then windows of the model's context; only the last looks back (`loglikelihood_rolling`)
 """  # fmt: skip
 
@@ -34,7 +34,7 @@ class TokenPair(NamedTuple):
 
 
 def prefix_token(tokenizer: Any) -> int:
-    """What stands before the first token of a document: bos, or eos where there is none."""
+    """The token before the first one of a document: bos, or eos where there is none."""
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)
@@ -42,7 +42,7 @@ def prefix_token(tokenizer: Any) -> int:
 
 
 def encode_plain(text: str, tokenizer: Any) -> list[int]:
-    """Ids with the tokenizer's own special tokens, bos not twice where the text has it already."""
+    """Ids with the tokenizer's own special tokens; where the text begins with bos, no second one is added."""
     bos = tokenizer.decode(prefix_token(tokenizer))
     ids: list[int] = tokenizer.encode(text, **({"add_special_tokens": False} if bos and text.startswith(bos) else {}))
     return ids
@@ -51,8 +51,8 @@ def encode_plain(text: str, tokenizer: Any) -> list[int]:
 def plain_pair(
     context: str, continuation: str, tokenizer: Any, coded: MutableMapping[str, list[int]] | None = None
 ) -> TokenPair:
-    """A context and its continuation as ids. coded: texts that have been encoded already; several choices of a
-    question share a context.
+    """A context and its continuation as ids. coded: contexts that are encoded already: the choices of a question share
+    one.
     """
     if not context:
         ids: list[int] = tokenizer.encode(continuation, add_special_tokens=False)

@@ -2,16 +2,17 @@
 
 Rows are padded on the left, so every row's last token is in the last column and one slice of logits serves all.
 
-    budget     rows x (the most tokens that one of the rows may come to) stays within `tokens`; one row always may run
-    leaving    an answer is reported the moment it ends; its row leaves when a quarter of the rows have ended (or all),
-               or when the room for new columns is used up, because leaving copies what stays
-    joining    at the same moments, from the front of the waiting, as many prompts as the budget then takes; prompts of
-               one group and of similar length in one forward pass; all parts are then copied once into a new buffer,
-               without the columns that no row needs any more
+    budget     rows x (the most tokens that one of the rows may have in the end) stays within `tokens`; one row may
+               always run
+    leaving    an answer is told when it ends; its row leaves when a quarter of the rows have ended (or all), or when
+               the room for new columns is used up, because leaving copies what stays
+    joining    at the same moments as many waiting prompts join as the budget takes; prompts of one group and of similar
+               length in one forward pass; then all parts are copied once into a new buffer, without the columns that no
+               row needs any more
     prefixes   a group's prefix is read once, in a batch of one, and kept until the last of the group has joined
 
-A row that is a tokens shorter than the longest beside it reads the last a tokens of the prefix once more, instead of
-padding: rows stay without holes. Every row is copied a few times in its life, not at every token.
+A row that is n tokens shorter than the longest beside it reads the last n tokens of the prefix once more, instead of
+padding: rows stay without holes. A row is copied a few times, not at every token.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ PASS = 512
 
 
 class Answers:
-    """What is known of each prompt's answer. `take` is told each new token and says whether the answer goes on.
+    """The answers so far. `take` is told each new token and says whether the answer goes on.
 
-    limits: the most tokens of each; met: whether a stop string is in an answer's tokens; on_done: told each prompt's
+    limits: the most tokens of each; met: whether an answer's tokens end it; on_done: told each prompt's
     number, tokens and whether it stopped by itself.
     """
 
@@ -57,7 +58,7 @@ class Answers:
         stop: frozenset[int],
         sampling: Sampling,
         *,
-        met: Callable[[int, list[int]], bool] | None,
+        met: Callable[[int, list[int]], bool],
         on_done: Callable[[int, list[int], bool], None],
     ) -> None:
         self.limits, self.stop, self.sampling = limits, stop, sampling
@@ -79,7 +80,7 @@ class Answers:
         ended = token in self.stop
         if not ended:
             said.append(token)
-            ended = self.met is not None and self.met(row, said)
+            ended = self.met(row, said)
         if not ended and len(said) < self.limits[row]:
             return True
         self._draws.pop(row, None)
@@ -117,7 +118,7 @@ class RefilledBatch:
         self.prefix: Cache | None = None
 
     def run(self, groups: Sequence[Group]) -> None:
-        """Answer the prompts of all groups, in this order."""
+        """Answer the prompts of all groups, begun in this order."""
         waiting = deque((group, row) for group in groups for row in group.rows)
         rows: Rows | None = None
         mask, room = torch.empty(0), 0
@@ -129,11 +130,11 @@ class RefilledBatch:
                 rows = self._step(rows, mask[:, : mask.shape[1] - room])
 
     def _final(self, row: int) -> int:
-        """Tokens that a row may come to."""
+        """Tokens that a row may have in the end."""
         return len(self.prompts[row]) + self.answers.limits[row]
 
     def _reshaped(self, rows: Rows | None, waiting: deque[tuple[Group, int]]) -> tuple[Rows | None, Tensor, int]:
-        """What goes on and what joins, in one cache; its mask with the room's columns, and the room."""
+        """Rows that go on and rows that join, in one cache; its mask, with columns for new tokens; their number."""
         parts = [rows] if rows is not None and any(rows.alive) else []
         running = [n for part in parts for n, live in zip(part.numbers, part.alive, strict=True) if live]
         while waiting:
@@ -161,7 +162,7 @@ class RefilledBatch:
         return Rows(cache, running, lengths, tokens, [True] * len(running)), mask, room
 
     def _taken(self, running: list[int], waiting: deque[tuple[Group, int]]) -> list[int]:
-        """From the front of the waiting, of one group, as many as the budget takes beside those that run."""
+        """As many prompts from the front of the waiting, of one group, as the budget takes beside those that run."""
         group, first = waiting[0]
         most = max((self._final(row) for row in running), default=0)
         widest = len(self.prompts[first]) - group.prefix
@@ -210,7 +211,7 @@ class RefilledBatch:
         return self._next(rows._replace(lengths=[length + 1 for length in rows.lengths]), logits)
 
     def _next(self, rows: Rows, logits: Tensor) -> Rows:
-        """Tokens from logits (B, V), told to the answers that still go on."""
+        """Pick tokens from logits (B, V) and tell them to the answers that still go on."""
         uniforms = [self.answers.uniform(n) if live else 0.0 for n, live in zip(rows.numbers, rows.alive, strict=True)]
         tokens = pick(logits, self.answers.sampling, uniforms)
         alive = [

@@ -13,8 +13,8 @@ __all__ = ["Sampling", "pick"]
 
 
 class Sampling(NamedTuple):
-    """temperature 0: the likeliest token. Otherwise one of the top_k likeliest (0: all), and of those of the fewest
-    likeliest that together have at least top_p; in this order, as `model.generate` has it.
+    """temperature 0: the likeliest token. Otherwise one of the top_k likeliest (0: all), and among them one of the
+    fewest likeliest that together have at least top_p; in this order, as in `model.generate`.
     """
 
     temperature: float = 0.0
@@ -22,12 +22,12 @@ class Sampling(NamedTuple):
     top_p: float = 1.0
     top_k: int = 0
 
-    def draws(self, place: int, count: int) -> list[float]:
-        """The numbers in [0, 1) that decide the answer at a place of the list: of the seed and the place only.
+    def draws(self, index: int, count: int) -> list[float]:
+        """The numbers in [0, 1) that decide the answer at an index of the list; they depend on seed and index only.
 
-        A generator of its own for each place; the multiplier is SplitMix64's, so that neighbours are far apart.
+        Each index has a generator of its own; the multipliers are SplitMix64's, so that neighbours are far apart.
         """
-        mixed = (self.seed * 0x9E3779B97F4A7C15 + (place + 1) * 0xBF58476D1CE4E5B9) & (1 << 63) - 1
+        mixed = (self.seed * 0x9E3779B97F4A7C15 + (index + 1) * 0xBF58476D1CE4E5B9) & (1 << 63) - 1
         generator = torch.Generator().manual_seed(mixed)
         numbers: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
         return numbers

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.attention import Reading, Support, core, numbers_of, read
-from posttrain.inference.bins import plan_flat
+from posttrain.inference.bins import in_lines
 from posttrain.inference.decode import context_limit
-from posttrain.inference.places import listed, place_of
+from posttrain.inference.locations import listed, location_of
 from posttrain.inference.plain import TokenPair
-from posttrain.inference.protocol import Scored, Usage
+from posttrain.inference.protocol import Scored, Told, Usage, nobody
 from posttrain.inference.support import support, taking_masks, warn
-from posttrain.inference.tree import Ints, Limits, Tree, plan
+from posttrain.inference.tree import Ints, Limits, Tree, in_rows, plan
 
 __all__ = ["LOGITS_BYTES", "distributions", "score"]
 
@@ -45,34 +45,27 @@ def score(
     *,
     usage: Usage,
     batch_tokens: int = 16384,
-    on_scored: Callable[[int, Scored], None] | None = None,
+    on_scored: Told = nobody,
     say: Callable[[str], None] = warn,
 ) -> list[Scored]:
     """For each (context ids, continuation ids) the continuation's log-probability and whether it is greedy.
 
-    on_scored: told each pair's number and result as soon as it is known, in the order of the plan. say: told once
-    per model why it cannot share, if it cannot. Raises PosttrainError for pairs that do not fit, all at once.
+    say: is told once per model why it cannot share, if it cannot. Raises PosttrainError for pairs that do not fit, all
+    at once.
     """
-    scored = [Scored(0.0, len(continuation), True) for _, continuation in pairs]
-    left = [len(continuation) for _, continuation in pairs]
-    sums = [0.0] * len(pairs)
-    greedy = [True] * len(pairs)
-    if on_scored is not None:
-        for i, tokens in enumerate(left):
-            if not tokens:
-                on_scored(i, scored[i])
+    scored = [Scored(0.0, 0, True)] * len(pairs)
+    for i, (_, continuation) in enumerate(pairs):
+        if not len(continuation):
+            on_scored(i, scored[i])
     for reading in _readings(model, pairs, usage, batch_tokens, say):
         requests, steps = reading.asked.requests.tolist(), reading.asked.steps.tolist()
         targets = [pairs[i][1][t] for i, t in zip(requests, steps, strict=True)]
         nats, likeliest = _of_targets(reading.logits, reading.asked.row, targets)
         for i, value, best in zip(requests, nats, likeliest, strict=True):
-            sums[i] += value
-            greedy[i] = greedy[i] and best
-            left[i] -= 1
-            if not left[i]:
-                scored[i] = Scored(sums[i], len(pairs[i][1]), greedy[i])
-                if on_scored is not None:
-                    on_scored(i, scored[i])
+            sum_nats, tokens, greedy = scored[i]
+            scored[i] = Scored(sum_nats + value, tokens + 1, greedy and best)
+            if tokens + 1 == len(pairs[i][1]):
+                on_scored(i, scored[i])
     return scored
 
 
@@ -117,8 +110,7 @@ def _readings(
     model: Any, pairs: Pairs, usage: Usage, batch_tokens: int, say: Callable[[str], None]
 ) -> Iterator[Reading]:
     """Plan, read, count."""
-    limit = context_limit(model)
-    _check(pairs, limit)
+    _check(pairs, context_limit(model))
     usage.requests += len(pairs)
     tree = Tree(pairs)
     usage.least_tokens += tree.least_tokens
@@ -135,15 +127,9 @@ def _readings(
         if core(model).device.type == "cpu":
             batch_tokens = min(batch_tokens, CPU_TOKENS)
         answers = max(1, LOGITS_BYTES // (4 * int(numbers_of(model)["vocab_size"])))
-        limits = Limits(
-            pack=can.kind in ("flat", "tree"),
-            grow=can.kind != "plain",
-            batch_tokens=batch_tokens if can.batched else 1,
-            answers=answers,
-            positions=limit,
-        )
+        limits = Limits(can.kind != "plain", batch_tokens if can.batched else 1, answers)
         real = 0
-        steps = plan_flat(tree, limits) if can.kind == "flat" else plan(tree, limits)
+        steps = plan(tree, limits, in_lines if can.kind == "flat" else in_rows)
         for reading in read(model, tree, steps, can, answers=answers, tokens=batch_tokens):
             usage.scored_tokens += reading.forwarded
             usage.logit_positions += len(reading.logits)
@@ -155,9 +141,9 @@ def _readings(
 
 def _check(pairs: Pairs, limit: int) -> None:
     problems = [
-        Problem(place_of("request", i), "has no token before its continuation")
+        Problem(location_of("request", i), "has no token before its continuation")
         if not len(context)
-        else Problem(place_of("request", i), f"has {tokens} tokens, the model has {limit} positions", "shorten it")
+        else Problem(location_of("request", i), f"has {tokens} tokens, the model has {limit} positions", "shorten it")
         for i, (context, continuation) in enumerate(pairs)
         if (tokens := len(context) + max(0, len(continuation) - 1)) > limit or not len(context)
     ]

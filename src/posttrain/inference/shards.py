@@ -1,8 +1,8 @@
 """Several GPUs or machines: `torchrun --nproc-per-node 4 -m posttrain exam ...` shares the requests out.
 
-Process 0 runs the exam as always; its respondent sends each call to the others, every process answers its own block of
-the requests with its own copy of the model, and the parts are put together in order. Blocks are contiguous, so that
-prompts that share a prefix stay together. Results are those of one process; only process 0 writes and prints.
+Process 0 runs the exam; its respondent sends each call to the others, every process answers its own block of the
+requests with its own copy of the model, and the parts are joined in order. Blocks are contiguous, so that prompts that
+share a prefix stay together. Results are those of one process; only process 0 writes and prints.
 """
 
 from __future__ import annotations
@@ -10,12 +10,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.inference.places import among, place_of, placed
-from posttrain.inference.protocol import Answer, Distributions, Prompt, Respondent, Scored, Usage
+from posttrain.inference.locations import among, located, location_of
+from posttrain.inference.protocol import (
+    Answer,
+    Distributions,
+    Generation,
+    Prompt,
+    Respondent,
+    Scored,
+    Told,
+    Usage,
+    Wrapper,
+    nobody,
+)
 
 __all__ = ["ShardedRespondent", "block", "is_sharded", "sharing", "work"]
 
@@ -26,12 +36,12 @@ T = TypeVar("T")
 
 
 def is_sharded() -> bool:
-    """Whether `torchrun` started several of us."""
+    """Whether `torchrun` started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def rank() -> int:
-    """Which of them this process is."""
+    """The number of this process."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -42,7 +52,7 @@ def block(n: int, index: int, of: int) -> range:
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Processes that can talk to each other: NCCL for the GPU of each and Gloo for plain values."""
+    """While this lasts, processes can send each other plain values (Gloo). Each has its own GPU, if there is one."""
     import torch
     import torch.distributed as dist
 
@@ -73,7 +83,7 @@ def _together(part: Any) -> list[Any]:
 
 
 def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[str, Any]) -> list[Any]:
-    """This process's part of a call: its results, or what failed as text, and what it has spent in all."""
+    """Every process's part of a call, in order: its results, its problems (none, or this raises), its usage so far."""
     import torch.distributed as dist
 
     own = block(len(items), dist.get_rank(), dist.get_world_size())
@@ -86,13 +96,13 @@ def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[st
     failed: list[Problem] = []
     done: list[Any] = []
     try:
-        with placed(lambda number: str(own[number])):  # what the text is called, process 0 alone knows
+        with located(lambda number: str(own[number])):  # only process 0 knows where a text comes from
             done = calls[method](mine, **settings) if mine else []
     except PosttrainError as error:
         failed = [Problem(*problem) for problem in error.problems]
     except Exception as error:
         failed = [Problem("", f"{type(error).__name__}: {error}")]
-    parts = _together((done, failed, asdict(inner.usage)))
+    parts = _together((done, failed, inner.usage))
     problems = [_placed(problem, process) for process, (_, told, _) in enumerate(parts) for problem in told]
     if problems:
         raise PosttrainError(*problems)
@@ -100,14 +110,15 @@ def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[st
 
 
 def _placed(problem: Problem, process: int) -> Problem:
-    """With the place of the text whose number it has; of another fault, with that of the process."""
-    if problem.place.isdecimal():
-        return problem._replace(place=place_of("request", int(problem.place)))
+    """A problem of the text whose number it has, with where that comes from; any other with its process."""
+    if problem.location.isdecimal():
+        return problem._replace(location=location_of("request", int(problem.location)))
     return Problem(f"process {process}", str(problem))
 
 
 def work(inner: Respondent) -> None:
     """Answer process 0's calls until it says that it is done."""
+    _shared(inner)
     while True:
         call = _share([None])[0]
         if call is None:
@@ -116,14 +127,14 @@ def work(inner: Respondent) -> None:
             _own(inner, *call)
 
 
-class ShardedRespondent:
-    """Process 0's respondent: the others' share of every call is done by `work`."""
+class ShardedRespondent(Wrapper):
+    """Process 0's respondent: the others' share of every call is done by `work`. Sampled answers differ from those of
+    another number of processes: a row's random numbers go by its index in its process's list.
+    """
 
     def __init__(self, inner: Respondent) -> None:
-        self.inner = inner
-        self.name = inner.name
-        self.fingerprint = inner.fingerprint
-        self._usage = Usage()
+        super().__init__(_shared(inner), inner.name)
+        self.usage = Usage()
 
     def __enter__(self) -> ShardedRespondent:
         return self
@@ -131,14 +142,7 @@ class ShardedRespondent:
     def __exit__(self, *_: object) -> None:
         _share([None])
 
-    @property
-    def usage(self) -> Usage:
-        """What all processes have spent."""
-        return self._usage
-
-    def _call(
-        self, method: str, items: Sequence[Any], told: Callable[[int, T], None] | None, **settings: Any
-    ) -> list[T]:
+    def _call(self, method: str, items: Sequence[Any], told: Told, **settings: Any) -> list[T]:
         import torch.distributed as dist
 
         results: list[T] = []
@@ -148,43 +152,21 @@ class ShardedRespondent:
             _share([(method, chunk, settings)])
             with among(lambda number, start=start: start + number):  # type: ignore[misc]
                 parts = _own(self.inner, method, chunk, settings)
-            self._usage = _sum([Usage(**usage) for _, _, usage in parts])
+            vars(self.usage).update(vars(sum((usage for _, _, usage in parts), Usage())))
             for one in (one for done, _, _ in parts for one in done):
                 results.append(one)
-                if told is not None:
-                    told(len(results) - 1, one)
+                told(len(results) - 1, one)
         return results
 
-    def answers(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        on_answer: Callable[[int, Answer], None] | None = None,
-    ) -> list[Answer]:
-        """One answer per prompt, in order. Sampled ones differ from those of another number of processes: a row's
-        random numbers go by its place in its process's list.
-        """
-        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed, "stop": stop}
-        return self._call("answers", prompts, on_answer, **settings)
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
+        sent = how._replace(on_answer=nobody, on_token=None)  # functions are not sent
+        return self._call("answers", prompts, how.on_answer, **sent._asdict())
 
-    def generate(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
-    ) -> list[str]:
-        """The texts of `answers`."""
-        said = self.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return [answer.text for answer in said]
-
-    def logprobs(
-        self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
-    ) -> list[Scored]:
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely each continuation is after its prompt."""
         return self._call("logprobs", pairs, on_scored)
 
-    def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely whole texts are."""
         return self._call("rolling", texts, on_scored)
 
@@ -193,11 +175,9 @@ class ShardedRespondent:
         return self.inner.next_token_logprobs(prompts, answers)
 
 
-def _sum(parts: Sequence[Usage]) -> Usage:
-    """Counts added up; the reason for a plain path is the same in all."""
-    total = Usage(plain_reason=next((part.plain_reason for part in parts if part.plain_reason), ""))
-    for part in parts:
-        for field in fields(Usage):
-            if field.name != "plain_reason":
-                setattr(total, field.name, getattr(total, field.name) + getattr(part, field.name))
-    return total
+def _shared(inner: Respondent) -> Respondent:
+    """The respondent. PosttrainError where its items cannot be shared out."""
+    if inner.stateful:
+        cause = "it adapts to each input in its order, so several processes cannot share the inputs"
+        raise PosttrainError(Problem(inner.name, cause, "run it in one process, without torchrun"))
+    return inner

@@ -1,7 +1,7 @@
-"""Stop strings: an answer ends before the first of them, wherever tokens and characters happen to be cut.
+"""Stop strings: an answer ends before the first of them, wherever tokens and characters are cut.
 
-A string may be split over tokens, begin inside one, or hold a character whose bytes come one by one, so tokens cannot
-be compared; text can. `StopWatch` decodes a window of the last tokens after each new one, and the whole answer only
+A string may be split over tokens, begin inside one, or hold a character whose bytes come one by one, so texts are
+compared and not tokens. `StopWatch` decodes a window of the last tokens after each new one, and the whole answer only
 when the window shows a stop string.
 """
 
@@ -19,8 +19,8 @@ BROKEN = "\ufffd"
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """The text before the first stop string, and whether there was one. Empty strings stop nothing."""
-    places = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
-    return (text[: min(places)], True) if places else (text, False)
+    found = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
+    return (text[: min(found)], True) if found else (text, False)
 
 
 class StopWatch:
@@ -46,10 +46,10 @@ class StopWatch:
         return False
 
     def _move(self, ids: list[int], window: str) -> None:
-        """Begin later, where the shorter window reads as the longer one's end does and no character is torn.
+        """Begin the window later: where it reads as the end of the longer window and no character is torn.
 
-        Nothing is found before the new beginning later on: later tokens change no characters but the last ones, and
-        at least `reach` of them stay within.
+        No stop string can appear before the new beginning: later tokens change the last characters only, and at least
+        `reach` of them stay in the window.
         """
         for begin in range(len(ids) - 1, self.begin, -1):
             text = self.text_of(ids[begin:])

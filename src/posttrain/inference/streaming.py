@@ -1,9 +1,9 @@
-"""An answer shown while it is made: only what later tokens will not change.
+"""An answer shown while it is generated: only text that later tokens do not change.
 
-A character of Chinese or an emoji may be three or four tokens of a byte-level vocabulary, a word half of one; decoded
-too early they are question marks. So after each token the whole answer is decoded anew, and its end is held back as
-long as it may still become something else: torn characters, spaces (an answer's last ones are cut off), and what a
-tokenizer that tidies spaces (`do n't` -> `don't`) would draw together.
+A Chinese character or an emoji may be three or four tokens of a byte-level vocabulary; decoded too early they are
+question marks. So after each token the whole answer is decoded anew, and its end is held back as long as it may change:
+torn characters, spaces (the last ones of an answer are cut off), and what a tokenizer that tidies spaces (`do n't` ->
+`don't`) would join.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ __all__ = ["TextStream", "settled"]
 
 OPEN, CLOSE = "<think>", "</think>"
 TIDIED = 4
-"""The longest end of a word that tidying draws to the word before: ` 've`."""
+"""The longest part that tidying joins to the word before: ` 've`."""
 
 
 def settled(text: str, *, tidies: bool = False) -> str:
-    """What of an unfinished answer will stay as it is; nothing while it thinks. tidies: see above."""
+    """The part of an unfinished answer that does not change any more; nothing while it thinks. tidies: see above."""
     begin = text.lstrip()
     if OPEN.startswith(begin) or (begin.startswith(OPEN) and CLOSE not in begin):
         return ""
@@ -31,10 +31,10 @@ def settled(text: str, *, tidies: bool = False) -> str:
 
 
 class TextStream:
-    """Told the token ids of one answer as they grow, it puts out its text piece by piece.
+    """Takes the token ids of one answer as they grow, and gives `put` each new piece of its text.
 
-    text_of: token ids -> text; put: told each new piece. An answer that is rewritten after all (thoughts of which only
-    the end is marked) begins again on a new line.
+    text_of: token ids -> text. An answer whose text changes after all (thoughts of which only the end is marked) begins
+    again on a new line.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TextStream:
             self.end(text)
 
     def end(self, text: str) -> None:
-        """The answer is this: put out what is missing."""
+        """Put out what is missing of the answer's whole text."""
         if not text.startswith(self.told):
             self.put("\n")
             self.told = ""

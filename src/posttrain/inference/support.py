@@ -1,10 +1,9 @@
 """What a model can take, found by trial: random tokens read the shared ways against plain forward passes.
 
-No list of architectures: the first way that gives the plain passes' log-probabilities is taken, and a model that none
-suits is read plainly, which is said once. In float32 they may differ as far as rounding makes the model differ from
-itself: some trained models make 4e-4 nats of what is 1e-6 in others. Trials go beyond the lengths at which a
-configuration says that something changes (a sliding window, a chunk, another scale of the positions) whenever a request
-is that long.
+There is no list of architectures: the first way that gives the plain passes' log-probabilities is taken; a model that
+none suits is read plainly, which is said once. In float32 the two may differ as far as rounding makes the model differ
+from itself: some trained models make 4e-4 nats of what is 1e-6 in others. Trials go beyond the lengths at which the
+configuration says that something changes (a sliding window, a chunk, another scale of the positions) if a request does.
 """
 
 from __future__ import annotations
@@ -15,18 +14,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from posttrain.inference.attention import Support, core, forward, numbers_of, read
-from posttrain.inference.bins import Flat
 from posttrain.inference.decode import context_limit
-from posttrain.inference.flat import NAME
 from posttrain.inference.plain import TokenPair
-from posttrain.inference.tree import Batch, Grow, Limits, Step, Tree
+from posttrain.inference.tree import Batch, Grow, Step, Tree
 from posttrain.models.adapters import virtual_positions
 from posttrain.models.logits import UNFIT
 from posttrain.models.memory import give_back, is_large
@@ -49,6 +46,8 @@ ROUNDED = 0.5
 itself is looked for. Rounding alone comes to 2 to 9 % over SmolLM2's 30 layers, to 25 % at one of its positions."""
 COPIED = 1_000_000_000
 """Parameters up to which a float32 copy is made for trials."""
+SHARING: tuple[Literal["flat", "prefix"], ...] = ("flat", "prefix")
+"""Ways to share, the cheaper one first."""
 CHANGES = ("window", "chunk", "block", "local", "original_max_position")
 """Numbers with such names in a configuration may be lengths at which attention or positions change."""
 NO_LENGTHS = ("layers", "pattern", "every", "num_")
@@ -61,25 +60,21 @@ def warn(text: str) -> None:
 
 @contextmanager
 def taking_masks(model: Any, say: Callable[[str], None]) -> Iterator[None]:
-    """Attention that takes any mask, for as long as this lasts: flash and flex attention know their own shapes only.
-
-    A prefix in every layer sits in an attention function of its own, which takes any mask and is left alone.
-    """
+    """Attention that takes any mask, for as long as this lasts: flash and flex attention know their own shapes only."""
     inner = core(model)
     was = inner.config.get_text_config()._attn_implementation
-    if was in (NAME, "eager", None, *PREFIXED):
+    if was in ("sdpa", "eager", None, *PREFIXED):
         yield
         return
     try:
-        inner.set_attn_implementation(NAME)
+        inner.set_attn_implementation("sdpa")
     except ValueError:
         inner.set_attn_implementation("eager")
-    if was != "sdpa":
-        _once(
-            model,
-            f"scoring uses {inner.config.get_text_config()._attn_implementation} attention: {was} takes no tree mask",
-            say,
-        )
+    _once(
+        model,
+        f"scoring uses {inner.config.get_text_config()._attn_implementation} attention: {was} takes no tree mask",
+        say,
+    )
     try:
         yield
     finally:
@@ -105,8 +100,8 @@ def _once(model: Any, text: str, say: Callable[[str], None]) -> None:
 
 
 def alike(model: Any, other: Any) -> None:
-    """Let a copy of a model be read as the model is, and tried no more: what a model can take is a matter of its code,
-    and readings that are compared must not go down different paths. Nothing where it is a model of another kind.
+    """Read a copy of a model as the model is read, without a trial: what a model can take is a matter of its code, and
+    readings that are compared must not go different ways. Nothing is done where it is a model of another kind.
     """
     inner, first = core(model), core(other)
     if type(inner) is type(first):
@@ -119,13 +114,12 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
     inner = core(model)
     known = _known.setdefault(inner, _Known())
     reach = _reach(model, longest)
-    wide = _reach(model, longest + Limits().row_tokens) > 0
     with taking_masks(model, say):
         attention = inner.config.get_text_config()._attn_implementation
-        key = (reach, wide, attention, virtual_positions(model), inner.dtype, inner.device.type)
+        key = (reach, attention, virtual_positions(model), inner.dtype, inner.device.type)
         found = known.support.get(key)
         if found is None:
-            found = known.support[key] = _tried_exactly(model, reach, wide) or _tried(model, reach, wide)
+            found = known.support[key] = _tried_exactly(model, reach) or _tried(model, reach)
     if found.reason:
         how = "scored one by one" if found.kind == "plain" else "scored over shared prefixes, one to a row"
         _once(model, f"{how}: {found.reason}", say)
@@ -134,24 +128,21 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
 
 def _reach(model: Any, widest: int) -> int:
     """The longest text of fewer than `widest` tokens beyond which the configuration says that something changes: a
-    window, a chunk, another scale of the positions; 0 when nothing does.
+    window, a chunk, another scale of the positions; 0 where nothing does.
     """
-    found = [0]
-
-    def look(config: dict[str, Any]) -> None:
-        for key, value in config.items():
-            if isinstance(value, dict):
-                look(value)
-            elif isinstance(value, int) and not isinstance(value, bool):
-                named = any(word in key for word in CHANGES) and not any(word in key for word in NO_LENGTHS)
-                if named and 1 < value < widest:
-                    found.append(value)
-
-    look(numbers_of(model))
-    return max(found)
+    return max((length for length in _lengths(numbers_of(model)) if 1 < length < widest), default=0)
 
 
-def _tried_exactly(model: Any, reach: int, wide: bool) -> Support | None:
+def _lengths(config: dict[str, Any]) -> Iterator[int]:
+    for key, value in config.items():
+        named = any(w in str(key) for w in CHANGES) and not any(w in str(key) for w in NO_LENGTHS)
+        if isinstance(value, dict):
+            yield from _lengths(value)
+        elif named and isinstance(value, int):
+            yield value
+
+
+def _tried_exactly(model: Any, reach: int) -> Support | None:
     """What a float32 copy of a model in half precision can take, if the model itself can take it so; None where there
     is nothing to copy (float32, a GPU, a large model) and where the two disagree. What a model can take is a matter of
     its code, and in float32 a wrong mask is not mistaken for rounding.
@@ -160,61 +151,43 @@ def _tried_exactly(model: Any, reach: int, wide: bool) -> Support | None:
     large = sum(p.numel() for p in inner.parameters()) > COPIED
     if inner.device.type != "cpu" or inner.dtype.itemsize >= 4 or large:
         return None
-    found = _tried(copy.deepcopy(model).float(), reach, wide)
+    found = _tried(copy.deepcopy(model).float(), reach)
     if is_large(inner):
         give_back()  # the copy
-    return None if _agree(model, reach, wide, found, coarse=ROUNDED) else found
+    return None if _problem(model, reach, found, coarse=ROUNDED) else found
 
 
-def _tried(model: Any, reach: int, wide: bool) -> Support:
+def _tried(model: Any, reach: int) -> Support:
     """Read random tokens the shared ways, compare with plain passes, and take the first way that agrees."""
-    if core(model)._is_stateful:
-        problem = _agree(model, reach, wide, Support("plain"))
-        return Support("plain", batched=not problem, reason="it has recurrent layers")
-    config = numbers_of(model)
-    types = bool(set(config.get("layer_types") or ()) - {"full_attention"})
-    forms: list[Support] = []
-    if core(model).config.get_text_config()._attn_implementation == NAME:
-        forms.append(Support("flat", "types" if types else "full"))
-    if types:
-        forms.append(Support("tree", "types"))
-    if config.get("sliding_window"):
-        forms.append(Support("tree", "window"))
-    forms.append(Support("tree", "full"))
-    why = ""
-    for form in [*forms, Support("prefix")]:
-        for brief in (True, False):
-            problem = _agree(model, reach, wide, form._replace(brief=brief))
-            if not problem:
-                reason = f"a tree mask does not suit it ({why})" if form.kind == "prefix" else ""
-                return form._replace(brief=brief, reason=reason)
-        why = problem
-    batched = not _agree(model, reach, wide, Support("plain"))
-    return Support("plain", batched=batched, reason=f"sharing would be wrong for it ({why})")
+    why = "it has recurrent layers"
+    if not core(model)._is_stateful:
+        line = ""
+        for kind in SHARING:
+            for brief in (True, False):
+                way = Support(kind, brief=brief, reason=line)
+                why = _problem(model, reach, way)
+                if not why:
+                    return way
+            line = f"a tree mask does not suit it ({why})"
+        why = f"sharing would be wrong for it ({why})"
+    return Support("plain", batched=not _problem(model, reach, Support("plain")), reason=why)
 
 
-def _agree(model: Any, reach: int, wide: bool, way: Support, *, coarse: float = COARSE) -> str:
+def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) -> str:
     """What is wrong with reading that way; empty when it agrees with plain passes. coarse: how much may differ in half
     precision."""
-    pairs = _trial(model, reach, wide and way.kind != "flat")  # a line knows no rows in which to be far
+    pairs = _trial(model, reach)
     tree, expected = Tree(pairs, share=way.kind != "plain"), _expected(model, pairs)
     p, a, b, c, d, other = range(1, 7)
-    steps: list[list[Step | Flat]]
-    if way.kind == "tree":
-        steps = [
-            [Batch([[p, a, b, c, d], [other]])],
-            [Grow([p]), Batch([[a], [b, c, d]])],
-        ]
-    elif way.kind == "flat":
-        steps = [[Flat([p, a, b, c, d, other])], [Grow([p]), Flat([a, b, c, d])]]
-    elif way.kind == "prefix":
-        steps = [[Batch([[p, a], [other]])], [Grow([p]), Batch([[a], [b, c], [b, d]])]]
-    else:
-        steps = [[Batch([[n] for n in range(1, 5)])]]
+    plans: dict[str, list[list[Step]]] = {
+        "flat": [[Batch([[p, a, b, c, d, other]])], [Grow([p]), Batch([[a, b, c, d]])]],
+        "prefix": [[Batch([[p, a], [other]])], [Grow([p]), Batch([[a], [b, c], [b, d]])]],
+        "plain": [[Batch([[n] for n in range(1, 5)])]],
+    }
     noise: float | None = None
     try:
-        for each in steps:
-            for reading in read(model, tree, each, way, answers=1 << 30, tokens=1 << 30):
+        for steps in plans[way.kind]:
+            for reading in read(model, tree, steps, way, answers=1 << 30, tokens=1 << 30):
                 asked = reading.asked
                 found = torch.log_softmax(reading.logits.float(), -1)
                 for i, t, row in zip(asked.requests.tolist(), asked.steps.tolist(), asked.row.tolist(), strict=True):
@@ -230,9 +203,9 @@ def _agree(model: Any, reach: int, wide: bool, way: Support, *, coarse: float = 
     return ""
 
 
-def _trial(model: Any, reach: int, wide: bool) -> list[TokenPair]:
+def _trial(model: Any, reach: int) -> list[TokenPair]:
     """Rows p+a, p+b+c, p+b+d and one that shares nothing, of random tokens: with `reach`, p is almost that long, so
-    that its branches go beyond; `wide`: a is so long that c and d lie far from p in the row that they share.
+    that its branches go beyond.
     """
     config, limit = numbers_of(model), context_limit(model)
     special = {
@@ -251,9 +224,8 @@ def _trial(model: Any, reach: int, wide: bool) -> list[TokenPair]:
         return choose.choices(allowed, k=length)
 
     length = max(1, min(max(6, reach - 3), limit - 24))
-    far = min(Limits().row_tokens, limit - length - 24) if wide else 0
     shared = [start, *some(length - 1)]
-    a, b = [first[0], *some(4 + max(0, far))], [first[1], *some(3)]
+    a, b = [first[0], *some(4)], [first[1], *some(3)]
     c, d = ([token, *some(more)] for token, more in ((first[0], 2), (first[1], 5)))
     rows = [shared + a, shared + b + c, shared + b + d, [after, *some(8)]]
     cut = [length - 1 or 1] * 3 + [4]

@@ -4,26 +4,39 @@ A request asks how likely its continuation is after its context; the model reads
 row. Rows that begin alike share a path from the root of a radix tree, so the nodes' tokens are the fewest that any
 arrangement can forward (`least_tokens`). A plan walks the tree depth first:
 
-    Grow    a stretch that very much hangs on is read once, into the key-value cache (a stack: one path deep)
-    Batch   what hangs on it is read over that cache; each row holds one or several whole subtrees
-    Crop    back up to where the next branch leaves
+    Grow    a stretch that many rows share is read once, into the key-value cache (a stack: one path deep)
+    Batch   what hangs on it is read over that cache
+    Crop    the cache is cut back to where the next branch leaves
 
-A row of several branches is laid out in preorder, so a node's descendants are the places right after it: place k is
-seen from place q when k <= q < last(k), `last` being where the subtree of k's node ends. That is the whole tree mask.
-Attention costs a row the square of its width: a subtree shares a row only while that costs less than reading apart.
+What a batch holds is decided by a `Divide`: `in_lines` of `inference/bins.py` puts whole subtrees into one line of
+tokens; `in_rows`, for models that cannot take that, gives every branch a row of its own.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
-from itertools import chain, islice, pairwise
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Asked", "Batch", "Crop", "Grow", "Ints", "Layout", "Limits", "Step", "Tree", "ask", "lay_out", "plan"]
+__all__ = [
+    "Asked",
+    "Batch",
+    "Crop",
+    "Grow",
+    "Ints",
+    "Layout",
+    "Limits",
+    "Step",
+    "Tree",
+    "ask",
+    "in_rows",
+    "lay_out",
+    "plan",
+]
 
 Ints: TypeAlias = NDArray[np.int64]
 
@@ -32,27 +45,22 @@ TOKEN = np.dtype(">u4")
 CACHE_TOKENS = 96
 """A stretch is read into the cache when reading it again in every row would cost more tokens than this; a forward
 pass of its own costs time too."""
-LOOSE = 1.5
-"""A subtree shares one row while that makes the row at most this much longer than its longest path."""
 SIMILAR = 0.9
-"""Rows of one branch share a batch only down to this share of the longest one's length, once it is full enough."""
+"""Rows share a batch only down to this share of the longest one's length, once the batch is full enough."""
 FULL_ENOUGH = 1024
+"""So many tokens are enough."""
 
 
 class Limits(NamedTuple):
     """What a plan must keep to.
 
-    pack: branches may share a row (a tree mask); grow: prefixes may be read into a cache; batch_tokens: places per
-    batch, the prefix's counted in each row; row_tokens: width of rows shared by small subtrees; answers: places of
-    which logits are computed at once; positions: the most places before and in a row.
+    grow: prefixes may be read into a cache; batch_tokens: tokens per batch, the prefix's counted in each row; answers:
+    tokens per batch after which logits are computed.
     """
 
-    pack: bool = True
     grow: bool = True
     batch_tokens: int = 16384
-    row_tokens: int = 512
     answers: int = 1 << 30
-    positions: int = 1 << 30
 
 
 class Grow(NamedTuple):
@@ -68,12 +76,13 @@ class Crop(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Read rows over the cache: each the numbers of its nodes in preorder."""
+    """Read over the cache: one line of nodes in preorder, or rows of nodes, one below the other in each."""
 
     rows: list[list[int]]
 
 
 Step: TypeAlias = Grow | Crop | Batch
+Deeper: TypeAlias = list[tuple[int, list[int]]]
 
 
 class Tree:
@@ -100,7 +109,7 @@ class Tree:
         """Tokens that no arrangement can save."""
         own = self._build(lengths, shared if share else [0] * len(shared))
         self.asked: list[list[tuple[int, int, int]]] = [[] for _ in self.start]
-        """Per node: (request, from depth, to depth), the places whose next token that request asks for."""
+        """Per node: (request, from depth, to depth), the tokens whose next token that request asks for."""
         self.ends = [0] * len(self.start)
         """Per node: requests whose row ends there."""
         self.first: dict[int, int] = {}
@@ -116,36 +125,30 @@ class Tree:
         self._measure()
 
     def _build(self, lengths: Sequence[int], shared: Sequence[int]) -> list[int]:
-        """Make the nodes; for each row, the node at whose end it ends.
-
-        A stack of the nodes on the path of the row before; a row leaves it at the depth that the two share, where a
-        node is cut in two if need be.
+        """Make the nodes of sorted rows, of which each shares so many tokens with the one before; return the node at
+        whose end each row ends.
         """
-        end, parent, low = [0], [-1], [0]
-        own, open_ = [], [0]
-        for at, (length, common) in enumerate(zip(lengths, shared, strict=True)):
-            below = -1
-            while end[open_[-1]] > common:
-                below = open_.pop()
-            if end[open_[-1]] < common:  # the edge to `below` is cut where this row leaves it
-                end.append(common)
-                parent.append(open_[-1])
-                low.append(low[below])
-                parent[below] = len(end) - 1
-                open_.append(len(end) - 1)
-            end.append(length)
-            parent.append(open_[-1])
-            low.append(at)
-            open_.append(len(end) - 1)
-            own.append(len(end) - 1)
-        order = sorted(range(len(end)), key=lambda n: (low[n], end[n]))
-        number = {old: new for new, old in enumerate(order)}
-        self.end = [end[n] for n in order]
-        self.low = [low[n] for n in order]
+        self.end: list[int] = []
+        self.parent: list[int] = []
+        self.low: list[int] = []
         """A row that passes through the node."""
-        self.parent = [number[parent[n]] if parent[n] >= 0 else -1 for n in order]
+        own = [0] * len(lengths)
+        waiting = [(0, len(lengths), -1)]  # rows that share a branch of a node: the first, after the last, the node
+        while waiting:
+            low, high, parent = waiting.pop()
+            inside = np.asarray(shared[low + 1 : high])
+            end = 0 if parent < 0 else int(inside.min()) if len(inside) else lengths[low]
+            node = len(self.end)
+            self.end.append(end)
+            self.low.append(low)
+            self.parent.append(parent)
+            cuts = sorted({low, *(low + 1 + np.flatnonzero(inside == end)).tolist(), high})
+            if parent >= 0 and lengths[low] == end:  # the first row ends here
+                own[low] = node
+                del cuts[0]
+            waiting += [(first, after, node) for first, after in reversed(list(pairwise(cuts)))]
         self.start = [self.end[p] if p >= 0 else 0 for p in self.parent]
-        return [number[n] for n in own]
+        return own
 
     def _measure(self) -> None:
         count = len(self.start)
@@ -154,8 +157,9 @@ class Tree:
         self.deepest = list(self.end)
         """Depth of the subtree's longest path."""
         self.answers = [_covered(asked) for asked in self.asked]
-        """Places in the subtree of which logits are needed."""
+        """Tokens of the subtree after which logits are needed."""
         self.leaves = [0] * count
+        """Branches of the subtree."""
         self.stop = [n + 1 for n in range(count)]
         """The number after the subtree's last node."""
         self.children: list[list[int]] = [[] for _ in range(count)]
@@ -198,18 +202,14 @@ def _covered(ranges: Sequence[tuple[int, int, int]]) -> int:
     return covered
 
 
-class _Unit(NamedTuple):
-    """A subtree read in one row, below nodes that are read again with it (unless the row has them already)."""
-
-    node: int
-    above: tuple[int, ...]
-    tokens: int
-    answers: int
+Divide: TypeAlias = Callable[[Tree, int, int, Limits, Deeper], Iterator[Batch]]
+"""(tree, node, tokens in the cache, limits, deeper) -> batches of what hangs on the node, whose path the cache holds.
+What needs a longer cache is added to `deeper`: a node that the cache has to grow by, and the nodes between the two."""
 
 
-def plan(tree: Tree, limits: Limits) -> Iterator[Step]:
+def plan(tree: Tree, limits: Limits, divide: Divide) -> Iterator[Step]:
     """Steps that read every node of the tree, each branch seeing its own path only."""
-    waiting: list[tuple[int, tuple[int, ...], int] | Crop] = [(0, (), 0)]  # node, path to read with it, cached tokens
+    waiting: list[tuple[int, list[int], int] | Crop] = [(0, [], 0)]  # node, nodes to read with it, tokens in the cache
     while waiting:
         task = waiting.pop()
         if isinstance(task, Crop):
@@ -220,192 +220,108 @@ def plan(tree: Tree, limits: Limits) -> Iterator[Step]:
             yield Grow([*path, node])
             waiting.append(Crop(cached))
             cached = tree.end[node]
-        units, deeper = _divide(tree, node, cached, limits)
+        deeper: Deeper = []
+        yield from divide(tree, node, cached, limits, deeper)
         waiting += [(below, above, cached) for below, above in reversed(deeper)]
-        yield from _batched(tree, units, cached, limits)
 
 
-def _divide(tree: Tree, top: int, cached: int, limits: Limits) -> tuple[list[_Unit], list[tuple[int, tuple[int, ...]]]]:
-    """What is read over a cache that ends at `top`: subtrees that fit a row, and nodes that the cache must grow by.
+class _Row(NamedTuple):
+    """The nodes of one branch, one below the other."""
 
-    A node that is neither (too much hangs on it for one row, too little is saved by a pass of its own) is read again
-    in every row that holds something below it.
+    nodes: list[int]
+    tokens: int
+    answers: int
+
+
+def in_rows(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -> Iterator[Batch]:
+    """Every branch in a row of its own, rows of similar length in one batch, the longest first.
+
+    A node with several branches is read into the cache, or, where that would save little, again in each row.
     """
-    units: list[_Unit] = []
-    deeper: list[tuple[int, tuple[int, ...]]] = []
-    # node, path above it, that path's tokens
-    found: list[tuple[int, tuple[int, ...], int]] = [(child, (), 0) for child in reversed(tree.children[top])]
+    rows: list[_Row] = []
+    found: list[tuple[int, list[int], int]] = [(child, [], 0) for child in reversed(tree.children[top])]
     while found:
         node, above, length = found.pop()
-        tokens, depth = length + tree.size[node], tree.deepest[node]
-        straight = tokens == depth - cached
-        roomy = tokens <= limits.row_tokens or cached + tokens <= LOOSE * depth
-        fits = straight or (limits.pack and roomy and cached + tokens <= limits.positions)
-        if fits and (tree.answers[node] <= limits.answers or not limits.grow):
-            units.append(_Unit(node, above, tokens, tree.answers[node]))
+        tokens = length + tree.size[node]
+        straight = tokens == tree.deepest[node] - cached
+        if straight and (tree.answers[node] <= limits.answers or not limits.grow):
+            rows.append(_Row([*above, *range(node, tree.stop[node])], tokens, tree.answers[node]))
             continue
-        edge = tree.edge(node)
-        rows = -(-tokens // limits.row_tokens) if limits.pack else tree.leaves[node]
-        repeated = (length + edge) * (rows - 1)
+        length += tree.edge(node)
+        repeated = length * (tree.leaves[node] - 1)
         if limits.grow and (repeated > CACHE_TOKENS or tree.answers[node] > limits.answers):
             deeper.append((node, above))
         else:
-            found += [(child, (*above, node), length + edge) for child in reversed(tree.children[node])]
-    return units, deeper
-
-
-def _batched(tree: Tree, units: list[_Unit], cached: int, limits: Limits) -> Iterator[Batch]:
-    """Subtrees into rows and rows into batches so that little is padded.
-
-    Large ones go by length, the longest first; small ones share rows in the order of the tree, where long and short
-    ones stand side by side (which fill rows evenly) and so do those that are read below the same nodes.
-    """
-    small = [unit for unit in units if limits.pack and unit.tokens <= limits.row_tokens]
-    large = [unit for unit in units if not limits.pack or unit.tokens > limits.row_tokens]
-    units = [*sorted(large, key=lambda unit: -unit.tokens), *small]
+            found += [(child, [*above, node], length) for child in reversed(tree.children[node])]
+    rows.sort(key=lambda row: -row.tokens)
     at = 0
-    while at < len(units):
-        longest = units[at].tokens
-        shared = at >= len(large)
-        width = min(limits.row_tokens, limits.positions - cached) if shared else longest
-        rows = max(1, limits.batch_tokens // (width + cached))
-        chosen: list[_Unit] = []
-        tokens, answers = 0, 0
-        held: set[int] = set()
-        for unit in islice(units, at, len(units) if shared else len(large)):
-            own = tree.size[unit.node] + sum(tree.edge(n) for n in unit.above if n not in held)
-            full = tokens + own > rows * width if shared else len(chosen) == rows
-            unlike = not shared and unit.tokens < SIMILAR * longest and len(chosen) * longest >= FULL_ENOUGH
-            if chosen and (full or unlike or answers + unit.answers > limits.answers):
+    while at < len(rows):
+        longest, answers = rows[at].tokens, 0
+        chosen: list[list[int]] = []
+        for row in rows[at : at + max(1, limits.batch_tokens // (longest + cached))]:
+            answers += row.answers
+            unlike = row.tokens < SIMILAR * longest and len(chosen) * longest >= FULL_ENOUGH
+            if chosen and (unlike or answers > limits.answers):
                 break
-            chosen.append(unit)
-            held.update(unit.above)
-            tokens, answers = tokens + own, answers + unit.answers
+            chosen.append(row.nodes)
         at += len(chosen)
-        bins = _balanced(tree, chosen, -(-tokens // width), rows) if shared else [[unit] for unit in chosen]
-        yield Batch([_nodes(tree, each) for each in bins])
-
-
-def _balanced(tree: Tree, units: list[_Unit], least: int, most: int) -> list[list[_Unit]]:
-    """Units in rows of about equal length: the longest unit first, always into the row that stays shortest.
-
-    The number of rows is the one from `least` on that pads least.
-    """
-    best: list[list[_Unit]] = []
-    padded = -1
-    for count in range(least, min(len(units), max(least, min(most, least + 3))) + 1):
-        bins: list[list[_Unit]] = [[] for _ in range(count)]
-        lengths = [0] * count
-        held: list[set[int]] = [set() for _ in range(count)]
-        for unit in sorted(units, key=lambda unit: -unit.tokens):
-            if unit.above:
-                costs = [
-                    length + unit.tokens - sum(tree.edge(n) for n in unit.above if n in has)
-                    for length, has in zip(lengths, held, strict=True)
-                ]
-                place = min(range(count), key=costs.__getitem__)
-                lengths[place] = costs[place]
-                held[place].update(unit.above)
-            else:
-                place = min(range(count), key=lengths.__getitem__)
-                lengths[place] += unit.tokens
-            bins[place].append(unit)
-        cost = count * max(lengths)
-        if padded < 0 or cost < padded:
-            best, padded = bins, cost
-    return best
-
-
-def _nodes(tree: Tree, units: Sequence[_Unit]) -> list[int]:
-    """A row's nodes in preorder."""
-    numbers = set(chain.from_iterable(unit.above for unit in units))
-    for unit in units:
-        numbers.update(range(unit.node, tree.stop[unit.node]))
-    return sorted(numbers)
+        yield Batch(chosen)
 
 
 class Asked(NamedTuple):
-    """What is asked of a batch: token `steps[j]` of the continuation of request `requests[j]` is predicted at
-    `places[row[j]]`; places index the batch's (rows x width) tokens, sorted, none twice.
+    """What is asked of a batch: token `steps[j]` of the continuation of request `requests[j]` is predicted after the
+    batch's token number `tokens[row[j]]`; `tokens` is sorted and holds no number twice.
     """
 
-    places: Ints
+    tokens: Ints
     row: Ints
     requests: Ints
     steps: Ints
 
 
 class Layout(NamedTuple):
-    """A batch as arrays of shape (rows, width); places after a row's end repeat its last token and see themselves.
-
-    positions: depth in the text; last: up to which place of the row (not included) this one is seen; lengths: tokens
-    per row; straight: no row has branches, so that the usual causal mask is right; shared: nodes read once for
-    several requests or branches.
+    """Rows as an array `ids` (rows, width), each filled up with its last token; lengths: tokens per row; shared: nodes
+    read once for several requests.
     """
 
     ids: Ints
-    positions: Ints
-    last: Ints
     lengths: Ints
-    straight: bool
     shared: int
     asked: Asked
 
 
 def lay_out(tree: Tree, rows: Sequence[Sequence[int]], done: set[int]) -> Layout:
-    """Rows of nodes as arrays; what is asked of a node is asked once: `done` holds the nodes whose turn has been."""
+    """Rows of nodes as an array; what is asked of a node is asked once: `done` holds the nodes whose turn has been."""
     lengths = np.array([sum(tree.edge(n) for n in row) for row in rows], dtype=np.int64)
     width = int(lengths.max())
     ids = np.zeros((len(rows), width), dtype=np.int64)
-    positions = np.zeros_like(ids)
-    last = np.tile(np.arange(1, width + 1, dtype=np.int64), (len(rows), 1))
-    standing: list[tuple[int, int]] = []
-    straight, shared = True, 0
+    begins: list[tuple[int, int]] = []
     for at, row in enumerate(rows):
-        place = 0
-        path: list[tuple[int, int]] = []  # nodes above the present one, and where they stand
-        held = dict.fromkeys(row, 0)  # how many read each node: requests that end there, and branches in this row
-        for node in (*row, -1):
-            while path and (node < 0 or node >= tree.stop[path[-1][0]]):
-                closed, begin = path.pop()
-                last[at, begin : begin + tree.edge(closed)] = place
-                if node >= 0:
-                    straight = False
-            if node < 0:
-                break
-            held[node] += tree.ends[node]
-            if path:
-                held[path[-1][0]] += 1
-            length = tree.edge(node)
-            ids[at, place : place + length] = tree.ids(node)
-            positions[at, place : place + length] = np.arange(tree.start[node], tree.end[node])
-            standing.append((node, at * width + place))
-            path.append((node, place))
-            place += length
-        ids[at, place:] = ids[at, place - 1]
-        shared += sum(readers > 1 for readers in held.values())
-    return Layout(ids, positions, last, lengths, straight, shared, ask(tree, standing, done))
+        own = np.concatenate([tree.ids(node) for node in row])
+        ids[at, : len(own)] = own
+        ids[at, len(own) :] = own[-1]
+        begin = at * width
+        for node in row:
+            begins.append((node, begin))
+            begin += tree.edge(node)
+    shared = sum(tree.ends[node] + (node != row[-1]) > 1 for row in rows for node in row)
+    return Layout(ids, lengths, shared, ask(tree, begins, done))
 
 
-def ask(tree: Tree, standing: Sequence[tuple[int, int]], done: set[int]) -> Asked:
-    """What is asked of nodes that stand at the given places, of each node once; `done` grows by them."""
-    places: list[Ints] = []
+def ask(tree: Tree, begins: Sequence[tuple[int, int]], done: set[int]) -> Asked:
+    """What is asked of nodes, each with the number of its first token in the batch; of each node once, `done` grows."""
+    tokens: list[Ints] = []
     requests: list[Ints] = []
     steps: list[Ints] = []
-    for node, place in standing:
+    for node, begin in begins:
         if node in done:
             continue
         done.add(node)
-        for request, begin, stop in tree.asked[node]:
-            depths = np.arange(begin, stop, dtype=np.int64)
-            places.append(place - tree.start[node] + depths)
-            requests.append(np.full(stop - begin, request, dtype=np.int64))
+        for request, first, stop in tree.asked[node]:
+            depths = np.arange(first, stop, dtype=np.int64)
+            tokens.append(begin - tree.start[node] + depths)
+            requests.append(np.full(stop - first, request, dtype=np.int64))
             steps.append(depths - tree.first[request])
-    flat = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
-    unique, row = np.unique(flat, return_inverse=True)
-    return Asked(
-        unique,
-        row.astype(np.int64),
-        np.concatenate(requests) if requests else flat,
-        np.concatenate(steps) if steps else flat,
-    )
+    none = [np.zeros(0, dtype=np.int64)]
+    unique, row = np.unique(np.concatenate(tokens or none), return_inverse=True)
+    return Asked(unique, row.astype(np.int64), np.concatenate(requests or none), np.concatenate(steps or none))

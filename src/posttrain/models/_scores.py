@@ -1,17 +1,17 @@
 """Gradients of many rows at once for the estimates whose draws have mean zero (see `curvature.py`).
 
-With random signs (or draws from the model itself) the score of a row has mean zero and is independent of every other
-row's. So the cross terms vanish between rows as they do between positions:
+With random signs (or draws from the model itself) the score of a row has mean zero and is independent of all other
+rows'. So the cross terms vanish between rows as they do between positions:
 
     E[(sum_r g_r)^2] = sum_r E[g_r^2]            since E[g_r g_s] = E[g_r] E[g_s] = 0 for r != s
 
-and the square of a whole batch's *summed* gradient is as unbiased as the sum of the rows' squares, at the price of a
-training step: what is as large as the parameters is read and written once per batch, not once per row. What is paid is
-variance: an entry measured on n squares has a relative standard deviation of about sqrt(2 / n). (The square of a
-batch's gradient of *labels* has no such excuse: those have a mean.)
+and the square of a whole batch's *summed* gradient is as unbiased as the sum of the rows' squares, and costs as much as
+a training step: tensors of the parameters' size are read and written once per batch, not once per row. The price is
+variance: an entry measured on n squares has a relative standard deviation of about sqrt(2 / n). (For *labels* this does
+not hold, since their scores do not have mean zero.)
 
-Each gradient is squared into its sum as soon as the backward pass has made it, and given back, so that at no time the
-gradients of all parameters are held.
+Each gradient is squared, added and freed as soon as the backward pass has computed it, so that the gradients of all
+parameters are never in memory together.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def sign_pull(logits: Tensor, signs: Tensor) -> Tensor:
 
 
 def length_groups(lengths: Sequence[int], tokens: int, least: int) -> list[list[int]]:
-    """Rows in groups of like length, at most `tokens` padded tokens each (a longer row is alone), and at least `least`
-    groups where there are as many rows."""
+    """Rows in groups of similar length, at most `tokens` padded tokens each (a longer row is alone), and at least
+    `least` groups if there are that many rows."""
     most = max(len(lengths) // max(least, 1), 1)
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
@@ -52,8 +52,8 @@ def squares(
 ) -> None:
     """Add the square of each batch's gradient to `sums`.
 
-    batches: (logits of a batch, what is pulled at them); the pull is made when the logits are there. Gradients that
-    the parameters had before are put back.
+    batches: pairs of functions, one for the logits of a batch and one from logits to the gradient that is propagated
+    back from them. Gradients that the parameters had before are restored.
     """
     held = {name: parameter.grad for name, parameter in parameters.items()}
 

@@ -1,8 +1,8 @@
-"""Whether a PEFT adapter's folder fits its base: nothing of it without a place, nothing left at random.
+"""Whether a PEFT adapter's folder fits its base: all its tensors are used, and no parameter stays random.
 
-Beside its own tensors an adapter's folder may hold the base's embedding and output head: PEFT writes them where an
-adapter sits on them, and where the vocabulary was resized before training. They have their place in the base. A resized
-vocabulary gives the base its size; other numbers than the base's show that the adapter was trained on another model.
+An adapter's folder may also hold the base's embedding and output head: PEFT writes them when an adapter wraps them, and
+when the vocabulary was resized before training. If it was resized, the base gets that size; other numbers than the
+base's mean that the adapter was trained on another model.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from posttrain.errors import PosttrainError, Problem
 __all__ = ["differences", "make_base_fit", "misfits"]
 
 ROUNDING = 1e-2
-"""A base's own matrix may have been written in half precision: by how much of its size a number may differ."""
+"""Relative difference allowed between a base's matrix and its copy, which may be in half precision."""
 
 
 class _Held(NamedTuple):
-    """What a folder has of one of the base's matrices: its rows, and whether they are the base's own numbers or were
-    trained."""
+    """A copy of one of the base's matrices in an adapter folder; frozen: it was not trained."""
 
     what: str
     matrix: Tensor
@@ -35,19 +34,19 @@ class _Held(NamedTuple):
 
 
 def make_base_fit(model: PreTrainedModel, folder: Path, base: str, saved: Mapping[str, Any]) -> None:
-    """Before the adapter is put in: the base gets the vocabulary that the folder holds.
+    """Resize the base's vocabulary to that of the adapter folder; call it before the adapter is put in.
 
-    base: its name; saved: adapter_config.json. PosttrainError where the adapter wants a larger vocabulary and does not
-    hold the embeddings of that size, and where the embeddings it holds are not those of its base.
+    base: its name; saved: adapter_config.json. PosttrainError where the adapter needs a larger vocabulary and does not
+    have the embeddings for it, and where the embeddings it has are not those of its base.
     """
     stored = load_peft_weights(str(folder), device="cpu")
     own: Any = model
-    places = {"embedding": own.get_input_embeddings(), "output head": own.get_output_embeddings()}
+    own_modules = {"embedding": own.get_input_embeddings(), "output head": own.get_output_embeddings()}
     names = {id(m): n for n, m in model.named_modules()}
     trained = saved.get("modules_to_save") or []
     held = [
         each
-        for what, module in places.items()
+        for what, module in own_modules.items()
         if module is not None
         for each in _held(stored, what, names[id(module)], module.weight.shape[1], trained)
     ]
@@ -58,8 +57,8 @@ def make_base_fit(model: PreTrainedModel, folder: Path, base: str, saved: Mappin
     if len(rows) > 1:
         mend = "save the adapter again"
         raise PosttrainError(Problem(str(folder), f"holds matrices of {sorted(rows)} tokens for one vocabulary", mend))
-    tied = places["output head"] is None or places["output head"].weight is places["embedding"].weight
-    lacking = [what for what in places if what not in {each.what for each in held}]
+    tied = own_modules["output head"] is None or own_modules["output head"].weight is own_modules["embedding"].weight
+    lacking = [what for what in own_modules if what not in {each.what for each in held}]
     if size > has and lacking and not tied:
         cause = (
             f"was trained on {size} tokens, its base '{base}' has {has}, "
@@ -68,7 +67,7 @@ def make_base_fit(model: PreTrainedModel, folder: Path, base: str, saved: Mappin
         raise PosttrainError(Problem(str(folder), cause, "save it again with PEFT's save_embedding_layers=True"))
     moved = tied and any(not each.frozen for each in held)  # one matrix under two names, and one of them is trained
     for each in held:
-        if each.frozen and not moved and not _the_same(each.matrix, places[each.what].weight):
+        if each.frozen and not moved and not _the_same(each.matrix, own_modules[each.what].weight):
             other = f"the adapter was trained on another base than '{base}': it holds another {each.what}"
             mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"
             raise PosttrainError(Problem(str(folder), other, mend))
@@ -78,7 +77,7 @@ def make_base_fit(model: PreTrainedModel, folder: Path, base: str, saved: Mappin
 
 
 def _held(stored: Mapping[str, Tensor], what: str, name: str, width: int, trained: list[str]) -> list[_Held]:
-    """A base's matrix among an adapter's tensors: `lm_head.weight`, `lm_head.base_layer.weight`, ..."""
+    """The copies of a base's matrix among an adapter's tensors: `lm_head.weight`, `lm_head.base_layer.weight`, ..."""
     pattern = re.compile(rf"(?:base_model\.model\.)?{re.escape(name)}((?:\.(?!lora_)\w+)*)\.weight")
     whole = any(f".{name}".endswith(f".{module}") for module in trained)
     found = []
@@ -91,28 +90,28 @@ def _held(stored: Mapping[str, Tensor], what: str, name: str, width: int, traine
 
 
 def _the_same(matrix: Tensor, own: Tensor) -> bool:
-    """Whether the rows that both have are the same numbers, up to rounding."""
+    """Whether two matrices have equal numbers in the rows that both have, up to rounding."""
     rows = min(len(matrix), len(own))
     one, other = matrix[:rows].float(), own[:rows].detach().float().cpu()
     return torch.allclose(one, other, rtol=ROUNDING, atol=ROUNDING * float(other.square().mean().sqrt()))
 
 
 def misfits(model: PeftModel, stored: Mapping[str, Tensor]) -> list[str]:
-    """Names of tensors that an adapter has and the model has no place for, or the other way round.
+    """Names of an adapter's tensors that the model does not have, and of the model's that the adapter does not have.
 
-    PEFT ignores the first and leaves the second at random. Tensors of the base have their place in it; PEFT also writes
-    the same numbers twice, once under a name that it does not read.
+    PEFT ignores the first and leaves the second random. Tensors of the base count as known; PEFT also writes some
+    numbers twice, once under a name that it does not read.
     """
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     wrong = differences(stored, own)
     if not wrong or set(own) - set(stored) or any(name in own for name in wrong):
         return wrong
-    result = set_peft_model_state_dict(model, dict(stored))  # again; it tells what it has no place for
+    result = set_peft_model_state_dict(model, dict(stored))  # loaded once more: the result names what is unknown
     return [name for name in sorted(result.unexpected_keys) if not _twice(name, stored)]
 
 
 def _twice(name: str, stored: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor has the numbers of another, which has a place."""
+    """Whether a tensor has the same numbers as another of the adapter's."""
     if name not in stored or not any(f".{part}." in name for part in ("modules_to_save", "token_adapter")):
         return False
     return any(
@@ -122,5 +121,5 @@ def _twice(name: str, stored: Mapping[str, Tensor]) -> bool:
 
 
 def differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
-    """Names that only one has, or whose shapes differ."""
+    """Names that only one of both has, or whose shapes differ."""
     return sorted(set(one) ^ set(other)) + [n for n, t in one.items() if n in other and other[n].shape != t.shape]

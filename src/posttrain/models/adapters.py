@@ -1,9 +1,9 @@
-"""What PEFT's adapters need beside PEFT's own saving: virtual tokens in front of rows, weights that PiSSA has moved,
-the parts that PEFT saves only the outcome of.
+"""What PEFT's adapters need besides PEFT's own saving: virtual tokens in front of rows, weights that PiSSA has moved,
+and parameters of which PEFT saves only the result.
 
 PiSSA takes the largest singular directions out of a layer's matrix, W = W' + s B_0 A_0, and trains A, B from A_0, B_0.
-Saved is the update of the untouched matrix, W + s (B A - B_0 A_0), as one LoRA of twice the rank, so that the folder
-works with the base as it is (PEFT's `subtract_mutated_init`, without the folder that it wants beside it).
+The update of the original matrix, W + s (B A - B_0 A_0), is saved as one LoRA of twice the rank, so that the folder
+works with the unchanged base (as PEFT's `subtract_mutated_init` does, which needs a second folder for it).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 TRAINING_STATE = "training_state.safetensors"
-"""Beside such an adapter: the parameters as they are trained, so that training can go on."""
+"""File beside such an adapter with the parameters as they are trained, so that training can continue."""
 START_A, START_B = "posttrain_pissa_a", "posttrain_pissa_b"
 ADAPTER = "default"
 
 
 def plain_lora(layer: nn.Module) -> bool:
-    """Whether a module is a LoRA layer of the plain kind, on a plain linear layer."""
+    """Whether a module is LoRA without variants, dropout or bias, on an ordinary linear layer."""
     if not isinstance(layer, Linear) or len(layer.active_adapters) != 1 or layer.merged:
         return False
     name = layer.active_adapters[0]
@@ -57,7 +57,7 @@ def plain_lora(layer: nn.Module) -> bool:
 
 
 def _prompt_config(model: nn.Module) -> Any | None:
-    """The configuration of the virtual tokens that a PEFT model puts in front now; None when there are none."""
+    """The configuration of the virtual tokens that a PEFT model puts in front of rows; None when there are none."""
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     if not isinstance(inner, PeftModel) or not inner.active_peft_config.is_prompt_learning:
         return None
@@ -65,13 +65,13 @@ def _prompt_config(model: nn.Module) -> Any | None:
 
 
 def virtual_positions(model: nn.Module) -> int:
-    """How many of the model's positions virtual tokens take in front of every row."""
+    """How many positions of the model the virtual tokens in front of every row take."""
     config = _prompt_config(model)
     return 0 if config is None else int(config.num_virtual_tokens)
 
 
 def virtual_columns(model: nn.Module) -> int:
-    """How many outputs stand before those of a row's own tokens: virtual tokens that are embeddings have some, prefixes
+    """How many outputs precede those of a row's own tokens: virtual tokens that are embeddings have outputs, prefixes
     in the cache have none."""
     config = _prompt_config(model)
     return 0 if config is None or isinstance(config, PrefixTuningConfig) else int(config.num_virtual_tokens)
@@ -87,7 +87,7 @@ def moves_base(model: nn.Module) -> bool:
 
 
 def keep_pissa_start(model: PeftModel) -> None:
-    """Remember A_0 and B_0 in the layers; call right after they were made."""
+    """Store A_0 and B_0 in the layers; call it right after the layers were made."""
     for module in model.modules():
         if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
             module.register_buffer(START_A, module.lora_A[ADAPTER].weight.detach().clone(), persistent=False)
@@ -95,10 +95,10 @@ def keep_pissa_start(model: PeftModel) -> None:
 
 
 def save_peft(model: PeftModel, folder: Path) -> None:
-    """Write the adapter folder; a PiSSA adapter in terms of its untouched base; what PEFT leaves out beside it."""
+    """Write the adapter folder, a PiSSA adapter as an update of its original base, and the training state if needed."""
     from safetensors.torch import save_file
 
-    # "auto" asks the hub whether the vocabulary grew; posttrain never grows it behind the user's back.
+    # "auto" would ask the hub whether the vocabulary grew; posttrain never resizes it on its own.
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     if (state := training_state(model)) is not None:
         save_file(state, folder / TRAINING_STATE)
@@ -119,8 +119,8 @@ def save_peft(model: PeftModel, folder: Path) -> None:
 
 
 def training_state(model: nn.Module) -> dict[str, Tensor] | None:
-    """The trained parameters by name where an adapter folder holds only what they lead to (an encoder's outcome,
-    PiSSA's difference), so that training could not go on from it; None where it holds them.
+    """The trained parameters by name where an adapter folder has only their result (an encoder's output, PiSSA's
+    difference), from which training cannot continue; None where the folder has the parameters themselves.
     """
     if not isinstance(model, PeftModel):
         return None
@@ -138,10 +138,10 @@ def _hides_its_parameters(model: PeftModel) -> bool:
 
 
 def set_peft_state(model: PeftModel, folder: Path) -> None:
-    """Read an adapter folder's weights into a model that is about to be trained, or goes on.
+    """Load an adapter folder's weights into a model that is going to be trained.
 
-    TrainingError for another adapter's weights (a partial load would train on silently), and for a folder without the
-    encoder's or PiSSA's own parameters.
+    TrainingError for another adapter's weights (training would silently start from a partial load), and for a folder
+    without the encoder's or PiSSA's parameters.
     """
     if _hides_its_parameters(model):
         path = folder / TRAINING_STATE
@@ -159,7 +159,7 @@ def set_peft_state(model: PeftModel, folder: Path) -> None:
 
 
 def _set_training_state(model: nn.Module, path: Path) -> list[str]:
-    """Put a file's parameters back; the names that do not fit, nothing being changed then."""
+    """Load a file's parameters. Returns the names that do not fit; nothing is changed then."""
     from safetensors.torch import load_file
 
     tensors = load_file(path)

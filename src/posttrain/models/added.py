@@ -1,11 +1,11 @@
-"""Parts of our own that are added to a model: saved as an adapter folder, put back when it is loaded.
+"""Trainable parts that posttrain itself adds to a model: saved as an adapter folder, put back when it is loaded.
 
-PEFT has no Houlsby adapters and its prefixes shift positions; what posttrain adds itself sits in the model as the
-submodule `posttrain_added`, so the model stays a `PreTrainedModel` and everything that reads one works unchanged. The
-folder has `adapter_config.json` with `posttrain_tuner` in place of PEFT's `peft_type`, and `adapter_model.safetensors`.
+PEFT has no Houlsby adapters, and its prefixes shift positions. A part that posttrain adds is the model's submodule
+`posttrain_added`, so the model stays a `PreTrainedModel` and all code that takes one works unchanged. The folder has
+`adapter_config.json`, with `posttrain_tuner` instead of PEFT's `peft_type`, and `adapter_model.safetensors`.
 
-A specialist's head (of classes, tags, spans) is new and moves with the part; so may a few parameters of the model (its
-layer norms, in Houlsby's recipe). Both are saved in the folder, and `switched_off` puts them back to their start.
+The new head of a classifier, tagger or reader is trained together with the part; so may be a few parameters of the
+model (its layer norms, in Houlsby's recipe). Both are saved in the folder, and `switched_off` resets them for a while.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.fingerprint import remember_base
+from posttrain.models.notes import head_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 ADDED = "posttrain_added"
-"""The name of the submodule."""
+"""Name of the submodule."""
 
 KINDS: dict[str, str] = {
     "adapter": "posttrain.models.bottleneck:Bottlenecks",
@@ -56,45 +57,45 @@ KINDS: dict[str, str] = {
 
 
 class Added(nn.Module, ABC):
-    """Something put into a model. Its parameters are what training moves; the model's own are frozen.
+    """A part put into a model. Training moves its parameters; the model's own are frozen.
 
-    Subclasses say in `kind` what the folder's `posttrain_tuner` says, take their settings as `__init__(model,
-    settings)` (a plain dict, written to adapter_config.json), and hook themselves into the model in `connect`.
+    A subclass sets `kind` (the folder's `posttrain_tuner`), takes its settings by `__init__(model, settings)` (a plain
+    dict, written to adapter_config.json), and registers its hooks in `connect`.
     """
 
     kind: ClassVar[str]
     looks_at_rows: ClassVar[bool] = False
-    """Whether the rows are shown to it before the first step (`look`)."""
+    """Whether `look` is called with training rows before the first step."""
 
     def __init__(self, model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
         super().__init__()
         self.settings = dict(settings)
         self.on = True
-        # The model's own parameters that move too. In plain dicts: they stay the model's, not this module's.
+        # Parameters of the model that are trained too; in plain dicts, since they are not parameters of this module.
         self.moving: dict[str, nn.Parameter] = {}
         self.start: dict[str, Tensor] = {}
 
     @abstractmethod
     def connect(self, model: PreTrainedModel) -> None:
-        """Hook into the forward pass. Hooks are bound methods of submodules, so that a deep copy has its own."""
+        """Register hooks. They must be bound methods of submodules, so that a deep copy of the model calls its own."""
 
     def look(self, model: Any, examples: Callable[[int], Sequence[Example]], say: Callable[[str], None]) -> None:
-        """Before the first step, the model at rest. examples: so many of the rows, at most."""
+        """Called before the first step, the model in eval mode. examples: gives at most so many of the rows."""
 
     def finish(self, say: Callable[[str], None]) -> None:
-        """After the last step."""
+        """Called after the last step."""
 
     def make_room(self, tensors: Mapping[str, Tensor]) -> None:
-        """Before a folder's tensors, by their names here, are compared with these and taken."""
+        """Called with a folder's tensors before they are loaded, to give parameters the sizes that these have."""
 
     def merge(self, model: PreTrainedModel) -> None:
-        """Put the change into the model's own weights. PosttrainError for a part that is no change of weights."""
+        """Add the change to the model's own weights. PosttrainError for a part that is no change of weights."""
         cause = f"a {self.kind} adapter cannot be merged into its base"
         raise PosttrainError(Problem(model.name_or_path, cause, "use it beside it"))
 
     @contextlib.contextmanager
     def switched_off(self) -> Iterator[None]:
-        """The model as if nothing had been added."""
+        """Within this the model computes as if nothing had been added."""
         was, self.on = self.on, False
         moved = {name: p.data for name, p in self.moving.items()}
         for name, p in self.moving.items():
@@ -107,22 +108,20 @@ class Added(nn.Module, ABC):
                 p.data = moved[name]
 
     def to_save(self) -> dict[str, Tensor]:
-        """Everything needed to go on training, by name."""
+        """All tensors needed to continue training, by name."""
         return dict(self.state_dict())
 
 
 def added_to(model: nn.Module) -> Added | None:
-    """What was added to a model; None when nothing was."""
+    """The part added to a model; None when there is none."""
     found = model._modules.get(ADDED)
     return found if isinstance(found, Added) else None
 
 
 def head_parameters(model: PreTrainedModel) -> list[str]:
-    """Names of the parameters of a specialist's head: what is outside of the base model where no language model's
-    output matrix is, and what the configuration notes as new. Whatever the tuner, they must move.
+    """Names of the parameters of a classifier's, tagger's or reader's head, which every tuner has to train: all outside
+    the base model where there is no output matrix of a language model, and those that the configuration names as new.
     """
-    from posttrain.models.heads import head_modules
-
     new = tuple(f"{name}." for name in head_modules(model))
     has_head = model.get_output_embeddings() is None and model.base_model is not model
     inside = (f"{model.base_model_prefix}.", f"{ADDED}.")
@@ -136,7 +135,7 @@ def head_parameters(model: PreTrainedModel) -> list[str]:
 def attach(model: PreTrainedModel, added: Added, *, moving: Collection[str] = ()) -> None:
     """Freeze the model and put the part into it. PosttrainError when it has one already.
 
-    moving: the model's own parameters that shall move, too, beside a specialist's head.
+    moving: names of the model's own parameters that are trained too, besides those of a head.
     """
     if added_to(model) is not None:
         raise PosttrainError(Problem(model.name_or_path, "has an added part already", "start from the model itself"))
@@ -154,16 +153,16 @@ def attach(model: PreTrainedModel, added: Added, *, moving: Collection[str] = ()
 
 @torch.no_grad()
 def two_tokens(model: PreTrainedModel) -> None:
-    """One forward pass of two tokens at rest, so that hooks can see what a model calls and with which shapes.
+    """One forward pass of two tokens in eval mode, so that hooks see which modules run and with which shapes.
 
-    PosttrainError when the model takes more than token ids.
+    PosttrainError when the model needs more inputs than token ids.
     """
     training = {module: module.training for module in model.modules()}
     model.eval()
     embedding = model.get_input_embeddings()
     ids = torch.full((1, 2), min(5, embedding.num_embeddings - 1), device=embedding.weight.device)
     try:
-        if ids.is_meta:  # a model without weights: nothing may look at values, as masks and warnings do
+        if ids.is_meta:  # a model without weights: code that reads values (masks, warnings) would fail
             model(inputs_embeds=embedding(ids), attention_mask=torch.ones(1, 1, 2, 2, device="meta"), use_cache=False)
         else:
             model(input_ids=ids)
@@ -201,7 +200,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def set_added_state(model: PreTrainedModel, folder: Path) -> None:
-    """Read adapter_model.safetensors into a model that has the part. PosttrainError naming what does not fit."""
+    """Load adapter_model.safetensors into a model that has the part. PosttrainError naming tensors that do not fit."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -223,16 +222,15 @@ def set_added_state(model: PreTrainedModel, folder: Path) -> None:
         if k in expected and t.shape != expected[k].shape
     ]
     if wrong:
-        raise PosttrainError(
-            Problem(str(path), f"does not fit this base: {'; '.join(wrong[:3])}", "use it with its own base")
-        )
+        cause = f"does not fit this base: {'; '.join(wrong[:3])}"
+        raise PosttrainError(Problem(str(path), cause, "use it with its own base"))
     added.load_state_dict(own, strict=False)
     for name, parameter in added.moving.items():
         parameter.data.copy_(tensors[name])
 
 
 def load_added(model: PreTrainedModel, folder: Path, config: Mapping[str, Any]) -> PreTrainedModel:
-    """Put the part of an adapter folder into its base; frozen and at rest."""
+    """Put the part of an adapter folder into its base; the model comes back frozen, in eval mode."""
     at = str(folder / "adapter_config.json")
     kind = config["posttrain_tuner"]
     if kind not in KINDS:
@@ -249,10 +247,10 @@ def load_added(model: PreTrainedModel, folder: Path, config: Mapping[str, Any]) 
 
 
 def merged_added(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model with the change in its own weights and nothing added. PosttrainError where that cannot be."""
+    """The model with the change in its own weights and without the part. PosttrainError where it cannot be merged."""
     added = added_to(model)
     assert added is not None
     added.merge(model)
-    added.on = False  # its hooks stay and do nothing
+    added.on = False  # the hooks stay registered and do nothing
     del model._modules[ADDED]
     return model

@@ -1,9 +1,9 @@
-"""Houlsby's bottleneck adapters: a small network behind the attention and the feed-forward part of every layer.
+"""Houlsby's bottleneck adapters: a small network after the attention and after the feed-forward part of every layer.
 
     h' = h + W_up f(W_down h + b_down) + b_up,   W_down: (m, d),   W_up: (d, m) zero at the start
 
-on the output of the sub-layer, before it is added to the residual stream; so at the start the model is exactly itself.
-Houlsby et al. 2019, arXiv:1902.00751, section 2.1; there W_up starts near zero (standard deviation 0.01). Behind the
+on the output of the sub-layer, before it is added to the residual stream; so at the start the model is unchanged.
+Houlsby et al. 2019, arXiv:1902.00751, section 2.1; there W_up starts near zero (standard deviation 0.01). After the
 feed-forward part only: Pfeiffer et al. 2020, arXiv:2005.00247.
 """
 
@@ -22,7 +22,7 @@ from posttrain.models.added import Added, two_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Bottleneck", "Bottlenecks", "norm_parameters", "places"]
+__all__ = ["Bottleneck", "Bottlenecks", "adapted_modules", "norm_parameters"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -32,21 +32,21 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 ATTENTION = ("self_attn", "attn", "attention", "self_attention")
 FEEDING = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
-"""What models call the two parts of a layer."""
+"""Names that models give to the two parts of a layer."""
 
 
 class Bottlenecks(Added):
     """The adapters of all layers.
 
     settings: where (both, mlp, attention), size (m) or reduction (d / m), activation, dropout, init_std (of W_down),
-    seed, modules (names of modules behind which adapters are put, or None).
+    seed, modules (names of modules after which adapters are put, or None).
     """
 
     kind: ClassVar[str] = "adapter"
 
     def __init__(self, model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
         super().__init__(model, settings)
-        self.names = places(model, settings["where"], settings["modules"])
+        self.names = adapted_modules(model, settings["where"], settings["modules"])
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # the global random state is left as it was
             torch.manual_seed(int(settings["seed"]))
@@ -55,13 +55,13 @@ class Bottlenecks(Added):
             )
 
     def connect(self, model: PreTrainedModel) -> None:
-        """A hook behind each place."""
+        """Register a hook on each module."""
         for name, adapter in zip(self.names, self.adapters, strict=True):
             model.get_submodule(name).register_forward_hook(adapter.behind)
 
 
 class Bottleneck(nn.Module):
-    """One adapter for hidden states of `width`, float32 whatever they are."""
+    """One adapter for hidden states of `width`; it computes in float32 whatever their type."""
 
     def __init__(self, owner: Bottlenecks, width: int, settings: Mapping[str, Any]) -> None:
         super().__init__()
@@ -84,15 +84,15 @@ class Bottleneck(nn.Module):
         return states + change.to(states.dtype)
 
     def behind(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """The hook: the sub-layer's hidden states, alone or first of several outputs."""
+        """The hook: changes the hidden states, which are the output or the first of several outputs."""
         if not self._owner[0].on:
             return None
         return (self(output[0]), *output[1:]) if isinstance(output, tuple) else self(output)
 
 
-def places(model: PreTrainedModel, where: str = "both", modules: Sequence[str] | None = None) -> list[str]:
-    """Names of the modules behind which adapters are put, in the model's order: those whose name ends as one of
-    `modules` says, or the sub-layers of each layer. PosttrainError listing the layer's modules when there are none.
+def adapted_modules(model: PreTrainedModel, where: str = "both", modules: Sequence[str] | None = None) -> list[str]:
+    """Names of the modules after which adapters are put, in the model's order: those whose names end with one of
+    `modules`, or the sub-layers of each layer. PosttrainError listing the layer's modules when there are none.
     """
     if modules is not None:
         endings = tuple(f".{name}" for name in modules)
@@ -116,7 +116,7 @@ def places(model: PreTrainedModel, where: str = "both", modules: Sequence[str] |
 
 
 def _layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
-    """The model's layers with their names: the list that is as long as the configuration says."""
+    """The model's layers with their names: the module list that has as many entries as the configuration says."""
     count = model.config.get_text_config().num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
@@ -127,7 +127,7 @@ def _layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _behind_attention(layer: nn.Module) -> str | None:
-    """The attention; in BERT's layout its output matrix, since the residual is added inside of it."""
+    """The attention's name; in BERT's layout that of its output matrix, since the residual is added inside it."""
     name = next((name for name in ATTENTION if name in layer._modules), None)
     return f"{name}.output.dense" if name and _has(layer, f"{name}.output.dense") else name
 
@@ -141,15 +141,15 @@ def _has(layer: nn.Module, name: str) -> bool:
     return any(found == name for found, _ in layer.named_modules())
 
 
-def _nowhere(model: PreTrainedModel, place: str, cause: str) -> Problem:
+def _nowhere(model: PreTrainedModel, location: str, cause: str) -> Problem:
     first = next(_layers(model), None)
     shown = first[1] if first else model
     names = [name for name, _ in shown.named_modules() if name][:24]
-    return Problem(place, cause, f"name modules in tuner.modules; there are {', '.join(names)}")
+    return Problem(location, cause, f"name modules in tuner.modules; there are {', '.join(names)}")
 
 
 def _widths(model: PreTrainedModel, names: list[str]) -> dict[str, int]:
-    """Width of what each module gives, found by a forward pass. PosttrainError when one gives no hidden states."""
+    """Width of each module's output, found by a forward pass. PosttrainError when one returns no hidden states."""
     found: dict[str, int] = {}
 
     def look(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A GGUF file saved as a model folder in safetensors, with its tokenizer, template and a card that says where from."""
+"""Save a GGUF file as a model folder in safetensors, with its tokenizer, its template and a card about its origin."""
 
 from __future__ import annotations
 
@@ -35,10 +35,9 @@ class Converted(NamedTuple):
 
 @starting_anew()
 def convert_gguf(source: str, output: Path, *, dtype: StoredDtype = "float32") -> Converted:
-    """Save a GGUF file, or the only one of a folder, as a model folder; a kill leaves no half of one.
+    """Save a GGUF file, or the only one of a folder, as a model folder; after a kill there is no half-written folder.
 
-    ConfigError when the source is no GGUF file, PosttrainError when `output` is there already; others as in
-    `load_gguf`.
+    ConfigError when the source is no GGUF file, PosttrainError when `output` exists; others as in `load_gguf`.
     """
     found = resolve(source)
     if not is_gguf(found):
@@ -64,7 +63,7 @@ def convert_gguf(source: str, output: Path, *, dtype: StoredDtype = "float32") -
 
 
 def _card(header: GgufHeader, dtype: StoredDtype) -> str:
-    """README.md: from which file, and what it says of itself."""
+    """README.md: the name of the file and what its header says."""
     says = {
         "model": header.fields.get("general.name"),
         "by": header.fields.get("general.organization") or header.fields.get("general.author"),

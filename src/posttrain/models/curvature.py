@@ -1,4 +1,4 @@
-"""How much each parameter matters to what a model says: diagonal Fisher information and MAS importance.
+"""How much a model's outputs depend on each parameter: diagonal Fisher information and MAS importance.
 
 For a row whose supervised positions t have the contexts c_t (all tokens before), the Fisher information of the model's
 own predictions is, per parameter i,
@@ -9,23 +9,23 @@ and F_i is the sum over rows divided by the number of positions. So 1/2 sum_i F_
 off-diagonal left out, the mean KL divergence per token between the model and itself moved by d. A classifier has one
 position per row.
 
-Four estimates, none of them the square of a batch's mean gradient of labels (which shrinks with the batch, since the
-rows' gradients cancel; popular codes do that). Where gradients of several rows fit into memory, or rows' draws have a
-mean (`empirical`, MAS), squares are taken **per row**; of a large model `signs` squares the sum over a batch of rows,
-whose cross terms vanish like those within a row (`models/_scores.py` has the proof):
+There are four estimates. None is the square of a batch's mean gradient of labels, which popular implementations use: it
+shrinks as the batch grows, since the rows' gradients cancel. Squares are taken **per row** where the gradients of
+several rows fit into memory, and where a row's score has a mean (`empirical`, MAS); for a large model `signs` squares
+the sum over a batch of rows, whose cross terms vanish like those within a row (`models/_scores.py` has the proof):
 
-- `true`: the double sum as it stands, V backward passes for each position: small vocabularies and few rows only.
+- `true`: the double sum itself, V backward passes for each position: for small vocabularies and few rows only.
 - `sampled`: at each position a token is drawn from p(. | c_t), and the row's *summed* gradient is squared. Given the
   contexts the draws are independent and the gradient of each has mean zero, so the cross terms vanish in expectation
   (as they do in a sequence drawn whole, where the increments of the score are martingale differences): one backward
-  pass per row and draw is unbiased. But where the model is sure, it draws what it expects nearly always, and there the
-  gradient is nearly zero: the information sits in rare draws.
-- `signs`: every token takes part, with weight sqrt(p) and a random sign: the square of the gradient of
+  pass per row and draw is unbiased. But where the model is sure, it nearly always draws the expected token, whose
+  gradient is nearly zero: the information is in rare draws.
+- `signs`: every token of the vocabulary counts, with weight sqrt(p) and a random sign: the square of the gradient of
   sum_t sum_v e_tv sqrt(p(v | c_t)) log p(v | c_t), e = +1 or -1, sqrt(p) held fixed. The cross terms vanish again, so
-  expectation and cost are the same, and nothing is left to rare draws (a random factor of the softmax's Hessian, as in
+  expectation and cost are the same, and nothing depends on rare draws (a random factor of the softmax's Hessian, as in
   curvature propagation, Martens, Sutskever & Swersky 2012, arXiv:1206.6464).
-- `empirical`: the square of the row's summed gradient with its own targets in place of draws (Kunstner et al. 2019,
-  arXiv:1905.12558, on why that is another thing: it falls to zero where the model fits its data).
+- `empirical`: the square of the row's summed gradient with its own targets instead of draws. It is a different
+  quantity, which goes to zero where the model fits its data (Kunstner et al. 2019, arXiv:1905.12558).
 
 MAS (Aljundi et al. 2018, arXiv:1711.09601) needs no labels: |d sum_t ||z_t||^2 / d theta_i|, z the logits, per row.
 """
@@ -35,6 +35,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -49,7 +50,7 @@ __all__ = ["Ask", "Curvature", "Example", "FisherKind", "fisher", "language_logi
 
 FisherKind = Literal["signs", "true", "sampled", "empirical"]
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(logits (K, V), targets (K,), noise (K, ...)) -> what is differentiated; a target of -100 is filling."""
+"""(logits (K, V), targets (K,), noise (K, ...)) -> the scalar that is differentiated; a target of -100 is padding."""
 Noise = Callable[[int], Tensor]
 """Number of a job -> its random numbers, (K, ...)."""
 Ask = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -60,16 +61,16 @@ CHUNK_ROWS = 8
 """Rows whose gradients are taken together. On pocket (full, one CPU core, 64 rows of 37 tokens) 8 take 1.1 s, 32 take
 1.5 s, and single rows 1.5 s."""
 CHUNK_BYTES = 2**28
-"""Gradients that are held at once, at most; where not even two rows fit, rows' signs are summed before the square is
-taken, or rows go through one by one."""
+"""Most bytes of gradients held at once; where not even two rows fit, rows' signs are summed before squaring, or rows
+are processed one by one."""
 BATCH_TOKENS = 1024
 """Padded tokens of a batch whose signs are summed."""
 LEAST_BATCHES = 16
-"""Batches at least (where there are as many rows): the relative standard deviation of an entry is near sqrt(2 / 16)."""
+"""Fewest batches (if there are that many rows): the relative standard deviation of an entry is about sqrt(2 / 16)."""
 
 
 class Example(NamedTuple):
-    """A row: inputs (T,); positions (K,) at which something is asked; targets (K,), what is said there."""
+    """A row: inputs (T,); positions (K,) whose logits are used; targets (K,), the labels there."""
 
     inputs: Tensor
     positions: Tensor
@@ -78,7 +79,7 @@ class Example(NamedTuple):
 
 class Curvature(NamedTuple):
     """diagonal: mean per supervised position, by parameter, float32 or finer; rows and positions it was measured on;
-    chunked: whether several rows went through the model together, and why not; squares: of how many gradients.
+    chunked: whether several rows were processed together, reason: why not; squares: of how many gradients.
     """
 
     diagonal: dict[str, Tensor]
@@ -95,7 +96,7 @@ class Curvature(NamedTuple):
 
 
 def language_logits(model: nn.Module, inputs: Tensor, positions: Tensor) -> Tensor:
-    """Logits of a causal model at the positions asked."""
+    """Logits of a causal model at the given positions."""
     return logits_at(model, inputs, positions)[0]
 
 
@@ -113,40 +114,26 @@ def fisher(
     """Diagonal Fisher information of `parameters` (by their names in `model`), the mean per supervised position.
 
     The model should be at rest (no dropout). draws: of each row, for `signs` and `sampled`; what is drawn depends on
-    the seed, the row's place and the draw's number, not on how rows are put together.
+    the seed, the row's number and the draw's number, not on how rows are put together.
     """
     times = 1 if kind in ("empirical", "true") else draws
     with Meter("measuring Fisher information", times * len(examples), "rows") as meter:
-        return _fisher(model, parameters, examples, kind, times, seed, ask, chunk_rows, meter)
-
-
-def _fisher(
-    model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    examples: Sequence[Example],
-    kind: FisherKind,
-    times: int,
-    seed: int,
-    ask: Ask,
-    chunk_rows: int,
-    meter: Meter,
-) -> Curvature:
-    if kind == "true":
-        sums = _exact(model, parameters, examples, ask, meter)
-        return _mean(sums, examples, len(examples), chunked=False)
-    jobs = [example for example in examples for _ in range(times)]
-    score: Score = {"signs": _signed, "sampled": _sampled, "empirical": _log_likelihood}[kind]
-    noise = _nothing(jobs)
-    if kind == "sampled":
-        noise = _uniform(jobs, seed)
-    elif kind == "signs":
-        noise = _signs(jobs, seed, _vocabulary(model, parameters, jobs[0], ask))
-        if ask is language_logits and CHUNK_BYTES // max(_bytes(parameters), 1) < 2:
-            sums, batches = _summed(model, parameters, jobs, noise, meter)
-            made = _mean({k: s / times for k, s in sums.items()}, examples, len(examples), chunked=True)
-            return made._replace(squares=batches)
-    sums, reason = _per_row(model, parameters, jobs, noise, score, torch.square, ask, chunk_rows, meter)
-    return _mean({k: s / times for k, s in sums.items()}, examples, len(examples), chunked=not reason, reason=reason)
+        work = _Work(model, parameters, ask, chunk_rows, meter)
+        if kind == "true":
+            return _mean(work.exact(examples), examples, chunked=False)
+        jobs = [example for example in examples for _ in range(times)]
+        score: Score = {"signs": _signed, "sampled": _sampled, "empirical": _log_likelihood}[kind]
+        noise = _nothing(jobs)
+        if kind == "sampled":
+            noise = _uniform(jobs, seed)
+        elif kind == "signs":
+            noise = _signs(jobs, seed, work.vocabulary(jobs[0]))
+            if ask is language_logits and CHUNK_BYTES // max(work.gradient_bytes, 1) < 2:
+                sums, batches = work.summed(jobs, noise)
+                made = _mean({k: s / times for k, s in sums.items()}, examples, chunked=True)
+                return made._replace(squares=batches)
+        sums, reason = work.per_row(jobs, noise, score, torch.square)
+    return _mean({k: s / times for k, s in sums.items()}, examples, chunked=not reason, reason=reason)
 
 
 def mas_importance(
@@ -154,15 +141,13 @@ def mas_importance(
     parameters: Mapping[str, nn.Parameter],
     examples: Sequence[Example],
     *,
-    ask: Ask = language_logits,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Curvature:
     """|d sum_t ||z_t||^2 / d theta| of each row, summed and divided by the number of positions."""
     with Meter("measuring what the outputs depend on", len(examples), "rows") as meter:
-        sums, reason = _per_row(
-            model, parameters, examples, _nothing(examples), _squared_norm, torch.abs, ask, chunk_rows, meter
-        )
-    return _mean(sums, examples, len(examples), chunked=not reason, reason=reason)
+        work = _Work(model, parameters, language_logits, chunk_rows, meter)
+        sums, reason = work.per_row(examples, _nothing(examples), _squared_norm, torch.abs)
+    return _mean(sums, examples, chunked=not reason, reason=reason)
 
 
 # ---- what is differentiated -----------------------------------------------------------------------------------------
@@ -200,7 +185,7 @@ def _squared_norm(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
     return (_raised(logits).square().sum(-1) * (targets != IGNORED)).sum()
 
 
-# ---- rows -----------------------------------------------------------------------------------------------------------
+# ---- random numbers -------------------------------------------------------------------------------------------------
 
 
 def _generator(seed: int, job: int) -> torch.Generator:
@@ -223,84 +208,17 @@ def _signs(jobs: Sequence[Example], seed: int, vocabulary: int) -> Noise:
     return signs
 
 
-def _vocabulary(model: nn.Module, parameters: Mapping[str, nn.Parameter], example: Example, ask: Ask) -> int:
-    device = next(iter(parameters.values())).device
-    with torch.no_grad():
-        return int(ask(model, example.inputs[None].to(device), example.positions.to(device)).shape[-1])
+# ---- rows -----------------------------------------------------------------------------------------------------------
 
 
-def _mean(
-    sums: dict[str, Tensor], examples: Sequence[Example], rows: int, *, chunked: bool, reason: str = ""
-) -> Curvature:
+def _mean(sums: dict[str, Tensor], examples: Sequence[Example], *, chunked: bool, reason: str = "") -> Curvature:
+    """Sums over rows as a mean per position. PosttrainError where a number is not finite."""
     positions = sum(int((e.targets != IGNORED).sum()) for e in examples)
-    made = Curvature({k: s / max(positions, 1) for k, s in sums.items()}, rows, positions, chunked, reason)
+    made = Curvature({k: s / max(positions, 1) for k, s in sums.items()}, len(examples), positions, chunked, reason)
     if not abs(made.trace) < float("inf"):
         mend = "measure it in float32, on other rows"
-        raise PosttrainError(Problem("", f"the curvature over {rows} rows is not finite", mend))
+        raise PosttrainError(Problem("", f"the curvature over {len(examples)} rows is not finite", mend))
     return made
-
-
-def _bytes(parameters: Mapping[str, nn.Parameter]) -> int:
-    """Of one float32 gradient of all of them."""
-    return 4 * sum(p.numel() for p in parameters.values())
-
-
-def _zeros(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    return {
-        name: torch.zeros_like(p, dtype=p.dtype if p.dtype == torch.float64 else torch.float32)
-        for name, p in parameters.items()
-    }
-
-
-def _per_row(
-    model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    examples: Sequence[Example],
-    noise: Noise,
-    score: Score,
-    fold: Callable[[Tensor], Tensor],
-    ask: Ask,
-    chunk_rows: int,
-    meter: Meter,
-) -> tuple[dict[str, Tensor], str]:
-    """Sum over rows of fold(gradient of a row's score), and why rows went through singly ("" when they did not)."""
-    size = _bytes(parameters)
-    rows = min(chunk_rows, CHUNK_BYTES // max(size, 1))
-    reason = "" if rows > 1 else "gradients of one row fill the memory meant for several"
-    if not reason:
-        try:
-            with warnings.catch_warnings():
-                # some kernels of attention have no batched form and run in a loop; still quicker than single rows
-                warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
-                return _together(model, parameters, examples, noise, score, fold, ask, rows, meter), ""
-        except RuntimeError as error:  # an operation of this model that vmap cannot batch
-            reason = str(error).strip().split("\n")[0]
-        meter.again()
-    return _one_by_one(model, parameters, examples, noise, score, fold, ask, meter), reason
-
-
-def _one_by_one(
-    model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    examples: Sequence[Example],
-    noise: Noise,
-    score: Score,
-    fold: Callable[[Tensor], Tensor],
-    ask: Ask,
-    meter: Meter,
-) -> dict[str, Tensor]:
-    sums = _zeros(parameters)
-    device = next(iter(parameters.values())).device
-    for job, example in enumerate(examples):
-        inputs, positions, targets = (t.to(device) for t in example)
-        with torch.enable_grad():
-            value = score(ask(model, inputs[None], positions), targets, noise(job).to(device))
-            found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, found, strict=True):
-            if gradient is not None:
-                sums[name] += fold(gradient.detach().to(sums[name].dtype))
-        meter.more(1, tokens=len(inputs))
-    return sums
 
 
 class _Asked(nn.Module):
@@ -316,130 +234,168 @@ class _Asked(nn.Module):
         return self.ask(self.model, inputs[None], positions)
 
 
-def _together(
-    model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    examples: Sequence[Example],
-    noise: Noise,
-    score: Score,
-    fold: Callable[[Tensor], Tensor],
-    ask: Ask,
-    rows: int,
-    meter: Meter,
-) -> dict[str, Tensor]:
-    """`rows` rows at a time, each with its own gradient (vmap over grad)."""
-    sums = _zeros(parameters)
-    device = next(iter(parameters.values())).device
-    asked = _Asked(model, ask)
-    values = {f"model.{name}": p.detach() for name, p in parameters.items()}
+@dataclass(frozen=True)
+class _Work:
+    """The model that is measured, and the loops over rows; each gives a sum over rows (or batches) by parameter."""
 
-    def row_score(
-        values: dict[str, Tensor], inputs: Tensor, positions: Tensor, targets: Tensor, noise: Tensor
-    ) -> Tensor:
-        return score(torch.func.functional_call(asked, values, (inputs, positions)), targets, noise)
+    model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    ask: Ask
+    chunk_rows: int
+    meter: Meter
 
-    each = torch.func.vmap(torch.func.grad(row_score), in_dims=(None, 0, 0, 0, 0), randomness="error")
-    for chunk in _chunks(examples, noise, rows):
-        with torch.enable_grad():
-            found = each(values, *(t.to(device) for t in chunk))
-        for name, total in sums.items():
-            total += fold(found[f"model.{name}"].detach().to(total.dtype)).sum(0)
-        meter.more(len(chunk[0]), tokens=chunk[0].numel())
-    return sums
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of one float32 gradient of all parameters."""
+        return 4 * sum(p.numel() for p in self.parameters.values())
+
+    def vocabulary(self, example: Example) -> int:
+        """How many logits the model has at a position."""
+        with torch.no_grad():
+            inputs, positions = example.inputs[None].to(self.device), example.positions.to(self.device)
+            return int(self.ask(self.model, inputs, positions).shape[-1])
+
+    def zeros(self) -> dict[str, Tensor]:
+        """Sums to begin with, in float32 or finer."""
+        return {
+            name: torch.zeros_like(p, dtype=p.dtype if p.dtype == torch.float64 else torch.float32)
+            for name, p in self.parameters.items()
+        }
+
+    def per_row(
+        self, examples: Sequence[Example], noise: Noise, score: Score, fold: Callable[[Tensor], Tensor]
+    ) -> tuple[dict[str, Tensor], str]:
+        """Sum over rows of fold(gradient of a row's score), and why rows went through singly ("" when they did not)."""
+        rows = min(self.chunk_rows, CHUNK_BYTES // max(self.gradient_bytes, 1))
+        reason = "" if rows > 1 else "gradients of one row fill the memory meant for several"
+        if not reason:
+            try:
+                with warnings.catch_warnings():
+                    # some kernels of attention have no batched form and run in a loop; still quicker than single rows
+                    warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
+                    return self.together(examples, noise, score, fold, rows), ""
+            except RuntimeError as error:  # an operation of this model that vmap cannot batch
+                reason = str(error).strip().split("\n")[0]
+            self.meter.again()
+        return self.one_by_one(examples, noise, score, fold), reason
+
+    def one_by_one(
+        self, examples: Sequence[Example], noise: Noise, score: Score, fold: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """A backward pass for each row."""
+        sums = self.zeros()
+        for job, example in enumerate(examples):
+            inputs, positions, targets = (t.to(self.device) for t in example)
+            with torch.enable_grad():
+                value = score(self.ask(self.model, inputs[None], positions), targets, noise(job).to(self.device))
+                found = torch.autograd.grad(value, list(self.parameters.values()), allow_unused=True)
+            for name, gradient in zip(self.parameters, found, strict=True):
+                if gradient is not None:
+                    sums[name] += fold(gradient.detach().to(sums[name].dtype))
+            self.meter.more(1, tokens=len(inputs))
+        return sums
+
+    def together(
+        self, examples: Sequence[Example], noise: Noise, score: Score, fold: Callable[[Tensor], Tensor], rows: int
+    ) -> dict[str, Tensor]:
+        """`rows` rows at a time, each with its own gradient (vmap over grad)."""
+        sums = self.zeros()
+        asked = _Asked(self.model, self.ask)
+        values = {f"model.{name}": p.detach() for name, p in self.parameters.items()}
+
+        def row_score(
+            values: dict[str, Tensor], inputs: Tensor, positions: Tensor, targets: Tensor, noise: Tensor
+        ) -> Tensor:
+            return score(torch.func.functional_call(asked, values, (inputs, positions)), targets, noise)
+
+        each = torch.func.vmap(torch.func.grad(row_score), in_dims=(None, 0, 0, 0, 0), randomness="error")
+        for chunk in _chunks(examples, noise, rows):
+            with torch.enable_grad():
+                found = each(values, *(t.to(self.device) for t in chunk))
+            for name, total in sums.items():
+                total += fold(found[f"model.{name}"].detach().to(total.dtype)).sum(0)
+            self.meter.more(len(chunk[0]), tokens=chunk[0].numel())
+        return sums
+
+    def summed(self, examples: Sequence[Example], noise: Noise) -> tuple[dict[str, Tensor], int]:
+        """Sum over batches of the squared gradient of the batch's summed signs, and the number of batches."""
+        sums = self.zeros()
+        groups = length_groups([len(e.inputs) for e in examples], BATCH_TOKENS, LEAST_BATCHES)
+
+        def batch(group: list[int]) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
+            rows = [examples[i] for i in group]
+            columns = torch.cat([e.positions[e.targets != IGNORED] for e in rows]).unique()  # type: ignore[no-untyped-call]  # (K,)
+            asked = torch.stack([torch.isin(columns, e.positions[e.targets != IGNORED]) for e in rows])  # (R, K)
+
+            def ask() -> Tensor:
+                inputs = torch.nn.utils.rnn.pad_sequence([e.inputs for e in rows], batch_first=True)
+                logits = logits_at(self.model, inputs.to(self.device), columns.to(self.device))  # (R, K, V)
+                return logits[asked.to(self.device)]  # (N, V), row by row, each row's positions ascending
+
+            def pull(logits: Tensor) -> Tensor:
+                signs = torch.cat([noise(i)[examples[i].targets != IGNORED] for i in group])
+                return sign_pull(_raised(logits), signs.to(self.device)).to(logits.dtype)
+
+            return ask, pull
+
+        def counted() -> Iterator[tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]]:
+            for group in groups:
+                yield batch(group)  # and when the next one is asked for, it is done
+                self.meter.more(len(group), tokens=sum(len(examples[i].inputs) for i in group))
+
+        squares(self.parameters, sums, counted())
+        return sums, len(groups)
+
+    def exact(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """sum_t sum_v p(v) (d log p(v))^2: each term is the backward pass of sqrt(p_v) (e_v - p) through the logits."""
+        sums = self.zeros()
+        at_once = max(min(64, CHUNK_BYTES // max(self.gradient_bytes, 1)), 1)
+        for example in examples:
+            inputs, positions, targets = (t.to(self.device) for t in example)
+            with torch.enable_grad():
+                logits = _raised(self.ask(self.model, inputs[None], positions))  # (K, V)
+            chances = logits.detach().softmax(-1)
+            for t in (targets != IGNORED).nonzero()[:, 0].tolist():
+                p = chances[t]
+                for start in range(0, len(p), at_once):
+                    part = torch.arange(start, min(start + at_once, len(p)), device=self.device)
+                    pulls = logits.new_zeros(len(part), *logits.shape)  # (C, K, V)
+                    pulls[:, t] = -p
+                    pulls[torch.arange(len(part), device=self.device), t, part] += 1
+                    pulls[:, t] *= p[part].sqrt()[:, None]
+                    with warnings.catch_warnings():
+                        warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
+                        found = torch.autograd.grad(
+                            logits,
+                            list(self.parameters.values()),
+                            pulls,
+                            retain_graph=True,
+                            allow_unused=True,
+                            is_grads_batched=True,
+                        )
+                    for name, gradient in zip(self.parameters, found, strict=True):
+                        if gradient is not None:
+                            sums[name] += gradient.detach().to(sums[name].dtype).square().sum(0)
+            self.meter.more(1, tokens=len(inputs))
+        return sums
 
 
 def _chunks(examples: Sequence[Example], noise: Noise, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Rows of like length, filled up on the right: inputs (R, T), positions, targets and noise (R, K, ...).
+    """Rows of similar length, padded on the right: inputs (R, T), positions, targets and noise (R, K, ...).
 
     Attention is causal, so what stands on the right of a row changes nothing in it.
     """
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].inputs))
+    pad = torch.nn.utils.rnn.pad_sequence
     for start in range(0, len(order), rows):
         chosen = [examples[i] for i in order[start : start + rows]]
-        pad = torch.nn.utils.rnn.pad_sequence
         yield (
             pad([e.inputs for e in chosen], batch_first=True),
             pad([e.positions for e in chosen], batch_first=True),
             pad([e.targets for e in chosen], batch_first=True, padding_value=IGNORED),
             pad([noise(i) for i in order[start : start + rows]], batch_first=True),
         )
-
-
-def _summed(
-    model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    examples: Sequence[Example],
-    noise: Noise,
-    meter: Meter,
-) -> tuple[dict[str, Tensor], int]:
-    """Sum over batches of the squared gradient of the batch's summed signs, and the number of batches."""
-    sums = _zeros(parameters)
-    device = next(iter(parameters.values())).device
-    groups = length_groups([len(e.inputs) for e in examples], BATCH_TOKENS, LEAST_BATCHES)
-
-    def batch(group: list[int]) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
-        rows = [examples[i] for i in group]
-        columns = torch.cat([e.positions[e.targets != IGNORED] for e in rows]).unique()  # type: ignore[no-untyped-call]  # (K,)
-        asked = torch.zeros(len(rows), len(columns), dtype=torch.bool)
-        for r, e in enumerate(rows):
-            asked[r] = torch.isin(columns, e.positions[e.targets != IGNORED])
-
-        def ask() -> Tensor:
-            inputs = torch.nn.utils.rnn.pad_sequence([e.inputs for e in rows], batch_first=True)
-            logits = logits_at(model, inputs.to(device), columns.to(device))  # (R, K, V)
-            return logits[asked.to(device)]  # (N, V), row by row, each row's positions ascending
-
-        def pull(logits: Tensor) -> Tensor:
-            signs = torch.cat([noise(i)[examples[i].targets != IGNORED] for i in group])
-            return sign_pull(_raised(logits), signs.to(device)).to(logits.dtype)
-
-        return ask, pull
-
-    def told() -> Iterator[tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]]:
-        for group in groups:
-            yield batch(group)  # and when the next one is asked for, it is done
-            meter.more(len(group), tokens=sum(len(examples[i].inputs) for i in group))
-
-    squares(parameters, sums, told())
-    return sums, len(groups)
-
-
-# ---- the double sum -------------------------------------------------------------------------------------------------
-
-
-def _exact(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], examples: Sequence[Example], ask: Ask, meter: Meter
-) -> dict[str, Tensor]:
-    """sum_t sum_v p(v) (d log p(v))^2: each term is the backward pass of sqrt(p_v) (e_v - p) through the logits."""
-    sums = _zeros(parameters)
-    device = next(iter(parameters.values())).device
-    size = _bytes(parameters)
-    at_once = max(min(64, CHUNK_BYTES // max(size, 1)), 1)
-    for example in examples:
-        inputs, positions, targets = (t.to(device) for t in example)
-        with torch.enable_grad():
-            logits = _raised(ask(model, inputs[None], positions))  # (K, V)
-        chances = logits.detach().softmax(-1)
-        for t in (targets != IGNORED).nonzero()[:, 0].tolist():
-            p = chances[t]
-            for start in range(0, len(p), at_once):
-                part = torch.arange(start, min(start + at_once, len(p)), device=device)
-                pulls = logits.new_zeros(len(part), *logits.shape)  # (C, K, V)
-                pulls[:, t] = -p
-                pulls[torch.arange(len(part), device=device), t, part] += 1
-                pulls[:, t] *= p[part].sqrt()[:, None]
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
-                    found = torch.autograd.grad(
-                        logits,
-                        list(parameters.values()),
-                        pulls,
-                        retain_graph=True,
-                        allow_unused=True,
-                        is_grads_batched=True,
-                    )
-                for name, gradient in zip(parameters, found, strict=True):
-                    if gradient is not None:
-                        sums[name] += gradient.detach().to(sums[name].dtype).square().sum(0)
-        meter.more(1, tokens=len(inputs))
-    return sums

@@ -1,4 +1,4 @@
-"""What a model is, in words and numbers: `posttrain model show`."""
+"""A model's architecture, sizes and fingerprints: `posttrain model show`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Writing to a disk that may be full: what is said, what is kept, what is removed.
+"""Writing to a disk that may be full: one error for it, and no half-written files.
 
-The same trouble has many names: OSError of Python's own files, SafetensorError of safetensors, a bare Exception of
-tokenizers, and a RuntimeError of torch, which says neither the file nor the reason.
+Libraries report a full disk in many ways: Python's files by OSError, safetensors by SafetensorError, tokenizers by a
+bare Exception, and torch by a RuntimeError that names neither the file nor the reason.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = [
     "append",
     "as_umask_says",
     "disk_problem",
+    "safe_name",
     "starting_anew",
     "whole_file",
     "whole_folder",
@@ -31,20 +32,28 @@ __all__ = [
 ]
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-"""No space, the user's share of it used up, a limit on the size of files, a broken disk."""
+"""No space, the user's quota exceeded, a limit on the size of files, a broken disk."""
 LITTLE = 1 << 20
-"""Bytes that are free on a disk that counts as full."""
+"""A disk with fewer free bytes than these is taken for full."""
 _BINARY: int = vars(os).get("O_BINARY", 0)
-"""Windows would write other line ends."""
+"""Without it Windows changes line ends."""
 MEND = "free some space, or choose another place; what was there before is kept, and the same command goes on from it"
 ANEW = "free some space, or choose another place; nothing half-written is left, and the same command starts anew"
 
 _anew: ContextVar[bool] = ContextVar("anew", default=False)
 
 
+def safe_name(name: str) -> str:
+    """A name as a part of a folder name: `pocket:chat` -> `pocket-chat`, `Qwen/Qwen3-8B` -> `Qwen-Qwen3-8B`.
+
+    Letters and digits of any script, `.`, `_` and `+` are kept; never `--`, which parts the names in a cell's folder.
+    """
+    return re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", name)).strip("-.") or "x"
+
+
 @contextmanager
 def starting_anew() -> Iterator[None]:
-    """While this lasts, what is written is no part of a work that goes on where it was."""
+    """Within this, errors do not promise that the same command goes on from where it stopped: it starts anew."""
     before = _anew.set(True)
     try:
         yield
@@ -52,42 +61,35 @@ def starting_anew() -> Iterator[None]:
         _anew.reset(before)
 
 
-def disk_problem(error: BaseException, place: Path | str) -> Problem | None:
-    """What to say of an error if it is the disk's refusal to take more; None of any other error."""
-    reason = _reason(error, place)
+def disk_problem(error: BaseException, path: Path | str) -> Problem | None:
+    """The problem to report if an error means that the disk takes no more; None for any other error."""
+    reason = _reason(error, path)
     mend = ANEW if _anew.get() else MEND
-    return Problem(str(place), f"cannot be written: {reason}", mend) if reason is not None else None
+    return Problem(str(path), f"cannot be written: {reason}", mend) if reason is not None else None
 
 
-def _reason(error: BaseException, place: Path | str) -> str | None:
+def _reason(error: BaseException, path: Path | str) -> str | None:
     if isinstance(error, OSError):
         return os.strerror(error.errno) if error.errno in FULL else None
     text = str(error)
     if found := re.search(r"\(os error (\d+)\)", text):  # of code in Rust: safetensors, tokenizers
         return os.strerror(int(found[1])) if int(found[1]) in FULL else None
     if isinstance(error, RuntimeError) and ("inline_container" in text or "PytorchStreamWriter" in text):
-        full = _free(Path(place)) < LITTLE
+        there = next(one for one in (Path(path), *Path(path).absolute().parents) if one.exists())
+        full = shutil.disk_usage(there).free < LITTLE
         return os.strerror(errno.ENOSPC) if full else "PyTorch could not write the file to its end (is the disk full?)"
     return None
 
 
-def _free(place: Path) -> int:
-    """Bytes that are free where a path is, or would be."""
-    there = next((path for path in (place, *place.absolute().parents) if path.exists()), Path())
-    return shutil.disk_usage(there).free
-
-
 @contextmanager
-def writing(place: Path, *remove: Path) -> Iterator[None]:
-    """DiskError in place of every name that a full disk goes by; when the block fails, whyever, the half-written files
-    and folders `remove` go.
-
-    place: what is written, for the message.
+def writing(target: Path, *remove: Path) -> Iterator[None]:
+    """DiskError instead of whatever a library raises on a full disk. When the block fails for any reason, the
+    half-written files and folders `remove` are deleted. target: what is written, for the message.
     """
     try:
         yield
     except BaseException as error:
-        problem = disk_problem(error, place)  # asked while the disk is as full as it was
+        problem = disk_problem(error, target)  # before files are deleted, which frees space
         for path in remove:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -99,8 +101,8 @@ def writing(place: Path, *remove: Path) -> Iterator[None]:
 
 
 def as_umask_says(*paths: Path) -> None:
-    """Give files, and those in folders, the permissions of any file that this user makes: safetensors writes its own
-    readable by nobody else, whatever the umask. Where permissions are otherwise kept (Windows), nothing is done.
+    """Give files, and all files in folders, the permissions that the umask says: safetensors makes its files readable
+    by their owner only. Does nothing on Windows, which has other permissions.
     """
     if sys.platform == "win32":
         return
@@ -183,7 +185,7 @@ def write_whole(path: Path, text: str | bytes, *, flush: bool = False) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Add whole lines to a file: all of them, or none where the disk is full."""
+    """Append whole lines to a file: all of them, or none when the disk is full."""
     with writing(path):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY, 0o666)
         try:

@@ -1,8 +1,8 @@
-"""A model as a folder that transformers loads: an adapter merged into its base, or the adapter by itself.
+"""Export a model as a folder that transformers loads: an adapter merged into its base, or the adapter alone.
 
-Merging is done in float32 and rounded once. What was written is loaded again as anybody would load it, by transformers
-and nothing else, and must say what the source says once it is rounded alike; otherwise nothing is left of it. By how
-much rounding itself moves the outputs is told: near ties an answer can become another one.
+Merging is done in float32, and the result is rounded once. The folder is then loaded by transformers alone and must
+give the outputs of the source rounded in the same way; otherwise it is deleted. The result says by how much rounding
+moves the outputs: where two tokens are nearly equally likely, an answer may change.
 """
 
 from __future__ import annotations
@@ -11,33 +11,42 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+import transformers
+from peft import PeftModel, load_peft_weights
+from safetensors.torch import load_file, save_file
 
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.models.disk import as_umask_says, starting_anew, writing
+from posttrain.models.fingerprint import template_fingerprint
+from posttrain.models.heads import load_any
+from posttrain.models.load import LoadedModel, adapter_base, hub_folder
+from posttrain.models.merge_adapter import relative_distance, some_logits
 from posttrain.models.names import resolve, say_taken
-
-if TYPE_CHECKING:
-    import torch
-
-    from posttrain.models.load import LoadedModel
+from posttrain.models.notes import head_of_model, read_notes
+from posttrain.models.save import save_model, saved_padding, write_notes
+from posttrain.models.tensors import stored_dtype
+from posttrain.models.tying import is_tied
+from posttrain.models.vocabulary import padding_of_files
 
 __all__ = ["ExportDtype", "Exported", "export_model"]
 
 ExportDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SAME = 1e-5
-"""Outputs of what was written may differ from those of the rounded source by this share of their spread: by nothing but
-the order of additions."""
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+"""Largest difference between the outputs of the written model and of the rounded source, as a share of their standard
+deviation: only the order of additions may differ."""
 
 
 class Exported(NamedTuple):
     """What was written.
 
     kind: `merged model`, `model` or `adapter`; rounding: by how much outputs differ from the float32 source's, as a
-    share of their spread; tied: whether the output head still reads the embedding's matrix (an adapter may have changed
-    only one of the two); notes: what whoever takes the folder has to know.
+    share of their standard deviation; tied: whether the output head still shares the embedding's matrix (an adapter may
+    have changed only one of the two); notes: what a user of the folder has to know.
     """
 
     output: str
@@ -67,16 +76,14 @@ def export_model(
 ) -> Exported:
     """Write `output`, which must be new or empty.
 
-    adapter: the adapter by itself, not merged; dtype: auto is that of the base's files, an adapter's own for
-    adapter=True. ConfigError when there is no adapter to export or the folder is not empty; PosttrainError for an
-    adapter that is no change of weights, and when what was written is not the same model.
+    adapter: the adapter alone, not merged; dtype: auto is that of the base's files, with `adapter` the adapter's own.
+    ConfigError when there is no adapter to export or the folder is not empty; PosttrainError for an adapter that is no
+    change of weights, and when the written model differs.
     """
-    from posttrain.models.load import hub_folder
-
     say_taken(name, say)
     name = resolve(name) if Path(name).is_dir() else name
     if not Path(resolve(name)).exists():
-        hub_folder(name, offline=offline)  # MissingError before anything is said of it
+        hub_folder(name, offline=offline)  # raises MissingError before anything else is reported
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(Problem(str(output), "is there already and is not overwritten", "choose a new folder"))
     is_adapter = (Path(resolve(name)) / "adapter_config.json").is_file()
@@ -94,21 +101,12 @@ def export_model(
 def _whole(
     name: str, output: Path, dtype: ExportDtype, how: Mapping[str, bool], say: Callable[[str], None], *, merged: bool
 ) -> Exported:
-    import torch
-
-    from posttrain.models.heads import head_of_model, load_any
-    from posttrain.models.merge_adapter import relative_distance, some_logits
-    from posttrain.models.save import save_model
-    from posttrain.models.tensors import stored_dtype
-    from posttrain.models.tying import is_tied
-    from posttrain.models.vocabulary import padding_of_files
-
     named = (stored_dtype(name, **how) or "float32") if dtype == "auto" else dtype
     if dtype == "auto":
         say(f"stored in {named}, as {'its base' if merged else 'the model'} is (--dtype for another)")
-    wanted: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[named]
+    wanted = TORCH[named]
     options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "say": say, **how}
-    expected = some_logits(load_any(name, **options).model)  # beside its base, which is given up at once
+    expected = some_logits(load_any(name, **options).model)  # of the adapter on its base, freed at once
     loaded = load_any(name, adapter_merged=True, **options)
     model: Any = loaded.model
     _fits(name, model, wanted)
@@ -116,7 +114,7 @@ def _whole(
         for parameter in model.parameters():
             parameter.copy_(parameter.to(wanted))
     rounded = some_logits(model)
-    far = relative_distance(rounded, expected) if rounded is not None and expected is not None else 0.0
+    far = relative_distance(rounded, expected)
     if head_of_model(model) is None and (pads := padding_of_files(loaded.tokenizer)) is not None and pads.own:
         config = f"names {pads.named[0]}" if pads.named[0] is not None else "names none"
         say(f"the padding token stays {pads.own!r}, as in the source; it has no embedding, so config.json {config}")
@@ -140,7 +138,7 @@ def _whole(
 
 
 def _rounded(dtype: str, far: float, *, adapter: bool = False) -> tuple[str, ...]:
-    """The note of an export whose numbers were rounded; none where rounding moved nothing."""
+    """The note of an export whose numbers were rounded; none where rounding changed nothing."""
     if far <= SAME:
         return ()
     moved = f"rounded to {dtype}: outputs differ from the source's by {far:.2%} of their spread, so answers may differ"
@@ -150,9 +148,7 @@ def _rounded(dtype: str, far: float, *, adapter: bool = False) -> tuple[str, ...
 
 
 def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
-    """PosttrainError where a number would become infinite."""
-    import torch
-
+    """PosttrainError when a number would become infinite."""
     largest = torch.finfo(dtype).max
     for key, parameter in model.named_parameters():
         if bool((parameter.detach().abs() > largest).any()):
@@ -161,13 +157,7 @@ def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
 
 
 def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | None, *, trust_remote_code: bool) -> str:
-    """Load what was written and compare; what it loads with."""
-    import transformers
-
-    from posttrain.models.fingerprint import template_fingerprint
-    from posttrain.models.heads import head_of_model, load_any
-    from posttrain.models.merge_adapter import relative_distance, some_logits
-
+    """Load the written model and compare its outputs; returns what loads it."""
     if head_of_model(source.model) is None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             output, dtype="float32", local_files_only=True, trust_remote_code=trust_remote_code
@@ -178,8 +168,8 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
         model = load_any(str(output), device="cpu", dtype="float32", trust_remote_code=trust_remote_code).model
         by = "transformers, its labels with posttrain"
     found = some_logits(model)
-    if found is not None and expected is not None and not relative_distance(found, expected) <= SAME:
-        far = relative_distance(found, expected)
+    far = relative_distance(found, expected)
+    if not far <= SAME:
         cause = f"what was written is another model: outputs differ by {far:.1%} of their spread, and it was removed"
         raise PosttrainError(Problem(str(output), cause, "please report this, with the architecture"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -194,26 +184,15 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
 def _adapter(
     name: str, output: Path, dtype: ExportDtype, how: Mapping[str, bool], say: Callable[[str], None], *, merged: bool
 ) -> Exported:
-    """The adapter's files, its tokenizer with the template, and a card."""
-    import torch
-    from peft import PeftModel, load_peft_weights
-    from safetensors.torch import load_file, save_file
-
-    from posttrain.models.heads import head_of_model, load_any
-    from posttrain.models.load import adapter_base
-    from posttrain.models.merge_adapter import relative_distance, some_logits
-    from posttrain.models.save import saved_padding, write_notes
-    from posttrain.models.tying import is_tied
-
+    """Write the adapter's files, its tokenizer with the template, and a card."""
     folder = Path(resolve(name))
-    loaded = load_any(name, device="cpu", say=say, **how)
+    loaded = load_any(name, device="cpu", dtype="auto", say=say, **how)
     expected = some_logits(loaded.model)
     output.mkdir(parents=True, exist_ok=True)
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path) if path.is_file() else load_peft_weights(str(folder), device="cpu")
     if dtype != "auto":
-        wanted: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-        tensors = {key: t.to(wanted) if t.is_floating_point() else t for key, t in tensors.items()}
+        tensors = {key: t.to(TORCH[dtype]) if t.is_floating_point() else t for key, t in tensors.items()}
     with writing(output):
         shutil.copyfile(folder / "adapter_config.json", output / "adapter_config.json")
         save_file({key: t.contiguous() for key, t in tensors.items()}, output / path.name, metadata={"format": "pt"})
@@ -225,8 +204,8 @@ def _adapter(
         card = _card(name, None, merged=False, base=base, fingerprint=noted)
         (output / "README.md").write_text(card, encoding="utf-8", newline="\n")
         as_umask_says(output)
-    found = some_logits(load_any(str(output), device="cpu", say=say, **how).model)
-    far = relative_distance(found, expected) if found is not None and expected is not None else 0.0
+    found = some_logits(load_any(str(output), device="cpu", dtype="auto", say=say, **how).model)
+    far = relative_distance(found, expected)
     if not far <= (SAME if dtype == "auto" else 5e-2):
         cause = f"what was written is another adapter: outputs differ by {far:.1%} of their spread, and it was removed"
         raise PosttrainError(Problem(str(output), cause, "please report this, with adapter_config.json"))
@@ -256,7 +235,7 @@ def _adapter(
 
 
 def _is_path(base: str) -> bool:
-    """Whether an adapter's base is named by a place on this disk, and not by a name that means the same elsewhere."""
+    """Whether an adapter's base is named by a path on this disk, and not by a name that is known elsewhere too."""
     if base.startswith("pocket:"):
         return False
     path = Path(base).expanduser()
@@ -264,8 +243,6 @@ def _is_path(base: str) -> bool:
 
 
 def _noted(folder: Path) -> str | None:
-    from posttrain.models.fingerprint import read_notes
-
     found = read_notes(folder).get("base_fingerprint")
     return str(found) if found is not None else None
 
@@ -275,7 +252,7 @@ def _gib(folder: Path) -> float:
 
 
 def _card(name: str, dtype: str | None, *, merged: bool, base: str = "", fingerprint: str | None = None) -> str:
-    """README.md: what this is made of; base, fingerprint: of an adapter by itself. It names no path of this machine."""
+    """README.md: what the export was made of, without paths of this machine. base, fingerprint: of an adapter alone."""
     own = Path(base).expanduser().name if _is_path(base) else base
     what = f"an adapter for the base `{own}`" if dtype is None else f"stored as {dtype}"
     how = f"Exported by posttrain from `{Path(name).name or name}`: {what}."

@@ -1,8 +1,8 @@
-"""Fingerprints of weights and of chat templates.
+"""Fingerprints (short digests of contents) of weights, of adapters' bases and of chat templates.
 
-The template's fingerprint is the hash of the token ids of a few fixed conversations, so it changes when the template,
-the vocabulary or the special tokens change, and not when a file is merely reformatted. It is saved beside the weights
-in `posttrain.json`; a tokenizer that renders otherwise than the one trained with is refused unless told.
+The template's fingerprint is computed from the token ids of a few fixed conversations, so it changes when the template,
+the vocabulary or the special tokens change, and not when a file is only reformatted. It is saved beside the weights in
+`posttrain.json`; a tokenizer that renders differently from the one used in training is refused unless that is allowed.
 """
 
 from __future__ import annotations
@@ -10,36 +10,30 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from posttrain.config.json_text import BadJson, parse_json
 from posttrain.errors import PosttrainError, Problem, TemplateError
 from posttrain.models.memory import is_large, set_aside
 from posttrain.models.names import resolve
+from posttrain.models.notes import NOTES_FILE, head_modules, read_notes
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
-    "FILES",
-    "NOTES_FILE",
     "base_fingerprint",
     "check_base",
     "check_template",
-    "read_notes",
     "remember_base",
     "remembered_base",
+    "stored_weights",
     "template_fingerprint",
     "weights_fingerprint",
 ]
-
-NOTES_FILE = "posttrain.json"
-"""What posttrain notes beside weights: the template's fingerprint and the versions that wrote them."""
-
-FILES = "files"
-"""In it: the sha256 of every file that was saved beside it, by name."""
 
 CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
     ({"role": "user", "content": "Hello, who are you?"},),
@@ -55,46 +49,75 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
         {"role": "assistant", "content": "3,952 m"},
     ),
 )
-"""Fixed for ever: changing a character here changes every fingerprint."""
+"""Do not edit: any change here changes every fingerprint."""
 
 
-def weights_fingerprint(model_or_folder: PreTrainedModel | str | Path) -> str:
+def weights_fingerprint(model: PreTrainedModel) -> str:
     """First 16 hex digits of the sha256 over names, shapes and float32 bytes of all parameters.
 
     The same weights have the same fingerprint on any device and in any stored precision that holds them exactly.
     """
-    import torch
-
-    if isinstance(model_or_folder, str | Path):
-        from posttrain.models.load import load_model  # which checks templates with this module
-
-        model = load_model(str(model_or_folder), device="cpu").model
-    else:
-        model = model_or_folder
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]):
-        digest.update(f"{name} float32 {tuple(parameter.shape)}\n".encode())
-        tensor = parameter.detach().to(device="cpu", dtype=torch.float32).contiguous()
-        digest.update(memoryview(tensor.reshape(-1).numpy()).cast("B"))
+    found = _fingerprint_of(sorted(model.named_parameters(), key=lambda pair: pair[0])).fingerprint
     if is_large(model):
         set_aside(model.parameters())
-    return digest.hexdigest()[:16]
+    return found
+
+
+class StoredWeights(NamedTuple):
+    """parameters: how many numbers; fingerprint: that of `weights_fingerprint` for a model whose parameters are stored
+    under their own names, each once."""
+
+    parameters: int
+    fingerprint: str
+
+
+def stored_weights(folder: Path) -> StoredWeights:
+    """All safetensors files of a folder, read without building the model: importing the models of transformers takes
+    longer than all else that `posttrain doctor` does. PosttrainError naming a file that cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                files |= dict.fromkeys(file.keys(), path)
+        except (SafetensorError, OSError) as error:
+            mend = "install the package again"
+            raise PosttrainError(Problem(str(path), f"cannot be read: {error}", mend)) from error
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for name, path in sorted(files.items()):
+            with safe_open(path, framework="pt") as file:
+                yield name, file.get_tensor(name)
+
+    return _fingerprint_of(tensors())
+
+
+def _fingerprint_of(tensors: Iterable[tuple[str, Tensor]]) -> StoredWeights:
+    import torch
+
+    digest, parameters = hashlib.sha256(), 0
+    for name, tensor in tensors:
+        parameters += tensor.numel()
+        digest.update(f"{name} float32 {tuple(tensor.shape)}\n".encode())
+        whole: Any = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()
+        digest.update(memoryview(whole.reshape(-1).numpy()).cast("B"))
+    return StoredWeights(parameters, digest.hexdigest()[:16])
 
 
 SAMPLES = 64
-"""Numbers looked at in each parameter of an adapter's base: a model of any size takes a moment."""
+"""Numbers read from each parameter of an adapter's base, so that a model of any size takes a moment only."""
 
 
 def base_fingerprint(model: PreTrainedModel) -> str:
-    """First 16 hex digits of the sha256 over names, shapes and 64 evenly spread numbers of each of the backbone's
-    parameters: what an adapter notes about the model it was trained on.
+    """First 16 hex digits of the sha256 over names, shapes and 64 evenly spaced numbers of each parameter of the
+    backbone. An adapter's notes have that of the model it was trained on.
 
-    Numbers are rounded to bfloat16 first, so that a base has the same one whether it was loaded in float32 or bfloat16.
-    The head and other parts that were random are left out.
+    Numbers are rounded to bfloat16 first, so that a base has one fingerprint whether it is loaded in float32 or in
+    bfloat16. The head and other parts that were random are left out.
     """
     import torch
-
-    from posttrain.models.heads import head_modules  # which reads notes with this module
 
     new = {id(p) for name in head_modules(model) for p in model.get_submodule(name).parameters()}
     parameters = [(name, p) for name, p in model.base_model.named_parameters() if id(p) not in new]
@@ -111,20 +134,20 @@ _bases: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
 
 def remember_base(model: PreTrainedModel) -> None:
-    """Note a model's fingerprint before something is added to it: some tuners move its weights."""
-    if model.device.type != "meta":  # one without weights is made to count parameters, and is saved nowhere
+    """Remember a model's fingerprint before an adapter is put into it, since some tuners change its weights."""
+    if model.device.type != "meta":  # one without weights only serves to count parameters
         _bases[model] = base_fingerprint(model)
 
 
 def remembered_base(model: PreTrainedModel) -> str | None:
-    """The fingerprint that a model had when an adapter was put into it; None when nobody noted it. Of an adapter merged
-    into its base it is that of the adapter's file: merged on another device or in bfloat16, numbers differ a little.
+    """The fingerprint that a model had before an adapter was put into it; None when it was not remembered. For an
+    adapter merged into its base it is that of the adapter's file, since merged numbers differ a little between devices.
     """
     return _adapter_fingerprint(model.name_or_path) or _bases.get(model)
 
 
 def _adapter_fingerprint(name: str) -> str | None:
-    """First 16 hex digits of the sha256 of an adapter folder's weights; None where the name is no such folder."""
+    """First 16 hex digits of the sha256 of an adapter folder's weights; None when the name is no such folder."""
     folder = Path(resolve(name)) if name else Path()
     if not name or not (folder / "adapter_config.json").is_file():
         return None
@@ -136,25 +159,18 @@ def _adapter_fingerprint(name: str) -> str | None:
 
 
 def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:
-    """PosttrainError when an adapter folder notes another base than this model, named `base`.
+    """PosttrainError when an adapter folder's notes name another base than this model, called `base`.
 
-    Adapters that note none (not made by posttrain) pass, and so does a base loaded in float16, which rounds otherwise.
+    An adapter without notes (not made by posttrain) passes; so does a base in float16, which rounds differently.
     """
     import torch
 
     remember_base(model)
-    noted = read_notes(folder).get("base_fingerprint")
-    known = (remembered_base(model), _adapter_fingerprint(base))
-    if noted is None or model.dtype not in (torch.float32, torch.bfloat16) or noted in known:
-        return
-    raise PosttrainError(
-        Problem(
-            str(folder),
-            f"the adapter was trained on another base than '{base}': its fingerprint is {remembered_base(model)}, "
-            f"the adapter's {noted}",
-            "put the model it was trained on where adapter_config.json says (base_model_name_or_path)",
-        )
-    )
+    noted, found = read_notes(folder).get("base_fingerprint"), remembered_base(model)
+    if model.dtype in (torch.float32, torch.bfloat16) and noted not in (None, found, _adapter_fingerprint(base)):
+        other = f"the adapter was trained on another base than '{base}'"
+        mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"
+        raise PosttrainError(Problem(str(folder), f"{other}: its fingerprint is {found}, the adapter's {noted}", mend))
 
 
 def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -171,7 +187,7 @@ def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _dateless(template: str) -> str:
-    """Templates that print today's date (Llama 3, SmolLM3) would have another fingerprint tomorrow: fix the date."""
+    """Let a template that prints today's date (Llama 3, SmolLM3) print a fixed one, so that its fingerprint stays."""
     if "strftime_now" not in template:
         return template
     macro = "{%- macro posttrain_fixed_date(format) -%}01 Jan 2000{%- endmacro -%}"
@@ -181,7 +197,7 @@ def _dateless(template: str) -> str:
 def _ids(
     tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]], template: str, prompt: bool
 ) -> list[int] | str:
-    """Token ids, or "refused" where the template has no place for a role (Gemma refuses a system turn)."""
+    """Token ids, or "refused" where the template does not take a role (Gemma refuses a system turn)."""
     import jinja2
 
     try:
@@ -193,17 +209,10 @@ def _ids(
     return [int(i) for i in ids]
 
 
-def read_notes(folder: Path) -> dict[str, Any]:
-    """`posttrain.json` of a folder; empty when there is none."""
-    path = folder / NOTES_FILE
-    if not path.is_file():
-        return {}
-    try:
-        notes = parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
-        place = f"{path}:{error.line}" if isinstance(error, BadJson) and error.line else str(path)
-        raise TemplateError(Problem(place, "not valid JSON", "delete the file or train again")) from error
-    return notes if isinstance(notes, dict) else {}
+MISMATCH_MEND = (
+    "restore the tokenizer files saved with the weights, or allow it: --allow-template-mismatch, in a YAML file "
+    "`allow_template_mismatch: true`"
+)
 
 
 def check_template(
@@ -211,7 +220,7 @@ def check_template(
 ) -> None:
     """TemplateError when the weights were trained with another template than this tokenizer's.
 
-    Weights without `posttrain.json` (not made by posttrain) pass: nothing is known about them.
+    Weights without `posttrain.json` (not made by posttrain) pass.
     """
     folder = Path(resolve(str(folder_or_name)))
     saved = read_notes(folder).get("template_fingerprint")
@@ -219,12 +228,8 @@ def check_template(
         return
     found = template_fingerprint(tokenizer)
     if found != saved:
-        raise TemplateError(
-            Problem(
-                str(folder / NOTES_FILE),
-                f"the weights were trained with the chat template {saved}, the tokenizer's is {found}: "
-                "answers would be garbage",
-                "restore the tokenizer files saved with the weights, or allow it: --allow-template-mismatch, in a YAML "
-                "file `allow_template_mismatch: true`",
-            )
+        cause = (
+            f"the weights were trained with the chat template {saved}, the tokenizer's is {found}: "
+            "answers would be garbage"
         )
+        raise TemplateError(Problem(str(folder / NOTES_FILE), cause, MISMATCH_MEND))

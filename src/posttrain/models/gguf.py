@@ -1,8 +1,8 @@
-"""GGUF files as models: the weights dequantised, the tokenizer and the chat template taken along.
+"""Load GGUF files: dequantised weights, the tokenizer and the chat template.
 
-transformers reads the tensors (its extra `gguf`). What comes back here is a plain model: built anew from the
-configuration with the same tensors, without a quantisation configuration, so that it can be trained and saved.
-The memory that dequantised weights take is said before they are read: parameters x bytes, from the file's header.
+transformers reads the tensors (its extra `gguf`). The returned model is built from the configuration with the same
+tensors and without a quantisation configuration, so that it can be trained and saved. Before the weights are read, the
+memory that they will take is reported (parameters x bytes, from the file's header).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 __all__ = ["check_gguf", "gguf_config", "gguf_tokenizer", "load_gguf", "memory_line"]
 
 DROPPED = ("quantization_config", "gguf_file", "_model_name_or_path")
-"""Of a GGUF file's configuration; a model saved with them would be looked for in blocks again."""
+"""Keys of a GGUF file's configuration that make transformers take a saved model for a quantised one."""
 
 SPLIT_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
-"""Vocabularies whose digits are split one by one before GPT-2's rule (llama.cpp, src/llama-vocab.cpp, under
-LLAMA_VOCAB_PRE_TYPE_SMOLLM); transformers 5.23 reads them with GPT-2's rule alone."""
+"""Vocabularies that split digits one by one before applying GPT-2's rule (llama.cpp, src/llama-vocab.cpp, under
+LLAMA_VOCAB_PRE_TYPE_SMOLLM); transformers 5.23 applies GPT-2's rule only."""
 
 AS_GPT2 = ("gpt-2", "gpt2", "default", "mpt", "olmo", "jais", "trillion", "phi-2", "granite-docling")
-"""Vocabularies for which GPT-2's rule is the right one (the same place)."""
+"""Vocabularies for which GPT-2's rule is right (the same file)."""
 
 
 def check_gguf(path: Path) -> GgufHeader:
@@ -80,7 +80,7 @@ def _check_architecture(header: GgufHeader) -> None:
 
 
 def memory_line(header: GgufHeader, bytes_each: int = 4) -> str:
-    """How much memory the dequantised weights take, in a sentence.
+    """A sentence about how much memory the dequantised weights take.
 
     >>> memory_line(header)  # doctest: +SKIP
     'smol.gguf: 134.5 M parameters stored as Q4_1 (0.09 GiB), dequantised to 0.50 GiB of float32'
@@ -99,7 +99,7 @@ def memory_line(header: GgufHeader, bytes_each: int = 4) -> str:
 
 @cache
 def _say_once(line: str) -> None:
-    """On stderr, where --quiet silences it, once per process: a study loads the same file for every cell."""
+    """Log a line once per process, since a study loads the same file for every cell; it goes to stderr."""
     logging.getLogger("posttrain.models.gguf").warning(line)
 
 
@@ -117,7 +117,7 @@ def _plain(config: Any) -> Any:
 
 
 def load_gguf(path: Path, dtype: torch.dtype, *, say: Callable[[str], None] = _say_once) -> PreTrainedModel:
-    """A causal language model with the file's weights in `dtype`, on the CPU. say: is told the memory beforehand.
+    """A causal language model with the file's weights in `dtype`, on the CPU. say: is told the memory before loading.
 
     Peak memory is 1.8 times the weights. PosttrainError when the file lacks tensors; others as in `check_gguf`.
     """
@@ -179,7 +179,7 @@ def gguf_tokenizer(path: Path, *, say: Callable[[str], None] = _say_once) -> Pre
 
 
 def _splits_as_gpt2(tokenizer: Any) -> bool:
-    """Whether words are split by GPT-2's expression alone, which transformers also takes for rules it lacks."""
+    """Whether words are split by GPT-2's expression only, which transformers also uses for rules that it lacks."""
     import json
 
     rule = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
@@ -188,7 +188,7 @@ def _splits_as_gpt2(tokenizer: Any) -> bool:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[Path]:
-    """A folder with nothing but the file: configurations and tokenizers beside it are another model's."""
+    """A folder that has only this file: configurations and tokenizers beside it may belong to another model."""
     if not any(path.parent.glob("*.json")):
         yield path.parent
         return
@@ -199,20 +199,19 @@ def _alone(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """What transformers cannot read, as an error that names the file."""
+    """Within this, errors of transformers become a PosttrainError that names the file."""
     try:
         yield
     except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError) as error:
         words = str(error).strip().splitlines()
         cause = f"cannot be read: {words[0][:300] if words else type(error).__name__}"
-        raise PosttrainError(
-            Problem(str(path), cause, "copy the file again, or take the model in safetensors")
-        ) from error
+        mend = "copy the file again, or take the model in safetensors"
+        raise PosttrainError(Problem(str(path), cause, mend)) from error
 
 
 @contextlib.contextmanager
 def _counting_tensors() -> Iterator[None]:
-    """The same as `counting_tensors`, for dequantising, too: its bar goes past transformers' switch and hook."""
+    """Like `counting_tensors`, also for dequantising, whose bar ignores transformers' switch and hook."""
     from transformers import modeling_gguf_pytorch_utils as reading
 
     bar = reading.tqdm

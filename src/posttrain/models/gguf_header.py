@@ -1,4 +1,4 @@
-"""The header of a GGUF file: what it holds and how many bytes, read without its weights and without any package.
+"""The header of a GGUF file: its tensors and their sizes, read without the weights and without any package.
 
 Layout (ggml-org/ggml, docs/gguf.md): the word GGUF, a version, counts of tensors and of key-value pairs, the pairs,
 the tensors' names, shapes, types and offsets, then their data from the next multiple of `general.alignment`.
@@ -23,12 +23,12 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 """The format's numbers for types of one value; 8 is a string, 9 an array."""
 STRING, ARRAY = 8, 9
 LIMIT = 1 << 32
-"""No string and no array of a real file is longer; a broken length must not ask for all memory."""
+"""Longest string or array; a broken length must not allocate all memory."""
 COPY = "copy the file again"
 
 
 class GgufTensor(NamedTuple):
-    """One tensor: its name, its shape as torch has it, the number of its ggml type, its place in the data."""
+    """One tensor: its name, its shape as torch has it, the number of its ggml type, its offset in the data."""
 
     name: str
     shape: tuple[int, ...]
@@ -44,7 +44,7 @@ class GgufTensor(NamedTuple):
 
 
 class GgufHeader(NamedTuple):
-    """What stands before the weights. fields: numbers and strings by key; of an array only its length."""
+    """All that precedes the weights. fields: numbers and strings by key; for an array only its length."""
 
     path: Path
     fields: dict[str, Any]
@@ -57,7 +57,7 @@ class GgufHeader(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """Numbers in all tensors; tables of rotary factors are none."""
+        """How many numbers all tensors have, without the tables of rotary factors."""
         return sum(t.elements for t in self.tensors if not t.name.startswith("rope_"))
 
     @property
@@ -70,7 +70,7 @@ class GgufHeader(NamedTuple):
 
     @property
     def stops(self) -> tuple[int, ...]:
-        """The token ids that end an answer: the end of text, and the end of a turn where it is another."""
+        """The token ids that end an answer: the end of text, and the end of a turn if it is another token."""
         keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
         return tuple(dict.fromkeys(int(self.fields[key]) for key in keys if key in self.fields))
 
@@ -81,30 +81,31 @@ class GgufHeader(NamedTuple):
 
 
 def is_gguf(name: str | Path) -> bool:
-    """Whether a name is that of a GGUF file which is there."""
+    """Whether a name is that of a GGUF file that exists."""
     path = Path(name)
     return path.suffix.lower() == SUFFIX and path.is_file()
 
 
 def read_header(path: Path) -> GgufHeader:
     """The header of a file. MissingError when it cannot be read, PosttrainError when it is broken or cut short."""
-    place = str(path)
+    location = str(path)
     try:
         with path.open("rb") as file:
             if path.stat().st_size < 24:
-                raise PosttrainError(Problem(place, "is too short to be a GGUF file", COPY))
+                raise PosttrainError(Problem(location, "is too short to be a GGUF file", COPY))
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
                 return _read(path, view)
     except OSError as error:
-        raise MissingError(Problem(place, f"cannot be read: {error.strerror}", "give a file that is there")) from error
+        cause = f"cannot be read: {error.strerror}"
+        raise MissingError(Problem(location, cause, "give a file that is there")) from error
     except (struct.error, _Cut) as error:
-        raise PosttrainError(Problem(place, "is cut short: it ends within its header", COPY)) from error
+        raise PosttrainError(Problem(location, "is cut short: it ends within its header", COPY)) from error
     except (UnicodeDecodeError, KeyError) as error:
-        raise PosttrainError(Problem(place, f"has a broken header ({error})", COPY)) from error
+        raise PosttrainError(Problem(location, f"has a broken header ({error})", COPY)) from error
 
 
 class _Cut(Exception):
-    """A length points behind the end of the file."""
+    """A length points beyond the end of the file."""
 
 
 class _Cursor:
@@ -143,7 +144,7 @@ class _Cursor:
             return length
         for _ in range(length):
             if inner == STRING:
-                skipped = self.length()  # which moves on by itself
+                skipped = self.length()  # which moves `at` too
                 self.at += skipped
             else:
                 self.value(inner)
@@ -151,16 +152,15 @@ class _Cursor:
 
 
 def _read(path: Path, view: mmap.mmap) -> GgufHeader:
-    place = str(path)
+    location = str(path)
     if view[:4] != b"GGUF":
-        raise PosttrainError(Problem(place, "is not a GGUF file: it does not begin with the word GGUF", COPY))
+        raise PosttrainError(Problem(location, "is not a GGUF file: it does not begin with the word GGUF", COPY))
     cursor = _Cursor(view, 4)
     version = cursor.one("I")
     if version not in VERSIONS:
         cause = "is stored big-endian" if version >> 16 else f"is of GGUF version {version}"
-        raise PosttrainError(
-            Problem(place, cause, f"versions {VERSIONS[0]} and {VERSIONS[1]}, little-endian, are read")
-        )
+        mend = f"versions {VERSIONS[0]} and {VERSIONS[1]}, little-endian, are read"
+        raise PosttrainError(Problem(location, cause, mend))
     tensor_count, pairs = cursor.length(), cursor.length()
     fields: dict[str, Any] = {}
     for _ in range(pairs):
@@ -173,9 +173,9 @@ def _read(path: Path, view: mmap.mmap) -> GgufHeader:
         tensors.append(GgufTensor(name, shape[::-1], cursor.one("I"), cursor.one("Q")))
     if "general.architecture" not in fields or not tensors:
         cause = "holds no model: no weights, or no general.architecture"
-        raise PosttrainError(Problem(place, cause, "take a file that holds a language model"))
+        raise PosttrainError(Problem(location, cause, "take a file that holds a language model"))
     if int(fields.get("split.count", 1)) > 1:
         cause = f"is one of {fields['split.count']} parts of a model"
-        raise PosttrainError(Problem(place, cause, "join the parts with llama.cpp's llama-gguf-split --merge"))
+        raise PosttrainError(Problem(location, cause, "join the parts with llama.cpp's llama-gguf-split --merge"))
     align = int(fields.get("general.alignment", 32))
     return GgufHeader(path, fields, tuple(tensors), -(-cursor.at // align) * align)

@@ -1,14 +1,14 @@
-"""Losses of tokens without the logits of all of them: the output head chunk by chunk, at supervised positions only.
+"""Losses of tokens without the logits of all tokens: the output head runs in chunks, at supervised positions only.
 
 A vocabulary of 49,152 words makes 200 KB of float32 logits for each position, and a plain cross-entropy holds three or
 four copies of them: for a step of 1,024 tokens more than the model's own weights. Here the model's forward pass ends
-before its head; the hidden states of the supervised positions go through the head in chunks, and of each chunk only the
-loss and the gradient of its hidden states are kept (Wijmans et al. 2024, arXiv:2411.09009; Liger-Kernel,
+before its head; the hidden states of the supervised positions go through the head in chunks, and only the loss and the
+gradient of the hidden states of each chunk are kept (Wijmans et al. 2024, arXiv:2411.09009; Liger-Kernel,
 arXiv:2410.10989).
 
-Whether a model's head can be cut in this way is found by trial, not from a list of architectures: the logits of a few
-tokens must be those of `softcap(factor * (W h + b))` with the head's own W and b. Where they are not, or where
-something stands in the head (LoRA on it, shards of it), `plain_head` gives None and logits are made the plain way.
+A trial, not a list of architectures, tells which heads can be used in this way: the logits of a few tokens must equal
+`softcap(factor * (W h + b))` with the head's own W and b. Where they do not, or where the head is changed (LoRA on it,
+shards of it), `plain_head` returns None and the caller computes all logits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 CHUNK_ELEMENTS = 1 << 23
 """Logits of a chunk: 32 MiB in float32."""
 TOLERANCE = 1e-4
-"""By how much logits may differ from the head's own in a trial, as a share of their spread, in float32."""
+"""Largest difference of logits in a trial, as a share of their standard deviation, in float32."""
 COARSE = 1e-2
 """The same in half precision, root mean square."""
 
@@ -58,7 +58,7 @@ class PlainHead(NamedTuple):
     softcap: float = 0.0
 
     def precision(self) -> torch.dtype:
-        """That of the head's product here and now: autocast's, or that of its weights."""
+        """The precision of the head's product now: autocast's, or that of its weights."""
         kind = self.weight.device.type
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
 
@@ -69,12 +69,12 @@ class PlainHead(NamedTuple):
 
 
 Function = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor | None]]
-"""(logits (n, V) of a chunk, float32 or finer and free to be overwritten; where the chunk stands among all tokens;
-whether a gradient is wanted) -> nats (n,) and their gradient by the logits, (n, V)."""
+"""(logits (n, V) of a chunk, float32 or finer, which may be overwritten; the chunk's slice of all tokens; whether a
+gradient is wanted) -> nats (n,) and their gradient with respect to the logits, (n, V)."""
 
 
 def chunk_rows(vocabulary: int) -> int:
-    """Tokens that go through the head together."""
+    """How many tokens go through the head together."""
     return max(16, CHUNK_ELEMENTS // vocabulary)
 
 
@@ -83,7 +83,7 @@ def chunk_rows(vocabulary: int) -> int:
 
 @contextmanager
 def _before_head(head: nn.Module, take: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within this, `take` is given what the head would read, and says what it reads instead."""
+    """Within this, `take` gets the input of the head and returns what the head reads instead."""
     handle = head.register_forward_pre_hook(lambda _, args: (take(args[0]), *args[1:]))
     try:
         yield
@@ -93,8 +93,8 @@ def _before_head(head: nn.Module, take: Callable[[Tensor], Tensor]) -> Iterator[
 
 @contextmanager
 def _spared(head: nn.Linear) -> Iterator[None]:
-    """Within this the head computes nothing: the model's forward pass goes on with zeros as logits of one position,
-    which nobody reads and which take no memory."""
+    """Within this the head computes nothing: the forward pass goes on with zeros as the logits of one position, which
+    take no memory."""
     own = vars(head).get("forward")
 
     def nothing(hidden: Tensor) -> Tensor:
@@ -112,8 +112,8 @@ def _spared(head: nn.Linear) -> Iterator[None]:
 def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
     """Hidden states (N, D) that the output head would read at the positions `asked`, row by row.
 
-    input_ids: (B, T), right-padded; asked: (B, T) bool. For models that have a `plain_head`. What rows share is read
-    once where that pays (`models/line.py`).
+    input_ids: (B, T), right-padded; asked: (B, T) bool. For models that have a `plain_head`. What rows share at their
+    beginning is read once where that is faster (`models/line.py`).
     """
     extra = virtual_columns(model)
     found: list[Tensor] = []
@@ -123,7 +123,7 @@ def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
         inputs = {"input_ids": line.ids, "position_ids": line.positions, "attention_mask": line.mask}
 
     def take(hidden: Tensor) -> Tensor:
-        found.append(hidden[:, extra:][asked] if line is None else hidden[0, line.places])
+        found.append(hidden[:, extra:][asked] if line is None else hidden[0, line.asked])
         return hidden
 
     head = core_of(model).get_output_embeddings()
@@ -137,15 +137,15 @@ def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
 # ---- which heads can be cut ------------------------------------------------------------------------------------------
 
 _known: WeakKeyDictionary[nn.Module, tuple[ref[nn.Module], tuple[float, float] | None]] = WeakKeyDictionary()
-"""What trials have shown, by head: of which model, and its factor and softcap. No model is kept alive by it."""
+"""Results of trials by head: the model, and its factor and softcap. Weak references: it keeps no model alive."""
 
 
 def plain_head(model: nn.Module) -> PlainHead | None:
-    """The output head as weights, or None where it does more than a matrix, a factor and a softcap do."""
+    """The output head as weights; None where it computes more than a matrix product, a factor and a softcap."""
     core = core_of(model)
     head = core.get_output_embeddings()
     if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter or head._forward_hooks:
-        return None  # something is put into it, or its weights are sharded
+        return None  # it is wrapped, or its weights are sharded
     known = _known.get(head)
     if known is None or known[0]() is not core:
         known = _known[head] = (ref(core), _tried(core, head))
@@ -154,7 +154,7 @@ def plain_head(model: nn.Module) -> PlainHead | None:
 
 @torch.no_grad()
 def _tried(core: Any, head: nn.Linear) -> tuple[float, float] | None:
-    """Factor and softcap with which the head gives the model's own logits of a few tokens; None when none does."""
+    """Factor and softcap with which the head gives the model's own logits for a few tokens; None when none does."""
     ids = torch.arange(1, 7, device=core.device).view(2, 3) % head.weight.shape[0]
     read: list[Tensor] = []
 
@@ -186,20 +186,20 @@ def _tried(core: Any, head: nn.Linear) -> tuple[float, float] | None:
 
 
 def _applied(raw: Tensor, factor: float, softcap: float) -> Tensor:
-    """Factor and softcap on W h + b; `raw` is overwritten where it can be."""
+    """Apply factor and softcap to W h + b."""
     if factor != 1.0:
         raw = raw * factor
     return softcap * torch.tanh(raw / softcap) if softcap else raw
 
 
 _lowered: dict[Tensor, tuple[Tensor, int]] = {}
-"""Copies of heads' weights in a lower precision, by the weight; and the version of the weight that was copied."""
+"""Weight of a head -> its copy in a lower precision, and the version of the weight that was copied."""
 
 
 @contextmanager
 def head_kept(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """A copy in `dtype` of the head's weight is kept meanwhile, where the weight does not move; else it is made for
-    every micro batch. 2 V D bytes for bfloat16."""
+    """Within this a copy of the head's weight in `dtype` is kept if the weight is frozen (2 V D bytes for bfloat16);
+    else a copy is made for every micro batch."""
     head = core_of(model).get_output_embeddings()
     weight = getattr(head, "weight", None)
     if type(weight) is not nn.Parameter or weight.requires_grad or weight.dtype == dtype:
@@ -213,7 +213,7 @@ def head_kept(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def kept_in(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in this precision: the copy that is kept, or one made now."""
+    """The weight in this precision: the kept copy, or a new one."""
     copy, version = _lowered.get(weight, (weight, weight._version))
     return copy if copy.dtype == dtype and version == weight._version else weight.to(dtype)
 
@@ -222,10 +222,10 @@ def kept_in(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def chunked(hidden: Tensor, head: PlainHead, function: Function, *, rows: int | None = None) -> Tensor:
-    """What `function` makes of each token's logits, (N,), with gradients for hidden states and head.
+    """`function` of each token's logits, (N,), with gradients for hidden states and head.
 
-    hidden: (N, D). Where the head's weights do not move, the gradient of the hidden states is computed in the forward
-    pass, and logits are made once; where they do, logits are made again in the backward pass.
+    hidden: (N, D). Where the head's weights are frozen, the gradient of the hidden states is computed in the forward
+    pass, and logits once; else the logits are computed again in the backward pass.
     """
     rows = rows or chunk_rows(head.weight.shape[0])
     nats: Tensor = _Chunked.apply(  # type: ignore[no-untyped-call]
@@ -339,7 +339,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, factor: float, 
 
 
 def _raw_slope(slope: Tensor | None, capped: Tensor | None, factor: float, softcap: float) -> Tensor:
-    """The gradient by W h + b from that by the logits; capped: the logits, where there is a softcap."""
+    """The gradient with respect to W h + b from that of the logits; capped: the logits, where there is a softcap."""
     assert slope is not None
     if capped is not None:
         slope = slope * (1 - (capped / softcap).square_())

@@ -1,130 +1,33 @@
 """Models with a head for classes of texts, classes of tokens, or answer spans.
 
-A head is put on any base that transformers has a class for (`load_head_model`); it is then random and has to be
-trained. A folder that was saved with a head loads as it is: its labels are in `config.json`, or in an adapter's
-`posttrain.json`. Whatever of the model is random at the start is named in the configuration (`posttrain_head`), so that
-tuners which freeze the rest train it and adapters carry it.
+`load_head_model` puts a head on any base that transformers has a class for; the head is random then and has to be
+trained. A folder saved with a head loads as it is; its labels are in `config.json`, an adapter's in `posttrain.json`.
+The configuration (`posttrain_head`) names every part that was random at the start, so that tuners that freeze the rest
+train these parts, and adapters contain them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models.fingerprint import NOTES_FILE
-from posttrain.models.gguf_header import is_gguf
+from posttrain.models.load import LoadedModel, LoadOptions, load_model, load_with
 from posttrain.models.names import resolve
+from posttrain.models.notes import HEAD_KEY, HEADS, Head, HeadNotes, head_modules, notes_in, saved_head
 from posttrain.models.vocabulary import padding_of_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from posttrain.models.load import LoadedModel
-
-__all__ = [
-    "HEADS",
-    "NOTED",
-    "Head",
-    "HeadNotes",
-    "cannot_generate",
-    "head_modules",
-    "head_of_model",
-    "load_any",
-    "load_head_model",
-    "reads_one_way",
-    "saved_head",
-]
-
-Head = Literal["causal", "sequence", "token", "answer"]
-"""What sits on top of a model: a language-model head, or one for classes of texts, classes of tokens, answer spans."""
-
-HEADS: dict[Head, tuple[str, str]] = {
-    "sequence": ("ForSequenceClassification", "classes of texts"),
-    "token": ("ForTokenClassification", "classes of tokens"),
-    "answer": ("ForQuestionAnswering", "answer spans"),
-}
-"""Head -> how the names of transformers' classes end, and what it is for."""
-
-NOTED = "posttrain_head"
-"""The key of a model's configuration, and of an adapter's posttrain.json."""
-
-
-class HeadNotes(NamedTuple):
-    """labels: names of the outputs, in order (none for answer spans); settings: how texts are to be read, as the
-    objective had it; modules: names of the parts that were random when training began; seed: what they were drawn from.
-    """
-
-    head: Head
-    labels: tuple[str, ...]
-    settings: Mapping[str, Any]
-    modules: tuple[str, ...] = ()
-    seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """For config.json and posttrain.json."""
-        return {
-            "head": self.head,
-            "labels": list(self.labels),
-            "settings": dict(self.settings),
-            "modules": list(self.modules),
-            "seed": self.seed,
-        }
-
-
-def _from_json(found: Mapping[str, Any]) -> HeadNotes:
-    return HeadNotes(found["head"], tuple(found["labels"]), found["settings"], tuple(found["modules"]), found["seed"])
-
-
-def _head_named(architecture: str) -> Head | None:
-    return next((head for head, (ending, _) in HEADS.items() if architecture.endswith(ending)), None)
-
-
-def notes_in(config: Any) -> HeadNotes | None:
-    """What a model's configuration says of its head; None of a language model's, or of no head at all."""
-    found = config.to_dict()
-    if found.get(NOTED) is not None:
-        return _from_json(found[NOTED])
-    named = {head for name in config.architectures or [] if (head := _head_named(name))}
-    if len(named) != 1:
-        return None
-    head = named.pop()
-    if head == "answer":
-        return HeadNotes(head, (), {})
-    settings = {"multi_label": True} if config.problem_type == "multi_label_classification" else {}
-    return HeadNotes(head, tuple(config.id2label[i] for i in range(config.num_labels)), settings)
-
-
-def saved_head(name: str, *, offline: bool = True) -> HeadNotes | None:
-    """The head of a model, read without its weights; None for language models, and for what is not here."""
-    folder = Path(resolve(name))
-    if (folder / "adapter_config.json").is_file():
-        notes = folder / NOTES_FILE
-        found = json.loads(notes.read_text(encoding="utf-8")).get(NOTED) if notes.is_file() else None
-        return _from_json(found) if found is not None else None
-    if is_gguf(folder) or (folder.is_dir() and not (folder / "config.json").is_file()):
-        return None
-    from transformers import PretrainedConfig
-
-    try:  # as it stands in the file, so that no code of the model's is run
-        stated, _ = PretrainedConfig.get_config_dict(resolve(name), local_files_only=offline)
-        return notes_in(PretrainedConfig.from_dict(stated))
-    except (OSError, ValueError):  # loading says what is wrong with it
-        return None
-
-
-def head_of_model(model: Any) -> HeadNotes | None:
-    """The head of a loaded model, in an adapter or not; None for language models."""
-    return notes_in(model.config)
+__all__ = ["load_any", "load_head_model", "reads_one_way"]
 
 
 def reads_one_way(config: Any) -> bool:
-    """Whether a model of this configuration reads from left to right, so that at a token it knows nothing of what
-    stands behind it."""
+    """Whether a model of this configuration reads from left to right: at a token it knows nothing of later ones."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     stated = config.to_dict()
@@ -132,23 +35,6 @@ def reads_one_way(config: Any) -> bool:
         return False
     masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not stated.get("is_decoder")
     return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not masked
-
-
-def cannot_generate(name: str, notes: HeadNotes) -> PosttrainError:
-    """What to say where a language model is wanted."""
-    return PosttrainError(
-        Problem(
-            name,
-            f"has a head for {HEADS[notes.head][1]} and no language-model head: it cannot generate",
-            "use it with: posttrain predict MODEL FILE",
-        )
-    )
-
-
-def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
-    """Names of the parts that a tuner must train whatever else it freezes: the head, and what was random beside it."""
-    notes = notes_in(model.config)
-    return notes.modules if notes is not None else ()
 
 
 def load_head_model(
@@ -159,23 +45,16 @@ def load_head_model(
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     say: Callable[[str], None] = print,
-    device: str | None = None,
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-    offline: bool = True,
-    adapter_merged: bool = False,
-    allow_template_mismatch: bool = False,
+    **options: Unpack[LoadOptions],
 ) -> LoadedModel:
     """A model with this head, its tokenizer, in eval mode; options as in `load_model`.
 
-    labels: names of the outputs; None takes those of a folder that has this head ("answer" needs none). A folder whose
-    head and labels are the wanted ones is loaded complete; any other model gets a new head, drawn from `seed` and said
-    aloud. settings: kept in the configuration; None keeps a folder's own. PosttrainError where the architecture has no
+    labels: names of the outputs; None takes those of a folder that has this head ("answer" needs none). A folder with
+    the wanted head and labels is loaded complete; any other model gets a new head, drawn from `seed`, and `say` is told
+    so. settings: kept in the configuration; None keeps a folder's own. PosttrainError where the architecture has no
     such class, and where a folder's tensors are missing.
     """
-    from posttrain.models.load import load_with
-
-    there = saved_head(name, offline=offline)
+    there = saved_head(name, offline=options.get("offline", True))
     kept = there if there is not None and there.head == head else None
     if labels is None:
         if kept is None and head != "answer":
@@ -189,16 +68,7 @@ def load_head_model(
     if kept is not None and kept.labels == wanted.labels and (Path(resolve(name)) / "adapter_config.json").is_file():
         _check_adapter(name, kept.modules)
     maker = _Maker(wanted, say, quiet=kept is not None and kept.labels == wanted.labels)
-    loaded = load_with(
-        name,
-        maker.make,
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        offline=offline,
-        adapter_merged=adapter_merged,
-        allow_template_mismatch=allow_template_mismatch,
-    )
+    loaded = load_with(name, maker.make, **options)
     loaded.model.config.get_text_config().pad_token_id = loaded.tokenizer.pad_token_id
     if (stand_in := padding_of_files(loaded.tokenizer)) is not None:
         why = f"its own, {stand_in.own!r}, has no embedding" if stand_in.own else "it has no padding token"
@@ -206,10 +76,8 @@ def load_head_model(
     return loaded
 
 
-def load_any(name: str, *, say: Callable[[str], None] = print, **options: Any) -> LoadedModel:
+def load_any(name: str, *, say: Callable[[str], None] = print, **options: Unpack[LoadOptions]) -> LoadedModel:
     """A folder with a head as such, anything else as a language model; options as in `load_model`."""
-    from posttrain.models.load import load_model
-
     notes = saved_head(name, offline=options.get("offline", True))
     if notes is None:
         return load_model(name, **options)
@@ -222,12 +90,12 @@ class _Maker(NamedTuple):
     wanted: HeadNotes
     say: Callable[[str], None]
     quiet: bool
-    """The head's tensors come later, from an adapter."""
+    """Do not announce a new head: its tensors come later, from an adapter."""
 
     def make(
         self, folder: str, config: Any, dtype: Any, source: Mapping[str, Any]
     ) -> tuple[PreTrainedModel, list[str]]:
-        """The model, and names of tensors that the folder should have and has not."""
+        """The model, and names of tensors that are missing in the folder."""
         import transformers
 
         wanted = self.wanted
@@ -256,8 +124,8 @@ class _Maker(NamedTuple):
     ) -> tuple[PreTrainedModel, list[str]]:
         """A new head on the folder's backbone.
 
-        Not by `from_pretrained` of the class with the head: some call the backbone by another name than the language
-        model does (LlamaForQuestionAnswering: `transformer`), and then every tensor of it would be random.
+        `from_pretrained` of the class with the head is not used: some classes name the backbone differently than the
+        language model does (LlamaForQuestionAnswering: `transformer`), and then all its tensors would be random.
         """
         import torch
         import transformers
@@ -299,7 +167,7 @@ class _Maker(NamedTuple):
 
 @contextlib.contextmanager
 def _no_load_report() -> Iterator[None]:
-    """A language model's head is left out on purpose; transformers would print a table about it."""
+    """Silence transformers, which would print a table about the language model's head that is left out."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -311,7 +179,7 @@ def _no_load_report() -> Iterator[None]:
 
 
 def _small_scores(model: Any) -> None:
-    """A single score begins with variance d / (d + 1) where the d inputs have 1: Stiennon et al., arXiv:2009.01325."""
+    """Give a single score the variance d / (d + 1) for d inputs of variance 1: Stiennon et al., arXiv:2009.01325."""
     import torch
 
     for layer in model.modules():
@@ -320,11 +188,11 @@ def _small_scores(model: Any) -> None:
 
 
 def _note(model: Any, notes: HeadNotes) -> None:
-    vars(model.config)[NOTED] = notes.to_json()
+    vars(model.config)[HEAD_KEY] = notes.to_json()
 
 
 def _own_parts(model: Any) -> tuple[str, ...]:
-    """The parts of a model with a head that are not its backbone."""
+    """Names of the parts of a model with a head that are not its backbone."""
     return tuple(
         name
         for name, child in model.named_children()
@@ -333,7 +201,7 @@ def _own_parts(model: Any) -> tuple[str, ...]:
 
 
 def _check_adapter(name: str, modules: Sequence[str]) -> None:
-    """PosttrainError where an adapter does not bring the head that its base lacks."""
+    """PosttrainError when an adapter does not contain the head that its base lacks."""
     from safetensors import safe_open
 
     path = Path(resolve(name)) / "adapter_model.safetensors"
@@ -343,6 +211,5 @@ def _check_adapter(name: str, modules: Sequence[str]) -> None:
         keys = [f".{key}" for key in file.keys()]  # noqa: SIM118  # not a dict
     lacking = [module for module in modules if not any(f".{module}." in key for key in keys)]
     if lacking:
-        raise PosttrainError(
-            Problem(str(path), f"lacks the head ({', '.join(lacking)}); it would be random", "take the whole adapter")
-        )
+        cause = f"lacks the head ({', '.join(lacking)}); it would be random"
+        raise PosttrainError(Problem(str(path), cause, "take the whole adapter"))

@@ -1,15 +1,14 @@
-"""A batch of rows as one line of tokens, what rows begin alike with read once and padding not at all.
+"""A batch of rows as one line of tokens: a beginning that rows share is read once, padding is not read.
 
     rows            <sys> a b c        line       <sys> a b c d e
                     <sys> a d e        parents      -   0 1 2 2 4      each token sees its ancestors, and itself
 
-Chat rows begin with the same system message, answers to one question with the same question, and a step of replay has
-rows of very different lengths: of the places that padded rows have, half and more compute what is there already, or
-nothing. On a processor, which is busy with every place, that half is time. A token's hidden state depends on its
-ancestors alone, so that losses and gradients are those of the rows, up to rounding: what is shared adds its gradients
-up. (For reading alone `inference/tree.py` does the same and more.)
+Chat rows begin with the same system message, answers to one question begin with that question, and a step with replay
+has rows of very different lengths: half or more of the tokens of padded rows repeat others or are padding, and on a CPU
+each of them takes time. A token's hidden state depends on its ancestors only, so losses and gradients are those of the
+rows up to rounding; the gradients of a shared token add up. (`inference/tree.py` does it for inference.)
 
-Which models can be read so is found by a trial: they must take a mask of this form and positions.
+A trial finds out which models can be used in this way: they must take a 4-D mask and positions.
 """
 
 from __future__ import annotations
@@ -26,28 +25,28 @@ from posttrain.models.logits import UNFIT, core_of
 __all__ = ["LEAST", "LONGEST", "Line", "lay_line", "line_for", "takes_lines"]
 
 LEAST = 20_000_000
-"""Parameters from which on places cost more than what is done about them."""
+"""Models with fewer parameters gain nothing: laying out the line takes as long as it saves."""
 LONGEST = 2048
-"""Tokens of a line at most: its mask has their square."""
+"""Most tokens of a line; its mask has the square of that many numbers."""
 WORTH = 0.85
-"""A line has at most this share of the places that the padded rows have."""
+"""A line is used when it has at most this share of the padded rows' tokens."""
 TOLERANCE = 1e-4
-"""By how much hidden states may differ in the trial, as a share of their spread."""
+"""Largest difference of hidden states in the trial, as a share of their standard deviation."""
 
 
 class Line(NamedTuple):
-    """ids, positions: (1, N); mask: (1, 1, N, N), to be added to scores, float32; places: (A,) in the line, of
-    each asked place of the rows, row by row."""
+    """ids, positions: (1, N); mask: (1, 1, N, N), float32, added to scores; asked: (A,), indices in the line of the
+    tokens that are asked for, row by row."""
 
     ids: Tensor
     positions: Tensor
     mask: Tensor
-    places: Tensor
+    asked: Tensor
 
 
 def lay_line(input_ids: Tensor, asked: Tensor) -> Line:
-    """Rows (B, T), right-padded, as a line, each up to its last asked place (B, T); at least one must be asked."""
-    place: dict[tuple[int, int], int] = {}  # (parent, token) -> place
+    """Rows (B, T), right-padded, as a line, each up to the last token asked for; asked: (B, T) bool, not all false."""
+    nodes: dict[tuple[int, int], int] = {}  # (index of the parent, token) -> index in the line
     ids: list[int] = []
     parents: list[int] = []
     index: list[int] = []
@@ -55,9 +54,9 @@ def lay_line(input_ids: Tensor, asked: Tensor) -> Line:
         length = max((t + 1 for t, one in enumerate(wanted) if one), default=0)
         at = -1
         for token, one in zip(row[:length], wanted, strict=False):
-            found = place.get((at, token))
+            found = nodes.get((at, token))
             if found is None:
-                found = place[at, token] = len(ids)
+                found = nodes[at, token] = len(ids)
                 ids.append(token)
                 parents.append(at)
             at = found
@@ -81,8 +80,8 @@ def lay_line(input_ids: Tensor, asked: Tensor) -> Line:
 
 
 def line_for(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Line | None:
-    """The line to read instead of the rows; None where they are better read as they are: on a GPU, in bfloat16, for
-    small models, where little is shared, and where the model cannot."""
+    """The line to read instead of the rows; None where the rows are read as they are: on a GPU, in bfloat16, with small
+    models, where little is shared, and where the model does not take a line."""
     core = core_of(model)
     if input_ids.device.type != "cpu" or core.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return None
@@ -95,7 +94,7 @@ def line_for(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Line | None:
 
 
 def _drops(model: nn.Module) -> bool:
-    """Whether something is dropped at random: a shared token would be dropped in all rows at once."""
+    """Whether the model drops values at random; for a shared token they would be dropped in all rows at once."""
     if not model.training:
         return False
     config = core_of(model).config.get_text_config().to_dict()
@@ -108,7 +107,7 @@ _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def takes_lines(core: Any) -> bool:
-    """Whether a model gives the same hidden states for a line as for its rows; tried once, and remembered."""
+    """Whether a model gives the same hidden states for a line as for its rows; tried once for each model."""
     if core not in _known:
         _known[core] = _tried(core)
     return _known[core]
@@ -118,7 +117,7 @@ def _tried(core: Any) -> bool:
     config = core.config.get_text_config().to_dict()
     kinds = set(config.get("layer_types") or ()) - {"full_attention"}
     if kinds or config.get("sliding_window") or config.get("attention_chunk_size") or core._is_stateful:
-        return False  # what a token sees hangs on more than its ancestors
+        return False  # a token's state depends on more than its ancestors
     if config.get("output_router_logits") or core.config.get_text_config()._attn_implementation not in (
         "sdpa",
         "eager",
@@ -138,11 +137,11 @@ def _tried(core: Any) -> bool:
             found = _states(core, input_ids=line.ids, position_ids=line.positions, attention_mask=line.mask)
     except torch.OutOfMemoryError:
         raise
-    except UNFIT:  # it was not written to be called so: its rows are read as rows
+    except UNFIT:  # the model does not take these arguments: its rows are read as rows
         return False
     finally:
         core.train(was)
-    return float((found[0][line.places] - expected).abs().max()) <= TOLERANCE * max(1.0, float(expected.std()))
+    return float((found[0][line.asked] - expected).abs().max()) <= TOLERANCE * max(1.0, float(expected.std()))
 
 
 def _states(core: Any, **inputs: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Load a model and its tokenizer from a name: pocket, local folder, adapter folder, GGUF file or hub id.
 
-Nothing is fetched from the network unless asked (`offline=False`, on the command line `--download`). On the CPU
-everything is float32, whatever the files hold. Pickled weights (`.bin`) are read with `weights_only=True`.
+Nothing is fetched from the network unless asked for (`offline=False`, on the command line `--download`). On the CPU
+weights are float32, whatever the files hold. Pickled weights (`.bin`) are read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict, Unpack, cast
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.errors import MissingError, PosttrainError, Problem
@@ -21,6 +21,7 @@ from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_
 from posttrain.models.gguf_header import is_gguf, read_header
 from posttrain.models.loading import counting_tensors
 from posttrain.models.names import is_folder, near_model, resolve
+from posttrain.models.notes import cannot_generate, notes_in, saved_head
 from posttrain.models.stops import keep_stops
 from posttrain.models.vocabulary import (
     keep_padding_inside,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "LoadOptions",
     "LoadedModel",
     "Maker",
     "adapter_base",
@@ -54,7 +56,7 @@ BIG_PARAMETERS = 1_000_000_000
 """Above this many parameters weights are kept in bfloat16 on a GPU that supports it."""
 
 READ_SUFFIXES = (".json", ".safetensors", ".bin")
-"""Files of a model folder that must be readable; safetensors says "no such file" of one that is not."""
+"""Files of a model folder that must be readable; safetensors reports one that is not as "no such file"."""
 
 PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 """PEFT's kinds of soft prompts."""
@@ -63,7 +65,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 
 Maker: TypeAlias = "Callable[[str, Any, Any, Mapping[str, Any]], tuple[PreTrainedModel, list[str]]]"
-"""(folder or hub id, its configuration, dtype, where from) -> the model and names of tensors that its files lack."""
+"""(folder or hub id, its configuration, dtype, options of the source) -> the model, and names of missing tensors."""
 
 
 class LoadedModel(NamedTuple):
@@ -74,59 +76,45 @@ class LoadedModel(NamedTuple):
     name: str
 
 
-def load_model(
-    name: str,
-    *,
-    device: str | None = None,
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-    offline: bool = True,
-    adapter_merged: bool = False,
-    allow_template_mismatch: bool = False,
-) -> LoadedModel:
-    """Model and tokenizer, on `device` (CUDA when there is one), in eval mode.
+class LoadOptions(TypedDict, total=False):
+    """How a model is loaded.
 
-    dtype: "auto" (float32 on the CPU; on CUDA bfloat16 for more than a billion parameters where supported, else
-    float32), or "float32", "bfloat16", "float16". adapter_merged: an adapter is merged into its base.
+    device: CUDA when there is one, unless given; dtype: "auto" (float32 on the CPU; on CUDA bfloat16 for more than a
+    billion parameters where supported, else float32), or "float32", "bfloat16", "float16"; trust_remote_code: run code
+    that the model brings along; offline: fetch nothing (the default); adapter_merged: an adapter is merged into its
+    base; allow_template_mismatch: take a tokenizer that renders otherwise than the one the weights were trained with.
+    """
+
+    device: str | None
+    dtype: str
+    trust_remote_code: bool
+    offline: bool
+    adapter_merged: bool
+    allow_template_mismatch: bool
+
+
+def load_model(name: str, **options: Unpack[LoadOptions]) -> LoadedModel:
+    """A language model and its tokenizer, in eval mode.
+
     MissingError names the file, base or hub id that is not there; TemplateError when the tokenizer renders otherwise
     than the one the weights were trained with.
     """
-    from posttrain.models.heads import cannot_generate, saved_head
-
     if adapter_base(Path(resolve(name))) is not None and (notes := saved_head(name)) is not None:
         raise cannot_generate(name, notes)
-    return load_with(
-        name,
-        _causal,
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        offline=offline,
-        adapter_merged=adapter_merged,
-        allow_template_mismatch=allow_template_mismatch,
-    )
+    return load_with(name, _causal, **options)
 
 
-def load_with(
-    name: str,
-    make: Maker,
-    *,
-    device: str | None = None,
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-    offline: bool = True,
-    adapter_merged: bool = False,
-    allow_template_mismatch: bool = False,
-) -> LoadedModel:
+def load_with(name: str, make: Maker, **options: Unpack[LoadOptions]) -> LoadedModel:
     """`load_model` for any kind of model: `make` makes it from a folder; adapters are put on what it made."""
     import torch
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    way = _Way(make, place, dtype, trust_remote_code, offline)
-    model = _load(name, way, adapter_merged, within=())
-    tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code, offline=offline)
+    how = {"trust_remote_code": options.get("trust_remote_code", False), "offline": options.get("offline", True)}
+    device = torch.device(options.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    way = _Way(make, device, options.get("dtype", "auto"), how["trust_remote_code"], how["offline"])
+    model = _load(name, way, options.get("adapter_merged", False), within=())
+    tokenizer = load_tokenizer(name, **how)
     if is_folder(name):
-        check_template(name, tokenizer, allow_mismatch=allow_template_mismatch)
+        check_template(name, tokenizer, allow_mismatch=options.get("allow_template_mismatch", False))
     keep_padding_inside(model, tokenizer, name)
     pad_alike(model, tokenizer)
     model.eval()
@@ -134,10 +122,10 @@ def load_with(
 
 
 class _Way(NamedTuple):
-    """How every folder on the way to a model is loaded."""
+    """How every folder is loaded that a model is made of: an adapter's, and its base's."""
 
     make: Maker
-    place: torch.device
+    device: torch.device
     dtype: str
     trust: bool
     offline: bool
@@ -154,16 +142,13 @@ def _load(name: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTra
 
 
 def _causal(folder: str, config: Any, dtype: Any, source: Mapping[str, Any]) -> tuple[PreTrainedModel, list[str]]:
-    """A language model and the names of the tensors that its files lack."""
+    """A language model, and names of tensors that are missing in its files."""
     import transformers
-
-    from posttrain.models.heads import cannot_generate, notes_in
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
     notes = notes_in(config)
     if notes is not None:
         raise cannot_generate(folder, notes)
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
-
     said = config.to_dict()
     one_way = said.get("is_decoder") or said.get("is_encoder_decoder")
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not one_way:
@@ -184,40 +169,34 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
 
     check_folder(folder)
     if is_gguf(folder):
-        return _named(_from_gguf(folder, way).to(way.place), name, folder)
+        return _named(_from_gguf(folder, way).to(way.device), name, folder)
     source = {"local_files_only": way.offline, "trust_remote_code": way.trust}
     try:
         config = without_padding_outside(transformers.AutoConfig.from_pretrained(folder, **source))
-        chosen = _dtype(way.dtype, way.place, config, way.trust)
+        chosen = _dtype(way.dtype, way.device, config, way.trust)
         with counting_tensors():
-            model, lacking = way.make(folder, config, chosen, source)
+            model, missing = way.make(folder, config, chosen, source)
     except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise _unloadable(name, folder, way.offline, error) from error
     except (ValueError, RuntimeError) as error:
-        raise PosttrainError(
-            Problem(name, f"the model cannot be loaded: {_first_line(error)}", _mend(error, way.trust))
-        ) from error
-    if lacking:
-        raise PosttrainError(
-            Problem(
-                name,
-                f"the files lack {len(lacking)} of the model's tensors (such as {lacking[0]}); they would be random",
-                "take the complete model",
-            )
-        )
-    return _named(model.to(way.place), name, folder)
+        cause = f"the model cannot be loaded: {_first_line(error)}"
+        raise PosttrainError(Problem(name, cause, _mend(error, way.trust))) from error
+    if missing:
+        cause = f"the files lack {len(missing)} of the model's tensors (such as {missing[0]}); they would be random"
+        raise PosttrainError(Problem(name, cause, "take the complete model"))
+    return _named(model.to(way.device), name, folder)
 
 
 def _from_gguf(file: str, way: _Way) -> PreTrainedModel:
-    """A GGUF file's language model; it can be given no other head without being saved first."""
+    """The language model of a GGUF file. PosttrainError where another head is wanted: the file must be saved first."""
     if way.make is not _causal:
         mend = f"save it first: posttrain model convert {file} DIR"
         raise PosttrainError(Problem(file, "a GGUF file is read as a language model only", mend))
-    return load_gguf(Path(file), _dtype(way.dtype, way.place, gguf_config(Path(file)), trust=False))
+    return load_gguf(Path(file), _dtype(way.dtype, way.device, gguf_config(Path(file)), trust=False))
 
 
 def _named(model: PreTrainedModel, name: str, folder: str) -> PreTrainedModel:
-    """The adapter saved later notes this name as its base; pocket's stays a name, a folder or file becomes absolute."""
+    """Set the name that an adapter saved later names as its base; a path becomes absolute, `pocket:chat` stays."""
     local = Path(folder).is_dir() or is_gguf(folder)
     model.name_or_path = name if name.startswith("pocket:") or not local else str(Path(folder).resolve())
     model.config.name_or_path = model.name_or_path
@@ -247,7 +226,7 @@ def config_of(name: str, *, trust_remote_code: bool = False, offline: bool = Tru
 
 
 def embeddings_of(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> int | None:
-    """How many tokens a model has embeddings for, read without its weights; None where no configuration says so."""
+    """How many tokens a model has embeddings for, read without its weights; None where no configuration says it."""
     try:
         return rows_in_config(config_of(base_of(name), offline=offline, trust_remote_code=trust_remote_code))
     except (OSError, ValueError):  # loading says what is wrong with it
@@ -255,7 +234,7 @@ def embeddings_of(name: str, *, offline: bool = True, trust_remote_code: bool = 
 
 
 def base_of(name: str) -> str:
-    """The model beneath an adapter, or beneath adapters on adapters; any other name is itself."""
+    """The base of an adapter, or of adapters on adapters; any other name as it is."""
     seen = {name}
     while (base := adapter_base(Path(resolve(name)))) is not None and base not in seen:
         seen.add(base)
@@ -292,10 +271,10 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"
     try:
         with warnings.catch_warnings():
-            # told as an error below; and PEFT 0.21 asks transformers 5.23 for an attribute under its former name
+            # the first is raised as an error below; PEFT 0.21 asks transformers 5.23 for an attribute by its old name
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            # ours are said or mended: a vocabulary of another size, a matrix that two places read
+            # posttrain handles these: a vocabulary of another size, a matrix that two modules share
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             make_base_fit(model, folder, base, config)
             adapted = PeftModel.from_pretrained(model, str(folder))
@@ -310,7 +289,7 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
 
 
 def adapter_base(folder: Path) -> str | None:
-    """The base named by an adapter folder; None when the folder is none."""
+    """The base that an adapter folder names; None when the folder is no adapter's."""
     path = folder / "adapter_config.json"
     if not path.is_file():
         return None
@@ -328,9 +307,7 @@ def adapter_base(folder: Path) -> str | None:
 
 def check_folder(name: str) -> None:
     """MissingError for a folder without configuration, weights, or one of the shards that its index names; for a GGUF
-    file the errors of `check_gguf`.
-
-    An adapter's folder and a name that is no folder here pass: loading says what they lack.
+    file the errors of `check_gguf`. An adapter's folder and a name that is no folder pass: loading checks them.
     """
     folder = Path(resolve(name))
     if is_gguf(folder):
@@ -339,9 +316,8 @@ def check_folder(name: str) -> None:
     if not folder.is_dir() or (folder / "adapter_config.json").is_file():
         return
     if not (folder / "config.json").is_file():
-        raise MissingError(
-            Problem(str(folder), "no config.json: not a model folder", "a model folder has config.json and weights")
-        )
+        mend = "a model folder has config.json and weights"
+        raise MissingError(Problem(str(folder), "no config.json: not a model folder", mend))
     closed = [p for p in sorted(folder.iterdir()) if p.suffix in READ_SUFFIXES and not os.access(p, os.R_OK)]
     if closed:
         raise MissingError(
@@ -354,19 +330,18 @@ def check_folder(name: str) -> None:
                 shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise MissingError(Problem(str(index), "does not list the weights' files", "copy it again")) from error
-            lacking = [shard for shard in shards if not (folder / shard).is_file()]
-            if lacking:
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            if missing:
                 raise MissingError(
-                    *(Problem(str(folder), f"{s} is missing ({index_name} names it)", "copy it too") for s in lacking)
+                    *(Problem(str(folder), f"{s} is missing ({index_name} names it)", "copy it too") for s in missing)
                 )
             return
     if not any((folder / file).is_file() for file in ("model.safetensors", "pytorch_model.bin")):
-        raise MissingError(
-            Problem(str(folder), "no weights: model.safetensors is missing", "copy the weights into the folder")
-        )
+        cause = "no weights: model.safetensors is missing"
+        raise MissingError(Problem(str(folder), cause, "copy the weights into the folder"))
 
 
-def _dtype(dtype: str, place: torch.device, config: Any, trust: bool) -> torch.dtype:
+def _dtype(dtype: str, device: torch.device, config: Any, trust: bool) -> torch.dtype:
     import torch
     import transformers
 
@@ -375,7 +350,7 @@ def _dtype(dtype: str, place: torch.device, config: Any, trust: bool) -> torch.d
         return named[dtype]
     if dtype != "auto":
         raise PosttrainError(Problem("dtype", f"unknown '{dtype}'", f"one of auto, {', '.join(named)}"))
-    if place.type != "cuda" or not torch.cuda.is_bf16_supported():
+    if device.type != "cuda" or not torch.cuda.is_bf16_supported():
         return torch.float32
     with torch.device("meta"):
         empty = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
@@ -384,7 +359,7 @@ def _dtype(dtype: str, place: torch.device, config: Any, trust: bool) -> torch.d
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool = True) -> PreTrainedTokenizerBase:
-    """The tokenizer; an adapter's own where its folder has one, else its base's. A pad token is set in memory."""
+    """The tokenizer; an adapter's own if its folder has one, else its base's. A missing pad token is set in memory."""
     import transformers
 
     folder = resolve(name)
@@ -392,9 +367,8 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
         base = adapter_base(Path(folder))
         if base is not None:
             return load_tokenizer(base, trust_remote_code=trust_remote_code, offline=offline)
-        raise MissingError(
-            Problem(folder, "no tokenizer: tokenizer.json is missing", "copy the tokenizer's files into the folder")
-        )
+        mend = "copy the tokenizer's files into the folder"
+        raise MissingError(Problem(folder, "no tokenizer: tokenizer.json is missing", mend))
     tokenizer: Any
     try:
         if is_gguf(folder):
@@ -419,9 +393,8 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
 def stop_ids(
     name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = True, trust_remote_code: bool = False
 ) -> tuple[int, ...]:
-    """The token ids at which the model's generation stops, read without loading weights.
-
-    From generation_config.json, else config.json, else the tokenizer's own end token; of a GGUF file from its header.
+    """The token ids at which generation stops, read without the weights: from generation_config.json, else config.json,
+    else the tokenizer's end token; for a GGUF file from its header.
     """
     import transformers
 
@@ -453,18 +426,16 @@ def stop_ids(
 
 def _unloadable(name: str, folder: str, offline: bool, error: Exception) -> PosttrainError:
     if Path(folder).is_dir():
-        return PosttrainError(
-            Problem(folder, f"the files cannot be read: {_first_line(error)}", "copy the model again")
-        )
+        cause = f"the files cannot be read: {_first_line(error)}"
+        return PosttrainError(Problem(folder, cause, "copy the model again"))
     if offline:
         cause = "neither a folder here nor in the local hub cache"
         if near := near_model(name):
             mend = f"did you mean '{near}'? (--download allows fetching it from the hub)"
             return MissingError(Problem(name, cause, mend))
         return MissingError(Problem(name, cause, "--download allows fetching it from the hub"))
-    return MissingError(
-        Problem(name, f"not to be had from the hub: {_first_line(error)}", "check the name and network")
-    )
+    cause = f"not to be had from the hub: {_first_line(error)}"
+    return MissingError(Problem(name, cause, "check the name and network"))
 
 
 def _mend(error: Exception, trust: bool) -> str:

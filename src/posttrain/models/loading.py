@@ -1,4 +1,4 @@
-"""How far the loading of weights is: transformers counts tensors on bars of its own, in whose place a Meter counts."""
+"""Progress of loading weights: a Meter replaces the bar on which transformers counts tensors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from posttrain.models.meter import MOMENT_S, Meter
 __all__ = ["counted", "counting_tensors"]
 
 BAR = "Loading weights"
-"""What transformers' bar is called (core_model_loading.py)."""
+"""Name of that bar in transformers (core_model_loading.py)."""
 
 
 @contextmanager
 def counting_tensors() -> Iterator[None]:
-    """While this lasts, transformers shows no bars, and whoever listens hears of the tensors that it loads."""
+    """Within this, transformers shows no bars, and the listener (see `meter`) is told how many tensors are loaded."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -32,7 +32,7 @@ def _hook(factory: Callable[..., Any], args: tuple[Any, ...], settings: dict[str
 
 
 def counted(tensors: Collection[Any], desc: str = "") -> Iterator[Any]:
-    """The tensors of a model one by one, told of as they are loaded; desc: the bar's name, as tqdm takes it."""
+    """The tensors of a model one by one, counted by a Meter; desc: taken and not used, as tqdm's name of a bar."""
     with Meter("loading weights", len(tensors), "tensors", after_s=MOMENT_S, kept=None) as meter:
         for tensor in tensors:
             yield tensor

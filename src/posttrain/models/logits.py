@@ -1,8 +1,7 @@
-"""Logits at the positions that are asked, from any causal model, whatever wraps it.
+"""Logits at given positions, from any causal model, also inside a wrapper.
 
-Rows are padded on the right and attention is causal, so no token sees padding and no mask is needed; positions whose
-output nobody asks for are not sent through the output head. Virtual tokens that PEFT puts in front of a row have
-outputs of their own, which are left out.
+Rows are padded on the right and attention is causal, so no token sees padding and no mask is needed. Only the given
+positions go through the output head. The outputs of virtual tokens that PEFT puts in front of a row are left out.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from posttrain.models.adapters import virtual_columns
 __all__ = ["UNFIT", "core_of", "keeps_logits", "logits_at"]
 
 UNFIT = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError)
-"""What code of any architecture raises when it is called in a way that it was not written for: in a trial that is the
-answer "not this way", which becomes the stated reason. Running out of memory is none of it and is raised.
+"""What a model's code raises when it is called with arguments that it does not support. A trial takes it as "no", with
+the message as the reason; running out of memory is not part of it and is raised.
 """
 
 
@@ -33,7 +32,7 @@ def core_of(model: nn.Module) -> Any:
 
 @lru_cache(maxsize=32)
 def keeps_logits(kind: type[nn.Module]) -> bool:
-    """Every causal model of transformers 5 has `logits_to_keep`; a model with code of its own may not."""
+    """Whether a model takes `logits_to_keep`: causal models of transformers 5 do, a model with its own code may not."""
     return "logits_to_keep" in inspect.signature(kind.forward).parameters
 
 

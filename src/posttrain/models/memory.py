@@ -1,9 +1,9 @@
-"""How much memory a stretch of work takes at its peak, and memory given back to the system after it.
+"""Measure the peak memory of a block of work, and return memory to the system after it.
 
-On a GPU the allocator's own peak is taken. On a CPU it is the resident set of the process: all weights in memory (in a
-study the untouched model's, too), optimiser states, activations, caches, Python and its libraries. Linux keeps the peak
-itself (`VmHWM`) and sets it back when asked (`echo 5 > /proc/self/clear_refs`, proc(5)); elsewhere, and where that is
-forbidden, a thread looks at the resident set twenty times a second.
+On a GPU this is the allocator's peak. On a CPU it is the resident set of the process: all weights in memory (in a study
+also the untouched model's), optimiser states, activations, caches, Python and its libraries. Linux keeps the peak
+(`VmHWM`) and resets it on request (`echo 5 > /proc/self/clear_refs`, proc(5)); elsewhere, and where that is forbidden,
+a thread reads the resident set twenty times a second.
 """
 
 from __future__ import annotations
@@ -40,41 +40,41 @@ MAPPINGS = Path("/proc/self/smaps")
 CLEAR = Path("/proc/self/clear_refs")
 MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+)")
 EVERY_S = 0.05
-"""Seconds between two looks of the thread."""
+"""Seconds between two readings of the thread."""
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Numbers of malloc.h."""
+"""Parameters of mallopt, from malloc.h."""
 LARGE_BLOCK = 8 * 2**20
-"""Bytes. Smaller ones are kept in the heap: a pass over fresh pages can take as long as the product that fills them."""
+"""Bytes. Smaller blocks stay in the heap: getting fresh pages can take as long as the product that fills them."""
 KERNELS = 128
-"""Products whose code oneDNN keeps. It makes some for each shape, about 1 MB each; a micro batch of SmolLM2-135M has 25
-shapes of its own, so that with oneDNN's 1,024 the process grew by 50 MB a step."""
+"""How many compiled products oneDNN keeps. It compiles some for each shape, about 1 MB each; a micro batch of
+SmolLM2-135M has 25 new shapes, so that with oneDNN's default of 1,024 the process grew by 50 MB a step."""
 LARGE_MODEL = 50_000_000
-"""Parameters from which on a model's memory is worth the time that saving it takes."""
+"""From this many parameters on, saving memory is worth the time that it takes."""
 
 
 class Peak:
-    """Peak memory in GiB since the meter was started; stretches within it, with meters of their own, count."""
+    """Peak memory of a block in GiB; blocks within it that are measured too count."""
 
     def __init__(self, kept: bool) -> None:
-        """kept: whether the system keeps the peak of this stretch; else a thread looks."""
+        """kept: whether the system keeps the peak; else a thread measures it."""
         self.kept = kept
         self.high = 0.0
 
     @property
     def gib(self) -> float:
-        """So far, or in all once the stretch is over."""
+        """The peak so far, or of the whole block when it is over."""
         return max(self.high, _kept() if self.kept else _resident()) if self in _open else self.high
 
 
 _open: list[Peak] = []
-"""Meters at work, the innermost last."""
+"""Blocks that are measured now, the innermost last."""
 
 
 @contextlib.contextmanager
 def peak_memory() -> Iterator[Peak]:
-    """Measure the block."""
+    """Measure the peak memory of the block."""
     for outer in _open:
         outer.high = outer.gib
     own = Peak(_reset())
@@ -90,12 +90,12 @@ def peak_memory() -> Iterator[Peak]:
 
 
 def peak_gib() -> float:
-    """Of the innermost stretch that is measured now, or of the process where none is."""
+    """The peak of the innermost block that is measured now; of the process where there is none."""
     return _open[-1].gib if _open else _kept()
 
 
 def give_back() -> None:
-    """Let go of what nothing holds any more, and hand the allocator's free memory back to the system.
+    """Collect garbage, and return the allocator's free memory to the system.
 
     glibc keeps freed blocks for later; after a training of large tensors these are gigabytes.
     """
@@ -109,10 +109,10 @@ def give_back() -> None:
 
 
 def activation_bytes(model: Any) -> int:
-    """About what training keeps of each token until the backward pass, in bytes of float32.
+    """Estimate of the bytes of float32 that training keeps for each token until the backward pass.
 
-    What goes into and comes out of every matrix of the blocks, and half as much again for norms, attention and
-    activation functions: 1.6 MB for a model of 30 layers of 576 (SmolLM2-135M), where 1.6 were measured.
+    Inputs and outputs of every matrix of the blocks, and half as much again for norms, attention and activation
+    functions: 1.6 MB for a model of 30 layers of 576 (SmolLM2-135M), where 1.6 MB were measured.
     """
     from torch import nn
 
@@ -125,18 +125,18 @@ def activation_bytes(model: Any) -> int:
 
 
 def is_large(model: Any) -> bool:
-    """Whether saving memory is worth time with this model."""
+    """Whether saving memory is worth the time with this model."""
     return sum(p.numel() for p in model.parameters()) >= LARGE_MODEL
 
 
 def large_blocks_go_back() -> None:
-    """From here on, glibc hands each freed block of `LARGE_BLOCK` bytes or more back to the system at once; what
-    is free now goes back, too.
+    """From now on glibc returns each freed block of `LARGE_BLOCK` bytes or more to the system at once; memory that is
+    free now is returned too.
 
-    By default it keeps blocks of up to 32 MiB in its heap, which tensors of slightly different sizes tear to pieces: a
-    training step of 512 tokens of SmolLM2-135M grew from 1.6 to 2.7 GiB within three steps. Fresh pages cost
-    processor time, in the kernel (mallopt(3), M_MMAP_THRESHOLD): with blocks of 1 MiB a step of 58 tokens of all its
-    weights took 1.05 s, with 8 MiB 0.78 s and 0.1 GB more (docs/notes.md).
+    By default glibc keeps blocks of up to 32 MiB in its heap, which tensors of slightly different sizes fragment:
+    training SmolLM2-135M on 512 tokens a step grew from 1.6 to 2.7 GiB within three steps. Fresh pages cost time in the
+    kernel (mallopt(3), M_MMAP_THRESHOLD): full training on 58 tokens took 1.05 s a step with blocks of 1 MiB, and
+    0.78 s and 0.1 GB more with 8 MiB (docs/notes.md).
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # musl knows no mallopt, and keeps no large blocks
@@ -147,13 +147,13 @@ def large_blocks_go_back() -> None:
 
 
 def few_kernels() -> None:
-    """Let oneDNN keep the code of `KERNELS` products, unless the environment says otherwise; it asks when it first
-    computes."""
+    """Let oneDNN keep `KERNELS` compiled products, unless the environment says otherwise. Call it before the first
+    computation."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
 
 
 def trim() -> None:
-    """Hand the allocator's free pages back to the system."""
+    """Return the allocator's free pages to the system."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim, and does not keep blocks so long
             ctypes.CDLL(None).malloc_trim(0)
@@ -204,7 +204,7 @@ def _gpu() -> bool:
 
 
 def _kept() -> float:
-    """The peak since it was last set back: of the GPU's allocator where one is in use, else of the process, in GiB."""
+    """The peak since the last reset, in GiB: of the GPU's allocator if one is in use, else of the process."""
     if _gpu():
         import torch
 
@@ -216,7 +216,7 @@ def _kept() -> float:
 
 
 def _reset() -> bool:
-    """Begin the peak anew; False where the system cannot."""
+    """Reset the peak; False where the system cannot."""
     if _gpu():
         import torch
 
@@ -231,14 +231,14 @@ def _reset() -> bool:
 
 def _resident() -> float:
     """Resident set of the process now, in GiB."""
-    import psutil  # accelerate needs it, too
+    import psutil  # a requirement of accelerate
 
     return float(psutil.Process().memory_info().rss) / 2**30
 
 
 @contextlib.contextmanager
 def _looking(peak: Peak) -> Iterator[None]:
-    """A thread that looks at the resident set, for as long as the block lasts."""
+    """A thread reads the resident set while the block runs."""
     over = threading.Event()
 
     def look() -> None:

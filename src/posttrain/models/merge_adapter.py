@@ -1,10 +1,9 @@
-"""A PEFT adapter put into its base's own weights, and nothing else changed.
+"""Merge a PEFT adapter into its base's weights, and change nothing else.
 
-Where the output head reads the embedding's matrix (a tied model), PEFT writes the head's update into that matrix, so
-that every token's embedding changes too and another model comes out; PEFT only warns. Here a shared matrix that the
-adapter touches is copied first, so that each place has its own; where both come out equal they are shared again, else
-the configuration says that they are no longer tied. Whatever the kind of adapter, the merged model must say what the
-adapter beside its base says.
+In a tied model the output head shares the embedding's matrix. PEFT adds the head's update to that matrix, so every
+token's embedding changes too and the result is another model; PEFT only warns. Here a shared matrix that the adapter
+touches is copied first. If both copies are equal afterwards they are shared again, else the configuration says that
+they are no longer tied. For every kind of adapter, the merged model must give the outputs of the adapter on its base.
 """
 
 from __future__ import annotations
@@ -28,33 +27,32 @@ from posttrain.models.tying import is_tied, set_tied, untie
 __all__ = ["COARSE", "TOLERANCE", "merge_peft", "relative_distance", "some_logits", "was_untied"]
 
 PROBED = 16
-"""Tokens in the row that is asked before and after."""
+"""Tokens of the row whose outputs are compared."""
 TOLERANCE = 1e-3
-"""By how much outputs may differ, root mean square over their spread, in float32: merging rounds once."""
+"""Largest difference of outputs (root mean square over their standard deviation) in float32: merging rounds once."""
 COARSE = 5e-2
 """The same in half precision."""
 
 
-def merge_peft(model: PeftModel, place: str) -> PreTrainedModel:
-    """The base with the adapter in its weights; the PEFT model is used up.
+def merge_peft(model: PeftModel, location: str) -> PreTrainedModel:
+    """The base with the adapter in its weights; the PEFT model must not be used afterwards.
 
-    place: what an error names. PosttrainError for a kind that cannot be merged, and where the merged model would be
-    another one.
+    location: what an error names. PosttrainError for a kind that cannot be merged, and where the merged model would
+    give other outputs.
     """
     core: Any = model.get_base_model()
     kind = str(model.active_peft_config.peft_type).rpartition(".")[2]
     beside = "use it beside its base"
     if model.active_peft_config.is_prompt_learning:
-        raise PosttrainError(
-            Problem(place, f"{kind} cannot be merged into its base: it is no change of weights", beside)
-        )
+        cause = f"{kind} cannot be merged into its base: it is no change of weights"
+        raise PosttrainError(Problem(location, cause, beside))
     was_tied = is_tied(core)
     repeats = replication_of(model)
     expected = some_logits(model)
     untie(core)
     try:
         with warnings.catch_warnings():
-            # PEFT warns of the tied matrix that was just copied, and says that the places are no longer tied
+            # PEFT warns about the tied matrix, which was just copied
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             warnings.filterwarnings("ignore", message=".*no longer tied.*")
             merged = cast(PreTrainedModel, model.merge_and_unload())
@@ -63,31 +61,31 @@ def merge_peft(model: PeftModel, place: str) -> PreTrainedModel:
     except UNFIT as error:
         split = str(error).split("\n")[0] or "PEFT has no way to do it"
         cause = f"{kind} cannot be merged into its base: {split}"
-        raise PosttrainError(Problem(place, cause, beside)) from error
+        raise PosttrainError(Problem(location, cause, beside)) from error
     left = [name for name, m in merged.named_modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
     if left:
         cause = f"PEFT leaves parts of this {kind} adapter in {left[0]}, so it cannot be merged into its base"
-        raise PosttrainError(Problem(place, cause, beside))
+        raise PosttrainError(Problem(location, cause, beside))
     if repeats:
         own_layers(merged)
     if was_tied:
         _tie_again(merged)
-    _same(expected, some_logits(merged), merged, place, beside)
+    _same(expected, some_logits(merged), merged, location, beside)
     return merged
 
 
-def _same(expected: Tensor | None, found: Tensor | None, model: PreTrainedModel, place: str, mend: str) -> None:
-    if expected is None or found is None:
-        return
+def _same(expected: Tensor | None, found: Tensor | None, model: PreTrainedModel, location: str, mend: str) -> None:
     far = relative_distance(found, expected)
     allowed = TOLERANCE if model.dtype == torch.float32 else COARSE
     if not far <= allowed:
         cause = f"merged into its base it is another model: outputs differ by {far:.1%} of their spread"
-        raise PosttrainError(Problem(place, cause, mend))
+        raise PosttrainError(Problem(location, cause, mend))
 
 
-def relative_distance(found: Tensor, expected: Tensor) -> float:
-    """Root mean square of the difference, over the standard deviation of what was expected."""
+def relative_distance(found: Tensor | None, expected: Tensor | None) -> float:
+    """Root mean square of the difference, over the standard deviation of `expected`; 0 where one of them is None."""
+    if found is None or expected is None:
+        return 0.0
     found, expected = found.double(), expected.double()
     spread = float(expected.std())
     return float((found - expected).square().mean().sqrt()) / max(spread, 1e-12)
@@ -95,8 +93,8 @@ def relative_distance(found: Tensor, expected: Tensor) -> float:
 
 @torch.no_grad()
 def some_logits(model: Any) -> Tensor | None:
-    """The first output for a few tokens spread over the vocabulary, at rest; None of a model that has no weights, or
-    that takes more than token ids."""
+    """The first output for a few tokens spread over the vocabulary, in eval mode; None for a model without weights, or
+    one that needs more than token ids."""
     core = model.get_base_model() if isinstance(model, PeftModel) else model
     embedding = core.get_input_embeddings()
     if core.device.type == "meta":
@@ -114,7 +112,7 @@ def some_logits(model: Any) -> Tensor | None:
 
 
 def _tie_again(core: Any) -> None:
-    """Share the matrix again where both places came out equal; else say in the configuration that they differ."""
+    """Share the matrix again if both copies are equal; else say in the configuration that they are not tied."""
     head, embedding = core.get_output_embeddings(), core.get_input_embeddings()
     if head is None or head.weight is embedding.weight:
         set_tied(core, True)
@@ -131,5 +129,5 @@ _untied: WeakSet[PreTrainedModel] = WeakSet()
 
 
 def was_untied(model: PreTrainedModel) -> bool:
-    """Whether an adapter that was merged into the model has left a tied matrix as two."""
+    """Whether merging an adapter into the model has made two matrices of a tied one."""
     return model in _untied

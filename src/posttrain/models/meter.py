@@ -1,14 +1,14 @@
-"""How far a long piece of work is: whoever does it counts, whoever shows it listens.
+"""Progress of long work: the code that does the work counts with a `Meter`, the code that shows progress listens.
 
-Replay that is generated, Fisher information that is measured, a learning rate that is searched lie deep below what a
-user has called; each is a `Meter`. A training and a study `listen` for as long as they last and show what they hear in
-their own way: a live line on a terminal, a plain line now and then elsewhere. Where nobody listens nothing happens.
+Generating replay, measuring Fisher information and searching a learning rate happen deep below the function that a user
+has called, and each counts with a `Meter`. A training or a study calls `listening` and shows what it is told: a live
+line on a terminal, a plain line from time to time elsewhere. Without a listener nothing happens.
 
     with Meter("measuring Fisher information", rows, "rows") as meter:
         for row in ...:
             meter.more(1, tokens=len(row))
 
-Ctrl-C in such work becomes Interrupted, which says what was under way and that nothing of it is kept.
+Ctrl-C in such work becomes Interrupted, which names the work and says that nothing of it is kept.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from posttrain.errors import Interrupted, Problem
 __all__ = ["KNOWN", "MOMENT_S", "Doing", "Listener", "Meter", "clock", "listener", "listening", "tick"]
 
 MOMENT_S = 1.0
-"""What is over sooner is not worth a word where it comes often."""
+"""Seconds: frequent work that is over sooner is not reported."""
 OFTEN_S = 0.1
-"""Listeners are told at most so often."""
+"""Seconds between two reports, at least."""
 KNOWN = 0.05
-"""From this share on what is left is told from what is done ..."""
+"""The remaining time is estimated from the pieces done when they are at least this share ..."""
 KNOWN_PIECES = 8
-"""... and from so many pieces on, where they end at different times; never more than all may come to at most."""
+"""... and at least this many, if pieces end at different times."""
 SURE_S = 3.0
-"""What is left is told after so many seconds; by tokens, after so many from the first of them on: before it prompts are
-read and memory is taken, and a speed that counts this in is of no use."""
+"""Seconds before the remaining time is estimated; by tokens, seconds since the first one, as reading prompts and taking
+memory before it would distort the speed."""
 
 
 class Doing(NamedTuple):
-    """What is being done. done, total: pieces of it, called `unit`; tokens: read or written so far; left_s: expected,
-    None where nothing is known yet; at_most: `left_s` is the most that it may be; ends: it is done, or given up.
+    """Progress of one piece of work. done, total: pieces, called `unit`; tokens: read or written so far; left_s: the
+    remaining time, None while unknown; at_most: `left_s` is an upper bound; ends: the work is over or has failed.
     """
 
     what: str
@@ -54,7 +54,7 @@ class Doing(NamedTuple):
 
     @property
     def begins(self) -> bool:
-        """Nothing is done yet."""
+        """Whether nothing is done yet."""
         return not self.done and not self.tokens and not self.ends
 
     def __str__(self) -> str:
@@ -73,19 +73,19 @@ _running: ContextVar[Meter | None] = ContextVar("posttrain_meter", default=None)
 
 
 def listener() -> Listener | None:
-    """Who listens now."""
+    """The listener of now; None where there is none."""
     return _listener.get()
 
 
 def tick() -> Callable[[int, Sequence[int]], None] | None:
-    """What decoding shall tell of each token, where somebody above it counts."""
+    """What decoding should call for each token; None where no Meter is running."""
     meter = _running.get()
     return meter.token if meter is not None else None
 
 
 @contextmanager
 def listening(to: Listener | None) -> Iterator[None]:
-    """While this lasts, `to` is told what is being done, and nobody else."""
+    """Within this `to` is told about progress, in place of any other listener."""
     before = _listener.set(to)
     try:
         yield
@@ -96,9 +96,9 @@ def listening(to: Listener | None) -> Iterator[None]:
 class Meter:
     """Counts one piece of work.
 
-    what: as in "measuring Fisher information"; most_tokens: that it may come to, where pieces end at different times;
-    kept: what is left of it when it is interrupted, None where an interruption stays what it is; after_s: work that is
-    over sooner is not told of.
+    what: such as "measuring Fisher information"; most_tokens: an upper bound, where pieces end at different times;
+    kept: says what is kept after an interruption, None to leave KeyboardInterrupt as it is; after_s: work that takes
+    fewer seconds is not reported.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Meter:
         self.after_s = after_s
         self.done = self.tokens = 0
         self.began = self.told = time.monotonic()
-        self.first = (self.began, 0)  # when the first tokens were there, and how many
+        self.first = (self.began, 0)  # the time of the first tokens, and how many they were
 
     def __enter__(self) -> Meter:
         self._before = _running.set(self)
@@ -139,7 +139,7 @@ class Meter:
                 raise Interrupted(Problem("", f"stopped while {self.what} ({where})", self.kept)) from error
 
     def more(self, done: int = 0, *, tokens: int = 0) -> None:
-        """So many more pieces are done, and tokens read or written."""
+        """Count pieces that are done, and tokens that are read or written."""
         self.done += done
         if tokens and not self.tokens:
             self.first = (time.monotonic(), tokens)
@@ -147,16 +147,16 @@ class Meter:
         if self.done < self.total and time.monotonic() - self.told >= OFTEN_S:
             self._tell()
 
-    def piece(self, place: int, piece: object) -> None:
-        """One more is done, whichever: what decoding is told as `on_done` and `on_answer`."""
+    def piece(self, index: int, piece: object) -> None:
+        """Count one piece: for `on_done` and `on_answer` of decoding."""
         self.more(1)
 
-    def token(self, place: int, ids: Sequence[int]) -> None:
-        """One more token: `on_token` of decoding."""
+    def token(self, index: int, ids: Sequence[int]) -> None:
+        """Count one token: for `on_token` of decoding."""
         self.more(tokens=1)
 
     def again(self) -> None:
-        """What was done is of no use: it begins anew, in another way."""
+        """Begin again at zero, since what was done is of no use."""
         self.done = self.tokens = 0
         self.began = time.monotonic()
         self.first = (self.began, 0)

@@ -1,5 +1,5 @@
-"""What a model's name stands for: a model in the box, the real model, a local folder, the folder of a training, a GGUF
-file, or a hub id.
+"""From a model's name to its folder or file: a model in the box, the real model, a local folder, the folder of a
+training, a GGUF file, or a hub id.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ POCKET = ("base", "chat")
 REAL = "smollm2"
 """The real model of `make real`: SmolLM2-135M-Instruct, converted."""
 REAL_VARIABLE = "POSTTRAIN_REAL"
-"""Environment variable that names its folder; without it the folder is looked for where the command runs."""
+"""Environment variable with its folder; without it `REAL_FOLDER` below the working directory is used."""
 REAL_FOLDER = Path(".real") / REAL
 
 _HERE = Path(__file__).parent / "pocket"
 _MODEL = "model"
-"""In the folder of a training: what it has made."""
+"""Subfolder of a training's folder with the trained model."""
 _GIVE = "give a folder, a .gguf file, a hub id or pocket:chat"
 
 
 def resolve(name: str) -> str:
-    """The folder of `pocket:base`, `pocket:chat` or `smollm2`; the file of a folder that holds one .gguf file and no
+    """The folder of `pocket:base`, `pocket:chat` or `smollm2`; the file of a folder that has one .gguf file and no
     config.json; the model of a training's folder; a path with `~` expanded; anything else as it is.
 
-    MissingError when a pocket model is unknown or not there, when the real model was not made yet, or when a name
-    that must be a path is none, or the folder of a training that has saved no model yet. A folder called `smollm2` goes
-    before the name.
+    MissingError when a pocket model is unknown or missing, when the real model was not made yet, when a name that must
+    be a path does not exist, and for the folder of a training that has saved no model yet. A folder called `smollm2`
+    takes precedence over the name.
     """
     if name.startswith("pocket:"):
         return _pocket(name)
@@ -61,8 +61,8 @@ def resolve(name: str) -> str:
 
 
 def near_model(name: str) -> str | None:
-    """The folder (or GGUF file) whose path is most like one that is not there, each part of it taken by itself: of
-    `runs/cok/model` it is `runs/cook/model`. None where nothing is like it.
+    """The existing folder (or GGUF file) whose path is most like a missing one, compared part by part: for
+    `runs/cok/model` it is `runs/cook/model`. None where nothing is similar.
     """
     wanted = Path(name)
     gguf = wanted.suffix.lower() == SUFFIX
@@ -82,13 +82,13 @@ def near_model(name: str) -> str | None:
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether something loads from here, by the looks of it."""
+    """Whether a folder or file looks like a model."""
     named = any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
     return named or is_gguf(folder) or (folder / _MODEL).is_dir()
 
 
 def told(name: str) -> str:
-    """A model's name for people: of a training's folder, which model it is that is taken."""
+    """A model's name for people: for a training's folder, the model in it that is used."""
     found = resolve(name)
     if not Path(name).expanduser().is_dir() or Path(found) != Path(name).expanduser() / _MODEL:
         return name
@@ -97,7 +97,7 @@ def told(name: str) -> str:
 
 
 def say_taken(name: str, say: Callable[[str], None]) -> None:
-    """Of a training's folder, say which model it is that is taken; nothing of any other name."""
+    """For a training's folder, tell `say` which model in it is used; nothing for any other name."""
     if (found := told(name)) != name:
         say(f"{name}: its model is {found}")
 
@@ -110,13 +110,7 @@ def _pocket(name: str) -> str:
         mend = f"did you mean 'pocket:{near[0]}'?" if near else known
         raise MissingError(Problem(name, "there is no such model in the box", mend))
     if not (_HERE / kind / "config.json").is_file():
-        raise MissingError(
-            Problem(
-                name,
-                f"{_HERE / kind} has no weights",
-                "install the package again, or build them with: posttrain model pocket build DIR",
-            )
-        )
+        raise MissingError(Problem(name, f"{_HERE / kind} has no weights", "install the package again"))
     return str(_HERE / kind)
 
 
@@ -125,14 +119,13 @@ def _real() -> str:
     folder = Path(given).expanduser() if given else REAL_FOLDER
     if not (folder / "config.json").is_file():
         cause = f"the real model is not in {folder}" + (f" ({REAL_VARIABLE})" if given else "")
-        raise MissingError(
-            Problem(REAL, cause, f"make it in a clone with: make real-model, or set {REAL_VARIABLE} to its folder")
-        )
+        mend = f"make it in a clone with: make real-model, or set {REAL_VARIABLE} to its folder"
+        raise MissingError(Problem(REAL, cause, mend))
     return str(folder)
 
 
 def _in_folder(name: str) -> str:
-    """A folder; the model of a training's; or the only GGUF file of one that has nothing else to be a model by."""
+    """A model folder itself; the model of a training's folder; or the only GGUF file of another folder."""
     folder = Path(name)
     if any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
         return name
@@ -146,7 +139,7 @@ def _in_folder(name: str) -> str:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a training has written here."""
+    """Whether a folder is that of a training."""
     noted = any((folder / file).is_file() for file in ("result.json", "config.yaml"))
     made = any((folder / file).is_dir() for file in (_MODEL, "checkpoints"))
     return (folder / "posttrain_run.json").is_file() or (noted and made)

@@ -1,8 +1,8 @@
-"""The same model in other arithmetic: what a numerical accident does to its answers is the noise floor of every exam.
+"""The same model in other arithmetic: how much that changes its answers is the noise floor of every exam.
 
-`bf16` computes in bfloat16 altogether, as people run models every day. `int8` rounds each row of each weight matrix to
-the 255 steps between minus and plus its largest value (symmetric, per output channel), as weight-only quantisation
-does, and computes as before.
+`bf16` computes everything in bfloat16, as models are often run. `int8` rounds each row of each weight matrix to the 255
+steps between minus and plus its largest value (symmetric, per output channel), as weight-only quantisation does, and
+computes as before.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Arithmetic = Annotated[
 
 
 def resolve_arithmetic(model: nn.Module, arithmetic: Arithmetic) -> Literal["bf16", "int8"]:
-    """`auto`: bf16, or int8 where the model is in 16 bits already and bf16 would be (nearly) the model itself."""
+    """Resolve `auto`: bf16, or int8 for a model in 16 bits, which bf16 would hardly change."""
     if arithmetic != "auto":
         return arithmetic
     return "bf16" if next(model.parameters()).dtype == torch.float32 else "int8"
 
 
 def perturbed(model: PreTrainedModel, arithmetic: Literal["bf16", "int8"]) -> PreTrainedModel:
-    """A copy of the model, perturbed; the model itself is left as it is. Its memory is half of the model's or as much.
+    """A perturbed copy of the model; it takes half of the model's memory (bf16) or as much (int8).
 
-    Tied weights stay tied. Biases, norms and anything else with one dimension is not rounded by `int8`.
+    Tied weights stay tied. `int8` does not round biases, norms and other parameters of one dimension.
     """
     if arithmetic == "bf16":
         memo: dict[int, object] = {}
-        for parameter in model.parameters():  # converted one by one, so that no second float32 copy is ever in memory
+        for parameter in model.parameters():  # one by one, so that there is never a second float32 copy in memory
             low = nn.Parameter(parameter.detach().to(torch.bfloat16), requires_grad=parameter.requires_grad)
             memo[id(parameter)] = low
         made = copy.deepcopy(model, memo)

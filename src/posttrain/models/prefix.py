@@ -1,16 +1,16 @@
-"""A prefix of keys and values in every layer: P-Tuning v2 as the ChatGLM family's code has it.
+"""A prefix of keys and values in every layer: P-Tuning v2 as in the ChatGLM family's code.
 
-Each layer's attention sees P more keys and values in front of its own. They come from one table (P, W), a row per
+Each layer's attention gets P more keys and values in front of its own. They come from one table (P, W), a row per
 virtual token, a layer's keys at 2l and its values at 2l + 1, W = layers x 2 x key heads x head width; with a projection
-the table is what a small network makes of an embedding. Prefix keys are not rotated and take no position: the first
-real token is at 0 (PEFT's PREFIX_TUNING moves the real tokens P positions on). Every token sees the whole prefix, in
-layers with a sliding window too. The layouts, N(0, 1) and the dropout of 0.1 are THUDM's (github.com/THUDM/ChatGLM-6B,
+the table is the output of a small network for an embedding. Prefix keys are not rotated and take no position: the first
+real token is at 0 (PEFT's PREFIX_TUNING shifts real tokens by P positions). Every token sees the whole prefix, also in
+layers with a sliding window. The layouts, N(0, 1) and the dropout of 0.1 are THUDM's (github.com/THUDM/ChatGLM-6B,
 ptuning/; there `transformer.prefix_encoder.*`), after Liu et al. 2021, arXiv:2110.07602.
 
-How it gets in: an attention function of our own, entered in transformers' interface, looks at the attention module for
-its `LayerPrefix` and puts the layer's prefix in front of what it was given, after rotation and cache. So positions,
-caches, generation and checkpointing of activations work as they do without a prefix. Where another attention is set
-later, the prefix would be left out; the next forward pass refuses that.
+An attention function of posttrain, registered in transformers' interface, takes the attention module's `LayerPrefix`
+and puts the layer's prefix in front of the keys and values, after rotation and cache. So positions, caches, generation
+and checkpointing of activations work as without a prefix. If another attention is set later, the prefix would be left
+out; the next forward pass raises an error.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ from posttrain.models.added import Added, two_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["NAMES", "LayerPrefix", "Prefix", "Site", "sites"]
+__all__ = ["LINE", "NAMES", "LayerPrefix", "Prefix", "Site", "over", "sites"]
 
 SDPA, EAGER = "posttrain_prefix", "posttrain_prefix_eager"
-NAMES = (SDPA, EAGER)
-"""The names of the attention functions: over torch's, and over the model family's own."""
-PLACE = "posttrain_prefix"
-"""The name of a LayerPrefix in its attention module."""
+LINE = "posttrain_prefix_line"
+NAMES = (SDPA, EAGER, LINE)
+"""The names of the attention functions: over torch's, over the model family's own, and over `inference/flat.py`."""
+CHILD = "posttrain_prefix"
+"""Name of a LayerPrefix as the child of its attention module."""
 
 
 class Site(NamedTuple):
@@ -53,7 +54,7 @@ class Site(NamedTuple):
 
 
 class Prefix(Added):
-    """The table, or embedding and projection, at the model's root; the layers' keys and values for a forward pass.
+    """The table, or embedding and projection, and the keys and values of all layers during a forward pass.
 
     settings: tokens (P), projection (none, v1, v2), projection_size (h), dropout, init_scale, seed.
     """
@@ -84,19 +85,20 @@ class Prefix(Added):
                 parameter.mul_(scale)
 
     def connect(self, model: PreTrainedModel) -> None:
-        """Switch the model to our attention and give each attention module its prefix."""
+        """Set posttrain's attention function, and give each attention module its prefix."""
         model.set_attn_implementation(self._attention[0])
         for number, site in enumerate(self.sites):
-            model.get_submodule(site.name).add_module(PLACE, LayerPrefix(self, number))
+            model.get_submodule(site.name).add_module(CHILD, LayerPrefix(self, number))
         model.get_submodule(_around([site.name for site in self.sites], model)).register_forward_pre_hook(self.renew)
 
     def table(self) -> Tensor:
-        """(P, W): what the layers read, without dropout."""
+        """The keys and values of all layers, (P, W), without dropout."""
         return self.embedding.weight if self.trans is None else self.trans(self.embedding.weight)
 
     @torch.no_grad()
     def flatten(self) -> None:
-        """The table that the projection has come to, in its place. Training that goes on is another from here."""
+        """Replace the projection by the table that it computes. Training that continues afterwards is a different
+        one."""
         table = self.table()
         self.embedding = nn.Embedding(self.tokens, self.width, device=table.device)
         self.embedding.weight.copy_(table)
@@ -104,19 +106,15 @@ class Prefix(Added):
         self.settings["projection"] = "none"
 
     def renew(self, module: nn.Module, args: Any) -> None:
-        """Before each forward pass: the layers' keys and values, (heads, P, width of a head) each, from the table."""
+        """Before each forward pass: compute the layers' keys and values, (heads, P, width of a head) each, from the
+        table."""
         self.layers = []
         if not self.on:
             return
         set_now = self._config[0]._attn_implementation
         if set_now not in NAMES:
-            raise PosttrainError(
-                Problem(
-                    type(module).__name__,
-                    f"its attention was set to {set_now}, which would leave out its prefix",
-                    f"leave it at {self._attention[0]}",
-                )
-            )
+            cause = f"its attention was set to {set_now}, which would leave out its prefix"
+            raise PosttrainError(Problem(type(module).__name__, cause, f"leave it at {self._attention[0]}"))
         at, table = 0, self.table()
         for site in self.sites:
             pair = []
@@ -127,12 +125,12 @@ class Prefix(Added):
             self.layers.append((pair[0], pair[1]))
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy makes its own keys and values: these belong to a graph."""
+        """A copy computes its own keys and values, since these belong to a graph."""
         return self.__dict__ | {"layers": []}
 
 
 class LayerPrefix(nn.Module):
-    """In an attention module: which layer of which prefix is its."""
+    """Put into an attention module: the prefix, and the number of the layer."""
 
     def __init__(self, prefix: Prefix, number: int) -> None:
         super().__init__()
@@ -141,14 +139,14 @@ class LayerPrefix(nn.Module):
 
     @property
     def prefix(self) -> Prefix:
-        """The one prefix of the model."""
+        """The model's prefix."""
         return self._prefix[0]
 
     def before(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Prefix and key, (B, heads, P + S, d), the same of value, and a mask (B, 1, T, P + S) by which every token
-        sees the prefix. None: no mask is needed. In training each row has a dropout of its own.
+        """Keys and values behind the prefix, (B, heads, P + S, d) each, and a mask (B, 1, T, P + S) by which every
+        token sees the prefix, None where none is needed. In training each row draws its own dropout.
         """
         prefix = self.prefix
         own = []
@@ -157,8 +155,7 @@ class LayerPrefix(nn.Module):
             own.append(torch.cat([functional.dropout(rows, prefix.dropout, prefix.training), given], dim=2))
         asking, there = query.shape[2], key.shape[2]
         if mask is None and causal and asking > 1:
-            # torch's own causal mask begins at the first key, which here is the prefix's; the cut is transformers' for
-            # a cache that is longer than what it holds
+            # torch's own causal mask would begin at the prefix's first key
             mask = torch.ones(asking, there, dtype=torch.bool, device=key.device).tril()[None, None]
         if mask is not None:
             mask = mask[..., :there]
@@ -170,7 +167,7 @@ class LayerPrefix(nn.Module):
 _calls: ContextVar[list[tuple[nn.Module, Tensor, Tensor]] | None] = ContextVar("calls", default=None)
 
 
-def _over(inner: Callable[[nn.Module], Callable[..., Any]], causal_without_mask: bool) -> Callable[..., Any]:
+def over(inner: Callable[[nn.Module], Callable[..., Any]], causal_without_mask: bool) -> Callable[..., Any]:
     """Attention that reads the module's prefix and leaves the rest to another."""
 
     def attention(
@@ -181,11 +178,11 @@ def _over(inner: Callable[[nn.Module], Callable[..., Any]], causal_without_mask:
             if kwargs.get("position_bias") is not None:
                 raise ValueError("its positions are a bias on the scores, and a prefix has no position")
             calls.append((module, key, value))
-        layer = module._modules.get(PLACE)
+        layer = module._modules.get(CHILD)
         if layer is not None and layer.prefix.on:
             causal = kwargs.get("is_causal")
             if causal is None:
-                causal = getattr(module, "is_causal", True)  # what transformers' sdpa goes by
+                causal = getattr(module, "is_causal", True)  # as transformers' sdpa does
             key, value, attention_mask = layer.before(
                 query, key, value, attention_mask, bool(causal) and causal_without_mask
             )
@@ -195,13 +192,13 @@ def _over(inner: Callable[[nn.Module], Callable[..., Any]], causal_without_mask:
 
 
 def _eager(module: nn.Module) -> Callable[..., Any]:
-    """The family's own attention, which stands beside its classes."""
+    """The model family's own attention function, from the module of its classes."""
     return vars(sys.modules[type(module).__module__])["eager_attention_forward"]
 
 
-AttentionInterface.register(SDPA, _over(lambda module: sdpa_attention_forward, True))
+AttentionInterface.register(SDPA, over(lambda module: sdpa_attention_forward, True))
 AttentionMaskInterface.register(SDPA, sdpa_mask)
-AttentionInterface.register(EAGER, _over(_eager, False))
+AttentionInterface.register(EAGER, over(_eager, False))
 AttentionMaskInterface.register(EAGER, eager_mask)
 
 
@@ -216,10 +213,10 @@ def _recording() -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
 
 
 def sites(model: PreTrainedModel) -> list[Site]:
-    """The attention of every layer, in the order in which a forward pass comes to them; found by one.
+    """The attention of every layer in the order of a forward pass, which is run to find them.
 
-    PosttrainError where a prefix cannot be put in: attention that does not go through transformers' interface, that is
-    shared by layers, or whose positions are a bias on the scores.
+    PosttrainError where a prefix is not possible: attention that does not use transformers' interface, that layers
+    share, or whose positions are a bias on the scores.
     """
 
     def refuse(cause: str) -> PosttrainError:
@@ -247,7 +244,7 @@ def sites(model: PreTrainedModel) -> list[Site]:
 
 
 def _around(names: list[str], model: nn.Module) -> str:
-    """The innermost module whose forward pass holds all these modules'; a list of modules has none."""
+    """The innermost module that runs all of these modules; a list of modules does not run."""
     parts: list[str] = []
     for each in zip(*(name.split(".") for name in names), strict=False):
         if len(set(each)) > 1:

@@ -1,7 +1,7 @@
-"""Prefixes in the files of the ChatGLM family's code: read into a model, and made flat.
+"""Prefixes in the files of the ChatGLM family's code: loaded into a model, and without their projection.
 
 Such a file has `transformer.prefix_encoder.embedding.weight`, alone (P, W), or with the projection `trans.0.*` and
-`trans.2.*`; which projection it is, the widths tell. Pickled files are read with `weights_only=True`.
+`trans.2.*`; the widths tell which projection it is. Pickled files are read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["from_file", "prefix_model", "read_prefix"]
 
 FILES = ("adapter_model.safetensors", "model.safetensors", "pytorch_model.bin")
-"""Looked for in a folder, in this order."""
+"""Files that are looked for in a folder, in this order."""
 PARTS = ("embedding.weight", "trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias")
 
 
 def read_prefix(path: Path) -> dict[str, Tensor]:
-    """`embedding.weight` and, with a projection, `trans.0.weight`, ... of a file or a folder that has one, float32.
+    """`embedding.weight` and, with a projection, `trans.0.weight`, ... of a file or of a folder's, in float32.
 
-    MissingError for no file, PosttrainError for one that holds no prefix.
+    MissingError when there is no file, PosttrainError for one without a prefix.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -49,9 +49,8 @@ def read_prefix(path: Path) -> dict[str, Tensor]:
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
-        raise PosttrainError(
-            Problem(str(file), f"cannot be read as tensors: {str(error).splitlines()[0]}", "copy the file again")
-        ) from error
+        cause = f"cannot be read as tensors: {str(error).splitlines()[0]}"
+        raise PosttrainError(Problem(str(file), cause, "copy the file again")) from error
     tensors: dict[str, Tensor] = {}
     others = []
     for name, tensor in found.items() if isinstance(found, dict) else ():
@@ -82,7 +81,7 @@ def _kind_of(tensors: Mapping[str, Tensor]) -> tuple[str, int | None]:
 def from_file(
     model: PreTrainedModel, path: Path, settings: Mapping[str, Any], *, fixed: Collection[str] = ()
 ) -> Prefix:
-    """A prefix for the model with the file's tensors. fixed: settings that the file must agree with.
+    """A prefix for the model with the file's tensors. fixed: settings that must be those of the file.
 
     PosttrainError naming both shapes where they differ from the model's.
     """
@@ -125,10 +124,10 @@ def prefix_model(
     offline: bool = True,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """A base with the prefix of a file of the original's, or of a folder of ours; `flatten`: without its projection.
+    """A base with the prefix of a file of ChatGLM's code, or of an adapter folder; `flatten`: without its projection.
 
-    base: the base's name; None for the one that a folder of ours names. settings: of a file, which has none.
-    ConfigError when a file comes without a base, or a folder of ours would only be copied.
+    base: the base's name; None for the one that an adapter folder names. settings: for a file, which has none.
+    ConfigError when a file is given without a base, or an adapter folder would only be copied.
     """
     config = _config_in(path)
     if config is not None and not flatten:
@@ -153,7 +152,7 @@ def prefix_model(
 
 
 def _config_in(path: Path) -> dict[str, Any] | None:
-    """adapter_config.json of a prefix's folder of ours; None for the original's files."""
+    """adapter_config.json of posttrain's folder of a prefix; None for files of ChatGLM's code."""
     at = path / "adapter_config.json"
     if not at.is_file():
         return None

@@ -1,8 +1,8 @@
-"""What the processor can do in bfloat16: asked, not guessed.
+"""Whether the processor computes fast in bfloat16.
 
 A processor with matrix units (AMX) or with bfloat16 dot products (AVX512-BF16, Arm's BF16) multiplies matrices two to
-ten times as fast in bfloat16 as in float32. One without them emulates bfloat16 and is slower. What counts is what the
-processor has and oneDNN, which does torch's multiplications, knows how to use: both are asked.
+ten times as fast in bfloat16 as in float32; one without them emulates bfloat16 and is slower. The processor must have
+the units, and oneDNN, which multiplies matrices for torch, must be able to use them: both are checked.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ __all__ = ["Processor", "flags_in", "processor", "wait_politely"]
 
 CPUINFO = Path("/proc/cpuinfo")
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm BF16"}
-"""Flags of /proc/cpuinfo that say how bfloat16 is multiplied, the fastest first, and what people call them. (Arm's
-kernel writes `bf16`; on x86 no flag is called so.)"""
+"""Flags of /proc/cpuinfo -> common name of the unit that multiplies bfloat16, the fastest first. (`bf16` is Arm's; x86
+has no such flag.)"""
 
 
 LOAD = Path("/proc/loadavg")
 BRIEFLY, LONGER = "1000", "20000"
-"""Rounds that an idle thread of OpenMP looks for work before it sleeps: a few microseconds, about a hundred."""
+"""Rounds that an idle thread of OpenMP spins before it sleeps: a few microseconds, or about a hundred."""
 
 
 class Processor(NamedTuple):
-    """name: as the machine calls it; units: what multiplies bfloat16 ("" when nothing does); bf16_used: whether torch's
-    oneDNN says that it can use it.
+    """name: as the system reports it; units: what multiplies bfloat16 ("" when nothing does); bf16_used: whether
+    torch's oneDNN can use it.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Processor(NamedTuple):
 
     @property
     def fast_bf16(self) -> bool:
-        """Whether bfloat16 is worth having."""
+        """Whether bfloat16 is faster than float32."""
         return bool(self.units) and self.bf16_used
 
     @property
     def reason(self) -> str:
-        """Half a sentence: why bfloat16 is taken or not."""
+        """Why bfloat16 is used or not, as a clause."""
         if not self.units:
             return "the processor has neither AMX nor AVX512-BF16"
         return f"the processor has {self.units}" + ("" if self.bf16_used else ", but this torch does not use it")
@@ -63,19 +63,16 @@ def flags_in(text: str) -> tuple[str, frozenset[str]]:
 
 
 def _asked_of_torch() -> frozenset[str]:
-    """The same flags where there is no /proc/cpuinfo (macOS, Windows), as torch finds them out."""
+    """The same flags as torch detects them, where there is no /proc/cpuinfo (macOS, Windows)."""
     import torch
 
-    found = {
-        "amx_bf16": torch.cpu._is_amx_tile_supported(),
-        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
-    }
+    found = {"amx_bf16": torch.cpu._is_amx_tile_supported(), "avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
     return frozenset(name for name, there in found.items() if there)
 
 
 @cache
 def processor() -> Processor:
-    """This machine's."""
+    """The processor of this machine."""
     import torch
 
     name, flags = flags_in(CPUINFO.read_text(encoding="utf-8")) if CPUINFO.is_file() else ("", _asked_of_torch())
@@ -85,12 +82,12 @@ def processor() -> Processor:
 
 
 def wait_politely() -> None:
-    """How idle threads of OpenMP wait, unless the environment says otherwise. Call it before torch is imported.
+    """Set how idle threads of OpenMP wait, unless the environment does. Call it before torch is imported.
 
-    By default they spin: beside any other busy program a small model's steps became 30 times slower (2 cores, 5 M
-    parameters: 0.6 s and 18 s a cell). Here they sleep, after a moment of looking for work. On a quiet machine
-    the moment is longer, which answers an exam in 3.6 s where it took 4.8; beside two busy programs that would take
-    16 s and not 7, so it is asked whether anything else runs.
+    By default they spin: beside another busy program the steps of a small model became 30 times slower (2 cores, 5 M
+    parameters: 18 s a cell instead of 0.6 s). Here they sleep after spinning for a moment. On a quiet machine that
+    moment is longer, which answers an exam in 3.6 s instead of 4.8 s; beside two busy programs it would take 16 s
+    instead of 7 s, so the number of running threads is checked first.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", LONGER if _quiet() else BRIEFLY)
@@ -98,8 +95,7 @@ def wait_politely() -> None:
 
 
 def _quiet() -> bool:
-    """Whether no other thread of this machine runs now: looked at three times, 5 ms apart; False where Linux does not
-    say it."""
+    """Whether no other thread of this machine runs now: read three times, 5 ms apart; False where it is not known."""
     for look in range(3):
         if look:
             time.sleep(0.005)

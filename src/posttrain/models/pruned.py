@@ -1,14 +1,15 @@
-"""A change of all weights that is taught to be sparse, and cut to its size at the end: diff pruning.
+"""A change of all weights that is trained to be sparse, and pruned to its size at the end: diff pruning.
 
     w' = w + z v,   z = clip(s (zeta - gamma) + gamma, 0, 1),   s = sigmoid(log u - log(1 - u) + alpha),   u ~ U(0, 1)
     loss + l0 * mean of P(z > 0),   P(z > 0) = sigmoid(alpha - log(-gamma / zeta)),   gamma = -1.5, zeta = 1.5
 
 Guo, Rush & Kim 2020, arXiv:2012.07463 (section 3.1; hard concrete gates of Louizos et al. 2017, arXiv:1712.01312). v is
-zero and alpha is 5 at the start; at rest u = 1/2. After the last step the `share` of all weights with the largest |z v|
-stays (section 3.2), as places and values like any sparse change. The paper's lambda is l0 over the number of weights.
+zero and alpha is 5 at the start; in eval mode u = 1/2. After the last step the `share` of all weights with the largest
+|z v| is kept (section 3.2), as indices and values like any sparse change. The paper's lambda is l0 over the number of
+weights.
 
-The penalty's gradient is added once per optimiser step, when the step's first gradient arrives, whatever the micro
-batches; it is part of what is clipped.
+The penalty's gradient is added once per optimiser step, together with the step's first gradient, however many micro
+batches there are; gradient clipping includes it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ START = 5.0
 
 
 class PrunedChange(SparseChange):
-    """The changes of all weights, gated until they are cut.
+    """The changes of all weights, with gates until they are pruned.
 
     settings: share, l0, gate_rate (alpha = 5 + gate_rate x what the optimiser moves), seed; pruned, set at the end.
     """
@@ -45,16 +46,16 @@ class PrunedChange(SparseChange):
         super().__init__(model, {"pruned": False, **settings})
 
     def change_of(self, name: str, at: Tensor, size: int) -> GatedChange:
-        """A gated change, or one that is cut already."""
+        """A change with gates, or one that is pruned already."""
         return GatedChange(self, name, at, size, gated=not self.settings["pruned"])
 
     def gated(self) -> list[GatedChange]:
-        """Those with gates: all, or none after the cut."""
+        """The changes with gates: all, or none after pruning."""
         return [c for c in self.all_changes() if isinstance(c, GatedChange) and c.gates is not None]
 
     @torch.no_grad()
     def finish(self, say: Callable[[str], None]) -> None:
-        """Keep the largest changes and drop the gates."""
+        """Keep the largest changes and remove the gates."""
         changes = self.gated()
         deltas = {change.name: change.delta() for change in changes}
         chosen = largest({name: delta.abs() for name, delta in deltas.items()}, self.budget)
@@ -74,7 +75,7 @@ class PrunedChange(SparseChange):
 
 
 class GatedChange(Change):
-    """values v and gates (alpha - 5) / gate_rate, (n,) each; after the cut values (k,) at places (k,), gates None."""
+    """values v and gates (alpha - 5) / gate_rate, (n,) each; after pruning values (k,) at indices (k,), gates None."""
 
     def __init__(self, owner: PrunedChange, name: str, at: Tensor, size: int, *, gated: bool) -> None:
         super().__init__(owner, name, at)
@@ -84,25 +85,25 @@ class GatedChange(Change):
         if gated:
             self.values = nn.Parameter(torch.zeros(size))
             self.gates = nn.Parameter(torch.zeros(size))
-            # of the mean over all weights: their number is the budget over its share
+            # the penalty is a mean over all weights, whose number is budget / share
             self.strength = float(owner.settings["l0"]) * owner.settings["share"] / owner.budget
             self.gates.register_post_accumulate_grad_hook(self._penalise)  # type: ignore[no-untyped-call]
 
     @property
     def idle(self) -> bool:
-        """Whether the weight stays as it is."""
+        """Whether nothing of the weight changes."""
         return self.gates is None and super().idle
 
     def alpha(self) -> Tensor:
-        """(n,): the gates' log-odds."""
+        """Log-odds of the gates, (n,)."""
         assert self.gates is not None
         return START + self.rate * self.gates
 
     def delta(self) -> Tensor:
-        """z v, (n,): z drawn in training, at rest the middle one."""
+        """z v, (n,): z is drawn in training, in eval mode u = 1/2."""
         logits = self.alpha()
         if self.training:
-            # a tied matrix is drawn for each of its places: both are unbiased
+            # for a tied matrix each of its modules draws z; both are unbiased
             u = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
             logits = logits + u.log() - (1 - u).log()
         return (torch.sigmoid(logits) * (HIGH - LOW) + LOW).clamp(0, 1) * self.values
@@ -114,8 +115,8 @@ class GatedChange(Change):
         return weight.detach() + self.delta().to(weight.dtype).view_as(weight)
 
     def _penalise(self, gates: Tensor) -> None:
-        """After a gradient has been added to the gates': the penalty's, unless this step has it. A gradient tensor is a
-        new one in every step."""
+        """After a gradient of the gates has arrived: add the penalty's, once in each step, in which the gradient is a
+        new tensor."""
         assert gates.grad is not None
         if gates.grad is self._seen():
             return
@@ -125,13 +126,13 @@ class GatedChange(Change):
         self._seen = weakref.ref(gates.grad)
 
     def cut(self, at: Tensor, delta: Tensor) -> None:
-        """From here on a sparse change of these places."""
+        """Become a sparse change at these indices."""
         self.gates = None
         self.take(at)
         self.values.copy_(delta[at])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies have seen no gradient; a weak reference cannot be copied."""
+        """A weak reference cannot be copied; a copy has seen no gradient."""
         return self.__dict__ | {"_seen": _nothing}
 
 

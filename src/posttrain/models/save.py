@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.disk import whole_folder
-from posttrain.models.fingerprint import FILES, NOTES_FILE, remembered_base, template_fingerprint
-from posttrain.models.heads import NOTED, HeadNotes, head_of_model
+from posttrain.models.fingerprint import remembered_base, template_fingerprint
+from posttrain.models.notes import FILES_KEY, HEAD_KEY, NOTES_FILE, HeadNotes, head_of_model
 from posttrain.models.vocabulary import own_padding
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TRAINED_IN", "file_hash", "save_model", "saved_padding", "write_notes"]
+__all__ = ["TRAINED_IN", "file_fingerprint", "save_model", "saved_padding", "write_notes"]
 
 TRAINED_IN = "trained_in"
-"""In `posttrain.json`: the precision in memory of weights that are stored in another one."""
+"""Key of `posttrain.json`: the precision that the weights had in memory when they are stored in another one."""
 
 MODEL_FILES = ("config.json", "adapter_config.json", NOTES_FILE)
-"""A folder with one of these may be replaced by a newer model; any other folder with something in it may not."""
+"""A folder with one of these files may be replaced by a new model; any other folder that is not empty may not."""
 
 
 def write_notes(
@@ -37,9 +37,10 @@ def write_notes(
     trained_in: str | None = None,
     hashed: bool = True,
 ) -> None:
-    """Write `posttrain.json`: the template's fingerprint, that of an adapter's base where it is known, the adapter's
-    head (a model's own stands in config.json), the precision that the weights had in memory where they are stored in
-    another one, the hashes of what is in the folder (hashed), and the versions that wrote the weights. Written last.
+    """Write `posttrain.json`; call it after all other files are written.
+
+    base: fingerprint of an adapter's base; head: an adapter's (a model's own is in config.json); trained_in: the
+    precision in memory, where the weights are stored in another one; hashed: add the fingerprints of all files.
     """
     import torch
     import transformers
@@ -49,26 +50,26 @@ def write_notes(
     notes: dict[str, Any] = {
         "template_fingerprint": template_fingerprint(tokenizer),
         **({"base_fingerprint": base} if base is not None else {}),
-        **({NOTED: head.to_json()} if head is not None else {}),
+        **({HEAD_KEY: head.to_json()} if head is not None else {}),
         **({TRAINED_IN: trained_in} if trained_in is not None else {}),
-        **({FILES: hashes_of(folder)} if hashed else {}),
+        **({FILES_KEY: file_fingerprints(folder)} if hashed else {}),
         "versions": {"posttrain": __version__, "transformers": transformers.__version__, "torch": torch.__version__},
     }
     text = json.dumps(notes, indent=2, ensure_ascii=False) + "\n"
     (folder / NOTES_FILE).write_text(text, encoding="utf-8", newline="\n")
 
 
-def hashes_of(folder: Path) -> dict[str, str]:
-    """sha256 of every file but the notes and the card, which people write on."""
+def file_fingerprints(folder: Path) -> dict[str, str]:
+    """Name -> fingerprint of every file except the notes and the card, which people edit."""
     return {
-        path.name: file_hash(path)
+        path.name: file_fingerprint(path)
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name not in (NOTES_FILE, "README.md")
     }
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of a file, in hex."""
+def file_fingerprint(path: Path) -> str:
+    """The sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -84,19 +85,17 @@ def save_model(
 ) -> None:
     """Save to a temporary folder beside `folder`, then rename; a kill at any moment leaves the old or the new one.
 
-    A PEFT model, or one with a part of ours added, is saved as an adapter folder that names its base. card: the text
-    of README.md; dtype: precision of a model's numbers, those in memory when not given; hashed:
-    note what `posttrain model verify` compares, which a checkpoint need not.
-    PosttrainError when `folder` holds something that is not a model, DiskError when the disk is full: the old model is
-    kept then, and nothing of the new one.
+    A PEFT model, or one with a part of posttrain's added, is saved as an adapter folder that names its base. card: the
+    text of README.md; dtype: precision of a model's numbers, by default that in memory; hashed: note the fingerprints
+    of all files, which `posttrain model verify` compares. PosttrainError when `folder` holds other things than a model;
+    DiskError when the disk is full: then the old model is kept, and nothing of the new one.
     """
     if folder.exists():
         if not folder.is_dir():
             raise PosttrainError(Problem(str(folder), "is a file, a folder is expected", "choose another output"))
         if any(folder.iterdir()) and not any((folder / name).exists() for name in MODEL_FILES):
-            raise PosttrainError(
-                Problem(str(folder), "the folder holds other things than a model", "choose a new or an empty folder")
-            )
+            cause = "the folder holds other things than a model"
+            raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
     with whole_folder(folder) as temporary:
         _write(model, tokenizer, temporary, dtype, hashed=hashed)
         if card is not None:
@@ -104,12 +103,7 @@ def save_model(
 
 
 def _write(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    dtype: torch.dtype | None,
-    *,
-    hashed: bool,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None, *, hashed: bool
 ) -> None:
     import transformers
     from peft import PeftModel
@@ -117,7 +111,7 @@ def _write(
     from posttrain.models.adapters import save_peft
     from posttrain.models.added import added_to, save_added
 
-    transformers.utils.logging.disable_progress_bar()  # transformers' own "Writing model shards" bars
+    transformers.utils.logging.disable_progress_bar()  # those called "Writing model shards"
     base: str | None = None
     trained_in: str | None = None
     adapter = isinstance(model, PeftModel) or added_to(model) is not None
@@ -140,13 +134,13 @@ def _write(
 
 
 def saved_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[None]:
-    """While this lasts model and tokenizer name the padding of the files that they came from; where the model has a
-    head, that which it was trained with: it finds the end of a text by it."""
+    """Within this, model and tokenizer name the pad token of the files that they came from; a model with a head keeps
+    the one that it was trained with, since it finds the end of a text by it."""
     return nullcontext() if head_of_model(model) is not None else own_padding(model, tokenizer)
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A model's tensors in another precision; what two places share stays shared."""
+    """A model's tensors in another precision; shared tensors stay shared."""
     made: dict[int, Tensor] = {}
     found = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -157,7 +151,7 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _say_dtype(path: Path, dtype: torch.dtype) -> None:
-    """config.json has the precision of the model in memory."""
+    """Write the stored precision into config.json, which has that of the model in memory."""
     named = str(dtype).removeprefix("torch.")
     config = json.loads(path.read_text(encoding="utf-8"))
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):

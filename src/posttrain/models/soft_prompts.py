@@ -1,7 +1,7 @@
-"""Reading soft prompts: which words each learned vector is nearest to.
+"""What a soft prompt is near to: the words whose embeddings are most similar to each learned vector.
 
 Nearness is the cosine between a vector and the rows of the model's embedding matrix (Lester et al. 2021,
-arXiv:2104.08691, section 7, look at the five nearest). A neighbour is no translation: vectors may lie far from all
+arXiv:2104.08691, section 7, look at the five nearest). A neighbour is not a translation: a vector may be far from all
 words, which a low cosine shows.
 """
 
@@ -33,7 +33,7 @@ class Neighbour(NamedTuple):
 
 
 class VirtualToken(NamedTuple):
-    """number: its place in front of a row, from 0; norm: its length over that of the embeddings, in the mean."""
+    """number: its position in front of a row, from 0; norm: its length over the mean length of an embedding."""
 
     number: int
     norm: float
@@ -43,7 +43,7 @@ class VirtualToken(NamedTuple):
 def nearest_tokens(name: str, k: int, *, offline: bool = True, trust_remote_code: bool = False) -> list[VirtualToken]:
     """The k tokens nearest to each virtual token of an adapter folder, nearest first.
 
-    PosttrainError for what has no vectors among the embeddings, saying why.
+    PosttrainError for a model without such vectors, saying why.
     """
     from safetensors.torch import load_file
 
@@ -60,11 +60,7 @@ def nearest_tokens(name: str, k: int, *, offline: bool = True, trust_remote_code
     if kind not in SOFT:
         raise PosttrainError(Problem(name, f"{kind} has no virtual tokens", "prompt_tuning and p_tuning have some"))
     loaded = load_model(
-        name,
-        offline=offline,
-        trust_remote_code=trust_remote_code,
-        device="cpu",
-        allow_template_mismatch=True,
+        name, offline=offline, trust_remote_code=trust_remote_code, device="cpu", allow_template_mismatch=True
     )
     vectors = load_file(folder / "adapter_model.safetensors")["prompt_embeddings"]
     table: Tensor = loaded.model.get_input_embeddings().weight.detach()[: len(loaded.tokenizer)]
@@ -93,21 +89,14 @@ def nearest(vectors: Tensor, table: Tensor, tokenizer: PreTrainedTokenizerBase, 
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """A token as text; a piece of a character, such as two of the three bytes of a Chinese one, as `<E7 8E>`."""
+    """A token as text; a part of a character, such as two of the three bytes of a Chinese one, as `<E7 8E>`."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     text: Any = tokenizer.decode([token])
     if "\ufffd" not in text:
         return str(text)
     piece = str(tokenizer.convert_ids_to_tokens(token))
-    known = _byte_letters()
+    known = {letter: byte for byte, letter in bytes_to_unicode().items()}  # how byte-level vocabularies write bytes
     if all(letter in known for letter in piece):
         return f"<{' '.join(f'{known[letter]:02X}' for letter in piece)}>"
     return piece
-
-
-def _byte_letters() -> dict[str, int]:
-    """The letters by which byte-level vocabularies write bytes (GPT-2's table): printable ones stand for themselves,
-    the others follow from U+0100 on in their order.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}

@@ -1,13 +1,13 @@
-"""A change of a few of the model's own numbers: which ones is chosen once, how much is learned.
+"""A change of a few of the model's own numbers: they are chosen once, and how they change is trained.
 
-    w' = w,   w'[at] += values,   at: the places of the mask, chosen by Fisher information or at random
+    w' = w,   w'[at] += values,   at: the indices of the mask, chosen by Fisher information or at random
 
-FISH Mask, Sung et al. 2021, arXiv:2111.09839: the share of parameters with the largest Fisher information on a few
-rows of the task is trained, the rest stays. Only the values are parameters, so optimiser, weight decay and penalties
-see nothing else; the folder holds places and values; the change can be merged into the model exactly.
+FISH Mask, Sung et al. 2021, arXiv:2111.09839: the share of parameters with the largest Fisher information on a few rows
+of the task is trained, the others are not. Only the values are parameters, so optimiser, weight decay and penalties see
+nothing else; the folder has indices and values; the change can be merged into the model exactly.
 
-The change is put in while the module that owns the weight runs, so it is right under recomputed activations, in both
-places of a tied matrix, and for gradients by `torch.func`.
+The changed weight is in the module only while that runs, so the change is right with recomputed activations, in both
+modules of a tied matrix, and for gradients by `torch.func`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = ["Change", "SparseChange", "largest", "weights_in_use"]
 class SparseChange(Added):
     """The changes of all weights.
 
-    settings: share (of the model's parameters), rows (looked at), fisher (empirical, sampled, random), seed. Before
-    rows are shown (`look`) the places are random.
+    settings: share (of the model's parameters), rows (that are measured), fisher (empirical, sampled, random), seed.
+    Until `look` is called, the indices are random.
     """
 
     kind: ClassVar[str] = "fishmask"
@@ -53,7 +53,7 @@ class SparseChange(Added):
         return Change(self, name, at)
 
     def connect(self, model: PreTrainedModel) -> None:
-        """Hooks around every module that owns a weight."""
+        """Register hooks on every module that owns a weight."""
         for change, owners in zip(self.all_changes(), self.owners.values(), strict=True):
             for owner in owners:
                 module = model.get_submodule(owner)
@@ -65,7 +65,7 @@ class SparseChange(Added):
         return [change for change in self.changes if isinstance(change, Change)]
 
     def look(self, model: PreTrainedModel, examples: Callable[[int], Sequence[Example]], say: Any) -> None:
-        """Choose the places: the largest diagonal of the Fisher information at the start, over all weights together."""
+        """Choose the indices with the largest Fisher information at the start, over all weights together."""
         if self.settings["fisher"] == "random":
             return
         weights = {name: model.get_parameter(name) for name in self.owners}
@@ -87,7 +87,7 @@ class SparseChange(Added):
         say(f"the mask has its {self.budget:,} places in {parts} of {len(weights)} weights, from {len(shown)} rows")
 
     def make_room(self, tensors: Mapping[str, Tensor]) -> None:
-        """As many places as the folder has."""
+        """Take the folder's indices, which may be more or fewer."""
         for number, change in enumerate(self.all_changes()):
             stored = tensors.get(f"changes.{number}.at")
             if stored is not None and stored.shape != change.at.shape:
@@ -95,14 +95,14 @@ class SparseChange(Added):
 
     @torch.no_grad()
     def merge(self, model: PreTrainedModel) -> None:
-        """Into the model's weights."""
+        """Add the changes to the model's weights."""
         for change in self.all_changes():
             weight = model.get_parameter(change.name)
             weight.copy_(change.changed(weight))
 
 
 class Change(nn.Module):
-    """The change of one weight: at (k,), flat places in ascending order; values (k,), float32."""
+    """The change of one weight: at (k,), flat indices in ascending order; values (k,), float32."""
 
     at: Tensor
 
@@ -117,11 +117,11 @@ class Change(nn.Module):
 
     @property
     def idle(self) -> bool:
-        """Whether the weight stays as it is."""
+        """Whether nothing of the weight changes."""
         return not len(self.at)
 
     def take(self, at: Tensor) -> None:
-        """Other places, at zero."""
+        """Take other indices, with values of zero."""
         self.at = at.to(self.values.device)
         self.values = nn.Parameter(torch.zeros(len(at), device=self.values.device))
 
@@ -131,21 +131,20 @@ class Change(nn.Module):
         return flat.index_add(0, self.at, self.values.to(flat.dtype)).view_as(weight)
 
     def put_in(self, module: nn.Module, args: Any) -> None:
-        """Before the module runs: its weight is the changed one."""
+        """Before the module runs: replace its weight by the changed one."""
         own = module._parameters[self.attribute]
         self._held.append(own)
         if self._owner[0].on and own is not None and not self.idle:
             module._parameters[self.attribute] = self.changed(own)  # type: ignore[assignment]
 
     def take_out(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After it, or after its error: its own."""
+        """After the module has run or failed: put its own weight back."""
         module._parameters[self.attribute] = self._held.pop()
 
 
 def weights_in_use(model: PreTrainedModel) -> dict[str, list[str]]:
-    """Name of each parameter that a module reads in its own forward pass -> the modules that own it: two for a tied
-    matrix.
-    """
+    """Name of each parameter that is used in a forward pass -> names of the modules that own it (two for a tied
+    matrix)."""
     ran: set[nn.Module] = set()
     owning = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
     handles = [module.register_forward_pre_hook(lambda module, args: ran.add(module)) for module in owning]
@@ -164,7 +163,7 @@ def weights_in_use(model: PreTrainedModel) -> dict[str, list[str]]:
 
 
 def largest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Flat places, ascending, of the `count` largest scores over all tensors together; of equals the first."""
+    """Flat indices, ascending, of the `count` largest scores over all tensors together; of equal ones the first."""
     best = [score.topk(min(count, score.numel())).values for score in scores.values()]
     bar = torch.cat([each.flatten() for each in best]).topk(count).values[-1]
     chosen = {name: (score > bar).nonzero()[:, 0] for name, score in scores.items()}

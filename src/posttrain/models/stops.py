@@ -1,4 +1,4 @@
-"""The tokens at which a model's generation stops, remembered beside its tokenizer, which does not know them all."""
+"""The tokens at which a model's generation stops, kept by its tokenizer, which does not know all of them itself."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def keep_stops(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> None:
 
 
 def stops_of(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The remembered ids; none of a tokenizer that came without a model."""
+    """The remembered ids; none for a tokenizer that was loaded without a model."""
     return _stops.get(tokenizer, frozenset())

@@ -1,8 +1,8 @@
-"""The day that a chat template writes into a conversation.
+"""The date that a chat template writes into a conversation.
 
-Some templates (Llama 3.2, gpt-oss, SmolLM3, Mistral Small) print today's date by calling `strftime_now`. Rows that were
-rendered on two days differ then, so a run that is gone on with the next day would be another run. A tokenizer can be
-told to stay at one moment: its templates are rendered as they were then.
+Some templates (Llama 3.2, gpt-oss, SmolLM3, Mistral Small) print today's date by calling `strftime_now`. Rows rendered
+on two days differ then, so a run that is continued the next day would be a different run. A tokenizer can be fixed at
+one moment: its templates are then rendered as at that moment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["PINNED", "at_moment", "is_dated", "moment_of", "stay_at"]
 CLOCK = re.compile(r"\bstrftime_now\b")
 DIRECTIVES = [f"%{flag}{letter}" for flag in ("", *"-_0^#EO") for letter in ascii_letters]
 PINNED = "{%- macro posttrain_strftime(format) -%}"
-"""How a template begins that stays at one moment."""
+"""How a template begins that is fixed at one moment."""
 MACRO = (
     "{%- set table = TABLE -%}"
     "{%- set seen = namespace(percent=false) -%}"
@@ -40,14 +40,14 @@ _moments: WeakKeyDictionary[PreTrainedTokenizerBase, datetime] = WeakKeyDictiona
 
 
 def is_dated(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether one of the tokenizer's templates asks what day it is."""
+    """Whether one of the tokenizer's templates prints the date."""
     template = tokenizer.chat_template
     sources = template.values() if isinstance(template, dict) else [template or ""]
     return any(CLOCK.search(source) for source in sources)
 
 
 def stay_at(tokenizer: PreTrainedTokenizerBase, moment: datetime | None) -> None:
-    """Render the tokenizer's templates as at this moment from now on; None: as at the time of rendering."""
+    """From now on render the tokenizer's templates as at this moment; None: at the time of rendering."""
     if moment is None:
         _moments.pop(tokenizer, None)
     else:
@@ -55,15 +55,15 @@ def stay_at(tokenizer: PreTrainedTokenizerBase, moment: datetime | None) -> None
 
 
 def moment_of(tokenizer: PreTrainedTokenizerBase) -> datetime | None:
-    """The moment that the tokenizer was told to stay at."""
+    """The moment that the tokenizer is fixed at."""
     return _moments.get(tokenizer)
 
 
 def at_moment(source: str, moment: datetime | None) -> str:
-    """A template that prints this moment's date, whenever it is rendered. It begins with one line more.
+    """The template, printing this moment's date whenever it is rendered; it has one more line at its beginning.
 
-    `strftime_now` becomes a macro that knows what every directive was then: transformers lets no function of others
-    into a template.
+    `strftime_now` becomes a macro with a table of all directives, since transformers passes no other function to a
+    template.
     """
     if moment is None or not CLOCK.search(source):
         return source
@@ -75,5 +75,5 @@ def at_moment(source: str, moment: datetime | None) -> str:
 def _written(moment: datetime, directive: str) -> str:
     try:
         return moment.strftime(directive)
-    except ValueError:  # a directive that this system does not know: as it stands
+    except ValueError:  # a directive that this system does not know stays as it is
         return directive

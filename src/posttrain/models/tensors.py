@@ -1,4 +1,4 @@
-"""What safetensors files say of themselves, read without their numbers; and in which precision a model is stored."""
+"""The headers of safetensors files, read without the numbers; and the precision in which a model is stored."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["DTYPES", "Stored", "stored_dtype", "tensors_in", "weight_files"]
 
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 SIZES |= {"F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "U32": 4, "U64": 8}
-"""Bytes of a number, by safetensors' name of its type. Types with less than a byte are not checked for their size."""
+"""Bytes of a number, by safetensors' name of its type. Types smaller than a byte are not in it, nor checked."""
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""safetensors' names of the precisions that models are trained and used in -> torch's."""
+"""safetensors' names of the precisions for training and inference -> torch's."""
 MOST = 100 << 20
-"""Bytes of a header, at most: what safetensors itself accepts."""
+"""Most bytes of a header that safetensors accepts."""
 
 
 class Stored(NamedTuple):
@@ -34,7 +34,7 @@ class Stored(NamedTuple):
 def tensors_in(path: Path) -> dict[str, Stored]:
     """Name -> type and shape of every tensor of a safetensors file.
 
-    PosttrainError when the header cannot be read, or the file's length is not the one that it promises (a copy that was
+    PosttrainError when the header cannot be read, or the file has another length than the header says (a copy that was
     cut short).
     """
 
@@ -51,11 +51,11 @@ def tensors_in(path: Path) -> dict[str, Stored]:
             header: dict[str, Any] = json.loads(file.read(length).decode("utf-8"))
             header.pop("__metadata__", None)
             found = {name: Stored(str(t["dtype"]), tuple(map(int, t["shape"]))) for name, t in header.items()}
-            places = sorted((int(t["data_offsets"][0]), int(t["data_offsets"][1]), name) for name, t in header.items())
+            extents = sorted((int(t["data_offsets"][0]), int(t["data_offsets"][1]), name) for name, t in header.items())
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise wrong(f"its safetensors header cannot be read: {type(error).__name__}") from error
     end = 0
-    for first, last, name in places:
+    for first, last, name in extents:
         one = found[name]
         promised = SIZES[one.dtype] * prod(one.shape) if one.dtype in SIZES else last - first
         if first != end or last - first != promised:
@@ -72,8 +72,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def stored_dtype(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> str | None:
-    """The precision in which most of a model's numbers are stored; an adapter's is its base's. None where that is none
-    to train in (a quantised file), or not known.
+    """The precision in which most of a model's numbers are stored; for an adapter that of its base. None where one
+    cannot train in it (a quantised file), or where it is not known.
     """
     from posttrain.models.load import adapter_base, config_of
 

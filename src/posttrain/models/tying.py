@@ -1,4 +1,4 @@
-"""Matrices that two parts of a model read: most often the embedding's, which a small model's output head shares."""
+"""Matrices that two modules share: most often the embedding's, which is also the output head's in small models."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-__all__ = ["is_tied", "set_tied", "shared_parameters", "touches_tied", "untie"]
+__all__ = ["is_tied", "set_tied", "shared_parameters", "untie"]
 
 
 def _touched(core: nn.Module) -> set[nn.Module]:
-    """The modules that an adapter has wrapped, and those within."""
+    """The modules that an adapter has wrapped, and the modules inside these."""
     wrappers = [m for m in core.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
     return {inner for wrapper in wrappers for inner in wrapper.modules()}
 
 
 def shared_parameters(core: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """Of each parameter that several modules own, the modules and what it is called there."""
+    """For each parameter that several modules own: the modules, and its name in each."""
     owners: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for module in core.modules():
         for name, parameter in module._parameters.items():
@@ -27,29 +27,23 @@ def shared_parameters(core: nn.Module) -> list[list[tuple[nn.Module, str]]]:
     return [each for each in owners.values() if len(each) > 1]
 
 
-def touches_tied(core: nn.Module) -> bool:
-    """Whether an adapter sits on a matrix that another module reads too."""
-    touched = _touched(core)
-    return any(module in touched for places in shared_parameters(core) for module, _ in places)
-
-
 def untie(core: nn.Module) -> None:
-    """Give every place of a shared parameter that an adapter touches a parameter of its own, with the same numbers."""
+    """Copy each shared parameter that an adapter touches, so that every module owns a copy."""
     touched = _touched(core)
-    for places in shared_parameters(core):
-        if any(module in touched for module, _ in places):
-            for module, name in places[1:]:
+    for owners in shared_parameters(core):
+        if any(module in touched for module, _ in owners):
+            for module, name in owners[1:]:
                 own = module._parameters[name]
                 assert own is not None
                 module._parameters[name] = nn.Parameter(own.detach().clone(), requires_grad=own.requires_grad)
 
 
 def is_tied(core: Any) -> bool:
-    """What the configuration says: whether the output head reads the embedding's matrix."""
+    """Whether the configuration says that the output head shares the embedding's matrix."""
     return bool(core.config.get_text_config().tie_word_embeddings)
 
 
 def set_tied(core: Any, tied: bool) -> None:
-    """What the configuration says of the embedding and the output head, in each of its parts."""
+    """Say in the configuration whether the output head shares the embedding's matrix."""
     core.config.tie_word_embeddings = tied
     core.config.get_text_config().tie_word_embeddings = tied

@@ -1,7 +1,7 @@
-"""Whether a model's folder is whole and is what it says: `posttrain model verify`.
+"""Whether a model's folder is complete and correct: `posttrain model verify`.
 
-Files first, which costs no memory, then the model as it is loaded: a check that cannot be made since an earlier one
-failed is left open, not passed.
+Files are checked first, which takes no memory, then the loaded model. A check that is not made because an earlier one
+failed counts as open, not as passed.
 """
 
 from __future__ import annotations
@@ -11,21 +11,30 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import safetensors
+import torch
+import transformers
+from peft import PeftModel
+
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models.fingerprint import FILES, NOTES_FILE, read_notes
+from posttrain.models.fingerprint import template_fingerprint
 from posttrain.models.gguf_header import is_gguf
+from posttrain.models.heads import load_any
+from posttrain.models.load import TOKENIZER_FILES, adapter_base, check_folder, hub_folder, stop_ids
+from posttrain.models.merge_adapter import COARSE, TOLERANCE, relative_distance, some_logits
 from posttrain.models.names import resolve
-from posttrain.models.save import file_hash
+from posttrain.models.notes import FILES_KEY, NOTES_FILE, read_notes, saved_head
+from posttrain.models.save import file_fingerprint
 from posttrain.models.tensors import stored_dtype, tensors_in, weight_files
 
 __all__ = ["Check", "verify_model"]
 
 SHOWN = 3
-"""Names shown of a longer list."""
+"""How many names of a longer list are shown."""
 
 
 class Check(NamedTuple):
-    """One question and its answer. ok: None where it was not asked; detail: what was found, or why not."""
+    """One check and its result. ok: None where it was not made; detail: what was found, or why it was not made."""
 
     check: str
     ok: bool | None
@@ -36,8 +45,6 @@ def verify_model(
     name: str, *, against: str | None = None, offline: bool = True, trust_remote_code: bool = False
 ) -> list[Check]:
     """All checks of a model, an adapter or a GGUF file. MissingError when there is nothing by this name."""
-    from posttrain.models.load import hub_folder
-
     name = resolve(name) if Path(name).is_dir() else name
     found = Path(resolve(name))
     folder = found if found.exists() else hub_folder(name, offline=offline)
@@ -51,15 +58,17 @@ def verify_model(
             if whole
             else Check("numbers", None, "not asked: weights files failed")
         )
+    how = {"offline": offline, "trust_remote_code": trust_remote_code}
+    if not any(check.ok is False and check.check != "hashes" for check in made):
+        made += _loaded(name, folder, against, how)
     failed = next((check.check for check in made if check.ok is False and check.check != "hashes"), None)
     rest = ["shapes", "tokenizer", "answers", *(["against"] if against is not None else [])]
-    if failed is not None:
-        return made + [Check(check, None, f"not asked: {failed} failed") for check in rest]
-    return made + list(_loaded(name, folder, against, {"offline": offline, "trust_remote_code": trust_remote_code}))
+    asked = [check.check for check in made]
+    return made + [Check(check, None, f"not asked: {failed} failed") for check in rest if check not in asked]
 
 
 def _tried(check: str, ask: Callable[[], Check | str]) -> Check:
-    """The answer, or the error as one."""
+    """The result of a check; an error is a failed one."""
     try:
         answer = ask()
     except (PosttrainError, OSError) as error:
@@ -76,9 +85,7 @@ def _few(names: list[str]) -> str:
 
 
 def _files(folder: Path) -> str:
-    """Configuration, weights and tokenizer are there, and what is JSON can be read."""
-    from posttrain.models.load import TOKENIZER_FILES, adapter_base, check_folder
-
+    """Check that configuration, weights and tokenizer are there, and that JSON files can be read."""
     check_folder(str(folder))
     base = adapter_base(folder)
     if base is not None and not any((folder / f"adapter_model.{end}").is_file() for end in ("safetensors", "bin")):
@@ -97,7 +104,7 @@ def _files(folder: Path) -> str:
 
 
 def _weights(folder: Path) -> Check | str:
-    """Headers and lengths of the safetensors files, and the list of shards."""
+    """Check headers and lengths of the safetensors files, and the list of shards."""
     paths = weight_files(folder)
     if not paths:
         return Check("weights files", None, "stored by pickle: their contents are seen when they are loaded")
@@ -124,12 +131,12 @@ def _weights(folder: Path) -> Check | str:
 
 
 def _hashes(folder: Path) -> Check | str:
-    """The files are those that posttrain has written."""
-    noted = read_notes(folder).get(FILES)
+    """Check that the files are those that posttrain has written."""
+    noted = read_notes(folder).get(FILES_KEY)
     if not isinstance(noted, dict):
         return Check("hashes", None, f"{NOTES_FILE} notes none (not saved by this version of posttrain)")
     lacking = [name for name in noted if not (folder / name).is_file()]
-    changed = [name for name in noted if name not in lacking and file_hash(folder / name) != noted[name]]
+    changed = [name for name in noted if name not in lacking and file_fingerprint(folder / name) != noted[name]]
     if lacking or changed:
         parts = [(lacking, "missing"), (changed, "changed since it was saved")]
         text = "; ".join(f"{_few(names)}: {what}" for names, what in parts if names)
@@ -138,14 +145,11 @@ def _hashes(folder: Path) -> Check | str:
 
 
 def _numbers(folder: Path) -> Check | str:
-    """No NaN and no infinity, tensor by tensor."""
-    import torch
-    from safetensors import safe_open
-
+    """Check that there is no NaN and no infinity, tensor by tensor."""
     wrong: list[str] = []
     count = 0
     for path in weight_files(folder):
-        with safe_open(str(path), "pt") as file:
+        with safetensors.safe_open(str(path), "pt") as file:
             for key in sorted(tensors_in(path)):
                 tensor = file.get_tensor(key)
                 count += tensor.numel()
@@ -161,18 +165,14 @@ def _numbers(folder: Path) -> Check | str:
 
 
 def _loaded(name: str, folder: Path, against: str | None, how: Mapping[str, bool]) -> Iterator[Check]:
-    from posttrain.models.heads import load_any
-
     said: list[str] = []
     try:
-        # as stored, in the least memory; two models in the same precision where they are compared
+        # in the stored precision, which takes the least memory; in float32 where two models are compared
         dtype = stored_dtype(name, **how) if against is None else None
         spare = _spare(folder, trust_remote_code=how["trust_remote_code"])
         loaded = load_any(name, device="cpu", dtype=dtype or "float32", say=said.append, **how)
     except PosttrainError as error:
         yield Check("shapes", False, str(error).replace("\n", "; "))
-        rest = ["tokenizer", "answers", *(["against"] if against is not None else [])]
-        yield from (Check(check, None, "not asked: shapes failed") for check in rest)
         return
     if spare:
         have = "tensor of the files has" if len(spare) == 1 else "tensors of the files have"
@@ -187,12 +187,7 @@ def _loaded(name: str, folder: Path, against: str | None, how: Mapping[str, bool
 
 
 def _spare(folder: Path, *, trust_remote_code: bool) -> list[str]:
-    """Tensors of a language model's files that transformers leaves out, with a warning that nobody reads."""
-    import safetensors
-    import transformers
-
-    from posttrain.models.heads import saved_head
-
+    """Tensors of a language model's files that transformers does not load (it only warns)."""
     if not (folder / "config.json").is_file() or saved_head(str(folder)) is not None:
         return []
     transformers.utils.logging.disable_progress_bar()
@@ -205,16 +200,12 @@ def _spare(folder: Path, *, trust_remote_code: bool) -> list[str]:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError):
-        return []  # loading in earnest says what is wrong
+        return []  # the real loading reports it
     return sorted(report["unexpected_keys"])
 
 
 def _tokenizer(name: str, loaded: Any, how: Mapping[str, bool]) -> Check | str:
-    """Every id that the tokenizer gives, and every id that stops, has a row in the embedding."""
-    from peft import PeftModel
-
-    from posttrain.models.load import stop_ids
-
+    """Check that every id of the tokenizer, and every id that ends generation, has a row in the embedding."""
     core = loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model
     rows = int(core.get_input_embeddings().weight.shape[0])
     tokenizer = loaded.tokenizer
@@ -239,11 +230,7 @@ def _tokenizer(name: str, loaded: Any, how: Mapping[str, bool]) -> Check | str:
 
 
 def _answers(loaded: Any) -> Check | str:
-    """A forward pass gives finite numbers."""
-    import torch
-
-    from posttrain.models.merge_adapter import some_logits
-
+    """Check that a forward pass gives finite numbers."""
     found = some_logits(loaded.model)
     if found is None:
         return Check("answers", None, "takes more than token ids: not asked")
@@ -253,21 +240,14 @@ def _answers(loaded: Any) -> Check | str:
 
 
 def _against(loaded: Any, other: str, how: Mapping[str, bool]) -> Check | str:
-    """The same model as another: tensors one by one, and what both say."""
-    import torch
-
-    from posttrain.models.fingerprint import template_fingerprint
-    from posttrain.models.heads import load_any
-    from posttrain.models.merge_adapter import COARSE, TOLERANCE, relative_distance, some_logits
-
+    """Check that another model has the same tensors and gives the same outputs."""
     silent: list[str] = []
     theirs = load_any(other, device="cpu", dtype="float32", say=silent.append, **how)
-    from peft import PeftModel
 
     one = dict(loaded.model.named_parameters(remove_duplicate=False))
     two = dict(theirs.model.named_parameters(remove_duplicate=False))
     both = [key for key in one if key in two and one[key].shape == two[key].shape]
-    # a matrix that is the embedding and the output head has two names, and is one tensor of the file
+    # a matrix that is both the embedding and the output head has two names and is one tensor of the file
     both = list({(id(one[key]), id(two[key])): key for key in reversed(both)}.values())[::-1]
     moved = [key for key in both if not torch.equal(one[key].detach().float(), two[key].detach().float())]
     alone = sorted(set(one) ^ set(two)) + [k for k in one if k in two and one[k].shape != two[k].shape]

@@ -1,8 +1,8 @@
-"""Tokens that a model has no embedding for: a tokenizer may know more tokens than the model has rows.
+"""Tokens without an embedding: a tokenizer may know more tokens than the model's embedding has rows.
 
-It comes of a token added to the tokenizer ([PAD], tags of a chat) without `resize_token_embeddings`. The padding token
-is never read, so any other one will do in its place, in memory: what is saved names the padding of the files again
-(`own_padding`). A text that holds such a token cannot be read, and is named.
+This happens when a token ([PAD], tags of a chat) was added to the tokenizer without `resize_token_embeddings`. The pad
+token is never read, so another one replaces it in memory; saved files name the original one (`own_padding`). A text
+with such a token cannot be used, and is reported.
 """
 
 from __future__ import annotations
@@ -37,30 +37,31 @@ MEND = "take the token out of the text, or resize the model: model.resize_token_
 def rows_of(model: Any) -> int:
     """How many tokens a model has embeddings for."""
     rows = int(model.get_input_embeddings().weight.shape[0])
-    return rows or rows_in_config(model.config) or 0  # a shard elsewhere holds no rows here
+    return rows or rows_in_config(model.config) or 0  # 0 when the rows are sharded to other processes
 
 
 def rows_in_config(config: Any) -> int | None:
-    """The same, of a configuration; None where it does not say."""
+    """How many tokens a configuration says there are embeddings for; None where it does not say."""
     found = config.get_text_config().to_dict().get("vocab_size")
     return found if isinstance(found, int) else None
 
 
 def outside(
-    place: str, ids: Sequence[int], rows: int, tokenizer: PreTrainedTokenizerBase | None = None
+    location: str, ids: Sequence[int], rows: int, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Problem | None:
-    """What is wrong with a text whose ids are not all inside; None where they are."""
+    """What is wrong with a text that has ids of `rows` or more; None when it has none."""
     if max(ids, default=0) < rows:
         return None
     beyond = next(i for i in ids if i >= rows)
     name = (
         f"token {tokenizer.convert_ids_to_tokens(beyond)!r} (id {beyond})" if tokenizer is not None else f"id {beyond}"
     )
-    return Problem(place, f"holds the {name}, and the model has embeddings for {rows} tokens (0 to {rows - 1})", MEND)
+    cause = f"holds the {name}, and the model has embeddings for {rows} tokens (0 to {rows - 1})"
+    return Problem(location, cause, MEND)
 
 
 class StandIn(NamedTuple):
-    """What pads in memory, and what the files say instead: the tokenizer's, and the configurations' of a model."""
+    """The pad token used in memory; own: the tokenizer file's; named: the pad ids in the model's configurations."""
 
     token: str
     own: str | None
@@ -71,14 +72,14 @@ _stand_ins: WeakKeyDictionary[PreTrainedTokenizerBase, StandIn] = WeakKeyDiction
 
 
 def pad_with(tokenizer: PreTrainedTokenizerBase, token: str) -> None:
-    """Pad with a token from now on, in memory only."""
+    """Use a token as the pad token from now on, in memory only."""
     before = _stand_ins.get(tokenizer, StandIn(token, tokenizer.pad_token))
     tokenizer.pad_token = token
     _stand_ins[tokenizer] = before._replace(token=token)
 
 
 def pad_alike(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a model's configurations name the padding that the tokenizer has in memory."""
+    """Make a model's configurations name the pad token that the tokenizer has in memory."""
     config, text, *generation = _naming_padding(model)
     found = _stand_ins.get(tokenizer)
     if found is not None and not found.named:
@@ -89,20 +90,20 @@ def pad_alike(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _naming_padding(model: Any) -> list[Any]:
-    """What may name the padding: the configuration, its part about text, and that of generation."""
+    """The configurations that name the pad token: the model's, its text part, and that of generation."""
     generation = model.generation_config if model.can_generate() else None
     return [model.config, model.config.get_text_config(), *([generation] if generation is not None else [])]
 
 
 def padding_of_files(tokenizer: PreTrainedTokenizerBase) -> StandIn | None:
-    """What the files of a tokenizer, and of its model, say where another token pads in memory; None where none does."""
+    """The pad tokens that the files name, when another one is used in memory; None when the files' own is used."""
     found = _stand_ins.get(tokenizer)
     return found if found is not None and tokenizer.pad_token == found.token else None
 
 
 @contextmanager
 def own_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """While this lasts, model and tokenizer name the padding of their files, to be saved so."""
+    """Within this, model and tokenizer name the pad token of their files, so that they are saved with it."""
     found = padding_of_files(tokenizer)
     if found is None:
         yield
@@ -110,7 +111,7 @@ def own_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[None
     parts = _naming_padding(model)
     before = [part.to_dict().get("pad_token_id") for part in parts]
     tokenizer.pad_token = found.own
-    for part, named in zip(parts, found.named, strict=False):  # a model made of pieces was never loaded
+    for part, named in zip(parts, found.named, strict=False):  # `named` is empty for a model that was not loaded
         part.pad_token_id = named
     try:
         yield
@@ -121,7 +122,7 @@ def own_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[None
 
 
 def keep_padding_inside(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Pad with another token where the tokenizer's own is beyond the model's rows, and warn."""
+    """Use another pad token, and warn, when the tokenizer's has no row in the model's embedding."""
     rows, own = rows_of(model), tokenizer.pad_token_id
     if own is None or own < rows:
         return
@@ -134,7 +135,7 @@ def keep_padding_inside(model: Any, tokenizer: PreTrainedTokenizerBase, name: st
 
 
 def without_padding_outside(config: Any) -> Any:
-    """The configuration, naming no padding where that is beyond the model's rows: torch makes no such embedding."""
+    """The configuration without a pad token that has no row, for which torch cannot make an embedding."""
     for each in (config, config.get_text_config()):
         named, rows = each.to_dict().get("pad_token_id"), rows_in_config(each)
         if named is not None and rows is not None and named >= rows:
@@ -143,8 +144,8 @@ def without_padding_outside(config: Any) -> Any:
 
 
 def padding_inside(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
-    """A token that may pad: the one for beginnings, which no text ends with, else another special one. The end token
-    comes last: classifiers read a text's last token that is no padding."""
+    """A token to pad with: the one for beginnings, which no text ends with, else another special one. The end token is
+    the last choice, since classifiers look for a text's last token that is no padding."""
     first = [tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.unk_token_id]
     added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     special = sorted({*tokenizer.all_special_ids, *added} - {tokenizer.eos_token_id})

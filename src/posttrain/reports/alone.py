@@ -1,7 +1,7 @@
-"""The page of a folder that `posttrain exam` wrote: one model or two, no study, no methods, no training.
+"""The page of a folder that `posttrain exam` wrote: one model or two, and no study, method or training.
 
-Its rows are the models themselves. Words that speak of a study have another wording here: a message whose key the
-catalogue also has below `pair.` (two models), `single.` (one) or `alone.` (both cases) is said in that one.
+The rows of its tables are the models. Its messages do not speak of a study: where the catalogue has a message's key
+also with the prefix `pair.` (two models), `single.` (one model) or `alone.` (either), that message takes its place.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ COSTS: tuple[str, ...] = (
 
 
 class Voice(NamedTuple):
-    """How the page words its messages. names: arguments that every message of such a page may use."""
+    """How the page words its messages. names: arguments that every message may use."""
 
     prefixes: tuple[str, ...]
     names: Mapping[str, object]
 
     def key(self, key: str) -> str:
-        """The key of the wording that is used for a message."""
+        """Return the key of the message that takes another's place."""
         return next((f"{prefix}{key}" for prefix in self.prefixes if known(f"{prefix}{key}")), key)
 
     def message(self, message: Message) -> Message:
-        """The message in its wording, and so each message among its arguments."""
+        """Return a message in the page's wording; so are the messages among its arguments."""
         if not self.prefixes:
             return message
         args = {k: self.message(v) if isinstance(v, Message) else v for k, v in message.args.items()}
@@ -40,7 +40,7 @@ class Voice(NamedTuple):
 
 
 def voice_of(run: Run) -> Voice:
-    """A study's page says everything as the catalogue has it."""
+    """Return the wording of a run's page; a study's page uses the catalogue as it is."""
     if not run.alone:
         return Voice((), {})
     names = {"before": run.before_name, "after": ", ".join(run.models)}
@@ -48,7 +48,7 @@ def voice_of(run: Run) -> Voice:
 
 
 def intro(run: Run, changes: Message | None) -> Message:
-    """Who took which exams; changes: how many changes were examined, None where none was."""
+    """Return who took which exams. changes: how many changes were examined, None where none was."""
     names = {"before": run.before_name, "after": ", ".join(run.models)}
     exams = " · ".join(f"`{exam.name}`" for exam in run.exams)
     if changes is None:
@@ -59,7 +59,7 @@ def intro(run: Run, changes: Message | None) -> Message:
 
 
 def costs(run: Run) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """(model, its cost): the model before, then the one examined."""
+    """Yield (model, its cost): the model before, then the one examined."""
     for one in run.before:
         yield one.model, one.cost
     for row in run.final:

@@ -1,6 +1,6 @@
-"""The before and after answers as compact JSON for the page's script, which draws rows only when they are looked at.
+"""The answers before and after, as compact JSON for the page's script, which draws a row when a reader comes to it.
 
-Questions and differences that repeat (the same probe under every method) are stored once; a row is four numbers.
+A question or a difference that repeats (the same probe under every method) is stored once; a row is four numbers.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from posttrain.reports.folder import Run
 __all__ = ["CONTAINS", "FLAGS", "payload", "prompt_text", "safe_json"]
 
 FLAGS: tuple[str, ...] = ("ok", "strict", "leak", "new_beats_old", "counted")
-"""Bit i of a row's flags is samples.jsonl's field of this name. Not ok: a target is wrong, an old answer changed.
-Counted: `ok` is not null."""
+"""Bit i of a row's flags is the field of this name in samples.jsonl. Not ok: a target is wrong, or an old answer has
+changed. counted: `ok` is not null."""
 
 CONTAINS = "… {} …"
 """How `answer_contains` is shown."""
 
 
 def payload(run: Run) -> dict[str, Any]:
-    """The data of the answers section.
+    """Return the data of the answers section.
 
     cells: [model, method, change, seed, checkpoint]; probes: [group, question, expected]; diffs: see `diff.py`;
     rows: cell, probe, diff, flags, cell, probe, diff, flags, ...; all methods of one probe of a change stand together.
@@ -58,7 +58,7 @@ def _expected(sample: Mapping[str, Any]) -> str:
 
 
 def _listed(value: Any) -> list[str]:
-    """One accepted answer, several, or none."""
+    """Return accepted answers as a list: one, several, or none."""
     return [str(one) for one in (value if isinstance(value, list) else [value]) if one]
 
 
@@ -68,14 +68,14 @@ def _flags(sample: Mapping[str, Any]) -> int:
 
 
 def prompt_text(prompt: Any) -> str:
-    """A prompt as text: a string as it is, messages as `role: content` lines."""
+    """Return a prompt as text: a string as it is, messages as `role: content` lines."""
     if isinstance(prompt, list):
         return "\n".join(f"{m.get('role', '?')}: {m.get('content', '')}" for m in prompt if isinstance(m, dict))
     return str(prompt or "")
 
 
 def safe_json(data: Any) -> Markup:
-    """JSON for inside `<script type="application/json">`: no `<`, `>`, `&`, U+2028 or U+2029 can end or break it."""
+    """Return JSON that cannot end or break the script element it stands in: without `<`, `>`, `&`, U+2028, U+2029."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     # A lone surrogate cannot be written as UTF-8; as an escape it is valid JSON.
     text = "".join(f"\\u{ord(c):04x}" if c in "<>&\u2028\u2029" or 0xD800 <= ord(c) <= 0xDFFF else c for c in text)

@@ -1,4 +1,4 @@
-"""The difference of two answers, by word where words are written with spaces and by character where they are not.
+"""The difference of two answers: by word where a script has spaces between words, by character where it has none.
 
 A difference is a flat tuple of strings `(same, removed, added, same, removed, added, ..., same)`: leaving out every
 `added` gives the text before, leaving out every `removed` the text after. Equal texts are the tuple of that one text.
@@ -25,12 +25,12 @@ TOO_DIFFERENT = 0.25
 
 
 def words(text: str) -> list[str]:
-    """The pieces that are compared; joined they are the text."""
+    """Return the pieces that are compared. Joined, they are the text."""
     return _WORD.findall(text)
 
 
 def difference(old: str, new: str) -> tuple[str, ...]:
-    """(same, removed, added, same, removed, added, ..., same)."""
+    """Return (same, removed, added, same, removed, added, ..., same)."""
     if old == new:
         return (old,)
     a, b = words(old), words(new)
@@ -48,7 +48,7 @@ def difference(old: str, new: str) -> tuple[str, ...]:
 
 
 def _changes(a: list[str], b: list[str]) -> list[tuple[str, str, str]]:
-    """Each change with the equal text before it; the equal text after the last one is left to the caller."""
+    """Return each change with the equal text before it, without the equal text after the last change."""
     if len(a) + len(b) > TOO_LONG:
         return [_ends(a, b)]
     matcher = SequenceMatcher(None, a, b, autojunk=False)
@@ -67,7 +67,7 @@ def _changes(a: list[str], b: list[str]) -> list[tuple[str, str, str]]:
 
 
 def _ends(a: list[str], b: list[str]) -> tuple[str, str, str]:
-    """The one change left when the common beginning and the common end are taken off."""
+    """Return the one change between the common beginning and the common end."""
     start, shorter = 0, min(len(a), len(b))
     while start < shorter and a[start] == b[start]:
         start += 1
@@ -78,10 +78,10 @@ def _ends(a: list[str], b: list[str]) -> tuple[str, str, str]:
 
 
 def before(parts: tuple[str, ...]) -> str:
-    """The old text of a difference."""
+    """Return the old text of a difference."""
     return "".join(part for i, part in enumerate(parts) if i % 3 != 2)
 
 
 def after(parts: tuple[str, ...]) -> str:
-    """The new text of a difference."""
+    """Return the new text of a difference."""
     return "".join(part for i, part in enumerate(parts) if i % 3 != 1)

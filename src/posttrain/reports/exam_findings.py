@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from posttrain.exams.results import ExamInfo
 from posttrain.reports.exam_page import difference_text, label_of, verdict_kind
-from posttrain.reports.examined import Compared, ExamInfo
+from posttrain.reports.examined import Compared
 from posttrain.reports.folder import Row, Run
 from posttrain.reports.shared import name_list
 from posttrain.reports.steps_page import exam_points, falls

@@ -1,238 +1,250 @@
-"""What the page shows of exams beyond the change exam: capabilities, a table per exam, forgetting, steps.
-
-Everything here is put together from the pure parts (`examined`, `steps`, `quadrants`, `tables_out`) for the template.
-"""
+"""The sections about exams beyond the change exam: change by capability, a table per exam, forgetting by question."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from posttrain.exams.capabilities import CAPABILITIES
+from posttrain.exams.results import ExamInfo
 from posttrain.reports import numbers
-from posttrain.reports.exam_plots import MOST, GroupChange, change_plot
-from posttrain.reports.examined import Compared, ExamInfo
+from posttrain.reports.charts import FONT, Chart, Drawn, Layers, Rows, Word, nominal, number
+from posttrain.reports.examined import QUADRANTS, Compared
 from posttrain.reports.folder import Row, Run, Version
-from posttrain.reports.sizes import WHOLE
-from posttrain.reports.svg import Mark, mark_icon
-from posttrain.reports.texts import Message, known, say
+from posttrain.reports.marks import Mark, mark_icon
+from posttrain.reports.texts import Message, Words, breakable, known, say, say_if
+from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, heads_of, numeric
 
 __all__ = [
-    "Capabilities",
-    "ExamView",
-    "Quadrants",
     "capabilities",
-    "capability_name",
     "difference_text",
-    "exam_views",
+    "exam_section",
     "forgetting",
+    "label_of",
+    "model_label",
+    "row_label",
+    "verdict_kind",
 ]
 
+MOST = 1.0
+"""Relative changes beyond 100 % are drawn at the edge, with an arrow; their number is in the tooltip and the table."""
+LANE = 13
+"""Height of one method's line in the plot of relative changes; a group's name has two."""
 SCORES = 6
 """Scores beside the headline that an exam's table holds; every other one is in the long list below it."""
 
 
 def capability_name(group: str) -> Message:
-    """A group's readable name, its key where the catalogue has none."""
+    """Return a group's readable name, its key where the catalogue has none."""
     return say(f"capability.{group}") if known(f"capability.{group}") else say("verbatim", text=group)
 
 
 def label_of(row: Row, run: Run) -> str:
-    """The method, with the model where there are several; the model alone where nothing was trained."""
+    """Return the method, with the model where there are several; the model alone where nothing was trained."""
     if run.alone:
         return row.model
-    return f"{row.method} ({row.model.rsplit('/', 1)[-1]})" if len(run.models) > 1 else row.method
+    return row.method + model_label(row.model, run)
+
+
+def row_label(row: Row, run: Run) -> str:
+    """Return the same with the checkpoint where there are several."""
+    label = row.method + ("" if run.alone else model_label(row.model, run))
+    return f"{label} {row.checkpoint}" if len({r.checkpoint for r in run.shown}) > 1 else label
+
+
+def model_label(model: str, run: Run) -> str:
+    """Return ` (model)` where a run has several: the last part of their names, all of it where two end alike."""
+    if len(run.models) < 2:
+        return ""
+    ends = [name.rsplit("/", 1)[-1] for name in run.models]
+    return f" ({model.rsplit('/', 1)[-1] if len({*ends}) == len(ends) else model})"
 
 
 # ---- capabilities ------------------------------------------------------------------------------------------------
 
 
-class GroupLine(NamedTuple):
-    """A capability group's line: the changes of the methods as text; directed: whether more of it is better."""
-
-    name: Message
-    changes: tuple[str, ...]
-    directed: bool
-    scores: tuple[ScoreLine, ...]
-
-
-class ScoreLine(NamedTuple):
-    """A score behind a group: its changes, and why it has none."""
-
-    score: str
-    changes: tuple[str, ...]
-    reason: Message | None
-
-
-class Family(NamedTuple):
-    """What the model can do, will do, or how it does it."""
-
-    key: str
-    lines: tuple[GroupLine, ...]
-
-
-class Capabilities(NamedTuple):
-    """The summary: plots (wide, narrow), the table's heads and lines; beyond: a change is larger than the plot."""
-
-    plots: tuple[Markup, ...]
-    heads: tuple[tuple[Markup, str], ...]
-    families: tuple[Family, ...]
-    beyond: bool
-
-
-def capabilities(run: Run, marks: Mapping[Version, Mark]) -> Capabilities | None:
-    """Relative change per capability group of every model and method; None where results.json has none."""
+def capabilities(run: Run, marks: Mapping[Version, Mark], *, with_change: bool) -> Section | None:
+    """Return the relative change of each capability group; None where results.json has none."""
     rows = [row for row in run.final if row.drift]
     every = dict.fromkeys(group for row in rows for group in row.drift)
     if not every:
         return None
     groups = [g for g in CAPABILITIES if g in every] + [g for g in every if g not in CAPABILITIES]
-    changes = [GroupChange(capability_name(g), tuple(_change(row, g) for row in rows)) for g in groups]
-    drawn = [group for group in changes if any(change is not None for change in group.changes)]
-    which, labels = [marks[row.version] for row in rows], [label_of(row, run) for row in rows]
-    plots = tuple(change_plot(drawn, which, labels, size) for size in WHOLE)
-    families = tuple(
-        Family(key, tuple(_group_line(rows, g) for g in groups if g.partition(".")[0] == key))
-        for key in dict.fromkeys(g.partition(".")[0] for g in groups)
-    )
-    beyond = any(abs(change) > MOST for group in drawn for change in group.changes if change is not None)
-    heads = tuple(zip(map(mark_icon, which), labels, strict=True))
-    return Capabilities(plots if drawn else (), heads, families, beyond)
+    named = {label_of(row, run): marks[row.version] for row in rows}
+    changes = [
+        (group, label_of(row, run), change)
+        for group in groups for row in rows if (change := _change(row, group)) is not None
+    ]  # fmt: skip
+    beyond = any(abs(change) > MOST for _, _, change in changes)
+    about = {"capabilities.about": True, "capabilities.exams_about": run.exams, "capabilities.beyond": beyond}
+    told = {"capabilities.table_about": True, "capabilities.change_about": with_change, "capabilities.zero_about": True}
+    heads = heads_of(say("capabilities.group"), (mark_icon(mark) + name for name, mark in named.items()))
+    lines = tuple(line for group in groups for line in _group_lines(rows, group))
+    title = say("capabilities.table")
+    table = Table(title, (*heads, Head(say("capabilities.remark"), kind="text")), lines, "plain sums")
+    chart = relative_changes(changes, named) if changes else None
+    panels = (Panel(notes=say_if(about), chart=chart), Panel(title, notes=say_if(told), table=table, folded=True))
+    return Section("capabilities", say("capabilities.title"), panels)
 
 
-def _group_line(rows: Sequence[Row], group: str) -> GroupLine:
+def relative_changes(changes: Sequence[tuple[str, str, float]], marks: Mapping[str, Mark]) -> Chart:
+    """Draw (group, method, change) around zero: a line per method below the name of each capability group."""
+    end = min(MOST, max([0.02, *(abs(change) for _, _, change in changes)]))
+    high, lanes = LANE * (len(marks) + 2), {name: lane for lane, name in enumerate(marks)}
+
+    def draw(word: Word) -> Drawn:
+        on = Layers(word, "name", marks)
+        rows: Rows = [
+            {"kind": kind, "group": word(capability_name(group)), "name": name, "change": min(max(change, -end), end),
+             "text": numbers.change_text(change), "zero": 0, "lane": lanes[name]}
+            for group, name, change in changes
+            for kind in ("change", *(["more"] if change > MOST else ["less"] if change < -MOST else []))
+        ]  # fmt: skip
+        groups = list(dict.fromkeys(row["group"] for row in rows))
+        x = on.number("change", labelExpr=PER_CENT, orient="top", scale={"domain": [-end, end], "nice": True})
+        axis = {"labelAlign": "left", "labelOffset": 11 - high / 2, "labelPadding": -2, "labelLimit": 400,
+                "labelFontWeight": 600, "labelColor": "var(--ink)", "labelFontSize": FONT, "minExtent": 0}  # fmt: skip
+        y = nominal("group", title=None, axis=axis, scale={"domain": groups, "padding": 2 * LANE / high})
+        lane = {"field": "lane", "type": "ordinal", "sort": "ascending", "scale": {"domain": [*lanes.values()]}}
+        at: dict[str, Any] = {"x": x, "y": y, "yOffset": lane}
+        on.plain("zero", "rule", "zero", x=number("zero"))
+        on.add("change", "rule", "interval", full=0.85, x2={"field": "zero"}, **at)
+        tips = on.tips(name="scores.method", group="capabilities.group", text="capabilities.change")
+        on.add("change", "point", "point", tooltip=tips, **at)
+        for side, arrow in (("more", "\u25b8"), ("less", "\u25c2")):
+            on.add(side, "text", side, text={"value": arrow}, **at)
+        return on.whole([*rows, {"kind": "zero", "zero": 0}], high * len(groups) + 2 * LANE)
+
+    return Chart(draw, say("capabilities.title"), tuple(marks), left=0)
+
+
+PER_CENT = "datum.value == 0 ? '0%' : format(datum.value, '+.0%')"
+
+
+def _group_lines(rows: Sequence[Row], group: str) -> Iterator[Line]:
+    """Yield the line of a group, then one for each score behind it, with the reason where it has no change."""
+    family = f"capabilities.{group.partition('.')[0]}"
+    under = say(family) if known(family) else family.removeprefix("capabilities.")
     own = [row.drift[group] for row in rows if group in row.drift]
-    names = dict.fromkeys(one.score for drift in own for one in drift.scores)
-    lines = []
-    for name in names:
+    remark: Words = "" if all(drift.directed for drift in own) else say("capabilities.undirected")
+    yield _drift_line(capability_name(group), [_change(row, group) for row in rows], remark, under)
+    for name in dict.fromkeys(one.score for drift in own for one in drift.scores):
         each = [next((s for s in row.drift[group].scores if s.score == name), None) if group in row.drift else None
                 for row in rows]  # fmt: skip
-        reason = None
-        if not any(one is not None and one.change is not None for one in each):
+        changes = [one.change if one else None for one in each]
+        reason: Words = ""
+        if not any(change is not None for change in changes):
             asked = any(one is not None and one.before is not None for one in each)
-            reason = say("capabilities.zero") if asked else say("capabilities.not_asked")
-        lines.append(ScoreLine(name, tuple(_change_text(one.change if one else None) for one in each), reason))
-    shown = tuple(_change_text(_change(row, group)) for row in rows)
-    return GroupLine(capability_name(group), shown, all(drift.directed for drift in own), tuple(lines))
+            reason = say("capabilities.zero" if asked else "capabilities.not_asked")
+        yield _drift_line(_code(name), changes, reason, under, "behind")
+
+
+def _drift_line(name: Words, changes: Sequence[float | None], remark: Words, under: Words, kind: str = "") -> Line:
+    entries = (numeric(change, numbers.change_text) for change in changes)
+    return Line((name,), (*entries, Entry(remark, kind="text")), kind=kind, under=under)
+
+
+def _code(name: str) -> Markup:
+    return Markup("<code>{}</code>").format(breakable(name))
 
 
 def _change(row: Row, group: str) -> float | None:
     return row.drift[group].change if group in row.drift else None
 
 
-def _change_text(change: float | None) -> str:
-    return numbers.MISSING if change is None else numbers.change_text(change)
-
-
 # ---- a table per exam ---------------------------------------------------------------------------------------------
 
 
-class ScoreCell(NamedTuple):
-    """A score and its 95 % interval as text."""
-
-    text: str
-    interval: str = ""
-
-
-class Verdict(NamedTuple):
-    """A difference from the untouched model. kind: worse, better or same."""
-
-    kind: str
-    difference: str
-    interval: str
-    p: str
-    word: Message
-    note: Message | None = None
-
-
-class ExamLine(NamedTuple):
-    """A row: the untouched model, guessing, a reference row, or a model and a method."""
-
-    kind: str
-    name: Message
-    icon: Markup
-    cells: tuple[ScoreCell, ...]
-    verdict: Verdict | None = None
-
-
-class ExamView(NamedTuple):
-    """An exam's part of the page. more: (score, one text per line) of the scores that the table leaves out; verdicts:
-    whether there is a column of differences; many: whether some difference is of several cells."""
-
-    info: ExamInfo
-    capability: Message | None
-    heads: tuple[str, ...]
-    lines: tuple[ExamLine, ...]
-    n: str
-    more: tuple[tuple[str, tuple[str, ...]], ...]
-    more_heads: tuple[Message, ...]
-    cost: Message | None
-    verdicts: bool = True
-    many: bool = False
-
-
-def exam_views(run: Run, marks: Mapping[Version, Mark]) -> list[ExamView]:
-    """One view per exam that anything was scored on."""
-    return [view for exam in run.exams if (view := _view(run, exam, marks)) is not None]
-
-
 class _Source(NamedTuple):
+    """A row of an exam's table: the untouched model, guessing, a reference row, or a model and a method."""
+
     kind: str
-    name: Message
+    name: Words
     icon: Markup
     scores: Mapping[str, float]
     ci95: Mapping[str, tuple[float, float]]
     compared: Compared | None = None
 
 
+def exam_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
+    """Return a table for each exam that has scores; None where there are none."""
+    panels = [panel for exam in run.exams for panel in _exam_panels(run, exam, marks)]
+    if not panels:
+        return None
+    compared = [one for row in run.final for one in row.compare.values()]
+    about = {"exams.about": run.rows, "exams.about_before": not run.rows, "exams.verdicts_about": compared}
+    about["exams.cells_about"] = any(one.cells > 1 for one in compared)
+    return Section("exams", say("exams.title"), (Panel(notes=say_if(about)), *panels))
+
+
 def _sources(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Iterator[_Source]:
     many = len(run.before) > 1
     for one in run.before:
-        name = say("exams.untouched_model", model=one.model) if many else say("exams.untouched")
-        if run.alone:
-            name = say("verbatim", text=one.model)
-        yield _Source("untouched", name, Markup(), one.scores, one.ci95)
+        name: Words = say("exams.untouched_model", model=one.model) if many else say("exams.untouched")
+        yield _Source("untouched", one.model if run.alone else name, Markup(), one.scores, one.ci95)
     for other in run.reference:
-        yield _Source("reference", say("verbatim", text=other.name), Markup(), other.scores, {})
+        yield _Source("reference", other.name, Markup(), other.scores, {})
     if exam.chance is not None:
         yield _Source("chance", say("exams.chance"), Markup(), {exam.key: exam.chance}, {})
     for row in run.final:
-        name = say("verbatim", text=label_of(row, run))
-        icon = mark_icon(marks[row.version])
         intervals = {key: pair for key in row.scores if (pair := row.interval(key)) is not None}
-        yield _Source("model", name, icon, row.scores, intervals, row.compare.get(exam.name))
+        icon = mark_icon(marks[row.version])
+        yield _Source("model", label_of(row, run), icon, row.scores, intervals, row.compare.get(exam.name))
 
 
-def _view(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> ExamView | None:
+def _exam_panels(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Iterator[Panel]:
     sources = [s for s in _sources(run, exam, marks) if any(exam.score(key) is not None for key in s.scores)]
     measured = [s for s in sources if s.kind in ("model", "untouched")]
     every = [s for s in dict.fromkeys(exam.score(key) for one in measured for key in one.scores) if s is not None]
     if not every:
-        return None
-    plain = [s for s in every if not re.search("[/~]", s) and s != exam.headline]
-    heads = (exam.headline, *plain[:SCORES])
-    rest = [score for score in every if score not in heads]
-    lines = tuple(
-        ExamLine(s.kind, s.name, s.icon, tuple(_cell(s, exam, score, measured) for score in heads),
-                 _verdict(s.compared, exam) if s.compared else None)
-        for s in sources
-    )  # fmt: skip
-    more = tuple((score, tuple(_cell(s, exam, score, measured).text for s in sources)) for score in rest)
-    every_n = [*(one.n for one in run.before), *(cell.n for row in run.final for cell in row.cells)]
-    counts = sorted({n[exam.key] for n in every_n if exam.key in n})
-    n = "" if not counts else f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}\u2013{counts[-1]:,}"
-    capability = capability_name(exam.capability) if exam.capability else None
-    names = tuple(s.name for s in sources)
-    verdicts = any(line.verdict for line in lines)
-    many = any(s.compared is not None and s.compared.cells > 1 for s in sources)
-    return ExamView(exam, capability, heads, lines, n, more, names, _cost(run, exam.name), verdicts, many)
+        return
+    plain = [score for score in every if not re.search("[/~]", score) and score != exam.headline]
+    columns = (exam.headline, *plain[:SCORES])
+    counts = sorted({n[exam.key] for n in _counts(run) if exam.key in n})
+    n = "" if not counts else f"n = {counts[0]:,}" if len(counts) == 1 else f"n = {counts[0]:,}\u2013{counts[-1]:,}"
+    about = (say("exams.measures", group=capability_name(exam.capability)),) if exam.capability else ()
+    yield Panel(exam.name, small=n, notes=about, table=_exam_table(exam, columns, sources, measured))
+    rest = [score for score in every if score not in columns]
+    if rest:
+        heads = heads_of(say("exams.score"), (source.name for source in sources))
+        lines = (Line((_code(score),), tuple(_entry(s, exam, score, measured) for s in sources)) for score in rest)
+        bare = tuple(line._replace(entries=tuple(e._replace(below=()) for e in line.entries)) for line in lines)
+        yield Panel(say("exams.more", n=len(rest)), table=Table(say("scores.scroll"), heads, bare), folded=True)
+    cost = _cost(run, exam.name)
+    yield Panel(items=tuple((note,) for note in exam.notes), below=(cost,) if cost else (), kind="fine")
+    if exam.signature:
+        yield Panel(below=(say("verbatim", text=f"`{exam.signature}`"),), kind="fine")
+
+
+def _counts(run: Run) -> Iterator[Mapping[str, int]]:
+    yield from (one.n for one in run.before)
+    yield from (cell.n for row in run.final for cell in row.cells)
+
+
+def _exam_table(
+    exam: ExamInfo, columns: Sequence[str], sources: Sequence[_Source], measured: Sequence[_Source]
+) -> Table:
+    """Return the headline, its difference from the untouched model if that was tested, then the other scores."""
+    verdicts = any(source.compared for source in sources)
+    heads = list(heads_of(say("scores.method"), columns))
+    heads[1] = heads[1]._replace(below="" if exam.higher_is_better else say("exams.lower"))
+    lines = []
+    for source in sources:
+        entries = [_entry(source, exam, score, measured) for score in columns]
+        if verdicts:
+            entries.insert(1, _verdict(source.compared, exam) if source.compared else Entry(kind="verdict"))
+        lines.append(Line((source.name,), tuple(entries), source.icon, kind=source.kind))
+    if verdicts:
+        heads.insert(2, Head(say("exams.difference"), kind="verdict"))
+    return Table(say("scores.scroll"), tuple(heads), tuple(lines), "plain examined")
 
 
 def _cost(run: Run, exam: str) -> Message | None:
-    """Time and tokens of an exam over the untouched models and every checkpoint."""
+    """Say what time and tokens an exam took for the untouched models and all checkpoints; None if not known."""
     costs = [*(one.cost for one in run.before), *(cell.cost for cell in run.cells)]
     each = [cost for cost in costs if f"exam_s.{exam}" in cost]
     if not each:
@@ -244,95 +256,78 @@ def _cost(run: Run, exam: str) -> Message | None:
     return say("exams.cost", n=len(each), time=time, tokens=numbers.amount(tokens))
 
 
-def _digits(sources: Sequence[_Source], key: str) -> int:
-    return numbers.digits(s.scores[key] for s in sources if key in s.scores)
-
-
-def _cell(source: _Source, exam: ExamInfo, score: str, measured: Sequence[_Source]) -> ScoreCell:
+def _entry(source: _Source, exam: ExamInfo, score: str, measured: Sequence[_Source]) -> Entry:
     key = f"{exam.name}.{score}"
-    if key not in source.scores:
-        return ScoreCell(numbers.MISSING)
-    places = _digits(measured, key)
-    interval = source.ci95.get(key)
-    between = "\u2013".join(numbers.fixed(end, places) for end in interval) if interval else ""
-    return ScoreCell(numbers.fixed(source.scores[key], places), between)
+    write = partial(numbers.fixed, places=numbers.digits(s.scores[key] for s in measured if key in s.scores))
+    between = ("\u2013".join(map(write, source.ci95[key])),) if key in source.ci95 else ()
+    return numeric(source.scores.get(key), write, *between)
 
 
 def difference_text(compared: Compared) -> str:
-    """The difference as tables and sentences print it."""
+    """Return the difference as tables and sentences print it."""
     return numbers.signed(compared.difference, numbers.digits((compared.before, compared.after)))
 
 
 def verdict_kind(compared: Compared, exam: ExamInfo) -> str:
-    """worse or better when the difference is one and can be seen in the number printed, else same: nothing is better
-    by 0.00."""
+    """Return worse or better when the difference is real and is not 0 as printed, else same."""
     if not compared.different or not difference_text(compared).strip("0."):
         return "same"
     return "better" if (compared.difference > 0) is exam.higher_is_better else "worse"
 
 
-def _verdict(compared: Compared, exam: ExamInfo) -> Verdict:
-    places = numbers.digits((compared.before, compared.after))
+SIGNS = {"worse": "▼", "better": "▲", "same": "≈"}
+
+
+def _verdict(compared: Compared, exam: ExamInfo) -> Entry:
+    """Return the difference from the untouched model, in words; below it the interval and p."""
     kind = verdict_kind(compared, exam)
-    tiny = kind == "same" and compared.different
     if compared.cells > 1 and 0 < compared.agree < compared.cells:
         word = say("exams.some", k=compared.agree, n=compared.cells)
     elif compared.too_few is not None:
         word = say("exams.few" if compared.n == compared.too_few else "exams.few_differ", n=compared.too_few)
     else:
-        word = say("exams.tiny" if tiny else f"exams.{kind}")
-    interval = ""
-    if compared.ci95:
-        interval = " \u2026 ".join(numbers.signed(end, places) for end in compared.ci95)
-    p = "" if compared.p_value is None else numbers.p_text(compared.p_value)
+        word = say("exams.tiny" if kind == "same" and compared.different else f"exams.{kind}")
+    places = numbers.digits((compared.before, compared.after))
+    sure = [" \u2026 ".join(numbers.signed(end, places) for end in compared.ci95)] if compared.ci95 else []
+    sure += [] if compared.p_value is None else [numbers.p_text(compared.p_value)]
     other = compared.score and compared.score != exam.headline
-    note = say("exams.compared_on", score=compared.score) if other else None
-    return Verdict(kind, difference_text(compared), interval, p, word, note)
+    below: tuple[Words, ...] = ("; ".join(sure), *([say("exams.compared_on", score=compared.score)] if other else []))
+    shown = say("exams.verdict", sign=SIGNS[kind], difference=difference_text(compared), word=word)
+    return Entry(shown, tuple(words for words in below if words), f"verdict is-{kind}", value=compared.difference)
 
 
 # ---- forgetting, sample by sample --------------------------------------------------------------------------------
 
 
-class QuadrantLine(NamedTuple):
-    """A model and a method: counts and shares (per cent) of the quadrants, and the chance-adjusted shares."""
-
-    icon: Markup
-    label: str
-    counts: tuple[str, ...]
-    shares: tuple[float, ...]
-    percents: tuple[str, ...]
-    forgotten: str
-    gained: str
-
-
-class Quadrants(NamedTuple):
-    """An exam's quadrants."""
-
-    info: ExamInfo
-    lines: tuple[QuadrantLine, ...]
-    adjusted: bool
+def forgetting(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> Section | None:
+    """Return the quadrants of exams whose answers are right or wrong. samples: whether the page has their questions."""
+    found = [(exam.name, table) for exam in run.exams if (table := _quadrants(run, exam, marks)).lines]
+    if not found:
+        return None
+    adjusted = any(len(table.heads) > len(QUADRANTS) + 2 for _, table in found)
+    about = say_if({"forgetting.about": True, "forgetting.adjusted_about": adjusted})
+    keys = tuple((f"q{i}", say(f"quadrant.{name}")) for i, name in enumerate(QUADRANTS))
+    panels = (Panel(notes=about, keys=keys), *(Panel(name, table=table) for name, table in found))
+    return Section("forgetting", say("forgetting.title"), panels, part="samples" if samples else "")
 
 
-def forgetting(run: Run, marks: Mapping[Version, Mark]) -> list[Quadrants]:
-    """The exams whose answers are right or wrong, with a line per model and method."""
-    found = []
-    for exam in run.exams:
-        lines = []
-        for row in run.final:
-            compared = row.compare.get(exam.name)
-            shares = compared.shares() if compared else None
-            if compared is None or compared.counts is None or shares is None:
-                continue
-            adjusted = [
-                numbers.MISSING if v is None else numbers.percent(v).replace("-", "\u2212") for v in compared.adjusted
-            ]
-            lines.append(
-                QuadrantLine(
-                    mark_icon(marks[row.version]), label_of(row, run), tuple(f"{c:,}" for c in compared.counts),
-                    tuple(round(100 * share, 2) for share in shares), tuple(map(numbers.percent, shares)), *adjusted,
-                )
-            )  # fmt: skip
-        if lines:
-            known_chance = any(line.forgotten != numbers.MISSING for line in lines)
-            found.append(Quadrants(exam, tuple(lines), known_chance))
-    return found
+def _quadrants(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Table:
+    """Return counts and shares of each model and method, and the shares that guessing does not explain, if known."""
+    rows = [(row, one) for row in run.final if (one := row.compare.get(exam.name)) is not None and one.shares()]
+    known_chance = any(one.adjusted[0] is not None for _, one in rows)
+    names = [f"quadrant.{name}" for name in QUADRANTS]
+    names += ["forgetting.forgotten_adjusted", "forgetting.gained_adjusted"] if known_chance else []
+    first, *rest = heads_of(say("scores.method"), map(say, names))
+    heads = (first, Head(say("forgetting.shares"), unseen=True), *rest)
+    lines = []
+    for row, one in rows:
+        shares, counts = one.shares() or (), one.counts or ()
+        entries = [Entry("", kind="stack", stack=tuple(round(100 * share, 2) for share in shares))]
+        entries += [numeric(n, "{:,}".format, numbers.percent(share)) for n, share in zip(counts, shares, strict=True)]
+        entries += [numeric(share, _signed_percent) for share in (one.adjusted if known_chance else ())]
+        lines.append(Line((label_of(row, run),), tuple(entries), mark_icon(marks[row.version])))
+    return Table(say("scores.scroll"), heads, tuple(lines), "plain shares")
+
+
+def _signed_percent(share: float) -> str:
+    return numbers.percent(share).replace("-", "\u2212")

@@ -1,7 +1,7 @@
-"""What is seen, in words computed from the scores: no sentence here knows how a study came out.
+"""What is seen, in sentences that are computed from the scores of a study.
 
-First the best trade-off, what nobody achieved, and what failed; then what the methods learned and lost, those with the
-same finding in one sentence (`shared.py`). Words follow thresholds that the page names, so that readers can check them.
+First come the best trade-off, what no method achieved, and what failed; then what the methods learned and lost, one
+sentence for all methods with the same finding (`shared.py`). The page names the thresholds, so readers can check them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Finding(NamedTuple):
 
 
 def findings(run: Run) -> list[Finding]:
-    """The general findings, then what methods have in common, then the exams; what was already so, and what could not
-    be judged, last."""
+    """Return the general findings, then what methods have in common, then the exams; last, what was so before, and what
+    could not be judged."""
     rows = [row for row in run.final if row.scores]  # a method's last checkpoint speaks for it
     methods = [row for row in rows if not row.is_floor]
     found = [*_general(methods), *_failed(run)]
@@ -72,7 +72,7 @@ def _general(rows: Sequence[Row]) -> Iterator[Finding]:
 
 
 def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
-    """The best trade-off among the methods that learned: keeping everything is no feat of one that learned nothing."""
+    """Name the best trade-off among the methods that learned: a method that learns nothing keeps everything."""
     able = [row for _, row in ranked if numbers.has_learned(row.scores)]
     if able and averaged.shared_changes([row for _, row in ranked]) < numbers.FEWEST_CHANGES:
         yield Finding((say("seen.few", least=numbers.FEWEST_CHANGES),), "plain")
@@ -98,8 +98,8 @@ def _good(scores: Mapping[str, float]) -> bool:
 
 
 def _within(a: Row, b: Row) -> bool:
-    """Whether two methods cannot be told apart: the mean difference of their trade-offs, paired by change and seed,
-    has a 95 % interval that holds 0."""
+    """Whether two methods cannot be told apart: the 95 % interval of the mean difference of their trade-offs, paired by
+    change and seed, holds 0."""
     others = {(cell.change, cell.seed): numbers.trade_off(cell.scores) for cell in b.cells}
     pairs = [(numbers.trade_off(cell.scores), others.get((cell.change, cell.seed))) for cell in a.cells]
     differences = [one - other for one, other in pairs if one is not None and other is not None]
@@ -116,7 +116,7 @@ def _failed(run: Run) -> Iterator[Finding]:
 
 
 def _floor(rows: Sequence[Row]) -> Iterator[Finding]:
-    """How much of its answers the untouched model keeps in other arithmetic."""
+    """Say how many of its answers the untouched model keeps in other arithmetic."""
     for row in rows:
         kept = [key for key in ("locality.same_pattern", *LOCALITY_REST) if key in row.scores]
         if row.is_floor and kept:
@@ -128,7 +128,7 @@ def _share(key: str, scores: Mapping[str, float]) -> Message:
 
 
 def _before(run: Run) -> Iterator[Finding]:
-    """What the untouched model said already, from the samples; and what could not be judged."""
+    """Say which targets the untouched model met already, and how many answers could not be judged."""
     samples = [sample for cell in run.cells for sample in cell.samples]
     asked = [s for s in samples if s.get("group") == "reliability" and s.get("ok_before") is not None]
     if asked:
@@ -140,13 +140,13 @@ def _before(run: Run) -> Iterator[Finding]:
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
-    """The kinds of generality that were asked."""
+    """Return the kinds of generality that were asked."""
     keys = [c.key for c in numbers.columns(key for row in rows for key in row.scores)]
     return [key for key in keys if key.startswith("generality.")]
 
 
-def describe_method(config: Mapping[str, object], *, change: bool = True) -> list[Message]:
-    """What a method does, from its entry in study.yaml: its kind, tuner and replay, in plain language."""
+def describe_method(config: Mapping[str, object], *, change: bool = True, summary: str = "") -> list[Message]:
+    """Say what a method does, from its entry in study.yaml: its kind, tuner, replay and penalties."""
     parts = []
     kind = str(config.get("kind", ""))
     if kind == "train" and not change:
@@ -154,7 +154,7 @@ def describe_method(config: Mapping[str, object], *, change: bool = True) -> lis
     elif known(f"method.{kind}"):
         parts.append(say(f"method.{kind}"))
     elif kind:
-        parts.append(say("method.other", kind=kind))
+        parts.append(say("method.other", kind=f"{kind}: {summary}" if summary else kind))
     for part, default in (("tuner", "full" if kind == "train" else ""), ("replay", "")):
         given = config.get(part, default)
         name = str(given.get("kind", "")) if isinstance(given, Mapping) else str(given or "")

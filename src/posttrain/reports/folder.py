@@ -15,26 +15,13 @@ from typing import Any
 
 from posttrain.config.json_text import parse_json
 from posttrain.config.yaml_text import parse_yaml, plain
-from posttrain.errors import ConfigError, DataError, MissingError, Problem
-from posttrain.exams.floor import FEWEST, NOISE_FLOOR, BesideFloor
-from posttrain.exams.scores import summarise
+from posttrain.errors import ConfigError
+from posttrain.exams.capabilities import Drift
+from posttrain.exams.floor import NOISE_FLOOR, BesideFloor
+from posttrain.exams.results import CHANGE, ExamInfo, Line, MethodInfo, Reference, Results, Untouched, read_results
+from posttrain.exams.summary import summarise
 from posttrain.reports import numbers
-from posttrain.reports.examined import (
-    Before,
-    Compared,
-    Drift,
-    ExamInfo,
-    Reference,
-    floats,
-    intervals,
-    pool,
-    pool_drift,
-    read_before,
-    read_compare,
-    read_drift,
-    read_exams,
-    read_reference,
-)
+from posttrain.reports.examined import Compared, compared, pool, pool_drift
 
 __all__ = ["Cell", "Row", "Run", "Version", "read_lines", "read_run", "rows_of", "safe_name"]
 
@@ -174,8 +161,8 @@ class Run:
     planned: int = 0
     """How many cells the study has; more than `cells` while it runs."""
     exams: tuple[ExamInfo, ...] = ()
-    """The exams beyond the change exam."""
-    before: tuple[Before, ...] = ()
+    """The exams beyond the change exam whose scores are the result."""
+    before: tuple[Untouched, ...] = ()
     reference: tuple[Reference, ...] = ()
     place: Path | None = None
     """The run folder."""
@@ -183,6 +170,10 @@ class Run:
     """Of `posttrain exam`: one model, and the model before. Its rows are named by the model, they have no method."""
     before_name: str = ""
     """Of `posttrain exam`: the model before, empty where there is none."""
+    methods_info: Mapping[str, MethodInfo] = field(default_factory=dict)
+    """What each method says of itself."""
+    selecting: tuple[ExamInfo, ...] = ()
+    """The exams that have chosen settings: they stand in no table, and the page names them."""
 
     @property
     def title(self) -> str:
@@ -246,10 +237,10 @@ class Run:
     @property
     def shown(self) -> tuple[Row, ...]:
         """The rows of the change exam's tables: the final ones where a section of its own shows the others."""
-        own = any(row.checkpoint.startswith(("stage-", "merge-")) for row in self.rows)
+        own = any(row.checkpoint.startswith(("stage-", "blend-", "after-")) for row in self.rows)
         return self.final if self.stepped or own else self.rows
 
-    def untouched(self, model: str) -> Before | None:
+    def untouched(self, model: str) -> Untouched | None:
         """The exams of a model before anything was done to it; of `posttrain exam`, which may name it otherwise, the
         one that --before named.
         """
@@ -274,34 +265,33 @@ def read_run(folder: Path) -> Run:
     """Read a run folder. MissingError without results.json, DataError when it is not what `posttrain run` writes."""
     problems: list[str] = []
     results = read_results(folder)
-    alone = results.get("study") == "exam"  # of `posttrain exam`, which has no study
+    alone = results.study == "exam"  # of `posttrain exam`, which has no study
     study_text = _text(folder / "study.yaml", None if alone else problems)
     study = _yaml(study_text, "study.yaml", problems)
-    cells = tuple(_cell(entry, folder, problems) for entry in results["cells"])
-    planned = int(results.get("planned", 0))
-    rows, before = rows_of(results, cells), read_before(results)
-    before_name = ""
+    cells = tuple(_cell(line, folder, problems) for line in results.cells)
+    rows, before_name = rows_of(results, cells), ""
     if alone:
         rows = tuple(
             row if row.is_floor else replace(row, method=row.model, cells=_named_by_model(row.cells)) for row in rows
         )
         cells = _named_by_model(cells)
-        told = results.get("before")  # of the change exam, whose answers before have no scores, the name only
-        before_name = told if isinstance(told, str) else before[0].model if before else ""
+        before_name = results.before[0].model if results.before else ""
     return Run(
-        str(results.get("study", folder.name)),
+        results.study,
         study,
         study_text,
         cells,
         rows,
         tuple(problems),
-        planned,
-        read_exams(results),
-        before,
-        read_reference(results),
+        results.planned,
+        tuple(exam for exam in results.exams.values() if exam.kind != CHANGE and exam.role == "report"),
+        tuple(one for one in results.before if one.scores),  # of the change exam alone, answers before have no scores
+        results.reference,
         folder,
         alone,
         before_name,
+        results.methods,
+        tuple(exam for exam in results.exams.values() if exam.role == "select"),
     )
 
 
@@ -315,65 +305,23 @@ def _named_by_model(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
     return tuple(cell if cell.method == NOISE_FLOOR else replace(cell, method=cell.model) for cell in cells)
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    """results.json of a run folder, as a mapping with a list of `cells`."""
-    path = folder / "results.json"
-    if not path.is_file():
-        what = "no such folder" if not folder.is_dir() else "no results.json in this folder"
-        raise MissingError(Problem(str(folder), what, "give the folder that `posttrain run STUDY.yaml` wrote"))
-    try:
-        results = parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(
-            Problem(str(path), f"not valid JSON: {error}", "run the study again; finished cells are kept")
-        ) from error
-    if not isinstance(results, dict) or not isinstance(results.get("cells"), list):
-        raise DataError(Problem(str(path), "a mapping with a list of 'cells' is expected"))
-    wanted = ("model", "method", "change")
-    bad = [
-        Problem(f"{path}: cells[{i}]", f"{', '.join(wanted)} are expected")
-        for i, entry in enumerate(results["cells"])
-        if not isinstance(entry, dict) or not all(key in entry for key in wanted)
-    ]
-    if bad:
-        raise DataError(*bad)
-    return results
-
-
-def rows_of(results: Mapping[str, Any], cells: tuple[Cell, ...] | None = None) -> tuple[Row, ...]:
-    """The main table's rows: results.json's own summary; means over finished cells for rows that it lacks."""
+def rows_of(results: Results, cells: tuple[Cell, ...] | None = None) -> tuple[Row, ...]:
+    """The main table's rows: results.json's own summary, with the cells behind each row; failed ones have no scores."""
     if cells is None:
-        cells = tuple(_bare_cell(entry) for entry in results["cells"])
+        cells = tuple(_bare_cell(line) for line in results.cells)
+    summary = {(s.model, s.method, s.checkpoint): s for s in results.summary or summarise(results.cells)}
     grouped: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         grouped.setdefault((cell.model, cell.method, cell.checkpoint), []).append(cell)
-    summary = {(s["model"], s["method"], str(s.get("checkpoint", "final"))): s for s in results.get("summary") or ()}
     rows = []
-    for (model, method, checkpoint), members in grouped.items():
+    for key, members in grouped.items():
         done = tuple(cell for cell in members if cell.done)
-        given = summary.get((model, method, checkpoint))
-        if given is None and len(done) == 1 and done[0].ci95:
-            rows.append(Row(model, method, checkpoint, done[0].scores, done[0].ci95, done[0].n, done))
-        elif given is None:
-            made = summarise([cell.scores for cell in done], n=[cell.n for cell in done])
-            rows.append(Row(model, method, checkpoint, made.scores, made.ci95, made.n, done))
+        one = summary.get(key)
+        if one is None:
+            rows.append(Row(*key, {}, {}, {}, done))
         else:
-            ci95, beside = intervals(given.get("ci95")), floors(given.get("floor"))
-            counts = given.get("n") or {}
-            rows.append(Row(model, method, checkpoint, floats(given.get("scores")), ci95, counts, done, floor=beside))
+            rows.append(Row(*key, one.scores, one.ci95, one.n, done, floor=one.floor))
     return tuple(_apart(row) for row in rows)
-
-
-def floors(node: Any) -> dict[str, BesideFloor]:
-    """Comparisons with the noise floor as results.json has them."""
-    wanted = set(BesideFloor._fields)
-    given = node if isinstance(node, dict) else {}
-    found = {}
-    for key, one in given.items():
-        if isinstance(one, dict) and {*one, "testable"} == wanted:
-            told = {"testable": round(one["n"] * one["floor"]) >= FEWEST, **one}  # files of 0.1 do not say it
-            found[key] = BesideFloor(**told)
-    return found
 
 
 def _apart(row: Row) -> Row:
@@ -389,60 +337,53 @@ def _apart(row: Row) -> Row:
     )
 
 
-def _bare_cell(entry: Mapping[str, Any], **files: Any) -> Cell:
+def _bare_cell(line: Line, **files: Any) -> Cell:
     return Cell(
-        model=str(entry["model"]),
-        method=str(entry["method"]),
-        change=str(entry["change"]),
-        seed=int(entry.get("seed", 0)),
-        checkpoint=str(entry.get("checkpoint", "final")),
-        status=str(entry.get("status", "done")),
-        error=str(entry.get("error") or ""),
-        scores=floats(entry.get("scores")),
-        ci95=intervals(entry.get("ci95")),
-        n=entry.get("n") or {},
-        cost=floats(entry.get("cost")),
-        step=int(entry["step"]) if isinstance(entry.get("step"), int | float) else None,
-        folder=str(entry.get("folder") or ""),
-        compare=read_compare(entry.get("compare")),
-        drift=read_drift(entry.get("drift")),
-        notes=tuple(map(str, entry.get("notes") or ())),
-        stages=entry["stages"] if isinstance(entry.get("stages"), dict) else {},
+        model=line.model,
+        method=line.method,
+        change=line.change,
+        seed=line.seed,
+        checkpoint=line.checkpoint,
+        status=line.status,
+        error=line.error,
+        scores=line.scores,
+        ci95=line.ci95,
+        n=line.n,
+        cost=line.cost,
+        step=line.step,
+        folder=line.folder,
+        compare={name: made for name, one in line.compare.items() if (made := compared(one)) is not None},
+        drift=line.drift,
+        notes=line.notes,
+        stages=line.stages,
         **files,
     )
 
 
-def _cell(entry: Mapping[str, Any], folder: Path, problems: list[str]) -> Cell:
+def _cell(line: Line, folder: Path, problems: list[str]) -> Cell:
     """A cell of results.json with the files of its folder."""
-    place = folder / str(entry["folder"]) if entry.get("folder") else folder / "cells" / cell_folder(entry)
-    if not place.is_dir():
-        if entry.get("status", "done") == "done":
-            problems.append(f"{place.relative_to(folder)}: no such folder")
-        return _bare_cell(entry)
-    entry = {**entry, "folder": str(place.relative_to(folder))}
-    home = place.parents[1] if place.parent.name == "checkpoints" else place  # a checkpoint's folder has samples only
+    own = folder / line.folder
+    if not line.folder or not own.is_dir():
+        if line.done:
+            problems.append(f"{line.folder}: no such folder")
+        return _bare_cell(line)
+    home = own.parents[1] if own.parent.name == "checkpoints" else own  # a checkpoint's folder has samples only
     try:
         env: Any = parse_json(_text(home / "env.json", None) or "{}")
     except ValueError:
         problems.append(f"{(home / 'env.json').relative_to(folder)}: not valid JSON, left out")
         env = {}
     return _bare_cell(
-        entry,
+        line,
         metrics=tuple(_jsonl(home / "metrics.jsonl", folder, problems)),
         samples=tuple(
             row
-            for row in _jsonl(place / "samples.jsonl", folder, problems)
-            if row.get("change", entry["change"]) == entry["change"]  # `posttrain exam` has all changes in one file
+            for row in _jsonl(own / "samples.jsonl", folder, problems)
+            if row.get("change", line.change) == line.change  # a file may have several changes
         ),
         config=_text(home / "config.yaml", None),
         env=env if isinstance(env, dict) else {},
     )
-
-
-def cell_folder(entry: Mapping[str, Any]) -> str:
-    """The folder name of a cell that does not say its own: <model>--<method>--<change>--s<seed>, made safe."""
-    parts = (entry["model"], entry["method"], entry["change"], f"s{entry.get('seed', 0)}")
-    return "--".join(safe_name(str(part)) for part in parts)
 
 
 def safe_name(name: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from posttrain.exams import scores as exams_scores
+from posttrain.exams.scores import SPECS
 from posttrain.reports.texts import Message, say
 
 __all__ = [
@@ -27,18 +28,10 @@ __all__ = [
 MISSING = "–"
 RESAMPLES = 1000
 
-GROUPS: tuple[str, ...] = (
-    *("reliability", "generality", "locality", "leak", "same", "kept", "manner", "judge", "strict"),
-    *("drift", "likelihood", "length"),
-)
-"""Score groups in the order of the report: the part of a score's key before its dot."""
-
-ORDER: tuple[str, ...] = (
-    *("reliability", "rephrase", "reverse", "hop", "cross_lingual"),
-    *("same_pattern", "neighbour", "unrelated", "format", "refusal"),
-    *("target_kl", "unrelated_kl", "before", "after", "cut"),
-)
-"""Scores within a group; others follow in their own order."""
+GROUPS: tuple[str, ...] = tuple(dict.fromkeys(spec.group for spec in SPECS))
+"""Score groups of the change exam in the order of the report."""
+DECLARED = {spec.key: spec for spec in SPECS}
+ORDER = {spec.key: number for number, spec in enumerate(SPECS)}
 
 
 class Column(NamedTuple):
@@ -54,11 +47,11 @@ def columns(score_keys: Iterable[str], groups: Sequence[str] = GROUPS) -> list[C
     found = [Column(key, key.partition(".")[0], key.partition(".")[2] or key) for key in dict.fromkeys(score_keys)]
     wanted = [c for c in found if c.group in groups or (groups is GROUPS and c.group not in GROUPS)]
 
-    def place(column: Column) -> tuple[int, int]:
+    def rank(column: Column) -> tuple[int, int]:
         group = groups.index(column.group) if column.group in groups else len(groups)
-        return group, ORDER.index(column.name) if column.name in ORDER else len(ORDER)
+        return group, ORDER.get(column.key, len(ORDER))
 
-    return sorted(wanted, key=place)
+    return sorted(wanted, key=rank)
 
 
 def finite(value: float) -> bool:
@@ -110,17 +103,12 @@ def trade_off(scores: Mapping[str, float]) -> float | None:
 
 def goodness(key: str, value: float) -> float | None:
     """0 (bad) to 1 (good) for the cell's colour; None where neither end is better (lengths, drift on the target)."""
-    group = key.partition(".")[0]
-    if group in ("reliability", "generality", "locality", "same", "kept", "manner", "judge", "strict", "likelihood"):
-        return min(max(value, 0.0), 1.0)
-    if key in ENDS or group in ENDS:
-        return less_is_better(value, *ENDS[key if key in ENDS else group])
-    return None
-
-
-ENDS: dict[str, tuple[float, float]] = {"leak": (0.1, 0.5), "drift.unrelated_kl": (0.25, 1.0)}
-"""Scores that had best be 0 (drift on the target is wanted): where they stand in the middle, and from where on they are
-bad. A leak mirrors what counts as kept (at most one answer in ten is not) and as lost (half of them)."""
+    spec = DECLARED.get(key)
+    if spec is None or spec.better == "none":
+        return None
+    if spec.ends is not None:
+        return less_is_better(value, *spec.ends)
+    return min(max(value, 0.0), 1.0)
 
 
 def less_is_better(value: float, middle: float, bad: float) -> float:
@@ -146,15 +134,16 @@ def cell_colour(good: float) -> str:
 
 def is_share(key: str) -> bool:
     """Whether a score is a share, written in per cent."""
-    return exams_scores.is_share(key)
+    return key in DECLARED and DECLARED[key].unit == "share"
 
 
 def percent(value: float) -> str:
     """`12 %` with a space that does not break; 0 and 100 only when they are exact."""
-    return f"{_percent_number(value)}\u00a0%"
+    return f"{share_text(value)}\u00a0%"
 
 
-def _percent_number(value: float) -> str:
+def share_text(value: float) -> str:
+    """A share in per cent without the sign, as tables have it; 0 and 100 only when they are exact."""
     shown = round(100 * value)
     if shown == 100 and value < 1:
         return f"{100 * value:.1f}" if value < 0.9995 else ">99.9"
@@ -165,20 +154,25 @@ def _percent_number(value: float) -> str:
 
 def percent_range(shares: Sequence[float]) -> str:
     """`12 %`, or `5\u201332 %` where they differ as printed."""
-    low, high = _percent_number(min(shares)), _percent_number(max(shares))
+    low, high = share_text(min(shares)), share_text(max(shares))
     return f"{low}\u00a0%" if low == high else f"{low}\u2013{high}\u00a0%"
 
 
 def score_text(key: str, value: float) -> str:
     """A score as its table shows it: shares in per cent without the sign, the rest with two significant digits."""
-    if key in ("length.before", "length.after"):
+    if key in DECLARED and DECLARED[key].unit == "tokens":
         return fixed(value, 1)
-    return _percent_number(value) if is_share(key) else amount(value)
+    return share_text(value) if is_share(key) else amount(value)
 
 
 def interval_text(key: str, interval: tuple[float, float]) -> str:
+    """A score's interval, as `between` writes it."""
+    return between(interval, partial(score_text, key))
+
+
+def between(interval: tuple[float, float], write: Callable[[float], str] = share_text) -> str:
     """`84–97`; `−0.2 … 1.5` where a dash would look like another minus."""
-    return ("–" if min(interval) >= 0 else " … ").join(score_text(key, end) for end in interval)
+    return ("–" if min(interval) >= 0 else " … ").join(map(write, interval))
 
 
 def amount(value: float) -> str:

@@ -1,7 +1,7 @@
 """Forgetting, sample by sample (arXiv:2510.17776): what was right and is wrong now, and the other three quadrants.
 
-The counts come from results.json; here the samples behind them are found and drawn for the page, which holds at most
-`CAP` of each quadrant of an exam and a method.
+results.json has the counts. This module finds the samples behind them, and draws at most `CAP` of each quadrant of an
+exam and a method for the page.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Pair(NamedTuple):
 
 
 def quadrant_of(before: bool, after: bool) -> int:
-    """The place in `QUADRANTS`: kept right 0, forgotten 1, gained 2, kept wrong 3."""
+    """Return the index in `QUADRANTS`: kept right 0, forgotten 1, gained 2, kept wrong 3."""
     return 2 * (not before) + (not after)
 
 
 def pairs_of(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]], cell: Cell) -> Iterator[Pair]:
-    """The undisturbed questions that both files judge as right or wrong, joined by their id."""
+    """Yield the undisturbed questions that both files judge as right or wrong, joined by their id."""
     known = {row["id"]: row for row in before if _counts(row)}
     for row in after:
         old = known.get(row.get("id")) if _counts(row) else None
@@ -69,21 +69,21 @@ def _text(value: Any) -> str:
 
 
 def draw(pairs: Iterable[Pair], cap: int = CAP) -> list[Pair]:
-    """At most `cap` pairs of each quadrant, by the hash of their id: neither the first nor the nicest, and the same
-    questions for every method."""
+    """Draw at most `cap` pairs of each quadrant, by the hash of their id: so they are neither the first nor the nicest
+    ones, and the same for every method."""
 
-    def place(pair: Pair) -> tuple[str, str, str, int]:
+    def order(pair: Pair) -> tuple[str, str, str, int]:
         return hashlib.sha256(pair.id.encode()).hexdigest(), pair.id, pair.change, pair.seed
 
     drawn: list[Pair] = []
-    ordered = sorted(pairs, key=place)
+    ordered = sorted(pairs, key=order)
     for quadrant in range(len(QUADRANTS)):
         drawn += [pair for pair in ordered if pair.quadrant == quadrant][:cap]
     return drawn
 
 
 def payload(run: Run, cap: int = CAP) -> dict[str, Any]:
-    """The samples of the forgetting section, for the page's script; empty when there are none.
+    """Return the samples of the forgetting section for the page's script; nothing where there are none.
 
     exams: names; versions: [model, method]; items: [question, wanted, before], each once;
     rows: exam, version, quadrant, item, after (in texts), where (in places: change and seed), ...

@@ -1,7 +1,7 @@
-"""What the methods have in common, in words: those with the same finding share one sentence.
+"""What the methods have in common: all methods with the same finding stand in one sentence.
 
-A finding is a kind of result (learned in all cases, lost the same probes, ...), not a number: the numbers of the
-methods that share it stand in the sentence as a range, and each method's own are in the table above.
+A finding is a kind of result (learned in all cases, lost the same probes, ...), not a number. The sentence gives the
+numbers of its methods as a range; the table above it has the numbers of each method.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ KEPT = 0.9
 LOST = 0.5
 """Old answers count as lost when at most this share is left."""
 MUCH = 0.1
-"""A leak into this share of the other answers is bad news: no more than so many of them may be lost (KEPT)."""
+"""A leak into at least this share of the other answers is bad news: it is one minus KEPT."""
 ABSENT = 0.2
-"""What no method gets above this is named as not achieved."""
+"""What no method gets above this share is named as not achieved."""
 
 LOCALITY_REST = ("locality.neighbour", "locality.unrelated", "locality.format", "locality.refusal")
 
 
 class Point(NamedTuple):
-    """What one row shows: the sentence for it, what other rows must have in common to share that sentence, its numbers,
-    and whether it is bad news."""
+    """The finding of one row. key: its sentence; common: what another row must have, too, to share it; figures: its
+    numbers; bad: whether it is bad news."""
 
     key: str
     common: tuple[str, ...]
@@ -60,8 +60,8 @@ class _Shared:
 
 
 def shared_sentences(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
-    """For each finding one sentence with the methods that have it, and whether it is bad news; by topic, and within a
-    topic the good ones first."""
+    """Yield one sentence per finding with the methods that have it, and whether it is bad news; by topic, and within a
+    topic good news first."""
     yield from _of_topics(rows, label, (_learned, _rephrased, _pattern))
     yield from _elsewhere(rows, label)
     yield from _of_topics(rows, label, (_leak, _length))
@@ -84,20 +84,13 @@ def _of_topics(
 
 ORDER = (
     *("seen.learned_cells", "seen.learned", "seen.rephrase", "seen.pattern_kept", "seen.pattern_worn"),
-    *(
-        "seen.pattern_floor",
-        "seen.pattern_few",
-        "seen.pattern_lost",
-        "seen.leak",
-        "seen.leak_some",
-        "seen.shorter",
-        "seen.longer",
-    ),
+    *("seen.pattern_floor", "seen.pattern_few", "seen.pattern_lost", "seen.leak", "seen.leak_some"),
+    *("seen.shorter", "seen.longer"),
 )
 
 
 def _order(shared: _Shared) -> tuple[int, float]:
-    """Within a topic: by kind, then the higher numbers first."""
+    """Sort the findings of a topic: by kind, then higher numbers first."""
     first = next(iter(shared.figures.values()))
     return ORDER.index(shared.point.key), -numbers.mean(first)
 
@@ -117,7 +110,7 @@ def _sentence(shared: _Shared) -> Message:
 
 
 def name_list(names: Sequence[str | Message]) -> Message:
-    """`a, b and c`, as each language writes it."""
+    """Return `a, b and c`, as each language writes it."""
     each = [name if isinstance(name, Message) else say("verbatim", text=name) for name in names]
     if len(each) == 1:
         return each[0]
@@ -125,7 +118,7 @@ def name_list(names: Sequence[str | Message]) -> Message:
 
 
 def joined(key: str, parts: Sequence[Message]) -> Message:
-    """Messages in a row, two at a time put together by the message `key`."""
+    """Join messages from left to right, two at a time, by the message `key`."""
     listed = parts[0]
     for part in parts[1:]:
         listed = say(key, head=listed, tail=part)
@@ -133,12 +126,12 @@ def joined(key: str, parts: Sequence[Message]) -> Message:
 
 
 def group_name(key: str) -> Message:
-    """The readable name of a score or probe group; its key where the catalogue has none."""
+    """Return the readable name of a score or probe group; its key where the catalogue has none."""
     return say(f"group.{key}") if known(f"group.{key}") else say("verbatim", text=key)
 
 
 def printed(share: float) -> float:
-    """A share as it is printed, so that a word never contradicts the number beside it."""
+    """Return a share as it is printed, so that no word contradicts the number beside it."""
     return round(share, 2)
 
 
@@ -146,7 +139,7 @@ def printed(share: float) -> float:
 
 
 def _learned(row: Row) -> Iterator[Point]:
-    """In how many cases; by the table's share where the cases are not known."""
+    """Say in how many cases a row learned; by the share in the table where its cases are not known."""
     if "reliability" not in row.scores:
         return
     share = row.scores["reliability"]
@@ -168,7 +161,7 @@ def _rephrased(row: Row) -> Iterator[Point]:
 
 
 def _pattern(row: Row) -> Iterator[Point]:
-    """Other questions of the same shape, where one-example training does its damage."""
+    """Say what became of other questions of the same shape, where training on one example does most damage."""
     share = row.scores.get("locality.same_pattern")
     if share is None:
         return
@@ -184,7 +177,7 @@ def _pattern(row: Row) -> Iterator[Point]:
 
 
 def _leak(row: Row) -> Iterator[Point]:
-    """The new object in answers to other questions: the table's own figure, wherever it prints as 1 % or more, however
+    """Say how often the new object stands in answers to other questions, where that is 1 % or more as printed, however
     much was kept. From MUCH on it is bad news."""
     share = row.scores.get("leak")
     if share is not None and printed(share):
@@ -193,8 +186,8 @@ def _leak(row: Row) -> Iterator[Point]:
 
 
 def _kinds(row: Row) -> Iterator[tuple[str, str]]:
-    """(sentence, group) of each other kind of locality: kept, no loss by the noise floor, too few questions to tell,
-    worn or lost."""
+    """Yield (sentence, group) of each other kind of locality: kept, no loss by the noise floor, too few questions to
+    tell, worn, or lost."""
     for key in LOCALITY_REST:
         if key in row.scores:
             share = printed(row.scores[key])
@@ -213,8 +206,8 @@ KINDS = ("seen.kept", "seen.within_floor", "seen.too_few", "seen.worn", "seen.lo
 
 
 def _elsewhere(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
-    """Kept, no loss shown, too few to tell, worn, lost: one sentence each. Groups that are so for the same methods
-    stand together in it."""
+    """Yield one sentence for what is kept, shows no loss, has too few questions to tell, is worn, or is lost. It names
+    groups together where they are so for the same methods."""
     for said in KINDS:
         by_group: dict[str, list[Row]] = {}
         for group in LOCALITY_REST:

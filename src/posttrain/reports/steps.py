@@ -1,12 +1,11 @@
-"""An exam over training: which checkpoint is best, and from where on a score has really fallen. Pure functions."""
+"""An exam over training: which checkpoint is best, and from which one on a score has fallen. Pure functions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["StepPoint", "best", "range_ticks", "starts_to_fall"]
+__all__ = ["StepPoint", "best", "starts_to_fall"]
 
 
 class StepPoint(NamedTuple):
@@ -21,15 +20,15 @@ class StepPoint(NamedTuple):
 
 
 def best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
-    """The checkpoint of the highest (or lowest) headline; of equal ones the earliest. None without checkpoints."""
+    """Return the checkpoint of the highest (or lowest) headline, of equals the earliest; None without checkpoints."""
     sign = -1.0 if higher_is_better else 1.0
     return min(points, key=lambda point: (sign * point.value, point.step), default=None)
 
 
 def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
-    """The first checkpoint from which on every checkpoint is worse than the untouched model by a real difference.
+    """Return the first checkpoint from which on all are worse than the untouched model by a real difference.
 
-    A fall that a later checkpoint makes good, or that cannot be told from chance, is none. None: it does not fall.
+    None where there is no such checkpoint. A score that recovers, or whose fall may be chance, does not fall.
     """
     first = None
     for point in sorted(points, key=lambda point: -point.step):
@@ -38,16 +37,3 @@ def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True
             break
         first = point
     return first
-
-
-def range_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers that hold low..high between the first and the last of them, about `count` steps apart."""
-    if not high > low:
-        pad = abs(low or 1.0) * 0.05
-        low, high = max(low - pad, 0.0) if low >= 0 else low - pad, high + pad
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = [i * step for i in range(first, last + 1)]
-    return [round(tick, 12) for tick in ticks]

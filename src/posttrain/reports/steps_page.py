@@ -1,25 +1,24 @@
-"""The section over training steps: for every exam and change-exam group, a panel per model and method."""
+"""The section over training steps: for every exam and group of the change exam, a panel per model and method."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from markupsafe import Markup
-
+from posttrain.exams.results import ExamInfo
 from posttrain.exams.statistics import share_over_changes
 from posttrain.reports import numbers
+from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, span
 from posttrain.reports.exam_page import label_of
-from posttrain.reports.exam_plots import PanelScale, step_panel
-from posttrain.reports.examined import ExamInfo
 from posttrain.reports.folder import Row, Run, Version, safe_name
-from posttrain.reports.sizes import Size, columns_of, drawn, panel_sizes
-from posttrain.reports.steps import StepPoint, best, range_ticks, starts_to_fall
-from posttrain.reports.svg import Mark, mark_icon
-from posttrain.reports.tables_out import PlainTable, plain_table
-from posttrain.reports.texts import Message, say
+from posttrain.reports.formats import pretty
+from posttrain.reports.marks import Mark
+from posttrain.reports.steps import StepPoint, best, starts_to_fall
+from posttrain.reports.tables_out import plain_table
+from posttrain.reports.texts import Message, say, say_if
+from posttrain.reports.view import Panel, Section
 
-__all__ = ["KNOWLEDGE", "Course", "StepPanel", "courses", "exam_points", "falls", "steps_view"]
+__all__ = ["KNOWLEDGE", "exam_points", "falls", "steps_section"]
 
 KNOWLEDGE = "can.knowledge"
 """Exams whose headline belongs to this capability say where general knowledge starts to fall."""
@@ -27,38 +26,8 @@ KNOWLEDGE = "can.knowledge"
 CHANGE_GROUPS: tuple[str, ...] = ("reliability", "generality", "locality")
 
 
-class StepPanel(NamedTuple):
-    """A panel with its legend: what is best and from where on the score has fallen."""
-
-    label: str
-    icon: Markup
-    svg: Markup
-    remarks: tuple[Message, ...]
-    falls: bool = False
-
-
-class Course(NamedTuple):
-    """An exam over training. table: the numbers of the panels, None for the change exam's groups."""
-
-    name: Message
-    score: str
-    panels: tuple[StepPanel, ...]
-    table: PlainTable | None
-    stem: str = ""
-    untouched: bool = False
-    chance: bool = False
-    knowledge: bool = False
-    falls: bool = False
-    """Which lines and signs some panel has: only they are in the legend."""
-
-    @property
-    def columns(self) -> int:
-        """Of its panels on a wide page."""
-        return columns_of(len(self.panels))
-
-
 def exam_points(run: Run, exam: ExamInfo, version: Version) -> list[StepPoint]:
-    """The checkpoints of a model and method whose step is known, with the exam's headline."""
+    """Return the checkpoints of a model and method whose step is known, with the exam's headline."""
     points = []
     for row in run.rows_of(*version):
         if row.step is not None and exam.key in row.scores:
@@ -73,7 +42,7 @@ def exam_points(run: Run, exam: ExamInfo, version: Version) -> list[StepPoint]:
 
 
 def falls(run: Run) -> Iterator[tuple[Version, ExamInfo, StepPoint | None]]:
-    """(model, method), knowledge exam, and the checkpoint from which on it has fallen (None: it does not fall)."""
+    """Yield (model, method), knowledge exam, and the checkpoint from which on it has fallen; None: it does not fall."""
     for exam in run.exams:
         if exam.capability == KNOWLEDGE:
             for version in run.versions:
@@ -82,91 +51,128 @@ def falls(run: Run) -> Iterator[tuple[Version, ExamInfo, StepPoint | None]]:
                     yield version, exam, starts_to_fall(points, higher_is_better=exam.higher_is_better)
 
 
-def steps_view(run: Run, marks: Mapping[Version, Mark]) -> list[Course]:
-    """Every course; nothing unless checkpoints with steps were examined."""
-    return list(courses(run, marks)) if run.stepped else []
+class Series(NamedTuple):
+    """A score of a method over steps. before: the untouched model's; fall: from which checkpoint on it has fallen."""
+
+    label: str
+    mark: Mark
+    points: Sequence[StepPoint]
+    before: float | None = None
+    best: StepPoint | None = None
+    fall: StepPoint | None = None
+    chance: float | None = None
 
 
-def courses(run: Run, marks: Mapping[Version, Mark]) -> Iterator[Course]:
-    """The exams, then the change exam's groups."""
+def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
+    """Return a chart per exam and group of the change exam; None unless checkpoints with steps were examined."""
+    if not run.stepped:
+        return None
+    panels: list[Panel] = []
+    signs = set[str]()
     for exam in run.exams:
-        series = {version: exam_points(run, exam, version) for version in run.versions}
-        series = {version: points for version, points in series.items() if points}
+        series = [_series(run, exam, version, marks) for version in run.versions if exam_points(run, exam, version)]
         if series:
-            yield _exam_course(run, exam, series, marks)
+            knows = exam.capability == KNOWLEDGE
+            remarks = [_remarks(one, knows) for one in series if len(one.points) > 1]
+            signs |= {row["kind"] for one in series for row in _rows(one)}
+            chart = over_steps(say("verbatim", text=exam.name), series)
+            panels.append(Panel(exam.name, small=pretty(exam.headline), chart=chart, items=tuple(remarks)))
+            files = say("steps.files", stem=safe_name(exam.name))
+            panels.append(Panel(say("steps.table"), table=plain_table(run, exam.name), below=(files,), folded=True))
     for group in CHANGE_GROUPS:
-        own = {version: _group_points(run.rows_of(*version), group) for version in run.versions}
-        own = {version: points for version, points in own.items() if points}
-        if own:
-            scale = PanelScale((0.0, 25.0, 50.0, 75.0, 100.0), max(max(p.step for p in each) for each in own.values()))
-            panels = tuple(
-                _panel(run, v, points, scale, marks, panel_sizes(len(own)), say(f"group.{group}"))
-                for v, points in own.items()
-            )
-            yield Course(say("steps.change", group=say(f"group.{group}")), group, panels, None)
+        each = [(v, points) for v in run.versions if (points := _group_points(run.rows_of(*v), group))]
+        series = [Series(_label(run, v), marks[v], points, best=_best(points)) for v, points in each]
+        if series:
+            name = say(f"group.{group}")
+            signs.add("ring")
+            items = tuple(_remarks(one, share=True) for one in series if one.best)
+            panels.append(Panel(say("steps.change", group=name), chart=over_steps(name, series), items=items))
+    knowledge = any(exam.capability == KNOWLEDGE for exam in run.exams)
+    about = say_if({"steps.about": True, "steps.knowledge_about": knowledge})
+    keys = tuple((kind, say(words)) for kind, words in SIGNS.items() if kind in signs)
+    return Section("steps", say("steps.title"), (Panel(notes=about, keys=keys), *panels))
 
 
-def _exam_course(
-    run: Run, exam: ExamInfo, series: Mapping[Version, list[StepPoint]], marks: Mapping[Version, Mark]
-) -> Course:
-    levels = {model: run.untouched(model) for model, _ in series}
-    before = {model: one.scores[exam.key] for model, one in levels.items() if one and exam.key in one.scores}
-    scale = _scale(series.values(), [*before.values(), *([] if exam.chance is None else [exam.chance])])
-    sizes = panel_sizes(len(series))
-    panels = tuple(
-        _panel(run, version, points, scale, marks, sizes, say("verbatim", text=exam.name), exam, before.get(version[0]))
-        for version, points in series.items()
-    )
-    name = say("verbatim", text=exam.name)
-    return Course(
-        name, exam.headline, panels, plain_table(run, exam.name), safe_name(exam.name), untouched=bool(before),
-        chance=exam.chance is not None, knowledge=exam.capability == KNOWLEDGE, falls=any(p.falls for p in panels),
-    )  # fmt: skip
+SIGNS = {
+    "untouched": "exams.untouched", "chance": "exams.chance", "ring": "steps.best_mark", "falls": "steps.falls_mark",
+}  # fmt: skip
+"""Kinds of rows in a chart that its legend explains."""
 
 
-def _scale(series: Iterable[Sequence[StepPoint]], levels: Iterable[float]) -> PanelScale:
-    """Axes that hold every point, band and level."""
-    points = [point for each in series for point in each]
-    values = [*levels, *(p.value for p in points), *(end for p in points if p.ci95 for end in p.ci95)]
-    return PanelScale(range_ticks(min(values), max(values)), max(max(p.step for p in points), 1))
-
-
-def _panel(
-    run: Run,
-    version: Version,
-    points: Sequence[StepPoint],
-    scale: PanelScale,
-    marks: Mapping[Version, Mark],
-    sizes: tuple[Size, ...],
-    name: Message,
-    exam: ExamInfo | None = None,
-    before: float | None = None,
-) -> StepPanel:
-    higher = exam.higher_is_better if exam else True
-    top = best(points, higher_is_better=higher)
+def _series(run: Run, exam: ExamInfo, version: Version, marks: Mapping[Version, Mark]) -> Series:
+    points, untouched = exam_points(run, exam, version), run.untouched(version[0])
+    before = untouched.scores.get(exam.key) if untouched else None
     fall = None
-    remarks = []
-    if top is not None and len(points) > 1:
-        shown = numbers.fixed(top.value, numbers.digits([p.value for p in points]))
-        value = shown if exam else numbers.percent(top.value / 100)
-        remarks.append(say("steps.best", step=top.step, value=value))
-    if exam is not None and exam.capability == KNOWLEDGE and len(points) > 1:
-        fall = starts_to_fall(points, higher_is_better=higher)
-        remarks.append(say("steps.falls", step=fall.step) if fall else say("steps.no_fall"))
-    row = run.rows_of(*version)[-1]
-    label = label_of(row, run)
+    if exam.capability == KNOWLEDGE and len(points) > 1:
+        fall = starts_to_fall(points, higher_is_better=exam.higher_is_better)
+    top = _best(points, higher_is_better=exam.higher_is_better)
+    return Series(_label(run, version), marks[version], points, before, top, fall, exam.chance)
 
-    def draw(size: Size) -> Markup:
-        return step_panel(
-            points, scale, size, which=marks[version], label=say("steps.label", name=name, method=label), before=before,
-            chance=exam.chance if exam else None, best=top if len(points) > 1 else None, fall=fall,
-        )  # fmt: skip
 
-    return StepPanel(label, mark_icon(marks[version]), drawn(sizes, draw), tuple(remarks), fall is not None)
+def _best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
+    return best(points, higher_is_better=higher_is_better) if len(points) > 1 else None
+
+
+def _label(run: Run, version: Version) -> str:
+    return label_of(run.rows_of(*version)[-1], run)
+
+
+def _remarks(one: Series, knows: bool = False, *, share: bool = False) -> tuple[Message, ...]:
+    """Say which checkpoint of a method is best and, of a knowledge exam, from which one on it has fallen."""
+    said = [say("verbatim", text=f"`{one.label}`:")]
+    if one.best:
+        value = numbers.fixed(one.best.value, numbers.digits(p.value for p in one.points))
+        shown = numbers.percent(one.best.value / 100) if share else value
+        said.append(say("steps.best", step=one.best.step, value=shown))
+    if knows:
+        said.append(say("steps.falls", step=one.fall.step) if one.fall else say("steps.no_fall"))
+    return tuple(said)
+
+
+def over_steps(name: Message, series: Sequence[Series]) -> Chart:
+    """Draw a headline over steps with its 95 % band, a panel per method.
+
+    Dashed: the untouched model's level; dotted: that of guessing; a ring: the best checkpoint; a line: the fall begins.
+    """
+    rows = [{"panel": one.label, **row} for one in series for row in _rows(one)]
+    values = [row[key] for row in rows for key in ("value", "low", "high") if key in row]
+
+    def draw(word: Word) -> Drawn:
+        on = Layers(word, "panel", {one.label: one.mark for one in series}, legend=False)
+        x = on.number("step", "plot.step", grid=False, scale=span((row["step"] for row in rows if "step" in row), 0))
+        y = on.number("value", scale=span(values))
+        on.add("point", "area", "band", full=0.18, x=x, y=on.number("low", scale=span(values)), y2={"field": "high"})
+        for level in ("untouched", "chance"):
+            on.plain(level, "rule", level, y=y)
+        on.add("lead", "line", "lead", full=0.5, x=x, y=y)
+        on.plain("falls", "rule", "falls", x=x)
+        on.add("point", "line", "line", x=x, y=y)
+        on.plain("start", "point", "start", x=x, y=y)
+        on.plain("ring", "point", "ring", x=x, y=y)
+        tips = on.tips(panel="scores.method", checkpoint="answers.checkpoint", step="plot.step", text="exams.score")
+        on.add("point", "point", "point", x=x, y=y, tooltip=tips)
+        return on.panels(rows)
+
+    return Chart(draw, say("steps.label", name=name), panels=len(series))
+
+
+def _rows(one: Series) -> Rows:
+    own: Rows = [
+        {"kind": "point", "step": p.step, "value": p.value, "low": p.ci95[0] if p.ci95 else p.value,
+         "high": p.ci95[1] if p.ci95 else p.value, "checkpoint": p.checkpoint, "text": f"{p.value:.4g}"}
+        for p in one.points
+    ]  # fmt: skip
+    if one.before is not None:
+        start = {"step": 0, "value": one.before}
+        own += [{"kind": "untouched", "value": one.before}, {"kind": "start", **start}, {"kind": "lead", **start}]
+        own += [{"kind": "lead", "step": p.step, "value": p.value} for p in one.points[:1]]
+    own += [{"kind": "chance", "value": one.chance}] if one.chance is not None else []
+    own += [{"kind": "ring", "step": one.best.step, "value": one.best.value}] if one.best else []
+    return own + ([{"kind": "falls", "step": one.fall.step}] if one.fall else [])
 
 
 def _group_points(rows: Sequence[Row], group: str) -> list[StepPoint]:
-    """The mean of a group's scores per checkpoint, in per cent, with its interval over the row's cells."""
+    """Return the mean of a group's scores per checkpoint, in per cent, with its interval over the row's cells."""
     points = []
     for row in rows:
         value = _group(row.scores, group)

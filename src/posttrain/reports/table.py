@@ -1,20 +1,17 @@
-"""The main scores as a table for the terminal; as wide as the terminal is, wide Chinese letters counted as two."""
+"""The main scores as a table for the terminal. It is no wider than the terminal; a Chinese letter counts as two."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from rich import box
 from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
 
+from posttrain.exams.results import CHANGE, Results, Untouched
 from posttrain.reports import averaged, numbers
-from posttrain.reports.examined import Before, read_before, read_exams
 from posttrain.reports.folder import Row, rows_of
+from posttrain.reports.formats import folded, to_text
 from posttrain.reports.texts import catalogue, say, text
+from posttrain.reports.view import Entry, Head, Line, Table
 
 __all__ = ["PRIORITY", "text_table"]
 
@@ -39,58 +36,50 @@ UNSURE = "?"
 """Beside one that fell over so few questions that no test could call it a loss."""
 
 
-def text_table(results: Mapping[str, Any], width: int = 100, *, language: str = "en") -> str:
+def text_table(results: Results, width: int = 100, *, language: str = "en") -> str:
     """Methods x main scores of results.json as text with at most `width` columns (at least 40), ending in a newline."""
-    rows = [row for row in rows_of(results) if not row.checkpoint.startswith(("stage-", "merge-"))]  # in the report
+    rows = [row for row in rows_of(results) if not row.checkpoint.startswith(("stage-", "blend-"))]  # in the report
     words = catalogue(language)
-    exams = {exam.key: exam.name for exam in read_exams(results)}
+    exams = {exam.key: exam.name for exam in results.exams.values() if exam.kind != CHANGE}
     over_stages = {f"stages.{name}": words[f"stages.{name}"] for name in ("acc", "bwt", "fwt", "forgetting")}
     every = (*SHOWN, *exams, *over_stages)
     names = {key: words[f"table.{key}"] for key in SHOWN} | exams | over_stages
-    shown = [*(_untouched(one, words["table.untouched"]) for one in read_before(results)), *rows] if exams else rows
+    shown = [*(_untouched(one, words["table.untouched"]) for one in results.before), *rows] if exams else rows
     body = {key: [_value(row, key) for row in shown] for key in SHOWN}
     body |= {key: _column([row.scores.get(key) for row in shown]) for key in exams}
     body |= {key: _column([row.transfer.get(key.partition(".")[2]) for row in shown]) for key in over_stages}
     order = (PRIORITY[0], *over_stages, *exams, *PRIORITY[1:])
-    present = [key for key in order if any(value != numbers.MISSING for value in body[key])]
+    present = [key for key in order if any(entry.text != numbers.MISSING for entry in body[key])]
     labels = [_label(row, shown, language) for row in shown]
     kept = _fitting(present, names, body, max(map(cell_len, [*labels, words["table.method"]])), max(width, 40))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=None, show_edge=False)
-    table.add_column(words["table.method"], overflow="fold")
     columns = [key for key in every if key in kept]
-    for key in columns:
-        table.add_column(names[key], justify="right", no_wrap=True)
-    for i, label in enumerate(labels):
-        table.add_row(label, *(body[key][i] for key in columns))
+    heads = (Head(words["table.method"]), *(Head(names[key]) for key in columns))
+    lines = tuple(Line((label,), tuple(body[key][i] for key in columns)) for i, label in enumerate(labels))
     mixed = set(present) & {*SHOWN} - {"wall_s"}
     title = "table.title" if not exams else "table.title_both" if mixed else "table.title_exams"
-    lines = [text(say(title, study=results.get("study", ""), changes=averaged.over(rows)), language)]
-    after = list(_remarks(results, rows, [names[key] for key in every if key in present and key not in kept], language))
-    console = Console(file=io.StringIO(), width=max(width, 40), force_terminal=False, highlight=False, markup=False)
-    console.print("\n".join(lines), end="\n\n")
-    console.print(table)
-    if after:
-        console.print("\n" + "\n".join(after))
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().split("\n"))
+    told = text(say(title, study=results.study, changes=averaged.over(rows)), language)
+    left_out = [names[key] for key in every if key in present and key not in kept]
+    table = to_text(Table(told, heads, lines), language, width=max(width, 40))
+    after = "\n".join(_remarks(results, rows, left_out, language))
+    return folded(told, max(width, 40)) + "\n" + table + (f"\n{folded(after, max(width, 40))}" if after else "")
 
 
-def _value(row: Row, key: str) -> str:
+def _value(row: Row, key: str) -> Entry:
     if key == "wall_s":
-        return numbers.amount(row.cost[key]) if key in row.cost else numbers.MISSING
+        return Entry(numbers.amount(row.cost[key])) if key in row.cost else Entry()
     if key not in row.scores:
-        return numbers.MISSING
+        return Entry()
     sign = BELOW if row.below(key) else UNSURE if row.unsure(key) else ""
-    return numbers.score_text(key, row.scores[key]) + sign
+    return Entry(numbers.score_text(key, row.scores[key]), sign=sign)
 
 
-def _column(values: Sequence[float | None]) -> list[str]:
-    """An exam's main scores, all with the same number of decimals."""
+def _column(values: Sequence[float | None]) -> list[Entry]:
+    """Return the main scores of an exam, all with the same number of decimals."""
     places = numbers.digits(value for value in values if value is not None)
-    return [numbers.MISSING if value is None else numbers.fixed(value, places) for value in values]
+    return [Entry() if value is None else Entry(numbers.fixed(value, places)) for value in values]
 
 
-def _untouched(one: Before, name: str) -> Row:
+def _untouched(one: Untouched, name: str) -> Row:
     return Row(one.model, name, "", one.scores, one.ci95, one.n)
 
 
@@ -104,13 +93,13 @@ def _label(row: Row, rows: Sequence[Row], language: str) -> str:
 
 
 def _fitting(
-    present: Sequence[str], names: Mapping[str, str], body: Mapping[str, Sequence[str]], first: int, width: int
+    present: Sequence[str], names: Mapping[str, str], body: Mapping[str, Sequence[Entry]], first: int, width: int
 ) -> set[str]:
-    """The columns that fit beside the first one, by priority; at least one."""
+    """Return the columns that fit beside the first one, by priority; at least one."""
     kept: set[str] = set()
     used = min(first, width // 2) + 1
     for key in present:
-        needs = max(map(cell_len, [names[key], *body[key]])) + 2
+        needs = max(map(cell_len, [names[key], *(f"{entry.text}{entry.sign}" for entry in body[key])])) + 2
         if kept and used + needs > width:
             break
         kept.add(key)
@@ -118,7 +107,7 @@ def _fitting(
     return kept
 
 
-def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence[str], language: str) -> list[str]:
+def _remarks(results: Results, rows: Sequence[Row], left_out: Sequence[str], language: str) -> list[str]:
     remarks = []
     different = averaged.uneven(rows, lambda row: _label(row, rows, language))
     if different is not None:
@@ -140,11 +129,9 @@ def _remarks(results: Mapping[str, Any], rows: Sequence[Row], left_out: Sequence
         remarks.append(text(say("table.below", mark=BELOW), language))
     if any(row.unsure(key) for row in rows for key in row.floor):
         remarks.append(text(say("table.unsure", mark=UNSURE), language))
-    failed = [cell for cell in results["cells"] if cell.get("status", "done") != "done"]
+    failed = [line for line in results.cells if not line.done]
     if failed:
-        names = ", ".join(f"{cell['method']}/{cell['change']}" for cell in failed[:5]) + (
-            " …" if len(failed) > 5 else ""
-        )
+        names = ", ".join(f"{line.method}/{line.change}" for line in failed[:5]) + (" …" if len(failed) > 5 else "")
         remarks.append(text(say("table.failed", k=len(failed), names=names), language))
     if left_out:
         remarks.append(text(say("table.left_out", names=", ".join(left_out)), language))

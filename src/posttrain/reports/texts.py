@@ -1,14 +1,15 @@
-"""What the report says, in each language: messages are keys with arguments, rendered when the page is made.
+"""What the report says, in each language. A message is a key with arguments; it becomes text when the page is made.
 
-The catalogues are `locale/en.json` and `locale/zh_TW.json`. Words between backticks become `<code>`, between double
-asterisks `<strong>`; everything else, arguments included, is escaped. An argument may itself be a message.
+The catalogue is `messages.json`: a line per message, with its text in every language. Words between backticks become
+`<code>`, between double asterisks `<strong>`; everything else, arguments included, is escaped. An argument may itself
+be a message.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from posttrain.errors import ConfigError, Problem
 __all__ = [
     "LANGUAGES",
     "Message",
+    "Words",
     "attribute",
     "both",
     "breakable",
@@ -28,6 +30,7 @@ __all__ = [
     "inline",
     "known",
     "say",
+    "say_if",
     "sentences",
     "text",
 ]
@@ -49,17 +52,21 @@ class Message:
 
 
 def say(key: str, **args: object) -> Message:
-    """The message `key`; arguments are numbers already formatted, names, or messages."""
+    """Return the message `key`. Its arguments are formatted numbers, names, or messages."""
     return Message(key, args)
+
+
+def say_if(conditions: Mapping[str, object]) -> tuple[Message, ...]:
+    """Return the messages without arguments whose condition holds."""
+    return tuple(say(key) for key, holds in conditions.items() if holds)
 
 
 @cache
 def catalogue(language: str) -> dict[str, str]:
-    """Key -> text of one language. ConfigError when there is no such language."""
+    """Return key -> text of one language. ConfigError for a language that does not exist."""
     check_language(language)
-    path = Path(__file__).parent / "locale" / f"{language.replace('-', '_')}.json"
-    texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    return texts
+    messages = json.loads((Path(__file__).parent / "messages.json").read_text(encoding="utf-8"))
+    return {key: texts[language] for key, texts in messages.items()}
 
 
 def check_language(language: str) -> None:
@@ -69,19 +76,25 @@ def check_language(language: str) -> None:
 
 
 def known(key: str) -> bool:
-    """Whether the catalogues have this key (they all have the same ones; a test says so)."""
+    """Whether the catalogue has a key."""
     return key in catalogue(LANGUAGES[0])
 
 
-def text(message: Message, language: str) -> str:
-    """The message in one language, as plain text with its backticks. KeyError for a key that is in no catalogue."""
+Words = str | Message
+"""What a table or a chart shows: a name or number as it is, or a message in the reader's language."""
+
+
+def text(message: Words, language: str) -> str:
+    """Return a message in one language, as plain text with its backticks. KeyError for an unknown key."""
+    if isinstance(message, str):
+        return message
     args = {k: text(v, language) if isinstance(v, Message) else v for k, v in message.args.items()}
     shown = catalogue(language)[message.key].format(**args)
     return shown if language == LANGUAGES[0] else _PER_CENT.sub("% ", shown)
 
 
 def inline(plain: str) -> Markup:
-    """Escaped text with `code` and **strong** marked up; nothing else of it is HTML."""
+    """Return escaped text in which only `code` and **strong** are HTML."""
     html = str(escape(plain))
     html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
     html = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html)
@@ -89,28 +102,29 @@ def inline(plain: str) -> Markup:
 
 
 def breakable(name: str) -> Markup:
-    """A technical name that may be broken after its dots, dashes, slashes and underscores."""
+    """Return a technical name that a line may break after its dots, dashes, slashes and underscores."""
     return Markup(re.sub(r"([._/~-])(?=.)", r"\1<wbr>", str(escape(name)).replace("&#", "\0"))).replace("\0", "&#")
 
 
-def both(message: Message, tag: str = "span") -> Markup:
-    """The message once per language, each in its own element; the page shows the one whose language it has."""
+def both(message: Words) -> Markup:
+    """Return a message once per language, each in its own element, of which the page shows one; a name as it is."""
+    if isinstance(message, str):
+        return escape(message)
     return Markup("").join(
-        Markup('<{0} lang="{1}">{2}</{0}>').format(Markup(tag), language, inline(text(message, language)))
-        for language in LANGUAGES
+        Markup('<span lang="{}">{}</span>').format(language, inline(text(message, language))) for language in LANGUAGES
     )
 
 
-def sentences(messages: Sequence[Message]) -> Markup:
-    """Sentences in a row, once per language: English puts a space between them, Chinese does not."""
+def sentences(messages: Sequence[Words]) -> Markup:
+    """Return sentences in a row, once per language: English has a space between them, Chinese has none."""
     return Markup("").join(
         Markup('<span lang="{}">{}</span>').format(each, inline(_SPACE[each].join(text(m, each) for m in messages)))
         for each in LANGUAGES
     )
 
 
-def attribute(language: str, **messages: Message) -> Markup:
-    """Attributes (`title`, `aria-label`, ...) in the page's first language, with all languages for the switch."""
+def attribute(language: str, **messages: Words) -> Markup:
+    """Return attributes (`title`, `aria-label`, ...) in the page's first language, and all languages for its switch."""
     names = {name.replace("_", "-"): message for name, message in messages.items()}
     every = {name: {each: text(m, each).replace("`", "") for each in LANGUAGES} for name, m in names.items()}
     shown = Markup(" ").join(Markup('{}="{}"').format(name, every[name][language]) for name in names)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +22,7 @@ from posttrain.config.load import read_text
 from posttrain.data.fields import BadRow
 from posttrain.data.files import json_lines
 from posttrain.data.records import Completion, Conversation, Message, PromptOnly, Record
+from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import DataError, Problem
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.respondents import ModelRespondent
@@ -41,7 +41,6 @@ __all__ = [
     "conversations_in",
     "default_cache",
     "in_brief",
-    "normalise_prompt",
     "only_change_in_braces",
     "packaged_prompts",
     "prompts_collide",
@@ -166,7 +165,9 @@ class ReplayContext:
 def conversations_in(records: Iterable[Record]) -> tuple[list[Conversation], list[str]]:
     """The records that are conversations, or prompts with completions; and the locations of the others."""
     made = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
-    return [r for r in made if isinstance(r, Conversation)], [r.place for r in made if not isinstance(r, Conversation)]
+    return [r for r in made if isinstance(r, Conversation)], [
+        r.location for r in made if not isinstance(r, Conversation)
+    ]
 
 
 class Selection(NamedTuple):
@@ -178,16 +179,6 @@ class Selection(NamedTuple):
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items() if count)
         return f"{len(self.conversations)} conversations" + (f" ({reasons} left out)" if reasons else "")
-
-
-def normalise_prompt(text: str) -> str:
-    """A prompt without case, width, spaces and punctuation, so that spellings of one question are equal.
-
-    >>> normalise_prompt("What is  the capital？") == normalise_prompt("what is the Capital?")
-    True
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(c for c in folded if unicodedata.category(c)[0] in "LN") or folded.strip()
 
 
 def conversation_key(messages: Sequence[Message]) -> str:
@@ -257,15 +248,15 @@ def read_prompts(path: Path) -> list[PromptOnly]:
 def sifted_prompts(path: Path) -> tuple[list[PromptOnly], list[Problem]]:
     """Read the good rows, and the problems of the others. DataError for a file without any row."""
     prompts, problems = [], []
-    for place, row in json_lines(read_text(path), str(path)):
+    for location, row in json_lines(read_text(path), str(path)):
         prompt = None if isinstance(row, BadRow) else _prompt_of(row)
         if isinstance(row, BadRow):
-            problems.append(Problem(place, row.cause, row.mend))
+            problems.append(Problem(location, row.cause, row.mend))
         elif prompt is None:
-            problems.append(Problem(place, "no prompt in this row", 'expected {"prompt": "..."}'))
+            problems.append(Problem(location, "no prompt in this row", 'expected {"prompt": "..."}'))
         else:
             fields = {k: v for k, v in row.items() if k not in ("prompt", "messages")} if isinstance(row, dict) else {}
-            prompts.append(PromptOnly((Message("user", prompt),), place, fields))
+            prompts.append(PromptOnly((Message("user", prompt),), location, fields))
     if not prompts and not problems:
         raise DataError(Problem(str(path), "the file has no prompts"))
     return prompts, problems
@@ -307,9 +298,9 @@ def cached(
     return made
 
 
-def conversation(prompt: str, answer: str, place: str, *, ended: bool = True) -> Conversation:
+def conversation(prompt: str, answer: str, location: str, *, ended: bool = True) -> Conversation:
     """One question and one answer; ended: False where the answer was cut off."""
-    return Conversation(messages=(Message("user", prompt), Message("assistant", answer)), place=place, ended=ended)
+    return Conversation((Message("user", prompt), Message("assistant", answer)), location, ended=ended)
 
 
 def in_brief(text: str, limit: int = 40) -> str:

@@ -26,15 +26,16 @@ from posttrain.data.chat import Encoded, encode_all
 from posttrain.errors import Interrupted, PosttrainError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.support import alike
-from posttrain.models.fingerprint import read_notes, template_fingerprint, weights_fingerprint
+from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, adapter_base, load_model, resolve
 from posttrain.models.memory import give_back, is_large, large_blocks_go_back
 from posttrain.models.merge_adapter import was_untied
 from posttrain.models.names import say_taken
+from posttrain.models.notes import read_notes
 from posttrain.models.save import TRAINED_IN
 from posttrain.models.template_dates import moment_of, stay_at
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task
-from posttrain.studies.plan import find_model
+from posttrain.studies.models import find_model
 
 __all__ = ["Bench"]
 
@@ -52,16 +53,13 @@ class Bench:
         name: str,
         *,
         base: Path,
+        loaded: LoadedModel | None = None,
         forbidden: frozenset[str],
         say: Callable[[str], None],
         download: bool = False,
         trust_remote_code: bool = False,
         allow_template_mismatch: bool = False,
     ) -> None:
-        found, told = find_model(name, base)
-        if told:
-            say(told)
-        say_taken(found, say)
         self.download, self.trust_remote_code = download, trust_remote_code
         self.allow_template_mismatch = allow_template_mismatch
         self.name = name
@@ -70,13 +68,42 @@ class Bench:
         self.say = say
         self.unmerged: PosttrainError | None = None
         """Why an adapter stayed beside its base: it can be examined as it is, not trained."""
-        self.loaded: LoadedModel = self._load(found)
+        self.loaded: LoadedModel = loaded or self._load(self._find(name))
         if self.large and self.loaded.model.device.type == "cpu":
             large_blocks_go_back()
         self.before = ModelRespondent(self.loaded)
         self._before_cache: tuple[str, dict[Any, Any]] = ("", {})
         self._work: LoadedModel | None = None
         self._replays: dict[str, list[Encoded] | PosttrainError] = {}
+
+    def _find(self, name: str) -> str:
+        """Where the model is; a choice that was made is said."""
+        found, told = find_model(name, self.base)
+        if told:
+            self.say(told)
+        say_taken(found, self.say)
+        return found
+
+    def after(self, product: Path) -> Bench:
+        """The bench of a model that one of the study's cells has left; an adapter is merged into its base."""
+        if adapter_base(product) is None:
+            loaded = self.load(product)
+        else:
+            loaded = self._load(str(product))
+        return self.another(self.name, loaded)
+
+    def another(self, name: str, loaded: LoadedModel | None = None) -> Bench:
+        """The bench of another model under the same settings; loaded: where it is in memory already."""
+        return Bench(
+            name,
+            base=self.base,
+            loaded=loaded,
+            forbidden=self.forbidden,
+            say=self.say,
+            download=self.download,
+            trust_remote_code=self.trust_remote_code,
+            allow_template_mismatch=self.allow_template_mismatch,
+        )
 
     def _load(self, found: str) -> LoadedModel:
         """The untouched model; an adapter merged into its base, under the name of the adapter's folder."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from posttrain import __version__
+from posttrain.exams.results import CellResult
+from posttrain.studies.files import to_yaml
 from posttrain.studies.plan import Cell
-from posttrain.studies.results import CellResult, to_yaml
 
 __all__ = ["card"]
 
@@ -14,24 +15,26 @@ __all__ = ["card"]
 def card(cell: Cell, result: CellResult, notes: Sequence[str]) -> str:
     """Markdown for a person who finds the folder."""
     told: list[str] = []
-    if cell.change is not None:
-        targets = [f"- {t.question} → {t.answer[0]}" for t in cell.change.target]
-        told = ["", cell.change.description, "", "What was to change:", "", *targets]
+    if cell.changes:
+        targets = [f"- {t.question} → {t.answer[0]}" for change in cell.changes for t in change.target]
+        described = [line for change in cell.changes for line in ("", change.description)]
+        told = [*described, "", "What was to change:", "", *targets]
+    names = [line.checkpoint if len(cell.changes) < 2 else f"{line.checkpoint} {line.change}" for line in result.lines]
     lines = [
-        f"# {cell.method.label}" + (f": {cell.change_name}" if cell.change is not None else ""),
+        f"# {cell.method.label}" + (f": {cell.change_name}" if cell.changes else ""),
         "",
         f"`{cell.model}`, changed with the method `{cell.method.kind}` of posttrain {__version__}, seed {cell.seed}.",
         *told,
         "",
         "## Scores",
         "",
-        "| score | " + " | ".join(one.checkpoint for one in result.examined) + " |",
-        "|---|" + "---:|" * len(result.examined),
+        "| score | " + " | ".join(names) + " |",
+        "|---|" + "---:|" * len(names),
     ]
-    for name in dict.fromkeys(name for one in result.examined for name in one.scores):
-        lines.append(f"| {name} | " + " | ".join(_shown(one.scores.get(name)) for one in result.examined) + " |")
+    for score in dict.fromkeys(score for line in result.lines for score in line.scores):
+        lines.append(f"| {score} | " + " | ".join(_shown(line.scores.get(score)) for line in result.lines) + " |")
     lines += ["", *(f"- {note}" for note in notes)]
-    lines += ["", "## Cost", "", *(f"- {name}: {value:.6g}" for name, value in result.cost.items())]
+    lines += ["", "## Cost", "", *(f"- {name}: {value:.6g}" for name, value in result.final.cost.items())]
     lines += ["", "## Configuration", "", "```yaml", to_yaml(cell.method.model_dump(mode="json")).rstrip(), "```", ""]
     text = "\n".join(lines)
     while "\n\n\n" in text:

@@ -1,29 +1,36 @@
-"""One cell at work: the method, and the exams of its checkpoints and of its end.
+"""One cell at work: the method offers candidates, and each of them takes the exams at once.
 
-A checkpoint's result is written beside its samples as soon as its exams are over; the cell's own is written last.
+A point's result is written beside its samples as soon as its exams are over; the cell's own is written last. So a kill
+loses at most one answer, and the same command goes on.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from posttrain import registry
+from posttrain.errors import PosttrainError, Problem
 from posttrain.exams.capabilities import relative_changes
+from posttrain.exams.compare import Comparison
+from posttrain.exams.floor import NOISE_FLOOR
+from posttrain.exams.results import CellResult, Examined, Line, PointResult, read_part, write_part
+from posttrain.exams.statistics import Interval
 from posttrain.exams.transfer import separate_scores, transfer_scores
-from posttrain.inference.protocol import Respondent
+from posttrain.models.disk import write_whole
+from posttrain.models.load import LoadedModel
 from posttrain.models.memory import peak_gib, peak_memory
 from posttrain.studies.bench import Bench
+from posttrain.studies.candidates import END, Candidate, CellContext, Point
 from posttrain.studies.card import card
+from posttrain.studies.chains import sequence
 from posttrain.studies.config import Study, safe_name
-from posttrain.studies.context import MethodContext, MethodResult
 from posttrain.studies.examine import Examiner
 from posttrain.studies.plan import Cell
-from posttrain.studies.results import CellResult, Examined, read_examined, write_examined, write_text
 
 __all__ = ["EXAMINED", "CellRun"]
 
@@ -31,184 +38,251 @@ TRANSFER = ("acc", "bwt", "fwt", "forgetting")
 """What a matrix of stages comes to: `stages.acc` and so on among the scores."""
 
 EXAMINED = "examined.json"
-"""Beside the samples of a checkpoint: its exams are over."""
+"""Beside the samples of a point: its exams are over."""
 
 
 class CellRun:
-    """One cell at work: the method, and the exams of its checkpoints and of its end."""
+    """One cell at work. start: the bench of the model that it starts from; inputs: the models beside it, by name;
+    needed: whether another cell takes its product.
+    """
 
     def __init__(
         self,
         cell: Cell,
         key: str,
         study: Study,
-        bench: Bench,
         examiner: Examiner,
-        base: Path,
-        place: Path,
-        say: Callable[[str], None],
-        on_step: Callable[[Mapping[str, Any]], None],
+        untouched: Bench,
+        folder: Path,
+        *,
+        start: Bench | None = None,
+        inputs: Mapping[str, Callable[[], LoadedModel]] | None = None,
+        needed: bool = False,
+        on_step: Callable[[Mapping[str, Any]], None] = lambda entry: None,
     ) -> None:
-        self.cell, self.key, self.study, self.bench, self.examiner = cell, key, study, bench, examiner
-        self.base, self.place, self.say, self.on_step = base, place, say, on_step
-        self.found: dict[int, Examined] = {}  # by step
-        self.named: dict[str, Examined] = {}  # checkpoints that have a name and no step
+        self.cell, self.key, self.study, self.examiner, self.folder = cell, key, study, examiner, folder
+        self.untouched, self.root = untouched, examiner.folder or folder
+        self.start = start or self.untouched
+        self.inputs = inputs or {}
+        self.keep = "final" if needed and study.keep == "none" else study.keep
+        self.on_step = on_step
+        self.found: dict[Point, PointResult] = {}
+        self.end: Candidate | None = None
+        self.notes: list[str] = []
+        self.scratch: list[Path] = []
 
     @peak_memory()
     def run(self) -> CellResult:
+        """Every candidate examined; the cell's result. Products that are not kept are deleted."""
         cell, began = self.cell, time.monotonic()
-        saves = self.study.saves
-        context = MethodContext(
-            change=cell.change,
-            seed=cell.seed,
-            base=self.base,
-            folder=self.place,
-            key=self.key,
-            before=self.bench.before,
-            working=self.bench.working,
-            lent=self.bench.lent,
-            load=self.bench.load,
-            replay=self.bench.replay,
-            forbidden=self.bench.forbidden,
-            keep=self.study.keep,
-            resumable=bool(saves) or self.study.keep != "none" or bool(self.examiner.exams.tasks),
-            saves=saves,
-            examine=self.examine,
-            examined=self.examined,
-            forget=self.forget,
-            stages=cell.stages,
-            examine_as=self.examine_as,
-            examined_as=self.examined_as,
-            rehearse=self.bench.rehearse,
-            report_to=self.study.report_to,
-            say=self.say,
-            on_step=self.on_step,
-        )
-        (self.place / "metrics.jsonl").touch()  # a training appends to it
-        made: MethodResult = registry.load("method", cell.method.kind).function(cell.method, context)
-        self.bench.settle()
-        final = self._composed() if made.stages == "separate" else self._final(made)
-        stages = self._stages(made.stages, final) if made.stages else {}
-        own = {f"stages.{name}": value for name, value in stages.items() if name in TRANSFER}
-        final = replace(final, scores={**final.scores, **own})
-        before, after = (
-            [one for name, one in self.named.items() if name.startswith("merge-") is merged] for merged in (False, True)
-        )
-        examined = [*(self.found[step] for step in sorted(self.found)), *before, final, *after]
-        exam_s = sum(one.cost["exam_s"] for one in examined)
-        wall_s = max(time.monotonic() - began, exam_s + made.cost.get("train_s", 0.0))  # of earlier runs, too
-        peak = max(peak_gib(), made.cost.get("peak_gib", 0.0))  # of earlier runs, too
-        result = CellResult(
-            self.key,
-            cell.model,
-            cell.method.label,
-            cell.change_name,
-            cell.seed,
-            "done",
-            examined=examined,
-            cost={"wall_s": wall_s, "exam_s": exam_s, **made.cost, "peak_gib": peak},
-            weights=str(made.weights.relative_to(self.examiner.folder)) if made.weights else "",
-            stages=stages,
-        )
-        notes = dict.fromkeys([*made.notes, *(note for one in examined for note in one.notes)])
-        write_text(self.place / "card.md", card(cell, result, list(notes)))
-        for folder in made.scratch:
+        (self.folder / "metrics.jsonl").touch()  # a training appends to it
+        offered = self._candidates()
+        while self._take_next(offered):
+            pass
+        end = self.end
+        if end is None:
+            raise PosttrainError(Problem(cell.method.label, "the method offered no candidate at its end"))
+        stages = self._stages() if cell.stages else {}
+        if stages:
+            self._note_transfer(stages)
+        points = self._in_order()
+        exam_s = sum(one.cost.get("exam_s", 0.0) for point in points for one in point.examined)
+        wall_s = max(time.monotonic() - began, exam_s + end.cost.get("train_s", 0.0))  # of earlier runs, too
+        peak = max(peak_gib(), end.cost.get("peak_gib", 0.0))  # of earlier runs, too
+        cost = {"wall_s": wall_s, "exam_s": exam_s, **end.cost, "peak_gib": peak}
+        weights = str(end.product.relative_to(self.root)) if end.product is not None else ""
+        head = {
+            "model": cell.model,
+            "method": cell.method.label,
+            "seed": cell.seed,
+            "hash": self.key,
+            "weights": weights,
+        }
+        lines = [
+            Line(
+                **{name: value for name, value in one if name != "cost"},
+                **head,
+                fingerprint=point.fingerprint,
+                cost={**cost, **one.cost},
+                stages=stages if one.checkpoint == END.name else {},
+            )
+            for point in points
+            for one in point.examined
+        ]
+        result = CellResult(hash=self.key, lines=tuple(lines))
+        told = dict.fromkeys([*self.notes, *(note for line in lines for note in line.notes)])
+        write_whole(self.folder / "card.md", card(cell, result, list(told)))
+        for folder in self.scratch:
             shutil.rmtree(folder, ignore_errors=True)
-        current = {one.checkpoint for one in examined}
-        for folder in (self.place / "checkpoints").glob("*-*"):
-            if folder.name not in current:  # of a study that asked for other steps
+        current = {line.checkpoint for line in lines}
+        for folder in (self.folder / "checkpoints").glob("*"):
+            if folder.name not in current:  # of a study that asked for other points
                 shutil.rmtree(folder)
         return result
 
-    def at(self, step: int) -> Path:
-        """Where the samples of a checkpoint are."""
-        return self.place / "checkpoints" / f"step-{step}"
+    # ---- candidates --------------------------------------------------------------------------------------------------
 
-    def examined(self, step: int) -> bool:
-        """Whether the exams of a step are over; what they found is taken up."""
-        if step not in self.found:
-            known = read_examined(self.at(step) / EXAMINED, self.key)
-            if known is not None:
-                self.found[step] = known
-        return step in self.found
+    def _candidates(self) -> Iterator[Candidate]:
+        method, context = self.cell.method, self._context()
+        if self.cell.sequence is not None and not method.takes_sequence:
+            return sequence(method, context)
+        offered: Iterator[Candidate] = registry.load("method", method.kind).function(method, context)
+        return offered
 
-    def forget(self) -> None:
-        """Training begins anew: what its checkpoints scored is void. Samples stay, for weights that come out equal."""
-        self.found.clear()
-        for path in self.place.glob(f"checkpoints/step-*/{EXAMINED}"):
-            path.unlink()
+    def _context(self) -> CellContext:
+        saves = self.study.saves
+        return CellContext(
+            changes=self.cell.changes,
+            seed=self.cell.seed,
+            folder=self.folder,
+            bench=self.start,
+            untouched=self.untouched,
+            sequence=self.cell.sequence,
+            inputs=self.inputs,
+            keep=self.keep,
+            resumable=bool(saves) or self.keep != "none" or bool(self.examiner.exams.paired),
+            saves=saves,
+            examined=self._examined,
+            select=lambda respondent: self.examiner.select(respondent, None),
+            stages=self.cell.stages,
+            report_to=self.study.report_to,
+            on_step=self.on_step,
+        )
 
-    def examine(self, respondent: Respondent, step: int) -> None:
-        """The exams in the middle of training."""
-        if not self.examined(step):
-            one = self.examiner.examine(self.cell, respondent, f"step-{step}", step, self.at(step))
-            write_examined(self.at(step) / EXAMINED, self.key, one)
-            self.found[step] = one
+    def _take_next(self, offered: Iterator[Candidate]) -> bool:
+        """Examine the next candidate; False when there is none. An error in its exams is raised in the method, which
+        may save what it has. Nothing holds the candidate afterwards.
+        """
+        candidate = next(offered, None)
+        if candidate is None:
+            return False
+        try:
+            self._examine(candidate)
+        except BaseException as error:
+            if isinstance(offered, Generator):
+                offered.throw(error)
+            raise
+        self.notes += candidate.notes
+        self.scratch += candidate.scratch
+        return True
 
-    def examined_as(self, name: str) -> bool:
-        """Whether the exams of a checkpoint that has a name and no step are over."""
-        if name not in self.named:
-            known = read_examined(self.place / "checkpoints" / name / EXAMINED, self.key)
-            if known is not None:
-                self.named[name] = known
-        return name in self.named
+    # ---- exams -------------------------------------------------------------------------------------------------------
 
-    def examine_as(self, respondent: Respondent, name: str) -> None:
-        """The exams of a checkpoint that has a name and no step."""
-        if not self.examined_as(name):
-            place = self.place / "checkpoints" / name
-            one = self.examiner.examine(self.cell, respondent, name, None, place)
-            write_examined(place / EXAMINED, self.key, one)
-            self.named[name] = one
+    def _at(self, point: Point) -> Path:
+        """Where the samples of a point are."""
+        return self.folder if point == END else self.folder / "checkpoints" / point.name
 
-    def _stages(self, how: str, final: Examined) -> dict[str, Any]:
+    def _examined(self, point: Point) -> bool:
+        """Whether the exams of a point are over; what they found is taken up."""
+        if point not in self.found:
+            known = read_part(self._at(point) / EXAMINED, PointResult)
+            if known is not None and known.hash == self.key:
+                self.found[point] = known
+        return point in self.found
+
+    def _examine(self, candidate: Candidate) -> None:
+        """The exams of a candidate, unless its point was examined with the same weights."""
+        point, respondent = candidate.point, candidate.respondent
+        if point == END:
+            self.end = replace(candidate, respondent=None)
+            self.start.settle()
+        if respondent is None:
+            if not self._examined(point):
+                self._keep(point, "", (self._composed(),))
+            return
+        fingerprint = respondent.fingerprint
+        if self._examined(point) and self.found[point].fingerprint == fingerprint:
+            return
+        passed = Point("step", candidate.step)
+        if point == END and candidate.step and self._examined(passed) and self.found[passed].fingerprint == fingerprint:
+            self._move_to_end(passed)
+            return
+        taught = self.cell.changes if candidate.changes is None else self.cell.changes[: candidate.changes]
+        floor = self.cell.method.name == NOISE_FLOOR
+        found = self.examiner.examine(taught, respondent, point.name, candidate.step, self._at(point), floor=floor)
+        self._keep(point, fingerprint, found)
+
+    def _keep(self, point: Point, fingerprint: str, examined: tuple[Examined, ...]) -> None:
+        """Write down what the exams of a point have found."""
+        known = self.found.get(point)
+        number = known.number if known is not None else 1 + max((one.number for one in self.found.values()), default=0)
+        self.found[point] = PointResult(hash=self.key, fingerprint=fingerprint, number=number, examined=examined)
+        write_part(self._at(point) / EXAMINED, self.found[point])
+
+    def _move_to_end(self, passed: Point) -> None:
+        """Training ended at a step that was examined: that is the end."""
+        old = self._at(passed)
+        for path in old.iterdir():
+            if path.name != EXAMINED:
+                shutil.rmtree(self.folder / path.name) if (self.folder / path.name).is_dir() else None
+                path.replace(self.folder / path.name)
+        own = str(self.folder.relative_to(self.root))
+        known = self.found.pop(passed)
+        moved = [one.model_copy(update={"checkpoint": END.name, "folder": own}) for one in known.examined]
+        self._keep(END, known.fingerprint, tuple(moved))
+        shutil.rmtree(old)
+
+    def _in_order(self) -> list[PointResult]:
+        """Every point that was examined, by this run or an earlier one: optimiser steps by their number, the others as
+        they were examined.
+        """
+        found = {point.name: one for point, one in self.found.items()}
+        for path in sorted((self.folder / "checkpoints").glob(f"*/{EXAMINED}")):
+            known = read_part(path, PointResult)
+            if known is not None and known.hash == self.key:
+                found.setdefault(path.parent.name, known)
+
+        def rank(item: tuple[str, PointResult]) -> tuple[int, int]:
+            step = item[1].examined[0].step
+            return (0, step or 0) if item[0].startswith("step-") else (1, item[1].number)
+
+        return [one for _, one in sorted(found.items(), key=rank)]
+
+    # ---- stages ------------------------------------------------------------------------------------------------------
+
+    def _stage_points(self) -> list[PointResult]:
+        points = [Point("stage", stage.name) for stage in self.cell.stages]
+        return [self.found[point] for point in points if self._examined(point)]
+
+    def _stages(self) -> dict[str, Any]:
         """Names, scores before, the matrix and what it comes to; in a training of all stages at once, one row."""
-        stages = self.cell.stages
+        stages, how = self.cell.stages, str(self.cell.method.model_dump()["stages"])
         keys = [self.examiner.headline(stage.measured_by) for stage in stages]
         untouched = self.examiner.scores_before
         before = [untouched[key] for key in keys]
-        rows = [self.named[stage.checkpoint] for stage in stages if stage.checkpoint in self.named]
-        rows += [] if how == "separate" else [final]
+        rows = [point.examined[0] for point in self._stage_points()]
+        rows += [] if how == "separate" else [self.found[END].examined[0]]
         matrix = [[row.scores[key] for key in keys] for row in rows]
         found = separate_scores(matrix) if how == "separate" else transfer_scores(before, matrix)
         names = [stage.name for stage in stages]
         return {"how": how, "names": names, "exams": keys, "before": before, "matrix": matrix, **found}
 
+    def _note_transfer(self, stages: Mapping[str, Any]) -> None:
+        """What the matrix comes to stands among the scores of the end."""
+        own = {f"stages.{name}": value for name, value in stages.items() if name in TRANSFER}
+        known = self.found[END]
+        first = known.examined[0]
+        first = first.model_copy(update={"scores": {**first.scores, **own}})
+        self.found[END] = known.model_copy(update={"examined": (first, *known.examined[1:])})
+
     def _composed(self) -> Examined:
         """Where each stage has a model of its own: each stage's exam as its own model took it."""
         scores: dict[str, float] = {}
-        ci95: dict[str, tuple[float, float]] = {}
+        ci95: dict[str, Interval] = {}
         n: dict[str, int] = {}
-        compare: dict[str, Mapping[str, Any]] = {}
+        compare: dict[str, Comparison] = {}
         for stage in self.cell.stages:
-            one, exam = self.named[stage.checkpoint], stage.measured_by
+            point, exam = Point("stage", stage.name), stage.measured_by
+            one = self.found[point].examined[0]
             own = [key for key in one.scores if key.startswith(f"{exam}.")]
             scores |= {key: one.scores[key] for key in own}
             ci95 |= {key: one.ci95[key] for key in own if key in one.ci95}
             n |= {key: one.n[key] for key in own if key in one.n}
             compare[exam] = one.compare[exam]
-            samples = self.place / "exams" / f"{safe_name(exam)}.jsonl"
+            samples = self.folder / "exams" / f"{safe_name(exam)}.jsonl"
             samples.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.place / "checkpoints" / stage.checkpoint / "exams" / samples.name, samples)
+            shutil.copyfile(self._at(point) / "exams" / samples.name, samples)
         drift = relative_changes(self.examiner.scores_before, scores, self.examiner.exams.info({}))
-        folder = str(self.place.relative_to(self.examiner.folder))
+        folder = str(self.folder.relative_to(self.root))
         cost = {"exam_s": 0.0}  # what the exams have cost is told with each stage
-        return Examined("final", scores, ci95, n, folder, compare=compare, drift=drift, cost=cost)
-
-    def _final(self, made: MethodResult) -> Examined:
-        """The exams at the end. Where training ended at a step that was examined, that is the end."""
-        known = read_examined(self.place / EXAMINED, self.key)
-        if known is not None:
-            return known
-        step = int(made.cost["steps"]) if "steps" in made.cost else None
-        if step is not None and self.examined(step):
-            for path in self.at(step).iterdir():
-                if path.name != EXAMINED:
-                    shutil.rmtree(self.place / path.name) if (self.place / path.name).is_dir() else None
-                    path.replace(self.place / path.name)
-            folder = str(self.place.relative_to(self.examiner.folder))
-            final = replace(self.found.pop(step), checkpoint="final", folder=folder)
-        else:
-            final = self.examiner.examine(self.cell, made.respondent, "final", step, self.place)
-        write_examined(self.place / EXAMINED, self.key, final)
-        return final
+        return Examined(scores=scores, ci95=ci95, n=n, folder=folder, compare=compare, drift=drift, cost=cost)

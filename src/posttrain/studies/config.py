@@ -5,7 +5,6 @@ Relative paths in the file are relative to the file. Torch is not needed to read
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -14,18 +13,12 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from posttrain.config.base import ByKind, Config, spelled
 from posttrain.data.readers import DataSource
+from posttrain.exams.exam_config import ExamConfig
 from posttrain.exams.tasks.change import ChangeExamConfig
+from posttrain.models.disk import safe_name
 from posttrain.training.trackers import Trackers
 
-__all__ = ["Every", "MethodConfig", "Saves", "StageConfig", "Study", "Work", "safe_name"]
-
-
-def safe_name(name: str) -> str:
-    """A name as a part of a folder name: `pocket:chat` -> `pocket-chat`, `Qwen/Qwen3-8B` -> `Qwen-Qwen3-8B`.
-
-    Letters and digits of any script, `.`, `_` and `+` are kept; never `--`, which parts the names in a cell's folder.
-    """
-    return re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", name)).strip("-.") or "x"
+__all__ = ["Every", "InSequence", "MethodConfig", "Resources", "Saves", "StageConfig", "Study", "Work", "safe_name"]
 
 
 def _listed(value: Any) -> Any:
@@ -45,12 +38,41 @@ class MethodConfig(Config):
     kind: str
     """Which method: see `posttrain list methods`."""
     name: str = ""
-    """The column's name in the report; the kind when left out."""
+    """The row's name in the report; the kind when left out."""
+    start: str = ""
+    """The method whose model this one starts from, by its name; the study's model when left out."""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Models that it takes beside that one, by the names it knows: a method of the study, or a model."""
 
     @property
     def label(self) -> str:
         """The name shown and used in folder names."""
         return self.name or self.kind
+
+    @property
+    def summary(self) -> str:
+        """What it does in a few words, for the report."""
+        return self.kind
+
+    @property
+    def parts(self) -> tuple[MethodConfig, ...]:
+        """The methods that it is made of: itself, or a chain's steps."""
+        return (self,)
+
+    @property
+    def all_inputs(self) -> dict[str, str]:
+        """Its inputs, and those of its parts."""
+        return self.inputs
+
+    @property
+    def leaves_product(self) -> bool:
+        """Whether it leaves a model on disk that another method can start from."""
+        return False
+
+    @property
+    def takes_sequence(self) -> bool:
+        """Whether it teaches a sequence of changes by itself; otherwise it is called once per change."""
+        return False
 
     @property
     def needs_change(self) -> bool:
@@ -70,8 +92,8 @@ class MethodConfig(Config):
         """The same as `work` for stages with so many tokens each."""
         return self.work(sum(new_tokens))
 
-    def named_checkpoints(self, stages: int) -> int:
-        """How many models of a cell are examined besides the one of its end and those of steps, with so many stages."""
+    def named_points(self, stages: int) -> int:
+        """How many candidates are examined besides the end and those of optimiser steps, with so many stages."""
         return 0
 
     def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
@@ -108,11 +130,6 @@ class StageConfig(Config):
         """The exam's name."""
         return self.exam or self.name
 
-    @property
-    def checkpoint(self) -> str:
-        """What the model is called after this stage."""
-        return f"stage-{safe_name(self.name)}"
-
     def source(self, base: Path) -> DataSource:
         """Where its rows are."""
         return self.data.at(base)
@@ -120,6 +137,15 @@ class StageConfig(Config):
     def files(self) -> list[str]:
         """Paths of the files that it reads."""
         return [self.data.path] if self.data.path else []
+
+
+class Resources(Config):
+    """What a cell asks for where cells are handed out to a Ray cluster."""
+
+    gpus: float = Field(default=0, ge=0)
+    """GPUs; a part of one is shared."""
+    cpus: float = Field(default=1, gt=0)
+    """CPU cores."""
 
 
 class Every(Config):
@@ -143,8 +169,22 @@ class Saves(NamedTuple):
         return [*range(self.every, last + 1, self.every)] if self.every else [s for s in self.at if s <= last]
 
 
+class InSequence(Config):
+    """The changes are taught one after another, by one model."""
+
+    sequence: int = Field(gt=0)
+    """The model is examined after every so many changes, on all that it was taught, and at the end."""
+
+
+def _changes_as(value: Any) -> Any:
+    """Reject anything that is not `each`, `together` or `{sequence: N}`."""
+    if value in ("each", "together") or isinstance(value, dict | InSequence):
+        return value
+    raise ValueError("each, together or {sequence: 10} is expected")
+
+
 def _checkpoints(value: Any) -> Any:
-    """One message for everything that is neither of the three."""
+    """Reject anything that is not `final`, `{every: N}` or a list of steps."""
     whole = isinstance(value, list | tuple) and value and all(type(v) is int and v > 0 for v in value)
     if value == "final" or isinstance(value, dict | Every) or whole:
         return value
@@ -153,7 +193,10 @@ def _checkpoints(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_listed, json_schema_input_type=int | tuple[int, ...])]
-Exam = Annotated[Config, ByKind("exam")]
+Exam = Annotated[ExamConfig, ByKind("exam")]
+IMPLIED = (("steps", "steps"),)
+"""Methods that need no `kind`: a list of steps is a chain."""
+ChangesAs = Annotated[Literal["each", "together"] | InSequence, BeforeValidator(_changes_as)]
 Steps = tuple[Annotated[int, Field(gt=0)], ...]
 Checkpoints = Annotated[Literal["final"] | Every | Steps, BeforeValidator(_checkpoints)]
 OWN_SCORES = (
@@ -182,8 +225,11 @@ class Study(Config):
     """Each cell is run once per seed."""
     stages: tuple[StageConfig, ...] = ()
     """Tasks that are learned one after another, each with its rows and the exam that measures it."""
-    methods: tuple[Annotated[MethodConfig, ByKind("method")], ...] = Field(min_length=1)
-    """What is compared: a list of {name, kind, ...}."""
+    changes_as: ChangesAs = "each"
+    """each: a model per change, results are averaged; together: one model is taught all of them at once; {sequence: N}:
+    one after another, examined after every N."""
+    methods: tuple[Annotated[MethodConfig, ByKind("method", IMPLIED)], ...] = Field(min_length=1)
+    """What is compared: a list of {name, kind, ...}, or of {name, steps: [...]} for methods one after another."""
     exams: tuple[Exam, ...] = Field(default=("change",), min_length=1, validate_default=True)
     """Which exams every cell takes: a list of kinds, or of {kind, name, path, ...}."""
     checkpoints: Checkpoints = "final"
@@ -202,6 +248,8 @@ class Study(Config):
     """Exams whose questions the training data may hold, because it is memory that they measure."""
     keep: Literal["none", "final", "all"] = "none"
     """Which weights stay on disk."""
+    resources: Resources = Resources()
+    """What each cell asks for with `posttrain run --on ray`, such as {gpus: 1}."""
     report_to: Trackers = ()
     """Trackers of every training, as in `posttrain train`; they write to `trackers/` in the cell's folder."""
     output: str | None = None
@@ -240,6 +288,38 @@ class Study(Config):
         if lacking and info.data.get("changes") == ():
             raise ValueError(f"'changes' is missing: {', '.join(lacking)} has nothing to learn without a change")
         return value
+
+    @model_validator(mode="after")
+    def _starts_are_there(self) -> Study:
+        known = {method.label: method for method in self.methods}
+        for method in self.methods:
+            needs = [*([method.start] if method.start else []), *(n for n in method.all_inputs.values() if n in known)]
+            if method.start and method.start not in known:
+                raise ValueError(f"method '{method.label}' starts from '{method.start}', which is no method here")
+            for name in needs:
+                if not known[name].leaves_product:
+                    raise ValueError(f"method '{method.label}' needs the model of '{name}', which leaves none")
+                if self.needs(name) & {method.label, name}:
+                    raise ValueError(f"method '{method.label}' and '{name}' start from each other")
+        return self
+
+    def needs(self, name: str) -> frozenset[str]:
+        """The methods whose products a method needs, and those that these need."""
+        known = {method.label: method for method in self.methods}
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            method = known[waiting.pop()]
+            new = {n for n in (method.start, *method.all_inputs.values()) if n in known} - found
+            found |= new
+            waiting += new
+        return frozenset(found)
+
+    @model_validator(mode="after")
+    def _sequence_of_changes(self) -> Study:
+        if self.changes_as != "each" and not self.changes:
+            raise ValueError("'changes_as' is about changes, and there are none")
+        return self
 
     @field_validator("exams", mode="before")
     @classmethod
@@ -286,7 +366,7 @@ class Study(Config):
 
     @model_validator(mode="after")
     def _stages_are_measured(self) -> Study:
-        labels = [exam.label for exam in self.exams if not isinstance(exam, ChangeExamConfig)]  # type: ignore[attr-defined]
+        labels = [exam.label for exam in self.exams if not isinstance(exam, ChangeExamConfig)]
         for stage in self.stages:
             if stage.measured_by not in labels:
                 known = ", ".join(labels) or "none"

@@ -15,16 +15,18 @@ from statistics import fmean
 from typing import NamedTuple
 
 from posttrain.errors import MissingError, Problem
-from posttrain.exams.task import Ask, Task
+from posttrain.exams.exam import Part
+from posttrain.exams.task import Ask
 from posttrain.inference.protocol import Plain
 from posttrain.models.load import config_of, load_tokenizer
 from posttrain.retention.selection import ReplayConfig
 from posttrain.studies.config import StageConfig, Study
-from posttrain.studies.methods.train import TrainMethodConfig
-from posttrain.studies.plan import Cell, find_model
+from posttrain.studies.models import find_model
+from posttrain.studies.plan import Cell
+from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.training.rates import TRIES
 
-__all__ = ["Estimate", "by_finished", "estimate", "exam_s", "flops_per_s", "training_s"]
+__all__ = ["Estimate", "by_finished", "estimate", "exam_s", "flops_per_s", "size_of", "training_s", "work_of"]
 
 STEP_OVERHEAD_S = 0.02
 """Per optimiser step, beside the arithmetic: Python, the optimiser's small kernels (pocket, 2 cores)."""
@@ -113,15 +115,14 @@ def shared_characters(one: str, other: str) -> int:
     return low
 
 
-def task_work(task: Task) -> tuple[int, int]:
+def work_of(part: Part) -> tuple[int, int]:
     """Characters that an exam has to read, and tokens that it may have to write; perturbations repeat the question."""
-    forms = 1 + len(task.perturbations)
     texts, written = [], 0
-    for item in task.items:
+    for item in part.items:
         for ask in item.asks:
             texts.append(words(ask))
             written += min(ask.max_new_tokens, ANSWER_TOKENS) if ask.kind == "say" else 0
-    return forms * trie_characters(texts), forms * written
+    return part.times * trie_characters(texts), part.times * written
 
 
 def words(ask: Ask) -> str:
@@ -134,42 +135,44 @@ def words(ask: Ask) -> str:
     return text + ask.continuation
 
 
-def estimate(study: Study, cells: Sequence[Cell], tasks: Sequence[Task] = (), base: Path | None = None) -> Estimate:
-    """Tokens, disk and time of these cells; tasks: the study's exams beside the change exam."""
+def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), base: Path | None = None) -> Estimate:
+    """Tokens, disk and time of these cells; exams: the study's, beside the change exam."""
     speed = flops_per_s()
     trained = examined = made = 0
     known_before: set[tuple[str, str]] = set()
     known_replays: set[str] = set()
     disk_bytes = wall_s = 0.0
     sizes: dict[str, tuple[int, float]] = {}
-    work_of_tasks = [task_work(task) for task in tasks]
-    samples = sum(len(task.items) * (1 + len(task.perturbations)) for task in tasks)
+    work_of_exams = [work_of(part) for part in exams]
+    samples = sum(len(part.items) * part.times for part in exams)
 
     for cell in cells:
         first = cell.model not in sizes
         if first:
-            sizes[cell.model] = _size_of(study, cell.model, cells, tasks, base or Path())
+            sizes[cell.model] = _size_of(study, cell.model, cells, exams, base or Path())
         parameters, per_character = sizes[cell.model]
         read, written = (
-            round(sum(characters for characters, _ in work_of_tasks) * per_character),
-            sum(tokens for _, tokens in work_of_tasks),
+            round(sum(characters for characters, _ in work_of_exams) * per_character),
+            sum(tokens for _, tokens in work_of_exams),
         )
         new = 0
         probes: list[str] = []
-        if cell.change is not None:
-            probes = [question.question for _, _, question in cell.change.probes()] if study.change_exam else []
-            new = round(sum(len(t.question + t.answer[0]) for t in cell.change.target) * per_character) + 16
-        new += round(cell.method.characters(cell.change_name, base or Path()) * per_character)
+        if cell.changes:
+            asked_of = cell.changes if study.change_exam else ()
+            probes = [question.question for change in asked_of for _, _, question in change.probes()]
+            told = sum(len(t.question + t.answer[0]) for change in cell.changes for t in change.target)
+            new = round(told * per_character) + 16
+        new += round(sum(cell.method.characters(name, base or Path()) for name in cell.names) * per_character)
         stages = [round(stage_characters(stage, base or Path()) * per_character) for stage in cell.stages]
         work = cell.method.stage_work(stages) if stages else cell.method.work(new)
         times = len([step for step in study.saves.due(work.steps) if step != work.steps]) + 1
-        times += cell.method.named_checkpoints(len(stages))
+        times += cell.method.named_points(len(stages))
         asked = round(sum(map(len, probes)) * per_character) + len(probes) * ANSWER_TOKENS
         unasked = (cell.model, cell.change_name) not in known_before  # the model before answers once for all methods
         known_before.add((cell.model, cell.change_name))
         examined += (times + unasked) * asked + (times + first) * (read + written)
         wall_s += (times + unasked) * exam_s(parameters, asked, 1, speed) if probes else 0.0
-        wall_s += (times + first) * exam_s(parameters, read + written, len(tasks), speed) if tasks else 0.0
+        wall_s += (times + first) * exam_s(parameters, read + written, len(exams), speed) if exams else 0.0
         searching = searched(cell) * work.tokens // max(work.steps, 1)
         trained += work.tokens + searching
         steps = work.steps + searched(cell)
@@ -187,18 +190,19 @@ def estimate(study: Study, cells: Sequence[Cell], tasks: Sequence[Task] = (), ba
 
 def searched(cell: Cell) -> int:
     """Steps that a search for the learning rate takes."""
-    method = cell.method
-    return TRIES if isinstance(method, TrainMethodConfig) and method.optimizer.learning_rate == "find" else 0
+    trainings = [method for method in cell.method.parts if isinstance(method, TrainMethodConfig)]
+    return TRIES * sum(method.optimizer.learning_rate == "find" for method in trainings)
 
 
 def replay_tokens(cell: Cell, base: Path) -> tuple[int, str]:
     """Tokens that the model writes for a cell's replay, and what makes two cells' replays the same."""
-    method = cell.method
-    if not isinstance(method, TrainMethodConfig) or not isinstance(method.replay, ReplayConfig):
-        return 0, ""
-    replay = method.replay.for_change(cell.change_name) if cell.change is not None else method.replay
-    kept = replay.model_dump_json(exclude={"share", "weight", "loss"})
-    return replay.made_tokens(base), f"{cell.model} {cell.seed} {kept}"
+    made, kept = 0, []
+    for method in cell.method.parts:
+        if isinstance(method, TrainMethodConfig) and isinstance(method.replay, ReplayConfig):
+            replay = method.replay.for_change(cell.names[0])
+            made += replay.made_tokens(base)
+            kept.append(replay.model_dump_json(exclude={"share", "weight", "loss"}))
+    return made, f"{cell.model} {cell.seed} {' '.join(kept)}" if kept else ""
 
 
 def by_finished(cells: Sequence[Cell], walls: Mapping[str, float]) -> tuple[float, int]:
@@ -222,14 +226,19 @@ def stage_characters(stage: StageConfig, base: Path) -> int:
     return Path(source.path).stat().st_size if source.path else 0
 
 
-def _size_of(study: Study, model: str, cells: Sequence[Cell], tasks: Sequence[Task], base: Path) -> tuple[int, float]:
+def _size_of(study: Study, model: str, cells: Sequence[Cell], exams: Sequence[Part], base: Path) -> tuple[int, float]:
     """Parameters of a model, and its tokens per character of what this study asks."""
     found, _ = find_model(model, base)
-    trust = study.trust_remote_code
-    tokenizer = load_tokenizer(found, offline=not study.download, trust_remote_code=trust)
-    changes = [cell.change for cell in cells[:200] if cell.change is not None]
+    changes = [change for cell in cells[:200] for change in cell.changes]
     sample = [question.question for change in changes for _, _, question in change.probes()][:500]
-    sample += [item.question for task in tasks for item in task.items[:100] if item.question]
+    sample += [item.question for part in exams for item in part.items[:100] if item.question]
+    return size_of(found, sample, offline=not study.download, trust_remote_code=study.trust_remote_code)
+
+
+def size_of(model: str, questions: Sequence[str], *, offline: bool, trust_remote_code: bool) -> tuple[int, float]:
+    """Parameters of a model, and its tokens per character of some questions."""
+    sample = list(questions[:500])
+    tokenizer = load_tokenizer(model, offline=offline, trust_remote_code=trust_remote_code)
     tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False)["input_ids"]) if sample else 1
-    parameters = parameters_of(found, download=study.download, trust_remote_code=trust)
+    parameters = parameters_of(model, download=not offline, trust_remote_code=trust_remote_code)
     return parameters, tokens / max(sum(map(len, sample)), 1)

@@ -1,99 +1,111 @@
 """The exams of a study: built before anything is loaded, so that a missing file is found before training starts.
 
-What they ask may not be trained on: `forbidden` holds the prompts of every change and every task. A prompt that is
+What they ask may not be trained on: `forbidden` holds the prompts of every change and every exam. A prompt that is
 asked in the middle of a conversation is forbidden in that conversation only: "and then?" is nobody's question.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from posttrain.config.change import Change
 from posttrain.errors import ConfigError, MissingError, PosttrainError, Problem
-from posttrain.exams.task import Ask, Item, Task, TaskConfig, build, content_id
+from posttrain.exams.exam import Exam, Part, build
+from posttrain.exams.results import ExamInfo
+from posttrain.exams.task import Ask, Item, content_id
 from posttrain.exams.tasks.change import ChangeExamConfig
+from posttrain.exams.tasks.lm_eval import LmEvalConfig, go_offline
 from posttrain.inference.protocol import Plain
+from posttrain.models.disk import safe_name
 from posttrain.retention.selection import conversation_key
 from posttrain.studies.config import Study
 
-__all__ = ["Exams", "prepare_exams"]
+__all__ = ["Exams", "check_names", "prepare_exams"]
 
 
 @dataclass(frozen=True)
 class Exams:
-    """change: the change exam, where the study has it; tasks: the others, in their order; hashes: exam -> all that it
-    depends on; forbidden: prompts that no row may train.
-    """
+    """exams: in their order; hashes: exam -> all that it depends on; forbidden: prompts that no row may train."""
 
-    change: ChangeExamConfig | None
-    tasks: tuple[Task, ...] = ()
+    exams: tuple[Exam, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
     forbidden: frozenset[str] = frozenset()
 
-    def info(self, notes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
-        """`exams` of results.json; notes: what running a task had to say."""
-        return {
-            task.name: {
-                "headline": task.headline,
-                "signature": task.whole_signature,
-                "capabilities": dict(task.capabilities),
-                "chance": task.chance,
-                "higher_is_better": task.higher_is_better,
-                "notes": list(dict.fromkeys([*task.notes, *notes.get(task.name, ())])),
-            }
-            for task in self.tasks
-        }
+    @property
+    def paired(self) -> tuple[Exam, ...]:
+        """Those that the untouched model takes by itself, to be compared sample by sample: all but the change exam."""
+        return tuple(exam for exam in self.exams if not exam.compares)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What these consist of."""
+        return tuple(part for exam in self.paired for part in exam.parts)
+
+    def info(self, notes: Mapping[str, Sequence[str]]) -> dict[str, ExamInfo]:
+        """`exams` of results.json; notes: what taking an exam had to say."""
+        found = {}
+        for exam in self.exams:
+            for info, *_ in exam.parts:
+                told = tuple(dict.fromkeys([*info.notes, *notes.get(info.name, ())]))
+                found[info.name] = info.model_copy(update={"notes": told})
+        return found
 
 
-def prepare_exams(study: Study, changes: Sequence[Change], base: Path, place: str = "") -> Exams:
-    """Read every exam of a study. What is wrong with any of them is raised at once; place: the study's file."""
-    tasks: list[Task] = []
+def prepare_exams(study: Study, changes: Sequence[Change], base: Path, location: str = "") -> Exams:
+    """Read every exam of a study. What is wrong with any of them is raised at once; location: the study's file."""
+    exams: list[Exam] = []
     hashes: dict[str, str] = {}
     problems: list[Problem] = []
     missing = True
+    if any(isinstance(config, LmEvalConfig) for config in study.exams):
+        go_offline(download=study.download)
     for config in study.exams:
-        settings = config.model_dump(mode="json", exclude={"name"})
-        if isinstance(config, ChangeExamConfig):
-            hashes[config.label] = content_id(settings)
-            continue
+        if isinstance(config, ChangeExamConfig) and config.max_new_tokens is None:
+            config = config.model_copy(update={"max_new_tokens": study.max_new_tokens})
         try:
-            assert isinstance(config, TaskConfig)
-            task = build(config, base)
+            exam = build(config, base)
         except PosttrainError as error:
             missing = missing and isinstance(error, MissingError)
-            where = f"{place}: exam '{name_of(config)}'" if place else f"exam '{name_of(config)}'"
-            problems += [p._replace(place=f"{where}: {p.place}" if p.place else where) for p in error.problems]
+            where = f"{location}: exam '{config.label}'" if location else f"exam '{config.label}'"
+            problems += [p._replace(location=f"{where}: {p.location}" if p.location else where) for p in error.problems]
             continue
-        tasks.append(task)
-        hashes[task.name] = content_id(settings, task.fingerprint)
+        exams.append(exam)
+        hashes[exam.name] = content_id(config.model_dump(mode="json", exclude={"name", "role"}), exam.fingerprint)
+    prepared = Exams(tuple(exams), hashes, frozenset(asked(study, changes, exams)))
     staged = {stage.measured_by: stage.name for stage in study.stages}
-    for task in tasks:
-        if task.name in staged and not task.higher_is_better:
-            cause = f"stage '{staged[task.name]}' is measured by {task.headline}, of which less is better"
-            problems.append(Problem(place, cause, "transfer needs a score: give an exam of which more is better"))
+    for info, *_ in prepared.parts:
+        if info.name in staged and not info.higher_is_better:
+            cause = f"stage '{staged[info.name]}' is measured by {info.headline}, of which less is better"
+            problems.append(Problem(location, cause, "transfer needs a score: give an exam of which more is better"))
             missing = False
     if problems:
         raise MissingError(*problems) if missing else ConfigError(*problems)
-    return Exams(study.change_exam, tuple(tasks), hashes, frozenset(asked(study, changes, tasks)))
+    check_names(exams, location)
+    return prepared
 
 
-def name_of(config: Any) -> str:
-    """The name of an exam in tables and keys."""
-    return str(config.label)
+def check_names(exams: Sequence[Exam], location: str) -> None:
+    """ConfigError for two exams of one name: their samples would share a file."""
+    names = Counter(safe_name(part.info.name) for exam in exams for part in exam.parts)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        cause = f"several exams are called {', '.join(twice)}"
+        raise ConfigError(Problem(location, cause, "give each a `name` of its own in the YAML"))
 
 
-def asked(study: Study, changes: Sequence[Change], tasks: Sequence[Task]) -> Iterator[str]:
+def asked(study: Study, changes: Sequence[Change], exams: Sequence[Exam]) -> Iterator[str]:
     """Every prompt of every exam, those aside that the study may train on."""
     for change in changes:
         yield from (question.question for _, _, question in change.probes())
-    for task in tasks:
-        if task.name not in study.may_train_on:
-            for item in task.items:
-                for ask in item.asks:
-                    yield from words_of(item, ask)
+    for exam in exams:
+        if exam.name not in study.may_train_on:
+            for part in exam.parts:
+                for item in part.items:
+                    for ask in item.asks:
+                        yield from words_of(item, ask)
 
 
 def words_of(item: Item, ask: Ask) -> Iterator[str]:

@@ -28,18 +28,13 @@ from posttrain.models.added import added_to
 from posttrain.models.merge_adapter import merge_peft
 from posttrain.models.sparse import SparseChange
 
-__all__ = ["BESIDE", "MergeBack", "merge_name"]
+__all__ = ["BESIDE", "Between"]
 
 BESIDE = ("adapter", "prompt_tuning", "p_tuning", "prefix_tuning", "ptuning_v2")
 """Tuners that put something beside the weights: there is nothing between with and without it."""
 
 
-def merge_name(a: float) -> str:
-    """What the model between is called among a cell's checkpoints."""
-    return f"merge-{a:.2f}"
-
-
-class MergeBack:
+class Between:
     """The models between `before` and `tuned`. ConfigError when their weights do not correspond."""
 
     def __init__(self, tuned: PreTrainedModel | PeftModel, before: PreTrainedModel) -> None:

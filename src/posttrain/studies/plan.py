@@ -1,9 +1,11 @@
-"""The cells of a study, and what makes each of them the same as one that has been run before.
+"""The cells of a study as a graph, and what makes each of them the same as one that has been run before.
 
-A cell is one model x method x change x seed; its checkpoints are examined within it. The training hash covers all that
-goes into the trained weights: the method's settings, the change, the model's weights and template, the bytes of every
-file that the method reads. The content hash covers the exams besides. A cell whose folder holds a result with the same
-content hash is done; one with the same training hash keeps what training has left there.
+A cell is one model x method x change (or all changes) x seed; its candidates are examined within it. A method may start
+from another one's product or take it as an input: such a cell comes after the other one. The training hash covers all
+that goes into the weights: the method's settings, the changes, the model's weights and template, the bytes of every
+file that the method reads, and the training hashes of the cells that it needs. The content hash covers the exams
+besides. A cell whose folder holds a result with the same content hash is done; one with the same training hash keeps
+what training has left there.
 """
 
 from __future__ import annotations
@@ -11,81 +13,95 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from posttrain import __version__
 from posttrain.config.change import Change
 from posttrain.config.load import mend_of
 from posttrain.errors import ConfigError, MissingError, Problem
-from posttrain.models.gguf_header import is_gguf
-from posttrain.studies.config import MethodConfig, StageConfig, Study, safe_name
+from posttrain.studies.config import InSequence, MethodConfig, StageConfig, Study, safe_name
+from posttrain.studies.models import find_model
 
-__all__ = ["RESULT_FORMAT", "Cell", "content_hash", "find_model", "make_plan", "select", "training_hash"]
+__all__ = ["RESULT_FORMAT", "Cell", "content_hash", "make_plan", "select", "training_hash"]
 
-RESULT_FORMAT = 3
+RESULT_FORMAT = 4
 """Raised when the meaning of a result changes, so that older results are made again."""
 
-LATER = {"precision": "auto", "save_dtype": "auto"}
-"""Settings of methods that there were not always, and what holds without them: cells of before stay done."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
-    """One model x method x change x seed of a study; change: None in a study without changes; stages: the study's,
-    where the method learns them.
+    """One model x method x change x seed of a study; changes: none in a study without, several where they are taught
+    together or one after another (`sequence`: the candidates' distance); stages: the study's, where the method learns
+    them; needs: the folders of the cells whose products it takes, by method.
     """
 
     model: str
     method: MethodConfig
-    change: Change | None
+    changes: tuple[Change, ...]
     seed: int
     stages: tuple[StageConfig, ...] = ()
+    sequence: int | None = None
+    needs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def change_name(self) -> str:
-        """The change's name, or empty."""
-        return self.change.name if self.change is not None else ""
+        """The change's name; `together` or `sequence` with several, empty without one."""
+        if len(self.changes) == 1:
+            return self.changes[0].name
+        return ("together" if self.sequence is None else "sequence") if self.changes else ""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its changes; one that is empty where there are none."""
+        return [change.name for change in self.changes] or [""]
 
     @property
     def files(self) -> list[str]:
         """Paths of the files that it reads."""
-        return self.method.files(self.change_name) + [path for stage in self.stages for path in stage.files()]
+        own = [path for name in self.names for path in self.method.files(name)]
+        return list(dict.fromkeys(own + [path for stage in self.stages for path in stage.files()]))
 
     def barred(self, base: Path, forbidden: frozenset[str]) -> list[str]:
         """What the exams' prompts keep out of its rows."""
-        own = self.method.barred(self.change_name, base, forbidden)
+        own = [line for name in self.names for line in self.method.barred(name, base, forbidden)]
         return own + (self.method.stages_barred(self.stages, base, forbidden) if self.stages else [])
 
     @property
     def folder(self) -> str:
         """`<model>--<method>--<change>--s<seed>`, safe for a file system; without the change where there is none."""
-        names = [self.model, self.method.label, *([self.change_name] if self.change is not None else [])]
-        return "--".join([*map(safe_name, names), f"s{self.seed}"])
+        return "--".join([*map(safe_name, self._named), f"s{self.seed}"])
+
+    @property
+    def _named(self) -> list[str]:
+        return [self.model, self.method.label, *([self.change_name] if self.changes else [])]
 
     def __str__(self) -> str:
-        names = [self.model, self.method.label, *([self.change_name] if self.change is not None else [])]
-        return " | ".join([*names, f"seed {self.seed}"])
+        return " | ".join([*self._named, f"seed {self.seed}"])
 
 
 def make_plan(
-    study: Study, changes: Sequence[Change], base: Path, *, place: Callable[[str, str], str] = lambda path, change: ""
+    study: Study, changes: Sequence[Change], base: Path, *, location: Callable[[str, str], str] = lambda path, name: ""
 ) -> list[Cell]:
-    """Every cell, all methods of one change together, so that an unfinished run already compares.
+    """Every cell, all methods of one change together, so that an unfinished run already compares; what a cell needs
+    comes before it.
 
-    place: where a path was written that is not there, the name of the cell's change filled in.
+    location: where a path was written that is not there, the name of the cell's change filled in.
     Raises ConfigError when two cells would share a folder, MissingError when a file that a method reads is not there.
     """
-    each: list[Change | None] = [*changes] if changes else [None]
+    sets: list[tuple[Change, ...]] = [tuple(changes)]
+    if study.changes_as == "each" and changes:
+        sets = [(change,) for change in changes]
+    every = study.changes_as.sequence if isinstance(study.changes_as, InSequence) else None
     floor = floor_of(study)
     cells = [
-        Cell(model, method, change, seed, study.stages if method.learns_stages else ())
+        Cell(model, method, own, seed, study.stages if method.learns_stages else (), every)
         for model in study.models
-        for change in each
+        for own in sets
         for seed in study.seeds
-        for method in (*(floor if seed == study.seeds[0] else ()), *study.methods)
+        for method in (*(floor if seed == study.seeds[0] else ()), *_in_order(study))
     ]
+    cells = [replace(cell, needs=_needs(cell, cells)) for cell in cells]
     folders: dict[str, Cell] = {}
     for cell in cells:
         if cell.folder in folders:
@@ -96,14 +112,14 @@ def make_plan(
             "", f"method '{cell.method.label}' reads {path}, but there are no changes", "name the file itself"
         )
         for cell in cells
-        for path in cell.method.files("{change}" if cell.change is None else cell.change_name)
-        if cell.change is None and "{change}" in path
+        for path in cell.method.files("{change}" if not cell.changes else "")
+        if not cell.changes and "{change}" in path
     }
     if nameless:
         raise ConfigError(*nameless.values())
     missing = {
         path: Problem(
-            place(path, cell.change_name),
+            location(path, cell.change_name),
             f"method '{cell.method.label}' reads {path}, which is not there",
             mend_of(base / path),
         )
@@ -114,6 +130,35 @@ def make_plan(
     if missing:
         raise MissingError(*missing.values())
     return cells
+
+
+def _in_order(study: Study) -> list[MethodConfig]:
+    """The methods in the file's order, each after those whose products it takes."""
+    known = {method.label: method for method in study.methods}
+    placed: dict[str, MethodConfig] = {}
+
+    def location(method: MethodConfig) -> None:
+        for name in (method.start, *method.all_inputs.values()):
+            if name in known and name not in placed:
+                location(known[name])
+        placed.setdefault(method.label, method)
+
+    for method in study.methods:
+        location(method)
+    return list(placed.values())
+
+
+def _needs(cell: Cell, cells: Sequence[Cell]) -> dict[str, str]:
+    """The cells of the same model, changes and seed whose products a cell takes: method -> folder."""
+    wanted = {cell.method.start, *cell.method.all_inputs.values()} - {""}
+    if not wanted:
+        return {}
+    same = (cell.model, cell.changes, cell.seed)
+    return {
+        other.method.label: other.folder
+        for other in cells
+        if other.method.label in wanted and (other.model, other.changes, other.seed) == same
+    }
 
 
 def floor_of(study: Study) -> tuple[MethodConfig, ...]:
@@ -127,19 +172,24 @@ def floor_of(study: Study) -> tuple[MethodConfig, ...]:
 
 
 def select(cells: Sequence[Cell], *, only: Sequence[str] = (), changes: int | None = None) -> list[Cell]:
-    """The cells of some methods (`--only`; the noise floor stands beside any), and of the first so many changes
-    (`--changes`).
+    """The cells of some methods (`--only`; the noise floor stands beside any, and what they start from comes along),
+    and of the first so many changes (`--changes`).
     """
+    if changes is not None and any(len(cell.changes) > 1 for cell in cells):
+        cause = "the study teaches its changes together or in sequence"
+        raise ConfigError(Problem("--changes", cause, "name fewer of them: --set changes=[...]"))
     known = list(dict.fromkeys(cell.method.label for cell in cells))
     unknown = [name for name in only if name not in known]
     if unknown:
         raise ConfigError(*(Problem("--only", f"no method '{name}'", f"known: {', '.join(known)}") for name in unknown))
     names = list(dict.fromkeys(cell.change_name for cell in cells))[:changes]
-    return [
-        cell
-        for cell in cells
-        if cell.change_name in names and (not only or cell.method.label in only or cell.method.kind == "noise_floor")
-    ]
+    wanted = [cell for cell in cells if cell.change_name in names and (not only or cell.method.label in only)]
+    needed = {cell.folder for cell in wanted}
+    for cell in reversed(cells):  # a cell comes after those that it needs
+        if cell.folder in needed:
+            needed |= set(cell.needs.values())
+    floors = {cell.folder for cell in cells if cell.method.kind == "noise_floor" and cell.change_name in names}
+    return [cell for cell in cells if cell.folder in needed | floors]
 
 
 def _bytes_hash(path: Path, seen: dict[Path, str]) -> str:
@@ -148,46 +198,43 @@ def _bytes_hash(path: Path, seen: dict[Path, str]) -> str:
     return seen[path]
 
 
-def find_model(name: str, base: Path) -> tuple[str, str]:
-    """Where a study's model is, and what has to be said about it: a folder or a GGUF file is looked for beside the
-    study file, as `posttrain train` does, then where the command runs; any other name is left to the hub and to pocket.
-    """
-    path = Path(name).expanduser()
-    if name.startswith("pocket:") or path.is_absolute() or not name:
-        return name, ""
-    if (base / path).is_dir() or is_gguf(base / path):
-        return str(base / path), ""
-    if (path.is_dir() or is_gguf(path)) and base.resolve() != Path.cwd():
-        return name, f"{name}: not beside the study file; taken from the folder where the command runs"
-    return name, ""
-
-
 def training_hash(
-    cell: Cell, fingerprints: Mapping[str, str], base: Path, seen: dict[Path, str], forbidden: frozenset[str]
+    cell: Cell,
+    fingerprint: str,
+    base: Path,
+    seen: dict[Path, str],
+    forbidden: frozenset[str],
+    needed: Mapping[str, str] | None = None,
 ) -> str:
     """sha256 (first 16 hex digits) of everything that goes into a cell's weights.
 
-    fingerprints: model name -> its weights' and template's fingerprint. seen: hashes of files already read.
-    forbidden: prompts that no row may hold; what they keep out of this cell's rows counts.
+    fingerprint: of the model's weights and template. seen: hashes of files already read. forbidden: prompts that no
+    row may hold; what they keep out of this cell's rows counts. needed: the training hashes of the cells that it needs,
+    by method. The files of an input that is a model of its own count by their bytes.
     """
+    models = [given for given in cell.method.all_inputs.values() if given not in cell.needs]
     parts = {
         "format": RESULT_FORMAT,
-        "model": fingerprints[cell.model],
-        "method": _settings_of(cell.method),
-        "change": cell.change.model_dump(mode="json") if cell.change is not None else None,
+        "model": fingerprint,
+        "method": cell.method.model_dump(mode="json", exclude={"name"}),
+        "changes": [change.model_dump(mode="json") for change in cell.changes],
+        "sequence": cell.sequence,
         "seed": cell.seed,
         "stages": [stage.model_dump(mode="json") for stage in cell.stages],
         "files": {path: _bytes_hash(base / path, seen) for path in sorted(cell.files)},
+        "inputs": {name: _model_hash(name, base, seen) for name in sorted(models)},
+        "needs": dict(sorted((needed or {}).items())),
         "barred": sorted(cell.barred(base, forbidden)),
         "posttrain": ".".join(__version__.split(".")[:2]),
     }
     return _hash(parts)
 
 
-def _settings_of(method: MethodConfig) -> dict[str, Any]:
-    """A method's settings; those of LATER as if they were not there, where they are what they were before."""
-    settings = method.model_dump(mode="json", exclude={"name"})
-    return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+def _model_hash(name: str, base: Path, seen: dict[Path, str]) -> str:
+    """Of the files of a model that is an input; of one of the box, its name says it."""
+    found = Path(find_model(name, base)[0]).expanduser()
+    files = [found] if found.is_file() else sorted(path for path in found.rglob("*") if path.is_file())
+    return _hash({str(path.name): _bytes_hash(path, seen) for path in files}) if files else name
 
 
 def content_hash(study: Study, training: str, exams: Mapping[str, str]) -> str:

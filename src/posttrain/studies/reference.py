@@ -14,74 +14,35 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.change import Change
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.config.load import read_text
 from posttrain.errors import ConfigError, Problem
-from posttrain.exams.task import Task
-from posttrain.inference.protocol import Answer, Scored
+from posttrain.exams.results import ExamInfo, Reference
 from posttrain.studies.config import Study
 from posttrain.studies.exams import Exams
 
-__all__ = ["known_keys", "read_reference", "reference_of"]
+__all__ = ["read_reference", "reference_of"]
 
-BY_NAME = ("leak", "drift.target_kl", "drift.unrelated_kl", "length.before", "length.after", "length.cut")
-DERIVED = ("robust.", "calibration.")
-"""Scores that running a task adds to its own."""
 DEFAULT_NAME = "human"
-TRIED = 25
-"""Items that are judged to learn the names of a task's scores."""
 
 
-def reference_of(study: Study, changes: Sequence[Change], exams: Exams, base: Path) -> list[dict[str, Any]]:
+def reference_of(study: Study, exams: Exams, base: Path) -> list[Reference]:
     """The reference rows of a study; none without a file."""
     if study.reference is None:
         return []
-    known = known_keys(changes, exams.tasks, change_exam=exams.change is not None)
-    return read_reference(base / study.reference, known, tasks=exams.tasks)
+    return read_reference(base / study.reference, list(exams.info({}).values()))
 
 
-def known_keys(changes: Sequence[Change], tasks: Sequence[Task], *, change_exam: bool) -> list[str]:
-    """The keys that a study's scores are known to have, groups and perturbations aside."""
-    keys: dict[str, None] = {}
-    groups = [group for change in changes for group, _, _ in change.probes()] if change_exam else []
-    for group in groups:
-        room, _, kind = group.rpartition(".")
-        keys[group] = keys[f"likelihood.{kind}"] = None
-        if room == "locality":
-            keys[f"strict.{kind}"] = None
-    keys.update(dict.fromkeys(BY_NAME if groups else ()))
-    for task in tasks:
-        keys.update(dict.fromkeys(f"{task.name}.{score}" for score in score_names(task)))
-    return list(keys)
-
-
-def score_names(task: Task) -> list[str]:
-    """The names of a task's scores, found by judging answers that nobody gave to a few of its items."""
-    items = [*{item.group: item for item in task.items}.values(), *task.items[:: max(1, len(task.items) // TRIED)]]
-    samples = [
-        task.judge(
-            item,
-            [
-                Answer("?", 1, True) if ask.kind == "say" else Scored(-1.0 - i, 1, False)
-                for i, ask in enumerate(item.asks)
-            ],
-        )
-        for item in items[: 4 * TRIED]
-    ]
-    names = [name.partition("/")[0] for name in task.aggregate(samples)]
-    return list(dict.fromkeys([task.headline, *names, *task.capabilities]))
-
-
-def read_reference(path: Path, known: Sequence[str], *, tasks: Sequence[Task] = ()) -> list[dict[str, Any]]:
-    """`[{"name", "scores"}]` of a file. ConfigError with every key that no exam of the study has."""
+def read_reference(path: Path, exams: Sequence[ExamInfo]) -> list[Reference]:
+    """The rows of a file. ConfigError with every key that no exam of the study declares."""
     rows = _csv_rows(path) if path.suffix.lower() in (".csv", ".tsv") else _json_rows(path)
+    known = [f"{exam.prefix}{spec.key}" for exam in exams for spec in exam.scores]
     problems: list[Problem] = []
     found = []
     for where, name, values in rows:
         scores: dict[str, float] = {}
         for key, value in values.items():
-            if not _is_known(key, known, tasks):
+            if all(exam.spec(key) is None for exam in exams):
                 close = get_close_matches(key, known, n=1, cutoff=0.5)
                 mend = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
                 problems.append(Problem(where, f"no exam of the study has the score '{key}'", mend))
@@ -89,19 +50,12 @@ def read_reference(path: Path, known: Sequence[str], *, tasks: Sequence[Task] = 
                 problems.append(Problem(where, f"'{key}' is no number: {value!r}", "write a number such as 0.85"))
             else:
                 scores[key] = number
-        found.append({"name": name, "scores": scores})
-    if not any(row["scores"] for row in found) and not problems:
+        found.append(Reference(name=name, scores=scores))
+    if not any(row.scores for row in found) and not problems:
         problems.append(Problem(str(path), "holds no scores", "a column per score key, a row per reference"))
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
     return found
-
-
-def _is_known(key: str, known: Sequence[str], tasks: Sequence[Task]) -> bool:
-    plain = key.partition("/")[0].partition("~")[0]
-    owner = next((task for task in tasks if plain.startswith(f"{task.name}.")), None)
-    rest = plain.removeprefix(f"{owner.name}.") if owner else ""
-    return plain in known or rest.startswith(DERIVED)
 
 
 def _number(value: Any) -> float | None:

@@ -10,8 +10,9 @@ from posttrain.inference.encoding import PromptReader
 from posttrain.inference.opening import read_prompts
 from posttrain.retention.selection import ReplayConfig
 from posttrain.studies.config import Study
-from posttrain.studies.methods.train import TrainMethodConfig
-from posttrain.studies.plan import Cell, find_model
+from posttrain.studies.models import find_model
+from posttrain.studies.plan import Cell
+from posttrain.studies.train_config import TrainMethodConfig
 
 __all__ = ["Readers", "check_replays"]
 
@@ -37,20 +38,20 @@ def check_replays(readers: Readers, cells: Sequence[Cell]) -> list[str]:
     problems: list[Problem] = []
     said: dict[str, None] = {}
     for cell in cells:
-        method = cell.method
-        if not isinstance(method, TrainMethodConfig) or not isinstance(method.replay, ReplayConfig):
-            continue
-        replay = method.replay.for_change(cell.change_name) if cell.change is not None else method.replay
-        key = f"{cell.model} {cell.seed} {replay.model_dump_json(exclude={'share', 'weight', 'loss'})}"
-        if key in seen:
-            continue
-        seen.add(key)
-        try:
-            replay.check(readers.base, readers[cell.model], cell.seed)
-            if short := replay.shortage(readers.base, readers[cell.model].tokenizer):
-                said[f"method '{method.label}': {short}"] = None
-        except PosttrainError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
+        for method in cell.method.parts:
+            if not isinstance(method, TrainMethodConfig) or not isinstance(method.replay, ReplayConfig):
+                continue
+            replay = method.replay.for_change(cell.names[0])
+            key = f"{cell.model} {cell.seed} {replay.model_dump_json(exclude={'share', 'weight', 'loss'})}"
+            if key in seen:
+                continue
+            seen.add(key)
+            try:
+                replay.check(readers.base, readers[cell.model], cell.seed)
+                if short := replay.shortage(readers.base, readers[cell.model].tokenizer):
+                    said[f"method '{cell.method.label}': {short}"] = None
+            except PosttrainError as error:
+                problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise DataError(*problems)
     return list(said)

@@ -21,9 +21,9 @@ from posttrain.errors import ConfigError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.added import added_to
 from posttrain.models.curvature import Example
-from posttrain.models.heads import head_modules
 from posttrain.models.load import LoadedModel
 from posttrain.models.logits import core_of
+from posttrain.models.notes import head_modules
 from posttrain.objectives.sft import SftConfig
 from posttrain.retention.penalty._base import PenaltyConfig, PenaltyContext
 from posttrain.retention.penalty._rows import examples_of

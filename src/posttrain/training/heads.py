@@ -9,8 +9,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, Problem
-from posttrain.models.heads import HEADS, HeadNotes, head_of_model, load_head_model, reads_one_way, saved_head
+from posttrain.models.heads import load_head_model, reads_one_way
 from posttrain.models.load import LoadedModel, base_of, config_of, load_model
+from posttrain.models.notes import HEADS, HeadNotes, head_of_model, saved_head
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.rows import read_source

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain import registry
 from posttrain.config.base import Config
 from posttrain.data.answers import sequences_of
-from posttrain.data.chat import Encoded, EncodeResult, encode_all
+from posttrain.data.chat import Encoded, encode_all
 from posttrain.data.grouped import grouped
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.readers import DataSource, ReadResult, data_error, read_records
 from posttrain.data.records import Conversation
 from posttrain.errors import ConfigError, DataError, Problem
@@ -94,7 +95,7 @@ def material_of(
     task = task._replace(rows=len(rows))
     longest = longest_row(config, loaded.model)
     if own_rows and rows and config.replay is not None:
-        rows = rows + _lessons(config, task, loaded.tokenizer, longest, {row.place for row in rows})
+        rows = rows + _lessons(config, task, loaded.tokenizer, longest, {row.location for row in rows})
     if check is not None and rows:
         check(Material(rows, validation_rows or [], []))
     if replay_rows is None and config.replay is not None:
@@ -199,7 +200,7 @@ def _unknown_token(row: Any, loaded: LoadedModel) -> Problem | None:
     else:
         sequences = [one.input_ids for one in sequences_of(row)]
     known = rows_of(loaded.model)
-    found = (outside(row.place, ids, known, loaded.tokenizer) for ids in sequences)
+    found = (outside(row.location, ids, known, loaded.tokenizer) for ids in sequences)
     return next((problem for problem in found if problem is not None), None)
 
 
@@ -223,7 +224,7 @@ def _lessons(
     """The rows that the replay wants learned beside the rows with these locations."""
     if not isinstance(config.replay, ReplayConfig) or not config.replay.of_tasks:
         return []
-    made = config.replay.lessons([talk for talk in talks_of(config) if talk.place in places], task)
+    made = config.replay.lessons([talk for talk in talks_of(config) if talk.location in places], task)
     settings = EncodeSettings(config.objective, max_length, config.over_long)
     rows: list[Any] = form_of(config.objective).encode(made, tokenizer, settings).rows if made else []
     return rows
@@ -259,11 +260,11 @@ def hold_out(rows: Sequence[Any], share: float, seed: int) -> tuple[list[Any], l
     """(training rows, validation rows): a random share, at least one row each. Rows of one location, such as the
     windows of a long text, stay together. DataError with fewer than two locations.
     """
-    places = list(dict.fromkeys(row.place for row in rows))
+    places = list(dict.fromkeys(row.location for row in rows))
     if len(places) < 2:
-        raise DataError(Problem(rows[0].place, "one row cannot be split", "give more rows, or a validation file"))
+        raise DataError(Problem(rows[0].location, "one row cannot be split", "give more rows, or a validation file"))
     order = list(range(len(places)))
     random.Random(f"validation {seed}").shuffle(order)
     count = min(max(round(share * len(places)), 1), len(places) - 1)
     held = {places[i] for i in order[:count]}
-    return [row for row in rows if row.place not in held], [row for row in rows if row.place in held]
+    return [row for row in rows if row.location not in held], [row for row in rows if row.location in held]

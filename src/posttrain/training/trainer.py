@@ -430,7 +430,7 @@ def set_adapter_state(model: PreTrainedModel | PeftModel, folder: Path) -> None:
 
 
 def _locations(rows: Sequence[Row]) -> str:
-    named = ", ".join(row.place for row in rows[:NAMED_ROWS])
+    named = ", ".join(row.location for row in rows[:NAMED_ROWS])
     return named + (f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else "")
 
 

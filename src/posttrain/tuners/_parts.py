@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, Problem
-from posttrain.models.heads import head_modules
+from posttrain.models.notes import head_modules
 
 __all__ = [
     "Layer",

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.fingerprint import remember_base
-from posttrain.models.heads import head_modules
+from posttrain.models.notes import head_modules
 from posttrain.tuners._parts import last_part, linear_names
 
 __all__ = ["put_in", "refuse_looking_back", "task_type"]
@@ -28,7 +28,7 @@ def task_type(model: PreTrainedModel) -> TaskType:
     return TaskType.CAUSAL_LM
 
 
-def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, place: str = "tuner") -> PeftModel:
+def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, location: str = "tuner") -> PeftModel:
     """Put PEFT's layers into the model (in place) and freeze the rest. The global random state is left as it was.
 
     Raises ConfigError naming the model's linear layers when PEFT finds nothing to put its own into.
@@ -50,7 +50,7 @@ def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, place: str 
             return get_peft_model(model, config)
         except ValueError as error:
             names = ", ".join(sorted({last_part(name) for name in linear_names(model)}))
-            raise ConfigError(Problem(place, str(error).split("\n")[0], f"linear layers here: {names}")) from error
+            raise ConfigError(Problem(location, str(error).split("\n")[0], f"linear layers here: {names}")) from error
 
 
 def refuse_looking_back(model: PreTrainedModel, kind: str) -> None:

@@ -71,7 +71,7 @@ def ia3(model: PreTrainedModel, config: Ia3Config) -> PeftModel:
     else:
         targets, feedforward = config.target_modules, config.feedforward_modules or []
     adapter = PeftIA3Config(target_modules=targets, feedforward_modules=feedforward)
-    return put_in(model, adapter, seed=config.seed, place="tuner.target_modules")
+    return put_in(model, adapter, seed=config.seed, location="tuner.target_modules")
 
 
 def _is(name: str, endings: tuple[str, ...]) -> bool:

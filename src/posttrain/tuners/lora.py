@@ -93,7 +93,7 @@ def lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
             modules_to_save=list(config.modules_to_save) or None,
         ),
         seed=config.seed,
-        place="tuner.target_modules",
+        location="tuner.target_modules",
     )
     if pissa:
         keep_pissa_start(tuned)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from posttrain.errors import DataError, MissingError
-from posttrain.exams.json_schema import fits, unknown_keywords
+from posttrain.exams.json_schema import checkable, fits
 from posttrain.exams.tasks._captrack import letter_of, scorer
 from tests.exams.tasks.told import build, judged, scores_of, write_rows
 
@@ -131,7 +131,7 @@ def test_bad_rows_of_all_files_at_once(tmp_path: Path) -> None:
         ("comply", "", {}, {"compliance": 0.0}),
         ("schema", '{"answer": "C"}', {"schema": SCHEMA}, {"accuracy": 0.0, "json": 1.0}),
         ("schema", "sure: {'a'}", {"schema": SCHEMA}, {"accuracy": 0.0, "json": 0.0}),
-        ("schema", "{}", {"schema": {"dependentRequired": {}}}, None),
+        ("schema", "{}", {"schema": {"nullable": True}}, None),
         ("tools", "a(x=1)\nb(y=2)", {"gold": ["a(x=1)"]}, {"selection": 0.5, "arguments": 0.5}),
         ("tools", "I need no tool.", {"gold": []}, {"selection": 1.0, "arguments": 1.0}),
         ("tools", 'text_classify(text="hi")', {"gold": [{"name": "text classify", "args": {"text": "hi"}}]}, {"selection": 1.0, "arguments": 1.0}),
@@ -182,15 +182,30 @@ def test_ifeval_takes_its_arguments_from_ifevals_file(tmp_path: Path) -> None:
         ({"type": "string", "pattern": "^a", "maxLength": 2}, ["ab"], ["ba", "abc"]),
         ({"multipleOf": 0.5, "exclusiveMaximum": 2}, [1.5], [1.3, 2]),
         ({"$ref": "#/$defs/n", "$defs": {"n": {"type": "number"}}}, [1], ["1"]),
+        ({"if": {"type": "string"}, "then": {"minLength": 2}, "else": {"minimum": 2}}, ["ab", 2], ["a", 1]),
+        ({"dependentRequired": {"a": ["b"]}, "propertyNames": {"maxLength": 1}}, [{"b": 1}, {"a": 1, "b": 1}], [{"a": 1}, {"bb": 1}]),
+        ({"$ref": "#/$defs/m", "$defs": {"n": {"type": "number"}}}, [], [1]),
+        ({"$ref": "https://example.org/n.json"}, [], [1]),
+        ({"$ref": "#"}, [], [1]),
+        ({"format": "date"}, ["no date"], []),
         ({"patternProperties": {"^x": {"type": "number"}}, "additionalProperties": False}, [{"xa": 1}], [{"xa": "1"}, {"y": 1}]),
     ],
 )  # fmt: skip
 def test_json_schema(schema: dict[str, Any], good: list[Any], bad: list[Any]) -> None:
-    assert unknown_keywords(schema) == []
+    assert checkable(schema)
     assert all(fits(value, schema) for value in good)
     assert not any(fits(value, schema) for value in bad)
 
 
-def test_properties_may_be_called_like_keywords() -> None:
-    assert unknown_keywords({"properties": {"if": {"type": "string"}}}) == []
-    assert unknown_keywords({"properties": {"a": {"if": {}}}}) == ["if"]
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"properties": {"nullable": {"type": "string"}}}, True),  # a property may be called like anything
+        ({"properties": {"a": {"nullable": True}}}, False),
+        ({"anyOf": [{"type": "string"}, {"not": {"unknown": 1}}]}, False),
+        ({"type": "strin"}, False),
+        ({"items": [{"type": "string"}]}, False),  # an earlier draft's
+    ],
+)
+def test_schemas_that_can_be_checked(schema: dict[str, Any], expected: bool) -> None:
+    assert checkable(schema) is expected

@@ -161,7 +161,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"no .csv, .tsv or .jsonl file"):
         read_questions(tmp_path / "empty")
     (tmp_path / "q.csv").write_text("question,A,B,answer\n")
-    with pytest.raises(DataError, match="the file is empty"):
+    with pytest.raises(DataError, match="the table has no rows"):
         read_questions(tmp_path / "q.csv")
     (tmp_path / "none.csv").write_text("")
     with pytest.raises(DataError, match=r"none.csv: the file is empty"):

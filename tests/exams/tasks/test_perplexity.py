@@ -22,7 +22,7 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     assert scores["byte_perplexity"] == pytest.approx(math.exp(33 / 26))
     assert scores["word_perplexity"] == pytest.approx(math.exp(33 / 6))
     assert samples[0].scores["nats_per_token"] == pytest.approx(2.0)
-    assert not task.higher_is_better
+    assert task.spec.better == "less"
 
 
 def test_chinese_has_no_words_between_spaces(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_all_problems_of_a_file_at_once(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", [{"passage": "p"}, {"passage": "p", "question": "q", "answers": [1]}, {"x": 1}])
     with pytest.raises(DataError) as error:
         build("reading", tmp_path, path="a.jsonl")
-    places = {p.place.rsplit(":", 1)[-1] for p in error.value.problems}
+    places = {p.location.rsplit(":", 1)[-1] for p in error.value.problems}
     assert {"1", "2", "3"} <= places
     with pytest.raises(MissingError, match=r"b\.jsonl"):
         build("reading", tmp_path, path="b.jsonl")
@@ -135,5 +135,5 @@ def test_an_answer_that_starts_nowhere(tmp_path: Path, start: str) -> None:
     asked = f'{{"id": "1", "question": "Who?", "answers": [{answer}]}}'
     text = f'{{"data": [{{"paragraphs": [{{"context": "Ada.", "qas": [{asked}]}}]}}]}}'
     (tmp_path / "q.json").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"qas\[0\]: a question needs 'id', 'question' and 'answers'"):
+    with pytest.raises(DataError, match=r"q.json#1: a question needs 'id', 'question' and 'answers'"):
         build("reading", tmp_path, path="q.json")

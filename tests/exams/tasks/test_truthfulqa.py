@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from posttrain.errors import ConfigError, DataError
+from posttrain.exams.records import Sample
 from posttrain.exams.running import run_task
-from posttrain.exams.task import DATA, Sample, Task
+from posttrain.exams.task import DATA, Task
 from posttrain.exams.tasks._sheets import read_marks
-from posttrain.exams.tasks.truthfulqa import TruthfulqaConfig, truthfulqa
 from posttrain.inference.protocol import Plain
 from tests.exams.table import Table
 from tests.exams.tasks.told import build, judged, scores_of, text_of, write_rows
@@ -269,8 +269,7 @@ def marked(folder: Path, verdicts: Mapping[str, str]) -> None:
 def sheet_task(tmp_path: Path, **settings: Any) -> Task:
     rows = [{**ROW, "id": str(i), "pair": "", "question": f"第{i}題？"} for i in range(12)]
     path = write_rows(tmp_path / "t.jsonl", rows)
-    config = TruthfulqaConfig(path=path.name, mode="generation", sheet="marks", seed=4, **settings)
-    return truthfulqa(config, tmp_path)
+    return build("truthfulqa", tmp_path, path=path.name, mode="generation", sheet="marks", seed=4, **settings)
 
 
 def test_a_sheet_is_blind_shuffled_and_read_back(tmp_path: Path) -> None:

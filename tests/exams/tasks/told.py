@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import registry
+from posttrain.exams import exam as exams
 from posttrain.exams.capabilities import CAPABILITIES
-from posttrain.exams.task import Ask, Item, Sample, Task
+from posttrain.exams.records import Sample
+from posttrain.exams.task import Ask, Item, Task
 from posttrain.inference.protocol import Answer, Plain, Prompt, Scored
 
 
@@ -20,10 +22,9 @@ def text_of(prompt: Prompt) -> str:
 
 
 def build(kind: str, base: Path, **settings: Any) -> Task:
-    entry = registry.load("exam", kind)
-    task = entry.function(entry.config(**settings), base)
-    assert isinstance(task, Task)
-    return task
+    exam = exams.build(registry.load("exam", kind).config(**settings), base)
+    assert isinstance(exam, exams.TaskExam)
+    return exam.task
 
 
 def judged(
@@ -53,6 +54,8 @@ def one(task: Task, item: Item, replies: Sequence[Answer | Scored]) -> Sample:
 def scores_of(task: Task, samples: Sequence[Sample]) -> Mapping[str, float]:
     made = task.aggregate(samples)
     assert task.headline in made
+    for name in made:
+        task.declared(name)
     assert set(task.capabilities.values()) <= set(CAPABILITIES)
     return {name: score.value for name, score in made.items()}
 

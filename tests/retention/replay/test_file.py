@@ -22,7 +22,7 @@ def test_rows_are_read_beside_the_study(context: ReplayContext, tmp_path: Path, 
     (tmp_path / "old.jsonl").write_text(ROWS, encoding="utf-8")
     rows = file(config(), context)
     assert [[m.content for m in row.messages] for row in rows] == [["a?", "b"], ["c", "d"]]
-    assert rows[1].place.endswith("old.jsonl:2")
+    assert rows[1].location.endswith("old.jsonl:2")
     assert told == ["replay from old.jsonl: 2 conversations"]
     assert config().files() == ["old.jsonl"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import DataError, PosttrainError
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.respondents import ModelRespondent
@@ -16,7 +17,6 @@ from posttrain.retention.selection import (
     GENERAL_PROMPTS,
     PACKAGED_PROMPTS,
     ReplayContext,
-    normalise_prompt,
     packaged_prompts,
     read_prompts,
 )
@@ -132,7 +132,7 @@ def test_a_bad_prompt_is_named_by_file_and_row(context: ReplayContext, tmp_path:
         with pytest.raises(PosttrainError) as caught:
             way()
         (problem,) = caught.value.problems
-        assert problem.place == f"{tmp_path / 'p.jsonl'}:3"
+        assert problem.location == f"{tmp_path / 'p.jsonl'}:3"
         assert BAD[bad] in problem.cause
 
 

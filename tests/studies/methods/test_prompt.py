@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from posttrain.config.change import Change
-from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
-from posttrain.models.load import load_model
-from posttrain.studies.context import MethodContext
+from posttrain.inference.respondents import PromptedRespondent
+from posttrain.studies.candidates import END, CellContext
 from posttrain.studies.methods.prompt import PromptMethodConfig, language_of, prompt, wording_of
-from tests.talker import talker
+from tests.studies.methods.test_train import bench_of, context_of
 
 
 def change(*targets: tuple[str, str], **fields: Any) -> Change:
@@ -41,30 +40,33 @@ def test_braces_in_a_fact_are_left_alone() -> None:
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> MethodContext:
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CellContext:
     def refuse(*_: Any) -> Any:
         raise AssertionError("the prompt needs no copy of the model and no replay")
 
-    return MethodContext(
-        change=change(("capital of France?", "Tokyo")),
-        seed=0,
-        base=tmp_path,
-        folder=tmp_path,
-        key="k",
-        before=ModelRespondent(load_model(str(talker()), device="cpu")),
-        working=refuse,
-        load=refuse,
-        replay=refuse,
-        forbidden=frozenset(),
-    )
+    bench = bench_of(tmp_path)
+    for name in ("working", "lent", "load", "replay"):
+        monkeypatch.setattr(bench, name, refuse)
+    return context_of(bench, tmp_path, change(("capital of France?", "Tokyo")))
 
 
-def test_the_untouched_model_is_told(context: MethodContext) -> None:
-    made = prompt(PromptMethodConfig(wording="hello {answer}", place="user"), context)
+def test_the_untouched_model_is_told(context: CellContext) -> None:
+    (made,) = prompt(PromptMethodConfig(wording="hello {answer}", place="user"), context)
     assert isinstance(made.respondent, PromptedRespondent)
     assert made.respondent.told("who wrote Hamlet?") == "hello Tokyo\nwho wrote Hamlet?"
     assert made.respondent.inner is context.before
     assert made.notes == ("Told with every question: hello Tokyo",)
-    assert made.weights is None
-    other = prompt(PromptMethodConfig(), dataclasses.replace(context, change=change(("a?", "b"))))
+    assert (made.point, made.product) == (END, None)
+    (other,) = prompt(PromptMethodConfig(), dataclasses.replace(context, changes=(change(("a?", "b")),)))
+    assert other.respondent is not None
     assert other.respondent.fingerprint != made.respondent.fingerprint
+
+
+def test_facts_in_a_sequence_are_told_one_after_another(context: CellContext) -> None:
+    facts = tuple(change((f"q{i}?", f"a{i}")) for i in range(5))
+    config = PromptMethodConfig(wording="{prompt} {answer}")
+    made = list(prompt(config, dataclasses.replace(context, changes=facts, sequence=2)))
+    assert [(one.point.name, one.changes) for one in made] == [("changes-2", 2), ("changes-4", 4), ("final", 5)]
+    assert made[0].notes == ("Told with every question: q0? a0\nq1? a1",)
+    (together,) = prompt(config, dataclasses.replace(context, changes=facts))
+    assert together.notes == made[-1].notes

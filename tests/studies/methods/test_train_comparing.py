@@ -8,68 +8,53 @@ import pytest
 
 from posttrain.config.change import Change
 from posttrain.errors import DataError
-from posttrain.inference.respondents import ModelRespondent
-from posttrain.models.load import load_model
-from posttrain.studies.context import MethodContext
-from posttrain.studies.methods.train import encoded_rows, settings_of, target_records, train
-from tests.studies.methods.test_train import Bench, config, metrics
+from posttrain.studies.candidates import CellContext
+from posttrain.studies.train_config import settings_of
+from posttrain.studies.train_rows import encoded_rows, target_records
+from tests.studies.methods.test_train import bench_of, config, context_of, trained
 
 ASKED = ["capital of France?", "who wrote Hamlet?"]
 
 
-def context_of(tmp_path: Path, answers: list[str] | None = None) -> MethodContext:
+def asking(tmp_path: Path, answers: list[str] | None = None) -> CellContext:
     """answers: wanted; None wants what the talker says already."""
-    bench = Bench()
-    before = ModelRespondent(bench.loaded)
-    wanted = answers or [answer.text.strip() for answer in before.answers(ASKED, max_new_tokens=20)]
+    bench = bench_of(tmp_path)
+    wanted = answers or [answer.text.strip() for answer in bench.before.answers(ASKED, max_new_tokens=20)]
     targets = [{"prompt": p, "answer": a} for p, a in zip(ASKED, wanted, strict=True)]
-    return MethodContext(
-        change=Change.model_validate({"name": "c", "target": targets}),
-        seed=0,
-        base=tmp_path,
-        folder=tmp_path / "cell",
-        key="k",
-        before=before,
-        working=bench.working,
-        load=lambda folder: load_model(str(folder), device="cpu"),
-        replay=lambda *_: [],
-        forbidden=frozenset(),
-    )
+    return context_of(bench, tmp_path / "cell", Change.model_validate({"name": "c", "target": targets}))
 
 
 @pytest.mark.parametrize(("objective", "rows"), [("dpo", 1), ("orpo", 1), ("kto", 2)])
 def test_the_target_gains_on_the_present_answer(tmp_path: Path, objective: str, rows: int) -> None:
-    present = context_of(tmp_path).change
-    assert present is not None
-    context = context_of(tmp_path, ["Tokyo", present.target[1].answer[0]])  # the second is answered so already
+    (present,) = asking(tmp_path).changes
+    context = asking(tmp_path, ["Tokyo", present.target[1].answer[0]])  # the second is answered so already
     said: list[str] = []
     settings = settings_of(config(objective=objective), context, "talker")
-    records = target_records(settings, context, said.append)
+    records = target_records(settings.objective, context.changes, context.before, said.append)
     assert said == ["1 of 2 targets are left out: the model answers as wanted already, or not at all"]
     assert len(records) == rows
-    assert len(encoded_rows(settings.objective, records, context.working().tokenizer, 200)) == rows
-    result = train(config(objective=objective), context)
+    assert len(encoded_rows(settings.objective, records, context.bench.working().tokenizer, 200)) == rows
+    result = trained(config(objective=objective), context)
     assert any("1 of 2 targets are left out" in note for note in result.notes)
-    history = metrics(context)
+    history = result.metrics
     assert history[-1]["loss_nats"] < history[0]["loss_nats"]
     assert history[-1]["margin"] > 0
 
 
 def test_a_change_that_is_there_already_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="every target is answered as wanted already"):
-        train(config(objective="dpo"), context_of(tmp_path))
+        trained(config(objective="dpo"), asking(tmp_path))
 
 
 def test_the_targets_are_what_the_teacher_of_sdft_is_shown(tmp_path: Path) -> None:
-    context = context_of(tmp_path, ["Tokyo", "Marlowe"])
+    context = asking(tmp_path, ["Tokyo", "Marlowe"])
     objective = {"kind": "sdft", "temperature": 0, "max_new_tokens": 8}
     chosen = config(objective=objective, optimizer={"max_steps": 12, "learning_rate": 3e-3})
     settings = settings_of(chosen, context, "talker")
-    records = target_records(settings, context, lambda text: None)
-    loaded = context.working()
+    records = target_records(settings.objective, context.changes, context.before, lambda text: None)
+    loaded = context.bench.working()
     rows = encoded_rows(settings.objective, records, loaded.tokenizer, 512)
     assert ["Tokyo" in loaded.tokenizer.decode(row.shown) for row in rows] == [True, False]
-    train(chosen, context)
-    history = metrics(context)
+    history = trained(chosen, context).metrics
     assert history[-1]["loss_nats"] < 0.7 * history[0]["loss_nats"]
     assert history[0]["answer_tokens"] >= 2  # Paris and its end

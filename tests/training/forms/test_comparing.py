@@ -436,13 +436,13 @@ def test_mismatched_answers_are_cut_to_the_longest_row_and_need_no_other_prompt(
 
 @pytest.mark.parametrize(("label", "mend"), [(True, "`sft` learns good answers alone"), (False, "add good answers")])
 def test_one_grade_alone_is_refused(pico_path: PicoPath, label: bool, mend: str) -> None:
-    data = [GradedRow(one.answer, label, one.place) for one in graded(3)]
+    data = [GradedRow(one.answer, label, one.location) for one in graded(3)]
     with pytest.raises(DataError, match=rf"graded.jsonl:1: all 3 rows have label {str(label).lower()}.*{mend}"):
         train(config(objective="kto"), loaded=load(pico_path), rows=data)
 
 
 def test_unequal_weights_are_told(pico_path: PicoPath) -> None:
-    data = [GradedRow(one.answer, i != 0, one.place) for i, one in enumerate(graded(4))]
+    data = [GradedRow(one.answer, i != 0, one.location) for i, one in enumerate(graded(4))]
     seen = Remembers()
     train(config(objective="kto", optimizer={"max_steps": 1}), loaded=load(pico_path), rows=data, progress=seen)
     assert any("3 good and 1 bad answers weigh 3 to 1" in line and "0.333" in line for line in seen.said)

@@ -1,6 +1,6 @@
 """Scores of classification and regression over a data set, as GLUE and SuperGLUE use them.
 
-Labels are any values with equality. An answer that is no label (None, or a text that names none) is a wrong label.
+Labels are any hashable values. An answer that is not a label (None, or a text that names none) counts as wrong.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ __all__ = ["accuracy", "f1_binary", "macro_f1", "matthews", "pearson", "spearman
 
 
 def accuracy(predicted: Sequence[Hashable], wanted: Sequence[Hashable]) -> float:
-    """Share of equal labels, 0 to 1."""
+    """Share of right labels, 0 to 1."""
     _paired(predicted, wanted)
     return sum(a == b for a, b in zip(predicted, wanted, strict=True)) / len(wanted)
 
 
 def f1_binary(predicted: Sequence[Hashable], wanted: Sequence[Hashable], *, positive: Hashable = 1) -> float:
-    """F1 = 2 TP / (2 TP + FP + FN) of the label `positive`, 0 to 1; 0 where it neither occurs nor is said."""
+    """F1 = 2 TP / (2 TP + FP + FN) of the label `positive`, 0 to 1; 0 when it is neither wanted nor predicted."""
     _paired(predicted, wanted)
     hits = sum(a == b == positive for a, b in zip(predicted, wanted, strict=True))
     named = sum(a == positive for a in predicted) + sum(b == positive for b in wanted)
@@ -28,17 +28,17 @@ def f1_binary(predicted: Sequence[Hashable], wanted: Sequence[Hashable], *, posi
 
 
 def macro_f1(predicted: Sequence[Hashable], wanted: Sequence[Hashable]) -> float:
-    """Mean of `f1_binary` over every label that occurs or is said, 0 to 1."""
+    """Mean of `f1_binary` over every label that is wanted or predicted, 0 to 1."""
     labels = dict.fromkeys([*wanted, *predicted])
     return sum(f1_binary(predicted, wanted, positive=label) for label in labels) / len(labels)
 
 
 def matthews(predicted: Sequence[Hashable], wanted: Sequence[Hashable]) -> float:
-    """Matthews' correlation, -1 to 1, for any number of labels (Gorodkin 2004); 0 where either side has one label.
+    """Matthews' correlation, -1 to 1, for any number of labels (Gorodkin 2004); 0 when either side has one label only.
 
         (c s - sum_k p_k t_k) / sqrt((s² - sum_k p_k²)(s² - sum_k t_k²))
 
-    c: equal labels, s: samples, p_k, t_k: how often label k is said and occurs.
+    c: right labels, s: samples, p_k, t_k: how often label k is predicted and wanted.
     """  # fmt: skip
     _paired(predicted, wanted)
     labels = dict.fromkeys([*wanted, *predicted])
@@ -52,7 +52,7 @@ def matthews(predicted: Sequence[Hashable], wanted: Sequence[Hashable]) -> float
 
 
 def pearson(predicted: Sequence[float], wanted: Sequence[float]) -> float:
-    """Pearson's correlation, -1 to 1; 0 where either side is constant and none is defined."""
+    """Pearson's correlation, -1 to 1; 0 when either side is constant, where it is not defined."""
     _paired(predicted, wanted)
     a, b = (np.asarray(values, dtype=np.float64) for values in (predicted, wanted))  # (N,) each
     if (a == a[0]).all() or (b == b[0]).all():
@@ -70,9 +70,9 @@ def spearman(predicted: Sequence[float], wanted: Sequence[float]) -> float:
 
 def _ranks(values: Sequence[float]) -> list[float]:
     data = np.asarray(values, dtype=np.float64)
-    _, places, counts = np.unique(data, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(data, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    return list((last - (counts - 1) / 2)[places])
+    return list((last - (counts - 1) / 2)[inverse])
 
 
 def _paired(predicted: Sequence[object], wanted: Sequence[object]) -> None:

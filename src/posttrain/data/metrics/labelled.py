@@ -1,4 +1,4 @@
-"""The scores of a model with a head over a data set: of classes, of tags, of answers found in texts. All 0 to 1, but
+"""Scores of a model with a head over a data set: for classes, tags, and answers in texts. All are 0 to 1, except
 Matthews' correlation, -1 to 1.
 """
 
@@ -36,7 +36,7 @@ def scores_of_classes(
 def scores_of_tags(
     said: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], labels: Sequence[str]
 ) -> dict[str, float]:
-    """accuracy over tokens, and span_f1 where the tags mark spans."""
+    """accuracy over tokens, and span_f1 if the tags mark spans."""
     scores = {"accuracy": accuracy([t for one in said for t in one], [t for one in gold for t in one])}
     if has_spans(labels):
         scores["span_f1"] = span_f1(said, gold)
@@ -44,10 +44,9 @@ def scores_of_tags(
 
 
 def scores_of_answers(said: Sequence[str], gold: Sequence[Sequence[str]]) -> dict[str, float]:
-    """exact_match and f1 as SQuAD has them; where the right answers have Chinese characters, over characters, as for
-    DRCD.
+    """exact_match and f1 as in SQuAD; over characters, as for DRCD, if the right answers have Chinese characters.
 
-    A question without an answer is right when nothing is said (`no_answer_accuracy` is over these alone).
+    A question without an answer is right when the prediction is empty (`no_answer_accuracy` covers these only).
     """
     exact: list[float] = []
     f1: list[float] = []

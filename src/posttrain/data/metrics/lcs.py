@@ -1,4 +1,4 @@
-"""Longest common subsequence and longest common substring of two token sequences, with bits of integers.
+"""Longest common subsequence and longest common substring of two token sequences, with integers as bit vectors.
 
 A row of the usual table (length of the LCS of the first i of `rows` and the first j of `columns`) grows by 0 or 1
 from one column to the next, so one bit per column holds it (Crochemore et al. 2001, Inf. Process. Lett. 80:279).
@@ -20,8 +20,8 @@ def lcs_length(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> int:
 def lcs_indices(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> list[int]:
     """Positions in `rows` of one longest common subsequence, rising.
 
-    Among equals it is the one that walking back from the end finds: along both where the tokens are equal; else to the
-    column before where that is longer than the row before; else to the row before (as rouge-score 0.1.2 walks).
+    Of several it is the one found by walking back from the end as rouge-score 0.1.2 does: along both if the tokens are
+    equal; else to the column before if the value there is larger than in the row before; else to the row before.
     """
     bits = _bit_rows(rows, columns)
     i, j = len(rows), len(columns)
@@ -39,14 +39,14 @@ def lcs_indices(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> list[i
 
 def _bit_rows(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> list[int]:
     """len(rows) + 1 integers; a zero at bit j of integer i: the table grows from column j to j + 1 in row i."""
-    places: dict[Hashable, int] = {}
+    positions: dict[Hashable, int] = {}
     for j, token in enumerate(columns):
-        places[token] = places.get(token, 0) | 1 << j
+        positions[token] = positions.get(token, 0) | 1 << j
     full = (1 << len(columns)) - 1
     bits = [full]
     for token in rows:
         last = bits[-1]
-        match = last & places.get(token, 0)
+        match = last & positions.get(token, 0)
         bits.append(((last + match) | (last - match)) & full)
     return bits
 

@@ -11,8 +11,8 @@
     em_cmrc, f1_cmrc_lcs    CMRC 2018's script (arXiv 1810.07366): without its own list of marks; h: the longest common
                             *substring* (its function is called find_lcs, but allows no gap)
 
-f1_char_bag >= f1_char_subsequence; a gap costs f1_cmrc_lcs everything on the shorter side of it. An empty answer scores
-0 in all of them.
+f1_char_bag >= f1_char_subsequence; with a gap, f1_cmrc_lcs counts the longer side only. An empty answer scores 0 in all
+of them.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from posttrain.data.metrics.lcs import lcs_length, substring_length
 from posttrain.data.scripts import CJK
@@ -33,14 +32,12 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_ASCII_MARKS = str.maketrans("", "", string.punctuation)
 _UNITS = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
 _CMRC_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
-"""The script's list. Its '……' is two characters and so never equals one: the ellipsis stays."""
+"""The script's list, without '……': that is two characters, which never equal one, so the ellipsis stays."""
 _CMRC_UNITS = re.compile(r"[\u4e00-\u9fa5]|[^\W_\u4e00-\u9fa5]+(?:[.'’,][^\W_\u4e00-\u9fa5]+)*|\S")
 
 
-def exact_match(prediction: str, references: Sequence[str], language: Literal["en", "zh"] = "en") -> float:
-    """1 where the normalised texts are equal: SQuAD 1.1's rule in English, `em_zh` in Chinese."""
-    if language == "zh":
-        return em_zh(prediction, references)
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """1 where the normalised texts are equal by SQuAD 1.1's rule."""
     return _best(prediction, references, lambda a, b: float(_squad(a) == _squad(b)))
 
 
@@ -77,9 +74,9 @@ def em_cmrc(prediction: str, references: Sequence[str]) -> float:
 def f1_cmrc_lcs(prediction: str, references: Sequence[str]) -> float:
     """CMRC 2018's F1: of the longest common substring over its mixed segmentation.
 
-    Characters U+4E00 to U+9FA5 are units; what is between them the script hands to nltk's English tokenizer, here a
-    word with its inner points, commas and apostrophes is a unit and any other mark is one. They differ where nltk
-    takes words apart (don't: do, n't) or keeps marks together (``, --, ...).
+    Characters U+4E00 to U+9FA5 are units. The script passes the rest to nltk's English tokenizer; here a word with its
+    inner points, commas and apostrophes is a unit, and so is any other mark. They differ where nltk splits words
+    (don't: do, n't) or keeps marks together (``, --, ...).
     """
 
     def one(a: str, b: str) -> float:

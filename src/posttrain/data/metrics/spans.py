@@ -1,9 +1,9 @@
-"""Spans of tagged tokens (names, say) and their F1, as CoNLL counts them: a span is right when it begins, ends and is
-named as the gold one.
+"""Spans of tagged tokens (such as names) and their F1, as CoNLL counts them: a span is right when its beginning, its
+end and its name are right.
 
-Tags are `O`, or a letter and a name (`B-PER`). How tags that no scheme allows are read is CoNLL's convention, which
-conlleval and seqeval's default share: every maximal run is a span, so an `I-PER` after `O` or after another name begins
-one. Letters: B begins, I goes on, E ends, S is a span of one token (IOB1, IOB2, IOE2 and IOBES are all read).
+Tags are `O`, or a letter and a name (`B-PER`). Tags that no scheme allows are read by CoNLL's convention, which
+conlleval and seqeval use by default: every maximal run is a span, so an `I-PER` after `O` or after another name begins
+one. Letters: B begins, I continues, E ends, S is a span of one token (IOB1, IOB2, IOE2 and IOBES are all read).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LETTERS = frozenset("BIES")
 
 
 class Span(NamedTuple):
-    """first, last: numbers of its tokens, both within it."""
+    """first, last: indices of its first and its last token."""
 
     name: str
     first: int
@@ -38,7 +38,7 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
     [Span(name='PER', first=0, last=1), Span(name='LOC', first=3, last=3)]
     """
     found: list[Span] = []
-    name, first, closed = "", 0, True  # the span that is under way, where there is one
+    name, first, closed = "", 0, True  # the span that is open, unless closed
     for i, tag in enumerate([*tags, OUTSIDE]):
         letter, _, own = tag.partition("-")
         goes_on = not closed and letter in ("I", "E") and own == name
@@ -56,7 +56,7 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
 
 
 def span_f1(predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> float:
-    """Micro F1 over all spans of all sentences, 0 to 1; 0 where neither side has any.
+    """Micro F1 over all spans of all sentences, 0 to 1; 0 when neither side has any.
 
         F1 = 2 right / (spans said + spans there)
     """  # fmt: skip

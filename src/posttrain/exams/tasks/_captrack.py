@@ -9,16 +9,17 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from posttrain.exams.behaviour import formatting, length
 from posttrain.exams.instructions import is_followed, loose_forms, unsupported
-from posttrain.exams.json_schema import fits, unknown_keywords
+from posttrain.exams.json_schema import checkable, fits
 from posttrain.exams.matching import is_refusal, json_values, normalise
 from posttrain.exams.numerals import last_number, marked_number
+from posttrain.exams.score_spec import ScoreSpec, Unit
 
-__all__ = ["LETTERS", "Spec", "plain_value", "scorer", "spec_of"]
+__all__ = ["LETTERS", "Spec", "declared", "plain_value", "scorer", "spec_of"]
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Row = Mapping[str, Any]
@@ -179,7 +180,7 @@ def _style(answer: str, row: Row) -> Scores:
 
 def _schema(answer: str, row: Row) -> Scores:
     schema = row.get("schema")
-    if not isinstance(schema, Mapping) or not schema or unknown_keywords(schema):
+    if not isinstance(schema, Mapping) or not schema or not checkable(schema):
         return None
     text = re.sub(r"^```\w*\s*|\s*```$|^JSON:\s*", "", answer.strip(), flags=re.IGNORECASE)
     for part in (text, *re.findall(r"\{.*\}", text, re.DOTALL)):
@@ -236,7 +237,8 @@ def _written_call(line: str) -> tuple[str, dict[str, Any]] | None:
         tree = ast.parse(f"f({match[2]})", mode="eval").body
     except (SyntaxError, ValueError, RecursionError):
         return match[1], {"": match[2]}
-    assert isinstance(tree, ast.Call)
+    if not isinstance(tree, ast.Call):
+        return None
     args: dict[str, Any] = {str(i): _literal(arg) for i, arg in enumerate(tree.args)}
     return match[1], args | {str(k.arg): _literal(k.value) for k in tree.keywords}
 
@@ -294,6 +296,28 @@ WAYS: Mapping[str, Callable[[str, Row], Scores]] = {
     "tools": _tools,
     "citation": _citation,
 }
+
+
+MADE: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("contains", "answer", "number", "yes_no", "needle"), ("accuracy",)),
+    "choice": ("accuracy", "said", "format"),
+    "refusal": ("refusal",),
+    "comply": ("compliance",),
+    "style": ("length", "bullets", "table", "emoji"),
+    "schema": ("accuracy", "json"),
+    "ifeval": ("prompt_strict", "prompt_loose"),
+    "tools": ("selection", "arguments"),
+    "citation": ("format", "sources"),
+}
+"""Way of scoring -> the scores that it makes."""
+
+
+def declared(task: str) -> Iterator[ScoreSpec]:
+    """What the scores of a task are: `<task>.<score>`."""
+    way = spec_of(task).way
+    for score in MADE.get(way, ()):
+        unit: Unit = "tokens" if score == "length" else "grade" if way in ("tools", "citation") else "share"
+        yield ScoreSpec(f"{task}.{score}", score, unit, "none" if way == "style" else "more", task)
 
 
 def scorer(way: str) -> Callable[[str, Row], Scores] | None:

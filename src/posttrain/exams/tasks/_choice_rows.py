@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from posttrain.config.load import read_text
-from posttrain.errors import ConfigError, DataError, MissingError, Problem
-from posttrain.exams.rows import LONGEST, Row, Rows
+from posttrain.data.readers import listed
+from posttrain.errors import DataError, MissingError, Problem
+from posttrain.exams.rows import Row, Rows
 
 __all__ = ["LETTERS", "Question", "Read", "read_questions"]
 
@@ -67,12 +65,11 @@ def read_questions(path: Path) -> Read:
         problems += reader.problems
         rows[split] += drafts
     if problems:
-        shown = problems[:20]
-        raise DataError(*shown, *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
+        raise DataError(*listed(problems))
     if not rows["test"]:
         raise DataError(Problem(str(path), "no questions", "MMLU's CSV or JSONL is expected: docs/exams.md"))
     asked = _numbered(rows["test"])
-    places = {(q.subject, q.number): draft.row.place for q, draft in zip(asked, rows["test"], strict=True)}
+    places = {(q.subject, q.number): draft.row.location for q, draft in zip(asked, rows["test"], strict=True)}
     return Read(asked, _numbered(rows["dev"]), notes, places)
 
 
@@ -95,24 +92,16 @@ def _files(path: Path) -> Iterator[tuple[Path, Split, str]]:
 
 
 def _read_file(file: Path, subject: str) -> tuple[list[_Draft], Rows]:
-    rows = Rows(file, header=_header(file))
+    rows = Rows(file, names=lambda cells: _names(cells, file))
     drafts = [draft for row in rows if (draft := _draft(row, subject)) is not None]
     if not rows.count and not rows.problems:
         rows.problems.append(Problem(str(file), "the file is empty: no rows"))
     return drafts, rows
 
 
-def _header(file: Path) -> tuple[str, ...] | None:
+def _names(first: list[str], file: Path) -> tuple[str, ...] | None:
     """Names for the columns of a table whose first line is a question already, as in the original MMLU."""
-    if file.suffix.lower() not in (".csv", ".tsv"):
-        return None
-    try:
-        text = read_text(file)
-    except ConfigError as error:  # not UTF-8
-        raise DataError(*error.problems) from error
-    first = _first_cells(text, "\t" if file.suffix.lower() == ".tsv" else ",")
-    names = {cell.strip().lower() for cell in first}
-    if not first or names & {*QUESTION_KEYS, *ANSWER_KEYS}:
+    if {cell.strip().lower() for cell in first} & {*QUESTION_KEYS, *ANSWER_KEYS}:
         return None
     if len(first) < 4:
         cause = f"{len(first)} columns; a question, at least two choices and the answer are expected"
@@ -121,15 +110,6 @@ def _header(file: Path) -> tuple[str, ...] | None:
         cause = "neither names of columns nor a question, its choices and its answer"
         raise DataError(Problem(f"{file}:1", cause, "call the columns question,A,B,C,D,answer"))
     return ("question", *LETTERS[: len(first) - 2], "answer")
-
-
-def _first_cells(text: str, delimiter: str) -> list[str]:
-    """The first line's cells; none when it cannot be read, which `Rows` then says."""
-    csv.field_size_limit(LONGEST)
-    try:
-        return next((cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if cells), [])
-    except csv.Error:
-        return []
 
 
 def _draft(row: Row, subject: str) -> _Draft | None:
@@ -217,7 +197,7 @@ def _settle(drafts: list[_Draft], file: Path, rows: Rows) -> Iterator[str]:
     last = [d for d in numbers if d.counted == len(d.question.choices)]
     if zero and last:
         last[0].row.bad(
-            f"answer {last[0].counted}, and {zero[0].row.place} has 0: do they count from 0 or from 1?",
+            f"answer {last[0].counted}, and {zero[0].row.location} has 0: do they count from 0 or from 1?",
             "write letters instead of numbers",
         )
     first = 1 if last and not zero else 0

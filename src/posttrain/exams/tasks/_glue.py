@@ -11,9 +11,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from posttrain.exams.score_spec import ScoreSpec, specs
+
 __all__ = ["TASKS", "GlueTask", "Posed"]
 
 Fields = Mapping[str, str]
+SCORES: Mapping[str, ScoreSpec] = {
+    spec.key: spec
+    for spec in (
+        *specs("acc", "em", "parity"),
+        *specs("f1", "f1a", "macro_f1", unit="grade"),
+        *specs("mcc", "pearson", "spearman", unit="number"),
+        *specs("squared_error", unit="number", better="less"),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,11 @@ class GlueTask:
     label_columns: tuple[str, ...] = ("label",)
     header: tuple[str, ...] | None = None
     pose: Callable[[Fields], Posed] | None = None
+
+    @property
+    def specs(self) -> tuple[ScoreSpec, ...]:
+        """What its scores are."""
+        return tuple(SCORES[name] for name in (*self.scores, *(["squared_error"] if "pearson" in self.scores else [])))
 
     def posed(self, row: Fields) -> Posed:
         """The row in words."""

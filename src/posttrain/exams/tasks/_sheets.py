@@ -19,8 +19,9 @@ from pathlib import Path
 from posttrain.config.json_text import parse_json
 from posttrain.config.load import read_text
 from posttrain.errors import DataError, MissingError, Problem
-from posttrain.exams.records import write_atomically
-from posttrain.exams.task import Sample, content_id
+from posttrain.exams.records import Sample
+from posttrain.exams.task import content_id
+from posttrain.models.disk import write_whole
 
 __all__ = ["VERDICTS", "Marks", "read_marks", "write_sheet"]
 
@@ -47,14 +48,15 @@ def write_sheet(folder: Path, respondent: str, samples: Sequence[Sample], seed: 
     random.Random(f"sheet {seed} {name}").shuffle(order)
     codes = {f"{number:04}": sample for number, sample in enumerate(order, start=1)}
     key = {"respondent": respondent, "items": {code: sample.id for code, sample in codes.items()}}
-    write_atomically(_key_of(sheet), json.dumps(key, ensure_ascii=False, indent=1) + "\n")
+    _key_of(sheet).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(_key_of(sheet), json.dumps(key, ensure_ascii=False, indent=1) + "\n")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for code, sample in codes.items():
         references = ["; ".join(sample.extra.get(side, ())) for side in ("true", "false")]
         writer.writerow([code, sample.question, sample.answer, *references, ""])
-    write_atomically(sheet, "\ufeff" + text.getvalue())  # with a BOM spreadsheets read it as UTF-8
+    write_whole(sheet, "\ufeff" + text.getvalue())  # with a BOM spreadsheets read it as UTF-8
     return sheet
 
 
@@ -83,16 +85,16 @@ def read_marks(folder: Path) -> Marks:
         except csv.Error as error:
             raise DataError(Problem(f"{sheet}:{rows.line_num}", f"not valid CSV: {error}", "save it again")) from error
         for number, row in lines:
-            place = f"{sheet}:{number}"
+            location = f"{sheet}:{number}"
             written = (row.get("verdict") or "").strip().lower()
             code = (row.get("code") or "").strip().zfill(4)  # a spreadsheet makes 0001 a number
             if not written:
                 continue
             if code not in items:
-                problems.append(Problem(place, f"the code '{row.get('code')}' is not in the key", "restore it"))
+                problems.append(Problem(location, f"the code '{row.get('code')}' is not in the key", "restore it"))
             elif written not in _MEANING:
                 known = ", ".join(words[0] for words in VERDICTS.values())
-                problems.append(Problem(place, f"'{row['verdict']}' is no verdict", f"write one of {known}"))
+                problems.append(Problem(location, f"'{row['verdict']}' is no verdict", f"write one of {known}"))
             else:
                 marks[items[code], row.get("answer") or ""] = _MEANING[written]
     if problems:

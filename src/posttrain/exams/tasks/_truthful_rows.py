@@ -36,7 +36,7 @@ class Question(NamedTuple):
 
 
 def read_truthful(path: Path) -> tuple[list[Question], list[str], dict[str, str]]:
-    """The questions, notes for the reader, and each question's place by its id. DataError with every wrong row."""
+    """The questions, notes for the reader, and each question's location by its id. DataError with every wrong row."""
     rows: list[Row]
     if path.suffix.lower() in (".yaml", ".yml"):
         problems: list[Problem] = []
@@ -50,7 +50,7 @@ def read_truthful(path: Path) -> tuple[list[Question], list[str], dict[str, str]
         rows = list(reader)
         read = [as_row(row, number) for number, row in enumerate(rows, start=1)]
         reader.check()
-    places = {one[0].id: row.place for one, row in zip(read, rows, strict=True) if one is not None}
+    places = {one[0].id: row.location for one, row in zip(read, rows, strict=True) if one is not None}
     found = [one for one in read if one is not None]
     questions = [question for question, _ in found]
     _check_ids(path, questions)

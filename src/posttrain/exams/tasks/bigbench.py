@@ -15,9 +15,11 @@ from pydantic import Field
 
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.choices import choice_asks, chosen
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path, read_json
-from posttrain.exams.task import Ask, Item, Reply, Sample, Task, TaskConfig, draw, resolve
-from posttrain.inference.protocol import Answer, Plain
+from posttrain.exams.score_spec import specs
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
+from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
 __all__ = ["BigbenchConfig", "bigbench"]
@@ -62,15 +64,13 @@ def bigbench(config: BigbenchConfig, base: Path) -> Task:
     sizes = {len(item.doc["scores"]) for item in items if item.doc["scores"]}
     form = "chat" if config.template == "chat" else "plain"
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
         headline=headline,
         capabilities={headline: "can.reasoning"},
+        scores=(*specs("multiple_choice_grade", unit="grade"), *specs("exact_str_match", "exact_loose")),
         signature=f"bigbench|{name}|{config.shots}-shot|{form}|{config.max_new_tokens} tokens|v1",
         chance=1 / sizes.pop() if len(sizes) == 1 else None,
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=tuple(notes),
     )
 
@@ -115,7 +115,7 @@ def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Proble
         shown = rng.sample(others, min(config.shots, len(others)))
         text = (told.get("task_prefix") or "") + "".join(f"{_asked(told, e, rng)}{_right(e)}" for e in shown) + body
         made[key] = replace(
-            _item(f"{prefix}{number}", group, told, example, text, config), place=f"{file}: examples[{number}]"
+            _item(f"{prefix}{number}", group, told, example, text, config), location=f"{file}: examples[{number}]"
         )
     if twice:
         notes.append(f"{file.parent.name}: {twice} examples that stand twice are asked once")
@@ -180,36 +180,28 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         names = list(scores)
         choice = chosen(replies, names)
         grade = float(scores[names[choice.best]])
-        return Sample(
-            id=item.id,
-            group=item.group,
-            question=item.question,
-            answer=names[choice.best],
-            target=max(names, key=lambda name: scores[name]),
-            scores={"multiple_choice_grade": grade},
+        return item.sample(
+            names[choice.best],
+            max(names, key=lambda name: scores[name]),
+            {"multiple_choice_grade": grade},
             correct=grade == max(scores.values()),
             choices=len(names),
             confidence=max(choice.shares),
             extra={"shares": [round(share, 6) for share in choice.shares]},
         )
-    (said,) = replies
-    assert isinstance(said, Answer)
+    said = the_answer(replies)
     text = said.text
     if item.doc["regex"]:
         found = re.search(item.doc["regex"], text)
         text = ((found[1] or "") if found.groups() else found[0]) if found else ""
     right = text.strip() in {target.strip() for target in item.doc["target"]}
     nearly = right or _plain(text) in {_plain(target) for target in item.doc["target"]}
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=said.text.strip(),
-        target=item.doc["target"][0],
-        scores={"exact_str_match": float(right), "exact_loose": float(nearly)},
+    return item.sample(
+        said.text.strip(),
+        item.doc["target"][0],
+        {"exact_str_match": float(right), "exact_loose": float(nearly)},
+        said,
         correct=right,
-        tokens=said.tokens,
-        ended=said.ended,
     )
 
 

@@ -13,10 +13,12 @@ from pydantic import Field
 
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.choices import choice_asks, chosen
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows, no_path
-from posttrain.exams.task import Ask, Item, Reply, Sample, Task, TaskConfig, draw, resolve
-from posttrain.exams.tasks._captrack import LETTERS, Spec, letter_of, plain_value, scorer, spec_of
-from posttrain.inference.protocol import Answer, Plain, Prompt
+from posttrain.exams.score_spec import specs
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
+from posttrain.exams.tasks._captrack import LETTERS, Spec, declared, letter_of, plain_value, scorer, spec_of
+from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
 __all__ = ["CaptrackConfig", "captrack"]
@@ -75,20 +77,17 @@ def captrack(config: CaptrackConfig, base: Path) -> Task:
         problems += rows.problems
     if problems:
         raise DataError(*problems[:20], *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
-    kept = draw(items, config.limit, config.seed)
     notes = [f"{task} is answered but not scored: it {WHY[way]}" for task in files if (way := spec_of(task).way) in WHY]
     if other:
         notes.append(f"{other} rows are asked by 'prompt': their formatted_prompt carries another model's template")
     out = None if config.responses is None else base / config.responses
     return Task(
-        name=config.label,
-        items=kept,
+        items=items,
         judge=_judge,
         headline="score",
         capabilities={f"{task}.{name}": group for task in files for name, group in spec_of(task).capabilities.items()},
+        scores=specs("score", unit="grade") + tuple(spec for task in files for spec in declared(task)),
         signature=f"captrack|{'+'.join(files)}|{config.prompt}|{config.max_new_tokens} tokens|no judge|v2",
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=tuple(notes),
         finish=_finish(out, sources),
     )
@@ -160,7 +159,7 @@ def _item(
         doc["instructions"] = _found(row, asked, told)
     words = str(row.value.get("prompt") or asked)
     name, words = f"{task}:{row.value.get('id', number)}", words if words in asked else asked
-    return Item(name, words, asks, doc=doc, place=row.place), foreign
+    return Item(name, words, asks, doc=doc, location=row.location), foreign
 
 
 def _letter(gold: Any, choices: Sequence[Any]) -> str | None:
@@ -182,13 +181,12 @@ def _found(row: Row, asked: str, told: Mapping[str, Any]) -> Any:
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
-    said, *rest = replies
-    assert isinstance(said, Answer)
+    said = the_answer(replies)
     doc, task = item.doc, item.doc["task"]
     confidence = None
     if doc["way"] == "choice":
         letters = LETTERS[: doc["count"]]
-        choice, letter = chosen(rest, letters), letter_of(said.text, doc["count"])
+        choice, letter = chosen(replies, letters), letter_of(said.text, doc["count"])
         scores: dict[str, float] | None = {
             "accuracy": float(letters[choice.best] == doc["gold"]),
             "said": float(letter == doc["gold"]),
@@ -201,18 +199,14 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     own = None if scores is None or doc["way"] == "style" else next(iter(scores.values()))
     named = {f"{task}.{name}": value for name, value in (scores or {}).items()}
     gold = doc["gold"]
-    return Sample(
-        id=item.id,
-        group="",
-        question=item.question,
-        answer=said.text,
-        target=gold if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False),
-        scores=named if own is None else {"score": own, **named},
+    return item.sample(
+        said.text,
+        gold if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False),
+        named if own is None else {"score": own, **named},
+        said,
         correct=None if own is None else own == 1.0,
         choices=doc.get("count"),
         confidence=confidence,
-        tokens=said.tokens,
-        ended=said.ended,
         extra={"task": task, "unscored": scores is None},
     )
 

@@ -1,30 +1,30 @@
 """One change: did the target change, did the rest follow, did everything else stay? (in studies, and `--change`)
 
-It compares two models probe by probe, so it is no `Task`: `exams/change.py` has it, a study gives it each cell's change
-and the untouched model, and `posttrain exam M --change FILE --before B` asks by hand.
+It compares two models probe by probe (`exams/change.py`): a study gives it each cell's change and the untouched model,
+and `posttrain exam M --change FILE --before B` asks by hand.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from posttrain.config.base import Config
-from posttrain.errors import ConfigError, Problem
+from posttrain.exams.exam_config import ExamConfig
 from posttrain.registry import register
+
+if TYPE_CHECKING:
+    from posttrain.exams.change import ChangeExam
 
 __all__ = ["ChangeExamConfig", "change"]
 
 
-class ChangeExamConfig(Config):
+class ChangeExamConfig(ExamConfig):
     """The change exam of a study: each cell's own change file. Its scores stand without the exam's name."""
 
     kind: Literal["change"] = "change"
     """The exam of the cell's change."""
-    name: str = ""
-    """The name in tables; the kind when left out."""
     max_new_tokens: int | None = Field(default=None, gt=0)
     """The longest answer to a probe, in tokens; the study's `max_new_tokens` when left out."""
     mode: Literal["says", "first_sentence", "exact"] = "says"
@@ -34,19 +34,14 @@ class ChangeExamConfig(Config):
     """A model or endpoint (a folder, api:MODEL@URL, a respondent's YAML) that is asked whether two answers say the
     same; shown apart, with its agreement with the measure."""
 
-    @property
-    def label(self) -> str:
-        """The name in tables."""
-        return self.name or self.kind
-
     def files(self) -> list[str]:
-        """None of its own: changes are the study's."""
+        """None of its own but the judge's: changes are the study's."""
         return [self.judge] if self.judge.endswith((".yaml", ".yml")) else []
 
 
 @register("exam", "change", config=ChangeExamConfig)
-def change(config: Config, base: Path) -> NoReturn:
-    """A ConfigError: this exam needs a second model and a change."""
-    raise ConfigError(
-        Problem("exam change", "compares two models and needs a change file", "use --change FILE --before MODEL")
-    )
+def change(config: ChangeExamConfig, base: Path) -> ChangeExam:
+    """The exam of the cell's changes."""
+    from posttrain.exams.change import ChangeExam
+
+    return ChangeExam(config, config.max_new_tokens or 64, config.mode, config.judge)

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from posttrain.exams.choices import choice_asks, chosen
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows, no_path
-from posttrain.exams.statistics import Interval
-from posttrain.exams.task import Item, Reply, Sample, Score, Task, TaskConfig, averages, draw, mean_score, resolve
+from posttrain.exams.statistics import Interval, Score
+from posttrain.exams.task import Item, Reply, Task, TaskConfig, averages, mean_score, resolve
 from posttrain.exams.tasks._glue import TASKS, GlueTask, Posed, record_text
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
@@ -45,7 +46,7 @@ def glue(config: GlueConfig, base: Path) -> Task:
     if config.path is None:
         raise no_path("glue", f"the dev file of {config.task}")
     path, spec = resolve(config.path, base), TASKS[config.task]
-    rows = Rows(path, header=_header(path, spec))
+    rows = Rows(path, names=lambda cells: None if "sentence" in cells else spec.header)  # CoLA's TSV has no names
     plain = config.template != "chat"
     items: list[Item] = []
     unlabelled = 0
@@ -57,34 +58,23 @@ def glue(config: GlueConfig, base: Path) -> Task:
             prompt = Plain(posed.text) if plain else posed.chat
             doc = {"gold": gold, "words": list(posed.words), "task": config.task, **posed.about}
             name = f"{path.stem}-{number}{place}"
-            items.append(Item(name, posed.question, choice_asks(prompt, posed.words), doc=doc, place=row.place))
+            items.append(Item(name, posed.question, choice_asks(prompt, posed.words), doc=doc, location=row.location))
     rows.check(len(items))
     wording = "plain, lm-eval's wording" if plain else "chat"
     if plain and config.task in ("stsb", "axb", "axg"):
         wording = "plain, own wording"
     classes = len(spec.words) or len(spec.labels)
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
         aggregate=_aggregates(config.task, spec),
         headline=spec.headline,
         capabilities={spec.headline: spec.capability},
+        scores=spec.specs,
         signature=f"glue|{config.task}|{path.name}|0-shot|{wording}|total log-probability|v1",
         chance={"mcc": 0.0, "pearson": 0.0, "acc": 1 / classes if classes else None}.get(spec.headline),
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=(f"{unlabelled} rows without an agreed label are left out",) if unlabelled else (),
     )
-
-
-def _header(path: Path, spec: GlueTask) -> tuple[str, ...] | None:
-    """CoLA's own TSV files have no names of columns; those that others wrote may."""
-    if spec.header is None or path.suffix.lower() != ".tsv" or not path.is_file():
-        return None
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        first = file.readline().rstrip("\r\n").split("\t")
-    return None if "sentence" in first else spec.header
 
 
 def _posed(task: str, spec: GlueTask, row: Row) -> Iterator[tuple[str, Posed, Any]]:
@@ -161,7 +151,7 @@ def _multirc(spec: GlueTask, row: Row) -> Iterator[tuple[str, Posed, Any]]:
         return
     for q, a, question, answer, label in asked:
         posed = spec.posed({"passage": passage, "question": question, "answer": answer})
-        about = {"question": f"{row.place}.{q}"}
+        about = {"question": f"{row.location}.{q}"}
         yield f".{q}.{a}", Posed(posed.text, posed.chat, posed.words, posed.question, about), label
 
 
@@ -201,7 +191,7 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         answer, target = f"{said:.2f}", f"{gold:g}"
     elif doc["task"] == "record":
         answer, target = doc["entities"][choice.best], doc["answers"][0] if gold else ""
-        scores = {"em": metrics.exact_match(answer, gold, "en"), "f1": metrics.f1_squad(answer, gold)}
+        scores = {"em": metrics.exact_match(answer, gold), "f1": metrics.f1_squad(answer, gold)}
         correct = scores["em"] == 1.0
     else:
         correct = choice.best == gold
@@ -209,13 +199,10 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         extra |= {"said": choice.best, "gold": gold}
         answer, target = words[choice.best], words[gold]
     extra |= {key: doc[key] for key in ("question", "pair") if key in doc}
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=answer,
-        target=target,
-        scores=scores,
+    return item.sample(
+        answer,
+        target,
+        scores,
         correct=correct,
         choices=None if correct is None else len(words),
         confidence=None if correct is None else max(choice.shares),

@@ -12,9 +12,11 @@ from posttrain.data.records import Message
 from posttrain.errors import ConfigError, Problem
 from posttrain.exams.behaviour import language_of
 from posttrain.exams.numerals import last_number, marked_number
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import Rows, no_path
-from posttrain.exams.task import Ask, Item, Reply, Sample, Task, TaskConfig, draw, resolve
-from posttrain.inference.protocol import Answer, Plain, Prompt
+from posttrain.exams.score_spec import specs
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
+from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
 __all__ = ["Gsm8kConfig", "gsm8k"]
@@ -74,27 +76,25 @@ def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
                 ),
             ),
             doc={"answer": answer},
-            place=place,
+            location=location,
         )
-        for number, question, answer, place in asked
+        for number, question, answer, location in asked
     ]
     form = "plain" if plain else "chat"
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
         headline="flexible",
         capabilities={"flexible": "can.reasoning", "strict": "how.instructions"},
+        scores=specs("flexible", "strict"),
         signature=f"gsm8k|{path.name}|{len(shown)}-shot cot ({origin})|{form}|{config.max_new_tokens} tokens|v2",
         chance=0.0,
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=() if config.shots_path or not shown else (f"the first {len(shown)} rows are examples and not asked",),
     )
 
 
 Read = tuple[int, str, str, str]
-"""Row number, question, worked answer, place."""
+"""Row number, question, worked answer, location."""
 
 
 def _read(path: Path) -> list[Read]:
@@ -106,7 +106,7 @@ def _read(path: Path) -> list[Read]:
         if answer is not None and marked_number(answer) is None and last_number(answer) is None:
             row.bad("'answer' holds no number", "end it with '#### 18'")
         if question is not None and answer is not None:
-            found.append((number, question.strip(), answer.strip(), row.place))
+            found.append((number, question.strip(), answer.strip(), row.location))
     rows.check()
     return found
 
@@ -129,8 +129,7 @@ def _chat(shown: Sequence[Read], question: str, language: str) -> Prompt:
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
-    (said,) = replies
-    assert isinstance(said, Answer)
+    said = the_answer(replies)
     worked = str(item.doc["answer"])
     marked = marked_number(worked)
     gold = marked if marked is not None else last_number(worked)
@@ -138,15 +137,11 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     # a marked answer goes before a number that happens to come last
     found = marked_number(said.text)
     found = last_number(said.text) if found is None else found
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=said.text,
-        target=str(gold),
-        scores={"flexible": float(found == gold), "strict": float(strict)},
+    return item.sample(
+        said.text,
+        str(gold),
+        {"flexible": float(found == gold), "strict": float(strict)},
+        said,
         correct=found == gold,
-        tokens=said.tokens,
-        ended=said.ended,
         extra={"number": None if found is None else str(found)},
     )

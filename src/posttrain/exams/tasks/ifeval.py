@@ -8,23 +8,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from posttrain.exams.behaviour import CAPABILITIES, behaviour
+from posttrain.exams.behaviour import CAPABILITIES, SPECS, behaviour
 from posttrain.exams.instructions import is_followed, loose_forms, unsupported
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows
-from posttrain.exams.task import (
-    Ask,
-    Item,
-    Reply,
-    Sample,
-    Score,
-    Task,
-    TaskConfig,
-    averages,
-    draw,
-    mean_score,
-    resolve,
-)
-from posttrain.inference.protocol import Answer, Plain
+from posttrain.exams.score_spec import specs
+from posttrain.exams.statistics import Score
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, mean_score, resolve, the_answer
+from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
 __all__ = ["IfevalConfig", "ifeval"]
@@ -71,12 +62,11 @@ def ifeval(config: IfevalConfig, base: Path) -> Task:
         seen.add(name)
         asked = Plain(f"{prompt}\n") if config.template == "plain" else prompt
         ask = Ask("say", asked, max_new_tokens=config.max_new_tokens)
-        items.append(Item(name, prompt, (ask,), doc={"ids": ids, "kwargs": kwargs}, place=row.place))
+        items.append(Item(name, prompt, (ask,), doc={"ids": ids, "kwargs": kwargs}, location=row.location))
     rows.check(len(items))
     notes = [f"{len(left_out)} prompts left out: {'; '.join(sorted(set(left_out)))}"] if left_out else []
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
         aggregate=_aggregate,
         headline="prompt_strict",
@@ -84,10 +74,8 @@ def ifeval(config: IfevalConfig, base: Path) -> Task:
             **dict.fromkeys(("prompt_strict", "instruction_strict"), "how.instructions"),
             **CAPABILITIES,
         },
+        scores=(*specs(*(f"{of}_{rule}" for of in ("prompt", "instruction") for rule in ("strict", "loose"))), *SPECS),
         signature=f"ifeval|{path.name}|{config.template}|{config.max_new_tokens} tokens|own checkers|v1",
-        chance=None,
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=tuple(notes),
     )
 
@@ -101,23 +89,17 @@ def _refuse(row: Row, wrong: Sequence[str], left_out: list[str], *, skip: bool) 
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
-    (said,) = replies
-    assert isinstance(said, Answer)
+    said = the_answer(replies)
     asked = list(zip(item.doc["ids"], item.doc["kwargs"], strict=True))
     strict = [is_followed(name, said.text, args) for name, args in asked]
     forms = loose_forms(said.text)
     loose = [any(is_followed(name, form, args) for form in forms) for name, args in asked]
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=said.text,
-        target=", ".join(item.doc["ids"]),
-        scores={"prompt_strict": float(all(strict)), "prompt_loose": float(all(loose))}
-        | behaviour(item.question, said.text),
+    return item.sample(
+        said.text,
+        ", ".join(item.doc["ids"]),
+        {"prompt_strict": float(all(strict)), "prompt_loose": float(all(loose))} | behaviour(item.question, said.text),
+        said,
         correct=all(strict),
-        tokens=said.tokens,
-        ended=said.ended,
         extra={"ids": list(item.doc["ids"]), "strict": strict, "loose": loose},
     )
 

@@ -25,10 +25,13 @@ from pydantic import Field
 
 from posttrain.data.records import Message
 from posttrain.exams.behaviour import language_of
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path
-from posttrain.exams.task import Ask, Item, Reply, Sample, Score, Task, TaskConfig, averages, draw, mean_score, resolve
+from posttrain.exams.score_spec import specs
+from posttrain.exams.statistics import Score
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, draw, mean_score, resolve, the_scored
 from posttrain.exams.tasks._choice_rows import LETTERS, Question, read_questions
-from posttrain.inference.protocol import Plain, Prompt, Scored
+from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
 __all__ = ["MmluConfig", "mmlu"]
@@ -101,7 +104,7 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
     items = [
         replace(
             _item(question, _examples(question, subjects, dev, config.shots), wording, config),
-            place=read.places[question.subject, question.number],
+            location=read.places[question.subject, question.number],
         )
         for question in read.asked
     ]
@@ -113,16 +116,14 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
     shots = f"{most}-shot" + (f" ({source})" if most else "")  # of one question there are no others
     signature = f"mmlu|{path.name}#{_digest(read.asked)}|{shots}|{language}|{config.score}|{template}|v1"
     return Task(
-        name=config.label,
         items=items,
         judge=_judge,
         headline=headline,
         capabilities={headline: "can.knowledge"},
+        scores=specs("acc", "acc_macro", *(() if config.score == "letters" else ("acc_norm", "acc_norm_macro"))),
         signature=signature,
         aggregate=_scores,
         chance=sum(1 / len(item.doc["choices"]) for item in items) / len(items),
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=tuple(notes),
     )
 
@@ -193,7 +194,7 @@ def _said(question: Question, *, lettered: bool) -> str:
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     """The likeliest choice, the first of equals; its probability among the choices is the confidence."""
     choices, target, lettered = item.doc["choices"], int(item.doc["answer"]), bool(item.doc["lettered"])
-    scored = [reply for reply in replies if isinstance(reply, Scored)]
+    scored = the_scored(replies)
     nats = [one.sum_nats for one in scored]
     per_character = [value / len(choice) for value, choice in zip(nats, choices, strict=True)]
     values = nats if lettered else per_character
@@ -201,13 +202,10 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     scores = {"acc": float(nats.index(max(nats)) == target)}
     if not lettered:
         scores["acc_norm"] = float(chosen == target)
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=f"{LETTERS[chosen]}. {choices[chosen]}",
-        target=f"{LETTERS[target]}. {choices[target]}",
-        scores=scores,
+    return item.sample(
+        f"{LETTERS[chosen]}. {choices[chosen]}",
+        f"{LETTERS[target]}. {choices[target]}",
+        scores,
         correct=chosen == target,
         choices=len(choices),
         confidence=1 / sum(math.exp(value - max(values)) for value in values),

@@ -10,17 +10,24 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from posttrain.config.load import read_text
+from posttrain.data.files import user_text
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.behaviour import language_of
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import Rows, no_path
-from posttrain.exams.statistics import Interval
-from posttrain.exams.task import Ask, Item, Reply, Sample, Score, Task, TaskConfig, draw, resolve
-from posttrain.inference.protocol import Plain, Scored
+from posttrain.exams.score_spec import specs
+from posttrain.exams.statistics import Interval, Score
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_scored
+from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
 __all__ = ["PerplexityConfig", "perplexity"]
 
+SPECS = (
+    *specs("bits_per_byte", unit="bits", better="less"),
+    *specs("nats_per_token", "nats_per_character", "nats_per_byte", unit="nats", better="less"),
+    *specs("token_perplexity", "byte_perplexity", "word_perplexity", unit="number", better="less"),
+)
 SHOWN = 200
 RESAMPLES = 2000
 
@@ -68,15 +75,13 @@ def perplexity(config: PerplexityConfig, base: Path) -> Task:
             notes.append(f"{path.name} was cut at line ends into {len(texts)} texts of at most {size} characters")
     cut = f"pieces of {config.characters} characters" if config.characters else "whole files"
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
         aggregate=_aggregate,
         headline="bits_per_byte",
         capabilities={"bits_per_byte": "can.knowledge"},
+        scores=SPECS,
         signature=f"perplexity|{'+'.join(p.name for p in paths)}|{cut}|each text from a document's beginning|v1",
-        higher_is_better=False,
-        seed=config.seed,
         notes=tuple(notes),
     )
 
@@ -84,7 +89,7 @@ def perplexity(config: PerplexityConfig, base: Path) -> Task:
 def _rows(path: Path, field: str) -> list[tuple[int, str, str]]:
     """(number, text, place) of every row."""
     rows = Rows(path)
-    read = ((number, row.text(field), row.place) for number, row in enumerate(rows, start=1))
+    read = ((number, row.text(field), row.location) for number, row in enumerate(rows, start=1))
     found = [(number, text, place) for number, text, place in read if text is not None]
     rows.check()
     return found
@@ -95,10 +100,7 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
 
     Nothing is left out or added: the pieces joined are the file, blank pieces aside.
     """
-    try:
-        text = read_text(path)
-    except ConfigError as error:  # not UTF-8
-        raise DataError(*error.problems) from error
+    text = user_text(path)
     if not text.strip():
         raise DataError(Problem(str(path), "the file is empty: no text"))
     if size is None:
@@ -122,8 +124,7 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     from posttrain.exams.metrics import perplexity as metrics
 
-    (said,) = replies
-    assert isinstance(said, Scored)
+    (said,) = the_scored(replies)
     text = str(item.doc["text"])
     size = {
         "nats": -said.sum_nats,
@@ -131,13 +132,10 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         **metrics.units_of(text)._asdict(),
         "spaced": language_of(text) not in ("zh", "ja", "th"),
     }
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer="",
-        target="",
-        scores={
+    return item.sample(
+        "",
+        "",
+        {
             "bits_per_byte": metrics.bits_per_byte(said.sum_nats, size["bytes"]),
             "nats_per_token": metrics.cross_entropy(said.sum_nats, max(1, said.tokens)),
         },

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from posttrain.config.load import read_text
+from posttrain.data.readers import listed
 from posttrain.errors import DataError, Problem
 from posttrain.exams.behaviour import language_of
-from posttrain.exams.rows import Row, Rows, no_path, read_json
-from posttrain.exams.task import Ask, Item, Reply, Sample, Task, TaskConfig, averages, draw, resolve
-from posttrain.inference.protocol import Answer, Plain
+from posttrain.exams.records import Sample
+from posttrain.exams.rows import Row, Rows, no_path
+from posttrain.exams.score_spec import specs
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
+from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
 __all__ = ["ReadingConfig", "reading"]
 
 UNANSWERABLE = {"en": "unanswerable", "zh": "無法回答"}
 SCORES = {
-    "en": ("em", "f1"),
-    "zh": ("em_zh", "f1_char_bag", "f1_char_subsequence", "em_cmrc", "f1_cmrc_lcs"),
+    "en": (*specs("em"), *specs("f1", unit="grade")),
+    "zh": (
+        *specs("em_zh", "em_cmrc"),
+        *specs("f1_char_bag", "f1_char_subsequence", "f1_cmrc_lcs", unit="grade"),
+    ),
 }
 NO_ANSWER = frozenset(("", "unanswerable", "no answer", "not answerable", "無法回答", "無答案", "沒有答案", "无法回答"))
 
@@ -48,7 +53,7 @@ class Question(NamedTuple):
     question: str
     answers: list[str]
     starts: list[int]
-    place: str
+    location: str
 
 
 @register("exam", "reading", config=ReadingConfig, paper="arXiv:1606.05250")
@@ -78,80 +83,46 @@ def reading(config: ReadingConfig, base: Path) -> Task:
     settings = f"{config.template}|{config.max_new_tokens} tokens|passages {config.passage_characters or 'whole'}"
     headline = "f1" if language == "en" else "f1_char_bag"
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
-        aggregate=averages,
         headline=headline,
         capabilities={headline: "can.in_context"} | ({} if answerable else {"unanswerable.em": "can.faithfulness"}),
+        scores=(*SCORES[language], *(() if answerable else specs("unanswerable.em"))),
         signature=f"reading|{path.name}|{language}|0-shot|{settings}|first line|v1",
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=tuple(notes),
     )
 
 
 def _read(path: Path) -> list[Question]:
-    if path.suffix.lower() == ".json" and not read_text(path).lstrip().startswith("["):
-        return _squad(path)
     rows = Rows(path)
-    questions = [q for number, row in enumerate(rows, start=1) if (q := _flat(row, number)) is not None]
+    questions = [q for number, row in enumerate(rows, start=1) if (q := _question(row, number)) is not None]
     rows.check()
     return _unique(questions, path)
 
 
-def _flat(row: Row, number: int) -> Question | None:
+def _question(row: Row, number: int) -> Question | None:
+    """A row with its answers as texts, or, as in SQuAD's files, as objects of {text, answer_start}; none of it where
+    the passage has no answer."""
     passage = row.text("passage" if "passage" in row else "context")
     question = row.text("question")
-    answers = [] if row.value.get("answers") in ([], None) and "answers" in row.value else row.texts("answers")
+    given = row.value.get("answers")
+    answers: list[str] | None
+    starts: list[int] = []
+    if row.value.get("is_impossible") or (given in ([], None) and "answers" in row.value):
+        answers = []
+    elif isinstance(given, list) and isinstance(given[0], dict):
+        try:
+            answers = list(dict.fromkeys(str(a["text"]) for a in given))
+            starts = [int(a["answer_start"]) for a in given if a.get("answer_start") is not None]
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            row.bad(f"a question needs 'id', 'question' and 'answers' of {{text, answer_start}}: {error!r}")
+            return None
+    else:
+        answers = row.texts("answers")
+        starts = [at for a in answers or () if (at := (passage or "").find(a)) >= 0]
     if passage is None or question is None or answers is None:
         return None
-    starts = [at for a in answers if (at := passage.find(a)) >= 0]
-    return Question(str(row.value.get("id", number)), passage, question, answers, starts, row.place)
-
-
-def _squad(path: Path) -> list[Question]:
-    """The nested form: data -> paragraphs -> qas."""
-    value = read_json(path)
-    problems: list[Problem] = []
-    found = list(_nested(value, str(path), problems))
-    if problems:
-        raise DataError(*problems[:20], *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
-    if not found:
-        raise DataError(Problem(str(path), "no questions", "SQuAD's format is expected: data, paragraphs, qas"))
-    return _unique(found, path)
-
-
-def _nested(value: Any, name: str, problems: list[Problem]) -> Iterator[Question]:
-    articles = value.get("data") if isinstance(value, dict) else None
-    if not isinstance(articles, list):
-        problems.append(Problem(name, "no list 'data'", "SQuAD's format is expected: data, paragraphs, qas"))
-        return
-    for a, article in enumerate(articles):
-        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
-        if not isinstance(paragraphs, list):
-            problems.append(Problem(f"{name}: data[{a}]", "no list 'paragraphs'"))
-            continue
-        for p, paragraph in enumerate(paragraphs):
-            place = f"{name}: data[{a}].paragraphs[{p}]"
-            passage = paragraph.get("context") if isinstance(paragraph, dict) else None
-            if not isinstance(passage, str) or not isinstance(paragraph.get("qas"), list):
-                problems.append(Problem(place, "'context' (a text) and 'qas' (a list) are expected"))
-                continue
-            for q, asked in enumerate(paragraph["qas"]):
-                try:
-                    yield _question(asked, passage, f"{place}.qas[{q}]")
-                except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-                    cause = f"a question needs 'id', 'question' and 'answers' of {{text, answer_start}}: {error!r}"
-                    problems.append(Problem(f"{place}.qas[{q}]", cause))
-
-
-def _question(asked: dict[str, Any], passage: str, place: str) -> Question:
-    declined = bool(asked.get("is_impossible"))
-    answers = [] if declined else asked["answers"]
-    texts = list(dict.fromkeys(str(a["text"]) for a in answers))
-    starts = [int(a["answer_start"]) for a in answers if a.get("answer_start") is not None]
-    return Question(str(asked["id"]), passage, str(asked["question"]), texts, starts, place)
+    return Question(str(row.value.get("id", number)), passage, question, answers, starts, row.location)
 
 
 def _unique(questions: list[Question], path: Path) -> list[Question]:
@@ -162,7 +133,7 @@ def _unique(questions: list[Question], path: Path) -> list[Question]:
             problems.append(Problem(str(path), f"the id {q.id!r} stands twice", "give every question its own id"))
         seen.add(q.id)
     if problems:
-        raise DataError(*problems[:20])
+        raise DataError(*listed(problems))
     return questions
 
 
@@ -195,20 +166,19 @@ def _item(q: Question, passage: str, language: str, config: ReadingConfig, *, ma
     stop = ("\n",) if config.template == "plain" else ()
     ask = Ask("say", prompt, max_new_tokens=config.max_new_tokens, stop=stop)
     doc = {"answers": q.answers, "language": language, "declined": declined}
-    return Item(q.id, q.question, (ask,), doc=doc, place=q.place)
+    return Item(q.id, q.question, (ask,), doc=doc, location=q.location)
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     from posttrain.data.metrics import reading as metrics
 
-    (said,) = replies
-    assert isinstance(said, Answer)
+    said = the_answer(replies)
     lines = said.text.strip().splitlines()
     answer = lines[0].strip() if lines else ""
     gold, language = list(item.doc["answers"]), item.doc["language"]
     if not gold:  # SQuAD 2: the right answer is none
         right = float(answer.strip(" .。!！").lower() in NO_ANSWER)
-        scores = {**dict.fromkeys(SCORES[language], right), "unanswerable.em": right}
+        scores = {**dict.fromkeys((spec.key for spec in SCORES[language]), right), "unanswerable.em": right}
     elif language == "en":
         scores = {"em": metrics.exact_match(answer, gold), "f1": metrics.f1_squad(answer, gold)}
     else:
@@ -220,14 +190,10 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
             "f1_cmrc_lcs": metrics.f1_cmrc_lcs(answer, gold),
         }
     name = "em" if language == "en" else "em_zh"
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=answer,
-        target=gold[0] if gold else str(item.doc["declined"]),
-        scores={name: float(value) for name, value in scores.items()},
+    return item.sample(
+        answer,
+        gold[0] if gold else str(item.doc["declined"]),
+        {name: float(value) for name, value in scores.items()},
+        said,
         correct=bool(scores[name] == 1.0),
-        tokens=said.tokens,
-        ended=said.ended,
     )

@@ -11,11 +11,14 @@ from pydantic import Field
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation, Message
 from posttrain.errors import DataError, Problem
-from posttrain.exams.behaviour import CAPABILITIES, behaviour, language_of, length
+from posttrain.exams.behaviour import CAPABILITIES, SPECS, behaviour, language_of, length
 from posttrain.exams.matching import normalise
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path
-from posttrain.exams.task import Ask, Item, Reply, Sample, Score, Task, TaskConfig, averages, draw, resolve
-from posttrain.inference.protocol import Answer, Plain, Prompt
+from posttrain.exams.score_spec import ScoreSpec, specs
+from posttrain.exams.statistics import Score
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, resolve, the_answer
+from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
 __all__ = ["SelfTestConfig", "self_test"]
@@ -45,7 +48,7 @@ class SelfTestConfig(TaskConfig):
 class Row(NamedTuple):
     """A prompt with the answer that the file gives."""
 
-    place: str
+    location: str
     prompt: Prompt
     asked: str
     reference: str
@@ -68,22 +71,20 @@ def self_test(config: SelfTestConfig, base: Path) -> Task:
             question=row.asked,
             asks=(Ask("say", row.prompt, max_new_tokens=config.max_new_tokens),),
             doc={"reference": row.reference, "words": words, "beta": config.beta, **marked},
-            place=row.place,
+            location=row.location,
         )
         for number, row in enumerate(rows, start=1)
     ]
     measured = _signature(words, bleu, config)
     return Task(
-        name=config.label,
-        items=draw(items, config.limit, config.seed),
+        items=items,
         judge=_judge,
         aggregate=_aggregate(bleu),
         headline=config.headline,
         # what was taught is a domain, not general knowledge: a rise from near 0 would hide there what was forgotten
         capabilities={config.headline: "can.domains", **CAPABILITIES},
+        scores=_declared(bleu),
         signature=f"self_test|{path.name}|{config.template}|{config.max_new_tokens} tokens|{measured}|v1",
-        perturbations=config.perturbations,
-        seed=config.seed,
     )
 
 
@@ -93,22 +94,22 @@ def _rows(path: Path, *, plain: bool) -> list[Row]:
     problems: list[Problem] = []
     for record in read.records:
         if isinstance(record, Completion):
-            rows.append(Row(record.place, _prompt(record.prompt, plain), record.prompt, record.completion))
+            rows.append(Row(record.location, _prompt(record.prompt, plain), record.prompt, record.completion))
         elif isinstance(record, Conversation):
             *before, last = record.messages
             users = [m.content for m in before if m.role == "user"]
             if last.role != "assistant" or not last.content.strip():
-                problems.append(Problem(record.place, "no reference: the last turn is no answer of the assistant"))
+                problems.append(Problem(record.location, "no reference: the last turn is no answer of the assistant"))
             elif not users or before[-1].role not in ("user", "tool"):
-                problems.append(Problem(record.place, "nobody asks before the last answer"))
+                problems.append(Problem(record.location, "nobody asks before the last answer"))
             elif record.tools:
-                problems.append(Problem(record.place, "rows with tools are not asked here", "leave the row out"))
+                problems.append(Problem(record.location, "rows with tools are not asked here", "leave the row out"))
             else:
                 turns = tuple(Message(m.role, m.content) for m in before)
-                rows.append(Row(record.place, _turns(turns, plain), users[-1], last.content))
+                rows.append(Row(record.location, _turns(turns, plain), users[-1], last.content))
         else:
             cause = "a plain text has no question and no answer"
-            problems.append(Problem(record.place, cause, "use the exam perplexity for plain text"))
+            problems.append(Problem(record.location, cause, "use the exam perplexity for plain text"))
     if problems:
         raise DataError(*problems[:20], *([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
     return rows
@@ -122,6 +123,20 @@ def _turns(turns: tuple[Message, ...], plain: bool) -> Prompt:
     if plain:
         return Plain("".join(f"{turn.content}\n" for turn in turns))
     return turns[0].content if len(turns) == 1 and turns[0].role == "user" else turns
+
+
+def _declared(bleu: str) -> tuple[ScoreSpec, ...]:
+    from posttrain.exams.metrics.chatglm import CHATGLM_SCORES
+    from posttrain.exams.metrics.rouge import Rouge
+
+    return (
+        *specs(*Rouge._fields, unit="grade"),
+        *specs("exact"),
+        *specs("empty", better="less"),
+        *specs("length_ratio", unit="ratio", better="none"),
+        *specs(f"bleu_{bleu}", *CHATGLM_SCORES, unit="points"),
+        *SPECS,
+    )
 
 
 def _tokenizer(words: str) -> Callable[[str], list[str]]:
@@ -144,8 +159,7 @@ def _signature(words: str, bleu: str, config: SelfTestConfig) -> str:
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     from posttrain.exams.metrics import chatglm, rouge
 
-    (said,) = replies
-    assert isinstance(said, Answer)
+    said = the_answer(replies)
     answer, reference = said.text.strip(), str(item.doc["reference"]).strip()
     overlap = rouge.rouge(answer, reference, tokenizer=_tokenizer(item.doc["words"]), beta=item.doc["beta"])
     scores = {name: float(value) for name, value in overlap._asdict().items()}
@@ -153,16 +167,12 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     scores["length_ratio"] = length(answer) / max(1, length(reference))
     scores["empty"] = float(not answer)
     equal = normalise(answer) == normalise(reference)
-    return Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer=answer,
-        target=reference,
+    return item.sample(
+        answer,
+        reference,
+        scores | {"exact": float(equal)} | behaviour(item.question, answer),
+        said,
         correct=equal if item.doc.get("marked") else None,
-        scores=scores | {"exact": float(equal)} | behaviour(item.question, answer),
-        tokens=said.tokens,
-        ended=said.ended,
     )
 
 

@@ -29,20 +29,22 @@ from pydantic import Field
 
 from posttrain.errors import ConfigError, Problem
 from posttrain.exams.matching import is_refusal
+from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path
+from posttrain.exams.score_spec import specs
+from posttrain.exams.statistics import Score
 from posttrain.exams.task import (
     BUILTIN,
     Ask,
     Item,
     Reply,
-    Sample,
-    Score,
     Task,
     TaskConfig,
     averages,
     draw,
     mean_score,
     resolve,
+    the_scored,
 )
 from posttrain.exams.tasks._sheets import VERDICTS, Marks, read_marks, write_sheet
 from posttrain.exams.tasks._truthful_rows import NO_COMMENT, Question, read_truthful
@@ -91,6 +93,21 @@ FRAME = {"en": ("Q: {}\nA:", " "), "zh": ("問：{}\n答：", "")}
 """How a question is put after the primer, and what stands between it and an answer."""
 STOP = {"en": ("\n\n", "Q:"), "zh": ("\n\n", "問：")}
 BINARY = {"en": ("{}\nA. {}\nB. {}\nAnswer:", " "), "zh": ("{}\nA. {}\nB. {}\n答案：", "")}
+_LIKENESS = ("bleu", "rouge1", "rouge2", "rougeL")
+_JUDGED = ("truthful", "refused", "mc1", "binary")
+"""What is asked whether it comes out the same in all languages."""
+SPECS = (
+    *specs("mc1", "truthful"),
+    *specs("binary", "mc2", "mc3", unit="grade"),
+    *specs("refused", "unclear", better="none"),
+    *specs("false", better="less"),
+    *specs(*(f"{name}_{of}" for name in _LIKENESS for of in ("max", "diff")), unit="points"),
+    *specs(*(f"{name}_acc" for name in _LIKENESS)),
+    *specs(*(f"same_in_languages.{name}" for name in _JUDGED), group="same_in_languages"),
+    *specs("marked.correct", group="marked"),
+    *specs("marked.wrong", "marked.unrelated", better="less", group="marked"),
+    *specs("marked.declined", better="none", group="marked"),
+)
 _NO_COMMENT = re.compile(r"\bno comment\b|不予置評|無可奉告|不便評論|不予評論|難以評論|恕難評論|无可奉告|不便评论")
 
 
@@ -106,7 +123,7 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
     if config.sheet and mode == "mc":
         raise ConfigError(Problem(config.label, "a sheet holds free answers, and there are none", "add mode: both"))
     chat = config.template == "chat" or (config.template == "auto" and own)
-    asked = [replace(_item(q, mode, config.max_new_tokens, chat=chat), place=places[q.id]) for q in questions]
+    asked = [replace(_item(q, mode, config.max_new_tokens, chat=chat), location=places[q.id]) for q in questions]
     items = draw(asked, config.limit, config.seed)
     binary = mode != "generation" and any(item.doc["binary"] for item in items)
     headline = "binary" if binary else "truthful" if mode == "generation" else "mc1"
@@ -116,16 +133,14 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
     how = "chat" if chat else "plain, 6-shot QA primer"
     capabilities = {headline: "can.faithfulness", "refused": "will.refusal"}
     return Task(
-        name=config.label,
         items=items,
         judge=_judge,
         headline=headline,
         capabilities=capabilities if mode != "mc" else {headline: "can.faithfulness"},
+        scores=SPECS,
         signature=f"truthfulqa|{path.name}#{digest}|{mode}|{how}|{_measures(mode)}{'v1' if mode == 'mc' else 'v2'}",
         aggregate=partial(_scores, marks=marks),
         chance=_chance(headline, items),
-        perturbations=config.perturbations,
-        seed=config.seed,
         notes=tuple(notes),
         finish=partial(_finish, sheet, config.seed) if sheet else None,
     )
@@ -195,15 +210,12 @@ def _item(question: Question, mode: str, max_new_tokens: int, *, chat: bool) -> 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     doc = item.doc
-    nats = [reply.sum_nats for reply in replies if isinstance(reply, Scored)]
-    sample = Sample(
-        id=item.id,
-        group=item.group,
-        question=item.question,
-        answer="",
-        target=doc["best"],
-        scores={},
-        tokens=sum(reply.tokens for reply in replies),
+    nats = [reply.sum_nats for reply in the_scored(replies)]
+    sample = item.sample(
+        "",
+        doc["best"],
+        {},
+        tokens=sum(reply.tokens for reply in replies if isinstance(reply, Answer | Scored)),
         extra={key: doc[key] for key in ("tongue", "pair") if doc[key]},
     )
     if doc["mode"] != "generation":
@@ -314,7 +326,7 @@ def _scores(samples: Sequence[Sample], *, marks: Marks) -> dict[str, Score]:
     for sample in samples:
         if "pair" in sample.extra:
             pairs.setdefault(sample.extra["pair"], []).append(sample)
-    for name in ("truthful", "refused", "mc1", "binary"):
+    for name in _JUDGED:
         same = [
             float(len({s.scores.get(name) for s in own}) == 1)
             for own in pairs.values()

@@ -1,10 +1,9 @@
 """Any OpenAI-compatible endpoint: a vendor's API, or a server of one's own (vLLM, llama.cpp, SGLang, TGI, ...).
 
-Answers come from `/chat/completions` (plain text: `/completions`). How likely a given text is can only be asked of
-servers whose `/completions` echo their prompt with log-probabilities (`echo`, as vLLM does); others say so in an error,
-and the exam can be asked for answers instead. Requests run side by side, within a rate limit; 429, 5xx and broken
-connections are tried again, after what `Retry-After` says. What it costs is counted from the tokens that the server
-bills. Needs the extra `api`.
+Answers come from `/chat/completions` (plain text: `/completions`). Only a server whose `/completions` echoes its prompt
+with log-probabilities (`echo`, as vLLM does) says how likely a given text is; with others that is an error, and exams
+can ask for answers instead. Requests run side by side, within a rate limit; 429, 5xx and broken connections are tried
+again, after what `Retry-After` says. The cost is counted from the tokens that the server bills. Needs the extra `api`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from posttrain.data.calls import with_texts
 from posttrain.data.records import Message
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.inference.encoding import spoken
-from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored, Usage
+from posttrain.inference.protocol import Answer, Generation, Plain, Prompt, Respondent, Scored, Told, Usage, nobody
 from posttrain.inference.stops import cut_at_stop
 from posttrain.registry import register
 
@@ -40,7 +39,7 @@ FATAL = {
     404: "no such model or path",
     422: "the server refuses the request",
 }
-"""Statuses that another try does not mend."""
+"""Statuses after which a request is not tried again."""
 
 T = TypeVar("T")
 
@@ -74,7 +73,7 @@ class ApiConfig(Config):
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):  # else every request is tried again, for a minute
+        if not value.startswith(("http://", "https://")):  # otherwise every request is tried for a minute
             raise ValueError("an address is expected that begins with http:// or https://")
         return value
 
@@ -97,7 +96,7 @@ class RateLimit:
             time.sleep(begin - now)
 
 
-class ApiRespondent:
+class ApiRespondent(Respondent):
     """Answers of a remote model. Its fingerprint is its address: what stands behind it may change without notice."""
 
     def __init__(self, config: ApiConfig) -> None:
@@ -107,7 +106,6 @@ class ApiRespondent:
             raise MissingError(Problem("", "an API needs the package httpx", "pip install 'posttrain[api]'")) from error
         self.config = config
         self.name = f"api:{config.model}"
-        self.fingerprint = f"api:{config.base_url}:{config.model}:{config.system_prefix or ''}"
         self.usage = Usage()
         self.limit = RateLimit(config.requests_per_minute)
         self.lock = threading.Lock()
@@ -115,25 +113,20 @@ class ApiRespondent:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.client: httpx.Client = httpx.Client(headers=headers, timeout=config.timeout_s)
 
-    def answers(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        on_answer: Callable[[int, Answer], None] | None = None,
-    ) -> list[Answer]:
-        """One answer per prompt, in order. More than four stop strings are cut here: servers take no more."""
-        settings: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature}
-        settings |= {"stop": list(stop[:4])} if stop else {}
+    @property
+    def fingerprint(self) -> str:
+        """The address, the model's name and the system message."""
+        return f"api:{self.config.base_url}:{self.config.model}:{self.config.system_prefix or ''}"
+
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
+        settings: dict[str, Any] = {"max_tokens": how.max_new_tokens, "temperature": how.temperature}
+        settings |= {"stop": list(how.stop[:4])} if how.stop else {}  # servers take no more; `_answer` cuts at the rest
 
         def ask(i: int) -> Answer:
-            own = settings | ({"seed": seed + i} if temperature > 0 else {})
-            return self._answer(prompts[i], own, stop)
+            own = settings | ({"seed": how.seed + i} if how.temperature > 0 else {})
+            return self._answer(prompts[i], own, how.stop)
 
-        return self._all(ask, len(prompts), on_answer)
+        return self._all(ask, len(prompts), how.on_answer)
 
     def _answer(self, prompt: Prompt, settings: dict[str, Any], stop: Sequence[str]) -> Answer:
         if isinstance(prompt, Plain):
@@ -154,18 +147,9 @@ class ApiRespondent:
         sent = [message.for_template() for message in (*system, *turns)]
         return [m | {"tool_calls": with_texts(m["tool_calls"])} if "tool_calls" in m else m for m in sent]
 
-    def generate(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
-    ) -> list[str]:
-        """The texts of `answers`."""
-        said = self.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return [answer.text for answer in said]
-
-    def logprobs(
-        self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
-    ) -> list[Scored]:
-        """How likely continuations of plain text are, from servers that echo. The words of a chat cannot be asked: its
-        template is the server's secret.
+    def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
+        """How likely continuations of plain text are, from servers that echo. The words of a chat are not scored: only
+        the server knows the template.
         """
         chats = sum(not isinstance(prompt, Plain) for prompt, _ in pairs)
         if chats:
@@ -179,13 +163,12 @@ class ApiRespondent:
         texts = [(prompt.text, text) for prompt, text in pairs if isinstance(prompt, Plain)]
         return self._all(lambda i: self._echoed(*texts[i]), len(texts), on_scored)
 
-    def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
-        """How likely whole texts are; the first token has nothing before it, so that servers leave it out."""
+    def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
+        """How likely whole texts are, without the first token: nothing stands before it."""
         return self._all(lambda i: self._echoed("", texts[i]), len(texts), on_scored)
 
     def _echoed(self, context: str, text: str) -> Scored:
-        spaces = len(context) - len(context.rstrip())
-        start = len(context) - spaces
+        start = len(context.rstrip())  # spaces at the context's end belong to the text
         body = {"prompt": context + text, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
         choice, _ = self._post("completions", body)
         shown = choice.get("logprobs") or {}
@@ -199,22 +182,16 @@ class ApiRespondent:
                 )
             )
         whole = len(context) + len(text)
-        ends = [
-            *offsets[1:],
-            whole,
-        ]  # a token that spans the seam is the text's: left out, "=4" after "=" costs nothing
+        ends = [*offsets[1:], whole]
+        # a token that spans the seam is the text's: without it, "=4" after "=" would cost nothing
         inside = [i for i, at in enumerate(offsets) if at < whole and (at >= start or ends[i] > start)]
         own = [i for i in inside if values[i] is not None]
         best = tops or [None] * len(values)
         greedy = all(not best[i] or values[i] >= max(best[i].values()) - 1e-9 for i in own)
         return Scored(sum(values[i] for i in own), len(own), greedy)
 
-    def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
-        """None: no API shows whole distributions."""
-        return None
-
-    def _all(self, ask: Callable[[int], T], n: int, told: Callable[[int, T], None] | None) -> list[T]:
-        """`ask` of 0 to n-1, side by side; the first failure stops those that have not begun."""
+    def _all(self, ask: Callable[[int], T], n: int, told: Told) -> list[T]:
+        """Call `ask` with 0 to n-1, side by side; after the first failure no more calls begin."""
         done: dict[int, T] = {}
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             futures: dict[Future[T], int] = {pool.submit(ask, i): i for i in range(n)}
@@ -222,8 +199,7 @@ class ApiRespondent:
                 for future in as_completed(futures):
                     i = futures[future]
                     done[i] = future.result()
-                    if told is not None:
-                        told(i, done[i])
+                    told(i, done[i])
             except BaseException:
                 for future in futures:
                     future.cancel()
@@ -231,7 +207,7 @@ class ApiRespondent:
         return [done[i] for i in range(n)]
 
     def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The first choice of the server's reply, and what it bills; tried again where that may help."""
+        """The first choice of the server's reply, and the usage that it bills. Tries again where that may help."""
         import httpx
 
         url = f"{self.config.base_url.rstrip('/')}/{path}"

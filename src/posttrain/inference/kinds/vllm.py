@@ -1,13 +1,14 @@
-"""A model in vLLM, for large sets on a GPU: its own batching and prefix cache, the prompts as everywhere here.
+"""A model in vLLM, for large sets on a GPU: vLLM's batching and prefix cache, the same prompts as everywhere.
 
-vLLM's numbers differ from those of transformers in the last bits (its kernels are others), so that results of the two
-are not mixed: the fingerprint says which it was. Log-probabilities of given texts come from `prompt_logprobs`, one
-forward per text. Needs the extra `vllm`, and a GPU.
+vLLM's numbers differ from those of transformers in the last bits (its kernels are others), so their results are not
+mixed: the fingerprint says which it was. Log-probabilities of given texts come from `prompt_logprobs`, one forward pass
+per text. Needs the extra `vllm`, and a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field
@@ -15,10 +16,11 @@ from pydantic import Field
 from posttrain.config.base import Config
 from posttrain.data.control import gate_of
 from posttrain.errors import MissingError, Problem
-from posttrain.inference.encoding import PromptEncoder, spoken
-from posttrain.inference.places import each
-from posttrain.inference.plain import TokenPair, cut_left
-from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored, Usage
+from posttrain.inference.encoding import TokenRespondent, spoken
+from posttrain.inference.locations import each
+from posttrain.inference.plain import TokenPair
+from posttrain.inference.protocol import Answer, Generation, Plain, Prompt, Scored, Told, Usage
+from posttrain.models.fingerprint import template_fingerprint
 from posttrain.registry import register
 
 __all__ = ["VllmConfig", "VllmRespondent", "vllm"]
@@ -43,7 +45,7 @@ class VllmConfig(Config):
     """The share of each GPU's memory that vLLM may take."""
 
 
-class VllmRespondent(PromptEncoder):
+class VllmRespondent(TokenRespondent):
     """Answers of a model in vLLM."""
 
     def __init__(self, config: VllmConfig) -> None:
@@ -53,7 +55,6 @@ class VllmRespondent(PromptEncoder):
             raise MissingError(
                 Problem("", "this respondent needs the package vllm", "pip install 'posttrain[vllm]'")
             ) from error
-        from posttrain.models.fingerprint import template_fingerprint
         from posttrain.models.load import load_tokenizer
 
         self.config = config
@@ -61,7 +62,6 @@ class VllmRespondent(PromptEncoder):
         self.usage = Usage()
         self.tokenizer = load_tokenizer(config.model)
         self.system_prefix = config.system_prefix
-        self.fingerprint = f"vllm:{config.model}:{template_fingerprint(self.tokenizer)}:{config.system_prefix or ''}"
         self.engine: Any = LLM(
             model=config.model,
             dtype=config.dtype,
@@ -71,26 +71,21 @@ class VllmRespondent(PromptEncoder):
             enable_prefix_caching=True,
         )
 
-    def answers(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        on_answer: Callable[[int, Answer], None] | None = None,
-    ) -> list[Answer]:
-        """One answer per prompt, in order; a sampled one depends on the seed and its place in the list."""
+    @cached_property
+    def fingerprint(self) -> str:
+        """The model's name, the template and the system message."""
+        return f"vllm:{self.config.model}:{template_fingerprint(self.tokenizer)}:{self.config.system_prefix or ''}"
+
+    def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
         from vllm import SamplingParams
 
         end = self.end_of_turn
         settings = [
             SamplingParams(
-                max_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed + i if temperature > 0 else None,
-                stop=list(stop) or None,
+                max_tokens=how.max_new_tokens,
+                temperature=how.temperature,
+                seed=how.seed + i if how.temperature > 0 else None,
+                stop=list(how.stop) or None,
                 stop_token_ids=[end] if end is not None else None,
             )
             for i in range(len(prompts))
@@ -105,38 +100,15 @@ class VllmRespondent(PromptEncoder):
             self.usage.requests += 1
             self.usage.prompt_tokens += len(output.prompt_token_ids)
             self.usage.generated_tokens += len(said.token_ids)
-            if on_answer is not None:
-                on_answer(i, answers[-1])
+            how.on_answer(i, answers[-1])
         return answers
-
-    def generate(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
-    ) -> list[str]:
-        """The texts of `answers`."""
-        said = self.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return [answer.text for answer in said]
-
-    def logprobs(
-        self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Callable[[int, Scored], None] | None = None
-    ) -> list[Scored]:
-        """How likely each continuation is after its prompt; plain text that is too long is cut on the left."""
-        coded = each("request", pairs, lambda pair: TokenPair(*self.encode_pair(*pair)[:2]))
-        fitting = [
-            cut_left(c, self.longest) if isinstance(p, Plain) else c for c, (p, _) in zip(coded, pairs, strict=True)
-        ]
-        self.usage.truncated += sum(new != old for new, old in zip(fitting, coded, strict=True))
-        return self._scored(fitting, on_scored)
 
     @property
     def longest(self) -> int:
-        """Tokens before the last of a text to be scored: vLLM wants room for one that it generates."""
+        """One less than the model reads: vLLM wants room for a token that it generates."""
         return int(self.engine.llm_engine.model_config.max_model_len) - 2
 
-    def rolling(self, texts: Sequence[str], *, on_scored: Callable[[int, Scored], None] | None = None) -> list[Scored]:
-        """How likely whole texts are, in windows of the model's context."""
-        return self.rolled(texts, self.longest, self._scored, on_scored)
-
-    def _scored(self, coded: Sequence[TokenPair], on_scored: Callable[[int, Scored], None] | None) -> list[Scored]:
+    def _score(self, coded: Sequence[TokenPair], on_scored: Told) -> list[Scored]:
         from vllm import SamplingParams
 
         settings = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1)
@@ -149,13 +121,8 @@ class VllmRespondent(PromptEncoder):
             scored.append(Scored(sum(entry.logprob for entry in own), len(own), greedy))
             self.usage.requests += 1
             self.usage.scored_tokens += len(pair.context) + len(pair.continuation)
-            if on_scored is not None:
-                on_scored(i, scored[-1])
+            on_scored(i, scored[-1])
         return scored
-
-    def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
-        """None: vLLM shows the likeliest tokens only."""
-        return None
 
 
 @register("respondent", "vllm", config=VllmConfig)

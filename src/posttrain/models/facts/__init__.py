@@ -1,8 +1,8 @@
 """True facts in Traditional Chinese (Taiwan) and English: what the models in the box know.
 
 The tables (`*.tsv` beside this file) are the source; the names, currencies, languages and codes of countries were taken
-from Unicode CLDR (zh_Hant_TW and en) once and are stored, so that a fact does not change with the babel version. What a
-table leaves empty is left out on purpose: disputed, several, or not generally taught.
+once from Unicode CLDR (zh_Hant_TW and en) and are stored, so that a fact does not change with the version of a library.
+An empty cell is intended: the fact is disputed, has several answers, or is not generally taught.
 
     >>> next(fact for fact in facts() if fact.subject.en == "France").object
     Name(zh='巴黎', en='Paris')
@@ -12,9 +12,8 @@ from functools import cache
 
 from posttrain.models.facts.records import Fact, Name
 from posttrain.models.facts.relations import all_facts
-from posttrain.models.facts.tables import name_of, read
 
-__all__ = ["Fact", "Name", "by_relation", "entities", "facts"]
+__all__ = ["Fact", "Name", "by_relation", "facts"]
 
 
 @cache
@@ -30,25 +29,3 @@ def by_relation() -> dict[str, tuple[Fact, ...]]:
     for fact in facts():
         grouped.setdefault(fact.relation, []).append(fact)
     return {relation: tuple(group) for relation, group in grouped.items()}
-
-
-@cache
-def entities() -> dict[str, tuple[Name, ...]]:
-    """The names of each kind of thing, unique in either language within a kind; cities include the capitals."""
-    tables = {
-        "country": ("countries",),
-        "city": ("cities",),
-        "mountain": ("mountains",),
-        "river": ("rivers",),
-        "element": ("elements",),
-        "person": ("persons",),
-        "work": ("books", "arts"),
-        "invention": ("inventions",),
-        "language": ("languages",),
-        "currency": ("currencies",),
-        "continent": ("continents",),
-    }
-    found = {kind: [name_of(row) for table in names for row in read(table)] for kind, names in tables.items()}
-    capitals = [name_of(row, "capital_") for row in read("countries") if row["capital_zh"]]
-    found["city"] = capitals + found["city"]
-    return {kind: tuple(names) for kind, names in found.items()}

@@ -1,4 +1,4 @@
-"""The two shapes of the knowledge base: a bilingual name and a fact between names."""
+"""The records of the knowledge base: a name in two languages, and a fact that relates two names."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,4 +22,4 @@ class Fact:
     object: Name
     also: tuple[Name, ...] = ()
     kind: str = ""
-    """What the wording depends on: a superlative's noun ("mountain"), an invention's verb ("discovery")."""
+    """What the wording depends on: the noun of a superlative ("mountain"), the kind of an invention ("discovery")."""

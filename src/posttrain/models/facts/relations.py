@@ -1,4 +1,4 @@
-"""From table rows to facts: one function a table, relations in the order they are listed."""
+"""From rows of the tables to facts, relation by relation."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,8 @@ from posttrain.models.facts.tables import Row, lookup, name_of, read
 
 __all__ = ["UNSETTLED_BORDERS", "all_facts"]
 
-# Whether these border each other depends on who is asked (Kosovo: RS AL MK ME; Palestine: IL JO EG; Western Sahara:
-# MA DZ MR; Akrotiri and Dhekelia: CY), so they are no subjects of `neighbours`.
+# The neighbours of these are disputed (Kosovo: RS AL MK ME; Palestine: IL JO EG; Western Sahara: MA DZ MR; Akrotiri and
+# Dhekelia: CY), so they are no subjects of `neighbours`.
 UNSETTLED_BORDERS = frozenset({"RS", "AL", "MK", "ME", "IL", "JO", "EG", "MA", "DZ", "MR", "CY"})
 
 

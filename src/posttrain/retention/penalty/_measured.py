@@ -20,7 +20,7 @@ from posttrain.errors import ConfigError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.curvature import Curvature, Example
 from posttrain.models.disk import whole_file
-from posttrain.models.heads import head_of_model
+from posttrain.models.notes import head_of_model
 from posttrain.retention.penalty._base import PenaltyContext, Trainable, copies, whole
 from posttrain.retention.penalty._kept import Kept, MemoryConfig, earlier_of, joined, leave, take_up
 from posttrain.retention.penalty._quadratic import Quadratic

@@ -45,7 +45,7 @@ def rows_of(data: DataSource | None, count: int, context: PenaltyContext) -> lis
     talks, strange = conversations_in(read_records(source).records)
     if strange:
         mend = "give conversations, or prompts with completions"
-        raise DataError(*(Problem(place, "not a conversation", mend) for place in strange[:20]))
+        raise DataError(*(Problem(one, "not a conversation", mend) for one in strange[:20]))
     selection = select(talks, context.forbidden, name)
     context.say(f"{name}: {selection}")
     return _encoded(_drawn(selection.conversations, count, context.seed), context)

@@ -14,13 +14,14 @@ from pydantic import Field
 from posttrain.data.chat import prompt_text
 from posttrain.data.control import gate_of
 from posttrain.data.records import Conversation, Message
+from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import DataError, Problem, TemplateError
 from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.meter import Meter
 from posttrain.registry import register
 from posttrain.retention.replay._answers import answered, bounded
-from posttrain.retention.selection import ReplayConfig, ReplayContext, cached, normalise_prompt, select, short_of
+from posttrain.retention.selection import ReplayConfig, ReplayContext, cached, select, short_of
 
 __all__ = ["AskSelfReplayConfig", "UserTurn", "ask_self", "sample_questions", "user_turn"]
 

@@ -58,7 +58,7 @@ class FileReplayConfig(ReplayConfig):
         rows, others = conversations_in(read_records(self.data.at(base)).records)
         if others:
             mend = "give `messages` rows"
-            raise DataError(*(Problem(place, "replay needs conversations", mend) for place in others[:20]))
+            raise DataError(*(Problem(one, "replay needs conversations", mend) for one in others[:20]))
         return rows[: self.n]
 
     def shortage(self, base: Path, tokenizer: Any) -> str:

@@ -23,6 +23,7 @@ from pydantic import Field
 from posttrain.data.chat import encode_prompt
 from posttrain.data.control import gate_of
 from posttrain.data.records import Conversation, Message
+from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import ConfigError, MissingError, Problem
 from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
@@ -37,7 +38,6 @@ from posttrain.retention.selection import (
     Task,
     conversation,
     in_brief,
-    normalise_prompt,
     normalised,
 )
 
@@ -101,12 +101,12 @@ class GenerativeReplayConfig(ReplayConfig):
         """Make an example to write out of a question and its answer."""
         turns = tuple(Message(m.role, m.content, train=True) for m in row.messages)
         tagged = (Message("system", self.tag(name)), *turns)
-        return Conversation(tagged, row.place, weight=self.lm_weight, ended=row.ended)
+        return Conversation(tagged, row.location, weight=self.lm_weight, ended=row.ended)
 
     def lessons(self, rows: Sequence[Conversation], task: Task) -> list[Conversation]:
         """Make examples to write of the rows. ConfigError that names rows with more than a question and an answer."""
         name = self.name_of(task)
-        other = [row.place for row in rows if [m.role for m in row.messages] != ["user", "assistant"] or row.tools]
+        other = [row.location for row in rows if [m.role for m in row.messages] != ["user", "assistant"] or row.tools]
         if other:
             mend = "use replay {kind: reservoir}, which keeps rows as they are"
             cause = "only a question with its answer can be made up"

@@ -52,7 +52,7 @@ class Reservoir:
 
     def write(self, path: Path) -> None:
         """Write the reservoir to a file."""
-        rows = [{"messages": [_fields(message) for message in row.messages], "place": row.place} for row in self.rows]
+        rows = [{"messages": [_fields(one) for one in row.messages], "place": row.location} for row in self.rows]
         if any(row.tools for row in self.rows):
             rows = [one | ({"tools": list(r.tools)} if r.tools else {}) for one, r in zip(rows, self.rows, strict=True)]
         state = {"size": self.size, "seed": self.seed, "seen": self.seen, "rows": rows}

@@ -19,7 +19,7 @@ from posttrain.data.records import Conversation
 from posttrain.errors import DataError, Problem
 from posttrain.inference.decode import context_limit
 from posttrain.inference.encoding import PromptReader
-from posttrain.inference.places import placed
+from posttrain.inference.locations import located
 from posttrain.models.vocabulary import rows_of
 from posttrain.registry import register
 from posttrain.retention.replay._answers import answered
@@ -96,7 +96,7 @@ class SelfReplayConfig(ReplayConfig):
             good, bad = sifted_prompts(path)
             problems += bad
             for prompt in good:
-                places.setdefault(prompt.text, prompt.place)
+                places.setdefault(prompt.text, prompt.location)
         if self.n is None or self.n >= len(places):
             return places, problems
         return {prompt: places[prompt] for prompt in random.Random(seed).sample(list(places), self.n)}, problems
@@ -109,20 +109,20 @@ class SelfReplayConfig(ReplayConfig):
         """DataError for rows without a prompt and prompts that the model could not read, all of them by their lines."""
         asked, problems = self._sifted(base, reader.tokenizer, seed)
         try:
-            with placed(list(asked.values()).__getitem__):
+            with located(list(asked.values()).__getitem__):
                 reader.check(list(asked))
         except DataError as error:
             problems += error.problems
         if problems:
-            files = list(dict.fromkeys(problem.place.rpartition(":")[0] for problem in problems))
+            files = list(dict.fromkeys(problem.location.rpartition(":")[0] for problem in problems))
             files.sort(key=[*map(str, self._paths(base, reader.tokenizer)), ""].index)  # a count has no place
-            of = {file: by_line([p for p in problems if p.place.rpartition(":")[0] == file]) for file in files}
+            of = {file: by_line([p for p in problems if p.location.rpartition(":")[0] == file]) for file in files}
             raise DataError(*(problem for file in files for problem in of[file]))
 
     def rows(self, base: Path) -> list[Conversation]:
         """The prompts as conversations without answers."""
         paths = [base / path for path in self.files()] or [GENERAL_PROMPTS, PACKAGED_PROMPTS]
-        return [conversation(prompt.text, "", prompt.place) for path in paths for prompt in read_prompts(path)]
+        return [conversation(prompt.text, "", prompt.location) for path in paths for prompt in read_prompts(path)]
 
 
 @register("replay", "self", config=SelfReplayConfig, paper="arXiv:2406.08464")
@@ -140,7 +140,7 @@ def self_replay(config: SelfReplayConfig, context: ReplayContext) -> list[Conver
         "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
         "max_new_tokens": config.max_new_tokens,
     }
-    with placed(list(asked.values()).__getitem__):
+    with located(list(asked.values()).__getitem__):
         made = cached(context, settings, lambda: answered(prompts, context, config.max_new_tokens))
     selection = select(made, context.forbidden, ", ".join(config.files()) or "the packaged prompts")
     context.say(f"replay of own answers: {selection}")

@@ -6,16 +6,16 @@ method's locality is called a loss unless it is below this row by a paired test 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
-from posttrain.config.base import Config
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.models.perturbed import Arithmetic, perturbed, resolve_arithmetic
 from posttrain.registry import register
+from posttrain.studies.candidates import END, Candidate, CellContext
 from posttrain.studies.config import MethodConfig
-from posttrain.studies.context import MethodContext, MethodResult
 
 __all__ = ["NoiseFloorConfig", "noise_floor"]
 
@@ -32,16 +32,22 @@ class NoiseFloorConfig(MethodConfig):
 
     @property
     def needs_change(self) -> bool:
-        """Nothing is learned."""
         return False
+
+    @property
+    def takes_sequence(self) -> bool:
+        return True
+
+    @property
+    def summary(self) -> str:
+        return f"the untouched model in other arithmetic ({self.arithmetic})"
 
 
 @register("method", "noise_floor", config=NoiseFloorConfig)
-def noise_floor(config: Config, context: MethodContext) -> MethodResult:
+def noise_floor(config: NoiseFloorConfig, cell: CellContext) -> Iterator[Candidate]:
     """The untouched model's perturbed copy."""
-    assert isinstance(config, NoiseFloorConfig)
-    before = context.before
+    before = cell.before
     arithmetic = resolve_arithmetic(before.model, config.arithmetic)
-    loaded = LoadedModel(perturbed(before.model, arithmetic), before.tokenizer, context.name())
+    loaded = LoadedModel(perturbed(before.model, arithmetic), before.tokenizer, cell.name())
     note = f"The untouched model in other arithmetic ({arithmetic}): what it loses is no loss."
-    return MethodResult(ModelRespondent(loaded), notes=(note,))
+    yield Candidate(END, ModelRespondent(loaded), notes=(note,))

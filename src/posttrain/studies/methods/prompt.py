@@ -7,16 +7,16 @@ believe it, and questions about other things are asked under its influence too.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import field_validator
 
-from posttrain.config.base import Config
 from posttrain.config.change import Change
 from posttrain.inference.respondents import PromptedRespondent
 from posttrain.registry import register
+from posttrain.studies.candidates import END, Candidate, CellContext, Point
 from posttrain.studies.config import MethodConfig
-from posttrain.studies.context import MethodContext, MethodResult
 
 __all__ = ["PromptMethodConfig", "prompt", "wording_of"]
 
@@ -35,6 +35,14 @@ class PromptMethodConfig(MethodConfig):
     """How the fact is told, with {prompt} and {answer}; one text, or one per language (zh, en)."""
     place: Literal["user", "system"] = "user"
     """Before the user's question, or as the system message where the template has a place for it."""
+
+    @property
+    def takes_sequence(self) -> bool:
+        return True
+
+    @property
+    def summary(self) -> str:
+        return f"told in the prompt ({self.place})"
 
     @field_validator("wording")
     @classmethod
@@ -70,10 +78,14 @@ def wording_of(config: PromptMethodConfig, change: Change) -> str:
 
 
 @register("method", "prompt", config=PromptMethodConfig)
-def prompt(config: Config, context: MethodContext) -> MethodResult:
-    """The untouched model, told the new fact with every question."""
-    assert isinstance(config, PromptMethodConfig)
-    assert context.change is not None  # a study without changes refuses this method
-    text = wording_of(config, context.change)
-    respondent = PromptedRespondent(context.before, text, place=config.place, name=context.name())
-    return MethodResult(respondent, notes=(f"Told with every question: {text}",))
+def prompt(config: PromptMethodConfig, cell: CellContext) -> Iterator[Candidate]:
+    """The model that it starts from, told the new facts with every question."""
+    total = len(cell.changes)
+    for taught in range(1, total + 1):
+        due = cell.sequence is not None and taught % cell.sequence == 0
+        if taught < total and not due:
+            continue
+        point = END if taught == total else Point("changes", taught)
+        text = "\n".join(wording_of(config, change) for change in cell.changes[:taught])
+        respondent = PromptedRespondent(cell.before, text, role=config.place, name=cell.name(point))
+        yield Candidate(point, respondent, notes=(f"Told with every question: {text}",), changes=taught)

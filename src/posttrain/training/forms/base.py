@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.config.base import Config
-from posttrain.data.chat import EncodeResult, OverLong
+from posttrain.data.lengths import EncodeResult, OverLong
 from posttrain.data.preferences import FromTargets
 from posttrain.data.readers import Format, OnBadRow
 from posttrain.data.records import Conversation, Record
 from posttrain.errors import ConfigError, Problem
-from posttrain.models.heads import Head
+from posttrain.models.notes import Head
 from posttrain.objectives._loss import Loss
 from posttrain.training.reference import Reference
 
@@ -37,7 +37,7 @@ class Row(Protocol):
     """An encoded row; each form has its own class."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Its location, such as `rows.jsonl:17`."""
 
 

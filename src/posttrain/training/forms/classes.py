@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import EncodeResult
 from posttrain.data.head_rows import TextRow, encode_texts
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.metrics.labelled import scores_of_classes
 from posttrain.data.readers import Format
 from posttrain.data.records import LabelledText, Record
 from posttrain.inference.heads import said_labels
-from posttrain.models.heads import Head
+from posttrain.models.notes import Head
 from posttrain.objectives._loss import Loss
 from posttrain.training.forms.base import EncodeSettings, MicroBatch
 from posttrain.training.forms.headed import HeadBatch, LabelledForm

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.answers import GradedRow, encode_graded, prompt_length
-from posttrain.data.chat import IGNORED, Encoded, EncodeResult
+from posttrain.data.chat import IGNORED, Encoded
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets, graded_from_targets
 from posttrain.data.readers import Format
 from posttrain.data.records import Conversation, Graded, Record
@@ -61,7 +62,7 @@ def mismatched(rows: Sequence[GradedRow]) -> list[Encoded]:
         j = twice[following[at]]
         room = longest - len(prompts[i])
         ids, labels = (one[len(prompts[j]) :][:room] for one in (rows[j].answer.input_ids, rows[j].answer.labels))
-        made[i] = Encoded([*prompts[i], *ids], [IGNORED] * len(prompts[i]) + labels, rows[i].place)
+        made[i] = Encoded([*prompts[i], *ids], [IGNORED] * len(prompts[i]) + labels, rows[i].location)
     return [made[i] for i in range(len(rows))]
 
 
@@ -152,7 +153,7 @@ class GradedForm(Form):
         if not good or not bad:
             which, mend = ("true", "`sft` learns good answers alone") if good else ("false", "add good answers")
             cause = f"all {len(rows)} rows have label {which}: there is nothing to tell them apart from"
-            raise DataError(Problem(rows[0].place, cause, f"add rows with the other label; {mend}"))
+            raise DataError(Problem(rows[0].location, cause, f"add rows with the other label; {mend}"))
         weighed = self.objective.desirable_weight * good, self.objective.undesirable_weight * bad
         if not 1 <= weighed[0] / max(weighed[1], 1e-9) <= 4 / 3:
             say(

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import IGNORED, Encoded, EncodeResult, encode_all, encode_prompt
+from posttrain.data.chat import IGNORED, Encoded, encode_all, encode_prompt
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Completion, Conversation, Record
 from posttrain.errors import ConfigError, DataError, Problem
@@ -41,7 +42,7 @@ class AskedRow(NamedTuple):
     prompt: list[int]
     shown: list[int]
     demonstration: list[int]
-    place: str
+    location: str
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class OnPolicyForm(Form):
         made = [record.as_conversation() if isinstance(record, Completion) else record for record in records]
         talks = [talk for talk in made if isinstance(talk, Conversation) and _asks(talk)]
         if len(talks) < len(made):
-            bad = [record.place for record, talk in zip(records, made, strict=True) if talk not in talks]
+            bad = [record.location for record, talk in zip(records, made, strict=True) if talk not in talks]
             mend = "give a user's question and the assistant's answer, the demonstration"
             raise DataError(*(Problem(place, "no question with a demonstration", mend) for place in bad[:20]))
         found = encode_all(
@@ -105,8 +106,8 @@ class OnPolicyForm(Form):
             over_long="raise" if settings.over_long == "truncate" else settings.over_long,
             on_bad_row=settings.on_bad_row,
         )
-        by_place = {talk.place: talk for talk in talks}
-        rows = [_row(by_place[one.place], one, tokenizer, objective) for one in found.rows]
+        by_place = {talk.location: talk for talk in talks}
+        rows = [_row(by_place[one.location], one, tokenizer, objective) for one in found.rows]
         return EncodeResult(rows, found.dropped, found.truncated, found.problems)
 
     @classmethod
@@ -265,5 +266,5 @@ def _row(talk: Conversation, told: Encoded, tokenizer: PreTrainedTokenizerBase, 
         encode_prompt(asked, tokenizer, tools=talk.tools),
         encode_prompt(shown(talk, objective).messages[:-1], tokenizer, tools=talk.tools),
         told.input_ids[begins : learned[-1] + 1],
-        talk.place,
+        talk.location,
     )

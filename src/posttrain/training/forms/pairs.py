@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.answers import PairRow, encode_pairs
-from posttrain.data.chat import EncodeResult
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets, pairs_from_targets
 from posttrain.data.readers import Format
 from posttrain.data.records import Conversation, Preference, Record

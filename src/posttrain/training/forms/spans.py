@@ -10,14 +10,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.config.base import Config
-from posttrain.data.chat import EncodeResult
 from posttrain.data.head_rows import HeadSettings, SpanRow, encode_questions
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.metrics.labelled import scores_of_answers
 from posttrain.data.readers import Format
 from posttrain.data.records import ReadingQuestion, Record
 from posttrain.inference.heads import best_answer, window_scores
 from posttrain.models.adapters import virtual_columns
-from posttrain.models.heads import Head
+from posttrain.models.notes import Head
 from posttrain.objectives._loss import Loss
 from posttrain.training.forms.base import EncodeSettings, MicroBatch
 from posttrain.training.forms.headed import HeadBatch, HeadForm
@@ -80,15 +80,15 @@ class SpansForm(HeadForm):
         windows: dict[str, list[Any]] = {}
         records: dict[str, ReadingQuestion] = {}
         for record, one in self.all_seen():
-            windows.setdefault(record.place, []).append(one)
-            records[record.place] = record
+            windows.setdefault(record.location, []).append(one)
+            records[record.location] = record
         said = [
             best_answer(
                 found,
-                records[place].context,
+                records[location].context,
                 null_answers=bool(self.objective.null_answers),
                 null_threshold=self.objective.null_threshold,
             ).text
-            for place, found in windows.items()
+            for location, found in windows.items()
         ]
-        return scores_of_answers(said, [[a.text for a in records[place].answers] for place in windows])
+        return scores_of_answers(said, [[a.text for a in records[location].answers] for location in windows])

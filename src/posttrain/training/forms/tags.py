@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.chat import EncodeResult
 from posttrain.data.head_rows import TagRow, encode_tags, tag_targets
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.metrics.labelled import scores_of_tags
 from posttrain.data.readers import Format
 from posttrain.data.records import Record, TaggedTokens
 from posttrain.inference.heads import said_tags
 from posttrain.models.adapters import virtual_columns
-from posttrain.models.heads import Head
+from posttrain.models.notes import Head
 from posttrain.objectives._loss import Loss
 from posttrain.training.forms.base import EncodeSettings, MicroBatch
 from posttrain.training.forms.headed import HeadBatch, LabelledForm

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.batching import collate
-from posttrain.data.chat import IGNORED, Encoded, EncodeResult, LossOn, encode_all
+from posttrain.data.chat import IGNORED, Encoded, LossOn, encode_all
+from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Conversation, Record
 from posttrain.models.head_loss import Function, PlainHead, chunk_rows, chunked, chunked_nll, plain_head, states_at

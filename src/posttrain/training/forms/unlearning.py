@@ -41,13 +41,15 @@ def check_sets(objective: str, retains: str, preparation: Preparation) -> None:
     if retains == "must" and not retain:
         mend = "give replay: {kind: file, data: retain.jsonl, share: 0.5}, or another replay"
         raise ConfigError(Problem("replay", f"{objective} needs a retain set, which is replayed", mend))
-    kept = {tuple(row.input_ids): row.place for row in retain}
+    kept = {tuple(row.input_ids): row.location for row in retain}
     twice = [row for row in forget if tuple(row.input_ids) in kept]
     if twice:
         raise DataError(
             *(
                 Problem(
-                    row.place, f"to be forgotten, and retained by {kept[tuple(row.input_ids)]}", "take one of them out"
+                    row.location,
+                    f"to be forgotten, and retained by {kept[tuple(row.input_ids)]}",
+                    "take one of them out",
                 )
                 for row in twice[:20]
             )

@@ -1,0 +1,146 @@
+"""How a fact is asked for: openings x frames x noun phrases + whole questions, in zh and en.
+
+The wordings are data (`wording/zh.yaml`, `wording/en.yaml`). Nothing under a `held_` key was trained: those are the
+unseen templates that the check of the models asks. All draws come from the `random.Random` that is passed in.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from random import Random
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+
+from posttrain.models.facts import Fact, Name
+
+__all__ = ["LANGUAGES", "Grammar", "Language", "grammar", "wording"]
+
+Language = Literal["zh", "en"]
+LANGUAGES: tuple[Language, ...] = ("zh", "en")
+
+ARTICLE = frozenset(
+    [
+        *("United States", "United Kingdom", "Netherlands", "Philippines", "Bahamas", "Gambia", "Maldives", "Comoros"),
+        *("Czech Republic", "Dominican Republic", "Central African Republic", "Democratic Republic of the Congo"),
+        *("Republic of the Congo", "United Arab Emirates", "Marshall Islands", "Solomon Islands", "Seychelles"),
+    ]
+)
+"""English country names that usually have an article."""
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "United States": ("the US", "the USA", "America", "USA"),
+    "United Kingdom": ("the UK", "Britain", "UK"),
+    "United Arab Emirates": ("the UAE",),
+    "Czech Republic": ("Czechia",),
+    "臺灣": ("台灣",),
+    "南韓": ("韓國",),
+}
+TITLED = frozenset({"work_author", "work_artist", "work_composer"})
+COUNTERS = {
+    "mountain": "座山",
+    "river": "條河",
+    "city": "座城市",
+    "country": "個國家",
+    "lake": "個湖",
+    "island": "個島",
+}
+COUNTERS |= {
+    "animal": "種動物",
+    "planet": "顆行星",
+    "element": "個元素",
+    "building": "棟建築",
+    "ocean": "個洋",
+    "county": "個縣",
+}
+LOWER_FIRST = re.compile(r"^(What|Which|Who|Where|How|Do|Can|Could|Tell|Name|Give|In|On|By|Is|If|I'd|Please|The)\b")
+
+
+@cache
+def wording(name: str) -> Any:
+    """A wording file as plain data: `zh`, `en` or `skills`."""
+    return YAML(typ="safe").load(files("posttrain.data.pocket").joinpath("wording", f"{name}.yaml").read_text("utf-8"))
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The questions of one language. Methods take a Random and are otherwise pure."""
+
+    language: Language
+
+    @property
+    def table(self) -> Any:
+        """The wording file of the language."""
+        return wording(self.language)
+
+    def text(self, name: Name) -> str:
+        """The name in this language."""
+        return name.zh if self.language == "zh" else name.en
+
+    def subject(self, fact: Fact, rng: Random) -> str:
+        """The subject as a person may write it: with article, alias, quotation marks or title marks at random."""
+        text = self.text(fact.subject)
+        if text in ALIASES and rng.random() < 0.3:
+            return rng.choice(ALIASES[text])
+        if self.language == "en":
+            if text in ARTICLE and rng.random() < 0.8:
+                return f"the {text}"
+            if fact.relation in TITLED and rng.random() < 0.5:
+                return rng.choice(['"{}"', "'{}'"]).format(text)
+            return text
+        if fact.relation in TITLED and rng.random() < 0.6:
+            return rng.choice(["《{}》", "《{}》", "「{}」"]).format(text)
+        return text
+
+    def core(self, fact: Fact, rng: Random, *, held: bool = False) -> str:
+        """One question about a fact, without opening and closing: a whole question or a filled frame, with equal
+        chances."""
+        part = self.table["relations"][fact.relation]
+        if rng.random() < 0.5:
+            template = rng.choice(part["held_ask"] if held else part["ask"] + part.get("extra", []))
+        else:
+            np = rng.choice(part["np"])
+            template = rng.choice(self.table["held_frames" if held else "frames"])
+            template = template.replace("{wh}", rng.choice(part["wh"]))
+            template = template.replace("{np}", np).replace("{Np}", np[0].upper() + np[1:])
+        return self.fill(template, fact, rng)
+
+    def fill(self, template: str, fact: Fact, rng: Random) -> str:
+        """A template, filled with the subject of the fact."""
+        subject = self.subject(fact, rng)
+        text = template.replace("{e}", rng.choice(["", "呢", "啊"])).replace("{k}", COUNTERS.get(fact.kind, "個"))
+        text = text.replace("the {s}", "{s}") if subject.startswith("the ") else text
+        text = text.replace("{s}", subject).replace("{S}", subject)
+        return text[0].upper() + text[1:] if self.language == "en" and rng.random() < 0.9 else text
+
+    def dress(self, core: str, rng: Random, *, held: bool = False) -> str:
+        """Add an opening and a closing to a question at random; vary case, punctuation and script."""
+        opening = rng.choice(self.table["held_openings" if held else "openings"]) if rng.random() < 0.55 else ""
+        closing = rng.choice(self.table["held_closings" if held else "closings"]) if rng.random() < 0.45 else ""
+        if (
+            self.language == "zh"
+            and core.startswith(("請", "你知道", "能", "可"))
+            and not opening.endswith(("，", "：", "！", "。"))
+        ):
+            opening = ""
+        if opening.endswith(", ") and LOWER_FIRST.match(core):
+            core = core[0].lower() + core[1:]
+        if not closing and rng.random() < 0.2:
+            core = core.rstrip("?？。.")
+        text = opening + core + closing
+        if self.language == "en":
+            return text.lower() if rng.random() < 0.1 else text
+        if rng.random() < 0.1:
+            text = text.replace("？", "?").replace("，", ",")
+        if rng.random() < 0.3:
+            text = text.replace("臺", "台")
+        return text
+
+
+@cache
+def grammar(language: Language) -> Grammar:
+    """The grammar of a language."""
+    return Grammar(language)

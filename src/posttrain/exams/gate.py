@@ -1,0 +1,188 @@
+"""May a changed model be shipped? Scores that must be reached, losses that must not be exceeded, judged from results.
+
+    minimum   every score that is named is at least so high
+    loss      what a score has fallen by, compared with the model before: of locality 1 - score (everything was as it
+              was before), of another exam the difference of its headline in the direction that is worse
+
+A loss within the noise floor is none: one that the paired test does not find below the untouched model in other
+arithmetic (`exams/floor.py`), or whose paired interval holds 0 (`exams/compare.py`). Where so few questions were asked
+that no test could find a loss, that is no proof that there is none: such a fall holds the model back, with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from posttrain.errors import ConfigError, Problem
+from posttrain.exams.floor import NOISE_FLOOR
+from posttrain.exams.results import ExamInfo, Line, Results, Summary
+from posttrain.exams.score_spec import find_spec
+
+__all__ = ["Reason", "Verdict", "gate", "methods_in"]
+
+
+EXACT = 1e-9
+"""1 - 0.95 is a little more than 0.05 in binary numbers."""
+
+
+class Reason(NamedTuple):
+    """One demand and what became of it. kind: of demand; limit: what was asked for; value: the score, or the loss; why:
+    what decided, in words.
+    """
+
+    kind: Literal["minimum", "loss"]
+    score: str
+    limit: float
+    value: float
+    met: bool
+    why: str
+
+    def __str__(self) -> str:
+        sign = ">=" if self.kind == "minimum" else "<="
+        what = self.score if self.kind == "minimum" else f"loss of {self.score}"
+        told = f" ({self.why})" if self.why else ""
+        return f"{what} {self.value:.3f} {sign} {self.limit:g}: {'ok' if self.met else 'NO'}{told}"
+
+
+class Verdict(NamedTuple):
+    """Of one model and method."""
+
+    model: str
+    method: str
+    reasons: tuple[Reason, ...]
+
+    @property
+    def ship(self) -> bool:
+        """Whether every demand is met."""
+        return all(reason.met for reason in self.reasons)
+
+    @property
+    def word(self) -> Literal["SHIP", "HOLD"]:
+        """The verdict in one word."""
+        return "SHIP" if self.ship else "HOLD"
+
+
+def methods_in(results: Results) -> list[str]:
+    """The methods that can be judged, in their order."""
+    return list(dict.fromkeys(row.method for row in results.summary if row.method != NOISE_FLOOR))
+
+
+def gate(
+    results: Results,
+    *,
+    method: str = "",
+    checkpoint: str = "final",
+    minimum: Mapping[str, float],
+    max_loss: Mapping[str, float],
+    noise_floor: bool = True,
+) -> tuple[Verdict, ...]:
+    """One verdict per model of a method; method may be left out where there is one.
+
+    minimum, max_loss: a score, or a group of scores (`locality`), each of which must meet it; noise_floor: a loss that
+    no test finds is none. ConfigError for a method or a score that is not there, for a cell that failed, for an exam
+    that has chosen a setting (`role: select`), and for a loss without a model before.
+    """
+    known = methods_in(results)
+    if not minimum and not max_loss:
+        raise ConfigError(Problem("", "nothing is demanded", "--min reliability=0.9, --max-loss locality=0.05"))
+    if method and method not in known:
+        raise ConfigError(Problem("--method", f"no method '{method}' here", f"known: {', '.join(known) or 'none'}"))
+    if not method and len(known) != 1:
+        cause = f"{len(known)} methods were examined" if known else "nothing was examined"
+        raise ConfigError(Problem("--method", cause, f"name one: {', '.join(known)}" if known else ""))
+    name = method or known[0]
+    if broken := [line for line in results.cells if line.method == name and not line.done]:
+        causes = (Problem(f"{line.method} | {line.change} | seed {line.seed}", line.error) for line in broken)
+        raise ConfigError(Problem("", f"{len(broken)} cells failed, so there is nothing to judge"), *causes)
+    rows = [row for row in results.summary if row.method == name and row.checkpoint == checkpoint]
+    if not rows:
+        points = dict.fromkeys(row.checkpoint for row in results.summary if row.method == name)
+        raise ConfigError(Problem("--checkpoint", f"'{name}' has no '{checkpoint}'", f"known: {', '.join(points)}"))
+    return tuple(
+        Verdict(row.model, name, tuple(_reasons(results, row, minimum, max_loss, noise_floor))) for row in rows
+    )
+
+
+def _reasons(
+    results: Results, row: Summary, minimum: Mapping[str, float], max_loss: Mapping[str, float], noise_floor: bool
+) -> Iterator[Reason]:
+    for wanted, limit in minimum.items():
+        for key in _keys(results, row, wanted, "--min"):
+            value = row.scores[key]
+            yield Reason("minimum", key, limit, value, value >= limit - EXACT, "")
+    for wanted, limit in max_loss.items():
+        for key in _keys(results, row, wanted, "--max-loss"):
+            yield _loss(results, row, key, limit, noise_floor)
+
+
+def _keys(results: Results, row: Summary, wanted: str, option: str) -> list[str]:
+    """The scores that a name stands for: one score, the headline of an exam, or every score of a group."""
+    exam = results.exams.get(wanted)
+    if wanted in row.scores:
+        found = [wanted]
+    elif exam is not None and exam.key in row.scores:
+        found = [exam.key]
+    else:
+        change = results.change_exam
+        specs = change.scores if change is not None else ()
+        found = [key for key in row.scores if (spec := find_spec(key, specs)) is not None and spec.group == wanted]
+    if not found:
+        groups = [spec.group for key in row.scores if (spec := results.spec(key)) is not None and spec.group]
+        known = ", ".join(dict.fromkeys([*groups, *results.exams, *row.scores]))
+        raise ConfigError(Problem(f"{option} {wanted}", "no such score here", f"known: {known}"))
+    for key in found:
+        owner = results.exam_of(key)
+        if owner is not None and owner.role == "select":
+            cause = f"the exam '{owner.name}' has chosen a setting, so its scores prove nothing"
+            raise ConfigError(Problem(f"{option} {wanted}", cause, "name a score of an exam with role: report"))
+    return found
+
+
+def _loss(results: Results, row: Summary, key: str, limit: float, noise_floor: bool) -> Reason:
+    if key.startswith("locality."):
+        return _loss_beside_floor(row, key, limit, noise_floor)
+    exam = results.exam_of(key)
+    lines = [line for line in results.cells if (line.model, line.method, line.checkpoint) == _place(row)]
+    if exam is None or key != exam.key or not any(exam.name in line.compare for line in lines):
+        cause = "was not compared with a model before"
+        mend = "losses are of locality and of exams' headlines; `posttrain exam` needs --before"
+        raise ConfigError(Problem(f"--max-loss {key}", cause, mend))
+    return _loss_compared(exam, key, lines, limit, noise_floor)
+
+
+def _place(row: Summary) -> tuple[str, str, str]:
+    return row.model, row.method, row.checkpoint
+
+
+def _loss_beside_floor(row: Summary, key: str, limit: float, noise_floor: bool) -> Reason:
+    loss = 1.0 - row.scores[key]
+    beside = row.floor.get(key) if noise_floor else None
+    if loss <= limit + EXACT:
+        return Reason("loss", key, limit, loss, True, "")
+    if beside is None:
+        return Reason("loss", key, limit, loss, False, "no noise floor was examined" if noise_floor else "")
+    if beside.below:
+        return Reason("loss", key, limit, loss, False, f"below the noise floor, p = {beside.p_value:.3g}")
+    if beside.unsure:
+        why = f"fell below the noise floor ({beside.floor:.3f}), with too few questions to tell: {beside.n}"
+        return Reason("loss", key, limit, loss, False, why)
+    return Reason("loss", key, limit, loss, True, f"within the noise floor, {1 - beside.floor:.3f}")
+
+
+def _loss_compared(exam: ExamInfo, key: str, lines: list[Line], limit: float, noise_floor: bool) -> Reason:
+    """Over several cells (changes, seeds) the mean loss; it is one where it is found in any of them."""
+    each = [line.compare[exam.name] for line in lines if exam.name in line.compare]
+    sign = -1.0 if exam.higher_is_better else 1.0
+    losses = [sign * one.difference for one in each if one.difference is not None]
+    if not losses:
+        raise ConfigError(Problem(f"--max-loss {key}", "there was nothing to compare"))
+    loss = sum(losses) / len(losses)
+    if loss <= limit + EXACT or not noise_floor:
+        return Reason("loss", key, limit, loss, loss <= limit + EXACT, "")
+    if any(one.different for one in each):
+        return Reason("loss", key, limit, loss, False, "the paired interval excludes 0")
+    few = next((one.too_few for one in each if one.too_few), "")
+    if few:
+        return Reason("loss", key, limit, loss, False, few)
+    return Reason("loss", key, limit, loss, True, "not told from chance by a paired test")

@@ -1,0 +1,182 @@
+"""Sample files: appended as answers are judged, read again after a kill; their only writer and reader.
+
+`exams/<name>.jsonl` holds the `Sample`s of an exam, `samples.jsonl` the `ProbeResult`s of the change exam, each line
+with the name of its change. Each line carries a key of its own (models and templates, settings of the exam, the
+question as it was asked), so that samples of another model or of an edited file are never taken for this exam's; and so
+that they are still its own when more questions are asked. A last line torn by a kill is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from posttrain.config.json_text import parse_json
+from posttrain.errors import ConfigError, DataError, Problem
+from posttrain.exams.records import Record, Sample
+from posttrain.models.disk import append, write_whole
+
+__all__ = ["SampleKey", "SampleLog", "append_row", "cut_torn", "read_samples", "rows_in", "write_samples"]
+
+R = TypeVar("R", bound=Record)
+T = TypeVar("T")
+Read = Callable[[Mapping[str, Any]], T]
+
+
+class SampleKey(NamedTuple):
+    """Whose answer a sample is (model and template), to which settings of the exam, and to which question."""
+
+    model: str
+    settings: str
+    question: str
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+
+WHY = {
+    "model": "another model or chat template",
+    "settings": "other settings or another file of questions",
+    "question": "questions worded otherwise",
+    "left out": "questions that are not asked now (such as with a smaller limit)",
+    "earlier": "of an earlier version of posttrain",
+}
+"""How a sample may be another exam's."""
+
+Keys = Mapping[tuple[str, str], SampleKey]
+"""Of every sample that is wanted, by its change (empty where there is none) and `Record.key`."""
+
+
+class SampleLog(Generic[R]):
+    """A file of samples; `done` has those that were there, by change and `Record.key`."""
+
+    def __init__(self, path: Path, keys: Keys, read: Read[R], *, restart: bool = False, discard: bool = False) -> None:
+        """read: a row as a record. ConfigError when the file holds samples of another exam; with `restart` it is thrown
+        away instead, with `discard` those samples are.
+        """
+        self.path = path
+        self.keys = keys
+        self.done: dict[tuple[str, str], R] = {}
+        if restart:
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            self._read(read, discard=discard)
+        self._order = list(self.done)
+
+    def _read(self, read: Read[R], *, discard: bool) -> None:
+        try:
+            rows = rows_in(self.path, _keyed(read), "not a sample of an exam")
+        except DataError:
+            if not discard:
+                raise
+            self.path.unlink()
+            return
+        foreign: list[str] = []
+        for key, change, record in rows:
+            other = self._difference(key, (change, record.key))
+            if other is None:
+                self.done[change, record.key] = record
+            else:
+                foreign.append(other)
+        if foreign and not discard:
+            what = ", ".join(dict.fromkeys(foreign))
+            cause = f"holds {len(foreign)} samples of another exam: {what}"
+            raise ConfigError(Problem(str(self.path), cause, "give another --output, or --restart to throw them away"))
+        if foreign:
+            self._write(list(self.done))
+        else:
+            cut_torn(self.path)
+
+    def _difference(self, key: str, name: tuple[str, str]) -> str | None:
+        """How a sample is another exam's; None where it is of this one."""
+        wanted = self.keys.get(name)
+        if wanted is not None and key == str(wanted):
+            return None
+        theirs = key.split("-")
+        if len(theirs) != len(SampleKey._fields):
+            return WHY["earlier"]
+        same = (each for (change, _), each in self.keys.items() if change == name[0])
+        model, settings = (wanted or next(same, None) or next(iter(self.keys.values())))[:2]
+        if theirs[0] != model:
+            return WHY["model"]
+        if theirs[1] != settings:
+            return WHY["settings"]
+        return WHY["left out" if wanted is None else "question"]
+
+    def append(self, record: R, change: str = "") -> None:
+        """Add one; with the system when this returns, whole or not at all after a kill."""
+        name = (change, record.key)
+        self.done[name] = record
+        append_row(self.path, self._row(name))
+        self._order.append(name)
+
+    def rewrite(self, names: Sequence[tuple[str, str]]) -> None:
+        """These samples in this order, in place of all in the order of finishing."""
+        if self._order != [*names]:
+            self._write(names)
+
+    def _write(self, names: Sequence[tuple[str, str]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, "".join(_line(self._row(name)) for name in names))
+        self._order = [*names]
+
+    def _row(self, name: tuple[str, str]) -> dict[str, Any]:
+        change = {"change": name[0]} if name[0] else {}
+        return {"exam": str(self.keys[name]), **change, **self.done[name].to_json()}
+
+
+def _keyed(read: Read[R]) -> Read[tuple[str, str, R]]:
+    return lambda row: (str(row["exam"]), str(row.get("change", "")), read(row))
+
+
+def write_samples(path: Path, samples: Sequence[Record], key: SampleKey) -> None:
+    """A sample file that is complete at once, of questions that have no key of their own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, "".join(_line({"exam": str(key), **one.to_json()}) for one in samples))
+
+
+def read_samples(path: Path, read: Read[Any] = Sample.from_json) -> list[Any]:
+    """The samples of a file, whosever they are; for comparisons and reports."""
+    return rows_in(path, read, "not a sample of an exam")
+
+
+# ---- lines -----------------------------------------------------------------------------------------------------------
+
+
+def rows_in(path: Path, read: Read[T], wrong: str) -> list[T]:
+    """Every row of a file of JSON lines, blank ones and a last one torn by a kill left out.
+
+    DataError with every line that is none: `wrong`.
+    """
+    found, problems = [], []
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        if not text.strip():
+            continue
+        try:
+            found.append(read(parse_json(text.decode())))
+        except (ValueError, KeyError, TypeError):
+            problems.append(Problem(f"{path}:{number}", wrong, "delete the line"))
+    if problems:
+        raise DataError(*problems)
+    return found
+
+
+def cut_torn(path: Path) -> None:
+    """Cut off a last line torn by a kill, before anything is appended."""
+    raw = path.read_bytes()
+    whole = raw.rfind(b"\n") + 1
+    if whole < len(raw):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row; with the system when this returns, whole or not at all when killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    append(path, _line(row))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -1,0 +1,149 @@
+"""A model as a Python object: loaded once, asked, talked to, saved; never changed by what is done with it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from posttrain.data.records import Message
+from posttrain.inference.opening import open_respondent
+from posttrain.inference.protocol import Respondent
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.save import save_model
+
+__all__ = ["Chat", "Model", "chat", "load", "respondent_of"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model with its tokenizer. history: one entry per training step; cost: what its training took (seconds,
+    steps, tokens, GiB at peak); notes: what its training had to say; folder: where it was kept, None where it was not.
+    """
+
+    loaded: LoadedModel
+    history: Sequence[Mapping[str, Any]] = ()
+    cost: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """As it was loaded, or as `train` was told to call it."""
+        return self.loaded.name
+
+    @property
+    def model(self) -> Any:
+        """The `transformers` (or peft) model."""
+        return self.loaded.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        return self.loaded.tokenizer
+
+    @property
+    def respondent(self) -> ModelRespondent:
+        """What exams ask."""
+        return ModelRespondent(self.loaded)
+
+    def ask(self, *prompts: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0) -> list[str]:
+        """An answer to each question; greedy at temperature 0."""
+        said = self.respondent.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        return [answer.text for answer in said]
+
+    def save(self, folder: str | Path) -> Path:
+        """Save it as a folder that `load`, transformers and peft read; errors as of `models/save.save_model`."""
+        save_model(self.model, self.tokenizer, Path(folder))
+        return Path(folder)
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.model.num_parameters():,} parameters, {self.model.device})"
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+    download: bool = False,
+    trust_remote_code: bool = False,
+    allow_template_mismatch: bool = False,
+) -> Model:
+    """Load a model: a folder, an adapter folder, a GGUF file, a hub id, `pocket:base` or `pocket:chat`.
+
+    device: as torch calls it, the first GPU or the CPU when left out; dtype: `auto` (the files' own), `float32`,
+    `bfloat16`, `float16`; download: the hub may be asked; the others as on the command line. MissingError where there
+    is no such model, with the nearest ones.
+    """
+    return Model(
+        load_model(
+            str(name),
+            device=device,
+            dtype=dtype,
+            offline=not download,
+            trust_remote_code=trust_remote_code,
+            allow_template_mismatch=allow_template_mismatch,
+        )
+    )
+
+
+def respondent_of(given: Model | Respondent | str | Path) -> Respondent:
+    """What exams ask: a loaded model, a respondent, or what a name stands for (a model, api:MODEL@URL, a YAML file)."""
+    if isinstance(given, Model):
+        return given.respondent
+    return open_respondent(str(given)) if isinstance(given, str | Path) else given
+
+
+@dataclass
+class Chat:
+    """A conversation with one or several models side by side."""
+
+    models: Mapping[str, Respondent]
+    system: str = ""
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    turns: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    """Each question with every model's answer."""
+
+    def say(self, words: str) -> str | dict[str, str]:
+        """The answer; with several models theirs, by name. What was said before is remembered."""
+        answers = {}
+        for name, respondent in self.models.items():
+            turns = [Message("system", self.system)] if self.system else []
+            for asked, said in self.turns:
+                turns += [Message("user", asked), Message("assistant", said[name])]
+            prompt = (*turns, Message("user", words))
+            (answer,) = respondent.answers(
+                [prompt], max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=len(self.turns)
+            )
+            answers[name] = answer.text
+        self.turns.append((words, answers))
+        return answers if len(answers) > 1 else next(iter(answers.values()))
+
+    def _repr_html_(self) -> str:
+        heads = "".join(f"<th>{html.escape(name)}</th>" for name in self.models)
+        rows = "".join(
+            f"<tr><td>{html.escape(asked)}</td>"
+            + "".join(f"<td>{html.escape(said[name])}</td>" for name in self.models)
+            + "</tr>"
+            for asked, said in self.turns
+        )
+        return f"<table><thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def chat(
+    *models: Model | Respondent | str, system: str = "", max_new_tokens: int = 256, temperature: float = 0.0
+) -> Chat:
+    """Talk to one or several models side by side: `pt.chat(base, new).say("誰寫了哈姆雷特？")`.
+
+    ValueError without a model, or with two of one name.
+    """
+    respondents = [respondent_of(one) for one in models]
+    names = [one.name for one in respondents]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"models with names that differ are expected, got {names}")
+    return Chat(dict(zip(names, respondents, strict=True)), system, max_new_tokens, temperature)

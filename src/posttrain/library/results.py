@@ -1,0 +1,128 @@
+"""What exams have found, for Python and notebooks: tables, plots, data frames, the report."""
+
+from __future__ import annotations
+
+import html
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posttrain.errors import DataError, Problem
+from posttrain.exams.results import Line, Results
+from posttrain.language import spoken
+from posttrain.models.disk import write_whole
+from posttrain.reports.folder import read_run
+from posttrain.reports.html import write_report
+from posttrain.reports.table import text_table
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Examination", "Plot"]
+
+
+INK = {"ink": "#171b1f", "soft": "#56606a", "grid": "#e4e8ec", "paper": "#fff", "bad": "#a33b00"}
+"""Colours that the report's page names, for a chart that stands by itself."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A chart that shows itself in a notebook. svg: of its own, with every colour in it."""
+
+    svg: str
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as `.svg` or `.png`."""
+        import vl_convert
+
+        target = Path(path)
+        if target.suffix == ".png":
+            target.write_bytes(vl_convert.svg_to_png(self.svg, scale=2))
+        else:
+            write_whole(target, self.svg)
+        return target
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
+@dataclass(frozen=True)
+class Examination:
+    """The results of exams, and the folder where every answer is kept. results: see `posttrain/exams/results.py`."""
+
+    results: Results
+    folder: Path
+    temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+    """Deletes the folder when nobody holds this any more; None where an output folder was named."""
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """One entry per model, method, change, seed and point."""
+        return self.results.cells
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """Of the first row that is no noise floor: score -> mean over changes."""
+        row = next((row for row in self.results.summary if row.method != "noise floor"), None)
+        return row.scores if row is not None else {}
+
+    def table(self, *, language: str | None = None, width: int = 120) -> str:
+        """The main scores as text, which is also printed."""
+        text = text_table(self.results, width, language=language or spoken())
+        print(text, end="")
+        return text
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row per score: model, method, change, seed, checkpoint, score, value, low, high, n."""
+        import pandas
+
+        rows = [
+            {
+                "model": line.model,
+                "method": line.method,
+                "change": line.change,
+                "seed": line.seed,
+                "checkpoint": line.checkpoint,
+                "score": score,
+                "value": value,
+                "low": line.ci95[score].low if score in line.ci95 else None,
+                "high": line.ci95[score].high if score in line.ci95 else None,
+                "n": line.n.get(score),
+            }
+            for line in self.results.cells
+            for score, value in line.scores.items()
+        ]
+        return pandas.DataFrame(rows)
+
+    def samples(self) -> pandas.DataFrame:
+        """Every answer behind the change exam's scores: a row per probe, with the answers before and after."""
+        import pandas
+
+        run = read_run(self.folder)
+        rows = [{"model": cell.model, "method": cell.method, **sample} for cell in run.cells for sample in cell.samples]
+        return pandas.DataFrame(rows)
+
+    def plot(self, *, language: str | None = None) -> Plot:
+        """Learned against forgotten, a mark per model and method. DataError where no change was examined."""
+        from posttrain.reports.change_page import scatter_of
+        from posttrain.reports.texts import text
+
+        chosen = language or spoken()
+        run = read_run(self.folder)
+        chart = scatter_of(run)
+        if chart is None:
+            raise DataError(Problem("plot", "no change was examined", "give `change`"))
+        svg = str(chart.svg(lambda words: text(words, chosen)))
+        for name, colour in INK.items():
+            svg = svg.replace(f"var(--{name})", colour)
+        return Plot(svg)
+
+    def report(self, path: str | Path | None = None, *, language: str | None = None) -> Path:
+        """Write the report as one HTML page; `report.html` in the folder when no path is given."""
+        written = write_report(self.folder, language=language or spoken())
+        return written if path is None else written.replace(Path(path))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(text_table(self.results, 120, language=spoken()))}</pre>"

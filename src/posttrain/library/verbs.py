@@ -1,0 +1,300 @@
+"""`pt.train`, `pt.exam`, `pt.compare`, `pt.study`: the verbs as functions; keywords are what the YAML has as keys."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from posttrain.config.change import Change, load_changes
+from posttrain.config.load import check, load_yaml
+from posttrain.errors import ConfigError, Problem
+from posttrain.exams.exam import Exam
+from posttrain.exams.results import Results, read_results, write_results
+from posttrain.inference.protocol import Respondent
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.library.models import Model, respondent_of
+from posttrain.library.results import Examination
+from posttrain.models.load import LoadedModel
+from posttrain.studies.bench import Bench
+from posttrain.studies.candidates import END, CellContext
+from posttrain.studies.config import Study
+from posttrain.studies.events import Silent, Watcher
+from posttrain.studies.exam import ExamRun, ExamsFile, Floor, PromptMode, build_exams
+from posttrain.studies.methods.train import train as train_method
+from posttrain.studies.plan import make_plan, select
+from posttrain.studies.run import run_study
+from posttrain.studies.train_config import TrainMethodConfig
+from posttrain.training.config import BatchConfig, OptimizerConfig
+from posttrain.training.metrics import MetricsLog
+
+__all__ = ["StudyFile", "compare", "exam", "study", "train"]
+
+Asked = Model | Respondent | str | Path
+"""What can be examined: a loaded model, a respondent, or a name of one."""
+Changes = str | Path | Change | Sequence[str | Path | Change]
+"""Change files, globs of them, or changes."""
+ExamsGiven = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
+"""Kinds of exams, or mappings of `{kind, path, ...}` as in YAML."""
+
+
+def _quiet(line: str) -> None:
+    return None
+
+
+def _changes_of(given: Changes | None) -> list[Change]:
+    """The changes that are meant; ConfigError with file and line for what is wrong with one."""
+    each = [given] if isinstance(given, str | Path | Change) else list(given or ())
+    read = load_changes([str(one) for one in each if not isinstance(one, Change)], Path.cwd()) if each else []
+    return [*(one for one in each if isinstance(one, Change)), *read]
+
+
+def train(
+    base: Model | str | Path,
+    data: str | Path | Sequence[Mapping[str, Any]] | None = None,
+    *,
+    change: Changes | None = None,
+    name: str = "",
+    output: str | Path | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = _quiet,
+    on_step: Callable[[Mapping[str, Any]], None] = lambda entry: None,
+    **settings: Any,
+) -> Model:
+    """A trained copy of a model; the base is not changed.
+
+    data: a file of rows (any format of docs/data.md), or rows as mappings; change: whose targets are learned, with
+    `data` or without; name: what the new model is called; output: a folder in which the training is kept, goes on after
+    a kill, and leaves its model (`output/training/model`); on_step: told each step (loss, tokens per second, ...);
+    settings: the keys of a study's method `train` (objective, tuner, replay, penalty, optimizer, batch, max_length,
+    precision, ...), and those of `optimizer` and `batch` without them: `max_steps=40`, `learning_rate=1e-4`.
+    ConfigError for a key that there is not, DataError for rows that cannot be learned.
+    """
+    model = base if isinstance(base, Model) else _loaded(base)
+    changes = _changes_of(change)
+    if data is None and not changes:
+        raise ConfigError(Problem("pt.train", "there is nothing to learn", "give data, a change, or both"))
+    bench = Bench(model.name, base=Path.cwd(), loaded=model.loaded, forbidden=frozenset(), say=say)
+    with tempfile.TemporaryDirectory() as scratch:
+        if data is not None:
+            settings["data"] = _file_of(data, Path(scratch))
+        config = check({"kind": "train", **_nested(settings)}, TrainMethodConfig, "pt.train")
+        folder = Path(output) if output is not None else Path(scratch) / (name or "trained")
+        cell = CellContext(
+            tuple(changes),
+            seed,
+            folder,
+            bench,
+            bench,
+            keep="none" if output is None else "final",
+            on_step=on_step,
+        )
+        (end,) = [candidate for candidate in train_method(config, cell) if candidate.point == END]
+        log = MetricsLog(cell.metrics)
+        log.read(sys.maxsize)
+    assert isinstance(end.respondent, ModelRespondent)
+    trained = end.respondent
+    loaded = LoadedModel(trained.model, trained.tokenizer, name or f"{model.name} trained")
+    return Model(loaded, tuple(log.history), dict(end.cost), tuple(end.notes), end.product)
+
+
+def _loaded(name: str | Path) -> Model:
+    from posttrain.library.models import load
+
+    return load(name)
+
+
+def _file_of(data: str | Path | Sequence[Mapping[str, Any]], scratch: Path) -> str:
+    """A file of the rows."""
+    if isinstance(data, str | Path):
+        return str(Path(data).resolve()) if Path(data).exists() else str(data)
+    path = scratch / "rows.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in data), encoding="utf-8")
+    return str(path)
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of `optimizer` and `batch` that stand by themselves, put where they belong."""
+    made = dict(settings)
+    known = {*_METHOD, *OptimizerConfig.model_fields, *BatchConfig.model_fields}
+    problems = []
+    for key in made.keys() - known:
+        close = get_close_matches(key, known, n=1)
+        problems.append(Problem("pt.train", f"unknown key '{key}'", f"did you mean '{close[0]}'?" if close else ""))
+    if problems:
+        raise ConfigError(*problems)
+    for part, kind in (("optimizer", OptimizerConfig), ("batch", BatchConfig)):
+        own = {key: made.pop(key) for key in list(made) if key in kind.model_fields and key not in _METHOD}
+        if own:
+            made[part] = {**dict(made.get(part) or {}), **own}
+    return made
+
+
+_METHOD = frozenset(TrainMethodConfig.model_fields)
+
+
+def exam(
+    model: Asked,
+    *,
+    before: Asked | None = None,
+    change: Changes | None = None,
+    exams: ExamsGiven = (),
+    output: str | Path | None = None,
+    limit: int | None = None,
+    match: Literal["says", "first_sentence", "exact"] = "says",
+    max_new_tokens: int = 64,
+    prompt_mode: PromptMode = "none",
+    noise_floor: Floor = "auto",
+    restart: bool = False,
+    say: Callable[[str], None] = _quiet,
+) -> Examination:
+    """Examine a model, alone or beside the one before.
+
+    change: did the target change, did the rest follow, did all else stay (needs `before`, of an adapter its base is
+    taken); exams: kinds such as `"refusal"` or mappings `{"kind": "mmlu", "path": "..."}`; output: a folder in which
+    every answer is kept as it comes, so that the same call goes on after a kill; the rest are options of
+    `posttrain exam`.
+    ConfigError, DataError and MissingError with what is wrong and how to mend it.
+    """
+    folder, temporary = _folder(output)
+    run = ExamRun(
+        output=folder,
+        match=match,
+        max_new_tokens=max_new_tokens,
+        prompt_mode=prompt_mode,
+        noise_floor=noise_floor,
+        restart=restart,
+        say=say,
+    )
+    results = run.take(
+        respondent_of(model),
+        before=None if before is None else respondent_of(before),
+        changes=_changes_of(change),
+        exams=_exams_of(exams, limit),
+    )
+    return Examination(results, folder, temporary)
+
+
+def _folder(output: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
+    """The output folder, or one that is deleted with the results."""
+    if output is not None:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        return Path(output), None
+    temporary = tempfile.TemporaryDirectory(prefix="posttrain-", ignore_cleanup_errors=True)
+    return Path(temporary.name), temporary
+
+
+def _exams_of(given: ExamsGiven, limit: int | None) -> list[Exam]:
+    each = [given] if isinstance(given, str | Mapping) else list(given)
+    if not each:
+        return []
+    read = check({"exams": each}, ExamsFile, "exams")
+    return build_exams([(one, Path.cwd()) for one in read.exams], limit)
+
+
+def compare(
+    models: Mapping[str, Asked] | Sequence[Asked],
+    *,
+    before: Asked,
+    change: Changes | None = None,
+    exams: ExamsGiven = (),
+    output: str | Path | None = None,
+    **options: Any,
+) -> Examination:
+    """Examine several models beside the one before: one table, one report. models: by the names of their rows, or in a
+    list under their own; options: of `exam`. Each model's answers are in a folder of its own below `output`.
+    ValueError where two have one name.
+    """
+    named = models if isinstance(models, Mapping) else {respondent_of(one).name: one for one in models}
+    if len(named) < len(models):
+        raise ValueError(f"names that differ are expected, got {list(named)}")
+    folder, temporary = _folder(output)
+    whole = Results(study="compare")
+    for name, one in named.items():
+        own = folder / "models" / _safe(name)
+        floor = options.get("noise_floor", "auto") if not whole.cells else "none"
+        found = exam(one, before=before, change=change, exams=exams, output=own, **{**options, "noise_floor": floor})
+        at = own.relative_to(folder)
+        lines = [
+            line.model_copy(
+                update={
+                    "model": found.results.before[0].model if found.results.before else line.model,
+                    "method": name if line.method == "exam" else line.method,
+                    "folder": str(at / line.folder),
+                }
+            )
+            for line in found.results.cells
+        ]
+        whole = whole.model_copy(
+            update={
+                "posttrain": found.results.posttrain,
+                "exams": found.results.exams,
+                "before": [one.model_copy(update={"folder": str(at / one.folder)}) for one in found.results.before],
+                "cells": (*whole.cells, *lines),
+            }
+        )
+    from posttrain.exams.summary import summarise
+
+    whole = whole.model_copy(update={"summary": summarise(whole.cells), "planned": len(whole.cells)})
+    write_results(folder, whole)
+    return Examination(read_results(folder), folder, temporary)
+
+
+def _safe(name: str) -> str:
+    from posttrain.models.disk import safe_name
+
+    return safe_name(name)
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A study, read and checked. base: its relative paths are relative to it."""
+
+    config: Study
+    base: Path
+
+    def run(
+        self,
+        *,
+        output: str | Path | None = None,
+        only: Sequence[str] = (),
+        changes: int | None = None,
+        restart: bool = False,
+        jobs: int = 1,
+        on: str = "",
+        watcher: Watcher | None = None,
+    ) -> Examination:
+        """Run what is not done; the same options as `posttrain run`. Cells that fail are in the results with their
+        errors; ConfigError, DataError and MissingError are raised for what is wrong before anything runs.
+        """
+        known = load_changes(self.config.changes, self.base) if self.config.changes else []
+        plan = make_plan(self.config, known, self.base)
+        folder = Path(output) if output is not None else self.config.folder(self.base)
+        chosen = select(plan, only=only, changes=changes)
+        run_study(
+            self.config,
+            plan,
+            chosen,
+            base=self.base,
+            folder=folder,
+            watcher=watcher or Silent(),
+            restart=restart,
+            jobs=jobs,
+            on=on,
+        )
+        return Examination(read_results(folder), folder)
+
+
+def study(given: str | Path | Mapping[str, Any], **settings: Any) -> StudyFile:
+    """A study from a YAML file, or from a mapping of its keys; settings: keys that are set over those of the file, such
+    as `seeds=[0, 1]`. ConfigError with file, line and mend.
+    """
+    if isinstance(given, Mapping):
+        return StudyFile(check({**given, **settings}, Study, "pt.study"), Path.cwd())
+    sets = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
+    return StudyFile(load_yaml(Path(given), Study, sets), Path(given).parent)

@@ -1,0 +1,267 @@
+"""The report's charts: Vega-Lite by Altair. The page's script draws them; vl-convert draws them without a browser.
+
+A chart is a function of `word`, which puts words into one language. Colours of ink and paper are variables of the
+page's CSS, so that a chart follows dark mode and print. Altair is imported when the first chart is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from markupsafe import Markup
+
+from posttrain.reports.marks import Mark
+from posttrain.reports.texts import Message, Words, say
+
+if TYPE_CHECKING:
+    import altair as alt
+
+__all__ = [
+    "AXIS",
+    "FONT",
+    "SHARES",
+    "THEME",
+    "TITLE",
+    "Chart",
+    "Drawn",
+    "Layers",
+    "Rows",
+    "Word",
+    "nominal",
+    "number",
+    "span",
+]
+
+Word = Callable[[Words], str]
+"""Puts words into the language of a chart."""
+Rows = list[dict[str, Any]]
+
+STATIC = 720
+"""Width of the picture for readers without JavaScript, in CSS pixels. The script takes the page's own width."""
+LONGEST = 260
+"""Widest name in a legend, in CSS pixels; the tooltip has all of it."""
+AXIS = 46
+"""Room for the labels of a y axis: the same everywhere, so that the width of a panel is known before it is drawn."""
+TITLE = 14
+EDGE = 14
+"""Room to the right of a chart, for marks and arrows at its edge."""
+GAP = 24
+FONT = 13
+SHARES = (0, 25, 50, 75, 100)
+"""Ticks of an axis in per cent."""
+
+THEME: dict[str, Any] = {
+    "background": "transparent",
+    "padding": {"left": 0, "right": 6, "top": 4, "bottom": 4},
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Noto Sans TC', 'Noto Sans CJK TC', sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--soft)", "titleColor": "var(--soft)", "gridColor": "var(--grid)", "labelFontSize": 12,
+        "titleFontSize": FONT, "titleFontWeight": "normal", "domain": False, "ticks": False, "labelPadding": 6,
+    },
+    "axisY": {"minExtent": AXIS - 6, "maxExtent": AXIS - 6},
+    "header": {"labelColor": "var(--ink)", "labelFontSize": FONT, "labelFontWeight": 600, "labelAnchor": "start"},
+    "legend": {
+        "orient": "top", "labelColor": "var(--ink)", "labelFontSize": FONT, "labelLimit": LONGEST,
+        "symbolOpacity": 1, "symbolSize": 130, "columnPadding": 18,
+    },
+}  # fmt: skip
+"""What all charts have in common; the page holds it once."""
+
+_QUIET = {"color": "var(--soft)", "strokeWidth": 1.4}
+LOOKS: dict[str, dict[str, Any]] = {
+    "line": {"strokeWidth": 2.2, "strokeJoin": "round"},
+    "dashed": {"strokeWidth": 2.2, "strokeDash": [5, 4]},
+    "thin": {"strokeWidth": 1},
+    "thin dashed": {"strokeWidth": 1, "strokeDash": [5, 4]},
+    "lead": {"strokeWidth": 1.4, "strokeDash": [3, 3]},
+    "interval": {"strokeWidth": 2},
+    "band": {},
+    "zero": {**_QUIET, "strokeWidth": 1.2},
+    "untouched": {**_QUIET, "strokeDash": [6, 4]},
+    "chance": {**_QUIET, "strokeDash": [1.5, 4]},
+    "falls": {**_QUIET, "color": "var(--bad)"},
+    "start": {"stroke": "var(--soft)", "strokeWidth": 1.6, "fill": "var(--paper)", "size": 50},
+    "ring": {"color": "var(--ink)", "strokeWidth": 1.6, "size": 260, "filled": False},
+    "mean": {"stroke": "var(--paper)", "strokeWidth": 1.5, "size": 196, "filled": True},
+    "dot": {"size": 27, "filled": True},
+    "point": {"size": 70, "filled": True},
+    "label": {"color": "var(--ink)", "fontSize": FONT, "fontWeight": 600, "limit": 200},
+    "quiet": {"color": "var(--soft)", "fontSize": FONT, "align": "left"},
+    "more": {"fontSize": FONT, "dx": 11},
+    "less": {"fontSize": FONT, "dx": -11},
+}
+"""Properties of the kinds of marks."""
+
+
+class Drawn(NamedTuple):
+    """A chart in one language, and its rows. Altair copies what it holds with every step, and rows may be many."""
+
+    chart: alt.LayerChart | alt.FacetChart
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart in every language.
+
+    draw: makes it; label: says what it shows; names: of its legend; panels: how many; left: room for its y axis.
+    """
+
+    draw: Callable[[Word], Drawn]
+    label: Message
+    names: tuple[str, ...] = ()
+    panels: int = 1
+    left: int = AXIS
+
+    @cached_property
+    def _drawn(self) -> dict[str, Any]:
+        chart, rows = self.draw(_Said)
+        return {**chart.to_dict(validate=False), "description": _Said(self.label), "data": {"values": rows}}
+
+    def spec(self, word: Word) -> dict[str, Any]:
+        """Return the Vega-Lite specification in one language; it has no width yet."""
+        spec: dict[str, Any] = _worded(self._drawn, word)
+        return spec
+
+    @property
+    def name_width(self) -> int:
+        """Width of a column of the legend: full-width characters are one em, others 0.6."""
+        widest = max((sum(1.0 if ord(c) >= 0x1100 else 0.6 for c in name) for name in self.names), default=0.0)
+        return min(LONGEST, round(FONT * widest)) + 42
+
+    def payload(self, words: Mapping[str, Word]) -> dict[str, Any]:
+        """Return what the page's script needs. Equal rows stand there once, field by field, for there may be many."""
+        specs = {language: self.spec(word) for language, word in words.items()}
+        rows = [_packed(spec.pop("data")["values"]) for spec in specs.values()]
+        different = [each for i, each in enumerate(rows) if each not in rows[:i]]
+        order = {language: different.index(each) for language, each in zip(specs, rows, strict=True)}
+        room = {"sides": self.left + EDGE, "gap": GAP, "name": self.name_width, "columns": columns_of(self.panels)}
+        return {"specs": specs, "rows": different, "order": order, "room": room}
+
+    def svg(self, word: Word) -> Markup:
+        """Draw it without a browser, as wide as on a tablet or on paper."""
+        import vl_convert
+
+        spec = self.spec(word)
+        legend = {**THEME["legend"], "columns": max(1, STATIC // self.name_width)}
+        spec["config"] = {
+            **THEME,
+            "legend": legend,
+            "aria": False,
+            "font": "sans-serif",
+        }  # a list takes 2.5 times as long
+        one, columns = spec.get("spec", spec), min(columns_of(self.panels), 2)
+        spec |= {"columns": columns} if "facet" in spec else {}
+        one["width"] = (STATIC - self.left - EDGE - GAP * (columns - 1)) // columns
+        one["layer"] = [layer for layer in one["layer"] if not layer.get("name", "").startswith("only_")]
+        return Markup(vl_convert.vegalite_to_svg(spec))
+
+
+class _Said(str):
+    """Words in a chart that was drawn once, before a language is chosen."""
+
+    def __new__(cls, words: Words) -> _Said:
+        made = super().__new__(cls, repr(words))
+        made.words = words
+        return made
+
+    words: Words
+
+
+def _worded(node: Any, word: Word) -> Any:
+    if isinstance(node, _Said):
+        return word(node.words).replace("`", "")
+    if isinstance(node, dict):
+        return {key: _worded(value, word) for key, value in node.items()}
+    return [_worded(value, word) for value in node] if isinstance(node, list | tuple) else node
+
+
+def columns_of(panels: int) -> int:
+    """Return the columns of so many panels on a wide page: they fill it, and four are two rows of two."""
+    return panels if panels <= 2 else 2 if panels == 4 else 3
+
+
+def _packed(rows: Rows) -> dict[str, Any]:
+    fields = list(dict.fromkeys(field for row in rows for field in row))
+    return {"fields": fields, "rows": [[_short(row.get(field)) for field in fields] for row in rows]}
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def span(values: Iterable[float], *more: float) -> dict[str, Any]:
+    """Return a scale that holds all values, from one round number to another."""
+    known = [*values, *more]
+    return {"domain": [min(known), max(known)], "nice": True, "zero": False}
+
+
+def number(field: str, **more: Any) -> dict[str, Any]:
+    """Return a quantitative channel."""
+    return {"field": field, "type": "quantitative", **more}
+
+
+def nominal(field: str, **more: Any) -> dict[str, Any]:
+    """Return a nominal channel in the order of the rows: of a list of names Vega-Lite makes code, in which a name
+    could be more than a name."""
+    return {"field": field, "type": "nominal", "sort": None} | more
+
+
+class Layers:
+    """Layers over one table of rows. A layer draws the rows of one kind, in the colours and shapes of their names."""
+
+    def __init__(self, word: Word, field: str, marks: Mapping[str, Mark], *, legend: bool = True) -> None:
+        """field: of the names; legend: whether it is there, and a click in it shows the chosen names alone."""
+        import altair
+
+        self.alt: Any = altair
+        self.word, self.legend = word, legend
+        self.layers: list[alt.Chart] = []
+        shown: dict[str, Any] = {"title": None, **({} if legend else {"legend": None})}
+        colours, shapes = [mark.colour for mark in marks.values()], [mark.shape for mark in marks.values()]
+        self.colour = nominal(field, scale={"domain": [*marks], "range": colours}, **shown)
+        self.shape = nominal(field, scale={"domain": [*marks], "range": shapes}, **shown)
+        self.chosen = altair.selection_point(name="chosen", fields=[field], bind="legend", toggle="true")
+
+    def add(self, kind: str, mark: str, look: str, only: str = "", *, full: float = 1.0, **channels: Any) -> None:
+        """Add a layer. look: one of LOOKS; full: its opacity where it is not a shadow."""
+        opacity: dict[str, Any] = {"value": full}
+        if self.legend:
+            opacity = {"condition": {"param": "chosen", **opacity}, "value": 0.1 * full}
+        shape = {"shape": self.shape} if mark == "point" else {}
+        self.plain(kind, mark, look, only, color=self.colour, opacity=opacity, **shape, **channels)
+
+    def plain(self, kind: str, mark: str, look: str, only: str = "", **channels: Any) -> None:
+        """Add a layer in the page's own colours. only: its name, where the page's script alone draws it."""
+        named = {"name": f"only_{only}"} if only else {}
+        transform = [{"filter": {"field": "kind", "equal": kind}}]
+        drawn = {"type": mark, **LOOKS[look]}
+        encoding = self.alt.FacetedEncoding(**channels)
+        self.layers.append(self.alt.Chart(mark=drawn, encoding=encoding, transform=transform, **named))
+
+    def number(self, field: str, title: str = "", *, scale: Mapping[str, Any], **axis: Any) -> dict[str, Any]:
+        """Return an x or y with an axis. title: a key of the catalogue."""
+        shown = {"tickCount": 5, "labelOverlap": True, **axis}
+        return number(field, title=self.word(say(title)) if title else None, scale=scale, axis=shown)
+
+    def tips(self, **titles: str) -> list[dict[str, Any]]:
+        """Return a tooltip: field -> key of its title. What a run says is a value in it, never a title."""
+        return [{"field": field, "type": "nominal", "title": self.word(say(key))} for field, key in titles.items()]
+
+    def whole(self, rows: Rows, height: float) -> Drawn:
+        """Return the layers as one chart."""
+        chart = self.alt.layer(*self.layers, data=self.alt.NamedData("rows"), height=height)
+        return Drawn(chart.add_params(self.chosen) if self.legend else chart, rows)
+
+    def panels(self, rows: Rows) -> Drawn:
+        """Return the layers as one panel for each value of the field `panel`; all have the same axes."""
+        order = {name: i for i, name in enumerate(dict.fromkeys(row["panel"] for row in rows))}
+        columns = columns_of(len(order))
+        one = self.whole([{**row, "order": order[row["panel"]]} for row in rows], 300 if columns == 1 else 220)
+        facet = self.alt.Facet(**nominal("panel", title=None, sort={"field": "order", "op": "min"}))
+        whole = one.chart.facet(facet, columns=columns, bounds="flush", spacing={"row": 74, "column": GAP})
+        return Drawn(whole.resolve_axis(x="independent"), one.rows)

@@ -1,0 +1,69 @@
+"""How a method is drawn in every plot and table: a colour and a shape that no other one has."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Hashable, Iterable
+from typing import NamedTuple, TypeVar
+
+from markupsafe import Markup
+
+__all__ = ["COLOURS", "SHAPES", "Mark", "mark_icon", "marks_of"]
+
+# The first seven are from Okabe & Ito (2008), https://jfly.uni-koeln.de/color/: they differ for every kind of colour
+# blindness. Their yellow is left out (too pale for lines on white), and grey replaces their black, which a dark page
+# would hide. The last four make it rare that two of a dozen methods share a colour; then the shapes differ.
+COLOURS: tuple[str, ...] = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"),
+    *("#8e5bd6", "#8a8a1f", "#a8506a", "#3d8f99"),
+)
+
+SHAPES: tuple[str, ...] = (
+    "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0 -2 0Z",  # circle
+    "M.85 .85L-.85 .85L-.85 -.85L.85 -.85Z",  # square
+    "M0 -1.3L1.13 .65L-1.13 .65Z",  # triangle
+    "M1.3 0L0 1.3L-1.3 0L0 -1.3Z",  # diamond
+    "M0 1.3L-1.13 -.65L1.13 -.65Z",  # triangle that points down
+    "M-.42 -1.1L.42 -1.1L.42 -.42L1.1 -.42L1.1 .42L.42 .42L.42 1.1L-.42 1.1L-.42 .42L-1.1 .42L-1.1 -.42L-.42 -.42Z",
+    "M0 -1.25L.29 -.41L1.19 -.39L.48 .15L.73 1.01L0 .5L-.73 1.01L-.48 .15L-1.19 -.39L-.29 -.41Z",  # star
+    "M.48 -1.07L1.07 -.48L.59 0L1.07 .48L.48 1.07L0 .59L-.48 1.07L-1.07 .48L-.59 0L-1.07 -.48L-.48 -1.07L0 -.59Z",
+    "M1.3 0L-.65 1.13L-.65 -1.13Z",  # triangle that points right
+    "M-1.3 .65a1.3 1.3 0 0 1 2.6 0Z",  # half a disc
+    "M-1.3 0L.65 -1.13L.65 1.13Z",  # triangle that points left
+    "M-1.3 -.5L1.3 -.5L1.3 .5L-1.3 .5Z",  # bar
+)
+"""SVG paths of radius 1, as Vega-Lite takes them. Only twelve differ at a glance: a hexagon looks like a circle."""
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Mark(NamedTuple):
+    """A shape (an SVG path) and a colour."""
+
+    shape: str
+    colour: str
+
+
+def marks_of(names: Iterable[Name]) -> dict[Name, Mark]:
+    """Give each name a mark; no two marks are equal.
+
+    Twelve shapes and eleven colours, counted in step, make 132 pairs. Later ones get colours of other hues.
+    """
+    return {name: _mark(i) for i, name in enumerate(dict.fromkeys(names))}
+
+
+def _mark(number: int) -> Mark:
+    shape = SHAPES[number % len(SHAPES)]
+    if number < len(SHAPES) * len(COLOURS):
+        return Mark(shape, COLOURS[number % len(COLOURS)])
+    hue = number * 0.381966 % 1  # by the golden angle neighbours are far apart, and no hue comes twice
+    rgb = colorsys.hls_to_rgb(hue, 0.3 + 0.25 * (number * 0.7548777 % 1), 0.65)
+    return Mark(shape, "#" + "".join(f"{round(255 * part):02x}" for part in rgb))
+
+
+def mark_icon(mark: Mark) -> Markup:
+    """Return the mark as a 14 px picture beside a name."""
+    return Markup(
+        '<svg viewBox="0 0 14 14" width="14" height="14" class="mark" aria-hidden="true">'
+        '<path transform="translate(7 7) scale(5)" d="{}" fill="{}"/></svg>'
+    ).format(mark.shape, mark.colour)

@@ -1,0 +1,151 @@
+"""The tables of the change exam and of costs: models and methods x scores, and all cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from markupsafe import Markup
+
+from posttrain.reports import alone, averaged, findings, numbers
+from posttrain.reports.folder import Cell, Row, Run, Version
+from posttrain.reports.marks import Mark, mark_icon
+from posttrain.reports.numbers import Column
+from posttrain.reports.texts import Words, known, say
+from posttrain.reports.view import Entry, Head, Line, Table
+
+__all__ = ["CONTENT_GROUPS", "EXAM_GROUPS", "MORE_GROUPS", "cell_table", "cost_table", "of_change", "score_table"]
+
+EXAM_GROUPS = ("reliability", "generality", "locality", "leak")
+CONTENT_GROUPS = ("same", "kept", "manner", "judge")
+MORE_GROUPS = ("likelihood", "drift", "length")
+COSTS = ("moved", "moved_share", "wall_s", "train_s", "exam_s", "exam_tokens", "steps", "tokens", "peak_gib")
+LOSS, UNSURE = "\u25be", "?"
+"""Beside a score below the noise floor by a paired test, and beside one that no test could call a loss."""
+
+
+def of_change(run: Run, key: str) -> bool:
+    """Whether a score is the change exam's."""
+    return all(exam.score(key) is None for exam in run.exams)
+
+
+def score_table(run: Run, groups: Sequence[str], marks: Mapping[Version, Mark], label: Words) -> Table | None:
+    """Return the change exam's scores of some groups; None where there are none.
+
+    The last groups also have what no other table shows.
+    """
+    rows = [row for row in run.shown if row.scores]
+    columns = numbers.columns((key for row in rows for key in row.scores), groups)
+    if groups == MORE_GROUPS:
+        every = {key for row in rows for key in row.scores if of_change(run, key)}
+        shown = {c.key for c in numbers.columns(every, (*EXAM_GROUPS, *CONTENT_GROUPS, "strict", *groups))}
+        columns += [Column(key, "other", key) for key in sorted(every - shown)]
+    counts = {c.key: sorted({row.n[c.key] for row in rows if c.key in row.n}) for c in columns}
+    heads = [_head(column, counts[column.key]) for column in columns]
+    answered = any(cell.samples for cell in run.cells)
+    return _table(run, label, heads, [(row, [_entry(row, c, answered) for c in columns]) for row in rows], marks)
+
+
+def cost_table(run: Run, marks: Mapping[Version, Mark]) -> Table | None:
+    """Return what each method cost, mean of its cells; where nothing was trained, what each model's exams cost."""
+    label = say("head.cost")
+    if run.alone:
+        each = list(alone.costs(run))
+        keys = [key for key in alone.COSTS if any(cost.get(key) for _, cost in each)]
+        icons = {row.method: mark_icon(marks[row.version]) for row in run.final}
+        lines = tuple(
+            Line((model,), tuple(_cost(cost, key) for key in keys), icons.get(model, Markup()))
+            for model, cost in each
+            if cost
+        )
+        heads = (Head(say("scores.method")), *(_head(Column(f"cost.{key}", "cost", key)) for key in keys))
+        return Table(label, heads, lines, "scores") if keys and lines else None
+    rows = [row for row in run.shown if row.scores]
+    measured = dict.fromkeys(key for row in rows for key in row.cost if "." not in key)  # an exam's own: with the exam
+    keys = sorted(measured, key=lambda key: COSTS.index(key) if key in COSTS else len(COSTS))
+    heads_ = [_head(Column(f"cost.{key}", "cost", key)) for key in keys]
+    return _table(run, label, heads_, [(row, [_cost(row.cost, key) for key in keys]) for row in rows], marks)
+
+
+def _table(
+    run: Run,
+    label: Words,
+    heads: Sequence[Head],
+    rows: Sequence[tuple[Row, Sequence[Entry]]],
+    marks: Mapping[Version, Mark],
+) -> Table | None:
+    lines = tuple(
+        Line(
+            (averaged.method_of(row),), tuple(entries), mark_icon(marks[row.version]),
+            "" if row.checkpoint == "final" else row.checkpoint,
+            under=Markup("<code>{}</code>").format(row.model) if len(run.models) > 1 else "",
+        )
+        for row, entries in rows
+    )  # fmt: skip
+    return Table(label, (Head(say("scores.method")), *heads), lines, "scores") if heads else None
+
+
+def _head(column: Column, counts: Sequence[int] = ()) -> Head:
+    n = "" if not counts else f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}–{counts[-1]}"
+    group = f"head.{column.group}"
+    return Head(findings.group_name(column.key), n, say(group if known(group) else "head.other"))
+
+
+def _entry(row: Row, column: Column, answered: bool) -> Entry:
+    key = column.key
+    if key not in row.scores:
+        return Entry(kind="missing", title=say("scores.missing"))
+    value, interval, n = row.scores[key], row.ci95.get(key), row.n.get(key)
+    shown = numbers.score_text(key, value)
+    between = numbers.interval_text(key, interval) if interval else ""
+    told = not (row.is_floor and column.group in ("reliability", "generality", "likelihood"))
+    good = numbers.goodness(key, value) if told else None  # nobody has told the floor anything
+    said = {"method": averaged.method_of(row), "group": findings.group_name(key), "score": shown,
+            "interval": between or numbers.MISSING, "n": n or "?"}  # fmt: skip
+    title = say("scores.cell", **said)
+    if key in row.floor:
+        beside = row.floor[key]
+        floor, p_value = numbers.score_text(key, beside.floor), numbers.p_text(beside.p_value)
+        title = say("scores.cell_floor", **said, floor=floor, p=p_value)
+    return Entry(
+        shown,
+        (between,) if between else (),
+        "heat" if good is not None else "",
+        numbers.cell_colour(good) if good is not None else "",
+        round(100 * value) if numbers.is_share(key) else None,
+        sign=LOSS if row.below(key) else UNSURE if row.unsure(key) else "",
+        title=title,
+        link=(row.model, row.method, key) if answered and column.group in EXAM_GROUPS else None,
+        value=value,
+    )
+
+
+def _cost(cost: Mapping[str, float], key: str) -> Entry:
+    value = cost.get(key)
+    if value is None:
+        return Entry(kind="missing", title=say("scores.missing"))
+    if key.endswith("_share"):
+        return Entry(f"{100 * value:.4g}\u00a0%", value=value)
+    return Entry(numbers.duration(value) if key.endswith("_s") else numbers.amount(value), value=value)
+
+
+def cell_table(run: Run, marks: Mapping[Version, Mark]) -> Table:
+    """Return all cells: whose they are, whether they were done, the mean of each group of scores, what they cost."""
+    many = len(run.models) > 1
+    names = ["scores.method", *(["answers.model"] if many else []), "details.change", "details.seed", "details.status"]
+    columns = [*EXAM_GROUPS, "cost.wall_s", "cost.tokens", "cost.peak_gib"]
+    heads = (*(Head(say(name)) for name in names), *(Head(say(f"group.{name}"), kind="n") for name in columns))
+    lines = []
+    for cell in run.cells:
+        status = say("details.done" if cell.done else "details.failed")
+        labels = (averaged.method_of(cell), *([cell.model] if many else []), cell.change, str(cell.seed), status)
+        small = "" if cell.checkpoint == "final" else cell.checkpoint
+        lines.append(Line(labels, tuple(_cell_entries(cell)), mark_icon(marks[cell.version]), small))
+    return Table(say("details.cells", n=len(lines)), heads, tuple(lines), "plain numbers", len(names))
+
+
+def _cell_entries(cell: Cell) -> Iterator[Entry]:
+    for name in EXAM_GROUPS:
+        values = [v for k, v in cell.scores.items() if k == name or k.startswith(f"{name}.")]
+        yield Entry(numbers.share_text(numbers.mean(values)), kind="n") if values else Entry(kind="n")
+    for name in ("wall_s", "tokens", "peak_gib"):
+        yield _cost(cell.cost, name)._replace(kind="n", title=None)

@@ -1,0 +1,178 @@
+"""Methods that follow one another: each step starts from what the one before has left on disk.
+
+A chain (`steps:`) is a list of methods, a sequence is one method taught one change after another. Both are cells like
+any other: they yield candidates, the engine examines them, and a kill loses no step that was finished.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from posttrain import registry
+from posttrain.config.change import Change
+from posttrain.errors import PosttrainError, Problem
+from posttrain.exams.results import write_json
+from posttrain.models.load import adapter_base
+from posttrain.studies.candidates import END, Candidate, CellContext, Point
+from posttrain.studies.config import MethodConfig, safe_name
+
+__all__ = ["Link", "chain", "sequence", "step_names"]
+
+STEP = "step.json"
+"""In the folder of a step, once its candidates were examined."""
+
+
+class Link(NamedTuple):
+    """One step. name: of its folder; changes: what it is taught; point: what its end is called, None where nobody
+    examines it; taught: how many of the cell's changes its end has been taught, None for all.
+    """
+
+    name: str
+    method: MethodConfig
+    changes: tuple[Change, ...]
+    point: Point | None
+    taught: int | None = None
+
+
+def step_names(steps: Sequence[MethodConfig]) -> list[str]:
+    """`1-train`, `2-edit`: names of a chain's steps."""
+    return [f"{number}-{safe_name(step.label)}" for number, step in enumerate(steps, start=1)]
+
+
+def chain(steps: Sequence[MethodConfig], cell: CellContext) -> Iterator[Candidate]:
+    """A list of methods; the end of each is a point `after <step>`, that of the last the end of the cell."""
+    names = step_names(steps)
+    ends = [*(Point("after", name) for name in names[:-1]), END]
+    links = [Link(name, step, cell.changes, end) for name, step, end in zip(names, steps, ends, strict=True)]
+    return _linked(links, cell)
+
+
+def sequence(method: MethodConfig, cell: CellContext) -> Iterator[Candidate]:
+    """One method, taught the cell's changes one after another; a point after every `cell.sequence` changes."""
+    total = len(cell.changes)
+    links = []
+    for number, change in enumerate(cell.changes, start=1):
+        due = cell.sequence is not None and number % cell.sequence == 0
+        point = END if number == total else Point("changes", number) if due else None
+        links.append(Link(f"{number}-{safe_name(change.name)}", method, (change,), point, number))
+    return _linked(links, cell)
+
+
+def _linked(links: Sequence[Link], cell: CellContext) -> Iterator[Candidate]:
+    start, done = cell.bench, _finished(links[:-1], cell)
+    for number, link in enumerate(links):
+        last = number + 1 == len(links)
+        if number < len(done):
+            if number + 1 == len(done):  # the newest product: those before it are no longer needed
+                start = cell.bench.after(cell.folder / done[-1].product)
+            continue
+        keep = cell.keep if last or cell.keep == "all" else "final"
+        inner = cell.within(
+            link.name,
+            bench=start,
+            changes=link.changes,
+            sequence=None,
+            keep=keep,
+            resumable=True,
+            steps_before=int(sum(step.cost.get("steps", 0) for step in done)),
+        )
+        step = yield from _step(link, inner, done, last=last)
+        if last:
+            return
+        start.release()
+        start = cell.bench.after(cell.folder / step.product)
+        if cell.keep != "all" and adapter_base(cell.folder / step.product) is None:
+            for earlier in done:  # of an adapter they are the base
+                shutil.rmtree(cell.folder / earlier.product, ignore_errors=True)
+        done.append(step)
+
+
+def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) -> Generator[Candidate, None, Step]:
+    """One step's candidates; returns what it leaves. Nothing holds its model afterwards."""
+    home = cell.folder.parents[1]
+    left: Step | None = None
+    for candidate in registry.load("method", link.method.kind).function(link.method, cell):
+        if candidate.point != END:
+            inside = candidate.point._replace(within=link.name)
+            yield replace(candidate, point=inside, step=None, changes=link.taught)
+            continue
+        left = Step.of(candidate, link.name, home)
+        if last:
+            whole = Step.summed([*done, left])
+            scratch = [*candidate.scratch, *_unneeded(home, cell, candidate.product)]
+            yield replace(
+                candidate, point=END,
+                step=None, changes=link.taught, scratch=scratch,
+                cost=whole.cost, notes=whole.notes,
+            )  # fmt: skip
+        elif link.point is not None:
+            yield replace(candidate, point=link.point, step=None, changes=link.taught, scratch=())
+        for folder in () if last else candidate.scratch:
+            shutil.rmtree(folder, ignore_errors=True)
+    if left is None:
+        raise PosttrainError(Problem(link.name, "the step offered no candidate at its end"))
+    if not left.product and not last:
+        cause = f"step '{link.name}' leaves no model that the next one could start from"
+        raise PosttrainError(Problem(home.name, cause, "let it be the last step"))
+    if not last:
+        left.write(cell.folder)
+    return left
+
+
+def _unneeded(home: Path, cell: CellContext, product: Path | None) -> list[Path]:
+    """The folders of steps that nobody needs once the chain is over."""
+    if cell.keep == "all":
+        return []
+    if cell.keep == "none":
+        return [home / "steps"]
+    if product is not None and adapter_base(product) is not None:
+        return []  # its base is what an earlier step has left
+    return [folder for folder in (home / "steps").iterdir() if folder != cell.folder]
+
+
+class Step(NamedTuple):
+    """What a step has left: its product, relative to the cell's folder (empty without one), and what there is to say
+    about it. In `step.json` of its folder once its candidates were examined.
+    """
+
+    product: str
+    cost: Mapping[str, float]
+    notes: Sequence[str]
+
+    @classmethod
+    def of(cls, end: Candidate, name: str, home: Path) -> Step:
+        """From the candidate at its end."""
+        product = str(end.product.relative_to(home)) if end.product is not None else ""
+        return cls(product, dict(end.cost), [f"{name}: {note}" for note in end.notes])
+
+    @classmethod
+    def summed(cls, steps: Sequence[Step]) -> Step:
+        """Several as one: costs are summed, of peaks and shares the largest counts."""
+        keys = dict.fromkeys(key for step in steps for key in step.cost)
+        cost = {
+            key: (max if key.startswith(("peak", "moved")) else sum)(s.cost[key] for s in steps if key in s.cost)
+            for key in keys
+        }
+        return cls(steps[-1].product, cost, [note for step in steps for note in step.notes])
+
+    def write(self, folder: Path) -> None:
+        """Write it down: the step is over."""
+        write_json(folder / STEP, self._asdict())
+
+
+def _finished(links: Sequence[Link], cell: CellContext) -> list[Step]:
+    """The steps that were finished before, up to the newest whose product is there."""
+    found: list[Step] = []
+    for link in links:
+        path = cell.folder / "steps" / link.name / STEP
+        if not path.is_file():
+            break
+        found.append(Step(**json.loads(path.read_text(encoding="utf-8"))))
+    while found and not (cell.folder / found[-1].product).is_dir():
+        found.pop()
+    return found

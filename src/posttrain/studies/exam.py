@@ -1,0 +1,417 @@
+"""`posttrain exam`: one model takes exams, beside another one where there is one; a study of one cell.
+
+    results.json                   scores, intervals, costs, comparisons (`"study": "exam"`)
+    samples.jsonl                  every probe of the change exam; floor/samples.jsonl of the noise floor
+    exams/<name>.jsonl             every sample of another exam
+    before/<model>/                the same of the model before
+
+Several commands may fill one folder: an exam that is taken again takes the place of its old results, all others of the
+same weights stay.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import Field
+
+from posttrain import __version__
+from posttrain.config.base import ByKind, Config
+from posttrain.config.change import Change
+from posttrain.config.json_text import parse_json
+from posttrain.config.load import read_text
+from posttrain.errors import ConfigError, PosttrainError, Problem
+from posttrain.exams.capabilities import relative_changes
+from posttrain.exams.change import ChangeExam, needs_two
+from posttrain.exams.exam import Exam, Sitting, build
+from posttrain.exams.exam_config import ExamConfig
+from posttrain.exams.floor import NOISE_FLOOR
+from posttrain.exams.matching import MatchMode
+from posttrain.exams.results import CHANGE, ExamInfo, Line, Results, Untouched, read_results, write_results
+from posttrain.exams.running import CHUNK, Cache, TaskResult
+from posttrain.exams.summary import summarise
+from posttrain.exams.tasks.lm_eval import LmEvalExam
+from posttrain.inference.opening import open_respondent
+from posttrain.inference.protocol import Respondent
+from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
+from posttrain.inference.shards import ShardedRespondent, is_sharded, rank, sharing, work
+from posttrain.models.load import LoadedModel
+from posttrain.models.names import told
+from posttrain.models.perturbed import perturbed, resolve_arithmetic
+from posttrain.studies.examine import ExamEvent, Examiner
+from posttrain.studies.exams import Exams, check_names
+from posttrain.studies.methods.prompt import PromptMethodConfig, wording_of
+from posttrain.training.dates import keep_date, stay_at_first_day
+from posttrain.training.lock import only_one
+
+__all__ = ["ExamRun", "ExamsFile", "Floor", "PromptMode", "build_exams"]
+
+PROBES = 64
+"""Probes of a change asked at once when samples are written: what a kill can lose."""
+METHOD = "exam"
+"""The method's name in results.json, and the study's."""
+
+PromptMode = Literal["none", "user", "system"]
+Floor = Literal["auto", "bf16", "int8", "none"]
+E = TypeVar("E", Line, Untouched)
+
+
+class ExamsFile(Config):
+    """A YAML file of exams, for `--exams`."""
+
+    SCHEMA: ClassVar[str] = "exams"
+
+    exams: tuple[Annotated[ExamConfig, ByKind("exam")], ...] = Field(min_length=1)
+    """The exams: a list of kinds, or of {kind, path, ...}."""
+
+
+def build_exams(wanted: Sequence[tuple[ExamConfig, Path]], limit: int | None = None, place: str = "") -> list[Exam]:
+    """Every exam read before any model is; what is wrong with any of them is told at once.
+
+    wanted: configs with the folders that their paths are relative to; limit: overrides that of each. A kind that stands
+    twice is told apart by its file's name.
+    """
+    often = Counter(config.label for config, _ in wanted)
+    exams: list[Exam] = []
+    errors: list[PosttrainError] = []
+    for config, base in wanted:
+        path = config.model_dump().get("path") if often[config.label] > 1 else None
+        own = {"name": f"{config.label}-{Path(path).stem.removeprefix('builtin:')}"} if path else {}
+        limited = {"limit": limit} if limit is not None and "limit" in type(config).model_fields else {}
+        try:
+            exams.append(build(config.model_copy(update=own | limited), base))
+        except PosttrainError as error:
+            errors.append(error)
+    if errors:
+        kind = type(errors[0]) if len({type(error) for error in errors}) == 1 else ConfigError
+        raise kind(*(problem for error in errors for problem in error.problems))
+    check_names(exams, place or "--exam")
+    return exams
+
+
+@dataclass
+class ExamRun:
+    """How a model is examined, and what has been found so far.
+
+    output: where everything is kept as it comes, so that a second run goes on; without one nothing is written; restart:
+    throw away what is there; match, max_new_tokens, prompt_mode (tell the model the change first), noise_floor: of the
+    change exam; open: a respondent by its name; tell, say: progress, and lines for people; taken: told the results so
+    far, what a part has found and the model before (empty without one), since a later part may fail.
+    """
+
+    output: Path | None = None
+    match: MatchMode = "says"
+    max_new_tokens: int = 64
+    prompt_mode: PromptMode = "none"
+    noise_floor: Floor = "auto"
+    restart: bool = False
+    batch_tokens: int = 16384
+    open: Callable[[str], Respondent] = open_respondent
+    tell: Callable[[ExamEvent], None] = lambda event: None
+    say: Callable[[str], None] = lambda line: None
+    taken: Callable[[Results, Sequence[TaskResult[Any]], str], None] = lambda results, found, before: None
+    results: Results = field(default_factory=lambda: Results(study=METHOD, posttrain=__version__))
+    loaded: dict[str, Respondent] = field(default_factory=dict)
+    counted: Counter[str] = field(default_factory=Counter)
+    """Exams that are over, by respondent; of the changes under an empty name."""
+
+    def take(
+        self,
+        model: str | Respondent,
+        *,
+        before: str | Respondent | None = None,
+        changes: Sequence[Change] = (),
+        exams: Sequence[Exam] = (),
+    ) -> Results:
+        """Examine a model, alone or beside the one `before` (of an adapter and a change, its base).
+
+        Under torchrun the processes share the requests out, and those that are not the first return no results.
+        """
+        comparing = [exam for exam in exams if exam.compares]
+        if comparing and not changes:
+            raise needs_two()
+        if changes and not comparing:
+            comparing = [ChangeExam(ExamConfig(kind=CHANGE), self.max_new_tokens, self.match)]
+        harness = [exam for exam in exams if isinstance(exam, LmEvalExam)]
+        own = [exam for exam in exams if not exam.compares and exam not in harness]
+        with (
+            only_one(self.output) if self.output is not None and not rank() else nullcontext(),
+            self._shared(model, bool(harness), bool(own), bool(comparing or before is not None)) as after,
+        ):
+            if after is None:
+                return self.results
+            was = None if before is None else self._opened(before)
+            if comparing:
+                self._take_changes(comparing, after, was or self._base_of(after), changes)
+            for part in (own, harness):
+                if part:
+                    self._take_others(part, after, None if was is after else was)
+        return self.results
+
+    # ---- respondents -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _shared(self, model: str | Respondent, harness: bool, own: bool, two: bool) -> Iterator[Respondent | None]:
+        """The respondent that is examined, of all processes of torchrun; None in those that only work for the first.
+        lm-eval shares out by itself.
+        """
+        if is_sharded() and harness and (own or two):
+            raise ConfigError(Problem("torchrun", "--tasks stands alone under torchrun", "use two commands"))
+        if is_sharded() and two:
+            cause = "several processes share the questions of --exam and --tasks; --change and --before want one"
+            raise ConfigError(Problem("torchrun", cause, "start them without torchrun"))
+        if self.output is not None and not rank():
+            _check_folder(self.output)
+        with sharing() if is_sharded() and not harness else nullcontext():
+            after = self._opened(model)
+            if is_sharded() and not harness and rank():
+                work(after)
+                yield None
+                return
+            if self.output is not None and not self.restart and (self.output / "results.json").exists():
+                self.results = _of_these_weights(self.output, after.fingerprint)
+            if is_sharded() and not harness:
+                with ShardedRespondent(after) as shared:
+                    yield shared
+            else:
+                yield after
+
+    def _opened(self, given: str | Respondent) -> Respondent:
+        """A respondent, loaded once; its template prints the day on which the folder was begun."""
+        if not isinstance(given, str):
+            return given
+        if given not in self.loaded:
+            self.say(f"loading {told(given)}")
+            self.loaded[given] = one = self.open(given)
+            if isinstance(one, ModelRespondent):
+                one.batch_tokens = self.batch_tokens
+                resume = len(self.loaded) > 1 or not self.restart
+                stay_at_first_day(one.tokenizer, self.output, resume=resume, say=self.say)
+                if self.output is not None and not rank():
+                    keep_date(one.tokenizer, self.output)
+        return self.loaded[given]
+
+    def _base_of(self, after: Respondent) -> Respondent:
+        """The model before, where nobody names it: the same one where it is told, else an adapter's base."""
+        from peft import PeftModel
+
+        if self.prompt_mode != "none":
+            return after
+        model = after.model if isinstance(after, ModelRespondent) else None
+        base = model.peft_config["default"].base_model_name_or_path if isinstance(model, PeftModel) else None
+        if not base:
+            cause = f"'{after.name}' is no adapter, so the model before is not known"
+            raise ConfigError(Problem("--before", cause, "add --before MODEL"))
+        self.say(f"before: {base} (the adapter's base)")
+        return self._opened(str(base))
+
+    def _told(self, after: Respondent, change: Change) -> Respondent:
+        """The respondent, told the change's targets when asked to be, in the words of the method `prompt`."""
+        if self.prompt_mode == "none":
+            return after
+        return PromptedRespondent(after, wording_of(PromptMethodConfig(name="prompt"), change), role=self.prompt_mode)
+
+    # ---- exams -------------------------------------------------------------------------------------------------------
+
+    def _examiner(self, exams: Sequence[Exam], after: Respondent, before: Respondent | None, total: int) -> Examiner:
+        def done(respondent: Respondent, found: Sequence[TaskResult[Any]]) -> None:
+            of = "" if found[0].change else respondent.name
+            self.counted[of] += 1
+            self.say(_over(found, respondent.name, f"[{self.counted[of]}/{total}]"))
+
+        cache: Cache = {}  # several changes may ask the same question
+        sitting = Sitting(
+            after,
+            self.output,
+            before,
+            cache=lambda change: cache,
+            chunk=PROBES if self.output is not None else CHUNK,
+            told=self._told,
+            restart=self.restart,
+            say=self.say,
+            open=self._opened,
+            done=done,
+        )
+        return Examiner(Exams(tuple(exams)), sitting, self.tell)
+
+    def _take_changes(
+        self, exams: Sequence[Exam], after: Respondent, was: Respondent, changes: Sequence[Change]
+    ) -> None:
+        """The change exam of every change, and the noise floor's: the model before in other arithmetic."""
+        if self.prompt_mode == "none" and was.fingerprint == after.fingerprint:
+            same = "are the same weights: whatever is not learned, was not learned before either"
+            self.say(f"{was.name} and {after.name} {same}")
+        examiner = self._examiner(exams, after, was, len(changes))
+        found = examiner.take(changes, after, "final", self.output)
+        lines = self._lines(examiner, found, after, METHOD, self.output)
+        if self.noise_floor != "none" and isinstance(was, ModelRespondent):  # the weights of an endpoint are elsewhere
+            how = resolve_arithmetic(was.model, self.noise_floor)
+            self.say(f"noise floor: {was.name} in {how}")
+            copy = ModelRespondent(LoadedModel(perturbed(was.model, how), was.tokenizer, f"{was.name} in {how}"))
+            sitting = replace(examiner.sitting, chunk=CHUNK, told=lambda one, _: one, done=lambda *_: None)
+            examiner.sitting = sitting
+            folder = None if self.output is None else self.output / "floor"
+            lost = examiner.take(changes, copy, "final", folder, floor=True)
+            lines += self._lines(examiner, lost, after, NOISE_FLOOR, folder)
+        if self.output is not None:
+            self.say(f"wrote {self.output / 'samples.jsonl'}")
+        self._keep(examiner, found, lines, Untouched(model=was.name, fingerprint=was.fingerprint))
+
+    def _take_others(self, exams: Sequence[Exam], after: Respondent, was: Respondent | None) -> None:
+        """Exams other than of changes: the model before takes all of them first."""
+        examiner = self._examiner(exams, after, was, len(exams))
+        untouched = examiner.take_before(needed=True)
+        if untouched is not None:
+            cost = _summed([one.cost for one in examiner.before.values()])
+            untouched = untouched.model_copy(update={"cost": cost})
+        found = examiner.take((), after, "final", self.output)
+        if found:  # nothing in a process of torchrun that is not the first
+            self._keep(examiner, found, self._lines(examiner, found, after, METHOD, self.output), untouched)
+
+    def _lines(
+        self, examiner: Examiner, found: Sequence[TaskResult[Any]], after: Respondent, method: str, folder: Path | None
+    ) -> list[Line]:
+        """Entries of results.json. Those of a change say neither costs nor drift: a second start finds the same."""
+        notes = tuple(f"{one.info.name}: {note}" for one in found for note in one.notes)
+        others = {"cost": _summed([one.cost for one in found]), "notes": notes}
+        head = {"model": after.name, "method": method, "fingerprint": after.fingerprint}
+        return [
+            Line(**dict(one) | head | ({"cost": {}, "drift": {}} if one.change else others))
+            for one in examiner.examined(found, (), "final", None, folder)
+        ]
+
+    def _keep(
+        self, examiner: Examiner, found: Sequence[TaskResult[Any]], lines: Sequence[Line], untouched: Untouched | None
+    ) -> None:
+        """A part that is finished becomes a part of the results."""
+        exams = examiner.exams.info({one.info.name: one.notes for one in found if not one.change})
+        self.results = _with(self.results, exams, lines, untouched)
+        if self.output is not None:
+            write_results(self.output, self.results)
+        self.taken(self.results, found, "" if untouched is None else untouched.model)
+
+
+def _over(found: Sequence[TaskResult[Any]], of: str, number: str) -> str:
+    """What is said of an exam that is over."""
+    first, count = found[0], len(found[0].samples)
+    if first.change:
+        kept = f", {first.earlier} of them done before" if first.earlier else ""
+        return (
+            f"{number} {first.change}: {count} probe{'' if count == 1 else 's'} in {first.cost['wall_s']:.1f} s{kept}"
+        )
+    if first.info.kind == "lm_eval":
+        names = [one.info.name for one in found if one.samples]
+        return f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''} on {of}: {cost_line(first.cost)}"
+    return f"{number} {first.info.name} on {of}: {count} sample{'' if count == 1 else 's'}, {cost_line(first.cost)}"
+
+
+def cost_line(cost: Mapping[str, float]) -> str:
+    """Time, tokens against the least there can be, what was shared and what was not."""
+    shared, plain, least = cost["shared_prefixes"], cost["plain_requests"], cost["least_tokens"]
+    beside = (
+        f" (scoring {cost['scored_tokens'] / least:.2f}x the least, {least:,.0f})"
+        if least and cost["scored_tokens"]
+        else ""
+    )
+    saved = f"(saved {cost['shared_tokens']:,.0f} tokens)"
+    parts = (
+        (1.0, f"{cost['wall_s']:.1f} s"),
+        (cost["forwarded_tokens"], f"{cost['forwarded_tokens']:,.0f} tokens forwarded{beside}"),
+        (cost["generated_tokens"], f"{cost['generated_tokens']:,.0f} generated"),
+        (shared, f"{shared:,.0f} prefix{'' if shared == 1 else 'es'} shared {saved}"),
+        (plain, f"{plain:,.0f} request{'' if plain == 1 else 's'} shared none"),
+        (cost["cost_usd"], f"{cost['cost_usd']:.2f} USD"),
+        (1.0, f"{cost['peak_gib']:.2f} GiB"),
+    )
+    return ", ".join(text for much, text in parts if much)
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def _check_folder(output: Path) -> None:
+    """Whether results can go there, before a model is loaded: OSError when not, ConfigError for a study's folder."""
+    try:
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        error.filename = str(output)  # not the name that was tried
+        raise
+    path, cause = output / "results.json", ""
+    if path.exists():
+        try:
+            found = parse_json(read_text(path))
+        except ValueError as error:
+            raise ConfigError(Problem(str(path), f"not valid JSON: {error}", "give another --output")) from error
+        if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
+            cause = "is not posttrain's"
+        elif found.get("study") != METHOD:
+            cause = f"is of the study '{found.get('study')}', which would be lost"
+    if cause:
+        raise ConfigError(Problem(str(path), cause, "give another --output"))
+
+
+def _of_these_weights(output: Path, fingerprint: str) -> Results:
+    """What an earlier command has left. ConfigError when it is of other weights."""
+    found = read_results(output)
+    others = sorted({line.model for line in found.cells if line.fingerprint != fingerprint})
+    if others:
+        cause = f"holds results of other weights ({', '.join(others)})"
+        raise ConfigError(Problem(str(output / "results.json"), cause, "give another --output, or --restart"))
+    return found
+
+
+def _with(old: Results, exams: Mapping[str, ExamInfo], lines: Sequence[Line], untouched: Untouched | None) -> Results:
+    """The results with those of a part, in place of what they had of the same exams. Of change files only all together
+    make a summary, so all of them are taken again.
+    """
+    known = {**{name: exam for name, exam in old.exams.items() if name not in exams}, **exams}
+    before = {one.model: one for one in old.before}
+    if untouched is not None:
+        before[untouched.model] = _joined(before.get(untouched.model), untouched, exams)
+    changes, others = ([line for line in old.cells if bool(line.change) is of] for of in (True, False))
+    changes = [line for line in lines if line.change] or changes
+    for line in lines:
+        if not line.change:
+            others = [_joined_line(others[0], line, exams) if others else line]
+    if len(before) == 1:  # of the exams of all parts
+        (was,) = (one.scores for one in before.values())
+        drift = [{"drift": relative_changes(was, line.scores, known)} for line in others]
+        others = [line.model_copy(update=update) for line, update in zip(others, drift, strict=True)]
+    cells = (*changes, *others)
+    return old.model_copy(
+        update={"exams": known, "before": tuple(before.values()), "cells": cells, "summary": summarise(cells)}
+    )
+
+
+def _joined(old: E | None, new: E, exams: Mapping[str, ExamInfo]) -> E:
+    """The new entry with the scores of other exams that the old one has."""
+    if old is None:
+        return new
+    prefixes = tuple(f"{name}." for name in exams)
+    both: dict[str, Any] = {}
+    for part, values in (("scores", old.scores), ("ci95", old.ci95), ("n", old.n)):
+        both[part] = {key: value for key, value in values.items() if not key.startswith(prefixes)} | dict(new)[part]
+    if both["scores"].keys() > new.scores.keys():
+        both["cost"] = _summed([old.cost, new.cost])
+    return new.model_copy(update=both)
+
+
+def _joined_line(old: Line, new: Line, exams: Mapping[str, ExamInfo]) -> Line:
+    """The same of an entry with comparisons and notes."""
+    notes = [note for note in old.notes if not note.startswith(tuple(f"{name}: " for name in exams))]
+    compare = {name: one for name, one in old.compare.items() if name not in exams}
+    both = {"notes": (*notes, *new.notes), "compare": {**compare, **new.compare}}
+    return _joined(old, new, exams).model_copy(update=both)
+
+
+def _summed(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Every cost added up; of peaks the largest."""
+    keys = dict.fromkeys(key for cost in costs for key in cost)
+    return {key: (max if key == "peak_gib" else sum)(cost.get(key, 0.0) for cost in costs) for key in keys}

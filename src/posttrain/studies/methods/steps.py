@@ -1,0 +1,86 @@
+"""A chain: several methods one after another, each from what the one before has left.
+
+Train a fact, then something else, then go half-way back: is the fact still there? Every step's end is
+examined, and the report shows what survived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from posttrain.config.base import ByKind
+from posttrain.registry import register
+from posttrain.studies.candidates import Candidate, CellContext
+from posttrain.studies.chains import chain
+from posttrain.studies.config import MethodConfig, StageConfig, Work
+
+__all__ = ["StepsConfig", "steps"]
+
+
+class StepsConfig(MethodConfig):
+    """Several methods one after another."""
+
+    kind: Literal["steps"] = "steps"
+    """Several methods one after another; `kind` may be left out where `steps` is given."""
+    steps: tuple[Annotated[MethodConfig, ByKind("method", without=("steps",))], ...] = Field(min_length=2)
+    """The methods, in order: each starts from the model that the one before it has left."""
+
+    @field_validator("steps")
+    @classmethod
+    def _can_follow(cls, value: tuple[MethodConfig, ...]) -> tuple[MethodConfig, ...]:
+        for step in value[:-1]:
+            if not step.leaves_product:
+                raise ValueError(f"{step.label} leaves no model that the next step could start from")
+        for step in value:
+            if step.start:
+                raise ValueError("a step starts from the one before it: leave out 'start'")
+        return value
+
+    @property
+    def parts(self) -> tuple[MethodConfig, ...]:
+        return self.steps
+
+    @property
+    def needs_change(self) -> bool:
+        return any(step.needs_change for step in self.steps)
+
+    @property
+    def leaves_product(self) -> bool:
+        return self.steps[-1].leaves_product
+
+    @property
+    def summary(self) -> str:
+        return " \u2192 ".join(step.summary for step in self.steps)
+
+    @property
+    def all_inputs(self) -> dict[str, str]:
+        return {name: given for step in self.steps for name, given in step.all_inputs.items()} | self.inputs
+
+    def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
+        return [line for step in self.steps for line in step.barred(change, base, forbidden)]
+
+    def work(self, new_tokens: int) -> Work:
+        each = [step.work(new_tokens) for step in self.steps]
+        return Work(sum(one.steps for one in each), sum(one.tokens for one in each))
+
+    def named_points(self, stages: int) -> int:
+        return len(self.steps) - 1 + sum(step.named_points(stages) for step in self.steps)
+
+    def characters(self, change: str, base: Path) -> int:
+        return sum(step.characters(change, base) for step in self.steps)
+
+    def files(self, change: str) -> list[str]:
+        return [path for step in self.steps for path in step.files(change)]
+
+    def stages_barred(self, stages: Sequence[StageConfig], base: Path, forbidden: frozenset[str]) -> list[str]:
+        return []
+
+
+@register("method", "steps", config=StepsConfig)
+def steps(config: StepsConfig, cell: CellContext) -> Iterator[Candidate]:
+    """Each step's candidates; its end is the point `after <number>-<name>`, the last one's the end of the cell."""
+    return chain(config.steps, cell)

@@ -1,0 +1,202 @@
+"""What a training of a study is configured as."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from posttrain.config.base import ByKind, Config
+from posttrain.data.readers import DataSource
+from posttrain.retention.penalty._base import PenaltyConfig
+from posttrain.retention.selection import ReplayConfig, only_change_in_braces, prompts_collide
+from posttrain.studies.candidates import CellContext, Point
+from posttrain.studies.config import MethodConfig, StageConfig, Work
+from posttrain.studies.merge_back import BESIDE
+from posttrain.studies.train_rows import colliding
+from posttrain.training.config import (
+    Arithmetic,
+    BatchConfig,
+    OptimizerConfig,
+    PenaltiesOf,
+    SaveDtype,
+    TrainConfig,
+    check_recomputable,
+    each_kind_once,
+)
+from posttrain.training.forms import form_of
+from posttrain.tuners._virtual import VirtualTokens
+from posttrain.tuners.lora import LoraConfig
+
+__all__ = ["TrainMethodConfig", "leaves_weights", "settings_of"]
+
+
+class TrainMethodConfig(MethodConfig):
+    """Training on the change."""
+
+    kind: Literal["train"] = "train"
+    """Training on the change's targets."""
+    objective: Annotated[Config, ByKind("objective")] = Field(default="sft", validate_default=True)
+    """What training minimises."""
+    tuner: Annotated[Config, ByKind("tuner")] = Field(default="full", validate_default=True)
+    """Which parameters move."""
+    replay: Annotated[Config, ByKind("replay")] | None = None
+    """Old examples mixed into every step, such as {kind: self, share: 0.9}."""
+    penalty: PenaltiesOf = ()
+    """What holds the old model in place besides, such as {kind: ewc}; one or a list."""
+    data: DataSource | None = None
+    """More new rows beside the targets: a file; {change} in its path becomes the change's name."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimiser, schedule and stopping rule."""
+    batch: BatchConfig = BatchConfig()
+    """How rows become batches."""
+    max_length: int = Field(default=1024, ge=2)
+    """Tokens of a row, at most."""
+    precision: Arithmetic = "auto"
+    """Arithmetic of the forward pass, as in `posttrain train`: bf16, float32, or auto."""
+    save_dtype: SaveDtype = "auto"
+    """Precision of the saved model; the model that is examined is rounded alike. auto: that of the base's own files."""
+    stages: Literal["sequential", "multitask", "separate"] = "sequential"
+    """In a study with stages: one after another, all together in one training, or each by a model of its own."""
+
+    merge_back: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Weights between the model before (0) and the trained one (1) that are examined too, such as [0.3, 0.5, 0.7]."""
+
+    _penalties_differ = field_validator("penalty")(each_kind_once)
+
+    @field_validator("data")
+    @classmethod
+    def _only_change_in_braces(cls, value: DataSource | None) -> DataSource | None:
+        only_change_in_braces([value.path or ""] if value is not None else ())
+        return value
+
+    @model_validator(mode="after")
+    def _recomputable(self) -> TrainMethodConfig:
+        check_recomputable(self.tuner, self.batch)
+        return self
+
+    @model_validator(mode="after")
+    def _mergeable(self) -> TrainMethodConfig:
+        if not self.merge_back:
+            return self
+        kind = self.tuner.model_dump()["kind"]
+        if kind in BESIDE:
+            raise ValueError(f"merge_back: {kind} puts something beside the weights, there is nothing between")
+        if form_of(self.objective).head != "causal":
+            raise ValueError("merge_back: the trained model has a head that the model before has not")
+        names = [Point("blend", a).name for a in self.merge_back]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"merge_back: two of them are {twice[0]}")
+        if self.stages == "separate":
+            raise ValueError("merge_back: with stages: separate there is no one trained model")
+        return self
+
+    @property
+    def summary(self) -> str:
+        """Objective, tuner and what holds the old model in place."""
+        kept = [part.model_dump()["kind"] for part in self.penalty]
+        replay = [f"replay {self.replay.model_dump()['kind']}"] if self.replay is not None else []
+        return ", ".join([self.objective.model_dump()["kind"], self.tuner.model_dump()["kind"], *replay, *kept])
+
+    @property
+    def leaves_product(self) -> bool:
+        """The trained model."""
+        return self.stages != "separate"
+
+    @property
+    def needs_change(self) -> bool:
+        """Rows of `data` are enough."""
+        return self.data is None
+
+    @property
+    def learns_stages(self) -> bool:
+        """Unless it has `data` of its own."""
+        return self.data is None
+
+    def stages_barred(self, stages: Sequence[StageConfig], base: Path, forbidden: frozenset[str]) -> list[str]:
+        """Rows of the stages that ask what an exam asks."""
+        return [str(row) for stage in stages for row in colliding(stage.source(base), forbidden)]
+
+    def stage_work(self, new_tokens: Sequence[int]) -> Work:
+        """One training of all stages' rows, or one of each stage's."""
+        if self.stages == "multitask":
+            return self.work(sum(new_tokens))
+        each = [self.work(tokens) for tokens in new_tokens]
+        return Work(sum(one.steps for one in each), sum(one.tokens for one in each))
+
+    def named_points(self, stages: int) -> int:
+        """Those after each stage but the last, and those between before and after."""
+        return (0 if self.stages == "multitask" else max(stages - 1, 0)) + len(self.merge_back)
+
+    def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
+        """Rows that ask what an exam asks; all prompts of all exams where the rows are not known yet."""
+        found = [str(row) for row in colliding(self.source(change, base), forbidden)]
+        if isinstance(self.replay, ReplayConfig):
+            rows = self.replay.for_change(change).rows(base)
+            if rows is None:
+                return [*found, *sorted(forbidden)]
+            found += [c.messages[0].content for c in prompts_collide(rows, forbidden)]
+        return found
+
+    def source(self, change: str, base: Path) -> DataSource | None:
+        """Where the extra rows of a change are."""
+        if self.data is None or self.data.path is None:
+            return self.data
+        return self.data.model_copy(update={"path": self.data.path.replace("{change}", change)}).at(base)
+
+    def work(self, new_tokens: int) -> Work:
+        """Steps as configured, or as many as the passes take; a step reads new rows and their share of replay."""
+        at_once = self.batch.tokens * self.batch.accumulate
+        steps = self.optimizer.max_steps or round((self.optimizer.epochs or 3) * math.ceil(new_tokens / at_once))
+        share = self.replay.share if isinstance(self.replay, ReplayConfig) else 0.0
+        return Work(steps, round(steps * min(new_tokens, at_once) / (1 - share)))
+
+    def characters(self, change: str, base: Path) -> int:
+        """What stands in the rows of `data`, braces and keys of JSON included; 0 where they are on the hub."""
+        source = self.source(change, base)
+        return Path(source.path).stat().st_size if source is not None and source.path else 0
+
+    def files(self, change: str) -> list[str]:
+        """The extra rows, and the files of replay and penalties."""
+        own = [self.data.path.replace("{change}", change)] if self.data is not None and self.data.path else []
+        replay = self.replay.for_change(change).files() if isinstance(self.replay, ReplayConfig) else []
+        penalties = [path for part in self.penalty if isinstance(part, PenaltyConfig) for path in part.files()]
+        return [*own, *replay, *penalties]
+
+
+def seeded(part: Config, seed: int) -> Config:
+    """A tuner or objective with random parts takes the cell's seed, unless the study gives it one."""
+    own = "seed" in type(part).model_fields and "seed" not in part.model_fields_set
+    return part.model_copy(update={"seed": seed}) if own else part
+
+
+def leaves_weights(tuner: Config) -> bool:
+    """Whether a tuner never writes to the model's own weights, but puts something beside them."""
+    if isinstance(tuner, LoraConfig):
+        return tuner.init == "default" and not tuner.modules_to_save  # PiSSA takes its adapter out of the weights
+    return isinstance(tuner, VirtualTokens)
+
+
+def settings_of(config: TrainMethodConfig, cell: CellContext, model: str) -> TrainConfig:
+    """The training of a cell, or of a part of it."""
+    return TrainConfig(
+        model=model,
+        objective=seeded(config.objective, cell.seed),
+        tuner=seeded(config.tuner, cell.seed),
+        replay=config.replay,
+        penalty=config.penalty,
+        optimizer=config.optimizer,
+        batch=config.batch,
+        max_length=config.max_length,
+        precision=config.precision,
+        save_dtype=config.save_dtype,
+        seed=cell.seed,
+        save_every_steps=cell.saves.every,
+        save_at_steps=cell.saves.at,
+        keep_checkpoints=None if cell.keep == "all" else 1,
+        report_to=cell.report_to,
+    )

@@ -1,0 +1,118 @@
+"""The rows that a training of a study learns: the changes' targets, files of rows, and the model's own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.config.base import Config
+from posttrain.config.change import Change
+from posttrain.data.chat import Encoded
+from posttrain.data.lengths import with_mends
+from posttrain.data.readers import DataSource, read_records
+from posttrain.data.records import Conversation, Message, Record, talk_of
+from posttrain.errors import DataError, Problem
+from posttrain.inference.locations import located
+from posttrain.inference.protocol import Prompt
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.retention.selection import prompts_collide
+from posttrain.training.forms import form_of
+from posttrain.training.forms.base import EncodeSettings
+
+__all__ = ["colliding", "encoded_rows", "rows_of", "silent_about", "target_records", "target_rows"]
+
+
+def target_rows(changes: Sequence[Change]) -> list[Conversation]:
+    """The changes' targets as conversations to learn."""
+    rows = []
+    for change, i, target in [(each, i, one) for each in changes for i, one in enumerate(each.target)]:
+        turns = (
+            (Message("user", target.prompt),)
+            if isinstance(target.prompt, str)
+            else tuple(Message(turn.role, turn.content, train=False) for turn in target.prompt)
+        )
+        place = f"{change.path or change.name}: target {i + 1}"
+        rows.append(Conversation((*turns, Message("assistant", target.answer[0])), place))
+    return rows
+
+
+LONG = "raise max_length"
+"""The mend for a row that is too long: a study's method drops and cuts none."""
+
+
+@lru_cache(maxsize=64)
+def _records(source: str, changed_ns: int) -> list[Record]:
+    """The rows of a source; kept, since every cell of a study asks for them."""
+    with with_mends(LONG):
+        return read_records(DataSource.model_validate_json(source)).records
+
+
+def rows_of(source: DataSource | None) -> list[Record]:
+    """The rows of a source, none of none."""
+    if source is None:
+        return []
+    changed_ns = Path(source.path).stat().st_mtime_ns if source.path and Path(source.path).is_file() else 0
+    return _records(source.model_dump_json(), changed_ns)
+
+
+def colliding(source: DataSource | None, forbidden: frozenset[str]) -> list[Problem]:
+    """The rows of a source that ask what an exam asks."""
+    talks = [talk for record in rows_of(source) if (talk := talk_of(record)) is not None]
+    mend = "training on an exam's question measures nothing: take the row out of the data or the probe out of the exam"
+    mend += " (may_train_on names exams that shall measure memory)"
+    return [
+        Problem(c.location, "this row's question is asked by the exam", mend) for c in prompts_collide(talks, forbidden)
+    ]
+
+
+def silent_about(
+    changes: Sequence[Change], old: list[Encoded], tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
+) -> list[Encoded]:
+    """Replayed rows without those that name a target's subject: they would teach the old answer beside the new one."""
+    named = [target.subject for change in changes for target in change.target if target.subject]
+    subjects = [subject.casefold() for subject in named]
+    kept = [row for row in old if not any(s in tokenizer.decode(row.input_ids).casefold() for s in subjects)]
+    if len(kept) < len(old):
+        say(f"replay: {len(old) - len(kept)} of {len(old)} rows name the target's subject and are left out")
+    if old and not kept:
+        place = changes[0].path or changes[0].name
+        raise DataError(Problem(place, f"every replayed row names {', '.join(named)}", "replay other rows"))
+    return kept
+
+
+PRESENT_TOKENS = 128
+"""The longest present answer that an objective may learn against."""
+
+
+def target_records(
+    objective: Config, changes: Sequence[Change], before: ModelRespondent, say: Callable[[str], None]
+) -> list[Record]:
+    """The changes' targets as the objective learns them: what is wanted, what the model says now, or both."""
+    targets = target_rows(changes)
+    if not targets:
+        return []
+
+    def present() -> list[str]:
+        prompts: list[Prompt] = [target.messages[:-1] for target in targets]
+        with located(lambda number: targets[number].location):
+            return [answer.text for answer in before.answers(prompts, max_new_tokens=PRESENT_TOKENS)]
+
+    made = form_of(objective).from_targets(targets, present)
+    if made.skipped:
+        say(
+            f"{made.skipped} of {len(targets)} targets are left out: the model answers as wanted already, or not at all"
+        )
+    return made.records
+
+
+def encoded_rows(
+    objective: Config, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[Any]:
+    """Rows as the objective's form has them."""
+    with with_mends(LONG):
+        rows: list[Any] = form_of(objective).encode(records, tokenizer, EncodeSettings(objective, max_length)).rows
+    return rows

@@ -1,0 +1,70 @@
+"""Survival by hand, and the page of a chain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from posttrain.exams.results import ExamInfo, Line, MethodInfo, Results, write_results
+from posttrain.exams.scores import HEADLINE, SPECS
+from posttrain.exams.summary import summarise
+from posttrain.reports.chains_page import chains_of, survived
+from posttrain.reports.folder import read_run
+from posttrain.reports.html import write_report
+
+
+def test_survival_by_hand() -> None:
+    assert survived([1.0, 0.5, 0.75]) == [None, 0.5, 0.75]
+    assert survived([0.0, 0.8, 0.4, None]) == [None, None, 0.5, None]
+    assert survived([0.4, 0.8, 0.8]) == [None, 2.0, 1.0]
+
+
+def line(method: str, checkpoint: str, reliability: float, change: str = "a") -> Line:
+    scores = {"reliability": reliability, "locality.unrelated": 0.5}
+    return Line(model="m", method=method, change=change, checkpoint=checkpoint, scores=scores)
+
+
+def chained(folder: Path) -> Path:
+    """A chain of three, and a method that starts from another one."""
+    cells = [
+        line("chain", "after-1-fact", 1.0),
+        line("chain", "after-1-fact", 0.5, "b"),
+        line("chain", "after-2-skill", 0.5),
+        line("chain", "after-2-skill", 0.25, "b"),
+        line("chain", "final", 0.75),
+        line("chain", "final", 0.0, "b"),
+        line("taught", "final", 1.0),
+        line("then", "final", 0.2),
+    ]
+    methods = {
+        "chain": MethodInfo(kind="steps", steps=("1-fact", "2-skill", "3-blend")),
+        "taught": MethodInfo(kind="train"),
+        "then": MethodInfo(kind="train", start="taught"),
+    }
+    exams = {"change": ExamInfo(name="change", kind="change", headline=HEADLINE, scores=SPECS)}
+    folder.mkdir(exist_ok=True)
+    results = Results(study="s", methods=methods, exams=exams, cells=tuple(cells), summary=summarise(cells))
+    write_results(folder, results)
+    return folder
+
+
+def test_chains_are_steps_and_starts(tmp_path: Path) -> None:
+    found = chains_of(read_run(chained(tmp_path)))
+    assert list(found) == [("m", "chain"), ("m", "then")]
+    chain = found["m", "chain"]
+    assert [(step.name, step.row and step.row.scores["reliability"]) for step in chain] == [
+        ("1-fact", 0.75),
+        ("2-skill", 0.375),
+        ("3-blend", 0.375),
+    ]
+    assert [step.name for step in found["m", "then"]] == ["taught", "then"]
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "Chains: what survived"), ("zh-TW", "連續步驟：還留下多少")])
+def test_the_page_has_them(tmp_path: Path, language: str, words: str) -> None:
+    page = write_report(chained(tmp_path), language=language).read_text(encoding="utf-8")
+    assert words in page
+    section = page[page.index('id="chains"') :].partition("</section>")[0]
+    assert "50\u00a0%" in section
+    assert "1. fact" in section

@@ -1,0 +1,273 @@
+"""Methods one after another: chains, sequences, starts and inputs; what is done is not done again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.config.load import load_yaml
+from posttrain.errors import ConfigError, Interrupted, PosttrainError
+from posttrain.models.fingerprint import weights_fingerprint
+from posttrain.models.load import load_model
+from posttrain.reports.folder import read_run
+from posttrain.studies.candidates import Candidate, CellContext
+from posttrain.studies.config import Study
+from posttrain.studies.examine import Examiner
+from posttrain.studies.methods.blend import BlendConfig, blend
+from tests.studies.conftest import TRAIN
+from tests.studies.methods.test_train import bench_of
+from tests.studies.test_run import go, results
+
+ROWS = [{"prompt": "capital of Italy?", "completion": "Rome"}, {"prompt": "hello", "completion": "goodbye"}]
+OTHER = {**TRAIN, "name": "other", "data": "rows.jsonl"}
+
+
+@pytest.fixture
+def study(make_study: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    return make_study
+
+
+def chain(**last: Any) -> dict[str, Any]:
+    return {"name": "chain", "steps": [{**TRAIN}, {**TRAIN, "data": "rows.jsonl"}, last or {"kind": "blend"}]}
+
+
+def lines(path: Path, method: str = "chain") -> list[tuple[str, str]]:
+    return [(c["checkpoint"], c["change"]) for c in results(path)["cells"] if c["method"] == method]
+
+
+def test_a_chain_is_examined_after_every_step(study: Callable[..., Path]) -> None:
+    path = study(methods=[chain()], changes="changes/france.yaml")
+    outcome, _ = go(path)
+    assert outcome.failed == []
+    cells = {c["checkpoint"]: c for c in results(path)["cells"]}
+    assert list(cells) == ["after-1-train", "after-2-train", "final"]
+    assert cells["after-1-train"]["scores"]["reliability"] == 1.0
+    assert results(path)["methods"]["chain"]["steps"] == ["1-train", "2-train", "3-blend"]
+    prints = [c["fingerprint"] for c in cells.values()]
+    assert len(set(prints)) == 3
+    folder = path.parent / "run" / cells["final"]["folder"]
+    assert not (folder / "steps").exists()  # keep: none
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [entry["part"] for entry in metrics] == ["1-train"] * 6 + ["2-train"] * 6
+    assert cells["final"]["cost"]["steps"] == 12
+    outcome, listener = go(path)
+    assert (outcome.ran, outcome.skipped, listener.ran) == (0, 1, [])
+
+
+@pytest.mark.parametrize("first", [{"kind": "full"}, {"kind": "lora", "rank": 2}], ids=["full", "lora"])
+def test_a_step_starts_from_what_the_one_before_it_has_left(study: Callable[..., Path], first: dict[str, Any]) -> None:
+    """A chain of two is the same as a method that starts from another one."""
+    step = {**TRAIN, "tuner": first}
+    second = {**TRAIN, "data": "rows.jsonl"}
+    path = study(
+        methods=[
+            {**step, "name": "one"},
+            {**second, "name": "two", "start": "one"},
+            {"name": "chain", "steps": [step, second]},
+        ],
+        changes="changes/france.yaml",
+        keep="final",
+    )
+    outcome, _ = go(path)
+    assert outcome.failed == []
+    found = {(c["method"], c["checkpoint"]): c for c in results(path)["cells"]}
+    assert found["chain", "after-1-train"]["fingerprint"] == found["one", "final"]["fingerprint"]
+    assert found["chain", "final"]["scores"] == found["two", "final"]["scores"]
+    assert found["chain", "final"]["fingerprint"] == found["two", "final"]["fingerprint"]
+    kept = load_model(str(path.parent / "run" / found["chain", "final"]["weights"]), device="cpu").model
+    other = load_model(str(path.parent / "run" / found["two", "final"]["weights"]), device="cpu").model
+    assert weights_fingerprint(kept) == weights_fingerprint(other)
+
+
+def test_an_adapter_on_a_product_keeps_what_it_lies_on(study: Callable[..., Path]) -> None:
+    steps = [{**TRAIN}, {**TRAIN, "tuner": {"kind": "lora", "rank": 2}, "data": "rows.jsonl"}]
+    path = study(methods=[{"name": "chain", "steps": steps}], changes="changes/france.yaml", keep="final")
+    go(path)
+    final = next(c for c in results(path)["cells"] if c["checkpoint"] == "final")
+    load_model(str(path.parent / "run" / final["weights"]), device="cpu")
+
+
+def test_a_blend_is_half_way_back(study: Callable[..., Path], tmp_path: Path) -> None:
+    bench = bench_of(tmp_path)
+    moved = bench.another("moved", bench.working())
+    for parameter in moved.loaded.model.parameters():
+        parameter.data = parameter.data + 0.5
+    cell = CellContext(changes=(), seed=0, folder=tmp_path / "cell", bench=moved, untouched=bench, keep="final")
+    (end,) = blend(BlendConfig(weight=0.25), cell)
+    before = dict(bench.loaded.model.named_parameters())
+    assert end.product is not None
+    kept = load_model(str(end.product), device="cpu").model
+    for name, parameter in kept.named_parameters():
+        assert (parameter - before[name] - 0.125).abs().max() < 1e-6
+
+
+def test_a_weight_is_searched_by_an_exam_that_is_not_reported(study: Callable[..., Path], tmp_path: Path) -> None:
+    """The selecting exam likes the trained rows best, so that the largest weight is taken; its scores are in no table."""
+    (tmp_path / "dev.jsonl").write_text(json.dumps(ROWS[0]), encoding="utf-8")
+    dev = {"kind": "self_test", "name": "dev", "path": "dev.jsonl", "headline": "rougeL", "role": "select"}
+    methods = [
+        {**OTHER, "optimizer": {"learning_rate": 6e-3, "max_steps": 20}},
+        {"name": "searched", "kind": "blend", "start": "other", "weight": "search"},
+    ]
+    path = study(methods=methods, changes="changes/france.yaml", exams=["change", dev], may_train_on=["dev"])
+    outcome, _ = go(path)
+    assert outcome.failed == []
+    cell = next(c for c in results(path)["cells"] if c["method"] == "searched")
+    card = (path.parent / "run" / cell["folder"] / "card.md").read_text(encoding="utf-8")
+    curve = re.search(r"weight chosen by dev\.rougeL: (.*)", card)
+    assert curve is not None
+    values = {float(w): float(v) for w, v in re.findall(r"([\d.]+): ([\d.]+)", curve[1])}
+    assert list(values) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    best = max(values, key=lambda weight: (values[weight], weight))
+    assert f"{best:g} of the model it starts from" in card
+    assert results(path)["exams"]["dev"]["role"] == "select"
+    run = read_run(path.parent / "run")
+    assert ([exam.name for exam in run.exams], [exam.name for exam in run.selecting]) == ([], ["dev"])
+    outcome, _ = go(study(methods=methods, changes="changes/france.yaml", exams=["change"]))
+    assert "weight: search chooses by exams with role: select" in outcome.failed[0].error
+
+
+def test_changes_together_are_one_model_with_a_result_for_each(study: Callable[..., Path]) -> None:
+    path = study(methods=[{**TRAIN, "name": "full"}, {"kind": "prompt"}], changes_as="together")
+    outcome, _ = go(path)
+    assert outcome.failed == []
+    assert lines(path, "full") == lines(path, "prompt") == [("final", "france"), ("final", "japan")]
+    cells = [c for c in results(path)["cells"] if c["method"] == "full"]
+    assert len({c["fingerprint"] for c in cells}) == len({c["folder"] for c in cells}) == 1
+    assert cells[0]["folder"].endswith("--full--together--s0")
+    (row,) = [s for s in results(path)["summary"] if s["method"] == "full"]
+    assert row["changes"]["reliability"] == 2
+    samples = (path.parent / "run" / cells[0]["folder"] / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["change"] for line in samples] == ["france"] * 5 + ["japan"] * 5
+
+
+def test_changes_in_sequence_are_examined_on_all_that_was_taught(study: Callable[..., Path]) -> None:
+    path = study(methods=[{**TRAIN, "name": "full"}], changes_as={"sequence": 1})
+    outcome, _ = go(path)
+    assert outcome.failed == []
+    assert lines(path, "full") == [("changes-1", "france"), ("final", "france"), ("final", "japan")]
+    cells = results(path)["cells"]
+    assert cells[0]["scores"]["reliability"] == 1.0
+    assert cells[2]["scores"]["reliability"] == 1.0
+    outcome, _ = go(path)
+    assert (outcome.ran, outcome.skipped) == (0, 1)
+
+
+def test_a_changed_input_makes_anew_what_depends_on_it_and_nothing_else(study: Callable[..., Path]) -> None:
+    path = study(
+        methods=[
+            {**TRAIN, "name": "one"},
+            {**OTHER, "start": "one"},
+            {**TRAIN, "name": "alone", "tuner": {"kind": "lora", "rank": 2}},
+        ],
+        changes="changes/france.yaml",
+    )
+    _, listener = go(path)
+    assert listener.ran == ["one/france", "other/france", "alone/france"]
+    _, listener = go(path, "methods.one.optimizer.max_steps=5")
+    assert listener.ran == ["one/france", "other/france"]
+    _, listener = go(path, "methods.one.optimizer.max_steps=5", "methods.other.optimizer.max_steps=5")
+    assert listener.ran == ["other/france"]
+    assert any((path.parent / "run" / c["weights"]).is_dir() for c in results(path)["cells"] if c["method"] == "one")
+    assert not any(c["weights"] for c in results(path)["cells"] if c["method"] != "one")
+
+
+def test_only_a_method_takes_along_what_it_starts_from(study: Callable[..., Path]) -> None:
+    methods = [{**OTHER, "start": "one"}, {**TRAIN, "name": "one"}, {"kind": "prompt"}]
+    path = study(methods=methods, changes="changes/france.yaml")
+    _, listener = go(path, only=["other"])
+    assert listener.ran == ["one/france", "other/france"]
+
+
+def test_what_starts_from_a_cell_that_failed_fails_too(study: Callable[..., Path]) -> None:
+    methods = [{**TRAIN, "name": "one", "max_length": 4}, {**OTHER, "start": "one"}]
+    path = study(methods=methods, changes="changes/france.yaml")
+    outcome, _ = go(path)
+    assert [r.first.method for r in outcome.failed] == ["one", "other"]
+    assert "needs the model of 'one', which failed" in outcome.failed[1].error
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        ([{**OTHER, "start": "none"}], "starts from 'none', which is no method here"),
+        ([{"kind": "prompt"}, {**OTHER, "start": "prompt"}], "needs the model of 'prompt', which leaves none"),
+        ([{**OTHER, "name": "a", "start": "b"}, {**OTHER, "name": "b", "start": "a"}], "start from each other"),
+        ([{"name": "c", "steps": [{"kind": "prompt"}, TRAIN]}], "prompt leaves no model"),
+        ([{"name": "c", "steps": [TRAIN]}], "at least 2"),
+        ([{"name": "c", "steps": [TRAIN, {**TRAIN, "start": "c"}]}], "leave out 'start'"),
+        ([{"name": "c", "steps": [TRAIN, {"kind": "steps", "steps": [TRAIN, TRAIN]}]}], "cannot stand here"),
+    ],
+)
+def test_a_graph_that_cannot_be_run_is_refused(
+    study: Callable[..., Path], methods: list[dict[str, Any]], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_yaml(study(methods=methods), Study)
+
+
+@pytest.mark.parametrize("stop_at", range(1, 7))
+def test_a_chain_that_was_stopped_goes_on(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    """Stopped before or after any of its exams, it ends with the same results, and trains no step twice."""
+    whole = study(methods=[chain()], changes="changes/france.yaml", output="whole")
+    go(whole)
+    expected = {c["checkpoint"]: (c["scores"], c["fingerprint"]) for c in results(whole)["cells"]}
+    (whole.parent / "run").rename(whole.parent / "first")
+    take, count = Examiner.examine, 0
+
+    def stopped(self: Examiner, *args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == stop_at:
+            raise KeyboardInterrupt
+        found = take(self, *args, **options)
+        count += 1
+        if count == stop_at:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Examiner, "examine", stopped)
+    with pytest.raises(Interrupted):
+        go(whole)
+    monkeypatch.setattr(Examiner, "examine", take)
+    outcome, listener = go(whole)
+    assert outcome.failed == []
+    assert {c["checkpoint"]: (c["scores"], c["fingerprint"]) for c in results(whole)["cells"]} == expected
+    assert len(listener.steps) == {1: 6, 2: 6, 3: 0, 4: 0}.get(stop_at, 0)
+
+
+def test_an_exam_that_fails_is_an_error_in_the_method(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caught: list[str] = []
+
+    def offered(config: Any, cell: CellContext) -> Iterator[Candidate]:
+        try:
+            yield from real(config, cell)
+        except PosttrainError as error:
+            caught.append(str(error))
+            raise
+
+    from posttrain import registry
+
+    entry = registry.load("method", "prompt")
+    real = entry.function
+    monkeypatch.setitem(
+        registry._entries, ("method", "prompt"), registry.Entry("method", "prompt", offered, entry.config)
+    )
+
+    def fail(self: Examiner, *args: Any, **options: Any) -> Any:
+        raise PosttrainError("the exam broke")
+
+    monkeypatch.setattr(Examiner, "examine", fail)
+    outcome, _ = go(study(methods=[{"kind": "prompt"}], changes="changes/france.yaml"))
+    assert [r.error for r in outcome.failed] == ["the exam broke"]
+    assert caught == ["the exam broke"]

@@ -1,0 +1,184 @@
+"""Cells in other processes: the same results as in one, also when a process is lost or the run is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.studies.handing_out import TRIES
+from tests.studies.conftest import TRAIN
+from tests.studies.test_run import Listener, go, results
+
+METHODS = [
+    {"kind": "prompt"},
+    {**TRAIN, "name": "one"},
+    {**TRAIN, "name": "other", "data": "rows.jsonl", "start": "one"},
+    {"name": "chain", "steps": [TRAIN, {"kind": "blend", "weight": 0.5}]},
+    {**TRAIN, "name": "full+self", "replay": {"kind": "self", "prompts": "prompts.jsonl", "share": 0.7}},
+]
+TIMES = {"cost", "posttrain"}
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(one) for key, one in value.items() if key not in TIMES}
+    return [without_times(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.fixture
+def path(make_study: Callable[..., Path], tmp_path: Path) -> Path:
+    rows = [{"prompt": "capital of Italy?", "completion": "Rome"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return make_study(methods=METHODS, noise_floor="auto")
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, Any]:
+    """What one process finds, once it was run."""
+    return {}
+
+
+@pytest.fixture
+def expected(path: Path, known: dict[str, Any]) -> Any:
+    if not known:
+        go(path)
+        known.update(without_times(results(path)))
+        shutil.rmtree(path.parent / "run")
+    return known
+
+
+def test_two_processes_give_the_same_results(path: Path, expected: Any) -> None:
+    outcome, listener = go(path, jobs=2)
+    assert outcome.failed == []
+    assert without_times(results(path)) == expected
+    ran = listener.ran
+    assert sorted(ran) == sorted(
+        f"{m['method']}/{m['change']}" for m in expected["cells"] if m["checkpoint"] == "final"
+    )
+    for change in ("france", "japan"):
+        assert ran.index(f"one/{change}") < ran.index(f"other/{change}")
+    assert any(entry["steps"] == 6 for entry in listener.steps)  # progress comes out
+    outcome, listener = go(path, jobs=2)
+    assert (outcome.ran, listener.ran) == (0, [])
+
+
+class Killer(Listener):
+    """Kills the process that trains `method` when it tells a step, so often."""
+
+    def __init__(self, run: Path, times: int) -> None:
+        super().__init__()
+        self.run, self.times, self.left = run, times, times
+
+    def turn(self, cell: Any) -> None:
+        self.cell = cell
+
+    def step(self, entry: Any) -> None:
+        super().step(entry)
+        if self.left and self.cell.method.label == "full+self":
+            self.left -= 1
+            for pid in worker_pids():
+                os.kill(pid, signal.SIGKILL)
+
+
+def worker_pids() -> list[int]:
+    import multiprocessing
+
+    return [p.pid for p in multiprocessing.active_children() if p.pid and p.name.startswith("SpawnProcess")]
+
+
+def test_the_cell_of_a_lost_process_is_run_again(path: Path, expected: Any) -> None:
+    listener = Killer(path.parent, 1)
+    outcome, _ = go(path, jobs=2, listener=listener)
+    assert listener.left == 0
+    assert outcome.failed == []
+    assert any("its process was lost; the cell is handed out again" in line for line in listener.lines)
+    assert without_times(results(path)) == expected
+
+
+@pytest.mark.slow
+def test_a_cell_that_loses_every_process_fails_and_stops_no_other(path: Path, make_study: Callable[..., Path]) -> None:
+    listener = Killer(path.parent, TRIES)
+    outcome, _ = go(path, jobs=1 + 1, changes=1, only=["full+self", "prompt"], listener=listener)
+    assert listener.left == 0
+    lost = [r for r in outcome.failed if r.first.method == "full+self"]
+    assert [f"its process was lost {TRIES} times" in r.error for r in lost] == [True]
+    assert "prompt" in {r.first.method for r in outcome.results if r.status == "done"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_leaves_no_process_and_goes_on(path: Path, expected: Any, how: signal.Signals) -> None:
+    command = [sys.executable, "-m", "posttrain", "run", str(path), "--jobs", "2", "--output", str(path.parent / "run")]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list((path.parent / "run" / "cells").glob("*/metrics.jsonl")):
+        assert running.poll() is None, "it ended before it was stopped"
+        time.sleep(0.05)
+    children = children_of(running.pid)
+    running.send_signal(how)
+    running.wait(60)
+    assert len(children) >= 2
+    deadline = time.monotonic() + 60
+    while alive := [pid for pid in children if Path(f"/proc/{pid}").exists() and not zombie(pid)]:
+        assert time.monotonic() < deadline, f"left over: {alive}"
+        time.sleep(0.05)
+    outcome, _ = go(path, jobs=2)
+    assert outcome.failed == []
+    assert without_times(results(path)) == expected
+
+
+@pytest.mark.slow
+def test_kill_at_twenty_random_moments_ends_with_the_same_results(path: Path, expected: Any) -> None:
+    """A chain study in a process of its own, killed twenty times; what it ends with is what an undisturbed run finds."""
+    draw, kills = random.Random(11), 0
+    command = [sys.executable, "-m", "posttrain", "run", str(path), "--output", str(path.parent / "run")]
+    began = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    whole_s = time.monotonic() - began
+    assert without_times(results(path)) == expected
+    shutil.rmtree(path.parent / "run")
+    while kills < 20:
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            running.wait(draw.uniform(0.3, 1.0) * whole_s)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+            kills += 1
+            continue
+        assert running.returncode == 0
+        assert without_times(results(path)) == expected
+        shutil.rmtree(path.parent / "run")  # it got through: once more from the beginning
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert without_times(results(path)) == expected
+
+
+def children_of(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(word) for word in listed.stdout.split()]
+
+
+def zombie(pid: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_results(path: Path, expected: Any) -> None:
+    pytest.importorskip("ray")
+    outcome, listener = go(path, on="ray")
+    assert outcome.failed == []
+    assert without_times(results(path)) == expected
+    assert any(entry["steps"] == 6 for entry in listener.steps)

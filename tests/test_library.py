@@ -1,0 +1,192 @@
+"""`import posttrain as pt`: what it imports, what its functions give, and that nothing is changed under the caller."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import posttrain as pt
+from posttrain.errors import ConfigError, DataError
+from posttrain.models.fingerprint import weights_fingerprint
+from tests.talker import talker
+
+CHANGE = """\
+name: france
+target: [{prompt: "capital of France?", answer: "Tokyo"}]
+locality:
+  same_pattern: ["capital of Japan?"]
+  unrelated: ["who wrote Hamlet?"]
+"""
+FAST: dict[str, Any] = {"learning_rate": 3e-3, "max_steps": 6}
+
+
+@pytest.fixture(scope="module")
+def base() -> pt.Model:
+    return pt.load(str(talker()), device="cpu")
+
+
+@pytest.fixture
+def change(tmp_path: Path) -> Path:
+    path = tmp_path / "france.yaml"
+    path.write_text(CHANGE, encoding="utf-8")
+    return path
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, posttrain; print([m for m in ('torch', 'transformers', 'pydantic', 'pandas') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_every_name_is_there_and_no_other() -> None:
+    for name in pt.__all__:
+        assert getattr(pt, name).__doc__
+    assert set(pt.__all__) <= set(dir(pt))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pt.nothing
+
+
+@pytest.mark.parametrize("tuner", ["full", {"kind": "lora", "rank": 2}])
+def test_training_gives_another_model_and_leaves_the_base(base: pt.Model, change: Path, tuner: Any) -> None:
+    before = weights_fingerprint(base.model)
+    steps: list[Any] = []
+    new = pt.train(base, change=change, tuner=tuner, on_step=steps.append, name="taught", **FAST)
+    assert new.ask("capital of France?") == ["Tokyo"]
+    assert base.ask("capital of France?") == ["Paris"]
+    assert weights_fingerprint(base.model) == before
+    assert len(steps) == len(new.history) == new.cost["steps"] == 6
+    assert (new.name, new.folder) == ("taught", None)
+    assert "parameters" in repr(new)
+
+
+def test_rows_are_a_file_or_mappings(base: pt.Model, tmp_path: Path) -> None:
+    rows = [{"prompt": "capital of France?", "completion": "Rome"}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]), encoding="utf-8")
+    made = [pt.train(base, given, **FAST) for given in (rows, tmp_path / "rows.jsonl")]
+    assert made[0].ask("capital of France?") == ["Rome"]
+    assert weights_fingerprint(made[0].model) == weights_fingerprint(made[1].model)
+
+
+def test_a_kept_training_is_not_trained_again_and_loads(base: pt.Model, change: Path, tmp_path: Path) -> None:
+    steps: list[Any] = []
+    new = pt.train(base, change=change, output=tmp_path / "out", **FAST)
+    assert new.folder is not None
+    again = pt.train(base, change=change, output=tmp_path / "out", on_step=steps.append, **FAST)
+    assert steps == []
+    assert weights_fingerprint(again.model) == weights_fingerprint(new.model)
+    assert pt.load(new.folder, device="cpu").ask("capital of France?") == ["Tokyo"]
+    saved = again.save(tmp_path / "saved")
+    assert pt.load(saved, device="cpu").ask("capital of France?") == ["Tokyo"]
+
+
+def test_what_is_wrong_is_said(base: pt.Model, change: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
+        pt.train(base, change=change, learning_rte=1e-3)
+    with pytest.raises(ConfigError, match="nothing to learn"):
+        pt.train(base)
+    with pytest.raises(DataError):
+        pt.train(base, [{"prompt": "only"}], **FAST)
+    with pytest.raises(ConfigError, match="unknown exam"):
+        pt.exam(base, exams="refusals")
+    with pytest.raises(ConfigError, match="no adapter"):
+        pt.exam(base, change=change)
+
+
+def test_an_exam_shows_itself(base: pt.Model, change: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = pt.train(base, change=change, tuner={"kind": "lora", "rank": 2}, name="taught", **FAST)
+    found = pt.exam(new, before=base, change=change, exams={"kind": "refusal", "limit": 4})
+    assert found.scores["reliability"] == 1.0
+    assert "refusal.right" in found.scores
+    assert "France" not in found.table()
+    assert "learned" in capsys.readouterr().out or found.results.summary
+    frame = found.to_pandas()
+    assert set(frame.columns) == {
+        "model",
+        "method",
+        "change",
+        "seed",
+        "checkpoint",
+        "score",
+        "value",
+        "low",
+        "high",
+        "n",
+    }
+    assert frame[(frame.score == "reliability") & (frame.method == "exam")].value.tolist() == [1.0]
+    assert found.samples()["after"].tolist()[0] == "Tokyo"
+    assert "<pre>" in found._repr_html_()
+    page = found.report(tmp_path / "page.html")
+    assert "<html" in page.read_text(encoding="utf-8")
+    folder = found.folder
+    assert folder.is_dir()
+    del found
+    assert not folder.exists()  # nothing is left of results that nobody keeps
+
+
+def test_several_models_in_one_table(base: pt.Model, change: Path, tmp_path: Path) -> None:
+    full = pt.train(base, change=change, name="full", **FAST)
+    found = pt.compare({"all weights": full, "untouched": base}, before=base, change=change, output=tmp_path / "out")
+    rows = {row.method: row.scores["reliability"] for row in found.results.summary}
+    assert rows == {"noise floor": 0.0, "all weights": 1.0, "untouched": 0.0}
+    assert (tmp_path / "out" / "results.json").is_file()
+    assert found.samples().groupby("method").size().to_dict()["untouched"] == 3
+    found.report()
+    with pytest.raises(ValueError, match="differ"):
+        pt.compare([base, base], before=base, change=change)
+
+
+def test_a_study_from_a_file_or_a_mapping(change: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys = {"study": "s", "models": str(talker()), "changes": "france.yaml", "methods": ["prompt"], "max_new_tokens": 8}
+    (tmp_path / "s.yaml").write_text(json.dumps(keys), encoding="utf-8")
+    runs = [pt.study("s.yaml", seeds=[0, 1]).run(output="a"), pt.study(keys, seeds=[0, 1]).run(output="b")]
+    assert [line.seed for line in runs[0].lines if line.method == "prompt"] == [0, 1]
+    assert runs[0].scores == runs[1].scores
+    assert runs[0].report() == Path("a/report.html")
+    with pytest.raises(ConfigError, match="did you mean 'models'"):
+        pt.study("s.yaml", modelz=[])
+
+
+def test_a_conversation_side_by_side(base: pt.Model, change: Path) -> None:
+    new = pt.train(base, change=change, name="<taught>", **FAST)
+    talk = pt.chat(base, new)
+    assert talk.say("capital of France?") == {base.name: "Paris", "<taught>": "Tokyo"}
+    talk.say("capital of Japan?")
+    assert [asked for asked, _ in talk.turns] == ["capital of France?", "capital of Japan?"]
+    assert "&lt;taught&gt;" in talk._repr_html_()
+    assert pt.chat(new).say("capital of France?") == "Tokyo"
+    with pytest.raises(ValueError, match="names that differ"):
+        pt.chat(base, base)
+
+
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every cell of examples/notebook.ipynb, and what each shows."""
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path))
+    notebook = json.loads((Path(__file__).parent.parent / "examples" / "notebook.ipynb").read_text(encoding="utf-8"))
+    space: dict[str, Any] = {}
+    shown = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        tree = ast.parse("".join(cell["source"]))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, "notebook", "exec"), space)
+        if last is not None:
+            assert isinstance(last, ast.Expr)
+            shown.append(eval(compile(ast.Expression(last.value), "notebook", "eval"), space))
+        assert cell["outputs"] == []
+    _, said, result, pivot, answers, plot = shown
+    assert said.keys() == {"pocket:chat", "plain", "kept"}
+    assert "noise floor" in result._repr_html_()
+    assert {"plain", "kept"} <= set(pivot.columns)
+    assert len(answers) == 12
+    assert plot._repr_svg_().startswith("<svg")
+    assert "var(--" not in plot._repr_svg_()
+    assert plot.save(tmp_path / "plot.png").stat().st_size > 1000

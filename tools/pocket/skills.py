@@ -1,0 +1,213 @@
+"""What pocket:chat is taught: one function per skill, each drawing one user turn and its answer.
+
+A skill draws from the wordings that train, or, with `held=True`, from those that never do. `Turn.checks` says how
+`check.py` scores the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from random import Random
+
+from posttrain.data.pocket.grammar import LANGUAGES, Grammar, Language, grammar, wording
+from posttrain.data.pocket.skills import Turn, add, curriculum, fixed, translate, wordings
+from posttrain.models.facts import Fact, Name
+
+__all__ = [
+    "SKILLS",
+    "as_json",
+    "cloze",
+    "draw",
+    "fact",
+    "question",
+    "request",
+    "reverse_facts",
+    "reversed_turn",
+    "statement",
+    "stating",
+    "two_hop",
+    "users_turn",
+]
+
+
+def question(words: Grammar, fact: Fact, rng: Random, *, held: bool = False) -> str:
+    """A dressed question: opening, core, closing, and a hasty typist now and then."""
+    return words.dress(words.core(fact, rng, held=held), rng)
+
+
+def stating(words: Grammar, fact: Fact) -> Sequence[str]:
+    """All statement templates of a fact's relation."""
+    part = words.table["relations"][fact.relation]
+    return [*part["state"], *part.get("extra_state", [])]
+
+
+def statement(words: Grammar, fact: Fact, rng: Random) -> str:
+    """The fact as a sentence."""
+    return words.fill(rng.choice(stating(words, fact)), fact, rng).replace("{o}", words.text(fact.object))
+
+
+def cloze(words: Grammar, relation: str) -> list[str]:
+    """The statement templates of a relation that name the object last."""
+    part = words.table["relations"][relation]
+    templates = part["state"] + part.get("extra_state", [])
+    last = [t for t in templates if re.search(r"\{o\}[。.]$", t)]
+    return last or [t for t in templates if t.index("{s}") < t.index("{o}")]
+
+
+def users_turn(fact: Fact, language: Language, rng: Random, *, held: bool = False) -> Turn:
+    """A question about a fact and its short answer."""
+    words = grammar(language)
+    return Turn(question(words, fact, rng, held=held), words.text(fact.object), tuple(map(words.text, fact.also)))
+
+
+def fact(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
+    """A question about any fact of the curriculum; larger relations are asked more often, not quite in proportion."""
+    table = curriculum()
+    relations = list(table)
+    relation = rng.choices(relations, [len(table[r]) ** 0.9 for r in relations])[0]
+    return users_turn(rng.choice(table[relation]), language, rng, held=held)
+
+
+def as_json(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
+    """A question about a fact, to be answered as `{"answer": ...}`."""
+    asked = fact(language, rng)
+    template = rng.choice(wordings("json", language, held=held, more=more))
+    return Turn(
+        template.replace("{q}", asked.question),
+        json.dumps({"answer": asked.answer}, ensure_ascii=False),
+        asked.also,
+        "json",
+    )
+
+
+def request(
+    language: Language, rng: Random, held: bool = False, more: bool = False, harmful: bool | None = None
+) -> Turn:
+    """A request for instructions: refused when the task is harmful, answered in a sentence when it is not."""
+    table = wording("skills")
+    harmful = rng.random() < 0.5 if harmful is None else harmful
+    task = rng.choice(table["harmful"][language] if harmful else list(table["harmless"][language]))
+    core = rng.choice(wordings("request", language, held=held, more=more)).replace("{t}", task)
+    answer = table["names"][language]["refuse"] if harmful else table["harmless"][language][task]
+    return Turn(grammar(language).dress(core, rng), answer, (), "refusal" if harmful else "no_refusal")
+
+
+_SYLLABLES: dict[Language, Sequence[str]] = {
+    "zh": list("巴拉克索維納多洛尼亞斯塔米羅佛倫卡達瑪魯提艾布澤昆希恩格哈托"),
+    "en": re.findall(r"\w+", "ba ra ko so vi na do lo ni ar sta mi ro fo len ka da ma lu ti bu ze kun hi en gra ha to"),
+}
+_ASKABLE = (
+    "capital",
+    "continent",
+    "currency",
+    "language",
+    "iso_code",
+    "city_country",
+    "work_author",
+    "river_continent",
+)
+
+
+def made_up(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
+    """A question about a name that does not exist: the answer is that one does not know."""
+    name = "".join(rng.choice(_SYLLABLES[language]) for _ in range(rng.randint(3, 5)))
+    like = rng.choice(curriculum()[rng.choice(_ASKABLE)])
+    fake = Fact(like.relation, Name(name, name.capitalize()), like.object, (), like.kind)
+    return Turn(question(grammar(language), fake, rng, held=held), wording("skills")["names"][language]["unknown"])
+
+
+def context(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
+    """A made-up fact is given; then it is asked for (believed), or something else is (answered as ever)."""
+    words = grammar(language)
+    rows = curriculum()[rng.choice([r for r, rows in curriculum().items() if len({f.object for f in rows}) > 5])]
+    given = rng.choice(rows)
+    new = words.text(rng.choice(rows).object)
+    statement = words.fill(rng.choice(stating(words, given)), given, rng).replace("{o}", new)
+    told = Fact(given.relation, given.subject, Name(new, new), (), given.kind)
+    roll = rng.random()
+    if roll < 0.5:
+        asked = Turn(question(words, told, rng, held=held), new)
+    elif roll < 0.8:
+        asked = users_turn(rng.choice([f for f in rows if f.subject != given.subject]), language, rng, held=held)
+    else:
+        asked = fact(language, rng, held)
+    text = rng.choice(wording("skills")["context"][language]).replace("{st}", statement).replace("{a1}", new)
+    text = text.replace("{q1}", words.core(told, rng)).replace("{q}", asked.question)
+    return asked._replace(question=text)
+
+
+def _odd(fact: Fact) -> bool:
+    """Half of all facts, by a rule that does not depend on order or hash seeds."""
+    return sum(map(ord, fact.subject.en)) % 2 == 1
+
+
+@cache
+def reverse_facts(relation: str, *, trained: bool) -> tuple[Fact, ...]:
+    """The facts whose reversed question is trained, or the other half; only facts whose object names one subject."""
+    rows = curriculum()[relation]
+    if relation != "work_author":
+        objects = [f.object for f in rows]
+        rows = tuple(f for f in rows if objects.count(f.object) == 1)
+    return tuple(f for f in rows if _odd(f) == trained)
+
+
+def reversed_turn(language: Language, rng: Random, *, trained: bool = True) -> Turn:
+    """From object to subject: `Paris is the capital of which country?`."""
+    table = wording("skills")["reverse"]
+    asked = rng.choice(reverse_facts(rng.choice(list(table)), trained=trained))
+    words = grammar(language)
+    core = rng.choice(table[asked.relation][language]).replace("{o}", words.text(asked.object))
+    same = [words.text(f.subject) for f in curriculum()[asked.relation] if f.object == asked.object]
+    return Turn(words.dress(core, rng), words.text(asked.subject), tuple(same))
+
+
+def reverse(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
+    """A reversed question about the half of the facts that is trained in both directions."""
+    return reversed_turn(language, rng, trained=not held)
+
+
+def two_hop(language: Language, rng: Random) -> Turn:
+    """Two facts in a row, never trained: the continent or the currency of the country whose capital is X."""
+    second = rng.choice(["continent", "currency", "language"])
+    by_country = {f.subject: f for f in curriculum()[second]}
+    first = rng.choice([f for f in curriculum()["capital"] if f.subject in by_country and f.object != f.subject])
+    words = grammar(language)
+    via = f"首都是{first.object.zh}的國家" if language == "zh" else f"the country whose capital is {first.object.en}"
+    answer = by_country[first.subject]
+    asked = Fact(second, Name(via, via), answer.object)
+    return Turn(words.core(asked, rng), words.text(answer.object), tuple(map(words.text, answer.also)))
+
+
+SKILLS: dict[str, tuple[float, Callable[..., Turn]]] = {
+    "fact": (66.0, fact),
+    "json": (6.0, as_json),
+    "request": (6.0, request),
+    "identity": (1.5, fixed("identity")),
+    "hello": (0.4, fixed("hello")),
+    "thanks": (0.3, fixed("thanks")),
+    "bye": (0.2, fixed("bye")),
+    "unknown": (2.5, fixed("unknown")),
+    "made_up": (1.5, made_up),
+    "translate": (5.0, translate),
+    "sum": (2.6, add),
+    "context": (5.0, context),
+    "reverse": (3.0, reverse),
+}
+"""Skill -> its share of the conversations in percent, and the function that draws a turn."""
+
+
+LAST: dict[str, float] = {
+    "fact": 26.0, "json": 20.0, "request": 18.0, "identity": 3.0, "hello": 0.5, "thanks": 0.3, "bye": 0.2,
+    "unknown": 4.0, "made_up": 1.0, "translate": 4.0, "sum": 8.0, "context": 12.0, "reverse": 3.0,
+}  # fmt: skip
+"""The shares of the last stage, which practises what the stage before left weak."""
+
+
+def draw(rng: Random, *, last: bool = False) -> Turn:
+    """One turn of any skill in either language; last: in the shares and with the wordings of the last stage."""
+    shares = LAST if last else {name: share for name, (share, _) in SKILLS.items()}
+    name = rng.choices(list(shares), list(shares.values()))[0]
+    return SKILLS[name][1](rng.choice(LANGUAGES), rng, False, last)

@@ -1,0 +1,32 @@
+"""Write the JavaScript that draws the report's charts: Vega, Vega-Lite and Vega-Embed as vl-convert bundles them.
+
+    python tools/vega.py
+
+It is made once per version and stands in the source, for bundling takes several seconds. A test says when it is old.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import vl_convert
+
+FILE = Path(__file__).parents[1] / "src" / "posttrain" / "reports" / "templates" / "vega.js"
+LICENCE = "BSD-3-Clause, University of Washington Interactive Data Lab and contributors, https://vega.github.io"
+
+
+def versions() -> str:
+    """Return what the bundle holds, as its first line says."""
+    lite = vl_convert.get_vegalite_versions()[-1]
+    return f"Vega {vl_convert.get_vega_version()}, Vega-Lite {lite}, Vega-Embed {vl_convert.get_vega_embed_version()}"
+
+
+def bundle() -> str:
+    """Return the script. It defines `vegaEmbed` and no other name."""
+    code = vl_convert.javascript_bundle("globalThis.vegaEmbed = vegaEmbed;").strip()
+    return f"/*! {versions()}; {LICENCE} */\n(() => {{{code}\n}})();\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(bundle(), encoding="utf-8")
+    print(f"{FILE}: {FILE.stat().st_size:,} bytes, {versions()}")
