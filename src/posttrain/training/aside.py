@@ -13,7 +13,7 @@ from pathlib import Path
 
 from posttrain.training.checkpoints import checkpoints_in
 
-__all__ = ["ASIDE", "MODEL", "comes_back", "drop", "put_aside", "put_back"]
+__all__ = ["ASIDE", "MODEL", "comes_back", "put_aside", "put_back", "remove"]
 
 ASIDE = "before-restart"
 """Name of the folder for these files, inside that of the run."""
@@ -56,11 +56,6 @@ def put_back(root: Path, names: Iterable[str]) -> bool:
         path.rename(root / path.name)
     aside.rmdir()
     return True
-
-
-def drop(root: Path) -> None:
-    """Remove the files that stand aside: the new model is saved."""
-    remove(root / ASIDE)
 
 
 def remove(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from typing import TypeVar
@@ -17,10 +16,9 @@ from posttrain.inference.decode import context_limit
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.curvature import Example
 from posttrain.retention.penalty._base import PenaltyContext
-from posttrain.retention.replay._answers import answered
+from posttrain.retention.replay._answers import answered, answered_once
 from posttrain.retention.selection import (
     ReplayContext,
-    cached,
     conversations_in,
     packaged_prompts,
     read_prompts,
@@ -65,17 +63,8 @@ def own_answers(
         cache=context.cache,
         say=context.say,
     )
-    settings = {
-        "kind": "self",
-        "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
-        "max_new_tokens": MAX_NEW_TOKENS,
-    }
-
-    def make() -> list[Conversation]:
-        return answered(prompts, asking, MAX_NEW_TOKENS)
-
     try:
-        made = cached(asking, settings, make) if fingerprint is not None else make()
+        made = (answered_once if fingerprint is not None else answered)(prompts, asking, MAX_NEW_TOKENS)
         return _encoded(select(made, context.forbidden, "the packaged prompts").conversations, context)
     except Interrupted:
         raise

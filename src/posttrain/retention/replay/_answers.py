@@ -7,6 +7,7 @@ brief.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from posttrain.data.records import Conversation
@@ -15,9 +16,9 @@ from posttrain.inference.attention import numbers_of
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import Meter
-from posttrain.retention.selection import ReplayContext, conversation
+from posttrain.retention.selection import ReplayContext, cached, conversation
 
-__all__ = ["CACHE_BYTES", "answered", "bounded", "cached_tokens"]
+__all__ = ["CACHE_BYTES", "answered", "answered_once", "bounded", "cached_tokens"]
 
 CACHE_BYTES = 600 * 2**20
 """Bytes of the keys and values of the answers under way. They are copied part by part where rows leave and others join.
@@ -45,6 +46,13 @@ def bounded(respondent: ModelRespondent) -> ModelRespondent:
     tokens = min(respondent.batch_tokens, cached_tokens(respondent.model))
     loaded = LoadedModel(respondent.model, respondent.tokenizer, respondent.name)
     return ModelRespondent(loaded, system_prefix=respondent.system_prefix, batch_tokens=tokens)
+
+
+def answered_once(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
+    """The same, read from disk where the same model has answered these prompts before."""
+    fingerprint = hashlib.sha256("\0".join(prompts).encode()).hexdigest()
+    settings = {"kind": "self", "prompts": fingerprint, "max_new_tokens": max_new_tokens}
+    return cached(context, settings, lambda: answered(prompts, context, max_new_tokens))
 
 
 def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:

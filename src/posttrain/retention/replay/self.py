@@ -7,7 +7,6 @@ Own answers as rehearsal: Magpie, arXiv:2406.08464; rehearsal from a model's own
 
 from __future__ import annotations
 
-import hashlib
 import random
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +21,12 @@ from posttrain.inference.encoding import PromptReader
 from posttrain.inference.locations import located
 from posttrain.models.vocabulary import rows_of
 from posttrain.registry import register
-from posttrain.retention.replay._answers import answered
+from posttrain.retention.replay._answers import answered_once
 from posttrain.retention.selection import (
     GENERAL_PROMPTS,
     PACKAGED_PROMPTS,
     ReplayConfig,
     ReplayContext,
-    cached,
     conversation,
     only_change_in_braces,
     packaged_prompts,
@@ -135,13 +133,8 @@ def self_replay(config: SelfReplayConfig, context: ReplayContext) -> list[Conver
     prompts = list(asked)
     if short := short_of(config.n, len(prompts)):
         context.say(short)
-    settings = {
-        "kind": "self",
-        "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
-        "max_new_tokens": config.max_new_tokens,
-    }
     with located(list(asked.values()).__getitem__):
-        made = cached(context, settings, lambda: answered(prompts, context, config.max_new_tokens))
+        made = answered_once(prompts, context, config.max_new_tokens)
     selection = select(made, context.forbidden, ", ".join(config.files()) or "the packaged prompts")
     context.say(f"replay of own answers: {selection}")
     return selection.conversations
