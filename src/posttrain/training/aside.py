@@ -64,11 +64,11 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def comes_back(root: Path, names: Iterable[str], say: Callable[[str], None]) -> Iterator[None]:
+def comes_back(output: Path, names: Iterable[str], say: Callable[[str], None]) -> Iterator[None]:
     """Let the files that stand aside come back when the block fails before it has saved a checkpoint."""
     try:
         yield
     except BaseException:
-        if put_back(root, names):
-            say(f"{root} is again as the earlier run has left it")
+        if put_back(output, names):
+            say(f"{output} is again as the earlier run has left it")
         raise

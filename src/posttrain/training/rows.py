@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 LISTED = 5
-"""Faults of skipped rows that are named; the others are counted."""
+"""Faults of skipped rows that are listed; the others are counted."""
 HASHED_PARAMETERS = 500_000_000
 """Up to here the fingerprint of a run holds that of the weights it starts from; above, only their name."""
 

@@ -68,7 +68,7 @@ from posttrain.tuners._moved import count_moved
 __all__ = ["TrainResult", "load_for_training", "train"]
 
 ENDLESS = 2**31
-"""Steps that the Trainer is told of where nobody knows their number; it ends with the source."""
+"""The number of steps for the Trainer where nobody knows it; the run ends with its source."""
 
 
 P = ParamSpec("P")
@@ -319,7 +319,7 @@ def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print
 
 
 def first_step(source: StepSource, forms: Forms) -> Step:
-    """The first step of a source, which begins anew afterwards."""
+    """Take the first step of a source, and let the source begin anew."""
     state = source.state()
     step = next(iter(StepLoader(source, 1, forms=forms)))
     source.restore(0, state)
