@@ -54,7 +54,20 @@ SINKS: dict[str, tuple[int | str, ...]] = {
 WORDS = {"cause", "mend", "reason", "why", "problem", "note", "stopped", "plain_reason", "words", "what"}
 """A keyword argument or an attribute of this name is told to a person when it is a phrase."""
 
-TABLES = {"FORM_NAMES", "LONG", "LONG_MEND", "SHORTEN", "PLAIN_WORDS", "EVERYWHERE", "HELP", "WHY", "THEIRS"}
+TABLES = {
+    "FORMAT_NAMES",
+    "LONG",
+    "LONG_MEND",
+    "SHORTEN",
+    "PLAIN_WORDS",
+    "EVERYWHERE",
+    "HELP",
+    "WHY",
+    "THEIRS",
+    "DOING",
+} | {
+    "DOING_OF_FLOOR",
+}
 """Module constants whose texts are all shown."""
 
 TOLD_ERRORS = {"PosttrainError", "ConfigError", "DataError", "MissingError", "BadRow", "ValueError"}

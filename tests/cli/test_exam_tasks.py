@@ -196,15 +196,15 @@ def test_what_a_group_changed_by(change: float, different: bool, said: str, chin
     [
         (
             1, 0, "7.2 s, 577 tokens forwarded, 1 prefix shared (saved 40 tokens), 0.61 GiB",
-            "7.2 秒，前向計算 577 個詞元，共用 1 個前綴（省下 40 個詞元），0.61 GiB",
+            "7.2 秒，前向 577 個詞元，共用 1 個開頭（省下 40 個詞元），0.61 GiB",
         ),
         (
             3, 1, "7.2 s, 577 tokens forwarded, 3 prefixes shared (saved 40 tokens), 1 request shared none, 0.61 GiB",
-            "7.2 秒，前向計算 577 個詞元，共用 3 個前綴（省下 40 個詞元），1 個請求沒有共用，0.61 GiB",
+            "7.2 秒，前向 577 個詞元，共用 3 個開頭（省下 40 個詞元），1 個請求沒有共用，0.61 GiB",
         ),
         (
             0, 0, "7.2 s, 577 tokens forwarded (scoring 1.20x the least, 1,480), 0.61 GiB",
-            "7.2 秒，前向計算 577 個詞元（計分為最少量 1,480 的 1.20 倍），0.61 GiB",
+            "7.2 秒，前向 577 個詞元（計分是最少 1,480 的 1.20 倍），0.61 GiB",
         ),
     ],
 )  # fmt: skip
@@ -220,7 +220,7 @@ def test_what_an_exam_cost_in_both_languages(prefixes: int, requests: int, engli
     language.speak("zh-TW")
     try:
         assert language.translate(line) == chinese
-        assert language.translate(f"[1/1] mmlu on good: 1 sample, {line}") == f"[1/1] mmlu，在 good 上：1 題，{chinese}"
+        assert language.translate(f"[1/1] mmlu on good: 1 sample, {line}") == f"[1/1] mmlu，good：1 個樣本，{chinese}"
     finally:
         language.speak("en")
 

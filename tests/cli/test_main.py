@@ -154,7 +154,7 @@ def test_with_json_a_failure_is_a_document_too(
     assert (got, told["exit_code"], told["problems"][0]["cause"]) == (code, code, cause)
     assert err
     if isinstance(error, PosttrainError):
-        assert told["problems"] == [problem._asdict() for problem in error.problems]
+        assert told["problems"] == [{"place": p.location, "cause": p.cause, "mend": p.mend} for p in error.problems]
         assert told["error"] == str(error)
 
 

@@ -278,7 +278,10 @@ def test_where_the_models_are_and_what_finished_cells_took(capsys: pytest.Captur
     assert re.search(r"finished    2 cells .*\ntime        about .+ for the other 2, by what these took", out)
     code, out, _ = run(capsys, *words, "--dry-run", "--json")
     assert json.loads(out)["left_s"] == pytest.approx(
-        sum(json.loads(p.read_text())["cost"]["wall_s"] for p in Path("runs/tiny/cells").glob("*/result.json"))
+        sum(
+            json.loads(p.read_text())["lines"][0]["cost"]["wall_s"]
+            for p in Path("runs/tiny/cells").glob("*/result.json")
+        )
     )
 
 

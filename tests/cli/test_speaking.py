@@ -68,8 +68,7 @@ ALL_VERBS = [
     *([verb] for verb in cli.VERBS),
     *(["data", one] for one in ("show", "check", "make")),
     *(["data", "make", one] for one in ("changes", "prompts")),
-    *(["model", one] for one in ("show", "convert", "export", "verify", "pocket")),
-    *(["model", "pocket", one] for one in ("check", "build")),
+    *(["model", one] for one in ("show", "convert", "export", "verify")),
 ]
 
 
@@ -262,7 +261,7 @@ def test_progress_speaks(capsys: Capture) -> None:
         ("stopped while measuring drift (3 of 40 probes)", "在「正在量漂移」時停止（40 題中完成 3 題）"),
         (
             "format   " + ReadResult([], 4, 0, [], {"Alpaca": 3, "graded answers": 1}).recognised(),
-            "格式     Alpaca 3 列，評過的答案 1 列",
+            "格式     Alpaca 3 列，評過的回答 1 列",
         ),
         (
             "3 of 40 common tensors differ; 2 are only in one (a.b, c.d); outputs differ by 1.20% of their spread; "

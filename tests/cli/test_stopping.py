@@ -14,7 +14,7 @@ import pytest
 
 from posttrain.cli.main import main
 from posttrain.data.pocket import changes as pocket_changes
-from posttrain.exams import running
+from posttrain.exams.running import run_task
 from tests.exams.tasks.told import write_rows
 from tests.processes import Started
 from tests.studies.conftest import TRAIN, write_study
@@ -66,7 +66,7 @@ STAGES = {
     "the exams are read": ("posttrain.studies.exams.prepare_exams", 1, 0),
     "the model is loaded": ("posttrain.studies.bench.load_model", 1, 0),
     "replay is generated": ("posttrain.retention.replay.self.answered", 1, 2),
-    "an exam is taken": ("posttrain.exams.records.append", 1, 0),
+    "an exam is taken": ("posttrain.exams.sample_log.append_row", 1, 0),
     "a cell has ended": ("posttrain.cli.run.Watcher.ends", 2, 2),
 }
 """When -> the function, which call of it, and how many of six cells are done then."""
@@ -145,7 +145,7 @@ def test_an_exam(
     code: int,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(running, "CHUNK", 8)  # two questions
+    monkeypatch.setitem(run_task.__kwdefaults__ or {}, "chunk", 8)  # two questions
     write_rows(tmp_path / "questions.jsonl", QUESTIONS)
     words = ["exam", str(pico_path("llama")), "--exam", "mmlu=questions.jsonl", *(["-o", "out"] if kept else [])]
     with monkeypatch.context() as patch:

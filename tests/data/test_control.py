@@ -336,6 +336,9 @@ class Judge(PromptEncoder):
             self.encode(prompt)
         return [Answer("yes", 1, True)] * len(prompts)
 
+    def generate(self, prompts: Any, **settings: Any) -> list[str]:
+        return [answer.text for answer in self.answers(prompts, **settings)]
+
 
 def test_a_judge_is_asked_about_what_another_model_said() -> None:
     judge: Any = Judge()

@@ -149,7 +149,7 @@ def check(
     checks = _checked(found.texts, tokenizer, model, max_length, how)
     if json:
         problems = [*found.problems, *(found.error.problems if found.error else ())]
-        told = [{"location": p.location, "cause": p.cause, "mend": p.mend} for p in problems]
+        told = [{"place": p.location, "cause": p.cause, "mend": p.mend} for p in problems]
         emit({**_read_json(file, model, read), **found.numbers(), **checks.to_json(max_length), "problems": told})
     else:
         for name, number in found.numbers().items():
@@ -217,7 +217,7 @@ def _row_json(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any
     from posttrain.data.survey import segments
 
     return {
-        "location": row.location,
+        "place": row.location,
         "tokens": len(row.input_ids),
         "supervised": _supervised(row),
         "segments": [segment._asdict() for segment in segments(row, tokenizer)],

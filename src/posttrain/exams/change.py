@@ -76,6 +76,13 @@ DRIFT_GROUPS = ("reliability", "locality.unrelated")
 FORMS = ("bullets", "table", "code")
 """Marks of a form that somebody may have asked for."""
 ASKING = "asking the model after the change"
+DOING = {
+    ("before", "say"): "asking the model before the change",
+    ("", "say"): ASKING,
+    ("", "score"): "weighing the answers before and after",
+    ("", "next"): "measuring drift",
+}
+DOING_OF_FLOOR = {**DOING, ("", "say"): "asking the noise floor"}
 
 
 def change_task(
@@ -109,12 +116,7 @@ def change_task(
         outcomes=outcomes,
         read=ProbeResult.from_json,
         location=lambda item: change.place_of(item.group, item.doc["index"]),
-        doing={
-            ("before", "say"): "asking the model before the change",
-            ("", "say"): "asking the noise floor" if floor else ASKING,
-            ("", "score"): "weighing the answers before and after",
-            ("", "next"): "measuring drift",
-        },
+        doing=DOING_OF_FLOOR if floor else DOING,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posttrain.config.change import Change
+from posttrain.data.readers import DataSource
 from posttrain.data.records import Record
 from posttrain.errors import DataError, Problem
 from posttrain.studies.config import StageConfig
@@ -68,7 +69,11 @@ def _records(
         made = form_of(method.objective).from_targets(targets, present).records if targets else []
     except _Unknown:
         made = []
-    sources = dict.fromkeys(method.source(name, base) for name in ([change.name for change in changes] or [""]))
+    sources: list[DataSource | None] = []
+    for name in [change.name for change in changes] or [""]:
+        source = method.source(name, base)
+        if source not in sources:
+            sources.append(source)
     return [*made, *(record for source in sources for record in rows_of(source))]
 
 
