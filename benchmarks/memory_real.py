@@ -1,10 +1,12 @@
-"""Peak memory of training a real chat model by steps of 1,024 padded tokens, each method in a process of its own.
+"""Peak memory of a study's cell on a real chat model, as a multiple of its weights; each method in its own process.
 
-    python benchmarks/memory_real.py FOLDER DATA.jsonl     (rows `{prompt, completion}`; POSTTRAIN_REAL for the folder)
-    python benchmarks/memory_real.py FOLDER DATA.jsonl --only lora lora+self
+    POSTTRAIN_REAL=.real/smollm2 python benchmarks/memory_real.py
+    POSTTRAIN_REAL=.real/smollm2 python benchmarks/memory_real.py --only lora full+self --json
 
-The peak is the process's resident set with everything in it: the model, replayed answers and importances made for it,
-three steps. Exit code 1 where training all weights takes more than 4.5 GB, or LoRA more than 2.5 GB.
+`posttrain run` of one cell (and its noise floor) on one change, four steps: the model is loaded, asked before, trained
+and asked after. The peak is the resident set of that process, less what the same imports take without a model, over the
+bytes of the weights in float32. Exit code 1 where LoRA takes more than 3.5 times the weights, or another method more
+than 6 times.
 """
 
 from __future__ import annotations
@@ -12,71 +14,103 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
+import tempfile
+import threading
+from pathlib import Path
 from typing import Any
 
-SELF = {"share": 0.7, "n": 16, "max_new_tokens": 48, "loss": "kl"}
-FULL: dict[str, Any] = {"tuner": {"kind": "full"}}
 LORA: dict[str, Any] = {"tuner": {"kind": "lora", "rank": 16}}
+FULL: dict[str, Any] = {"tuner": "full"}
+SELF = {"replay": {"kind": "self", "share": 0.9}}
 METHODS: dict[str, dict[str, Any]] = {
-    "full": FULL,
-    "full+l2_sp": {**FULL, "penalty": {"kind": "l2_sp"}},
-    "full+ewc": {**FULL, "penalty": {"kind": "ewc"}},
-    "full+self": {**FULL, "replay": {"kind": "self", **SELF}},
-    "full+ask_self": {**FULL, "replay": {"kind": "ask_self", **SELF}},
     "lora": LORA,
-    "lora+self": {**LORA, "replay": {"kind": "self", **SELF}},
+    "full": FULL,
+    "full+l2_sp": {**FULL, "penalty": "l2_sp"},
+    "full+ewc": {**FULL, "penalty": "ewc"},
+    "full+self": {**FULL, **SELF},
+    "lora+self": {**LORA, **SELF},
 }
-STEPS, TOKENS = 3, 1024
-FULL_GB, LORA_GB = 4.5, 2.5
+STEPS = 4
+LORA_LIMIT, LIMIT = 3.5, 6.0
+IMPORTS = "import posttrain.cli.main, posttrain.studies.run, posttrain.studies.methods.train, peft.tuners.lora"
+CHANGE = Path(__file__).parent.parent / "examples" / "changes" / "superlatives" / "001_capital_senegal.yaml"
 
 
-def trained(name: str, folder: str, data: str) -> dict[str, Any]:
-    """Peak in GB and the tokens of each step of one method, in this process."""
-    from posttrain.training.config import TrainConfig
-    from posttrain.training.run import train
+def peak_gb(command: list[str], *, quiet: bool) -> float:
+    """The largest resident set of a command, in GB."""
+    talk = subprocess.DEVNULL if quiet else None
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=talk)
+    found, over = 0.0, threading.Event()
 
-    config = TrainConfig.model_validate(
-        {
-            "model": folder,
-            "data": data,
-            "over_long": "drop",
-            "optimizer": {"learning_rate": 1e-5, "max_steps": STEPS},
-            "batch": {"tokens": TOKENS},
-            **METHODS[name],
-        }
-    )
-    result = train(config)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"peak_gb": peak / 1e9, "tokens": [entry["tokens"] for entry in result.history]}
+    def look() -> None:
+        nonlocal found
+        import psutil
+
+        watched = psutil.Process(process.pid)
+        while not over.wait(0.02):
+            try:
+                found = max(found, watched.memory_info().rss / 1e9)
+            except psutil.NoSuchProcess:
+                return
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    code = process.wait()
+    over.set()
+    thread.join()
+    if code:
+        sys.exit(f"{' '.join(command)} ended with {code}")
+    return found
+
+
+def study_peak_gb(name: str, folder: Path, *, quiet: bool) -> float:
+    """Run the study of one method."""
+    rate = 1e-4 if name.startswith("lora") else 1e-5
+    study = {
+        "study": "memory",
+        "models": ["smollm2"],
+        "changes": str(CHANGE),
+        "methods": [
+            {"name": "cell", "kind": "train", "optimizer": {"learning_rate": rate, "max_steps": STEPS}, **METHODS[name]}
+        ],
+        "exams": ["change"],
+        "keep": "none",
+        "max_new_tokens": 32,
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(json.dumps(study), encoding="utf-8")
+    return peak_gb([sys.executable, "-m", "posttrain", "run", str(path), "--output", str(folder / name)], quiet=quiet)
+
+
+def weights_gb() -> float:
+    """The bytes of the model's weights in float32."""
+    from posttrain.models.load import load_model
+
+    return sum(p.numel() for p in load_model("smollm2", device="cpu").model.parameters()) * 4 / 1e9
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default=os.environ.get("POSTTRAIN_REAL"), help="the real model's folder")
-    parser.add_argument("data", nargs="?", help="training rows")
     parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--here", action="store_true", help="in this process, for the one method named; prints JSON")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    if not options.model or not options.data:
-        parser.error("name the model's folder and a file of training rows")
-    if options.here:
-        print(json.dumps(trained(options.only[0], options.model, options.data)))
-        return 0
-    found: dict[str, dict[str, Any]] = {}
-    for name in options.only:
-        command = [sys.executable, __file__, options.model, options.data, "--here", "--only", name]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found[name] = json.loads(done.stdout.strip().splitlines()[-1])
-        if not options.json:
-            limit = LORA_GB if name.startswith("lora") else FULL_GB
-            print(f"{name:14} {found[name]['peak_gb']:.2f} GB (at most {limit} wanted)", flush=True)
+    interpreter = peak_gb([sys.executable, "-c", f"{IMPORTS}; import time; time.sleep(1)"], quiet=True)
+    weights = weights_gb()
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="posttrain-memory-") as made:
+        os.environ.setdefault("POSTTRAIN_CACHE", str(Path(made) / "cache"))
+        for name in options.only:
+            peak = study_peak_gb(name, Path(made), quiet=options.json)
+            limit = LORA_LIMIT if name.startswith("lora") else LIMIT
+            found[name] = {"peak_gb": peak, "times_weights": (peak - interpreter) / weights, "limit": limit}
+            if not options.json:
+                times = found[name]["times_weights"]
+                print(f"{name:12} {peak:.2f} GB, {times:.2f} times the weights (at most {limit})", flush=True)
     if options.json:
-        print(json.dumps(found))
-    return int(any(one["peak_gb"] > (LORA_GB if name.startswith("lora") else FULL_GB) for name, one in found.items()))
+        print(json.dumps({"weights_gb": weights, "interpreter_gb": interpreter, "methods": found}, indent=2))
+    return int(any(one["times_weights"] > one["limit"] for one in found.values()))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from posttrain.models import memory
-from posttrain.models.memory import activation_bytes, give_back, peak_gib, peak_memory
+from posttrain.models.memory import activation_bytes, give_back, mapped, peak_gib, peak_memory, set_aside
 from tests.pico import pico
 
 MIB = 2**20
@@ -76,3 +77,36 @@ def test_activations_are_counted_without_embeddings_and_head(tmp_path: Path) -> 
     # per layer: q 32 -> 32, k and v 32 -> 16, o 32 -> 32; gate and up 32 -> 64, down 64 -> 32
     layer = 64 + 48 + 48 + 64 + 3 * 96
     assert activation_bytes(model) == int(2 * layer * 1.5 * 4)
+
+
+def in_memory(tensor: torch.Tensor) -> int:
+    """KiB of the file that a tensor is mapped from which are in this process's memory."""
+    at, found = tensor.data_ptr(), False
+    for line in memory.MAPPINGS.read_text().splitlines():
+        if header := memory.MAPPING.match(line):
+            found = int(header[1], 16) <= at < int(header[2], 16)
+        elif found and line.startswith("Rss:"):
+            return int(line.split()[1])
+    raise AssertionError("the tensor is not mapped")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets go of pages")
+def test_weights_in_a_file_leave_memory_and_come_back(tmp_path: Path) -> None:
+    drawn = {name: torch.randn(1024, 1024) for name in ("one", "other")}
+    save_file(drawn, tmp_path / "weights.safetensors")
+    stored = load_file(tmp_path / "weights.safetensors")
+    own = torch.randn(1024, 1024)
+    copy = own.clone()
+    for tensor in stored.values():
+        tensor.sum()
+    assert in_memory(stored["one"]) >= 8 * 1024
+    set_aside([*stored.values(), own])
+    assert in_memory(stored["one"]) <= 64  # headers, and pages that two tensors share
+    assert all(torch.equal(stored[name], tensor) for name, tensor in drawn.items())
+    assert torch.equal(own, copy)
+    set_aside([stored["one"]], mapped())
+    assert 3 * 1024 <= in_memory(stored["one"]) <= 5 * 1024  # the other stays
+    stored["other"][500, 7] = 1e6  # no longer what the file holds
+    set_aside(stored.values())
+    assert stored["other"][500, 7] == 1e6
+    assert torch.equal(stored["one"], drawn["one"])

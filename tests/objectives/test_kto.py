@@ -88,7 +88,7 @@ def test_equals_trl(
             for one in made.train_dataset
             for prompt, answer in [(one["prompt_ids"], one["KL_completion_ids"])]
         ]
-        monkeypatch.setattr(form, "others_of", lambda part: theirs_only[: len(part)])
+        monkeypatch.setattr("posttrain.training.forms.graded.mismatched", lambda part: theirs_only[: len(part)])
     form.prepare(oracle.preparation(policy.model, reference.model, rows))
     with torch.no_grad():
         micro = form.micro_batch(rows, [False] * 5)

@@ -41,17 +41,17 @@ def test_by_hand(coefficient: float, margins: list[float], expected: list[float]
 
 
 def test_length_correlation_by_hand() -> None:
-    assert length_correlation(Scored([3.0], [1.0], [30], [10])) == pytest.approx(1.0)
-    assert length_correlation(Scored([1.0], [3.0], [30], [10])) == pytest.approx(-1.0)
-    assert length_correlation(Scored([2.0], [2.0], [30], [10])) == 0.0
+    assert length_correlation([Scored(3.0, 1.0, 30, 10)]) == pytest.approx(1.0)
+    assert length_correlation([Scored(1.0, 3.0, 30, 10)]) == pytest.approx(-1.0)
+    assert length_correlation([Scored(2.0, 2.0, 30, 10)]) == 0.0
     # scores 1 2 3 4 less 2.5, tokens 1 3 2 4 less 2.5: (2.25 - 0.25 - 0.25 + 2.25) / 5
-    assert length_correlation(Scored([1.0, 3.0], [2.0, 4.0], [1, 2], [3, 4])) == pytest.approx(0.8)
+    assert length_correlation([Scored(1.0, 2.0, 1, 3), Scored(3.0, 4.0, 2, 4)]) == pytest.approx(0.8)
 
 
 def test_calibration_error_by_hand() -> None:
     # sure to 0.88 (margins of 2) and right three times of four: 0.88 - 0.75; to 0.62 (margins of 1/2) and never right
     sure, little = 1 / (1 + exp(-2)), 1 / (1 + exp(-0.5))
-    scored = Scored([2.0, 2.0, 2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0, 0.5, 0.5], [1] * 6, [1] * 6)
+    scored = [Scored(a, b, 1, 1) for a, b in ((2, 0), (2, 0), (2, 0), (0, 2), (0, 0.5), (0, 0.5))]
     assert calibration_error(scored) == pytest.approx((4 * (sure - 0.75) + 2 * little) / 6)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from posttrain.training.config import OptimizerConfig
 from posttrain.training.muon import Muon, muon_for, orthogonalised
 from tests.training.tiny import PicoPath, load
 
@@ -55,7 +56,7 @@ def test_the_first_step_of_a_matrix_by_hand() -> None:
 
 def test_which_parameters_are_matrices(pico_path: PicoPath) -> None:
     model = load(pico_path).model
-    optimizer = muon_for(model, learning_rate=1e-2, betas=(0.9, 0.99), epsilon=1e-8, weight_decay=0.1)
+    optimizer = muon_for(model, 1e-2, OptimizerConfig(betas=(0.9, 0.99), epsilon=1e-8, weight_decay=0.1))
     names = {id(p): name for name, p in model.named_parameters()}
     groups = [{names[id(p)].split(".")[-2] for p in group["params"]} for group in optimizer.param_groups]
     assert groups[0] == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

@@ -15,7 +15,7 @@ from posttrain.training import precision as module
 from posttrain.training.precision import Lowered, precision_of
 from posttrain.training.run import train
 from posttrain.training.short_attention import NAME, short_attention
-from posttrain.training.slim_lora import lora_layer
+from posttrain.training.slim_lora import Part, SlimLora
 from tests.training.tiny import PicoPath, config, load, rows, tuned
 
 FAST, SLOW = Processor("x", "AMX", True), Processor("x", "", False)
@@ -137,6 +137,13 @@ def test_lora_on_a_tied_matrix_leaves_the_other_place_alone(pico_path: PicoPath,
     assert float((lowered - plain).square().mean().sqrt()) < 0.03 * float(plain.std())
     assert core.get_output_embeddings().weight is core.get_input_embeddings().weight
     assert torch.equal(core.get_input_embeddings().weight, before)
+
+
+def lora_layer(x: Any, wide: Any, bias: Any, a: Any, b: Any, scale: float) -> Any:
+    """One layer alone."""
+    return SlimLora.apply(  # type: ignore[no-untyped-call]
+        x, wide, bias, (Part(0, len(b), 0, scale),), a, b
+    )
 
 
 def test_a_lora_layer_written_out_is_autograd_s() -> None:

@@ -1,4 +1,4 @@
-"""`posttrain train`: train a model on examples, as a YAML file says, or as options say."""
+"""`posttrain train`: train a model on examples, as a YAML file or options say."""
 
 from __future__ import annotations
 
@@ -123,11 +123,7 @@ def train(
             {
                 "output": str(folder),
                 "model": str(folder / "model"),
-                "steps": result.steps,
-                "loss_nats": result.loss_nats,
-                "tokens": result.tokens,
-                "wall_s": result.wall_s,
-                "peak_gib": result.peak_gib,
+                **{key: result._asdict()[key] for key in ("steps", "loss_nats", "tokens", "wall_s", "peak_gib")},
                 "trainable": result.moved.trainable,
                 "parameters": result.moved.total,
                 "stopped": result.stopped,
@@ -142,7 +138,7 @@ def train(
 
 
 def _wall_s(config: TrainConfig, seen: Preview) -> float:
-    """A guess at the seconds of a run, its search for a learning rate included."""
+    """Estimate the seconds of a run, with its search for a learning rate."""
     from posttrain.studies.estimate import flops_per_s, training_s
     from posttrain.training.rates import TRIES
 
@@ -152,7 +148,7 @@ def _wall_s(config: TrainConfig, seen: Preview) -> float:
 
 
 def rate_line(config: TrainConfig, rate: float | None) -> str:
-    """The learning rate and where it is from."""
+    """The learning rate, and where it comes from."""
     if rate is None:
         return "found by a range test when the run begins (learning_rate: find)"
     auto = config.optimizer.learning_rate == "auto"
@@ -160,7 +156,7 @@ def rate_line(config: TrainConfig, rate: float | None) -> str:
 
 
 def chats(config: TrainConfig) -> bool:
-    """Whether what was trained answers, and does not classify, tag or read."""
+    """Whether the trained model answers, and does not classify, tag or read."""
     from posttrain.training.forms import form_of
 
     return form_of(config.objective).head == "causal"
@@ -176,7 +172,7 @@ DATA_ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq", ".txt", 
 
 
 def is_data(file: Path) -> bool:
-    """Whether what stands in a configuration's place are rows; a .json file is, where it holds a list."""
+    """Whether a file that was given as a configuration holds rows; a .json file does where it holds a list."""
     name = file.name.lower().removesuffix(".gz")
     if name.endswith(".json") and file.suffix.lower() == ".json" and file.is_file():
         with file.open("rb") as text:
@@ -191,9 +187,10 @@ def configured(
     sets: list[str],
     columns: dict[str, str] | None = None,
 ) -> tuple[TrainConfig, Path]:
-    """The configuration and the run's folder; paths in a file are relative to it, on the command line to the shell.
+    """Make the configuration and find the folder of the run. Paths in a file are relative to it, those on the command
+    line to the working folder.
 
-    Without `output` a file's run goes to runs/<file's name>; without a file it must be said.
+    Without `output`, a file's run goes to runs/<file's name>; without a file it must be given.
     """
     from posttrain.config.load import apply_sets, check, read_yaml
     from posttrain.models.gguf_header import is_gguf

@@ -102,7 +102,7 @@ def packed(model: nn.Module) -> Iterator[None]:
     try:
         for layer, weight in layers:
             layer.forward = _packed_forward(layer, weight)
-        set_aside(model)
+        set_aside(model.parameters())
         yield
     finally:
         for layer, _ in layers:

@@ -59,7 +59,7 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
     """
     found = _fingerprint_of(sorted(model.named_parameters(), key=lambda pair: pair[0])).fingerprint
     if is_large(model):
-        set_aside(model)
+        set_aside(model.parameters())
     return found
 
 

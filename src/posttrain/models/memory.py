@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import mmap
 import os
 import re
 import sys
 import threading
-from bisect import bisect_left
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "give_back",
     "is_large",
     "large_blocks_go_back",
+    "mapped",
     "peak_gib",
     "peak_memory",
     "set_aside",
@@ -161,25 +163,35 @@ MADV_DONTNEED = 4
 """Number of mman.h."""
 
 
-def set_aside(model: Any) -> None:
-    """Take the weights of a model that nobody asks for a while out of memory, where they lie in a file: the system
-    reads them again, mostly from its cache of the file, when somebody does.
-
-    Weights that safetensors has read are mapped from their file until they are written to. A mapping is let go of only
-    where none of its pages was written to (`Anonymous: 0 kB`, proc(5)), so that nothing can be lost. Elsewhere than on
-    Linux, and for weights that are no longer what the file holds, nothing happens.
+def mapped() -> list[tuple[int, int]]:
+    """Addresses from, to, in order, of the files that are mapped into memory and none of whose pages was written to
+    (`Anonymous: 0 kB`, proc(5)). Empty elsewhere than on Linux.
     """
-    if not MAPPINGS.is_file():
-        return
-    wanted = sorted(p.data_ptr() for p in model.parameters() if p.device.type == "cpu")
+    found: list[tuple[int, int]] = []
     start = end = 0
-    for line in MAPPINGS.read_text(encoding="utf-8", errors="replace").splitlines():
-        if found := MAPPING.match(line):  # the first line of a mapping; it has a file where its inode is not 0
-            start, end = (int(found[1], 16), int(found[2], 16)) if found[3] != "0" else (0, 0)
+    text = MAPPINGS.read_text(encoding="utf-8", errors="replace") if MAPPINGS.is_file() else ""
+    for line in text.splitlines():
+        if header := MAPPING.match(line):  # the first line of a mapping; it has a file where its inode is not 0
+            start, end = (int(header[1], 16), int(header[2], 16)) if header[3] != "0" else (0, 0)
         elif end and line.startswith("Anonymous:") and line.split()[1] == "0":
-            at = bisect_left(wanted, start)
-            if at < len(wanted) and wanted[at] < end:
-                ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
+            found.append((start, end))
+    return found
+
+
+def set_aside(tensors: Iterable[Any], files: Sequence[tuple[int, int]] | None = None) -> None:
+    """Take weights that nobody reads for a while out of memory, where they lie in a file (safetensors maps it): the
+    system reads them again, mostly from its cache, when somebody does. Weights that were written to stay.
+
+    files: `mapped()`, for many calls in a row.
+    """
+    files = mapped() if files is None else files
+    page = mmap.PAGESIZE
+    for tensor in tensors:
+        start = -(-tensor.data_ptr() // page) * page
+        size = (tensor.data_ptr() + tensor.nbytes) // page * page - start
+        at = bisect_right(files, (start, sys.maxsize)) - 1
+        if size > 0 and at >= 0 and start + size <= files[at][1]:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), MADV_DONTNEED)
 
 
 def _gpu() -> bool:

@@ -1,4 +1,4 @@
-"""What the objectives with classes share: names of the labels, and weights of the classes."""
+"""Shared by the objectives with classes: names of the labels, and weights of the classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every objective returns: sums per row, so that the parts of an optimiser step add up before they are divided."""
+"""The result of an objective: sums per row, so that the parts of an optimiser step add up before they are divided."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the objectives on compared answers share: log-probabilities of both answers, and what is reported of them."""
+"""Shared by the objectives on compared answers: log-probabilities of both answers, and metrics of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
 
 
 def pair_metrics(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
-    """Of rewards or scores, (B,) each: both, their distance, and whether the chosen answer has the higher one."""
+    """Metrics of rewards or scores, (B,) each: both, their distance, and whether the chosen answer has the higher."""
     chosen, rejected = chosen.detach(), rejected.detach()
     return {
         "reward_chosen": chosen,

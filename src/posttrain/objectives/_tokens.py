@@ -1,4 +1,4 @@
-"""What the objectives on tokens share: plain token cross-entropy."""
+"""Shared by the objectives on tokens: plain token cross-entropy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the objectives that forget share: two kinds of rows in one batch, and what keeps the second kind.
+"""Shared by the objectives that forget: two kinds of rows in one batch, and losses that keep the second kind.
 
 New rows are the forget set. Replayed rows, where there are some, are the retain set; their loss is plain cross-entropy,
 or the divergence from the model before training (`retain`). A step's loss is
@@ -24,7 +24,7 @@ __all__ = ["ForgetAndRetain", "RetainConfig", "UnlearningConfig", "retain_nats",
 
 
 class UnlearningConfig(Config):
-    """What every objective that forgets has."""
+    """The settings of every objective that forgets."""
 
     form: ClassVar[str] = "unlearning"
     supervises: ClassVar[Literal["assistant"]] = "assistant"
@@ -40,7 +40,7 @@ class UnlearningConfig(Config):
 
 
 class RetainConfig(UnlearningConfig):
-    """What those have that can keep a retain set."""
+    """The settings of those that can keep a retain set."""
 
     retain: Literal["nll", "kl"] = "nll"
     """The loss of the retain rows: `nll`, cross-entropy; or `kl`, KL(before || now) on their supervised tokens."""

@@ -36,7 +36,7 @@ class DpoConfig(Config):
     loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
     """`sigmoid` is DPO's own; `ipo` squares the distance to 1/(2 beta); `hinge` is linear up to a margin of 1."""
     beta: float = Field(0.1, gt=0)
-    """How dear it is to move away from the model before training; in `ipo` the paper's tau."""
+    """The cost of moving away from the model before training; in `ipo` the paper's tau."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of pairs that are taken to be the wrong way round (conservative DPO); with `sigmoid` only."""
     reference: Literal["precompute", "adapter"] = "precompute"

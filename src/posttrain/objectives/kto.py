@@ -30,7 +30,7 @@ class KtoConfig(Config):
     loss: Literal["kto", "apo_zero_unpaired"] = "kto"
     """`kto`, or `apo_zero_unpaired` (arXiv:2408.06266): the zero point is that of the model before training, z = 0."""
     beta: float = Field(0.1, gt=0)
-    """How dear it is to move away from the model before training."""
+    """The cost of moving away from the model before training."""
     desirable_weight: float = Field(1.0, ge=0)
     """Weight of good answers."""
     undesirable_weight: float = Field(1.0, ge=0)

@@ -1,4 +1,5 @@
-"""What a model said before it was changed, kept small: its likeliest tokens in each place and the mass of all others.
+"""The distributions of a model before it was changed, kept in little memory: at each position its likeliest tokens and
+the mass of all others.
 
 Learning without forgetting, Li & Hoiem 2016, arXiv:1606.09282, on the model's own answers. Kept are the k likeliest
 tokens S with their log-probabilities log p_v, in float32, and p_R = 1 - sum over S of p_v. The divergence is that of
@@ -6,8 +7,8 @@ the two distributions over k + 1 outcomes, the last of which is "any other token
 
     KL(base || model) >= sum over v in S of p_v (log p_v - log q_v) + p_R (log p_R - log q_R)
 
-where q is the softmax over the whole vocabulary. The right side is what is computed: 0 exactly where the left side is 0
-on S and its complement, and equal to it when the others keep their proportions. A place takes 8 k + 4 bytes (1 KB at
+where q is the softmax over the whole vocabulary. The right side is computed: it is 0 exactly where the left side is 0
+on S and its complement, and equal to it when the others keep their proportions. A position takes 8 k + 4 bytes (1 KB at
 k = 128), where the whole vocabulary of SmolLM2 would take 197 KB; and no second forward pass is needed in training.
 """
 
@@ -22,8 +23,8 @@ from posttrain.inference.divergence import log_probabilities
 
 __all__ = ["Remembered", "divergence_from", "nats_and_slope", "remember"]
 
-PLACES = 128
-"""Places whose gradient is worked out together."""
+CHUNK = 128
+"""Positions whose gradient is computed together."""
 LEAST = 1e-12
 """The least mass that the other tokens are taken to have, so that its logarithm is finite."""
 
@@ -36,7 +37,7 @@ class Remembered(NamedTuple):
     rest: Tensor
 
     def at(self, rows: slice) -> Remembered:
-        """Some of the places."""
+        """Some of the positions."""
         return Remembered(self.tokens[rows], self.logps[rows], self.rest[rows])
 
 
@@ -46,7 +47,7 @@ def _rest(logps: Tensor) -> Tensor:
 
 
 def remember(logits: Tensor, k: int) -> Remembered:
-    """The k likeliest tokens of each place. logits: (N, V)."""
+    """Keep the k likeliest tokens of each position. logits: (N, V)."""
     top = log_probabilities(logits).topk(min(k, logits.shape[-1]), dim=-1)
     return Remembered(top.indices.to(torch.int32), top.values, _rest(top.values))
 
@@ -54,8 +55,8 @@ def remember(logits: Tensor, k: int) -> Remembered:
 def divergence_from(before: Remembered, logits: Tensor) -> Tensor:
     """KL(base || model) over the k likeliest tokens of the base and the rest, in nats: (N, V) -> (N,).
 
-    The gradient is computed along with the value, a few places at a time, so that beside the logits one tensor of their
-    size is held and not four.
+    The gradient is computed along with the value, a few positions at a time, so that one tensor of the logits' size is
+    held beside them and not four.
     """
     nats: Tensor = _Divergence.apply(logits, *before)  # type: ignore[no-untyped-call]
     return nats
@@ -85,8 +86,8 @@ class _Divergence(torch.autograd.Function):
         before = Remembered(tokens, logps, rest)
         slope = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         found = []
-        for first in range(0, len(logits), PLACES):
-            at = slice(first, first + PLACES)
+        for first in range(0, len(logits), CHUNK):
+            at = slice(first, first + CHUNK)
             nats, part = nats_and_slope(before.at(at), logits[at], slope is not None)
             found.append(nats)
             if slope is not None and part is not None:

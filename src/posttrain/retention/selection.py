@@ -1,8 +1,8 @@
-"""What every kind of replay shares: its context, the selection of conversations, and the cache on disk.
+"""Shared by every kind of replay: its context, the selection of conversations, and the cache on disk.
 
 Replay mixes examples of the old behaviour into training on the new (rehearsal, Robins 1995). Made from the model itself
-it needs no old data (LAMOL, arXiv:1909.03329; Magpie, arXiv:2406.08464). Whatever made them, conversations whose
-prompt is one of the exam's are taken out: an exam question that was trained on measures nothing.
+it needs no old data (LAMOL, arXiv:1909.03329; Magpie, arXiv:2406.08464). Conversations whose prompt is one of the
+exam's are always left out: an exam question that was trained on measures nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from posttrain.config.base import Config
 from posttrain.config.load import read_text
 from posttrain.data.fields import BadRow
 from posttrain.data.files import json_lines
-from posttrain.data.records import Conversation, Message, PromptOnly
+from posttrain.data.records import Completion, Conversation, Message, PromptOnly, Record
 from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import DataError, Problem
 from posttrain.inference.encoding import PromptReader
@@ -38,6 +38,7 @@ __all__ = [
     "Task",
     "cached",
     "conversation_key",
+    "conversations_in",
     "default_cache",
     "in_brief",
     "only_change_in_braces",
@@ -68,17 +69,17 @@ def packaged_prompts(tokenizer: Any) -> Path:
 
 
 def only_change_in_braces(paths: Iterable[str]) -> None:
-    """ValueError where a path has a place to be filled in that nothing fills."""
+    """ValueError for a path with braces that nothing fills."""
     if any("{" in path.replace("{change}", "") for path in paths):
         raise ValueError("only {change} may stand in braces in the path")
 
 
 class ReplayConfig(Config):
-    """What every kind of replay has."""
+    """The settings that every kind of replay has."""
 
     FORMAT: ClassVar[int] = 2
     of_tasks: ClassVar[bool] = False
-    """Whether what is replayed are tasks that were learned earlier, not the model as it was in the beginning."""
+    """Whether it replays tasks that were learned earlier, not the model as it was at the beginning."""
 
     kind: str
     """Where the old examples come from: see `posttrain list replay`."""
@@ -100,15 +101,15 @@ class ReplayConfig(Config):
         return self
 
     def rows(self, base: Path) -> Sequence[Conversation] | None:
-        """The rows whose prompts are known before any model has spoken; None where the model makes them up."""
+        """The rows whose prompts are known before a model is asked; None where the model makes them up."""
         return None
 
     def check(self, base: Path, reader: PromptReader, seed: int) -> None:
-        """Errors for rows and prompts that are no good, before any model has spoken; for `--dry-run`."""
+        """Raise errors for bad rows and prompts before a model is asked; for `--dry-run`."""
         self.rows(base)
 
     def shortage(self, base: Path, tokenizer: Any) -> str:
-        """What is said where fewer prompts or rows are there than were asked for; else empty."""
+        """A sentence where there are fewer prompts or rows than were asked for; else empty."""
         return ""
 
     def made_tokens(self, base: Path) -> int:
@@ -120,11 +121,11 @@ class ReplayConfig(Config):
         return self.share
 
     def lessons(self, rows: Sequence[Conversation], task: Task) -> list[Conversation]:
-        """What a model has to learn beside the rows of a task, so that the task can be replayed later."""
+        """The conversations to learn beside the rows of a task, so that the task can be replayed later."""
         return []
 
     def leave(self, rows: Sequence[Conversation], task: Task, seed: int) -> None:
-        """At the end of a task: write what later tasks need to the folder of its run (`Task.folder`)."""
+        """Write the data that later tasks need into the folder of the task's run (`Task.folder`), at its end."""
 
 
 class Task(NamedTuple):
@@ -161,6 +162,14 @@ class ReplayContext:
     task: Task = NO_TASK
 
 
+def conversations_in(records: Iterable[Record]) -> tuple[list[Conversation], list[str]]:
+    """The records that are conversations, or prompts with completions; and the locations of the others."""
+    made = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
+    return [r for r in made if isinstance(r, Conversation)], [
+        r.location for r in made if not isinstance(r, Conversation)
+    ]
+
+
 class Selection(NamedTuple):
     """Conversations fit for replay and how many were left out, by reason."""
 
@@ -173,13 +182,13 @@ class Selection(NamedTuple):
 
 
 def conversation_key(messages: Sequence[Message]) -> str:
-    """A conversation up to a user's turn as one prompt: what was said, system messages aside."""
+    """A conversation up to a user's turn as one prompt: the words of all messages but system messages."""
     return "\n".join(message.content for message in messages if message.role != "system")
 
 
 @lru_cache(maxsize=8)
 def normalised(prompts: frozenset[str]) -> frozenset[str]:
-    """A set of prompts, each in its one spelling; a study asks for the same thousands again and again."""
+    """Normalise a set of prompts; a study asks for the same thousands again and again."""
     return frozenset(normalise_prompt(prompt) for prompt in prompts)
 
 
@@ -201,13 +210,13 @@ def prompts_collide(conversations: Iterable[Conversation], forbidden: Iterable[s
 
 
 def select(conversations: Sequence[Conversation], forbidden: Iterable[str], source: str) -> Selection:
-    """Without forbidden prompts, repeated prompts and empty answers. DataError when nothing is left."""
-    colliding = {id(c) for c in prompts_collide(conversations, forbidden)}
+    """Leave out forbidden prompts, repeated prompts and empty answers. DataError when nothing is left."""
+    asked = {id(c) for c in prompts_collide(conversations, forbidden)}
     dropped = {"asked by the exam": 0, "repeated": 0, "without an answer": 0}
     kept: dict[str, Conversation] = {}
     for conversation in conversations:
         key = normalise_prompt("\n".join(m.content for m in conversation.messages[:-1]))
-        if id(conversation) in colliding:
+        if id(conversation) in asked:
             dropped["asked by the exam"] += 1
         elif not conversation.messages[-1].content.strip():
             dropped["without an answer"] += 1
@@ -222,7 +231,7 @@ def select(conversations: Sequence[Conversation], forbidden: Iterable[str], sour
 
 
 def short_of(n: int | None, there: int) -> str:
-    """That fewer are there than were asked for; empty where they are enough."""
+    """A sentence where fewer are there than were asked for; else empty."""
     return f"replay: {n} were asked for (n), {there} are there" if n is not None and there < n else ""
 
 
@@ -267,12 +276,12 @@ def _prompt_of(row: Any) -> str | None:
 def cached(
     context: ReplayContext, settings: dict[str, Any], make: Callable[[], list[Conversation]]
 ) -> list[Conversation]:
-    """What `make` makes, kept on disk by model fingerprint and settings; written whole or not at all."""
+    """Call `make`, or read from disk what it made for the same model fingerprint and settings."""
     text = json.dumps(
         {"format": ReplayConfig.FORMAT, "model": context.fingerprint, **settings}, sort_keys=True, ensure_ascii=False
     )
-    key = hashlib.sha256(text.encode()).hexdigest()[:24]
-    path = (context.cache or default_cache()) / "replay" / f"{key}.jsonl"
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:24]
+    path = (context.cache or default_cache()) / "replay" / f"{fingerprint}.jsonl"
     if path.is_file():
         context.say(f"replay: read from the cache ({path})")
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: answers may hold U+2028 and U+0085

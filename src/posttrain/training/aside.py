@@ -6,20 +6,14 @@ come back when the new run ends before it has saved anything to go on from. So a
 
 from __future__ import annotations
 
-import functools
-import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar, cast
 
 from posttrain.training.checkpoints import checkpoints_in
-from posttrain.training.progress import RunProgress
 
-__all__ = ["ASIDE", "MODEL", "drop", "put_aside", "put_back", "puts_back"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["ASIDE", "MODEL", "comes_back", "put_aside", "put_back", "remove"]
 
 ASIDE = "before-restart"
 """Name of the folder for these files, inside that of the run."""
@@ -64,35 +58,17 @@ def put_back(root: Path, names: Iterable[str]) -> bool:
     return True
 
 
-def drop(root: Path) -> None:
-    """Remove the files that stand aside: the new model is saved."""
-    remove(root / ASIDE)
-
-
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def puts_back(names: Iterable[str]) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Wrap a function that trains into the folder given as `output`: the files that it put aside come back when it
-    fails early.
-
-    Its `progress` is told so. Under torchrun the first process acts for all.
-    """
-
-    def wrap(function: Callable[P, T]) -> Callable[P, T]:
-        @functools.wraps(function)
-        def undone(*args: P.args, **named: P.kwargs) -> T:
-            try:
-                return function(*args, **named)
-            except BaseException:
-                output, progress = named.get("output"), named.get("progress")
-                main = os.environ.get("RANK", "0") == "0"
-                if isinstance(output, Path) and main and put_back(output, names) and progress is not None:
-                    cast(RunProgress, progress).say(f"{output} is again as the earlier run has left it")
-                raise
-
-        return undone
-
-    return wrap
+@contextmanager
+def comes_back(output: Path, names: Iterable[str], say: Callable[[str], None]) -> Iterator[None]:
+    """Let the files that stand aside come back when the block fails before it has saved a checkpoint."""
+    try:
+        yield
+    except BaseException:
+        if put_back(output, names):
+            say(f"{output} is again as the earlier run has left it")
+        raise

@@ -32,11 +32,10 @@ from posttrain.training.batches import Forms
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import FormSetup, Preparation
-from posttrain.training.forms.forward import arithmetic
 from posttrain.training.forms.remembering import RememberingForm
 from posttrain.training.forms.tokens import TokensForm
 from posttrain.training.penalties import PENALTIES, Penalties, Term, make_penalties, terms_of
-from posttrain.training.precision import Lowered
+from posttrain.training.precision import Lowered, arithmetic
 from posttrain.training.reference import Reference, can_be_switched_off
 from posttrain.training.steps import Material
 from posttrain.training.trackers import check_trackers

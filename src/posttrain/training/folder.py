@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.disk import write_whole
 from posttrain.models.save import save_model
-from posttrain.training.aside import ASIDE, drop, put_aside
+from posttrain.training.aside import ASIDE, put_aside, remove
 from posttrain.training.checkpoints import FINGERPRINT, checkpoints_in
 from posttrain.training.config import TrainConfig
 from posttrain.training.dates import DATE
@@ -129,7 +129,7 @@ class RunFolder:
         """
         card = card_of(config, result)
         save_model(model, tokenizer, self.model, card=card, dtype=dtype)
-        drop(self.root)
+        remove(self.root / ASIDE)
         write_whole(self.root / "card.md", card, flush=True)
         write_whole(self.result, as_json({key: result[key] for key in RESULT_KEYS}), flush=True)
 

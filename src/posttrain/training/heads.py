@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -33,17 +34,12 @@ def resolved(config: TrainConfig, loaded: LoadedModel | None, say: Callable[[str
     objective = config.objective
     fields = type(objective).model_fields
     there = head_of_model(loaded.model) if loaded is not None else saved_head(config.model, offline=not config.download)
-    if (
-        "labels" in fields
-        and objective.model_dump()["labels"] is None
-        and there is not None
-        and there.head == form.head
-    ):
-        objective = type(objective).model_validate({**objective.model_dump(), "labels": there.labels})
-    if "piece" in fields and objective.model_dump()["piece"] is None:
-        objective = type(objective).model_validate(
-            {**objective.model_dump(), "piece": _piece(config, loaded, there, say)}
-        )
+    given, filled = objective.model_dump(), dict[str, Any]()
+    if "labels" in fields and given["labels"] is None and there is not None and there.head == form.head:
+        filled["labels"] = there.labels
+    if "piece" in fields and given["piece"] is None:
+        filled["piece"] = _piece(config, loaded, there, say)
+    objective = type(objective).model_validate({**given, **filled})
     source = config.data
     objective = form.resolved(objective, lambda: read_source(source, config).records if source is not None else [])
     if "labels" in fields:

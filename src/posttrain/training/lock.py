@@ -7,20 +7,16 @@ removed when the work is done.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, ParamSpec, TypeVar
+from typing import IO
 
 from posttrain.errors import PosttrainError, Problem
 
-__all__ = ["LOCK", "check_free", "one_writer", "only_one"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["LOCK", "check_free", "only_one"]
 
 LOCK = ".lock"
 """Name of the lock file in the folder."""
@@ -117,25 +113,3 @@ def _lock(file: IO[str]) -> None:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def one_writer(check: Callable[[Path], None]) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Wrap a function that writes into the folder given as `output`, so that it holds the folder. check: raises for a
-    folder that no run of ours has made, before anything is written.
-
-    Under torchrun the first process holds it for all.
-    """
-
-    def wrap(function: Callable[P, T]) -> Callable[P, T]:
-        @functools.wraps(function)
-        def held(*args: P.args, **named: P.kwargs) -> T:
-            output = named.get("output")
-            if not isinstance(output, Path) or os.environ.get("RANK", "0") != "0":
-                return function(*args, **named)
-            check(output)
-            with only_one(output):
-                return function(*args, **named)
-
-        return held
-
-    return wrap

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from posttrain.training.config import OptimizerConfig
+
 __all__ = ["Muon", "muon_for", "orthogonalised"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -106,14 +108,7 @@ class Muon(torch.optim.Optimizer):
             p.addcdiv_(state["exp_avg"], root, value=-group["lr"] / (1 - beta1**taken))
 
 
-def muon_for(
-    model: nn.Module,
-    *,
-    learning_rate: float,
-    betas: tuple[float, float],
-    epsilon: float,
-    weight_decay: float,
-) -> Muon:
+def muon_for(model: nn.Module, rate: float, config: OptimizerConfig) -> Muon:
     """An optimiser for the trainable parameters of a model: Muon for matrices outside of embeddings and output head,
     AdamW for the rest.
 
@@ -133,6 +128,5 @@ def muon_for(
         {"params": tables},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return Muon(
-        [g for g in groups if g["params"]], lr=learning_rate, betas=betas, eps=epsilon, weight_decay=weight_decay
-    )
+    groups = [g for g in groups if g["params"]]
+    return Muon(groups, lr=rate, betas=config.betas, eps=config.epsilon, weight_decay=config.weight_decay)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -26,12 +26,20 @@ from posttrain.training.short_attention import attending_briefly
 from posttrain.training.slim_blocks import Kinds, kinds_of, slim_blocks
 from posttrain.training.slim_lora import Joined, alone, joined
 
-__all__ = ["BIG_ON_CPU", "BIG_ON_GPU", "Lowered", "Precision", "keeps_updates", "precision_of", "said_once"]
+__all__ = ["BIG_ON_CPU", "BIG_ON_GPU", "Lowered", "Precision", "arithmetic", "keeps_updates", "precision_of"]
 
 BIG_ON_GPU = 1_000_000_000
 """From so many parameters on `precision: auto` computes in bfloat16 on a GPU that has it."""
 BIG_ON_CPU = 50_000_000
 """From so many on it does so on a processor that has AMX or AVX512-BF16; below, overhead eats what is won."""
+
+
+def arithmetic(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[None]:
+    """The precision of forward passes: `dtype`, or that of the weights where it is None."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    cast: contextlib.AbstractContextManager[None] = torch.autocast(device.type, dtype=dtype)
+    return cast
 
 
 class Precision(NamedTuple):
@@ -187,9 +195,3 @@ def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
         ended = stack.pop_all()
     with ended:
         yield
-
-
-def said_once(say: Callable[[str], None], precision: Precision, configured: str) -> None:
-    """Say which precision was chosen, except float32 by `auto`."""
-    if precision.dtype is not None or configured != "auto":
-        say(str(precision))

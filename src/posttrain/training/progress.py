@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
-from functools import wraps
-from typing import Any, ParamSpec, Self, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any, Self
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from posttrain.language import translate
-from posttrain.models.meter import Doing, clock, listener, listening
+from posttrain.models.meter import Doing, clock
 
-__all__ = ["LiveProgress", "PlainProgress", "RunProgress", "heard", "progress_for"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = ["LiveProgress", "PlainProgress", "RunProgress", "progress_for"]
 
 
 class RunProgress:
@@ -147,18 +143,6 @@ class LiveProgress(RunProgress):
             self.say(f"step {entry['step']}  {described(entry)}")
         else:
             self.bar.update(self.task, completed=int(entry["step"]), description=translate(described(entry)))
-
-
-def heard(train: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a function so that its `progress` is told of all work below it."""
-
-    @wraps(train)
-    def listened(*args: P.args, **options: P.kwargs) -> R:
-        progress = options.get("progress")
-        with listening(cast(RunProgress, progress).doing if progress is not None else listener()):
-            return train(*args, **options)
-
-    return listened
 
 
 def progress_for(*, silent: bool = False) -> RunProgress:

@@ -35,7 +35,7 @@ from torch import nn
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.models.meter import Meter
 from posttrain.training.batches import Forms, Step
-from posttrain.training.config import TrainConfig
+from posttrain.training.config import OptimizerConfig, TrainConfig
 from posttrain.training.folder import RunFolder
 
 __all__ = ["RATES", "Found", "Law", "auto_rate", "find_rate", "rate_from", "rate_of"]
@@ -156,17 +156,7 @@ def rate_of(
         say(f"learning rate {kept:g}, as found when the run began")
         return kept
     forms, step, steps = first_step()
-    found = find_rate(
-        tuned,
-        forms,
-        step,
-        middle=middle,
-        steps=steps,
-        betas=optimizer.betas,
-        epsilon=optimizer.epsilon,
-        max_grad_norm=optimizer.max_grad_norm,
-        context=context,
-    )
+    found = find_rate(tuned, forms, step, optimizer, middle=middle, steps=steps, context=context)
     say(str(found))
     if folder:
         folder.keep_rate(found._asdict())
@@ -177,12 +167,10 @@ def find_rate(
     model: nn.Module,
     forms: Forms,
     step: Step,
+    config: OptimizerConfig,
     *,
     middle: float,
     steps: int | None,
-    betas: tuple[float, float],
-    epsilon: float,
-    max_grad_norm: float,
     context: Callable[[], AbstractContextManager[None]],
 ) -> Found:
     """Make the range test of a run of `steps` steps on the rows of one step, around the rate `middle`. The model is in
@@ -195,15 +183,15 @@ def find_rate(
     kept = "the weights are put back as they were; the same command searches anew"
     with put_back(model), Meter("searching the learning rate", TRIES, "tries", kept=kept) as meter:
         moving = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(moving, lr=rates[0], betas=betas, eps=epsilon, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(moving, rates[0], config.betas, config.epsilon, weight_decay=0.0)
         tried: list[float] = []
         for rate in [*rates, None]:
             optimizer.zero_grad(set_to_none=True)
             losses.append(_backward(model, forms, step, context, gradients=rate is not None))
             if rate is None or not losses[-1] <= max(BLOWN_UP * losses[0], losses[0] + 0.5):
                 break
-            if max_grad_norm:
-                nn.utils.clip_grad_norm_(moving, max_grad_norm)
+            if config.max_grad_norm:
+                nn.utils.clip_grad_norm_(moving, config.max_grad_norm)
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
             tried.append(rate)

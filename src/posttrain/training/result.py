@@ -50,16 +50,5 @@ def finished_result(folder: RunFolder, done: dict[str, Any], load: Callable[[Pat
     loaded = load(folder.model)
     log = MetricsLog(folder.metrics)
     log.read(int(done["steps"]))
-    return TrainResult(
-        loaded.model,
-        loaded.tokenizer,
-        done["steps"],
-        done["loss_nats"],
-        done["tokens"],
-        done["wall_s"],
-        done["peak_gib"],
-        log.history,
-        Moved(*done["moved"]),
-        done["stopped"],
-        done["best_step"],
-    )
+    told = {**done, "moved": Moved(*done["moved"]), "history": log.history}
+    return TrainResult(loaded.model, loaded.tokenizer, **told)

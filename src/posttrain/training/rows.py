@@ -18,7 +18,7 @@ from posttrain.data.chat import Encoded, encode_all
 from posttrain.data.grouped import grouped
 from posttrain.data.lengths import EncodeResult
 from posttrain.data.readers import DataSource, ReadResult, data_error, read_records
-from posttrain.data.records import Completion, Conversation
+from posttrain.data.records import Conversation
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.inference.decode import context_limit
 from posttrain.inference.respondents import ModelRespondent
@@ -26,7 +26,7 @@ from posttrain.models.fingerprint import template_fingerprint, weights_fingerpri
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel
 from posttrain.models.vocabulary import outside, rows_of
-from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task
+from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task, conversations_in
 from posttrain.training.batches import Forms
 from posttrain.training.config import TrainConfig
 from posttrain.training.fingerprint import file_fingerprint, settings_of
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 LISTED = 5
-"""Faults of skipped rows that are named; the others are counted."""
+"""Faults of skipped rows that are listed; the others are counted."""
 HASHED_PARAMETERS = 500_000_000
 """Up to here the fingerprint of a run holds that of the weights it starts from; above, only their name."""
 
@@ -215,9 +215,7 @@ def talks_of(config: TrainConfig) -> list[Conversation]:
     """The rows of `data` that are conversations."""
     if config.data is None:
         return []
-    records = read_records(config.data, on_bad_row=config.on_bad_row).records
-    made = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
-    return [talk for talk in made if isinstance(talk, Conversation)]
+    return conversations_in(read_records(config.data, on_bad_row=config.on_bad_row).records)[0]
 
 
 def _lessons(

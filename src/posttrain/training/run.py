@@ -11,8 +11,10 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
@@ -32,11 +34,11 @@ from posttrain.models.memory import (
     set_aside,
 )
 from posttrain.models.merge_adapter import was_untied
+from posttrain.models.meter import listener, listening
 from posttrain.models.names import say_taken
 from posttrain.models.vocabulary import keep_padding_inside
 from posttrain.retention.selection import ReplayConfig, Task
-from posttrain.training.adapter_state import set_adapter_state
-from posttrain.training.aside import puts_back
+from posttrain.training.aside import comes_back
 from posttrain.training.assembly import Parts, Surroundings, bare_forms, check_combination, parts_of, show_rows
 from posttrain.training.batches import Forms, Learner, Step, StepLoader, validation_batches
 from posttrain.training.checkpoints import checkpoints_in, remove_leftovers
@@ -44,15 +46,14 @@ from posttrain.training.config import TrainConfig
 from posttrain.training.dates import keep_date, stay_at_first_day
 from posttrain.training.fingerprint import check_fingerprint, check_settings
 from posttrain.training.folder import OURS, RunFolder, check_ours
-from posttrain.training.forms.forward import arithmetic
 from posttrain.training.heads import check_head, loader_for, resolved
 from posttrain.training.learned import hardly_learned, learned_of
-from posttrain.training.lock import one_writer
+from posttrain.training.lock import only_one
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.muon import muon_for
 from posttrain.training.planning import plan_of, rows_read, tokens_at_once
-from posttrain.training.precision import Lowered, precision_of, said_once
-from posttrain.training.progress import RunProgress, heard
+from posttrain.training.precision import Lowered, arithmetic, precision_of
+from posttrain.training.progress import RunProgress
 from posttrain.training.rates import rate_of
 from posttrain.training.result import TrainResult, finished_result
 from posttrain.training.rows import material_of, run_fingerprint, talks_of
@@ -61,19 +62,41 @@ from posttrain.training.steps import Material, StepSource, total_steps
 from posttrain.training.stored import rounded_as_saved, unused_dtype
 from posttrain.training.trackers import LOGS
 from posttrain.training.tracking import open_trackers
-from posttrain.training.trainer import Arguments, PostTrainer
+from posttrain.training.trainer import Arguments, PostTrainer, set_adapter_state
 from posttrain.tuners._moved import count_moved
 
 __all__ = ["TrainResult", "load_for_training", "train"]
 
 ENDLESS = 2**31
-"""Steps that the Trainer is told of where nobody knows their number; it ends with the source."""
+"""The number of steps for the Trainer where nobody knows it; the run ends with its source."""
 
 
-@one_writer(check_ours)
-@puts_back(OURS)
-@peak_memory()
-@heard
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_its_folder(train: Callable[P, R]) -> Callable[P, R]:
+    """Wrap `train`: it holds its folder, undoes a restart that fails early, measures memory, and its `progress` is told
+    of all work below it. Under torchrun the first process holds the folder for all.
+    """
+
+    @wraps(train)
+    def guarded(*args: P.args, **named: P.kwargs) -> R:
+        output, progress = named.get("output"), named.get("progress") or RunProgress()
+        assert isinstance(progress, RunProgress)
+        with ExitStack() as stack:
+            if isinstance(output, Path) and os.environ.get("RANK", "0") == "0":
+                check_ours(output)
+                stack.enter_context(only_one(output))
+                stack.enter_context(comes_back(output, OURS, progress.say))
+            stack.enter_context(peak_memory())
+            stack.enter_context(listening(progress.doing if named.get("progress") else listener()))
+            return train(*args, **named)
+
+    return guarded
+
+
+@in_its_folder
 def train(
     config: TrainConfig,
     *,
@@ -174,7 +197,8 @@ def train(
         _ = respondent.fingerprint
     tuned.eval()
     precision = precision_of(config, tuned)
-    said_once(say, precision, config.precision)
+    if precision.dtype is not None or config.precision != "auto":  # float32 on small models needs no word
+        say(str(precision))
     if unused := unused_dtype(config.save_dtype, kind_of(config.tuner)):
         say(unused)
     lowered = Lowered(tuned, precision.dtype)
@@ -217,7 +241,7 @@ def train(
         with progress, stop_on_signal(trainer), lowered:
             progress.start(start, total)
             if is_large(model):
-                set_aside(before or model)
+                set_aside((before or model).parameters())
             trainer.train(resume_from_checkpoint=str(newest[start]) if newest else None)
             if not trainer.stop_asked:
                 trainer.restore_best()
@@ -295,7 +319,7 @@ def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print
 
 
 def first_step(source: StepSource, forms: Forms) -> Step:
-    """The first step of a source, which begins anew afterwards."""
+    """Take the first step of a source, and let the source begin anew."""
     state = source.state()
     step = next(iter(StepLoader(source, 1, forms=forms)))
     source.restore(0, state)
@@ -344,13 +368,7 @@ def build(
     if optimizer.kind == "muon":
         if args.world_size > 1:
             raise ConfigError(Problem("optimizer.kind", "muon runs in a single process", "use adamw with torchrun"))
-        muon = muon_for(
-            tuned,
-            learning_rate=rate,
-            betas=optimizer.betas,
-            epsilon=optimizer.epsilon,
-            weight_decay=optimizer.weight_decay,
-        )
+        muon = muon_for(tuned, rate, optimizer)
     at_once = tokens_at_once(tuned, lowered)
 
     def loader(trainer: PostTrainer) -> StepLoader:

@@ -69,7 +69,7 @@ class ShortAttention(torch.autograd.Function):
 
 
 def short_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """As `ShortAttention` says."""
+    """Compute `ShortAttention`."""
     made: Tensor = ShortAttention.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
     return made
 
@@ -100,7 +100,7 @@ def _plain(module: Any, attention_mask: Tensor | None, kwargs: dict[str, Any]) -
 
 
 _watching: list[dict[nn.Module, tuple[Tensor, Tensor, Tensor, bool]]] = []
-"""Who watches now, the innermost last."""
+"""The watchers, the innermost last."""
 
 
 def _attend_watched(
@@ -115,9 +115,10 @@ def _attend_watched(
 
 @contextlib.contextmanager
 def watched(core: Any) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor, Tensor, bool]]]:
-    """What each attention module of a model that attends by `sdpa` asks for meanwhile: query, key, value, and whether
-    it asks once for plain causal attention with `module.scaling`. Empty where it does not go through transformers'
-    interface."""
+    """Record the calls of the attention modules of a model that attends by `sdpa`: query, key, value, and whether a
+    module asks once for plain causal attention with `module.scaling`. Empty where a model does not use transformers'
+    interface.
+    """
     found: dict[nn.Module, tuple[Tensor, Tensor, Tensor, bool]] = {}
     with contextlib.ExitStack() as stack:
         try:
@@ -133,7 +134,7 @@ def watched(core: Any) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor, Tensor,
 
 @contextlib.contextmanager
 def attending_briefly(model: nn.Module) -> Iterator[bool]:
-    """Short rows take the way above for as long as this lasts; False for a model whose attention is not `sdpa`."""
+    """Let short rows be attended as above while this lasts; False for a model whose attention is not `sdpa`."""
     inner = core_of(model)
     if inner.config.get_text_config()._attn_implementation != "sdpa":
         yield False

@@ -35,14 +35,14 @@ TRIED_TOKENS = 6
 
 
 class Kinds(NamedTuple):
-    """Modules that are of the kinds above: norms, gated MLPs, attention."""
+    """The modules of a model that are of the kinds above: norms, gated MLPs, attention."""
 
     norms: list[Any]
     gates: list[Any]
     attentions: list[Any]
 
     def within(self, layers: Container[int]) -> Kinds:
-        """Without the blocks that have a LoRA layer whose `id` is not among these."""
+        """Leave out the blocks with a LoRA layer whose `id` is not among these."""
 
         def whole(module: nn.Module) -> bool:
             return all(id(child) in layers for child in module.children() if isinstance(child, Linear))
@@ -149,19 +149,19 @@ def _heads_first(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """As `Norm` says."""
+    """Compute `Norm`."""
     made: Tensor = Norm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return made
 
 
 def gated(both: Tensor) -> Tensor:
-    """As `Gated` says."""
+    """Compute `Gated`."""
     made: Tensor = Gated.apply(both)  # type: ignore[no-untyped-call]
     return made
 
 
 def turned(joined: Tensor, cos: Tensor, sin: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """As `Turned` says."""
+    """Compute `Turned`."""
     made: tuple[Tensor, Tensor, Tensor] = Turned.apply(joined, cos, sin, heads)  # type: ignore[no-untyped-call]
     return made
 
@@ -179,8 +179,8 @@ class Seen(NamedTuple):
 
 @torch.no_grad()
 def kinds_of(model: nn.Module) -> Kinds:
-    """The modules of a model that are of these kinds, by a trial in float32; for a model on a CPU that attends by
-    `sdpa`. Random states and modes are afterwards what they were."""
+    """Find the modules of these kinds by a trial in float32, for a model on a CPU that attends by `sdpa`. Random states
+    and modes are afterwards as they were."""
     core = core_of(model)
     norms = [m for m in core.modules() if _like_norm(m)]
     gates = [m for m in core.modules() if _has(m, "gate_proj", "up_proj", "down_proj", "act_fn")]
@@ -210,7 +210,7 @@ def kinds_of(model: nn.Module) -> Kinds:
 
 @contextlib.contextmanager
 def _in_training(model: nn.Module) -> Iterator[None]:
-    """As in training, so that dropout shows."""
+    """Switch training mode on, so that dropout shows, and back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.train()
     try:
@@ -221,7 +221,7 @@ def _in_training(model: nn.Module) -> Iterator[None]:
 
 
 def _has(module: nn.Module, *names: str) -> bool:
-    """Whether plain LoRA layers (and an activation) of these names are in a module, and no other modules."""
+    """Whether a module holds plain LoRA layers (and an activation) of these names, and no other modules."""
     children = dict(module.named_children())
     return set(children) == set(names) and all(
         name == "act_fn" or (plain_lora(child) and not hooked(child)) for name, child in children.items()
@@ -254,7 +254,7 @@ def _same(one: Any, other: Tensor) -> bool:
 
 
 def _only_x(call: Seen) -> Tensor | None:
-    """What a module was given, where that is one float32 tensor."""
+    """The input of a module where it is one float32 tensor."""
     x = call.args[0] if len(call.args) == 1 and not call.kwargs else None
     return x if isinstance(x, Tensor) and x.dtype == torch.float32 else None
 
@@ -273,7 +273,8 @@ def _is_gated(module: Any, call: Seen) -> bool:
 
 
 def _is_attention(module: Any, call: Seen, asked: tuple[Tensor, Tensor, Tensor, bool]) -> bool:
-    """asked: query, key and value as they came to be attended, and whether nothing but a scale was asked besides."""
+    """Compare attention with the way above. asked: query, key and value as they came to be attended, and whether
+    nothing but a scale was asked besides."""
     x: Any = call.kwargs.get("hidden_states")
     positions: Any = call.kwargs.get("position_embeddings")
     if call.args or not _plain_call(x, positions, call.kwargs) or not asked[3] or x.dtype != torch.float32:
@@ -347,8 +348,8 @@ def _attention_forward(module: Any, group: Joined, last: Joined, scale: float, *
 
 @contextlib.contextmanager
 def slim_blocks(kinds: Kinds, group_of: Callable[[list[Any]], Joined]) -> Iterator[None]:
-    """Modules of these kinds take the ways above for as long as this lasts; weights of their layers must be in the
-    precision of the passes already. group_of: joins layers that read the same x."""
+    """Let modules of these kinds compute as above while this lasts; weights of their layers must be in the precision of
+    the passes already. group_of: joins layers that read the same x."""
     taken: list[Any] = []
     for module in kinds.norms:
         module.forward = partial(_norm_forward, module, _epsilon(module) or 0.0)

@@ -27,12 +27,12 @@ from torch.nn import functional
 
 from posttrain.inference.packed import laid_out
 
-__all__ = ["Joined", "Part", "alone", "hooked", "joined", "lora_layer", "still"]
+__all__ = ["Joined", "Part", "alone", "hooked", "joined", "still"]
 
 
 class Part(NamedTuple):
-    """Where one layer's update stands in `wide`: rows of W from `first` to `last`, columns of sB from `column` on, the
-    width of x left out; scale: what B is multiplied by."""
+    """The position of one layer's update in `wide`: rows of W from `first` to `last`, columns of sB from `column` on,
+    after the width of x; scale: the factor of B."""
 
     first: int
     last: int
@@ -80,7 +80,7 @@ class SlimLora(torch.autograd.Function):
 
 
 def _laid(wide: Tensor, inside: int, parts: Sequence[Part], factors: Sequence[Tensor]) -> Tensor:
-    """All A, (r, in), in the dtype of `wide`; the sB are written into `wide`."""
+    """Write the sB into `wide`; returns all A, (r, in), in its dtype."""
     low_a = wide.new_zeros(wide.shape[1] - inside, inside)
     for part, a, b in zip(parts, factors[0::2], factors[1::2], strict=True):
         low_a[part.column : part.column + len(a)] = a
@@ -99,8 +99,8 @@ def _rows(x: Tensor, low_a: Tensor) -> Tensor:
 
 
 class Kept(NamedTuple):
-    """What does not change within one `still`: all A, and the products with the rows of `wide` that were asked, by
-    where they begin and how many they are."""
+    """The tensors that do not change within one `still`: all A, and the products with rows of `wide`, by the address
+    and the number of these rows."""
 
     since: object
     low_a: Tensor
@@ -108,13 +108,13 @@ class Kept(NamedTuple):
 
 
 _still: list[object] = []
-"""One for each `still` that lasts."""
+"""A mark for each `still` that lasts."""
 
 
 @contextmanager
 def still() -> Iterator[None]:
-    """Within this no A and no B changes: joined layers lay them out once, not in every pass that asks no gradient.
-    Sampling a few rows token by token, that is most of the time."""
+    """While this lasts no A and no B changes: joined layers lay them out once, not in every pass without gradient. That
+    is most of the time where a few rows are sampled token by token."""
     _still.append(object())
     try:
         yield
@@ -122,16 +122,8 @@ def still() -> Iterator[None]:
         _still.pop()
 
 
-def lora_layer(x: Tensor, wide: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """As `SlimLora` says, for one layer."""
-    made: Tensor = SlimLora.apply(  # type: ignore[no-untyped-call]
-        x, wide, bias, (Part(0, len(b), 0, scale),), a, b
-    )
-    return made
-
-
 def _usual(layer: Any) -> bool:
-    """Whether nothing is asked of a plain LoRA layer now but what it was made for."""
+    """Whether a plain LoRA layer is to compute W x + s B A x now: switched on, not merged, with one adapter."""
     return not layer.disable_adapters and not layer.merged and len(layer.active_adapters) == 1
 
 
@@ -141,7 +133,7 @@ def hooked(layer: Any) -> bool:
 
 
 class Joined:
-    """Plain LoRA layers that read the same x, as one. Their base weights move into the room that they share with the
+    """Plain LoRA layers that read the same x, as one. Their base weights move into the tensor that they share with the
     sB, and stay views of it."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
@@ -161,7 +153,7 @@ class Joined:
             row, column = row + len(weight), column + rank
 
     def usual(self) -> bool:
-        """Whether all of them may be asked at once now: adapters are on, and nobody watches a single one."""
+        """Whether the layers can be computed at once now: adapters are on, and no hook is on a single one."""
         return all(_usual(layer) and not hooked(layer) for layer in self.layers)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -180,9 +172,9 @@ class Joined:
         made: Tensor = SlimLora.apply(x, self.wide, bias, self._scaled(), *factors)  # type: ignore[no-untyped-call]
         return made
 
-    def one(self, place: int, x: Tensor) -> Tensor:
-        """The output of the layer at that place among them, alone."""
-        layer, part = self.layers[place], self._scaled()[place]
+    def one(self, index: int, x: Tensor) -> Tensor:
+        """The output of one of the layers, alone."""
+        layer, part = self.layers[index], self._scaled()[index]
         bias = None if layer.base_layer.bias is None else layer.base_layer.bias.to(self.wide.dtype)
         wide = self.wide[part.first : part.last]
         if _still and not torch.is_grad_enabled():
@@ -192,7 +184,7 @@ class Joined:
         return made
 
     def _quick(self, x: Tensor, wide: Tensor, bias: Tensor | None) -> Tensor:
-        """The same from what is laid out already; wide: the rows of `self.wide` that are asked, (out, in + r)."""
+        """The same with factors that are laid out; wide: the rows of `self.wide` that are asked, (out, in + r)."""
         if self._kept is None or self._kept.since is not _still[-1]:
             inside = self.layers[0].base_layer.weight.shape[1]
             self._kept = Kept(_still[-1], _laid(self.wide, inside, self._scaled(), self._all_factors()), {})
@@ -206,7 +198,7 @@ class Joined:
         return [factor for layer in self.layers for factor in _factors(layer)]
 
     def _scaled(self) -> tuple[Part, ...]:
-        """The parts with the scale of now."""
+        """The parts with the present scale."""
         scales = [layer.scaling[layer.active_adapters[0]] for layer in self.layers]
         return tuple(part._replace(scale=scale) for part, scale in zip(self.parts, scales, strict=True))
 
@@ -216,25 +208,25 @@ def _factors(layer: Any) -> tuple[Tensor, Tensor]:
     return layer.lora_A[name].weight, layer.lora_B[name].weight
 
 
-def _forward(group: Joined, place: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """In place of the layer's own; what is asked otherwise (switched off, several adapters) goes there."""
-    layer = group.layers[place]
+def _forward(group: Joined, index: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Replaces the forward pass of a layer; calls of another kind (switched off, several adapters) go to its own."""
+    layer = group.layers[index]
     if args or kwargs or not _usual(layer):
         own: Tensor = type(layer).forward(layer, x, *args, **kwargs)
         return own
-    return group.one(place, x)
+    return group.one(index, x)
 
 
 def joined(layers: Sequence[Any]) -> Joined:
-    """Join layers that read the same x; asked alone, each of them takes the way above, too. Undone by `alone`."""
+    """Join layers that read the same x; a single one of them is computed so, too. `alone` undoes it."""
     group = Joined(layers)
-    for place, layer in enumerate(layers):
-        layer.forward = partial(_forward, group, place)
+    for index, layer in enumerate(layers):
+        layer.forward = partial(_forward, group, index)
     return group
 
 
 def alone(groups: Sequence[Joined]) -> None:
-    """Each layer has its own forward pass again; its weights stay where they are."""
+    """Give each layer its own forward pass again; its weights stay where they are."""
     for group in groups:
         for layer in group.layers:
             del layer.forward

@@ -58,12 +58,11 @@ class StepSource(Protocol):
         """
 
     def state(self) -> Mapping[str, Any]:
-        """What `restore` needs to go on after the step that was given last: a JSON object, empty where the number of
-        steps is enough. It is written into every checkpoint.
-        """
+        """The state after the step that was given last, for `restore`: a JSON object, empty where the number of steps
+        is enough. It is written into every checkpoint."""
 
     def restore(self, steps: int, state: Mapping[str, Any]) -> None:
-        """Go on after `steps` steps, where `state` was what `state()` says."""
+        """Go on after `steps` steps, when the state was `state`."""
 
 
 class PlannedStep(NamedTuple):

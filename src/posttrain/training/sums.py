@@ -9,6 +9,8 @@ from posttrain.objectives._loss import Loss
 
 __all__ = ["Sums"]
 
+PENALTY = "penalty_"
+
 
 @dataclass
 class Sums:
@@ -27,14 +29,14 @@ class Sums:
             else:
                 self.new += value
         for name, values in loss.metrics.items():
-            counted = [is_penalty(name) or not is_old for is_old in old]
+            counted = [name.startswith(PENALTY) or not is_old for is_old in old]
             taken = sum(v for v, counts in zip(values.detach().tolist(), counted, strict=True) if counts)
             self.metrics[name] = self.metrics.get(name, 0.0) + taken
 
     def means(self, new_units: int, old_units: int) -> dict[str, float]:
         """The metrics per unit."""
         both = max(new_units + old_units, 1)
-        return {k: v / (both if is_penalty(k) else max(new_units, 1)) for k, v in self.metrics.items()}
+        return {k: v / (both if k.startswith(PENALTY) else max(new_units, 1)) for k, v in self.metrics.items()}
 
     @staticmethod
     def total(parts: Sequence[Sums]) -> Sums:
@@ -45,8 +47,3 @@ class Sums:
             sum(part.old for part in parts),
             {name: sum(part.metrics.get(name, 0.0) for part in parts) for name in names},
         )
-
-
-def is_penalty(name: str) -> bool:
-    """Whether a metric is a penalty's."""
-    return name.startswith("penalty_")

@@ -24,26 +24,25 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from posttrain.errors import Problem, TrainingError
-from posttrain.models.added import added_to
+from posttrain.errors import ConfigError, Problem, TrainingError
+from posttrain.models.adapters import set_peft_state
+from posttrain.models.added import added_to, set_added_state
 from posttrain.models.disk import whole_folder
 from posttrain.models.logits import core_of
 from posttrain.models.memory import is_large, peak_gib, trim
 from posttrain.models.save import save_model, saved_padding
 from posttrain.objectives._loss import Loss
-from posttrain.training.adapter_state import set_adapter_state
 from posttrain.training.batches import Learner, Step, StepLoader, part_of
 from posttrain.training.checkpoints import FINGERPRINT, rotate
 from posttrain.training.folder import as_json
 from posttrain.training.forms.base import MicroBatch, Row
-from posttrain.training.forms.forward import arithmetic
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.penalties import Penalties
-from posttrain.training.precision import Lowered
+from posttrain.training.precision import Lowered, arithmetic
 from posttrain.training.progress import RunProgress
 from posttrain.training.sums import Sums
 
-__all__ = ["Arguments", "PostTrainer"]
+__all__ = ["Arguments", "PostTrainer", "set_adapter_state"]
 
 NAMED_ROWS = 8
 """How many rows of a bad batch a message names."""
@@ -413,6 +412,21 @@ class PostTrainer(Trainer):
         else:  # through from_pretrained, which knows how each family stores its weights
             stored = type(self.core).from_pretrained(resume_from_checkpoint, dtype=self.core.dtype)
             self.core.load_state_dict(stored.state_dict(), strict=True)
+
+
+def set_adapter_state(model: PreTrainedModel | PeftModel, folder: Path) -> None:
+    """Load the weights of an adapter folder into a model with an adapter of the same kind, to resume or to go on.
+
+    TrainingError for the weights of another adapter: a partial load would train on silently; ConfigError for a model
+    without an adapter.
+    """
+    if isinstance(model, PeftModel):
+        set_peft_state(model, folder)
+    elif added_to(model) is not None:
+        set_added_state(model, folder)
+    else:
+        cause = "is an adapter, and this tuner makes none"
+        raise ConfigError(Problem(str(folder), cause, "use the tuner that made it"))
 
 
 def _locations(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""Where things are in a model: its layers, its norms, its biases, its head. No list of architectures."""
+"""Find the parts of a model: its layers, norms, biases, head. No list of architectures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tuners built by PEFT share: the kind of task, seeds, and errors that name what there is."""
+"""Shared by the tuners built by PEFT: the kind of task, seeds, and errors that list the linear layers."""
 
 from __future__ import annotations
 

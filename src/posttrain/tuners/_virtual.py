@@ -1,4 +1,4 @@
-"""What the configurations of PEFT's virtual tokens share; imports neither torch nor PEFT."""
+"""Shared settings of PEFT's virtual tokens; imports neither torch nor PEFT."""
 
 from __future__ import annotations
 

@@ -145,6 +145,6 @@ def _fit_for_pissa(model: PreTrainedModel, targets: str | list[str], rank: int) 
 
 
 def _reached(model: PreTrainedModel, targets: str | list[str]) -> list[str]:
-    """As `_targets`, and every other module with a matrix: the output head and the embeddings, where they are named."""
+    """The same among all modules with a matrix: the output head and the embeddings count, where they are named."""
     weights = {name: module._parameters.get("weight") for name, module in model.named_modules()}
     return _matching([name for name, w in weights.items() if w is not None and w.dim() == 2], targets)

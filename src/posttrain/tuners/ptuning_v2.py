@@ -62,6 +62,6 @@ def ptuning_v2(model: PreTrainedModel, config: PtuningV2Config) -> PreTrainedMod
 
 
 def settings_of(config: PtuningV2Config, hidden_size: int) -> dict[str, Any]:
-    """What a Prefix is made from; hidden_size: the model's."""
+    """The settings of a Prefix; hidden_size: of the model."""
     settings = config.model_dump(exclude={"kind", "init"})
     return settings | {"projection_size": config.projection_size or hidden_size}

@@ -49,6 +49,7 @@ from posttrain.config.base import Config
 from posttrain.data.chat import Encoded
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
+from posttrain.models.memory import LARGE_MODEL, mapped
 
 __all__ = [
     "ParameterPenalty",
@@ -59,8 +60,9 @@ __all__ = [
     "add_gradient",
     "add_pull",
     "copies",
+    "files_of",
+    "moved_to",
     "moving",
-    "placed",
     "total",
     "whole",
 ]
@@ -70,13 +72,13 @@ Trainable = Mapping[str, nn.Parameter]
 
 
 PART = 1 << 17
-"""Weights that are pulled at once on a CPU: four tensors of them are 2 MiB in float32."""
+"""Weights that are handled at once on a CPU: four tensors of them are 2 MiB in float32."""
 TOO_STRONG = 10.0
-"""A relative strength above this holds everything still at the first step, and was meant to be an absolute one."""
+"""The largest relative strength: above it nothing moves at the first step, and an absolute strength was meant."""
 
 
 class PenaltyConfig(Config):
-    """What every penalty has."""
+    """The settings that every penalty has."""
 
     acts_on: ClassVar[Literal["parameters", "logits"]] = "parameters"
     """Whether it is a function of the weights, or of the model's outputs."""
@@ -90,7 +92,7 @@ class PenaltyConfig(Config):
 
 
 class StrengthConfig(PenaltyConfig):
-    """What penalties on parameters have: how strong they are, and in which unit."""
+    """The settings of penalties on parameters: their strength, and its unit."""
 
     strength: float = Field(default=1.0, gt=0)
     """How strong it is, in the unit of `scale`."""
@@ -142,8 +144,8 @@ class PenaltyContext:
     held: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def placed(tensor: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A tensor on the device, in the dtype (or in `dtype`) and cut into the shards of another."""
+def moved_to(tensor: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Move a tensor to the device of another one, into its dtype (or `dtype`), and cut it into the same shards."""
     tensor = tensor.to(device=like.device, dtype=dtype or like.dtype)
     if isinstance(like, DTensor) and not isinstance(tensor, DTensor):
         return distribute_tensor(tensor, like.device_mesh, like.placements)
@@ -151,13 +153,13 @@ def placed(tensor: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Te
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor put together from its shards, without gradient. With shards, every process must ask."""
+    """Put a tensor together from its shards, without gradient. With shards, every process must call it."""
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def total(parts: Sequence[Tensor]) -> float:
-    """The sum of scalars, wherever they are."""
+    """Sum up scalars from any devices."""
     found = [whole(part) for part in parts]
     return (
         float(torch.stack([part.to(found[0].device, torch.float32) for part in found]).double().sum()) if found else 0.0
@@ -165,9 +167,7 @@ def total(parts: Sequence[Tensor]) -> float:
 
 
 def copies(trainable: Trainable, held: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The parameters as they are now. held: tensors that nobody changes; where one of them is equal it is taken itself,
-    and no copy is made.
-    """
+    """Copy the parameters. held: tensors that nobody changes; one of them that is equal is taken itself, not copied."""
     return {name: _as_it_is(parameter, (held or {}).get(name)) for name, parameter in trainable.items()}
 
 
@@ -187,10 +187,10 @@ def add_gradient(parameter: nn.Parameter, gradient: Tensor, scale: float) -> Non
 
 
 def add_pull(parameter: nn.Parameter, center: Tensor | None, scale: float, weight: Tensor | None = None) -> Tensor:
-    """Add `scale` x weight x (theta - center) to `.grad`; the sum of weight x (theta - center)^2, a scalar.
+    """Add `scale` x weight x (theta - center) to `.grad`; returns the sum of weight x (theta - center)^2, a scalar.
 
-    center: None for zero; weight: as precise or coarser than the parameter, None for one. On a CPU in parts that stay
-    in the processor's cache: for a whole model at once, memory is what such a step waits for.
+    center: None for zero; weight: as precise as the parameter or coarser, None for one. A CPU works on parts that stay
+    in the processor's cache: on a whole model at once, it would wait for memory.
     """
     theta = parameter.detach()
     tensors = [t for t in (theta, center, weight, parameter.grad) if t is not None]
@@ -211,40 +211,45 @@ def add_pull(parameter: nn.Parameter, center: Tensor | None, scale: float, weigh
     return torch.stack([whole(part) for part in found]).sum() if found else theta.new_zeros(())
 
 
+def files_of(trainable: Trainable) -> list[tuple[int, int]]:
+    """Files from which tensors of a large model are mapped, for `set_aside`: a step reads each tensor once."""
+    return mapped() if sum(p.numel() for p in trainable.values()) >= LARGE_MODEL else []
+
+
 def moving(parameter: nn.Parameter) -> Tensor | None:
-    """Which entries the gradient in `.grad` moves, as bool; None where there is no gradient."""
+    """The entries that the gradient in `.grad` moves, as bool; None where there is no gradient."""
     return None if parameter.grad is None else parameter.grad.detach() != 0
 
 
 class ParameterPenalty(ABC):
-    """A penalty on the weights, ready to be added. All tensors are placed and sharded like the parameters."""
+    """A penalty on the weights, ready to be added. Its tensors are placed and sharded like the parameters."""
 
     remembers: ClassVar[bool] = False
     """Whether it leaves something for the next task (`save`)."""
     strength: float
-    """lambda, what the formula is multiplied with; of a relative strength known from the first step on."""
+    """lambda, the factor of the formula; of a relative strength it is known from the first step on."""
 
     @abstractmethod
     def slope(self, trainable: Trainable, step: float) -> float:
-        """The sum over the parameters that the gradients in `.grad` move of |P'_i| for lambda = 1, after each has moved
-        by `step` from where the penalty is at rest; 0 where there is nothing to hold."""
+        """For lambda = 1, the sum of |P'_i| over the parameters that the gradients in `.grad` move, after each has
+        moved by `step` from where the penalty is at rest; 0 where nothing is held."""
 
     @abstractmethod
     def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
-        """Add `scale` x the penalty's gradient to `.grad` (made where None); the penalty's value in nats, unscaled."""
+        """Add `scale` x the gradient of the penalty to `.grad` (made where None); returns its value in nats."""
 
     def observe(self, trainable: Trainable, scale: float = 1.0) -> None:  # noqa: B027  # only SI watches
-        """Called once per step before anything is added: `.grad` x `scale` is the task's complete gradient."""
+        """Look at the complete gradient of the task, `.grad` x `scale`, before anything is added to it."""
 
     def stepped(self, trainable: Trainable) -> None:  # noqa: B027
-        """Called after the optimiser has moved the weights."""
+        """Follow the weights, which the optimiser has moved."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs, on top of what is made before the first step anew."""
+        """The tensors that a resumed run needs besides those that are made anew before the first step."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Take up `state`."""
 
     def save(self, trainable: Trainable, path: Path) -> None:  # noqa: B027  # stateless penalties leave nothing
-        """At the end of a task: what the next task's penalty needs (`PenaltyContext.earlier`), as safetensors."""
+        """Write the file for the penalty of the next task (`PenaltyContext.earlier`), at the end of a task."""

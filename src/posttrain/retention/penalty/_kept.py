@@ -1,8 +1,8 @@
-"""What a penalty leaves for the next task: importances and anchors, in a file that says what they belong to.
+"""The file that a penalty leaves for the next task: importances and anchors, and what they belong to.
 
-Penalties of several tasks, sum over k of F_k (theta - theta_k)^2, are kept as one: with F = sum F_k and the centre
-c = (sum F_k theta_k) / F they are F (theta - c)^2 + rest, and rest is a constant. So neither file nor memory grows with
-the number of tasks, and the gradients are those of the sum.
+Penalties of several tasks, sum over k of F_k (theta - theta_k)^2, are kept as one: with F = sum F_k and the centre c =
+(sum F_k theta_k) / F they are F (theta - c)^2 + rest, and rest is a constant. So neither file nor memory grows with the
+number of tasks, and the gradients are those of the sum.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ may have been saved in a lower precision."""
 
 
 class MemoryConfig(StrengthConfig):
-    """What penalties have that remember earlier tasks."""
+    """The settings of penalties that remember earlier tasks."""
 
     earlier: str | None = None
     """What an earlier run has left: its output folder, or the file in its `penalties/`. In `stages:` of a study the
@@ -39,7 +39,9 @@ class MemoryConfig(StrengthConfig):
 
 
 class Kept(NamedTuple):
-    """importance and center: by parameter; end: the parameters at the end of the last task, None where they are the
+    """The state of a penalty after some tasks.
+
+    importance and center: by parameter; end: the parameters at the end of the last task, None where they are the
     center; rest: the constant; tasks: how many have come together here.
     """
 
@@ -51,7 +53,7 @@ class Kept(NamedTuple):
 
 
 def joined(one: Kept, other: Kept) -> Kept:
-    """The sum of two penalties as one. Where neither counts the centre is the other's."""
+    """Add up two penalties as one. Where neither counts, the centre is that of the second."""
     importance, center, rest = {}, {}, one.rest + other.rest
     for name, second in other.importance.items():
         first, a, b = one.importance[name].to(second), one.center[name].to(second), other.center[name].to(second)
@@ -64,7 +66,7 @@ def joined(one: Kept, other: Kept) -> Kept:
 
 
 def leave(path: Path, kind: str, kept: Kept) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file."""
     parts = {"importance": kept.importance, "center": kept.center, "end": kept.end or {}}
     tensors = {
         f"{part}/{name}": whole(t).cpu().contiguous() for part, named in parts.items() for name, t in named.items()

@@ -31,18 +31,19 @@ __all__ = ["Measured", "MeasuredConfig", "Measurement"]
 
 FORMAT = 2
 CACHED_PARAMETERS = 1_000_000_000
-"""Up to here what was measured at the start is kept on disk, for the next cell of a study."""
+"""Up to so many parameters the measurement at the start is kept on disk, for the next cell of a study."""
 CACHED_BYTES = 4 * 2**30
-"""Of all files there; the ones that were used longest ago go first."""
+"""The bytes of all these files, at most; the ones that were used longest ago are removed."""
 COARSE_PARAMETERS = 50_000_000
-"""From here on importances are rounded to bfloat16 (a part in 256, while an estimate from n squares is off by one in
-sqrt(n / 2)), in memory and on disk alike, so that a cell that measures and one that reads get the same."""
+"""From so many parameters on, importances are rounded to bfloat16 (a part in 256, while an estimate from n squares is
+off by one in sqrt(n / 2)), in memory and on disk alike, so that a cell that measures and one that reads get the same.
+"""
 
 Measurement = Callable[[PenaltyContext, Sequence[Example]], Curvature]
 
 
 class MeasuredConfig(MemoryConfig):
-    """What penalties have that ask the model which parameters matter."""
+    """The settings of penalties that measure which parameters matter."""
 
     data: DataSource | None = None
     """Conversations that show what shall be kept; the model's own answers to the packaged prompts when left out."""
@@ -60,7 +61,7 @@ class MeasuredConfig(MemoryConfig):
         return [*super().files(), *([self.data.path] if self.data is not None and self.data.path else [])]
 
     def settings(self) -> dict[str, object]:
-        """What decides a measurement beside model, rows and seed."""
+        """The settings that decide a measurement, besides model, rows and seed."""
         return {"kind": self.kind}
 
 
@@ -100,7 +101,7 @@ class Measured(Quadratic):
         super().__init__(config.strength, kept, unit)
 
     def save(self, trainable: Trainable, path: Path) -> None:
-        """Measure what this task needs, and leave it with what was held."""
+        """Measure the importances of this task, and leave them with those that were held."""
         new = Kept(self._measured(self._within(examples_of(self._task_rows()))).diagonal, copies(trainable))
         if self.kept is not None and self.decay is None:
             old = self.kept._replace(
@@ -123,7 +124,7 @@ class Measured(Quadratic):
         return own_answers(count, self.context, ModelRespondent(self.context.loaded), None)
 
     def _within(self, examples: list[Example]) -> list[Example]:
-        """The first ones that stay within `tokens`."""
+        """The first examples whose tokens stay within `tokens`."""
         ends = list(accumulate(len(e.inputs) for e in examples))
         kept = examples[: max(sum(end <= self.config.tokens for end in ends), 1)]
         if len(kept) < len(examples):
@@ -146,7 +147,7 @@ class Measured(Quadratic):
         return found._replace(diagonal={k: t.to(torch.bfloat16) for k, t in found.diagonal.items()})
 
     def _cached(self, examples: Sequence[Example]) -> Curvature:
-        """A measurement at the start, kept by model, moving parameters, rows, settings and seed."""
+        """Measure at the start, or read what was measured for the same model, parameters, rows and settings."""
         trainable = self.context.trainable
         if sum(p.numel() for p in trainable.values()) > CACHED_PARAMETERS:
             return self._measured(examples)
@@ -158,10 +159,14 @@ class Measured(Quadratic):
         for example in examples:
             digest.update(torch.cat([*example]).numpy().tobytes())
         path = (self.context.cache or default_cache()) / "curvature" / f"{digest.hexdigest()[:24]}.safetensors"
+
+        def stored() -> Curvature:
+            found = load_file(path)
+            return Curvature({name: found[name] for name in trainable}, len(examples), 0, chunked=True)
+
         if path.is_file():
             os.utime(path)
-            stored = load_file(path)
-            found = Curvature({name: stored[name] for name in trainable}, len(examples), 0, chunked=True)
+            found = stored()
             self.context.say(f"{self.config.kind}: importances read from the cache ({path}), trace {found.trace:.4g}")
             return found
         made = self._measured(examples)
@@ -170,11 +175,11 @@ class Measured(Quadratic):
         for old in outgrown(path.parent, CACHED_BYTES):
             self.context.say(f"{self.config.kind}: {old.name} leaves the cache of importances, which has grown too big")
             old.unlink(missing_ok=True)
-        return made
+        return stored()  # those in the file need not stay in memory, see `set_aside`
 
 
 def outgrown(folder: Path, most: int) -> list[Path]:
-    """The files that were used longest ago, beyond `most` bytes; never the newest."""
+    """The files that were used longest ago, beyond `most` bytes; never the newest one."""
     files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     ends = accumulate(path.stat().st_size for path in files)
     return [path for path, end in list(zip(files, ends, strict=True))[1:] if end > most]

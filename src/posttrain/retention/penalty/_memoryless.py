@@ -18,12 +18,12 @@ class Memoryless(ParameterPenalty):
         self.strength, self.value, self.slope_of = strength, value, slope
 
     def slope(self, trainable: Trainable, step: float) -> float:
-        """The slopes where the weights are: they do not wait for a step."""
+        """Sum up the slopes at the weights as they are: these penalties act before any step."""
         moved = [(p, m) for p in trainable.values() if (m := moving(p)) is not None]
         return total([(self.slope_of(p.detach()).abs() * m).sum() for p, m in moved])
 
     def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
-        """Each weight's own slope."""
+        """Add the slope at each weight."""
         parts = []
         for parameter in trainable.values():
             theta = parameter.detach()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from posttrain.retention.penalty._base import ParameterPenalty, Trainable, add_pull, moving, placed, total
+from posttrain.models.memory import set_aside
+from posttrain.retention.penalty._base import ParameterPenalty, Trainable, add_pull, files_of, moved_to, moving, total
 from posttrain.retention.penalty._kept import Kept
 
 __all__ = ["Quadratic"]
@@ -27,7 +28,7 @@ class Quadratic(ParameterPenalty):
         for name, parameter in trainable.items():
             moved = moving(parameter)
             if self.kept is not None and moved is not None:
-                importance = placed(self.kept.importance[name], parameter)
+                importance = moved_to(self.kept.importance[name], parameter)
                 sums.append((importance * moved).sum())
         return 2 * self.unit * step * total(sums)
 
@@ -37,8 +38,10 @@ class Quadratic(ParameterPenalty):
             return 0.0
         factor = self.strength * self.unit
         importances, centers, values = self.kept.importance, self.kept.center, []
+        files = files_of(trainable)
         for name, parameter in trainable.items():
-            importances[name] = placed(importances[name], parameter, importances[name].dtype)  # as coarse as it is
-            centers[name] = placed(centers[name], parameter)
+            importances[name] = moved_to(importances[name], parameter, importances[name].dtype)  # as coarse as it is
+            centers[name] = moved_to(centers[name], parameter)
             values.append(add_pull(parameter, centers[name], 2 * factor * scale, importances[name]))
+            set_aside((centers[name], importances[name]), files)
         return factor * (total(values) + self.kept.rest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from typing import TypeVar
@@ -11,14 +10,20 @@ import torch
 
 from posttrain.data.chat import IGNORED, Encoded, encode_all
 from posttrain.data.readers import DataSource, read_records
-from posttrain.data.records import Completion, Conversation
+from posttrain.data.records import Conversation
 from posttrain.errors import DataError, Interrupted, PosttrainError, Problem
 from posttrain.inference.decode import context_limit
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.curvature import Example
 from posttrain.retention.penalty._base import PenaltyContext
-from posttrain.retention.replay._answers import answered
-from posttrain.retention.selection import ReplayContext, cached, packaged_prompts, read_prompts, select
+from posttrain.retention.replay._answers import answered, answered_once
+from posttrain.retention.selection import (
+    ReplayContext,
+    conversations_in,
+    packaged_prompts,
+    read_prompts,
+    select,
+)
 
 __all__ = ["examples_of", "own_answers", "rows_of"]
 
@@ -34,14 +39,12 @@ def rows_of(data: DataSource | None, count: int, context: PenaltyContext) -> lis
         with context.untouched():
             return own_answers(count, context, context.respondent, context.fingerprint)
     source = data.at(context.base)
-    records = read_records(source).records
     name = source.path or str(source.hub)
-    talks = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
-    strange = [r.location for r in talks if not isinstance(r, Conversation)]
+    talks, strange = conversations_in(read_records(source).records)
     if strange:
         mend = "give conversations, or prompts with completions"
-        raise DataError(*(Problem(location, "not a conversation", mend) for location in strange[:20]))
-    selection = select([t for t in talks if isinstance(t, Conversation)], context.forbidden, name)
+        raise DataError(*(Problem(one, "not a conversation", mend) for one in strange[:20]))
+    selection = select(talks, context.forbidden, name)
     context.say(f"{name}: {selection}")
     return _encoded(_drawn(selection.conversations, count, context.seed), context)
 
@@ -60,17 +63,8 @@ def own_answers(
         cache=context.cache,
         say=context.say,
     )
-    settings = {
-        "kind": "self",
-        "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
-        "max_new_tokens": MAX_NEW_TOKENS,
-    }
-
-    def make() -> list[Conversation]:
-        return answered(prompts, asking, MAX_NEW_TOKENS)
-
     try:
-        made = cached(asking, settings, make) if fingerprint is not None else make()
+        made = (answered_once if fingerprint is not None else answered)(prompts, asking, MAX_NEW_TOKENS)
         return _encoded(select(made, context.forbidden, "the packaged prompts").conversations, context)
     except Interrupted:
         raise

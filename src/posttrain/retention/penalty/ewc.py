@@ -40,7 +40,7 @@ class FisherConfig(MeasuredConfig):
 
 
 def fisher_of(config: FisherConfig) -> Measurement:
-    """The estimate that the settings name."""
+    """The measurement that the settings name."""
 
     def measure(context: PenaltyContext, examples: Sequence[Example]) -> Curvature:
         if config.fisher == "true":

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from posttrain.models.memory import set_aside
 from posttrain.registry import register
 from posttrain.retention.penalty._base import (
     ParameterPenalty,
@@ -22,8 +23,9 @@ from posttrain.retention.penalty._base import (
     Trainable,
     add_pull,
     copies,
+    files_of,
+    moved_to,
     moving,
-    placed,
     total,
 )
 
@@ -58,13 +60,14 @@ class L2Sp(ParameterPenalty):
 
     def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
         """alpha (theta - theta_0), and beta theta for a new head."""
-        values = []
+        values, files = [], files_of(trainable)
         for name, parameter in trainable.items():
             center, strength = None, self.head_strength
             if name in self.start:
-                self.start[name] = center = placed(self.start[name], parameter)
+                self.start[name] = center = moved_to(self.start[name], parameter)
                 strength = self.strength
             values.append(0.5 * strength * add_pull(parameter, center, strength * scale))
+            set_aside(() if center is None else (center,), files)
         return total(values)
 
 

@@ -25,7 +25,7 @@ from posttrain.retention.penalty._base import (
     PenaltyContext,
     Trainable,
     copies,
-    placed,
+    moved_to,
     whole,
 )
 from posttrain.retention.penalty._kept import Kept, MemoryConfig, earlier_of, leave, take_up
@@ -73,7 +73,7 @@ class Si(Quadratic):
         """omega += - g d theta."""
         for name, gradient in self.gradients.items():
             moved = trainable[name].detach() - self.before[name]
-            self.omega[name] = placed(self.omega[name], moved).sub_(gradient * moved)
+            self.omega[name] = moved_to(self.omega[name], moved).sub_(gradient * moved)
         self.gradients, self.before = {}, {}
 
     def state(self) -> dict[str, Tensor]:

@@ -1,12 +1,13 @@
-"""Answers of the model as it is, made to be replayed: all prompts in one call, memory bounded, progress told.
+"""Answers of the model before training, to be replayed: all prompts in one call, with bounded memory and progress.
 
 An answer that reaches the limit is cut there and kept as a row without an end sign: its words are the model's own, only
-where it would have stopped is not known. To leave such answers out would replay the short ones alone, and the model
-would learn to be brief.
+its end is not known. Without such answers the short ones alone would be replayed, and the model would learn to be
+brief.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from posttrain.data.records import Conversation
@@ -15,14 +16,15 @@ from posttrain.inference.attention import numbers_of
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import Meter
-from posttrain.retention.selection import ReplayContext, conversation
+from posttrain.retention.selection import ReplayContext, cached, conversation
 
-__all__ = ["CACHE_BYTES", "answered", "bounded", "cached_tokens"]
+__all__ = ["CACHE_BYTES", "answered", "answered_once", "bounded", "cached_tokens"]
 
 CACHE_BYTES = 600 * 2**20
-"""What keys and values of the answers under way may take; copied part by part where rows leave and others join."""
+"""Bytes of the keys and values of the answers under way. They are copied part by part where rows leave and others join.
+"""
 BROKEN = "\ufffd"
-"""What a character becomes that was cut in its middle."""
+"""The replacement of a character that was cut in its middle."""
 
 
 def cached_tokens(model: Any, size: int = CACHE_BYTES) -> int:
@@ -40,16 +42,24 @@ def cached_tokens(model: Any, size: int = CACHE_BYTES) -> int:
 
 
 def bounded(respondent: ModelRespondent) -> ModelRespondent:
-    """The same respondent, with as many rows at once as the cache may hold."""
+    """The same respondent, with as many rows at once as the bytes of the cache allow."""
     tokens = min(respondent.batch_tokens, cached_tokens(respondent.model))
     loaded = LoadedModel(respondent.model, respondent.tokenizer, respondent.name)
     return ModelRespondent(loaded, system_prefix=respondent.system_prefix, batch_tokens=tokens)
 
 
-def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
-    """The model's greedy answers that say something; those that were cut have no end. Both are counted aloud.
+def answered_once(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
+    """The same, read from disk where the same model has answered these prompts before."""
+    fingerprint = hashlib.sha256("\0".join(prompts).encode()).hexdigest()
+    settings = {"kind": "self", "prompts": fingerprint, "max_new_tokens": max_new_tokens}
+    return cached(context, settings, lambda: answered(prompts, context, max_new_tokens))
 
-    DataError when no answer says anything.
+
+def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
+    """Let the model answer greedily. Answers that were cut have no end, empty ones are left out; both are counted
+    aloud.
+
+    DataError when all answers are empty.
     """
     count = len(prompts)
     with Meter("answering prompts for replay", count, "prompts", most_tokens=count * max_new_tokens) as meter:

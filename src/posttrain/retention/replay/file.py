@@ -11,10 +11,17 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from posttrain.data.readers import DataSource, read_records
-from posttrain.data.records import Completion, Conversation
+from posttrain.data.records import Conversation
 from posttrain.errors import DataError, Problem
 from posttrain.registry import register
-from posttrain.retention.selection import ReplayConfig, ReplayContext, only_change_in_braces, select, short_of
+from posttrain.retention.selection import (
+    ReplayConfig,
+    ReplayContext,
+    conversations_in,
+    only_change_in_braces,
+    select,
+    short_of,
+)
 
 __all__ = ["FileReplayConfig", "file"]
 
@@ -48,16 +55,14 @@ class FileReplayConfig(ReplayConfig):
 
     def rows(self, base: Path) -> list[Conversation]:
         """The file's conversations. DataError for rows that are none."""
-        records = read_records(self.data.at(base)).records
-        rows = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
-        others = [r.location for r in rows if not isinstance(r, Conversation)]
+        rows, others = conversations_in(read_records(self.data.at(base)).records)
         if others:
             mend = "give `messages` rows"
-            raise DataError(*(Problem(location, "replay needs conversations", mend) for location in others[:20]))
-        return [r for r in rows if isinstance(r, Conversation)][: self.n]
+            raise DataError(*(Problem(one, "replay needs conversations", mend) for one in others[:20]))
+        return rows[: self.n]
 
     def shortage(self, base: Path, tokenizer: Any) -> str:
-        """Fewer rows than `n`."""
+        """Say where there are fewer rows than `n`."""
         return short_of(self.n, len(self.rows(base)))
 
 

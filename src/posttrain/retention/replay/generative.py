@@ -93,10 +93,6 @@ class GenerativeReplayConfig(ReplayConfig):
             )
         return f"task {name}"
 
-    def name_of(self, task: Task) -> str:
-        """The task's name."""
-        return task.name or self.task
-
     def to_write(self, row: Conversation, name: str) -> Conversation:
         """Make an example to write out of a question and its answer."""
         turns = tuple(Message(m.role, m.content, train=True) for m in row.messages)
@@ -105,7 +101,7 @@ class GenerativeReplayConfig(ReplayConfig):
 
     def lessons(self, rows: Sequence[Conversation], task: Task) -> list[Conversation]:
         """Make examples to write of the rows. ConfigError that names rows with more than a question and an answer."""
-        name = self.name_of(task)
+        name = task.name or self.task
         other = [row.location for row in rows if [m.role for m in row.messages] != ["user", "assistant"] or row.tools]
         if other:
             mend = "use replay {kind: reservoir}, which keeps rows as they are"
@@ -119,7 +115,7 @@ class GenerativeReplayConfig(ReplayConfig):
             return
         known = [] if task.earlier is None else read_tasks(task.earlier)
         path = task.folder / TASKS
-        write_whole(path, json.dumps([*known, self.name_of(task)], ensure_ascii=False) + "\n")
+        write_whole(path, json.dumps([*known, task.name or self.task], ensure_ascii=False) + "\n")
 
 
 def read_tasks(folder: Path) -> list[str]:

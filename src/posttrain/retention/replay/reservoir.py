@@ -26,14 +26,14 @@ from posttrain.retention.selection import ReplayConfig, ReplayContext, Task, pro
 __all__ = ["RESERVOIR", "Reservoir", "ReservoirReplayConfig", "reservoir"]
 
 RESERVOIR = "reservoir.json"
-"""In the folder of a run: what its task has left."""
+"""In the folder of a run: the reservoir after its task."""
 
 
 class Reservoir:
     """At most `size` rows of those offered. The lot of a row depends on the seed and on its number only, so a stream
-    may be broken off and taken up.
+    may be interrupted and continued.
 
-    seen: how many rows have been offered; rows: what is in it.
+    seen: how many rows have been offered; rows: those that are in it.
     """
 
     def __init__(self, size: int, seed: int, seen: int = 0, rows: Sequence[Conversation] = ()) -> None:
@@ -41,17 +41,17 @@ class Reservoir:
         self.rows = list(rows)
 
     def offer(self, row: Conversation) -> None:
-        """The next row of the stream."""
+        """Offer the next row of the stream."""
         self.seen += 1
         if len(self.rows) < self.size:
             self.rows.append(row)
             return
-        place = random.Random(f"reservoir {self.seed} {self.seen}").randrange(self.seen)
-        if place < self.size:
-            self.rows[place] = row
+        index = random.Random(f"reservoir {self.seed} {self.seen}").randrange(self.seen)
+        if index < self.size:
+            self.rows[index] = row
 
     def write(self, path: Path) -> None:
-        """Whole or not at all."""
+        """Write the reservoir to a file."""
         rows = [{"messages": [_fields(one) for one in row.messages], "place": row.location} for row in self.rows]
         if any(row.tools for row in self.rows):
             rows = [one | ({"tools": list(r.tools)} if r.tools else {}) for one, r in zip(rows, self.rows, strict=True)]
@@ -60,7 +60,7 @@ class Reservoir:
 
     @classmethod
     def read(cls, path: Path) -> Reservoir:
-        """What `write` wrote. MissingError when there is no such file."""
+        """Read the file of `write`. MissingError when there is none."""
         if not path.is_file():
             cause = "the earlier run has left no reservoir"
             raise MissingError(Problem(str(path), cause, "train the earlier task with replay {kind: reservoir}, too"))
@@ -70,7 +70,7 @@ class Reservoir:
 
 
 def _fields(message: Any) -> dict[str, Any]:
-    """A message as a data file has it."""
+    """A message in the form of a data file."""
     train = {} if message.train is None else {"train": message.train}
     return {**message.for_template(), **train}
 
@@ -88,7 +88,7 @@ class ReservoirReplayConfig(ReplayConfig):
     """Replayed tokens over all tokens of a training step."""
 
     def leave(self, rows: Sequence[Conversation], task: Task, seed: int) -> None:
-        """The reservoir with the task's rows offered to it."""
+        """Write the reservoir after the rows of the task were offered to it."""
         if task.folder is None:
             return
         kept = Reservoir(self.size, seed) if task.earlier is None else self.of(task.earlier)
@@ -107,7 +107,7 @@ class ReservoirReplayConfig(ReplayConfig):
 
 @register("replay", "reservoir", config=ReservoirReplayConfig, paper="arXiv:1902.10486")
 def reservoir(config: ReservoirReplayConfig, context: ReplayContext) -> list[Conversation]:
-    """What the reservoir of the earlier tasks holds, without what an exam asks; nothing in the first task."""
+    """The rows of the earlier tasks' reservoir, without those that an exam asks; none in the first task."""
     if context.task.earlier is None:
         context.say("replay from a reservoir: there is no earlier task, so nothing is replayed")
         return []

@@ -7,7 +7,6 @@ Own answers as rehearsal: Magpie, arXiv:2406.08464; rehearsal from a model's own
 
 from __future__ import annotations
 
-import hashlib
 import random
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +21,12 @@ from posttrain.inference.encoding import PromptReader
 from posttrain.inference.locations import located
 from posttrain.models.vocabulary import rows_of
 from posttrain.registry import register
-from posttrain.retention.replay._answers import answered
+from posttrain.retention.replay._answers import answered_once
 from posttrain.retention.selection import (
     GENERAL_PROMPTS,
     PACKAGED_PROMPTS,
     ReplayConfig,
     ReplayContext,
-    cached,
     conversation,
     only_change_in_braces,
     packaged_prompts,
@@ -89,7 +87,7 @@ class SelfReplayConfig(ReplayConfig):
         return [base / path for path in self.files()] or [packaged_prompts(tokenizer)]
 
     def _sifted(self, base: Path, tokenizer: Any, seed: int) -> tuple[dict[str, str], list[Problem]]:
-        """The same, and what is wrong with rows that hold no prompt."""
+        """The good rows of `asked`, and the problems of the others."""
         places: dict[str, str] = {}
         problems: list[Problem] = []
         for path in self._paths(base, tokenizer):
@@ -102,7 +100,7 @@ class SelfReplayConfig(ReplayConfig):
         return {prompt: places[prompt] for prompt in random.Random(seed).sample(list(places), self.n)}, problems
 
     def shortage(self, base: Path, tokenizer: Any) -> str:
-        """Fewer prompts than `n`, each counted once."""
+        """Say where there are fewer prompts than `n`; each counts once."""
         return short_of(self.n, len(self.asked(base, tokenizer, 0)))
 
     def check(self, base: Path, reader: PromptReader, seed: int) -> None:
@@ -120,14 +118,14 @@ class SelfReplayConfig(ReplayConfig):
             raise DataError(*(problem for file in files for problem in of[file]))
 
     def rows(self, base: Path) -> list[Conversation]:
-        """The prompts, not answered yet."""
+        """The prompts as conversations without answers."""
         paths = [base / path for path in self.files()] or [GENERAL_PROMPTS, PACKAGED_PROMPTS]
         return [conversation(prompt.text, "", prompt.location) for path in paths for prompt in read_prompts(path)]
 
 
 @register("replay", "self", config=SelfReplayConfig, paper="arXiv:2406.08464")
 def self_replay(config: SelfReplayConfig, context: ReplayContext) -> list[Conversation]:
-    """Prompts with the untouched model's greedy answers, without those that the exam asks."""
+    """Let the untouched model answer the prompts greedily; those that the exam asks are left out."""
     respondent = context.respondent
     reader = PromptReader(respondent.tokenizer, rows_of(respondent.model), context_limit(respondent.model))
     config.check(context.base, reader, context.seed)  # all that is wrong at once, before any of them is answered
@@ -135,13 +133,8 @@ def self_replay(config: SelfReplayConfig, context: ReplayContext) -> list[Conver
     prompts = list(asked)
     if short := short_of(config.n, len(prompts)):
         context.say(short)
-    settings = {
-        "kind": "self",
-        "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
-        "max_new_tokens": config.max_new_tokens,
-    }
     with located(list(asked.values()).__getitem__):
-        made = cached(context, settings, lambda: answered(prompts, context, config.max_new_tokens))
+        made = answered_once(prompts, context, config.max_new_tokens)
     selection = select(made, context.forbidden, ", ".join(config.files()) or "the packaged prompts")
     context.say(f"replay of own answers: {selection}")
     return selection.conversations

@@ -56,7 +56,7 @@ class EncodeSettings(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """What the summed nats of new and of old rows are multiplied by."""
+    """The factors of the summed nats of new and of old rows."""
 
     new: float
     old: float
@@ -173,7 +173,7 @@ class Form(ABC):
 
     @classmethod
     def replay_problem(cls, objective: Any) -> Problem | None:
-        """What is wrong with replayed rows beside this objective; None where they can be there."""
+        """The problem of replayed rows beside this objective; None where they can be there."""
         return None
 
     @classmethod

@@ -64,7 +64,7 @@ class ClassesForm(LabelledForm):
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         assert isinstance(micro, HeadBatch)
-        logits = self.lifted(self.outcome(model, micro).logits)
+        logits = self.lifted(model(**micro.padded.inputs(self.device)).logits)
         if not model.training:
             said = said_labels(logits.detach(), self.labels, **self.head_settings(self.objective))
             gold = [tuple(self.labels[i] for i in row.labels) for row in micro.rows]

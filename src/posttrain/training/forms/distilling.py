@@ -1,4 +1,4 @@
-"""Rows of tokens whose distribution a teacher tells: what `distill` trains on.
+"""Rows of tokens whose distribution a teacher gives: the form of `distill`.
 
 The teacher reads the same tokens, rendered with the student's template, so the two must share a vocabulary.
 """

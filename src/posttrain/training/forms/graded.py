@@ -121,11 +121,6 @@ class GradedForm(Form):
             desirable=torch.tensor([row.label for row in rows]),
         )
 
-    @property
-    def has_zero_point(self) -> bool:
-        """Whether the zero point is estimated."""
-        return self.objective.loss == "kto"
-
     def prepare(self, preparation: Preparation) -> None:
         """Check that both grades are there; give each prompt another's answer; ask the model before training."""
         without_dropout(preparation.model, preparation.say)
@@ -134,17 +129,13 @@ class GradedForm(Form):
         self.others = {
             row: other
             for part in (preparation.new, preparation.validation)
-            for row, other in zip(part, self.others_of(part), strict=True)
+            for row, other in zip(part, mismatched(part), strict=True)
         }
         if self.asks_reference(self.objective):
             return
         both = [(row.answer, self.others[row]) for row in rows]
         found = reference_logps(both, preparation, pad_id=self.setup.pad_id, device=self.device)
         self.before = dict(zip(rows, found, strict=True))
-
-    def others_of(self, rows: Sequence[GradedRow]) -> list[Encoded]:
-        """Each prompt with an answer that belongs to another one."""
-        return mismatched(rows)
 
     def _check_grades(self, rows: Sequence[GradedRow], say: Callable[[str], None]) -> None:
         """DataError where all answers have the same grade: then good ones are told apart from nothing."""
@@ -181,7 +172,7 @@ class GradedForm(Form):
             if not isinstance(micro, GradedBatch):
                 continue  # replayed conversations
             found = [0.0, float(micro.desirable.sum()), float(len(micro.rows))]
-            if self.has_zero_point:
+            if self.objective.loss == "kto":
                 others = [self.others[row] for row in micro.rows]
                 batch = token_batch(others, pad_id=self.setup.pad_id)
                 with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
@@ -31,9 +31,6 @@ class HeadBatch(MicroBatch):
     padded: Padded
 
 
-SeenT = TypeVar("SeenT")
-
-
 class HeadForm(Form):
     """One sequence per row, with its padding masked: encoders read in both directions."""
 
@@ -54,10 +51,6 @@ class HeadForm(Form):
         pad_id = self.setup.tokenizer.pad_token_id  # the model's own: decoders find the last real token by it
         padded = pad(rows, self.setup.pad_id if pad_id is None else int(pad_id))
         return HeadBatch(rows, torch.zeros(len(rows), dtype=torch.bool), padded=padded)
-
-    def outcome(self, model: nn.Module, micro: HeadBatch) -> Any:
-        """Ask the model."""
-        return model(**micro.padded.inputs(self.device))
 
     def remember(self, found: Sequence[Any], model: nn.Module, micro: MicroBatch) -> None:
         """Keep findings about validation rows until all rows have been seen."""

@@ -43,7 +43,6 @@ class AskedRow(NamedTuple):
     shown: list[int]
     demonstration: list[int]
     location: str
-    most: int
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,12 @@ class AskedBatch(MicroBatch):
 
 
 def is_chinese(text: str) -> bool:
-    """Whether Chinese characters stand in a text."""
+    """Whether a text has Chinese characters."""
     return any("\u4e00" <= c <= "\u9fff" for c in text)
 
 
 def shown(talk: Conversation, objective: SdftConfig) -> Conversation:
-    """What the teacher is told: the last question with the demonstration, in the question's language."""
+    """The conversation for the teacher: the last question with the demonstration, in the question's language."""
     *before, question, answer = talk.messages
     template = objective.template_zh if is_chinese(question.content) else objective.template
     words = template.replace("{prompt}", question.content).replace("{demonstration}", answer.content)
@@ -88,7 +87,7 @@ class OnPolicyForm(Form):
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[AskedRow]:
-        """Conversations that end with the assistant's demonstration. DataError naming those that do not."""
+        """Encode conversations that end with the assistant's demonstration. DataError that names the others."""
         objective: SdftConfig = settings.objective
         for name in ("template", "template_zh"):
             if not all(part in getattr(objective, name) for part in ("{prompt}", "{demonstration}")):
@@ -113,22 +112,23 @@ class OnPolicyForm(Form):
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:
-        """The wanted answers are the demonstrations."""
+        """Take the wanted answers as demonstrations."""
         return FromTargets(list(targets), 0)
 
     @staticmethod
     def tokens_of(row: AskedRow) -> int:
-        """Of the teacher's prompt and the demonstration; answers are not known yet."""
+        """Count the teacher's prompt and the demonstration; answers are not known yet."""
         return len(row.shown) + len(row.demonstration)
 
     def size(self, row: AskedRow) -> int:
-        return max((len(row.shown) + row.most) * self._count, self.tokens_of(row))
+        return max((len(row.shown) + self.objective.max_new_tokens) * self._count, self.tokens_of(row))
 
     def units(self, row: AskedRow) -> int:
         return 1
 
     def numbers(self, row: AskedRow) -> list[int]:
-        return [len(row.prompt), *row.prompt, len(row.shown), *row.shown, *row.demonstration, row.most]
+        most = self.objective.max_new_tokens
+        return [len(row.prompt), *row.prompt, len(row.shown), *row.shown, *row.demonstration, most]
 
     def micro_batch(self, rows: Sequence[AskedRow], old: Sequence[bool]) -> AskedBatch:
         return AskedBatch(rows, torch.tensor(old))
@@ -138,13 +138,13 @@ class OnPolicyForm(Form):
         return self.objective.samples if self.objective.temperature > 0 else 1
 
     def check(self, *, deepspeed: bool, sharded: bool) -> None:
-        """Answers are sampled from whole weights, by each process at its own pace: not from shards."""
+        """Answers are sampled from whole weights, which each process asks at its own pace: shards cannot do that."""
         if deepspeed or sharded:
             cause = f"{self.objective.kind} lets the model answer in every step, which it cannot do from shards"
             raise ConfigError(Problem("objective", cause, "use a single process or DDP"))
 
     def prepare(self, preparation: Preparation) -> None:
-        """Note what is needed to sample."""
+        """Make the respondent that samples, and the running mean for teacher `ema`."""
         core: Any = core_of(preparation.model)
         self.respondent = ModelRespondent(LoadedModel(core, self.setup.tokenizer, "student"))
         self.seed = preparation.seed
@@ -181,13 +181,13 @@ class OnPolicyForm(Form):
 
     @staticmethod
     def _quick_head(core: Any) -> contextlib.AbstractContextManager[None]:
-        """While the model answers under autocast: the head in that precision, cast once."""
+        """Cast the head once to the precision of autocast, for as long as the model answers."""
         if not torch.is_autocast_enabled("cpu"):
             return contextlib.nullcontext()
         return head_laid_out(core.get_output_embeddings(), lambda w: kept_in(w, torch.get_autocast_dtype("cpu")))
 
     def _ids(self, said: Decoded) -> list[int]:
-        """An answer, with the token that ended it where it ended: the end is a choice of the student's, too."""
+        """The ids of an answer, with the token that ended it: ending is a choice of the student's, too."""
         assert self.respondent is not None
         end = self.respondent.end_of_turn
         ends = [end] if end is not None else sorted(self.respondent.stop_ids)[:1]
@@ -221,7 +221,7 @@ class OnPolicyForm(Form):
 
     @contextlib.contextmanager
     def _teacher(self, model: nn.Module) -> Iterator[nn.Module]:
-        """The teacher, at rest."""
+        """Give the teacher, in evaluation mode."""
         if self.objective.teacher == "base":
             assert self.setup.reference is not None
             with self.setup.reference.model() as reference:
@@ -241,7 +241,7 @@ class OnPolicyForm(Form):
             model.train(training)
 
     def end_step(self, model: nn.Module) -> None:
-        """The running mean follows."""
+        """Move the running mean towards the weights."""
         parameters = dict(model.named_parameters()) if self.mean else {}
         for name, mean in self.mean.items():
             mean.lerp_(parameters[name].detach().to(mean), self.objective.ema_rate)
@@ -267,5 +267,4 @@ def _row(talk: Conversation, told: Encoded, tokenizer: PreTrainedTokenizerBase, 
         encode_prompt(shown(talk, objective).messages[:-1], tokenizer, tools=talk.tools),
         told.input_ids[begins : learned[-1] + 1],
         talk.location,
-        objective.max_new_tokens,
     )

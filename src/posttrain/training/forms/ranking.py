@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
@@ -35,33 +35,32 @@ class RankingBatch(MicroBatch):
     lengths: Tensor
 
 
-@dataclass
-class Scored:
-    """Of validation pairs: scores of the chosen and of the rejected answers, and the answers' tokens."""
+class Scored(NamedTuple):
+    """Of a validation pair: scores of the chosen and of the rejected answer, and the tokens of both."""
 
-    chosen: list[float]
-    rejected: list[float]
-    chosen_tokens: list[int]
-    rejected_tokens: list[int]
+    chosen: float
+    rejected: float
+    chosen_tokens: int
+    rejected_tokens: int
 
 
-def length_correlation(scored: Scored) -> float:
+def length_correlation(pairs: Sequence[Scored]) -> float:
     """Pearson's correlation between an answer's score and its tokens; 0 where one of them does not vary.
 
     Near 1 the model has learned to like long answers.
     """
-    scores = torch.tensor([*scored.chosen, *scored.rejected], dtype=torch.float64)
-    tokens = torch.tensor([*scored.chosen_tokens, *scored.rejected_tokens], dtype=torch.float64)
+    both = torch.tensor(pairs, dtype=torch.float64).T  # (4, N)
+    scores, tokens = both[:2].flatten(), both[2:].flatten()
     scores, tokens = scores - scores.mean(), tokens - tokens.mean()
     size = float(scores.norm() * tokens.norm())
     return float(scores @ tokens) / size if size else 0.0
 
 
-def calibration_error(scored: Scored) -> float:
+def calibration_error(pairs: Sequence[Scored]) -> float:
     """How far the probability sigmoid(|r_w - r_l|) that the model gives its preference is from how often it is right:
     the mean over ten bins of probability, weighted by pairs.
     """
-    margins = torch.tensor(scored.chosen, dtype=torch.float64) - torch.tensor(scored.rejected, dtype=torch.float64)
+    margins = torch.tensor([pair.chosen - pair.rejected for pair in pairs], dtype=torch.float64)
     sure = torch.sigmoid(margins.abs())  # from 1/2 to 1
     right = (margins > 0).double()
     bins = ((sure - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)
@@ -76,7 +75,7 @@ class RankingForm(Paired):
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
-        self.scored = Scored([], [], [], [])
+        self.scored: list[Scored] = []
 
     @property
     def pad_id(self) -> int:
@@ -117,24 +116,12 @@ class RankingForm(Paired):
         ).logits
         chosen, rejected = logits[:, 0].float().chunk(2) if logits.dtype != torch.float64 else logits[:, 0].chunk(2)
         if not model.training and micro.counts:
-            self._remember(chosen, rejected, micro)
+            columns = (chosen, rejected, *micro.lengths.chunk(2))
+            self.scored += map(Scored, *(column.tolist() for column in columns))
         return self.setup.function(chosen, rejected, micro.margins.to(chosen))
-
-    def _remember(self, chosen: Tensor, rejected: Tensor, micro: RankingBatch) -> None:
-        chosen_tokens, rejected_tokens = micro.lengths.chunk(2)
-        self.scored.chosen += chosen.tolist()
-        self.scored.rejected += rejected.tolist()
-        self.scored.chosen_tokens += chosen_tokens.tolist()
-        self.scored.rejected_tokens += rejected_tokens.tolist()
 
     def validated(self) -> dict[str, float]:
         """Whether long answers are liked as such, and whether the model is as sure as it may be."""
-        parts: list[Scored] = gather_object([self.scored])
-        self.scored = Scored([], [], [], [])
-        whole = Scored(
-            [x for part in parts for x in part.chosen],
-            [x for part in parts for x in part.rejected],
-            [x for part in parts for x in part.chosen_tokens],
-            [x for part in parts for x in part.rejected_tokens],
-        )
-        return {"length_correlation": length_correlation(whole), "calibration_error": calibration_error(whole)}
+        pairs: list[Scored] = gather_object(self.scored)
+        self.scored = []
+        return {"length_correlation": length_correlation(pairs), "calibration_error": calibration_error(pairs)}

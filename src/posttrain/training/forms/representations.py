@@ -9,23 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from posttrain.data.batching import length_batches
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Conversation
 from posttrain.errors import ConfigError, Problem
-from posttrain.models.logits import core_of
+from posttrain.models.adapters import virtual_columns
+from posttrain.models.logits import core_of, keeps_logits
 from posttrain.models.meter import Meter
 from posttrain.objectives._loss import Loss
 from posttrain.objectives.rmu import RmuConfig, direction
 from posttrain.training.forms.base import MicroBatch, Preparation, Scales
-from posttrain.training.forms.forward import states_after
 from posttrain.training.forms.tokens import TokenBatch, TokensForm
 from posttrain.training.forms.unlearning import check_sets, forget_from_targets
 
-__all__ = ["RepresentationsForm"]
+__all__ = ["RepresentationsForm", "states_after"]
+
+
+def states_after(model: nn.Module, input_ids: Tensor, layer: int) -> Tensor:
+    """Hidden states (B, T, D) after block `layer` (from 0; of the last one, they have gone through the final norm)."""
+    keeps = keeps_logits(type(core_of(model)))  # type: ignore[arg-type]  # a class can be hashed
+    options: dict[str, Any] = {"logits_to_keep": 1} if keeps else {}
+    said = model(input_ids=input_ids, use_cache=False, output_hidden_states=True, **options)
+    states: Tensor = said.hidden_states[layer + 1]
+    return states[:, virtual_columns(model) :]
 
 
 class RepresentationsForm(TokensForm):

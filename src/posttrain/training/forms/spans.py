@@ -62,7 +62,7 @@ class SpansForm(HeadForm):
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         assert isinstance(micro, HeadBatch)
-        out = self.outcome(model, micro)
+        out = model(**micro.padded.inputs(self.device))
         skip = virtual_columns(model)
         start, end = self.lifted(out.start_logits)[:, skip:], self.lifted(out.end_logits)[:, skip:]
         if not model.training:

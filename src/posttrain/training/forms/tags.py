@@ -52,7 +52,7 @@ class TagsForm(LabelledForm):
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         assert isinstance(micro, HeadBatch)
-        logits = self.lifted(self.outcome(model, micro).logits)[:, virtual_columns(model) :]
+        logits = self.lifted(model(**micro.padded.inputs(self.device)).logits)[:, virtual_columns(model) :]
         if not model.training:
             said = [said_tags(one, row, self.labels).tags for one, row in zip(logits.detach(), micro.rows, strict=True)]
             gold = [tuple(self.labels[i] for i in row.tags) for row in micro.rows]

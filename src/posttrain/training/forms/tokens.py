@@ -97,7 +97,7 @@ class TokensForm(Form):
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[Encoded]:
         """Render conversations, pairs and texts with the chat template."""
-        loss_on = cls.loss_on(settings.objective)
+        loss_on: LossOn = settings.objective.supervises
         return encode_all(records, tokenizer, max_length=settings.max_length, loss_on=loss_on, **settings.bad_rows)
 
     @classmethod
@@ -105,16 +105,10 @@ class TokensForm(Form):
         """Take the targets as they are."""
         return FromTargets(list(targets), 0)
 
-    @staticmethod
-    def loss_on(objective: Any) -> LossOn:
-        """Whose tokens the loss looks at."""
-        supervises: LossOn = objective.supervises
-        return supervises
-
     @property
     def supervise_all(self) -> bool:
         """Whether every token is a target."""
-        return self.loss_on(self.objective) == "all"
+        return bool(self.objective.supervises == "all")
 
     @staticmethod
     def tokens_of(row: Encoded) -> int:

@@ -82,7 +82,7 @@ class UnlearningForm(TokensForm):
 
     @classmethod
     def asks_reference(cls, objective: Any) -> bool:
-        """For the divergence on retain rows."""
+        """The divergence on retain rows asks it."""
         return isinstance(objective, RetainConfig) and objective.retain == "kl"
 
     @classmethod
