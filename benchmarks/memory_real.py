@@ -88,7 +88,8 @@ def weights_gb() -> float:
     """The bytes of the model's weights in float32."""
     from posttrain.models.load import load_model
 
-    return sum(p.numel() for p in load_model("smollm2", device="cpu").model.parameters()) * 4 / 1e9
+    elements: int = sum(p.numel() for p in load_model("smollm2", device="cpu").model.parameters())
+    return elements * 4 / 1e9
 
 
 def main() -> int:
