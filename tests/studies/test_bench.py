@@ -26,7 +26,7 @@ def told() -> list[str]:
 def bench(tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
     (tmp_path / "p.jsonl").write_text('"hello"\n"who wrote Hamlet?"\n', encoding="utf-8")
-    return Bench(str(talker()), base=tmp_path, forbidden=frozenset({"Hello"}), download=False, say=told.append)
+    return Bench(str(talker()), base=tmp_path, forbidden=frozenset({"Hello"}), say=told.append)
 
 
 def test_of_a_training_s_folder_it_is_said_which_model_is_taken(tmp_path: Path, told: list[str]) -> None:

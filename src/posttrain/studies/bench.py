@@ -26,7 +26,6 @@ from posttrain.data.chat import Encoded, encode_all
 from posttrain.errors import Interrupted, PosttrainError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.support import alike
-from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel, adapter_base, load_model, resolve
 from posttrain.models.memory import give_back, is_large, large_blocks_go_back
 from posttrain.models.merge_adapter import was_untied
@@ -46,7 +45,9 @@ LARGE = 100_000_000
 
 
 class Bench:
-    """A loaded model with what its cells share: fingerprint, untouched respondent, replays, answers before."""
+    """A loaded model with what its cells share: fingerprint, untouched respondent, replays, answers before. how: how
+    models are loaded, as keywords of `load_model`.
+    """
 
     def __init__(
         self,
@@ -56,19 +57,13 @@ class Bench:
         loaded: LoadedModel | None = None,
         forbidden: frozenset[str],
         say: Callable[[str], None],
-        download: bool = False,
-        trust_remote_code: bool = False,
-        allow_template_mismatch: bool = False,
+        **how: bool,
     ) -> None:
-        self.download, self.trust_remote_code = download, trust_remote_code
-        self.allow_template_mismatch = allow_template_mismatch
-        self.name = name
-        self.base = base
-        self.forbidden = forbidden
-        self.say = say
+        self.how = {"offline": True, **how}
+        self.name, self.base, self.forbidden, self.say = name, base, forbidden, say
         self.unmerged: PosttrainError | None = None
         """Why an adapter stayed beside its base: it can be examined as it is, not trained."""
-        self.loaded: LoadedModel = loaded or self._load(self._find(name))
+        self.loaded: LoadedModel = loaded or self._found(name)
         if self.large and self.loaded.model.device.type == "cpu":
             large_blocks_go_back()
         self.before = ModelRespondent(self.loaded)
@@ -76,51 +71,34 @@ class Bench:
         self._work: LoadedModel | None = None
         self._replays: dict[str, list[Encoded] | PosttrainError] = {}
 
-    def _find(self, name: str) -> str:
-        """Where the model is; a choice that was made is said."""
+    def _found(self, name: str) -> LoadedModel:
+        """The model of a name; what was chosen in finding it is said."""
         found, told = find_model(name, self.base)
         if told:
             self.say(told)
         say_taken(found, self.say)
-        return found
+        return self._load(found)
 
     def after(self, product: Path) -> Bench:
         """The bench of a model that one of the study's cells has left; an adapter is merged into its base."""
-        if adapter_base(product) is None:
-            loaded = self.load(product)
-        else:
-            loaded = self._load(str(product))
-        return self.another(self.name, loaded)
+        adapter = adapter_base(product) is not None
+        return self.another(self.name, self._load(str(product)) if adapter else self.load(product))
 
     def another(self, name: str, loaded: LoadedModel | None = None) -> Bench:
         """The bench of another model under the same settings; loaded: where it is in memory already."""
-        return Bench(
-            name,
-            base=self.base,
-            loaded=loaded,
-            forbidden=self.forbidden,
-            say=self.say,
-            download=self.download,
-            trust_remote_code=self.trust_remote_code,
-            allow_template_mismatch=self.allow_template_mismatch,
-        )
+        return Bench(name, base=self.base, loaded=loaded, forbidden=self.forbidden, say=self.say, **self.how)
 
     def _load(self, found: str) -> LoadedModel:
         """The untouched model; an adapter merged into its base, under the name of the adapter's folder."""
-        options: dict[str, Any] = {
-            "offline": not self.download,
-            "trust_remote_code": self.trust_remote_code,
-            "allow_template_mismatch": self.allow_template_mismatch,
-        }
         folder = Path(resolve(found))
         if (base := adapter_base(folder)) is None:
-            return load_model(found, **options)
+            return load_model(found, **self.how)
         try:
-            loaded = load_model(found, adapter_merged=True, **options)
+            loaded = load_model(found, adapter_merged=True, **self.how)
         except Interrupted:
             raise
         except PosttrainError as error:
-            loaded = load_model(found, **options)  # what is wrong with the folder itself is said here
+            loaded = load_model(found, **self.how)  # what is wrong with the folder itself is said here
             self.unmerged = error
             self.say(f"{self.name}: {error.problems[0].cause}; the study examines it as it is and cannot train it")
             return loaded
@@ -131,16 +109,10 @@ class Bench:
             self.say(f"{self.name}: the adapter is on one of two places that share a matrix; merged, each has its own")
         return loaded
 
-    def _check_trainable(self) -> None:
-        """PosttrainError for an adapter that could not be merged: a tuner would meet another one's parts."""
-        if self.unmerged is not None:
-            problems = [p._replace(mend="examine it as it is, or train its base") for p in self.unmerged.problems]
-            raise PosttrainError(*problems)
-
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Weights and template of the untouched model."""
-        return f"{weights_fingerprint(self.loaded.model)}-{template_fingerprint(self.loaded.tokenizer)}"
+        """Weights and template of the untouched model, as they were when this was asked first."""
+        return self.before.fingerprint
 
     @property
     def chunk(self) -> int:
@@ -154,30 +126,30 @@ class Bench:
 
     def check_untouched(self) -> None:
         """PosttrainError when a method has changed the model that all cells start from."""
-        now = f"{weights_fingerprint(self.loaded.model)}-{template_fingerprint(self.loaded.tokenizer)}"
-        if now != self.fingerprint:
+        if ModelRespondent(self.loaded).fingerprint != self.fingerprint:
             raise PosttrainError(
                 Problem(self.name, "the untouched model was changed during the study", "please report this bug")
             )
 
     def working(self) -> LoadedModel:
         """A fresh copy of the model, free to be changed; the copy before it is given up."""
-        self._check_trainable()
-        self.release()
-        self._work = self.loaded._replace(model=copy.deepcopy(self.loaded.model))
-        alike(self._work.model, self.loaded.model)
-        return self._work
+        return self._copied({})
 
     def lent(self) -> LoadedModel:
         """As `working`, but with the untouched model's own weights: for what puts something beside them and never
         writes to them. `check_untouched` finds out who does.
         """
-        self._check_trainable()
+        parameters = self.loaded.model.parameters()
+        return self._copied({id(p): torch.nn.Parameter(p.data, requires_grad=p.requires_grad) for p in parameters})
+
+    def _copied(self, memo: dict[int, Any]) -> LoadedModel:
+        """memo: as of `copy.deepcopy`. PosttrainError for an adapter that could not be merged: a tuner would meet
+        another one's parts.
+        """
+        if self.unmerged is not None:
+            problems = [p._replace(mend="examine it as it is, or train its base") for p in self.unmerged.problems]
+            raise PosttrainError(*problems)
         self.release()
-        memo: dict[int, Any] = {}
-        for p in self.loaded.model.parameters():
-            own = torch.nn.Parameter(p.data, requires_grad=p.requires_grad)
-            memo[id(p)] = own
         self._work = self.loaded._replace(model=copy.deepcopy(self.loaded.model, memo))
         alike(self._work.model, self.loaded.model)
         return self._work
@@ -192,13 +164,7 @@ class Bench:
         config = folder / "config.json"
         stored = json.loads(config.read_text(encoding="utf-8")).get("dtype") if config.is_file() else None
         stored = read_notes(folder).get(TRAINED_IN, stored)
-        loaded = load_model(
-            str(folder),
-            dtype=stored if stored in DTYPES else "auto",
-            offline=not self.download,
-            trust_remote_code=self.trust_remote_code,
-            allow_template_mismatch=self.allow_template_mismatch,
-        )
+        loaded = load_model(str(folder), dtype=stored if stored in DTYPES else "auto", **self.how)
         alike(loaded.model, self.loaded.model)
         stay_at(loaded.tokenizer, moment_of(self.loaded.tokenizer))
         return loaded
@@ -220,7 +186,7 @@ class Bench:
         key = f"{seed} {max_length} {config.model_dump_json(exclude={'share', 'weight', 'loss'})}"
         if key not in self._replays:
             try:
-                self._replays[key] = self._make_replay(config, seed, max_length, self.before, self.fingerprint)
+                self._replays[key] = self._make_replay(config, seed, max_length, self.before)
             except Interrupted:
                 raise
             except PosttrainError as error:
@@ -232,7 +198,7 @@ class Bench:
 
     def rehearse(
         self,
-        config: Config,
+        config: ReplayConfig,
         loaded: LoadedModel,
         seed: int,
         max_length: int,
@@ -247,29 +213,19 @@ class Bench:
             note(text)
             self.say(text)
 
-        respondent = ModelRespondent(loaded)
-        return self._make_replay(config, seed, max_length, respondent, respondent.fingerprint, task, say)
+        return self._make_replay(config, seed, max_length, ModelRespondent(loaded), task, say)
 
     def _make_replay(
         self,
-        config: Config,
+        config: ReplayConfig,
         seed: int,
         max_length: int,
         respondent: ModelRespondent,
-        fingerprint: str,
         task: Task = NO_TASK,
         say: Callable[[str], None] | None = None,
     ) -> list[Encoded]:
-        assert isinstance(config, ReplayConfig)
-        context = ReplayContext(
-            respondent=respondent,
-            fingerprint=fingerprint,
-            seed=seed,
-            forbidden=self.forbidden,
-            base=self.base,
-            say=say or self.say,
-            task=task,
-        )
+        settled = (respondent, respondent.fingerprint, seed, self.forbidden, self.base)
+        context = ReplayContext(*settled, say=say or self.say, task=task)
         conversations = registry.load("replay", config.kind).function(config, context)
         if not conversations:  # it said why
             return []

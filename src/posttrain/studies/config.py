@@ -400,6 +400,14 @@ class Study(Config):
             raise ValueError(f"the name becomes a folder; '{safe_name(value)}' would do")
         return value
 
+    @property
+    def how(self) -> dict[str, bool]:
+        """How its models are loaded, as keywords of `load_model`."""
+        return {
+            "offline": not self.download,
+            **self.model_dump(include={"trust_remote_code", "allow_template_mismatch"}),
+        }
+
     def folder(self, base: Path) -> Path:
         """The run folder: `output` relative to the study file, else runs/<study> in the current folder."""
         return base / self.output if self.output else Path("runs") / self.study

@@ -68,7 +68,7 @@ class Examiner:
 
         @cache
         def judge(name: str) -> Respondent:
-            one = open_respondent(find_model(name, bench.base)[0], offline=not bench.download)
+            one = open_respondent(find_model(name, bench.base)[0], offline=bench.how["offline"])
             if isinstance(one, ModelRespondent):
                 keep_first_day(one.tokenizer, folder, say=bench.say)
             return one

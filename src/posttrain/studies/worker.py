@@ -89,9 +89,7 @@ class CellWorker:
                 base=self.base,
                 forbidden=self.exams.forbidden,
                 say=self.watcher.say,
-                download=self.study.download,
-                trust_remote_code=self.study.trust_remote_code,
-                allow_template_mismatch=self.study.allow_template_mismatch,
+                **self.study.how,
             )
             keep_first_day(bench.loaded.tokenizer, self.folder, say=self.watcher.say)
             self.opened[model] = Opened(bench, Examiner.of(bench, self.exams, self.folder, self.watcher.exam))
