@@ -21,8 +21,8 @@ from posttrain.exams.results import Results, read_results
 from posttrain.exams.sample_log import read_samples
 from posttrain.exams.statistics import Interval
 from posttrain.inference.protocol import Respondent
+from posttrain.studies.events import ExamEvent
 from posttrain.studies.exam import ExamRun, build_exams, cost_line
-from posttrain.studies.examine import ExamEvent
 from posttrain.training.lock import only_one
 from tests.exams.table import Table
 from tests.exams.tasks.told import write_rows

@@ -25,7 +25,7 @@ from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.save import save_model
 from posttrain.models.vocabulary import outside, padding_inside, rows_of
 from posttrain.studies.config import Study
-from posttrain.studies.events import Silent
+from posttrain.studies.events import Watcher
 from posttrain.studies.plan import make_plan
 from posttrain.studies.run import run_study
 from posttrain.training.preview import preview
@@ -140,7 +140,7 @@ def test_what_is_saved_keeps_the_users_tokenizer(
         exams = [{"kind": "self_test", "path": asked, "max_new_tokens": 4}]
         study = check({"study": "s", **fields, "methods": [method], "exams": exams}, Study, "study")
         cells = make_plan(study, [], tmp_path)
-        outcome = run_study(study, cells, cells, base=tmp_path, folder=tmp_path / "run", watcher=Silent())
+        outcome = run_study(study, cells, cells, base=tmp_path, folder=tmp_path / "run", watcher=Watcher())
         made = tmp_path / "run" / outcome.results[0].first.weights
     else:
         tuner = {"kind": "lora", "rank": 2} if how == "trained lora" else {"kind": "full"}

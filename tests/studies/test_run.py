@@ -16,14 +16,14 @@ from posttrain.exams.results import read_results
 from posttrain.models.meter import Doing
 from posttrain.reports.table import text_table
 from posttrain.studies.config import Study
-from posttrain.studies.events import Event, ExamEvent, Silent
+from posttrain.studies.events import Event, ExamEvent, Watcher
 from posttrain.studies.methods import prompt as prompt_method
 from posttrain.studies.plan import make_plan, select
 from posttrain.studies.run import Outcome, run_study
 from tests.exams.fakes import Fake, examined
 
 
-class Listener(Silent):
+class Listener(Watcher):
     """Remembers what it is told."""
 
     def __init__(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,22 +20,21 @@ from posttrain.cli.options import (
     console,
     emit,
     print_line,
-    quiet,
     talk,
 )
-from posttrain.cli.plain import fitted
 from posttrain.cli.stopping import when_stopped
 from posttrain.cli.train import size
+from posttrain.cli.works import Live
 from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
 from posttrain.language import listed, placed, spoken, translate
 from posttrain.models.meter import clock
+from posttrain.studies import events
 
 if TYPE_CHECKING:
     from posttrain.exams.results import Line
     from posttrain.models.meter import Doing
     from posttrain.studies.config import Study
-    from posttrain.studies.events import Event
-    from posttrain.studies.examine import ExamEvent
+    from posttrain.studies.events import Event, ExamEvent
     from posttrain.studies.exams import Exams
     from posttrain.studies.plan import Cell
     from posttrain.studies.run import Outcome
@@ -50,8 +48,6 @@ LISTED_MODELS = 8
 NONE_KEPT = "no model is kept (keep: none); --set keep=final keeps each cell's final one"
 LIVE_S = 0.2
 """The live line is written again at most so often."""
-STEP_LINE_S = 10.0
-"""Within a long cell, a line about training at most so often."""
 
 
 def run(
@@ -190,12 +186,11 @@ def _counts(cells: Sequence[Cell]) -> str:
 def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, base: Path, *, json: bool) -> None:
     from posttrain.exams.results import CellResult, read_part
     from posttrain.studies.estimate import by_finished, estimate
-    from posttrain.studies.replays import Readers, check_replays
-    from posttrain.studies.rows import check_rows, unused_dtypes
+    from posttrain.studies.rows import check_replays, check_rows, readers_of, unused_dtypes
 
-    readers = Readers(config, base)
-    check_rows(readers, cells)
-    replays = check_replays(readers, cells)
+    readers = readers_of(config, base)
+    check_rows(readers, base, cells)
+    replays = check_replays(readers, base, cells)
     guess = estimate(config, cells, exams.parts, base)
     found = {cell.folder: read_part(folder / "cells" / cell.folder / "result.json", CellResult) for cell in cells}
     walls = {name: one.final.cost["wall_s"] for name, one in found.items() if one is not None and one.status == "done"}
@@ -320,42 +315,27 @@ def _weights(outcome: Outcome, folder: Path) -> list[str]:
     return lines
 
 
-class Watcher:
-    """One line per cell; on a terminal the present cell's line is live."""
+class Watcher(Live, events.Watcher):
+    """One line per cell; on a terminal the present cell's line is live. headlines: the score of each exam that a
+    finished cell's line shows.
+    """
 
     def __init__(self, headlines: Sequence[str] = ()) -> None:
-        """headlines: the score of each exam that a finished cell's line shows."""
+        super().__init__()
         self.headlines = headlines
-        self.live = sys.stderr.isatty() and not quiet()
-        self.last = time.monotonic()
-        self.shown = 0.0
         self.label = ""
         self.labels: dict[str, str] = {}
 
     def turn(self, cell: Cell) -> None:
-        """What follows is of this cell, which is one of several that run."""
         self.label = self.labels.get(cell.folder, "")
 
-    def clear(self) -> None:
-        """Nothing half-written on the screen."""
-        if self.live:
-            sys.stderr.write("\r\x1b[K")
-
-    def say(self, line: str) -> None:
-        """A choice made, a count, a problem."""
-        self.clear()
-        talk(line)
-
     def begins(self, event: Event) -> None:
-        """Name the cell that begins."""
         self.label = f"[{event.done + 1}/{event.total}] {translate(str(event.cell))}"
         self.labels[event.cell.folder] = self.label
         self.last = time.monotonic()
-        self._show("")
+        self._tell(self.label, "")
 
     def step(self, entry: Mapping[str, Any]) -> None:
-        """Training within a cell: live on a terminal, else a line now and then."""
-        now = time.monotonic()
         loss = entry.get("loss_nats")
         step, steps = entry["step"], entry.get("steps")
         parts = [f"step {step}/{steps}" if steps else f"step {step}"]
@@ -365,44 +345,25 @@ class Watcher:
             parts.append(f"{entry['tokens_per_s']:,.0f} tokens/s")
         if steps and step < steps and entry.get("wall_s"):
             parts.append(f"{clock(entry['wall_s'] / step * (steps - step))} left")
-        words = listed([translate(part) for part in parts])
-        if self.live:
-            self._show(words)
-        elif now - self.last >= STEP_LINE_S:
-            self.last = now
-            talk(placed(self.label, words))
+        self._tell(self.label, listed([translate(part) for part in parts]))
 
     def exam(self, event: ExamEvent) -> None:
-        """An exam within a cell, or of the untouched model: live on a terminal, else a line now and then."""
-        now = time.monotonic()
-        head = self.label
+        if self.live and event.done and time.monotonic() - self.shown < LIVE_S:
+            return
+        head, checkpoint = self.label, f"{event.checkpoint} | "
         if event.checkpoint == "before":
-            head = f"{event.model}, untouched"
-        checkpoint = "" if event.checkpoint == "before" else f"{event.checkpoint} | "
+            head, checkpoint = translate(f"{event.model}, untouched"), ""
         words = f"{checkpoint}{event.exam}"
         if event.total:
             words += f" {event.done:,}/{event.total:,}"
         if event.left_s is not None and event.done < event.total:
             words += translate(f", {clock(event.left_s)} left")
-        if self.live and (now - self.shown >= LIVE_S or not event.done):
-            self.shown = now
-            self._show(words, head)
-        elif not self.live and now - self.last >= STEP_LINE_S:
-            self.last = now
-            talk(placed(translate(head), words))
+        self._tell(head, words)
 
     def doing(self, work: Doing) -> None:
-        """Replay that is made and the like: live on a terminal, else a line now and then."""
-        now = time.monotonic()
-        if self.live:
-            self.shown = now
-            self._show("" if work.ends else str(work))
-        elif now - self.last >= STEP_LINE_S and not work.ends:
-            self.last = now
-            talk(placed(self.label, translate(str(work))) if self.label else str(work))
+        self._tell(self.label or None, "" if work.ends else str(work))
 
     def ends(self, event: Event) -> None:
-        """How it went, and how long the rest will take."""
         self.clear()
         result = event.result
         assert result is not None
@@ -423,10 +384,9 @@ class Watcher:
         head = f"[{event.done}/{event.total}] {translate(str(event.cell))}"
         talk(f"{placed(head, words)} {time_taken}")
 
-    def _show(self, words: str, head: str | None = None) -> None:
-        if self.live:
-            self.clear()
-            width = console().width
-            text = f"{self.label if head is None else translate(head)} {translate(words)}"
-            sys.stderr.write(fitted(text, width - 1))
-            sys.stderr.flush()
+    def _tell(self, head: str | None, words: str) -> None:
+        """The present cell's line, or a line of its own; nothing off a terminal for no words."""
+        words = translate(words)
+        self.show(
+            f"{head or ''} {words}" if self.live else placed(head, words) if words and head is not None else words
+        )

@@ -15,21 +15,49 @@ from posttrain.models.meter import clock
 
 if TYPE_CHECKING:
     from posttrain.models.meter import Doing
-    from posttrain.studies.examine import ExamEvent
+    from posttrain.studies.events import ExamEvent
 
-__all__ = ["Works", "shown_works"]
+__all__ = ["Live", "Works", "shown_works"]
 
 LINE_EVERY_S = 10.0
 """Seconds between two lines off a terminal."""
 
 
-class Works:
-    """Shows what goes on. head: what it is done for, such as an exam of a model."""
+class Live:
+    """One line about what goes on: written anew each time on a terminal, printed now and then elsewhere."""
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty() and not quiet()
-        self.last = time.monotonic()
-        self.head = ""
+        self.last = self.shown = time.monotonic()
+
+    def show(self, line: str) -> None:
+        """line: in the language spoken; empty where nothing is to be said."""
+        now = time.monotonic()
+        if self.live:
+            self.shown = now
+            self.clear()
+            sys.stderr.write(fitted(line, console().width - 1))
+            sys.stderr.flush()
+        elif now - self.last >= LINE_EVERY_S and line:
+            self.last = now
+            talk(line)
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.clear()
+        talk(line)
+
+    def clear(self) -> None:
+        """Nothing half-written on the screen."""
+        if self.live:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+class Works(Live):
+    """Shows what goes on. head: what it is done for, such as an exam of a model."""
+
+    head = ""
 
     def __call__(self, work: Doing) -> None:
         self._show("" if work.ends else str(work))
@@ -43,27 +71,12 @@ class Works:
 
     def say(self, line: str) -> None:
         """A line that stays; what went on before it is over."""
-        self.clear()
         self.head = ""
-        talk(line)
+        super().say(line)
 
     def _show(self, words: str) -> None:
         """Nothing is shown for no words."""
-        now = time.monotonic()
-        shown = placed(translate(self.head), translate(words)) if self.head and words else translate(words)
-        if self.live:
-            self.clear()
-            sys.stderr.write(fitted(shown, console().width - 1))
-            sys.stderr.flush()
-        elif now - self.last >= LINE_EVERY_S and words:
-            self.last = now
-            talk(shown)
-
-    def clear(self) -> None:
-        """Nothing half-written on the screen."""
-        if self.live:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        self.show(placed(translate(self.head), translate(words)) if self.head and words else translate(words))
 
 
 @contextmanager

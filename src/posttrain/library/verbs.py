@@ -24,7 +24,7 @@ from posttrain.models.load import LoadedModel
 from posttrain.studies.bench import Bench
 from posttrain.studies.candidates import END, CellContext
 from posttrain.studies.config import Study
-from posttrain.studies.events import Silent, Watcher
+from posttrain.studies.events import Watcher
 from posttrain.studies.exam import ExamRun, ExamsFile, Floor, PromptMode, build_exams
 from posttrain.studies.methods.train import train as train_method
 from posttrain.studies.plan import make_plan, select
@@ -282,7 +282,7 @@ class StudyFile:
             chosen,
             base=self.base,
             folder=folder,
-            watcher=watcher or Silent(),
+            watcher=watcher or Watcher(),
             restart=restart,
             jobs=jobs,
             on=on,

@@ -57,9 +57,9 @@ class Bench:
         loaded: LoadedModel | None = None,
         forbidden: frozenset[str],
         say: Callable[[str], None],
-        **how: bool,
+        **how: Any,
     ) -> None:
-        self.how = {"offline": True, **how}
+        self.how: dict[str, Any] = {"offline": True, **how}
         self.name, self.base, self.forbidden, self.say = name, base, forbidden, say
         self.unmerged: PosttrainError | None = None
         """Why an adapter stayed beside its base: it can be examined as it is, not trained."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from posttrain.exams.capabilities import relative_changes
 from posttrain.exams.compare import Comparison
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.results import CellResult, Examined, Line, PointResult, read_part, write_part
-from posttrain.exams.statistics import Interval
 from posttrain.exams.transfer import separate_scores, transfer_scores
 from posttrain.models.disk import write_whole
 from posttrain.models.load import LoadedModel
@@ -41,35 +40,27 @@ EXAMINED = "examined.json"
 """Beside the samples of a point: its exams are over."""
 
 
+@dataclass
 class CellRun:
-    """One cell at work. start: the bench of the model that it starts from; inputs: the models beside it, by name;
-    needed: whether another cell takes its product.
+    """One cell at work. key: its content hash; root: the run's folder; start: the bench of the model that it starts
+    from; inputs: the models beside it, by name; needed: whether another cell takes its product.
     """
 
-    def __init__(
-        self,
-        cell: Cell,
-        key: str,
-        study: Study,
-        examiner: Examiner,
-        untouched: Bench,
-        folder: Path,
-        *,
-        start: Bench | None = None,
-        inputs: Mapping[str, Callable[[], LoadedModel]] | None = None,
-        needed: bool = False,
-        on_step: Callable[[Mapping[str, Any]], None] = lambda entry: None,
-    ) -> None:
-        self.cell, self.key, self.study, self.examiner, self.folder = cell, key, study, examiner, folder
-        self.untouched, self.root = untouched, examiner.folder or folder
-        self.start = start or self.untouched
-        self.inputs = inputs or {}
-        self.keep = "final" if needed and study.keep == "none" else study.keep
-        self.on_step = on_step
-        self.found: dict[Point, PointResult] = {}
-        self.end: Candidate | None = None
-        self.notes: list[str] = []
-        self.scratch: list[Path] = []
+    cell: Cell
+    key: str
+    study: Study
+    examiner: Examiner
+    root: Path
+    folder: Path
+    untouched: Bench
+    start: Bench
+    inputs: Mapping[str, Callable[[], LoadedModel]]
+    needed: bool
+    on_step: Callable[[Mapping[str, Any]], None]
+    found: dict[Point, PointResult] = field(default_factory=dict)
+    end: Candidate | None = None
+    notes: list[str] = field(default_factory=list)
+    scratch: list[Path] = field(default_factory=list)
 
     @peak_memory()
     def run(self) -> CellResult:
@@ -91,19 +82,12 @@ class CellRun:
         peak = max(peak_gib(), end.cost.get("peak_gib", 0.0))  # of earlier runs, too
         cost = {"wall_s": wall_s, "exam_s": exam_s, **end.cost, "peak_gib": peak}
         weights = str(end.product.relative_to(self.root)) if end.product is not None else ""
-        head = {
-            "model": cell.model,
-            "method": cell.method.label,
-            "seed": cell.seed,
-            "hash": self.key,
-            "weights": weights,
-        }
         lines = [
             Line(
-                **{name: value for name, value in one if name != "cost"},
-                **head,
+                **dict(one)
+                | cell.head
+                | {"change": one.change, "cost": {**cost, **one.cost}, "hash": self.key, "weights": weights},
                 fingerprint=point.fingerprint,
-                cost={**cost, **one.cost},
                 stages=stages if one.checkpoint == END.name else {},
             )
             for point in points
@@ -130,7 +114,8 @@ class CellRun:
         return offered
 
     def _context(self) -> CellContext:
-        saves = self.study.saves
+        saves, keep = self.study.saves, self.study.keep
+        keep = "final" if self.needed and keep == "none" else keep
         return CellContext(
             changes=self.cell.changes,
             seed=self.cell.seed,
@@ -139,8 +124,8 @@ class CellRun:
             untouched=self.untouched,
             sequence=self.cell.sequence,
             inputs=self.inputs,
-            keep=self.keep,
-            resumable=bool(saves) or self.keep != "none" or bool(self.examiner.exams.paired),
+            keep=keep,
+            resumable=bool(saves) or keep != "none" or bool(self.examiner.exams.paired),
             saves=saves,
             examined=self._examined,
             select=lambda respondent: self.examiner.select(respondent, None),
@@ -267,22 +252,18 @@ class CellRun:
 
     def _composed(self) -> Examined:
         """Where each stage has a model of its own: each stage's exam as its own model took it."""
-        scores: dict[str, float] = {}
-        ci95: dict[str, Interval] = {}
-        n: dict[str, int] = {}
+        parts: dict[str, Any] = {"scores": {}, "ci95": {}, "n": {}}
         compare: dict[str, Comparison] = {}
         for stage in self.cell.stages:
             point, exam = Point("stage", stage.name), stage.measured_by
             one = self.found[point].examined[0]
-            own = [key for key in one.scores if key.startswith(f"{exam}.")]
-            scores |= {key: one.scores[key] for key in own}
-            ci95 |= {key: one.ci95[key] for key in own if key in one.ci95}
-            n |= {key: one.n[key] for key in own if key in one.n}
+            for part, values in parts.items():
+                values |= {key: value for key, value in dict(one)[part].items() if key.startswith(f"{exam}.")}
             compare[exam] = one.compare[exam]
             samples = self.folder / "exams" / f"{safe_name(exam)}.jsonl"
             samples.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._at(point) / "exams" / samples.name, samples)
-        drift = relative_changes(self.examiner.scores_before, scores, self.examiner.exams.info({}))
+        drift = relative_changes(self.examiner.scores_before, parts["scores"], self.examiner.exams.info({}))
         folder = str(self.folder.relative_to(self.root))
         cost = {"exam_s": 0.0}  # what the exams have cost is told with each stage
-        return Examined(scores=scores, ci95=ci95, n=n, folder=folder, compare=compare, drift=drift, cost=cost)
+        return Examined(**parts, folder=folder, compare=compare, drift=drift, cost=cost)

@@ -401,7 +401,7 @@ class Study(Config):
         return value
 
     @property
-    def how(self) -> dict[str, bool]:
+    def how(self) -> dict[str, Any]:
         """How its models are loaded, as keywords of `load_model`."""
         return {
             "offline": not self.download,

@@ -20,10 +20,11 @@ from posttrain.exams.task import Ask
 from posttrain.inference.protocol import Plain
 from posttrain.models.load import config_of, load_tokenizer
 from posttrain.retention.selection import ReplayConfig
-from posttrain.studies.config import StageConfig, Study
+from posttrain.studies.config import Study
 from posttrain.studies.models import find_model
 from posttrain.studies.plan import Cell
-from posttrain.studies.train_config import TrainMethodConfig
+from posttrain.studies.rows import trainings
+from posttrain.studies.train_rows import size_on_disk
 from posttrain.training.rates import TRIES
 
 __all__ = ["Estimate", "by_finished", "estimate", "exam_s", "flops_per_s", "size_of", "training_s", "work_of"]
@@ -137,6 +138,7 @@ def words(ask: Ask) -> str:
 
 def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), base: Path | None = None) -> Estimate:
     """Tokens, disk and time of these cells; exams: the study's, beside the change exam."""
+    base = base or Path()
     speed = flops_per_s()
     trained = examined = made = 0
     known_before: set[tuple[str, str]] = set()
@@ -144,26 +146,21 @@ def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), ba
     disk_bytes = wall_s = 0.0
     sizes: dict[str, tuple[int, float]] = {}
     work_of_exams = [work_of(part) for part in exams]
+    to_read, written = sum(characters for characters, _ in work_of_exams), sum(tokens for _, tokens in work_of_exams)
     samples = sum(len(part.items) * part.times for part in exams)
 
     for cell in cells:
         first = cell.model not in sizes
         if first:
-            sizes[cell.model] = _size_of(study, cell.model, cells, exams, base or Path())
+            sizes[cell.model] = _size_of(study, cell.model, cells, exams, base)
         parameters, per_character = sizes[cell.model]
-        read, written = (
-            round(sum(characters for characters, _ in work_of_exams) * per_character),
-            sum(tokens for _, tokens in work_of_exams),
-        )
-        new = 0
-        probes: list[str] = []
-        if cell.changes:
-            asked_of = cell.changes if study.change_exam else ()
-            probes = [question.question for change in asked_of for _, _, question in change.probes()]
-            told = sum(len(t.question + t.answer[0]) for change in cell.changes for t in change.target)
-            new = round(told * per_character) + 16
-        new += round(sum(cell.method.characters(name, base or Path()) for name in cell.names) * per_character)
-        stages = [round(stage_characters(stage, base or Path()) * per_character) for stage in cell.stages]
+        read = round(to_read * per_character)
+        asked_of = cell.changes if study.change_exam else ()
+        probes = [question.question for change in asked_of for _, _, question in change.probes()]
+        told = sum(len(t.question + t.answer[0]) for change in cell.changes for t in change.target)
+        new = round(told * per_character) + 16 if cell.changes else 0
+        new += round(sum(cell.method.characters(name, base) for name in cell.names) * per_character)
+        stages = [round(size_on_disk(stage.source(base)) * per_character) for stage in cell.stages]
         work = cell.method.stage_work(stages) if stages else cell.method.work(new)
         times = len([step for step in study.saves.due(work.steps) if step != work.steps]) + 1
         times += cell.method.named_points(len(stages))
@@ -173,36 +170,22 @@ def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), ba
         examined += (times + unasked) * asked + (times + first) * (read + written)
         wall_s += (times + unasked) * exam_s(parameters, asked, 1, speed) if probes else 0.0
         wall_s += (times + first) * exam_s(parameters, read + written, len(exams), speed) if exams else 0.0
-        searching = searched(cell) * work.tokens // max(work.steps, 1)
+        own = [method for _, method in trainings([cell])]
+        searched = TRIES * sum(method.optimizer.learning_rate == "find" for method in own)  # steps
+        searching = searched * work.tokens // max(work.steps, 1)
         trained += work.tokens + searching
-        steps = work.steps + searched(cell)
-        wall_s += training_s(parameters, work.tokens + searching, steps, speed)
-        replay, key = replay_tokens(cell, base or Path())
-        if key not in known_replays:
+        wall_s += training_s(parameters, work.tokens + searching, work.steps + searched, speed)
+        replays = [m.replay.for_change(cell.names[0]) for m in own if isinstance(m.replay, ReplayConfig)]
+        key = f"{cell.model} {cell.seed} {[m.replayed(cell.names[0]) for m in own if m.replay is not None]}"
+        if replays and key not in known_replays:
             known_replays.add(key)
+            replay = sum(one.made_tokens(base) for one in replays)
             made += replay
             wall_s += 2 * parameters * replay / (speed * EFFICIENCY)
         disk_bytes += times * 1000 * (len(probes) + samples) + 300 * work.steps
         if work.steps and study.keep != "none":
             disk_bytes += 4 * parameters * (times if study.keep == "all" else 1)
     return Estimate(trained, examined, disk_bytes / 2**30, wall_s, made)
-
-
-def searched(cell: Cell) -> int:
-    """Steps that a search for the learning rate takes."""
-    trainings = [method for method in cell.method.parts if isinstance(method, TrainMethodConfig)]
-    return TRIES * sum(method.optimizer.learning_rate == "find" for method in trainings)
-
-
-def replay_tokens(cell: Cell, base: Path) -> tuple[int, str]:
-    """Tokens that the model writes for a cell's replay, and what makes two cells' replays the same."""
-    made, kept = 0, []
-    for method in cell.method.parts:
-        if isinstance(method, TrainMethodConfig) and isinstance(method.replay, ReplayConfig):
-            replay = method.replay.for_change(cell.names[0])
-            made += replay.made_tokens(base)
-            kept.append(replay.model_dump_json(exclude={"share", "weight", "loss"}))
-    return made, f"{cell.model} {cell.seed} {' '.join(kept)}" if kept else ""
 
 
 def by_finished(cells: Sequence[Cell], walls: Mapping[str, float]) -> tuple[float, int]:
@@ -218,12 +201,6 @@ def by_finished(cells: Sequence[Cell], walls: Mapping[str, float]) -> tuple[floa
     if not overall:
         return 0.0, len(left)
     return sum(fmean(means.get(cell.method.label, overall)) for cell in left), len(left)
-
-
-def stage_characters(stage: StageConfig, base: Path) -> int:
-    """What stands in a stage's rows, braces and keys of JSON included; 0 where they are on the hub."""
-    source = stage.source(base)
-    return Path(source.path).stat().st_size if source.path else 0
 
 
 def _size_of(study: Study, model: str, cells: Sequence[Cell], exams: Sequence[Part], base: Path) -> tuple[int, float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from posttrain.exams.results import CellResult
-from posttrain.models.meter import Doing
-from posttrain.studies.examine import ExamEvent
-from posttrain.studies.plan import Cell
+if TYPE_CHECKING:
+    from posttrain.exams.results import CellResult
+    from posttrain.models.meter import Doing
+    from posttrain.studies.plan import Cell
 
-__all__ = ["Event", "ExamEvent", "Silent", "Watcher"]
+__all__ = ["Event", "ExamEvent", "Watcher"]
 
 
 class Event(NamedTuple):
@@ -24,8 +24,24 @@ class Event(NamedTuple):
     result: CellResult | None = None
 
 
-class Watcher(Protocol):
-    """Told what happens. Where cells run in several processes, `turn` says whose the next events are."""
+class ExamEvent(NamedTuple):
+    """How far an exam is. checkpoint: the point's name, or `before` of the untouched model; done, total: questions
+    asked; left_s: expected for the rest of this exam, None where nothing is known; tokens_per_s: so far.
+    """
+
+    model: str
+    checkpoint: str
+    exam: str
+    done: int = 0
+    total: int = 0
+    left_s: float | None = None
+    tokens_per_s: float = 0.0
+
+
+class Watcher:
+    """Told what happens; this one says nothing. Where cells run in several processes, `turn` says whose the next events
+    are.
+    """
 
     def turn(self, cell: Cell) -> None:
         """The steps, exams and works that follow are of this cell."""
@@ -47,28 +63,3 @@ class Watcher(Protocol):
 
     def doing(self, work: Doing) -> None:
         """Other long work of the present cell begins or goes on."""
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def turn(self, cell: Cell) -> None:
-        return None
-
-    def say(self, line: str) -> None:
-        return None
-
-    def begins(self, event: Event) -> None:
-        return None
-
-    def ends(self, event: Event) -> None:
-        return None
-
-    def step(self, entry: Mapping[str, Any]) -> None:
-        return None
-
-    def exam(self, event: ExamEvent) -> None:
-        return None
-
-    def doing(self, work: Doing) -> None:
-        return None

@@ -44,7 +44,8 @@ from posttrain.inference.shards import ShardedRespondent, is_sharded, rank, shar
 from posttrain.models.load import LoadedModel
 from posttrain.models.names import told
 from posttrain.models.perturbed import perturbed, resolve_arithmetic
-from posttrain.studies.examine import ExamEvent, Examiner
+from posttrain.studies.events import ExamEvent
+from posttrain.studies.examine import Examiner
 from posttrain.studies.exams import Exams, check_names
 from posttrain.studies.methods.prompt import PromptMethodConfig, wording_of
 from posttrain.training.dates import keep_date, stay_at_first_day

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from posttrain.config.change import Change
 from posttrain.exams.capabilities import relative_changes
@@ -26,25 +26,12 @@ from posttrain.inference.protocol import Respondent
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.disk import safe_name
 from posttrain.studies.bench import Bench
+from posttrain.studies.events import ExamEvent
 from posttrain.studies.exams import Exams
 from posttrain.studies.models import find_model
 from posttrain.training.dates import keep_first_day
 
-__all__ = ["ExamEvent", "Examiner"]
-
-
-class ExamEvent(NamedTuple):
-    """How far an exam is. checkpoint: the point's name, or `before` of the untouched model; done, total: questions
-    asked; left_s: expected for the rest of this exam, None where nothing is known; tokens_per_s: so far.
-    """
-
-    model: str
-    checkpoint: str
-    exam: str
-    done: int = 0
-    total: int = 0
-    left_s: float | None = None
-    tokens_per_s: float = 0.0
+__all__ = ["Examiner", "costs"]
 
 
 class Examiner:

@@ -1,7 +1,7 @@
-"""Cells handed out to processes of this machine (`--jobs`) or of a Ray cluster (`--on ray`).
+"""Cells handed out: in this process, to others of this machine (`--jobs`), to those of a Ray cluster (`--on ray`).
 
-Each process loads the study's models for itself and runs cells one after another, as a run in one process does; only
-the orders go in, and results and progress come out. A cell is handed out when what it needs is done. The cell of a
+Each other process loads the study's models for itself and runs cells one after another, as a run in one process does;
+only the orders go in, and results and progress come out. A cell is handed out when what it needs is done. The cell of a
 process that was lost (killed, out of memory) is run again, and goes on where that one stopped.
 """
 
@@ -11,15 +11,15 @@ import multiprocessing
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from queue import Empty
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
@@ -33,7 +33,7 @@ from posttrain.studies.exams import prepare_exams
 from posttrain.studies.plan import Cell
 from posttrain.studies.worker import CellWorker, Order, cell_folder, failed
 
-__all__ = ["Handed", "Spec", "in_processes", "on_ray"]
+__all__ = ["Handed", "Here", "Pool", "Spec", "handed_out", "in_processes", "on_ray"]
 
 TRIES = 3
 """So often a cell is handed out whose processes are lost."""
@@ -65,29 +65,26 @@ class Told(NamedTuple):
 class Handed(NamedTuple):
     """A cell that came back, and how long it took."""
 
-    order: Order
+    cell: Cell
     result: CellResult
     wall_s: float
 
 
-class Tell(Protocol):
-    """A queue that events are put into."""
-
-    def put(self, item: Told) -> None:
-        """Add one."""
+Ran = Future[tuple[CellResult, float]]
+"""What a cell has come to, and its seconds; BrokenProcessPool where its process was lost."""
 
 
-class Teller:
-    """A watcher in a worker's process: sends everything to the process that hands cells out."""
+class Teller(Watcher):
+    """A watcher in a worker's process: sends everything to the process that hands cells out. tell: the queue for it."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Any) -> None:
         self.tell = tell
         self.cell: Cell | None = None
         self.last: dict[str, float] = {}
 
-    def _send(self, what: str, value: Any, *, always: bool = False) -> None:
+    def _send(self, what: str, value: Any) -> None:
         now = time.monotonic()
-        if self.cell is not None and (always or now - self.last.get(what, 0.0) >= TELL_S):
+        if self.cell is not None and (what == "say" or now - self.last.get(what, 0.0) >= TELL_S):
             self.last[what] = now
             self.tell.put(Told(self.cell, what, value))
 
@@ -95,13 +92,7 @@ class Teller:
         self.cell = cell
 
     def say(self, line: str) -> None:
-        self._send("say", line, always=True)
-
-    def begins(self, event: Any) -> None:
-        return None
-
-    def ends(self, event: Any) -> None:
-        return None
+        self._send("say", line)
 
     def step(self, entry: Mapping[str, Any]) -> None:
         self._send("step", dict(entry))
@@ -116,32 +107,24 @@ class Teller:
 # ---- in a worker's process -------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Here:
-    """The worker of this process."""
-
-    folder: Path | None = None
-    worker: CellWorker | None = None
-    teller: Teller | None = None
+_workers: dict[Path, CellWorker] = {}
+"""The worker of this process, by the run's folder."""
 
 
-_here = _Here()
-
-
-def run_order(spec: Spec, order: Order, tell: Tell) -> tuple[CellResult, float]:
-    """Run one cell in this process, with the models that it has loaded already."""
-    if _here.worker is None or _here.teller is None or _here.folder != spec.folder:
+def run_order(spec: Spec, order: Order, tell: Any) -> tuple[CellResult, float]:
+    """Run one cell in this process, with the models that it has loaded already. tell: a queue for what happens."""
+    if spec.folder not in _workers:
+        _workers.clear()
         torch.set_num_threads(spec.threads)
-        _here.teller = Teller(tell)
-        _here.folder = spec.folder
         exams = prepare_exams(spec.study, spec.changes, spec.base)
-        _here.worker = CellWorker(spec.study, exams, spec.base, spec.folder, _here.teller)
-    _here.teller.turn(order.cell)
+        _workers[spec.folder] = CellWorker(spec.study, exams, spec.base, spec.folder, Teller(tell))
+    worker = _workers[spec.folder]
+    worker.watcher.turn(order.cell)
     began = time.monotonic()
-    with listening(_here.teller.doing):
-        if order.cell.model not in _here.worker.opened:
-            _here.worker.open(order.cell.model).examiner.take_before(needed=True)  # its samples are there already
-        return _here.worker.run(order), time.monotonic() - began
+    with listening(worker.watcher.doing):
+        if order.cell.model not in worker.opened:
+            worker.open(order.cell.model).examiner.take_before(needed=True)  # its samples are there already
+        return worker.run(order), time.monotonic() - began
 
 
 def _end_with_parent() -> None:
@@ -161,20 +144,29 @@ def _end_with_parent() -> None:
 # ---- handing out -----------------------------------------------------------------------------------------------------
 
 
-class Pool(Protocol):
+class Pool(ABC):
     """Runs orders somewhere."""
 
-    def submit(self, spec: Spec, order: Order) -> Future[tuple[CellResult, float]]:
-        """Begin; the future raises BrokenProcessPool where the process was lost."""
+    queue: Any
+    """For what its processes tell."""
+
+    @abstractmethod
+    def submit(self, spec: Spec, order: Order) -> Ran:
+        """Begin."""
 
     def events(self) -> Iterator[Told]:
         """What was told since the last call."""
+        with suppress(Empty):
+            while True:
+                yield self.queue.get_nowait()
 
     def mend(self) -> None:
         """Make it usable again after a process was lost."""
+        return
 
     def stop(self) -> None:
         """Let every process save what it has and end."""
+        return
 
 
 def handed_out(
@@ -189,7 +181,7 @@ def handed_out(
     that it waits for; both by folder. at_once: so many cells are handed out at a time.
     """
     waiting, tries = dict(orders), dict.fromkeys(orders, 0)
-    running: dict[Future[tuple[CellResult, float]], Order] = {}
+    running: dict[Ran, Order] = {}
     done: set[str] = set()
     tell: dict[str, Callable[[Any], None]] = {
         "say": watcher.say,
@@ -217,7 +209,7 @@ def handed_out(
                     lost.append(order)
                     continue
                 done.add(order.cell.folder)
-                yield Handed(order, result, wall_s)
+                yield Handed(order.cell, result, wall_s)
             if lost:
                 pool.mend()
             for order in lost:
@@ -230,34 +222,43 @@ def handed_out(
                 cause = f"its process was lost {TRIES} times (killed, or out of memory)"
                 error = PosttrainError(Problem(str(order.cell), cause, "give it more memory, or fewer jobs"))
                 at = cell_folder(spec.folder, order.cell)
-                yield Handed(order, failed(order.cell, order.hashes.content, error, 0.0, at), 0.0)
+                yield Handed(order.cell, failed(order.cell, order.hashes.content, error, 0.0, at), 0.0)
     except BaseException:
         pool.stop()
         raise
 
 
-class _Processes:
+class Here(Pool):
+    """This process, which runs an order while it is submitted."""
+
+    def __init__(self, worker: CellWorker) -> None:
+        self.worker = worker
+
+    def submit(self, spec: Spec, order: Order) -> Ran:
+        future: Ran = Future()
+        began = time.monotonic()
+        future.set_result((self.worker.run(order), time.monotonic() - began))
+        return future
+
+    def events(self) -> Iterator[Told]:
+        return iter(())
+
+
+class _Processes(Pool):
     """Processes of this machine."""
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
         self.context = multiprocessing.get_context("spawn")
         self.manager = self.context.Manager()
-        self.queue: Any = self.manager.Queue()
+        self.queue = self.manager.Queue()
         self.pool = self._new()
 
     def _new(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(self.jobs, mp_context=self.context, initializer=_end_with_parent)
 
-    def submit(self, spec: Spec, order: Order) -> Future[tuple[CellResult, float]]:
+    def submit(self, spec: Spec, order: Order) -> Ran:
         return self.pool.submit(run_order, spec, order, self.queue)
-
-    def events(self) -> Iterator[Told]:
-        while True:
-            try:
-                yield self.queue.get_nowait()
-            except Empty:
-                return
 
     def mend(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -268,10 +269,6 @@ class _Processes:
             if process.name.startswith("SpawnProcess"):
                 process.terminate()
 
-    def close(self) -> None:
-        self.pool.shutdown(cancel_futures=True)
-        self.manager.shutdown()
-
 
 @contextmanager
 def in_processes(jobs: int) -> Iterator[Pool]:
@@ -280,10 +277,11 @@ def in_processes(jobs: int) -> Iterator[Pool]:
     try:
         yield pool
     finally:
-        pool.close()
+        pool.pool.shutdown(cancel_futures=True)
+        pool.manager.shutdown()
 
 
-class _Ray:
+class _Ray(Pool):
     """Tasks on Ray: each cell asks for the study's resources; Ray finds where they are."""
 
     def __init__(self, ray: Any, resources: Resources) -> None:
@@ -294,9 +292,9 @@ class _Ray:
         asked = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_retries": 0}
         self.remote = ray.remote(**asked)(run_order)
 
-    def submit(self, spec: Spec, order: Order) -> Future[tuple[CellResult, float]]:
+    def submit(self, spec: Spec, order: Order) -> Ran:
         reference = self.remote.remote(spec, order, self.queue)
-        future: Future[tuple[CellResult, float]] = Future()
+        future: Ran = Future()
         future.set_running_or_notify_cancel()
 
         def fetch() -> None:
@@ -315,15 +313,6 @@ class _Ray:
 
         threading.Thread(target=fetch, daemon=True).start()
         return future
-
-    def events(self) -> Iterator[Told]:
-        yield from self.queue.get_nowait_batch(self.queue.qsize())
-
-    def mend(self) -> None:
-        """Ray starts another worker by itself."""
-
-    def stop(self) -> None:
-        """Shutting down stops every task."""
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from posttrain import __version__
 from posttrain.config.change import Change
@@ -50,6 +51,11 @@ class Cell:
         if len(self.changes) == 1:
             return self.changes[0].name
         return ("together" if self.sequence is None else "sequence") if self.changes else ""
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What tells it from others, as in results.json."""
+        return {"model": self.model, "method": self.method.label, "change": self.change_name, "seed": self.seed}
 
     @property
     def names(self) -> list[str]:

@@ -1,17 +1,20 @@
-"""What a study's training cells are to learn, rendered before anything is loaded; for `--dry-run`."""
+"""What a study's trainings are to learn and to replay, looked at before anything is loaded; for `--dry-run`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from posttrain.config.change import Change
-from posttrain.data.readers import DataSource
 from posttrain.data.records import Record
-from posttrain.errors import DataError, Problem
-from posttrain.studies.config import StageConfig
+from posttrain.errors import DataError, PosttrainError, Problem
+from posttrain.inference.encoding import PromptReader
+from posttrain.inference.opening import read_prompts
+from posttrain.retention.selection import ReplayConfig
+from posttrain.studies.config import StageConfig, Study
+from posttrain.studies.models import find_model
 from posttrain.studies.plan import Cell
-from posttrain.studies.replays import Readers
 from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.studies.train_rows import encoded_rows, rows_of, target_rows
 from posttrain.training.forms import form_of
@@ -19,38 +22,55 @@ from posttrain.training.rows import longest_within
 from posttrain.training.run import kind_of
 from posttrain.training.stored import unused_dtype
 
-__all__ = ["check_rows", "unused_dtypes"]
+__all__ = ["check_replays", "check_rows", "readers_of", "trainings", "unused_dtypes"]
+
+Readers = Callable[[str], PromptReader]
+"""What a model of the study makes of prompts, by its files without the weights."""
 
 
 class _Unknown(Exception):
     """The model's own answers would be needed."""
 
 
-def check_rows(readers: Readers, cells: Sequence[Cell]) -> None:
+def readers_of(study: Study, base: Path) -> Readers:
+    """The models' readers; each is read once."""
+    how = {"offline": not study.download, "trust_remote_code": study.trust_remote_code}
+    return cache(lambda model: read_prompts(find_model(model, base)[0], **how))
+
+
+def trainings(
+    cells: Sequence[Cell], key: Callable[[Cell, TrainMethodConfig], str] | None = None
+) -> list[tuple[Cell, TrainMethodConfig]]:
+    """The trainings of cells, each with its cell; of those with the same key only the first."""
+    each = [(cell, part) for cell in cells for part in cell.method.parts if isinstance(part, TrainMethodConfig)]
+    if key is None:
+        return each
+    first: dict[str, tuple[Cell, TrainMethodConfig]] = {}
+    for cell, method in each:
+        first.setdefault(key(cell, method), (cell, method))
+    return list(first.values())
+
+
+def check_rows(readers: Readers, base: Path, cells: Sequence[Cell]) -> None:
     """DataError with every row that a cell could not learn, such as one longer than its method's `max_length`, each
     once. Rows that hold what the model answers now are not known yet.
     """
-    seen: set[str] = set()
-    problems: list[Problem] = []
-    for cell in cells:
-        for method in cell.method.parts:
-            if not isinstance(method, TrainMethodConfig):
-                continue
-            reader = readers[cell.model]
-            kept = method.model_dump_json(include={"objective", "tuner", "data", "max_length"})
-            key = f"{cell.model} {cell.change_name} {kept}"
-            if key in seen:
-                continue
-            seen.add(key)
-            try:
-                records = _records(method, cell.changes, cell.stages, readers.base)
-                longest = longest_within(method.max_length, method.tuner, reader.limit)
-                if records:
-                    encoded_rows(method.objective, records, reader.tokenizer, longest)
-            except DataError as error:
-                own = f"method '{cell.method.label}'"
-                named = [p if p.location else Problem(own, p.cause, p.mend) for p in error.problems]
-                problems += [problem for problem in named if problem not in problems]
+
+    def key(cell: Cell, method: TrainMethodConfig) -> str:
+        kept = method.model_dump_json(include={"objective", "tuner", "data", "max_length"})
+        return f"{cell.model} {cell.change_name} {kept}"
+
+    problems: dict[Problem, None] = {}
+    for cell, method in trainings(cells, key):
+        reader = readers(cell.model)
+        try:
+            records = _records(method, cell.changes, cell.stages, base)
+            longest = longest_within(method.max_length, method.tuner, reader.limit)
+            if records:
+                encoded_rows(method.objective, records, reader.tokenizer, longest)
+        except DataError as error:
+            own = f"method '{cell.method.label}'"
+            problems |= dict.fromkeys(p if p.location else Problem(own, p.cause, p.mend) for p in error.problems)
     if problems:
         raise DataError(*problems)
 
@@ -69,21 +89,37 @@ def _records(
         made = form_of(method.objective).from_targets(targets, present).records if targets else []
     except _Unknown:
         made = []
-    sources: list[DataSource | None] = []
-    for name in [change.name for change in changes] or [""]:
-        source = method.source(name, base)
-        if source not in sources:
-            sources.append(source)
+    sources = method.sources([change.name for change in changes], base)
     return [*made, *(record for source in sources for record in rows_of(source))]
+
+
+def check_replays(readers: Readers, base: Path, cells: Sequence[Cell]) -> list[str]:
+    """What has to be said of the replays. DataError with every prompt and row that one could not use, each once."""
+
+    def key(cell: Cell, method: TrainMethodConfig) -> str:
+        return f"{cell.model} {cell.seed} {method.replayed(cell.names[0])}"
+
+    problems: dict[Problem, None] = {}
+    said: dict[str, None] = {}
+    for cell, method in trainings(cells, key):
+        if not isinstance(method.replay, ReplayConfig):
+            continue
+        replay, reader = method.replay.for_change(cell.names[0]), readers(cell.model)
+        try:
+            replay.check(base, reader, cell.seed)
+            if short := replay.shortage(base, reader.tokenizer):
+                said[f"method '{cell.method.label}': {short}"] = None
+        except PosttrainError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise DataError(*problems)
+    return list(said)
 
 
 def unused_dtypes(cells: Sequence[Cell]) -> list[str]:
     """The methods that ask for a precision in which what they leave is not saved."""
     said: dict[str, None] = {}
-    for cell in cells:
-        for method in cell.method.parts:
-            if not isinstance(method, TrainMethodConfig):
-                continue
-            if unused := unused_dtype(method.save_dtype, kind_of(method.tuner)):
-                said[f"method '{cell.method.label}': {unused}"] = None
+    for cell, method in trainings(cells):
+        if unused := unused_dtype(method.save_dtype, kind_of(method.tuner)):
+            said[f"method '{cell.method.label}': {unused}"] = None
     return list(said)

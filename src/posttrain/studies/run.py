@@ -7,7 +7,6 @@ hand its cells out to others (`handing_out.py`).
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from posttrain.studies.events import Event, Watcher
 from posttrain.studies.examine import Examiner
 from posttrain.studies.exams import Exams, prepare_exams
 from posttrain.studies.files import to_yaml
-from posttrain.studies.handing_out import Pool, Spec, handed_out, in_processes, on_ray
+from posttrain.studies.handing_out import Here, Pool, Spec, handed_out, in_processes, on_ray
 from posttrain.studies.plan import Cell, content_hash, training_hash
 from posttrain.studies.reference import reference_of
 from posttrain.studies.worker import CellWorker, Hashes, Order, cell_folder, failed
@@ -75,47 +74,51 @@ def run_study(
     loaded fails its cells only.
     """
     check_trackers(study.report_to)
-    changes = list({change.name: change for cell in plan for change in cell.changes}.values())
+    changes = tuple({change.name: change for cell in plan for change in cell.changes}.values())
     exams = exams or prepare_exams(study, changes, base)
-    reference = reference_of(study, exams, base)
+    reference = tuple(reference_of(study, exams, base))
+    spec = Spec(study, changes, base.resolve(), folder.resolve(), torch.get_num_threads())
+    worker = CellWorker(study, exams, base, folder, watcher)
+    chosen = {cell.folder for cell in selected}
     with only_one(folder), listening(watcher.doing):
-        run = _Run(study, plan, selected, base, folder, watcher, exams, reference, restart)
+        run = _Run(study, plan, chosen, base, folder, watcher, exams, reference, restart, spec, worker)
         if on:
             with on_ray("local" if on == "ray" else on, study.resources) as pool:
                 return run.run(pool, len(plan))
         if jobs > 1:
             with in_processes(jobs) as pool:
                 return run.run(pool, jobs)
-        return run.run()
+        return run.run(Here(worker), 1)
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        study: Study,
-        plan: Sequence[Cell],
-        selected: Sequence[Cell],
-        base: Path,
-        folder: Path,
-        watcher: Watcher,
-        exams: Exams,
-        reference: list[Reference],
-        restart: bool,
-    ) -> None:
-        self.study, self.plan, self.base, self.folder = study, plan, base, folder
-        self.watcher, self.exams, self.reference, self.restart = watcher, exams, reference, restart
-        self.selected = {cell.folder for cell in selected}
-        self.needed = frozenset(folder for cell in plan for folder in cell.needs.values())
-        self.worker = CellWorker(study, exams, base, folder, watcher)
-        self.before: dict[str, Untouched] = {}
-        self.notes: dict[str, list[str]] = {}
-        self.results: dict[str, CellResult] = {}
-        self.walls: dict[str, list[float]] = {}
-        self.file_hashes: dict[Path, str] = {}
-        self.trained: dict[str, str] = {}
-        self.outcome = Outcome(folder)
+    """selected: folders of the cells to run; worker: of this process, which also takes the exams before."""
 
-    def run(self, pool: Pool | None = None, at_once: int = 1) -> Outcome:
+    study: Study
+    plan: Sequence[Cell]
+    selected: set[str]
+    base: Path
+    folder: Path
+    watcher: Watcher
+    exams: Exams
+    reference: tuple[Reference, ...]
+    restart: bool
+    spec: Spec
+    worker: CellWorker
+    before: dict[str, Untouched] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    results: dict[str, CellResult] = field(default_factory=dict)
+    walls: dict[str, list[float]] = field(default_factory=dict)
+    file_hashes: dict[Path, str] = field(default_factory=dict)
+    trained: dict[str, str] = field(default_factory=dict)
+    """Training hashes by folder."""
+
+    def __post_init__(self) -> None:
+        self.needed = frozenset(folder for cell in self.plan for folder in cell.needs.values())
+        self.outcome = Outcome(self.folder)
+
+    def run(self, pool: Pool, at_once: int) -> Outcome:
         write_whole(self.folder / "study.yaml", to_yaml(self.study.model_dump(mode="json", exclude_unset=True)))
         try:
             for model in dict.fromkeys(cell.model for cell in self.plan):
@@ -132,7 +135,7 @@ class _Run:
         self.outcome.results = self._ordered()
         return self.outcome
 
-    def _run_model(self, model: str, cells: Sequence[Cell], pool: Pool | None, at_once: int) -> None:
+    def _run_model(self, model: str, cells: Sequence[Cell], pool: Pool, at_once: int) -> None:
         try:
             bench, examiner = self.worker.open(model)
         except PosttrainError as error:
@@ -153,8 +156,8 @@ class _Run:
             self._all_fail(list(waiting), known)
             return
         self._write_results()
-        if pool is None:
-            self._one_by_one(waiting)
+        if isinstance(pool, Here):
+            self._hand_out(waiting, pool, at_once)
             if waiting:
                 bench.release()
                 bench.check_untouched()
@@ -163,39 +166,20 @@ class _Run:
             self.worker.opened.clear()
             self._hand_out(waiting, pool, at_once)
 
-    def _one_by_one(self, waiting: dict[Cell, Hashes]) -> None:
-        left = list(waiting)
-        for number, cell in enumerate(waiting):
-            self.watcher.begins(Event(cell, number, len(waiting)))
-            began = time.monotonic()
-            result = self.worker.run(self._order(cell, waiting[cell]))
-            left.remove(cell)
-            self._ended(cell, result, time.monotonic() - began, len(waiting), left, 1)
-
     def _hand_out(self, waiting: dict[Cell, Hashes], pool: Pool, at_once: int) -> None:
-        """The same by other processes; their models are not this one's."""
-        left = list(waiting)
-        folders = {cell.folder for cell in waiting}
+        left, total = list(waiting), len(waiting)
 
         def order(cell: Cell) -> Order:
-            self.watcher.begins(Event(cell, len(waiting) - len(left), len(waiting)))
+            self.watcher.begins(Event(cell, total - len(left), total))
             return self._order(cell, waiting[cell])
 
         orders: dict[str, Callable[[], Order]] = {cell.folder: partial(order, cell) for cell in waiting}
-        needs = {cell.folder: frozenset(cell.needs.values()) & folders for cell in waiting}
-        changes = tuple({change.name: change for cell in self.plan for change in cell.changes}.values())
-        spec = Spec(self.study, changes, self.base.resolve(), self.folder.resolve(), torch.get_num_threads())
-        for handed in handed_out(pool, spec, orders, needs, self.watcher, at_once):
-            left.remove(handed.order.cell)
-            self._ended(handed.order.cell, handed.result, handed.wall_s, len(waiting), left, at_once)
-
-    def _ended(
-        self, cell: Cell, result: CellResult, wall_s: float, total: int, left: Sequence[Cell], at_once: int
-    ) -> None:
-        self.walls.setdefault(cell.method.label, []).append(wall_s)
-        self._record(cell, result)
-        left_s = self._left_s(left) / at_once
-        self.watcher.ends(Event(cell, total - len(left), total, wall_s, left_s, result))
+        needs = {cell.folder: frozenset(cell.needs.values()) & orders.keys() for cell in waiting}
+        for cell, result, wall_s in handed_out(pool, self.spec, orders, needs, self.watcher, at_once):
+            left.remove(cell)
+            self.walls.setdefault(cell.method.label, []).append(wall_s)
+            self._record(cell, result)
+            self.watcher.ends(Event(cell, total - len(left), total, wall_s, self._left_s(left) / at_once, result))
 
     def _order(self, cell: Cell, hashes: Hashes) -> Order:
         known = {method: self.results.get(folder) for method, folder in cell.needs.items()}
@@ -215,17 +199,22 @@ class _Run:
         """The selected cells that are not done; what is done is taken up."""
         waiting: dict[Cell, Hashes] = {}
         kept = 0
-        self.trained = {}  # folder -> training hash
-        for cell in cells:
+        for cell in cells:  # one comes after those that it needs
+            needed = {name: self.trained.get(folder, "") for name, folder in cell.needs.items()}
+            args = (bench.fingerprint, self.base, self.file_hashes, self.exams.forbidden, needed)
             try:
-                hashes = self._hashes(cell, bench)
+                training = self.trained[cell.folder] = training_hash(cell, *args)
             except PosttrainError as error:  # a bad row in a file of the method's
                 if cell.folder in self.selected:
                     self._all_fail([cell], error)
                 continue
+            hashes = Hashes(training, content_hash(self.study, training, self.exams.hashes))
             known = read_part(cell_folder(self.folder, cell) / "result.json", CellResult)
-            done = known is not None and known.hash == hashes.content and known.status == "done"
-            if done and known is not None and not self._again(cell) and self._has_product(cell, known):
+            if known is not None and (known.hash, known.status) != (hashes.content, "done"):
+                known = None
+            if known is not None and cell.folder in self.needed and not (self.folder / known.first.weights).is_dir():
+                known = None  # another cell takes its product, which is gone
+            if known is not None and not self._again(cell):
                 self.results[cell.folder] = known
                 kept += cell.folder in self.selected
             elif cell.folder in self.selected:
@@ -236,17 +225,6 @@ class _Run:
             were = "cell was done before and is" if kept == 1 else "cells were done before and are"
             self.watcher.say(f"{kept} {were} kept")
         return waiting
-
-    def _has_product(self, cell: Cell, known: CellResult) -> bool:
-        """Whether the product of a finished cell is there, where another cell takes it."""
-        return cell.folder not in self.needed or (self.folder / known.first.weights).is_dir()
-
-    def _hashes(self, cell: Cell, bench: Bench) -> Hashes:
-        """Of a cell whose needed cells have been hashed before it."""
-        needed = {name: self.trained.get(folder, "") for name, folder in cell.needs.items()}
-        args = (bench.fingerprint, self.base, self.file_hashes, self.exams.forbidden, needed)
-        training = self.trained[cell.folder] = training_hash(cell, *args)
-        return Hashes(training, content_hash(self.study, training, self.exams.hashes))
 
     def _note_before(self, examiner: Examiner, *, needed: bool) -> None:
         """What the untouched model scores, for results.json."""
@@ -290,7 +268,7 @@ class _Run:
                 before=tuple(self.before.values()),
                 cells=lines,
                 summary=summarise(lines),
-                reference=tuple(self.reference),
+                reference=self.reference,
             ),
         )
 

@@ -19,15 +19,14 @@ from typing import Any, NamedTuple
 
 from posttrain.data.chat import Encoded
 from posttrain.data.records import Completion, Conversation, Record, Text
-from posttrain.errors import DataError
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.retention.selection import ReplayConfig, Task
 from posttrain.studies.candidates import END, Candidate, CellContext, Point
 from posttrain.studies.config import StageConfig, safe_name
 from posttrain.studies.train_config import TrainMethodConfig, settings_of
-from posttrain.studies.train_rows import colliding, encoded_rows, rows_of
-from posttrain.studies.train_steps import Steps, blends
+from posttrain.studies.train_rows import allowed_rows, encoded_rows
+from posttrain.studies.train_steps import Steps, blends, cost_of
 from posttrain.training.config import TrainConfig
 from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
@@ -92,23 +91,12 @@ class _Course:
             END,
             None if own else ModelRespondent(self.model._replace(name=self.cell.name())),
             step=None if own else sum(int(one["steps"]) for one in self.results),
-            cost=self._cost(),
+            cost=cost_of(self.results),
             product=(self.root if own else last / "model") if keep != "none" else None,
             notes=self.notes,
             scratch=scratch,
         )
         yield from blends(self.config.merge_back, self.cell, self.model.model)
-
-    def _cost(self) -> dict[str, float]:
-        """Sums over the parts; peaks are maxima."""
-        return {
-            "train_s": sum(one["wall_s"] for one in self.results),
-            "steps": float(sum(one["steps"] for one in self.results)),
-            "tokens": float(sum(one["tokens"] for one in self.results)),
-            "peak_gib": max(one["peak_gib"] for one in self.results),
-            "moved": float(max(one["moved"][0] for one in self.results)),
-            "moved_share": max(one["moved"][0] / max(one["moved"][1], 1) for one in self.results),
-        }
 
     def _learn(self, number: int, part: Part) -> None:
         """Train a part; what is done is read."""
@@ -192,10 +180,7 @@ class _Course:
 
 def _records(part: Part, cell: CellContext) -> list[Record]:
     """The rows of a part's stages. DataError where one of them asks what an exam of the study asks."""
-    asked = [p for stage in part.stages for p in colliding(stage.source(cell.base), cell.forbidden)]
-    if asked:
-        raise DataError(*asked)
-    return [record for stage in part.stages for record in rows_of(stage.source(cell.base))]
+    return allowed_rows([stage.source(cell.base) for stage in part.stages], cell.forbidden)
 
 
 def _conversations(records: Sequence[Record]) -> list[Conversation]:

@@ -16,7 +16,7 @@ from posttrain.retention.selection import ReplayConfig, only_change_in_braces, p
 from posttrain.studies.candidates import CellContext, Point
 from posttrain.studies.config import MethodConfig, StageConfig, Work
 from posttrain.studies.merge_back import BESIDE
-from posttrain.studies.train_rows import colliding
+from posttrain.studies.train_rows import colliding, size_on_disk
 from posttrain.training.config import (
     Arithmetic,
     BatchConfig,
@@ -134,7 +134,7 @@ class TrainMethodConfig(MethodConfig):
 
     def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
         """Rows that ask what an exam asks; all prompts of all exams where the rows are not known yet."""
-        found = [str(row) for row in colliding(self.source(change, base), forbidden)]
+        found = [str(row) for source in self.sources([change], base) for row in colliding(source, forbidden)]
         if isinstance(self.replay, ReplayConfig):
             rows = self.replay.for_change(change).rows(base)
             if rows is None:
@@ -142,11 +142,18 @@ class TrainMethodConfig(MethodConfig):
             found += [c.messages[0].content for c in prompts_collide(rows, forbidden)]
         return found
 
-    def source(self, change: str, base: Path) -> DataSource | None:
-        """Where the extra rows of a change are."""
+    def sources(self, changes: Sequence[str], base: Path) -> list[DataSource]:
+        """Where the extra rows of some changes are, each file once."""
         if self.data is None or self.data.path is None:
-            return self.data
-        return self.data.model_copy(update={"path": self.data.path.replace("{change}", change)}).at(base)
+            return [self.data] if self.data is not None else []
+        paths = dict.fromkeys(self.data.path.replace("{change}", name) for name in changes or [""])
+        return [self.data.model_copy(update={"path": path}).at(base) for path in paths]
+
+    def replayed(self, change: str) -> str:
+        """What decides which rows its model makes for the replay; empty without one."""
+        if not isinstance(self.replay, ReplayConfig):
+            return ""
+        return self.replay.for_change(change).model_dump_json(exclude={"share", "weight", "loss"})
 
     def work(self, new_tokens: int) -> Work:
         """Steps as configured, or as many as the passes take; a step reads new rows and their share of replay."""
@@ -156,9 +163,8 @@ class TrainMethodConfig(MethodConfig):
         return Work(steps, round(steps * min(new_tokens, at_once) / (1 - share)))
 
     def characters(self, change: str, base: Path) -> int:
-        """What stands in the rows of `data`, braces and keys of JSON included; 0 where they are on the hub."""
-        source = self.source(change, base)
-        return Path(source.path).stat().st_size if source is not None and source.path else 0
+        """What stands in the rows of `data`."""
+        return size_on_disk(*self.sources([change], base))
 
     def files(self, change: str) -> list[str]:
         """The extra rows, and the files of replay and penalties."""

@@ -23,7 +23,7 @@ from posttrain.retention.selection import prompts_collide
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings
 
-__all__ = ["colliding", "encoded_rows", "rows_of", "silent_about", "target_records", "target_rows"]
+__all__ = ["allowed_rows", "colliding", "encoded_rows", "rows_of", "silent_about", "target_records"]
 
 
 def target_rows(changes: Sequence[Change]) -> list[Conversation]:
@@ -51,15 +51,18 @@ def _records(source: str, changed_ns: int) -> list[Record]:
         return read_records(DataSource.model_validate_json(source)).records
 
 
-def rows_of(source: DataSource | None) -> list[Record]:
-    """The rows of a source, none of none."""
-    if source is None:
-        return []
+def rows_of(source: DataSource) -> list[Record]:
+    """The rows of a source."""
     changed_ns = Path(source.path).stat().st_mtime_ns if source.path and Path(source.path).is_file() else 0
     return _records(source.model_dump_json(), changed_ns)
 
 
-def colliding(source: DataSource | None, forbidden: frozenset[str]) -> list[Problem]:
+def size_on_disk(*sources: DataSource) -> int:
+    """Roughly the characters of some sources, braces and keys of JSON included; 0 of those on the hub."""
+    return sum(Path(source.path).stat().st_size for source in sources if source.path)
+
+
+def colliding(source: DataSource, forbidden: frozenset[str]) -> list[Problem]:
     """The rows of a source that ask what an exam asks."""
     talks = [talk for record in rows_of(source) if (talk := talk_of(record)) is not None]
     mend = "training on an exam's question measures nothing: take the row out of the data or the probe out of the exam"
@@ -67,6 +70,14 @@ def colliding(source: DataSource | None, forbidden: frozenset[str]) -> list[Prob
     return [
         Problem(c.location, "this row's question is asked by the exam", mend) for c in prompts_collide(talks, forbidden)
     ]
+
+
+def allowed_rows(sources: Sequence[DataSource], forbidden: frozenset[str]) -> list[Record]:
+    """The rows of some sources. DataError when one of them asks what an exam of the study asks."""
+    asked = [problem for source in sources for problem in colliding(source, forbidden)]
+    if asked:
+        raise DataError(*asked)
+    return [record for source in sources for record in rows_of(source)]
 
 
 def silent_about(

@@ -16,7 +16,7 @@ from posttrain.studies.merge_back import Between
 from posttrain.training.metrics import MetricsLog
 from posttrain.training.progress import RunProgress
 
-__all__ = ["Steps", "blends"]
+__all__ = ["Steps", "blends", "cost_of"]
 
 
 class Steps(RunProgress):
@@ -51,6 +51,18 @@ class Steps(RunProgress):
     def step(self, entry: Mapping[str, Any]) -> None:
         self.metrics.add({**entry, "step": int(entry["step"]) + self.before, **self.more})
         self.cell.on_step({**entry, "steps": self.steps})
+
+
+def cost_of(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What some trainings have cost, from the fields of their `TrainResult`: sums; of peaks and shares the largest."""
+    return {
+        "train_s": sum(one["wall_s"] for one in results),
+        "steps": float(sum(one["steps"] for one in results)),
+        "tokens": float(sum(one["tokens"] for one in results)),
+        "peak_gib": max(one["peak_gib"] for one in results),
+        "moved": float(max(one["moved"][0] for one in results)),
+        "moved_share": max(one["moved"][0] / max(one["moved"][1], 1) for one in results),
+    }
 
 
 def blends(weights: Sequence[float], cell: CellContext, tuned: PreTrainedModel | PeftModel) -> Iterator[Candidate]:

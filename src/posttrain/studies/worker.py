@@ -101,24 +101,16 @@ class CellWorker:
         folder = cell_folder(self.folder, cell)
         self._clear(folder, order)
         began = time.monotonic()
-        config = {"model": cell.model, "method": cell.method.model_dump(mode="json"), "change": cell.change_name}
-        write_whole(folder / "config.yaml", to_yaml({**config, "seed": cell.seed, "hash": hashes.content}))
+        config = {**cell.head, "method": cell.method.model_dump(mode="json"), "hash": hashes.content}
+        write_whole(folder / "config.yaml", to_yaml(config))
         write_json(folder / "env.json", self.environment)
         try:
             bench, examiner = self.open(cell.model)
             with writing(folder):
-                result = CellRun(
-                    cell,
-                    hashes.content,
-                    self.study,
-                    examiner,
-                    bench,
-                    folder,
-                    start=self._start(order, bench),
-                    inputs=self._inputs(order, bench),
-                    needed=order.needed,
-                    on_step=self.watcher.step,
-                ).run()
+                start = bench.after(_product(order, cell.method.start)) if cell.method.start else bench
+                inputs = self._inputs(order, bench)
+                where = (self.study, examiner, self.folder, folder, bench, start, inputs)
+                result = CellRun(cell, hashes.content, *where, order.needed, self.watcher.step).run()
         except (DiskError, Interrupted):  # the disk is full, or training was stopped by a signal
             raise
         except Exception as error:
@@ -141,11 +133,6 @@ class CellWorker:
             for old in ("samples.jsonl", "metrics.jsonl", "responses.jsonl", EXAMINED):
                 (folder / old).unlink(missing_ok=True)
             write_whole(started, order.hashes.training)
-
-    def _start(self, order: Order, bench: Bench) -> Bench | None:
-        """The bench that a cell starts from, where that is another method's product."""
-        start = order.cell.method.start
-        return bench.after(_product(order, start)) if start else None
 
     def _inputs(self, order: Order, bench: Bench) -> dict[str, Callable[[], LoadedModel]]:
         """What loads each model that a cell takes beside the one that it starts from."""
@@ -170,10 +157,7 @@ def failed(cell: Cell, key: str, error: Exception, wall_s: float, folder: Path) 
     known = isinstance(error, PosttrainError)
     where = f"; the traceback is in {folder / 'error.txt'}"
     line = Line(
-        model=cell.model,
-        method=cell.method.label,
-        change=cell.change_name,
-        seed=cell.seed,
+        **cell.head,
         status="failed",
         error=str(error) if known else f"{type(error).__name__}: {error}{where}",
         hash=key,

@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from posttrain.data.records import Record
-from posttrain.errors import ConfigError, DataError, Problem
+from posttrain.errors import ConfigError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.registry import register
@@ -21,8 +21,8 @@ from posttrain.retention.selection import ReplayConfig
 from posttrain.studies.candidates import END, Candidate, CellContext, Point, handed_over
 from posttrain.studies.stages import train_stages
 from posttrain.studies.train_config import TrainMethodConfig, leaves_weights, settings_of
-from posttrain.studies.train_rows import colliding, encoded_rows, rows_of, silent_about, target_records
-from posttrain.studies.train_steps import Steps, blends
+from posttrain.studies.train_rows import allowed_rows, encoded_rows, silent_about, target_records
+from posttrain.studies.train_steps import Steps, blends, cost_of
 from posttrain.training.checkpoints import checkpoints_in
 from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
@@ -56,19 +56,11 @@ def train(config: TrainMethodConfig, cell: CellContext) -> Iterator[Candidate]:
     scratch: list[Path] = []
     if output is not None and cell.keep != "all":
         scratch = [output / "checkpoints"] if cell.keep == "final" else [output]
-    cost = {
-        "train_s": done.wall_s,
-        "steps": float(done.steps),
-        "tokens": float(done.tokens),
-        "peak_gib": done.peak_gib,
-        "moved": float(done.moved.trainable),
-        "moved_share": done.moved.share,
-    }
     yield Candidate(
         END,
         ModelRespondent(LoadedModel(done.model, done.tokenizer, cell.name())),
         step=done.steps,
-        cost=cost,
+        cost=cost_of([done._asdict()]),
         product=output / "model" if output is not None and cell.keep != "none" else None,
         notes=notes,
         scratch=scratch,
@@ -91,12 +83,7 @@ def _of_change(config: TrainMethodConfig, cell: CellContext) -> TrainMethodConfi
 
 def extra_rows(config: TrainMethodConfig, cell: CellContext) -> list[Record]:
     """The rows of `data`. DataError when one of them asks what an exam of the study asks."""
-    sources = [config.source(name, cell.base) for name in ([change.name for change in cell.changes] or [""])]
-    unique = [source for number, source in enumerate(sources) if source not in sources[:number]]
-    asked = [problem for source in unique for problem in colliding(source, cell.forbidden)]
-    if asked:
-        raise DataError(*asked)
-    return [record for source in unique for record in rows_of(source)]
+    return allowed_rows(config.sources([change.name for change in cell.changes], cell.base), cell.forbidden)
 
 
 def _caught_up(output: Path, cell: CellContext) -> Generator[Candidate, None, bool]:
