@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.cli.guessing import time_line
 from posttrain.cli.main import main
+from posttrain.cli.options import time_line
 from posttrain.cli.run import Watcher
 from posttrain.errors import DiskError, Problem
 from posttrain.language import speak, translate

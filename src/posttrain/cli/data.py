@@ -13,8 +13,6 @@ from posttrain.cli.options import (
     ColumnsOption,
     DownloadOption,
     JsonOption,
-    PlainCommand,
-    PlainGroup,
     TrustOption,
     console,
     emit,
@@ -24,6 +22,7 @@ from posttrain.cli.options import (
 )
 from posttrain.cli.plain import column as filled
 from posttrain.cli.plain import plain
+from posttrain.cli.speaking import PlainCommand, PlainGroup
 from posttrain.errors import Problem, TemplateError
 from posttrain.language import translate
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from posttrain.cli.options import JsonOption, PlainCommand, PlainGroup, emit, talk
+from posttrain.cli.options import JsonOption, emit, talk
+from posttrain.cli.speaking import PlainCommand, PlainGroup
 from posttrain.cli.stopping import NOT_WRITTEN, when_stopped
 from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, Problem

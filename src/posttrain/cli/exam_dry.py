@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.cli.guessing import time_line
-from posttrain.cli.options import emit, print_line
+from posttrain.cli.options import emit, print_line, time_line
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.language import shown
 

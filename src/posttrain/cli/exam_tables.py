@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from posttrain.cli.options import console
+from posttrain.cli.options import console, table
 from posttrain.cli.plain import column, one_line
 from posttrain.language import translate
 
@@ -41,16 +41,6 @@ def _text(line: str) -> Any:
     from rich.text import Text
 
     return Text(line)
-
-
-def _table(*heads: str, right: Sequence[str]) -> Table:
-    """A table without lines; right: the columns of numbers."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in heads:
-        table.add_column(translate(head) if head else "", justify="right" if head in right else "left", overflow="fold")
-    return table
 
 
 # ---- the change exam -------------------------------------------------------------------------------------------------
@@ -90,7 +80,7 @@ def scores_of_changes(info: ExamInfo, summary: Summary, *, several: bool) -> Tab
     """The scores of the change exam in the order of its declarations, beside the noise floor's."""
     floor = ["floor"] if summary.floor else []
     interval = "95 % interval" + (" (over changes)" if several else "")
-    table = _table("score", "value", interval, "probes", *floor, right=("value", "probes", "floor"))
+    rows = table("score", "value", interval, "probes", *floor, right=("value", "probes", "floor"))
     digits = {"nats": 4, "tokens": 1}
     for spec in info.scores:
         key, places = spec.key, digits.get(spec.unit, 2)
@@ -99,8 +89,8 @@ def scores_of_changes(info: ExamInfo, summary: Summary, *, several: bool) -> Tab
             shown = translate(f"{own.low:.{places}f} to {own.high:.{places}f}") if own else ""
             sign = "" if beside is None else "↓" if beside.below else "?" if beside.unsure else ""
             lost = [f"{beside.floor:.2f}" if beside else ""] if floor else []
-            table.add_row(key, f"{summary.scores[key]:.{places}f}{sign}", shown, str(summary.n[key]), *lost)
-    return table
+            rows.add_row(key, f"{summary.scores[key]:.{places}f}{sign}", shown, str(summary.n[key]), *lost)
+    return rows
 
 
 def _spread(wrong: Sequence[tuple[str, ProbeResult]]) -> list[tuple[str, ProbeResult]]:
@@ -172,7 +162,7 @@ def _groups(line: Line, info: ExamInfo) -> list[str]:
 
 def _scores(line: Line, infos: Sequence[ExamInfo], *, by_group: bool) -> Table:
     """Every score; those by group only of the headline, and when they are few or asked for."""
-    table = _table("score", "value", "95 % interval", "n", right=("value", "n"))
+    rows = table("score", "value", "95 % interval", "n", right=("value", "n"))
     for info in infos:
         groups = _groups(line, info)
         shown_groups = {*groups} if by_group or len(groups) <= FEW_GROUPS else set()
@@ -182,17 +172,17 @@ def _scores(line: Line, infos: Sequence[ExamInfo], *, by_group: bool) -> Table:
             own = line.ci95.get(key)
             shown = translate(f"{own.low:.3f} to {own.high:.3f}") if own else ""
             by_chance = translate(f"   (guessing {info.chance:.3f})") if key == info.key and info.chance else ""
-            table.add_row(key, f"{value:.3f}", shown + by_chance, str(line.n[key]))
-    return table
+            rows.add_row(key, f"{value:.3f}", shown + by_chance, str(line.n[key]))
+    return rows
 
 
 def differences(compared: Mapping[str, Comparison]) -> Table:
     """Before and after, and whether that is a difference."""
     heads = ("score", "before", "after", "difference", "95 % interval", "p", "")
-    table = _table(*heads, right=("before", "after", "difference", "p"))
+    rows = table(*heads, right=("before", "after", "difference", "p"))
     for name, one in compared.items():
         if one.before is None or one.after is None or one.difference is None:
-            table.add_row(f"{name}.{one.headline}", *[""] * 5, translate("nothing to compare"))
+            rows.add_row(f"{name}.{one.headline}", *[""] * 5, translate("nothing to compare"))
             continue
         interval = translate(f"{one.ci95.low:+.3f} to {one.ci95.high:+.3f}") if one.ci95 else ""
         shown = f"{one.difference:+.3f}"
@@ -204,5 +194,5 @@ def differences(compared: Mapping[str, Comparison]) -> Table:
             verdict = "better" if one.better else "worse"
         p_value = "" if one.p_value is None else f"{one.p_value:.3g}"
         numbers = (f"{one.before:.3f}", f"{one.after:.3f}", shown, interval, p_value)
-        table.add_row(f"{name}.{one.score}", *numbers, translate(verdict))
-    return table
+        rows.add_row(f"{name}.{one.score}", *numbers, translate(verdict))
+    return rows

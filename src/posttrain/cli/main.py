@@ -22,6 +22,7 @@ import typer
 from posttrain import __version__
 from posttrain.cli import options, stopping
 from posttrain.cli.settings import VerbCommand
+from posttrain.cli.speaking import PlainGroup
 from posttrain.errors import ConfigError, DiskError, Interrupted, PosttrainError, Problem
 from posttrain.language import shown, translate
 from posttrain.models.disk import disk_problem
@@ -85,9 +86,7 @@ def _wanted(arguments: Sequence[str]) -> str | None:
 
 def build_app(verb: str | None) -> typer.Typer:
     """The application with every verb named and only `verb` imported."""
-    app = typer.Typer(
-        cls=options.PlainGroup, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP
-    )
+    app = typer.Typer(cls=PlainGroup, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP)
     app.callback(epilog="Start with: posttrain run examples/superlative.yaml")(_root)
     for name, (target, line) in VERBS.items():
         found: Any = _not_imported

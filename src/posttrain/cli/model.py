@@ -11,16 +11,15 @@ import typer
 from posttrain.cli.options import (
     DownloadOption,
     JsonOption,
-    PlainCommand,
-    PlainGroup,
     TrustOption,
     console,
     emit,
     print_line,
+    size,
     talk,
 )
+from posttrain.cli.speaking import PlainCommand, PlainGroup
 from posttrain.cli.stopping import NOT_WRITTEN, when_stopped
-from posttrain.cli.train import size
 from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, Problem
 from posttrain.language import translate

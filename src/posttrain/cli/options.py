@@ -22,37 +22,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from posttrain import language
-from posttrain.cli.speaking import PlainCommand, PlainGroup
 from posttrain.errors import ConfigError, Problem
 from posttrain.language import translate
+from posttrain.models.meter import clock
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-__all__ = [
-    "EVERYWHERE",
-    "DownloadOption",
-    "DryRunOption",
-    "JsonOption",
-    "LanguageOption",
-    "MismatchOption",
-    "OutputOption",
-    "PlainCommand",
-    "PlainGroup",
-    "PrecisionOption",
-    "SetOption",
-    "TrustOption",
-    "console",
-    "debug",
-    "emit",
-    "emit_failure",
-    "emit_line",
-    "hush",
-    "print_line",
-    "quiet",
-    "take_global",
-    "talk",
-]
+    from rich.table import Table
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; talk goes to stderr.")]
 SetOption = Annotated[
@@ -203,6 +179,27 @@ def talk(message: str = "") -> None:
 def print_line(line: str) -> None:
     """A line of a result that people read, on stdout, in the language that is spoken."""
     print(translate(line))
+
+
+def size(gib: float) -> str:
+    """GiB, or MiB when that is less than one."""
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
+
+
+def time_line(seconds: float) -> str:
+    """The line of a dry run about time: a guess by arithmetic, within a factor of three."""
+    low, high = clock(seconds / 3), clock(max(3 * seconds, 1))
+    return f"time        about {low} to {high} on this machine: a guess by arithmetic; loading is not counted"
+
+
+def table(*heads: str, right: Sequence[str] = ()) -> Table:
+    """A table without lines in which nothing is cut; right: the columns of numbers."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        made.add_column(translate(head) if head else "", justify="right" if head in right else "left", overflow="fold")
+    return made
 
 
 def console(*, stderr: bool = True) -> Console:

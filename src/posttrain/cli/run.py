@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posttrain.cli.guessing import time_line
 from posttrain.cli.options import (
     DownloadOption,
     DryRunOption,
@@ -20,10 +19,11 @@ from posttrain.cli.options import (
     console,
     emit,
     print_line,
+    size,
     talk,
+    time_line,
 )
 from posttrain.cli.stopping import when_stopped
-from posttrain.cli.train import size
 from posttrain.cli.works import Live
 from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
 from posttrain.language import listed, placed, spoken, translate
@@ -197,16 +197,7 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     known = len(walls)
     left_s, waiting = by_finished(cells, walls)
     if json:
-        names = [
-            {
-                "model": cell.model,
-                "method": cell.method.label,
-                "change": cell.change_name,
-                "seed": cell.seed,
-                "folder": cell.folder,
-            }
-            for cell in cells
-        ]
+        names = [{**cell.head, "folder": cell.folder} for cell in cells]
         asked = {part.info.name: sum(len(item.asks) for item in part.items) for part in exams.parts}
         emit(
             {

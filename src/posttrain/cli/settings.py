@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from posttrain.cli.options import PlainCommand
+from posttrain.cli.speaking import PlainCommand
 from posttrain.config.base import Config
 from posttrain.config.shell import shell_word
 from posttrain.errors import ConfigError, Problem

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posttrain import registry
-from posttrain.cli.guessing import time_line
 from posttrain.cli.options import (
     ColumnsOption,
     DownloadOption,
@@ -22,7 +21,9 @@ from posttrain.cli.options import (
     mapped,
     print_line,
     quiet,
+    size,
     talk,
+    time_line,
 )
 from posttrain.cli.stopping import when_stopped
 from posttrain.config.shell import shell_word as quoted
@@ -160,11 +161,6 @@ def chats(config: TrainConfig) -> bool:
     from posttrain.training.forms import form_of
 
     return form_of(config.objective).head == "causal"
-
-
-def size(gib: float) -> str:
-    """GiB, or MiB when that is less than one."""
-    return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
 
 
 DATA_ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq", ".txt", ".conll", ".conllu", ".xlsx")

@@ -20,6 +20,7 @@ from posttrain.exams.results import write_json
 from posttrain.models.load import adapter_base
 from posttrain.studies.candidates import END, Candidate, CellContext, Point
 from posttrain.studies.config import MethodConfig, safe_name
+from posttrain.studies.examine import summed
 
 __all__ = ["Link", "chain", "sequence", "step_names"]
 
@@ -153,12 +154,8 @@ class Step(NamedTuple):
     @classmethod
     def summed(cls, steps: Sequence[Step]) -> Step:
         """Several as one: costs are summed, of peaks and shares the largest counts."""
-        keys = dict.fromkeys(key for step in steps for key in step.cost)
-        cost = {
-            key: (max if key.startswith(("peak", "moved")) else sum)(s.cost[key] for s in steps if key in s.cost)
-            for key in keys
-        }
-        return cls(steps[-1].product, cost, [note for step in steps for note in step.notes])
+        notes = [note for step in steps for note in step.notes]
+        return cls(steps[-1].product, summed([step.cost for step in steps]), notes)
 
     def write(self, folder: Path) -> None:
         """Write it down: the step is over."""

@@ -45,7 +45,7 @@ from posttrain.models.load import LoadedModel
 from posttrain.models.names import told
 from posttrain.models.perturbed import perturbed, resolve_arithmetic
 from posttrain.studies.events import ExamEvent
-from posttrain.studies.examine import Examiner
+from posttrain.studies.examine import Examiner, summed
 from posttrain.studies.exams import Exams, check_names
 from posttrain.studies.methods.prompt import PromptMethodConfig, wording_of
 from posttrain.training.dates import keep_date, stay_at_first_day
@@ -149,10 +149,10 @@ class ExamRun:
                 return self.results
             was = None if before is None else self._opened(before)
             if comparing:
-                self._take_changes(comparing, after, was or self._base_of(after), changes)
+                self._take(comparing, after, was or self._base_of(after), changes)
             for part in (own, harness):
                 if part:
-                    self._take_others(part, after, None if was is after else was)
+                    self._take(part, after, None if was is after else was)
         return self.results
 
     # ---- respondents -------------------------------------------------------------------------------------------------
@@ -169,19 +169,17 @@ class ExamRun:
             raise ConfigError(Problem("torchrun", cause, "start them without torchrun"))
         if self.output is not None and not rank():
             _check_folder(self.output)
-        with sharing() if is_sharded() and not harness else nullcontext():
+        shares = is_sharded() and not harness
+        with sharing() if shares else nullcontext():
             after = self._opened(model)
-            if is_sharded() and not harness and rank():
+            if shares and rank():
                 work(after)
                 yield None
                 return
             if self.output is not None and not self.restart and (self.output / "results.json").exists():
                 self.results = _of_these_weights(self.output, after.fingerprint)
-            if is_sharded() and not harness:
-                with ShardedRespondent(after) as shared:
-                    yield shared
-            else:
-                yield after
+            with ShardedRespondent(after) if shares else nullcontext(after) as shared:
+                yield shared
 
     def _opened(self, given: str | Respondent) -> Respondent:
         """A respondent, loaded once; its template prints the day on which the folder was begun."""
@@ -216,7 +214,7 @@ class ExamRun:
         """The respondent, told the change's targets when asked to be, in the words of the method `prompt`."""
         if self.prompt_mode == "none":
             return after
-        return PromptedRespondent(after, wording_of(PromptMethodConfig(name="prompt"), change), role=self.prompt_mode)
+        return PromptedRespondent(after, wording_of(PromptMethodConfig(), change), role=self.prompt_mode)
 
     # ---- exams -------------------------------------------------------------------------------------------------------
 
@@ -241,61 +239,57 @@ class ExamRun:
         )
         return Examiner(Exams(tuple(exams)), sitting, self.tell)
 
-    def _take_changes(
-        self, exams: Sequence[Exam], after: Respondent, was: Respondent, changes: Sequence[Change]
+    def _take(
+        self, exams: Sequence[Exam], after: Respondent, was: Respondent | None, changes: Sequence[Change] = ()
     ) -> None:
-        """The change exam of every change, and the noise floor's: the model before in other arithmetic."""
-        if self.prompt_mode == "none" and was.fingerprint == after.fingerprint:
+        """Exams of every change, or others, which the model before takes first. They become a part of the results."""
+        if changes and was is not None and self.prompt_mode == "none" and was.fingerprint == after.fingerprint:
             same = "are the same weights: whatever is not learned, was not learned before either"
             self.say(f"{was.name} and {after.name} {same}")
-        examiner = self._examiner(exams, after, was, len(changes))
-        found = examiner.take(changes, after, "final", self.output)
-        lines = self._lines(examiner, found, after, METHOD, self.output)
-        if self.noise_floor != "none" and isinstance(was, ModelRespondent):  # the weights of an endpoint are elsewhere
-            how = resolve_arithmetic(was.model, self.noise_floor)
-            self.say(f"noise floor: {was.name} in {how}")
-            copy = ModelRespondent(LoadedModel(perturbed(was.model, how), was.tokenizer, f"{was.name} in {how}"))
-            sitting = replace(examiner.sitting, chunk=CHUNK, told=lambda one, _: one, done=lambda *_: None)
-            examiner.sitting = sitting
-            folder = None if self.output is None else self.output / "floor"
-            lost = examiner.take(changes, copy, "final", folder, floor=True)
-            lines += self._lines(examiner, lost, after, NOISE_FLOOR, folder)
-        if self.output is not None:
-            self.say(f"wrote {self.output / 'samples.jsonl'}")
-        self._keep(examiner, found, lines, Untouched(model=was.name, fingerprint=was.fingerprint))
-
-    def _take_others(self, exams: Sequence[Exam], after: Respondent, was: Respondent | None) -> None:
-        """Exams other than of changes: the model before takes all of them first."""
-        examiner = self._examiner(exams, after, was, len(exams))
+        examiner = self._examiner(exams, after, was, len(changes or exams))
         untouched = examiner.take_before(needed=True)
         if untouched is not None:
-            cost = _summed([one.cost for one in examiner.before.values()])
+            cost = summed([one.cost for one in examiner.before.values()])
             untouched = untouched.model_copy(update={"cost": cost})
-        found = examiner.take((), after, "final", self.output)
-        if found:  # nothing in a process of torchrun that is not the first
-            self._keep(examiner, found, self._lines(examiner, found, after, METHOD, self.output), untouched)
-
-    def _lines(
-        self, examiner: Examiner, found: Sequence[TaskResult[Any]], after: Respondent, method: str, folder: Path | None
-    ) -> list[Line]:
-        """Entries of results.json. Those of a change say neither costs nor drift: a second start finds the same."""
-        notes = tuple(f"{one.info.name}: {note}" for one in found for note in one.notes)
-        others = {"cost": _summed([one.cost for one in found]), "notes": notes}
-        head = {"model": after.name, "method": method, "fingerprint": after.fingerprint}
-        return [
-            Line(**dict(one) | head | ({"cost": {}, "drift": {}} if one.change else others))
-            for one in examiner.examined(found, (), "final", None, folder)
-        ]
-
-    def _keep(
-        self, examiner: Examiner, found: Sequence[TaskResult[Any]], lines: Sequence[Line], untouched: Untouched | None
-    ) -> None:
-        """A part that is finished becomes a part of the results."""
-        exams = examiner.exams.info({one.info.name: one.notes for one in found if not one.change})
-        self.results = _with(self.results, exams, lines, untouched)
+        found = examiner.take(changes, after, "final", self.output)
+        if not found:  # in a process of torchrun that is not the first
+            return
+        lines = _lines(examiner, found, after, METHOD, self.output)
+        if changes and was is not None:
+            untouched = Untouched(model=was.name, fingerprint=was.fingerprint)
+            lines += self._floor(examiner, after, was, changes)
+            if self.output is not None:
+                self.say(f"wrote {self.output / 'samples.jsonl'}")
+        info = examiner.exams.info({one.info.name: one.notes for one in found if not one.change})
+        self.results = _with(self.results, info, lines, untouched)
         if self.output is not None:
             write_results(self.output, self.results)
         self.taken(self.results, found, "" if untouched is None else untouched.model)
+
+    def _floor(self, examiner: Examiner, after: Respondent, was: Respondent, changes: Sequence[Change]) -> list[Line]:
+        """The noise floor of a change exam: the model before in other arithmetic."""
+        if self.noise_floor == "none" or not isinstance(was, ModelRespondent):  # weights of an endpoint are elsewhere
+            return []
+        how = resolve_arithmetic(was.model, self.noise_floor)
+        self.say(f"noise floor: {was.name} in {how}")
+        copy = ModelRespondent(LoadedModel(perturbed(was.model, how), was.tokenizer, f"{was.name} in {how}"))
+        sitting = examiner.sitting
+        examiner.sitting = replace(sitting, chunk=CHUNK, told=lambda one, _: one, done=lambda *_: None)
+        folder = None if self.output is None else self.output / "floor"
+        return _lines(examiner, examiner.take(changes, copy, "final", folder, floor=True), after, NOISE_FLOOR, folder)
+
+
+def _lines(
+    examiner: Examiner, found: Sequence[TaskResult[Any]], after: Respondent, method: str, folder: Path | None
+) -> list[Line]:
+    """Entries of results.json. Those of a change say neither costs nor drift: a second start finds the same."""
+    notes = tuple(f"{one.info.name}: {note}" for one in found for note in one.notes)
+    others = {"cost": summed([one.cost for one in found]), "notes": notes}
+    head = {"model": after.name, "method": method, "fingerprint": after.fingerprint}
+    return [
+        Line(**dict(one) | head | ({"cost": {}, "drift": {}} if one.change else others))
+        for one in examiner.examined(found, (), "final", None, folder)
+    ]
 
 
 def _over(found: Sequence[TaskResult[Any]], of: str, number: str) -> str:
@@ -344,16 +338,16 @@ def _check_folder(output: Path) -> None:
     except OSError as error:
         error.filename = str(output)  # not the name that was tried
         raise
-    path, cause = output / "results.json", ""
-    if path.exists():
-        try:
-            found = parse_json(read_text(path))
-        except ValueError as error:
-            raise ConfigError(Problem(str(path), f"not valid JSON: {error}", "give another --output")) from error
-        if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
-            cause = "is not posttrain's"
-        elif found.get("study") != METHOD:
-            cause = f"is of the study '{found.get('study')}', which would be lost"
+    path = output / "results.json"
+    try:
+        found = parse_json(read_text(path)) if path.exists() else {"study": METHOD, "cells": []}
+    except ValueError as error:
+        raise ConfigError(Problem(str(path), f"not valid JSON: {error}", "give another --output")) from error
+    cause = ""
+    if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
+        cause = "is not posttrain's"
+    elif found.get("study") != METHOD:
+        cause = f"is of the study '{found.get('study')}', which would be lost"
     if cause:
         raise ConfigError(Problem(str(path), cause, "give another --output"))
 
@@ -376,15 +370,14 @@ def _with(old: Results, exams: Mapping[str, ExamInfo], lines: Sequence[Line], un
     before = {one.model: one for one in old.before}
     if untouched is not None:
         before[untouched.model] = _joined(before.get(untouched.model), untouched, exams)
-    changes, others = ([line for line in old.cells if bool(line.change) is of] for of in (True, False))
-    changes = [line for line in lines if line.change] or changes
+    changes = [line for line in lines if line.change] or [line for line in old.cells if line.change]
+    others = [line for line in old.cells if not line.change]
     for line in lines:
         if not line.change:
             others = [_joined(others[0] if others else None, line, exams)]
     if len(before) == 1:  # of the exams of all parts
         (was,) = (one.scores for one in before.values())
-        drift = [{"drift": relative_changes(was, line.scores, known)} for line in others]
-        others = [line.model_copy(update=update) for line, update in zip(others, drift, strict=True)]
+        others = [line.model_copy(update={"drift": relative_changes(was, line.scores, known)}) for line in others]
     cells = (*changes, *others)
     return old.model_copy(
         update={"exams": known, "before": tuple(before.values()), "cells": cells, "summary": summarise(cells)}
@@ -402,14 +395,8 @@ def _joined(old: E | None, new: E, exams: Mapping[str, ExamInfo]) -> E:
         if part in now
     }
     if both["scores"].keys() > now["scores"].keys():
-        both["cost"] = _summed([was["cost"], now["cost"]])
+        both["cost"] = summed([was["cost"], now["cost"]])
     if isinstance(now["notes"], tuple):
         others = (note for note in was["notes"] if not note.replace(": ", ".", 1).startswith(prefixes))
         both["notes"] = (*others, *now["notes"])
     return new.model_copy(update=both)
-
-
-def _summed(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Every cost added up; of peaks the largest."""
-    keys = dict.fromkeys(key for cost in costs for key in cost)
-    return {key: (max if key == "peak_gib" else sum)(cost.get(key, 0.0) for cost in costs) for key in keys}

@@ -31,7 +31,7 @@ from posttrain.studies.exams import Exams
 from posttrain.studies.models import find_model
 from posttrain.training.dates import keep_first_day
 
-__all__ = ["Examiner", "costs"]
+__all__ = ["Examiner", "summed"]
 
 
 class Examiner:
@@ -221,6 +221,15 @@ def _merged(found: Sequence[TaskResult[Any]]) -> dict[str, Any]:
         for part, values in (("scores", one.scores), ("ci95", one.ci95), ("n", one.n)):
             made[part].update((f"{one.info.prefix}{key}", value) for key, value in values.items())
     return made
+
+
+def summed(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Every cost added up; of peaks and of what moved the largest."""
+    keys = dict.fromkeys(key for cost in costs for key in cost)
+    return {
+        key: (max if key.startswith(("peak", "moved")) else sum)(cost[key] for cost in costs if key in cost)
+        for key in keys
+    }
 
 
 def costs(found: Sequence[TaskResult[Any]]) -> dict[str, float]:
