@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -97,6 +97,14 @@ class Stop:
         self._answers = False
 
 
+class Settings(NamedTuple):
+    """How answers are drawn."""
+
+    temperature: float
+    max_new_tokens: int
+    seed: int
+
+
 @dataclass
 class Talk:
     """One model's side of the conversation."""
@@ -104,9 +112,7 @@ class Talk:
     respondent: ModelRespondent
     messages: list[Message] = field(default_factory=list)
 
-    def ask(
-        self, words: str, *, temperature: float, max_new_tokens: int, seed: int, put: Callable[[str], None], stop: Stop
-    ) -> tuple[Answer, bool]:
+    def ask(self, words: str, settings: Settings, put: Callable[[str], None], stop: Stop) -> tuple[Answer, bool]:
         """Answer the user's words, everything said before known, as far as it fits; and whether the answer was stopped.
 
         put: told the answer's words as they come. Of an answer that was stopped, what was said is remembered.
@@ -130,13 +136,9 @@ class Talk:
         stopped = False
         try:
             with stop.answering():
-                answer = self.respondent.answers(
-                    [self._fitting(max_new_tokens)],
-                    max_new_tokens=max_new_tokens,
-                    temperature=temperature,
-                    seed=seed + len(self.messages),
-                    on_token=on_token,
-                )[0]
+                prompt, seed = self._fitting(settings.max_new_tokens), settings.seed + len(self.messages)
+                how = {**settings._asdict(), "seed": seed}
+                (answer,) = self.respondent.answers([prompt], **how, on_token=on_token)
         except PosttrainError:  # such as words longer than the model's positions: as if not said
             self.messages.pop()
             raise
@@ -214,7 +216,7 @@ def chat(
             talk(f"{name} has no chat template: it continues your text and forgets what was said before")
         talks.append(Talk(ModelRespondent(loaded, system_prefix=system)))
 
-    stop = Stop()
+    stop, settings = Stop(), Settings(temperature, max_new_tokens, seed)
 
     def turn(words: str) -> list[dict[str, Any]]:
         """One row per model that was asked; the last one's answer may have been stopped."""
@@ -224,14 +226,7 @@ def chat(
             for place, one in enumerate(talks):
                 start = time.perf_counter()
                 display.begin(place)
-                answer, stopped = one.ask(
-                    words,
-                    temperature=temperature,
-                    max_new_tokens=max_new_tokens,
-                    seed=seed,
-                    put=display.put,
-                    stop=stop,
-                )
+                answer, stopped = one.ask(words, settings, display.put, stop)
                 display.done("" if answer.ended else " …")
                 wall_s = round(time.perf_counter() - start, 3)
                 rows.append({"model": one.respondent.name, **answer._asdict(), "stopped": stopped, "wall_s": wall_s})

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from posttrain.cli.options import console
@@ -21,7 +19,7 @@ SHOWN_S = 0.1
 """Columns are drawn again at most so often."""
 
 
-class Hidden(AbstractContextManager["Hidden"]):
+class Hidden:
     """Shows nothing of one turn: the answers are printed as JSON when they are whole."""
 
     def begin(self, place: int) -> None:
@@ -33,10 +31,11 @@ class Hidden(AbstractContextManager["Hidden"]):
     def done(self, end: str = "") -> None:
         """Its answer is whole, or is `end`ed by a sign that it is not."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+    def __enter__(self) -> Hidden:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """The turn is over."""
 
 
 class Flow(Hidden):
@@ -76,13 +75,11 @@ class Columns(Hidden):
         self.console = console(stderr=False)
         self.live: Live = Live(console=self.console, auto_refresh=False, transient=True)
 
-    def __enter__(self) -> Columns:
+    def __enter__(self) -> Hidden:
         self.live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.live.stop()
         if any(self.texts):
             self.console.print(self.table(self.texts), soft_wrap=False)
@@ -94,9 +91,8 @@ class Columns(Hidden):
     def put(self, text: str) -> None:
         """The table is drawn anew, but not for every token."""
         self.texts[self.place] += plain(text)
-        now = time.monotonic()
-        if now - self.shown >= SHOWN_S:
-            self.shown = now
+        if time.monotonic() - self.shown >= SHOWN_S:
+            self.shown = time.monotonic()
             self.live.update(self.table(self.tails()), refresh=True)
 
     def done(self, end: str = "") -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from posttrain.data.chat import Encoded
-    from posttrain.data.readers import DataSource, ReadResult
+    from posttrain.data.readers import ReadResult
     from posttrain.data.survey import Lengths, StopCheck
 
 __all__ = ["app", "check", "show"]
@@ -79,18 +79,14 @@ def show(
 
     Then the lengths of all rows, and whether generation stops at the token that the learned turns end with.
     """
-    from posttrain.data.readers import data_error, sift
+    from posttrain.data.readers import data_error
     from posttrain.data.survey import segments, survey, unknown_tokens
-    from posttrain.models.load import embeddings_of, load_tokenizer
-    from posttrain.models.names import say_taken
 
-    source = _source(file, hub, subset, split, column, download)
-    say_taken(model, talk)
+    where = {"hub": file, "subset": subset, "split": split, "download": download} if hub else {"path": file}
     how = {"offline": not download, "trust_remote_code": trust_remote_code}
-    tokenizer = load_tokenizer(model, **how)
-    read = sift(source)
+    read, tokenizer, known = _read(where, column, model, how)
     found = survey(read.records, tokenizer, loss_on=loss_on)
-    problems = [*read.problems, *found.bad, *unknown_tokens(found.rows, tokenizer, embeddings_of(model, **how))]
+    problems = [*read.problems, *found.bad, *unknown_tokens(found.rows, tokenizer, known)]
     checks = _checked(found.rows, tokenizer, model, max_length, how)
     shown = found.rows[:rows]
     if json:
@@ -131,17 +127,12 @@ def check(
     json: JsonOption = False,
 ) -> None:
     """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
-    from posttrain.data.readers import data_error, listed, sift
+    from posttrain.data.readers import data_error, listed
     from posttrain.data.survey import count
-    from posttrain.models.load import embeddings_of, load_tokenizer
-    from posttrain.models.names import say_taken
 
-    source = _source(file, hub, subset, split, column, download)
-    say_taken(model, talk)
+    where = {"hub": file, "subset": subset, "split": split, "download": download} if hub else {"path": file}
     how = {"offline": not download, "trust_remote_code": trust_remote_code}
-    tokenizer = load_tokenizer(model, **how)
-    read = sift(source)
-    known = embeddings_of(model, **how)
+    read, tokenizer, known = _read(where, column, model, how)
     if known is not None and tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= known:
         talk(f"the padding token {tokenizer.pad_token} is beyond the model's {known} embeddings: another one will pad")
     found = count(read, tokenizer, max_length=max_length, over_long=over_long, loss_on=loss_on, known=known)
@@ -163,7 +154,9 @@ def check(
 
 
 class _Checks(NamedTuple):
-    """Results for all rows together; lengths and stop are None when no row can be used."""
+    """Results for all rows together; lengths and stop are None when no row can be used; template: why training and
+    exams will refuse the model, "" if its template is the one of its training.
+    """
 
     lengths: Lengths | None
     stop: StopCheck | None
@@ -183,29 +176,35 @@ def _checked(
     rows: list[Encoded], tokenizer: PreTrainedTokenizerBase, model: str, max_length: int, how: dict[str, bool]
 ) -> _Checks:
     from posttrain.data.survey import check_prompt, check_stop, lengths_of
+    from posttrain.models.fingerprint import check_template
     from posttrain.models.load import stop_ids
 
-    return _Checks(
-        lengths_of(rows, max_length) if rows else None,
-        check_stop(rows, tokenizer, stop_ids(model, tokenizer, **how)) if rows else None,
-        check_prompt(tokenizer),
-        _template_problem(model, tokenizer),
-    )
+    lengths = lengths_of(rows, max_length) if rows else None
+    stop = check_stop(rows, tokenizer, stop_ids(model, tokenizer, **how)) if rows else None
+    try:
+        check_template(model, tokenizer)
+    except TemplateError as error:
+        return _Checks(lengths, stop, check_prompt(tokenizer), str(error))
+    return _Checks(lengths, stop, check_prompt(tokenizer), "")
 
 
 def _read_json(file: str, model: str, read: ReadResult) -> dict[str, Any]:
     return {"file": file, "model": model, "format": read.recognised(), "notes": list(read.notes)}
 
 
-def _source(
-    file: str, hub: bool, subset: str | None, split: str, column: list[str] | None, download: bool
-) -> DataSource:
+def _read(
+    where: dict[str, Any], column: list[str] | None, model: str, how: dict[str, bool]
+) -> tuple[ReadResult, PreTrainedTokenizerBase, int | None]:
+    """The rows, good and bad, the model's tokenizer and the number of its embeddings."""
     from posttrain.config.load import check as validate
-    from posttrain.data.readers import DataSource
+    from posttrain.data.readers import DataSource, sift
+    from posttrain.models.load import embeddings_of, load_tokenizer
+    from posttrain.models.names import say_taken
 
-    columns = mapped(column or [])
-    where = {"hub": file, "subset": subset, "split": split, "download": download} if hub else {"path": file}
-    return validate({**where, "columns": columns}, DataSource, "command line")
+    source = validate({**where, "columns": mapped(column or [])}, DataSource, "command line")
+    say_taken(model, talk)
+    tokenizer = load_tokenizer(model, **how)
+    return sift(source), tokenizer, embeddings_of(model, **how)
 
 
 def _supervised(row: Encoded) -> int:
@@ -254,17 +253,6 @@ def _print_summary(rows: int, problems: list[Problem], lengths: Lengths | None, 
         f"95 % at most {lengths.p95:,}, longest {lengths.max:,}"
     )
     print_line(f"over     {lengths.over:,} rows are longer than max_length {max_length:,}")
-
-
-def _template_problem(model: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Why training and exams will refuse the model: its template is not the one of its training; "" if it is."""
-    from posttrain.models.fingerprint import check_template
-
-    try:
-        check_template(model, tokenizer)
-    except TemplateError as error:
-        return str(error)
-    return ""
 
 
 def _print_checks(checks: _Checks) -> None:

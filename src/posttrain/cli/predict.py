@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json as _json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -84,70 +85,65 @@ def predict(
         print(output)
 
 
+Pairs = list[tuple[Any, Any]]
+"""Of each row with labels, what was predicted and what is right."""
+Scored = tuple[list[dict[str, Any]], Pairs, Callable[[list[Any], list[Any]], dict[str, float]]]
+"""The rows, the pairs, and what scores all predictions beside all that is right."""
+
+
 def predicted(loaded: LoadedModel, notes: HeadNotes, records: Sequence[Record]) -> Predicted:
     """Every record's prediction, and the scores over those with labels."""
-    return {"sequence": _classes, "token": _tags, "answer": _answers}[notes.head](loaded, notes, records)
+    rows, pairs, score = {"sequence": _classes, "token": _tags, "answer": _answers}[notes.head](loaded, notes, records)
+    scores = score([ours for ours, _ in pairs], [right for _, right in pairs]) if pairs else {}
+    return Predicted(rows, scores, len(pairs))
 
 
-def _classes(loaded: LoadedModel, notes: HeadNotes, records: Sequence[Any]) -> Predicted:
+def _classes(loaded: LoadedModel, notes: HeadNotes, records: Sequence[Any]) -> Scored:
     from posttrain.data.metrics.labelled import scores_of_classes
     from posttrain.inference.heads import classify_records
 
     said = classify_records(loaded, records)
     several = bool(notes.settings.get("multi_label", False))
     rows = []
+    pairs: Pairs = []
     for record, one in zip(records, said, strict=True):
         named = {"labels": list(one.labels)} if several else {"label": one.labels[0]}
         second = {"text2": record.text2} if record.text2 is not None else {}
-        gold = {"gold": list(record.labels) if several else record.labels[0]} if _has(record, several) else {}
+        if record.gold and not several and len(record.labels) != 1:
+            cause = f"{len(record.labels)} labels, where the model gives each text one"
+            raise DataError(Problem(record.location, cause))
+        gold = {"gold": list(record.labels) if several else record.labels[0]} if record.gold else {}
+        pairs += [(one.labels, record.labels)] if record.gold else []
         chances = {label: round(p, PROBABILITY_DIGITS) for label, p in one.probabilities.items()}
         cut = {"truncated": True} if one.truncated else {}
         rows.append({"text": record.text, **second, **named, "probabilities": chances, **gold, **cut})
     if any(one.truncated for one in said):
         talk(f"{sum(one.truncated for one in said)} texts are longer than the model reads: their ends were left out")
-    scored = [(one.labels, r.labels) for r, one in zip(records, said, strict=True) if _has(r, several)]
-    if not scored:
-        return Predicted(rows, {}, 0)
-    ours, theirs = [a for a, _ in scored], [b for _, b in scored]
-    return Predicted(rows, scores_of_classes(ours, theirs, notes.labels, multi_label=several), len(scored))
+    return rows, pairs, partial(scores_of_classes, labels=notes.labels, multi_label=several)
 
 
-def _has(record: Any, several: bool) -> bool:
-    """Whether a text has labels to compare with. DataError for several where the model says one."""
-    if record.gold and not several and len(record.labels) != 1:
-        raise DataError(Problem(record.location, f"{len(record.labels)} labels, where the model gives each text one"))
-    return bool(record.gold)
-
-
-def _tags(loaded: LoadedModel, notes: HeadNotes, records: Sequence[Any]) -> Predicted:
+def _tags(loaded: LoadedModel, notes: HeadNotes, records: Sequence[Any]) -> Scored:
     from posttrain.data.metrics.labelled import scores_of_tags
     from posttrain.inference.heads import tag_records
 
-    said = tag_records(loaded, records)
+    said = list(zip(records, tag_records(loaded, records), strict=True))
     rows = [
         {"tokens": list(r.tokens), "tags": list(one.tags), **({"gold": list(r.tags)} if r.gold else {})}
-        for r, one in zip(records, said, strict=True)
+        for r, one in said
     ]
-    scored = [(one.tags, r.tags) for r, one in zip(records, said, strict=True) if r.gold]
-    if not scored:
-        return Predicted(rows, {}, 0)
-    scores = scores_of_tags([a for a, _ in scored], [b for _, b in scored], notes.labels)
-    return Predicted(rows, scores, len(scored))
+    return rows, [(one.tags, r.tags) for r, one in said if r.gold], partial(scores_of_tags, labels=notes.labels)
 
 
-def _answers(loaded: LoadedModel, notes: HeadNotes, records: Sequence[Any]) -> Predicted:
+def _answers(loaded: LoadedModel, notes: HeadNotes, records: Sequence[Any]) -> Scored:
     from posttrain.data.metrics.labelled import scores_of_answers
     from posttrain.inference.heads import answer_records
 
-    said = answer_records(loaded, records)
     rows = []
-    for record, one in zip(records, said, strict=True):
+    pairs: Pairs = []
+    for record, one in zip(records, answer_records(loaded, records), strict=True):
         named = {"id": record.id} if record.id else {}
-        gold = {"gold": [answer.text for answer in record.answers]} if record.gold else {}
-        scores = {"score": one.score, "null_score": one.null_score}
-        found = {"question": record.question, "answer": one.text, "answer_start": one.start}
-        rows.append({**named, **found, **scores, **gold})
-    scored = [(one.text, [a.text for a in r.answers]) for r, one in zip(records, said, strict=True) if r.gold]
-    if not scored:
-        return Predicted(rows, {}, 0)
-    return Predicted(rows, scores_of_answers([a for a, _ in scored], [b for _, b in scored]), len(scored))
+        right = [answer.text for answer in record.answers]
+        pairs += [(one.text, right)] if record.gold else []
+        scores = {"score": one.score, "null_score": one.null_score, **({"gold": right} if record.gold else {})}
+        rows.append({**named, "question": record.question, "answer": one.text, "answer_start": one.start, **scores})
+    return rows, pairs, scores_of_answers

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +27,7 @@ from posttrain.cli.options import (
 )
 from posttrain.cli.stopping import when_stopped
 from posttrain.cli.works import Live
-from posttrain.errors import Interrupted, PartlyDone, PosttrainError, Problem
+from posttrain.errors import Interrupted, MissingError, PartlyDone, PosttrainError, Problem
 from posttrain.language import listed, placed, spoken, translate
 from posttrain.models.meter import clock
 from posttrain.studies import events
@@ -122,18 +124,8 @@ def run(
         talk(line)
     watcher = Watcher([part.info.key for part in exams.parts])
     try:
-        outcome = run_study(
-            config,
-            plan,
-            selected,
-            base=base,
-            folder=folder,
-            watcher=watcher,
-            exams=exams,
-            restart=restart,
-            jobs=jobs,
-            on=on,
-        )
+        work = partial(run_study, config, plan, selected, base=base, folder=folder, exams=exams)
+        outcome = work(watcher=watcher, restart=restart, jobs=jobs, on=on)
     except Interrupted as stop:
         watcher.clear()
         raise Interrupted(*stop.problems, *so_far()) from stop
@@ -154,7 +146,6 @@ def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) ->
     """Every model is looked for before the first one is worked with; all that are missing are named, with their lines
     in the study file."""
     from posttrain.config.load import line_of, read_yaml
-    from posttrain.errors import MissingError
     from posttrain.models.load import check_folder
     from posttrain.studies.models import find_model
 
@@ -194,22 +185,12 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     guess = estimate(config, cells, exams.parts, base)
     found = {cell.folder: read_part(folder / "cells" / cell.folder / "result.json", CellResult) for cell in cells}
     walls = {name: one.final.cost["wall_s"] for name, one in found.items() if one is not None and one.status == "done"}
-    known = len(walls)
-    left_s, waiting = by_finished(cells, walls)
+    known, (left_s, waiting) = len(walls), by_finished(cells, walls)
     if json:
         names = [{**cell.head, "folder": cell.folder} for cell in cells]
         asked = {part.info.name: sum(len(item.asks) for item in part.items) for part in exams.parts}
-        emit(
-            {
-                "study": config.study,
-                "folder": str(folder),
-                "cells": names,
-                "finished": known,
-                "exams": asked,
-                **guess._asdict(),
-                "left_s": left_s if known else None,
-            }
-        )
+        told = {"study": config.study, "folder": str(folder), "cells": names, "finished": known, "exams": asked}
+        emit({**told, **guess._asdict(), "left_s": left_s if known else None})
         return
     for line in _listed(cells):
         print_line(line)
@@ -249,10 +230,7 @@ def _listed(cells: Sequence[Cell]) -> list[str]:
     """Every cell, or where they are many, every model and method with the number of its cells."""
     if len(cells) <= LISTED:
         return [str(cell) for cell in cells]
-    counts: dict[str, int] = {}
-    for cell in cells:
-        line = f"{cell.model} | {cell.method.label}"
-        counts[line] = counts.get(line, 0) + 1
+    counts = Counter(f"{cell.model} | {cell.method.label}" for cell in cells)
     return [f"{line}: {count} cell{'' if count == 1 else 's'}" for line, count in counts.items()]
 
 
@@ -279,13 +257,8 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
     problems = [Problem(_named(r.first), r.error) for r in outcome.failed]
     if len(outcome.failed) < len(outcome.results):
         raise PartlyDone(Problem("", f"{len(problems)} of {len(outcome.results)} cells failed"), *problems)
-    codes = {result.exit_code for result in outcome.failed}
-    error = PosttrainError(Problem("", "every cell failed"), *problems)
-    if codes == {3}:
-        from posttrain.errors import MissingError
-
-        error = MissingError(*error.problems)
-    raise error
+    missing = all(result.exit_code == MissingError.exit_code for result in outcome.failed)
+    raise (MissingError if missing else PosttrainError)(Problem("", "every cell failed"), *problems)
 
 
 def _named(line: Line) -> str:

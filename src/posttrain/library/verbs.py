@@ -8,18 +8,21 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.config.change import Change, load_changes
 from posttrain.config.load import check, load_yaml
 from posttrain.errors import ConfigError, Problem
-from posttrain.exams.exam import Exam
+from posttrain.exams.exam_config import ExamConfig
 from posttrain.exams.results import Results, read_results, write_results
+from posttrain.exams.summary import summarise
 from posttrain.inference.protocol import Respondent
 from posttrain.inference.respondents import ModelRespondent
-from posttrain.library.models import Model, respondent_of
+from posttrain.library.models import Model, load, respondent_of
 from posttrain.library.results import Examination
+from posttrain.models.disk import safe_name
 from posttrain.models.load import LoadedModel
 from posttrain.studies.bench import Bench
 from posttrain.studies.candidates import END, CellContext
@@ -43,10 +46,6 @@ ExamsGiven = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 """Kinds of exams, or mappings of `{kind, path, ...}` as in YAML."""
 
 
-def _quiet(line: str) -> None:
-    return None
-
-
 def _changes_of(given: Changes | None) -> list[Change]:
     """The changes that are meant; ConfigError with file and line for what is wrong with one."""
     each = [given] if isinstance(given, str | Path | Change) else list(given or ())
@@ -62,7 +61,7 @@ def train(
     name: str = "",
     output: str | Path | None = None,
     seed: int = 0,
-    say: Callable[[str], None] = _quiet,
+    say: Callable[[str], None] = lambda line: None,
     on_step: Callable[[Mapping[str, Any]], None] = lambda entry: None,
     **settings: Any,
 ) -> Model:
@@ -75,7 +74,7 @@ def train(
     precision, ...), and those of `optimizer` and `batch` without them: `max_steps=40`, `learning_rate=1e-4`.
     ConfigError for a key that there is not, DataError for rows that cannot be learned.
     """
-    model = base if isinstance(base, Model) else _loaded(base)
+    model = base if isinstance(base, Model) else load(base)
     changes = _changes_of(change)
     if data is None and not changes:
         raise ConfigError(Problem("pt.train", "there is nothing to learn", "give data, a change, or both"))
@@ -85,28 +84,14 @@ def train(
             settings["data"] = _file_of(data, Path(scratch))
         config = check({"kind": "train", **_nested(settings)}, TrainMethodConfig, "pt.train")
         folder = Path(output) if output is not None else Path(scratch) / (name or "trained")
-        cell = CellContext(
-            tuple(changes),
-            seed,
-            folder,
-            bench,
-            bench,
-            keep="none" if output is None else "final",
-            on_step=on_step,
-        )
+        keep: Literal["none", "final"] = "none" if output is None else "final"
+        cell = CellContext(tuple(changes), seed, folder, bench, bench, keep=keep, on_step=on_step)
         (end,) = [candidate for candidate in train_method(config, cell) if candidate.point == END]
         log = MetricsLog(cell.metrics)
         log.read(sys.maxsize)
     assert isinstance(end.respondent, ModelRespondent)
-    trained = end.respondent
-    loaded = LoadedModel(trained.model, trained.tokenizer, name or f"{model.name} trained")
+    loaded = LoadedModel(end.respondent.model, end.respondent.tokenizer, name or f"{model.name} trained")
     return Model(loaded, tuple(log.history), dict(end.cost), tuple(end.notes), end.product)
-
-
-def _loaded(name: str | Path) -> Model:
-    from posttrain.library.models import load
-
-    return load(name)
 
 
 def _file_of(data: str | Path | Sequence[Mapping[str, Any]], scratch: Path) -> str:
@@ -121,7 +106,8 @@ def _file_of(data: str | Path | Sequence[Mapping[str, Any]], scratch: Path) -> s
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of `optimizer` and `batch` that stand by themselves, put where they belong."""
     made = dict(settings)
-    known = {*_METHOD, *OptimizerConfig.model_fields, *BatchConfig.model_fields}
+    method = TrainMethodConfig.model_fields.keys()
+    known = {*method, *OptimizerConfig.model_fields, *BatchConfig.model_fields}
     problems = []
     for key in made.keys() - known:
         close = get_close_matches(key, known, n=1)
@@ -129,13 +115,10 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     if problems:
         raise ConfigError(*problems)
     for part, kind in (("optimizer", OptimizerConfig), ("batch", BatchConfig)):
-        own = {key: made.pop(key) for key in list(made) if key in kind.model_fields and key not in _METHOD}
+        own = {key: made.pop(key) for key in list(made) if key in kind.model_fields and key not in method}
         if own:
             made[part] = {**dict(made.get(part) or {}), **own}
     return made
-
-
-_METHOD = frozenset(TrainMethodConfig.model_fields)
 
 
 def exam(
@@ -151,7 +134,7 @@ def exam(
     prompt_mode: PromptMode = "none",
     noise_floor: Floor = "auto",
     restart: bool = False,
-    say: Callable[[str], None] = _quiet,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Examination:
     """Examine a model, alone or beside the one before.
 
@@ -162,20 +145,12 @@ def exam(
     ConfigError, DataError and MissingError with what is wrong and how to mend it.
     """
     folder, temporary = _folder(output)
-    run = ExamRun(
-        output=folder,
-        match=match,
-        max_new_tokens=max_new_tokens,
-        prompt_mode=prompt_mode,
-        noise_floor=noise_floor,
-        restart=restart,
-        say=say,
-    )
+    run = ExamRun(folder, match, max_new_tokens, prompt_mode, noise_floor, restart, say=say)
     results = run.take(
         respondent_of(model),
         before=None if before is None else respondent_of(before),
         changes=_changes_of(change),
-        exams=_exams_of(exams, limit),
+        exams=build_exams([(one, Path.cwd()) for one in _exams_of(exams)], limit),
     )
     return Examination(results, folder, temporary)
 
@@ -189,12 +164,9 @@ def _folder(output: str | Path | None) -> tuple[Path, tempfile.TemporaryDirector
     return Path(temporary.name), temporary
 
 
-def _exams_of(given: ExamsGiven, limit: int | None) -> list[Exam]:
+def _exams_of(given: ExamsGiven) -> tuple[ExamConfig, ...]:
     each = [given] if isinstance(given, str | Mapping) else list(given)
-    if not each:
-        return []
-    read = check({"exams": each}, ExamsFile, "exams")
-    return build_exams([(one, Path.cwd()) for one in read.exams], limit)
+    return check({"exams": each}, ExamsFile, "exams").exams if each else ()
 
 
 def compare(
@@ -216,39 +188,27 @@ def compare(
     folder, temporary = _folder(output)
     whole = Results(study="compare")
     for name, one in named.items():
-        own = folder / "models" / _safe(name)
+        own = folder / "models" / safe_name(name)
         floor = options.get("noise_floor", "auto") if not whole.cells else "none"
         found = exam(one, before=before, change=change, exams=exams, output=own, **{**options, "noise_floor": floor})
         at = own.relative_to(folder)
+        was = [line.model_copy(update={"folder": str(at / line.folder)}) for line in found.results.before]
+        model = {"model": was[0].model} if was else {}
         lines = [
             line.model_copy(
                 update={
-                    "model": found.results.before[0].model if found.results.before else line.model,
+                    **model,
                     "method": name if line.method == "exam" else line.method,
                     "folder": str(at / line.folder),
                 }
             )
             for line in found.results.cells
         ]
-        whole = whole.model_copy(
-            update={
-                "posttrain": found.results.posttrain,
-                "exams": found.results.exams,
-                "before": [one.model_copy(update={"folder": str(at / one.folder)}) for one in found.results.before],
-                "cells": (*whole.cells, *lines),
-            }
-        )
-    from posttrain.exams.summary import summarise
-
+        both = {"before": was, "cells": (*whole.cells, *lines)}
+        whole = whole.model_copy(update={**dict(found.results), "study": whole.study, **both})
     whole = whole.model_copy(update={"summary": summarise(whole.cells), "planned": len(whole.cells)})
     write_results(folder, whole)
     return Examination(read_results(folder), folder, temporary)
-
-
-def _safe(name: str) -> str:
-    from posttrain.models.disk import safe_name
-
-    return safe_name(name)
 
 
 @dataclass(frozen=True)
@@ -276,17 +236,8 @@ class StudyFile:
         plan = make_plan(self.config, known, self.base)
         folder = Path(output) if output is not None else self.config.folder(self.base)
         chosen = select(plan, only=only, changes=changes)
-        run_study(
-            self.config,
-            plan,
-            chosen,
-            base=self.base,
-            folder=folder,
-            watcher=watcher or Watcher(),
-            restart=restart,
-            jobs=jobs,
-            on=on,
-        )
+        run = partial(run_study, self.config, plan, chosen, base=self.base, folder=folder)
+        run(watcher=watcher or Watcher(), restart=restart, jobs=jobs, on=on)
         return Examination(read_results(folder), folder)
 
 
