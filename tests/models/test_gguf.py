@@ -222,7 +222,7 @@ def test_training_from_a_file_beside_the_yaml(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from posttrain.cli.main import main
-    from posttrain.studies.models import find_model
+    from posttrain.studies.config import find_model
 
     beside = tmp_path / "files"
     beside.mkdir()

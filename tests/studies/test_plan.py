@@ -9,8 +9,7 @@ import pytest
 from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, MissingError
-from posttrain.studies.config import Study
-from posttrain.studies.models import find_model
+from posttrain.studies.config import Study, find_model
 from posttrain.studies.plan import Cell, content_hash, make_plan, select, training_hash
 
 FORBIDDEN = frozenset({"x"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as _json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -202,9 +203,8 @@ def _only_file(source: Path) -> str:
 def _convert_gguf(source: Path, folder: Path, dtype: str | None, *, prefix_only: dict[str, bool]) -> dict[str, Any]:
     from posttrain.models.convert import convert_gguf
 
-    for option, given in prefix_only.items():
-        if given:
-            raise ConfigError(Problem(option, "is for prefixes, and the source is a GGUF file", "leave it out"))
+    for option in (option for option, given in prefix_only.items() if given):
+        raise ConfigError(Problem(option, "is for prefixes, and the source is a GGUF file", "leave it out"))
     if dtype not in (None, "float32", "bfloat16"):
         raise ConfigError(Problem("--dtype", f"unknown '{dtype}'", "one of float32, bfloat16"))
     made = convert_gguf(str(source), folder, dtype=cast("StoredDtype", dtype or "float32"))
@@ -233,8 +233,6 @@ def _convert_prefix(prefix: Path, output: Path, base: str | None, *, flatten: bo
 
 
 def _show_nearest(model: str, k: int, *, json: bool, **how: bool) -> None:
-    from json import dumps
-
     from posttrain.models.soft_prompts import nearest_tokens
 
     with shown_works():
@@ -247,7 +245,7 @@ def _show_nearest(model: str, k: int, *, json: bool, **how: bool) -> None:
     table = Table("token", "length", "nearest words, with their cosines", box=None, padding=(0, 2, 0, 0))
     for each in tokens:
         # quoted, so that spaces and line breaks show; square brackets are no markup here
-        words = "  ".join(f"{dumps(n.text, ensure_ascii=False)} {n.cosine:.2f}" for n in each.neighbours)
+        words = "  ".join(f"{_json.dumps(n.text, ensure_ascii=False)} {n.cosine:.2f}" for n in each.neighbours)
         table.add_row(str(each.number), f"{each.norm:.2f}", words.replace("[", "\\["))
     console(stderr=False).print(table)
     talk("length: of the vector, over the mean length of an embedding")

@@ -86,7 +86,7 @@ def run(
     from posttrain.studies.exams import prepare_exams
     from posttrain.studies.plan import make_plan, select
     from posttrain.studies.reference import reference_of
-    from posttrain.training.lock import only_one
+    from posttrain.training.lock import check_free
     from posttrain.training.trackers import check_trackers
 
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
@@ -105,9 +105,8 @@ def run(
 
     check_trackers(config.report_to)
     _check_models(config, base, study, sets or [])
-    if folder.is_dir() and not dry_run:
-        with only_one(folder):  # somebody else's is not waited for until all exams are read; the run takes it again
-            pass
+    if not dry_run:
+        check_free(folder)  # before all exams are read; the run takes it
     exams = prepare_exams(config, known, base, location=str(study))
     reference_of(config, exams, base)  # a wrong key is said before anything runs
     if dry_run:
@@ -147,7 +146,7 @@ def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) ->
     in the study file."""
     from posttrain.config.load import line_of, read_yaml
     from posttrain.models.load import check_folder
-    from posttrain.studies.models import find_model
+    from posttrain.studies.config import find_model
 
     problems: list[Problem] = []
     written = None if any(one.startswith(("models=", "models.")) for one in sets) else read_yaml(path)

@@ -34,7 +34,7 @@ from posttrain.models.notes import read_notes
 from posttrain.models.save import TRAINED_IN
 from posttrain.models.template_dates import moment_of, stay_at
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task
-from posttrain.studies.models import find_model
+from posttrain.studies.config import find_model
 
 __all__ = ["Bench"]
 

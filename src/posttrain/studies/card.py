@@ -1,15 +1,18 @@
-"""A cell's card: what was done to which model, with which configuration, and what the exam found."""
+"""A cell's card: what was done to which model, with which configuration, and what the exam found; its config.yaml."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ruamel.yaml import YAML
 
 from posttrain import __version__
 from posttrain.exams.results import CellResult
-from posttrain.studies.files import to_yaml
 from posttrain.studies.plan import Cell
 
-__all__ = ["card"]
+__all__ = ["card", "to_yaml"]
 
 
 def card(cell: Cell, result: CellResult, notes: Sequence[str]) -> str:
@@ -44,3 +47,14 @@ def card(cell: Cell, result: CellResult, notes: Sequence[str]) -> str:
 
 def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """A mapping as YAML, keys in their order."""
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 100
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    stream = io.StringIO()
+    yaml.dump(dict(data), stream)
+    return stream.getvalue()

@@ -5,7 +5,6 @@ Relative paths in the file are relative to the file. Torch is not needed to read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -16,20 +15,24 @@ from posttrain.data.readers import DataSource
 from posttrain.exams.exam_config import ExamConfig
 from posttrain.exams.tasks.change import ChangeExamConfig
 from posttrain.models.disk import safe_name
+from posttrain.models.gguf_header import is_gguf
 from posttrain.training.trackers import Trackers
 
-__all__ = ["Every", "InSequence", "MethodConfig", "Resources", "Saves", "StageConfig", "Study", "Work", "safe_name"]
+__all__ = [
+    "Every",
+    "InSequence",
+    "MethodConfig",
+    "Resources",
+    "Saves",
+    "StageConfig",
+    "Study",
+    "find_model",
+    "safe_name",
+]
 
 
 def _listed(value: Any) -> Any:
     return value if value is None or isinstance(value, list | tuple | dict | bool) else (value,)
-
-
-class Work(NamedTuple):
-    """Optimiser steps and the tokens they read."""
-
-    steps: int
-    tokens: int
 
 
 class MethodConfig(Config):
@@ -84,31 +87,11 @@ class MethodConfig(Config):
         """Whether it learns the study's stages where there are some."""
         return False
 
-    def stages_barred(self, stages: Sequence[StageConfig], base: Path, forbidden: frozenset[str]) -> list[str]:
-        """What the exams' prompts keep out of the stages' rows, as in `barred`."""
-        return []
-
-    def stage_work(self, new_tokens: Sequence[int]) -> Work:
-        """The same as `work` for stages with so many tokens each."""
-        return self.work(sum(new_tokens))
-
-    def named_points(self, stages: int) -> int:
-        """How many candidates are examined besides the end and those of optimiser steps, with so many stages."""
-        return 0
-
     def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
         """What the exams' prompts keep out of this method's rows: a part of the content hash, since it decides what is
         trained. change: its name, or empty.
         """
         return []
-
-    def work(self, new_tokens: int) -> Work:
-        """Roughly what training the method does for so many tokens of new rows; for `--dry-run`."""
-        return Work(0, 0)
-
-    def characters(self, change: str, base: Path) -> int:
-        """Roughly how many characters of rows it learns besides the change; for `--dry-run`."""
-        return 0
 
     def files(self, change: str) -> list[str]:
         """Paths of the files that this method reads for a change; their bytes are part of the content hash."""
@@ -411,3 +394,17 @@ class Study(Config):
     def folder(self, base: Path) -> Path:
         """The run folder: `output` relative to the study file, else runs/<study> in the current folder."""
         return base / self.output if self.output else Path("runs") / self.study
+
+
+def find_model(name: str, base: Path) -> tuple[str, str]:
+    """Where a study's model is, and what has to be said about it: a folder or a GGUF file is looked for beside the
+    study file, as `posttrain train` does, then where the command runs; any other name is left to the hub and to pocket.
+    """
+    path = Path(name).expanduser()
+    if name.startswith("pocket:") or path.is_absolute() or not name:
+        return name, ""
+    if (base / path).is_dir() or is_gguf(base / path):
+        return str(base / path), ""
+    if (path.is_dir() or is_gguf(path)) and base.resolve() != Path.cwd():
+        return name, f"{name}: not beside the study file; taken from the folder where the command runs"
+    return name, ""

@@ -20,10 +20,10 @@ from posttrain.exams.task import Ask
 from posttrain.inference.protocol import Plain
 from posttrain.models.load import config_of, load_tokenizer
 from posttrain.retention.selection import ReplayConfig
-from posttrain.studies.config import Study
-from posttrain.studies.models import find_model
+from posttrain.studies.config import Study, find_model
 from posttrain.studies.plan import Cell
 from posttrain.studies.rows import trainings
+from posttrain.studies.train_config import Work
 from posttrain.studies.train_rows import size_on_disk
 from posttrain.training.rates import TRIES
 
@@ -158,19 +158,21 @@ def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), ba
         asked_of = cell.changes if study.change_exam else ()
         probes = [question.question for change in asked_of for _, _, question in change.probes()]
         told = sum(len(t.question + t.answer[0]) for change in cell.changes for t in change.target)
+        own = [method for _, method in trainings([cell])]
         new = round(told * per_character) + 16 if cell.changes else 0
-        new += round(sum(cell.method.characters(name, base) for name in cell.names) * per_character)
-        stages = [round(size_on_disk(stage.source(base)) * per_character) for stage in cell.stages]
-        work = cell.method.stage_work(stages) if stages else cell.method.work(new)
+        new += round(
+            size_on_disk(s for m in own for name in cell.names for s in m.sources([name], base)) * per_character
+        )
+        stages = [round(size_on_disk([stage.source(base)]) * per_character) for stage in cell.stages]
+        work = Work.of([method.stage_work(stages) if stages else method.work(new) for method in own])
         times = len([step for step in study.saves.due(work.steps) if step != work.steps]) + 1
-        times += cell.method.named_points(len(stages))
+        times += len(cell.method.parts) - 1 + sum(method.named_points(len(stages)) for method in own)
         asked = round(sum(map(len, probes)) * per_character) + len(probes) * ANSWER_TOKENS
         unasked = (cell.model, cell.change_name) not in known_before  # the model before answers once for all methods
         known_before.add((cell.model, cell.change_name))
         examined += (times + unasked) * asked + (times + first) * (read + written)
         wall_s += (times + unasked) * exam_s(parameters, asked, 1, speed) if probes else 0.0
         wall_s += (times + first) * exam_s(parameters, read + written, len(exams), speed) if exams else 0.0
-        own = [method for _, method in trainings([cell])]
         searched = TRIES * sum(method.optimizer.learning_rate == "find" for method in own)  # steps
         searching = searched * work.tokens // max(work.steps, 1)
         trained += work.tokens + searching

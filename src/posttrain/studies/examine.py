@@ -26,9 +26,9 @@ from posttrain.inference.protocol import Respondent
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.disk import safe_name
 from posttrain.studies.bench import Bench
+from posttrain.studies.config import find_model
 from posttrain.studies.events import ExamEvent
 from posttrain.studies.exams import Exams
-from posttrain.studies.models import find_model
 from posttrain.training.dates import keep_first_day
 
 __all__ = ["Examiner", "summed"]

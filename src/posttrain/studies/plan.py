@@ -21,8 +21,8 @@ from posttrain import __version__
 from posttrain.config.change import Change
 from posttrain.config.load import mend_of
 from posttrain.errors import ConfigError, MissingError, Problem
-from posttrain.studies.config import InSequence, MethodConfig, StageConfig, Study, safe_name
-from posttrain.studies.models import find_model
+from posttrain.studies.config import InSequence, MethodConfig, StageConfig, Study, find_model, safe_name
+from posttrain.studies.train_rows import colliding
 
 __all__ = ["RESULT_FORMAT", "Cell", "content_hash", "make_plan", "select", "training_hash"]
 
@@ -71,7 +71,7 @@ class Cell:
     def barred(self, base: Path, forbidden: frozenset[str]) -> list[str]:
         """What the exams' prompts keep out of its rows."""
         own = [line for name in self.names for line in self.method.barred(name, base, forbidden)]
-        return own + (self.method.stages_barred(self.stages, base, forbidden) if self.stages else [])
+        return own + [str(row) for stage in self.stages for row in colliding(stage.source(base), forbidden)]
 
     @property
     def folder(self) -> str:

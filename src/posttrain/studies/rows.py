@@ -12,8 +12,7 @@ from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.opening import read_prompts
 from posttrain.retention.selection import ReplayConfig
-from posttrain.studies.config import StageConfig, Study
-from posttrain.studies.models import find_model
+from posttrain.studies.config import StageConfig, Study, find_model
 from posttrain.studies.plan import Cell
 from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.studies.train_rows import encoded_rows, rows_of, target_rows

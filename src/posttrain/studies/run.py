@@ -22,12 +22,12 @@ from posttrain.exams.summary import summarise
 from posttrain.models.disk import safe_name, write_whole, writing
 from posttrain.models.meter import listening
 from posttrain.studies.bench import Bench
+from posttrain.studies.card import to_yaml
 from posttrain.studies.chains import step_names
 from posttrain.studies.config import MethodConfig, Study
 from posttrain.studies.events import Event, Watcher
 from posttrain.studies.examine import Examiner
 from posttrain.studies.exams import Exams, prepare_exams
-from posttrain.studies.files import to_yaml
 from posttrain.studies.handing_out import Here, Pool, Spec, handed_out, in_processes, on_ray
 from posttrain.studies.plan import Cell, content_hash, training_hash
 from posttrain.studies.reference import reference_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,9 +14,9 @@ from posttrain.data.readers import DataSource
 from posttrain.retention.penalty._base import PenaltyConfig
 from posttrain.retention.selection import ReplayConfig, only_change_in_braces, prompts_collide
 from posttrain.studies.candidates import CellContext, Point
-from posttrain.studies.config import MethodConfig, StageConfig, Work
+from posttrain.studies.config import MethodConfig
 from posttrain.studies.merge_back import BESIDE
-from posttrain.studies.train_rows import colliding, size_on_disk
+from posttrain.studies.train_rows import colliding
 from posttrain.training.config import (
     Arithmetic,
     BatchConfig,
@@ -31,7 +31,19 @@ from posttrain.training.forms import form_of
 from posttrain.tuners._virtual import VirtualTokens
 from posttrain.tuners.lora import LoraConfig
 
-__all__ = ["TrainMethodConfig", "leaves_weights", "settings_of"]
+__all__ = ["TrainMethodConfig", "Work", "leaves_weights", "settings_of"]
+
+
+class Work(NamedTuple):
+    """Optimiser steps and the tokens they read."""
+
+    steps: int
+    tokens: int
+
+    @classmethod
+    def of(cls, each: Sequence[Work]) -> Work:
+        """Several together."""
+        return cls(sum(one.steps for one in each), sum(one.tokens for one in each))
 
 
 class TrainMethodConfig(MethodConfig):
@@ -117,19 +129,14 @@ class TrainMethodConfig(MethodConfig):
         """Unless it has `data` of its own."""
         return self.data is None
 
-    def stages_barred(self, stages: Sequence[StageConfig], base: Path, forbidden: frozenset[str]) -> list[str]:
-        """Rows of the stages that ask what an exam asks."""
-        return [str(row) for stage in stages for row in colliding(stage.source(base), forbidden)]
-
     def stage_work(self, new_tokens: Sequence[int]) -> Work:
         """One training of all stages' rows, or one of each stage's."""
-        if self.stages == "multitask":
-            return self.work(sum(new_tokens))
-        each = [self.work(tokens) for tokens in new_tokens]
-        return Work(sum(one.steps for one in each), sum(one.tokens for one in each))
+        return Work.of([self.work(n) for n in ([sum(new_tokens)] if self.stages == "multitask" else new_tokens)])
 
     def named_points(self, stages: int) -> int:
-        """Those after each stage but the last, and those between before and after."""
+        """Candidates besides the end and those of optimiser steps: after each stage but the last, between before and
+        after.
+        """
         return (0 if self.stages == "multitask" else max(stages - 1, 0)) + len(self.merge_back)
 
     def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
@@ -162,10 +169,6 @@ class TrainMethodConfig(MethodConfig):
         share = self.replay.share if isinstance(self.replay, ReplayConfig) else 0.0
         return Work(steps, round(steps * min(new_tokens, at_once) / (1 - share)))
 
-    def characters(self, change: str, base: Path) -> int:
-        """What stands in the rows of `data`."""
-        return size_on_disk(*self.sources([change], base))
-
     def files(self, change: str) -> list[str]:
         """The extra rows, and the files of replay and penalties."""
         own = [self.data.path.replace("{change}", change)] if self.data is not None and self.data.path else []
@@ -188,18 +191,12 @@ def leaves_weights(tuner: Config) -> bool:
 
 
 def settings_of(config: TrainMethodConfig, cell: CellContext, model: str) -> TrainConfig:
-    """The training of a cell, or of a part of it."""
+    """The training of a cell, or of a part of it, with the fields that both kinds of configuration have."""
+    both = {name: value for name, value in config if name in TrainConfig.model_fields and name != "data"}
+    both |= {name: seeded(both[name], cell.seed) for name in ("objective", "tuner")}
     return TrainConfig(
+        **both,
         model=model,
-        objective=seeded(config.objective, cell.seed),
-        tuner=seeded(config.tuner, cell.seed),
-        replay=config.replay,
-        penalty=config.penalty,
-        optimizer=config.optimizer,
-        batch=config.batch,
-        max_length=config.max_length,
-        precision=config.precision,
-        save_dtype=config.save_dtype,
         seed=cell.seed,
         save_every_steps=cell.saves.every,
         save_at_steps=cell.saves.at,

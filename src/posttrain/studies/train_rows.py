@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def rows_of(source: DataSource) -> list[Record]:
     return _records(source.model_dump_json(), changed_ns)
 
 
-def size_on_disk(*sources: DataSource) -> int:
+def size_on_disk(sources: Iterable[DataSource]) -> int:
     """Roughly the characters of some sources, braces and keys of JSON included; 0 of those on the hub."""
     return sum(Path(source.path).stat().st_size for source in sources if source.path)
 

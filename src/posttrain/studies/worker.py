@@ -19,12 +19,12 @@ from posttrain.exams.results import CellResult, Line, write_json, write_part
 from posttrain.models.disk import write_whole, writing
 from posttrain.models.load import LoadedModel
 from posttrain.studies.bench import Bench
+from posttrain.studies.card import to_yaml
 from posttrain.studies.cell import EXAMINED, CellRun
 from posttrain.studies.config import Study
 from posttrain.studies.events import Watcher
 from posttrain.studies.examine import Examiner
 from posttrain.studies.exams import Exams
-from posttrain.studies.files import to_yaml
 from posttrain.studies.plan import Cell
 from posttrain.training.dates import keep_first_day
 from posttrain.training.environment import environment

@@ -19,9 +19,9 @@ from posttrain.models.load import load_model
 from posttrain.models.tensors import tensors_in
 from posttrain.studies.bench import Bench
 from posttrain.studies.candidates import END, CellContext
-from posttrain.studies.config import Saves, Work
+from posttrain.studies.config import Saves
 from posttrain.studies.methods.train import extra_rows, train
-from posttrain.studies.train_config import TrainMethodConfig, seeded, settings_of
+from posttrain.studies.train_config import TrainMethodConfig, Work, seeded, settings_of
 from posttrain.studies.train_rows import target_rows
 from tests.talker import talker
 

@@ -6,7 +6,7 @@ examined, and the report shows what survived.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ from posttrain.config.base import ByKind
 from posttrain.registry import register
 from posttrain.studies.candidates import Candidate, CellContext
 from posttrain.studies.chains import chain
-from posttrain.studies.config import MethodConfig, StageConfig, Work
+from posttrain.studies.config import MethodConfig
 
 __all__ = ["StepsConfig", "steps"]
 
@@ -63,21 +63,8 @@ class StepsConfig(MethodConfig):
     def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
         return [line for step in self.steps for line in step.barred(change, base, forbidden)]
 
-    def work(self, new_tokens: int) -> Work:
-        each = [step.work(new_tokens) for step in self.steps]
-        return Work(sum(one.steps for one in each), sum(one.tokens for one in each))
-
-    def named_points(self, stages: int) -> int:
-        return len(self.steps) - 1 + sum(step.named_points(stages) for step in self.steps)
-
-    def characters(self, change: str, base: Path) -> int:
-        return sum(step.characters(change, base) for step in self.steps)
-
     def files(self, change: str) -> list[str]:
         return [path for step in self.steps for path in step.files(change)]
-
-    def stages_barred(self, stages: Sequence[StageConfig], base: Path, forbidden: frozenset[str]) -> list[str]:
-        return []
 
 
 @register("method", "steps", config=StepsConfig)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from ruamel.yaml import YAML
 
-from posttrain.studies.files import to_yaml
+from posttrain.studies.card import to_yaml
 
 
 def test_yaml_can_be_read_again() -> None:
