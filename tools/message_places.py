@@ -77,6 +77,12 @@ SILENT_ERRORS = {"AssertionError", "NotImplementedError", "KeyError", "IndexErro
 """Raised for programmers: a person meets none of them."""
 
 OTHERS = (
+    # heads of tables
+    "score",
+    "difference",
+    "95 % interval",
+    "registry",
+    "what it is",
     # a group of scores in `posttrain exam`
     "unchanged",
     # rows of `posttrain model show|convert|export|verify`

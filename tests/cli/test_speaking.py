@@ -15,7 +15,7 @@ import pytest
 from posttrain import language
 from posttrain.cli import main as cli
 from posttrain.cli.options import take_global
-from posttrain.cli.plain import cells, column, fitted
+from posttrain.cli.plain import column, fitted
 from posttrain.cli.run import Watcher
 from posttrain.data.readers import ReadResult
 from posttrain.models.meter import Doing
@@ -300,7 +300,8 @@ def test_steps_of_a_cell(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_columns_of_a_terminal() -> None:
-    assert [cells(text) for text in ("abc", "詞元", "é", "e\u0301", "（）")] == [3, 4, 1, 1, 4]
+    filled = [len(column(text, 9)) - len(text) for text in ("abc", "詞元", "é", "e\u0301", "（）")]
+    assert filled == [6, 5, 8, 8, 5]
     assert column("詞元", 6) == "詞元  "
     assert column("資料列資料列", 6) == "資料列資料列"
     assert fitted("ab詞元", 4) == "ab詞"

@@ -131,20 +131,21 @@ def exam(
     from posttrain.studies.exam import ExamRun, build_exams
 
     wanted = _own(exams or [], exams_file, sets or [])
+    changes = load_changes(change, Path.cwd(), location="--change") if change else []
+    how: dict[str, Any] = {"offline": not download, "trust_remote_code": trust_remote_code}
     if dry_run:
         from posttrain.cli.exam_dry import dry_run as tell
 
         tell(
             [before, model] if before and before != model else [model],
-            changes=load_changes(change, Path.cwd(), location="--change") if change else [],
+            changes=changes,
             exams=build_exams(wanted, limit),
             harness=tasks,
             floor=noise_floor != "none",
             max_new_tokens=max_new_tokens,
             output=output,
-            offline=not download,
-            trust_remote_code=trust_remote_code,
             json=json,
+            **how,
         )
         return
     from posttrain.inference.opening import open_respondent
@@ -174,23 +175,13 @@ def exam(
             noise_floor,
             restart,
             batch_tokens,
-            open=partial(
-                open_respondent,
-                dtype=precision,
-                offline=not download,
-                trust_remote_code=trust_remote_code,
-                allow_template_mismatch=allow_template_mismatch,
-            ),
+            open=partial(open_respondent, dtype=precision, allow_template_mismatch=allow_template_mismatch, **how),
             tell=works.exam,
             say=works.say,
             taken=(lambda *_: None) if json else partial(print_part, by_group=by_group),
         )
-        results = run.take(
-            model,
-            before=before,
-            changes=load_changes(change, Path.cwd(), location="--change") if change else [],
-            exams=build_exams(wanted, limit, str(exams_file or "")),
-        )
+        exams_built = build_exams(wanted, limit, str(exams_file or ""))
+        results = run.take(model, before=before, changes=changes, exams=exams_built)
     if rank():
         return
     if output:

@@ -57,26 +57,22 @@ def dry_run(
         rows = [{"exam": name, "items": items, "requests": requests} for name, items, requests in asked]
         emit({"models": list(models), "exams": rows, "tasks": harness, "noise_floor": floor, "wall_s": wall_s})
         return
-    print_line(f"model       {models[-1]}")
-    for name in models[:-1]:
-        print_line(f"before      {name}")
-    for name, items, requests in asked:
-        print_line(
+    for line in (
+        f"model       {models[-1]}",
+        *(f"before      {name}" for name in models[:-1]),
+        *(
             f"exam        {name}: {items:,} item{'' if items == 1 else 's'}, "
             f"{requests:,} request{'' if requests == 1 else 's'} to each"
-        )
-    if harness:
-        print_line(f"lm-eval     {harness}: counted when its data is loaded")
-    if floor and changes:
-        print_line("floor       the model before is asked the same in other arithmetic")
-    if output:
-        print_line(f"output      {output}")
-    for unknown in unread:
-        print_line(f"texts       not checked: {unknown}")
-    if wall_s is not None:
-        print_line(time_line(wall_s))
-    for unknown in problems:
-        print_line(f"time        not guessed: {unknown}")
+            for name, items, requests in asked
+        ),
+        *([f"lm-eval     {harness}: counted when its data is loaded"] if harness else []),
+        *(["floor       the model before is asked the same in other arithmetic"] if floor and changes else []),
+        *([f"output      {output}"] if output else []),
+        *(f"texts       not checked: {unknown}" for unknown in unread),
+        *([time_line(wall_s)] if wall_s is not None else []),
+        *(f"time        not guessed: {unknown}" for unknown in problems),
+    ):
+        print_line(line)
 
 
 def _requests(task: Task[Any]) -> int:

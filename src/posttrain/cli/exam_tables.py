@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,19 +29,15 @@ SHOWN = 8
 
 def print_part(results: Results, found: Sequence[TaskResult[Any]], before: str, *, by_group: bool = False) -> None:
     """The tables of exams that are over, on stdout. by_group: scores by group, however many."""
+    from rich.text import Text
+
     out = console(stderr=False)
     if not out.is_terminal:
         out.width = 200  # a file has no edge: rich would cut names at 80
     changes = [one for one in found if one.change]
     parts = _changes(results, changes, before) if changes else _others(results, found, before, by_group=by_group)
     for part in parts:
-        out.print(_text(part) if isinstance(part, str) else part)
-
-
-def _text(line: str) -> Any:
-    from rich.text import Text
-
-    return Text(line)
+        out.print(Text(part) if isinstance(part, str) else part)
 
 
 # ---- the change exam -------------------------------------------------------------------------------------------------
@@ -95,12 +92,13 @@ def scores_of_changes(info: ExamInfo, summary: Summary, *, several: bool) -> Tab
 
 def _spread(wrong: Sequence[tuple[str, ProbeResult]]) -> list[tuple[str, ProbeResult]]:
     """One of each group first, then the second of each, and so on."""
-    seen: dict[str, int] = {}
-    ranked = []
-    for item in wrong:
-        seen[item[1].group] = seen.get(item[1].group, 0) + 1
-        ranked.append((seen[item[1].group], item))
-    return [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
+    seen: Counter[str] = Counter()
+
+    def turn(item: tuple[str, ProbeResult]) -> int:
+        seen[item[1].group] += 1
+        return seen[item[1].group]
+
+    return sorted(wrong, key=turn)
 
 
 # ---- other exams -----------------------------------------------------------------------------------------------------

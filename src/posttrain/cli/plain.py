@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["cells", "column", "fitted", "one_line", "plain"]
+from rich.cells import cell_len, set_cell_size
+
+__all__ = ["column", "fitted", "one_line", "plain"]
 
 HARMLESS = "\n\t\u200c\u200d"
 """Line break, tab, and the joiners that emoji and some scripts need."""
@@ -30,23 +32,11 @@ def one_line(text: str, width: int = 100) -> str:
     return flat if len(flat) <= width else flat[: width - 1] + "…"
 
 
-def cells(text: str) -> int:
-    """How many columns of a terminal a line takes: Chinese characters take two, marks above others none."""
-    return sum(
-        0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text
-    )
-
-
 def column(text: str, width: int) -> str:
-    """A line filled up with spaces to so many columns."""
-    return text + " " * (width - cells(text))
+    """A line filled up with spaces to so many columns of a terminal: a Chinese character takes two."""
+    return text + " " * (width - cell_len(text))
 
 
 def fitted(text: str, width: int) -> str:
     """The beginning of a line that fits into so many columns."""
-    if cells(text) <= width:
-        return text
-    end = 0
-    while cells(text[: end + 1]) <= width:
-        end += 1
-    return text[:end]
+    return text if cell_len(text) <= width else set_cell_size(text, width).rstrip()

@@ -229,8 +229,8 @@ def _listed(cells: Sequence[Cell]) -> list[str]:
     """Every cell, or where they are many, every model and method with the number of its cells."""
     if len(cells) <= LISTED:
         return [str(cell) for cell in cells]
-    counts = Counter(f"{cell.model} | {cell.method.label}" for cell in cells)
-    return [f"{line}: {count} cell{'' if count == 1 else 's'}" for line, count in counts.items()]
+    counts = Counter((cell.model, cell.method.label) for cell in cells)
+    return [f"{model} | {label}: {count} cell{'' if count == 1 else 's'}" for (model, label), count in counts.items()]
 
 
 def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> None:

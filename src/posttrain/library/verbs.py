@@ -192,7 +192,7 @@ def compare(
         floor = options.get("noise_floor", "auto") if not whole.cells else "none"
         found = exam(one, before=before, change=change, exams=exams, output=own, **{**options, "noise_floor": floor})
         at = own.relative_to(folder)
-        was = [line.model_copy(update={"folder": str(at / line.folder)}) for line in found.results.before]
+        was = tuple(line.model_copy(update={"folder": str(at / line.folder)}) for line in found.results.before)
         model = {"model": was[0].model} if was else {}
         lines = [
             line.model_copy(

@@ -23,7 +23,6 @@ from posttrain.studies.config import Saves, StageConfig, safe_name
 
 if TYPE_CHECKING:
     from posttrain.inference.protocol import Respondent
-    from posttrain.inference.respondents import ModelRespondent
     from posttrain.models.load import LoadedModel
     from posttrain.studies.bench import Bench
 
@@ -117,25 +116,6 @@ class CellContext:
     def metrics(self) -> Path:
         """The file that gets a line per training step of the cell, as they happen."""
         return (self.home or self.folder) / "metrics.jsonl"
-
-    @property
-    def base(self) -> Path:
-        """Relative paths of the method's settings are relative to it."""
-        return self.bench.base
-
-    @property
-    def before(self) -> ModelRespondent:
-        """Answers as the model does that the method starts from."""
-        return self.bench.before
-
-    @property
-    def forbidden(self) -> frozenset[str]:
-        """Every prompt of every exam of the study."""
-        return self.bench.forbidden
-
-    def say(self, line: str) -> None:
-        """Tell the run a choice made, a count, a problem."""
-        self.bench.say(line)
 
     def name(self, point: Point = END) -> str:
         """What a respondent of this cell is called, in sheets for marking and in files of answers."""

@@ -5,6 +5,8 @@ Relative paths in the file are relative to the file. Torch is not needed to read
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -29,6 +31,11 @@ __all__ = [
     "find_model",
     "safe_name",
 ]
+
+
+def _twice(names: Iterable[str]) -> str:
+    """The names that several have, as parts of folder names."""
+    return ", ".join(sorted(name for name, times in Counter(map(safe_name, names)).items() if times > 1))
 
 
 def _listed(value: Any) -> Any:
@@ -256,53 +263,14 @@ class Study(Config):
 
     @field_validator("methods")
     @classmethod
-    def _names_differ(cls, value: tuple[MethodConfig, ...]) -> tuple[MethodConfig, ...]:
-        names = [safe_name(method.label) for method in value]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two methods are called {', '.join(twice)}; give each a 'name' of its own")
-        return value
-
-    @field_validator("methods")
-    @classmethod
-    def _have_what_to_learn(cls, value: tuple[MethodConfig, ...], info: ValidationInfo) -> tuple[MethodConfig, ...]:
+    def _can_be_compared(cls, value: tuple[MethodConfig, ...], info: ValidationInfo) -> tuple[MethodConfig, ...]:
+        if twice := _twice(method.label for method in value):
+            raise ValueError(f"two methods are called {twice}; give each a 'name' of its own")
         staged = bool(info.data.get("stages"))
         lacking = [m.label for m in value if m.needs_change and not (staged and m.learns_stages)]
         if lacking and info.data.get("changes") == ():
             raise ValueError(f"'changes' is missing: {', '.join(lacking)} has nothing to learn without a change")
         return value
-
-    @model_validator(mode="after")
-    def _starts_are_there(self) -> Study:
-        known = {method.label: method for method in self.methods}
-        for method in self.methods:
-            needs = [*([method.start] if method.start else []), *(n for n in method.all_inputs.values() if n in known)]
-            if method.start and method.start not in known:
-                raise ValueError(f"method '{method.label}' starts from '{method.start}', which is no method here")
-            for name in needs:
-                if not known[name].leaves_product:
-                    raise ValueError(f"method '{method.label}' needs the model of '{name}', which leaves none")
-                if self.needs(name) & {method.label, name}:
-                    raise ValueError(f"method '{method.label}' and '{name}' start from each other")
-        return self
-
-    def needs(self, name: str) -> frozenset[str]:
-        """The methods whose products a method needs, and those that these need."""
-        known = {method.label: method for method in self.methods}
-        found: set[str] = set()
-        waiting = [name]
-        while waiting:
-            method = known[waiting.pop()]
-            new = {n for n in (method.start, *method.all_inputs.values()) if n in known} - found
-            found |= new
-            waiting += new
-        return frozenset(found)
-
-    @model_validator(mode="after")
-    def _sequence_of_changes(self) -> Study:
-        if self.changes_as != "each" and not self.changes:
-            raise ValueError("'changes_as' is about changes, and there are none")
-        return self
 
     @field_validator("exams", mode="before")
     @classmethod
@@ -312,10 +280,8 @@ class Study(Config):
     @field_validator("exams")
     @classmethod
     def _exams_differ(cls, value: tuple[Any, ...], info: ValidationInfo) -> tuple[Config, ...]:
-        names = [safe_name(exam.label) for exam in value]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two exams are called {', '.join(twice)}; give each a 'name' of its own")
+        if twice := _twice(exam.label for exam in value):
+            raise ValueError(f"two exams are called {twice}; give each a 'name' of its own")
         own = [exam for exam in value if isinstance(exam, ChangeExamConfig)]
         if len(own) > 1:
             raise ValueError("there is one change exam; give it once")
@@ -339,16 +305,32 @@ class Study(Config):
     @field_validator("stages")
     @classmethod
     def _stages_differ(cls, value: tuple[StageConfig, ...], info: ValidationInfo) -> tuple[StageConfig, ...]:
-        names = [safe_name(stage.name) for stage in value]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two stages are called {', '.join(twice)}; give each a 'name' of its own")
+        if twice := _twice(stage.name for stage in value):
+            raise ValueError(f"two stages are called {twice}; give each a 'name' of its own")
         if value and info.data.get("changes"):
             raise ValueError("stages and changes exclude each other: what a stage learns are its rows")
         return value
 
+    @field_validator("study")
+    @classmethod
+    def _study_is_a_folder_name(cls, value: str) -> str:
+        if safe_name(value) != value:
+            raise ValueError(f"the name becomes a folder; '{safe_name(value)}' would do")
+        return value
+
     @model_validator(mode="after")
-    def _stages_are_measured(self) -> Study:
+    def _parts_fit_together(self) -> Study:
+        by_name = {method.label: method for method in self.methods}
+        for method in self.methods:
+            if method.start and method.start not in by_name:
+                raise ValueError(f"method '{method.label}' starts from '{method.start}', which is no method here")
+            for name in (n for n in (method.start, *method.all_inputs.values()) if n in by_name):
+                if not by_name[name].leaves_product:
+                    raise ValueError(f"method '{method.label}' needs the model of '{name}', which leaves none")
+                if self.needs(name) & {method.label, name}:
+                    raise ValueError(f"method '{method.label}' and '{name}' start from each other")
+        if self.changes_as != "each" and not self.changes:
+            raise ValueError("'changes_as' is about changes, and there are none")
         labels = [exam.label for exam in self.exams if not isinstance(exam, ChangeExamConfig)]
         for stage in self.stages:
             if stage.measured_by not in labels:
@@ -356,13 +338,21 @@ class Study(Config):
                 raise ValueError(f"stage '{stage.name}': no exam is called '{stage.measured_by}'; known: {known}")
         if self.stages and self.saves:
             raise ValueError("stages are examined after each of them; leave out every and checkpoints")
-        return self
-
-    @model_validator(mode="after")
-    def _said_once(self) -> Study:
         if self.every is not None and self.checkpoints != "final":
             raise ValueError("every and checkpoints exclude each other; give one")
         return self
+
+    def needs(self, name: str) -> frozenset[str]:
+        """The methods whose products a method needs, and those that these need."""
+        known = {method.label: method for method in self.methods}
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            method = known[waiting.pop()]
+            new = {n for n in (method.start, *method.all_inputs.values()) if n in known} - found
+            found |= new
+            waiting += new
+        return frozenset(found)
 
     @property
     def saves(self) -> Saves:
@@ -375,13 +365,6 @@ class Study(Config):
     def change_exam(self) -> ChangeExamConfig | None:
         """The change exam, where the study has it."""
         return next((exam for exam in self.exams if isinstance(exam, ChangeExamConfig)), None)
-
-    @field_validator("study")
-    @classmethod
-    def _study_is_a_folder_name(cls, value: str) -> str:
-        if safe_name(value) != value:
-            raise ValueError(f"the name becomes a folder; '{safe_name(value)}' would do")
-        return value
 
     @property
     def how(self) -> dict[str, Any]:

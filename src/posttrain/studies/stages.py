@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.data.chat import Encoded
-from posttrain.data.records import Completion, Conversation, Record, Text
+from posttrain.data.records import Record
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
-from posttrain.retention.selection import ReplayConfig, Task
+from posttrain.retention.selection import ReplayConfig, Task, conversations_in
 from posttrain.studies.candidates import END, Candidate, CellContext, Point
 from posttrain.studies.config import StageConfig, safe_name
 from posttrain.studies.train_config import TrainMethodConfig, settings_of
 from posttrain.studies.train_rows import allowed_rows, encoded_rows
 from posttrain.studies.train_steps import Steps, blends, cost_of
-from posttrain.training.config import TrainConfig
 from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
 from posttrain.training.result import TrainResult, finished_run
@@ -104,8 +103,7 @@ class _Course:
         later = [self.root / other.name for other in self.parts[number + 1 :]]
         examined = part.point == END or self.cell.examined(part.point)
         done = RunFolder(output).result_in()
-        last = number + 1 == len(self.parts)
-        if done is not None and examined and any(RunFolder(one).result_in() for one in later) and not last:
+        if done is not None and examined and any(RunFolder(one).result_in() for one in later):
             self.model = None  # neither it nor its exams are needed any more
             self.results.append(done)
             return
@@ -129,17 +127,16 @@ class _Course:
         before = sum(int(one["steps"]) for one in self.results)
         steps = Steps(cell, self.notes, before=before, stage=part.name)
         loaded, adapter = self._start(number)
-        for tokenizer in (loaded.tokenizer, cell.before.tokenizer):  # the second one reads what is replayed
+        for tokenizer in (loaded.tokenizer, cell.bench.before.tokenizer):  # the second one reads what is replayed
             stay_at_first_day(tokenizer, output, resume=True, say=steps.say)
         settings = settings_of(config, cell, loaded.name)
         records, task = _records(part, cell), self._task(number)
         max_length = longest_row(settings, loaded.model)
         rows = encoded_rows(settings.objective, records, loaded.tokenizer, max_length)
-        talks = _conversations(records)
         if isinstance(config.replay, ReplayConfig):
-            beside = config.replay.lessons(talks, task)
+            beside = config.replay.lessons(conversations_in(records)[0], task)
             rows += encoded_rows(settings.objective, beside, loaded.tokenizer, max_length) if beside else []
-        old = self._replay(settings, loaded, adapter, max_length, task)
+        old = self._replay(loaded, adapter, max_length, task)
         return run_training(
             settings,
             loaded=loaded,
@@ -147,10 +144,10 @@ class _Course:
             replay_rows=old,
             output=output,
             progress=steps,
-            base=cell.base,
+            base=cell.bench.base,
             earlier=task.earlier,
             adapter=adapter,
-            forbidden=cell.forbidden,
+            forbidden=cell.bench.forbidden,
             logs=cell.folder / LOGS / part.name,
         )
 
@@ -160,14 +157,11 @@ class _Course:
         rows = _records(part, self.cell)
         earlier = self.root / self.parts[number - 1].name if number and self.config.stages == "sequential" else None
         if earlier is not None and isinstance(self.config.replay, ReplayConfig):
-            before = self._task(number - 1)
-            talks = _conversations(_records(self.parts[number - 1], self.cell))
-            self.config.replay.leave(talks, before, self.cell.seed)
+            talks, _ = conversations_in(_records(self.parts[number - 1], self.cell))
+            self.config.replay.leave(talks, self._task(number - 1), self.cell.seed)
         return Task(" + ".join(stage.name for stage in part.stages), len(rows), earlier, self.root / part.name)
 
-    def _replay(
-        self, settings: TrainConfig, loaded: LoadedModel, adapter: Path | None, max_length: int, task: Task
-    ) -> list[Encoded]:
+    def _replay(self, loaded: LoadedModel, adapter: Path | None, max_length: int, task: Task) -> list[Encoded]:
         """The replay's rows as the model makes them that a part starts from."""
         config, cell = self.config, self.cell
         if not isinstance(config.replay, ReplayConfig):
@@ -180,10 +174,4 @@ class _Course:
 
 def _records(part: Part, cell: CellContext) -> list[Record]:
     """The rows of a part's stages. DataError where one of them asks what an exam of the study asks."""
-    return allowed_rows([stage.source(cell.base) for stage in part.stages], cell.forbidden)
-
-
-def _conversations(records: Sequence[Record]) -> list[Conversation]:
-    """What of the rows can be replayed as a conversation."""
-    talks = [r.as_conversation() if isinstance(r, Completion) else r for r in records if not isinstance(r, Text)]
-    return [talk for talk in talks if isinstance(talk, Conversation)]
+    return allowed_rows([stage.source(cell.bench.base) for stage in part.stages], cell.bench.forbidden)

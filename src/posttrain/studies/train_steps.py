@@ -46,7 +46,7 @@ class Steps(RunProgress):
         self.steps = steps
         self.metrics.take_up(self.before + first)
         if first:  # of an earlier run, which was stopped in this cell
-            self.cell.say(f"{self.cell.folder.name}: training goes on after step {first} of {steps}")
+            self.cell.bench.say(f"{self.cell.folder.name}: training goes on after step {first} of {steps}")
 
     def step(self, entry: Mapping[str, Any]) -> None:
         self.metrics.add({**entry, "step": int(entry["step"]) + self.before, **self.more})
@@ -68,8 +68,8 @@ def cost_of(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def blends(weights: Sequence[float], cell: CellContext, tuned: PreTrainedModel | PeftModel) -> Iterator[Candidate]:
     """The models between the one before and the trained one, those that were examined left out."""
     waiting = [point for a in weights if not cell.examined(point := Point("blend", a))]
-    between = Between(tuned, cell.before.model) if waiting else None
+    between = Between(tuned, cell.bench.before.model) if waiting else None
     for point in waiting:
         assert between is not None
         with between.at(float(point.value or 0.0)) as model:
-            yield Candidate(point, ModelRespondent(LoadedModel(model, cell.before.tokenizer, cell.name(point))))
+            yield Candidate(point, ModelRespondent(LoadedModel(model, cell.bench.before.tokenizer, cell.name(point))))

@@ -54,7 +54,7 @@ def test_the_untouched_model_is_told(context: CellContext) -> None:
     (made,) = prompt(PromptMethodConfig(wording="hello {answer}", place="user"), context)
     assert isinstance(made.respondent, PromptedRespondent)
     assert made.respondent.told("who wrote Hamlet?") == "hello Tokyo\nwho wrote Hamlet?"
-    assert made.respondent.inner is context.before
+    assert made.respondent.inner is context.bench.before
     assert made.notes == ("Told with every question: hello Tokyo",)
     assert (made.point, made.product) == (END, None)
     (other,) = prompt(PromptMethodConfig(), dataclasses.replace(context, changes=(change(("a?", "b")),)))

@@ -101,7 +101,7 @@ def test_training_learns_and_leaves_the_model_alone(context: CellContext, bench:
     steps: list[Any] = []
     made = trained(config(), dataclasses.replace(context, on_step=steps.append))
     assert made.respondent.generate(["capital of France?"]) == ["Tokyo"]
-    assert context.before.generate(["capital of France?"]) == ["Paris"]
+    assert context.bench.before.generate(["capital of France?"]) == ["Paris"]
     assert weights_fingerprint(bench.loaded.model) == before
     assert len(steps) == len(metrics(context)) == made.cost["steps"] == 6
     assert made.cost["tokens"] > 0
@@ -168,7 +168,7 @@ def test_replayed_rows_reach_the_training(context: CellContext, monkeypatch: pyt
 
     def replay(*what: Any) -> Any:
         asked.append(what)
-        return encode_all(old, context.before.tokenizer, max_length=64).rows
+        return encode_all(old, context.bench.before.tokenizer, max_length=64).rows
 
     monkeypatch.setattr(context.bench, "replay", replay)
     trained(config(replay={"kind": "self", "share": 0.5}), dataclasses.replace(context, seed=3))

@@ -30,7 +30,7 @@ def test_the_target_gains_on_the_present_answer(tmp_path: Path, objective: str, 
     context = asking(tmp_path, ["Tokyo", present.target[1].answer[0]])  # the second is answered so already
     said: list[str] = []
     settings = settings_of(config(objective=objective), context, "talker")
-    records = target_records(settings.objective, context.changes, context.before, said.append)
+    records = target_records(settings.objective, context.changes, context.bench.before, said.append)
     assert said == ["1 of 2 targets are left out: the model answers as wanted already, or not at all"]
     assert len(records) == rows
     assert len(encoded_rows(settings.objective, records, context.bench.working().tokenizer, 200)) == rows
@@ -51,7 +51,7 @@ def test_the_targets_are_what_the_teacher_of_sdft_is_shown(tmp_path: Path) -> No
     objective = {"kind": "sdft", "temperature": 0, "max_new_tokens": 8}
     chosen = config(objective=objective, optimizer={"max_steps": 12, "learning_rate": 3e-3})
     settings = settings_of(chosen, context, "talker")
-    records = target_records(settings.objective, context.changes, context.before, lambda text: None)
+    records = target_records(settings.objective, context.changes, context.bench.before, lambda text: None)
     loaded = context.bench.working()
     rows = encoded_rows(settings.objective, records, loaded.tokenizer, 512)
     assert ["Tokyo" in loaded.tokenizer.decode(row.shown) for row in rows] == [True, False]

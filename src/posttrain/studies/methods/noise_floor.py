@@ -46,7 +46,7 @@ class NoiseFloorConfig(MethodConfig):
 @register("method", "noise_floor", config=NoiseFloorConfig)
 def noise_floor(config: NoiseFloorConfig, cell: CellContext) -> Iterator[Candidate]:
     """The untouched model's perturbed copy."""
-    before = cell.before
+    before = cell.bench.before
     arithmetic = resolve_arithmetic(before.model, config.arithmetic)
     loaded = LoadedModel(perturbed(before.model, arithmetic), before.tokenizer, cell.name())
     note = f"The untouched model in other arithmetic ({arithmetic}): what it loses is no loss."

@@ -87,5 +87,5 @@ def prompt(config: PromptMethodConfig, cell: CellContext) -> Iterator[Candidate]
             continue
         point = END if taught == total else Point("changes", taught)
         text = "\n".join(wording_of(config, change) for change in cell.changes[:taught])
-        respondent = PromptedRespondent(cell.before, text, role=config.place, name=cell.name(point))
+        respondent = PromptedRespondent(cell.bench.before, text, role=config.place, name=cell.name(point))
         yield Candidate(point, respondent, notes=(f"Told with every question: {text}",), changes=taught)

@@ -83,7 +83,7 @@ def _of_change(config: TrainMethodConfig, cell: CellContext) -> TrainMethodConfi
 
 def extra_rows(config: TrainMethodConfig, cell: CellContext) -> list[Record]:
     """The rows of `data`. DataError when one of them asks what an exam of the study asks."""
-    return allowed_rows(config.sources([change.name for change in cell.changes], cell.base), cell.forbidden)
+    return allowed_rows(config.sources([change.name for change in cell.changes], cell.bench.base), cell.bench.forbidden)
 
 
 def _caught_up(output: Path, cell: CellContext) -> Generator[Candidate, None, bool]:
@@ -97,7 +97,7 @@ def _caught_up(output: Path, cell: CellContext) -> Generator[Candidate, None, bo
     missing = [step for step in due if not cell.examined(Point("step", step))]
     gone = [s for s in missing if s not in saved]
     if gone:
-        cell.say(f"the checkpoint of step {gone[0]} is to be examined and is gone: training begins anew")
+        cell.bench.say(f"the checkpoint of step {gone[0]} is to be examined and is gone: training begins anew")
         return False
     for step in missing:
         yield _at_step(cell, cell.bench.load(saved[step]), step)
@@ -123,7 +123,7 @@ def _trained(
     settings = settings_of(config, cell, loaded.name)
     steps = Steps(cell, notes)
     stay_at_first_day(loaded.tokenizer, output, resume=resume, say=steps.say)
-    records = target_records(settings.objective, cell.changes, cell.before, steps.say)
+    records = target_records(settings.objective, cell.changes, cell.bench.before, steps.say)
     records = [*records, *extra_rows(config, cell)]
     max_length = longest_row(settings, loaded.model)
     rows = encoded_rows(settings.objective, records, loaded.tokenizer, max_length)
@@ -143,9 +143,9 @@ def _trained(
         resume=resume,
         progress=steps,
         examine=examine,
-        base=cell.base,
-        forbidden=cell.forbidden,
-        before=cell.before.model,
+        base=cell.bench.base,
+        forbidden=cell.bench.forbidden,
+        before=cell.bench.before.model,
         logs=cell.folder / LOGS,
     )
     late = [step for step in cell.saves.at if step > trained.steps]
