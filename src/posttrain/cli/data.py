@@ -100,7 +100,13 @@ def show(
         for row in shown:
             _print_row(row, [(s.text, s.supervised) for s in segments(row, tokenizer)])
         _print_format(read)
-        _print_summary(read.rows, problems, checks.lengths, max_length)
+        print_line(f"rows     {read.rows:,}, {len(problems):,} of them bad")
+        if (lengths := checks.lengths) is not None:
+            print_line(
+                f"tokens   {lengths.total:,}; per row: shortest {lengths.min:,}, median {lengths.median:,}, "
+                f"95 % at most {lengths.p95:,}, longest {lengths.max:,}"
+            )
+            print_line(f"over     {lengths.over:,} rows are longer than max_length {max_length:,}")
         _print_checks(checks)
     if not found.rows:
         raise data_error(problems, read.rows)
@@ -242,17 +248,6 @@ def _print_format(read: ReadResult) -> None:
     print_line(f"format   {read.recognised()}")
     for note in read.notes:
         print_line(f"note     {plain(note)}")
-
-
-def _print_summary(rows: int, problems: list[Problem], lengths: Lengths | None, max_length: int) -> None:
-    print_line(f"rows     {rows:,}, {len(problems):,} of them bad")
-    if lengths is None:
-        return
-    print_line(
-        f"tokens   {lengths.total:,}; per row: shortest {lengths.min:,}, median {lengths.median:,}, "
-        f"95 % at most {lengths.p95:,}, longest {lengths.max:,}"
-    )
-    print_line(f"over     {lengths.over:,} rows are longer than max_length {max_length:,}")
 
 
 def _print_checks(checks: _Checks) -> None:

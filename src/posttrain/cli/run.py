@@ -33,7 +33,6 @@ from posttrain.models.meter import clock
 from posttrain.studies import events
 
 if TYPE_CHECKING:
-    from posttrain.exams.results import Line
     from posttrain.models.meter import Doing
     from posttrain.studies.config import Study
     from posttrain.studies.events import Event, ExamEvent
@@ -253,15 +252,14 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
             print_line(line)
     if not outcome.failed:
         return
-    problems = [Problem(_named(r.first), r.error) for r in outcome.failed]
+    problems = [
+        Problem(" | ".join(filter(None, [one.model, one.method, one.change, f"seed {one.seed}"])), one.error)
+        for one in (result.first for result in outcome.failed)
+    ]
     if len(outcome.failed) < len(outcome.results):
         raise PartlyDone(Problem("", f"{len(problems)} of {len(outcome.results)} cells failed"), *problems)
     missing = all(result.exit_code == MissingError.exit_code for result in outcome.failed)
     raise (MissingError if missing else PosttrainError)(Problem("", "every cell failed"), *problems)
-
-
-def _named(line: Line) -> str:
-    return " | ".join([line.model, line.method, *([line.change] if line.change else []), f"seed {line.seed}"])
 
 
 def _train(cells: Sequence[Cell]) -> bool:

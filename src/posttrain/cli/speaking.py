@@ -49,15 +49,26 @@ class _Plain(_Command):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, switches with an empty metavar."""
-        return _without_bool(super().get_params(ctx))
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            if isinstance(param, TyperOption) and param.is_flag and param.metavar is None:
+                param.metavar = ""
+        return params
 
     def get_usage(self, ctx: Any) -> str:
-        """The usage line."""
-        return _usage(super().get_usage(ctx))
+        """The usage line, such as `Usage: posttrain run [OPTIONS] STUDY.yaml`."""
+        line: str = super().get_usage(ctx)
+        for english in ("Usage:", "[OPTIONS]", "COMMAND [ARGS]..."):
+            line = line.replace(english, translate(english), 1)
+        return line
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
-        _localised(self, self.get_params(ctx))
+        _titles()
+        params = [one for one in self.get_params(ctx) if isinstance(one, TyperOption | TyperArgument)]
+        for told in (self, *params):
+            told.help = _paragraphs(told.help)
+        self.epilog = _paragraphs(self.epilog)
         super().format_help(ctx, formatter)
 
 
@@ -112,31 +123,9 @@ def _titles() -> None:
         setattr(rich_utils, name, value)
 
 
-def _usage(line: str) -> str:
-    """`Usage: posttrain run [OPTIONS] STUDY.yaml`."""
-    for english in ("Usage:", "[OPTIONS]", "COMMAND [ARGS]..."):
-        line = line.replace(english, translate(english), 1)
-    return line
-
-
-def _localised(command: Any, params: list[Any]) -> None:
-    _titles()
-    command.help, command.epilog = _paragraphs(command.help), _paragraphs(command.epilog)
-    for param in params:
-        if isinstance(param, TyperOption | TyperArgument):
-            param.help = _paragraphs(param.help)
-
-
 def _paragraphs(text: str | None) -> str | None:
     """A help text, each paragraph of it a message on one line; what follows a form feed is not for people."""
     if not text:
         return text
     shown = inspect.cleandoc(text.partition("\f")[0]).split("\n\n")
     return "\n\n".join(translate(" ".join(paragraph.split())) for paragraph in shown)
-
-
-def _without_bool(params: list[Any]) -> list[Any]:
-    for param in params:
-        if isinstance(param, TyperOption) and param.is_flag and param.metavar is None:
-            param.metavar = ""
-    return params

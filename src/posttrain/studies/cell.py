@@ -67,15 +67,17 @@ class CellRun:
         """Every candidate examined; the cell's result. Products that are not kept are deleted."""
         cell, began = self.cell, time.monotonic()
         (self.folder / "metrics.jsonl").touch()  # a training appends to it
-        offered = self._candidates()
+        method, context = cell.method, self._context()
+        if cell.sequence is not None and not method.takes_sequence:
+            offered = sequence(method, context)
+        else:
+            offered = registry.load("method", method.kind).function(method, context)
         while self._take_next(offered):
             pass
         end = self.end
         if end is None:
             raise PosttrainError(Problem(cell.method.label, "the method offered no candidate at its end"))
         stages = self._stages() if cell.stages else {}
-        if stages:
-            self._note_transfer(stages)
         points = self._in_order()
         exam_s = sum(one.cost.get("exam_s", 0.0) for point in points for one in point.examined)
         wall_s = max(time.monotonic() - began, exam_s + end.cost.get("train_s", 0.0))  # of earlier runs, too
@@ -105,13 +107,6 @@ class CellRun:
         return result
 
     # ---- candidates --------------------------------------------------------------------------------------------------
-
-    def _candidates(self) -> Iterator[Candidate]:
-        method, context = self.cell.method, self._context()
-        if self.cell.sequence is not None and not method.takes_sequence:
-            return sequence(method, context)
-        offered: Iterator[Candidate] = registry.load("method", method.kind).function(method, context)
-        return offered
 
     def _context(self) -> CellContext:
         saves, keep = self.study.saves, self.study.keep
@@ -184,8 +179,9 @@ class CellRun:
             return
         taught = self.cell.changes if candidate.changes is None else self.cell.changes[: candidate.changes]
         floor = self.cell.method.name == NOISE_FLOOR
-        found = self.examiner.examine(taught, respondent, point.name, candidate.step, self._at(point), floor=floor)
-        self._keep(point, fingerprint, found)
+        folder = self._at(point)
+        found = self.examiner.take(taught, respondent, point.name, folder, floor=floor)
+        self._keep(point, fingerprint, self.examiner.examined(found, taught, point.name, candidate.step, folder))
 
     def _keep(self, point: Point, fingerprint: str, examined: tuple[Examined, ...]) -> None:
         """Write down what the exams of a point have found."""
@@ -225,30 +221,25 @@ class CellRun:
 
     # ---- stages ------------------------------------------------------------------------------------------------------
 
-    def _stage_points(self) -> list[PointResult]:
-        points = [Point("stage", stage.name) for stage in self.cell.stages]
-        return [self.found[point] for point in points if self._examined(point)]
-
     def _stages(self) -> dict[str, Any]:
-        """Names, scores before, the matrix and what it comes to; in a training of all stages at once, one row."""
+        """Names, scores before, the matrix and what it comes to; in a training of all stages at once, one row. What it
+        comes to stands among the scores of the end.
+        """
         stages, how = self.cell.stages, str(self.cell.method.model_dump()["stages"])
         keys = [self.examiner.headline(stage.measured_by) for stage in stages]
         untouched = self.examiner.scores_before
         before = [untouched[key] for key in keys]
-        rows = [point.examined[0] for point in self._stage_points()]
-        rows += [] if how == "separate" else [self.found[END].examined[0]]
+        points = [Point("stage", stage.name) for stage in stages]
+        rows = [self.found[point].examined[0] for point in points if self._examined(point)]
+        end = self.found[END]
+        rows += [] if how == "separate" else [end.examined[0]]
         matrix = [[row.scores[key] for key in keys] for row in rows]
         found = separate_scores(matrix) if how == "separate" else transfer_scores(before, matrix)
+        own = {f"stages.{name}": value for name, value in found.items() if name in TRANSFER}
+        first = end.examined[0].model_copy(update={"scores": {**end.examined[0].scores, **own}})
+        self.found[END] = end.model_copy(update={"examined": (first, *end.examined[1:])})
         names = [stage.name for stage in stages]
         return {"how": how, "names": names, "exams": keys, "before": before, "matrix": matrix, **found}
-
-    def _note_transfer(self, stages: Mapping[str, Any]) -> None:
-        """What the matrix comes to stands among the scores of the end."""
-        own = {f"stages.{name}": value for name, value in stages.items() if name in TRANSFER}
-        known = self.found[END]
-        first = known.examined[0]
-        first = first.model_copy(update={"scores": {**first.scores, **own}})
-        self.found[END] = known.model_copy(update={"examined": (first, *known.examined[1:])})
 
     def _composed(self) -> Examined:
         """Where each stage has a model of its own: each stage's exam as its own model took it."""

@@ -78,7 +78,7 @@ class Examiner:
         known = None if folder is None else read_part(folder / "result.json", Untouched)
         known = known if known is not None and known.key == key else None
         if known is None or needed:
-            found = self._taken(exams, self.untouched, "before", folder)
+            found = self.take((), self.untouched, "before", folder, exams=exams)
             self.before = {one.info.name: one for one in found}
         if known is None and self.before:  # nothing in a process of torchrun that is not the first
             known = Untouched(
@@ -107,22 +107,6 @@ class Examiner:
 
     # ---- one candidate -----------------------------------------------------------------------------------------------
 
-    def examine(
-        self,
-        changes: Sequence[Change],
-        respondent: Respondent,
-        checkpoint: str,
-        step: int | None,
-        folder: Path | None,
-        *,
-        floor: bool = False,
-    ) -> tuple[Examined, ...]:
-        """Every exam, of a changed model: one result per change, the first with the other exams' scores. folder: of the
-        samples; floor: the respondent is the noise floor. Without a change exam there is one result.
-        """
-        found = self.take(changes, respondent, checkpoint, folder, floor=floor)
-        return self.examined(found, changes, checkpoint, step, folder)
-
     def take(
         self,
         changes: Sequence[Change],
@@ -131,20 +115,9 @@ class Examiner:
         folder: Path | None,
         *,
         floor: bool = False,
+        exams: Sequence[Exam] | None = None,
     ) -> list[TaskResult[Any]]:
-        """Every exam; what each has found, with its samples."""
-        return self._taken(self.exams.exams, respondent, checkpoint, folder, changes=changes, floor=floor)
-
-    def select(self, respondent: Respondent, folder: Path | None) -> Mapping[str, float]:
-        """The main scores of the exams whose role is to choose a setting; negated where less is better."""
-        exams = [exam for exam in self.exams.paired if exam.config.role == "select"]
-        found = [one for one in self._taken(exams, respondent, "select", folder) if one.info.headline in one.scores]
-        sign = {one.info.key: 1.0 if one.info.higher_is_better else -1.0 for one in found}
-        return {one.info.key: sign[one.info.key] * one.scores[one.info.headline] for one in found}
-
-    def _taken(
-        self, exams: Sequence[Exam], respondent: Respondent, checkpoint: str, folder: Path | None, **how: Any
-    ) -> list[TaskResult[Any]]:
+        """What every exam, or each of some, has found. folder: of the samples; floor: it is the noise floor's."""
         model = self.name if checkpoint == "before" else respondent.name
 
         def tell(exam: str, progress: TaskProgress | None) -> None:
@@ -154,9 +127,17 @@ class Examiner:
                 event = ExamEvent(model, checkpoint, exam, done, total, left_s, tokens / max(wall_s, 1e-9))
             self.tell(event)
 
-        sitting = replace(self.sitting, respondent=respondent, folder=folder, tell=tell, **how)
+        sitting = replace(self.sitting, respondent=respondent, folder=folder, tell=tell, changes=changes, floor=floor)
         with respondent.held():
-            return [one for exam in exams for one in exam.take(sitting)]
+            return [one for exam in (self.exams.exams if exams is None else exams) for one in exam.take(sitting)]
+
+    def select(self, respondent: Respondent, folder: Path | None) -> Mapping[str, float]:
+        """The main scores of the exams whose role is to choose a setting; negated where less is better."""
+        exams = [exam for exam in self.exams.paired if exam.config.role == "select"]
+        taken = self.take((), respondent, "select", folder, exams=exams)
+        found = [one for one in taken if one.info.headline in one.scores]
+        sign = {one.info.key: 1.0 if one.info.higher_is_better else -1.0 for one in found}
+        return {one.info.key: sign[one.info.key] * one.scores[one.info.headline] for one in found}
 
     def examined(
         self,
@@ -166,11 +147,18 @@ class Examiner:
         step: int | None,
         folder: Path | None,
     ) -> tuple[Examined, ...]:
-        """What exams have found as entries of results.json."""
+        """What exams have found as entries of results.json: one per change, the first with the other exams' scores; one
+        without a change exam.
+        """
         names = list(dict.fromkeys(one.change for one in found if one.change))
         names = names or [changes[0].name if len(changes) == 1 else ""]
         infos, before = self.exams.info({}), self.scores_before
         made = []
+
+        def compared(one: TaskResult[Any]) -> Comparison:
+            was, info = self.before[one.info.name].samples, one.info
+            return compare(was, one.samples, headline=info.headline, higher_is_better=info.higher_is_better)
+
         for name in names:
             own = [one for one in found if one.change == name or (not one.change and name == names[0])]
             merged = _merged(own)
@@ -180,9 +168,7 @@ class Examiner:
                 step=step,
                 **merged,
                 folder=self._relative(folder),
-                compare={
-                    one.info.name: self._compared(one) for one in own if one.samples and one.info.name in self.before
-                },
+                compare={one.info.name: compared(one) for one in own if one.samples and one.info.name in self.before},
                 drift=relative_changes(before, merged["scores"], infos),
                 notes=tuple(note for one in own for note in self._notes(one)),
                 cost={"exam_s": 0.0, **costs(own)},
@@ -191,10 +177,6 @@ class Examiner:
             self._warn(name, entry.notes)
             made.append(entry)
         return tuple(made)
-
-    def _compared(self, after: TaskResult[Any]) -> Comparison:
-        before, info = self.before[after.info.name].samples, after.info
-        return compare(before, after.samples, headline=info.headline, higher_is_better=info.higher_is_better)
 
     def _notes(self, found: TaskResult[Any]) -> list[str]:
         """What is to be said of a result; not what holds for the untouched model as well."""

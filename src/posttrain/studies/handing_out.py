@@ -13,7 +13,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait as wait_for
@@ -248,8 +248,7 @@ class _Processes(Pool):
     """Processes of this machine."""
 
     def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
-        self.context = multiprocessing.get_context("spawn")
+        self.jobs, self.context = jobs, multiprocessing.get_context("spawn")
         self.manager = self.context.Manager()
         self.queue = self.manager.Queue()
         self.pool = self._new()
@@ -287,32 +286,25 @@ class _Ray(Pool):
     def __init__(self, ray: Any, resources: Resources) -> None:
         from ray.util.queue import Queue
 
-        self.ray = ray
-        self.queue = Queue()
+        self.ray, self.queue = ray, Queue()
+        self.threads = ThreadPoolExecutor(1024)  # each waits for a cell
         asked = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_retries": 0}
         self.remote = ray.remote(**asked)(run_order)
 
     def submit(self, spec: Spec, order: Order) -> Ran:
-        reference = self.remote.remote(spec, order, self.queue)
-        future: Ran = Future()
-        future.set_running_or_notify_cancel()
+        return self.threads.submit(self._fetched, self.remote.remote(spec, order, self.queue))
 
-        def fetch() -> None:
-            from ray.exceptions import RayTaskError, WorkerCrashedError
+    def _fetched(self, reference: Any) -> tuple[CellResult, float]:
+        from ray.exceptions import RayTaskError, WorkerCrashedError
 
-            try:
-                future.set_result(self.ray.get(reference))
-            except WorkerCrashedError as error:
-                lost = BrokenProcessPool("a Ray worker was lost")
-                lost.__cause__ = error
-                future.set_exception(lost)
-            except RayTaskError as error:
-                future.set_exception(error.cause)
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=fetch, daemon=True).start()
-        return future
+        try:
+            result: tuple[CellResult, float] = self.ray.get(reference)
+        except WorkerCrashedError as error:
+            lost = BrokenProcessPool("a Ray worker was lost")
+            raise lost from error
+        except RayTaskError as error:
+            raise error.cause from error
+        return result
 
 
 @contextmanager

@@ -14,7 +14,7 @@ of the trained weights is held besides.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -24,11 +24,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, Problem
+from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.added import added_to
+from posttrain.models.load import LoadedModel
 from posttrain.models.merge_adapter import merge_peft
 from posttrain.models.sparse import SparseChange
+from posttrain.studies.candidates import Candidate, CellContext, Point
 
-__all__ = ["BESIDE", "Between"]
+__all__ = ["BESIDE", "Between", "blends"]
 
 BESIDE = ("adapter", "prompt_tuning", "p_tuning", "prefix_tuning", "ptuning_v2")
 """Tuners that put something beside the weights: there is nothing between with and without it."""
@@ -97,3 +100,13 @@ def scaled_parts(tuned: PeftModel) -> dict[str, nn.Parameter]:
                 found |= {f"{place}.lora_B.{name}.{key}": p for key, p in layer.named_parameters()}
             found |= {f"{place}.lora_embedding_B.{name}": p for name, p in module.lora_embedding_B.items()}
     return found
+
+
+def blends(weights: Sequence[float], cell: CellContext, tuned: PreTrainedModel | PeftModel) -> Iterator[Candidate]:
+    """The models between the one before and the trained one, those that were examined left out."""
+    waiting = [point for a in weights if not cell.examined(point := Point("blend", a))]
+    between = Between(tuned, cell.bench.before.model) if waiting else None
+    for point in waiting:
+        assert between is not None
+        with between.at(float(point.value or 0.0)) as model:
+            yield Candidate(point, ModelRespondent(LoadedModel(model, cell.bench.before.tokenizer, cell.name(point))))

@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +96,18 @@ def make_plan(
     location: where a path was written that is not there, the name of the cell's change filled in.
     Raises ConfigError when two cells would share a folder, MissingError when a file that a method reads is not there.
     """
-    sets: list[tuple[Change, ...]] = [tuple(changes)]
-    if study.changes_as == "each" and changes:
-        sets = [(change,) for change in changes]
+    each = study.changes_as == "each" and changes
+    sets: list[tuple[Change, ...]] = [(change,) for change in changes] if each else [tuple(changes)]
     every = study.changes_as.sequence if isinstance(study.changes_as, InSequence) else None
-    floor = floor_of(study)
-    cells = [
-        Cell(model, method, own, seed, study.stages if method.learns_stages else (), every)
-        for model in study.models
-        for own in sets
-        for seed in study.seeds
-        for method in (*(floor if seed == study.seeds[0] else ()), *_in_order(study))
-    ]
-    cells = [replace(cell, needs=_needs(cell, cells)) for cell in cells]
+    cells: list[Cell] = []
+    for model, own, seed in product(study.models, sets, study.seeds):
+        made: dict[str, Cell] = {}
+        for method in (*(floor_of(study) if seed == study.seeds[0] else ()), *_in_order(study)):
+            wanted = {method.start, *method.all_inputs.values()}
+            needs = {name: other.folder for name, other in made.items() if name in wanted}
+            stages = study.stages if method.learns_stages else ()
+            made[method.label] = Cell(model, method, own, seed, stages, every, needs)
+        cells += made.values()
     folders: dict[str, Cell] = {}
     for cell in cells:
         if cell.folder in folders:
@@ -118,8 +118,9 @@ def make_plan(
             "", f"method '{cell.method.label}' reads {path}, but there are no changes", "name the file itself"
         )
         for cell in cells
-        for path in cell.method.files("{change}" if not cell.changes else "")
-        if not cell.changes and "{change}" in path
+        if not cell.changes
+        for path in cell.method.files("{change}")
+        if "{change}" in path
     }
     if nameless:
         raise ConfigError(*nameless.values())
@@ -152,19 +153,6 @@ def _in_order(study: Study) -> list[MethodConfig]:
     for method in study.methods:
         location(method)
     return list(placed.values())
-
-
-def _needs(cell: Cell, cells: Sequence[Cell]) -> dict[str, str]:
-    """The cells of the same model, changes and seed whose products a cell takes: method -> folder."""
-    wanted = {cell.method.start, *cell.method.all_inputs.values()} - {""}
-    if not wanted:
-        return {}
-    same = (cell.model, cell.changes, cell.seed)
-    return {
-        other.method.label: other.folder
-        for other in cells
-        if other.method.label in wanted and (other.model, other.changes, other.seed) == same
-    }
 
 
 def floor_of(study: Study) -> tuple[MethodConfig, ...]:

@@ -24,9 +24,9 @@ from posttrain.models.load import LoadedModel
 from posttrain.retention.selection import ReplayConfig, Task, conversations_in
 from posttrain.studies.candidates import END, Candidate, CellContext, Point
 from posttrain.studies.config import StageConfig, safe_name
+from posttrain.studies.merge_back import blends
 from posttrain.studies.train_config import TrainMethodConfig, settings_of
-from posttrain.studies.train_rows import allowed_rows, encoded_rows
-from posttrain.studies.train_steps import Steps, blends, cost_of
+from posttrain.studies.train_rows import Steps, allowed_rows, cost_of, encoded_rows
 from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
 from posttrain.training.result import TrainResult, finished_run

@@ -1,8 +1,8 @@
-"""The rows that a training of a study learns: the changes' targets, files of rows, and the model's own answers."""
+"""What a training of a study learns (the changes' targets, files of rows, the model's own answers), tells and costs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,15 @@ from posttrain.errors import DataError, Problem
 from posttrain.inference.locations import located
 from posttrain.inference.protocol import Prompt
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.meter import Doing, listener
 from posttrain.retention.selection import prompts_collide
+from posttrain.studies.candidates import CellContext
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings
+from posttrain.training.metrics import MetricsLog
+from posttrain.training.progress import RunProgress
 
-__all__ = ["allowed_rows", "colliding", "encoded_rows", "rows_of", "silent_about", "target_records"]
+__all__ = ["Steps", "allowed_rows", "colliding", "cost_of", "encoded_rows", "rows_of", "silent_about", "target_records"]
 
 
 def target_rows(changes: Sequence[Change]) -> list[Conversation]:
@@ -127,3 +131,49 @@ def encoded_rows(
     with with_mends(LONG):
         rows: list[Any] = form_of(objective).encode(records, tokenizer, EncodeSettings(objective, max_length)).rows
     return rows
+
+
+class Steps(RunProgress):
+    """Passes training steps on to the study, writes them into the cell's metrics.jsonl, and keeps what training says
+    for the cell's card.
+
+    before: steps of the trainings of the cell before this one; more: further fields of a line of metrics.jsonl.
+    """
+
+    def __init__(self, cell: CellContext, notes: list[str], *, before: int = 0, **more: str) -> None:
+        self.cell = cell
+        self.notes = notes
+        self.before = cell.steps_before + before
+        self.more = {**({"part": cell.part} if cell.part else {}), **more}
+        self.metrics = MetricsLog(cell.metrics)
+        self.listener = listener()
+        self.steps: int | None = 0
+
+    def say(self, text: str) -> None:
+        self.notes.append(text)
+
+    def doing(self, work: Doing) -> None:
+        if self.listener is not None:
+            self.listener(work)
+
+    def start(self, first: int, steps: int | None) -> None:
+        self.steps = steps
+        self.metrics.take_up(self.before + first)
+        if first:  # of an earlier run, which was stopped in this cell
+            self.cell.bench.say(f"{self.cell.folder.name}: training goes on after step {first} of {steps}")
+
+    def step(self, entry: Mapping[str, Any]) -> None:
+        self.metrics.add({**entry, "step": int(entry["step"]) + self.before, **self.more})
+        self.cell.on_step({**entry, "steps": self.steps})
+
+
+def cost_of(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What some trainings have cost, from the fields of their `TrainResult`: sums; of peaks and shares the largest."""
+    return {
+        "train_s": sum(one["wall_s"] for one in results),
+        "steps": float(sum(one["steps"] for one in results)),
+        "tokens": float(sum(one["tokens"] for one in results)),
+        "peak_gib": max(one["peak_gib"] for one in results),
+        "moved": float(max(one["moved"][0] for one in results)),
+        "moved_share": max(one["moved"][0] / max(one["moved"][1], 1) for one in results),
+    }

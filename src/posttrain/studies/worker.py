@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,14 +136,14 @@ class CellWorker:
 
     def _inputs(self, order: Order, bench: Bench) -> dict[str, Callable[[], LoadedModel]]:
         """What loads each model that a cell takes beside the one that it starts from."""
+        made = {
+            name: _product(order, name) for name in order.cell.method.all_inputs.values() if name in order.cell.needs
+        }
 
-        def loader(given: str) -> Callable[[], LoadedModel]:
-            if given in order.cell.needs:
-                product = _product(order, given)
-                return lambda: bench.after(product).loaded
-            return lambda: bench.another(given).loaded
+        def load(given: str) -> LoadedModel:
+            return (bench.after(made[given]) if given in made else bench.another(given)).loaded
 
-        return {name: loader(given) for name, given in order.cell.method.all_inputs.items()}
+        return {name: partial(load, given) for name, given in order.cell.method.all_inputs.items()}
 
 
 def _product(order: Order, method: str) -> Path:

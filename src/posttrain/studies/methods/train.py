@@ -19,10 +19,10 @@ from posttrain.models.load import LoadedModel
 from posttrain.registry import register
 from posttrain.retention.selection import ReplayConfig
 from posttrain.studies.candidates import END, Candidate, CellContext, Point, handed_over
+from posttrain.studies.merge_back import blends
 from posttrain.studies.stages import train_stages
 from posttrain.studies.train_config import TrainMethodConfig, leaves_weights, settings_of
-from posttrain.studies.train_rows import allowed_rows, encoded_rows, silent_about, target_records
-from posttrain.studies.train_steps import Steps, blends, cost_of
+from posttrain.studies.train_rows import Steps, allowed_rows, cost_of, encoded_rows, silent_about, target_records
 from posttrain.training.checkpoints import checkpoints_in
 from posttrain.training.dates import stay_at_first_day
 from posttrain.training.folder import RunFolder
