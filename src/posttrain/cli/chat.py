@@ -266,20 +266,13 @@ def _converse(talks: Sequence[Talk], turn: Callable[[str], list[dict[str, Any]]]
             if not json and not quiet() and not sys.stdin.isatty():
                 # nobody has typed it here; beside the answers, which alone are data, and as it is, no message of ours
                 print(f"\n> {plain(command)}", file=sys.stderr, flush=True)
-            _turn(command, turn, json)
-
-
-def _turn(words: str, turn: Callable[[str], list[dict[str, Any]]], json: bool) -> None:
-    """One turn; what a model cannot answer is said, and the conversation goes on."""
-    try:
-        rows = turn(words)
-    except PosttrainError as error:
-        talk(in_words(error))
-        if json:
-            emit_line({"question": words, "error": str(error)})
-        return
-    if json:
-        emit_line({"question": words, "answers": rows})
+            try:
+                answered: dict[str, Any] = {"answers": turn(command)}
+            except PosttrainError as error:  # the conversation goes on
+                talk(in_words(error))
+                answered = {"error": str(error)}
+            if json:
+                emit_line({"question": command, **answered})
 
 
 def _lines() -> Any:

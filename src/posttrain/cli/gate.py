@@ -52,27 +52,19 @@ def gate(
         max_loss=_limits(max_loss or (), "--max-loss"),
         noise_floor=noise_floor == "auto",
     )
+    ship = all(one.ship for one in verdicts)
     if json:
-        emit(
-            {
-                "ship": all(one.ship for one in verdicts),
-                "verdicts": [
-                    {
-                        "model": one.model,
-                        "method": one.method,
-                        "verdict": one.word,
-                        "reasons": [reason._asdict() for reason in one.reasons],
-                    }
-                    for one in verdicts
-                ],
-            }
-        )
+        told = []
+        for one in verdicts:
+            reasons = [reason._asdict() for reason in one.reasons]
+            told.append({"model": one.model, "method": one.method, "verdict": one.word, "reasons": reasons})
+        emit({"ship": ship, "verdicts": told})
     else:
-        print("SHIP" if all(one.ship for one in verdicts) else "HOLD")
+        print("SHIP" if ship else "HOLD")
         for one in verdicts:
             for reason in one.reasons:
                 print_line(f"{f'{one.model}: ' if len(verdicts) > 1 else ''}{reason}")
-    if not all(one.ship for one in verdicts):
+    if not ship:
         raise typer.Exit(HOLD)
 
 

@@ -23,15 +23,11 @@ TERMINATED = 143
 NOT_WRITTEN = (Problem("", "stopped: nothing was written", "run the same command again"),)
 
 
-def _nothing() -> tuple[Problem, ...]:
-    return (Problem("", "interrupted"),)
-
-
 @dataclass
 class _Now:
     """Of the verb that runs."""
 
-    kept: Callable[[], tuple[Problem, ...]] = _nothing
+    kept: Callable[[], tuple[Problem, ...]] = lambda: (Problem("", "interrupted"),)
     terminated: bool = False
 
 
@@ -41,7 +37,7 @@ _now = _Now()
 @contextmanager
 def unwinding() -> Iterator[None]:
     """While the block runs, SIGTERM raises KeyboardInterrupt; the former handler comes back afterwards."""
-    _now.kept, _now.terminated = _nothing, False
+    _now.kept, _now.terminated = _Now().kept, False
     if threading.current_thread() is not threading.main_thread():  # there Python delivers no signals
         yield
         return

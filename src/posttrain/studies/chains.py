@@ -102,14 +102,15 @@ def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) ->
             inside = candidate.point._replace(within=link.name)
             yield replace(candidate, point=inside, step=None, changes=link.taught)
             continue
-        left = Step.of(candidate, link.name, home)
+        product = str(candidate.product.relative_to(home)) if candidate.product is not None else ""
+        left = Step(product, dict(candidate.cost), [f"{link.name}: {note}" for note in candidate.notes])
         if last:
-            whole = Step.summed([*done, left])
+            steps = [*done, left]
             scratch = [*candidate.scratch, *_unneeded(home, cell, candidate.product)]
             yield replace(
                 candidate, point=END,
                 step=None, changes=link.taught, scratch=scratch,
-                cost=whole.cost, notes=whole.notes,
+                cost=summed([step.cost for step in steps]), notes=[note for step in steps for note in step.notes],
             )  # fmt: skip
         elif link.point is not None:
             yield replace(candidate, point=link.point, step=None, changes=link.taught, scratch=())
@@ -121,7 +122,7 @@ def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) ->
         cause = f"step '{link.name}' leaves no model that the next one could start from"
         raise PosttrainError(Problem(home.name, cause, "let it be the last step"))
     if not last:
-        left.write(cell.folder)
+        write_json(cell.folder / STEP, left._asdict())
     return left
 
 
@@ -144,22 +145,6 @@ class Step(NamedTuple):
     product: str
     cost: Mapping[str, float]
     notes: Sequence[str]
-
-    @classmethod
-    def of(cls, end: Candidate, name: str, home: Path) -> Step:
-        """From the candidate at its end."""
-        product = str(end.product.relative_to(home)) if end.product is not None else ""
-        return cls(product, dict(end.cost), [f"{name}: {note}" for note in end.notes])
-
-    @classmethod
-    def summed(cls, steps: Sequence[Step]) -> Step:
-        """Several as one: costs are summed, of peaks and shares the largest counts."""
-        notes = [note for step in steps for note in step.notes]
-        return cls(steps[-1].product, summed([step.cost for step in steps]), notes)
-
-    def write(self, folder: Path) -> None:
-        """Write it down: the step is over."""
-        write_json(folder / STEP, self._asdict())
 
 
 def _finished(links: Sequence[Link], cell: CellContext) -> list[Step]:

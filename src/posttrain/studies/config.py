@@ -120,14 +120,6 @@ class StageConfig(Config):
         """The exam's name."""
         return self.exam or self.name
 
-    def source(self, base: Path) -> DataSource:
-        """Where its rows are."""
-        return self.data.at(base)
-
-    def files(self) -> list[str]:
-        """Paths of the files that it reads."""
-        return [self.data.path] if self.data.path else []
-
 
 class Resources(Config):
     """What a cell asks for where cells are handed out to a Ray cluster."""

@@ -163,7 +163,7 @@ def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), ba
         new += round(
             size_on_disk(s for m in own for name in cell.names for s in m.sources([name], base)) * per_character
         )
-        stages = [round(size_on_disk([stage.source(base)]) * per_character) for stage in cell.stages]
+        stages = [round(size_on_disk([stage.data.at(base)]) * per_character) for stage in cell.stages]
         work = Work.of([method.stage_work(stages) if stages else method.work(new) for method in own])
         times = len([step for step in study.saves.due(work.steps) if step != work.steps]) + 1
         times += len(cell.method.parts) - 1 + sum(method.named_points(len(stages)) for method in own)

@@ -119,8 +119,6 @@ class ExamRun:
     taken: Callable[[Results, Sequence[TaskResult[Any]], str], None] = lambda results, found, before: None
     results: Results = field(default_factory=lambda: Results(study=METHOD, posttrain=__version__))
     loaded: dict[str, Respondent] = field(default_factory=dict)
-    counted: Counter[str] = field(default_factory=Counter)
-    """Exams that are over, by respondent; of the changes under an empty name."""
 
     def take(
         self,
@@ -219,10 +217,12 @@ class ExamRun:
     # ---- exams -------------------------------------------------------------------------------------------------------
 
     def _examiner(self, exams: Sequence[Exam], after: Respondent, before: Respondent | None, total: int) -> Examiner:
+        counted: Counter[str] = Counter()
+
         def done(respondent: Respondent, found: Sequence[TaskResult[Any]]) -> None:
-            of = "" if found[0].change else respondent.name
-            self.counted[of] += 1
-            self.say(_over(found, respondent.name, f"[{self.counted[of]}/{total}]"))
+            of = "" if found[0].change else respondent.name  # those of changes are counted together
+            counted[of] += 1
+            self.say(_over(found, respondent.name, f"[{counted[of]}/{total}]"))
 
         cache: Cache = {}  # several changes may ask the same question
         sitting = Sitting(

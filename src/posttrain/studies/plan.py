@@ -67,12 +67,12 @@ class Cell:
     def files(self) -> list[str]:
         """Paths of the files that it reads."""
         own = [path for name in self.names for path in self.method.files(name)]
-        return list(dict.fromkeys(own + [path for stage in self.stages for path in stage.files()]))
+        return list(dict.fromkeys(own + [stage.data.path for stage in self.stages if stage.data.path]))
 
     def barred(self, base: Path, forbidden: frozenset[str]) -> list[str]:
         """What the exams' prompts keep out of its rows."""
         own = [line for name in self.names for line in self.method.barred(name, base, forbidden)]
-        return own + [str(row) for stage in self.stages for row in colliding(stage.source(base), forbidden)]
+        return own + [str(row) for stage in self.stages for row in colliding(stage.data.at(base), forbidden)]
 
     @property
     def folder(self) -> str:

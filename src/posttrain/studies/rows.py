@@ -78,7 +78,7 @@ def _records(
     method: TrainMethodConfig, changes: Sequence[Change], stages: Sequence[StageConfig], base: Path
 ) -> list[Record]:
     if stages:
-        return [record for stage in stages for record in rows_of(stage.source(base))]
+        return [record for stage in stages for record in rows_of(stage.data.at(base))]
 
     def present() -> list[str]:
         raise _Unknown

@@ -174,4 +174,4 @@ class _Course:
 
 def _records(part: Part, cell: CellContext) -> list[Record]:
     """The rows of a part's stages. DataError where one of them asks what an exam of the study asks."""
-    return allowed_rows([stage.source(cell.bench.base) for stage in part.stages], cell.bench.forbidden)
+    return allowed_rows([stage.data.at(cell.bench.base) for stage in part.stages], cell.bench.forbidden)
