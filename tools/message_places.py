@@ -14,7 +14,7 @@ SINKS: dict[str, tuple[int | str, ...]] = {
     "tell": (0,),
     "told": (0,),
     "print": (0,),
-    "print_line": (0,),
+    "print_lines": tuple(range(16)),
     "input": (0,),
     "Text": (0,),
     "warn": (0,),

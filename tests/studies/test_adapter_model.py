@@ -15,7 +15,6 @@ from torch import Tensor
 from posttrain import registry
 from posttrain.config.load import check
 from posttrain.errors import PosttrainError
-from posttrain.exams.results import Examined
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.save import save_model
 from posttrain.studies.bench import Bench
@@ -73,13 +72,13 @@ def test_what_a_study_over_an_adapter_keeps_is_what_it_examined(
     """The kept folders load, and give the outputs of the models that took the exams."""
     start = adapter(tmp_path / "start", **first)
     examined: list[Tensor] = []
-    take = Examiner.examine
+    take = Examiner.take
 
-    def heard(self: Examiner, changes: Any, respondent: Any, *rest: Any, **options: Any) -> tuple[Examined, ...]:
+    def heard(self: Examiner, changes: Any, respondent: Any, *rest: Any, **options: Any) -> Any:
         examined.append(logits(LoadedModel(respondent.model, respondent.tokenizer, "heard")))
         return take(self, changes, respondent, *rest, **options)
 
-    monkeypatch.setattr(Examiner, "examine", heard)
+    monkeypatch.setattr(Examiner, "take", heard)
     methods = [{**TRAIN, "name": name, "tuner": tuner, "optimizer": STEPS} for name, tuner in TUNERS.items()]
     path = make_study(models=["start"], changes="changes/france.yaml", methods=methods, keep="final")
     with warnings.catch_warnings():

@@ -221,7 +221,7 @@ def test_a_chain_that_was_stopped_goes_on(
     go(whole)
     expected = {c["checkpoint"]: (c["scores"], c["fingerprint"]) for c in results(whole)["cells"]}
     (whole.parent / "run").rename(whole.parent / "first")
-    take, count = Examiner.examine, 0
+    take, count = Examiner.take, 0
 
     def stopped(self: Examiner, *args: Any, **options: Any) -> Any:
         nonlocal count
@@ -234,10 +234,10 @@ def test_a_chain_that_was_stopped_goes_on(
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr(Examiner, "examine", stopped)
+    monkeypatch.setattr(Examiner, "take", stopped)
     with pytest.raises(Interrupted):
         go(whole)
-    monkeypatch.setattr(Examiner, "examine", take)
+    monkeypatch.setattr(Examiner, "take", take)
     outcome, listener = go(whole)
     assert outcome.failed == []
     assert {c["checkpoint"]: (c["scores"], c["fingerprint"]) for c in results(whole)["cells"]} == expected
@@ -267,7 +267,7 @@ def test_an_exam_that_fails_is_an_error_in_the_method(
     def fail(self: Examiner, *args: Any, **options: Any) -> Any:
         raise PosttrainError("the exam broke")
 
-    monkeypatch.setattr(Examiner, "examine", fail)
+    monkeypatch.setattr(Examiner, "take", fail)
     outcome, _ = go(study(methods=[{"kind": "prompt"}], changes="changes/france.yaml"))
     assert [r.error for r in outcome.failed] == ["the exam broke"]
     assert caught == ["the exam broke"]

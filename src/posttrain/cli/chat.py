@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from posttrain.inference.protocol import Answer, Prompt
     from posttrain.inference.respondents import ModelRespondent
 
-__all__ = ["chat"]
 
 HELP = """\
 /reset   forget the conversation

@@ -13,7 +13,6 @@ from posttrain.cli.plain import plain
 if TYPE_CHECKING:
     from rich.live import Live
 
-__all__ = ["Columns", "Flow", "Hidden", "display_of"]
 
 SHOWN_S = 0.1
 """Columns are drawn again at most so often."""

@@ -17,7 +17,7 @@ from posttrain.cli.options import (
     console,
     emit,
     mapped,
-    print_line,
+    print_lines,
     talk,
 )
 from posttrain.cli.plain import column as filled
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from posttrain.data.readers import ReadResult
     from posttrain.data.survey import Lengths, StopCheck
 
-__all__ = ["app", "check", "show"]
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_make.app, name="make")
@@ -99,14 +98,14 @@ def show(
     else:
         for row in shown:
             _print_row(row, [(s.text, s.supervised) for s in segments(row, tokenizer)])
-        _print_format(read)
-        print_line(f"rows     {read.rows:,}, {len(problems):,} of them bad")
+        print_lines(f"format   {read.recognised()}", *(f"note     {plain(note)}" for note in read.notes))
+        print_lines(f"rows     {read.rows:,}, {len(problems):,} of them bad")
         if (lengths := checks.lengths) is not None:
-            print_line(
+            print_lines(
                 f"tokens   {lengths.total:,}; per row: shortest {lengths.min:,}, median {lengths.median:,}, "
-                f"95 % at most {lengths.p95:,}, longest {lengths.max:,}"
+                f"95 % at most {lengths.p95:,}, longest {lengths.max:,}",
+                f"over     {lengths.over:,} rows are longer than max_length {max_length:,}",
             )
-            print_line(f"over     {lengths.over:,} rows are longer than max_length {max_length:,}")
         _print_checks(checks)
     if not found.rows:
         raise data_error(problems, read.rows)
@@ -150,7 +149,7 @@ def check(
     else:
         for name, number in found.numbers().items():
             print(f"{filled(translate(COUNTED.get(name, name)), 18)}{number:>12,}")
-        _print_format(read)
+        print_lines(f"format   {read.recognised()}", *(f"note     {plain(note)}" for note in read.notes))
         _print_checks(checks)
     if found.error is not None:  # over-long rows, or nothing left
         raise type(found.error)(*listed(read.problems), *found.error.problems) from found.error
@@ -244,26 +243,19 @@ def _print_row(row: Encoded, parts: list[tuple[str, bool]]) -> None:
     out.print()
 
 
-def _print_format(read: ReadResult) -> None:
-    print_line(f"format   {read.recognised()}")
-    for note in read.notes:
-        print_line(f"note     {plain(note)}")
-
-
 def _print_checks(checks: _Checks) -> None:
     stop = checks.stop
-    if stop is None:
-        print_line("stop     not known: no row can be used")
-    elif stop.problem:
-        print_line(f"stop     PROBLEM: {stop.problem}")
-    else:
-        print_line(f"stop     ok: turns end with {', '.join(stop.ends)}, generation stops at {', '.join(stop.stops)}")
-    if checks.prompt:
-        print_line(f"prompt   PROBLEM: {plain(checks.prompt)}")
-    else:
-        print_line("prompt   ok: generation begins as the trained text does")
-    if checks.template:
-        print_line(f"template PROBLEM: {plain(checks.template)}")
+    told = "stop     not known: no row can be used"
+    if stop is not None and stop.problem:
+        told = f"stop     PROBLEM: {stop.problem}"
+    elif stop is not None:
+        told = f"stop     ok: turns end with {', '.join(stop.ends)}, generation stops at {', '.join(stop.stops)}"
+    prompt = f"prompt   PROBLEM: {plain(checks.prompt)}"
+    print_lines(
+        told,
+        prompt if checks.prompt else "prompt   ok: generation begins as the trained text does",
+        f"template PROBLEM: {plain(checks.template)}" if checks.template else "",
+    )
 
 
 def _talk_problems(what: str, problems: list[Problem]) -> None:

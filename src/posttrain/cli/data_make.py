@@ -17,8 +17,6 @@ from posttrain.errors import ConfigError, Problem
 from posttrain.models.disk import starting_anew, write_whole
 from posttrain.models.meter import MOMENT_S, Meter
 
-__all__ = ["app"]
-
 app = typer.Typer(
     cls=PlainGroup, no_args_is_help=True, help="Make change files, or prompts for replay, from pocket's facts."
 )

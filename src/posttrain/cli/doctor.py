@@ -9,8 +9,6 @@ from typing import Any
 
 from posttrain.cli.options import JsonOption, emit
 
-__all__ = ["doctor", "findings"]
-
 
 def doctor(json: JsonOption = False) -> None:
     """Say what is installed and what this machine can do; paste it into a bug report."""

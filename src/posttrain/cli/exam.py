@@ -32,7 +32,6 @@ from posttrain.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from posttrain.exams.exam_config import ExamConfig
 
-__all__ = ["exam"]
 
 PromptMode = Literal["none", "user", "system"]
 Match = Literal["says", "first_sentence", "exact"]

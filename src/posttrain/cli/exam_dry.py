@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.cli.options import emit, print_line, time_line
+from posttrain.cli.options import emit, print_lines, time_line
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.language import shown
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from posttrain.config.change import Change
     from posttrain.exams.exam import Exam
     from posttrain.exams.task import Task
-
-__all__ = ["dry_run"]
 
 
 def dry_run(
@@ -57,7 +55,7 @@ def dry_run(
         rows = [{"exam": name, "items": items, "requests": requests} for name, items, requests in asked]
         emit({"models": list(models), "exams": rows, "tasks": harness, "noise_floor": floor, "wall_s": wall_s})
         return
-    for line in (
+    print_lines(
         f"model       {models[-1]}",
         *(f"before      {name}" for name in models[:-1]),
         *(
@@ -65,14 +63,13 @@ def dry_run(
             f"{requests:,} request{'' if requests == 1 else 's'} to each"
             for name, items, requests in asked
         ),
-        *([f"lm-eval     {harness}: counted when its data is loaded"] if harness else []),
-        *(["floor       the model before is asked the same in other arithmetic"] if floor and changes else []),
-        *([f"output      {output}"] if output else []),
+        f"lm-eval     {harness}: counted when its data is loaded" if harness else "",
+        "floor       the model before is asked the same in other arithmetic" if floor and changes else "",
+        f"output      {output}" if output else "",
         *(f"texts       not checked: {unknown}" for unknown in unread),
-        *([time_line(wall_s)] if wall_s is not None else []),
+        time_line(wall_s) if wall_s is not None else "",
         *(f"time        not guessed: {unknown}" for unknown in problems),
-    ):
-        print_line(line)
+    )
 
 
 def _requests(task: Task[Any]) -> int:

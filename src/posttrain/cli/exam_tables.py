@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from posttrain.exams.results import ExamInfo, Line, Results, Summary
     from posttrain.exams.running import TaskResult
 
-__all__ = ["print_part"]
 
 FEW_GROUPS = 8
 """More groups than that would bury the scores of the whole."""

@@ -8,10 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from posttrain.cli.options import JsonOption, emit, print_line
+from posttrain.cli.options import JsonOption, emit, print_lines
 from posttrain.errors import ConfigError, Problem
-
-__all__ = ["HOLD", "gate"]
 
 HOLD = 5
 """The exit code of a model that is held back."""
@@ -62,8 +60,7 @@ def gate(
     else:
         print("SHIP" if ship else "HOLD")
         for one in verdicts:
-            for reason in one.reasons:
-                print_line(f"{f'{one.model}: ' if len(verdicts) > 1 else ''}{reason}")
+            print_lines(*(f"{f'{one.model}: ' if len(verdicts) > 1 else ''}{reason}" for reason in one.reasons))
     if not ship:
         raise typer.Exit(HOLD)
 

@@ -15,7 +15,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["HelpTable"]
 
 OPTION_CELLS = 5
 """typer's columns of options are names, short names, negatives and their short names, type, help; one more in front

@@ -11,9 +11,6 @@ from posttrain import registry
 from posttrain.cli.options import JsonOption, console, emit, table
 from posttrain.errors import ConfigError, Problem
 
-__all__ = ["list_kinds", "schema_of"]
-
-
 SCHEMAS = {
     "study": "posttrain.studies.config:Study",
     "change": "posttrain.config.change:Change",

@@ -29,8 +29,6 @@ from posttrain.models.disk import disk_problem
 from posttrain.models.memory import few_kernels
 from posttrain.models.processor import wait_politely
 
-__all__ = ["VERBS", "Verb", "build_app", "main"]
-
 
 class Verb(NamedTuple):
     """Where a verb lives (`module:name` below posttrain.cli) and its line in the help."""

@@ -15,7 +15,7 @@ from posttrain.cli.options import (
     TrustOption,
     console,
     emit,
-    print_line,
+    print_lines,
     size,
     talk,
 )
@@ -28,7 +28,6 @@ from posttrain.language import translate
 if TYPE_CHECKING:
     from posttrain.models.convert import StoredDtype
 
-__all__ = ["app"]
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True)
 NAMES = ("output", "source", "base", "model", "architecture", "dtype")
@@ -148,8 +147,7 @@ def export(
         return
     rows = {key.replace("_", " "): value for key, value in made._asdict().items() if key != "notes"}
     _print_table(rows | {"rounding": translate(f"{made.rounding:.2%} of outputs' spread")})
-    for note in made.notes:
-        print_line(note)
+    print_lines(*made.notes)
 
 
 @app.command(cls=PlainCommand)

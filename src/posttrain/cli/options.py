@@ -176,9 +176,10 @@ def talk(message: str = "") -> None:
         print(translate(message), file=sys.stderr, flush=True)
 
 
-def print_line(line: str) -> None:
-    """A line of a result that people read, on stdout, in the language that is spoken."""
-    print(translate(line))
+def print_lines(*lines: str) -> None:
+    """Lines of a result that people read, on stdout, in the language that is spoken; those that are empty left out."""
+    for line in filter(None, lines):
+        print(translate(line))
 
 
 def size(gib: float) -> str:

@@ -9,8 +9,6 @@ import unicodedata
 
 from rich.cells import cell_len, set_cell_size
 
-__all__ = ["column", "fitted", "one_line", "plain"]
-
 HARMLESS = "\n\t\u200c\u200d"
 """Line break, tab, and the joiners that emoji and some scripts need."""
 

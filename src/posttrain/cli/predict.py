@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from posttrain.models.load import LoadedModel
     from posttrain.models.notes import HeadNotes
 
-__all__ = ["predict"]
 
 FORMATS = {"sequence": "labels", "token": "tags", "answer": "answers"}
 """Head -> what the rows hold."""

@@ -20,7 +20,7 @@ from posttrain.cli.options import (
     SetOption,
     console,
     emit,
-    print_line,
+    print_lines,
     size,
     talk,
     time_line,
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from posttrain.studies.plan import Cell
     from posttrain.studies.run import Outcome
 
-__all__ = ["run"]
 
 LISTED = 40
 """A dry run names every cell of a study with at most so many."""
@@ -190,38 +189,31 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
         told = {"study": config.study, "folder": str(folder), "cells": names, "finished": known, "exams": asked}
         emit({**told, **guess._asdict(), "left_s": left_s if known else None})
         return
-    for line in _listed(cells):
-        print_line(line)
-    print_line(f"\n{_counts(cells)} -> {folder}")
-    print_line(f"training    {guess.trained_tokens:,} tokens")
-    if guess.made_tokens:
-        print_line(
-            f"replay      about {guess.made_tokens:,} tokens to be written by the model, where none are in the cache"
-        )
-    for line in replays:
-        print_line(f"            {line}")
-    print_line(f"exams       {guess.examined_tokens:,} tokens")
-    for part in exams.parts:
-        requests = sum(len(item.asks) for item in part.items) * part.times
-        print_line(
+    trained = _train(cells)
+    kept = {"none": NONE_KEPT, "final": "of the end of each cell", "all": "all are kept"}
+    have = "cell has" if known == 1 else "cells have"
+    left = f"time        about {clock(left_s)} for the other {waiting}, by what these took"
+    requests_of = [(part, sum(len(item.asks) for item in part.items) * part.times) for part in exams.parts]
+    print_lines(
+        *_listed(cells),
+        f"\n{_counts(cells)} -> {folder}",
+        f"training    {guess.trained_tokens:,} tokens",
+        f"replay      about {guess.made_tokens:,} tokens to be written by the model, where none are in the cache"
+        if guess.made_tokens
+        else "",
+        *(f"            {line}" for line in replays),
+        f"exams       {guess.examined_tokens:,} tokens",
+        *(
             f"  {part.info.name}: {len(part.items):,} item{'' if len(part.items) == 1 else 's'}, "
             f"{requests:,} request{'' if requests == 1 else 's'} each time"
-        )
-    if _train(cells):
-        kept = {"none": NONE_KEPT, "final": "of the end of each cell", "all": "all are kept"}
-        print_line(f"weights     {kept[config.keep]}")
-        for line in unused_dtypes(cells):
-            print_line(f"            {line}")
-    print_line(f"disk        {size(guess.disk_gib)}")
-    if known:
-        have = "cell has" if known == 1 else "cells have"
-        print_line(f"finished    {known} {have} results; what has the same inputs is kept")
-        if waiting:
-            print_line(f"time        about {clock(left_s)} for the other {waiting}, by what these took")
-        else:
-            print_line("time        nothing is left to run")
-    else:
-        print_line(time_line(guess.wall_s))
+            for part, requests in requests_of
+        ),
+        f"weights     {kept[config.keep]}" if trained else "",
+        *(f"            {line}" for line in (unused_dtypes(cells) if trained else ())),
+        f"disk        {size(guess.disk_gib)}",
+        f"finished    {known} {have} results; what has the same inputs is kept" if known else "",
+        time_line(guess.wall_s) if not known else left if waiting else "time        nothing is left to run",
+    )
 
 
 def _listed(cells: Sequence[Cell]) -> list[str]:
@@ -247,9 +239,7 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
         if json:
             emit({**results.model_dump(mode="json"), "report": None if report is None else str(report)})
     if not json:
-        print_line(f"\nreport: {report}")
-        for line in _weights(outcome, folder):
-            print_line(line)
+        print_lines(f"\nreport: {report}", *_weights(outcome, folder))
     if not outcome.failed:
         return
     problems = [

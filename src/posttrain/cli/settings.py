@@ -12,8 +12,6 @@ from posttrain.config.base import Config
 from posttrain.config.shell import shell_word
 from posttrain.errors import ConfigError, Problem
 
-__all__ = ["VerbCommand", "setting_named"]
-
 OTHER_NAMES = {
     "lr": "learning_rate",
     "steps": "max_steps",

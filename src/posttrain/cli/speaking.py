@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 else:
     _Command = object
 
-__all__ = ["PlainCommand", "PlainGroup"]
 
 TITLES = {
     "DEFAULT_STRING": "[default: {}]",

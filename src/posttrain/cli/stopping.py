@@ -15,8 +15,6 @@ from types import FrameType
 
 from posttrain.errors import Interrupted, Problem
 
-__all__ = ["NOT_WRITTEN", "exit_code", "interrupted", "unwinding", "when_stopped"]
-
 TERMINATED = 143
 """The exit code after SIGTERM, as a shell has it: 128 + 15."""
 

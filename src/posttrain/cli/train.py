@@ -19,7 +19,7 @@ from posttrain.cli.options import (
     TrustOption,
     emit,
     mapped,
-    print_line,
+    print_lines,
     quiet,
     size,
     talk,
@@ -32,8 +32,6 @@ from posttrain.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from posttrain.training.config import TrainConfig
     from posttrain.training.preview import Preview
-
-__all__ = ["train"]
 
 
 def _kinds(what: str, seam: str) -> str:
@@ -89,7 +87,7 @@ def train(
         if json:
             emit({**seen._asdict(), "wall_s": wall_s})
             return
-        for line in (
+        print_lines(
             f"rows        {seen.rows:,} with {seen.row_tokens:,} tokens"
             + (f", {seen.validation_rows:,} more for validation" if seen.validation_rows else ""),
             f"steps       {seen.steps:,} ({seen.epochs:.2f} passes over the rows)",
@@ -101,8 +99,7 @@ def train(
             f"{size(seen.checkpoint_gib)} per checkpoint",
             time_line(wall_s),
             f"output      {folder}",
-        ):
-            print_line(line)
+        )
         return
 
     from posttrain.training.lock import check_free

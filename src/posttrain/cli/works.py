@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from posttrain.models.meter import Doing
     from posttrain.studies.events import ExamEvent
 
-__all__ = ["Live", "Works", "shown_works"]
 
 LINE_EVERY_S = 10.0
 """Seconds between two lines off a terminal."""
