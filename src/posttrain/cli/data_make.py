@@ -71,9 +71,7 @@ def changes(
             patterns[output / "pattern" / f"{body['name']}.jsonl"] = _lines(rows)
         other = _with_other_content({**files, **patterns}, restart=restart)
         others = sorted(set(output.glob("*.yaml")) - files.keys()) if output.is_dir() else []
-        output.mkdir(parents=True, exist_ok=True)
         for path, text in patterns.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, text)
         with Meter("writing change files", n, "files", kept=None, after_s=MOMENT_S) as meter:
             for path, text in files.items():
@@ -129,7 +127,6 @@ def prompts(
         rows = [{"prompt": prompt, "completion": answer} for prompt, answer in pairs[:n]]
     text = _lines(rows)
     other = _with_other_content({output: text}, restart=restart)
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(output, text)
     if other:
         talk("overwritten, with other content before: 1")

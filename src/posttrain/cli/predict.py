@@ -69,7 +69,6 @@ def predict(
         found = predicted(loaded, notes, read.records)
     lines = "".join(_json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         with starting_anew():
             write_whole(output, lines)
     if json:

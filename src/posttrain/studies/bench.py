@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from posttrain.models.names import say_taken
 from posttrain.models.notes import read_notes
 from posttrain.models.save import TRAINED_IN
 from posttrain.models.template_dates import moment_of, stay_at
-from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task
+from posttrain.retention.selection import ReplayConfig, ReplayContext, Task
 from posttrain.studies.config import find_model
 
 __all__ = ["Bench"]
@@ -186,7 +187,7 @@ class Bench:
         key = f"{seed} {max_length} {config.model_dump_json(exclude={'share', 'weight', 'loss'})}"
         if key not in self._replays:
             try:
-                self._replays[key] = self._make_replay(config, seed, max_length, self.before)
+                self._replays[key] = self._make_replay(config, self._context(self.before, seed), max_length)
             except Interrupted:
                 raise
             except PosttrainError as error:
@@ -213,19 +214,14 @@ class Bench:
             note(text)
             self.say(text)
 
-        return self._make_replay(config, seed, max_length, ModelRespondent(loaded), task, say)
+        context = replace(self._context(ModelRespondent(loaded), seed), task=task, say=say)
+        return self._make_replay(config, context, max_length)
 
-    def _make_replay(
-        self,
-        config: ReplayConfig,
-        seed: int,
-        max_length: int,
-        respondent: ModelRespondent,
-        task: Task = NO_TASK,
-        say: Callable[[str], None] | None = None,
-    ) -> list[Encoded]:
+    def _context(self, respondent: ModelRespondent, seed: int) -> ReplayContext:
         settled = (respondent, respondent.fingerprint, seed, self.forbidden, self.base)
-        context = ReplayContext(*settled, say=say or self.say, task=task)
+        return ReplayContext(*settled, say=self.say)
+
+    def _make_replay(self, config: ReplayConfig, context: ReplayContext, max_length: int) -> list[Encoded]:
         conversations = registry.load("replay", config.kind).function(config, context)
         if not conversations:  # it said why
             return []

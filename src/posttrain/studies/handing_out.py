@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from queue import Empty
@@ -200,29 +201,23 @@ def handed_out(
             for told in pool.events():
                 watcher.turn(told.cell)
                 tell[told.what](told.value)
-            lost: list[Order] = []
             for future in finished:
                 order = running.pop(future)
+                folder = order.cell.folder
                 try:
                     result, wall_s = future.result()
                 except BrokenProcessPool:
-                    lost.append(order)
-                    continue
-                done.add(order.cell.folder)
-                yield Handed(order.cell, result, wall_s)
-            if lost:
-                pool.mend()
-            for order in lost:
-                folder = order.cell.folder
-                if tries[folder] < TRIES:
-                    watcher.say(f"{order.cell}: its process was lost; the cell is handed out again")
-                    waiting[folder] = lambda order=order: order._replace(again=False)  # type: ignore[misc]
-                    continue
+                    pool.mend()
+                    if tries[folder] < TRIES:
+                        watcher.say(f"{order.cell}: its process was lost; the cell is handed out again")
+                        waiting[folder] = partial(order._replace, again=False)
+                        continue
+                    cause = f"its process was lost {TRIES} times (killed, or out of memory)"
+                    error = PosttrainError(Problem(str(order.cell), cause, "give it more memory, or fewer jobs"))
+                    at, wall_s = cell_folder(spec.folder, order.cell), 0.0
+                    result = failed(order.cell, order.hashes.content, error, wall_s, at)
                 done.add(folder)
-                cause = f"its process was lost {TRIES} times (killed, or out of memory)"
-                error = PosttrainError(Problem(str(order.cell), cause, "give it more memory, or fewer jobs"))
-                at = cell_folder(spec.folder, order.cell)
-                yield Handed(order.cell, failed(order.cell, order.hashes.content, error, 0.0, at), 0.0)
+                yield Handed(order.cell, result, wall_s)
     except BaseException:
         pool.stop()
         raise

@@ -42,7 +42,6 @@ __all__ = ["Outcome", "run_study"]
 class Outcome:
     """What a run has brought: results of every cell that the run folder knows, in the plan's order."""
 
-    folder: Path
     results: list[CellResult] = field(default_factory=list)
     skipped: int = 0
     ran: int = 0
@@ -116,7 +115,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.needed = frozenset(folder for cell in self.plan for folder in cell.needs.values())
-        self.outcome = Outcome(self.folder)
+        self.outcome = Outcome()
 
     def run(self, pool: Pool, at_once: int) -> Outcome:
         write_whole(self.folder / "study.yaml", to_yaml(self.study.model_dump(mode="json", exclude_unset=True)))
@@ -149,7 +148,6 @@ class _Run:
         except (DiskError, Interrupted):  # stopped, or the next cell would find no more room than this one
             raise
         except Exception as error:
-            before.mkdir(parents=True, exist_ok=True)
             write_whole(before / "error.txt", traceback.format_exc())
             where = Problem(model, f"{type(error).__name__}: {error}", f"traceback in {before / 'error.txt'}")
             known = error if isinstance(error, PosttrainError) else PosttrainError(where)

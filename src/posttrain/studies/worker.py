@@ -84,14 +84,9 @@ class CellWorker:
         """The model, loaded, with its exams; errors of loading it. The one before it is given up."""
         if model not in self.opened:
             self.opened.clear()
-            bench = Bench(
-                model,
-                base=self.base,
-                forbidden=self.exams.forbidden,
-                say=self.watcher.say,
-                **self.study.how,
-            )
-            keep_first_day(bench.loaded.tokenizer, self.folder, say=self.watcher.say)
+            forbidden, say = self.exams.forbidden, self.watcher.say
+            bench = Bench(model, base=self.base, forbidden=forbidden, say=say, **self.study.how)
+            keep_first_day(bench.loaded.tokenizer, self.folder, say=say)
             self.opened[model] = Opened(bench, Examiner.of(bench, self.exams, self.folder, self.watcher.exam))
         return self.opened[model]
 
@@ -154,15 +149,9 @@ def _product(order: Order, method: str) -> Path:
 
 def failed(cell: Cell, key: str, error: Exception, wall_s: float, folder: Path) -> CellResult:
     """The result of a cell that could not be finished; folder: where its traceback is."""
-    known = isinstance(error, PosttrainError)
-    where = f"; the traceback is in {folder / 'error.txt'}"
-    line = Line(
-        **cell.head,
-        status="failed",
-        error=str(error) if known else f"{type(error).__name__}: {error}{where}",
-        hash=key,
-        folder=f"cells/{cell.folder}",
-        cost={"wall_s": wall_s},
-    )
-    code = error.exit_code if isinstance(error, PosttrainError) else 1
+    text, code = f"{type(error).__name__}: {error}; the traceback is in {folder / 'error.txt'}", 1
+    if isinstance(error, PosttrainError):
+        text, code = str(error), error.exit_code
+    cost, where = {"wall_s": wall_s}, f"cells/{cell.folder}"
+    line = Line(**cell.head, status="failed", error=text, hash=key, folder=where, cost=cost)
     return CellResult(hash=key, exit_code=code, lines=(line,))
