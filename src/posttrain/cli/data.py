@@ -90,11 +90,13 @@ def show(
     shown = found.rows[:rows]
     if json:
         told = [str(problem) for problem in problems[:20]]
+        rows_told = [
+            {"place": row.location, "tokens": len(row.input_ids), "supervised": _supervised(row)}
+            | {"segments": [segment._asdict() for segment in segments(row, tokenizer)]}
+            for row in shown
+        ]
         counts = {"rows": read.rows, "bad": len(problems), "problems": told}
-        emit(
-            {**_read_json(file, model, read), **counts, "shown": [_row_json(row, tokenizer) for row in shown]}
-            | checks.to_json(max_length)
-        )
+        emit({**_read_json(file, model, read), **counts, "shown": rows_told} | checks.to_json(max_length))
     else:
         for row in shown:
             _print_row(row, [(s.text, s.supervised) for s in segments(row, tokenizer)])
@@ -214,17 +216,6 @@ def _read(
 
 def _supervised(row: Encoded) -> int:
     return sum(label >= 0 for label in row.labels)
-
-
-def _row_json(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    from posttrain.data.survey import segments
-
-    return {
-        "place": row.location,
-        "tokens": len(row.input_ids),
-        "supervised": _supervised(row),
-        "segments": [segment._asdict() for segment in segments(row, tokenizer)],
-    }
 
 
 def _print_row(row: Encoded, parts: list[tuple[str, bool]]) -> None:

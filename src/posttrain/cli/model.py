@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from posttrain.cli.options import (
-    DownloadOption,
-    JsonOption,
-    TrustOption,
-    console,
-    emit,
-    print_lines,
-    size,
-    talk,
-)
+from posttrain.cli.options import DownloadOption, JsonOption, TrustOption, console, emit, print_lines, size, talk
 from posttrain.cli.speaking import PlainCommand, PlainGroup
 from posttrain.cli.stopping import NOT_WRITTEN, when_stopped
 from posttrain.cli.works import shown_works

@@ -51,8 +51,7 @@ PrecisionOption = Annotated[
     typer.Option("--precision", help="Of the weights and what is computed; auto: float32 on a CPU."),
 ]
 MismatchOption = Annotated[
-    bool,
-    typer.Option("--allow-template-mismatch", help="Go on though a model was trained with another chat template."),
+    bool, typer.Option("--allow-template-mismatch", help="Go on though a model was trained with another chat template.")
 ]
 
 

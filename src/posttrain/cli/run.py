@@ -61,12 +61,10 @@ def run(
     output: OutputOption = None,
     restart: Annotated[bool, typer.Option("--restart", help="Run cells again that are done.")] = False,
     jobs: Annotated[
-        int,
-        typer.Option("--jobs", "-j", metavar="N", min=1, help="Run so many cells at once, each in a process."),
+        int, typer.Option("--jobs", "-j", metavar="N", min=1, help="Run so many cells at once, each in a process.")
     ] = 1,
     on: Annotated[
-        str,
-        typer.Option("--on", metavar="ray|ADDRESS", help="Run the cells on Ray: started here, or at an address."),
+        str, typer.Option("--on", metavar="ray|ADDRESS", help="Run the cells on Ray: started here, or at an address.")
     ] = "",
     language: LanguageOption = None,
     sets: SetOption = None,

@@ -135,9 +135,7 @@ class CellContext:
         )
 
 
-def handed_over(
-    work: Callable[[Callable[[Candidate], None]], T],
-) -> Generator[Candidate, None, T]:
+def handed_over(work: Callable[[Callable[[Candidate], None]], T]) -> Generator[Candidate, None, T]:
     """Run what takes a callback as a generator: each candidate that `work` gives to its argument is yielded, and `work`
     goes on when the next one is asked for. Returns what `work` returns; an error raised where the candidate was yielded
     is raised in `work` where it gave it.

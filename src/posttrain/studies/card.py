@@ -35,7 +35,8 @@ def card(cell: Cell, result: CellResult, notes: Sequence[str]) -> str:
         "|---|" + "---:|" * len(names),
     ]
     for score in dict.fromkeys(score for line in result.lines for score in line.scores):
-        lines.append(f"| {score} | " + " | ".join(_shown(line.scores.get(score)) for line in result.lines) + " |")
+        values = [f"{line.scores[score]:.3f}" if score in line.scores else "–" for line in result.lines]
+        lines.append(f"| {score} | " + " | ".join(values) + " |")
     lines += ["", *(f"- {note}" for note in notes)]
     lines += ["", "## Cost", "", *(f"- {name}: {value:.6g}" for name, value in result.final.cost.items())]
     lines += ["", "## Configuration", "", "```yaml", to_yaml(cell.method.model_dump(mode="json")).rstrip(), "```", ""]
@@ -43,10 +44,6 @@ def card(cell: Cell, result: CellResult, notes: Sequence[str]) -> str:
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
     return text
-
-
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def to_yaml(data: Mapping[str, Any]) -> str:

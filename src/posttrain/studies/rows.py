@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from posttrain.config.change import Change
 from posttrain.data.records import Record
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.opening import read_prompts
 from posttrain.retention.selection import ReplayConfig
-from posttrain.studies.config import StageConfig, Study, find_model
+from posttrain.studies.config import Study, find_model
 from posttrain.studies.plan import Cell
 from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.studies.train_rows import encoded_rows, rows_of, target_rows
@@ -63,7 +62,7 @@ def check_rows(readers: Readers, base: Path, cells: Sequence[Cell]) -> None:
     for cell, method in trainings(cells, key):
         reader = readers(cell.model)
         try:
-            records = _records(method, cell.changes, cell.stages, base)
+            records = _records(method, cell, base)
             longest = longest_within(method.max_length, method.tuner, reader.limit)
             if records:
                 encoded_rows(method.objective, records, reader.tokenizer, longest)
@@ -74,21 +73,19 @@ def check_rows(readers: Readers, base: Path, cells: Sequence[Cell]) -> None:
         raise DataError(*problems)
 
 
-def _records(
-    method: TrainMethodConfig, changes: Sequence[Change], stages: Sequence[StageConfig], base: Path
-) -> list[Record]:
-    if stages:
-        return [record for stage in stages for record in rows_of(stage.data.at(base))]
+def _records(method: TrainMethodConfig, cell: Cell, base: Path) -> list[Record]:
+    if cell.stages:
+        return [record for stage in cell.stages for record in rows_of(stage.data.at(base))]
 
     def present() -> list[str]:
         raise _Unknown
 
-    targets = target_rows(changes)
+    targets = target_rows(cell.changes)
     try:
         made = form_of(method.objective).from_targets(targets, present).records if targets else []
     except _Unknown:
         made = []
-    sources = method.sources([change.name for change in changes], base)
+    sources = method.sources(cell.names, base)
     return [*made, *(record for source in sources for record in rows_of(source))]
 
 

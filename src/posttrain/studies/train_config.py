@@ -153,7 +153,7 @@ class TrainMethodConfig(MethodConfig):
         """Where the extra rows of some changes are, each file once."""
         if self.data is None or self.data.path is None:
             return [self.data] if self.data is not None else []
-        paths = dict.fromkeys(self.data.path.replace("{change}", name) for name in changes or [""])
+        paths = dict.fromkeys(self.data.path.replace("{change}", name) for name in changes)
         return [self.data.model_copy(update={"path": path}).at(base) for path in paths]
 
     def replayed(self, change: str) -> str:

@@ -83,7 +83,9 @@ def _of_change(config: TrainMethodConfig, cell: CellContext) -> TrainMethodConfi
 
 def extra_rows(config: TrainMethodConfig, cell: CellContext) -> list[Record]:
     """The rows of `data`. DataError when one of them asks what an exam of the study asks."""
-    return allowed_rows(config.sources([change.name for change in cell.changes], cell.bench.base), cell.bench.forbidden)
+    return allowed_rows(
+        config.sources([change.name for change in cell.changes] or [""], cell.bench.base), cell.bench.forbidden
+    )
 
 
 def _caught_up(output: Path, cell: CellContext) -> Generator[Candidate, None, bool]:
