@@ -53,17 +53,9 @@ def report(
     failed = sum(not cell.done for cell in run.cells)
     size = path.stat().st_size
     if json:
-        emit(
-            {
-                "report": str(path),
-                "bytes": size,
-                "language": language,
-                "cells": len(run.cells),
-                "failed": failed,
-                "answers": sum(len(cell.samples) for cell in run.cells),
-                "problems": list(run.problems),
-            }
-        )
+        answers = sum(len(cell.samples) for cell in run.cells)
+        counts = {"cells": len(run.cells), "failed": failed, "answers": answers, "problems": list(run.problems)}
+        emit({"report": str(path), "bytes": size, "language": language, **counts})
     else:
         if run.exams:
             talk(f"plain tables of {len(run.exams)} exam{'' if len(run.exams) == 1 else 's'}: {run_folder / 'tables'}")
