@@ -13,7 +13,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -282,24 +282,30 @@ class _Ray(Pool):
         from ray.util.queue import Queue
 
         self.ray, self.queue = ray, Queue()
-        self.threads = ThreadPoolExecutor(1024)  # each waits for a cell
         asked = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_retries": 0}
         self.remote = ray.remote(**asked)(run_order)
 
     def submit(self, spec: Spec, order: Order) -> Ran:
-        return self.threads.submit(self._fetched, self.remote.remote(spec, order, self.queue))
+        reference = self.remote.remote(spec, order, self.queue)
+        future: Ran = Future()
+        future.set_running_or_notify_cancel()
 
-    def _fetched(self, reference: Any) -> tuple[CellResult, float]:
-        from ray.exceptions import RayTaskError, WorkerCrashedError
+        def fetch() -> None:
+            from ray.exceptions import RayTaskError, WorkerCrashedError
 
-        try:
-            result: tuple[CellResult, float] = self.ray.get(reference)
-        except WorkerCrashedError as error:
-            lost = BrokenProcessPool("a Ray worker was lost")
-            raise lost from error
-        except RayTaskError as error:
-            raise error.cause from error
-        return result
+            try:
+                future.set_result(self.ray.get(reference))
+            except WorkerCrashedError as error:
+                lost = BrokenProcessPool("a Ray worker was lost")
+                lost.__cause__ = error
+                future.set_exception(lost)
+            except RayTaskError as error:
+                future.set_exception(error.cause)
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=fetch, daemon=True).start()  # an executor's threads would be waited for at the end
+        return future
 
 
 @contextmanager
