@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from posttrain.cli.options import console
 from posttrain.cli.plain import plain
@@ -30,7 +30,7 @@ class Hidden:
     def done(self, end: str = "") -> None:
         """Its answer is whole, or is `end`ed by a sign that it is not."""
 
-    def __enter__(self) -> Hidden:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -74,7 +74,7 @@ class Columns(Hidden):
         self.console = console(stderr=False)
         self.live: Live = Live(console=self.console, auto_refresh=False, transient=True)
 
-    def __enter__(self) -> Hidden:
+    def __enter__(self) -> Self:
         self.live.start()
         return self
 
