@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from posttrain.data.chat import IGNORED, Encoded, LossOn, Outcome, fitted, outcomes
 from posttrain.data.lengths import LONG_MEND, EncodeResult, Encodings, Limits, OverLong, TooLong, gathered
 from posttrain.data.readers import OnBadRow
 from posttrain.data.records import Completion, Graded, Preference, Record
+from posttrain.data.tokens import Tokenizer
 from posttrain.errors import DataError, Problem, TemplateError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["GradedRow", "PairRow", "encode_graded", "encode_pairs", "encodings_of", "prompt_length", "sequences_of"]
 
@@ -64,7 +62,7 @@ def prompt_length(row: Encoded) -> int:
 
 def encode_pairs(
     records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     *,
     max_length: int,
     over_long: OverLong = "raise",
@@ -76,9 +74,7 @@ def encode_pairs(
     return _checked(_pairs(records, tokenizer, limits), len(records), limits)
 
 
-def _pairs(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits
-) -> Iterator[PairRow | Problem | TooLong]:
+def _pairs(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> Iterator[PairRow | Problem | TooLong]:
     pairs = [record.both() if isinstance(record, Preference) else None for record in records]
     rendered = outcomes([one for pair in pairs if pair for one in pair], tokenizer, "assistant")
     for record, pair in zip(records, pairs, strict=True):
@@ -94,7 +90,7 @@ def _pairs(
 
 def encode_graded(
     records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     *,
     max_length: int,
     over_long: OverLong = "raise",
@@ -105,9 +101,7 @@ def encode_graded(
     return _checked(_graded(records, tokenizer, limits), len(records), limits)
 
 
-def _graded(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits
-) -> Iterator[GradedRow | Problem | TooLong]:
+def _graded(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> Iterator[GradedRow | Problem | TooLong]:
     rendered = outcomes([r.answered() for r in records if isinstance(r, Graded)], tokenizer, "assistant")
     for record in records:
         if not isinstance(record, Graded):
@@ -117,9 +111,7 @@ def _graded(
         yield GradedRow(sides[0], record.label, record.location) if isinstance(sides, list) else sides
 
 
-def encodings_of(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits, loss_on: LossOn
-) -> Encodings[Any]:
+def encodings_of(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits, loss_on: LossOn) -> Encodings[Any]:
     """Preferences as pairs and graded answers as such, where all records are; everything else as `encode_all` does."""
     kinds = {type(record) for record in records}
     if kinds == {Preference}:

@@ -3,6 +3,12 @@
 A batch costs rows x longest row, padding included; this product never exceeds the budget. Rows are shuffled, cut into
 stretches of about fifty batches, and sorted by length within a stretch; batches are filled greedily and then shuffled.
 So there is little padding, and no two epochs have the same batches. The order depends on seed and epoch only.
+
+`OldRows` mixes old rows into every step, so that they have a given share of the tokens that the step reads (prompts and
+answers, without padding). The loss of a step is the mean over its supervised tokens, so an old row counts in proportion
+to the length of its answer. To N new tokens about N * share / (1 - share) old ones are added: nine per new one at share
+0.9, about 32 at 0.97. Rows cannot be cut, so the next step compensates for what a step got too much or too little: the
+number of old tokens is never off by more than half the longest old row.
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ from torch import Tensor
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.errors import DataError, Problem
 
-__all__ = ["collate", "length_batches", "pieces"]
+__all__ = ["OldRows", "collate", "length_batches", "pieces"]
 
 STRETCH_BATCHES = 50
 """Rows are sorted by length within stretches of about this many batches."""
@@ -106,3 +112,39 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
         labels[i, :length] = torch.tensor(row.labels, dtype=torch.long)
         attention_mask[i, :length] = 1
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+class OldRows:
+    """Draws the old rows of one step after another; the same seed draws the same rows.
+
+    Rows are drawn without replacement until each was used once, then again in another order; a step that needs more
+    rows than there are repeats some.
+
+    lengths: tokens of each old row, at least 1; share: old tokens over all tokens of a step.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, share: float, seed: int) -> None:
+        if min(lengths, default=1) < 1:
+            raise ValueError("an old row has no tokens")
+        self.lengths = list(lengths)
+        self.share = share
+        self.owed = 0.0
+        """Old tokens that the steps so far should have had and did not; at most half the longest row, positive or
+        negative."""
+        self._rng = random.Random(f"replay {seed}")
+        self._order: list[int] = []
+
+    def draw(self, new_tokens: int) -> list[int]:
+        """The old rows (indices into `lengths`) to add to a step with so many tokens of new rows."""
+        self.owed += new_tokens * self.share / (1 - self.share)
+        rows: list[int] = []
+        while self.lengths and self.share:
+            if not self._order:
+                self._order = list(range(len(self.lengths)))
+                self._rng.shuffle(self._order)
+            length = self.lengths[self._order[-1]]
+            if length / 2 > self.owed:  # leaving it out is nearer to the share than taking it
+                break
+            rows.append(self._order.pop())
+            self.owed -= length
+        return rows

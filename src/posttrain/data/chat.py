@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
-from posttrain.data.joined import join
 from posttrain.data.lengths import LONG_MEND, EncodeResult, Limits, OverLong, TooLong, gathered
-from posttrain.data.offsets import IGNORED, Start, as_prompted, begins_at, first_token, token_from
 from posttrain.data.readers import OnBadRow
 from posttrain.data.records import (
     Completion,
@@ -37,12 +35,12 @@ from posttrain.data.records import (
     Text,
 )
 from posttrain.data.template import ChatTemplate, Rendered
+from posttrain.data.tokens import IGNORED, Start, Tokenizer, as_prompted, begins_at, first_token, join, token_from
 from posttrain.errors import DataError, Problem, TemplateError
 from posttrain.models.template_dates import moment_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["IGNORED", "Encoded", "LossOn", "encode_all", "encode_prompt", "fitted", "outcomes", "prompt_text", "render"]
 
@@ -77,14 +75,14 @@ class Encoded(NamedTuple):
 Outcome: TypeAlias = Encoded | Problem
 
 
-def render(record: Record, tokenizer: PreTrainedTokenizerBase, *, loss_on: LossOn = "assistant") -> Encoded:
+def render(record: Record, tokenizer: Tokenizer, *, loss_on: LossOn = "assistant") -> Encoded:
     """One record as ids and labels. TemplateError or DataError, naming the row, when that is not possible."""
     return _raise(next(outcomes([record], tokenizer, loss_on)))
 
 
 def encode_all(
     records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     *,
     max_length: int,
     over_long: OverLong = "raise",
@@ -101,7 +99,7 @@ def encode_all(
 
 
 def fitted(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits, loss_on: LossOn
+    records: Sequence[Record], tokenizer: Tokenizer, limits: Limits, loss_on: LossOn
 ) -> Iterator[Outcome | TooLong]:
     """Each record as a row that is not too long and has something to learn, or as its problem."""
     for outcome in outcomes(records, tokenizer, loss_on):
@@ -129,7 +127,7 @@ def _nothing_to_learn(row: Encoded, length: int, max_length: int) -> Problem:
 
 def encode_prompt(
     messages: Sequence[Message] | str,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     *,
     system: str | None = None,
     tools: Sequence[dict[str, Any]] | None = None,
@@ -150,9 +148,7 @@ def encode_prompt(
     return _ids(tokenizer([prompt_text(turns, tokenizer, tools)], add_special_tokens=False))[0]
 
 
-def prompt_text(
-    turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]] | None = None
-) -> str:
+def prompt_text(turns: Sequence[Message], tokenizer: Tokenizer, tools: Sequence[dict[str, Any]] | None = None) -> str:
     """Turns as the chat template renders them, up to where the answer begins; errors as in `encode_prompt`."""
     said = " ".join(turns[-1].content.split()) if turns else ""
     location = f"the prompt {said[:40]!r}{'...' if len(said) > 40 else ''}"
@@ -178,7 +174,7 @@ def _no_template(location: str) -> TemplateError:
 class _Reader:
     """What is computed once per tokenizer: its template, special tokens, and the token that ends turns."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.source = tokenizer.chat_template
         self.template = ChatTemplate(tokenizer)
         self.special = gate_of(tokenizer).special
@@ -186,18 +182,18 @@ class _Reader:
         self.ender: int | None = None
         self.ender_known = False
 
-    def is_blank(self, token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    def is_blank(self, token: int, tokenizer: Tokenizer) -> bool:
         """Whether a token is white space only."""
         if token not in self.blank:
             text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
             self.blank[token] = token not in self.special and text.strip() == ""
         return self.blank[token]
 
-    def ends_with(self, text: str, token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    def ends_with(self, text: str, token: int, tokenizer: Tokenizer) -> bool:
         """Whether a text ends with the spelling of a special token."""
         return token in self.special and text.endswith(str(tokenizer.convert_ids_to_tokens(token)))
 
-    def end_of_turn(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    def end_of_turn(self, tokenizer: Tokenizer) -> int | None:
         """The special token between the assistant's words and the next turn; None when there is none."""
         if not self.ender_known:
             self.ender_known = True
@@ -209,10 +205,10 @@ class _Reader:
         return self.ender
 
 
-_readers: WeakKeyDictionary[PreTrainedTokenizerBase, _Reader] = WeakKeyDictionary()
+_readers: WeakKeyDictionary[Tokenizer, _Reader] = WeakKeyDictionary()
 
 
-def _reader(tokenizer: PreTrainedTokenizerBase) -> _Reader:
+def _reader(tokenizer: Tokenizer) -> _Reader:
     reader = _readers.get(tokenizer)
     now = (tokenizer.chat_template, moment_of(tokenizer))
     if reader is None or (reader.source, reader.template.moment) != now:
@@ -221,7 +217,7 @@ def _reader(tokenizer: PreTrainedTokenizerBase) -> _Reader:
     return reader
 
 
-def outcomes(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Iterator[Outcome]:
+def outcomes(records: Sequence[Record], tokenizer: Tokenizer, loss_on: LossOn) -> Iterator[Outcome]:
     """Each record, in order, as ids and labels or as its problem. Neither the length is checked nor whether there is
     something to learn.
     """
@@ -256,7 +252,7 @@ def outcomes(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss
             yield outcome
 
 
-def _without_end(outcome: Outcome, tokenizer: PreTrainedTokenizerBase) -> Outcome:
+def _without_end(outcome: Outcome, tokenizer: Tokenizer) -> Outcome:
     """A row whose last turn was cut off, without the token that ends it and all that follows: the row stops at the last
     word, and the model does not learn to stop there.
     """
@@ -288,7 +284,7 @@ def _not_a_text(record: Preference | Graded | LabelledText | TaggedTokens | Read
     return Problem(record.location, "a graded answer, where one to be learned is expected", mend)
 
 
-def _plain_problem(record: Completion | Text, tokenizer: PreTrainedTokenizerBase) -> Problem | None:
+def _plain_problem(record: Completion | Text, tokenizer: Tokenizer) -> Problem | None:
     """The problem of a plain text with a control token, which prompt and completion may also form together."""
     if isinstance(record, Text):
         parts = [Part(record.text, "the text")]
@@ -300,7 +296,7 @@ def _plain_problem(record: Completion | Text, tokenizer: PreTrainedTokenizerBase
     return gate_of(tokenizer).problem(parts, tokenizer, record.location, mend=mend)
 
 
-def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _plain(text: str, tokenizer: Tokenizer) -> list[int]:
     """Tokens of a plain text, with BOS if the tokenizer adds it, without an end token."""
     ids = _ids(tokenizer([text]))[0]
     if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
@@ -312,13 +308,13 @@ def _ids(encoding: dict[str, list[list[int]]]) -> list[list[int]]:
     return encoding["input_ids"]
 
 
-def _document(record: Text, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+def _document(record: Text, tokenizer: Tokenizer) -> Encoded:
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     ids = [*_plain(record.text, tokenizer), *end]
     return Encoded(ids, list(ids), record.location)
 
 
-def _completion(record: Completion, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Outcome:
+def _completion(record: Completion, tokenizer: Tokenizer, loss_on: LossOn) -> Outcome:
     """Prompt and completion as one text, the prompt tokenised as in generation, then the end token."""
     if tokenizer.eos_token_id is None:
         cause = "the tokenizer has no end token: the model would never stop"
@@ -331,7 +327,7 @@ def _completion(record: Completion, tokenizer: PreTrainedTokenizerBase, loss_on:
 
 
 def _encode_chats(
-    chats: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, reader: _Reader, loss_on: LossOn
+    chats: Sequence[Conversation], tokenizer: Tokenizer, reader: _Reader, loss_on: LossOn
 ) -> Iterator[Outcome]:
     """Render the chats, tokenise them together, make labels, and verify the first token of each turn."""
     plans: list[Rendered | Problem] = []
@@ -371,7 +367,7 @@ def _mask(
     plan: Rendered,
     ids: list[int],
     encoding: Encoding | None,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     reader: _Reader,
     loss_on: LossOn,
 ) -> _Masked | Problem:
@@ -398,9 +394,7 @@ def _mask(
     return _Masked(Encoded(full, labels, plan.location), starts)
 
 
-def _close(
-    ids: Sequence[int], first: int, stop: int, tokenizer: PreTrainedTokenizerBase, reader: _Reader
-) -> int | None:
+def _close(ids: Sequence[int], first: int, stop: int, tokenizer: Tokenizer, reader: _Reader) -> int | None:
     """The index after the end-of-turn token of the turn at tokens [first, stop); None when no token ends it.
 
     White space before the token is learned with it, since the model has to write it; what follows is not. Some turns
@@ -421,7 +415,7 @@ def _close(
 
 
 def _verified(
-    plans: Sequence[Rendered], masked: Sequence[_Masked | Problem], tokenizer: PreTrainedTokenizerBase, reader: _Reader
+    plans: Sequence[Rendered], masked: Sequence[_Masked | Problem], tokenizer: Tokenizer, reader: _Reader
 ) -> list[Outcome]:
     """Compare the tokens before each turn with those of the text before it, unless the turn follows a special token.
 

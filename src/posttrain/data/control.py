@@ -15,16 +15,14 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from posttrain.data.records import LabelledText, Message, ReadingQuestion, TaggedTokens
+from posttrain.data.tokens import Tokenizer
 from posttrain.data.turn_tokens import turn_tokens
 from posttrain.errors import Problem, TemplateError
 from posttrain.models.stops import stops_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["PLAIN_MEND", "Gate", "Part", "check_text", "gate_of", "head_problem", "parts_of"]
 
@@ -45,7 +43,7 @@ class Gate:
     """The control tokens of one tokenizer with its chat template: special tokens, and others that begin or end
     turns."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         # the tokenizer itself is not stored: the cache of gates must not keep it alive
         added = tokenizer.added_tokens_decoder
         self.special = frozenset(i for i, token in added.items() if token.special) | frozenset(
@@ -63,7 +61,7 @@ class Gate:
         self.whole = re.compile("|".join(_longest_first(whole)) or "(?!)")
         """Control tokens that are read as one token even when special tokens are split into letters."""
 
-    def first_in(self, text: str, tokenizer: PreTrainedTokenizerBase, *, unknown: bool = True) -> str | None:
+    def first_in(self, text: str, tokenizer: Tokenizer, *, unknown: bool = True) -> str | None:
         """The first control token in a text, or half a surrogate pair; None when there is none.
 
         A spelling counts only if the tokenizer converts it to the token (`single_word` tokens need a word of their
@@ -82,7 +80,7 @@ class Gate:
         return unk if unknown and unk in spelt else None
 
     def problem(
-        self, parts: Iterable[Part], tokenizer: PreTrainedTokenizerBase, location: str, *, mend: str = MEND
+        self, parts: Iterable[Part], tokenizer: Tokenizer, location: str, *, mend: str = MEND
     ) -> Problem | None:
         """The problem of the first text that has a control token; None when none has."""
         for text, subject, field in parts:
@@ -96,7 +94,7 @@ class Gate:
         cuts = [0, *(hit.start() + 1 for hit in self.whole.finditer(text)), len(text)]
         return [text[a:b] for a, b in itertools.pairwise(cuts) if b > a]
 
-    def without(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    def without(self, text: str, tokenizer: Tokenizer) -> str:
         """A model's answer without control tokens that it has spelt out, so that it can be used in a prompt."""
         while self.first_in(text, tokenizer, unknown=False) is not None:
             shorter = self.pattern.sub("", text)
@@ -118,10 +116,10 @@ def _problem(found: str, subject: str, field: str, location: str, mend: str) -> 
     return Problem(location, f"{subject} holds the control token {found!r}{at}", mend)
 
 
-_gates: WeakKeyDictionary[PreTrainedTokenizerBase, Gate] = WeakKeyDictionary()
+_gates: WeakKeyDictionary[Tokenizer, Gate] = WeakKeyDictionary()
 
 
-def gate_of(tokenizer: PreTrainedTokenizerBase) -> Gate:
+def gate_of(tokenizer: Tokenizer) -> Gate:
     """The tokenizer's gate, made once for each chat template."""
     gate = _gates.get(tokenizer)
     if gate is None or gate.source != tokenizer.chat_template:
@@ -130,7 +128,7 @@ def gate_of(tokenizer: PreTrainedTokenizerBase) -> Gate:
     return gate
 
 
-def check_text(text: str, tokenizer: PreTrainedTokenizerBase, subject: str, location: str = "") -> None:
+def check_text(text: str, tokenizer: Tokenizer, subject: str, location: str = "") -> None:
     """TemplateError when a text that no template renders has a control token.
 
     Two are allowed: the token that begins a document, at the beginning, and the unknown token, which ends nothing
@@ -144,9 +142,7 @@ def check_text(text: str, tokenizer: PreTrainedTokenizerBase, subject: str, loca
         raise TemplateError(_problem(found, subject, "", location, PLAIN_MEND))
 
 
-def head_problem(
-    record: LabelledText | TaggedTokens | ReadingQuestion, tokenizer: PreTrainedTokenizerBase
-) -> Problem | None:
+def head_problem(record: LabelledText | TaggedTokens | ReadingQuestion, tokenizer: Tokenizer) -> Problem | None:
     """The problem of a record with a control token: `[SEP]` would end the text."""
     if isinstance(record, LabelledText):
         parts = [Part(record.text, "the text"), Part(record.text2 or "", "the second text")]

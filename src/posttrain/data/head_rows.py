@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from posttrain.data.control import head_problem
 from posttrain.data.lengths import EncodeResult, Limits, OverLong, TooLong, gathered
-from posttrain.data.offsets import IGNORED
 from posttrain.data.readers import OnBadRow
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.data.scripts import is_cjk
+from posttrain.data.tokens import IGNORED, Tokenizer
 from posttrain.errors import DataError, Problem
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "HeadSettings",
@@ -126,28 +123,26 @@ def _unknown(label: str, labels: Sequence[str]) -> tuple[str, str]:
     return f"the label '{label}' is not among the {len(labels)} labels", mend
 
 
-def _fast(tokenizer: PreTrainedTokenizerBase) -> None:
+def _fast(tokenizer: Tokenizer) -> None:
     if not tokenizer.is_fast:
         cause = "does not tell which characters a token stands for"
         raise DataError(Problem(type(tokenizer).__name__, cause, "take a model with a tokenizer.json"))
 
 
-def _typed(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _typed(tokenizer: Tokenizer) -> bool:
     return "token_type_ids" in tokenizer.model_input_names
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
 
 
-def encode_texts(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> EncodeResult[TextRow]:
+def encode_texts(records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings) -> EncodeResult[TextRow]:
     """One row per labelled text. DataError naming rows with labels outside the set."""
     return _checked(_texts(records, tokenizer, settings), len(records), settings)
 
 
 def _texts(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
+    records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings
 ) -> Iterator[TextRow | Problem | TooLong]:
     number = {label: i for i, label in enumerate(settings.labels)}
     for record in records:
@@ -184,7 +179,7 @@ def _label_problem(record: LabelledText, number: dict[str, int], settings: HeadS
     return Problem(record.location, *_unknown(unknown[0], list(number))) if unknown else None
 
 
-def _joined(record: LabelledText, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+def _joined(record: LabelledText, tokenizer: Tokenizer) -> tuple[str, ...]:
     """One text, or two for tokenizers that take pairs."""
     if record.text2 is None:
         return (record.text,)
@@ -194,16 +189,14 @@ def _joined(record: LabelledText, tokenizer: PreTrainedTokenizerBase) -> tuple[s
 # ---- tokens ----------------------------------------------------------------------------------------------------------
 
 
-def encode_tags(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> EncodeResult[TagRow]:
+def encode_tags(records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings) -> EncodeResult[TagRow]:
     """One row per sentence. DataError naming sentences with tags outside the set."""
     _fast(tokenizer)
     return _checked(_sentences(records, tokenizer, settings), len(records), settings)
 
 
 def _sentences(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
+    records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings
 ) -> Iterator[TagRow | Problem | TooLong]:
     number = {label: i for i, label in enumerate(settings.labels)}
     own_space = settings.piece != "start" and _doubles_spaces(tokenizer)
@@ -266,7 +259,7 @@ def _standing(pieces: Sequence[int], found: Any, piece: Piece, blank: Mapping[in
     return written[0] if piece == "first" else written[-1]
 
 
-def _doubles_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _doubles_spaces(tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer puts a space before every text, also before one that begins with a space (Llama 2's)."""
     ids = tokenizer.encode(" a", add_special_tokens=False)
     return "".join(tokenizer.convert_ids_to_tokens(ids)).startswith("▁▁")
@@ -284,9 +277,7 @@ def spaced(tokens: Sequence[str]) -> list[str]:
 # ---- questions -------------------------------------------------------------------------------------------------------
 
 
-def encode_questions(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> EncodeResult[SpanRow]:
+def encode_questions(records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings) -> EncodeResult[SpanRow]:
     """One row for each window of a question's text; a long text has several windows."""
     _fast(tokenizer)
     if tokenizer.sep_token is None and tokenizer.eos_token is None:
@@ -305,7 +296,7 @@ class _Window(NamedTuple):
 
 def _questions(
     records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     settings: HeadSettings,
     windows: Callable[[ReadingQuestion, Any, HeadSettings], list[_Window] | TooLong],
 ) -> Iterator[SpanRow | Problem | TooLong]:
@@ -345,9 +336,7 @@ def _room(question: int, marks: int, record: ReadingQuestion, settings: HeadSett
     return room if room >= LEAST_CONTEXT else TooLong(record.location, question + marks + LEAST_CONTEXT)
 
 
-def _paired(
-    record: ReadingQuestion, tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> list[_Window] | TooLong:
+def _paired(record: ReadingQuestion, tokenizer: Tokenizer, settings: HeadSettings) -> list[_Window] | TooLong:
     """[CLS] question [SEP] text [SEP], as the tokenizer writes it; null is [CLS]."""
     question = record.question.strip()
     length = len(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
@@ -375,9 +364,7 @@ def _paired(
     return made
 
 
-def _in_line(
-    record: ReadingQuestion, tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> list[_Window] | TooLong:
+def _in_line(record: ReadingQuestion, tokenizer: Tokenizer, settings: HeadSettings) -> list[_Window] | TooLong:
     """question, line break, text, end token; null is the end token."""
     end = int(tokenizer.eos_token_id)
     head = list(tokenizer(f"{record.question.strip()}\n", verbose=False)["input_ids"])

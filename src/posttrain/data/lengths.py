@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from posttrain.data.readers import SKIP_MEND, OnBadRow, data_error, listed
+from posttrain.data.problems import SKIP_MEND, data_error, listed
+from posttrain.data.readers import OnBadRow
 from posttrain.errors import DataError, Problem
 
 __all__ = ["LONG_MEND", "EncodeResult", "Encodings", "Limits", "OverLong", "TooLong", "gathered", "with_mends"]

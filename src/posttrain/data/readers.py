@@ -17,7 +17,7 @@ misspelt known key.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,33 +30,17 @@ from posttrain.config.shell import shell_word
 from posttrain.data.fields import BadRow, filled, keys_of, kind_of, messages_of, missing, near_key, text_of, tools_of
 from posttrain.data.files import file_rows, rows_mend
 from posttrain.data.formats import FIELDS, own_fields, turns_in
-from posttrain.data.grouped import grouped
 from posttrain.data.labelled import labelled_of, question_of, tagged_of
 from posttrain.data.preferences import graded_of, preference_of
+from posttrain.data.problems import data_error
 from posttrain.data.records import Completion, Conversation, Message, Record, Text
 from posttrain.data.tables import TRUTH, TableRow, typed
 from posttrain.errors import DataError, Problem
 
-__all__ = [
-    "LISTED_PROBLEMS",
-    "SKIP_MEND",
-    "BadRow",
-    "DataSource",
-    "Format",
-    "OnBadRow",
-    "ReadResult",
-    "data_error",
-    "listed",
-    "read_records",
-    "sift",
-]
+__all__ = ["DataSource", "Format", "OnBadRow", "ReadResult", "read_records", "record_of", "sift"]
 
 OnBadRow = Literal["fail", "skip"]
 Format = Literal["auto", "messages", "completion", "text", "preference", "graded", "labels", "tags", "answers"]
-
-SKIP_MEND = "--on-bad-row skip leaves them out"
-LISTED_PROBLEMS = 20
-"""How many problems an error lists at most; it says how many more there are."""
 
 
 class DataSource(Config):
@@ -157,25 +141,6 @@ def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadRe
     if not read.records or (read.problems and on_bad_row == "fail"):
         raise data_error(read.problems, read.rows)
     return read
-
-
-def data_error(
-    problems: list[Problem], rows: int, kind: type[DataError] = DataError, *, skippable: bool = True
-) -> DataError:
-    """One error for all bad rows: the first ones listed, the rest counted.
-
-    skippable: whether `--on-bad-row skip` may help; it does not when no row would be left.
-    """
-    bad = len({problem.location for problem in problems})  # a row may have several problems
-    mend = SKIP_MEND if skippable and bad < rows else ""
-    return kind(*listed(problems), Problem("", f"{bad} of {rows} rows cannot be used", mend))
-
-
-def listed(problems: Sequence[Problem]) -> list[Problem | str]:
-    """The first problems, one line for a problem that many rows have, and how many more there are."""
-    groups = grouped(problems)
-    more = sum(count for _, count in groups[LISTED_PROBLEMS:])
-    return [*(problem for problem, _ in groups[:LISTED_PROBLEMS]), *([f"... and {more} more"] if more else [])]
 
 
 def _rows(source: DataSource, notes: list[str]) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from posttrain.data.answers import encodings_of, sequences_of
 from posttrain.data.chat import IGNORED, Encoded, LossOn, outcomes
@@ -15,11 +15,9 @@ from posttrain.data.lengths import Encodings, Limits, OverLong, gathered
 from posttrain.data.readers import ReadResult
 from posttrain.data.records import Record, texts_of
 from posttrain.data.template import ChatTemplate
+from posttrain.data.tokens import Tokenizer
 from posttrain.errors import DataError, Problem, TemplateError
 from posttrain.models.vocabulary import outside
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "Counted",
@@ -62,9 +60,7 @@ class StopCheck(NamedTuple):
     problem: str
 
 
-def survey(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, *, loss_on: LossOn = "assistant"
-) -> Encodings[Encoded]:
+def survey(records: Sequence[Record], tokenizer: Tokenizer, *, loss_on: LossOn = "assistant") -> Encodings[Encoded]:
     """Render every record, whatever its length; each answer of a preference is a row."""
     return gathered(outcomes([text for record in records for text in texts_of(record)], tokenizer, loss_on))
 
@@ -99,7 +95,7 @@ class Counted(NamedTuple):
 
 def count(
     read: ReadResult,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     *,
     max_length: int,
     over_long: OverLong,
@@ -136,7 +132,7 @@ def count(
     )
 
 
-def segments(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[Segment]:
+def segments(row: Encoded, tokenizer: Tokenizer) -> list[Segment]:
     """A row as segments of supervised and unsupervised text in turn."""
     runs: list[tuple[list[int], bool]] = []
     for token, label in zip(row.input_ids, row.labels, strict=True):
@@ -158,7 +154,7 @@ def lengths_of(rows: Sequence[Encoded], max_length: int) -> Lengths:
     return Lengths(lengths[0], int(statistics.median_low(lengths)), p95, lengths[-1], sum(lengths), over)
 
 
-def unknown_tokens(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, known: int | None) -> list[Problem]:
+def unknown_tokens(rows: Sequence[Encoded], tokenizer: Tokenizer, known: int | None) -> list[Problem]:
     """Problems of rows with tokens that have no embedding; known: how many embeddings there are, None if not known."""
     if known is None:
         return []
@@ -166,7 +162,7 @@ def unknown_tokens(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, 
     return [problem for problem in found if problem is not None]
 
 
-def check_stop(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> StopCheck:
+def check_stop(rows: Sequence[Encoded], tokenizer: Tokenizer, stops: Sequence[int]) -> StopCheck:
     """Whether generation stops at every token that the supervised turns end with.
 
     stops: the model's end-of-sequence ids (`models.load.stop_ids`). If generation does not stop at the token that the
@@ -187,7 +183,7 @@ def check_stop(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, stop
     return StopCheck(names, stop_names, problem)
 
 
-def check_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
+def check_prompt(tokenizer: Tokenizer) -> str:
     """How the generation prompt differs from the trained text; "" when it does not, or without a template.
 
     DeepSeek-R1's template makes generation begin with `<think>`, but renders past answers without it.

@@ -17,16 +17,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from posttrain.data.calls import argument_text, fault_of_call, is_json, name_of, with_objects, with_texts
 from posttrain.data.records import Conversation, Message
 from posttrain.data.template_fields import FieldCheck, Tools
+from posttrain.data.tokens import Tokenizer
 from posttrain.errors import Problem, TemplateError
 from posttrain.models.template_dates import PINNED, at_moment, moment_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["ChatTemplate", "Rendered", "Span"]
 
@@ -78,7 +76,7 @@ class Rendered(NamedTuple):
 class ChatTemplate:
     """Renders conversations with one tokenizer's template; raises TemplateError naming the row."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         # the tokenizer itself is not stored: the cache in chat.py must not keep it alive
         self.name = str(tokenizer.name_or_path)
         self.variables = dict(tokenizer.special_tokens_map)

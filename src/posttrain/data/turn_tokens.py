@@ -18,14 +18,12 @@ an added word `user`, or line breaks that are one token, are no tags.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from posttrain.data.records import Message
 from posttrain.data.template import ChatTemplate
+from posttrain.data.tokens import Tokenizer
 from posttrain.errors import TemplateError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["turn_tokens"]
 
@@ -35,7 +33,7 @@ ID = "call00001"
 CALL = {"id": ID, "type": "function", "function": {"name": "add", "arguments": {"city": ARGUMENT}}}
 
 
-def turn_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def turn_tokens(tokenizer: Tokenizer) -> frozenset[int]:
     """The ids of added tokens that are not special and begin or end turns; none without a chat template."""
     added = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items()}
     tags = frozenset(i for i, text in added.items() if _is_tag(text))
@@ -63,7 +61,7 @@ class _Gap(NamedTuple):
 class _Probe(NamedTuple):
     """Renders conversations and finds the added tokens around words."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     template: ChatTemplate
     tags: frozenset[int]
 
