@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from posttrain.config.shell import shell_word as quote
+from posttrain.errors import shell_word as quote
 
 __all__ = ["Guess", "guess", "wide_of"]
 

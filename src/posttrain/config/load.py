@@ -96,16 +96,10 @@ def find_files(patterns: str | Sequence[str], base: Path, *, location: str = "")
     found: dict[Path, None] = {}
     problems = []
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-        whole = str(base / Path(pattern).expanduser())
-        paths = (
-            [Path(whole)]
-            if Path(whole).is_file()
-            else sorted(
-                map(Path, glob.glob(whole, recursive=True))  # noqa: PTH207 - Path.glob refuses an absolute pattern
-            )
-        )
-        paths = [path for path in paths if path.is_file()]
-        if not paths and Path(whole).is_dir():
+        whole = base / Path(pattern).expanduser()
+        matches = glob.glob(str(whole), recursive=True)  # noqa: PTH207 - Path.glob refuses an absolute pattern
+        paths = [path for path in ([whole] if whole.is_file() else sorted(map(Path, matches))) if path.is_file()]
+        if not paths and whole.is_dir():
             near = f"{pattern.rstrip('/')}/*.yaml"
             problems.append(Problem(location, f"'{pattern}' is a folder, files are expected", f"write {near}"))
         elif not paths:
@@ -154,22 +148,18 @@ def _apply(node: dict[str, Any], item: str) -> KeyPath:
                 known = ", ".join(str(name) for name in names if name) or f"0 to {len(at) - 1}"
                 cause = f"'{key}' is neither a name nor a number in the list"
                 raise ConfigError(Problem(f"--set {item}", cause, f"known: {known}"))
-            index = named[0] if named else int(key)
-            done.append(index)
-            if last:
-                at[index] = parse_value(value)
-            else:
-                at = at[index]
+            done.append(named[0] if named else int(key))
         elif isinstance(at, dict):
             done.append(key)
-            if last:
-                at[key] = parse_value(value)
-            else:
-                if isinstance(at.get(key), str):  # `tuner: lora` is short for `tuner: {kind: lora}`
-                    at[key] = {"path" if key in SHORT_PATHS else "kind": at[key]}
-                at = at.setdefault(key, {})
+            if isinstance(at.get(key), str):  # `tuner: lora` is short for `tuner: {kind: lora}`
+                at[key] = {"path" if key in SHORT_PATHS else "kind": at[key]}
+            at.setdefault(key, {})
         else:
             raise ConfigError(Problem(f"--set {item}", f"'{'.'.join(keys[:i])}' holds a value, not keys"))
+        if last:
+            at[done[-1]] = parse_value(value)
+        else:
+            at = at[done[-1]]
     return tuple(done)
 
 
@@ -233,6 +223,11 @@ def _inner(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[type[BaseMode
     return None, ""
 
 
+def _has(node: Any, part: str | int) -> bool:
+    """Whether a mapping has a key, or a list an index."""
+    return part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
+
+
 def _in_file(key_path: Sequence[str | int], node: Any, problem: str) -> list[str | int]:
     """Pydantic's path without the names of union members and validators, which are not in the file."""
     kept: list[str | int] = []
@@ -243,10 +238,7 @@ def _in_file(key_path: Sequence[str | int], node: Any, problem: str) -> list[str
         listed = isinstance(part, int) and (isinstance(node, dict | list) or not known)  # not of `x: 7` for `x: [7]`
         if listed or (isinstance(node, dict) and part in node) or named:
             kept.append(part)
-            inside = (isinstance(node, dict) and part in node) or (
-                isinstance(node, list) and isinstance(part, int) and part < len(node)
-            )
-            node, known = (node[part], known) if inside else (None, False)
+            node, known = (node[part], known) if _has(node, part) else (None, False)
     return kept
 
 
@@ -289,9 +281,7 @@ def _no_text(location: str, where: str, node: Any, key_path: Sequence[str | int]
     if value is None:
         return Problem(location, cause, "write it after the colon, or leave the key out")
     for part in key_path:
-        inside = isinstance(node, dict) and part in node
-        inside |= isinstance(node, list) and isinstance(part, int) and part < len(node)
-        node = node[part] if inside else value
+        node = node[part] if _has(node, part) else value
     return Problem(location, cause, f'write it in quotation marks: "{as_written(node)}"')
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from posttrain.config.base import Config
-from posttrain.data.chat import IGNORED
+from posttrain.data.tokens import IGNORED
 from posttrain.objectives._classes import ClassWeights, Labels, check_labels, weights_for
 from posttrain.objectives._loss import Loss
 from posttrain.registry import register

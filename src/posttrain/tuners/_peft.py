@@ -10,22 +10,18 @@ from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.fingerprint import remember_base
-from posttrain.models.notes import head_modules
+from posttrain.models.notes import HEADS, head_modules
 from posttrain.tuners._parts import last_part, linear_names
 
 __all__ = ["put_in", "refuse_looking_back", "task_type"]
+
+TASKS = {"sequence": TaskType.SEQ_CLS, "token": TaskType.TOKEN_CLS, "answer": TaskType.QUESTION_ANS}
 
 
 def task_type(model: PreTrainedModel) -> TaskType:
     """PEFT's name for what the model's head does, from the name of its class."""
     name = type(model).__name__
-    if name.endswith("ForSequenceClassification"):
-        return TaskType.SEQ_CLS
-    if name.endswith("ForTokenClassification"):
-        return TaskType.TOKEN_CLS
-    if name.endswith("ForQuestionAnswering"):
-        return TaskType.QUESTION_ANS
-    return TaskType.CAUSAL_LM
+    return next((TASKS[head] for head, (ending, _) in HEADS.items() if name.endswith(ending)), TaskType.CAUSAL_LM)
 
 
 def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, location: str = "tuner") -> PeftModel:

@@ -77,7 +77,7 @@ def freeze(model: PreTrainedModel, config: FreezeConfig) -> PreTrainedModel:
     problems = []
     if top > len(layers):
         problems.append(Problem("tuner.top", f"{top} layers are asked for, the model has {len(layers)}"))
-    chosen = {name for layer in layers[len(layers) - top :] for name in names if name.startswith(f"{layer.name}.")}
+    chosen = {name for layer in layers[len(layers) - top :] for name in names if name.startswith(f"{layer}.")}
     for pattern in config.patterns:
         found = matching(names, pattern)
         if not found:

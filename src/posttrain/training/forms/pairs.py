@@ -15,8 +15,7 @@ from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets, pairs_from_targets
 from posttrain.data.readers import Format
 from posttrain.data.records import Conversation, Preference, Record
-from posttrain.objectives._loss import Loss
-from posttrain.objectives._pairs import Pairs
+from posttrain.objectives._loss import Loss, Pairs
 from posttrain.objectives.dpo import DpoConfig
 from posttrain.training.forms.answers import answer_logps, reference_logps, without_dropout
 from posttrain.training.forms.base import EncodeSettings, Form, FormSetup, MicroBatch, Preparation
