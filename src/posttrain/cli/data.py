@@ -92,7 +92,7 @@ def show(
     tokenizer = load_tokenizer(model, **how)
     read = sift(source)
     found = survey(read.records, tokenizer, loss_on=loss_on)
-    problems = [*read.problems, *found.bad, *unknown_tokens(found.rows, tokenizer, embeddings_of(model, **how))]
+    problems = [*read.problems, *found.problems, *unknown_tokens(found.rows, tokenizer, embeddings_of(model, **how))]
     checks = _checked(found.rows, tokenizer, model, max_length, how)
     shown = found.rows[:rows]
     if json:

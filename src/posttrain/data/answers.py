@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from posttrain.data.chat import IGNORED, Encoded, LossOn, Outcome, fitted, outcomes
-from posttrain.data.lengths import LONG_MEND, EncodeResult, Encodings, Limits, OverLong, TooLong, gathered
+from posttrain.data.lengths import LONG_MEND, EncodeResult, Limits, OverLong, TooLong, gathered
 from posttrain.data.readers import OnBadRow
 from posttrain.data.records import Completion, Graded, Preference, Record
 from posttrain.data.tokens import Tokenizer
@@ -75,17 +75,14 @@ def encode_pairs(
 
 
 def _pairs(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> Iterator[PairRow | Problem | TooLong]:
-    pairs = [record.both() if isinstance(record, Preference) else None for record in records]
-    rendered = outcomes([one for pair in pairs if pair for one in pair], tokenizer, "assistant")
-    for record, pair in zip(records, pairs, strict=True):
-        if pair is None or not isinstance(record, Preference):
+    pairs = [record.both() for record in records if isinstance(record, Preference)]
+    rendered = outcomes([one for pair in pairs for one in pair], tokenizer, "assistant")
+    for record in records:
+        if not isinstance(record, Preference):
             yield _not_a_pair(record)
             continue
         sides = _fitted([next(rendered), next(rendered)], record.location, limits)
-        if isinstance(sides, list):
-            yield PairRow(sides[0], sides[1], record.location, record.margin or 0.0)
-        else:
-            yield sides
+        yield PairRow(sides[0], sides[1], record.location, record.margin or 0.0) if isinstance(sides, list) else sides
 
 
 def encode_graded(
@@ -111,7 +108,7 @@ def _graded(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> 
         yield GradedRow(sides[0], record.label, record.location) if isinstance(sides, list) else sides
 
 
-def encodings_of(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits, loss_on: LossOn) -> Encodings[Any]:
+def encodings_of(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits, loss_on: LossOn) -> EncodeResult[Any]:
     """Preferences as pairs and graded answers as such, where all records are; everything else as `encode_all` does."""
     kinds = {type(record) for record in records}
     if kinds == {Preference}:

@@ -18,11 +18,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.errors import DataError, Problem
 
-__all__ = ["OldRows", "collate", "length_batches", "pieces"]
+__all__ = ["OldRows", "collate", "length_batches", "padded", "pieces"]
 
 STRETCH_BATCHES = 50
 """Rows are sorted by length within stretches of about this many batches."""
@@ -102,16 +103,17 @@ def _stretches(order: Sequence[int], lengths: Sequence[int], size: int) -> list[
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     """Right-padded int64 tensors `input_ids`, `attention_mask` and `labels`, each of shape (B, T)."""
-    longest = max(len(row.input_ids) for row in rows)
-    input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)  # (B, T)
-    labels = torch.full((len(rows), longest), IGNORED, dtype=torch.long)  # (B, T)
-    attention_mask = torch.zeros((len(rows), longest), dtype=torch.long)  # (B, T)
-    for i, row in enumerate(rows):
-        length = len(row.input_ids)
-        input_ids[i, :length] = torch.tensor(row.input_ids, dtype=torch.long)
-        labels[i, :length] = torch.tensor(row.labels, dtype=torch.long)
-        attention_mask[i, :length] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    return {
+        "input_ids": padded([row.input_ids for row in rows], pad_id),
+        "attention_mask": padded([[1] * len(row.input_ids) for row in rows], 0),
+        "labels": padded([row.labels for row in rows], IGNORED),
+    }
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Rows of numbers as an int64 tensor of shape (B, T), filled on the right."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=fill)
 
 
 class OldRows:

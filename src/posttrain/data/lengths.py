@@ -1,7 +1,7 @@
 """Rows that are longer than `max_length`, and rows that cannot be used: one policy for rows of every kind.
 
 Encoding a record yields a row, a `Problem`, or `TooLong` where a row may not be cut; `gathered` sorts them, and
-`Encodings.checked` raises or counts as the settings say.
+`EncodeResult.checked` raises or counts as the settings say.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from posttrain.data.problems import SKIP_MEND, data_error, listed
 from posttrain.data.readers import OnBadRow
 from posttrain.errors import DataError, Problem
 
-__all__ = ["LONG_MEND", "EncodeResult", "Encodings", "Limits", "OverLong", "TooLong", "gathered", "with_mends"]
+__all__ = ["LONG_MEND", "EncodeResult", "Limits", "OverLong", "TooLong", "gathered", "with_mends"]
 
 OverLong = Literal["drop", "truncate", "raise"]
 LONG_MEND = "raise max_length, or over_long: drop"
@@ -38,26 +38,18 @@ class TooLong(NamedTuple):
 
 
 class EncodeResult(NamedTuple, Generic[RowT]):
-    """Rows ready for training; how many were dropped or cut for their length; bad rows that were skipped."""
-
-    rows: list[RowT]
-    dropped: int
-    truncated: int
-    problems: list[Problem]
-
-
-class Encodings(NamedTuple, Generic[RowT]):
-    """What came of records: rows that can be used, rows that are too long, and what is wrong with the others."""
+    """What came of records: rows ready for training, those that are too long, problems of those that cannot be used;
+    truncated: how many rows were cut."""
 
     rows: list[RowT]
     long: list[TooLong]
-    bad: list[Problem]
+    problems: list[Problem]
+    truncated: int
 
     @property
-    def truncated(self) -> int:
-        """How many rows were cut."""
-        made: Sequence[Any] = self.rows
-        return sum(row.truncated for row in made)
+    def dropped(self) -> int:
+        """How many rows are left out for their length."""
+        return len(self.long)
 
     def checked(self, records: int, limits: Limits, kind: type[DataError] = DataError) -> EncodeResult[RowT]:
         """The rows for training. DataError with every bad row (`kind`) unless these are skipped, with every row that is
@@ -66,25 +58,21 @@ class Encodings(NamedTuple, Generic[RowT]):
         cause = f"tokens, more than max_length {limits.max_length}"
         raised = self.long if limits.over_long == "raise" else []
         long = [Problem(one.location, f"{one.length} {cause}", LONG_MEND) for one in raised]
-        bad = self.bad if limits.on_bad_row == "fail" else []
+        bad = self.problems if limits.on_bad_row == "fail" else []
         if long or bad:
-            raise data_error([*bad, *long], records, kind if self.bad else DataError, skippable=not long)
+            raise data_error([*bad, *long], records, kind if self.problems else DataError, skippable=not long)
         if not self.rows:
-            raise _nothing_left(records, len(self.long), limits.max_length, self.bad)
-        return EncodeResult(self.rows, len(self.long), self.truncated, self.bad)
+            raise _nothing_left(records, len(self.long), limits.max_length, self.problems)
+        return self
 
 
-def gathered(found: Iterable[RowT | Problem | TooLong]) -> Encodings[RowT]:
+def gathered(found: Iterable[RowT | Problem | TooLong]) -> EncodeResult[RowT]:
     """Rows and what is wrong with others, apart."""
-    made: Encodings[RowT] = Encodings([], [], [])
-    for one in found:
-        if isinstance(one, Problem):
-            made.bad.append(one)
-        elif isinstance(one, TooLong):
-            made.long.append(one)
-        else:
-            made.rows.append(one)
-    return made
+    every = list(found)
+    rows: list[Any] = [one for one in every if not isinstance(one, Problem | TooLong)]
+    long = [one for one in every if isinstance(one, TooLong)]
+    problems = [one for one in every if isinstance(one, Problem)]
+    return EncodeResult(rows, long, problems, sum(row.truncated for row in rows))
 
 
 def _nothing_left(rows: int, dropped: int, max_length: int, bad: Sequence[Problem]) -> DataError:

@@ -58,16 +58,14 @@ class Message:
 
     def for_template(self) -> dict[str, Any]:
         """The dict that chat templates take; fields that are None are left out."""
-        fields: dict[str, Any] = {"role": self.role, "content": self.content}
-        if self.reasoning is not None:
-            fields["reasoning_content"] = self.reasoning
-        if self.tool_calls is not None:
-            fields["tool_calls"] = with_objects(self.tool_calls)
-        if self.name is not None:
-            fields["name"] = self.name
-        if self.tool_call_id is not None:
-            fields["tool_call_id"] = self.tool_call_id
-        return fields
+        optional = {
+            "reasoning_content": self.reasoning,
+            "tool_calls": None if self.tool_calls is None else with_objects(self.tool_calls),
+            "name": self.name,
+            "tool_call_id": self.tool_call_id,
+        }
+        given = {key: value for key, value in optional.items() if value is not None}
+        return {"role": self.role, "content": self.content, **given}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +137,7 @@ class Preference:
 
     def both(self) -> tuple[Conversation | Completion, Conversation | Completion]:
         """The prompt with the chosen and with the rejected answer."""
-        return (
-            _answered(self.prompt, self.chosen, self.location, self.tools, self.plain),
-            _answered(self.prompt, self.rejected, self.location, self.tools, self.plain),
-        )
+        return _answered(self, self.chosen), _answered(self, self.rejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +153,7 @@ class Graded:
 
     def answered(self) -> Conversation | Completion:
         """The prompt with its answer."""
-        return _answered(self.prompt, self.completion, self.location, self.tools, self.plain)
+        return _answered(self, self.completion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,16 +198,10 @@ class ReadingQuestion:
     gold: bool = True
 
 
-def _answered(
-    prompt: tuple[Message, ...],
-    answer: tuple[Message, ...],
-    location: str,
-    tools: tuple[dict[str, Any], ...] | None,
-    plain: bool,
-) -> Conversation | Completion:
-    if plain:
-        return Completion(prompt[0].content, answer[0].content, location)
-    return Conversation((*prompt, *answer), location, tools)
+def _answered(row: Preference | Graded, answer: tuple[Message, ...]) -> Conversation | Completion:
+    if row.plain:
+        return Completion(row.prompt[0].content, answer[0].content, row.location)
+    return Conversation((*row.prompt, *answer), row.location, row.tools)
 
 
 Record: TypeAlias = (
@@ -224,8 +213,8 @@ def texts_of(record: Record) -> list[Record]:
     """The records that are rendered for a record: both answers of a preference, or the graded answer, named in
     `location`."""
     if isinstance(record, Preference):
-        names = ("chosen", "rejected")
-        return [replace(one, location=f"{one.location} {name}") for one, name in zip(record.both(), names, strict=True)]
+        named = zip(record.both(), ("chosen", "rejected"), strict=True)
+        return [replace(one, location=f"{record.location} {name}") for one, name in named]
     if isinstance(record, Graded):
         return [replace(record.answered(), location=f"{record.location} {'wanted' if record.label else 'unwanted'}")]
     return [record]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from posttrain.data.answers import encodings_of, sequences_of
 from posttrain.data.chat import IGNORED, Encoded, LossOn, outcomes
-from posttrain.data.lengths import Encodings, Limits, OverLong, gathered
+from posttrain.data.lengths import EncodeResult, Limits, OverLong, gathered
 from posttrain.data.readers import ReadResult
 from posttrain.data.records import Record, texts_of
 from posttrain.data.template import ChatTemplate
@@ -60,7 +60,7 @@ class StopCheck(NamedTuple):
     problem: str
 
 
-def survey(records: Sequence[Record], tokenizer: Tokenizer, *, loss_on: LossOn = "assistant") -> Encodings[Encoded]:
+def survey(records: Sequence[Record], tokenizer: Tokenizer, *, loss_on: LossOn = "assistant") -> EncodeResult[Encoded]:
     """Render every record, whatever its length; each answer of a preference is a row."""
     return gathered(outcomes([text for record in records for text in texts_of(record)], tokenizer, loss_on))
 
@@ -81,16 +81,10 @@ class Counted(NamedTuple):
 
     def numbers(self) -> dict[str, int]:
         """All counts, by name."""
-        return {
-            "rows": self.rows,
-            "usable": self.usable,
-            "bad": self.bad,
-            "too_long": self.too_long,
-            "dropped": self.dropped,
-            "truncated": self.truncated,
-            "tokens": sum(len(text.input_ids) for text in self.texts),
-            "supervised_tokens": sum(label != IGNORED for text in self.texts for label in text.labels),
-        }
+        rows = {name: value for name, value in self._asdict().items() if isinstance(value, int)}
+        tokens = sum(len(text.input_ids) for text in self.texts)
+        supervised = sum(label != IGNORED for text in self.texts for label in text.labels)
+        return {**rows, "tokens": tokens, "supervised_tokens": supervised}
 
 
 def count(
@@ -118,7 +112,7 @@ def count(
         error = refused
     texts = [text for row in found.rows for text in sequences_of(row)]
     unknown = {problem.location: problem for problem in unknown_tokens(texts, tokenizer, known)}
-    bad += [*found.bad, *unknown.values()]
+    bad += [*found.problems, *unknown.values()]
     return Counted(
         rows=read.rows,
         usable=len(found.rows) - len(unknown),

@@ -11,6 +11,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from posttrain.config.json_text import BadJson, parse_json
@@ -142,10 +143,8 @@ def typed(row: Mapping[str, Any], *, graded: bool) -> Mapping[str, Any]:
     found = dict(row)
     margin = row.get("margin")
     if isinstance(margin, str):
-        try:
+        with suppress(ValueError):
             found["margin"] = float(margin)
-        except ValueError:
-            found["margin"] = margin
     label = row.get("label")
     if graded and isinstance(label, str):
         found["label"] = TRUTH.get(label.strip().lower(), label)

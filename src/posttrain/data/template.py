@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from posttrain.data.calls import argument_text, fault_of_call, is_json, name_of, with_objects, with_texts
@@ -44,7 +45,8 @@ SPLIT_MEND = (
     "writes an answer as generation does only where it comes last"
 )
 
-
+HI = (Message("user", "Hi"),)
+"""A conversation to find out what a template writes around turns."""
 OTHER_WORDS = "{ These are other words. }"
 """Words that no template contains."""
 
@@ -88,8 +90,6 @@ class ChatTemplate:
             }
         except ValueError as error:  # several templates, none of them the default
             raise TemplateError(Problem("", str(error), "name one of them 'default'")) from error
-        self.untold_tag: bool | None = None
-        self.usual_tag: str | None = None
         self.arguments_are_text: dict[bool, bool] = {}
         self.raw: dict[bool, bool] = {}
         self.check_fields = FieldCheck(self.text)
@@ -218,18 +218,19 @@ class ChatTemplate:
         before: where earlier marked turns end. The generation prompt must stand between there and the words; earlier
         turns may be rendered differently than in a prompt (Qwen3's reasoning).
         """
-        hi = (Message("user", "Hi"),)
-        if self.usual_tag is None:
-            self.usual_tag = self._tag(hi, None, "")
-        if text.endswith(self.usual_tag, 0, region[0]):
+        if text.endswith(self._usual_tag, 0, region[0]):
             return region
-        tag = self._tag(record.messages[:i] or hi, record.tools, record.location)
+        tag = self._tag(record.messages[:i] or HI, record.tools, record.location)
         at = text.rfind(tag, before, region[0] + len(tag))
         if at < 0 or at + len(tag) >= region[1]:
             same = next(n for n in range(len(tag), -1, -1) if text.rfind(tag[:n], before, region[0] + n) >= 0)
             found = text[text.rfind(tag[:same], before, region[0] + same) + same :]
             raise self._unverified(record, i, _otherwise(tag[same:], found), PROMPT_MEND)
         return max(region[0], at + len(tag)), region[1]
+
+    @cached_property
+    def _usual_tag(self) -> str:
+        return self._tag(HI, None, "")
 
     def _tag(self, asked: Sequence[Message], tools: Tools, location: str) -> str:
         """The generation prompt, as the template adds it to these turns."""
@@ -238,9 +239,8 @@ class ChatTemplate:
 
     def prompt_problem(self) -> str:
         """How the generation prompt differs from the trained text in a simple conversation; "" when it does not."""
-        asked = (Message("user", "Hi"),)
-        text = self.text((*asked, Message("assistant", "Yo")), None, "")
-        prompt = self.text(asked, None, "", prompt=True)
+        text = self.text((*HI, Message("assistant", "Yo")), None, "")
+        prompt = self.text(HI, None, "", prompt=True)
         if text.startswith(prompt):
             return ""
         return f"generation begins with {prompt!r}, which is not how the trained text {text!r} begins"
@@ -260,7 +260,7 @@ class ChatTemplate:
         if text.startswith(up_to) and len(up_to) > start:
             if content and content not in text[start : len(up_to)]:
                 raise self._unverified(record, i, "it renders the turn without its content")
-            if self.tag_unprompted():
+            if self._tag_unprompted:
                 raise self._unverified(record, i, "it writes a tag before the words that its generation prompt lacks")
             return start, len(up_to)
         turn = record.messages[i]
@@ -273,15 +273,13 @@ class ChatTemplate:
             return start, at + len(content)
         raise self._unverified(record, i, "it renders the turn otherwise when more turns follow", SPLIT_MEND)
 
-    def tag_unprompted(self) -> bool:
+    @cached_property
+    def _tag_unprompted(self) -> bool:
         """Whether an assistant's turn begins with a tag although the generation prompt is empty."""
-        if self.untold_tag is None:
-            asked = (Message("user", "Hi"),)
-            bare = self.text(asked, None, "")
-            answered = self.text((*asked, Message("assistant", "Yo")), None, "")
-            begun = answered.removeprefix(bare).lstrip().startswith("Yo")
-            self.untold_tag = self.text(asked, None, "", prompt=True) == bare and not begun
-        return self.untold_tag
+        bare = self.text(HI, None, "")
+        answered = self.text((*HI, Message("assistant", "Yo")), None, "")
+        begun = answered.removeprefix(bare).lstrip().startswith("Yo")
+        return self.text(HI, None, "", prompt=True) == bare and not begun
 
     def _user_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
         """The span of a user's (or system's, or tool's) turn: from its content to the end of the turn.

@@ -13,7 +13,7 @@ says which parts of tools' schemas and of calls count.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -87,11 +87,13 @@ class FieldCheck:
         for some, parts in ((fields, self._parts(messages, tools)), (turns if shape not in self.kept else [], [])):
             lacking = self._without_words(some, parts, messages, tools, prompt)
             for field in lacking[0]:
-                if self._left_out(field, messages, tools, prompt, text):
+                if self._left_out((_with(field, x, messages, tools) for x in (WORDS, None)), prompt, text):
                     cause = _cause(field.name, field.turn, messages)
                     raise TemplateError(Problem(location, cause, MENDS.get(field.name, MEND)))
             for part in lacking[1]:
-                if self._is_new(part) and self._part_left_out(part, messages, tools, prompt, text):
+                values = (other_value(part.part, WORDS), ABSENT)
+                others = (_with_parts([(part, value)], messages, tools) for value in values)
+                if self._is_new(part) and self._left_out(others, prompt, text):
                     raise TemplateError(_part_problem(part, messages, location))
                 self.kept_parts.add(part.like)
             self.kept_parts |= {part.like for part in parts}
@@ -167,23 +169,14 @@ class FieldCheck:
         except TemplateError:
             return None
 
-    def _left_out(self, field: Field, messages: Sequence[Message], tools: Tools, prompt: bool, text: str) -> bool:
-        """Whether the text is the same with another word in the field, or, if that is refused, without the field."""
-        for words in (WORDS, None):
-            rendered = self._renders(*_with(field, words, messages, tools), prompt)
+    def _left_out(self, others: Iterable[tuple[Sequence[Message], Tools]], prompt: bool, text: str) -> bool:
+        """Whether a conversation with another value in a field has the same text; where the template refuses it, the next
+        one counts, which is without the field."""
+        for messages, tools in others:
+            rendered = self._renders(messages, tools, prompt)
             if rendered is not None:
                 return rendered == text
         return False  # the template accepts only this value, so it uses it
-
-    def _part_left_out(
-        self, placed: Placed, messages: Sequence[Message], tools: Tools, prompt: bool, text: str
-    ) -> bool:
-        """The same as `_left_out`, for a part."""
-        for value in (other_value(placed.part, WORDS), ABSENT):
-            rendered = self._renders(*_with_parts([(placed, value)], messages, tools), prompt)
-            if rendered is not None:
-                return rendered == text
-        return False
 
 
 def _shape(messages: Sequence[Message]) -> tuple[Any, ...]:
@@ -219,16 +212,12 @@ def _with(
         assert tools is not None
         return tuple(messages), _named(tools, field.at, value)
     message = messages[field.turn]
+    told: Any = value
     if field.name == "content":
-        changed = replace(message, content=value or "")
-    elif field.name == "reasoning":
-        changed = replace(message, reasoning=value)
-    elif field.name == "name":
-        changed = replace(message, name=value)
-    elif field.name == "tool_call_id":
-        changed = replace(message, tool_call_id=value)
-    else:
-        changed = replace(message, tool_calls=_named(message.tool_calls or (), field.at, value) or None)
+        told = value or ""
+    elif field.name == "tool_calls":
+        told = _named(message.tool_calls or (), field.at, value) or None
+    changed = replace(message, **{field.name: told})
     return (*messages[: field.turn], changed, *messages[field.turn + 1 :]), tools
 
 
