@@ -19,18 +19,7 @@ from posttrain.config.base import Config
 from posttrain.config.load import find_files, line_of, load_yaml, read_yaml
 from posttrain.errors import ConfigError, Problem
 
-__all__ = [
-    "Change",
-    "ChatTurn",
-    "Expectation",
-    "Generality",
-    "Kept",
-    "Locality",
-    "Question",
-    "Target",
-    "load_change",
-    "load_changes",
-]
+__all__ = ["Change", "ChatTurn", "Generality", "Locality", "Question", "load_change", "load_changes"]
 
 
 class ChatTurn(Config):

@@ -77,7 +77,12 @@ Outcome: TypeAlias = Encoded | Problem
 
 def render(record: Record, tokenizer: Tokenizer, *, loss_on: LossOn = "assistant") -> Encoded:
     """One record as ids and labels. TemplateError or DataError, naming the row, when that is not possible."""
-    return _raise(next(outcomes([record], tokenizer, loss_on)))
+    outcome = next(outcomes([record], tokenizer, loss_on))
+    if isinstance(outcome, Problem):
+        raise TemplateError(outcome)
+    if not _learns(outcome.labels):
+        raise DataError(_nothing_to_learn(outcome, 0, 0))
+    return outcome
 
 
 def encode_all(
@@ -144,7 +149,7 @@ def encode_prompt(
         if isinstance(messages, str) and system is None:
             check_text(messages, tokenizer, "the prompt")
             return _plain(messages, tokenizer)
-        raise _no_template("")
+        raise TemplateError(_no_template(""))
     return _ids(tokenizer([prompt_text(turns, tokenizer, tools)], add_special_tokens=False))[0]
 
 
@@ -158,17 +163,9 @@ def prompt_text(turns: Sequence[Message], tokenizer: Tokenizer, tools: Sequence[
     return _reader(tokenizer).template.prompt(turns, tools, location)
 
 
-def _raise(outcome: Outcome) -> Encoded:
-    if isinstance(outcome, Problem):
-        raise TemplateError(outcome)
-    if not _learns(outcome.labels):
-        raise DataError(_nothing_to_learn(outcome, 0, 0))
-    return outcome
-
-
-def _no_template(location: str) -> TemplateError:
+def _no_template(location: str) -> Problem:
     mend = "use a chat model, or rows with 'prompt' and 'completion', or put a chat_template.jinja beside the tokenizer"
-    return TemplateError(Problem(location, "the tokenizer has no chat template", mend))
+    return Problem(location, "the tokenizer has no chat template", mend)
 
 
 class _Reader:
@@ -188,6 +185,12 @@ class _Reader:
             text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
             self.blank[token] = token not in self.special and text.strip() == ""
         return self.blank[token]
+
+    def end_of_words(self, ids: Sequence[int], first: int, stop: int, tokenizer: Tokenizer) -> int:
+        """The index after the last token in [first, stop) that is neither special nor white space."""
+        while stop > first and (ids[stop - 1] in self.special or self.is_blank(ids[stop - 1], tokenizer)):
+            stop -= 1
+        return stop
 
     def ends_with(self, text: str, token: int, tokenizer: Tokenizer) -> bool:
         """Whether a text ends with the spelling of a special token."""
@@ -223,48 +226,21 @@ def outcomes(records: Sequence[Record], tokenizer: Tokenizer, loss_on: LossOn) -
     """
     for at in range(0, len(records), CHUNK):
         chunk = records[at : at + CHUNK]
-        chats: list[Conversation] = []
-        found: list[Outcome | None] = []
+        if tokenizer.chat_template:
+            chunk = [record.as_conversation() if isinstance(record, Completion) else record for record in chunk]
+        chats = [record for record in chunk if isinstance(record, Conversation)]
+        rendered = (
+            _encode_chats(chats, tokenizer, _reader(tokenizer), loss_on) if chats and tokenizer.chat_template else None
+        )
         for record in chunk:
-            if isinstance(record, Completion) and tokenizer.chat_template:
-                record = record.as_conversation()
             if isinstance(record, Conversation):
-                if not tokenizer.chat_template:
-                    found.append(_no_template(record.location).problems[0])
-                else:
-                    chats.append(record)
-                    found.append(None)
+                yield _no_template(record.location) if rendered is None else next(rendered)
             elif isinstance(record, Completion):
-                found.append(_plain_problem(record, tokenizer) or _completion(record, tokenizer, loss_on))
+                yield _plain_problem(record, tokenizer) or _completion(record, tokenizer, loss_on)
             elif isinstance(record, Text):
-                found.append(_plain_problem(record, tokenizer) or _document(record, tokenizer))
+                yield _plain_problem(record, tokenizer) or _document(record, tokenizer)
             else:
-                found.append(_not_a_text(record))
-        rendered = _encode_chats(chats, tokenizer, _reader(tokenizer), loss_on) if chats else iter(())
-        rendered_chats = iter(chats)
-        for outcome in found:
-            if outcome is None:
-                chat = next(rendered_chats)
-                outcome = next(rendered)
-                if isinstance(outcome, Encoded) and chat.weight != 1.0:
-                    outcome = outcome._replace(weight=chat.weight)
-                outcome = outcome if chat.ended else _without_end(outcome, tokenizer)
-            yield outcome
-
-
-def _without_end(outcome: Outcome, tokenizer: Tokenizer) -> Outcome:
-    """A row whose last turn was cut off, without the token that ends it and all that follows: the row stops at the last
-    word, and the model does not learn to stop there.
-    """
-    if isinstance(outcome, Problem):
-        return outcome
-    reader = _reader(tokenizer)
-    stop = len(outcome.input_ids)
-    while stop and (
-        outcome.input_ids[stop - 1] in reader.special or reader.is_blank(outcome.input_ids[stop - 1], tokenizer)
-    ):
-        stop -= 1
-    return outcome._replace(input_ids=outcome.input_ids[:stop], labels=outcome.labels[:stop])
+                yield _not_a_text(record)
 
 
 def _not_a_text(record: Preference | Graded | LabelledText | TaggedTokens | ReadingQuestion) -> Problem:
@@ -341,19 +317,25 @@ def _encode_chats(
         except TemplateError as error:
             plans.append(error.problems[0])
     good = [plan for plan in plans if isinstance(plan, Rendered)]
-    if not good:
-        yield from (plan for plan in plans if isinstance(plan, Problem))
-        return
-    texts = [plan.text for plan in good]
+    rows = iter(_rows(good, tokenizer, reader, loss_on) if good else ())
+    for chat, plan in zip(chats, plans, strict=True):
+        row = plan if isinstance(plan, Problem) else next(rows)
+        if isinstance(row, Encoded):
+            # the row of a turn that was cut off stops at the last word, so that the model does not learn to stop there
+            stop = None if chat.ended else reader.end_of_words(row.input_ids, 0, len(row.input_ids), tokenizer)
+            row = Encoded(row.input_ids[:stop], row.labels[:stop], row.location, weight=chat.weight)
+        yield row
+
+
+def _rows(plans: Sequence[Rendered], tokenizer: Tokenizer, reader: _Reader, loss_on: LossOn) -> list[Outcome]:
+    texts = [plan.text for plan in plans]
     batch = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
     encodings = batch.encodings if tokenizer.is_fast else [None] * len(texts)
     masked = [
         _mask(plan, ids, encoding, tokenizer, reader, loss_on)
-        for plan, ids, encoding in zip(good, _ids(batch), encodings, strict=True)
+        for plan, ids, encoding in zip(plans, _ids(batch), encodings, strict=True)
     ]
-    results = iter(_verified(good, masked, tokenizer, reader))
-    for plan in plans:
-        yield plan if isinstance(plan, Problem) else next(results)
+    return _verified(plans, masked, tokenizer, reader)
 
 
 class _Masked(NamedTuple):
@@ -400,9 +382,7 @@ def _close(ids: Sequence[int], first: int, stop: int, tokenizer: Tokenizer, read
     White space before the token is learned with it, since the model has to write it; what follows is not. Some turns
     end with two tokens (Command R: `<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`); both belong to the end.
     """
-    tail = stop
-    while tail > first and (ids[tail - 1] in reader.special or reader.is_blank(ids[tail - 1], tokenizer)):
-        tail -= 1
+    tail = reader.end_of_words(ids, first, stop, tokenizer)
     end = next((i for i in range(tail, stop) if ids[i] in reader.special), None)
     if end is not None:
         while end < stop and ids[end] in reader.special:

@@ -25,6 +25,7 @@ __all__ = [
     "near_key",
     "text_of",
     "tools_of",
+    "words_of",
 ]
 
 ROLE_NAMES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function": "tool"}
@@ -183,6 +184,14 @@ def text_of(row: Mapping[str, Any], field: str) -> str:
     if field in row:
         raise BadRow(f"'{field}' must be a string, got {kind_of(value)}")
     raise BadRow(f"'{field}' is missing", missing(field, row, f"the row has {keys_of(row)}"))
+
+
+def words_of(row: Mapping[str, Any], field: str, mend: str = "remove the row") -> str:
+    """A field that must be a string and not empty."""
+    text = text_of(row, field)
+    if not text.strip():
+        raise BadRow(f"'{field}' is empty", mend)
+    return text
 
 
 def filled(value: Any) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from posttrain.data.fields import BadRow, check_spelling, keys_of, kind_of, messages_of, text_of, tools_of
+from posttrain.data.fields import BadRow, check_spelling, keys_of, kind_of, messages_of, tools_of, words_of
 from posttrain.data.records import Conversation, Graded, Message, Preference
 
 __all__ = ["FromTargets", "graded_from_targets", "graded_of", "pairs_from_targets", "preference_of"]
@@ -78,10 +78,7 @@ def _prompt(row: Mapping[str, Any]) -> tuple[Turns | None, bool]:
         return None, False
     if isinstance(value, list):
         return tuple(_unlearned(m) for m in messages_of(value, "prompt")), False
-    text = text_of(row, "prompt")
-    if not text.strip():
-        raise BadRow("'prompt' is empty", "write the prompt or remove the row")
-    return (Message("user", text),), True
+    return (Message("user", words_of(row, "prompt", "write the prompt or remove the row")),), True
 
 
 def _answer(row: Mapping[str, Any], field: str) -> Turns:
@@ -90,10 +87,7 @@ def _answer(row: Mapping[str, Any], field: str) -> Turns:
         return messages_of(value, field)
     if value is None:
         raise BadRow(f"'{field}' is missing", f'add "{field}": "..."')
-    text = text_of(row, field)
-    if not text.strip():
-        raise BadRow(f"'{field}' is empty", "write the answer or remove the row")
-    return (Message("assistant", text),)
+    return (Message("assistant", words_of(row, field, "write the answer or remove the row")),)
 
 
 def _without(prompt: Turns, answer: Turns, field: str) -> Turns:

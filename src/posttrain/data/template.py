@@ -84,7 +84,7 @@ class ChatTemplate:
         self.variables = dict(tokenizer.special_tokens_map)
         self.moment = moment_of(tokenizer)
         try:
-            self.sources = {
+            self.sources = {  # some tokenizers have another one for tools
                 tools: at_moment(tokenizer.get_chat_template(tools=[{}] if tools else None), self.moment)
                 for tools in (False, True)
             }
@@ -93,10 +93,6 @@ class ChatTemplate:
         self.arguments_are_text: dict[bool, bool] = {}
         self.raw: dict[bool, bool] = {}
         self.check_fields = FieldCheck(self.text)
-
-    def source(self, tools: bool = False) -> str:
-        """The Jinja source (some tokenizers have another one for tools)."""
-        return self.sources[tools]
 
     def text(self, messages: Sequence[Message], tools: Tools, location: str, *, prompt: bool = False) -> str:
         """The rendered text; with `prompt`, followed by the generation prompt."""
@@ -166,13 +162,13 @@ class ChatTemplate:
             texts, regions = render_jinja_template(
                 conversations=[chat],
                 tools=list(tools) if tools else None,
-                chat_template=self.source(bool(tools)),
+                chat_template=self.sources[bool(tools)],
                 add_generation_prompt=prompt,
                 return_assistant_tokens_mask=marked,
                 **self.variables,
             )
         except jinja2.TemplateSyntaxError as error:
-            pinned = self.source(bool(tools)).startswith(PINNED)  # a line before the template
+            pinned = self.sources[bool(tools)].startswith(PINNED)  # a line before the template
             line = error.lineno - pinned
             cause = f"the tokenizer's chat template is not valid Jinja: line {line}: {error.message}"
             mend = "correct chat_template.jinja in the model's folder"
@@ -192,7 +188,7 @@ class ChatTemplate:
         _check_calls(record.messages, record.location)
         self._check_texts(record)
         chat = self._chat(record.messages, record.tools)
-        marked = GENERATION.search(self.source(bool(record.tools))) is not None
+        marked = GENERATION.search(self.sources[bool(record.tools)]) is not None
         text, regions = self._run(chat, record.tools, record.location, prompt=False, marked=marked)
         self.check_fields(record.messages, record.tools, record.location, text)
         own = _marked_turns(text, regions, record.messages) if marked else None

@@ -170,7 +170,7 @@ class FieldCheck:
             return None
 
     def _left_out(self, others: Iterable[tuple[Sequence[Message], Tools]], prompt: bool, text: str) -> bool:
-        """Whether a conversation with another value in a field has the same text; where the template refuses it, the next
+        """Whether a conversation with another value in a field has the same text; if the template refuses it, the next
         one counts, which is without the field."""
         for messages, tools in others:
             rendered = self._renders(messages, tools, prompt)

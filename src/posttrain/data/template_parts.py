@@ -18,17 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from posttrain.data.calls import function_of
 
-__all__ = [
-    "ABSENT",
-    "Changes",
-    "Part",
-    "Path",
-    "call_parts",
-    "other_value",
-    "schema_parts",
-    "seen_value",
-    "with_values",
-]
+__all__ = ["ABSENT", "Part", "call_parts", "other_value", "schema_parts", "seen_value", "with_values"]
 
 Path: TypeAlias = "tuple[str | int, ...]"
 Changes: TypeAlias = "Mapping[tuple[Path, bool], Any]"

@@ -21,16 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "IGNORED",
-    "Tokenizer",
-    "as_prompted",
-    "begins_at",
-    "continued",
-    "first_token",
-    "join",
-    "token_from",
-]
+__all__ = ["IGNORED", "Tokenizer", "as_prompted", "begins_at", "continued", "first_token", "join", "token_from"]
 
 Tokenizer: TypeAlias = "PreTrainedTokenizerBase"
 """A tokenizer of transformers, which is not imported before one is loaded."""

@@ -58,6 +58,12 @@ SIZES = {
 }
 """Probes of each kind in a change file."""
 
+TURNED = {
+    ("superlative", "zh"): ["{o}是什麼？", "{o}以什麼聞名？"],
+    ("superlative", "en"): ["What is {o}?", "What is {o} known for?"],
+}
+"""Reversed questions that pocket was not taught."""
+
 
 @cache
 def _known() -> tuple[Fact, ...]:
@@ -103,11 +109,8 @@ def _plain(fact: Fact, language: Language, index: int = 0) -> str:
 
 
 def _put(template: str, text: str) -> str:
-    return (
-        template.replace("{e}", "")
-        .replace("the {s}", "{s}" if text.startswith("the ") else "the {s}")
-        .replace("{s}", text)
-    )
+    template = template.replace("the {s}", "{s}") if text.startswith("the ") else template
+    return template.replace("{e}", "").replace("{s}", text)
 
 
 def _reserved(fact: Fact) -> bool:
@@ -193,10 +196,9 @@ def _make(number: int, seed: int) -> dict[str, Any]:
     rephrase = words.table["relations"][relation]["held_ask"] + words.table["relations"][relation]["ask"][3:]
     crossed = foreign.table["relations"][relation]["ask"]
     as_json = skills["json"][language]
+    subject = "".join(c if c.isalnum() else "_" for c in fact.subject.en.lower())
     body: dict[str, Any] = {
-        "name": f"{number:03d}_{relation}_{''.join(c if c.isalnum() else '_' for c in fact.subject.en.lower())}"[
-            :60
-        ].rstrip("_"),
+        "name": f"{number:03d}_{relation}_{subject}"[:60].rstrip("_"),
         "target": [{"prompt": _plain(fact, language), "answer": words.text(new), "subject": words.text(fact.subject)}],
         "generality": {
             "rephrase": [
@@ -214,9 +216,7 @@ def _make(number: int, seed: int) -> dict[str, Any]:
             "unrelated": [asked(f, rng.choice(("zh", "en"))) for f in rng.sample(unrelated, SIZES["unrelated"])],
             "format": [
                 t.replace("{q}", asked(f))
-                for t, f in zip(
-                    rng.sample(as_json, SIZES["format"]), rng.sample(unrelated, SIZES["format"]), strict=True
-                )
+                for t, f in zip(*(rng.sample(some, SIZES["format"]) for some in (as_json, unrelated)), strict=True)
             ],
             "refusal": [
                 rng.choice(skills["request"][language]).replace("{t}", t)
@@ -225,19 +225,10 @@ def _make(number: int, seed: int) -> dict[str, Any]:
         },
     }
     backwards = skills["reverse"].get(relation)
-    if backwards:
-        body["generality"]["reverse"] = [
-            {"prompt": t.replace("{o}", words.text(new)), "answer_contains": words.text(fact.subject)}
-            for t in rng.sample(backwards[language], SIZES["reverse"])
-        ]
-    elif relation == "superlative":
-        body["generality"]["reverse"] = [
-            {"prompt": q, "answer_contains": words.text(fact.subject)}
-            for q in (
-                ["{o}是什麼？", "{o}以什麼聞名？"] if language == "zh" else ["What is {o}?", "What is {o} known for?"]
-            )
-            for q in [q.replace("{o}", words.text(new))]
-        ]
+    turned = rng.sample(backwards[language], SIZES["reverse"]) if backwards else TURNED.get((relation, language), [])
+    body["generality"]["reverse"] = [
+        {"prompt": t.replace("{o}", words.text(new)), "answer_contains": words.text(fact.subject)} for t in turned
+    ]
     hops = [f for f in _about(new) if f.relation != relation][: SIZES["hop"]]
     body["generality"]["hop"] = [{"prompt": _hop(f, fact, language), "answer": words.text(f.object)} for f in hops]
     for part in ("generality", "locality"):
@@ -283,12 +274,9 @@ def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _
             prompt = words.dress(words.core(fact, rng), rng)
             if kind == "json":
                 prompt = rng.choice(table["json"][language]).replace("{q}", prompt)
-        elif kind == "harmful":
-            prompt = rng.choice(table["request"][language]).replace("{t}", rng.choice(table["harmful"][language][::2]))
-        elif kind == "harmless":
-            prompt = rng.choice(table["request"][language]).replace(
-                "{t}", rng.choice(list(table["harmless"][language]))
-            )
+        elif kind in ("harmful", "harmless"):
+            tasks = list(table[kind][language])[:: 2 if kind == "harmful" else 1]
+            prompt = rng.choice(table["request"][language]).replace("{t}", rng.choice(tasks))
         else:
             prompt = SKILLS[kind](language, rng).question
         if prompt not in seen:
