@@ -34,9 +34,8 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "exam": ("posttrain.exams.tasks",),
     "respondent": ("posttrain.inference.kinds",),
 }
-"""Seam -> the packages whose public modules are its kinds. A package may stand in a room above the one that asks for
-the kind: nothing is imported before it is asked for by its name.
-"""
+"""Seam -> the packages whose public modules are its kinds. A package may be above the room that asks for a kind, as it
+is imported when the kind is asked for."""
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,7 @@ SHORT_PATHS = ("data", "validation")
 
 
 def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> list[KeyPath]:
-    """Apply overrides such as `a.b=c` and `list.0.b=c` to the tree; returns the path of each. ConfigError for a wrong
-    one."""
+    """Apply overrides such as `a.b=c` and `list.0.b=c` to the tree, and return their paths. Else ConfigError."""
     return [_apply(node, item) for item in sets]
 
 

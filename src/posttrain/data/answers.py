@@ -1,7 +1,6 @@
 """Preferences and graded answers as rows of token ids.
 
-Both answers of a pair are rendered with the prompt, each like a row of its own: the answer and the token that ends it
-are labelled.
+Both answers of a pair are rendered with the prompt, each like a row; the answer and its end token are labelled.
 """
 
 from __future__ import annotations

@@ -131,8 +131,7 @@ class OldRows:
         self.lengths = list(lengths)
         self.share = share
         self.owed = 0.0
-        """Old tokens that the steps so far should have had and did not; at most half the longest row, positive or
-        negative."""
+        """Old tokens that the steps so far lack, or (negative) have too many; at most half the longest row."""
         self._rng = random.Random(f"replay {seed}")
         self._order: list[int] = []
 

@@ -46,8 +46,7 @@ def name_of(call: Mapping[str, Any]) -> str | None:
 
 
 def with_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    """The call with Llama's `parameters` renamed to `arguments`, which is `{}` if there are none; unchanged if it has
-    both (which is a fault)."""
+    """The call with `arguments`, which may be Llama's `parameters`, or `{}`; unchanged if it has both (a fault)."""
     inner = function_of(call)
     if _has_both(inner):
         return dict(call)
@@ -98,9 +97,8 @@ def _read(value: Any) -> Any:
 
 
 def json_fault(value: Any) -> tuple[str, str] | None:
-    """Cause and mend for the first part of a value that is not JSON: NaN and infinity, which Python's JSON accepts, and
-    values of other types, which a template would print as Python does. None when all of it is JSON.
-    """
+    """Cause and mend for the first part of a value that is not JSON; None when all of it is. Python's JSON accepts NaN
+    and infinity, and a template would print values of other types as Python does."""
     left = [value]
     while left:
         one = left.pop()
@@ -129,10 +127,8 @@ def argument_text(call: Mapping[str, Any]) -> str | None:
 
 
 def fault_of_call(call: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Cause and mend for a call that must not be learned: no name; two sets of arguments, or arguments under another
-    key; values that are not JSON, in an object or in JSON text; JSON text that programs read in different ways (a key
-    twice, nested too deep). None when there is no fault.
-    """
+    """Cause and mend for a call that must not be learned, else None: no name; two sets of arguments, or another key for
+    them; values that are not JSON; JSON text that programs read in different ways (a key twice, nested too deep)."""
     inner = function_of(call)
     if not (name_of(call) or "").strip():
         return "names no function", 'write it as {"function": {"name": "...", "arguments": {...}}}'

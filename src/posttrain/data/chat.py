@@ -55,8 +55,7 @@ LossOn = Literal["assistant", "all"]
 
 
 class Encoded(NamedTuple):
-    """Token ids of a row and, for each, the id to learn or -100; its location in the data; whether its end was cut off;
-    the factor of its loss."""
+    """Token ids of a row; for each the id to learn, or -100; whether its end was cut off; the factor of its loss."""
 
     input_ids: list[int]
     labels: list[int]
@@ -221,9 +220,7 @@ def _reader(tokenizer: Tokenizer) -> _Reader:
 
 
 def outcomes(records: Sequence[Record], tokenizer: Tokenizer, loss_on: LossOn) -> Iterator[Outcome]:
-    """Each record, in order, as ids and labels or as its problem. Neither the length is checked nor whether there is
-    something to learn.
-    """
+    """Each record, in order, as ids and labels of any length, also without a label, or as its problem."""
     for at in range(0, len(records), CHUNK):
         chunk = records[at : at + CHUNK]
         if tokenizer.chat_template:
@@ -244,9 +241,7 @@ def outcomes(records: Sequence[Record], tokenizer: Tokenizer, loss_on: LossOn) -
 
 
 def _not_a_text(record: Preference | Graded | LabelledText | TaggedTokens | ReadingQuestion) -> Problem:
-    """The problem of a row for objectives that compare answers (learning both answers would be wrong and not noticed),
-    or for models with a head.
-    """
+    """The problem of a row for other objectives: learning both of two compared answers would be wrong, unnoticed."""
     if isinstance(record, LabelledText):
         return Problem(record.location, "a labelled text, where one to be learned is expected", "format: text")
     if isinstance(record, TaggedTokens):

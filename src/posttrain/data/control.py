@@ -40,8 +40,7 @@ class Part(NamedTuple):
 
 
 class Gate:
-    """The control tokens of one tokenizer with its chat template: special tokens, and others that begin or end
-    turns."""
+    """The control tokens of one tokenizer with its chat template: special ones, and others that begin or end turns."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         # the tokenizer itself is not stored: the cache of gates must not keep it alive
@@ -129,11 +128,8 @@ def gate_of(tokenizer: Tokenizer) -> Gate:
 
 
 def check_text(text: str, tokenizer: Tokenizer, subject: str, location: str = "") -> None:
-    """TemplateError when a text that no template renders has a control token.
-
-    Two are allowed: the token that begins a document, at the beginning, and the unknown token, which ends nothing
-    (WikiText's `<unk>`).
-    """
+    """TemplateError when a text that no template renders has a control token, except the one that begins a document, at
+    the beginning, and the unknown token, which ends nothing (WikiText's `<unk>`)."""
     gate = gate_of(tokenizer)
     begins = str(tokenizer.bos_token) if tokenizer.bos_token is not None else ""
     rest = text.removeprefix(begins) if begins else text

@@ -205,10 +205,8 @@ def near_key(wanted: str, row: Mapping[str, Any]) -> str:
 
 
 def check_spelling(item: Mapping[str, Any], at: str, takes: Takes, known: Collection[str] = ()) -> None:
-    """BadRow for an unknown key that seems to be a misspelt one of `takes`: it is similar, its value has the right
-    type, and the right key is missing. Other unknown keys are ignored. at: the item's name in the row, "" for the row
-    itself; known: other keys that are read.
-    """
+    """BadRow for a key that seems to be a misspelt one of `takes`: it is similar, its value has the right type, and the
+    right key is missing. at: the item's name in the row, "" for the row itself; known: other keys that are read."""
     for key, value in item.items():
         if key in takes or key in known or not filled(value):
             continue

@@ -66,8 +66,7 @@ def file_rows(
 ) -> Iterator[tuple[str, Any]]:
     """(location, row or BadRow) of every row.
 
-    notes: gets what was chosen in reading, for people; tags: a .txt file holds tagged tokens, not text; quotes, names:
-    of tables, as for `table_rows`.
+    notes: gets what was chosen; tags: a .txt file holds tagged tokens, not text; quotes, names: as for `table_rows`.
     """
     kind = ending_of(path)
     if kind in OTHERS:

@@ -58,8 +58,7 @@ class Converted(NamedTuple):
 
 
 def own_fields(row: Mapping[str, Any]) -> Converted:
-    """The row as it is, or converted to messages, to prompt and completion, or to a preference. BadRow if it cannot
-    be."""
+    """The row as it is, or converted to messages, to prompt and completion, or to a preference; else BadRow."""
     has = {key for key, value in row.items() if filled(value)}
     turns_key = next((key for key in TURN_KEYS if key in has), "")
     if "messages" in has:

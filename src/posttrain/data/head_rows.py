@@ -45,8 +45,7 @@ SHOWN = 8
 
 
 class TextRow(NamedTuple):
-    """A text or a pair of texts; types: token types (None if the tokenizer has none); labels: numbers of its
-    classes."""
+    """One text or two; types: token types (None if the tokenizer has none); labels: numbers of its classes."""
 
     input_ids: list[int]
     types: list[int] | None

@@ -59,8 +59,7 @@ def tagged_of(row: Mapping[str, Any], location: str) -> TaggedTokens:
 
 
 def question_of(row: Mapping[str, Any], location: str) -> ReadingQuestion:
-    """A row with `question`, `context` and `answers`; BadRow when an answer is not in the context where the row
-    says."""
+    """A row with `question`, `context` and `answers`; BadRow when an answer is not where the row says it is."""
     question, context = words_of(row, "question"), words_of(row, "context")
     key = row.get("id")
     name = str(key) if isinstance(key, str | int) else ""

@@ -53,8 +53,7 @@ class EncodeResult(NamedTuple, Generic[RowT]):
 
     def checked(self, records: int, limits: Limits, kind: type[DataError] = DataError) -> EncodeResult[RowT]:
         """The rows for training. DataError with every bad row (`kind`) unless these are skipped, with every row that is
-        too long if `over_long` is `raise`, and where no row is left. records: how many rows were asked for.
-        """
+        too long if `over_long` is `raise`, and where no row is left. records: how many rows were asked for."""
         cause = f"tokens, more than max_length {limits.max_length}"
         raised = self.long if limits.over_long == "raise" else []
         long = [Problem(one.location, f"{one.length} {cause}", LONG_MEND) for one in raised]

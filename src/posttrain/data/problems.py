@@ -21,9 +21,8 @@ RANGES = 5
 
 
 def grouped(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
-    """Problems with the same cause and mend in one file become one, with their number; in the order of their first
-    rows. A problem whose location has no number stays alone.
-    """
+    """Problems with the same cause and mend in one file become one, with their number, in the order of their first
+    rows. A problem whose location has no number stays alone."""
     groups: dict[tuple[object, ...], list[tuple[Problem, int]]] = {}
     for i, problem in enumerate(problems):
         match = NUMBERED.fullmatch(problem.location)

@@ -134,8 +134,7 @@ def sift(source: DataSource) -> ReadResult:
 
 
 def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadResult:
-    """Read every row. DataError with all bad rows (the first 20 listed) unless they are skipped; also when none is
-    left."""
+    """Read every row. DataError with all bad rows (the first 20 listed) unless they are skipped, or if none is left."""
     read = sift(source)
     if not read.records or (read.problems and on_bad_row == "fail"):
         raise data_error(read.problems, read.rows)
@@ -145,7 +144,7 @@ def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadRe
 def _rows(source: DataSource, notes: list[str]) -> Iterator[tuple[str, Any]]:
     """(location, row) of every row; a row is a dict, a `BadRow`, or another JSON value."""
     if source.hub is not None:
-        from posttrain.data.hub import hub_rows
+        from posttrain.data.arrow import hub_rows
 
         return hub_rows(source.hub, source.subset, source.split, download=source.download, notes=notes)
     assert source.path is not None

@@ -71,8 +71,7 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """Turns in order, with the tools that the assistant may call (JSON schemas); weight: factor of its loss; ended:
-    False when the last turn was cut off, so that its end must not be learned.
-    """
+    False when the last turn was cut off, so that its end must not be learned."""
 
     messages: tuple[Message, ...]
     location: str
@@ -158,8 +157,7 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class LabelledText:
-    """A text, or two (a premise and a hypothesis), with its labels: one, any number in a multi-label data set, none for
-    a text that is to be labelled."""
+    """A text, or two (a premise and a hypothesis), with its labels: none for a text that is to be labelled."""
 
     text: str
     labels: tuple[str, ...]
@@ -210,8 +208,7 @@ Record: TypeAlias = (
 
 
 def texts_of(record: Record) -> list[Record]:
-    """The records that are rendered for a record: both answers of a preference, or the graded answer, named in
-    `location`."""
+    """What is rendered for a record: both answers of a preference, or the graded one, named in `location`."""
     if isinstance(record, Preference):
         named = zip(record.both(), ("chosen", "rejected"), strict=True)
         return [replace(one, location=f"{record.location} {name}") for one, name in named]

@@ -1,8 +1,7 @@
 """Tables of text (CSV, TSV) to rows; each row's location is the line on which it begins.
 
-A table's first line names its columns. Cells may hold commas, line breaks and quotation marks as spreadsheets and
-pandas write them (RFC 4180). Columns may be separated by semicolons or tabs too, as Excel writes them in many
-countries. An empty cell is None.
+A table's first line names its columns. Cells may hold commas, line breaks and quotation marks (RFC 4180). Columns may
+be separated by semicolons or tabs too, as Excel does in many countries. An empty cell is None.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ def table_rows(
     """(location, TableRow or BadRow) of each row. DataError where the table itself cannot be read.
 
     tabs: columns are separated by tabs, unless the first line shows another separator; note: is told what was chosen;
-    quotes: quotation marks group a cell, else they are words (GLUE's TSV files); then cells beyond the named columns
-    are left out.
+    quotes: quotation marks group a cell; if not (GLUE's TSV files), cells beyond the named columns are left out.
     """
     skipped = 0
     if said := re.match(r'"?sep=(.)"?\r?\n', text):  # Excel's own first line
@@ -138,8 +136,7 @@ TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 
 
 def typed(row: Mapping[str, Any], *, graded: bool) -> Mapping[str, Any]:
-    """The row with `margin` as a number and, if graded, `label` as a truth value; a wrong text stays, to be
-    reported."""
+    """The row with `margin` as a number and, if graded, `label` as a truth value; a wrong text stays as it is."""
     found = dict(row)
     margin = row.get("margin")
     if isinstance(margin, str):

@@ -140,8 +140,7 @@ class ChatTemplate:
         return self.raw[tools]
 
     def _check_texts(self, record: Conversation) -> None:
-        """TemplateError for arguments that are not JSON if the template prints them unchanged: the model would learn
-        broken JSON."""
+        """TemplateError for arguments that are no JSON if the template prints them unchanged, to be learned."""
         for i, message in enumerate(record.messages):
             for call in with_objects(message.tool_calls or ()):
                 text = argument_text(call)

@@ -48,8 +48,7 @@ class Text(Protocol):
 
 
 class Field(NamedTuple):
-    """A field of a conversation; turn: index of the message, None for the row; at: index among several, such as
-    calls."""
+    """A field of a conversation; turn: index of the message, None for the row; at: index among several calls."""
 
     name: str
     turn: int | None
@@ -57,8 +56,7 @@ class Field(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A part of a turn's calls, or (turn None) of the tools' schemas; like: equal for parts that templates treat
-    alike."""
+    """A part of a turn's calls, or (turn None) of schemas; like: equal for parts that templates treat alike."""
 
     turn: int | None
     part: Part
@@ -66,8 +64,7 @@ class Placed(NamedTuple):
 
 
 class FieldCheck:
-    """Checks conversations with one template. It remembers which turns the template uses, by their roles, and which
-    parts of schemas and calls, by their likeness."""
+    """Checks conversations with one template; remembers which turns, and parts of schemas and calls, it uses."""
 
     def __init__(self, text: Text) -> None:
         self.text = text
@@ -143,8 +140,7 @@ class FieldCheck:
         self, turn: Field, messages: Sequence[Message], tools: Tools, location: str, text: str, prompt: bool
     ) -> None:
         """TemplateError when a line of a turn is left out: Qwen3 removes thoughts from earlier turns. Lines are checked
-        only if the content is not in the text literally, plain or quoted as JSON.
-        """
+        only if the content is not in the text literally, plain or quoted as JSON."""
         assert turn.turn is not None
         message = messages[turn.turn]
         quoted = json.dumps(message.content, ensure_ascii=False)[1:-1]

@@ -38,8 +38,7 @@ ABSENT = object()
 
 
 class Part(NamedTuple):
-    """A path in a list of schemas or calls, and the value there; key: the key is meant, not the value; type: the value
-    is the type of a parameter."""
+    """A path in schemas or calls, and the value there; key: the key is meant; type: the value is a parameter's type."""
 
     path: Path
     value: Any
@@ -111,8 +110,7 @@ def _value(value: Any, path: Path) -> Iterator[Part]:
 
 def _likeness(part: Part, function: Mapping[str, Any], path: Path) -> tuple[Any, ...]:
     """What a template may treat differently: the path of a part within its parameter (or another unit of the schema),
-    and the rest of that unit: its keys, or all of it if it contains objects.
-    """
+    and the rest of that unit: its keys, or all of it if it contains objects."""
     depth = 3 if path[:2] == ("parameters", "properties") else 2 if path[:1] == ("parameters",) else 1
     unit: Any = function
     for step in path[:depth]:
@@ -147,8 +145,7 @@ def call_parts(calls: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
 
 
 def seen_value(part: Part, word: str, number: int) -> str | int | float | None:
-    """A unique word or number to replace the part's value; None for a truth value, null or a type, which cannot be
-    recognised in a text."""
+    """A unique word or number to replace the value; None for a truth value, null or a type: these are not unique."""
     if isinstance(part.value, bool) or part.type:
         return None
     if isinstance(part.value, str):

@@ -41,10 +41,7 @@ def check_labels(labels: tuple[str, ...] | None, weights: object, *, least: int)
 
 
 def balanced(labels: Sequence[str], seen: Iterable[str]) -> dict[str, float]:
-    """N / (C n_c) for each class of which there are n_c of N; a class that does not occur weighs 1.
-
-    seen: the label of every example.
-    """
+    """N / (C n_c) for each class that n_c of the N labels `seen` are; a class that does not occur weighs 1."""
     counts = Counter(seen)
     total, classes = sum(counts.values()), sum(counts[label] > 0 for label in labels)
     return {label: total / (classes * counts[label]) if counts[label] else 1.0 for label in labels}

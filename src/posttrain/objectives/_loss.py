@@ -30,8 +30,7 @@ class Loss(NamedTuple):
 
 class TokenNll(Config):
     """An objective that is `token_cross_entropy` of its rows and nothing else, so that it may be computed token by
-    token, without the logits of all positions at once.
-    """
+    token, without the logits of all positions at once."""
 
 
 def token_cross_entropy(logits: Tensor, targets: Tensor) -> Loss:
@@ -53,8 +52,7 @@ def token_cross_entropy(logits: Tensor, targets: Tensor) -> Loss:
 
 class Pairs(NamedTuple):
     """Log-probabilities of the chosen and the rejected answers, in nats, summed over their tokens, (B,) each; and the
-    number of these tokens, (B,) each, integers. The token that ends an answer is one of its tokens.
-    """
+    number of these tokens, (B,) each, integers. The token that ends an answer is one of its tokens."""
 
     chosen: Tensor
     rejected: Tensor

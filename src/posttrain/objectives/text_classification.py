@@ -1,7 +1,6 @@
 """Text classification: cross-entropy on the class of a text (or of a pair), or one yes or no per class.
 
-The model gets a head with one output per label; on a decoder it reads the last token, on an encoder what the family
-reads (BERT: [CLS]).
+The model gets a head with one output per label; it reads a decoder's last token, or what an encoder's family reads.
 """
 
 from __future__ import annotations

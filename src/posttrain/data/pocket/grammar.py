@@ -96,8 +96,7 @@ class Grammar:
         return text
 
     def core(self, fact: Fact, rng: Random, *, held: bool = False) -> str:
-        """One question about a fact, without opening and closing: a whole question or a filled frame, with equal
-        chances."""
+        """One question about a fact, without opening and closing: as often a whole question as a filled frame."""
         part = self.table["relations"][fact.relation]
         if rng.random() < 0.5:
             template = rng.choice(part["held_ask"] if held else part["ask"] + part.get("extra", []))
