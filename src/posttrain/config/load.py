@@ -242,18 +242,12 @@ def _in_file(key_path: Sequence[str | int], node: Any, problem: str) -> list[str
 
 
 PLAIN_WORDS = {
-    "model_type": "a mapping (key: value) is expected",
-    "dict_type": "a mapping (key: value) is expected",
-    "list_type": "a list is expected",
-    "tuple_type": "a list is expected",
+    **dict.fromkeys(("model_type", "dict_type"), "a mapping (key: value) is expected"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list is expected"),
     "string_type": "text is expected",
-    "int_type": "a whole number is expected",
-    "int_parsing": "a whole number is expected",
-    "int_from_float": "a whole number is expected",
-    "float_type": "a number is expected",
-    "float_parsing": "a number is expected",
-    "bool_type": "true or false is expected",
-    "bool_parsing": "true or false is expected",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number is expected"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number is expected"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false is expected"),
 }
 """Pydantic's error type -> words that fit a YAML file better than Python's type names."""
 

@@ -35,7 +35,17 @@ from posttrain.data.records import (
     Text,
 )
 from posttrain.data.template import ChatTemplate, Rendered
-from posttrain.data.tokens import IGNORED, Start, Tokenizer, as_prompted, begins_at, first_token, join, token_from
+from posttrain.data.tokens import (
+    IGNORED,
+    Start,
+    Tokenizer,
+    as_prompted,
+    begins_at,
+    first_token,
+    join,
+    text_of,
+    token_from,
+)
 from posttrain.errors import DataError, Problem, TemplateError
 from posttrain.models.template_dates import moment_of
 
@@ -181,8 +191,7 @@ class _Reader:
     def is_blank(self, token: int, tokenizer: Tokenizer) -> bool:
         """Whether a token is white space only."""
         if token not in self.blank:
-            text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
-            self.blank[token] = token not in self.special and text.strip() == ""
+            self.blank[token] = token not in self.special and text_of([token], tokenizer).strip() == ""
         return self.blank[token]
 
     def end_of_words(self, ids: Sequence[int], first: int, stop: int, tokenizer: Tokenizer) -> int:
@@ -237,22 +246,23 @@ def outcomes(records: Sequence[Record], tokenizer: Tokenizer, loss_on: LossOn) -
             elif isinstance(record, Text):
                 yield _plain_problem(record, tokenizer) or _document(record, tokenizer)
             else:
-                yield _not_a_text(record)
+                yield Problem(record.location, *NO_TEXTS[type(record)])
 
 
-def _not_a_text(record: Preference | Graded | LabelledText | TaggedTokens | ReadingQuestion) -> Problem:
-    """The problem of a row for other objectives: learning both of two compared answers would be wrong, unnoticed."""
-    if isinstance(record, LabelledText):
-        return Problem(record.location, "a labelled text, where one to be learned is expected", "format: text")
-    if isinstance(record, TaggedTokens):
-        return Problem(record.location, "tagged tokens, where a text is expected", "objective: token_classification")
-    if isinstance(record, ReadingQuestion):
-        mend = "objective: extractive_qa; or columns: {prompt: ..., completion: ...}, format: completion"
-        return Problem(record.location, "a question about a text, where an answer to be learned is expected", mend)
-    if isinstance(record, Preference):
-        return Problem(record.location, "two answers to compare, where one text is expected", "objective: dpo or orpo")
-    mend = "objective: kto; or format: completion, to learn every answer whatever its label"
-    return Problem(record.location, "a graded answer, where one to be learned is expected", mend)
+NO_TEXTS: dict[type[Record], tuple[str, str]] = {
+    LabelledText: ("a labelled text, where one to be learned is expected", "format: text"),
+    TaggedTokens: ("tagged tokens, where a text is expected", "objective: token_classification"),
+    ReadingQuestion: (
+        "a question about a text, where an answer to be learned is expected",
+        "objective: extractive_qa; or columns: {prompt: ..., completion: ...}, format: completion",
+    ),
+    Preference: ("two answers to compare, where one text is expected", "objective: dpo or orpo"),
+    Graded: (
+        "a graded answer, where one to be learned is expected",
+        "objective: kto; or format: completion, to learn every answer whatever its label",
+    ),
+}
+"""Records of other objectives, of which not a single text is learned: cause and mend."""
 
 
 def _plain_problem(record: Completion | Text, tokenizer: Tokenizer) -> Problem | None:

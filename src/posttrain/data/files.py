@@ -21,15 +21,10 @@ from posttrain.errors import ConfigError, DataError, Problem
 __all__ = ["ending_of", "file_rows", "json_lines", "rows_mend", "user_text"]
 
 OTHERS = {
-    ".xlsx": "save the table as CSV UTF-8",
-    ".xls": "save the table as CSV UTF-8",
-    ".arrow": "convert it to .parquet or .jsonl",
-    ".feather": "convert it to .parquet or .jsonl",
-    ".pkl": "convert it to .parquet or .jsonl",
-    ".zip": "unpack it",
-    ".zst": "unpack it",
-    ".yaml": "write .jsonl: one JSON object per line",
-    ".yml": "write .jsonl: one JSON object per line",
+    **dict.fromkeys((".xlsx", ".xls"), "save the table as CSV UTF-8"),
+    **dict.fromkeys((".arrow", ".feather", ".pkl"), "convert it to .parquet or .jsonl"),
+    **dict.fromkeys((".zip", ".zst"), "unpack it"),
+    **dict.fromkeys((".yaml", ".yml"), "write .jsonl: one JSON object per line"),
 }
 """Endings of files that are not read, and what to do with them."""
 JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson", ".jsonlines"})

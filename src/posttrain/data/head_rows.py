@@ -138,12 +138,11 @@ def _usable(
     records: Sequence[Record], kind: type[RecordT], tokenizer: Tokenizer, settings: HeadSettings
 ) -> Iterator[RecordT | Problem]:
     """Each record, or its problem: another kind, no labels or unknown ones, a control token."""
-    other, example, lacking, mend = EXPECTED[kind]
     for record in records:
         if not isinstance(record, kind):
-            yield Problem(record.location, other, example)
+            yield Problem(record.location, *EXPECTED[kind][:2])
         elif settings.gold and not record.gold:
-            yield Problem(record.location, lacking, mend)
+            yield Problem(record.location, *EXPECTED[kind][2:])
         else:
             wrong = _label_problem(record, settings) if settings.gold else None
             yield wrong or head_problem(record, tokenizer) or record

@@ -16,6 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from posttrain.data.fields import BadRow, check_spelling, keys_of, kind_of, messages_of, tools_of, words_of
 from posttrain.data.records import Conversation, Graded, Message, Preference
+from posttrain.data.tokens import shared_length
 
 __all__ = ["FromTargets", "graded_from_targets", "graded_of", "pairs_from_targets", "preference_of"]
 
@@ -108,8 +109,7 @@ def _shared(row: Mapping[str, Any], chosen: Turns, rejected: Turns) -> tuple[Tur
         raise BadRow("'prompt' is missing", 'add "prompt": "...", or write both as lists of messages, prompt included')
     if _stripped(chosen) == _stripped(rejected):
         raise BadRow("'chosen' and 'rejected' are equal: nothing to prefer", "remove the row")
-    pairs = list(zip(chosen, rejected, strict=False))
-    same = next((i for i, (one, other) in enumerate(pairs) if one != other), len(pairs))
+    same = shared_length(chosen, rejected)
     if same == 0:
         raise BadRow("'chosen' and 'rejected' do not share a prompt", 'add "prompt": ..., or begin both with it')
     for field, turns in (("chosen", chosen[same:]), ("rejected", rejected[same:])):

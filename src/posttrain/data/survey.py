@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from posttrain.data.answers import encodings_of, sequences_of
@@ -15,7 +16,7 @@ from posttrain.data.lengths import EncodeResult, Limits, OverLong, gathered
 from posttrain.data.readers import ReadResult
 from posttrain.data.records import Record, texts_of
 from posttrain.data.template import ChatTemplate
-from posttrain.data.tokens import Tokenizer
+from posttrain.data.tokens import Tokenizer, text_of
 from posttrain.errors import DataError, Problem, TemplateError
 from posttrain.models.vocabulary import outside
 
@@ -128,16 +129,8 @@ def count(
 
 def segments(row: Encoded, tokenizer: Tokenizer) -> list[Segment]:
     """A row as segments of supervised and unsupervised text in turn."""
-    runs: list[tuple[list[int], bool]] = []
-    for token, label in zip(row.input_ids, row.labels, strict=True):
-        supervised = label != IGNORED
-        if not runs or runs[-1][1] != supervised:
-            runs.append(([], supervised))
-        runs[-1][0].append(token)
-    return [
-        Segment(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False), supervised)
-        for ids, supervised in runs
-    ]
+    runs = groupby(zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != IGNORED)
+    return [Segment(text_of([token for token, _ in run], tokenizer), supervised) for supervised, run in runs]
 
 
 def lengths_of(rows: Sequence[Encoded], max_length: int) -> Lengths:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from posttrain.data.calls import argument_text, fault_of_call, is_json, name_of, with_objects, with_texts
 from posttrain.data.records import Conversation, Message
 from posttrain.data.template_fields import FieldCheck, Tools
-from posttrain.data.tokens import Tokenizer
+from posttrain.data.tokens import Tokenizer, shared_length
 from posttrain.errors import Problem, TemplateError
 from posttrain.models.template_dates import PINNED, at_moment, moment_of
 
@@ -230,7 +230,7 @@ class ChatTemplate:
     def _tag(self, asked: Sequence[Message], tools: Tools, location: str) -> str:
         """The generation prompt, as the template adds it to these turns."""
         prompt = self.text(asked, tools, location, prompt=True)
-        return prompt[_common_length(prompt, self.text(asked, tools, location)) :]
+        return prompt[shared_length(prompt, self.text(asked, tools, location)) :]
 
     def prompt_problem(self) -> str:
         """How the generation prompt differs from the trained text in a simple conversation; "" when it does not."""
@@ -243,7 +243,7 @@ class ChatTemplate:
     def _assistant_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
         before = self.text(record.messages[:i], record.tools, record.location, prompt=True)
         if not text.startswith(before):
-            at = _common_length(before, text)
+            at = shared_length(before, text)
             bare = self.text(record.messages[:i], record.tools, record.location)
             in_tag = before.startswith(bare) and at >= len(bare)  # markers would not help
             raise self._unverified(record, i, _otherwise(before[at:], text[at:]), PROMPT_MEND if in_tag else MARK_MEND)
@@ -310,12 +310,6 @@ def _check_calls(messages: Sequence[Message], location: str) -> None:
 
 def _otherwise(prompt: str, text: str) -> str:
     return f"generation would begin with {prompt[:30]!r} where the text has {text[:30]!r}"
-
-
-def _common_length(one: str, other: str) -> int:
-    """Length of the common beginning of two texts."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _overlap(one: str, other: str) -> str:

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "Tokenizer", "as_prompted", "begins_at", "continued", "first_token", "join", "token_from"]
+__all__ = [
+    "IGNORED",
+    "Tokenizer",
+    "as_prompted",
+    "begins_at",
+    "continued",
+    "first_token",
+    "join",
+    "shared_length",
+    "text_of",
+    "token_from",
+]
 
 Tokenizer: TypeAlias = "PreTrainedTokenizerBase"
 """A tokenizer of transformers, which is not imported before one is loaded."""
@@ -35,6 +46,12 @@ class Start(NamedTuple):
     token: int
     char: int
     exact: bool
+
+
+def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
+    """The length of the common beginning of two sequences."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def first_token(encoding: Encoding, char: int) -> int:
@@ -73,8 +90,7 @@ def as_prompted(
         row = fresh_ids[: start.token]
         if prompt == row:
             continue
-        same = next((i for i, (one, other) in enumerate(zip(prompt, row, strict=False)) if one != other), None)
-        same = min(len(prompt), len(row)) if same is None else same
+        same = shared_length(prompt, row)
         learned = any(label != IGNORED for label in fresh_labels[same : start.token])
         if not start.exact or (learned and fresh_labels != fresh_ids):
             return None
@@ -107,12 +123,10 @@ def join(before: list[int], whole: list[int], prompt: str, text: str, tokenizer:
         if not after and text:  # such as two unknown characters, which some tokenizers read as one unknown word
             after = next((way for way in _apart(prompt, text, tokenizer) if way), [])
         return Joined(before, after)
-    same = next(
-        (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), min(len(before), len(whole))
-    )
-    said = _text(whole, tokenizer)
+    same = shared_length(before, whole)
+    said = text_of(whole, tokenizer)
     for after in _ways(whole, same, len(before), prompt, text, tokenizer):
-        if after and _text([*before, *after], tokenizer) == said:
+        if after and text_of([*before, *after], tokenizer) == said:
             return Joined(before, after)
     return Joined(whole[:same], whole[same:])
 
@@ -156,5 +170,6 @@ def _bare(text: str, tokenizer: Tokenizer) -> list[int]:
     return ids
 
 
-def _text(ids: list[int], tokenizer: Tokenizer) -> str:
+def text_of(ids: list[int], tokenizer: Tokenizer) -> str:
+    """Ids as text, special tokens included."""
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

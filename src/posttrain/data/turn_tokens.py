@@ -17,12 +17,12 @@ an added word `user`, or line breaks that are one token, are no tags.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from posttrain.data.records import Message
 from posttrain.data.template import ChatTemplate
-from posttrain.data.tokens import Tokenizer
+from posttrain.data.tokens import Tokenizer, shared_length
 from posttrain.errors import TemplateError
 
 __all__ = ["turn_tokens"]
@@ -85,8 +85,8 @@ class _Probe(NamedTuple):
     def gap(self, words: str, other: str, text: str, ended: str) -> _Gap:
         """The tokens between two words; `ended`, a text that ends with the first turn, shows which of them end it."""
         between = self.before(other, text.rpartition(words)[2]) if words in text else []
-        ends = _shared(between, self.after(words, ended))
-        return _Gap(ends, between[len(ends) :])
+        same = shared_length(between, self.after(words, ended))
+        return _Gap(between[:same], between[same:])
 
 
 def _found(probe: _Probe) -> Iterable[int]:
@@ -104,11 +104,3 @@ def _found(probe: _Probe) -> Iterable[int]:
     thinking = probe.text(asked, Message("assistant", SAID, reasoning=THOUGHT))
     of_thoughts = {*probe.before(THOUGHT, thinking)[-1:], *probe.after(THOUGHT, thinking)[:1]}
     return of_user | (set(told) - of_thoughts)
-
-
-def _shared(one: Sequence[int], other: Sequence[int]) -> list[int]:
-    """The common beginning of both."""
-    same = 0
-    while same < min(len(one), len(other)) and one[same] == other[same]:
-        same += 1
-    return list(one[:same])
