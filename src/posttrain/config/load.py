@@ -21,8 +21,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from posttrain import registry
 from posttrain.config.base import ByKind, Config
 from posttrain.config.encoding import guess, wide_of
-from posttrain.config.full_width import in_value
-from posttrain.config.yaml_text import as_written, parse_yaml, plain, reads
+from posttrain.config.yaml_text import as_written, in_value, parse_yaml, plain
 from posttrain.errors import ConfigError, MissingError, Problem
 
 __all__ = ["check", "find_files", "load_yaml", "parse_value", "read_text", "read_yaml"]
@@ -80,7 +79,7 @@ def read_yaml(path: Path, schema: str = "") -> CommentedMap:
         mend = f"`posttrain list --schema {schema}` shows what it may say" if schema else "write what is wanted into it"
         raise ConfigError(Problem(f"{path}:1", "the file is empty", mend))
     if not isinstance(node, CommentedMap):
-        if wide := in_value(node, reads, listed=False):
+        if wide := in_value(node, listed=False):
             raise ConfigError(Problem(f"{path}:1", *wide))
         got = "a list" if isinstance(node, list) else f"{node!r}"
         got = got if len(got) <= 100 else f"{got[:100]}..."
@@ -304,7 +303,7 @@ def problems_of(
             location = "--set"
         where = ".".join(str(p) for p in key_path)
         refused = key_path[-1] if unknown else item["input"]
-        wide = in_value(refused, reads, listed=bool(key_path) and isinstance(key_path[-1], int))
+        wide = in_value(refused, listed=bool(key_path) and isinstance(key_path[-1], int))
         if wide is not None:
             problems.append(Problem(location, f"{where}: {wide[0]}" if where and not unknown else wide[0], wide[1]))
         elif unknown:
