@@ -244,10 +244,8 @@ def load_change(path: Path) -> Change:
 
 
 def load_changes(patterns: str | Sequence[str], base: Path, location: str = "") -> list[Change]:
-    """The change files of one or more paths or globs, relative to `base`, each once, in the order of their paths.
-
-    All problems of all files are raised together. Two changes of one name are an error: their results would mix.
-    """
+    """The change files of one or more paths or globs, relative to `base`, each once, in the order of their paths. All
+    problems of all files are raised together. Two changes of one name are an error: their results would mix."""
     problems: list[Problem] = []
     changes: dict[str, Change] = {}
     for path in find_files(patterns, base, location=location):

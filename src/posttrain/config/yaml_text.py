@@ -97,10 +97,8 @@ def _error(name: str, line: int | None, cause: str, mend: str = "") -> ConfigErr
 
 
 def _sound(root: Any, name: str) -> Any:
-    """The tree, with two halves of a character joined to one (`"\\ud83d\\ude00"`, as JSON writes it).
-
-    ConfigError for half of a character, for too many levels, and for too many values.
-    """
+    """The tree, with two halves of a character joined to one (`"\\ud83d\\ude00"`, as JSON writes it). ConfigError for
+    half of a character, for too many levels, and for too many values."""
     if isinstance(root, str):
         return _whole(root, name, 1)
     held: list[tuple[Any, int]] = [(root, 0)]

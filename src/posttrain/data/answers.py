@@ -21,10 +21,8 @@ __all__ = ["GradedRow", "PairRow", "encode_graded", "encode_pairs", "encodings_o
 
 @dataclass(frozen=True, eq=False)
 class PairRow:
-    """Two answers after the same prompt; margin: by how much the chosen one is better, 0 if not known.
-
-    Rows are compared by identity, so that a dict can have them as keys.
-    """
+    """Two answers after the same prompt; margin: by how much the chosen one is better, 0 if not known. Rows are
+    compared by identity, so that a dict can have them as keys."""
 
     chosen: Encoded
     rejected: Encoded

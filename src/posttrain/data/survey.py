@@ -172,9 +172,7 @@ def check_stop(rows: Sequence[Encoded], tokenizer: Tokenizer, stops: Sequence[in
 
 def check_prompt(tokenizer: Tokenizer) -> str:
     """How the generation prompt differs from the trained text; "" when it does not, or without a template.
-
-    DeepSeek-R1's template makes generation begin with `<think>`, but renders past answers without it.
-    """
+    DeepSeek-R1's template makes generation begin with `<think>`, but renders past answers without it."""
     if not tokenizer.chat_template:
         return ""
     try:

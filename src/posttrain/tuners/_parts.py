@@ -48,10 +48,8 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 
 def head_of(model: PreTrainedModel) -> list[str]:
-    """Names of the head's parameters: of the output embeddings, or of a new head and what was random beside it.
-
-    A tied output head is the embedding matrix, and has its name.
-    """
+    """Names of the head's parameters: of the output embeddings, or of a new head and what was random beside it. A tied
+    output head is the embedding matrix, and has its name."""
     if is_causal(model):
         head = model.get_output_embeddings()
         own = {id(p) for p in head.parameters()} if head is not None else set()
@@ -94,10 +92,8 @@ def linear_names(model: PreTrainedModel) -> list[str]:
 
 
 def float_masters(model: PreTrainedModel, names: Iterable[str]) -> PreTrainedModel:
-    """Freeze all but the named parameters, and make those float32 (float64 stays); in place.
-
-    An AdamW step at learning rate 1e-5 is below bfloat16's spacing for most weights.
-    """
+    """Freeze all but the named parameters, and make those float32 (float64 stays); in place. An AdamW step at learning
+    rate 1e-5 is below bfloat16's spacing for most weights."""
     model.requires_grad_(False)
     parameters = dict(model.named_parameters())
     for name in names:

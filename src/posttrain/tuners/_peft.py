@@ -26,9 +26,7 @@ def task_type(model: PreTrainedModel) -> TaskType:
 
 def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, location: str = "tuner") -> PeftModel:
     """Put PEFT's layers into the model (in place) and freeze the rest. The global random state is left as it was.
-
-    Raises ConfigError naming the model's linear layers when PEFT finds nothing to put its own into.
-    """
+    Raises ConfigError naming the model's linear layers when PEFT finds nothing to put its own into."""
     config.task_type = task_type(model)
     if new := list(head_modules(model)):  # PEFT knows most heads by name, but no pooler that was random
         config.modules_to_save = sorted({*(config.modules_to_save or ()), *new})
@@ -50,10 +48,8 @@ def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, location: s
 
 
 def refuse_looking_back(model: PreTrainedModel, kind: str) -> None:
-    """ConfigError where virtual tokens in front make a decoder's classification head look at the wrong position.
-
-    Such a head reads the last token that is no padding, and transformers cannot see padding in embeddings.
-    """
+    """ConfigError where virtual tokens in front make a decoder's classification head look at the wrong position. Such a
+    head reads the last token that is no padding, and transformers cannot see padding in embeddings."""
     if task_type(model) == TaskType.SEQ_CLS and not _looks_ahead(model):
         raise ConfigError(
             Problem(

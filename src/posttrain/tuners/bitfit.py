@@ -37,10 +37,8 @@ class BitfitConfig(Config):
 
 @register("tuner", "bitfit", config=BitfitConfig, paper="arXiv:2106.10199")
 def bitfit(model: PreTrainedModel, config: BitfitConfig) -> PreTrainedModel:
-    """Freeze all but bias terms (and norms, and a new head), in place; returns the same model.
-
-    ConfigError when the model has no such terms and norms are not asked for.
-    """
+    """Freeze all but bias terms (and norms, and a new head), in place; returns the same model. ConfigError when the
+    model has no such terms and norms are not asked for."""
     biases = biases_of(model)
     if biases and config.biases == "query_mlp":
         wanted = tuple(f".{name}.bias" for name in (*QUERY, *WIDENING))

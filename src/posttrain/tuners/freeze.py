@@ -65,10 +65,8 @@ def matching(names: Sequence[str], pattern: str) -> list[str]:
 
 @register("tuner", "freeze", config=FreezeConfig)
 def freeze(model: PreTrainedModel, config: FreezeConfig) -> PreTrainedModel:
-    """Freeze all but the chosen parameters, in place; returns the same model.
-
-    ConfigError when there are fewer layers than asked for, or a pattern means nothing.
-    """
+    """Freeze all but the chosen parameters, in place; returns the same model. ConfigError when there are fewer layers
+    than asked for, or a pattern means nothing."""
     names = [name for name, _ in model.named_parameters()]
     layers = layers_of(model) if config.top or not config.patterns else []
     top = config.top
