@@ -33,8 +33,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from posttrain.config.json_text import BadJson, parse_json
+from posttrain.data.calls import Keys, Parameters, schemas_of
 from posttrain.data.fields import BadRow
-from posttrain.data.parameters import Keys, Parameters, schemas_of
 from posttrain.errors import DataError, MissingError, Problem
 
 __all__ = ["hub_rows", "parquet_rows"]
@@ -56,13 +56,7 @@ class Shape:
 
 
 LEAF = Shape("value")
-LISTS = (
-    pa.types.is_list,
-    pa.types.is_large_list,
-    pa.types.is_fixed_size_list,
-    pa.types.is_list_view,
-    pa.types.is_large_list_view,
-)
+LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
 
 
 def _shape(kind: pa.DataType, chunks: Sequence[pa.Array]) -> Shape:
@@ -75,7 +69,7 @@ def _shape(kind: pa.DataType, chunks: Sequence[pa.Array]) -> Shape:
         return LEAF
     if pa.types.is_map(kind):
         return Shape("map", _shape(kind.item_type, [chunk.items for chunk in chunks]))
-    if any(is_one(kind) for is_one in LISTS):
+    if isinstance(kind, LISTS):
         return Shape("list", _shape(kind.value_type, [chunk.flatten() for chunk in chunks]))
     if not pa.types.is_struct(kind):
         return LEAF

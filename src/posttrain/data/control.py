@@ -164,11 +164,8 @@ def parts_of(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | N
     for i, message in enumerate(messages):
         turn = f"turn {i} ({message.role})"
         yield Part(message.content, turn)
-        for text, field in ((message.reasoning, "reasoning"), (message.name, "name")):
-            if text is not None:
-                yield Part(text, turn, field)
-        if message.tool_call_id is not None:
-            yield Part(message.tool_call_id, turn, "tool_call_id")
+        fields = {"reasoning": message.reasoning, "name": message.name, "tool_call_id": message.tool_call_id}
+        yield from (Part(text, turn, field) for field, text in fields.items() if text is not None)
         if message.tool_calls is not None:
             yield from (Part(text, turn, "tool_calls") for text in _texts(message.for_template()["tool_calls"]))
     yield from (Part(text, "'tools'") for text in _texts(tools))

@@ -12,7 +12,6 @@ from posttrain.errors import ConfigError, Problem
 from posttrain.models.notes import HEADS, head_modules
 
 __all__ = [
-    "biases_of",
     "float_masters",
     "head_of",
     "is_causal",
@@ -66,11 +65,6 @@ def norms_of(model: PreTrainedModel) -> list[str]:
         if "norm" in type(module).__name__.lower()
         for part, _ in module.named_parameters(recurse=False)
     ]
-
-
-def biases_of(model: PreTrainedModel) -> list[str]:
-    """Names of all bias terms."""
-    return [name for name, _ in model.named_parameters() if last_part(name) == "bias"]
 
 
 def last_part(name: str) -> str:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from posttrain.config.base import Config
 from posttrain.errors import ConfigError, Problem
 from posttrain.registry import register
-from posttrain.tuners._parts import biases_of, float_masters, head_of, is_causal, norms_of
+from posttrain.tuners._parts import float_masters, head_of, is_causal, last_part, norms_of
 
 __all__ = ["BitfitConfig", "bitfit"]
 
@@ -39,7 +39,7 @@ class BitfitConfig(Config):
 def bitfit(model: PreTrainedModel, config: BitfitConfig) -> PreTrainedModel:
     """Freeze all but bias terms (and norms, and a new head), in place; returns the same model. ConfigError when the
     model has no such terms and norms are not asked for."""
-    biases = biases_of(model)
+    biases = [name for name, _ in model.named_parameters() if last_part(name) == "bias"]
     if biases and config.biases == "query_mlp":
         wanted = tuple(f".{name}.bias" for name in (*QUERY, *WIDENING))
         some = [name for name in biases if name.endswith(wanted)]

@@ -47,8 +47,6 @@ COUNTERS = {
     "country": "個國家",
     "lake": "個湖",
     "island": "個島",
-}
-COUNTERS |= {
     "animal": "種動物",
     "planet": "顆行星",
     "element": "個元素",
