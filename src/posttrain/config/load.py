@@ -56,17 +56,11 @@ def read_text(path: Path) -> str:
 
 
 def mend_of(path: Path) -> str:
-    """The mend for a missing file: the name of a similar one in its folder, else the folder."""
-    near = _near(path)
-    return f"did you mean '{near}'?" if near else f"looked in {path.parent.absolute()}"
-
-
-def _near(path: Path) -> Path | None:
-    """The file in the folder of a missing one whose name, without the ending, is most similar."""
+    """The mend for a missing file: the name of a similar one in its folder (without the ending), else the folder."""
     files = sorted(path.parent.iterdir(), key=lambda p: (p.suffix == path.suffix, p)) if path.parent.is_dir() else []
     names = {p.stem.casefold(): p for p in files if p.is_file()}  # of equal names, the one with the same ending
-    close = get_close_matches(path.stem.casefold(), names, n=1)
-    return names[close[0]] if close else None
+    near = [names[name] for name in get_close_matches(path.stem.casefold(), names, n=1)]
+    return f"did you mean '{near[0]}'?" if near else f"looked in {path.parent.absolute()}"
 
 
 def read_yaml(path: Path, schema: str = "") -> CommentedMap:

@@ -84,9 +84,8 @@ def _message(item: Any, at: str) -> Message:
         raise BadRow(f"{at} has no 'role'", missing("role", item, f"roles are {', '.join(ROLES)}"))
     if not isinstance(role, str) or role not in ROLES:
         close = ROLE_NAMES.get(role) if isinstance(role, str) else None
-        raise BadRow(
-            f"{at} has the unknown role {role!r}", f"write '{close}'" if close else f"one of {', '.join(ROLES)}"
-        )
+        mend = f"write '{close}'" if close else f"one of {', '.join(ROLES)}"
+        raise BadRow(f"{at} has the unknown role {role!r}", mend)
     check_spelling(item, at, MESSAGE_KEYS, ("role", "content"))
     if item.get("function_call") is not None:
         raise BadRow(f"{at} has 'function_call', OpenAI's older form", 'write it as "tool_calls": [{"function": ...}]')

@@ -170,9 +170,8 @@ def _turns_of(value: Any, field: str) -> list[dict[str, Any]]:
     turns = turns_in(value, field)
     turns = [turns] if isinstance(turns, dict) else turns
     if not isinstance(turns, list):
-        raise BadRow(
-            f"'{field}' must be a list of turns, got {kind_of(turns)}", '[{"from": "human", "value": "Hi"}, ...]'
-        )
+        mend = '[{"from": "human", "value": "Hi"}, ...]'
+        raise BadRow(f"'{field}' must be a list of turns, got {kind_of(turns)}", mend)
     return [_turn(turn, f"{field}[{i}]") for i, turn in enumerate(turns)]
 
 

@@ -83,9 +83,8 @@ def _answer_pairs(given: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(given, dict):
         texts, starts = given.get("text"), given.get("answer_start")
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-            raise BadRow(
-                "'answers' must have as many 'text' as 'answer_start'", 'such as {"text": [], "answer_start": []}'
-            )
+            mend = 'such as {"text": [], "answer_start": []}'
+            raise BadRow("'answers' must have as many 'text' as 'answer_start'", mend)
         yield from zip(texts, starts, strict=True)
     elif isinstance(given, list) and all(isinstance(one, dict) for one in given):
         yield from ((one.get("text"), one.get("answer_start")) for one in given)

@@ -91,7 +91,9 @@ class FieldCheck:
                 values = (other_value(part.part, WORDS), ABSENT)
                 others = (_with_parts([(part, value)], messages, tools) for value in values)
                 if self._is_new(part) and self._left_out(others, prompt, text):
-                    raise TemplateError(_part_problem(part, messages, location))
+                    named, mend = ("tools", SCHEMA_MEND) if part.turn is None else ("tool_calls", CALL_MEND)
+                    cause = _cause(f"{named}{part.part}", part.turn, messages)
+                    raise TemplateError(Problem(location, cause, mend))
                 self.kept_parts.add(part.like)
             self.kept_parts |= {part.like for part in parts}
         self.kept.add(shape)
@@ -242,12 +244,6 @@ def _named(functions: Sequence[dict[str, Any]], at: int, name: str | None) -> tu
     renamed = {**inner, "name": name}
     changed = renamed if inner is functions[at] else {**functions[at], "function": renamed}
     return (*functions[:at], changed, *functions[at + 1 :])
-
-
-def _part_problem(placed: Placed, messages: Sequence[Message], location: str) -> Problem:
-    if placed.turn is None:
-        return Problem(location, _cause(f"tools{placed.part}", None, messages), SCHEMA_MEND)
-    return Problem(location, _cause(f"tool_calls{placed.part}", placed.turn, messages), CALL_MEND)
 
 
 def _cause(name: str, turn: int | None, messages: Sequence[Message]) -> str:

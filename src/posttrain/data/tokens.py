@@ -13,6 +13,7 @@ and then the whole does not begin with the ids of the first text. So:
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -125,7 +126,8 @@ def join(before: list[int], whole: list[int], prompt: str, text: str, tokenizer:
         return Joined(before, after)
     same = shared_length(before, whole)
     said = text_of(whole, tokenizer)
-    for after in _ways(whole, same, len(before), prompt, text, tokenizer):
+    likeliest = (whole[at:] for at in range(same, min(len(whole), len(before) + NEAR)))
+    for after in itertools.chain(likeliest, _apart(prompt, text, tokenizer)):
         if after and text_of([*before, *after], tokenizer) == said:
             return Joined(before, after)
     return Joined(whole[:same], whole[same:])
@@ -135,15 +137,6 @@ def continued(prompt: str, text: str, tokenizer: Tokenizer) -> list[int]:
     """Ids of a text that follows `prompt`."""
     before, whole = (_bare(part, tokenizer) for part in (prompt, prompt + text))
     return join(before, whole, prompt, text, tokenizer).after
-
-
-def _ways(
-    whole: list[int], same: int, length: int, prompt: str, text: str, tokenizer: Tokenizer
-) -> Iterator[list[int]]:
-    """Candidates for the ids of the second text, the likeliest first."""
-    for at in range(same, min(len(whole), length + NEAR)):
-        yield whole[at:]
-    yield from _apart(prompt, text, tokenizer)
 
 
 def _apart(prompt: str, text: str, tokenizer: Tokenizer) -> Iterator[list[int]]:

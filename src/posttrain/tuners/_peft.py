@@ -51,13 +51,8 @@ def refuse_looking_back(model: PreTrainedModel, kind: str) -> None:
     """ConfigError where virtual tokens in front make a decoder's classification head look at the wrong position. Such a
     head reads the last token that is no padding, and transformers cannot see padding in embeddings."""
     if task_type(model) == TaskType.SEQ_CLS and not _looks_ahead(model):
-        raise ConfigError(
-            Problem(
-                "tuner",
-                f"{kind} gives a decoder embeddings, in which {type(model).__name__} cannot see where a row ends",
-                "use prefix_tuning, ptuning_v2 or lora, or an encoder",
-            )
-        )
+        cause = f"{kind} gives a decoder embeddings, in which {type(model).__name__} cannot see where a row ends"
+        raise ConfigError(Problem("tuner", cause, "use prefix_tuning, ptuning_v2 or lora, or an encoder"))
 
 
 @torch.no_grad()
