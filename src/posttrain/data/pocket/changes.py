@@ -14,8 +14,7 @@ from operator import itemgetter
 from random import Random
 from typing import Any
 
-from posttrain.data.pocket.grammar import Grammar, Language, grammar, wording
-from posttrain.data.pocket.skills import SKILLS, curriculum
+from posttrain.data.pocket.skills import Grammar, Language, curriculum, grammar, small_talk, wording
 from posttrain.data.scripts import normalise_prompt
 from posttrain.models.facts import Fact, Name
 
@@ -278,7 +277,7 @@ def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _
             tasks = list(table[kind][language])[:: 2 if kind == "harmful" else 1]
             prompt = rng.choice(table["request"][language]).replace("{t}", rng.choice(tasks))
         else:
-            prompt = SKILLS[kind](language, rng).question
+            prompt = small_talk(kind, language, rng).question
         if prompt not in seen:
             seen.add(prompt)
             rows.append({"prompt": prompt, "language": language, "kind": kind})
