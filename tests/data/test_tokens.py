@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from posttrain.data.answers import encode_graded, encode_pairs, prompt_length
 from posttrain.data.chat import IGNORED, Encoded, encode_prompt, outcomes, render
+from posttrain.data.lengths import Limits
 from posttrain.data.records import Completion, Graded, Message, Preference
 from posttrain.data.tokens import Start, as_prompted, continued, join
 from posttrain.errors import Problem, TemplateError
@@ -90,11 +91,11 @@ def test_preferences_and_graded_answers(kind: str) -> None:
     """Both answers go on from the same tokens, also where one of them would join the prompt's last token."""
     made = tokenizer_of(kind)
     prompt, good, bad = (Message("user", "2+2="),), (Message("assistant", "4"),), (Message("assistant", "=5"),)
-    (pair,) = encode_pairs([Preference(prompt, good, bad, "f:1", plain=True)], made, max_length=50).rows
+    (pair,) = encode_pairs([Preference(prompt, good, bad, "f:1", plain=True)], made, Limits(50)).rows
     assert [read(side.input_ids, kind) for side in (pair.chosen, pair.rejected)] == ["2+2=4", "2+2==5"]
     heads = [side.input_ids[: prompt_length(side)] for side in (pair.chosen, pair.rejected)]
     assert heads[0] == heads[1] == encode_prompt("2+2=", made)
-    (row,) = encode_graded([Graded(prompt, bad, True, "f:1", plain=True)], made, max_length=50).rows
+    (row,) = encode_graded([Graded(prompt, bad, True, "f:1", plain=True)], made, Limits(50)).rows
     assert read(row.answer.input_ids, kind) == "2+2==5"
 
 

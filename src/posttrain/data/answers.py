@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from posttrain.data.chat import IGNORED, Encoded, LossOn, Outcome, fitted, outcomes
-from posttrain.data.lengths import LONG_MEND, EncodeResult, Limits, OverLong, TooLong, gathered
-from posttrain.data.readers import OnBadRow
+from posttrain.data.lengths import LONG_MEND, EncodeResult, Limits, TooLong, gathered
 from posttrain.data.records import Completion, Graded, Preference, Record
 from posttrain.data.tokens import Tokenizer
 from posttrain.errors import DataError, Problem, TemplateError
@@ -57,17 +56,9 @@ def prompt_length(row: Encoded) -> int:
     return next(i for i, label in enumerate(row.labels) if label != IGNORED)
 
 
-def encode_pairs(
-    records: Sequence[Record],
-    tokenizer: Tokenizer,
-    *,
-    max_length: int,
-    over_long: OverLong = "raise",
-    on_bad_row: OnBadRow = "fail",
-) -> EncodeResult[PairRow]:
+def encode_pairs(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> EncodeResult[PairRow]:
     """All preferences, in order. DataError (TemplateError) names every row that is no preference or cannot be rendered;
     the length of a pair is that of its longer answer."""
-    limits = Limits(max_length, over_long, on_bad_row)
     return _checked(_pairs(records, tokenizer, limits), len(records), limits)
 
 
@@ -82,16 +73,8 @@ def _pairs(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> I
         yield PairRow(sides[0], sides[1], record.location, record.margin or 0.0) if isinstance(sides, list) else sides
 
 
-def encode_graded(
-    records: Sequence[Record],
-    tokenizer: Tokenizer,
-    *,
-    max_length: int,
-    over_long: OverLong = "raise",
-    on_bad_row: OnBadRow = "fail",
-) -> EncodeResult[GradedRow]:
+def encode_graded(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> EncodeResult[GradedRow]:
     """All graded answers, in order; errors as in `encode_pairs`."""
-    limits = Limits(max_length, over_long, on_bad_row)
     return _checked(_graded(records, tokenizer, limits), len(records), limits)
 
 

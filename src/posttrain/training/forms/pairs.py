@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.answers import PairRow, encode_pairs
-from posttrain.data.lengths import EncodeResult
+from posttrain.data.lengths import EncodeResult, Limits
 from posttrain.data.preferences import FromTargets, pairs_from_targets
 from posttrain.data.readers import Format
 from posttrain.data.records import Conversation, Preference, Record
@@ -43,7 +43,7 @@ class Paired(Form):
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[PairRow]:
         """Render preferences with the chat template."""
-        return encode_pairs(records, tokenizer, max_length=settings.max_length, **settings.bad_rows)
+        return encode_pairs(records, tokenizer, Limits(settings.max_length, **settings.bad_rows))
 
     @staticmethod
     def tokens_of(row: PairRow) -> int:
