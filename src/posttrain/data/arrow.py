@@ -1,9 +1,8 @@
 """Parquet files and data sets of the hub, without the nulls that Arrow inserts where a row has no value.
 
 In Arrow every object of a column has the keys of all objects: a call `{"city": "Paris"}` beside a call `{"a": 1}` is
-read as `{"city": "Paris", "a": None}`. A model trained on this would call with parameters of other functions. So a key
-with null in an object is taken for one that the row does not have, and is removed, unless the null must have been in
-the row:
+read as `{"city": "Paris", "a": None}`, and a model would learn to call with parameters of other functions. So a key
+with null in an object is removed, unless the null must have been in the row:
 
 - in a map and in JSON (Arrow's `json`, a text that holds JSON), where each object has keys of its own;
 - in the arguments of a function whose schema, in the same row, requires the parameter, at any level of them;
@@ -11,11 +10,9 @@ the row:
   no reason to insert nulls. In arguments this holds only for keys in the function's schema; without a schema, for all
   keys if the column calls one function only.
 
-Arrow never inserts elements into lists, so a null among them stays. A column without a value is null, as in JSON.
-
-Arrow has types that JSON does not have. Dates, times and UUIDs become text (`2024-01-01`), decimals become numbers. A
-value that JSON cannot express (bytes, durations, decimals with more digits than a number keeps) stays, and is refused
-where it would be learned.
+A null in a list and a null column stay, as in JSON. Dates, times and UUIDs become text (`2024-01-01`), decimals
+numbers. A value that JSON cannot express (bytes, durations, decimals with more digits than a number keeps) stays, and
+is refused where it would be learned.
 """
 
 from __future__ import annotations

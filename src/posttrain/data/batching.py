@@ -1,14 +1,13 @@
-"""Batches of rows of similar length under a budget of padded tokens.
+"""Batches of rows of similar length under a budget of padded tokens, and old rows mixed into every step.
 
 A batch costs rows x longest row, padding included; this product never exceeds the budget. Rows are shuffled, cut into
 stretches of about fifty batches, and sorted by length within a stretch; batches are filled greedily and then shuffled.
 So there is little padding, and no two epochs have the same batches. The order depends on seed and epoch only.
 
-`OldRows` mixes old rows into every step, so that they have a given share of the tokens that the step reads (prompts and
-answers, without padding). The loss of a step is the mean over its supervised tokens, so an old row counts in proportion
-to the length of its answer. To N new tokens about N * share / (1 - share) old ones are added: nine per new one at share
-0.9, about 32 at 0.97. Rows cannot be cut, so the next step compensates for what a step got too much or too little: the
-number of old tokens is never off by more than half the longest old row.
+Old rows get a given share of the tokens that a step reads (prompts and answers, without padding). The loss of a step is
+the mean over its supervised tokens, so an old row counts in proportion to the length of its answer. To N new tokens
+about N * share / (1 - share) old ones are added: nine per new one at share 0.9. Rows cannot be cut, so the next step
+compensates for what a step got too much or too little: the sum is never off by more than half the longest old row.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Arguments of tool calls: an object, or JSON text, as OpenAI's interface returns it.
+"""Tool calls: their arguments, which are an object, or JSON text, as OpenAI's interface returns it; and their schemas.
 
-Most templates print the arguments as JSON. Given the text `"{\\"city\\": \\"Paris\\"}"` they print a quoted text in
-place of an object, and the model learns arguments that no program can read. So a text with an object is parsed; an
-empty text, null and a missing value, which many write for a call without parameters, become `{}`; any other text stays.
-`parameters`, as Llama calls them, are read as the arguments.
+Given the text `"{\\"city\\": \\"Paris\\"}"` most templates print a quoted text in place of an object, and the model
+learns arguments that no program can read. So a text with an object is parsed; an empty text, null and a missing value,
+which many write for a call without parameters, become `{}`; any other text stays. Llama's `parameters` are arguments
+too.
 
-What a tool's JSON schema says about the keys of its arguments, at every level, is read from `properties`, `required`,
+What a tool's schema says about the keys of its arguments, at every level, is read from `properties`, `required`,
 `items`, `additionalProperties`, `$ref` within the schema, `allOf`, `anyOf`, `oneOf`: a key of alternatives is required
-if all alternatives with keys require it. A key with null is ignored, since Arrow gives every schema the keys of others.
+if all alternatives with keys require it. A key with null is ignored, since Arrow gives every schema the keys of all
+others.
 """
 
 from __future__ import annotations

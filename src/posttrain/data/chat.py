@@ -1,15 +1,13 @@
 """Records to token ids and labels; prompts to token ids.
 
 The loss covers the assistant's words and the token that ends the turn, in every assistant turn, and nothing else: not
-the tags, not the newline that a template puts after the end-of-turn token. If a conversation was cut off
-(`Conversation.ended` is false), the row stops at the last word, so that no end is learned. The end of a turn is found
-on tokens: it is the last special token of the turn's region; or the special token right after it (a template may mark
-the words only, or, like GLM-4's, end a turn with the next turn's tag); or, if such a template ends with the turn, the
-token that ends turns elsewhere, which is appended as the model's makers do. A turn without an end is an error: a model
-trained on it would never stop.
+the tags, not the newline after the end-of-turn token. A conversation that was cut off (`Conversation.ended` is false)
+stops at the last word, so that no end is learned. The end of a turn is the last special token of the turn's region; or
+the special token right after it (a template may mark the words only, or, like GLM-4's, end a turn with the next tag);
+or, at the end of the text, the token that ends turns elsewhere, which is appended as the model's makers do. A turn
+without an end is an error: a model trained on it would never stop.
 
-The start of the words is verified on token ids: the whole text must begin with the tokens of the text before the turn,
-so that training sees what generation will see.
+The whole text must begin with the tokens of the text before each turn, so that training sees what generation will see.
 """
 
 from __future__ import annotations

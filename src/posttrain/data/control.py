@@ -1,18 +1,15 @@
 """The check that every text passes before a tokenizer reads it.
 
-A tokenizer converts `<|im_end|>` to the control token wherever it occurs: in an answer, in a tool's description, in a
-text to be classified. There it would end a turn too early, or begin one that does not exist. So a text with a control
-token is refused, and the error names the token; only chat templates and the tokenizer itself write control tokens.
-Half a surrogate pair, which no tokenizer can read, is refused too.
+A tokenizer converts `<|im_end|>` to the control token wherever it occurs, also in an answer or a tool's description.
+There it would end a turn too early, or begin one that does not exist. So a text with a control token, or with half a
+surrogate pair, is refused, and the error names it; only chat templates and the tokenizer itself write control tokens.
 
-Control tokens are a tokenizer's special tokens, and those of its other added tokens that begin or end turns: the chat
-template writes them around turns, or the model's generation stops at them. `add_tokens(["<|im_start|>", "<|im_end|>"])`
-adds tokens that are not special. Other added tokens (`<think>`, `<tool_call>`, technical terms) may occur in texts. To
-tell them apart, the template renders a conversation of unique words. Tokens of turns are:
+Control tokens are special tokens, and other added tokens that begin or end turns or at which generation stops. Others
+(`<think>`, `<tool_call>`, technical terms) may occur in texts. To tell them apart, the template renders a conversation
+of unique words. Tokens of turns are:
 
-- all tokens between an assistant's words and the next user's, and all after the last words: the end of one turn and the
-  tag of the next;
-- all tokens after a user's words at the end of the text;
+- those between an assistant's words and the next user's, and those after the last words: an end and the next tag;
+- those after a user's words at the end of the text;
 - of the tags of assistants, tools and the system: the first token, or, for the system, the one next to its words; later
   ones may say how the assistant is to think (`<|im_start|>assistant\\n<think>`).
 

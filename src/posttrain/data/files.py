@@ -3,8 +3,8 @@
 The ending of the name says what a file is; `.gz` after it, that it is compressed. A row that cannot be read is returned
 as a `BadRow`, so that the others can be used; a file that cannot be read raises DataError.
 
-A table's first line names its columns. Cells may hold commas, line breaks and quotation marks (RFC 4180). Columns may
-be separated by semicolons or tabs too, as Excel does in many countries. An empty cell is None.
+A table's first line names its columns, which may be separated by semicolons or tabs too, as Excel does in many
+countries. Cells may hold commas, line breaks and quotation marks (RFC 4180). An empty cell is None.
 """
 
 from __future__ import annotations

@@ -1,17 +1,9 @@
 """Data files to typed records; every bad row with its location, what was expected, and how to mend it.
 
-These rows are read (a file may mix them):
-
-- `{"messages": [{"role": ..., "content": ...}, ...], "tools": [...]}`; a message may have `reasoning_content`,
-  `tool_calls`, `tool_call_id`, `name`, and `train` (or OpenAI's `weight`) to put its words into or out of the loss;
-- `{"prompt": ..., "completion": ...}`, both strings, or both lists of messages;
-- `{"text": ...}`;
-- Alpaca, ShareGPT, content and summary, see `formats`;
-- preferences and graded answers, see `preferences`;
-- labelled texts, tagged tokens (CoNLL files too), questions about texts (SQuAD files too), see `labelled`.
-
-For the kinds of files see `files`. Unknown keys of a row are ignored (data sets have ids and sources), unless one is a
-misspelt known key.
+Read here are rows with `messages` (and `tools`), with `prompt` and `completion` (strings, or lists of messages), and
+with `text`; a message may have `train` (or OpenAI's `weight`) to put its words into or out of the loss. Other rows are
+read in `formats` (Alpaca, ShareGPT, content and summary), `preferences` and `labelled`, files in `files`. A file may
+mix them. Unknown keys of a row are ignored (data sets have ids and sources), unless one is a misspelt known key.
 """
 
 from __future__ import annotations

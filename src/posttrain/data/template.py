@@ -8,8 +8,7 @@ An assistant's words are found in the rendered text in one of two ways, both of 
   text; so must be the text rendered up to and including the turn. The words are the difference. If the second does not
   hold (Qwen3 drops the reasoning of earlier turns), the turn's content must follow the first literally.
 
-A supervised user's turn begins with its content, after the tag. The end of a turn is found on the tokens
-(`data/chat.py`), since a template may end a turn inside the region, after it, or with the next turn's tag.
+A supervised user's turn begins with its content. The end of a turn is found on the tokens (`data/chat.py`).
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """Fields of a conversation that a chat template leaves out, found by rendering it with and without them.
 
 A template silently drops what it does not use: a user's `name`, the reasoning of earlier turns (Qwen3), text beside a
-tool call (Llama 3.1), the second call of a turn (gpt-oss), a whole turn of a role that it does not know, a parameter's
-`pattern` (gpt-oss). What is in the row but not in the text cannot be learned, so such a row is refused.
+tool call (Llama 3.1), the second call of a turn, a parameter's `pattern` (gpt-oss), a turn of an unknown role. What is
+in the row but not in the text cannot be learned, so such a row is refused.
 
 First all fields are rendered together, replaced by unique words; a field whose word is in the text is used. For each of
 the others the conversation is rendered again with another word: if the text is the same, the field is left out. Ids and
-names of tool results in the order of their calls may be left out, since the order of turns tells them. `template_parts`
-says which parts of tools' schemas and of calls count.
+names of tool results in the order of their calls may be left out, since the order of turns tells them.
 """
 
 from __future__ import annotations

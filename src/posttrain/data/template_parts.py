@@ -3,10 +3,10 @@
 Every part of a schema counts that tells the model something: descriptions, names and types of parameters at any depth,
 `enum`, `required`, `pattern`, `default`, `return`. A template may leave out:
 
-- `"type": "function"` of a tool, and `"type": "object"` of its `parameters`, which are always the same;
+- what is the same everywhere: `"type": "function"` of a tool, and `"type": "object"` of its `parameters`;
 - `strict`, `$schema`, `$id`, `$comment`, and `title`, which programs generate from the name;
-- defaults: null, "", empty lists and objects, `false` (`additionalProperties`, `nullable`, ...),
-  `"additionalProperties": true`, a `required` name that no parameter has.
+- defaults: null, "", empty lists and objects, `false`, `"additionalProperties": true`, a `required` name of no
+  parameter.
 
 Of a call its arguments count, keys and values; `id`, `type` and `index` may be left out.
 """

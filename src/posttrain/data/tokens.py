@@ -1,12 +1,12 @@
 """Texts and their token ids, without a template: where a token begins, and a text joined to its continuation.
 
 A text and its continuation get ids that together decode to exactly both texts. Tokenised separately, the second text
-gets an extra space from SentencePiece's tokenizers (▁) and others; tokenised together, a token may span the boundary,
-and then the whole does not begin with the ids of the first text. So:
+gets an extra space from SentencePiece's tokenizers (▁) and others; tokenised together, a token may span the boundary.
+So:
 
 - if the ids of the whole begin with those of the first text, they are cut there, as lm-eval does;
-- else the first text keeps the ids that it has alone, which a model sees when it continues the text, and the second one
-  gets ids that follow them: of several candidates the first with which both decode to the whole;
+- else the first text keeps the ids that it has alone, and the second one gets ids that follow them: of several
+  candidates the first with which both decode to the whole;
 - if no candidate does, the ids of the whole are cut where they differ from those of the first text: the second part
   then begins with the end of the first text, and has all tokens of its own text.
 """
