@@ -80,7 +80,7 @@ def show(
 
     Then the lengths of all rows, and whether generation stops at the token that the learned turns end with.
     """
-    from posttrain.data.problems import data_error
+    from posttrain.data.lengths import data_error
     from posttrain.data.readers import sift
     from posttrain.data.survey import segments, survey, unknown_tokens
     from posttrain.models.load import embeddings_of, load_tokenizer
@@ -133,7 +133,7 @@ def check(
     json: JsonOption = False,
 ) -> None:
     """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
-    from posttrain.data.problems import data_error, listed
+    from posttrain.data.lengths import data_error, listed
     from posttrain.data.readers import sift
     from posttrain.data.survey import count
     from posttrain.models.load import embeddings_of, load_tokenizer
@@ -287,7 +287,7 @@ def _print_checks(checks: _Checks) -> None:
 
 
 def _talk_problems(what: str, problems: list[Problem]) -> None:
-    from posttrain.data.problems import grouped
+    from posttrain.data.lengths import grouped
 
     groups = grouped(problems)
     for problem, _ in groups[:20]:

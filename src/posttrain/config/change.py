@@ -223,8 +223,7 @@ class Change(Config):
         """Every probe as (group, index, question): `reliability`, then `generality.*`, then `locality.*`."""
         for i, target in enumerate(self.target):
             yield "reliability", i, target
-        for part in ("generality", "locality"):
-            probes: Generality | Locality = self.generality if part == "generality" else self.locality
+        for part, probes in (("generality", self.generality), ("locality", self.locality)):
             for kind, questions in probes:
                 for i, question in enumerate(questions):
                     yield f"{part}.{kind}", i, question

@@ -99,17 +99,15 @@ def _error(name: str, line: int | None, cause: str, mend: str = "") -> ConfigErr
 def _sound(root: Any, name: str) -> Any:
     """The tree, with two halves of a character joined to one (`"\\ud83d\\ude00"`, as JSON writes it). ConfigError for
     half of a character, for too many levels, and for too many values."""
-    if isinstance(root, str):
-        return _whole(root, name, 1)
+    if not isinstance(root, dict | list):
+        return _whole(root, name, 1) if isinstance(root, str) else root
     held: list[tuple[Any, int]] = [(root, 0)]
     count = 0
     while held:
         node, depth = held.pop()
         if depth > DEEPEST:
             raise _error(name, _line(node), *TOO_DEEP)
-        items = (
-            list(node.items()) if isinstance(node, dict) else list(enumerate(node) if isinstance(node, list) else ())
-        )
+        items = list(node.items() if isinstance(node, dict) else enumerate(node))
         count += len(items)
         if count > MOST_VALUES:
             raise _error(name, None, f"aliases (*name) make more than {MOST_VALUES:,} values of it", "write it out")

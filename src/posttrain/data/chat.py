@@ -18,20 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
-from posttrain.data.lengths import LONG_MEND, EncodeResult, Limits, OverLong, TooLong, gathered
-from posttrain.data.readers import OnBadRow
-from posttrain.data.records import (
-    Completion,
-    Conversation,
-    Graded,
-    LabelledText,
-    Message,
-    Preference,
-    ReadingQuestion,
-    Record,
-    TaggedTokens,
-    Text,
-)
+from posttrain.data.lengths import LONG_MEND, EncodeResult, Limits, OnBadRow, OverLong, TooLong, gathered
+from posttrain.data.records import NO_TEXTS, Completion, Conversation, Message, Record, Text
 from posttrain.data.template import ChatTemplate, Rendered
 from posttrain.data.tokens import (
     IGNORED,
@@ -245,22 +233,6 @@ def outcomes(records: Sequence[Record], tokenizer: Tokenizer, loss_on: LossOn) -
                 yield _plain_problem(record, tokenizer) or _document(record, tokenizer)
             else:
                 yield Problem(record.location, *NO_TEXTS[type(record)])
-
-
-NO_TEXTS: dict[type[Record], tuple[str, str]] = {
-    LabelledText: ("a labelled text, where one to be learned is expected", "format: text"),
-    TaggedTokens: ("tagged tokens, where a text is expected", "objective: token_classification"),
-    ReadingQuestion: (
-        "a question about a text, where an answer to be learned is expected",
-        "objective: extractive_qa; or columns: {prompt: ..., completion: ...}, format: completion",
-    ),
-    Preference: ("two answers to compare, where one text is expected", "objective: dpo or orpo"),
-    Graded: (
-        "a graded answer, where one to be learned is expected",
-        "objective: kto; or format: completion, to learn every answer whatever its label",
-    ),
-}
-"""Records of other objectives, of which not a single text is learned: cause and mend."""
 
 
 def _plain_problem(record: Completion | Text, tokenizer: Tokenizer) -> Problem | None:

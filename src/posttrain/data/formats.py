@@ -78,12 +78,9 @@ def own_fields(row: Mapping[str, Any]) -> Converted:
     if {"content", "summary"} <= has and not has & {"prompt", "text", "completion", "chosen"}:
         text_of(row, "summary")
         return Converted("content and summary", _asked(row, text_of(row, "content"), {"completion": row["summary"]}))
-    if {"chosen", "rejected"} <= has and any(
-        _is_sharegpt(row[key]) for key in ("chosen", "rejected", "prompt") if key in has
-    ):
-        return Converted(
-            "ShareGPT", {**row, **{k: _turns_of(row[k], k) for k in ("prompt", "chosen", "rejected") if k in has}}
-        )
+    compared = [key for key in ("prompt", "chosen", "rejected") if key in has]
+    if {"chosen", "rejected"} <= has and any(_is_sharegpt(row[key]) for key in compared):
+        return Converted("ShareGPT", {**row, **{key: _turns_of(row[key], key) for key in compared}})
     return Converted("", row)
 
 

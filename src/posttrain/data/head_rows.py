@@ -16,8 +16,7 @@ from torch import Tensor
 
 from posttrain.data.batching import padded
 from posttrain.data.control import head_problem
-from posttrain.data.lengths import EncodeResult, Limits, OverLong, TooLong, gathered
-from posttrain.data.readers import OnBadRow
+from posttrain.data.lengths import EncodeResult, Limits, OnBadRow, OverLong, TooLong, gathered
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.data.scripts import is_cjk
 from posttrain.data.tokens import IGNORED, Tokenizer

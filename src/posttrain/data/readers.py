@@ -22,14 +22,13 @@ from posttrain.data.fields import BadRow, filled, keys_of, kind_of, messages_of,
 from posttrain.data.files import TRUTH, TableRow, file_rows, rows_mend, typed
 from posttrain.data.formats import FIELDS, own_fields, turns_in
 from posttrain.data.labelled import labelled_of, question_of, tagged_of
+from posttrain.data.lengths import OnBadRow, data_error
 from posttrain.data.preferences import graded_of, preference_of
-from posttrain.data.problems import data_error
 from posttrain.data.records import Completion, Conversation, Message, Record, Text
 from posttrain.errors import DataError, Problem, shell_word
 
 __all__ = ["DataSource", "Format", "OnBadRow", "ReadResult", "read_records", "record_of", "sift"]
 
-OnBadRow = Literal["fail", "skip"]
 Format = Literal["auto", "messages", "completion", "text", "preference", "graded", "labels", "tags", "answers"]
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from posttrain.data.calls import with_objects
 
 __all__ = [
+    "NO_TEXTS",
     "ROLES",
     "Completion",
     "Conversation",
@@ -226,3 +227,19 @@ def talk_of(record: Record) -> Conversation | None:
     if isinstance(record, Completion):
         return record.as_conversation()
     return record if isinstance(record, Conversation) else None
+
+
+NO_TEXTS: dict[type[Record], tuple[str, str]] = {
+    LabelledText: ("a labelled text, where one to be learned is expected", "format: text"),
+    TaggedTokens: ("tagged tokens, where a text is expected", "objective: token_classification"),
+    ReadingQuestion: (
+        "a question about a text, where an answer to be learned is expected",
+        "objective: extractive_qa; or columns: {prompt: ..., completion: ...}, format: completion",
+    ),
+    Preference: ("two answers to compare, where one text is expected", "objective: dpo or orpo"),
+    Graded: (
+        "a graded answer, where one to be learned is expected",
+        "objective: kto; or format: completion, to learn every answer whatever its label",
+    ),
+}
+"""Records of other objectives, of which not a single text is learned: cause and mend."""

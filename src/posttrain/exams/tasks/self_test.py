@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from posttrain.data.problems import listed
+from posttrain.data.lengths import listed
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation, Message
 from posttrain.errors import DataError, Problem
