@@ -37,12 +37,9 @@ CHOICES = re.compile(r"('[^']*'(?:, '[^']*')*),? (or|and) ('[^']*')")
 
 
 class Template(NamedTuple):
-    """A message with placeholders.
-
-    literals: the text before, between and after them; verbatim: the placeholders in quotes; anchor: the longest
-    literal, which a matching text must contain; thin: the message has almost no words of its own; short: it has few;
-    counted: the placeholders whose value must be a number.
-    """
+    """A message with placeholders; literals: the text before, between and after them; verbatim: the placeholders in
+    quotes; anchor: the longest literal, which a matching text must contain; thin: the message has almost no words of
+    its own; short: it has few; counted: the placeholders whose value must be a number."""
 
     literals: tuple[str, ...]
     names: tuple[str, ...]
@@ -184,12 +181,10 @@ class _Search:
         return None
 
     def _told(self, template: Template, values: dict[str, str], depth: int) -> dict[str, str] | None:
-        """The values to show; None when they tell that the text is another message.
-
-        A value is a name, a number or a message within the message. It has no columns (two spaces) of other texts, and
-        the first one is no place before the message. A thin message must have a value that is a number or a message. A
-        value that must be a number has digits. Code of YAML after a key is no value.
-        """
+        """The values to show; None when they tell that the text is another message. A value is a name, a number or a
+        message. It has no columns (two spaces) of other texts, and the first one is no place before the message. A thin
+        message must have a value that is a number or a message. A value that must be a number has digits. Code of YAML
+        after a key is no value."""
         told, meant = {}, not template.thin
         for (name, value), before in zip(values.items(), template.literals, strict=False):
             bare = value.strip()

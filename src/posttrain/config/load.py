@@ -64,10 +64,8 @@ def mend_of(path: Path) -> str:
 
 
 def read_yaml(path: Path, schema: str = "") -> CommentedMap:
-    """The top-level mapping of a YAML file, whose nodes know their lines. ConfigError with the line otherwise.
-
-    schema: name of such a file in `posttrain list --schema`, if it has one.
-    """
+    """The top-level mapping of a YAML file, whose nodes know their lines; else ConfigError with the line. schema: name
+    of such a file in `posttrain list --schema`, if it has one."""
     node = parse_yaml(read_text(path), str(path))
     if node is None:
         mend = f"`posttrain list --schema {schema}` shows what it may say" if schema else "write what is wanted into it"
@@ -82,10 +80,8 @@ def read_yaml(path: Path, schema: str = "") -> CommentedMap:
 
 
 def find_files(patterns: str | Sequence[str], base: Path, *, location: str = "") -> list[Path]:
-    """The files that paths or globs name, relative to `base`, each once and sorted within its pattern.
-
-    MissingError with all patterns that name no file. location: where the patterns were written.
-    """
+    """The files that paths or globs name, relative to `base`, each once and sorted within its pattern; location: where
+    the patterns were written. MissingError with all patterns that name no file."""
     found: dict[Path, None] = {}
     problems = []
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:

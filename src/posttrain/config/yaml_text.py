@@ -31,10 +31,8 @@ PARSER_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, As
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The tree of a YAML text, whose mappings and lists know their lines; None when the text is empty.
-
-    name: of the file, for errors; "" when there is none.
-    """
+    """The tree of a YAML text, whose mappings and lists know their lines; None when the text is empty. name: of the
+    file, for errors, or ""."""
     if text.count("[") + text.count("{") > DEEPEST:
         _check_brackets(text, name)
     try:
@@ -194,11 +192,8 @@ MOST_TRIED = 20
 
 
 def _in_text(text: str, line: int, name: str) -> list[Problem]:
-    """Problems for the full-width signs because of which a text is not YAML; empty when they are not the reason.
-
-    line: where the parser failed, which is after the sign. A sign is the reason when the parser gets further with the
-    ASCII sign instead.
-    """
+    """Problems for the full-width signs because of which a text is not YAML: those with whose ASCII signs the parser
+    gets further. line: where it failed, which is after the sign."""
     lines = text.split("\n")
     problems: list[Problem] = []
     at: int | None = line

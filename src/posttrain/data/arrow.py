@@ -187,10 +187,8 @@ def _as_json(value: Any) -> Any:
 
 
 def parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """(location, row or BadRow) of each row of a Parquet file, from `rows.parquet[1]` on, classes by their names.
-
-    notes: gets a line when keys with null were removed.
-    """
+    """(location, row or BadRow) of each row of a Parquet file, from `rows.parquet[1]` on, classes by their names;
+    notes: gets a line when keys with null were removed."""
     if not path.exists():
         raise MissingError(Problem(str(path), "no such file", f"looked in {path.parent.absolute()}"))
     try:

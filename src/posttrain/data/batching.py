@@ -31,11 +31,8 @@ STRETCH_BATCHES = 50
 def length_batches(
     lengths: Sequence[int], *, tokens: int, seed: int, epoch: int, max_rows: int | None = None
 ) -> list[list[int]]:
-    """Indices of rows, batch by batch; every row is in exactly one batch.
-
-    lengths: tokens of each row; tokens: budget for rows x longest; max_rows: also at most so many rows in a batch.
-    DataError when a row alone is longer than the budget.
-    """
+    """Indices of rows, batch by batch, each in exactly one; lengths: tokens of each row; tokens: budget for rows x
+    longest; max_rows: of a batch, too. DataError when a row alone is longer than the budget."""
     too_long = [(i, n) for i, n in enumerate(lengths) if n > tokens]
     if too_long:
         index, length = max(too_long, key=lambda pair: pair[1])
@@ -116,13 +113,9 @@ def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
 
 
 class OldRows:
-    """Draws the old rows of one step after another; the same seed draws the same rows.
-
-    Rows are drawn without replacement until each was used once, then again in another order; a step that needs more
-    rows than there are repeats some.
-
-    lengths: tokens of each old row, at least 1; share: old tokens over all tokens of a step.
-    """
+    """Draws the old rows of one step after another: without replacement until each was used once, then again in another
+    order; the same seed draws the same rows. lengths: tokens of each old row, at least 1; share: old tokens over all
+    tokens of a step."""
 
     def __init__(self, lengths: Sequence[int], *, share: float, seed: int) -> None:
         if min(lengths, default=1) < 1:

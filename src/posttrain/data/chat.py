@@ -89,11 +89,9 @@ def encode_all(
     loss_on: LossOn = "assistant",
     on_bad_row: OnBadRow = "fail",
 ) -> EncodeResult[Encoded]:
-    """All records, in order, with the length policy applied; a row without a supervised token is an error.
-
-    DataError (TemplateError) lists all rows that cannot be rendered or, with over_long="raise", are too long;
-    `on_bad_row="skip"` returns them as problems instead, but never the over-long ones.
-    """
+    """All records, in order. DataError (TemplateError) lists all rows that cannot be rendered, that have no supervised
+    token or, with over_long="raise", are too long; `on_bad_row="skip"` returns them as problems instead, but never the
+    over-long ones."""
     limits = Limits(max_length, over_long, on_bad_row)
     return gathered(fitted(records, tokenizer, limits, loss_on)).checked(len(records), limits, TemplateError)
 
@@ -133,10 +131,8 @@ def encode_prompt(
     tools: Sequence[dict[str, Any]] | None = None,
 ) -> list[int]:
     """Token ids up to where the assistant's answer begins. A string is one user turn; plain text without a template.
-
     system: a system turn put in front. TemplateError when messages or a system text are given without a template, when
-    a text has a control token, and when the template would leave something out.
-    """
+    a text has a control token, and when the template would leave something out."""
     turns = (Message("user", messages),) if isinstance(messages, str) else tuple(messages)
     if system is not None:
         turns = (Message("system", system), *turns)

@@ -79,10 +79,8 @@ def user_text(path: Path) -> str:
 def file_rows(
     path: Path, *, notes: list[str], tags: bool = False, quotes: bool = True, names: Names = lambda _: None
 ) -> Iterator[tuple[str, Any]]:
-    """(location, row or BadRow) of every row.
-
-    notes: gets what was chosen; tags: a .txt file holds tagged tokens, not text; quotes, names: as for `table_rows`.
-    """
+    """(location, row or BadRow) of every row; notes: gets what was chosen; tags: a .txt file holds tagged tokens, not
+    text; quotes, names: as for `table_rows`."""
     kind = ending_of(path)
     if kind in OTHERS:
         raise DataError(Problem(str(path), f"{kind} files are not read", OTHERS[kind]))

@@ -154,10 +154,8 @@ def _ranges(numbers: Sequence[int]) -> str:
 def data_error(
     problems: list[Problem], rows: int, kind: type[DataError] = DataError, *, skippable: bool = True
 ) -> DataError:
-    """One error for all bad rows: the first ones listed, the rest counted.
-
-    skippable: whether `--on-bad-row skip` may help; it does not when no row would be left.
-    """
+    """One error for all bad rows: the first ones listed, the rest counted; skippable: whether `--on-bad-row skip` may
+    help, which it does not when no row would be left."""
     bad = len({problem.location for problem in problems})  # a row may have several problems
     mend = SKIP_MEND if skippable and bad < rows else ""
     return kind(*listed(problems), Problem("", f"{bad} of {rows} rows cannot be used", mend))

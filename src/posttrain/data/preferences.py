@@ -145,10 +145,8 @@ class FromTargets(NamedTuple, Generic[RecordT]):
 
 
 def pairs_from_targets(targets: Sequence[Conversation], before_answers: Sequence[str]) -> FromTargets[Preference]:
-    """Each target's answer (its last turn), preferred to the untouched model's present answer.
-
-    before_answers: one per target, in order. A target whose present answer is the wanted one, or is empty, is left out.
-    """
+    """Each target's answer (its last turn), preferred to the untouched model's present answer, if that is another one
+    and not empty; before_answers: one per target, in order."""
     pairs = [
         Preference(
             tuple(map(_unlearned, target.messages[:-1])),

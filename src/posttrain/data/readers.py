@@ -77,10 +77,8 @@ class DataSource(Config):
 
 
 class ReadResult(NamedTuple):
-    """Good records; how many rows there were, how many were skipped, and what was wrong with these.
-
-    formats: how many rows of each format were recognised; notes: choices made in reading the file, for people.
-    """
+    """Good records; how many rows there were, how many were skipped, and what was wrong with these; formats: how many
+    rows of each format were recognised; notes: choices made in reading the file, for people."""
 
     records: list[Record]
     rows: int

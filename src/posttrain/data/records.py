@@ -37,12 +37,9 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `reasoning`, `tool_calls`, `tool_call_id` and `name` are passed to the chat template unchanged, except
-    that arguments in JSON text are parsed.
-
-    train: None is the default (an assistant's turn is learned, others are not); False on an assistant's turn leaves it
-    out of the loss; True on another turn puts its words and its end-of-turn token into the loss.
-    """
+    """One turn, passed to the chat template as it is, except that arguments in JSON text are parsed; train: None is the
+    default (an assistant's turn is learned, others are not); False on an assistant's turn leaves it out of the loss;
+    True on another turn puts its words and its end-of-turn token into the loss."""
 
     role: str
     content: str
@@ -104,10 +101,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class PromptOnly:
-    """A prompt that a model is to answer.
-
-    fields: the other fields of its row, for whoever judges the answer.
-    """
+    """A prompt that a model is to answer; fields: the other fields of its row, for whoever judges the answer."""
 
     messages: tuple[Message, ...]
     location: str
@@ -121,11 +115,8 @@ class PromptOnly:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to one prompt; the first is preferred.
-
-    margin: by how much, on any scale, for reward models; plain: prompt and answers were strings, so that they are
-    joined as plain text if there is no chat template.
-    """
+    """Two answers to one prompt, the first is preferred; margin: by how much, on any scale, for reward models; plain:
+    prompt and answers were strings, so that they are joined as plain text if there is no chat template."""
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]

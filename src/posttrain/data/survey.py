@@ -98,9 +98,7 @@ def count(
     known: int | None = None,
 ) -> Counted:
     """Render every row as training would, bad rows left out, and count; no error is raised, also when no row is left.
-
-    known: how many token embeddings the model has, None if that is not known.
-    """
+    known: how many token embeddings the model has, None if that is not known."""
     bad = list(read.problems)
     if not read.records:
         return Counted(read.rows, 0, len(bad), 0, 0, 0, [], bad)
@@ -150,11 +148,8 @@ def unknown_tokens(rows: Sequence[Encoded], tokenizer: Tokenizer, known: int | N
 
 
 def check_stop(rows: Sequence[Encoded], tokenizer: Tokenizer, stops: Sequence[int]) -> StopCheck:
-    """Whether generation stops at every token that the supervised turns end with.
-
-    stops: the model's end-of-sequence ids (`models.load.stop_ids`). If generation does not stop at the token that the
-    model was trained to end its turns with, the model goes on after its answer.
-    """
+    """Whether generation stops at every token that the supervised turns end with: otherwise the model would go on after
+    its answer. stops: the model's end-of-sequence ids (`models.load.stop_ids`)."""
     ends = sorted({end for row in rows for end in _ends(row)})
     names = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in ends)
     stop_names = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in stops)

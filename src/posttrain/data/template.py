@@ -207,11 +207,9 @@ class ChatTemplate:
     def _without_prompt(
         self, record: Conversation, i: int, text: str, region: tuple[int, int], before: int
     ) -> tuple[int, int]:
-        """The marked region without the generation prompt (some templates mark a part of the tag too).
-
-        before: where earlier marked turns end. The generation prompt must stand between there and the words; earlier
-        turns may be rendered differently than in a prompt (Qwen3's reasoning).
-        """
+        """The marked region without the generation prompt (some templates mark a part of the tag too), which must stand
+        between `before`, where earlier marked turns end, and the words; earlier turns may be rendered differently than
+        in a prompt (Qwen3's reasoning)."""
         if text.endswith(self._usual_tag, 0, region[0]):
             return region
         tag = self._tag(record.messages[:i] or HI, record.tools, record.location)

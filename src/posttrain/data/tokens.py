@@ -56,11 +56,8 @@ def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
 
 
 def first_token(encoding: Encoding, char: int) -> int:
-    """The first token that ends after a character.
-
-    `char_to_token` is used first, since it needs no list of all offsets; it finds no token for white space that
-    byte-level tokenizers remove from their offsets.
-    """
+    """The first token that ends after a character. `char_to_token` needs no list of all offsets, but finds no token for
+    white space that byte-level tokenizers remove from their offsets."""
     token = encoding.char_to_token(char)
     return bisect_right([end for _, end in encoding.offsets], char) if token is None else token
 
@@ -82,10 +79,8 @@ def as_prompted(
     ids: Sequence[int], labels: Sequence[int], starts: Sequence[tuple[Start, list[int]]]
 ) -> tuple[list[int], list[int]] | None:
     """Ids and labels of a row whose tags have the tokens of a prompt, which ends with the tag: GPT-2's tokenizer makes
-    one token of two line breaks at the end, and two when words follow.
-
-    starts: of the turns, in order, each with the tokens of the text before it. None when a token spans tag and turn.
-    """
+    one token of two line breaks at the end, and two when words follow. None when a token spans tag and turn. starts: of
+    the turns, in order, each with the tokens of the text before it."""
     fresh_ids, fresh_labels = list(ids), list(labels)
     for start, prompt in reversed(starts):  # from the end, so that earlier indices stay valid
         row = fresh_ids[: start.token]

@@ -71,11 +71,9 @@ class LoraConfig(Config):
 
 @register("tuner", "lora", config=LoraConfig, paper="arXiv:2106.09685")
 def lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """Put LoRA layers into the model (in place) and freeze the rest.
-
-    Raises ConfigError when no layer has a name in `target_modules`, or a layer has fewer dimensions than PiSSA wants
-    directions. The global random state is left as it was.
-    """
+    """Put LoRA layers into the model (in place) and freeze the rest; the global random state is left as it was.
+    ConfigError when no layer has a name in `target_modules`, or a layer has fewer dimensions than PiSSA wants
+    directions."""
     targets = config.target_modules if config.layers is None else _within(model, config)
     pissa = config.init != "default"
     if pissa:

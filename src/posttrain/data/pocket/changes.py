@@ -136,11 +136,8 @@ def _normalised(prompts: frozenset[str]) -> frozenset[str]:
 
 
 def pattern_of(body: dict[str, Any], n: int, seed: int, asked: frozenset[str]) -> list[dict[str, str]]:
-    """Rows of the same pattern as a change's target, in its language, as prompt and completion.
-
-    asked: prompts of the changes examined together (`prompts_of`); rows with these are left out. A relation has about
-    100 facts, so there may be fewer rows than `n`.
-    """
+    """Rows of the same pattern as a change's target, in its language, as prompt and completion: `n`, or fewer, as a
+    relation has about 100 facts; asked: prompts of the changes examined together (`prompts_of`), which are left out."""
     name = body["name"].partition("_")[2]  # after the number, which has any number of digits
     relation = next(r for r in RELATIONS if name.startswith(r))
     language: Language = "zh" if any(ord(c) > 0x2E80 for c in body["target"][0]["prompt"]) else "en"
@@ -243,11 +240,9 @@ def _hop(second: Fact, first: Fact, language: Language) -> str:
 
 
 def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _: None) -> list[dict[str, str]]:
-    """Varied questions and requests in both languages for replay: facts, formats, refusals, small talk. more: called
-    with 1 for each.
-
-    Facts come from the half that locality probes do not ask about, harmful tasks from the other half of their table.
-    """
+    """Varied questions and requests in both languages for replay: facts of the half that locality probes do not ask
+    about, formats, refusals (harmful tasks from the other half of their table), small talk; more: called with 1 for
+    each."""
     rng = Random(f"pocket replay {seed}")
     rows: list[dict[str, str]] = []
     seen: set[str] = set()
