@@ -41,10 +41,10 @@ def bitfit(model: PreTrainedModel, config: BitfitConfig) -> PreTrainedModel:
     model has no such terms and norms are not asked for."""
     biases = [name for name, _ in model.named_parameters() if last_part(name) == "bias"]
     if biases and config.biases == "query_mlp":
-        parts = {"queries": QUERY, "the MLP's first matrix": WIDENING}
-        ends = {part: tuple(f".{name}.bias" for name in names) for part, names in parts.items()}
+        parts = (("queries", QUERY), ("the MLP's first matrix", WIDENING))
+        ends = {part: tuple(f".{name}.bias" for name in names) for part, names in parts}
         some = [bias for bias in biases if any(map(bias.endswith, ends.values()))]
-        lacking = [part for part in parts if not any(bias.endswith(ends[part]) for bias in some)]
+        lacking = [part for part, _ in parts if not any(bias.endswith(ends[part]) for bias in some)]
         if lacking:
             cause = f"{type(model).__name__} has no bias terms of its own for {' and '.join(lacking)}"
             raise ConfigError(Problem("tuner.biases", cause, "biases: all"))
