@@ -109,22 +109,18 @@ class HeadSettings(NamedTuple):
 RowT = TypeVar("RowT", TextRow, TagRow, SpanRow)
 RecordT = TypeVar("RecordT", LabelledText, TaggedTokens, ReadingQuestion)
 
-EXPECTED = {
-    LabelledText: ("no labelled text", '{"text": ..., "label": ...}', "no 'label'", 'add "label": "..."'),
-    TaggedTokens: (
-        "no tagged tokens",
-        '{"tokens": [...], "tags": [...]}',
-        "no 'tags'",
-        'add "tags": [...], one for each token',
-    ),
-    ReadingQuestion: (
-        "no question about a text",
-        '{"question": ..., "context": ..., "answers": [...]}',
-        "no 'answers'",
-        'add "answers": [...], an empty list where the text has none',
-    ),
+KINDS: dict[type[Record], tuple[str, str]] = {
+    LabelledText: ("no labelled text", '{"text": ..., "label": ...}'),
+    TaggedTokens: ("no tagged tokens", '{"tokens": [...], "tags": [...]}'),
+    ReadingQuestion: ("no question about a text", '{"question": ..., "context": ..., "answers": [...]}'),
 }
-"""Cause and mend for another kind of record, and for a record without labels."""
+"""Cause and mend where another kind of record is expected."""
+LACKING: dict[type[Record], tuple[str, str]] = {
+    LabelledText: ("no 'label'", 'add "label": "..."'),
+    TaggedTokens: ("no 'tags'", 'add "tags": [...], one for each token'),
+    ReadingQuestion: ("no 'answers'", 'add "answers": [...], an empty list where the text has none'),
+}
+"""Cause and mend for a record without labels."""
 
 
 def _checked(found: Iterator[RowT | Problem | TooLong], records: int, settings: HeadSettings) -> EncodeResult[RowT]:
@@ -139,9 +135,9 @@ def _usable(
     """Each record, or its problem: another kind, no labels or unknown ones, a control token."""
     for record in records:
         if not isinstance(record, kind):
-            yield Problem(record.location, *EXPECTED[kind][:2])
+            yield Problem(record.location, *KINDS[kind])
         elif settings.gold and not record.gold:
-            yield Problem(record.location, *EXPECTED[kind][2:])
+            yield Problem(record.location, *LACKING[kind])
         else:
             wrong = _label_problem(record, settings) if settings.gold else None
             yield wrong or head_problem(record, tokenizer) or record

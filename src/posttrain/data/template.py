@@ -311,14 +311,8 @@ def _otherwise(prompt: str, text: str) -> str:
 
 def _overlap(one: str, other: str) -> str:
     """The longest end of the first text that is a beginning of the second."""
-    if not other:
-        return ""
-    at = one.find(other[0])
-    while at >= 0:
-        if other.startswith(one[at:]):
-            return one[at:]
-        at = one.find(other[0], at + 1)
-    return ""
+    starts = (found.start() for found in re.finditer(re.escape(other[:1]), one) if other)
+    return next((one[at:] for at in starts if other.startswith(one[at:])), "")
 
 
 def _marked_turns(

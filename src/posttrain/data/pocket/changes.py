@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
-from operator import itemgetter
 from random import Random
 from typing import Any
 
@@ -69,19 +68,10 @@ def _known() -> tuple[Fact, ...]:
     return tuple(fact for rows in curriculum().values() for fact in rows)
 
 
-@cache
-def _by_subject() -> dict[Name, list[tuple[int, Fact]]]:
-    """Subject -> facts about it, each with its index among all facts."""
-    found: dict[Name, list[tuple[int, Fact]]] = {}
-    for index, fact in enumerate(_known()):
-        found.setdefault(fact.subject, []).append((index, fact))
-    return found
-
-
 def _about(*names: Name) -> list[Fact]:
     """The facts about these subjects, in the order of all facts."""
-    numbered = (one for name in dict.fromkeys(names) for one in _by_subject().get(name, ()))
-    return [fact for _, fact in sorted(numbered, key=itemgetter(0))]
+    wanted = frozenset(names)
+    return [fact for fact in _known() if fact.subject in wanted]
 
 
 @cache

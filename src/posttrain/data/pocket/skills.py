@@ -120,11 +120,8 @@ class Grammar:
         """Add an opening and a closing to a question at random; vary case, punctuation and script."""
         opening = rng.choice(self.table["held_openings" if held else "openings"]) if rng.random() < 0.55 else ""
         closing = rng.choice(self.table["held_closings" if held else "closings"]) if rng.random() < 0.45 else ""
-        if (
-            self.language == "zh"
-            and core.startswith(("請", "你知道", "能", "可"))
-            and not opening.endswith(("，", "：", "！", "。"))
-        ):
+        asks_itself = self.language == "zh" and core.startswith(("請", "你知道", "能", "可"))
+        if asks_itself and not opening.endswith(("，", "：", "！", "。")):
             opening = ""
         if opening.endswith(", ") and LOWER_FIRST.match(core):
             core = core[0].lower() + core[1:]
