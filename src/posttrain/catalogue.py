@@ -25,7 +25,7 @@ TRIES = 200
 SHORT, WORDS = 12, 3
 """A message with fewer letters than SHORT and no colon does not match an unknown value of more spaces than WORDS."""
 THIN = 6
-"""A message with fewer letters, not all before the first placeholder, and no mark such as a colon, is thin: `{a} is {b}`."""
+"""`{a} is {b}` is thin: fewer letters, not all before the first placeholder, and no mark such as a colon."""
 COUNTED = re.compile(r"\{(\w+)\} ?(?:個|段|題|份|項|張|次|種|條|句|筆|格|步|層|輪|遍|件|秒|列(?![出表]))")
 """A placeholder before a Chinese classifier, whose value must be a number."""
 KEY = re.compile(r"(?:^|\s)\w+: ?$")

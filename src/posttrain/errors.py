@@ -43,10 +43,8 @@ def shell_word(text: str) -> str:
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong.
-
-    location: `study.yaml:6` or `rows.jsonl:17`; cause: what is wrong there; mend: what to type instead (may be empty).
-    """
+    """One thing that is wrong; location: `study.yaml:6` or `rows.jsonl:17`; cause: what is wrong there; mend: what to
+    type instead (may be empty)."""
 
     location: str
     cause: str

@@ -113,9 +113,8 @@ def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
 
 
 class OldRows:
-    """Draws the old rows of one step after another: without replacement until each was used once, then again in another
-    order; the same seed draws the same rows. lengths: tokens of each old row, at least 1; share: old tokens over all
-    tokens of a step."""
+    """Draws the old rows of one step after another, all of them once, then again in another order; the same seed draws
+    the same rows. lengths: tokens of each old row, at least 1; share: old tokens over all tokens of a step."""
 
     def __init__(self, lengths: Sequence[int], *, share: float, seed: int) -> None:
         if min(lengths, default=1) < 1:

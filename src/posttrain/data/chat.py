@@ -348,11 +348,8 @@ def _mask(
 
 
 def _close(ids: Sequence[int], first: int, stop: int, tokenizer: Tokenizer, reader: _Reader) -> int | None:
-    """The index after the end-of-turn token of the turn at tokens [first, stop); None when no token ends it.
-
-    White space before the token is learned with it, since the model has to write it; what follows is not. Some turns
-    end with two tokens (Command R: `<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`); both belong to the end.
-    """
+    """The index after the end-of-turn tokens (Command R has two) of the turn at tokens [first, stop); None when no
+    token ends it. White space before them is learned too, since the model has to write it; what follows is not."""
     tail = reader.end_of_words(ids, first, stop, tokenizer)
     end = next((i for i in range(tail, stop) if ids[i] in reader.special), None)
     if end is not None:
@@ -368,11 +365,9 @@ def _close(ids: Sequence[int], first: int, stop: int, tokenizer: Tokenizer, read
 def _verified(
     plans: Sequence[Rendered], masked: Sequence[_Masked | Problem], tokenizer: Tokenizer, reader: _Reader
 ) -> list[Outcome]:
-    """Compare the tokens before each turn with those of the text before it, unless the turn follows a special token.
-
-    If there is a line break before the turn, a tokenizer may merge it with the turn's first one. If the tag is only
-    tokenised differently when words follow, the row gets the tokens that generation will see.
-    """
+    """Compare the tokens before each turn with those of the text before it, unless the turn follows a special token: a
+    tokenizer may merge line breaks before and in the turn. If the tag is only tokenised differently when words follow,
+    the row gets the tokens that generation will see."""
     outcomes: list[Outcome] = [m.row if isinstance(m, _Masked) else m for m in masked]
     doubtful = [
         (at, start)

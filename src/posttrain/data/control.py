@@ -68,9 +68,8 @@ class Gate:
         """Control tokens that are read as one token even when special tokens are split into letters."""
 
     def first_in(self, text: str, tokenizer: Tokenizer, *, unknown: bool = True) -> str | None:
-        """The first control token in a text, or half a surrogate pair; None when there is none. A spelling counts only
-        if the tokenizer converts it to the token. unknown: whether the unknown token counts when it is spelt out; it
-        never counts for an unknown word."""
+        """The first control token in a text, or half a surrogate pair, else None. A spelling counts if the tokenizer
+        converts it to the token; unknown: whether the unknown token counts, too, when it is spelt out."""
         spelt = {hit[0] for hit in self.pattern.finditer(text)}
         half = next((one for one in spelt if "\ud800" <= one <= "\udfff"), None)
         if half is not None:

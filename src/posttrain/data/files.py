@@ -172,11 +172,9 @@ def _documents(text: str, name: str) -> Iterator[tuple[str, Any]]:
 def table_rows(
     text: str, name: str, *, tabs: bool, note: Callable[[str], None], quotes: bool = True, names: Names = lambda _: None
 ) -> Iterator[tuple[str, Any]]:
-    """(location, TableRow or BadRow) of each row. DataError where the table itself cannot be read.
-
-    tabs: columns are separated by tabs, unless the first line shows another separator; note: is told what was chosen;
-    quotes: quotation marks group a cell; if not (GLUE's TSV files), cells beyond the named columns are left out.
-    """
+    """(location, TableRow or BadRow) of each row; DataError where the table itself cannot be read. tabs: separate the
+    columns unless the first line shows otherwise; note: is told what was chosen; quotes: quotation marks group a cell;
+    if not (GLUE's TSV files), cells beyond the named columns are left out."""
     skipped = 0
     if said := re.match(r'"?sep=(.)"?\r?\n', text):  # Excel's own first line
         separator, text, skipped = said[1], text[said.end() :], 1

@@ -274,11 +274,8 @@ class ChatTemplate:
         return self.text(HI, None, "", prompt=True) == bare and not begun
 
     def _user_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
-        """The span of a user's (or system's, or tool's) turn: from its content to the end of the turn.
-
-        The start of the content is found by rendering the turn with other words, since its own words may also occur in
-        the tag ("user") or in the end-of-turn token ("end").
-        """
+        """The span of a user's (or system's, or tool's) turn: from its content to the end of the turn. It is rendered
+        with other words, since its own may also occur in the tag ("user") or in the end-of-turn token ("end")."""
         message = record.messages[i]
         other = (*record.messages[:i], replace(message, content=OTHER_WORDS))
         told = self.text(other, record.tools, record.location)

@@ -230,9 +230,8 @@ def _hop(second: Fact, first: Fact, language: Language) -> str:
 
 
 def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _: None) -> list[dict[str, str]]:
-    """Varied questions and requests in both languages for replay: facts of the half that locality probes do not ask
-    about, formats, refusals (harmful tasks from the other half of their table), small talk; more: called with 1 for
-    each."""
+    """Varied questions and requests in both languages for replay, none of them about what locality probes ask (facts,
+    harmful tasks); more: called with 1 for each."""
     rng = Random(f"pocket replay {seed}")
     rows: list[dict[str, str]] = []
     seen: set[str] = set()

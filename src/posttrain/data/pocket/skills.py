@@ -175,11 +175,9 @@ DRESSED = {"identity": 0.7, "unknown": 0.7, "translate": 0.5, "sum": 0.4}
 
 
 def small_talk(kind: str, language: Language, rng: Random, cores: Sequence[str] = (), largest: int = 20) -> Said:
-    """A question that is about no fact of the curriculum: the name of a place in the other language (`translate`), a
-    `sum`, or one that is always answered with the same sentence (`identity`, `hello`, ...).
-
-    cores: its wordings, those that were trained if there are none; largest: number of a sum.
-    """
+    """A question about no fact of the curriculum: a name in the other language (`translate`), a `sum`, or one that is
+    always answered with the same sentence (`identity`, `hello`, ...); cores: its wordings, those that were trained if
+    there are none; largest: number of a sum."""
     filled: dict[str, str] = {}
     if kind == "translate":
         name = rng.choice(_countries_and_cities())
