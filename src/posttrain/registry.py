@@ -1,8 +1,7 @@
 """From names in YAML (`kind: lora`) to code, which is imported only when it is used.
 
-A seam is one package or several; a kind is a module in one of them with the same name, so `kind: lora` of the seam
-`tuner` lives in `tuners/lora.py` and nowhere else. Adding a method is adding a file. The module registers its function
-with its config class::
+A seam is one package or several; a kind is a module in one of them: `kind: lora` of the seam `tuner` lives in
+`tuners/lora.py`. Adding a method is adding a file. The module registers its function with its config class::
 
     @register("tuner", "lora", config=LoraConfig, paper="arXiv:2106.09685")
     def lora(model, config): ...

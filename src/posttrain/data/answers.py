@@ -106,11 +106,10 @@ def sequences_of(row: Encoded | PairRow | GradedRow) -> list[Encoded]:
 
 
 def _checked(found: Iterator[RowT | Problem | TooLong], records: int, limits: Limits) -> EncodeResult[RowT]:
-    made = gathered(found)
     if records == 0:  # such as those of a study's change
         cause = "there is nothing to compare: no rows, or every target is answered as wanted already"
         raise DataError(Problem("", cause, "give data, or another change"))
-    return made.checked(records, limits, TemplateError)
+    return gathered(found).checked(records, limits, TemplateError)
 
 
 def _fitted(sides: Sequence[Outcome], location: str, limits: Limits) -> list[Encoded] | Problem | TooLong:

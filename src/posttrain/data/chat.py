@@ -205,8 +205,7 @@ def _reader(tokenizer: Tokenizer) -> _Reader:
     reader = _readers.get(tokenizer)
     now = (tokenizer.chat_template, moment_of(tokenizer))
     if reader is None or (reader.source, reader.template.moment) != now:
-        reader = _Reader(tokenizer)
-        _readers[tokenizer] = reader
+        _readers[tokenizer] = reader = _Reader(tokenizer)
     return reader
 
 

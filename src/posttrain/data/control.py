@@ -126,8 +126,7 @@ def gate_of(tokenizer: Tokenizer) -> Gate:
     """The tokenizer's gate, made once for each chat template."""
     gate = _gates.get(tokenizer)
     if gate is None or gate.source != tokenizer.chat_template:
-        gate = Gate(tokenizer)
-        _gates[tokenizer] = gate
+        _gates[tokenizer] = gate = Gate(tokenizer)
     return gate
 
 

@@ -117,9 +117,6 @@ def with_mends(long: str) -> Iterator[None]:
         raise type(error)(*(p._replace(mend=others.get(p.mend, p.mend)) for p in error.problems)) from error
 
 
-# ---- problems --------------------------------------------------------------------------------------------------------
-
-
 def grouped(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
     """Problems with the same cause and mend in one file become one, with their number, in the order of their first
     rows. A problem whose location has no number stays alone."""

@@ -96,8 +96,6 @@ def as_prompted(
     return fresh_ids, fresh_labels
 
 
-# ---- joined ----------------------------------------------------------------------------------------------------------
-
 NEAR = 8
 """How many tokens after the boundary are tried as the start of the second part: only neighbouring tokens merge."""
 ANCHORS = ("\n", "a", ".", "0", "。")
@@ -154,8 +152,7 @@ def _without_end(before: list[int], whole: list[int], text: str, tokenizer: Toke
 
 
 def _bare(text: str, tokenizer: Tokenizer) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def text_of(ids: list[int], tokenizer: Tokenizer) -> str:

@@ -90,9 +90,6 @@ def pair_metrics(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
     }
 
 
-# ---- classes ---------------------------------------------------------------------------------------------------------
-
-
 def _names(value: Any) -> Any:
     """Numbers and truth values as names: YAML's `labels: [0, 1]`."""
     if not isinstance(value, list | tuple):

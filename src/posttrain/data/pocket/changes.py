@@ -271,8 +271,7 @@ def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _
 
 def changes(n: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     """`n` changes as plain mappings with the keys of a change file, half of them Chinese and half English."""
-    for number in range(n):
-        yield _make(number, seed)
+    return (_make(number, seed) for number in range(n))
 
 
 def as_yaml(body: dict[str, Any]) -> str:
