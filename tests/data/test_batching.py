@@ -85,6 +85,8 @@ shares = st.floats(0.05, 0.97)
 @pytest.mark.parametrize(("new", "share", "old"), [(20, 0.9, 180), (30, 0.5, 30), (10, 0.0, 0)])
 def test_old_tokens_by_hand(new: int, share: float, old: int) -> None:
     assert len(OldRows([1] * 1000, share=share, seed=0).draw(new)) == old  # 180 / 200
+    with pytest.raises(ValueError, match="share"):
+        OldRows([1], share=1.0, seed=0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -117,6 +117,8 @@ class OldRows:
     the same rows. lengths: tokens of each old row, at least 1; share: old tokens over all tokens of a step."""
 
     def __init__(self, lengths: Sequence[int], *, share: float, seed: int) -> None:
+        if not 0 <= share < 1:
+            raise ValueError(f"share must be at least 0 and below 1, got {share}")
         if min(lengths, default=1) < 1:
             raise ValueError("an old row has no tokens")
         self.lengths = list(lengths)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from posttrain.data.fields import BadRow, check_spelling, keys_of, kind_of, messages_of, tools_of, words_of
+from posttrain.data.fields import BadRow, check_spelling, keys_of, kind_of, messages_of, text_of, tools_of, words_of
 from posttrain.data.records import Conversation, Graded, Message, Preference
 from posttrain.data.tokens import shared_length
 
@@ -79,7 +79,10 @@ def _prompt(row: Mapping[str, Any]) -> tuple[Turns | None, bool]:
         return None, False
     if isinstance(value, list):
         return tuple(_unlearned(m) for m in messages_of(value, "prompt")), False
-    return (Message("user", words_of(row, "prompt", "write the prompt or remove the row")),), True
+    text = text_of(row, "prompt")
+    if not text.strip():
+        raise BadRow("'prompt' is empty", "write the prompt or remove the row")
+    return (Message("user", text),), True
 
 
 def _answer(row: Mapping[str, Any], field: str) -> Turns:
