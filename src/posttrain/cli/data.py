@@ -78,14 +78,14 @@ def show(
 
     Then the lengths of all rows, and whether generation stops at the token that the learned turns end with.
     """
-    from posttrain.data.readers import data_error
+    from posttrain.data.lengths import data_error
     from posttrain.data.survey import segments, survey, unknown_tokens
 
     where = {"hub": file, "subset": subset, "split": split, "download": download} if hub else {"path": file}
     how = {"offline": not download, "trust_remote_code": trust_remote_code}
     read, tokenizer, known = _read(where, column, model, how)
     found = survey(read.records, tokenizer, loss_on=loss_on)
-    problems = [*read.problems, *found.bad, *unknown_tokens(found.rows, tokenizer, known)]
+    problems = [*read.problems, *found.problems, *unknown_tokens(found.rows, tokenizer, known)]
     checks = _checked(found.rows, tokenizer, model, max_length, how)
     shown = found.rows[:rows]
     if json:
@@ -134,7 +134,7 @@ def check(
     json: JsonOption = False,
 ) -> None:
     """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
-    from posttrain.data.readers import data_error, listed
+    from posttrain.data.lengths import data_error, listed
     from posttrain.data.survey import count
 
     where = {"hub": file, "subset": subset, "split": split, "download": download} if hub else {"path": file}
@@ -250,7 +250,7 @@ def _print_checks(checks: _Checks) -> None:
 
 
 def _talk_problems(what: str, problems: list[Problem]) -> None:
-    from posttrain.data.grouped import grouped
+    from posttrain.data.lengths import grouped
 
     groups = grouped(problems)
     for problem, _ in groups[:20]:
