@@ -1,13 +1,13 @@
-"""The parts of a run that are made before its first step: forms, the reference model, penalties."""
+"""The parts of a run that are made before its first step: the plan of its steps, forms, the reference, penalties."""
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Container, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,24 +23,41 @@ from posttrain.models.added import added_to
 from posttrain.models.curvature import Example
 from posttrain.models.load import LoadedModel
 from posttrain.models.logits import core_of
+from posttrain.models.memory import activation_bytes, is_large
 from posttrain.models.notes import head_modules
 from posttrain.objectives.sft import SftConfig
 from posttrain.retention.penalty._base import PenaltyConfig, PenaltyContext
-from posttrain.retention.penalty._rows import examples_of
+from posttrain.retention.penalty._measured import examples_of
 from posttrain.retention.selection import ReplayConfig
 from posttrain.training.batches import Forms
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import FormSetup, Preparation
-from posttrain.training.forms.remembering import RememberingForm
+from posttrain.training.forms.distributions import RememberingForm
 from posttrain.training.forms.tokens import TokensForm
 from posttrain.training.penalties import PENALTIES, Penalties, Term, make_penalties, terms_of
 from posttrain.training.precision import Lowered, arithmetic
-from posttrain.training.reference import Reference, can_be_switched_off
-from posttrain.training.steps import Material
+from posttrain.training.reference import Reference, reference_of
+from posttrain.training.steps import FixedRows, Material, RowPlan
 from posttrain.training.trackers import check_trackers
 
-__all__ = ["Parts", "Surroundings", "bare_forms", "check_combination", "parts_of", "show_rows"]
+__all__ = [
+    "Parts",
+    "Surroundings",
+    "bare_forms",
+    "check_combination",
+    "parts_of",
+    "plan_of",
+    "rows_read",
+    "show_rows",
+    "tokens_at_once",
+]
+
+ACTIVATIONS = 768 * 2**20
+"""Bytes of activations that a forward pass of training may keep on a CPU."""
+FEW_ACTIVATIONS = 448 * 2**20
+"""The same for a large model, and in bfloat16 with blocks written out, where half as much per token is kept: 290 and
+700 tokens of SmolLM2-135M. More of them are no faster."""
 
 
 @dataclass(frozen=True)
@@ -178,10 +195,10 @@ def parts_of(
     def context(part: PenaltyConfig) -> PenaltyContext:
         earlier = around.earlier
         return PenaltyContext(
-            loaded._replace(model=tuned),
-            trainable,
             respondent,
             respondent.fingerprint,
+            loaded=loaded._replace(model=tuned),
+            trainable=trainable,
             seed=config.seed,
             earlier=earlier / PENALTIES / f"{part.kind}.safetensors" if earlier is not None else None,
             forbidden=around.forbidden,
@@ -199,26 +216,39 @@ def parts_of(
     return Parts(forms, penalties)
 
 
-def reference_of(
-    tuned: PreTrainedModel | PeftModel,
-    *,
-    needed: bool,
-    say: Callable[[str], None],
-    continued: bool = False,
-    before: PreTrainedModel | None = None,
-) -> Reference:
-    """The model before training: the tuned one with its adapter switched off; else `before`, the same model in other
-    hands; else a frozen copy, made only where it is needed during training.
-    """
-    if can_be_switched_off(tuned) and not continued:
-        return Reference(tuned, None)
-    if not needed:
-        return Reference(tuned, None, start_only=True)
-    if before is not None and not continued and type(before) is type(tuned) and before.dtype == tuned.dtype:
-        say("the untouched model is asked beside it, to compare with")
-        return Reference(tuned, before)
-    say("a frozen copy of the model is kept beside it, to compare with")
-    frozen = copy.deepcopy(tuned)
-    frozen.requires_grad_(False)
-    frozen.eval()
-    return Reference(tuned, frozen)
+def plan_of(config: TrainConfig, material: Material, forms: Forms) -> FixedRows:
+    """The steps of a run over these rows."""
+    new_tokens = [forms.new.tokens_of(row) for row in material.new]
+    old_tokens = [forms.old.tokens_of(row) for row in material.old]
+    replay = config.replay
+    plan = RowPlan(
+        [forms.new.size(row) for row in material.new],
+        [forms.old.size(row) for row in material.old],
+        config.batch,
+        share=replay.share_of(sum(new_tokens), sum(old_tokens)) if isinstance(replay, ReplayConfig) else 0.0,
+        seed=config.seed,
+        tokens=[*new_tokens, *old_tokens],
+        mixed=forms.mixed,
+    )
+    optimizer = config.optimizer
+    steps = optimizer.max_steps or plan.steps_in(3.0 if optimizer.epochs is None else optimizer.epochs)
+    return FixedRows(plan, [*material.new, *material.old], steps)
+
+
+def rows_read(config: TrainConfig, material: Material, tokenizer: PreTrainedTokenizerBase) -> Container[int]:
+    """The indices of the old rows that the steps of a run read, where a form asks for them; else of all."""
+    if not isinstance(config.replay, ReplayConfig) or config.replay.loss != "kl":
+        return range(len(material.old))
+    steps = plan_of(config, material, bare_forms(config, tokenizer))
+    new = len(material.new)
+    return {row - new for step in islice(steps.plan, steps.total) for micro in step.micro_batches for row in micro}
+
+
+def tokens_at_once(model: PreTrainedModel | PeftModel, lowered: Lowered) -> int | None:
+    """Padded tokens that go through the model together: on a CPU as many as their activations may have bytes, elsewhere
+    whole micro batches (None)."""
+    if model.device.type != "cpu":
+        return None
+    core, low = core_of(model), lowered.token_bytes()
+    room = FEW_ACTIVATIONS if low is not None or is_large(core) else ACTIVATIONS
+    return max(1, room // max(1, activation_bytes(core) if low is None else low))

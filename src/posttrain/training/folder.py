@@ -1,6 +1,6 @@
 """The folder of a run: config.yaml, env.json, metrics.jsonl, checkpoints/, model/, card.md, result.json.
 
-`result.json` is written last: a run whose folder has it is finished.
+`result.json` is written last: a run whose folder has it is finished, and its result can be read back.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -18,24 +18,45 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.disk import write_whole
+from posttrain.models.load import LoadedModel
 from posttrain.models.save import save_model
-from posttrain.training.aside import ASIDE, put_aside, remove
-from posttrain.training.checkpoints import FINGERPRINT, checkpoints_in
+from posttrain.training.checkpoints import ASIDE, FINGERPRINT, check_fingerprint, checkpoints_in, put_aside, remove
 from posttrain.training.config import TrainConfig
 from posttrain.training.dates import DATE
 from posttrain.training.environment import environment
-from posttrain.training.fingerprint import check_fingerprint
 from posttrain.training.forms import form_of
-from posttrain.training.learned import hardly_learned, learned_of
 from posttrain.training.lock import LOCK
+from posttrain.training.metrics import MetricsLog, hardly_learned, learned_of
+from posttrain.tuners._moved import Moved
 
-__all__ = ["OURS", "RunFolder", "card_of", "check_ours"]
+__all__ = ["OURS", "RunFolder", "TrainResult", "card_of", "check_ours", "finished_result", "finished_run"]
 
 OURS = [
     *("config.yaml", "env.json", "metrics.jsonl", "checkpoints", "model", "card.md", "result.json", FINGERPRINT),
     *("penalties", "reservoir.json", "tasks.json", "learning_rate.json", DATE),
 ]
 RESULT_KEYS = ("steps", "loss_nats", "tokens", "wall_s", "peak_gib", "moved", "stopped", "best_step")
+
+
+class TrainResult(NamedTuple):
+    """A trained model and what the training cost.
+
+    loss_nats: of the last step, per supervised token; tokens: read in all, without padding; history: as in
+    metrics.jsonl; stopped: why the run ended before its last step, else ""; best_step: the step of these weights where
+    validation chose them.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    steps: int
+    loss_nats: float
+    tokens: int
+    wall_s: float
+    peak_gib: float
+    history: list[dict[str, Any]]
+    moved: Moved
+    stopped: str = ""
+    best_step: int | None = None
 
 
 class RunFolder:
@@ -132,6 +153,22 @@ class RunFolder:
         remove(self.root / ASIDE)
         write_whole(self.root / "card.md", card, flush=True)
         write_whole(self.result, as_json({key: result[key] for key in RESULT_KEYS}), flush=True)
+
+
+def finished_run(output: Path, load: Callable[[Path], LoadedModel]) -> TrainResult | None:
+    """The result of a run that has finished in this folder, whatever went into it; None when none has."""
+    folder = RunFolder(output)
+    done = folder.result_in()
+    return finished_result(folder, done, load) if done is not None else None
+
+
+def finished_result(folder: RunFolder, done: dict[str, Any], load: Callable[[Path], LoadedModel]) -> TrainResult:
+    """The result of a run that was finished before, read back from its folder."""
+    loaded = load(folder.model)
+    log = MetricsLog(folder.metrics)
+    log.read(int(done["steps"]))
+    told = {**done, "moved": Moved(*done["moved"]), "history": log.history}
+    return TrainResult(loaded.model, loaded.tokenizer, **told)
 
 
 def check_ours(root: Path) -> None:

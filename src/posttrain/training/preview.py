@@ -17,11 +17,10 @@ from posttrain.models.load import LoadedModel, check_folder, config_of, load_tok
 from posttrain.models.names import say_taken
 from posttrain.models.vocabulary import rows_of
 from posttrain.retention.selection import ReplayConfig
-from posttrain.training.assembly import bare_forms, check_combination
+from posttrain.training.assembly import bare_forms, check_combination, plan_of
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.heads import resolved
-from posttrain.training.planning import plan_of
 from posttrain.training.precision import precision_of
 from posttrain.training.rates import auto_rate
 from posttrain.training.rows import material_of

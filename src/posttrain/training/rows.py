@@ -28,8 +28,8 @@ from posttrain.models.load import LoadedModel
 from posttrain.models.vocabulary import outside, rows_of
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task, conversations_in
 from posttrain.training.batches import Forms
+from posttrain.training.checkpoints import file_fingerprint, settings_of
 from posttrain.training.config import TrainConfig
-from posttrain.training.fingerprint import file_fingerprint, settings_of
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings, Form
 from posttrain.training.forms.on_policy import AskedRow

@@ -38,24 +38,35 @@ from posttrain.models.meter import listener, listening
 from posttrain.models.names import say_taken
 from posttrain.models.vocabulary import keep_padding_inside
 from posttrain.retention.selection import ReplayConfig, Task
-from posttrain.training.aside import comes_back
-from posttrain.training.assembly import Parts, Surroundings, bare_forms, check_combination, parts_of, show_rows
+from posttrain.training.assembly import (
+    Parts,
+    Surroundings,
+    bare_forms,
+    check_combination,
+    parts_of,
+    plan_of,
+    rows_read,
+    show_rows,
+    tokens_at_once,
+)
 from posttrain.training.batches import Forms, Learner, Step, StepLoader, validation_batches
-from posttrain.training.checkpoints import checkpoints_in, remove_leftovers
+from posttrain.training.checkpoints import (
+    check_fingerprint,
+    check_settings,
+    checkpoints_in,
+    comes_back,
+    remove_leftovers,
+)
 from posttrain.training.config import TrainConfig
 from posttrain.training.dates import keep_date, stay_at_first_day
-from posttrain.training.fingerprint import check_fingerprint, check_settings
-from posttrain.training.folder import OURS, RunFolder, check_ours
+from posttrain.training.folder import OURS, RunFolder, TrainResult, check_ours, finished_result
 from posttrain.training.heads import check_head, loader_for, resolved
-from posttrain.training.learned import hardly_learned, learned_of
 from posttrain.training.lock import only_one
-from posttrain.training.metrics import MetricsLog
+from posttrain.training.metrics import MetricsLog, hardly_learned, learned_of
 from posttrain.training.muon import muon_for
-from posttrain.training.planning import plan_of, rows_read, tokens_at_once
 from posttrain.training.precision import Lowered, arithmetic, precision_of
 from posttrain.training.progress import RunProgress
 from posttrain.training.rates import rate_of
-from posttrain.training.result import TrainResult, finished_result
 from posttrain.training.rows import material_of, run_fingerprint, talks_of
 from posttrain.training.signals import stop_on_signal
 from posttrain.training.steps import Material, StepSource, total_steps

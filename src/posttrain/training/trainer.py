@@ -36,11 +36,10 @@ from posttrain.training.batches import Learner, Step, StepLoader, part_of
 from posttrain.training.checkpoints import FINGERPRINT, rotate
 from posttrain.training.folder import as_json
 from posttrain.training.forms.base import MicroBatch, Row
-from posttrain.training.metrics import MetricsLog
+from posttrain.training.metrics import MetricsLog, Sums
 from posttrain.training.penalties import Penalties
 from posttrain.training.precision import Lowered, arithmetic
 from posttrain.training.progress import RunProgress
-from posttrain.training.sums import Sums
 
 __all__ = ["Arguments", "PostTrainer", "set_adapter_state"]
 

@@ -70,7 +70,7 @@ def test_sft_and_kl_to_base(model: Any, on: Any, freeze: bool, monkeypatch: pyte
     form.device = torch.device("cpu")
     micro = form.micro_batch(rows(), [False, True, False])
     monkeypatch.setattr(head_loss, "CHUNK_ELEMENTS", 1)  # 16 tokens at once: fewer than there are
-    assert int((micro.targets != IGNORED).sum()) > 16
+    assert int((micro.tensors.targets != IGNORED).sum()) > 16
     cut = form.loss(model, micro)
     cut_gradients = gradients(model, cut.nats)
     monkeypatch.setattr(tokens, "plain_head", lambda _: None)

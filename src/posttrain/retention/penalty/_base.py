@@ -47,11 +47,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from posttrain.config.base import Config
 from posttrain.data.chat import Encoded
-from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.models.memory import LARGE_MODEL, mapped
+from posttrain.retention.selection import ReplayContext
 
 __all__ = [
+    "Memoryless",
     "ParameterPenalty",
     "PenaltyConfig",
     "PenaltyContext",
@@ -113,15 +114,13 @@ class StrengthConfig(PenaltyConfig):
         return self
 
 
-@dataclass(frozen=True)
-class PenaltyContext:
-    """What a penalty may use before the first step.
+@dataclass(frozen=True, kw_only=True)
+class PenaltyContext(ReplayContext):
+    """What a penalty may use before the first step. The respondent answers as the model before training.
 
     loaded: the tuned model at rest (its adapter, if it has one, is there and changes nothing yet) with its tokenizer;
-    trainable: what training will move; respondent: answers as the model before training; fingerprint: of that model,
-    for caches; earlier: file written by `ParameterPenalty.save` at the end of an earlier task, None for the first;
-    forbidden: prompts of exams, which no row may hold; base: relative paths are relative to it; say: one line per
-    choice made. rows: the new rows of this task where they are rows of tokens, for what is measured at its end;
+    trainable: what training will move; earlier: file written by `ParameterPenalty.save` at the end of an earlier task,
+    None for the first; rows: the new rows of this task where they are rows of tokens, for what is measured at its end;
     fresh: names of parameters that no file held, such as those of a new head; untouched: while the block lasts, the
     respondent answers as if no part had been put into the model (a new prefix speaks from the first word); held:
     parameters of the same model before training that somebody else holds and nobody changes.
@@ -129,15 +128,8 @@ class PenaltyContext:
 
     loaded: LoadedModel
     trainable: Trainable
-    respondent: ModelRespondent
-    fingerprint: str
-    seed: int = 0
     earlier: Path | None = None
-    forbidden: frozenset[str] = frozenset()
-    base: Path = field(default_factory=Path)
-    cache: Path | None = None
     batch_tokens: int = 4096
-    say: Callable[[str], None] = print
     rows: Sequence[Encoded] = ()
     fresh: frozenset[str] = frozenset()
     untouched: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -253,3 +245,24 @@ class ParameterPenalty(ABC):
 
     def save(self, trainable: Trainable, path: Path) -> None:  # noqa: B027  # stateless penalties leave nothing
         """Write the file for the penalty of the next task (`PenaltyContext.earlier`), at the end of a task."""
+
+
+class Memoryless(ParameterPenalty):
+    """strength x the sum over all weights of `value`, whose derivative is `slope`; both elementwise."""
+
+    def __init__(self, strength: float, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> None:
+        self.strength, self.value, self.slope_of = strength, value, slope
+
+    def slope(self, trainable: Trainable, step: float) -> float:
+        """Sum up the slopes at the weights as they are: these penalties act before any step."""
+        moved = [(p, m) for p in trainable.values() if (m := moving(p)) is not None]
+        return total([(self.slope_of(p.detach()).abs() * m).sum() for p, m in moved])
+
+    def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
+        """Add the slope at each weight."""
+        parts = []
+        for parameter in trainable.values():
+            theta = parameter.detach()
+            parts.append(self.value(theta).sum())
+            add_gradient(parameter, self.slope_of(theta), self.strength * scale)
+        return self.strength * total(parts)

@@ -28,8 +28,7 @@ from posttrain.retention.penalty._base import (
     moved_to,
     whole,
 )
-from posttrain.retention.penalty._kept import Kept, MemoryConfig, earlier_of, leave, take_up
-from posttrain.retention.penalty._quadratic import Quadratic
+from posttrain.retention.penalty._kept import Kept, MemoryConfig, Quadratic, earlier_of, leave, take_up
 
 __all__ = ["Si", "SiConfig", "si"]
 

@@ -11,6 +11,7 @@ import os
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -25,10 +26,10 @@ from posttrain.models.head_loss import chunked_nll, plain_head, states_at
 from posttrain.models.logits import logits_at
 from posttrain.models.meter import Meter
 from posttrain.objectives._tokens import token_cross_entropy
-from posttrain.training.forms.base import Preparation
+from posttrain.training.forms.base import Form, FormSetup, Preparation
 from posttrain.training.forms.tokens import TokenBatch, token_batch
 
-__all__ = ["answer_logps", "reference_logps", "without_dropout"]
+__all__ = ["ComparingForm", "answer_logps", "without_dropout"]
 
 REFERENCE_FILE = "reference.safetensors"
 
@@ -44,40 +45,56 @@ def answer_logps(model: nn.Module, batch: TokenBatch, device: torch.device) -> t
         asked = targets != IGNORED  # (B, T)
         nats = chunked_nll(states_at(model, batch.input_ids.to(device), asked), head, targets[asked])  # (N,)
         return -nats.new_zeros(len(targets)).index_add(0, asked.nonzero()[:, 0], nats), asked.sum(1)
-    input_ids, columns, targets = batch.asked(device)
-    loss = token_cross_entropy(logits_at(model, input_ids, columns), targets)
+    batch = batch.asked(device)
+    loss = token_cross_entropy(logits_at(model, batch.input_ids, batch.columns), batch.targets)
     return -loss.nats, loss.units
 
 
-def reference_logps(
-    pairs: Sequence[tuple[Encoded, Encoded]], preparation: Preparation, *, pad_id: int, device: torch.device
-) -> list[tuple[float, float]]:
-    """Log-probabilities of the labelled tokens of both sequences of each pair under the model before training.
+class ComparingForm(Form):
+    """Rows of two sequences each, whose log-probabilities may be compared with those before training."""
 
-    They are read from the run's folder where the same model was asked about the same sequences before.
-    """
-    sequences = [one for pair in pairs for one in pair]
-    file = preparation.folder / REFERENCE_FILE if preparation.folder is not None else None
-    fingerprint = _fingerprint(sequences, preparation.fingerprint)
-    if file is not None and (kept := _read(file, fingerprint, len(sequences))) is not None:
-        preparation.say(f"reference: log-probabilities of {len(sequences)} answers taken from {file}")
-        return _paired(kept)
-    found = torch.zeros(len(sequences), dtype=torch.float64)
-    batches = length_batches([len(s.input_ids) for s in sequences], tokens=preparation.tokens, seed=0, epoch=0)
-    work = Meter("asking the model before training", len(sequences), "answers")
-    with preparation.reference.model() as reference, work as meter:
-        for numbers in batches:
-            batch = token_batch([sequences[i] for i in numbers], pad_id=pad_id)
-            found[numbers] = answer_logps(reference, batch, device)[0].double().cpu()
-            meter.more(len(numbers), tokens=sum(len(sequences[i].input_ids) for i in numbers))
-    if file is not None:
-        _write(file, fingerprint, found)
-    preparation.say(f"reference: log-probabilities of {len(sequences)} answers computed once")
-    return _paired(found)
+    def __init__(self, setup: FormSetup) -> None:
+        super().__init__(setup)
+        self.before: dict[Any, tuple[float, float]] = {}
+        """Log-probabilities before training of both sequences of a row, in nats."""
 
+    def ask_before(self, rows: Sequence[Any], pairs: Sequence[tuple[Encoded, Encoded]], asked: Preparation) -> None:
+        """Compute `before`, or read it from the run's folder, where the same model was asked about the same sequences
+        before. pairs: of each row."""
+        sequences = [one for pair in pairs for one in pair]
+        file = asked.folder / REFERENCE_FILE if asked.folder is not None else None
+        fingerprint = _fingerprint(sequences, asked.fingerprint)
+        found = _read(file, fingerprint, len(sequences)) if file is not None else None
+        if found is not None:
+            asked.say(f"reference: log-probabilities of {len(sequences)} answers taken from {file}")
+        else:
+            found = self._asked_now(sequences, asked)
+            if file is not None and os.environ.get("RANK", "0") == "0":  # of torchrun: there is no process group yet
+                with whole_file(file) as temporary:
+                    save_file({"logps": found}, str(temporary), metadata={"fingerprint": fingerprint})
+            asked.say(f"reference: log-probabilities of {len(sequences)} answers computed once")
+        self.before = {row: (one, other) for row, (one, other) in zip(rows, found.view(-1, 2).tolist(), strict=True)}
 
-def _paired(logps: Tensor) -> list[tuple[float, float]]:
-    return [(one, other) for one, other in logps.view(-1, 2).tolist()]
+    def _asked_now(self, sequences: Sequence[Encoded], asked: Preparation) -> Tensor:
+        """Log-probabilities of the sequences under the model before training, (N,)."""
+        found = torch.zeros(len(sequences), dtype=torch.float64)
+        batches = length_batches([len(s.input_ids) for s in sequences], tokens=asked.tokens, seed=0, epoch=0)
+        work = Meter("asking the model before training", len(sequences), "answers")
+        with asked.reference.model() as reference, work as meter:
+            for numbers in batches:
+                batch = token_batch([sequences[i] for i in numbers], pad_id=self.setup.pad_id)
+                found[numbers] = answer_logps(reference, batch, self.device)[0].double().cpu()
+                meter.more(len(numbers), tokens=sum(len(sequences[i].input_ids) for i in numbers))
+        return found
+
+    def logps_before(self, batch: TokenBatch, rows: Sequence[Any], sides: Sequence[int]) -> Tensor:
+        """Log-probabilities of a batch before training, (B,). sides: 0 for the first sequences of these rows, 1 for the
+        second ones, in the order of the batch."""
+        if not self.asks_reference(self.objective):
+            return torch.tensor([self.before[row][side] for side in sides for row in rows], dtype=torch.float64)
+        assert self.setup.reference is not None
+        with self.setup.reference.model() as reference:
+            return answer_logps(reference, batch, self.device)[0]
 
 
 def _fingerprint(sequences: Sequence[Encoded], model: str) -> str:
@@ -95,14 +112,6 @@ def _read(file: Path, fingerprint: str, count: int) -> Tensor | None:
             return None  # another model or other rows: computed anew
         logps: Tensor = kept.get_tensor("logps")
     return logps if logps.shape == (count,) else None
-
-
-def _write(file: Path, fingerprint: str, logps: Tensor) -> None:
-    """Only the first process writes."""
-    if os.environ.get("RANK", "0") != "0":  # set by torchrun; the process group comes later than this
-        return
-    with whole_file(file) as temporary:
-        save_file({"logps": logps}, str(temporary), metadata={"fingerprint": fingerprint})
 
 
 def without_dropout(model: nn.Module, say: Callable[[str], None]) -> None:

@@ -11,12 +11,13 @@ and shared among processes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -64,15 +65,16 @@ class Scales(NamedTuple):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows that go through the model together. Each form adds its tensors.
+    """Rows that go through the model together.
 
-    old: which rows are replayed ones, (B,) bool; counts: False in a filler that keeps a process in step with the
-    others: it goes through the model and adds nothing to the loss.
+    old: which rows are replayed ones, (B,) bool; tensors: what the form has made of the rows; counts: False in a filler
+    that keeps a process in step with the others: it goes through the model and adds nothing to the loss.
     """
 
     rows: Sequence[Any]
     old: Tensor
-    counts: bool = field(default=True, kw_only=True)
+    tensors: Any
+    counts: bool = True
 
 
 class FormSetup(NamedTuple):
@@ -118,7 +120,7 @@ class Preparation(NamedTuple):
 class Form(ABC):
     """One form of training data."""
 
-    mixes: ClassVar[bool] = True
+    mixes: ClassVar[bool] = False
     """Replayed rows go through this form too; otherwise they are learned as conversations (`sft`) beside it."""
     old_apart: ClassVar[bool] = True
     """Whether another form may learn the replayed rows beside it (`replay: {loss: kl}`)."""
@@ -136,6 +138,7 @@ class Form(ABC):
     def __init__(self, setup: FormSetup) -> None:
         self.setup = setup
         self.objective: Any = setup.objective
+        self.seen: list[Any] = []  # what `remember` was told of validation rows
 
     @classmethod
     def asks_reference(cls, objective: Any) -> bool:
@@ -186,25 +189,35 @@ class Form(ABC):
         )
 
     @staticmethod
-    @abstractmethod
     def tokens_of(row: Any) -> int:
         """Count the tokens that the model reads for a row, padding left out."""
+        return len(row.input_ids)
 
     def size(self, row: Any) -> int:
         """The tokens that a row takes of a batch's budget; at least `tokens_of`."""
         return self.tokens_of(row)
 
-    @abstractmethod
     def units(self, row: Any) -> int:
         """The row's part of the number that a step's loss is divided by."""
+        return 1
 
     @abstractmethod
     def numbers(self, row: Any) -> list[int]:
         """Everything in a row that decides its loss, as integers, for fingerprints."""
 
-    @abstractmethod
+    @property
+    def pad_id(self) -> int:
+        """The padding of the tokenizer, for models that find the last real token by it; else any id."""
+        pad = self.setup.tokenizer.pad_token_id
+        return self.setup.pad_id if pad is None else int(pad)
+
     def micro_batch(self, rows: Sequence[Any], old: Sequence[bool]) -> MicroBatch:
-        """Make tensors of rows."""
+        """Make a micro batch of rows; old: which of them are replayed ones."""
+        return MicroBatch(rows, torch.tensor(old), self.tensors(rows))
+
+    @abstractmethod
+    def tensors(self, rows: Sequence[Any]) -> Any:
+        """Make tensors of the rows of a micro batch."""
 
     @abstractmethod
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
@@ -237,6 +250,17 @@ class Form(ABC):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Take up `state`."""
+
+    def remember(self, found: Iterable[Any], micro: MicroBatch) -> None:
+        """Keep findings about validation rows until all rows have been seen."""
+        if micro.counts:
+            self.seen += found
+
+    def all_seen(self) -> list[Any]:
+        """Give the findings of all processes, and forget them."""
+        everything: list[Any] = gather_object(self.seen)
+        self.seen = []
+        return everything
 
     def validated(self) -> dict[str, float]:
         """Scores over all validation rows that are no mean over rows, such as an F1. It is called after the last of

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,14 @@ from posttrain.inference.packed import head_laid_out
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.head_loss import kept_in
 from posttrain.models.load import LoadedModel
-from posttrain.models.logits import core_of, logits_at
+from posttrain.models.logits import core_of
 from posttrain.objectives._loss import Loss
 from posttrain.objectives.sdft import SdftConfig
 from posttrain.training.forms.base import EncodeSettings, Form, FormSetup, MicroBatch, Preparation
 from posttrain.training.forms.tokens import token_batch
 from posttrain.training.slim_lora import still
 
-__all__ = ["AskedBatch", "AskedRow", "OnPolicyForm", "shown"]
+__all__ = ["AskedRow", "OnPolicyForm", "shown"]
 
 
 class AskedRow(NamedTuple):
@@ -43,11 +43,6 @@ class AskedRow(NamedTuple):
     shown: list[int]
     demonstration: list[int]
     location: str
-
-
-@dataclass(frozen=True)
-class AskedBatch(MicroBatch):
-    """Prompts, still without answers."""
 
 
 def is_chinese(text: str) -> bool:
@@ -66,9 +61,9 @@ def shown(talk: Conversation, objective: SdftConfig) -> Conversation:
 class OnPolicyForm(Form):
     """Questions with a demonstration each."""
 
-    mixes: ClassVar[bool] = False
-    unit: ClassVar[str] = "token"
     objective: SdftConfig
+    respondent: ModelRespondent
+    """`prepare` makes it."""
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
@@ -77,7 +72,6 @@ class OnPolicyForm(Form):
         self.per_token = 1.0
         self.seed = 0
         self.mean: dict[str, Tensor] = {}  # of the weights, for teacher `ema`
-        self.respondent: ModelRespondent | None = None
 
     @classmethod
     def asks_reference(cls, objective: Any) -> bool:
@@ -123,15 +117,12 @@ class OnPolicyForm(Form):
     def size(self, row: AskedRow) -> int:
         return max((len(row.shown) + self.objective.max_new_tokens) * self._count, self.tokens_of(row))
 
-    def units(self, row: AskedRow) -> int:
-        return 1
-
     def numbers(self, row: AskedRow) -> list[int]:
         most = self.objective.max_new_tokens
         return [len(row.prompt), *row.prompt, len(row.shown), *row.shown, *row.demonstration, most]
 
-    def micro_batch(self, rows: Sequence[AskedRow], old: Sequence[bool]) -> AskedBatch:
-        return AskedBatch(rows, torch.tensor(old))
+    def tensors(self, rows: Sequence[AskedRow]) -> None:
+        """There are none before the answers are known."""
 
     @property
     def _count(self) -> int:
@@ -154,8 +145,7 @@ class OnPolicyForm(Form):
 
     def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch], number: int) -> None:
         """Let the model answer all prompts of the step."""
-        assert self.respondent is not None, "prepare() makes it"
-        rows: list[AskedRow] = [row for m in micro_batches if isinstance(m, AskedBatch) for row in m.rows]
+        rows: list[AskedRow] = [row for m in micro_batches if not bool(m.old.all()) for row in m.rows]
         prompts = [row.prompt for row in rows for _ in range(self._count)]
         inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         training = inner.training
@@ -188,13 +178,11 @@ class OnPolicyForm(Form):
 
     def _ids(self, said: Decoded) -> list[int]:
         """The ids of an answer, with the token that ended it: ending is a choice of the student's, too."""
-        assert self.respondent is not None
         end = self.respondent.end_of_turn
         ends = [end] if end is not None else sorted(self.respondent.stop_ids)[:1]
         return [*said.ids, *ends] if said.ended or not said.ids else said.ids
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
-        assert isinstance(micro, AskedBatch)
         owners = [at for at, row in enumerate(micro.rows) for _ in self.answers[id(row)]]
         answers = [ids for row in micro.rows for ids in self.answers[id(row)]]
         logits, row = self._read(model, [micro.rows[at].prompt for at in owners], answers)
@@ -215,9 +203,7 @@ class OnPolicyForm(Form):
             Encoded([*prompt, *answer], [IGNORED] * len(prompt) + answer, "")
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        input_ids, columns, targets = token_batch(rows, pad_id=self.setup.pad_id).asked(self.device)
-        asked = targets != IGNORED
-        return logits_at(model, input_ids, columns)[asked], asked.nonzero()[:, 0]
+        return token_batch(rows, pad_id=self.setup.pad_id).logits(model, self.device)
 
     @contextlib.contextmanager
     def _teacher(self, model: nn.Module) -> Iterator[nn.Module]:
