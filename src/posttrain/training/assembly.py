@@ -212,7 +212,7 @@ def parts_of(
         )
 
     penalties = make_penalties(tuple(chosen), tuned, trainable, context, say)
-    reference.training_begins()
+    reference.begun = True  # the tuned model is no longer the model before training
     return Parts(forms, penalties)
 
 

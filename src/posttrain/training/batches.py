@@ -93,6 +93,7 @@ def part_of(micro_batches: list[MicroBatch], rank: int, processes: int) -> list[
     return part
 
 
+@dataclass
 class StepLoader:
     """The steps of a source as tensors, from where the source is, at most as many as `left()` says (None: all).
 
@@ -102,21 +103,14 @@ class StepLoader:
     whole micro batches. The loss of a step does not depend on how it is cut.
     """
 
-    def __init__(
-        self,
-        source: StepSource,
-        steps: int,
-        *,
-        forms: Forms,
-        left: Callable[[], int | None] = lambda: None,
-        ended: Callable[[], None] = lambda: None,
-        at_once: int | None = None,
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        self.source, self.steps, self.forms = source, steps, forms
-        self.left, self.ended = left, ended
-        self.at_once, self.rank, self.processes = at_once, rank, processes
+    source: StepSource
+    steps: int
+    forms: Forms
+    left: Callable[[], int | None] = lambda: None
+    ended: Callable[[], None] = lambda: None
+    at_once: int | None = None
+    rank: int = 0
+    processes: int = 1
 
     def __len__(self) -> int:
         return self.steps

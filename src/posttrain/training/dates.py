@@ -41,11 +41,9 @@ def stay_at_first_day(
             say(f"the chat template prints the date: it stays at {began:%Y-%m-%d}, when this run began")
 
 
-def keep_first_day(
-    tokenizer: PreTrainedTokenizerBase, folder: Path, *, resume: bool = True, say: Callable[[str], None]
-) -> None:
+def keep_first_day(tokenizer: PreTrainedTokenizerBase, folder: Path, *, say: Callable[[str], None]) -> None:
     """The same, and write the day down in the folder, which exists."""
-    stay_at_first_day(tokenizer, folder, resume=resume, say=say)
+    stay_at_first_day(tokenizer, folder, resume=True, say=say)
     keep_date(tokenizer, folder)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -39,28 +40,21 @@ class Term(NamedTuple):
     function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
+@dataclass
 class Penalties:
     """The parameter penalties of a run.
 
     names: the parameters of `model` that move; relative: relative strengths, which the first step turns into absolute
-    ones (see `retention/penalty/_base.py`), for steps as long as `learning_rate`.
+    ones (`chosen`, see `retention/penalty/_base.py`), for steps as long as `learning_rate`.
     """
 
-    def __init__(
-        self,
-        parts: Mapping[str, ParameterPenalty],
-        model: nn.Module,
-        names: Iterable[str],
-        relative: Mapping[str, float] | None = None,
-        say: Callable[[str], None] = print,
-    ) -> None:
-        self.parts = parts
-        self.model = model
-        self.names = frozenset(names)
-        self.relative = dict(relative or {})
-        self.chosen: dict[str, float] = {}
-        self.learning_rate = 0.0
-        self.say = say
+    parts: Mapping[str, ParameterPenalty]
+    model: nn.Module
+    names: Collection[str]
+    relative: Mapping[str, float] = field(default_factory=dict)
+    say: Callable[[str], None] = print
+    chosen: dict[str, float] = field(default_factory=dict)
+    learning_rate: float = 0.0
 
     @property
     def trainable(self) -> Trainable:
@@ -168,4 +162,4 @@ def make_penalties(
             with torch.random.fork_rng():
                 parts[config.kind] = registry.load("penalty", config.kind).function(config, context(config))
     relative = {c.kind: c.strength for c in configs if isinstance(c, StrengthConfig) and c.scale == "relative"}
-    return Penalties(parts, model, trainable, relative, say)
+    return Penalties(parts, model, frozenset(trainable), relative, say)

@@ -57,8 +57,9 @@ def described(entry: Mapping[str, Any]) -> str:
 class PlainProgress(RunProgress):
     """Prints lines on stderr: the first step, the last, one every few seconds, and every validation."""
 
-    def __init__(self, every_s: float = 10.0) -> None:
-        self.every_s = every_s
+    every_s = 10.0
+
+    def __init__(self) -> None:
         self.steps: int | None = None
         self.first = 0
         self.began = self.last = time.monotonic()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -32,19 +33,15 @@ def can_be_switched_off(tuned: nn.Module) -> bool:
     )
 
 
+@dataclass
 class Reference:
     """Gives the model before training. copy: a frozen copy; None where the adapter can be switched off, or where the
-    model is asked only before its first step (`start_only`)."""
+    model is asked only before its first step (`start_only`); begun: training has begun."""
 
-    def __init__(self, tuned: nn.Module, copy: nn.Module | None, *, start_only: bool = False) -> None:
-        self.tuned = tuned
-        self.copy = copy
-        self.start_only = start_only
-        self.begun = False
-
-    def training_begins(self) -> None:
-        """Note that the tuned model is no longer the model before training."""
-        self.begun = True
+    tuned: nn.Module
+    copy: nn.Module | None
+    start_only: bool = False
+    begun: bool = False
 
     @contextlib.contextmanager
     def model(self) -> Iterator[nn.Module]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from posttrain.data.batching import length_batches
@@ -75,6 +76,7 @@ class PlannedStep(NamedTuple):
     epoch: float
 
 
+@dataclass
 class RowPlan:
     """Endless optimiser steps over new rows, with old rows mixed in when there are some.
 
@@ -86,24 +88,16 @@ class RowPlan:
     tokens over all tokens of a step; mixed: whether new and old rows may share a micro batch.
     """
 
-    def __init__(
-        self,
-        new_lengths: Sequence[int],
-        old_lengths: Sequence[int],
-        batch: BatchConfig,
-        *,
-        share: float,
-        seed: int,
-        tokens: Sequence[int] | None = None,
-        mixed: bool = True,
-    ) -> None:
-        self.new_lengths = list(new_lengths)
-        self.old_lengths = list(old_lengths)
-        self.batch = batch
-        self.share = share
-        self.seed = seed
-        self.tokens = list(tokens) if tokens is not None else self.new_lengths + self.old_lengths
-        self.mixed = mixed
+    new_lengths: list[int]
+    old_lengths: list[int]
+    batch: BatchConfig
+    share: float = field(kw_only=True)
+    seed: int = field(kw_only=True)
+    tokens: list[int] = field(default_factory=list, kw_only=True)
+    mixed: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.tokens = self.tokens or self.new_lengths + self.old_lengths
 
     @property
     def new_rows(self) -> int:

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partialmethod
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,10 +52,6 @@ class Tracked(TrainerCallback):
         self.inner: list[Inner] = []
         self.began = False
 
-    def add(self, callback: TrainerCallback, values: dict[str, str], end: tuple[str, str] | None) -> None:
-        """Add a tracker."""
-        self.inner.append(Inner(callback, values, end))
-
     def _tell(self, event: str, args: Any, state: Any, control: Any, **rest: Any) -> None:
         own = copy.copy(args)
         own.output_dir, own.run_name = str(self.logs), self.run
@@ -68,17 +65,12 @@ class Tracked(TrainerCallback):
         self._tell("on_init_end", args, state, control, **rest)
         self._tell("on_train_begin", args, state, control, **rest)
 
-    def on_log(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Tell the numbers of a step or of a validation."""
-        self._tell("on_log", args, state, control, **rest)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Tell how many steps are done."""
-        self._tell("on_step_end", args, state, control, **rest)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Tell the end of the training; an interruption after saving is one."""
-        self._tell("on_train_end", args, state, control, **rest)
+    on_log = partialmethod(_tell, "on_log")
+    """Tell the numbers of a step or of a validation."""
+    on_step_end = partialmethod(_tell, "on_step_end")
+    """Tell how many steps are done."""
+    on_train_end = partialmethod(_tell, "on_train_end")
+    """Tell the end of the training; an interruption after saving is one."""
 
     def close(self) -> None:
         """End the runs of the trackers, however training ended, so that the next cell of a study gets its own."""
@@ -117,5 +109,5 @@ def open_trackers(names: Sequence[str], logs: Path | None, say: Callable[[str], 
         where = "where this process's first training has it" if late else f"in {logs}"
         say(f"{name}: as {' and '.join(asked)} says" if asked else f"{name}: what it writes is {where}{online}")
         end = (tracker.modules[0], tracker.finish) if tracker.finish else None
-        tracked.add(inner, values, end)
+        tracked.inner.append(Inner(inner, values, end))
     return tracked
