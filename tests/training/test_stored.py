@@ -14,8 +14,8 @@ from safetensors import safe_open
 from posttrain.models.load import load_model
 from posttrain.models.save import save_model
 from posttrain.models.tensors import stored_dtype, tensors_in
+from posttrain.training.precision import unused_dtype
 from posttrain.training.run import train
-from posttrain.training.stored import unused_dtype
 from tests.training.tiny import PicoPath, Remembers, config, load, rows, weights
 from tests.tuners.matrix import KINDS, tried
 

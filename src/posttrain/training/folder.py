@@ -22,8 +22,7 @@ from posttrain.models.load import LoadedModel
 from posttrain.models.save import save_model
 from posttrain.training.checkpoints import ASIDE, FINGERPRINT, check_fingerprint, checkpoints_in, put_aside, remove
 from posttrain.training.config import TrainConfig
-from posttrain.training.dates import DATE
-from posttrain.training.environment import environment
+from posttrain.training.environment import DATE, environment
 from posttrain.training.forms import form_of
 from posttrain.training.lock import LOCK
 from posttrain.training.metrics import MetricsLog, hardly_learned, learned_of

@@ -21,11 +21,10 @@ from posttrain.training.assembly import bare_forms, check_combination, plan_of
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.heads import resolved
-from posttrain.training.precision import precision_of
+from posttrain.training.precision import precision_of, saved_bytes, unused_dtype
 from posttrain.training.rates import auto_rate
 from posttrain.training.rows import material_of
 from posttrain.training.run import kind_of, load_for_training
-from posttrain.training.stored import saved_bytes, unused_dtype
 from posttrain.tuners._moved import count_moved
 
 __all__ = ["Preview", "preview"]

@@ -58,19 +58,18 @@ from posttrain.training.checkpoints import (
     remove_leftovers,
 )
 from posttrain.training.config import TrainConfig
-from posttrain.training.dates import keep_date, stay_at_first_day
+from posttrain.training.environment import keep_date, stay_at_first_day
 from posttrain.training.folder import OURS, RunFolder, TrainResult, check_ours, finished_result
 from posttrain.training.heads import check_head, loader_for, resolved
 from posttrain.training.lock import only_one
 from posttrain.training.metrics import MetricsLog, hardly_learned, learned_of
 from posttrain.training.muon import muon_for
-from posttrain.training.precision import Lowered, arithmetic, precision_of
+from posttrain.training.precision import Lowered, arithmetic, precision_of, rounded_as_saved, unused_dtype
 from posttrain.training.progress import RunProgress
 from posttrain.training.rates import rate_of
 from posttrain.training.rows import material_of, run_fingerprint, talks_of
 from posttrain.training.signals import stop_on_signal
 from posttrain.training.steps import Material, StepSource, total_steps
-from posttrain.training.stored import rounded_as_saved, unused_dtype
 from posttrain.training.trackers import LOGS
 from posttrain.training.tracking import open_trackers
 from posttrain.training.trainer import Arguments, PostTrainer, set_adapter_state

@@ -10,7 +10,8 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -40,7 +41,7 @@ from posttrain.retention.selection import (
     select,
 )
 
-__all__ = ["Measured", "MeasuredConfig", "Measurement", "examples_of", "own_answers", "rows_of"]
+__all__ = ["Measured", "MeasuredConfig", "examples_of", "own_answers", "rows_of"]
 
 T = TypeVar("T")
 
@@ -55,8 +56,6 @@ COARSE_PARAMETERS = 50_000_000
 """From so many parameters on, importances are rounded to bfloat16 (a part in 256, while an estimate from n squares is
 off by one in sqrt(n / 2)), in memory and on disk alike, so that a cell that measures and one that reads get the same.
 """
-
-Measurement = Callable[[PenaltyContext, Sequence[Example]], Curvature]
 
 
 class MeasuredConfig(MemoryConfig):
@@ -81,6 +80,10 @@ class MeasuredConfig(MemoryConfig):
         """The settings that decide a measurement, besides model, rows and seed."""
         return {"kind": self.kind}
 
+    @abstractmethod
+    def measure(self, context: PenaltyContext, examples: Sequence[Example]) -> Curvature:
+        """Measure how much the parameters matter to these rows."""
+
 
 class Measured(Quadratic):
     """Holds parameters by how much they matter.
@@ -90,12 +93,7 @@ class Measured(Quadratic):
     """
 
     def __init__(
-        self,
-        config: MeasuredConfig,
-        context: PenaltyContext,
-        measure: Measurement,
-        decay: float | None,
-        unit: float = 1.0,
+        self, config: MeasuredConfig, context: PenaltyContext, *, decay: float | None, unit: float = 1.0
     ) -> None:
         head = head_of_model(context.loaded.model)
         if head is not None and head.head != "causal":
@@ -103,7 +101,6 @@ class Measured(Quadratic):
             raise ConfigError(Problem("penalty", cause, "use l2_sp, or si over stages"))
         self.config = config
         self.context = context
-        self.measure = measure
         self.decay = decay
         earlier = earlier_of(config, context)
         kept = None
@@ -153,7 +150,7 @@ class Measured(Quadratic):
 
     def _measured(self, examples: Sequence[Example]) -> Curvature:
         began = time.monotonic()
-        found = self.measure(self.context, examples)
+        found = self.config.measure(self.context, examples)
         how = "" if found.chunked else f" ({found.reason})" if found.reason else ""
         self.context.say(
             f"{self.config.kind}: {len(found.diagonal)} tensors measured on {found.rows} rows with {found.positions:,} "

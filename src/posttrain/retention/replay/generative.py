@@ -112,8 +112,7 @@ class GenerativeReplayConfig(ReplayConfig):
 
     def leave(self, rows: Sequence[Conversation], task: Task, seed: int) -> None:
         """Write down the names of the tasks learned so far."""
-        if task.folder is None:
-            return
+        assert task.folder is not None, "whoever calls this has one"
         known = [] if task.earlier is None else read_tasks(task.earlier)
         path = task.folder / TASKS
         write_whole(path, json.dumps([*known, task.name or self.task], ensure_ascii=False) + "\n")

@@ -52,9 +52,11 @@ class Reservoir:
 
     def write(self, path: Path) -> None:
         """Write the reservoir to a file."""
-        rows = [{"messages": [_fields(one) for one in row.messages], "place": row.location} for row in self.rows]
-        if any(row.tools for row in self.rows):
-            rows = [one | ({"tools": list(r.tools)} if r.tools else {}) for one, r in zip(rows, self.rows, strict=True)]
+        rows = [
+            {"messages": [_fields(one) for one in row.messages], "place": row.location}
+            | ({"tools": list(row.tools)} if row.tools else {})
+            for row in self.rows
+        ]
         state = {"size": self.size, "seed": self.seed, "seen": self.seen, "rows": rows}
         write_whole(path, json.dumps(state, ensure_ascii=False, indent=0) + "\n")
 
@@ -89,8 +91,7 @@ class ReservoirReplayConfig(ReplayConfig):
 
     def leave(self, rows: Sequence[Conversation], task: Task, seed: int) -> None:
         """Write the reservoir after the rows of the task were offered to it."""
-        if task.folder is None:
-            return
+        assert task.folder is not None, "whoever calls this has one"
         kept = Reservoir(self.size, seed) if task.earlier is None else self.of(task.earlier)
         for row in rows:
             kept.offer(row)

@@ -92,8 +92,7 @@ class ComparingForm(Form):
         second ones, in the order of the batch."""
         if not self.asks_reference(self.objective):
             return torch.tensor([self.before[row][side] for side in sides for row in rows], dtype=torch.float64)
-        assert self.setup.reference is not None
-        with self.setup.reference.model() as reference:
+        with self.before_training() as reference:
             return answer_logps(reference, batch, self.device)[0]
 
 

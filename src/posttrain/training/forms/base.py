@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -132,6 +133,8 @@ class Form(ABC):
     """The format of rows whose source does not say it; `auto` looks at the keys of each row."""
     unit: ClassVar[str] = "token"
     """The thing that the loss is a mean over, as reports call it: token, pair, row."""
+    encoder: ClassVar[staticmethod[..., EncodeResult[Any]]]
+    """The function of `data/` that renders records as rows."""
     device: torch.device
     """The device of the model; the trainer sets it."""
 
@@ -167,12 +170,12 @@ class Form(ABC):
         return {}
 
     @classmethod
-    @abstractmethod
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[Any]:
         """Encode records as rows; the settings say what to do with over-long and bad ones. DataError that names every
         row of another kind."""
+        return cls.encoder(records, tokenizer, max_length=settings.max_length, **settings.bad_rows)
 
     @classmethod
     def replay_problem(cls, objective: Any) -> Problem | None:
@@ -204,6 +207,11 @@ class Form(ABC):
     @abstractmethod
     def numbers(self, row: Any) -> list[int]:
         """Everything in a row that decides its loss, as integers, for fingerprints."""
+
+    def before_training(self) -> AbstractContextManager[nn.Module]:
+        """Give the model before training, in evaluation mode and without gradients, while the block lasts."""
+        assert self.setup.reference is not None, "a form that asks it in training must say so"
+        return self.setup.reference.model()
 
     @property
     def pad_id(self) -> int:

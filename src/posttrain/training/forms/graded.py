@@ -12,19 +12,17 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.answers import GradedRow, encode_graded, prompt_length
 from posttrain.data.chat import IGNORED, Encoded
-from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets, graded_from_targets
 from posttrain.data.readers import Format
-from posttrain.data.records import Conversation, Graded, Record
+from posttrain.data.records import Conversation, Graded
 from posttrain.errors import DataError, Problem
 from posttrain.objectives._loss import Loss
 from posttrain.objectives.kto import KtoConfig
 from posttrain.training.forms.answers import ComparingForm, answer_logps, without_dropout
-from posttrain.training.forms.base import EncodeSettings, FormSetup, MicroBatch, Preparation
+from posttrain.training.forms.base import FormSetup, MicroBatch, Preparation
 from posttrain.training.forms.tokens import TokenBatch, token_batch
 
 __all__ = ["GradedForm", "mismatched"]
@@ -62,6 +60,7 @@ class GradedForm(ComparingForm):
 
     unit: ClassVar[str] = "answer"
     reads: ClassVar[Format] = "graded"
+    encoder = staticmethod(encode_graded)
     objective: KtoConfig
 
     def __init__(self, setup: FormSetup) -> None:
@@ -79,13 +78,6 @@ class GradedForm(ComparingForm):
     @classmethod
     def needs_rows(cls, objective: Any) -> bool:
         return True
-
-    @classmethod
-    def encode(
-        cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
-    ) -> EncodeResult[GradedRow]:
-        """Render graded answers with the chat template."""
-        return encode_graded(records, tokenizer, max_length=settings.max_length, **settings.bad_rows)
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Graded]:

@@ -48,9 +48,6 @@ KNOWN = 100
 class HeadForm(Form):
     """One sequence per row, with its padding masked: encoders read in both directions."""
 
-    read: ClassVar[staticmethod[[Sequence[Record], PreTrainedTokenizerBase, HeadSettings], EncodeResult[Any]]]
-    """Encodes records as rows of this form."""
-
     @classmethod
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
@@ -59,7 +56,7 @@ class HeadForm(Form):
         of_head = cls.head_settings(settings.objective).items()
         more = {name: value for name, value in of_head if name in HeadSettings._fields and value is not None}
         labels = cls.outputs(settings.objective)
-        return cls.read(records, tokenizer, HeadSettings(labels, settings.max_length, **settings.bad_rows, **more))
+        return cls.encoder(records, tokenizer, HeadSettings(labels, settings.max_length, **settings.bad_rows, **more))
 
     @abstractmethod
     def parts(self, row: Any) -> list[int]:
@@ -125,7 +122,7 @@ class ClassesForm(LabelledForm):
     head: ClassVar[Head] = "sequence"
     unit: ClassVar[str] = "text"
     reads: ClassVar[Format] = "labels"
-    read = staticmethod(encode_texts)
+    encoder = staticmethod(encode_texts)
 
     @classmethod
     def labels_in(cls, records: Sequence[Record]) -> list[str]:
@@ -167,7 +164,7 @@ class TagsForm(LabelledForm):
 
     head: ClassVar[Head] = "token"
     reads: ClassVar[Format] = "tags"
-    read = staticmethod(encode_tags)
+    encoder = staticmethod(encode_tags)
 
     @classmethod
     def labels_in(cls, records: Sequence[Record]) -> list[str]:
@@ -203,7 +200,7 @@ class SpansForm(HeadForm):
     head: ClassVar[Head] = "answer"
     unit: ClassVar[str] = "window"
     reads: ClassVar[Format] = "answers"
-    read = staticmethod(encode_questions)
+    encoder = staticmethod(encode_questions)
 
     @classmethod
     def resolved(cls, objective: Any, records: Callable[[], Sequence[Record]]) -> Config:

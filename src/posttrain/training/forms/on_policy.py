@@ -209,8 +209,7 @@ class OnPolicyForm(Form):
     def _teacher(self, model: nn.Module) -> Iterator[nn.Module]:
         """Give the teacher, in evaluation mode."""
         if self.objective.teacher == "base":
-            assert self.setup.reference is not None
-            with self.setup.reference.model() as reference:
+            with self.before_training() as reference:
                 yield reference
             return
         training = model.training

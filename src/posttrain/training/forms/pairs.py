@@ -8,21 +8,19 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.answers import PairRow, encode_pairs, prompt_length
 from posttrain.data.batching import collate
 from posttrain.data.chat import Encoded
-from posttrain.data.lengths import EncodeResult
 from posttrain.data.preferences import FromTargets, pairs_from_targets
 from posttrain.data.readers import Format
-from posttrain.data.records import Conversation, Preference, Record
+from posttrain.data.records import Conversation, Preference
 from posttrain.models.logits import core_of
 from posttrain.objectives._loss import Loss
 from posttrain.objectives._pairs import Pairs
 from posttrain.objectives.dpo import DpoConfig
 from posttrain.training.forms.answers import ComparingForm, answer_logps, without_dropout
-from posttrain.training.forms.base import EncodeSettings, Form, Head, MicroBatch, Preparation
+from posttrain.training.forms.base import Form, Head, MicroBatch, Preparation
 from posttrain.training.forms.tokens import TokenBatch, token_batch
 
 __all__ = ["PairsForm", "RankingForm", "Scored", "calibration_error", "length_correlation"]
@@ -41,13 +39,7 @@ class Paired(Form):
 
     unit: ClassVar[str] = "pair"
     reads: ClassVar[Format] = "preference"
-
-    @classmethod
-    def encode(
-        cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
-    ) -> EncodeResult[PairRow]:
-        """Render preferences with the chat template."""
-        return encode_pairs(records, tokenizer, max_length=settings.max_length, **settings.bad_rows)
+    encoder = staticmethod(encode_pairs)
 
     @staticmethod
     def tokens_of(row: PairRow) -> int:

@@ -130,8 +130,7 @@ class TokensForm(Form):
         summed = batch.weighted(nats.new_zeros(len(targets)).index_add(0, row, nats))  # (B,)
         loss = Loss(summed, asked.sum(1), {})
         if self.setup.terms:
-            assert self.setup.reference is not None
-            with self.setup.reference.model() as reference:
+            with self.before_training() as reference:
                 before = states_at(reference, input_ids, asked)
                 fixed = plain_head(reference)
             assert fixed is not None, "the reference is the model before training, with the same head"
@@ -145,8 +144,7 @@ class TokensForm(Form):
         """Weigh the rows and add the terms on logits. batch: as `asked` gives it; logits: (B, K, V)."""
         loss = loss._replace(nats=batch.weighted(loss.nats))
         if self.setup.terms:
-            assert self.setup.reference is not None
-            with self.setup.reference.model() as reference:
+            with self.before_training() as reference:
                 before = logits_at(reference, batch.input_ids, batch.columns)
             for term in self.setup.terms:
                 loss = _plus(loss, term, term.function(logits, before, batch.targets, old.to(self.device)))

@@ -153,8 +153,7 @@ class UnlearningForm(ForgettingForm):
             known = [0.0 if is_old else self.before[tuple(self.numbers(row))] for row, is_old in rows]
             before = torch.tensor(known, device=self.device)
         if bool(micro.old.any()) and self.asks_reference(self.objective):
-            assert self.setup.reference is not None
-            with self.setup.reference.model() as reference:
+            with self.before_training() as reference:
                 before_logits = logits_at(reference, batch.input_ids[old], batch.columns)
         logits = logits_at(model, batch.input_ids, batch.columns)
         loss = self.setup.function(ForgetAndRetain(logits, batch.targets, old, before, before_logits))
@@ -216,13 +215,12 @@ class RepresentationsForm(ForgettingForm):
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         batch: TokenBatch = micro.tensors
-        assert self.setup.reference is not None
         layer = self.objective.layer
         input_ids = batch.input_ids.to(self.device)
         old = micro.old.to(self.device)
         before = None
         if bool(micro.old.any()):
-            with self.setup.reference.model() as reference:
+            with self.before_training() as reference:
                 before = states_after(reference, input_ids[old], layer)
         states = states_after(model, input_ids, layer)
         unit = direction(states.shape[-1], self.objective.seed).to(states.device)
