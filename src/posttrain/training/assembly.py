@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from peft import PeftModel
 from torch import nn
@@ -29,26 +29,24 @@ from posttrain.objectives.sft import SftConfig
 from posttrain.retention.penalty._base import PenaltyConfig, PenaltyContext
 from posttrain.retention.penalty._measured import examples_of
 from posttrain.retention.selection import ReplayConfig
-from posttrain.training.batches import Forms
+from posttrain.training.batches import Forms, Learner
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import FormSetup, Preparation
 from posttrain.training.forms.distributions import RememberingForm
 from posttrain.training.forms.tokens import TokensForm
-from posttrain.training.penalties import PENALTIES, Penalties, Term, make_penalties, terms_of
+from posttrain.training.penalties import Term, make_penalties, terms_of
 from posttrain.training.precision import Lowered, arithmetic
 from posttrain.training.reference import Reference, reference_of
 from posttrain.training.steps import FixedRows, Material, RowPlan
 from posttrain.training.trackers import check_trackers
 
 __all__ = [
-    "Parts",
     "Surroundings",
     "bare_forms",
     "check_combination",
-    "parts_of",
+    "learner_of",
     "plan_of",
-    "rows_read",
     "show_rows",
     "tokens_at_once",
 ]
@@ -76,13 +74,6 @@ class Surroundings:
     adapter: Path | None = None
     forbidden: frozenset[str] = frozenset()
     before: PreTrainedModel | None = None
-
-
-class Parts(NamedTuple):
-    """How rows become losses, and what is added to the gradients."""
-
-    forms: Forms
-    penalties: Penalties
 
 
 def bare_forms(
@@ -149,7 +140,7 @@ def show_rows(tuned: nn.Module, rows: Sequence[Any], seed: int, say: Callable[[s
     added.look(tuned, examples, say)
 
 
-def parts_of(
+def learner_of(
     config: TrainConfig,
     tuned: PreTrainedModel | PeftModel,
     loaded: LoadedModel,
@@ -158,16 +149,14 @@ def parts_of(
     *,
     respondent: ModelRespondent,
     lowered: Lowered,
-    read: Container[int],
-) -> Parts:
+) -> Learner:
     """Make forms and penalties, while the tuned model is still where training begins.
 
-    respondent: of the model before the tuner, its fingerprint known; lowered: holds weights as training will have them;
-    read: indices of the old rows that the run will read.
+    respondent: of the model before the tuner, its fingerprint known; lowered: holds weights as training will have them.
     """
     say, continued, before = around.say, around.adapter is not None, around.before
     chosen = [part for part in config.penalty if isinstance(part, PenaltyConfig)]
-    terms = terms_of(tuple(chosen))
+    terms = terms_of(chosen)
     needed = form_of(config.objective).asks_reference(config.objective) or bool(terms)
     reference = reference_of(tuned, needed=needed, say=say, continued=continued, before=before)
     forms = bare_forms(config, loaded.tokenizer, reference, terms)
@@ -181,7 +170,7 @@ def parts_of(
         f"{respondent.fingerprint} {lowered.dtype}" if around.folder is not None else "",
         reference,
         say,
-        read,
+        rows_read(config, material, loaded.tokenizer),
         config.seed,
     )
     with lowered, arithmetic(tuned.device, lowered.dtype):  # results shall be those that a step would have
@@ -191,29 +180,25 @@ def parts_of(
     trainable = {name: p for name, p in tuned.named_parameters() if p.requires_grad}
     new_parts = head_modules(core_of(tuned))
     added = added_to(core_of(tuned))
-
-    def context(part: PenaltyConfig) -> PenaltyContext:
-        earlier = around.earlier
-        return PenaltyContext(
-            respondent,
-            respondent.fingerprint,
-            loaded=loaded._replace(model=tuned),
-            trainable=trainable,
-            seed=config.seed,
-            earlier=earlier / PENALTIES / f"{part.kind}.safetensors" if earlier is not None else None,
-            forbidden=around.forbidden,
-            base=around.base,
-            batch_tokens=config.batch.tokens,
-            say=say,
-            rows=[row for row in material.new if isinstance(row, Encoded)],
-            held={} if before is None else dict(before.named_parameters()),
-            untouched=added.switched_off if added is not None and not continued else nullcontext,
-            fresh=frozenset(name for name in trainable if any(f".{part}." in f".{name}" for part in new_parts)),
-        )
-
-    penalties = make_penalties(tuple(chosen), tuned, trainable, context, say)
+    context = PenaltyContext(
+        respondent,
+        respondent.fingerprint if chosen else "",
+        loaded=loaded._replace(model=tuned),
+        trainable=trainable,
+        seed=config.seed,
+        earlier=around.earlier,
+        forbidden=around.forbidden,
+        base=around.base,
+        batch_tokens=config.batch.tokens,
+        say=say,
+        rows=[row for row in material.new if isinstance(row, Encoded)],
+        held={} if before is None else dict(before.named_parameters()),
+        untouched=added.switched_off if added is not None and not continued else nullcontext,
+        fresh=frozenset(name for name in trainable if any(f".{part}." in f".{name}" for part in new_parts)),
+    )
+    penalties = make_penalties(chosen, context)
     reference.begun = True  # the tuned model is no longer the model before training
-    return Parts(forms, penalties)
+    return Learner(config, tuned, loaded.tokenizer, forms, material, penalties)
 
 
 def plan_of(config: TrainConfig, material: Material, forms: Forms) -> FixedRows:

@@ -17,6 +17,7 @@ from posttrain.data.batching import length_batches, pieces
 from posttrain.models.disk import write_whole
 from posttrain.training.config import BatchConfig, TrainConfig
 from posttrain.training.forms.base import Form, MicroBatch, Row
+from posttrain.training.penalties import Penalties
 from posttrain.training.steps import Material, StepRows, StepSource
 
 __all__ = ["Forms", "Learner", "Step", "StepLoader", "part_of", "validation_batches"]
@@ -56,8 +57,8 @@ class Forms:
 
 
 class Learner(NamedTuple):
-    """What a source of steps may use: the tuned model, which it may ask before it gives a step, and the rows that were
-    read before the first one.
+    """What training moves, and by what. A source of steps may use it: the tuned model, which it may ask before it gives
+    a step, and the rows that were read before the first one.
     """
 
     config: TrainConfig
@@ -65,6 +66,7 @@ class Learner(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     forms: Forms
     material: Material
+    penalties: Penalties
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ __all__ = [
     "comes_back",
     "differences",
     "file_fingerprint",
+    "made_by",
     "put_aside",
     "remove",
     "remove_leftovers",
@@ -73,6 +74,13 @@ def checkpoints_in(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def made_by(output: Path) -> Path | None:
+    """The folder with the fingerprint that a run must have to go on here; None where any run may begin."""
+    finished = (output / "result.json").is_file() and (output / MODEL).is_dir()
+    saved = checkpoints_in(output / "checkpoints")
+    return output if finished else saved[max(saved)] if saved else None
+
+
 def rotate(folder: Path, keep: int | None, best_step: int | None) -> None:
     """Remove all checkpoints but the newest `keep` and the best one."""
     steps = list(checkpoints_in(folder).items())
@@ -98,11 +106,9 @@ def check_settings(output: Path, config: TrainConfig) -> None:
     an hour. Rows and weights are compared when they are there. Labels and the like, which may come from the rows, are
     not compared where the configuration leaves them out.
     """
-    finished = (output / "result.json").is_file() and (output / "model").is_dir()
-    saved = checkpoints_in(output / "checkpoints")
-    if not finished and not saved:
+    made = made_by(output)
+    if made is None:
         return
-    made = output if finished else saved[max(saved)]
     before, now = _read(made / FINGERPRINT)["config"], json.loads(json.dumps(settings_of(config)))
     open_ = {key for key, value in now["objective"].items() if value is None}
     for settings in (before, now):

@@ -77,14 +77,6 @@ class RunFolder:
         """Write down the result of a range test, for a resumed run and for the reader."""
         write_whole(self.root / "learning_rate.json", as_json(found), flush=True)
 
-    def finished(self, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
-        """The result of a finished run; None where none has finished here. ConfigError with the differences when it was
-        another run."""
-        done = self.result_in()
-        if done is not None:
-            check_fingerprint(self.root, fingerprint)
-        return done
-
     def result_in(self) -> dict[str, Any] | None:
         """The result of a finished run, whichever it was; None where none has finished here."""
         if not self.result.is_file() or not self.model.is_dir():
@@ -92,14 +84,12 @@ class RunFolder:
         done: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
         return done
 
-    def made_by(self) -> Path | None:
-        """The folder with the fingerprint that a run must have to go on here; None where any run may begin."""
-        step = self.newest()
-        return self.root if self.result_in() is not None else checkpoints_in(self.checkpoints)[step] if step else None
-
-    def newest(self) -> int:
-        """The step of the last checkpoint; 0 without one."""
-        return max(checkpoints_in(self.checkpoints), default=0)
+    def finished(self, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
+        """The same; ConfigError with the differences when it was another run."""
+        done = self.result_in()
+        if done is not None:
+            check_fingerprint(self.root, fingerprint)
+        return done
 
     def open(
         self, config: TrainConfig, fingerprint: dict[str, Any], *, resume: bool, say: Callable[[str], None] = print
@@ -111,15 +101,13 @@ class RunFolder:
         another run.
         """
         check_ours(self.root)
-        step = self.newest() if resume else 0
-        if step:
-            check_fingerprint(checkpoints_in(self.checkpoints)[step], fingerprint)
-        else:
-            now = json.loads(json.dumps(fingerprint))
-            if (not resume or self._began_as() != now) and put_aside(self.root, OURS):
-                say(f"what the earlier run has left is kept in {self.root / ASIDE} until the new model is saved")
-                if self.model.is_dir():
-                    say(f"{self.model} is the earlier run's until then")
+        saved = checkpoints_in(self.checkpoints) if resume else {}
+        if saved:
+            check_fingerprint(saved[max(saved)], fingerprint)
+        elif not (resume and self._began_as(fingerprint)) and put_aside(self.root, OURS):
+            say(f"what the earlier run has left is kept in {self.root / ASIDE} until the new model is saved")
+            if self.model.is_dir():
+                say(f"{self.model} is the earlier run's until then")
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()
         YAML().dump(config.model_dump(mode="json"), text)
@@ -127,12 +115,13 @@ class RunFolder:
         write_whole(self.root / "env.json", as_json(environment()), flush=True)
         write_whole(self.root / FINGERPRINT, as_json(fingerprint), flush=True)
 
-    def _began_as(self) -> Any:
-        """The fingerprint of the run that began here; None where it left none that can be read."""
+    def _began_as(self, fingerprint: dict[str, Any]) -> bool:
+        """Whether the run that began here had this fingerprint; False where it left none that can be read."""
         try:
-            return json.loads((self.root / FINGERPRINT).read_text(encoding="utf-8"))
+            before = json.loads((self.root / FINGERPRINT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None
+            return False
+        return bool(before == json.loads(json.dumps(fingerprint)))
 
     def finish(
         self,

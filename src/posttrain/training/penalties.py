@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,10 @@ from posttrain.retention.penalty._base import (
     Trainable,
     total,
 )
+from posttrain.retention.penalty._kept import PENALTIES
 
-__all__ = ["PENALTIES", "Penalties", "Term", "make_penalties", "terms_of"]
+__all__ = ["Penalties", "Term", "make_penalties", "terms_of"]
 
-PENALTIES = "penalties"
-"""Folder in that of a run: the file that each penalty leaves for the next task, `<kind>.safetensors`."""
 STATE = "penalties.safetensors"
 """In a checkpoint: the state of the penalties."""
 CHOSEN = "chosen"
@@ -139,7 +138,7 @@ class Penalties:
             part.save(self.trainable, folder / PENALTIES / f"{kind}.safetensors")
 
 
-def terms_of(configs: tuple[PenaltyConfig, ...]) -> list[Term]:
+def terms_of(configs: Sequence[PenaltyConfig]) -> list[Term]:
     """The penalties on logits."""
     return [
         Term(c.kind, partial(registry.load("penalty", c.kind).function, config=c))
@@ -148,18 +147,12 @@ def terms_of(configs: tuple[PenaltyConfig, ...]) -> list[Term]:
     ]
 
 
-def make_penalties(
-    configs: tuple[PenaltyConfig, ...],
-    model: nn.Module,
-    trainable: Trainable,
-    context: Callable[[PenaltyConfig], PenaltyContext],
-    say: Callable[[str], None] = print,
-) -> Penalties:
-    """Make the penalties on parameters. context: gives what a penalty may use; it is asked only when there is one."""
+def make_penalties(configs: Sequence[PenaltyConfig], context: PenaltyContext) -> Penalties:
+    """Make the penalties on parameters."""
     parts: dict[str, ParameterPenalty] = {}
     for config in configs:
         if config.acts_on == "parameters":
             with torch.random.fork_rng():
-                parts[config.kind] = registry.load("penalty", config.kind).function(config, context(config))
+                parts[config.kind] = registry.load("penalty", config.kind).function(config, context)
     relative = {c.kind: c.strength for c in configs if isinstance(c, StrengthConfig) and c.scale == "relative"}
-    return Penalties(parts, model, frozenset(trainable), relative, say)
+    return Penalties(parts, context.loaded.model, frozenset(context.trainable), relative, context.say)

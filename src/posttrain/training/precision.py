@@ -32,16 +32,7 @@ from posttrain.training.short_attention import attending_briefly
 from posttrain.training.slim_blocks import Kinds, kinds_of, slim_blocks
 from posttrain.training.slim_lora import Joined, alone, joined
 
-__all__ = [
-    "Lowered",
-    "Precision",
-    "arithmetic",
-    "keeps_updates",
-    "precision_of",
-    "rounded_as_saved",
-    "saved_bytes",
-    "unused_dtype",
-]
+__all__ = ["Lowered", "arithmetic", "precision_of", "rounded_as_saved", "saved_bytes", "unused_dtype"]
 
 BIG_ON_GPU = 1_000_000_000
 """From so many parameters on `precision: auto` computes in bfloat16 on a GPU that has it."""

@@ -26,6 +26,7 @@ from posttrain.models.fingerprint import template_fingerprint, weights_fingerpri
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel
 from posttrain.models.vocabulary import outside, rows_of
+from posttrain.retention.penalty._kept import PENALTIES
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task, conversations_in
 from posttrain.training.batches import Forms
 from posttrain.training.checkpoints import file_fingerprint, settings_of
@@ -33,21 +34,10 @@ from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings, Form
 from posttrain.training.forms.on_policy import AskedRow
-from posttrain.training.penalties import PENALTIES
 from posttrain.training.steps import Material
 from posttrain.tuners._virtual import VirtualTokens
 
-__all__ = [
-    "check_tokens",
-    "hold_out",
-    "longest_row",
-    "longest_within",
-    "material_of",
-    "read_rows",
-    "read_source",
-    "run_fingerprint",
-    "talks_of",
-]
+__all__ = ["hold_out", "longest_row", "longest_within", "material_of", "read_source", "run_fingerprint", "talks_of"]
 
 LISTED = 5
 """Faults of skipped rows that are listed; the others are counted."""

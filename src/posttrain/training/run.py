@@ -39,22 +39,21 @@ from posttrain.models.names import say_taken
 from posttrain.models.vocabulary import keep_padding_inside
 from posttrain.retention.selection import ReplayConfig, Task
 from posttrain.training.assembly import (
-    Parts,
     Surroundings,
     bare_forms,
     check_combination,
-    parts_of,
+    learner_of,
     plan_of,
-    rows_read,
     show_rows,
     tokens_at_once,
 )
-from posttrain.training.batches import Forms, Learner, Step, StepLoader, validation_batches
+from posttrain.training.batches import Learner, StepLoader, validation_batches
 from posttrain.training.checkpoints import (
     check_fingerprint,
     check_settings,
     checkpoints_in,
     comes_back,
+    made_by,
     remove_leftovers,
 )
 from posttrain.training.config import TrainConfig
@@ -64,7 +63,7 @@ from posttrain.training.heads import check_head, loader_for, resolved
 from posttrain.training.lock import only_one
 from posttrain.training.metrics import MetricsLog, hardly_learned, learned_of
 from posttrain.training.muon import muon_for
-from posttrain.training.precision import Lowered, arithmetic, precision_of, rounded_as_saved, unused_dtype
+from posttrain.training.precision import Lowered, precision_of, rounded_as_saved, unused_dtype
 from posttrain.training.progress import RunProgress
 from posttrain.training.rates import rate_of
 from posttrain.training.rows import material_of, run_fingerprint, talks_of
@@ -166,7 +165,7 @@ def train(
 
     def same_so_far(read: Material) -> None:
         assert folder is not None
-        if made := folder.made_by():
+        if made := made_by(folder.root):
             check_fingerprint(made, run_fingerprint(config, loaded, read, forms, earlier, adapter), but=["replay_rows"])
 
     material = material_of(
@@ -213,35 +212,24 @@ def train(
         say(unused)
     lowered = Lowered(tuned, precision.dtype)
     around = Surroundings(say, base or Path(), output, earlier, adapter, forbidden, before)
-    read = rows_read(config, material, tokenizer)
-    parts = parts_of(config, tuned, loaded, material, around, respondent=respondent, lowered=lowered, read=read)
+    learner = learner_of(config, tuned, loaded, material, around, respondent=respondent, lowered=lowered)
     if model.device.type == "cpu" and is_large(model):
         give_back()  # what making replay and measuring importances has left
     cached_keys = model.config.use_cache
-    learner = Learner(config, tuned, tokenizer, parts.forms, material)
-    steps_from = source(learner) if source is not None else plan_of(config, material, parts.forms)
+    steps_from = source(learner) if source is not None else plan_of(config, material, learner.forms)
     total = total_steps(config, steps_from, validates=bool(material.validation))
-    rate = rate_of(
-        config,
-        tuned,
-        moved.total,
-        lambda: (parts.forms, first_step(steps_from, parts.forms), total),
-        lambda: arithmetic(tuned.device, precision.dtype),
-        folder=folder,
-        resume=resume,
-        say=say,
-    )
-    parts.penalties.learning_rate = rate
+    rate = rate_of(learner, moved.total, steps_from, total, lowered.dtype, folder=folder, resume=resume, say=say)
+    learner.penalties.learning_rate = rate
     tracked = open_trackers(config.report_to if main else (), logs or (output and output / LOGS), say, fresh=not resume)
-    trainer = build(learner, steps_from, total, rate, parts, lowered, folder, fingerprint, progress)
+    trainer = build(learner, steps_from, total, rate, lowered, folder, fingerprint, progress)
     trainer.examine, trainer.on_checkpoint = examine, on_checkpoint
     for callback in [*(callbacks or []), tracked]:
         trainer.add_callback(callback)
     newest = checkpoints_in(folder.checkpoints) if folder and resume else {}
     start = max(newest, default=0)
     if newest:
-        parts.penalties.load_state(newest[start])
-        parts.forms.load_state(newest[start])
+        learner.penalties.load_state(newest[start])
+        learner.forms.load_state(newest[start])
         trainer.loader.load_state(newest[start], start)
         say(f"going on after step {start}")
     trainer.metrics.take_up(start, write=main)
@@ -288,12 +276,12 @@ def train(
         trainer.state.best_global_step if config.keep_best and material.validation else None,
     )
     if learned := learned_of(history):
-        unit = parts.forms.new.unit
+        unit = learner.forms.new.unit
         say(f"loss on your rows {learned.first:.2f} -> {learned.last:.2f} nats per {unit}")
     if hardly := hardly_learned(config, history):
         say(hardly)
     if folder and main:
-        parts.penalties.save(folder.root)
+        learner.penalties.save(folder.root)
         if rows is None and isinstance(config.replay, ReplayConfig) and config.replay.of_tasks:
             config.replay.leave(talks_of(config), Task("", 0, earlier, output), config.seed)
         folder.finish(config, tuned, tokenizer, result._asdict(), dtype=dtype)
@@ -328,20 +316,11 @@ def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print
     return loaded
 
 
-def first_step(source: StepSource, forms: Forms) -> Step:
-    """Take the first step of a source, and let the source begin anew."""
-    state = source.state()
-    step = next(iter(StepLoader(source, 1, forms=forms)))
-    source.restore(0, state)
-    return step
-
-
 def build(
     learner: Learner,
     source: StepSource,
     steps: int | None,
     rate: float,
-    parts: Parts,
     lowered: Lowered,
     folder: RunFolder | None,
     fingerprint: dict[str, Any],
@@ -385,7 +364,7 @@ def build(
         return StepLoader(
             source,
             args.max_steps,
-            forms=parts.forms,
+            forms=learner.forms,
             left=lambda: None if steps is None else steps - int(trainer.state.global_step),
             ended=trainer.source_ended,
             at_once=at_once,
@@ -397,9 +376,8 @@ def build(
         learner,
         args,
         optimizer=muon,
-        penalties=parts.penalties,
         make_loader=loader,
-        validation=validation_batches(config.batch, learner.material.validation, parts.forms.new, at_once),
+        validation=validation_batches(config.batch, learner.material.validation, learner.forms.new, at_once),
         evaluate_every=config.evaluate_every_steps or (None if steps is None else max(steps // 10, 1)),
         checkpoints=folder.checkpoints if folder else None,
         fingerprint=fingerprint,
@@ -409,6 +387,6 @@ def build(
     )
     leaves = folder is not None
     sharded = trainer.is_fsdp_enabled
-    parts.forms.new.check(deepspeed=trainer.is_deepspeed_enabled, sharded=sharded)
-    parts.penalties.check(deepspeed=trainer.is_deepspeed_enabled, sharded=sharded, leaves=leaves)
+    learner.forms.new.check(deepspeed=trainer.is_deepspeed_enabled, sharded=sharded)
+    learner.penalties.check(deepspeed=trainer.is_deepspeed_enabled, sharded=sharded, leaves=leaves)
     return trainer

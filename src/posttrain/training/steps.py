@@ -18,7 +18,7 @@ from posttrain.data.mixing import OldRows
 from posttrain.errors import ConfigError, Problem
 from posttrain.training.config import BatchConfig, TrainConfig
 
-__all__ = ["Drawn", "FixedRows", "Material", "PlannedStep", "RowPlan", "StepRows", "StepSource", "total_steps"]
+__all__ = ["Drawn", "FixedRows", "Material", "RowPlan", "StepRows", "StepSource", "total_steps"]
 
 
 class Material(NamedTuple):
@@ -37,12 +37,12 @@ class Drawn(NamedTuple):
 
 
 class StepRows(NamedTuple):
-    """The rows of one optimiser step, micro batch by micro batch.
+    """The rows of one optimiser step, micro batch by micro batch: `Drawn`, or their numbers in a `RowPlan`.
 
     epoch: passes over the new rows that are complete after this step, as a fraction; 0 where there are no passes.
     """
 
-    micro_batches: list[list[Drawn]]
+    micro_batches: list[list[Any]]
     epoch: float = 0.0
 
 
@@ -64,16 +64,6 @@ class StepSource(Protocol):
 
     def restore(self, steps: int, state: Mapping[str, Any]) -> None:
         """Go on after `steps` steps, when the state was `state`."""
-
-
-class PlannedStep(NamedTuple):
-    """One optimiser step: row numbers of each micro batch; replayed rows have numbers from `new_rows` up.
-
-    epoch: passes over the new rows that are complete once this step is done, as a fraction.
-    """
-
-    micro_batches: list[list[int]]
-    epoch: float
 
 
 @dataclass
@@ -118,8 +108,8 @@ class RowPlan:
         steps = sum(len(self._epoch(e)) for e in range(whole))
         return steps + math.ceil((epochs - whole) * len(self._epoch(whole)) if epochs > whole else 0)
 
-    def __iter__(self) -> Iterator[PlannedStep]:
-        """Steps without end, from the first."""
+    def __iter__(self) -> Iterator[StepRows]:
+        """Steps without end, from the first; replayed rows have numbers from `new_rows` up."""
         lengths = self.new_lengths + self.old_lengths
         old_rows = OldRows(self.tokens[self.new_rows :], share=self.share, seed=self.seed)
         number = 0
@@ -141,7 +131,7 @@ class RowPlan:
                     )
                     added = [[rows[j] for j in micro] for micro in cut]
                     micro_batches = added if self.mixed else [*micro_batches, *added]
-                yield PlannedStep(micro_batches, done)
+                yield StepRows(micro_batches, done)
                 number += 1
 
 

@@ -37,7 +37,6 @@ from posttrain.training.checkpoints import FINGERPRINT, rotate
 from posttrain.training.folder import as_json
 from posttrain.training.forms.base import MicroBatch, Row
 from posttrain.training.metrics import MetricsLog, Sums
-from posttrain.training.penalties import Penalties
 from posttrain.training.precision import Lowered, arithmetic
 from posttrain.training.progress import RunProgress
 
@@ -74,7 +73,6 @@ class PostTrainer(Trainer):
         learner: Learner,
         args: TrainingArguments,
         *,
-        penalties: Penalties,
         make_loader: Callable[[PostTrainer], StepLoader],
         validation: list[MicroBatch],
         evaluate_every: int | None,
@@ -94,7 +92,7 @@ class PostTrainer(Trainer):
                 self.remove_callback(callback)
         self.add_callback(Flow(self))
         self.config, self.tokenizer, self.forms = learner.config, learner.tokenizer, learner.forms
-        self.penalties = penalties
+        self.penalties = learner.penalties
         self.loader = make_loader(self)
         self.validation, self.evaluate_every = validation, evaluate_every
         self.checkpoints, self.fingerprint = checkpoints, fingerprint
@@ -110,6 +108,7 @@ class PostTrainer(Trainer):
         self.began = time.monotonic()
         self.wall_before_s = 0.0
         self.core: PreTrainedModel = core_of(learner.model)
+        self.trims = self.core.device.type == "cpu" and is_large(self.core)
         for form in (self.forms.new, self.forms.old):
             form.device = self.args.device
         self.trainable = sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
@@ -139,13 +138,9 @@ class PostTrainer(Trainer):
         """Operations of the step, forwards and backwards: 6 per parameter and token."""
         return 6 * self.trainable * int(inputs.tokens)
 
-    def arithmetic(self) -> contextlib.AbstractContextManager[None]:
-        """The precision of forward passes."""
-        return arithmetic(self.args.device, self.lowered.dtype)
-
     def loss_of(self, model: nn.Module, micro: MicroBatch) -> tuple[Loss, list[float]]:
         """Run the forward pass and the objective: the loss of each row in nats, with its gradient and as a number."""
-        with self.arithmetic():
+        with arithmetic(self.args.device, self.lowered.dtype):
             loss = self.forms.of(micro).loss(model, micro)
         return loss, loss.nats.detach().tolist()
 
@@ -160,7 +155,7 @@ class PostTrainer(Trainer):
         processes = self.accelerator.num_processes
         form = self.forms.new
         scales = form.scales(step.new_units, step.old_units)
-        with self.arithmetic():
+        with arithmetic(self.args.device, self.lowered.dtype):
             form.begin_step(model, step.micro_batches, int(self.state.global_step))
         sums = Sums()
         for i, micro in enumerate(step.micro_batches):
@@ -173,11 +168,7 @@ class PostTrainer(Trainer):
                 self.accelerator.backward((loss.nats * scale.to(loss.nats)).sum() * processes)
             if micro.counts:
                 sums.add(loss, nats, micro.old.tolist())
-        if (
-            (self.lowered.entered or step.tokens >= LONG_STEP)
-            and self.core.device.type == "cpu"
-            and is_large(self.core)
-        ):
+        if self.trims and (self.lowered.entered or step.tokens >= LONG_STEP):
             trim()  # a heap of tensors of many sizes grows from step to step
         stop = self.stop_asked
         if processes > 1:
@@ -263,7 +254,7 @@ class PostTrainer(Trainer):
         sums, units = Sums(), 0
         with torch.no_grad():
             part = part_of(self.validation, self.accelerator.process_index, self.accelerator.num_processes)
-            with self.arithmetic():
+            with arithmetic(self.args.device, self.lowered.dtype):
                 self.forms.new.begin_step(model, part, -1)
             for micro in part:
                 loss, nats = self.loss_of(model, micro)

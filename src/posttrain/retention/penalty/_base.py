@@ -119,11 +119,12 @@ class PenaltyContext(ReplayContext):
     """What a penalty may use before the first step. The respondent answers as the model before training.
 
     loaded: the tuned model at rest (its adapter, if it has one, is there and changes nothing yet) with its tokenizer;
-    trainable: what training will move; earlier: file written by `ParameterPenalty.save` at the end of an earlier task,
-    None for the first; rows: the new rows of this task where they are rows of tokens, for what is measured at its end;
-    fresh: names of parameters that no file held, such as those of a new head; untouched: while the block lasts, the
-    respondent answers as if no part had been put into the model (a new prefix speaks from the first word); held:
-    parameters of the same model before training that somebody else holds and nobody changes.
+    trainable: what training will move; earlier: folder of the run of the task before, or the file that
+    `ParameterPenalty.save` has left there, None for a first task; rows: the new rows of this task where they are rows
+    of tokens, for what is measured at its end; fresh: names of parameters that no file held, such as those of a new
+    head; untouched: while the block lasts, the respondent answers as if no part had been put into the model (a new
+    prefix speaks from the first word); held: parameters of the same model before training that somebody else holds and
+    nobody changes.
     """
 
     loaded: LoadedModel

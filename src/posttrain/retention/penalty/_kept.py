@@ -31,8 +31,10 @@ from posttrain.retention.penalty._base import (
     whole,
 )
 
-__all__ = ["Kept", "MemoryConfig", "Quadratic", "earlier_of", "joined", "leave", "take_up"]
+__all__ = ["PENALTIES", "Kept", "MemoryConfig", "Quadratic", "earlier_of", "joined", "leave", "take_up"]
 
+PENALTIES = "penalties"
+"""Folder in that of a run: the file that each penalty leaves for the next task, `<kind>.safetensors`."""
 FAR = 0.01
 """A tensor that differs by more than this share of its norm from where the earlier task ended is another; by less, it
 may have been saved in a lower precision."""
@@ -89,13 +91,12 @@ def leave(path: Path, kind: str, kept: Kept) -> None:
 
 def earlier_of(config: MemoryConfig, context: PenaltyContext) -> Path | None:
     """The file of the earlier task; None for a first one. MissingError when there should be one."""
-    if context.earlier is not None:
-        path = context.earlier
-    elif config.earlier is not None:
+    path = context.earlier
+    if path is None and config.earlier is not None:
         path = context.base / Path(config.earlier).expanduser()
-        path = path / "penalties" / f"{config.kind}.safetensors" if path.is_dir() else path
-    else:
+    if path is None:
         return None
+    path = path / PENALTIES / f"{config.kind}.safetensors" if path.is_dir() else path
     if not path.is_file():
         mend = f"train the earlier task with penalty {config.kind}, too, and an output folder"
         raise MissingError(Problem(str(path), f"nothing was left here for {config.kind} by an earlier task", mend))

@@ -21,8 +21,8 @@ from posttrain.data.records import Conversation, Graded
 from posttrain.errors import DataError, Problem
 from posttrain.objectives._loss import Loss
 from posttrain.objectives.kto import KtoConfig
-from posttrain.training.forms.answers import ComparingForm, answer_logps, without_dropout
 from posttrain.training.forms.base import FormSetup, MicroBatch, Preparation
+from posttrain.training.forms.pairs import ComparingForm, answer_logps, without_dropout
 from posttrain.training.forms.tokens import TokenBatch, token_batch
 
 __all__ = ["GradedForm", "mismatched"]

@@ -1,32 +1,150 @@
 """Preference pairs: the forms of `dpo` and `orpo`, and of `reward`, whose model has one score. Both answers go through
-the model together."""
+the model together.
+
+The log-probabilities before training are computed once, before the first step, and kept in the run's folder; or the
+model is asked for them in every step with its adapter switched off.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+from array import array
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from posttrain.data.answers import PairRow, encode_pairs, prompt_length
-from posttrain.data.batching import collate
-from posttrain.data.chat import Encoded
+from posttrain.data.batching import collate, length_batches
+from posttrain.data.chat import IGNORED, Encoded
 from posttrain.data.preferences import FromTargets, pairs_from_targets
 from posttrain.data.readers import Format
 from posttrain.data.records import Conversation, Preference
-from posttrain.models.logits import core_of
+from posttrain.models.added import ADDED
+from posttrain.models.disk import whole_file
+from posttrain.models.head_loss import chunked_nll, plain_head, states_at
+from posttrain.models.logits import core_of, logits_at
+from posttrain.models.meter import Meter
 from posttrain.objectives._loss import Loss
 from posttrain.objectives._pairs import Pairs
+from posttrain.objectives._tokens import token_cross_entropy
 from posttrain.objectives.dpo import DpoConfig
-from posttrain.training.forms.answers import ComparingForm, answer_logps, without_dropout
-from posttrain.training.forms.base import Form, Head, MicroBatch, Preparation
+from posttrain.training.forms.base import Form, FormSetup, Head, MicroBatch, Preparation
 from posttrain.training.forms.tokens import TokenBatch, token_batch
 
-__all__ = ["PairsForm", "RankingForm", "Scored", "calibration_error", "length_correlation"]
+__all__ = [
+    "ComparingForm",
+    "PairsForm",
+    "RankingForm",
+    "Scored",
+    "answer_logps",
+    "calibration_error",
+    "length_correlation",
+    "without_dropout",
+]
 
+REFERENCE_FILE = "reference.safetensors"
 BINS = 10
 """Of the calibration error."""
+
+
+def answer_logps(model: nn.Module, batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(log-probabilities, tokens) of each row's labelled tokens: nats summed over them, (B,), and their number, (B,).
+
+    Only positions that some row labels go through the output head, and in chunks where the head can be cut.
+    """
+    targets = batch.targets.to(device)
+    head = plain_head(model)
+    if head is not None:
+        asked = targets != IGNORED  # (B, T)
+        nats = chunked_nll(states_at(model, batch.input_ids.to(device), asked), head, targets[asked])  # (N,)
+        return -nats.new_zeros(len(targets)).index_add(0, asked.nonzero()[:, 0], nats), asked.sum(1)
+    batch = batch.asked(device)
+    loss = token_cross_entropy(logits_at(model, batch.input_ids, batch.columns), batch.targets)
+    return -loss.nats, loss.units
+
+
+class ComparingForm(Form):
+    """Rows of two sequences each, whose log-probabilities may be compared with those before training."""
+
+    def __init__(self, setup: FormSetup) -> None:
+        super().__init__(setup)
+        self.before: dict[Any, tuple[float, float]] = {}
+        """Log-probabilities before training of both sequences of a row, in nats."""
+
+    def ask_before(self, rows: Sequence[Any], pairs: Sequence[tuple[Encoded, Encoded]], asked: Preparation) -> None:
+        """Compute `before`, or read it from the run's folder, where the same model was asked about the same sequences
+        before. pairs: of each row."""
+        sequences = [one for pair in pairs for one in pair]
+        file = asked.folder / REFERENCE_FILE if asked.folder is not None else None
+        fingerprint = _fingerprint(sequences, asked.fingerprint)
+        found = _read(file, fingerprint, len(sequences)) if file is not None else None
+        if found is not None:
+            asked.say(f"reference: log-probabilities of {len(sequences)} answers taken from {file}")
+        else:
+            found = self._asked_now(sequences, asked)
+            if file is not None and os.environ.get("RANK", "0") == "0":  # of torchrun: there is no process group yet
+                with whole_file(file) as temporary:
+                    save_file({"logps": found}, str(temporary), metadata={"fingerprint": fingerprint})
+            asked.say(f"reference: log-probabilities of {len(sequences)} answers computed once")
+        self.before = {row: (one, other) for row, (one, other) in zip(rows, found.view(-1, 2).tolist(), strict=True)}
+
+    def _asked_now(self, sequences: Sequence[Encoded], asked: Preparation) -> Tensor:
+        """Log-probabilities of the sequences under the model before training, (N,)."""
+        found = torch.zeros(len(sequences), dtype=torch.float64)
+        batches = length_batches([len(s.input_ids) for s in sequences], tokens=asked.tokens, seed=0, epoch=0)
+        work = Meter("asking the model before training", len(sequences), "answers")
+        with asked.reference.model() as reference, work as meter:
+            for numbers in batches:
+                batch = token_batch([sequences[i] for i in numbers], pad_id=self.setup.pad_id)
+                found[numbers] = answer_logps(reference, batch, self.device)[0].double().cpu()
+                meter.more(len(numbers), tokens=sum(len(sequences[i].input_ids) for i in numbers))
+        return found
+
+    def logps_before(self, batch: TokenBatch, rows: Sequence[Any], sides: Sequence[int]) -> Tensor:
+        """Log-probabilities of a batch before training, (B,). sides: 0 for the first sequences of these rows, 1 for the
+        second ones, in the order of the batch."""
+        if not self.asks_reference(self.objective):
+            return torch.tensor([self.before[row][side] for side in sides for row in rows], dtype=torch.float64)
+        with self.before_training() as reference:
+            return answer_logps(reference, batch, self.device)[0]
+
+
+def _fingerprint(sequences: Sequence[Encoded], model: str) -> str:
+    digest = hashlib.sha256(model.encode())
+    for row in sequences:
+        digest.update(array("q", [len(row.input_ids), *row.input_ids, *row.labels]).tobytes())
+    return digest.hexdigest()
+
+
+def _read(file: Path, fingerprint: str, count: int) -> Tensor | None:
+    if not file.is_file():
+        return None
+    with safe_open(str(file), "pt") as kept:
+        if (kept.metadata() or {}).get("fingerprint") != fingerprint:
+            return None  # another model or other rows: computed anew
+        logps: Tensor = kept.get_tensor("logps")
+    return logps if logps.shape == (count,) else None
+
+
+def without_dropout(model: nn.Module, say: Callable[[str], None]) -> None:
+    """Switch off the model's own dropout, which would add noise to the ratio to the reference from the first step on.
+    The dropout of a tuner stays as the user wants it.
+    """
+    own = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Dropout) and module.p > 0 and "lora_" not in name and ADDED not in name
+    ]
+    for module in own:
+        module.p = 0.0
+    if own:
+        say(f"dropout of the model is switched off ({len(own)} modules): answers are compared without noise")
 
 
 def sides_of(rows: Sequence[PairRow]) -> list[Encoded]:
