@@ -41,15 +41,7 @@ from posttrain.training.reference import Reference, reference_of
 from posttrain.training.steps import FixedRows, Material, RowPlan
 from posttrain.training.trackers import check_trackers
 
-__all__ = [
-    "Surroundings",
-    "bare_forms",
-    "check_combination",
-    "learner_of",
-    "plan_of",
-    "show_rows",
-    "tokens_at_once",
-]
+__all__ = ["Surroundings", "bare_forms", "check_combination", "learner_of", "plan_of", "show_rows", "tokens_at_once"]
 
 ACTIVATIONS = 768 * 2**20
 """Bytes of activations that a forward pass of training may keep on a CPU."""

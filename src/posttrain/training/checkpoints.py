@@ -1,18 +1,14 @@
 """What a run finds in its folder when it starts: checkpoints, fingerprints, and the files of an earlier run.
 
-Checkpoints are folders `step-12` that are whole or not there. `models.disk.whole_folder` writes one to `.tmp-step-12`,
-flushes it to disk (fsync), and only then renames it to `step-12`. Whatever kills the process, a folder named `step-*`
-is complete; the next start removes the others.
+Checkpoints are folders `step-12`, which `models.disk.whole_folder` renames when they are complete and on the disk.
+Whatever kills the process, a folder named `step-*` is complete; the next start removes the others.
 
-The fingerprint of a run holds its settings, and digests of its weights, template and rows. Only a run of the same
-fingerprint goes on in a folder. It is a mapping and not one digest, so that a refusal can name every difference.
-`rows.run_fingerprint` makes it.
+Only a run of the same fingerprint goes on in a folder: settings, and digests of weights, template and rows. It is a
+mapping and not one digest, so that a refusal can name every difference. `rows.run_fingerprint` makes it.
 
-When a new run starts over, the files of the earlier one are kept aside. The earlier model stays in its place until the
-new one replaces it. The other files move into a folder of their own and come back when the new run ends before it has
-saved anything to go on from. So a --restart by mistake loses nothing.
-
-This module needs no torch.
+When a new run starts over, the files of the earlier one move into a folder of their own; its model stays in its place
+until the new one replaces it. They come back when the new run ends before it has saved anything to go on from, so that
+a --restart by mistake loses nothing. This module needs no torch.
 """
 
 from __future__ import annotations

@@ -61,8 +61,7 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
     if config.replay is not None:
         assert isinstance(config.replay, ReplayConfig)
         reader = PromptReader(loaded.tokenizer, rows_of(loaded.model), context_limit(loaded.model))
-        config.replay.check(base or Path(), reader, config.seed)
-        if short := config.replay.shortage(base or Path(), loaded.tokenizer):
+        if short := config.replay.check(base or Path(), reader, config.seed):
             say(short)
         say("replayed rows are not made in a dry run; tokens are estimated from their share")
     material = material_of(config, loaded, replay_rows=[], base=base, say=say)

@@ -49,9 +49,7 @@ def described(entry: Mapping[str, Any]) -> str:
     parts = [f"loss {entry['loss_nats']:.4f}"]
     if entry["loss_new_nats"] != entry["loss_nats"]:
         parts.append(f"new rows {entry['loss_new_nats']:.4f}")
-    parts.append(f"{entry['tokens_per_s']:,.0f} tokens/s")
-    parts.append(f"{entry['peak_gib']:.2f} GiB")
-    return "  ".join(parts)
+    return "  ".join([*parts, f"{entry['tokens_per_s']:,.0f} tokens/s", f"{entry['peak_gib']:.2f} GiB"])
 
 
 class PlainProgress(RunProgress):

@@ -221,12 +221,7 @@ def _lessons(
 
 
 def make_replay(
-    config: TrainConfig,
-    loaded: LoadedModel,
-    max_length: int,
-    base: Path,
-    say: Callable[[str], None],
-    task: Task,
+    config: TrainConfig, loaded: LoadedModel, max_length: int, base: Path, say: Callable[[str], None], task: Task
 ) -> list[Encoded]:
     """Make old rows as `config.replay` says, with the model as it is before training; no rows where there is no earlier
     task to replay.

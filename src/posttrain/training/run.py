@@ -25,14 +25,7 @@ from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.added import added_to
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, resolve
-from posttrain.models.memory import (
-    give_back,
-    is_large,
-    large_blocks_go_back,
-    peak_gib,
-    peak_memory,
-    set_aside,
-)
+from posttrain.models.memory import give_back, is_large, large_blocks_go_back, peak_gib, peak_memory, set_aside
 from posttrain.models.merge_adapter import was_untied
 from posttrain.models.meter import listener, listening
 from posttrain.models.names import say_taken
@@ -47,7 +40,7 @@ from posttrain.training.assembly import (
     show_rows,
     tokens_at_once,
 )
-from posttrain.training.batches import Learner, StepLoader, validation_batches
+from posttrain.training.batches import Learner
 from posttrain.training.checkpoints import (
     check_fingerprint,
     check_settings,
@@ -61,7 +54,7 @@ from posttrain.training.environment import keep_date, stay_at_first_day
 from posttrain.training.folder import OURS, RunFolder, TrainResult, check_ours, finished_result
 from posttrain.training.heads import check_head, loader_for, resolved
 from posttrain.training.lock import only_one
-from posttrain.training.metrics import MetricsLog, hardly_learned, learned_of
+from posttrain.training.metrics import hardly_learned, learned_of
 from posttrain.training.muon import muon_for
 from posttrain.training.precision import Lowered, precision_of, rounded_as_saved, unused_dtype
 from posttrain.training.progress import RunProgress
@@ -358,35 +351,19 @@ def build(
         if args.world_size > 1:
             raise ConfigError(Problem("optimizer.kind", "muon runs in a single process", "use adamw with torchrun"))
         muon = muon_for(tuned, rate, optimizer)
-    at_once = tokens_at_once(tuned, lowered)
-
-    def loader(trainer: PostTrainer) -> StepLoader:
-        return StepLoader(
-            source,
-            args.max_steps,
-            forms=learner.forms,
-            left=lambda: None if steps is None else steps - int(trainer.state.global_step),
-            ended=trainer.source_ended,
-            at_once=at_once,
-            rank=trainer.accelerator.process_index,
-            processes=trainer.accelerator.num_processes,
-        )
-
     trainer = PostTrainer(
         learner,
         args,
         optimizer=muon,
-        make_loader=loader,
-        validation=validation_batches(config.batch, learner.material.validation, learner.forms.new, at_once),
-        evaluate_every=config.evaluate_every_steps or (None if steps is None else max(steps // 10, 1)),
-        checkpoints=folder.checkpoints if folder else None,
+        source=source,
+        steps=steps,
+        at_once=tokens_at_once(tuned, lowered),
+        folder=folder,
         fingerprint=fingerprint,
-        metrics=MetricsLog(folder.metrics if folder else None),
         progress=progress,
         lowered=lowered,
     )
-    leaves = folder is not None
-    sharded = trainer.is_fsdp_enabled
-    learner.forms.new.check(deepspeed=trainer.is_deepspeed_enabled, sharded=sharded)
-    learner.penalties.check(deepspeed=trainer.is_deepspeed_enabled, sharded=sharded, leaves=leaves)
+    deepspeed, sharded = trainer.is_deepspeed_enabled, trainer.is_fsdp_enabled
+    learner.forms.new.check(deepspeed=deepspeed, sharded=sharded)
+    learner.penalties.check(deepspeed=deepspeed, sharded=sharded, leaves=folder is not None)
     return trainer

@@ -88,11 +88,7 @@ class RowPlan:
 
     def __post_init__(self) -> None:
         self.tokens = self.tokens or self.new_lengths + self.old_lengths
-
-    @property
-    def new_rows(self) -> int:
-        """Number of new rows; row numbers from here up are replayed ones."""
-        return len(self.new_lengths)
+        self.new_rows = len(self.new_lengths)  # row numbers from here up are replayed ones
 
     def _epoch(self, epoch: int) -> list[list[list[int]]]:
         """The steps of one pass over the new rows; each is a list of micro batches."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from transformers import TrainerCallback
 
 from posttrain.errors import ConfigError, Problem
-from posttrain.training.trackers import LOGS, TRACKERS, callback_of, chosen_trackers
+from posttrain.training.trackers import LOGS, TRACKERS, Tracker, callback_of, chosen_trackers
 
 __all__ = ["Tracked", "environment_of", "open_trackers"]
 
@@ -35,11 +35,11 @@ def environment_of(values: dict[str, str]) -> Iterator[None]:
 
 
 class Inner(NamedTuple):
-    """A callback of transformers; values: its environment; end: the module and the function that close its run."""
+    """A callback of transformers; values: its environment."""
 
     callback: TrainerCallback
     values: dict[str, str]
-    end: tuple[str, str] | None
+    tracker: Tracker
 
 
 class Tracked(TrainerCallback):
@@ -77,10 +77,9 @@ class Tracked(TrainerCallback):
         if not self.began:
             return
         for one in self.inner:
-            if one.end is not None:
-                module, name = one.end
+            if one.tracker.finish:
                 with environment_of(one.values):
-                    importlib.import_module(module).__dict__[name]()
+                    vars(importlib.import_module(one.tracker.modules[0]))[one.tracker.finish]()
 
 
 def open_trackers(names: Sequence[str], logs: Path | None, say: Callable[[str], None], *, fresh: bool) -> Tracked:
@@ -108,6 +107,5 @@ def open_trackers(names: Sequence[str], logs: Path | None, say: Callable[[str], 
         online = f"; {tracker.online} sends them" if tracker.online else ""
         where = "where this process's first training has it" if late else f"in {logs}"
         say(f"{name}: as {' and '.join(asked)} says" if asked else f"{name}: what it writes is {where}{online}")
-        end = (tracker.modules[0], tracker.finish) if tracker.finish else None
-        tracked.inner.append(Inner(inner, values, end))
+        tracked.inner.append(Inner(inner, values, tracker))
     return tracked

@@ -32,13 +32,14 @@ from posttrain.models.logits import core_of
 from posttrain.models.memory import is_large, peak_gib, trim
 from posttrain.models.save import save_model, saved_padding
 from posttrain.objectives._loss import Loss
-from posttrain.training.batches import Learner, Step, StepLoader, part_of
+from posttrain.training.batches import Learner, Step, StepLoader, part_of, validation_batches
 from posttrain.training.checkpoints import FINGERPRINT, rotate
-from posttrain.training.folder import as_json
+from posttrain.training.folder import RunFolder, as_json
 from posttrain.training.forms.base import MicroBatch, Row
 from posttrain.training.metrics import MetricsLog, Sums
 from posttrain.training.precision import Lowered, arithmetic
 from posttrain.training.progress import RunProgress
+from posttrain.training.steps import StepSource
 
 __all__ = ["Arguments", "PostTrainer", "set_adapter_state"]
 
@@ -59,11 +60,11 @@ LONG_STEP = 512
 
 
 class PostTrainer(Trainer):
-    """Trains the learner's model on the steps of a loader, whose losses its forms compute.
+    """Trains the learner's model on the steps of a source, whose losses its forms compute.
 
-    validation: micro batches whose loss is measured after every `evaluate_every` steps and after the last; checkpoints:
-    folder for them; fingerprint: of the run, for checkpoints; lowered: holds the weights in the precision of the
-    passes; optimizer: None for AdamW as `args` says.
+    steps: how many there are at most, None where nobody knows; at_once: see `StepLoader`; fingerprint: of the run, for
+    checkpoints; lowered: holds the weights in the precision of the passes; optimizer: None for AdamW as `args` says.
+    The loss of the validation rows is measured after every `evaluate_every` steps and after the last.
     """
 
     control: Any
@@ -73,17 +74,19 @@ class PostTrainer(Trainer):
         learner: Learner,
         args: TrainingArguments,
         *,
-        make_loader: Callable[[PostTrainer], StepLoader],
-        validation: list[MicroBatch],
-        evaluate_every: int | None,
-        checkpoints: Path | None,
+        source: StepSource,
+        steps: int | None,
+        at_once: int | None,
+        folder: RunFolder | None,
         fingerprint: dict[str, Any],
-        metrics: MetricsLog,
         progress: RunProgress,
         lowered: Lowered,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        super().__init__(model=learner.model, args=args, eval_dataset=validation or None, optimizers=(optimizer, None))
+        rows = learner.material.validation
+        self.validation = validation_batches(learner.config.batch, rows, learner.forms.new, at_once)
+        validation: Any = self.validation or None
+        super().__init__(model=learner.model, args=args, eval_dataset=validation, optimizers=(optimizer, None))
         # The Trainer empties its accelerator before the loop, which costs a whole garbage collection (0.2 s); this one
         # is new and holds nothing.
         self.accelerator.free_memory = lambda *objects: list(objects)
@@ -93,10 +96,19 @@ class PostTrainer(Trainer):
         self.add_callback(Flow(self))
         self.config, self.tokenizer, self.forms = learner.config, learner.tokenizer, learner.forms
         self.penalties = learner.penalties
-        self.loader = make_loader(self)
-        self.validation, self.evaluate_every = validation, evaluate_every
-        self.checkpoints, self.fingerprint = checkpoints, fingerprint
-        self.metrics, self.progress, self.lowered = metrics, progress, lowered
+        self.loader = StepLoader(
+            source,
+            args.max_steps,
+            self.forms,
+            left=lambda: None if steps is None else steps - int(self.state.global_step),
+            ended=self.source_ended,
+            at_once=at_once,
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+        self.evaluate_every = self.config.evaluate_every_steps or (None if steps is None else max(steps // 10, 1))
+        self.checkpoints, self.fingerprint = folder.checkpoints if folder else None, fingerprint
+        self.metrics, self.progress, self.lowered = MetricsLog(folder.metrics if folder else None), progress, lowered
         self.on_checkpoint: Callable[[Path, int], None] | None = None
         self.examine: Callable[[PreTrainedModel | PeftModel, int], None] | None = None
         self.resting = False
@@ -192,15 +204,14 @@ class PostTrainer(Trainer):
     def _check_loss(self, nats: list[float], micro: MicroBatch) -> None:
         bad = [row for row, value in zip(micro.rows, nats, strict=True) if not abs(value) < float("inf")]
         if bad:
-            raise TrainingError(
-                Problem(
-                    _locations(bad),
-                    f"the loss is not finite in step {self.state.global_step + 1}"
-                    + (f" ({len(bad)} of the batch's {len(nats)} rows)" if len(bad) < len(nats) else ""),
-                    "look at these rows with `posttrain data show`, or lower the learning rate; "
-                    "the weights of the step before were not changed",
-                )
+            cause = f"the loss is not finite in step {self.state.global_step + 1}" + (
+                f" ({len(bad)} of the batch's {len(nats)} rows)" if len(bad) < len(nats) else ""
             )
+            mend = (
+                "look at these rows with `posttrain data show`, or lower the learning rate; "
+                "the weights of the step before were not changed"
+            )
+            raise TrainingError(Problem(_locations(bad), cause, mend))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         """The norm of the gradient before clipping; one that is not finite stops the run before the weights move."""
@@ -222,7 +233,6 @@ class PostTrainer(Trainer):
         """Write one line for metrics.jsonl, the progress display and the trackers."""
         if "loss" in logs:
             wall_s = self.wall_before_s + time.monotonic() - self.began
-            before = self.metrics.history[-1] if self.metrics.history else {"wall_s": self.wall_before_s}
             tokens = self.step.tokens if self.step else 0
             entry = {
                 "step": self.state.global_step,
@@ -231,7 +241,7 @@ class PostTrainer(Trainer):
                 "learning_rate": logs["learning_rate"],
                 "grad_norm": logs.get("grad_norm", 0.0),
                 "tokens": self.state.num_input_tokens_seen,
-                "tokens_per_s": tokens / max(wall_s - before["wall_s"], 1e-9),
+                "tokens_per_s": tokens / max(wall_s - self.metrics.wall_s, 1e-9),
                 "wall_s": wall_s,
                 "peak_gib": peak_gib(),
             }

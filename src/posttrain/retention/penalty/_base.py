@@ -9,16 +9,12 @@ function itself.
 With AdamW the gradients are *coupled*: the penalty's goes through the same running means and the same division as the
 task's, so `strength` weighs the two gradients against each other and is no decay rate. (Weight decay is decoupled.)
 
-How strong that is depends on the model, on the loss and on the learning rate: Adam's steps are as long as the learning
-rate says whatever the gradients are, so a spring of lambda nats per squared unit that stops a training at 5e-4 is not
-felt at 1e-5. A *relative* strength s (`scale: relative`, the default) fixes lambda by what Adam sees. Its first step is
-d = -eta sign(g), eta the peak learning rate and g the loss's gradient, and along it the loss falls by
+How strong that is depends on model, loss and learning rate: the length of Adam's steps is the learning rate, whatever
+the gradients are, so a lambda that stops a training at 5e-4 is not felt at 1e-5. A *relative* strength s (`scale:
+relative`, the default) fixes lambda by Adam's first step, d = -eta sign(g) with the peak learning rate eta and the
+loss's gradient g. Along it the loss falls by `push`, and after it lambda P rises along it by `pull`:
 
-    push = sum_i |g_i| eta
-
-and a penalty lambda P, once that step is taken, rises along it by
-
-    pull = lambda sum_i |P'_i(d)| eta
+    push = sum_i |g_i| eta,    pull = lambda sum_i |P'_i(d)| eta
 
 lambda is chosen at the first step, once, so that pull = s push:
 
@@ -26,9 +22,9 @@ lambda is chosen at the first step, once, so that pull = s push:
 
 with P'_i = F_i eta for `ewc` and `online_ewc`, 2 Omega_i eta for `mas` and `si`, eta for `l2_sp` (all springs,
 stretched by one step), and sign(theta_i), theta_i for `l1` and `l2`, whose pull is there from the start. So s = 0.1
-says: after one step the spring pulls a tenth as hard as the lesson pushed, and after ten steps in the same direction as
-hard. Units of the loss, of importances, of the weights and the learning rate all cancel; what does not is the number of
-steps. With `scale: absolute` strength is lambda itself.
+says: after one step the spring pulls a tenth as hard as the loss pushed, and after ten steps in the same direction as
+hard. Units of the loss, of importances, of the weights and the learning rate all cancel; the number of steps does not.
+With `scale: absolute` strength is lambda itself.
 """
 
 from __future__ import annotations
@@ -58,7 +54,6 @@ __all__ = [
     "PenaltyContext",
     "StrengthConfig",
     "Trainable",
-    "add_gradient",
     "add_pull",
     "copies",
     "files_of",
@@ -171,14 +166,6 @@ def _as_it_is(parameter: Tensor, held: Tensor | None) -> Tensor:
     return held.detach() if alike and torch.equal(held, parameter) else parameter.detach().clone()
 
 
-def add_gradient(parameter: nn.Parameter, gradient: Tensor, scale: float) -> None:
-    """Add `scale` x gradient to `.grad`."""
-    if parameter.grad is None:
-        parameter.grad = gradient * scale
-    else:
-        parameter.grad.add_(gradient.to(parameter.grad.dtype), alpha=scale)
-
-
 def add_pull(parameter: nn.Parameter, center: Tensor | None, scale: float, weight: Tensor | None = None) -> Tensor:
     """Add `scale` x weight x (theta - center) to `.grad`; returns the sum of weight x (theta - center)^2, a scalar.
 
@@ -264,6 +251,10 @@ class Memoryless(ParameterPenalty):
         parts = []
         for parameter in trainable.values():
             theta = parameter.detach()
+            slope, factor = self.slope_of(theta), self.strength * scale
             parts.append(self.value(theta).sum())
-            add_gradient(parameter, self.slope_of(theta), self.strength * scale)
+            if parameter.grad is None:
+                parameter.grad = slope * factor
+            else:
+                parameter.grad.add_(slope.to(parameter.grad.dtype), alpha=factor)
         return self.strength * total(parts)

@@ -33,13 +33,7 @@ from posttrain.models.notes import head_of_model
 from posttrain.retention.penalty._base import PenaltyContext, Trainable, copies, whole
 from posttrain.retention.penalty._kept import Kept, MemoryConfig, Quadratic, earlier_of, joined, leave, take_up
 from posttrain.retention.replay._answers import answered, answered_once
-from posttrain.retention.selection import (
-    conversations_in,
-    default_cache,
-    packaged_prompts,
-    read_prompts,
-    select,
-)
+from posttrain.retention.selection import conversations_in, default_cache, packaged_prompts, read_prompts, select
 
 __all__ = ["Measured", "MeasuredConfig", "examples_of", "own_answers", "rows_of"]
 

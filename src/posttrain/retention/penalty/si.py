@@ -20,14 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from posttrain.registry import register
-from posttrain.retention.penalty._base import (
-    ParameterPenalty,
-    PenaltyContext,
-    Trainable,
-    copies,
-    moved_to,
-    whole,
-)
+from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext, Trainable, copies, moved_to, whole
 from posttrain.retention.penalty._kept import Kept, MemoryConfig, Quadratic, earlier_of, leave, take_up
 
 __all__ = ["Si", "SiConfig", "si"]

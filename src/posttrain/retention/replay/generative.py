@@ -32,14 +32,7 @@ from posttrain.models.meter import Meter
 from posttrain.registry import register
 from posttrain.retention.replay._answers import BROKEN, bounded, written
 from posttrain.retention.replay.ask_self import drawn_questions, user_turn
-from posttrain.retention.selection import (
-    ReplayConfig,
-    ReplayContext,
-    Task,
-    conversation,
-    in_brief,
-    normalised,
-)
+from posttrain.retention.selection import ReplayConfig, ReplayContext, Task, conversation, in_brief, normalised
 
 __all__ = ["TASKS", "GenerativeReplayConfig", "generative", "shares_of"]
 

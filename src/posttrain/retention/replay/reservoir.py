@@ -12,7 +12,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -53,7 +53,10 @@ class Reservoir:
     def write(self, path: Path) -> None:
         """Write the reservoir to a file."""
         rows = [
-            {"messages": [_fields(one) for one in row.messages], "place": row.location}
+            {
+                "messages": [m.for_template() | ({} if m.train is None else {"train": m.train}) for m in row.messages],
+                "place": row.location,
+            }
             | ({"tools": list(row.tools)} if row.tools else {})
             for row in self.rows
         ]
@@ -69,12 +72,6 @@ class Reservoir:
         state = json.loads(path.read_text(encoding="utf-8"))
         rows = [record_of(row, row["place"]) for row in state["rows"]]
         return cls(state["size"], state["seed"], state["seen"], [row for row in rows if isinstance(row, Conversation)])
-
-
-def _fields(message: Any) -> dict[str, Any]:
-    """A message in the form of a data file."""
-    train = {} if message.train is None else {"train": message.train}
-    return {**message.for_template(), **train}
 
 
 class ReservoirReplayConfig(ReplayConfig):

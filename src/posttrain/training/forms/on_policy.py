@@ -151,7 +151,7 @@ class OnPolicyForm(Form):
         training = inner.training
         inner.eval()
         try:
-            with still(), self._quick_head(core_of(inner)):
+            with still(), _quick_head(core_of(inner)):
                 said = decode(
                     inner,
                     prompts,
@@ -169,13 +169,6 @@ class OnPolicyForm(Form):
         tokens = sum(len(ids) for some in self.answers.values() for ids in some)
         self.per_token = len(rows) / max(tokens, 1)
 
-    @staticmethod
-    def _quick_head(core: Any) -> contextlib.AbstractContextManager[None]:
-        """Cast the head once to the precision of autocast, for as long as the model answers."""
-        if not torch.is_autocast_enabled("cpu"):
-            return contextlib.nullcontext()
-        return head_laid_out(core.get_output_embeddings(), lambda w: kept_in(w, torch.get_autocast_dtype("cpu")))
-
     def _ids(self, said: Decoded) -> list[int]:
         """The ids of an answer, with the token that ended it: ending is a choice of the student's, too."""
         end = self.respondent.end_of_turn
@@ -188,14 +181,12 @@ class OnPolicyForm(Form):
         logits, row = self._read(model, [micro.rows[at].prompt for at in owners], answers)
         with torch.no_grad(), self._teacher(model) as teacher:
             taught, _ = self._read(teacher, [micro.rows[at].shown for at in owners], answers)
-        whose = torch.tensor(owners, device=row.device)[row]
-        loss: Loss = self.setup.function(logits, taught, whose, len(micro.rows))
+        owner = torch.tensor(owners, device=row.device)
+        loss: Loss = self.setup.function(logits, taught, owner[row], len(micro.rows))
+        said = loss.nats.new_tensor([len(ids) for ids in answers])
+        length = torch.zeros_like(loss.nats).index_add(0, owner, said).detach()
         spread = torch.ones(len(micro.rows), dtype=torch.long)
-        said = [float(len(ids)) for ids in answers]
-        length = loss.nats.new_zeros(len(micro.rows)).index_add(
-            0, torch.tensor(owners, device=row.device), torch.tensor(said, device=row.device).to(loss.nats)
-        )
-        return Loss(loss.nats * self.per_token, spread, {"answer_tokens": (length / self._count).detach()})
+        return Loss(loss.nats * self.per_token, spread, {"answer_tokens": length / self._count})
 
     def _read(self, model: nn.Module, prompts: list[list[int]], answers: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Logits (N, V) at every position of the answers, answer by answer, and the index of its answer, (N,)."""
@@ -241,6 +232,13 @@ class OnPolicyForm(Form):
 
 def _asks(talk: Conversation) -> bool:
     return [m.role for m in talk.messages][-2:] == ["user", "assistant"] and bool(talk.messages[-1].content.strip())
+
+
+def _quick_head(core: Any) -> contextlib.AbstractContextManager[None]:
+    """Cast the head once to the precision of autocast, for as long as the model answers."""
+    if not torch.is_autocast_enabled("cpu"):
+        return contextlib.nullcontext()
+    return head_laid_out(core.get_output_embeddings(), lambda w: kept_in(w, torch.get_autocast_dtype("cpu")))
 
 
 def _row(talk: Conversation, told: Encoded, tokenizer: PreTrainedTokenizerBase, objective: SdftConfig) -> AskedRow:

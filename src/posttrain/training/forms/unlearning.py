@@ -127,16 +127,13 @@ class UnlearningForm(ForgettingForm):
                 f"{kind} has no floor: the loss runs to minus infinity and takes everything else with it; set "
                 f"objective.max_nll (guessing gives {guess:.1f} nats), or stop early"
             )
-        if self.objective.asks_before:
-            rows = [*preparation.new, *preparation.validation]
-            with preparation.reference.model() as reference:
-                self._ask_before(reference, rows, preparation.tokens)
-
-    def _ask_before(self, reference: nn.Module, rows: Sequence[Encoded], tokens: int) -> None:
-        """Keep the log-probability of each row under the model before training."""
+        if not self.objective.asks_before:
+            return
+        rows = [*preparation.new, *preparation.validation]
         sizes = [self.size(row) for row in rows]
-        with Meter("asking the model before training", len(rows), "rows") as meter:
-            for numbers in length_batches(sizes, tokens=tokens, seed=0, epoch=0):
+        work = Meter("asking the model before training", len(rows), "rows")
+        with preparation.reference.model() as reference, work as meter:
+            for numbers in length_batches(sizes, tokens=preparation.tokens, seed=0, epoch=0):
                 part = [rows[i] for i in numbers]
                 batch = self.tensors(part).asked(self.device)
                 logits = logits_at(reference, batch.input_ids, batch.columns)
