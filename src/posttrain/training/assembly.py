@@ -154,9 +154,7 @@ def learner_of(
     forms = bare_forms(config, loaded.tokenizer, reference, terms)
     preparation = Preparation(
         tuned,
-        material.new,
-        material.old,
-        material.validation,
+        *material,
         config.batch.tokens,
         around.folder,
         f"{respondent.fingerprint} {lowered.dtype}" if around.folder is not None else "",

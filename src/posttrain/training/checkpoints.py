@@ -186,20 +186,6 @@ def put_aside(root: Path, names: Iterable[str]) -> bool:
     return aside.is_dir()
 
 
-def put_back(root: Path, names: Iterable[str]) -> bool:
-    """Undo `put_aside` where the new run has left nothing to go on from; returns whether files came back."""
-    aside = root / ASIDE
-    if not aside.is_dir() or checkpoints_in(root / "checkpoints"):
-        return False
-    for name in names:
-        if name != MODEL:
-            remove(root / name)
-    for path in aside.iterdir():
-        path.rename(root / path.name)
-    aside.rmdir()
-    return True
-
-
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -207,10 +193,17 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def comes_back(output: Path, names: Iterable[str], say: Callable[[str], None]) -> Iterator[None]:
-    """Let the files that stand aside come back when the block fails before it has saved a checkpoint."""
+    """Undo `put_aside` when the block fails before it has saved a checkpoint to go on from."""
     try:
         yield
     except BaseException:
-        if put_back(output, names):
+        aside = output / ASIDE
+        if aside.is_dir() and not checkpoints_in(output / "checkpoints"):
+            for name in names:
+                if name != MODEL:
+                    remove(output / name)
+            for path in aside.iterdir():
+                path.rename(output / path.name)
+            aside.rmdir()
             say(f"{output} is again as the earlier run has left it")
         raise

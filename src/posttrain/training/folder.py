@@ -28,7 +28,7 @@ from posttrain.training.lock import LOCK
 from posttrain.training.metrics import MetricsLog, hardly_learned, learned_of
 from posttrain.tuners._moved import Moved
 
-__all__ = ["OURS", "RunFolder", "TrainResult", "card_of", "check_ours", "finished_result", "finished_run"]
+__all__ = ["OURS", "RunFolder", "TrainResult", "card_of", "check_ours", "finished_run"]
 
 OURS = [
     *("config.yaml", "env.json", "metrics.jsonl", "checkpoints", "model", "card.md", "result.json", FINGERPRINT),
@@ -147,11 +147,8 @@ def finished_run(output: Path, load: Callable[[Path], LoadedModel]) -> TrainResu
     """The result of a run that has finished in this folder, whatever went into it; None when none has."""
     folder = RunFolder(output)
     done = folder.result_in()
-    return finished_result(folder, done, load) if done is not None else None
-
-
-def finished_result(folder: RunFolder, done: dict[str, Any], load: Callable[[Path], LoadedModel]) -> TrainResult:
-    """The result of a run that was finished before, read back from its folder."""
+    if done is None:
+        return None
     loaded = load(folder.model)
     log = MetricsLog(folder.metrics)
     log.read(int(done["steps"]))

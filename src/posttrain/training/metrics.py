@@ -120,9 +120,7 @@ def hardly_learned(config: TrainConfig, history: Sequence[Mapping[str, Any]]) ->
     """A sentence for runs whose loss on the new rows hardly fell, with the settings to raise; else empty."""
     found = learned_of(history)
     kind = config.objective.model_dump()["kind"]
-    if found is None or kind not in TO_BE_SAID or found.first < KNOWN_NATS:
-        return ""
-    if found.last <= (1 - HARDLY) * found.first:
+    if found is None or kind not in TO_BE_SAID or found.first < KNOWN_NATS or found.last <= (1 - HARDLY) * found.first:
         return ""
     rate = max((float(entry["learning_rate"]) for entry in history if "learning_rate" in entry), default=None)
     optimizer = config.optimizer

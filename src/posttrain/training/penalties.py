@@ -110,10 +110,9 @@ class Penalties:
 
     def stepped(self) -> None:
         """Tell the penalties that the optimiser has moved the weights."""
-        if self.parts:
-            trainable = self.trainable
-            for part in self.parts.values():
-                part.stepped(trainable)
+        trainable = self.trainable if self.parts else {}
+        for part in self.parts.values():
+            part.stepped(trainable)
 
     def save_state(self, folder: Path) -> None:
         """Write the state into a checkpoint."""

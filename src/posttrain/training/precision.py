@@ -30,7 +30,7 @@ from posttrain.models.tensors import stored_dtype
 from posttrain.training.config import SaveDtype, TrainConfig
 from posttrain.training.short_attention import attending_briefly
 from posttrain.training.slim_blocks import Kinds, kinds_of, slim_blocks
-from posttrain.training.slim_lora import Joined, alone, joined
+from posttrain.training.slim_lora import Joined, alone
 
 __all__ = ["Lowered", "arithmetic", "precision_of", "rounded_as_saved", "saved_bytes", "unused_dtype"]
 
@@ -192,7 +192,7 @@ def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
     groups: list[Joined] = []
 
     def join(layers: list[Any]) -> Joined:
-        groups.append(joined(layers))
+        groups.append(Joined(layers))
         taken.update(id(layer) for layer in layers)
         return groups[-1]
 

@@ -115,9 +115,8 @@ def rate_from(rates: list[float], losses: list[float], steps: int | None) -> Fou
     there = next((i for i, x in enumerate(sound) if x <= start - WAY * (start - lowest)), 0)
     if lowest >= start or there == 0:
         mend = "give a learning_rate, or look whether the model says already what it shall learn"
-        raise PosttrainError(
-            Problem("learning_rate", f"the range test found none at which the loss falls from {start:.4g} nats", mend)
-        )
+        cause = f"the range test found none at which the loss falls from {start:.4g} nats"
+        raise PosttrainError(Problem("learning_rate", cause, mend))
     rate = math.fsum(rates[:there]) / (AT_MOST_STEPS if steps is None else min(max(steps // 4, 1), AT_MOST_STEPS))
     if blown_up is not None:
         rate = min(rate, blown_up / 4)

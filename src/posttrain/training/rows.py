@@ -216,8 +216,7 @@ def _lessons(
         return []
     made = config.replay.lessons([talk for talk in talks_of(config) if talk.location in places], task)
     settings = EncodeSettings(config.objective, max_length, config.over_long)
-    rows: list[Any] = form_of(config.objective).encode(made, tokenizer, settings).rows if made else []
-    return rows
+    return form_of(config.objective).encode(made, tokenizer, settings).rows if made else []
 
 
 def make_replay(

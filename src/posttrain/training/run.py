@@ -51,7 +51,7 @@ from posttrain.training.checkpoints import (
 )
 from posttrain.training.config import TrainConfig
 from posttrain.training.environment import keep_date, stay_at_first_day
-from posttrain.training.folder import OURS, RunFolder, TrainResult, check_ours, finished_result
+from posttrain.training.folder import OURS, RunFolder, TrainResult, check_ours, finished_run
 from posttrain.training.heads import check_head, loader_for, resolved
 from posttrain.training.lock import only_one
 from posttrain.training.metrics import hardly_learned, learned_of
@@ -178,7 +178,9 @@ def train(
     if folder and resume and (done := folder.finished(fingerprint)):
         say(f"{output} is finished ({done['steps']} steps); --restart trains again")
         how: dict[str, Any] = {"offline": not config.download, "trust_remote_code": config.trust_remote_code}
-        return finished_result(folder, done, lambda path: load_any(str(path), **how))
+        found = finished_run(folder.root, lambda path: load_any(str(path), **how))
+        assert found is not None
+        return found
     main = int(os.environ.get("RANK", "0")) == 0  # under torchrun only the first process writes
     if folder and main:
         folder.open(config, fingerprint, resume=resume, say=say)

@@ -173,7 +173,9 @@ def kinds_of(model: nn.Module) -> Kinds:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(_in_training(core))
+        for module in core.modules():
+            stack.callback(setattr, module, "training", module.training)
+        core.train()  # so that dropout shows
         asked = stack.enter_context(watched(core))
         for module in seen:
             stack.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
@@ -184,18 +186,6 @@ def kinds_of(model: nn.Module) -> Kinds:
         [m for m in gates if m in once and _is_gated(m, once[m])],
         [m for m in attentions if m in once and m in asked and _is_attention(m, once[m], asked[m])],
     )
-
-
-@contextlib.contextmanager
-def _in_training(model: nn.Module) -> Iterator[None]:
-    """Switch training mode on, so that dropout shows, and back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _has(module: nn.Module, *names: str) -> bool:

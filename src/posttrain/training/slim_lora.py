@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from posttrain.inference.packed import laid_out
 
-__all__ = ["Joined", "Part", "alone", "hooked", "joined", "still"]
+__all__ = ["Joined", "Part", "alone", "hooked", "still"]
 
 
 class Part(NamedTuple):
@@ -133,8 +133,8 @@ def hooked(layer: Any) -> bool:
 
 
 class Joined:
-    """Plain LoRA layers that read the same x, as one. Their base weights move into the tensor that they share with the
-    sB, and stay views of it."""
+    """Plain LoRA layers that read the same x, computed as one; a single one of them is computed so, too, until `alone`.
+    Their base weights move into the tensor that they share with the sB, and stay views of it."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self.layers = list(layers)
@@ -150,6 +150,8 @@ class Joined:
             weight.data = self.wide[row : row + len(weight), :inside]
             self.parts.append(Part(row, row + len(weight), column, layer.scaling[layer.active_adapters[0]]))
             row, column = row + len(weight), column + rank
+        for index, layer in enumerate(layers):
+            layer.forward = partial(_forward, self, index)
 
     def usual(self) -> bool:
         """Whether the layers can be computed at once now: adapters are on, and no hook is on a single one."""
@@ -203,14 +205,6 @@ def _forward(group: Joined, index: int, x: Tensor, *args: Any, **kwargs: Any) ->
     if args or kwargs or not _usual(layer):
         return type(layer).forward(layer, x, *args, **kwargs)
     return group(x, index)
-
-
-def joined(layers: Sequence[Any]) -> Joined:
-    """Join layers that read the same x; a single one of them is computed so, too. `alone` undoes it."""
-    group = Joined(layers)
-    for index, layer in enumerate(layers):
-        layer.forward = partial(_forward, group, index)
-    return group
 
 
 def alone(groups: Sequence[Joined]) -> None:

@@ -144,7 +144,6 @@ class PostTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> None:
         """Count nothing: a step knows how many tokens it supervises."""
-        return
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Operations of the step, forwards and backwards: 6 per parameter and token."""
@@ -300,8 +299,8 @@ class PostTrainer(Trainer):
             if self.config.keep_best and self.checkpoints is not None:
                 self.control.should_save = True
             elif self.config.keep_best:
-                moving = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
-                self.best_weights = {k: p.detach().clone() for k, p in moving.items()}
+                moving = self.model.named_parameters()
+                self.best_weights = {k: p.detach().clone() for k, p in moving if p.requires_grad}
             return True
         since = sum(entry["step"] > (self.state.best_global_step or 0) for entry in self.state.log_history)
         patience = self.config.early_stopping_patience

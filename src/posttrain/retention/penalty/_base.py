@@ -148,10 +148,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 def total(parts: Sequence[Tensor]) -> float:
     """Sum up scalars from any devices."""
+    if not parts:
+        return 0.0
     found = [whole(part) for part in parts]
-    return (
-        float(torch.stack([part.to(found[0].device, torch.float32) for part in found]).double().sum()) if found else 0.0
-    )
+    return float(torch.stack([part.to(found[0].device, torch.float32) for part in found]).double().sum())
 
 
 def copies(trainable: Trainable, held: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

@@ -132,9 +132,8 @@ def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> lis
     if questions and (short := short_of(config.n, len(questions))):
         context.say(short)
     if not questions:
-        raise DataError(
-            Problem(respondent.name, "made up no usable question", "use replay {kind: self} with prompts of your own")
-        )
+        mend = "use replay {kind: self} with prompts of your own"
+        raise DataError(Problem(respondent.name, "made up no usable question", mend))
     return list(questions.values())
 
 

@@ -82,9 +82,8 @@ class GenerativeReplayConfig(ReplayConfig):
         if not self.per_task:
             return "task"
         if not name:
-            raise ConfigError(
-                Problem("replay.task", "the task has no name for its tag", "give task, or per_task: false")
-            )
+            cause = "the task has no name for its tag"
+            raise ConfigError(Problem("replay.task", cause, "give task, or per_task: false"))
         return f"task {name}"
 
     def to_write(self, row: Conversation, name: str) -> Conversation:
@@ -107,8 +106,8 @@ class GenerativeReplayConfig(ReplayConfig):
         """Write down the names of the tasks learned so far."""
         assert task.folder is not None, "whoever calls this has one"
         known = [] if task.earlier is None else read_tasks(task.earlier)
-        path = task.folder / TASKS
-        write_whole(path, json.dumps([*known, task.name or self.task], ensure_ascii=False) + "\n")
+        names = [*known, task.name or self.task]
+        write_whole(task.folder / TASKS, json.dumps(names, ensure_ascii=False) + "\n")
 
 
 def read_tasks(folder: Path) -> list[str]:

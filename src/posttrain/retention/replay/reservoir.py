@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -29,6 +30,7 @@ RESERVOIR = "reservoir.json"
 """In the folder of a run: the reservoir after its task."""
 
 
+@dataclass
 class Reservoir:
     """At most `size` rows of those offered. The lot of a row depends on the seed and on its number only, so a stream
     may be interrupted and continued.
@@ -36,9 +38,10 @@ class Reservoir:
     seen: how many rows have been offered; rows: those that are in it.
     """
 
-    def __init__(self, size: int, seed: int, seen: int = 0, rows: Sequence[Conversation] = ()) -> None:
-        self.size, self.seed, self.seen = size, seed, seen
-        self.rows = list(rows)
+    size: int
+    seed: int
+    seen: int = 0
+    rows: list[Conversation] = field(default_factory=list)
 
     def offer(self, row: Conversation) -> None:
         """Offer the next row of the stream."""

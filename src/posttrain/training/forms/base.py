@@ -99,7 +99,7 @@ class FormSetup(NamedTuple):
 class Preparation(NamedTuple):
     """What a form may use before the first step.
 
-    new, old, validation: the rows that are known by then; tokens: padded tokens of a micro batch; folder: of the run,
+    new, validation, old: the rows that are known by then; tokens: padded tokens of a micro batch; folder: of the run,
     for results that are worth keeping; fingerprint: of the model that training starts from; reference: that model,
     which can be asked until the first step at least; read: the indices of those `old` rows that the run will read;
     seed: of the run.
@@ -107,8 +107,8 @@ class Preparation(NamedTuple):
 
     model: nn.Module
     new: Sequence[Any]
-    old: Sequence[Any]
     validation: Sequence[Any]
+    old: Sequence[Any]
     tokens: int
     folder: Path | None
     fingerprint: str
@@ -187,9 +187,8 @@ class Form(ABC):
         """Make records to learn from out of a change's targets (question and new answer). present: asks the untouched
         model for its present answers to them. ConfigError for a form that cannot learn from answers.
         """
-        raise ConfigError(
-            Problem("objective", "a change's targets are questions and answers, which it does not learn", "give data")
-        )
+        cause = "a change's targets are questions and answers, which it does not learn"
+        raise ConfigError(Problem("objective", cause, "give data"))
 
     @staticmethod
     def tokens_of(row: Any) -> int:

@@ -46,13 +46,9 @@ def check_vocabulary(teacher: LoadedModel, student: PreTrainedTokenizerBase) -> 
     shown = ", ".join(
         f"{token!r} ({theirs.get(token, 'none')} and {ours.get(token, 'none')})" for token in differing[:NAMED_TOKENS]
     )
-    raise ConfigError(
-        Problem(
-            "objective.teacher",
-            f"{teacher.name} has {len(theirs)} tokens and the student {len(ours)}; {len(differing)} differ: {shown}",
-            "take a teacher of the same family, or let it write answers and train on those with sft",
-        )
-    )
+    cause = f"{teacher.name} has {len(theirs)} tokens and the student {len(ours)}; {len(differing)} differ: {shown}"
+    mend = "take a teacher of the same family, or let it write answers and train on those with sft"
+    raise ConfigError(Problem("objective.teacher", cause, mend))
 
 
 class DistillingForm(TokensForm):

@@ -95,9 +95,8 @@ class LabelledForm(HeadForm):
         if labels is None:
             labels = tuple(sorted(set(seen)))
             if not labels:
-                raise DataError(
-                    Problem("data", "no row has a label", "give labelled rows, or name them: labels: [...]")
-                )
+                mend = "give labelled rows, or name them: labels: [...]"
+                raise DataError(Problem("data", "no row has a label", mend))
             if len(labels) < 2 and not cls.head_settings(objective).get("multi_label"):
                 cause = f"every row has the label '{labels[0]}': there is nothing to tell apart"
                 raise DataError(Problem("data", cause, "add rows of other classes, or name all: labels: [...]"))
@@ -112,8 +111,7 @@ class LabelledForm(HeadForm):
 
     @classmethod
     def outputs(cls, objective: Any) -> tuple[str, ...]:
-        labels: tuple[str, ...] = objective.labels
-        return labels
+        return tuple(objective.labels)
 
 
 class ClassesForm(LabelledForm):

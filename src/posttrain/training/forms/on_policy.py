@@ -45,15 +45,11 @@ class AskedRow(NamedTuple):
     location: str
 
 
-def is_chinese(text: str) -> bool:
-    """Whether a text has Chinese characters."""
-    return any("\u4e00" <= c <= "\u9fff" for c in text)
-
-
 def shown(talk: Conversation, objective: SdftConfig) -> Conversation:
     """The conversation for the teacher: the last question with the demonstration, in the question's language."""
     *before, question, answer = talk.messages
-    template = objective.template_zh if is_chinese(question.content) else objective.template
+    chinese = any("\u4e00" <= c <= "\u9fff" for c in question.content)
+    template = objective.template_zh if chinese else objective.template
     words = template.replace("{prompt}", question.content).replace("{demonstration}", answer.content)
     return replace(talk, messages=(*before, replace(question, content=words), answer))
 

@@ -82,7 +82,10 @@ class ComparingForm(Form):
         before. pairs: of each row."""
         sequences = [one for pair in pairs for one in pair]
         file = asked.folder / REFERENCE_FILE if asked.folder is not None else None
-        fingerprint = _fingerprint(sequences, asked.fingerprint)
+        digest = hashlib.sha256(asked.fingerprint.encode())
+        for row in sequences:
+            digest.update(array("q", [len(row.input_ids), *row.input_ids, *row.labels]).tobytes())
+        fingerprint = digest.hexdigest()
         found = _read(file, fingerprint, len(sequences)) if file is not None else None
         if found is not None:
             asked.say(f"reference: log-probabilities of {len(sequences)} answers taken from {file}")
@@ -92,7 +95,9 @@ class ComparingForm(Form):
                 with whole_file(file) as temporary:
                     save_file({"logps": found}, str(temporary), metadata={"fingerprint": fingerprint})
             asked.say(f"reference: log-probabilities of {len(sequences)} answers computed once")
-        self.before = {row: (one, other) for row, (one, other) in zip(rows, found.view(-1, 2).tolist(), strict=True)}
+        self.before = {
+            answers: (one, other) for answers, (one, other) in zip(rows, found.view(-1, 2).tolist(), strict=True)
+        }
 
     def _asked_now(self, sequences: Sequence[Encoded], asked: Preparation) -> Tensor:
         """Log-probabilities of the sequences under the model before training, (N,)."""
@@ -113,13 +118,6 @@ class ComparingForm(Form):
             return torch.tensor([self.before[row][side] for side in sides for row in rows], dtype=torch.float64)
         with self.before_training() as reference:
             return answer_logps(reference, batch, self.device)[0]
-
-
-def _fingerprint(sequences: Sequence[Encoded], model: str) -> str:
-    digest = hashlib.sha256(model.encode())
-    for row in sequences:
-        digest.update(array("q", [len(row.input_ids), *row.input_ids, *row.labels]).tobytes())
-    return digest.hexdigest()
 
 
 def _read(file: Path, fingerprint: str, count: int) -> Tensor | None:
