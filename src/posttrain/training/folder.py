@@ -95,7 +95,7 @@ class RunFolder:
         self, config: TrainConfig, fingerprint: dict[str, Any], *, resume: bool, say: Callable[[str], None] = print
     ) -> None:
         """Make the folder; write settings, environment and fingerprint. With resume=False, and where another run has
-        left no checkpoint, the files of the earlier run are put aside first (see `aside`), which is said.
+        left no checkpoint, the files of the earlier run are put aside first (see `put_aside`), which is said.
 
         ConfigError, and nothing is written, when the folder holds things that no run of ours writes, or a checkpoint of
         another run.

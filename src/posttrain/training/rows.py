@@ -106,7 +106,7 @@ def run_fingerprint(
     earlier: Path | None = None,
     adapter: Path | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides the result: settings, start weights, template, rows; see `fingerprint.py`."""
+    """Everything that decides the result: settings, start weights, template, rows; see `checkpoints.py`."""
     parameters = sum(p.numel() for p in loaded.model.parameters())
     found = {"config": settings_of(config)}
     if earlier is not None:

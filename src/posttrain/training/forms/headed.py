@@ -97,6 +97,7 @@ class LabelledForm(HeadForm):
             if not labels:
                 mend = "give labelled rows, or name them: labels: [...]"
                 raise DataError(Problem("data", "no row has a label", mend))
+            # one label is enough where each is a question of its own
             if len(labels) < 2 and not cls.head_settings(objective).get("multi_label"):
                 cause = f"every row has the label '{labels[0]}': there is nothing to tell apart"
                 raise DataError(Problem("data", cause, "add rows of other classes, or name all: labels: [...]"))

@@ -74,7 +74,7 @@ class ComparingForm(Form):
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
-        self.before: dict[Any, tuple[float, float]] = {}
+        self.before: dict[Any, list[float]] = {}
         """Log-probabilities before training of both sequences of a row, in nats."""
 
     def ask_before(self, rows: Sequence[Any], pairs: Sequence[tuple[Encoded, Encoded]], asked: Preparation) -> None:
@@ -95,9 +95,7 @@ class ComparingForm(Form):
                 with whole_file(file) as temporary:
                     save_file({"logps": found}, str(temporary), metadata={"fingerprint": fingerprint})
             asked.say(f"reference: log-probabilities of {len(sequences)} answers computed once")
-        self.before = {
-            answers: (one, other) for answers, (one, other) in zip(rows, found.view(-1, 2).tolist(), strict=True)
-        }
+        self.before = dict(zip(rows, found.view(-1, 2).tolist(), strict=True))
 
     def _asked_now(self, sequences: Sequence[Encoded], asked: Preparation) -> Tensor:
         """Log-probabilities of the sequences under the model before training, (N,)."""
