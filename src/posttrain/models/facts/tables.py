@@ -2,12 +2,18 @@
 
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
-from posttrain.models.facts.records import Name
-
-__all__ = ["Row", "lookup", "name_of", "read"]
+__all__ = ["Name", "Row", "lookup", "name_of", "read"]
 
 Row = dict[str, str]
+
+
+class Name(NamedTuple):
+    """One thing, as it is called in Taiwan and in English; codes, numbers and symbols are the same in both."""
+
+    zh: str
+    en: str
 
 
 @cache
