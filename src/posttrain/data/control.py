@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 from posttrain.data.records import LabelledText, Message, ReadingQuestion, TaggedTokens
 from posttrain.data.turn_tokens import turn_tokens
 from posttrain.errors import Problem, TemplateError
-from posttrain.models.stops import stops_of
+from posttrain.models.vocabulary import stops_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

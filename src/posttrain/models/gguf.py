@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.gguf_header import COPY, GgufHeader, read_header
-from posttrain.models.loading import counted, counting_tensors
+from posttrain.models.meter import counted, counting_tensors
 
 if TYPE_CHECKING:
     import torch

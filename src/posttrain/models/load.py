@@ -19,12 +19,12 @@ from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.fingerprint import check_base, check_template
 from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_gguf
 from posttrain.models.gguf_header import is_gguf, read_header
-from posttrain.models.loading import counting_tensors
+from posttrain.models.meter import counting_tensors
 from posttrain.models.names import is_folder, near_model, resolve
 from posttrain.models.notes import cannot_generate, notes_in, saved_head
-from posttrain.models.stops import keep_stops
 from posttrain.models.vocabulary import (
     keep_padding_inside,
+    keep_stops,
     pad_alike,
     pad_with,
     rows_in_config,
@@ -249,7 +249,7 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     from posttrain.models.adapter_fit import make_base_fit, misfits
     from posttrain.models.added import load_added, merged_added
     from posttrain.models.merge_adapter import merge_peft
-    from posttrain.models.replicated import say_layers
+    from posttrain.models.tying import say_layers
 
     folder = Path(resolve(name))
     at = str(folder / "adapter_config.json")

@@ -21,8 +21,7 @@ from transformers import PreTrainedModel
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.logits import UNFIT
-from posttrain.models.replicated import own_layers, replication_of
-from posttrain.models.tying import is_tied, set_tied, untie
+from posttrain.models.tying import is_tied, own_layers, replication_of, set_tied, untie
 
 __all__ = ["COARSE", "TOLERANCE", "merge_peft", "relative_distance", "some_logits", "was_untied"]
 

@@ -1,14 +1,14 @@
-"""Tokens without an embedding: a tokenizer may know more tokens than the model's embedding has rows.
+"""What a tokenizer does not know of its model: which tokens have an embedding, and at which ones generation stops.
 
-This happens when a token ([PAD], tags of a chat) was added to the tokenizer without `resize_token_embeddings`. The pad
-token is never read, so another one replaces it in memory; saved files name the original one (`own_padding`). A text
-with such a token cannot be used, and is reported.
+A tokenizer may know more tokens than the model's embedding has rows: when a token ([PAD], tags of a chat) was added to
+it without `resize_token_embeddings`. The pad token is never read, so another one replaces it in memory; saved files
+name the original one (`own_padding`). A text with such a token cannot be used, and is reported.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "keep_padding_inside",
+    "keep_stops",
     "outside",
     "own_padding",
     "pad_alike",
@@ -28,6 +29,7 @@ __all__ = [
     "padding_of_files",
     "rows_in_config",
     "rows_of",
+    "stops_of",
     "without_padding_outside",
 ]
 
@@ -153,3 +155,16 @@ def padding_inside(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
         if token is not None and token < rows:
             return int(token)
     return 0
+
+
+_stops: WeakKeyDictionary[PreTrainedTokenizerBase, frozenset[int]] = WeakKeyDictionary()
+
+
+def keep_stops(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> None:
+    """Remember the ids at which the generation of the tokenizer's model stops."""
+    _stops[tokenizer] = frozenset(ids)
+
+
+def stops_of(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The remembered ids; none for a tokenizer that was loaded without a model."""
+    return _stops.get(tokenizer, frozenset())
