@@ -62,9 +62,5 @@ def feeding_only(model: nn.Module, index: Tensor, width: int) -> Iterator[None]:
         whole.flatten(0, 1)[indices(index, width, whole)] = out[0]
         return whole
 
-    handles = [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
-    try:
+    with part.register_forward_pre_hook(before), part.register_forward_hook(after):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -254,11 +254,8 @@ def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
         signs = torch.randint(0, 2, out.shape, generator=draw).to(out) * 2 - 1
         return out * (1 + ROUNDING * signs)
 
-    hook = core(model).get_input_embeddings().register_forward_hook(rounded)
-    try:
+    with core(model).get_input_embeddings().register_forward_hook(rounded):
         again = _expected(model, pairs)
-    finally:
-        hook.remove()
     return max(float((a - b).abs().max()) for a, b in zip(again, expected, strict=True))
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "KINDS",
     "Added",
     "added_to",
+    "at_rest",
     "attach",
     "head_parameters",
     "load_added",
@@ -151,28 +152,37 @@ def attach(model: PreTrainedModel, added: Added, *, moving: Collection[str] = ()
     added.connect(model)
 
 
+@contextlib.contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Within this the model is in eval mode; each of its modules returns to its own mode afterwards."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was in training.items():
+            module.training = was
+
+
 @torch.no_grad()
 def two_tokens(model: PreTrainedModel) -> None:
     """One forward pass of two tokens in eval mode, so that hooks see which modules run and with which shapes.
 
     PosttrainError when the model needs more inputs than token ids.
     """
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     embedding = model.get_input_embeddings()
     ids = torch.full((1, 2), min(5, embedding.num_embeddings - 1), device=embedding.weight.device)
     try:
-        if ids.is_meta:  # a model without weights: code that reads values (masks, warnings) would fail
-            model(inputs_embeds=embedding(ids), attention_mask=torch.ones(1, 1, 2, 2, device="meta"), use_cache=False)
-        else:
-            model(input_ids=ids)
+        with at_rest(model):
+            if ids.is_meta:  # a model without weights: code that reads values (masks, warnings) would fail
+                mask = torch.ones(1, 1, 2, 2, device="meta")
+                model(inputs_embeds=embedding(ids), attention_mask=mask, use_cache=False)
+            else:
+                model(input_ids=ids)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         cause = f"two tokens cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         mend = "models that read token ids alone can be tuned so; others take lora"
         raise PosttrainError(Problem(type(model).__name__, cause, mend)) from error
-    finally:
-        for module, was in training.items():
-            module.training = was
 
 
 def save_added(model: PreTrainedModel, folder: Path) -> None:

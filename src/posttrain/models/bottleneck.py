@@ -10,6 +10,7 @@ feed-forward part only: Pfeiffer et al. 2020, arXiv:2005.00247.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -160,12 +161,10 @@ def _widths(model: PreTrainedModel, names: list[str]) -> dict[str, int]:
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(look(name)) for name in names]
-    try:
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(look(name)))
         two_tokens(model)
-    finally:
-        for handle in handles:
-            handle.remove()
     silent = [name for name in names if name not in found]
     if silent:
         raise PosttrainError(_nowhere(model, silent[0], "gives no hidden states in a forward pass"))

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from posttrain.models.adapters import virtual_columns
 from posttrain.models.line import line_for
@@ -81,14 +82,9 @@ def chunk_rows(vocabulary: int) -> int:
 # ---- the forward pass without its head -------------------------------------------------------------------------------
 
 
-@contextmanager
-def _before_head(head: nn.Module, take: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within this, `take` gets the input of the head and returns what the head reads instead."""
-    handle = head.register_forward_pre_hook(lambda _, args: (take(args[0]), *args[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
+def _reading_head(head: nn.Module, read: Callable[[Tensor], None]) -> RemovableHandle:
+    """Within this, `read` gets the input of the head."""
+    return head.register_forward_pre_hook(lambda _, args: read(args[0]))
 
 
 @contextmanager
@@ -122,12 +118,11 @@ def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
     if line is not None:
         inputs = {"input_ids": line.ids, "position_ids": line.positions, "attention_mask": line.mask}
 
-    def take(hidden: Tensor) -> Tensor:
+    def read(hidden: Tensor) -> None:
         found.append(hidden[:, extra:][asked] if line is None else hidden[0, line.asked])
-        return hidden
 
     head = core_of(model).get_output_embeddings()
-    with _before_head(head, take), _spared(head):
+    with _reading_head(head, read), _spared(head):
         model(**inputs, use_cache=False)
     if len(found) != 1:
         raise RuntimeError(f"{type(core_of(model)).__name__} went through its output head {len(found)} times")
@@ -157,12 +152,7 @@ def _tried(core: Any, head: nn.Linear) -> tuple[float, float] | None:
     """Factor and softcap with which the head gives the model's own logits for a few tokens; None when none does."""
     ids = torch.arange(1, 7, device=core.device).view(2, 3) % head.weight.shape[0]
     read: list[Tensor] = []
-
-    def take(hidden: Tensor) -> Tensor:
-        read.append(hidden)
-        return hidden
-
-    with torch.random.fork_rng(), _before_head(head, take):
+    with torch.random.fork_rng(), _reading_head(head, read.append):
         logits: Tensor = core(input_ids=ids, use_cache=False).logits
     if len(read) != 1 or read[0].shape[:2] != ids.shape or read[0].shape[-1] != head.weight.shape[1]:
         return None

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.models.adapters import virtual_columns
+from posttrain.models.added import at_rest
 from posttrain.models.logits import UNFIT, core_of
 
 __all__ = ["LEAST", "LONGEST", "Line", "lay_line", "line_for", "takes_lines"]
@@ -129,18 +130,14 @@ def _tried(core: Any) -> bool:
     asked = torch.ones_like(rows, dtype=torch.bool)
     asked[0, 9:] = False
     line = lay_line(rows, asked)
-    was = core.training
     try:
-        core.eval()
-        with torch.no_grad():
+        with torch.no_grad(), at_rest(core):
             expected = _states(core, input_ids=rows)[asked]
             found = _states(core, input_ids=line.ids, position_ids=line.positions, attention_mask=line.mask)
     except torch.OutOfMemoryError:
         raise
     except UNFIT:  # the model does not take these arguments: its rows are read as rows
         return False
-    finally:
-        core.train(was)
     return float((found[0][line.asked] - expected).abs().max()) <= TOLERANCE * max(1.0, float(expected.std()))
 
 

@@ -246,7 +246,7 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     import safetensors
     from peft import PeftModel, load_peft_weights
 
-    from posttrain.models.adapter_fit import make_base_fit, misfits
+    from posttrain.models.adapters import make_base_fit, misfits
     from posttrain.models.added import load_added, merged_added
     from posttrain.models.merge_adapter import merge_peft
     from posttrain.models.tying import say_layers

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from posttrain.errors import PosttrainError, Problem
+from posttrain.models.added import at_rest
 from posttrain.models.logits import UNFIT
 from posttrain.models.tying import is_tied, own_layers, replication_of, set_tied, untie
 
@@ -99,15 +100,11 @@ def some_logits(model: Any) -> Tensor | None:
     if core.device.type == "meta":
         return None
     ids = torch.linspace(0, embedding.weight.shape[0] - 1, PROBED, device=core.device).long()[None]
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        return cast(Tensor, model(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float().cpu())
+        with at_rest(model):
+            return cast(Tensor, model(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float().cpu())
     except UNFIT:
         return None
-    finally:
-        for module, was in training.items():
-            module.training = was
 
 
 def _tie_again(core: Any) -> None:

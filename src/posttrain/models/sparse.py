@@ -13,6 +13,7 @@ modules of a tied matrix, and for gradients by `torch.func`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -147,12 +148,10 @@ def weights_in_use(model: PreTrainedModel) -> dict[str, list[str]]:
     matrix)."""
     ran: set[nn.Module] = set()
     owning = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
-    handles = [module.register_forward_pre_hook(lambda module, args: ran.add(module)) for module in owning]
-    try:
+    with ExitStack() as hooks:
+        for module in owning:
+            hooks.enter_context(module.register_forward_pre_hook(lambda module, args: ran.add(module)))
         two_tokens(model)
-    finally:
-        for handle in handles:
-            handle.remove()
     owners: dict[nn.Parameter, list[str]] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
