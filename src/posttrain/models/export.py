@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, Unpack
 
 import torch
 import transformers
@@ -22,7 +22,7 @@ from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.models.disk import as_umask_says, starting_anew, writing
 from posttrain.models.fingerprint import template_fingerprint
 from posttrain.models.heads import load_any
-from posttrain.models.load import LoadedModel, adapter_base, hub_folder
+from posttrain.models.load import LoadedModel, Source, adapter_base, hub_folder
 from posttrain.models.merge_adapter import relative_distance, some_logits
 from posttrain.models.names import resolve, say_taken
 from posttrain.models.notes import head_of_model, read_notes
@@ -70,9 +70,8 @@ def export_model(
     *,
     adapter: bool = False,
     dtype: ExportDtype = "auto",
-    offline: bool = True,
-    trust_remote_code: bool = False,
     say: Callable[[str], None] = print,
+    **how: Unpack[Source],
 ) -> Exported:
     """Write `output`, which must be new or empty.
 
@@ -83,14 +82,13 @@ def export_model(
     say_taken(name, say)
     name = resolve(name) if Path(name).is_dir() else name
     if not Path(resolve(name)).exists():
-        hub_folder(name, offline=offline)  # raises MissingError before anything else is reported
+        hub_folder(name, offline=how.get("offline", True))  # raises MissingError before anything else is reported
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(Problem(str(output), "is there already and is not overwritten", "choose a new folder"))
     is_adapter = (Path(resolve(name)) / "adapter_config.json").is_file()
     if adapter and not is_adapter:
         raise ConfigError(Problem("--adapter", f"{name} is no adapter", "leave it out: the whole model is written"))
     made = _adapter if adapter else _whole
-    how = {"offline": offline, "trust_remote_code": trust_remote_code}
     try:
         return made(name, output, dtype, how, say, merged=is_adapter)
     except BaseException:
@@ -99,7 +97,7 @@ def export_model(
 
 
 def _whole(
-    name: str, output: Path, dtype: ExportDtype, how: Mapping[str, bool], say: Callable[[str], None], *, merged: bool
+    name: str, output: Path, dtype: ExportDtype, how: Source, say: Callable[[str], None], *, merged: bool
 ) -> Exported:
     named = (stored_dtype(name, **how) or "float32") if dtype == "auto" else dtype
     if dtype == "auto":
@@ -120,7 +118,7 @@ def _whole(
         say(f"the padding token stays {pads.own!r}, as in the source; it has no embedding, so config.json {config}")
     with writing(output):
         save_model(model, loaded.tokenizer, output, dtype=wanted, card=_card(name, named, merged=merged))
-    by = _loads_again(output, loaded, rounded, trust_remote_code=how["trust_remote_code"])
+    by = _loads_again(output, loaded, rounded, trust_remote_code=how.get("trust_remote_code", False))
     return Exported(
         output=str(output),
         source=name,
@@ -182,7 +180,7 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
 
 
 def _adapter(
-    name: str, output: Path, dtype: ExportDtype, how: Mapping[str, bool], say: Callable[[str], None], *, merged: bool
+    name: str, output: Path, dtype: ExportDtype, how: Source, say: Callable[[str], None], *, merged: bool
 ) -> Exported:
     """Write the adapter's files, its tokenizer with the template, and a card."""
     folder = Path(resolve(name))

@@ -11,6 +11,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict, Unpack, cast
 
@@ -39,6 +40,7 @@ __all__ = [
     "LoadOptions",
     "LoadedModel",
     "Maker",
+    "Source",
     "adapter_base",
     "base_of",
     "check_folder",
@@ -76,19 +78,24 @@ class LoadedModel(NamedTuple):
     name: str
 
 
-class LoadOptions(TypedDict, total=False):
+class Source(TypedDict, total=False):
+    """offline: fetch nothing (the default); trust_remote_code: run code that the model brings along."""
+
+    offline: bool
+    trust_remote_code: bool
+
+
+class LoadOptions(Source, total=False):
     """How a model is loaded.
 
     device: CUDA when there is one, unless given; dtype: "auto" (float32 on the CPU; on CUDA bfloat16 for more than a
-    billion parameters where supported, else float32), or "float32", "bfloat16", "float16"; trust_remote_code: run code
-    that the model brings along; offline: fetch nothing (the default); adapter_merged: an adapter is merged into its
-    base; allow_template_mismatch: take a tokenizer that renders otherwise than the one the weights were trained with.
+    billion parameters where supported, else float32), or "float32", "bfloat16", "float16"; adapter_merged: an adapter
+    is merged into its base; allow_template_mismatch: take a tokenizer that renders otherwise than the one the weights
+    were trained with.
     """
 
     device: str | None
     dtype: str
-    trust_remote_code: bool
-    offline: bool
     adapter_merged: bool
     allow_template_mismatch: bool
 
@@ -108,9 +115,12 @@ def load_with(name: str, make: Maker, **options: Unpack[LoadOptions]) -> LoadedM
     """`load_model` for any kind of model: `make` makes it from a folder; adapters are put on what it made."""
     import torch
 
-    how = {"trust_remote_code": options.get("trust_remote_code", False), "offline": options.get("offline", True)}
+    how: Source = {
+        "offline": options.get("offline", True),
+        "trust_remote_code": options.get("trust_remote_code", False),
+    }
     device = torch.device(options.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
-    way = _Way(make, device, options.get("dtype", "auto"), how["trust_remote_code"], how["offline"])
+    way = _Way(make, device, options.get("dtype", "auto"), _for_transformers(**how))
     model = _load(name, way, options.get("adapter_merged", False), within=())
     tokenizer = load_tokenizer(name, **how)
     if is_folder(name):
@@ -127,8 +137,12 @@ class _Way(NamedTuple):
     make: Maker
     device: torch.device
     dtype: str
-    trust: bool
-    offline: bool
+    source: Mapping[str, bool]
+
+
+def _for_transformers(offline: bool = True, trust_remote_code: bool = False) -> dict[str, bool]:
+    """The same as `Source` in the words of `from_pretrained`."""
+    return {"local_files_only": offline, "trust_remote_code": trust_remote_code}
 
 
 def _load(name: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTrainedModel:
@@ -170,17 +184,17 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
     check_folder(folder)
     if is_gguf(folder):
         return _named(_from_gguf(folder, way).to(way.device), name, folder)
-    source = {"local_files_only": way.offline, "trust_remote_code": way.trust}
+    trust = way.source["trust_remote_code"]
     try:
-        config = without_padding_outside(transformers.AutoConfig.from_pretrained(folder, **source))
-        chosen = _dtype(way.dtype, way.device, config, way.trust)
+        config = without_padding_outside(transformers.AutoConfig.from_pretrained(folder, **way.source))
+        chosen = _dtype(way.dtype, way.device, config, trust)
         with counting_tensors():
-            model, missing = way.make(folder, config, chosen, source)
+            model, missing = way.make(folder, config, chosen, way.source)
     except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        raise _unloadable(name, folder, way.offline, error) from error
+        raise _unloadable(name, folder, way.source["local_files_only"], error) from error
     except (ValueError, RuntimeError) as error:
         cause = f"the model cannot be loaded: {_first_line(error)}"
-        raise PosttrainError(Problem(name, cause, _mend(error, way.trust))) from error
+        raise PosttrainError(Problem(name, cause, _mend(error, trust))) from error
     if missing:
         cause = f"the files lack {len(missing)} of the model's tensors (such as {missing[0]}); they would be random"
         raise PosttrainError(Problem(name, cause, "take the complete model"))
@@ -213,22 +227,20 @@ def hub_folder(name: str, *, offline: bool = True) -> Path:
         raise _unloadable(name, name, offline, error) from error
 
 
-def config_of(name: str, *, trust_remote_code: bool = False, offline: bool = True) -> Any:
+def config_of(name: str, **how: Unpack[Source]) -> Any:
     """A model's configuration, read without its weights. OSError where there is none."""
     import transformers
 
     found = resolve(name)
     if is_gguf(found):
         return gguf_config(Path(found))
-    return without_padding_outside(
-        transformers.AutoConfig.from_pretrained(found, local_files_only=offline, trust_remote_code=trust_remote_code)
-    )
+    return without_padding_outside(transformers.AutoConfig.from_pretrained(found, **_for_transformers(**how)))
 
 
-def embeddings_of(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> int | None:
+def embeddings_of(name: str, **how: Unpack[Source]) -> int | None:
     """How many tokens a model has embeddings for, read without its weights; None where no configuration says it."""
     try:
-        return rows_in_config(config_of(base_of(name), offline=offline, trust_remote_code=trust_remote_code))
+        return rows_in_config(config_of(base_of(name), **how))
     except (OSError, ValueError):  # loading says what is wrong with it
         return None
 
@@ -358,7 +370,7 @@ def _dtype(dtype: str, device: torch.device, config: Any, trust: bool) -> torch.
     return torch.bfloat16 if count > BIG_PARAMETERS else torch.float32
 
 
-def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool = True) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, **how: Unpack[Source]) -> PreTrainedTokenizerBase:
     """The tokenizer; an adapter's own if its folder has one, else its base's. A missing pad token is set in memory."""
     import transformers
 
@@ -366,62 +378,52 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
     if Path(folder).is_dir() and not any((Path(folder) / file).is_file() for file in TOKENIZER_FILES):
         base = adapter_base(Path(folder))
         if base is not None:
-            return load_tokenizer(base, trust_remote_code=trust_remote_code, offline=offline)
+            return load_tokenizer(base, **how)
         mend = "copy the tokenizer's files into the folder"
         raise MissingError(Problem(folder, "no tokenizer: tokenizer.json is missing", mend))
+    source = _for_transformers(**how)
     tokenizer: Any
     try:
         if is_gguf(folder):
             tokenizer = gguf_tokenizer(Path(folder))
         else:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=offline, trust_remote_code=trust_remote_code
-            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **source)
     except OSError as error:
-        raise _unloadable(name, folder, offline, error) from error
+        raise _unloadable(name, folder, source["local_files_only"], error) from error
     except (ValueError, KeyError, ImportError) as error:
-        mend = _mend(error, trust_remote_code)
+        mend = _mend(error, source["trust_remote_code"])
         raise PosttrainError(Problem(name, f"the tokenizer cannot be loaded: {_first_line(error)}", mend)) from error
     if tokenizer.pad_token_id is None:
         named = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
         pad_with(tokenizer, next(token for token in named if token is not None))
     if not all(token.special for token in tokenizer.added_tokens_decoder.values()):
-        keep_stops(tokenizer, stop_ids(name, tokenizer, offline=offline, trust_remote_code=trust_remote_code))
+        keep_stops(tokenizer, stop_ids(name, tokenizer, **how))
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
-def stop_ids(
-    name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = True, trust_remote_code: bool = False
-) -> tuple[int, ...]:
+def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, **how: Unpack[Source]) -> tuple[int, ...]:
     """The token ids at which generation stops, read without the weights: from generation_config.json, else config.json,
     else the tokenizer's end token; for a GGUF file from its header.
     """
     import transformers
 
     folder = resolve(name)
-    how = {"offline": offline, "trust_remote_code": trust_remote_code}
     base = adapter_base(Path(folder))
     if base is not None:
         return stop_ids(base, tokenizer, **how)
     if is_gguf(folder) and (stops := read_header(Path(folder)).stops):
         return stops
-    found: Any = None
+    offline = how.get("offline", True)
     reads: tuple[Callable[[], Any], ...] = (
         lambda: transformers.GenerationConfig.from_pretrained(folder, local_files_only=offline),
         lambda: config_of(name, **how),
     )
+    found: Any = None
     for read in reads:
-        try:
-            found = read().to_dict().get("eos_token_id")
-        except (OSError, ValueError):
-            continue
-        if found is not None:
-            break
-    if found is None:
-        found = tokenizer.eos_token_id
-    if found is None:
-        return ()
-    return tuple(int(i) for i in found) if isinstance(found, list | tuple) else (int(found),)
+        with suppress(OSError, ValueError):
+            found = read().to_dict().get("eos_token_id") if found is None else found
+    found = tokenizer.eos_token_id if found is None else found
+    return tuple(int(i) for i in (found if isinstance(found, list | tuple) else [found]) if i is not None)
 
 
 def _unloadable(name: str, folder: str, offline: bool, error: Exception) -> PosttrainError:

@@ -10,14 +10,14 @@ import json
 import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
 
 from posttrain.errors import ConfigError, MissingError, PosttrainError, Problem
 from posttrain.models.added import added_to, attach, load_added
-from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.load import LoadedModel, Source, load_model
 from posttrain.models.prefix import Prefix
 
 if TYPE_CHECKING:
@@ -116,13 +116,7 @@ def from_file(
 
 
 def prefix_model(
-    path: Path,
-    base: str | None,
-    settings: Mapping[str, Any],
-    *,
-    flatten: bool,
-    offline: bool = True,
-    trust_remote_code: bool = False,
+    path: Path, base: str | None, settings: Mapping[str, Any], *, flatten: bool, **how: Unpack[Source]
 ) -> LoadedModel:
     """A base with the prefix of a file of ChatGLM's code, or of an adapter folder; `flatten`: without its projection.
 
@@ -134,12 +128,7 @@ def prefix_model(
         raise ConfigError(Problem(str(path), "is an adapter of posttrain already", "--flatten drops its projection"))
     if config is None and base is None:
         raise ConfigError(Problem(str(path), "does not say which base it is for", "give --base MODEL"))
-    loaded = load_model(
-        str(path) if base is None else base,
-        offline=offline,
-        trust_remote_code=trust_remote_code,
-        adapter_merged=base is not None,
-    )
+    loaded = load_model(str(path) if base is None else base, adapter_merged=base is not None, **how)
     if config is None:
         attach(loaded.model, from_file(loaded.model, path, settings))
     elif base is not None:

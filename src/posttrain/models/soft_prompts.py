@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models.load import load_model, resolve
+from posttrain.models.load import Source, load_model, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ class VirtualToken(NamedTuple):
     neighbours: tuple[Neighbour, ...]
 
 
-def nearest_tokens(name: str, k: int, *, offline: bool = True, trust_remote_code: bool = False) -> list[VirtualToken]:
+def nearest_tokens(name: str, k: int, **how: Unpack[Source]) -> list[VirtualToken]:
     """The k tokens nearest to each virtual token of an adapter folder, nearest first.
 
     PosttrainError for a model without such vectors, saying why.
@@ -59,9 +59,7 @@ def nearest_tokens(name: str, k: int, *, offline: bool = True, trust_remote_code
         raise PosttrainError(Problem(name, cause, "prompt_tuning and p_tuning can be read"))
     if kind not in SOFT:
         raise PosttrainError(Problem(name, f"{kind} has no virtual tokens", "prompt_tuning and p_tuning have some"))
-    loaded = load_model(
-        name, offline=offline, trust_remote_code=trust_remote_code, device="cpu", allow_template_mismatch=True
-    )
+    loaded = load_model(name, device="cpu", allow_template_mismatch=True, **how)
     vectors = load_file(folder / "adapter_model.safetensors")["prompt_embeddings"]
     table: Tensor = loaded.model.get_input_embeddings().weight.detach()[: len(loaded.tokenizer)]
     return nearest(vectors, table, loaded.tokenizer, k)

@@ -7,10 +7,11 @@ import struct
 from collections import Counter
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.gguf_header import is_gguf
+from posttrain.models.load import Source, adapter_base, config_of
 from posttrain.models.names import resolve
 
 __all__ = ["DTYPES", "Stored", "stored_dtype", "tensors_in", "weight_files"]
@@ -71,14 +72,11 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.safetensors") if path.name != "training_state.safetensors")
 
 
-def stored_dtype(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> str | None:
+def stored_dtype(name: str, **how: Unpack[Source]) -> str | None:
     """The precision in which most of a model's numbers are stored; for an adapter that of its base. None where one
     cannot train in it (a quantised file), or where it is not known.
     """
-    from posttrain.models.load import adapter_base, config_of
-
     folder = Path(resolve(name))
-    how = {"offline": offline, "trust_remote_code": trust_remote_code}
     if is_gguf(folder):
         return None
     if (base := adapter_base(folder)) is not None:
