@@ -19,7 +19,6 @@ from posttrain.inference.attention import core, numbers_of
 from posttrain.inference.kv_cache import is_prompt_learning
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers
-from posttrain.inference.sampling import pick
 from posttrain.models.logits import UNFIT
 
 __all__ = ["Way", "answer_by_length", "way_of"]
@@ -130,9 +129,5 @@ def _answer(
     alive = [True] * len(numbers)
     while any(alive):
         logits, memory = _read(model, whole, way, memory)
-        uniforms = [answers.uniform(n) if live else 0.0 for n, live in zip(numbers, alive, strict=True)]
-        chosen = pick(logits, answers.sampling, uniforms)
-        alive = [
-            live and answers.take(n, token) for n, token, live in zip(numbers, chosen.tolist(), alive, strict=True)
-        ]
+        chosen, alive = answers.next(numbers, alive, logits)
         whole = torch.cat([whole, chosen[:, None]], 1)

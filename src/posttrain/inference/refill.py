@@ -46,7 +46,7 @@ PASS = 512
 
 
 class Answers:
-    """The answers so far. `take` is told each new token and says whether the answer goes on.
+    """The answers so far.
 
     limits: the most tokens of each; met: whether an answer's tokens end it; on_done: told each prompt's
     number, tokens and whether it stopped by itself.
@@ -66,7 +66,7 @@ class Answers:
         self.said: dict[int, list[int]] = {}
         self._draws: dict[int, list[float]] = {}
 
-    def uniform(self, row: int) -> float:
+    def _uniform(self, row: int) -> float:
         """The number that decides the row's next token."""
         if self.sampling.temperature == 0:
             return 0.0
@@ -74,7 +74,16 @@ class Answers:
             self._draws[row] = self.sampling.draws(row, self.limits[row])
         return self._draws[row][len(self.said.get(row, ()))]
 
-    def take(self, row: int, token: int) -> bool:
+    def next(self, rows: Sequence[int], alive: Sequence[bool], logits: Tensor) -> tuple[Tensor, list[bool]]:
+        """Pick each row's next token from logits (B, V), add it to the answers that still go on, and say which of them
+        go on after it.
+        """
+        numbers = [self._uniform(row) if live else 0.0 for row, live in zip(rows, alive, strict=True)]
+        tokens = pick(logits, self.sampling, numbers)
+        taken = zip(rows, tokens.tolist(), alive, strict=True)
+        return tokens, [live and self._take(row, token) for row, token, live in taken]
+
+    def _take(self, row: int, token: int) -> bool:
         """Add a token to a row's answer; False when that ended it."""
         said = self.said.setdefault(row, [])
         ended = token in self.stop
@@ -211,13 +220,7 @@ class RefilledBatch:
         return self._next(rows._replace(lengths=[length + 1 for length in rows.lengths]), logits)
 
     def _next(self, rows: Rows, logits: Tensor) -> Rows:
-        """Pick tokens from logits (B, V) and tell them to the answers that still go on."""
-        uniforms = [self.answers.uniform(n) if live else 0.0 for n, live in zip(rows.numbers, rows.alive, strict=True)]
-        tokens = pick(logits, self.answers.sampling, uniforms)
-        alive = [
-            live and self.answers.take(n, token)
-            for n, token, live in zip(rows.numbers, tokens.tolist(), rows.alive, strict=True)
-        ]
+        tokens, alive = self.answers.next(rows.numbers, rows.alive, logits)
         return rows._replace(tokens=tokens, alive=alive)
 
     def _forward(self, ids: Tensor, mask: Tensor, cache: Cache) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from posttrain.inference.protocol import Respondent, State
-from posttrain.models.disk import as_umask_says, writing
+from posttrain.models.disk import whole_file
 
 __all__ = ["StateFile"]
 
@@ -66,11 +65,8 @@ class StateFile:
             return
         values, tensors = self.respondent.state()
         notes = {"count": str(count), "items": self._digest(count), "values": json.dumps(values)}
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
-        with writing(self.path, temporary):
+        with whole_file(self.path) as temporary:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, notes)
-            as_umask_says(temporary)
-            temporary.replace(self.path)
         self.kept_s = time.monotonic()
 
     def remove(self) -> None:

@@ -16,12 +16,13 @@ parameters are never in memory together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 
-__all__ = ["length_groups", "sign_pull", "squares"]
+__all__ = ["length_groups", "sign_pull", "squared_into"]
 
 
 def sign_pull(logits: Tensor, signs: Tensor) -> Tensor:
@@ -45,37 +46,24 @@ def length_groups(lengths: Sequence[int], tokens: int, least: int) -> list[list[
     return groups
 
 
-def squares(
-    parameters: Mapping[str, nn.Parameter],
-    sums: Mapping[str, Tensor],
-    batches: Iterator[tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]],
-) -> None:
-    """Add the square of each batch's gradient to `sums`.
-
-    batches: pairs of functions, one for the logits of a batch and one from logits to the gradient that is propagated
-    back from them. Gradients that the parameters had before are restored.
-    """
+@contextmanager
+def squared_into(sums: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Within this, the square of each gradient is added to `sums`, and the gradient freed, once a backward pass has
+    computed it. Gradients that the parameters had before are restored."""
     held = {name: parameter.grad for name, parameter in parameters.items()}
 
-    def fold(name: str) -> Callable[[Tensor], None]:
-        def square(parameter: Tensor) -> None:
-            if parameter.grad is not None:
-                found = parameter.grad.to(sums[name].dtype)
-                sums[name].addcmul_(found, found)
-                parameter.grad = None
-
-        return square
-
-    handles = [p.register_post_accumulate_grad_hook(fold(name)) for name, p in parameters.items()]  # type: ignore[no-untyped-call]
-    try:
-        for parameter in parameters.values():
+    def square(name: str, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            found = parameter.grad.to(sums[name].dtype)
+            sums[name].addcmul_(found, found)
             parameter.grad = None
-        for ask, pull in batches:
-            with torch.enable_grad():
-                logits = ask()
-            torch.autograd.backward(logits, pull(logits), inputs=list(parameters.values()))
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    with ExitStack() as hooks:
         for name, parameter in parameters.items():
-            parameter.grad = held[name]
+            parameter.grad = None
+            hooks.enter_context(parameter.register_post_accumulate_grad_hook(partial(square, name)))  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            for name, parameter in parameters.items():
+                parameter.grad = held[name]

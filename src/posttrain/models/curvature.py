@@ -42,7 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models._scores import length_groups, sign_pull, squares
+from posttrain.models._scores import length_groups, sign_pull, squared_into
 from posttrain.models.logits import logits_at
 from posttrain.models.meter import Meter
 
@@ -325,29 +325,20 @@ class _Work:
         """Sum over batches of the squared gradient of the batch's summed signs, and the number of batches."""
         sums = self.zeros()
         groups = length_groups([len(e.inputs) for e in examples], BATCH_TOKENS, LEAST_BATCHES)
-
-        def batch(group: list[int]) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
-            rows = [examples[i] for i in group]
-            columns = torch.cat([e.positions[e.targets != IGNORED] for e in rows]).unique()  # type: ignore[no-untyped-call]  # (K,)
-            asked = torch.stack([torch.isin(columns, e.positions[e.targets != IGNORED]) for e in rows])  # (R, K)
-
-            def ask() -> Tensor:
-                inputs = torch.nn.utils.rnn.pad_sequence([e.inputs for e in rows], batch_first=True)
-                logits = logits_at(self.model, inputs.to(self.device), columns.to(self.device))  # (R, K, V)
-                return logits[asked.to(self.device)]  # (N, V), row by row, each row's positions ascending
-
-            def pull(logits: Tensor) -> Tensor:
-                signs = torch.cat([noise(i)[examples[i].targets != IGNORED] for i in group])
-                return sign_pull(_raised(logits), signs.to(self.device)).to(logits.dtype)
-
-            return ask, pull
-
-        def counted() -> Iterator[tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]]:
+        with squared_into(sums, self.parameters):
             for group in groups:
-                yield batch(group)  # and when the next one is asked for, it is done
-                self.meter.more(len(group), tokens=sum(len(examples[i].inputs) for i in group))
-
-        squares(self.parameters, sums, counted())
+                rows = [examples[i] for i in group]
+                supervised = [e.positions[e.targets != IGNORED] for e in rows]
+                columns = torch.cat(supervised).unique()  # type: ignore[no-untyped-call]  # (K,)
+                asked = torch.stack([torch.isin(columns, own) for own in supervised])  # (R, K)
+                inputs = torch.nn.utils.rnn.pad_sequence([e.inputs for e in rows], batch_first=True)
+                with torch.enable_grad():
+                    logits = logits_at(self.model, inputs.to(self.device), columns.to(self.device))  # (R, K, V)
+                    logits = logits[asked.to(self.device)]  # (N, V), row by row, each row's positions ascending
+                signs = torch.cat([noise(i)[examples[i].targets != IGNORED] for i in group])
+                pull = sign_pull(_raised(logits), signs.to(self.device)).to(logits.dtype)
+                torch.autograd.backward(logits, pull, inputs=list(self.parameters.values()))
+                self.meter.more(len(group), tokens=sum(len(e.inputs) for e in rows))
         return sums, len(groups)
 
     def exact(self, examples: Sequence[Example]) -> dict[str, Tensor]:

@@ -8,11 +8,11 @@ memory that they will take is reported (parameters x bytes, from the file's head
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,7 @@ def check_gguf(path: Path) -> GgufHeader:
     needed = 0
     for tensor in header.tensors:
         block, stored = sizes[tensor.kind]
-        needed = max(needed, header.data_start + tensor.offset + prod(tensor.shape) // block * stored)
+        needed = max(needed, header.data_start + tensor.offset + tensor.elements // block * stored)
     has = path.stat().st_size
     if has < needed:
         raise PosttrainError(Problem(str(path), f"is cut short: it has {has} bytes of {needed}", COPY))
@@ -108,8 +108,8 @@ def gguf_config(path: Path) -> Any:
     import transformers
 
     check_gguf(path)
-    with _alone(path) as folder, _reading(path):
-        return _plain(transformers.AutoConfig.from_pretrained(str(folder), gguf_file=path.name, local_files_only=True))
+    with _reading(path) as folder:
+        return _plain(transformers.AutoConfig.from_pretrained(folder, gguf_file=path.name, local_files_only=True))
 
 
 def _plain(config: Any) -> Any:
@@ -127,9 +127,9 @@ def load_gguf(path: Path, dtype: torch.dtype, *, say: Callable[[str], None] = _s
     say(memory_line(header, dtype.itemsize))
     if any(tensor.name.startswith("rope_") for tensor in header.tensors):
         say(f"{path.name}: its rotary factors are not read; positions far apart differ from llama.cpp's")
-    with _alone(path) as folder, _reading(path), _counting_tensors():
+    with _reading(path) as folder, _counting_tensors():
         read, report = transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder),
+            folder,
             gguf_file=path.name,
             dtype=dtype,
             local_files_only=True,
@@ -158,10 +158,8 @@ def gguf_tokenizer(path: Path, *, say: Callable[[str], None] = _say_once) -> Pre
     import transformers
 
     header = check_gguf(path)
-    with _alone(path) as folder, _reading(path):
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-            str(folder), gguf_file=path.name, local_files_only=True
-        )
+    with _reading(path) as folder:
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
     tokenizer.name_or_path = str(path)
     if header.positions is not None:
         tokenizer.model_max_length = header.positions
@@ -180,28 +178,23 @@ def gguf_tokenizer(path: Path, *, say: Callable[[str], None] = _say_once) -> Pre
 
 def _splits_as_gpt2(tokenizer: Any) -> bool:
     """Whether words are split by GPT-2's expression only, which transformers also uses for rules that it lacks."""
-    import json
-
     rule = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
     return bool(rule.get("type") == "ByteLevel" and rule.get("use_regex"))
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[Path]:
-    """A folder that has only this file: configurations and tokenizers beside it may belong to another model."""
-    if not any(path.parent.glob("*.json")):
-        yield path.parent
-        return
-    with TemporaryDirectory(prefix="posttrain-gguf-") as folder:
-        (Path(folder) / path.name).symlink_to(path.resolve())
-        yield Path(folder)
+def _reading(path: Path) -> Iterator[str]:
+    """Give a folder that has only this file: configurations and tokenizers beside it may belong to another model.
 
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Within this, errors of transformers become a PosttrainError that names the file."""
+    Within this, errors of transformers become a PosttrainError that names the file.
+    """
     try:
-        yield
+        if not any(path.parent.glob("*.json")):
+            yield str(path.parent)
+            return
+        with TemporaryDirectory(prefix="posttrain-gguf-") as folder:
+            (Path(folder) / path.name).symlink_to(path.resolve())
+            yield folder
     except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError) as error:
         words = str(error).strip().splitlines()
         cause = f"cannot be read: {words[0][:300] if words else type(error).__name__}"

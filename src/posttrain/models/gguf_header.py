@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections import Counter
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,10 +38,7 @@ class GgufTensor(NamedTuple):
 
     @property
     def elements(self) -> int:
-        product = 1
-        for length in self.shape:
-            product *= length
-        return product
+        return prod(self.shape)
 
 
 class GgufHeader(NamedTuple):

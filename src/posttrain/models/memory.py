@@ -100,11 +100,8 @@ def give_back() -> None:
     glibc keeps freed blocks for later; after a training of large tensors these are gigabytes.
     """
     gc.collect()
-    if "torch" in sys.modules:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_available():
+        cuda.empty_cache()
     trim()
 
 
@@ -194,21 +191,16 @@ def set_aside(tensors: Iterable[Any], files: Sequence[tuple[int, int]] | None = 
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), MADV_DONTNEED)
 
 
-def _gpu() -> bool:
-    """Whether a GPU's allocator is in use."""
-    if "torch" not in sys.modules:
-        return False
-    import torch
-
-    return torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0
+def _gpu() -> Any:
+    """`torch.cuda` where a GPU's allocator is in use; else None."""
+    cuda = sys.modules["torch"].cuda if "torch" in sys.modules else None
+    return cuda if cuda is not None and cuda.is_available() and cuda.max_memory_allocated() > 0 else None
 
 
 def _kept() -> float:
     """The peak since the last reset, in GiB: of the GPU's allocator if one is in use, else of the process."""
-    if _gpu():
-        import torch
-
-        return torch.cuda.max_memory_allocated() / 2**30
+    if (gpu := _gpu()) is not None:
+        return float(gpu.max_memory_allocated() / 2**30)
     if STATUS.is_file():
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 2**20  # KiB
@@ -217,10 +209,8 @@ def _kept() -> float:
 
 def _reset() -> bool:
     """Reset the peak; False where the system cannot."""
-    if _gpu():
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
+    if (gpu := _gpu()) is not None:
+        gpu.reset_peak_memory_stats()
         return True
     try:
         CLEAR.write_text("5", encoding="ascii")

@@ -76,13 +76,7 @@ class HeadNotes(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """For config.json and posttrain.json."""
-        return {
-            "head": self.head,
-            "labels": list(self.labels),
-            "settings": dict(self.settings),
-            "modules": list(self.modules),
-            "seed": self.seed,
-        }
+        return self._asdict() | {"labels": list(self.labels), "modules": list(self.modules)}
 
 
 def _from_json(found: Mapping[str, Any]) -> HeadNotes:

@@ -16,23 +16,19 @@ out; the next forward pass raises an error.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.added import Added, two_tokens
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 __all__ = ["LINE", "NAMES", "LayerPrefix", "Prefix", "Site", "over", "sites"]
 
@@ -202,16 +198,6 @@ AttentionInterface.register(EAGER, over(_eager, False))
 AttentionMaskInterface.register(EAGER, eager_mask)
 
 
-@contextmanager
-def _recording() -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
-    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
-    token = _calls.set(calls)
-    try:
-        yield calls
-    finally:
-        _calls.reset(token)
-
-
 def sites(model: PreTrainedModel) -> list[Site]:
     """The attention of every layer in the order of a forward pass, which is run to find them.
 
@@ -228,11 +214,13 @@ def sites(model: PreTrainedModel) -> list[Site]:
         raise refuse("it has an encoder and a decoder")
     if not model._can_set_attn_implementation():
         raise refuse("its attention does not go through transformers' interface")
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    before = _calls.set(calls)
     try:
         model.set_attn_implementation(EAGER if was == "eager" else SDPA)
-        with _recording() as calls:
-            two_tokens(model)
+        two_tokens(model)
     finally:
+        _calls.reset(before)
         model.set_attn_implementation(was)
     names = {module: name for name, module in model.named_modules()}
     found = [Site(names[module], k.shape[1], k.shape[3], v.shape[3]) for module, k, v in calls]
