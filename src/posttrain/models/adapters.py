@@ -19,6 +19,7 @@ from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_pe
 from peft.tuners.lora import Linear, LoraLayer
 from peft.tuners.p_tuning import PromptEncoderConfig
 from peft.tuners.prefix_tuning import PrefixTuningConfig
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -102,8 +103,6 @@ def keep_pissa_start(model: PeftModel) -> None:
 
 def save_peft(model: PeftModel, folder: Path) -> None:
     """Write the adapter folder, a PiSSA adapter as an update of its original base, and the training state if needed."""
-    from safetensors.torch import save_file
-
     # "auto" would ask the hub whether the vocabulary grew; posttrain never resizes it on its own.
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     if (state := training_state(model)) is not None:
@@ -128,9 +127,7 @@ def training_state(model: nn.Module) -> dict[str, Tensor] | None:
     """The trained parameters by name where an adapter folder has only their result (an encoder's output, PiSSA's
     difference), from which training cannot continue; None where the folder has the parameters themselves.
     """
-    if not isinstance(model, PeftModel):
-        return None
-    if not _hides_its_parameters(model):
+    if not isinstance(model, PeftModel) or not _hides_its_parameters(model):
         return None
     return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
@@ -154,28 +151,19 @@ def set_peft_state(model: PeftModel, folder: Path) -> None:
         if not path.is_file():
             what = "an adapter folder of this kind holds what its parameters lead to, not the parameters"
             raise TrainingError(Problem(str(folder), what, f"take one with {TRAINING_STATE}, as posttrain writes it"))
-        wrong = _set_training_state(model, path)
+        stored = load_file(path)
+        moving = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        wrong = _differences(stored, moving)
     else:
-        stored = load_peft_weights(str(folder), device="cpu")
+        stored, moving = load_peft_weights(str(folder), device="cpu"), {}
         wrong = misfits(model, stored)
-        if not wrong:
-            set_peft_model_state_dict(model, stored)
     if wrong:
         raise TrainingError(Problem(str(folder), f"not this adapter's weights: {wrong[:3]}"))
-
-
-def _set_training_state(model: nn.Module, path: Path) -> list[str]:
-    """Load a file's parameters. Returns the names that do not fit; nothing is changed then."""
-    from safetensors.torch import load_file
-
-    tensors = load_file(path)
-    moving = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    wrong = differences(tensors, moving)
-    if not wrong:
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                moving[name].copy_(tensor)
-    return wrong
+    with torch.no_grad():
+        for name, parameter in moving.items():
+            parameter.copy_(stored[name])
+    if not moving:
+        set_peft_model_state_dict(model, stored)
 
 
 # ---- an adapter's folder and its base --------------------------------------------------------------------------------
@@ -259,7 +247,7 @@ def misfits(model: PeftModel, stored: Mapping[str, Tensor]) -> list[str]:
     numbers twice, once under a name that it does not read.
     """
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
-    wrong = differences(stored, own)
+    wrong = _differences(stored, own)
     if not wrong or set(own) - set(stored) or any(name in own for name in wrong):
         return wrong
     result = set_peft_model_state_dict(model, dict(stored))  # loaded once more: the result names what is unknown
@@ -276,6 +264,6 @@ def _twice(name: str, stored: Mapping[str, Tensor]) -> bool:
     )
 
 
-def differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+def _differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
     """Names that only one of both has, or whose shapes differ."""
     return sorted(set(one) ^ set(other)) + [n for n, t in one.items() if n in other and other[n].shape != t.shape]

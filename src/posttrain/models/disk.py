@@ -23,6 +23,7 @@ __all__ = [
     "append",
     "as_umask_says",
     "disk_problem",
+    "gib_in",
     "safe_name",
     "starting_anew",
     "whole_file",
@@ -111,6 +112,11 @@ def as_umask_says(*paths: Path) -> None:
     for path in paths:
         for file in (one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]:
             file.chmod(0o666 & ~mask)
+
+
+def gib_in(folder: Path) -> float:
+    """Size of a folder's files in GiB, with three digits."""
+    return round(sum(path.stat().st_size for path in folder.iterdir()) / 2**30, 3)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from peft import PeftModel, load_peft_weights
 from safetensors.torch import load_file, save_file
 
 from posttrain.errors import ConfigError, PosttrainError, Problem
-from posttrain.models.disk import as_umask_says, starting_anew, writing
+from posttrain.models.disk import as_umask_says, gib_in, starting_anew, writing
 from posttrain.models.fingerprint import template_fingerprint
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, Source, adapter_base, hub_folder
@@ -127,7 +127,7 @@ def _whole(
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=named,
         tied=is_tied(model),
-        gib=_gib(output),
+        gib=gib_in(output),
         rounding=far,
         chat_template=bool(loaded.tokenizer.chat_template),
         loads_with=by,
@@ -196,7 +196,7 @@ def _adapter(
         save_file({key: t.contiguous() for key, t in tensors.items()}, output / path.name, metadata={"format": "pt"})
         with saved_padding(loaded.model, loaded.tokenizer):
             loaded.tokenizer.save_pretrained(output)
-        noted = _noted(folder)
+        noted = read_notes(folder).get("base_fingerprint")
         write_notes(output, loaded.tokenizer, base=noted, head=head_of_model(loaded.model))
         base = adapter_base(output) or ""
         card = _card(name, None, merged=False, base=base, fingerprint=noted)
@@ -224,7 +224,7 @@ def _adapter(
         parameters=sum(t.numel() for t in tensors.values()),
         dtype=", ".join(sorted(kinds)),
         tied=is_tied(loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model),
-        gib=_gib(output),
+        gib=gib_in(output),
         rounding=far,
         chat_template=bool(loaded.tokenizer.chat_template),
         loads_with="PEFT" if isinstance(loaded.model, PeftModel) else "posttrain only; without --adapter for others",
@@ -238,15 +238,6 @@ def _is_path(base: str) -> bool:
         return False
     path = Path(base).expanduser()
     return path.is_absolute() or path.exists() or base.startswith(".") or "\\" in base or base.count("/") > 1
-
-
-def _noted(folder: Path) -> str | None:
-    found = read_notes(folder).get("base_fingerprint")
-    return str(found) if found is not None else None
-
-
-def _gib(folder: Path) -> float:
-    return round(sum(path.stat().st_size for path in folder.iterdir()) / 2**30, 3)
 
 
 def _card(name: str, dtype: str | None, *, merged: bool, base: str = "", fingerprint: str | None = None) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "base_fingerprint",
     "check_base",
     "check_template",
+    "file_fingerprint",
     "remember_base",
     "remembered_base",
     "stored_weights",
@@ -153,9 +154,14 @@ def _adapter_fingerprint(name: str) -> str | None:
         return None
     for weights in (folder / "adapter_model.safetensors", folder / "adapter_model.bin"):
         if weights.is_file():
-            with weights.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            return file_fingerprint(weights)[:16]
     return None
+
+
+def file_fingerprint(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:

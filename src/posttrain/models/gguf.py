@@ -47,7 +47,10 @@ def check_gguf(path: Path) -> GgufHeader:
     header = read_header(path)
     if find_spec("gguf") is None:
         raise MissingError(Problem(str(path), "a GGUF file needs the package gguf", "pip install 'posttrain[gguf]'"))
+    import transformers
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     sizes = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
     names = {int(kind): kind.name for kind in GGMLQuantizationType}
@@ -62,21 +65,13 @@ def check_gguf(path: Path) -> GgufHeader:
     has = path.stat().st_size
     if has < needed:
         raise PosttrainError(Problem(str(path), f"is cut short: it has {has} bytes of {needed}", COPY))
-    _check_architecture(header)
-    return header
-
-
-def _check_architecture(header: GgufHeader) -> None:
-    import transformers
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-
     known = {*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS}
     spelled = header.architecture.replace("-", "_")
     if not {header.architecture, spelled, header.architecture.replace("moe", "_moe")} & known:
         cause = f"is of architecture '{header.architecture}', which transformers {transformers.__version__} cannot read"
         mend = "use the model's own folder in safetensors, or a newer transformers"
         raise PosttrainError(Problem(str(header.path), cause, mend))
+    return header
 
 
 def memory_line(header: GgufHeader, bytes_each: int = 4) -> str:

@@ -18,6 +18,7 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.models.load import LoadedModel, LoadOptions, load_model, load_with
 from posttrain.models.names import resolve
 from posttrain.models.notes import HEAD_KEY, HEADS, Head, HeadNotes, head_modules, notes_in, saved_head
+from posttrain.models.tensors import tensors_in
 from posttrain.models.vocabulary import padding_of_files
 
 if TYPE_CHECKING:
@@ -64,10 +65,11 @@ def load_head_model(
         labels = kept.labels  # the order is the folder's
     own = kept.settings if kept is not None else {}
     wanted = HeadNotes(head, tuple(labels), dict(settings if settings is not None else own))
-    wanted = wanted._replace(seed=kept.seed if kept is not None and kept.labels == wanted.labels else seed)
-    if kept is not None and kept.labels == wanted.labels and (Path(resolve(name)) / "adapter_config.json").is_file():
+    same = kept is not None and kept.labels == wanted.labels
+    wanted = wanted._replace(seed=kept.seed if kept is not None and same else seed)
+    if kept is not None and same and (Path(resolve(name)) / "adapter_config.json").is_file():
         _check_adapter(name, kept.modules)
-    maker = _Maker(wanted, say, quiet=kept is not None and kept.labels == wanted.labels)
+    maker = _Maker(wanted, say, quiet=same)
     loaded = load_with(name, maker.make, **options)
     loaded.model.config.get_text_config().pad_token_id = loaded.tokenizer.pad_token_id
     if (stand_in := padding_of_files(loaded.tokenizer)) is not None:
@@ -202,14 +204,11 @@ def _own_parts(model: Any) -> tuple[str, ...]:
 
 def _check_adapter(name: str, modules: Sequence[str]) -> None:
     """PosttrainError when an adapter does not contain the head that its base lacks."""
-    from safetensors import safe_open
-
     path = Path(resolve(name)) / "adapter_model.safetensors"
     if not path.is_file():
         raise PosttrainError(Problem(name, "an adapter with a head must be stored as safetensors", "save it again"))
-    with safe_open(str(path), "pt") as file:
-        keys = [f".{key}" for key in file.keys()]  # noqa: SIM118  # not a dict
-    lacking = [module for module in modules if not any(f".{module}." in key for key in keys)]
+    keys = tensors_in(path)
+    lacking = [module for module in modules if not any(f".{module}." in f".{key}" for key in keys)]
     if lacking:
         cause = f"lacks the head ({', '.join(lacking)}); it would be random"
         raise PosttrainError(Problem(str(path), cause, "take the whole adapter"))

@@ -132,16 +132,11 @@ def _tried(core: Any) -> bool:
     line = lay_line(rows, asked)
     try:
         with torch.no_grad(), at_rest(core):
-            expected = _states(core, input_ids=rows)[asked]
-            found = _states(core, input_ids=line.ids, position_ids=line.positions, attention_mask=line.mask)
+            inputs = {"input_ids": line.ids, "position_ids": line.positions, "attention_mask": line.mask}
+            expected = core.base_model(input_ids=rows, use_cache=False).last_hidden_state[asked]
+            found = core.base_model(**inputs, use_cache=False).last_hidden_state
     except torch.OutOfMemoryError:
         raise
     except UNFIT:  # the model does not take these arguments: its rows are read as rows
         return False
     return float((found[0][line.asked] - expected).abs().max()) <= TOLERANCE * max(1.0, float(expected.std()))
-
-
-def _states(core: Any, **inputs: Tensor) -> Tensor:
-    """Hidden states (B, T, D) before the output head."""
-    states: Tensor = core.base_model(**inputs, use_cache=False).last_hidden_state
-    return states

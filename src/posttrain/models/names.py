@@ -83,8 +83,11 @@ def near_model(name: str) -> str | None:
 
 def _is_model(folder: Path) -> bool:
     """Whether a folder or file looks like a model."""
-    named = any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
-    return named or is_gguf(folder) or (folder / _MODEL).is_dir()
+    return _has_config(folder) or is_gguf(folder) or (folder / _MODEL).is_dir()
+
+
+def _has_config(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
 
 
 def told(name: str) -> str:
@@ -127,7 +130,7 @@ def _real() -> str:
 def _in_folder(name: str) -> str:
     """A model folder itself; the model of a training's folder; or the only GGUF file of another folder."""
     folder = Path(name)
-    if any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+    if _has_config(folder):
         return name
     if _is_run(folder):
         return _of_run(folder)

@@ -5,7 +5,6 @@ Everything that loads or saves models imports this module, and it imports none o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -103,8 +102,7 @@ def saved_head(name: str, *, offline: bool = True) -> HeadNotes | None:
     """The head of a model, read without its weights; None for language models, and for what is not here."""
     folder = Path(resolve(name))
     if (folder / "adapter_config.json").is_file():
-        notes = folder / NOTES_FILE
-        found = json.loads(notes.read_text(encoding="utf-8")).get(HEAD_KEY) if notes.is_file() else None
+        found = read_notes(folder).get(HEAD_KEY)
         return _from_json(found) if found is not None else None
     if is_gguf(folder) or (folder.is_dir() and not (folder / "config.json").is_file()):
         return None

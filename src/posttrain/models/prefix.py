@@ -187,14 +187,11 @@ def over(inner: Callable[[nn.Module], Callable[..., Any]], causal_without_mask: 
     return attention
 
 
-def _eager(module: nn.Module) -> Callable[..., Any]:
-    """The model family's own attention function, from the module of its classes."""
-    return vars(sys.modules[type(module).__module__])["eager_attention_forward"]
-
-
 AttentionInterface.register(SDPA, over(lambda module: sdpa_attention_forward, True))
 AttentionMaskInterface.register(SDPA, sdpa_mask)
-AttentionInterface.register(EAGER, over(_eager, False))
+# the model family's own attention function is in the Python module of its classes
+eager = over(lambda module: vars(sys.modules[type(module).__module__])["eager_attention_forward"], False)
+AttentionInterface.register(EAGER, eager)
 AttentionMaskInterface.register(EAGER, eager_mask)
 
 

@@ -70,14 +70,6 @@ def read_prefix(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _kind_of(tensors: Mapping[str, Tensor]) -> tuple[str, int | None]:
-    """The projection (none, v1, v2) and its hidden width."""
-    if len(tensors) == 1:
-        return "none", None
-    wide = tensors["embedding.weight"].shape[1] == tensors["trans.2.weight"].shape[0]
-    return "v2" if wide else "v1", tensors["trans.0.weight"].shape[0]
-
-
 def from_file(
     model: PreTrainedModel, path: Path, settings: Mapping[str, Any], *, fixed: Collection[str] = ()
 ) -> Prefix:
@@ -86,9 +78,11 @@ def from_file(
     PosttrainError naming both shapes where they differ from the model's.
     """
     tensors = read_prefix(path)
-    projection, size = _kind_of(tensors)
-    decided = {"tokens": tensors["embedding.weight"].shape[0], "projection": projection}
-    decided |= {"projection_size": size} if size is not None else {}
+    tokens, width = tensors["embedding.weight"].shape
+    decided = {"tokens": tokens, "projection": "none"}
+    if len(tensors) > 1:
+        decided["projection"] = "v2" if width == tensors["trans.2.weight"].shape[0] else "v1"
+        decided["projection_size"] = tensors["trans.0.weight"].shape[0]
     wrong = [
         Problem(
             str(path), f"{name} is {value} in the file and {settings[name]} in the configuration", f"leave {name} out"
@@ -123,7 +117,9 @@ def prefix_model(
     base: the base's name; None for the one that an adapter folder names. settings: for a file, which has none.
     ConfigError when a file is given without a base, or an adapter folder would only be copied.
     """
-    config = _config_in(path)
+    at = path / "adapter_config.json"
+    found = json.loads(at.read_text(encoding="utf-8")) if at.is_file() else {}
+    config = found if found.get("posttrain_tuner") == Prefix.kind else None
     if config is not None and not flatten:
         raise ConfigError(Problem(str(path), "is an adapter of posttrain already", "--flatten drops its projection"))
     if config is None and base is None:
@@ -138,12 +134,3 @@ def prefix_model(
     if flatten:
         prefix.flatten()
     return loaded
-
-
-def _config_in(path: Path) -> dict[str, Any] | None:
-    """adapter_config.json of posttrain's folder of a prefix; None for files of ChatGLM's code."""
-    at = path / "adapter_config.json"
-    if not at.is_file():
-        return None
-    found = json.loads(at.read_text(encoding="utf-8"))
-    return dict(found) if found.get("posttrain_tuner") == Prefix.kind else None

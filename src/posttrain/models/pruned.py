@@ -81,7 +81,7 @@ class GatedChange(Change):
         super().__init__(owner, name, at)
         self.rate = float(owner.settings["gate_rate"])
         self.gates: nn.Parameter | None = None
-        self._seen: Callable[[], Tensor | None] = lambda: None
+        self._seen: Callable[[], Tensor | None] | None = None
         if gated:
             self.values = nn.Parameter(torch.zeros(size))
             self.gates = nn.Parameter(torch.zeros(size))
@@ -118,7 +118,7 @@ class GatedChange(Change):
         """After a gradient of the gates has arrived: add the penalty's, once in each step, in which the gradient is a
         new tensor."""
         assert gates.grad is not None
-        if gates.grad is self._seen():
+        if self._seen is not None and gates.grad is self._seen():
             return
         with torch.no_grad():
             opening = torch.sigmoid(self.alpha() - math.log(-LOW / HIGH))
@@ -133,8 +133,4 @@ class GatedChange(Change):
 
     def __getstate__(self) -> dict[str, Any]:
         """A weak reference cannot be copied; a copy has seen no gradient."""
-        return self.__dict__ | {"_seen": _nothing}
-
-
-def _nothing() -> None:
-    return None
+        return self.__dict__ | {"_seen": None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.disk import whole_folder
-from posttrain.models.fingerprint import remembered_base, template_fingerprint
+from posttrain.models.fingerprint import file_fingerprint, remembered_base, template_fingerprint
 from posttrain.models.notes import FILES_KEY, HEAD_KEY, NOTES_FILE, HeadNotes, head_of_model
 from posttrain.models.vocabulary import own_padding
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TRAINED_IN", "file_fingerprint", "save_model", "saved_padding", "write_notes"]
+__all__ = ["TRAINED_IN", "save_model", "saved_padding", "write_notes"]
 
 TRAINED_IN = "trained_in"
 """Key of `posttrain.json`: the precision that the weights had in memory when they are stored in another one."""
@@ -40,38 +39,25 @@ def write_notes(
     """Write `posttrain.json`; call it after all other files are written.
 
     base: fingerprint of an adapter's base; head: an adapter's (a model's own is in config.json); trained_in: the
-    precision in memory, where the weights are stored in another one; hashed: add the fingerprints of all files.
+    precision in memory, where the weights are stored in another one; hashed: add the fingerprints of all other files,
+    except the card, which people edit.
     """
     import torch
     import transformers
 
     from posttrain import __version__
 
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in (NOTES_FILE, "README.md")]
     notes: dict[str, Any] = {
         "template_fingerprint": template_fingerprint(tokenizer),
         **({"base_fingerprint": base} if base is not None else {}),
         **({HEAD_KEY: head.to_json()} if head is not None else {}),
         **({TRAINED_IN: trained_in} if trained_in is not None else {}),
-        **({FILES_KEY: file_fingerprints(folder)} if hashed else {}),
+        **({FILES_KEY: {path.name: file_fingerprint(path) for path in paths}} if hashed else {}),
         "versions": {"posttrain": __version__, "transformers": transformers.__version__, "torch": torch.__version__},
     }
     text = json.dumps(notes, indent=2, ensure_ascii=False) + "\n"
     (folder / NOTES_FILE).write_text(text, encoding="utf-8", newline="\n")
-
-
-def file_fingerprints(folder: Path) -> dict[str, str]:
-    """Name -> fingerprint of every file except the notes and the card, which people edit."""
-    return {
-        path.name: file_fingerprint(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name not in (NOTES_FILE, "README.md")
-    }
-
-
-def file_fingerprint(path: Path) -> str:
-    """The sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_model(

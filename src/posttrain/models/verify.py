@@ -17,14 +17,13 @@ import transformers
 from peft import PeftModel
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models.fingerprint import template_fingerprint
+from posttrain.models.fingerprint import file_fingerprint, template_fingerprint
 from posttrain.models.gguf_header import is_gguf
 from posttrain.models.heads import load_any
 from posttrain.models.load import TOKENIZER_FILES, Source, adapter_base, check_folder, hub_folder, stop_ids
 from posttrain.models.merge_adapter import COARSE, TOLERANCE, relative_distance, some_logits
 from posttrain.models.names import resolve
 from posttrain.models.notes import FILES_KEY, NOTES_FILE, read_notes, saved_head
-from posttrain.models.save import file_fingerprint
 from posttrain.models.tensors import stored_dtype, tensors_in, weight_files
 
 __all__ = ["Check", "verify_model"]
