@@ -1,7 +1,7 @@
 """Batched decoding on token ids: shared prefixes read once, a KV cache, a batch that is refilled as answers end.
 
-`refill.py` runs the batch, `prefixes.py` finds prompts that share a prefix, `sampling.py` picks the next token,
-`stops.py` finds stop strings. A model whose cache can not be cut and joined takes the plain path of `one_length.py`.
+`refill.py` finds prompts that share a prefix and runs the batch, `sampling.py` picks the next token, `stops.py` finds
+stop strings. A model whose cache can not be cut and joined takes the plain path of `one_length.py`.
 `benchmarks/generation.py` compares with `model.generate`.
 """
 
@@ -21,9 +21,8 @@ from posttrain.inference.flat import stepping
 from posttrain.inference.kv_cache import why_plain
 from posttrain.inference.locations import location_of, refuse
 from posttrain.inference.one_length import answer_by_length
-from posttrain.inference.prefixes import groups_of
 from posttrain.inference.protocol import Usage
-from posttrain.inference.refill import Answers, RefilledBatch
+from posttrain.inference.refill import Answers, RefilledBatch, groups_of
 from posttrain.inference.sampling import Sampling
 from posttrain.inference.stops import StopWatch
 from posttrain.models.adapters import virtual_positions

@@ -14,7 +14,7 @@ from posttrain.data.joined import continued
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import DataError, TemplateError
 from posttrain.inference.decode import unfit
-from posttrain.inference.locations import among, each, location_of, refuse
+from posttrain.inference.locations import among, each, refuse
 from posttrain.inference.plain import TokenPair, cut_left, encode_plain, plain_pair, prefix_token, rolling_windows
 from posttrain.inference.protocol import Plain, Prompt, Respondent, Scored, Told, nobody
 from posttrain.models.vocabulary import outside
@@ -90,10 +90,6 @@ class PromptEncoder:
             except DataError:  # a template that training refuses
                 pass
         return Pair(self.encode(prompt), self._continuation(prompt, answer), end)
-
-    def check_known(self, rows: Sequence[Sequence[int]], what: str, known: int) -> None:
-        """DataError for texts with tokens beyond the `known` that a model has embeddings for."""
-        refuse((outside(location_of(what, i), ids, known, self.tokenizer) for i, ids in enumerate(rows)), len(rows))
 
     def spells_control(self, answer: str, prompt: Prompt = "") -> bool:
         """Whether an answer to be scored holds a control token, or makes one together with the end of its prompt."""

@@ -120,12 +120,8 @@ def said_labels(
 
 def classify(loaded: LoadedModel, texts: Sequence[str | tuple[str, str]]) -> list[Classified]:
     """The class of each text, or of each pair. Texts that are too long are read from their start, and say so."""
-    records = [
-        LabelledText(text, (), f"text {i + 1}", gold=False)
-        if isinstance(text, str)
-        else LabelledText(text[0], (), f"text {i + 1}", text[1], gold=False)
-        for i, text in enumerate(texts)
-    ]
+    pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+    records = [LabelledText(one, (), f"text {i + 1}", two, gold=False) for i, (one, two) in enumerate(pairs)]
     return classify_records(loaded, records)
 
 

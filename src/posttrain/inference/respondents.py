@@ -17,7 +17,7 @@ from posttrain.data.records import Message
 from posttrain.errors import PosttrainError
 from posttrain.inference.decode import Decoded, context_limit, decode
 from posttrain.inference.encoding import TokenRespondent, spoken
-from posttrain.inference.locations import each
+from posttrain.inference.locations import each, location_of, refuse
 from posttrain.inference.packed import packed
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.protocol import (
@@ -38,7 +38,7 @@ from posttrain.inference.stops import cut_at_stop
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import tick
-from posttrain.models.vocabulary import rows_of
+from posttrain.models.vocabulary import outside, rows_of
 
 __all__ = ["ModelRespondent", "PromptedRespondent"]
 
@@ -141,7 +141,8 @@ class ModelRespondent(TokenRespondent):
 
     def check_tokens(self, rows: Sequence[Sequence[int]], what: str) -> None:
         """DataError for texts with tokens that the model has no embeddings for."""
-        self.check_known(rows, what, rows_of(self.model))
+        known = rows_of(self.model)
+        refuse((outside(location_of(what, i), ids, known, self.tokenizer) for i, ids in enumerate(rows)), len(rows))
 
     def _score(self, coded: Sequence[TokenPair], on_scored: Told) -> list[Scored]:
         self.check_tokens([[*pair.context, *pair.continuation] for pair in coded], "request")

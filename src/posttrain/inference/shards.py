@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+import torch
+import torch.distributed as dist
+
 from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.locations import among, located, location_of
 from posttrain.inference.protocol import (
@@ -53,9 +56,6 @@ def block(n: int, index: int, of: int) -> range:
 @contextmanager
 def sharing() -> Iterator[None]:
     """While this lasts, processes can send each other plain values (Gloo). Each has its own GPU, if there is one."""
-    import torch
-    import torch.distributed as dist
-
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("gloo")  # results are small Python values; tensors stay where they are
@@ -67,16 +67,12 @@ def sharing() -> Iterator[None]:
 
 def _share(value: list[Any]) -> list[Any]:
     """Process 0's value, in every process."""
-    import torch.distributed as dist
-
     dist.broadcast_object_list(value, src=0)
     return value
 
 
 def _together(part: Any) -> list[Any]:
     """Every process's part, in every process, in order."""
-    import torch.distributed as dist
-
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, part)
     return parts
@@ -84,8 +80,6 @@ def _together(part: Any) -> list[Any]:
 
 def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[str, Any]) -> list[Any]:
     """Every process's part of a call, in order: its results, its problems (none, or this raises), its usage so far."""
-    import torch.distributed as dist
-
     own = block(len(items), dist.get_rank(), dist.get_world_size())
     mine = [items[i] for i in own]
     calls: dict[str, Callable[..., list[Any]]] = {
@@ -143,8 +137,6 @@ class ShardedRespondent(Wrapper):
         _share([None])
 
     def _call(self, method: str, items: Sequence[Any], told: Told, **settings: Any) -> list[T]:
-        import torch.distributed as dist
-
         results: list[T] = []
         size = CHUNK * dist.get_world_size()
         for start in range(0, len(items), size):

@@ -113,7 +113,7 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
     on it (LoRA) and for its copies (`alike`)."""
     inner = core(model)
     known = _known.setdefault(inner, _Known())
-    reach = _reach(model, longest)
+    reach = _reach(numbers_of(model), longest)
     with taking_masks(model, say):
         attention = inner.config.get_text_config()._attn_implementation
         key = (reach, attention, virtual_positions(model), inner.dtype, inner.device.type)
@@ -126,20 +126,18 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
     return found
 
 
-def _reach(model: Any, widest: int) -> int:
+def _reach(config: dict[str, Any], widest: int) -> int:
     """The longest text of fewer than `widest` tokens beyond which the configuration says that something changes: a
     window, a chunk, another scale of the positions; 0 where nothing does.
     """
-    return max((length for length in _lengths(numbers_of(model)) if 1 < length < widest), default=0)
-
-
-def _lengths(config: dict[str, Any]) -> Iterator[int]:
+    longest = 0
     for key, value in config.items():
         named = any(w in str(key) for w in CHANGES) and not any(w in str(key) for w in NO_LENGTHS)
         if isinstance(value, dict):
-            yield from _lengths(value)
-        elif named and isinstance(value, int):
-            yield value
+            longest = max(longest, _reach(value, widest))
+        elif named and isinstance(value, int) and 1 < value < widest:
+            longest = max(longest, value)
+    return longest
 
 
 def _tried_exactly(model: Any, reach: int) -> Support | None:
@@ -246,7 +244,7 @@ def _expected(model: Any, pairs: list[TokenPair]) -> list[Tensor]:
 def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
     """By how many nats the model differs from itself when its inputs are rounded otherwise, in plain passes; 0 in half
     precision, whose rounding `COARSE` covers."""
-    if core(model).dtype not in (torch.float32, torch.float64):
+    if core(model).dtype.itemsize < 4:
         return 0.0
     draw = torch.Generator().manual_seed(0)
 

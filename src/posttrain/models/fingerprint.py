@@ -226,7 +226,7 @@ def check_template(
 ) -> None:
     """TemplateError when the weights were trained with another template than this tokenizer's.
 
-    Weights without `posttrain.json` (not made by posttrain) pass.
+    Weights without `posttrain.json` (not made by posttrain) pass, and names that are no folders.
     """
     folder = Path(resolve(str(folder_or_name)))
     saved = read_notes(folder).get("template_fingerprint")

@@ -21,7 +21,7 @@ from posttrain.models.fingerprint import check_base, check_template
 from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_gguf
 from posttrain.models.gguf_header import is_gguf, read_header
 from posttrain.models.meter import counting_tensors
-from posttrain.models.names import is_folder, near_model, resolve
+from posttrain.models.names import near_model, resolve
 from posttrain.models.notes import cannot_generate, notes_in, saved_head
 from posttrain.models.vocabulary import (
     keep_padding_inside,
@@ -123,8 +123,7 @@ def load_with(name: str, make: Maker, **options: Unpack[LoadOptions]) -> LoadedM
     way = _Way(make, device, options.get("dtype", "auto"), _for_transformers(**how))
     model = _load(name, way, options.get("adapter_merged", False), within=())
     tokenizer = load_tokenizer(name, **how)
-    if is_folder(name):
-        check_template(name, tokenizer, allow_mismatch=options.get("allow_template_mismatch", False))
+    check_template(name, tokenizer, allow_mismatch=options.get("allow_template_mismatch", False))
     keep_padding_inside(model, tokenizer, name)
     pad_alike(model, tokenizer)
     model.eval()

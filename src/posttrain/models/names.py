@@ -12,7 +12,7 @@ from pathlib import Path
 from posttrain.errors import MissingError, Problem
 from posttrain.models.gguf_header import SUFFIX, is_gguf
 
-__all__ = ["POCKET", "REAL", "REAL_FOLDER", "REAL_VARIABLE", "is_folder", "near_model", "resolve", "say_taken", "told"]
+__all__ = ["POCKET", "REAL", "REAL_FOLDER", "REAL_VARIABLE", "near_model", "resolve", "say_taken", "told"]
 
 POCKET = ("base", "chat")
 """The models in the box: `pocket:base` and `pocket:chat`."""
@@ -157,8 +157,3 @@ def _of_run(folder: Path) -> str:
     if newest is not None:
         mend += f", or name a checkpoint: {newest}"
     raise MissingError(Problem(str(folder), "this training has not finished: there is no model in it yet", mend))
-
-
-def is_folder(name: str) -> bool:
-    """Whether the name, resolved, is a folder on this disk."""
-    return Path(resolve(name)).is_dir()
