@@ -76,8 +76,7 @@ class PromptEncoder:
 
     def encode_pair(self, prompt: Prompt, answer: str) -> Pair:
         """Prompt and answer as training sees them: the template says how the answer follows and ends. TemplateError
-        where the prompt holds a control token; one in the answer is read as its letters.
-        """
+        where the prompt holds a control token; one in the answer is read as its letters."""
         end = [] if isinstance(prompt, Plain) or self.end_of_turn is None else [self.end_of_turn]
         if self.spells_control(answer, prompt):
             return Pair(self.encode(prompt), self._spelt(answer), end)
@@ -122,8 +121,7 @@ class PromptEncoder:
 
     def _continuation(self, prompt: Prompt, answer: str) -> list[int]:
         """The answer as it continues the prompt. After plain text: after a space, unless one of the two is Chinese.
-        After a template's tag: as after a line break, which keeps tokenizers from adding a space of their own.
-        """
+        After a template's tag: as after a line break, which keeps tokenizers from adding a space of their own."""
         if not self.tokenizer.chat_template and isinstance(prompt, str):
             spaced = prompt[-1:].isascii() and answer[:1].isascii() and not prompt[-1:].isspace()
             return continued(prompt, f" {answer}" if spaced and answer else answer, self.tokenizer)
@@ -187,8 +185,7 @@ class TokenRespondent(PromptEncoder, Respondent):
 
 class PromptReader(PromptEncoder):
     """Checks prompts for a model whose weights are not loaded. rows: tokens that it has embeddings for, None where that
-    is not known; limit: its positions.
-    """
+    is not known; limit: its positions."""
 
     def __init__(self, tokenizer: Any, rows: int | None, limit: int) -> None:
         self.tokenizer, self.rows, self.limit = tokenizer, rows, limit
@@ -196,8 +193,7 @@ class PromptReader(PromptEncoder):
 
     def check(self, prompts: Sequence[Prompt], *, scored: bool = False) -> None:
         """DataError with all that is wrong with prompts. scored: answers to them are scored, not written, so that a
-        prompt may fill the positions.
-        """
+        prompt may fill the positions."""
         each("prompt", prompts, lambda prompt: self._read(self.encode(prompt), written=not scored))
 
     def check_documents(self, texts: Sequence[str]) -> None:

@@ -143,10 +143,8 @@ def classify_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Cla
 
 
 def said_tags(logits: Tensor, row: TagRow, labels: Sequence[str]) -> Tagged:
-    """The likeliest tag of each token, from the logits (T, C) of the piece that stands for it.
-
-    A token of which the tokenizer makes nothing gets `O`, or the first tag where there is no `O`, with probability 0.
-    """
+    """The likeliest tag of each token, from the logits (T, C) of the piece that stands for it. A token of which the
+    tokenizer makes nothing gets `O`, or the first tag where there is no `O`, with probability 0."""
     chances, best = logits.float().softmax(-1).max(-1)  # (T,)
     chance, number = chances.tolist(), best.tolist()
     nothing = "O" if "O" in labels else labels[0]
@@ -187,10 +185,8 @@ class WindowScores(NamedTuple):
 
 
 def window_scores(start: Tensor, end: Tensor, row: SpanRow, max_answer_tokens: int) -> WindowScores:
-    """The best span of a window, from its logits (T,): first token before the last, at most so many of them.
-
-    Only pieces of the text can be an answer. A window of an empty text has the span -inf.
-    """
+    """The best span of a window, from its logits (T,): first token before the last, at most so many of them. Only
+    pieces of the text can be an answer. A window of an empty text has the span -inf."""
     count = len(row.offsets)
     null = float(start[row.null] + end[row.null])
     if not count:

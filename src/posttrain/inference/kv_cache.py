@@ -1,9 +1,9 @@
 """The cache of a running batch: keys and values with room for new tokens, cut and joined by rows.
 
-Every layer keeps all keys, a layer with a sliding window too: the window is part of the mask, which transformers builds
-from columns (`masking_utils.sliding_window_overlay`). Rows are padded on the left and have no holes, so columns are as
-far apart as positions, and padding may be cut off or added without changing what a row sees. A cache layer that forgets
-what is outside the window cannot do that: rows of different lengths have different windows.
+Every layer keeps all keys; a sliding window is part of the mask, which transformers builds from columns
+(`masking_utils.sliding_window_overlay`). Rows are padded on the left and have no holes, so columns are as far apart as
+positions, and padding may be cut off or added without changing what a row sees. A cache layer that forgets what is
+outside the window cannot do that: rows of different lengths have different windows.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ class _RoomyLayer(DynamicLayer):
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor | None]], width: int, room: int) -> Tensor:
     """The last `width` columns of chosen rows (None: all) of several tensors, one below another, aligned at the right.
-
-    Columns added on the left are zero: they are masked, but a mask does not stop a NaN.
-    """
+    Columns added on the left are zero: they are masked, but a mask does not stop a NaN."""
     first, _ = parts[0]
     count = sum(len(tensor) if rows is None else len(rows) for tensor, rows in parts)
     whole = first.new_empty(count, first.shape[1], width + room, first.shape[3])
@@ -111,8 +109,7 @@ class Part(NamedTuple):
 
 class RunningCache(Cache):
     """Rows of several caches in one of `width` columns with room for `room` more. The given caches are emptied layer by
-    layer, so that at most one layer is held twice.
-    """
+    layer, so that at most one layer is held twice."""
 
     def __init__(self, parts: Sequence[Part], width: int, room: int) -> None:
         layers: list[Any] = []
@@ -129,8 +126,7 @@ class RunningCache(Cache):
 
 def expanded(prefix: Cache, pads: Tensor) -> DynamicCache:
     """A prefix's cache of one row of P columns for several rows, each with pads (B,) more columns of padding on its
-    left and so many fewer of the prefix's last columns.
-    """
+    left and so many fewer of the prefix's last columns."""
     grown = DynamicCache()
     for number, layer in enumerate(prefix.layers):
         if layer.keys is None:

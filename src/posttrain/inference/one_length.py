@@ -1,8 +1,8 @@
-"""Decoding for models whose cache can not be cut and joined: rows of equal length together, no padding, no refilling.
+"""Decoding for models whose cache cannot be cut and joined: rows of equal length together, no padding, no refilling.
 
 What a model remembers is given back to it unchanged, under the name under which it came. Whether that is right is tried
-once per model on a few tokens: RWKV of transformers 5.23, for example, mixes the rows of a batch. A model whose memory
-is wrong, or that has none, reads the whole text again for every token.
+once per model: RWKV of transformers 5.23, for example, mixes the rows of a batch. A model whose memory is wrong, or
+that has none, reads the whole text again for every token.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ COARSE = 0.1
 
 class Way(NamedTuple):
     """How to go on after the first token. memory: the name of what the model remembers, None: the whole text is read
-    again; together: several rows are read in one forward pass.
-    """
+    again; together: several rows are read in one forward pass."""
 
     memory: str | None
     together: bool

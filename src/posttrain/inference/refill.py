@@ -7,13 +7,12 @@ Rows are padded on the left, so every row's last token is in the last column and
     leaving    an answer is told when it ends; its row leaves when a quarter of the rows have ended (or all), or when
                the room for new columns is used up, because leaving copies what stays
     joining    at the same moments as many waiting prompts join as the budget takes; prompts of one group and of similar
-               length in one forward pass; then all parts are copied once into a new buffer, without the columns that no
-               row needs any more
+               length in one forward pass; then all parts are copied once into a new buffer, without unused columns
     prefixes   a group's prefix is read once, in a batch of one, and kept until the last of the group has joined
 
 A row that is n tokens shorter than the longest beside it reads the last n tokens of the prefix once more, instead of
-padding: rows stay without holes. A row is copied a few times, not at every token.
-"""  # fmt: skip
+padding: rows stay without holes.
+"""
 
 from __future__ import annotations
 
@@ -65,11 +64,9 @@ class _Best(NamedTuple):
 
 
 def groups_of(prompts: Sequence[Sequence[int]]) -> list[Group]:
-    """The prompts in groups that share a prefix, so that one level of sharing saves (nearly) the most tokens.
-
-    At each node of the prefix tree, the branches keep their own groups or join one at the node. Longest prompts first,
-    among the groups and within them.
-    """
+    """The prompts in groups that share a prefix, so that one level of sharing saves (nearly) the most tokens; longest
+    prompts first, among the groups and within them. At each node of the prefix tree, the branches keep their own groups
+    or join one at the node."""
     tree = Tree([(prompt, (0,)) for prompt in prompts])
     best: list[_Best] = [_Best([], [], 0, 0)] * len(tree.end)
     for node in range(len(tree.end) - 1, -1, -1):
@@ -104,11 +101,8 @@ def _joined(length: int, branches: Sequence[_Best]) -> _Best:
 
 
 class Answers:
-    """The answers so far.
-
-    limits: the most tokens of each; met: whether an answer's tokens end it; on_done: told each prompt's
-    number, tokens and whether it stopped by itself.
-    """
+    """The answers so far. limits: the most tokens of each; met: whether an answer's tokens end it; on_done: told each
+    prompt's number, tokens and whether it stopped by itself."""
 
     def __init__(
         self,

@@ -1,7 +1,6 @@
 """Respondents of this machine: a loaded model, and anything that answers when told a text with every prompt.
 
-How a prompt becomes tokens is `data.chat.encode_prompt`'s business, the same that training uses; what exams may ask is
-in `inference/protocol.py`.
+`data.chat.encode_prompt`, which training uses too, makes tokens of prompts.
 """
 
 from __future__ import annotations
@@ -164,9 +163,8 @@ class ModelRespondent(TokenRespondent):
 class PromptedRespondent(Wrapper):
     """A respondent that is told `text` with every prompt (the method `prompt`: change nothing but what it reads).
 
-    role `user`: the text stands before the user's last words, on lines of its own. The default, since it works with
-    every template and with base models. role `system`: the text is the system message (before one that is there); the
-    template must take one.
+    role `user` (works with every template and with base models): the text stands before the user's last words, on lines
+    of its own; `system`: it is the system message (before one that is there); the template must take one.
     """
 
     def __init__(

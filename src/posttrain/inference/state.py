@@ -23,9 +23,7 @@ KEEP_S = 20.0
 
 class StateFile:
     """A respondent's state after the first items of an exam. Nothing is done for one without a state; without a path
-    nothing is kept.
-
-    items: in the order in which they are asked, each item's key, and all that its answer depends on.
+    nothing is kept. items: in the order in which they are asked, each item's key, and all that its answer depends on.
     """
 
     def __init__(self, path: Path | None, respondent: Respondent, items: Mapping[str, str]) -> None:
@@ -35,8 +33,7 @@ class StateFile:
 
     def resume(self, done: MutableMapping[str, Any]) -> None:
         """Put the respondent into the state in which the rest is asked: the one that was kept, or the state of `reset`.
-        Answers that came after that state leave `done`, which holds them by item.
-        """
+        Answers that came after that state leave `done`, which holds them by item."""
         order = list(self.items)
         answered = next((i for i, key in enumerate(order) if key not in done), len(order))
         if not self.respondent.stateful or answered == len(order):

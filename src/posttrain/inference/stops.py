@@ -1,8 +1,8 @@
 """Stop strings: an answer ends before the first of them, wherever tokens and characters are cut.
 
 A string may be split over tokens, begin inside one, or hold a character whose bytes come one by one, so texts are
-compared and not tokens. `StopWatch` decodes a window of the last tokens after each new one, and the whole answer only
-when the window shows a stop string.
+compared. `StopWatch` decodes a window of the last tokens after each new one, and the whole answer only when the window
+shows a stop string.
 """
 
 from __future__ import annotations
@@ -46,11 +46,9 @@ class StopWatch:
         return False
 
     def _move(self, ids: list[int], window: str) -> None:
-        """Begin the window later: where it reads as the end of the longer window and no character is torn.
-
-        No stop string can appear before the new beginning: later tokens change the last characters only, and at least
-        `reach` of them stay in the window.
-        """
+        """Begin the window later: where it reads as the end of the longer window and no character is torn. Later tokens
+        change the last characters only, and at least `reach` of them stay, so no stop string can appear before the
+        window."""
         for begin in range(len(ids) - 1, self.begin, -1):
             text = self.text_of(ids[begin:])
             if len(text) >= self.reach and not text.startswith(BROKEN) and window.endswith(text):

@@ -1,9 +1,8 @@
 """An answer shown while it is generated: only text that later tokens do not change.
 
-A Chinese character or an emoji may be three or four tokens of a byte-level vocabulary; decoded too early they are
-question marks. So after each token the whole answer is decoded anew, and its end is held back as long as it may change:
-torn characters, spaces (the last ones of an answer are cut off), and what a tokenizer that tidies spaces (`do n't` ->
-`don't`) would join.
+A Chinese character or an emoji may be three or four tokens of a byte-level vocabulary. So after each token the whole
+answer is decoded anew, and its end is held back as long as it may change: torn characters, spaces (the last ones of an
+answer are cut off), and what a tokenizer that tidies spaces (`do n't` -> `don't`) would join.
 """
 
 from __future__ import annotations
@@ -31,10 +30,8 @@ def settled(text: str, *, tidies: bool = False) -> str:
 
 
 class TextStream:
-    """Takes the token ids of one answer as they grow, and gives `put` each new piece of its text.
-
-    text_of: token ids -> text. An answer whose text changes after all (thoughts of which only the end is marked) begins
-    again on a new line.
+    """Takes the token ids of one answer as they grow, and gives `put` each new piece of its text. text_of: token ids ->
+    text. An answer whose text changes after all (thoughts of which only the end is marked) begins again on a new line.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """What a model can take, found by trial: random tokens read the shared ways against plain forward passes.
 
-There is no list of architectures: the first way that gives the plain passes' log-probabilities is taken; a model that
-none suits is read plainly, which is said once. In float32 the two may differ as far as rounding makes the model differ
-from itself: some trained models make 4e-4 nats of what is 1e-6 in others. Trials go beyond the lengths at which the
-configuration says that something changes (a sliding window, a chunk, another scale of the positions) if a request does.
+The first way that gives the plain passes' log-probabilities is taken; a model that none suits is read plainly, which is
+said once. In float32 the two may differ as far as rounding makes the model differ from itself: some trained models make
+4e-4 nats of what is 1e-6 in others. Trials go beyond the lengths at which the configuration says that something changes
+(a sliding window, a chunk, another scale of the positions) if a request does.
 """
 
 from __future__ import annotations
@@ -100,9 +100,8 @@ def _once(model: Any, text: str, say: Callable[[str], None]) -> None:
 
 
 def alike(model: Any, other: Any) -> None:
-    """Read a copy of a model as the model is read, without a trial: what a model can take is a matter of its code, and
-    readings that are compared must not go different ways. Nothing is done where it is a model of another kind.
-    """
+    """Read a copy of a model as the model is read, without a trial: readings that are compared must not go different
+    ways. Nothing is done where it is a model of another kind."""
     inner, first = core(model), core(other)
     if type(inner) is type(first):
         _known[inner] = _known.setdefault(first, _Known())
@@ -128,8 +127,7 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
 
 def _reach(config: dict[str, Any], widest: int) -> int:
     """The longest text of fewer than `widest` tokens beyond which the configuration says that something changes: a
-    window, a chunk, another scale of the positions; 0 where nothing does.
-    """
+    window, a chunk, another scale of the positions; 0 where nothing does."""
     longest = 0
     for key, value in config.items():
         named = any(w in str(key) for w in CHANGES) and not any(w in str(key) for w in NO_LENGTHS)
@@ -141,10 +139,9 @@ def _reach(config: dict[str, Any], widest: int) -> int:
 
 
 def _tried_exactly(model: Any, reach: int) -> Support | None:
-    """What a float32 copy of a model in half precision can take, if the model itself can take it so; None where there
-    is nothing to copy (float32, a GPU, a large model) and where the two disagree. What a model can take is a matter of
-    its code, and in float32 a wrong mask is not mistaken for rounding.
-    """
+    """What a float32 copy of a model in half precision can take, where a wrong mask is not mistaken for rounding, if
+    the model itself can take it so; None where there is nothing to copy (float32, a GPU, a large model) and where the
+    two disagree."""
     inner = core(model)
     large = sum(p.numel() for p in inner.parameters()) > COPIED
     if inner.device.type != "cpu" or inner.dtype.itemsize >= 4 or large:
@@ -202,9 +199,8 @@ def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) ->
 
 
 def _trial(model: Any, reach: int) -> list[TokenPair]:
-    """Rows p+a, p+b+c, p+b+d and one that shares nothing, of random tokens: with `reach`, p is almost that long, so
-    that its branches go beyond.
-    """
+    """Rows p+a, p+b+c, p+b+d and one that shares nothing, of random tokens; with `reach` p is almost that long, so that
+    its branches go beyond."""
     config, limit = numbers_of(model), context_limit(model)
     special = {
         number

@@ -52,11 +52,8 @@ FULL_ENOUGH = 1024
 
 
 class Limits(NamedTuple):
-    """What a plan must keep to.
-
-    grow: prefixes may be read into a cache; batch_tokens: tokens per batch, the prefix's counted in each row; answers:
-    tokens per batch after which logits are computed.
-    """
+    """What a plan must keep to. grow: prefixes may be read into a cache; batch_tokens: tokens per batch, the prefix's
+    counted in each row; answers: tokens per batch after which logits are computed."""
 
     grow: bool = True
     batch_tokens: int = 16384
@@ -126,8 +123,7 @@ class Tree:
 
     def _build(self, lengths: Sequence[int], shared: Sequence[int]) -> list[int]:
         """Make the nodes of sorted rows, of which each shares so many tokens with the one before; return the node at
-        whose end each row ends.
-        """
+        whose end each row ends."""
         self.end: list[int] = []
         self.parent: list[int] = []
         self.low: list[int] = []
@@ -234,10 +230,8 @@ class _Row(NamedTuple):
 
 
 def in_rows(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -> Iterator[Batch]:
-    """Every branch in a row of its own, rows of similar length in one batch, the longest first.
-
-    A node with several branches is read into the cache, or, where that would save little, again in each row.
-    """
+    """Every branch in a row of its own, rows of similar length in one batch, the longest first. A node with several
+    branches is read into the cache, or, where that would save little, again in each row."""
     rows: list[_Row] = []
     found: list[tuple[int, list[int], int]] = [(child, [], 0) for child in reversed(tree.children[top])]
     while found:
@@ -270,8 +264,7 @@ def in_rows(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -
 
 class Asked(NamedTuple):
     """What is asked of a batch: token `steps[j]` of the continuation of request `requests[j]` is predicted after the
-    batch's token number `tokens[row[j]]`; `tokens` is sorted and holds no number twice.
-    """
+    batch's token number `tokens[row[j]]`; `tokens` is sorted and holds no number twice."""
 
     tokens: Ints
     row: Ints
@@ -281,8 +274,7 @@ class Asked(NamedTuple):
 
 class Layout(NamedTuple):
     """Rows as an array `ids` (rows, width), each filled up with its last token; lengths: tokens per row; shared: nodes
-    read once for several requests.
-    """
+    read once for several requests."""
 
     ids: Ints
     lengths: Ints

@@ -2,8 +2,8 @@
 parameters of which PEFT saves only the result, and whether an adapter's folder fits its base.
 
 PiSSA takes the largest singular directions out of a layer's matrix, W = W' + s B_0 A_0, and trains A, B from A_0, B_0.
-The update of the original matrix, W + s (B A - B_0 A_0), is saved as one LoRA of twice the rank, so that the folder
-works with the unchanged base (as PEFT's `subtract_mutated_init` does, which needs a second folder for it).
+The update of the original matrix, W + s (B A - B_0 A_0), is saved as one LoRA of twice the rank, which works with the
+unchanged base (PEFT's `subtract_mutated_init` needs a second folder for it).
 """
 
 from __future__ import annotations
@@ -125,8 +125,7 @@ def save_peft(model: PeftModel, folder: Path) -> None:
 
 def training_state(model: nn.Module) -> dict[str, Tensor] | None:
     """The trained parameters by name where an adapter folder has only their result (an encoder's output, PiSSA's
-    difference), from which training cannot continue; None where the folder has the parameters themselves.
-    """
+    difference), from which training cannot continue; else None."""
     if not isinstance(model, PeftModel) or not _hides_its_parameters(model):
         return None
     return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
@@ -141,11 +140,8 @@ def _hides_its_parameters(model: PeftModel) -> bool:
 
 
 def set_peft_state(model: PeftModel, folder: Path) -> None:
-    """Load an adapter folder's weights into a model that is going to be trained.
-
-    TrainingError for another adapter's weights (training would silently start from a partial load), and for a folder
-    without the encoder's or PiSSA's parameters.
-    """
+    """Load an adapter folder's weights into a model that is going to be trained. TrainingError for another adapter's
+    weights (PEFT would load a part of them), and for a folder without the encoder's or PiSSA's parameters."""
     if _hides_its_parameters(model):
         path = folder / TRAINING_STATE
         if not path.is_file():
@@ -178,11 +174,9 @@ class _Held(NamedTuple):
 
 
 def make_base_fit(model: PreTrainedModel, folder: Path, base: str, saved: Mapping[str, Any]) -> None:
-    """Resize the base's vocabulary to that of the adapter folder; call it before the adapter is put in.
-
-    base: its name; saved: adapter_config.json. PosttrainError where the adapter needs a larger vocabulary and does not
-    have the embeddings for it, and where the embeddings it has are not those of its base.
-    """
+    """Resize the base's vocabulary to that of the adapter folder; call it before the adapter is put in. saved:
+    adapter_config.json. PosttrainError where the folder lacks embeddings of a larger vocabulary, or has those of
+    another base."""
     stored = load_peft_weights(str(folder), device="cpu")
     own: Any = model
     own_modules = {"embedding": own.get_input_embeddings(), "output head": own.get_output_embeddings()}
@@ -241,11 +235,9 @@ def _the_same(matrix: Tensor, own: Tensor) -> bool:
 
 
 def misfits(model: PeftModel, stored: Mapping[str, Tensor]) -> list[str]:
-    """Names of an adapter's tensors that the model does not have, and of the model's that the adapter does not have.
-
-    PEFT ignores the first and leaves the second random. Tensors of the base count as known; PEFT also writes some
-    numbers twice, once under a name that it does not read.
-    """
+    """Names of an adapter's tensors that the model lacks, which PEFT ignores, and of the model's that the adapter
+    lacks, which PEFT leaves random. Tensors of the base count as known; PEFT also writes some numbers twice, once under
+    a name that it does not read."""
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     wrong = _differences(stored, own)
     if not wrong or set(own) - set(stored) or any(name in own for name in wrong):

@@ -1,11 +1,9 @@
 """Trainable parts that posttrain itself adds to a model: saved as an adapter folder, put back when it is loaded.
 
-PEFT has no Houlsby adapters, and its prefixes shift positions. A part that posttrain adds is the model's submodule
-`posttrain_added`, so the model stays a `PreTrainedModel` and all code that takes one works unchanged. The folder has
-`adapter_config.json`, with `posttrain_tuner` instead of PEFT's `peft_type`, and `adapter_model.safetensors`.
-
-The new head of a classifier, tagger or reader is trained together with the part; so may be a few parameters of the
-model (its layer norms, in Houlsby's recipe). Both are saved in the folder, and `switched_off` resets them for a while.
+PEFT has no Houlsby adapters, and its prefixes shift positions. A part is the model's submodule `posttrain_added`, so
+the model stays a `PreTrainedModel`. The folder has `adapter_config.json`, with `posttrain_tuner` instead of PEFT's
+`peft_type`, and `adapter_model.safetensors`. The new head of a classifier, tagger or reader is trained together with
+the part; so may be a few parameters of the model (its layer norms). Both are saved too, and `switched_off` resets them.
 """
 
 from __future__ import annotations
@@ -60,8 +58,8 @@ KINDS: dict[str, str] = {
 class Added(nn.Module, ABC):
     """A part put into a model. Training moves its parameters; the model's own are frozen.
 
-    A subclass sets `kind` (the folder's `posttrain_tuner`), takes its settings by `__init__(model, settings)` (a plain
-    dict, written to adapter_config.json), and registers its hooks in `connect`.
+    A subclass sets `kind` (the folder's `posttrain_tuner`), is made from the model and its settings (a plain dict,
+    written to adapter_config.json), and registers its hooks in `connect`.
     """
 
     kind: ClassVar[str]
@@ -120,9 +118,8 @@ def added_to(model: nn.Module) -> Added | None:
 
 
 def head_parameters(model: PreTrainedModel) -> list[str]:
-    """Names of the parameters of a classifier's, tagger's or reader's head, which every tuner has to train: all outside
-    the base model where there is no output matrix of a language model, and those that the configuration names as new.
-    """
+    """Names of the parameters of a head, which every tuner has to train: all outside the base model where there is no
+    output matrix of a language model, and those that the configuration names as new."""
     new = tuple(f"{name}." for name in head_modules(model))
     has_head = model.get_output_embeddings() is None and model.base_model is not model
     inside = (f"{model.base_model_prefix}.", f"{ADDED}.")
@@ -134,10 +131,8 @@ def head_parameters(model: PreTrainedModel) -> list[str]:
 
 
 def attach(model: PreTrainedModel, added: Added, *, moving: Collection[str] = ()) -> None:
-    """Freeze the model and put the part into it. PosttrainError when it has one already.
-
-    moving: names of the model's own parameters that are trained too, besides those of a head.
-    """
+    """Freeze the model and put the part into it. moving: names of the model's own parameters that are trained too,
+    besides a head's. PosttrainError when it has a part already."""
     if added_to(model) is not None:
         raise PosttrainError(Problem(model.name_or_path, "has an added part already", "start from the model itself"))
     remember_base(model)
@@ -167,9 +162,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def two_tokens(model: PreTrainedModel) -> None:
     """One forward pass of two tokens in eval mode, so that hooks see which modules run and with which shapes.
-
-    PosttrainError when the model needs more inputs than token ids.
-    """
+    PosttrainError when the model needs more inputs than token ids."""
     embedding = model.get_input_embeddings()
     ids = torch.full((1, 2), min(5, embedding.num_embeddings - 1), device=embedding.weight.device)
     try:

@@ -2,9 +2,9 @@
 
     h' = h + W_up f(W_down h + b_down) + b_up,   W_down: (m, d),   W_up: (d, m) zero at the start
 
-on the output of the sub-layer, before it is added to the residual stream; so at the start the model is unchanged.
-Houlsby et al. 2019, arXiv:1902.00751, section 2.1; there W_up starts near zero (standard deviation 0.01). After the
-feed-forward part only: Pfeiffer et al. 2020, arXiv:2005.00247.
+on the output of the sub-layer, before it is added to the residual stream. Houlsby et al. 2019, arXiv:1902.00751,
+section 2.1; there W_up starts near zero (std 0.01). After the feed-forward part only: Pfeiffer et al. 2020,
+arXiv:2005.00247.
 """
 
 from __future__ import annotations
@@ -95,8 +95,7 @@ class Bottleneck(nn.Module):
 
 def adapted_modules(model: PreTrainedModel, where: str = "both", modules: Sequence[str] | None = None) -> list[str]:
     """Names of the modules after which adapters are put, in the model's order: those whose names end with one of
-    `modules`, or the sub-layers of each layer. PosttrainError listing the layer's modules when there are none.
-    """
+    `modules`, or the sub-layers of each layer. PosttrainError listing the layer's modules when there are none."""
     if modules is not None:
         endings = tuple(f".{name}" for name in modules)
         found = [name for name, _ in model.named_modules() if f".{name}".endswith(endings)]

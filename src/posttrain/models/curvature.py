@@ -58,8 +58,8 @@ Ask = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 IGNORED = -100
 CHUNK_ROWS = 8
-"""Rows whose gradients are taken together. On pocket (full, one CPU core, 64 rows of 37 tokens) 8 take 1.1 s, 32 take
-1.5 s, and single rows 1.5 s."""
+"""Rows whose gradients are taken together: on pocket (one CPU core, 64 rows of 37 tokens) 8 take 1.1 s, 32 and single
+rows 1.5 s."""
 CHUNK_BYTES = 2**28
 """Most bytes of gradients held at once; where not even two rows fit, rows' signs are summed before squaring, or rows
 are processed one by one."""
@@ -113,8 +113,8 @@ def fisher(
 ) -> Curvature:
     """Diagonal Fisher information of `parameters` (by their names in `model`), the mean per supervised position.
 
-    The model should be at rest (no dropout). draws: of each row, for `signs` and `sampled`; what is drawn depends on
-    the seed, the row's number and the draw's number, not on how rows are put together.
+    The model should be at rest (no dropout). draws: of each row, for `signs` and `sampled`; they depend on the seed and
+    the row's and the draw's number only.
     """
     times = 1 if kind in ("empirical", "true") else draws
     with Meter("measuring Fisher information", times * len(examples), "rows") as meter:
@@ -376,10 +376,8 @@ class _Work:
 
 
 def _chunks(examples: Sequence[Example], noise: Noise, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Rows of similar length, padded on the right: inputs (R, T), positions, targets and noise (R, K, ...).
-
-    Attention is causal, so what stands on the right of a row changes nothing in it.
-    """
+    """Rows of similar length, padded on the right, which causal attention does not see: inputs (R, T), positions,
+    targets and noise (R, K, ...)."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].inputs))
     pad = torch.nn.utils.rnn.pad_sequence
     for start in range(0, len(order), rows):

@@ -1,8 +1,7 @@
 """Export a model as a folder that transformers loads: an adapter merged into its base, or the adapter alone.
 
 Merging is done in float32, and the result is rounded once. The folder is then loaded by transformers alone and must
-give the outputs of the source rounded in the same way; otherwise it is deleted. The result says by how much rounding
-moves the outputs: where two tokens are nearly equally likely, an answer may change.
+give the outputs of the rounded source; otherwise it is deleted. The result says by how much rounding moves the outputs.
 """
 
 from __future__ import annotations
@@ -42,12 +41,9 @@ deviation: only the order of additions may differ."""
 
 
 class Exported(NamedTuple):
-    """What was written.
-
-    kind: `merged model`, `model` or `adapter`; rounding: by how much outputs differ from the float32 source's, as a
-    share of their standard deviation; tied: whether the output head still shares the embedding's matrix (an adapter may
-    have changed only one of the two); notes: what a user of the folder has to know.
-    """
+    """What was written. rounding: by how much outputs differ from the float32 source's, as a share of their standard
+    deviation; tied: whether the output head still shares the embedding's matrix (an adapter may have changed only one
+    of the two); notes: what a user of the folder has to know."""
 
     output: str
     source: str
@@ -73,9 +69,9 @@ def export_model(
     say: Callable[[str], None] = print,
     **how: Unpack[Source],
 ) -> Exported:
-    """Write `output`, which must be new or empty.
+    """Write `output`, which must be new or empty. adapter: the adapter alone, not merged; dtype: auto is that of the
+    base's files, with `adapter` the adapter's own.
 
-    adapter: the adapter alone, not merged; dtype: auto is that of the base's files, with `adapter` the adapter's own.
     ConfigError when there is no adapter to export or the folder is not empty; PosttrainError for an adapter that is no
     change of weights, and when the written model differs.
     """

@@ -1,8 +1,8 @@
 """Fingerprints (short digests of contents) of weights, of adapters' bases and of chat templates.
 
-The template's fingerprint is computed from the token ids of a few fixed conversations, so it changes when the template,
-the vocabulary or the special tokens change, and not when a file is only reformatted. It is saved beside the weights in
-`posttrain.json`; a tokenizer that renders differently from the one used in training is refused unless that is allowed.
+The template's is computed from the token ids of a few fixed conversations, so it does not change when a file is only
+reformatted. It is saved beside the weights in `posttrain.json`; a tokenizer that renders differently from the one used
+in training is refused unless that is allowed.
 """
 
 from __future__ import annotations
@@ -54,10 +54,8 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
-    """First 16 hex digits of the sha256 over names, shapes and float32 bytes of all parameters.
-
-    The same weights have the same fingerprint on any device and in any stored precision that holds them exactly.
-    """
+    """First 16 hex digits of the sha256 over names, shapes and float32 bytes of all parameters: the same on any device
+    and in any stored precision that holds the weights exactly."""
     found = _fingerprint_of(sorted(model.named_parameters(), key=lambda pair: pair[0])).fingerprint
     if is_large(model):
         set_aside(model.parameters())
@@ -73,9 +71,8 @@ class StoredWeights(NamedTuple):
 
 
 def stored_weights(folder: Path) -> StoredWeights:
-    """All safetensors files of a folder, read without building the model: importing the models of transformers takes
-    longer than all else that `posttrain doctor` does. PosttrainError naming a file that cannot be read.
-    """
+    """All safetensors files of a folder, read without building the model: transformers' models take longer to import
+    than all else in `posttrain doctor`. PosttrainError naming a file that cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     files: dict[str, Path] = {}
@@ -113,11 +110,8 @@ SAMPLES = 64
 
 def base_fingerprint(model: PreTrainedModel) -> str:
     """First 16 hex digits of the sha256 over names, shapes and 64 evenly spaced numbers of each parameter of the
-    backbone. An adapter's notes have that of the model it was trained on.
-
-    Numbers are rounded to bfloat16 first, so that a base has one fingerprint whether it is loaded in float32 or in
-    bfloat16. The head and other parts that were random are left out.
-    """
+    backbone, without the head and other parts that were random. An adapter's notes have that of the model it was
+    trained on. Numbers are rounded to bfloat16 first, so that it is the same for a base in float32 and in bfloat16."""
     import torch
 
     new = {id(p) for name in head_modules(model) for p in model.get_submodule(name).parameters()}
@@ -165,10 +159,8 @@ def file_fingerprint(path: Path) -> str:
 
 
 def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:
-    """PosttrainError when an adapter folder's notes name another base than this model, called `base`.
-
-    An adapter without notes (not made by posttrain) passes; so does a base in float16, which rounds differently.
-    """
+    """PosttrainError when an adapter folder's notes name another base than this model, called `base`. An adapter
+    without notes (not made by posttrain) passes; so does a base in float16, which rounds differently."""
     import torch
 
     remember_base(model)
@@ -224,10 +216,8 @@ MISMATCH_MEND = (
 def check_template(
     folder_or_name: str | Path, tokenizer: PreTrainedTokenizerBase, *, allow_mismatch: bool = False
 ) -> None:
-    """TemplateError when the weights were trained with another template than this tokenizer's.
-
-    Weights without `posttrain.json` (not made by posttrain) pass, and names that are no folders.
-    """
+    """TemplateError when the weights were trained with another template than this tokenizer's. Weights without
+    `posttrain.json` (not made by posttrain) pass, and names that are no folders."""
     folder = Path(resolve(str(folder_or_name)))
     saved = read_notes(folder).get("template_fingerprint")
     if saved is None or allow_mismatch:

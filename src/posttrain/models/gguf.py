@@ -1,8 +1,7 @@
 """Load GGUF files: dequantised weights, the tokenizer and the chat template.
 
-transformers reads the tensors (its extra `gguf`). The returned model is built from the configuration with the same
-tensors and without a quantisation configuration, so that it can be trained and saved. Before the weights are read, the
-memory that they will take is reported (parameters x bytes, from the file's header).
+transformers reads the tensors (its extra `gguf`). The returned model has no quantisation configuration, so that it can
+be trained and saved. Before that, the memory that the weights will take is reported, from the file's header.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ AS_GPT2 = ("gpt-2", "gpt2", "default", "mpt", "olmo", "jais", "trillion", "phi-2
 def check_gguf(path: Path) -> GgufHeader:
     """The header of a file that is whole and can be read here.
 
-    MissingError without the extra `gguf`; PosttrainError for a broken or truncated file, an architecture that
-    transformers cannot read, or a type of numbers that the package gguf does not know.
+    MissingError without the extra `gguf`; PosttrainError for a broken or truncated file, an unknown architecture, or a
+    type of numbers that the package gguf does not know.
     """
     header = read_header(path)
     if find_spec("gguf") is None:

@@ -1,8 +1,8 @@
 """The header of a GGUF file: its tensors and their sizes, read without the weights and without any package.
 
-Layout (ggml-org/ggml, docs/gguf.md): the word GGUF, a version, counts of tensors and of key-value pairs, the pairs,
-the tensors' names, shapes, types and offsets, then their data from the next multiple of `general.alignment`.
-Little-endian; strings are a 64-bit length and UTF-8.
+Layout (ggml-org/ggml, docs/gguf.md): the word GGUF, a version, counts of tensors and of key-value pairs, the pairs, the
+tensors' names, shapes, types and offsets, then their data from the next multiple of `general.alignment`. Little-endian;
+strings are a 64-bit length and UTF-8.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
 """Losses of tokens without the logits of all tokens: the output head runs in chunks, at supervised positions only.
 
 A vocabulary of 49,152 words makes 200 KB of float32 logits for each position, and a plain cross-entropy holds three or
-four copies of them: for a step of 1,024 tokens more than the model's own weights. Here the model's forward pass ends
-before its head; the hidden states of the supervised positions go through the head in chunks, and only the loss and the
-gradient of the hidden states of each chunk are kept (Wijmans et al. 2024, arXiv:2411.09009; Liger-Kernel,
-arXiv:2410.10989).
+four copies of them. Here the forward pass ends before the head; the hidden states of the supervised positions go
+through it in chunks, and only each chunk's loss and gradient of the hidden states are kept (Wijmans et al. 2024,
+arXiv:2411.09009; Liger-Kernel, arXiv:2410.10989).
 
-A trial, not a list of architectures, tells which heads can be used in this way: the logits of a few tokens must equal
-`softcap(factor * (W h + b))` with the head's own W and b. Where they do not, or where the head is changed (LoRA on it,
-shards of it), `plain_head` returns None and the caller computes all logits.
+A trial tells which heads can be used in this way: the logits of a few tokens must equal `softcap(factor * (W h + b))`
+with the head's own W and b. Where they do not, or where the head is changed (LoRA on it, shards of it), `plain_head`
+returns None and the caller computes all logits.
 """
 
 from __future__ import annotations
@@ -106,11 +105,9 @@ def _spared(head: nn.Linear) -> Iterator[None]:
 
 
 def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
-    """Hidden states (N, D) that the output head would read at the positions `asked`, row by row.
-
-    input_ids: (B, T), right-padded; asked: (B, T) bool. For models that have a `plain_head`. What rows share at their
-    beginning is read once where that is faster (`models/line.py`).
-    """
+    """Hidden states (N, D) that the output head would read at the positions `asked`, row by row, for models that have a
+    `plain_head`. input_ids: (B, T), right-padded; asked: (B, T) bool. What rows share at their beginning is read once
+    where that is faster (`models/line.py`)."""
     extra = virtual_columns(model)
     found: list[Tensor] = []
     line = line_for(model, input_ids, asked)
@@ -212,11 +209,9 @@ def kept_in(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def chunked(hidden: Tensor, head: PlainHead, function: Function, *, rows: int | None = None) -> Tensor:
-    """`function` of each token's logits, (N,), with gradients for hidden states and head.
-
-    hidden: (N, D). Where the head's weights are frozen, the gradient of the hidden states is computed in the forward
-    pass, and logits once; else the logits are computed again in the backward pass.
-    """
+    """`function` of each token's logits, (N,), with gradients for hidden states (N, D) and head. Where the head's
+    weights are frozen, the gradient of the hidden states is computed in the forward pass, and logits once; else the
+    logits are computed again in the backward pass."""
     rows = rows or chunk_rows(head.weight.shape[0])
     nats: Tensor = _Chunked.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, head.factor, head.softcap, function, rows, head.precision()
@@ -225,11 +220,9 @@ def chunked(hidden: Tensor, head: PlainHead, function: Function, *, rows: int | 
 
 
 def chunked_nll(hidden: Tensor, head: PlainHead, targets: Tensor, *, rows: int | None = None) -> Tensor:
-    """Negative log-likelihood of each token in nats, (N,), computed in float32 or finer.
+    """Negative log-likelihood of each token in nats, (N,), computed in float32 or finer; hidden: (N, D); targets: (N,).
 
     nats_i = logsumexp(z_i) - z_i[y_i], with z_i the logits of h_i
-
-    hidden: (N, D); targets: (N,).
     """
 
     def nll(logits: Tensor, at: slice, wants: bool) -> tuple[Tensor, Tensor | None]:

@@ -1,9 +1,9 @@
 """Models with a head for classes of texts, classes of tokens, or answer spans.
 
-`load_head_model` puts a head on any base that transformers has a class for; the head is random then and has to be
-trained. A folder saved with a head loads as it is; its labels are in `config.json`, an adapter's in `posttrain.json`.
-The configuration (`posttrain_head`) names every part that was random at the start, so that tuners that freeze the rest
-train these parts, and adapters contain them.
+`load_head_model` puts a random head on any base that transformers has a class for. A folder saved with a head loads as
+it is; its labels are in `config.json`, an adapter's in `posttrain.json`. The configuration (`posttrain_head`) names
+every part that was random at the start, so that tuners that freeze the rest train these parts, and adapters contain
+them.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def load_head_model(
     """A model with this head, its tokenizer, in eval mode; options as in `load_model`.
 
     labels: names of the outputs; None takes those of a folder that has this head ("answer" needs none). A folder with
-    the wanted head and labels is loaded complete; any other model gets a new head, drawn from `seed`, and `say` is told
-    so. settings: kept in the configuration; None keeps a folder's own. PosttrainError where the architecture has no
+    the wanted head and labels is loaded complete; any other model gets a new head, drawn from `seed`, which `say` is
+    told. settings: kept in the configuration; None keeps a folder's own. PosttrainError where the architecture has no
     such class, and where a folder's tensors are missing.
     """
     there = saved_head(name, offline=options.get("offline", True))
@@ -124,11 +124,9 @@ class _Maker(NamedTuple):
     def _new(
         self, folder: str, config: Any, dtype: Any, source: Mapping[str, Any], auto: Any
     ) -> tuple[PreTrainedModel, list[str]]:
-        """A new head on the folder's backbone.
-
-        `from_pretrained` of the class with the head is not used: some classes name the backbone differently than the
-        language model does (LlamaForQuestionAnswering: `transformer`), and then all its tensors would be random.
-        """
+        """A new head on the folder's backbone. `from_pretrained` of the class with the head is not used: some classes
+        name the backbone differently than the language model does (LlamaForQuestionAnswering: `transformer`), and then
+        all its tensors would be random."""
         import torch
         import transformers
 

@@ -3,12 +3,10 @@
     rows            <sys> a b c        line       <sys> a b c d e
                     <sys> a d e        parents      -   0 1 2 2 4      each token sees its ancestors, and itself
 
-Chat rows begin with the same system message, answers to one question begin with that question, and a step with replay
-has rows of very different lengths: half or more of the tokens of padded rows repeat others or are padding, and on a CPU
-each of them takes time. A token's hidden state depends on its ancestors only, so losses and gradients are those of the
-rows up to rounding; the gradients of a shared token add up. (`inference/tree.py` does it for inference.)
-
-A trial finds out which models can be used in this way: they must take a 4-D mask and positions.
+Chat rows begin with the same system message, answers to one question with that question, and a step with replay has
+rows of very different lengths: half or more of the tokens of padded rows repeat others or are padding. Losses and
+gradients are those of the rows up to rounding. (`inference/tree.py` does it for inference.) A trial finds out which
+models can be used in this way: they must take a 4-D mask and positions.
 """
 
 from __future__ import annotations
@@ -81,8 +79,8 @@ def lay_line(input_ids: Tensor, asked: Tensor) -> Line:
 
 
 def line_for(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Line | None:
-    """The line to read instead of the rows; None where the rows are read as they are: on a GPU, in bfloat16, with small
-    models, where little is shared, and where the model does not take a line."""
+    """The line to read instead of the rows; None on a GPU, in bfloat16, with small models, where little is shared, and
+    where the model does not take a line."""
     core = core_of(model)
     if input_ids.device.type != "cpu" or core.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return None

@@ -1,7 +1,7 @@
 """Load a model and its tokenizer from a name: pocket, local folder, adapter folder, GGUF file or hub id.
 
-Nothing is fetched from the network unless asked for (`offline=False`, on the command line `--download`). On the CPU
-weights are float32, whatever the files hold. Pickled weights (`.bin`) are read with `weights_only=True`.
+Nothing is fetched from the network unless asked for. On the CPU weights are float32, whatever the files hold. Pickled
+weights (`.bin`) are read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -101,11 +101,8 @@ class LoadOptions(Source, total=False):
 
 
 def load_model(name: str, **options: Unpack[LoadOptions]) -> LoadedModel:
-    """A language model and its tokenizer, in eval mode.
-
-    MissingError names the file, base or hub id that is not there; TemplateError when the tokenizer renders otherwise
-    than the one the weights were trained with.
-    """
+    """A language model and its tokenizer, in eval mode. MissingError names the file, base or hub id that is not there;
+    TemplateError when the tokenizer renders otherwise than the one the weights were trained with."""
     if adapter_base(Path(resolve(name))) is not None and (notes := saved_head(name)) is not None:
         raise cannot_generate(name, notes)
     return load_with(name, _causal, **options)
@@ -318,8 +315,7 @@ def adapter_base(folder: Path) -> str | None:
 
 def check_folder(name: str) -> None:
     """MissingError for a folder without configuration, weights, or one of the shards that its index names; for a GGUF
-    file the errors of `check_gguf`. An adapter's folder and a name that is no folder pass: loading checks them.
-    """
+    file the errors of `check_gguf`. An adapter's folder and a name that is no folder pass: loading checks them."""
     folder = Path(resolve(name))
     if is_gguf(folder):
         check_gguf(folder)
@@ -402,8 +398,7 @@ def load_tokenizer(name: str, **how: Unpack[Source]) -> PreTrainedTokenizerBase:
 
 def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, **how: Unpack[Source]) -> tuple[int, ...]:
     """The token ids at which generation stops, read without the weights: from generation_config.json, else config.json,
-    else the tokenizer's end token; for a GGUF file from its header.
-    """
+    else the tokenizer's end token; for a GGUF file from its header."""
     import transformers
 
     folder = resolve(name)

@@ -1,9 +1,8 @@
 """Measure the peak memory of a block of work, and return memory to the system after it.
 
-On a GPU this is the allocator's peak. On a CPU it is the resident set of the process: all weights in memory (in a study
-also the untouched model's), optimiser states, activations, caches, Python and its libraries. Linux keeps the peak
-(`VmHWM`) and resets it on request (`echo 5 > /proc/self/clear_refs`, proc(5)); elsewhere, and where that is forbidden,
-a thread reads the resident set twenty times a second.
+On a GPU this is the allocator's peak; on a CPU the resident set of the process. Linux keeps the peak (`VmHWM`) and
+resets it on request (`echo 5 > /proc/self/clear_refs`, proc(5)); elsewhere, and where that is forbidden, a thread reads
+the resident set twenty times a second.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE_BLOCK = 8 * 2**20
 """Bytes. Smaller blocks stay in the heap: getting fresh pages can take as long as the product that fills them."""
 KERNELS = 128
-"""How many compiled products oneDNN keeps. It compiles some for each shape, about 1 MB each; a micro batch of
-SmolLM2-135M has 25 new shapes, so that with oneDNN's default of 1,024 the process grew by 50 MB a step."""
+"""How many compiled products oneDNN keeps, about 1 MB each, some for each shape: with its default of 1,024 the process
+grew by 50 MB a step (SmolLM2-135M, 25 new shapes in a micro batch)."""
 LARGE_MODEL = 50_000_000
 """From this many parameters on, saving memory is worth the time that it takes."""
 
@@ -95,10 +94,8 @@ def peak_gib() -> float:
 
 
 def give_back() -> None:
-    """Collect garbage, and return the allocator's free memory to the system.
-
-    glibc keeps freed blocks for later; after a training of large tensors these are gigabytes.
-    """
+    """Collect garbage, and return the allocator's free memory to the system: glibc keeps freed blocks for later, which
+    are gigabytes after a training of large tensors."""
     gc.collect()
     if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_available():
         cuda.empty_cache()
@@ -106,11 +103,9 @@ def give_back() -> None:
 
 
 def activation_bytes(model: Any) -> int:
-    """Estimate of the bytes of float32 that training keeps for each token until the backward pass.
-
-    Inputs and outputs of every matrix of the blocks, and half as much again for norms, attention and activation
-    functions: 1.6 MB for a model of 30 layers of 576 (SmolLM2-135M), where 1.6 MB were measured.
-    """
+    """Estimate of the bytes of float32 that training keeps for each token until the backward pass: inputs and outputs
+    of every matrix of the blocks, and half as much again for norms, attention and activation functions (1.6 MB for
+    SmolLM2-135M, as measured)."""
     from torch import nn
 
     outside = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
@@ -131,9 +126,8 @@ def large_blocks_go_back() -> None:
     free now is returned too.
 
     By default glibc keeps blocks of up to 32 MiB in its heap, which tensors of slightly different sizes fragment:
-    training SmolLM2-135M on 512 tokens a step grew from 1.6 to 2.7 GiB within three steps. Fresh pages cost time in the
-    kernel (mallopt(3), M_MMAP_THRESHOLD): full training on 58 tokens took 1.05 s a step with blocks of 1 MiB, and
-    0.78 s and 0.1 GB more with 8 MiB (docs/notes.md).
+    training SmolLM2-135M grew from 1.6 to 2.7 GiB within three steps. Fresh pages cost time in the kernel (mallopt(3),
+    M_MMAP_THRESHOLD): a step took 1.05 s with blocks of 1 MiB, and 0.78 s with 8 MiB (docs/notes.md).
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # musl knows no mallopt, and keeps no large blocks
@@ -162,8 +156,7 @@ MADV_DONTNEED = 4
 
 def mapped() -> list[tuple[int, int]]:
     """Addresses from, to, in order, of the files that are mapped into memory and none of whose pages was written to
-    (`Anonymous: 0 kB`, proc(5)). Empty elsewhere than on Linux.
-    """
+    (`Anonymous: 0 kB`, proc(5)). Empty elsewhere than on Linux."""
     found: list[tuple[int, int]] = []
     start = end = 0
     text = MAPPINGS.read_text(encoding="utf-8", errors="replace") if MAPPINGS.is_file() else ""
@@ -176,11 +169,8 @@ def mapped() -> list[tuple[int, int]]:
 
 
 def set_aside(tensors: Iterable[Any], files: Sequence[tuple[int, int]] | None = None) -> None:
-    """Take weights that nobody reads for a while out of memory, where they lie in a file (safetensors maps it): the
-    system reads them again, mostly from its cache, when somebody does. Weights that were written to stay.
-
-    files: `mapped()`, for many calls in a row.
-    """
+    """Take weights that nobody reads for a while out of memory, where they lie in a file that safetensors maps: the
+    system reads them again when somebody does. Weights that were written to stay. files: `mapped()`, for many calls."""
     files = mapped() if files is None else files
     page = mmap.PAGESIZE
     for tensor in tensors:

@@ -1,9 +1,9 @@
 """Merge a PEFT adapter into its base's weights, and change nothing else.
 
-In a tied model the output head shares the embedding's matrix. PEFT adds the head's update to that matrix, so every
-token's embedding changes too and the result is another model; PEFT only warns. Here a shared matrix that the adapter
-touches is copied first. If both copies are equal afterwards they are shared again, else the configuration says that
-they are no longer tied. For every kind of adapter, the merged model must give the outputs of the adapter on its base.
+PEFT adds the update of a tied model's output head to the matrix that it shares with the embedding, so every token's
+embedding changes too; PEFT only warns. Here a shared matrix that the adapter touches is copied first. If both copies
+are equal afterwards they are shared again, else the configuration says that they are no longer tied. For every kind of
+adapter, the merged model must give the outputs of the adapter on its base.
 """
 
 from __future__ import annotations
@@ -35,11 +35,8 @@ COARSE = 5e-2
 
 
 def merge_peft(model: PeftModel, location: str) -> PreTrainedModel:
-    """The base with the adapter in its weights; the PEFT model must not be used afterwards.
-
-    location: what an error names. PosttrainError for a kind that cannot be merged, and where the merged model would
-    give other outputs.
-    """
+    """The base with the adapter in its weights; the PEFT model must not be used afterwards. location: what an error
+    names. PosttrainError for a kind that cannot be merged, and where the merged model would give other outputs."""
     core: Any = model.get_base_model()
     kind = str(model.active_peft_config.peft_type).rpartition(".")[2]
     beside = "use it beside its base"

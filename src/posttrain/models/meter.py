@@ -1,8 +1,7 @@
 """Progress of long work: the code that does the work counts with a `Meter`, the code that shows progress listens.
 
 Generating replay, measuring Fisher information and searching a learning rate happen deep below the function that a user
-has called, and each counts with a `Meter`. A training or a study calls `listening` and shows what it is told: a live
-line on a terminal, a plain line from time to time elsewhere. Without a listener nothing happens.
+has called. A training or a study calls `listening` and shows what it is told. Without a listener nothing happens.
 
     with Meter("measuring Fisher information", rows, "rows") as meter:
         for row in ...:
@@ -46,8 +45,7 @@ KNOWN = 0.05
 KNOWN_PIECES = 8
 """... and at least this many, if pieces end at different times."""
 SURE_S = 3.0
-"""Seconds before the remaining time is estimated; by tokens, seconds since the first one, as reading prompts and taking
-memory before it would distort the speed."""
+"""Seconds before the remaining time is estimated; by tokens, seconds since the first one."""
 
 
 BAR = "Loading weights"
@@ -111,12 +109,9 @@ def listening(to: Listener | None) -> Iterator[None]:
 
 
 class Meter:
-    """Counts one piece of work.
-
-    what: such as "measuring Fisher information"; most_tokens: an upper bound, where pieces end at different times;
-    kept: says what is kept after an interruption, None to leave KeyboardInterrupt as it is; after_s: work that takes
-    fewer seconds is not reported.
-    """
+    """Counts one piece of work. most_tokens: an upper bound, where pieces end at different times; kept: says what is
+    kept after an interruption, None to leave KeyboardInterrupt as it is; after_s: work that takes fewer seconds is not
+    reported."""
 
     def __init__(
         self,

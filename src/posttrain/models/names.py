@@ -30,12 +30,12 @@ _GIVE = "give a folder, a .gguf file, a hub id or pocket:chat"
 
 
 def resolve(name: str) -> str:
-    """The folder of `pocket:base`, `pocket:chat` or `smollm2`; the file of a folder that has one .gguf file and no
-    config.json; the model of a training's folder; a path with `~` expanded; anything else as it is.
+    """The folder of `pocket:base`, `pocket:chat` or `smollm2` (a folder called so takes precedence); the file of a
+    folder that has one .gguf file and no config.json; the model of a training's folder; a path with `~` expanded;
+    anything else as it is.
 
     MissingError when a pocket model is unknown or missing, when the real model was not made yet, when a name that must
-    be a path does not exist, and for the folder of a training that has saved no model yet. A folder called `smollm2`
-    takes precedence over the name.
+    be a path does not exist, and for the folder of a training that has saved no model yet.
     """
     if name.startswith("pocket:"):
         return _pocket(name)
@@ -62,8 +62,7 @@ def resolve(name: str) -> str:
 
 def near_model(name: str) -> str | None:
     """The existing folder (or GGUF file) whose path is most like a missing one, compared part by part: for
-    `runs/cok/model` it is `runs/cook/model`. None where nothing is similar.
-    """
+    `runs/cok/model` it is `runs/cook/model`. None where nothing is similar."""
     wanted = Path(name)
     gguf = wanted.suffix.lower() == SUFFIX
     at = Path(wanted.anchor)

@@ -7,10 +7,9 @@ real token is at 0 (PEFT's PREFIX_TUNING shifts real tokens by P positions). Eve
 layers with a sliding window. The layouts, N(0, 1) and the dropout of 0.1 are THUDM's (github.com/THUDM/ChatGLM-6B,
 ptuning/; there `transformer.prefix_encoder.*`), after Liu et al. 2021, arXiv:2110.07602.
 
-An attention function of posttrain, registered in transformers' interface, takes the attention module's `LayerPrefix`
-and puts the layer's prefix in front of the keys and values, after rotation and cache. So positions, caches, generation
-and checkpointing of activations work as without a prefix. If another attention is set later, the prefix would be left
-out; the next forward pass raises an error.
+An attention function, registered in transformers' interface, takes the attention module's `LayerPrefix` and puts the
+prefix in front of the keys and values, after rotation and cache. So positions, caches, generation and checkpointing
+work as without a prefix. If another attention is set later, the next forward pass raises an error.
 """
 
 from __future__ import annotations
@@ -93,8 +92,7 @@ class Prefix(Added):
 
     @torch.no_grad()
     def flatten(self) -> None:
-        """Replace the projection by the table that it computes. Training that continues afterwards is a different
-        one."""
+        """Replace the projection by the table that it computes. Training that continues afterwards is different."""
         table = self.table()
         self.embedding = nn.Embedding(self.tokens, self.width, device=table.device)
         self.embedding.weight.copy_(table)
@@ -102,8 +100,7 @@ class Prefix(Added):
         self.settings["projection"] = "none"
 
     def renew(self, module: nn.Module, args: Any) -> None:
-        """Before each forward pass: compute the layers' keys and values, (heads, P, width of a head) each, from the
-        table."""
+        """Before each forward pass: compute the layers' keys and values, (heads, P, width of a head) each."""
         self.layers = []
         if not self.on:
             return
@@ -142,8 +139,7 @@ class LayerPrefix(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keys and values behind the prefix, (B, heads, P + S, d) each, and a mask (B, 1, T, P + S) by which every
-        token sees the prefix, None where none is needed. In training each row draws its own dropout.
-        """
+        token sees the prefix, None where none is needed. In training each row draws its own dropout."""
         prefix = self.prefix
         own = []
         for part, given in zip(prefix.layers[self.number], (key, value), strict=True):
@@ -196,11 +192,9 @@ AttentionMaskInterface.register(EAGER, eager_mask)
 
 
 def sites(model: PreTrainedModel) -> list[Site]:
-    """The attention of every layer in the order of a forward pass, which is run to find them.
-
-    PosttrainError where a prefix is not possible: attention that does not use transformers' interface, that layers
-    share, or whose positions are a bias on the scores.
-    """
+    """The attention of every layer in the order of a forward pass, which is run to find them. PosttrainError where a
+    prefix is not possible: attention that does not use transformers' interface, that layers share, or whose positions
+    are a bias on the scores."""
 
     def refuse(cause: str) -> PosttrainError:
         mend = "prompt_tuning puts virtual tokens in front of any model"

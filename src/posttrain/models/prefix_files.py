@@ -32,9 +32,7 @@ PARTS = ("embedding.weight", "trans.0.weight", "trans.0.bias", "trans.2.weight",
 
 def read_prefix(path: Path) -> dict[str, Tensor]:
     """`embedding.weight` and, with a projection, `trans.0.weight`, ... of a file or of a folder's, in float32.
-
-    MissingError when there is no file, PosttrainError for one without a prefix.
-    """
+    MissingError when there is no file, PosttrainError for one without a prefix."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -73,10 +71,8 @@ def read_prefix(path: Path) -> dict[str, Tensor]:
 def from_file(
     model: PreTrainedModel, path: Path, settings: Mapping[str, Any], *, fixed: Collection[str] = ()
 ) -> Prefix:
-    """A prefix for the model with the file's tensors. fixed: settings that must be those of the file.
-
-    PosttrainError naming both shapes where they differ from the model's.
-    """
+    """A prefix for the model with the file's tensors. fixed: settings that must be those of the file. PosttrainError
+    naming both shapes where they differ from the model's."""
     tensors = read_prefix(path)
     tokens, width = tensors["embedding.weight"].shape
     decided = {"tokens": tokens, "projection": "none"}

@@ -74,7 +74,7 @@ def save_model(
     A PEFT model, or one with a part of posttrain's added, is saved as an adapter folder that names its base. card: the
     text of README.md; dtype: precision of a model's numbers, by default that in memory; hashed: note the fingerprints
     of all files, which `posttrain model verify` compares. PosttrainError when `folder` holds other things than a model;
-    DiskError when the disk is full: then the old model is kept, and nothing of the new one.
+    DiskError when the disk is full: then the old model is kept.
     """
     if folder.exists():
         if not folder.is_dir():
@@ -121,7 +121,7 @@ def _write(
 
 def saved_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[None]:
     """Within this, model and tokenizer name the pad token of the files that they came from; a model with a head keeps
-    the one that it was trained with, since it finds the end of a text by it."""
+    the one that it was trained with, by which it finds the end of a text."""
     return nullcontext() if head_of_model(model) is not None else own_padding(model, tokenizer)
 
 

@@ -1,8 +1,7 @@
 """What a soft prompt is near to: the words whose embeddings are most similar to each learned vector.
 
-Nearness is the cosine between a vector and the rows of the model's embedding matrix (Lester et al. 2021,
-arXiv:2104.08691, section 7, look at the five nearest). A neighbour is not a translation: a vector may be far from all
-words, which a low cosine shows.
+Nearness is the cosine between a vector and the rows of the embedding matrix (Lester et al. 2021, arXiv:2104.08691,
+section 7). A vector may be far from all words, which a low cosine shows.
 """
 
 from __future__ import annotations
@@ -41,10 +40,8 @@ class VirtualToken(NamedTuple):
 
 
 def nearest_tokens(name: str, k: int, **how: Unpack[Source]) -> list[VirtualToken]:
-    """The k tokens nearest to each virtual token of an adapter folder, nearest first.
-
-    PosttrainError for a model without such vectors, saying why.
-    """
+    """The k tokens nearest to each virtual token of an adapter folder, nearest first. PosttrainError for a model
+    without such vectors, saying why."""
     from safetensors.torch import load_file
 
     folder = Path(resolve(name))

@@ -3,11 +3,9 @@
     w' = w,   w'[at] += values,   at: the indices of the mask, chosen by Fisher information or at random
 
 FISH Mask, Sung et al. 2021, arXiv:2111.09839: the share of parameters with the largest Fisher information on a few rows
-of the task is trained, the others are not. Only the values are parameters, so optimiser, weight decay and penalties see
-nothing else; the folder has indices and values; the change can be merged into the model exactly.
-
-The changed weight is in the module only while that runs, so the change is right with recomputed activations, in both
-modules of a tied matrix, and for gradients by `torch.func`.
+of the task is trained. Only the values are parameters, so optimiser, weight decay and penalties see nothing else; the
+folder has indices and values; the change can be merged into the model exactly. The changed weight is in the module only
+while that runs, so the change is right with recomputed activations, in tied matrices, and under `torch.func`.
 """
 
 from __future__ import annotations

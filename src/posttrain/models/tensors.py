@@ -33,11 +33,8 @@ class Stored(NamedTuple):
 
 
 def tensors_in(path: Path) -> dict[str, Stored]:
-    """Name -> type and shape of every tensor of a safetensors file.
-
-    PosttrainError when the header cannot be read, or the file has another length than the header says (a copy that was
-    cut short).
-    """
+    """Name -> type and shape of every tensor of a safetensors file. PosttrainError when the header cannot be read, or
+    the file has another length than the header says (a copy that was cut short)."""
 
     def wrong(cause: str) -> PosttrainError:
         return PosttrainError(Problem(str(path), cause, "copy the file again"))
@@ -74,8 +71,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def stored_dtype(name: str, **how: Unpack[Source]) -> str | None:
     """The precision in which most of a model's numbers are stored; for an adapter that of its base. None where one
-    cannot train in it (a quantised file), or where it is not known.
-    """
+    cannot train in it (a quantised file), or where it is not known."""
     folder = Path(resolve(name))
     if is_gguf(folder):
         return None

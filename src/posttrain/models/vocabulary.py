@@ -146,8 +146,8 @@ def without_padding_outside(config: Any) -> Any:
 
 
 def padding_inside(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
-    """A token to pad with: the one for beginnings, which no text ends with, else another special one. The end token is
-    the last choice, since classifiers look for a text's last token that is no padding."""
+    """A token to pad with: the one for beginnings, which no text ends with, else another special one; the end token
+    last, since classifiers look for a text's last token that is no padding."""
     first = [tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.unk_token_id]
     added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     special = sorted({*tokenizer.all_special_ids, *added} - {tokenizer.eos_token_id})

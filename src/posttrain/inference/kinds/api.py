@@ -1,9 +1,9 @@
 """Any OpenAI-compatible endpoint: a vendor's API, or a server of one's own (vLLM, llama.cpp, SGLang, TGI, ...).
 
 Answers come from `/chat/completions` (plain text: `/completions`). Only a server whose `/completions` echoes its prompt
-with log-probabilities (`echo`, as vLLM does) says how likely a given text is; with others that is an error, and exams
-can ask for answers instead. Requests run side by side, within a rate limit; 429, 5xx and broken connections are tried
-again, after what `Retry-After` says. The cost is counted from the tokens that the server bills. Needs the extra `api`.
+with log-probabilities (`echo`, as vLLM does) says how likely a given text is. Requests run side by side, within a rate
+limit; 429, 5xx and broken connections are tried again, after what `Retry-After` says. The cost is counted from the
+tokens that the server bills. Needs the extra `api`.
 """
 
 from __future__ import annotations
@@ -149,8 +149,7 @@ class ApiRespondent(Respondent):
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely continuations of plain text are, from servers that echo. The words of a chat are not scored: only
-        the server knows the template.
-        """
+        the server knows the template."""
         chats = sum(not isinstance(prompt, Plain) for prompt, _ in pairs)
         if chats:
             raise PosttrainError(

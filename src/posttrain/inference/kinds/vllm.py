@@ -1,8 +1,7 @@
 """A model in vLLM, for large sets on a GPU: vLLM's batching and prefix cache, the same prompts as everywhere.
 
-vLLM's numbers differ from those of transformers in the last bits (its kernels are others), so their results are not
-mixed: the fingerprint says which it was. Log-probabilities of given texts come from `prompt_logprobs`, one forward pass
-per text. Needs the extra `vllm`, and a GPU.
+vLLM's kernels differ from those of transformers in the last bits, so their results are not mixed: the fingerprint says
+which it was. Log-probabilities of given texts come from `prompt_logprobs`. Needs the extra `vllm`, and a GPU.
 """
 
 from __future__ import annotations
