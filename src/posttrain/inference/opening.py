@@ -39,9 +39,8 @@ def open_respondent(name: str, **options: Unpack[LoadOptions]) -> Respondent:
 
         return ModelRespondent(load_model(name, **options))
     if options.get("dtype", "auto") != "auto":
-        raise ConfigError(
-            Problem("--precision", f"{name} is not loaded here", "leave --precision out, or set it there")
-        )
+        mend = "leave --precision out, or set it there"
+        raise ConfigError(Problem("--precision", f"{name} is not loaded here", mend))
     if Path(name).suffix in (".yaml", ".yml"):
         kind = read_yaml(Path(name)).get("kind")
         if kind is None:

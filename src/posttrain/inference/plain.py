@@ -15,15 +15,7 @@ from typing import Any, NamedTuple
 from posttrain.data.joined import join
 from posttrain.errors import PosttrainError
 
-__all__ = [
-    "TokenPair",
-    "cut_left",
-    "encode_plain",
-    "move_spaces",
-    "plain_pair",
-    "prefix_token",
-    "rolling_windows",
-]
+__all__ = ["TokenPair", "cut_left", "encode_plain", "move_spaces", "plain_pair", "prefix_token", "rolling_windows"]
 
 
 class TokenPair(NamedTuple):

@@ -30,7 +30,6 @@ __all__ = [
     "keep_pissa_start",
     "make_base_fit",
     "misfits",
-    "moves_base",
     "plain_lora",
     "save_peft",
     "set_peft_state",

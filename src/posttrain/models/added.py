@@ -30,12 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADDED",
-    "KINDS",
     "Added",
     "added_to",
     "at_rest",
     "attach",
-    "head_parameters",
     "load_added",
     "merged_added",
     "save_added",

@@ -105,14 +105,9 @@ class _Maker(NamedTuple):
         ending, purpose = HEADS[wanted.head]
         auto = vars(importlib.import_module("transformers.models.auto.modeling_auto"))[f"AutoModel{ending}"]
         if type(config) not in auto._model_mapping and "auto_map" not in config.to_dict():
-            raise PosttrainError(
-                Problem(
-                    folder,
-                    f"transformers {transformers.__version__} has no {config.model_type} model with a head for "
-                    f"{purpose} (a class ...{ending})",
-                    "train it with `sft` on {prompt, completion} rows, or take another base",
-                )
-            )
+            lacks = f"transformers {transformers.__version__} has no {config.model_type} model with a head for "
+            mend = "train it with `sft` on {prompt, completion} rows, or take another base"
+            raise PosttrainError(Problem(folder, f"{lacks}{purpose} (a class ...{ending})", mend))
         if has is not None and has.head == wanted.head and has.labels == wanted.labels:
             model, report = auto.from_pretrained(
                 folder, config=config, dtype=dtype, weights_only=True, output_loading_info=True, **source

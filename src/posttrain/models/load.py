@@ -327,9 +327,8 @@ def check_folder(name: str) -> None:
         raise MissingError(Problem(str(folder), "no config.json: not a model folder", mend))
     closed = [p for p in sorted(folder.iterdir()) if p.suffix in READ_SUFFIXES and not os.access(p, os.R_OK)]
     if closed:
-        raise MissingError(
-            *(Problem(str(p), "cannot be read: permission denied", "let this user read it") for p in closed)
-        )
+        cause = "cannot be read: permission denied"
+        raise MissingError(*(Problem(str(p), cause, "let this user read it") for p in closed))
     for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         index = folder / index_name
         if index.is_file():
@@ -339,9 +338,8 @@ def check_folder(name: str) -> None:
                 raise MissingError(Problem(str(index), "does not list the weights' files", "copy it again")) from error
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
-                raise MissingError(
-                    *(Problem(str(folder), f"{s} is missing ({index_name} names it)", "copy it too") for s in missing)
-                )
+                causes = [f"{s} is missing ({index_name} names it)" for s in missing]
+                raise MissingError(*(Problem(str(folder), cause, "copy it too") for cause in causes))
             return
     if not any((folder / file).is_file() for file in ("model.safetensors", "pytorch_model.bin")):
         cause = "no weights: model.safetensors is missing"

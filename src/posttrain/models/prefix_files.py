@@ -60,11 +60,8 @@ def read_prefix(path: Path) -> dict[str, Tensor]:
             tensors[part] = tensor.float()
     if set(tensors) not in ({PARTS[0]}, set(PARTS)):
         has = f"it has {', '.join([*tensors, *others][:4])}" if found else "it is empty"
-        raise PosttrainError(
-            Problem(
-                str(file), f"holds no prefix: {has}", "a prefix is prefix_encoder.embedding.weight, or with trans.*"
-            )
-        )
+        mend = "a prefix is prefix_encoder.embedding.weight, or with trans.*"
+        raise PosttrainError(Problem(str(file), f"holds no prefix: {has}", mend))
     return tensors
 
 
@@ -79,26 +76,20 @@ def from_file(
     if len(tensors) > 1:
         decided["projection"] = "v2" if width == tensors["trans.2.weight"].shape[0] else "v1"
         decided["projection_size"] = tensors["trans.0.weight"].shape[0]
-    wrong = [
-        Problem(
-            str(path), f"{name} is {value} in the file and {settings[name]} in the configuration", f"leave {name} out"
-        )
-        for name, value in decided.items()
-        if name in fixed and settings[name] != value
-    ]
+    wrong: list[Problem] = []
+    for name, value in decided.items():
+        if name in fixed and settings[name] != value:
+            cause = f"{name} is {value} in the file and {settings[name]} in the configuration"
+            wrong.append(Problem(str(path), cause, f"leave {name} out"))
     if wrong:
         raise PosttrainError(*wrong)
     prefix = Prefix(model, {**settings, **decided})
     expected = prefix.to_save()
-    wrong = [
-        Problem(
-            str(path),
-            f"{name} is {tuple(tensor.shape)}, this model takes {tuple(expected[name].shape)}",
-            f"layers x 2 x key heads x head width is {prefix.width} here: use the prefix with its own base",
-        )
-        for name, tensor in tensors.items()
-        if tensor.shape != expected[name].shape
-    ]
+    mend = f"layers x 2 x key heads x head width is {prefix.width} here: use the prefix with its own base"
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            cause = f"{name} is {tuple(tensor.shape)}, this model takes {tuple(expected[name].shape)}"
+            wrong.append(Problem(str(path), cause, mend))
     if wrong:
         raise PosttrainError(*wrong)
     prefix.load_state_dict(tensors)

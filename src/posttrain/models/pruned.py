@@ -14,15 +14,13 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from posttrain.models.sparse import Change, SparseChange, largest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 __all__ = ["GatedChange", "PrunedChange"]
 

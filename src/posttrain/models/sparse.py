@@ -12,16 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from posttrain.models.added import Added, two_tokens
 from posttrain.models.curvature import Example, fisher
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 __all__ = ["Change", "SparseChange", "largest", "weights_in_use"]
 

@@ -49,12 +49,8 @@ def verify_model(name: str, *, against: str | None = None, **how: Unpack[Source]
     if not is_gguf(folder):
         weights = _tried("weights files", lambda: _weights(folder))
         made += [_tried("files", lambda: _files(folder)), weights, _tried("hashes", lambda: _hashes(folder))]
-        whole = weights.ok is not False
-        made.append(
-            _tried("numbers", lambda: _numbers(folder))
-            if whole
-            else Check("numbers", None, "not asked: weights files failed")
-        )
+        numbers = Check("numbers", None, "not asked: weights files failed")
+        made.append(numbers if weights.ok is False else _tried("numbers", lambda: _numbers(folder)))
     if not any(check.ok is False and check.check != "hashes" for check in made):
         made += _loaded(name, folder, against, how)
     failed = next((check.check for check in made if check.ok is False and check.check != "hashes"), None)

@@ -51,9 +51,8 @@ class VllmRespondent(TokenRespondent):
         try:
             from vllm import LLM
         except ImportError as error:
-            raise MissingError(
-                Problem("", "this respondent needs the package vllm", "pip install 'posttrain[vllm]'")
-            ) from error
+            cause = "this respondent needs the package vllm"
+            raise MissingError(Problem("", cause, "pip install 'posttrain[vllm]'")) from error
         from posttrain.models.load import load_tokenizer
 
         self.config = config
