@@ -192,8 +192,8 @@ class PromptReader(PromptEncoder):
         self.system_prefix = None
 
     def check(self, prompts: Sequence[Prompt], *, scored: bool = False) -> None:
-        """DataError with all that is wrong with prompts. scored: answers to them are scored, not written, so that a
-        prompt may fill the positions."""
+        """DataError with all that is wrong with prompts. scored: their answers are scored, so they may fill the
+        positions."""
         each("prompt", prompts, lambda prompt: self._read(self.encode(prompt), written=not scored))
 
     def check_documents(self, texts: Sequence[str]) -> None:

@@ -59,8 +59,7 @@ DEFAULT_LENGTH = 512
 
 
 class Classified(NamedTuple):
-    """labels: what is said of a text, the likeliest first; probabilities: of every label; truncated: whether the text's
-    end was not read."""
+    """labels: said of a text, the likeliest first; probabilities: of every label; truncated: its end was not read."""
 
     labels: tuple[str, ...]
     probabilities: Mapping[str, float]

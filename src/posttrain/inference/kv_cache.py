@@ -108,8 +108,7 @@ class Part(NamedTuple):
 
 
 class RunningCache(Cache):
-    """Rows of several caches in one of `width` columns with room for `room` more. The given caches are emptied layer by
-    layer, so that at most one layer is held twice."""
+    """Rows of several caches in one of `width` columns with room for `room` more. The caches are emptied by layers."""
 
     def __init__(self, parts: Sequence[Part], width: int, room: int) -> None:
         layers: list[Any] = []

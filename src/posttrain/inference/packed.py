@@ -47,8 +47,7 @@ def pays() -> bool:
 
 
 def laid_out(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """(x (.., in), bias (out,) or None) -> (.., out) with a weight (out, in) that stays as it is: laid out once where
-    that pays, and for no gradient."""
+    """(x (.., in), bias (out,) or None) -> (.., out) with a weight that stays as it is, laid out where that pays."""
     if not (pays() and _packable(weight)):
         return lambda x, bias: functional.linear(x, weight, bias)
     laid = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)

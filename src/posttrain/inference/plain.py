@@ -43,8 +43,7 @@ def encode_plain(text: str, tokenizer: Any) -> list[int]:
 def plain_pair(
     context: str, continuation: str, tokenizer: Any, coded: MutableMapping[str, list[int]] | None = None
 ) -> TokenPair:
-    """A context and its continuation as ids. coded: contexts that are encoded already, as a question's choices share
-    one."""
+    """A context and its continuation as ids. coded: contexts encoded already: the choices of a question share one."""
     if not context:
         ids: list[int] = tokenizer.encode(continuation, add_special_tokens=False)
         prefix = prefix_token(tokenizer)
@@ -65,8 +64,7 @@ def move_spaces(context: str, continuation: str) -> tuple[str, str]:
 
 
 def cut_left(pair: TokenPair, limit: int) -> TokenPair:
-    """The pair without what lies more than `limit` positions before its last token; part of a very long continuation
-    may be lost too, as in lm-eval."""
+    """The pair without what lies more than `limit` positions before its last token, as in lm-eval."""
     whole = [*pair.context, *pair.continuation][-(limit + 1) :]
     kept = min(len(pair.continuation), len(whole) - 1)
     return TokenPair(whole[: len(whole) - kept], whole[len(whole) - kept :])

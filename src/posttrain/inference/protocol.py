@@ -61,8 +61,7 @@ class Scored(NamedTuple):
 
 
 class Distributions(NamedTuple):
-    """Next-token log-probabilities in nats (A, V), each row predicting one of the answer's tokens `ids` (A). The
-    end-of-turn token is the last."""
+    """Next-token log-probabilities in nats (A, V), a row for each of an answer's tokens `ids`; the last ends its turn."""
 
     ids: tuple[int, ...]
     logprobs: Tensor

@@ -80,8 +80,7 @@ def groups_of(prompts: Sequence[Sequence[int]]) -> list[Group]:
 
 
 def _joined(length: int, branches: Sequence[_Best]) -> _Best:
-    """Group branches that share `length` tokens: those that gain more from this prefix than from their own groups make
-    one group, where that is worth its cost."""
+    """Group branches that share `length` tokens and gain more from this prefix than from their own groups."""
     joined = [branch for branch in branches if branch.saved <= branch.size * length]
     apart = [branch for branch in branches if branch.saved > branch.size * length]
     members = sum(branch.size for branch in joined)
@@ -127,9 +126,7 @@ class Answers:
         return self._draws[row][len(self.said.get(row, ()))]
 
     def next(self, rows: Sequence[int], alive: Sequence[bool], logits: Tensor) -> tuple[Tensor, list[bool]]:
-        """Pick each row's next token from logits (B, V), add it to the answers that still go on, and say which of them
-        go on after it.
-        """
+        """Pick the next tokens from logits (B, V), add them to answers that go on, and say which go on after it."""
         numbers = [self._uniform(row) if live else 0.0 for row, live in zip(rows, alive, strict=True)]
         tokens = pick(logits, self.sampling, numbers)
         taken = zip(rows, tokens.tolist(), alive, strict=True)

@@ -169,8 +169,7 @@ def _tried(model: Any, reach: int) -> Support:
 
 
 def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) -> str:
-    """What is wrong with reading that way; empty when it agrees with plain passes. coarse: how much may differ in half
-    precision."""
+    """What is wrong with reading that way, or "". coarse: how much may differ from plain passes in half precision."""
     pairs = _trial(model, reach)
     tree, expected = Tree(pairs, share=way.kind != "plain"), _expected(model, pairs)
     p, a, b, c, d, other = range(1, 7)
@@ -199,8 +198,7 @@ def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) ->
 
 
 def _trial(model: Any, reach: int) -> list[TokenPair]:
-    """Rows p+a, p+b+c, p+b+d and one that shares nothing, of random tokens; with `reach` p is almost that long, so that
-    its branches go beyond."""
+    """Rows p+a, p+b+c, p+b+d and another, of random tokens; with `reach` p is so long that its branches go beyond."""
     config, limit = numbers_of(model), context_limit(model)
     special = {
         number
@@ -238,8 +236,7 @@ def _expected(model: Any, pairs: list[TokenPair]) -> list[Tensor]:
 
 
 def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
-    """By how many nats the model differs from itself when its inputs are rounded otherwise, in plain passes; 0 in half
-    precision, whose rounding `COARSE` covers."""
+    """Nats by which a float32 model differs from itself when its inputs are rounded otherwise; 0 in half precision."""
     if core(model).dtype.itemsize < 4:
         return 0.0
     draw = torch.Generator().manual_seed(0)

@@ -43,8 +43,8 @@ Ints: TypeAlias = NDArray[np.int64]
 TOKEN = np.dtype(">u4")
 """Big-endian, so that comparing bytes compares tokens."""
 CACHE_TOKENS = 96
-"""A stretch is read into the cache when reading it again in every row would cost more tokens than this; a forward
-pass of its own costs time too."""
+"""A stretch goes into the cache, by a forward pass of its own, if reading it in every row costs more tokens than this.
+"""
 SIMILAR = 0.9
 """Rows share a batch only down to this share of the longest one's length, once the batch is full enough."""
 FULL_ENOUGH = 1024
@@ -122,8 +122,7 @@ class Tree:
         self._measure()
 
     def _build(self, lengths: Sequence[int], shared: Sequence[int]) -> list[int]:
-        """Make the nodes of sorted rows, of which each shares so many tokens with the one before; return the node at
-        whose end each row ends."""
+        """Make the nodes of sorted rows, `shared` with the row before; return the node at whose end each row ends."""
         self.end: list[int] = []
         self.parent: list[int] = []
         self.low: list[int] = []

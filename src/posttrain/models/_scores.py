@@ -34,8 +34,8 @@ def sign_pull(logits: Tensor, signs: Tensor) -> Tensor:
 
 
 def length_groups(lengths: Sequence[int], tokens: int, least: int) -> list[list[int]]:
-    """Rows in groups of similar length, at most `tokens` padded tokens each (a longer row is alone), and at least
-    `least` groups if there are that many rows."""
+    """Rows in groups of similar length of at most `tokens` padded tokens (but one row); `least` groups at least, if
+    possible."""
     most = max(len(lengths) // max(least, 1), 1)
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):

@@ -77,8 +77,7 @@ def virtual_positions(model: nn.Module) -> int:
 
 
 def virtual_columns(model: nn.Module) -> int:
-    """How many outputs precede those of a row's own tokens: virtual tokens that are embeddings have outputs, prefixes
-    in the cache have none."""
+    """How many outputs virtual tokens have in front of a row: as embeddings they have outputs, as prefixes none."""
     config = _prompt_config(model)
     return 0 if config is None or isinstance(config, PrefixTuningConfig) else int(config.num_virtual_tokens)
 

@@ -88,8 +88,7 @@ def _reading_head(head: nn.Module, read: Callable[[Tensor], None]) -> RemovableH
 
 @contextmanager
 def _spared(head: nn.Linear) -> Iterator[None]:
-    """Within this the head computes nothing: the forward pass goes on with zeros as the logits of one position, which
-    take no memory."""
+    """Within this the head computes nothing: it gives zeros as the logits of one position, which take no memory."""
     own = vars(head).get("forward")
 
     def nothing(hidden: Tensor) -> Tensor:
@@ -185,8 +184,7 @@ _lowered: dict[Tensor, tuple[Tensor, int]] = {}
 
 @contextmanager
 def head_kept(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within this a copy of the head's weight in `dtype` is kept if the weight is frozen (2 V D bytes for bfloat16);
-    else a copy is made for every micro batch."""
+    """Within this a copy of a frozen head's weight in `dtype` is kept; else one is made for every micro batch."""
     head = core_of(model).get_output_embeddings()
     weight = getattr(head, "weight", None)
     if type(weight) is not nn.Parameter or weight.requires_grad or weight.dtype == dtype:

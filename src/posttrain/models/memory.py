@@ -94,8 +94,7 @@ def peak_gib() -> float:
 
 
 def give_back() -> None:
-    """Collect garbage, and return the allocator's free memory to the system: glibc keeps freed blocks for later, which
-    are gigabytes after a training of large tensors."""
+    """Collect garbage, and return the allocator's free memory to the system: glibc keeps freed blocks for later."""
     gc.collect()
     if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_available():
         cuda.empty_cache()
@@ -138,8 +137,7 @@ def large_blocks_go_back() -> None:
 
 
 def few_kernels() -> None:
-    """Let oneDNN keep `KERNELS` compiled products, unless the environment says otherwise. Call it before the first
-    computation."""
+    """Let oneDNN keep `KERNELS` compiled products, unless the environment says otherwise. Call it before computing."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
 
 

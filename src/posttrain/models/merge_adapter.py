@@ -90,8 +90,7 @@ def relative_distance(found: Tensor | None, expected: Tensor | None) -> float:
 
 @torch.no_grad()
 def some_logits(model: Any) -> Tensor | None:
-    """The first output for a few tokens spread over the vocabulary, in eval mode; None for a model without weights, or
-    one that needs more than token ids."""
+    """The first output for a few tokens, in eval mode; None without weights, or where more than token ids is needed."""
     core = model.get_base_model() if isinstance(model, PeftModel) else model
     embedding = core.get_input_embeddings()
     if core.device.type == "meta":

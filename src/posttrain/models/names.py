@@ -1,6 +1,4 @@
-"""From a model's name to its folder or file: a model in the box, the real model, a local folder, the folder of a
-training, a GGUF file, or a hub id.
-"""
+"""From a model's name to its folder or file: pocket, the real model, a folder, that of a training, GGUF, hub id."""
 
 from __future__ import annotations
 

@@ -27,8 +27,7 @@ BRIEFLY, LONGER = "1000", "20000"
 
 
 class Processor(NamedTuple):
-    """name: as the system reports it; units: what multiplies bfloat16 ("" when nothing does); bf16_used: whether
-    torch's oneDNN can use it."""
+    """name: as the system reports it; units: what multiplies bfloat16, or ""; bf16_used: whether torch uses it."""
 
     name: str
     units: str

@@ -40,8 +40,7 @@ class VirtualToken(NamedTuple):
 
 
 def nearest_tokens(name: str, k: int, **how: Unpack[Source]) -> list[VirtualToken]:
-    """The k tokens nearest to each virtual token of an adapter folder, nearest first. PosttrainError for a model
-    without such vectors, saying why."""
+    """The k tokens nearest to each virtual token of an adapter folder. PosttrainError for one without such vectors."""
     from safetensors.torch import load_file
 
     folder = Path(resolve(name))

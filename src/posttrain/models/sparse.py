@@ -140,8 +140,7 @@ class Change(nn.Module):
 
 
 def weights_in_use(model: PreTrainedModel) -> dict[str, list[str]]:
-    """Name of each parameter that is used in a forward pass -> names of the modules that own it (two for a tied
-    matrix)."""
+    """Name of each parameter used in a forward pass -> names of the modules that own it (two for a tied matrix)."""
     ran: set[nn.Module] = set()
     owning = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
     with ExitStack() as hooks:

@@ -148,8 +148,8 @@ class ApiRespondent(Respondent):
         return [m | {"tool_calls": with_texts(m["tool_calls"])} if "tool_calls" in m else m for m in sent]
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely continuations of plain text are, from servers that echo. The words of a chat are not scored: only
-        the server knows the template."""
+        """How likely continuations of plain text are, from servers that echo; only the server knows the template of
+        chats."""
         if not all(isinstance(prompt, Plain) for prompt, _ in pairs):
             mend = "ask in plain text (template: plain), ask for answers instead, or examine a local model"
             raise PosttrainError(Problem(self.name, "a chat API does not say how likely a given answer is", mend))
