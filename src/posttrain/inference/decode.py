@@ -1,6 +1,6 @@
 """Batched decoding on token ids: shared prefixes read once, a KV cache, a batch that is refilled as answers end.
 
-`refill.py` finds prompts that share a prefix and runs the batch, `sampling.py` picks the next token, `stops.py` finds
+`refill.py` finds prompts that share a prefix and runs the batch, `sampling.py` picks the next token, `texts.py` finds
 stop strings. A model whose cache cannot be cut and joined takes the plain path of `one_length.py`.
 """
 
@@ -23,7 +23,7 @@ from posttrain.inference.one_length import answer_by_length
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers, RefilledBatch, groups_of
 from posttrain.inference.sampling import Sampling
-from posttrain.inference.stops import StopWatch
+from posttrain.inference.texts import StopWatch
 from posttrain.models.adapters import virtual_positions
 from posttrain.models.vocabulary import outside, rows_of
 
@@ -32,7 +32,7 @@ __all__ = ["Decoded", "context_limit", "decode", "positions_in_config", "unfit"]
 
 class Decoded(NamedTuple):
     """One answer in token ids, without the stop token; ended: a stop token or a stop string was met before the limit.
-    The tokens that hold a stop string are kept: `stops.cut_at_stop` cuts the text."""
+    The tokens that hold a stop string are kept: `texts.cut_at_stop` cuts the text."""
 
     ids: list[int]
     ended: bool

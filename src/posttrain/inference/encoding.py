@@ -19,7 +19,7 @@ from posttrain.inference.plain import TokenPair, cut_left, encode_plain, plain_p
 from posttrain.inference.protocol import Plain, Prompt, Respondent, Scored, Told, nobody
 from posttrain.models.vocabulary import outside
 
-__all__ = ["Pair", "PromptEncoder", "PromptReader", "TokenRespondent", "spoken"]
+__all__ = ["Pair", "PromptEncoder", "PromptReader", "TokenRespondent"]
 
 
 class Pair(NamedTuple):
@@ -34,11 +34,6 @@ def shown(text: str, limit: int = 40) -> str:
     """How a text begins, to name it in a message."""
     short = " ".join(text.split())
     return f"{short[:limit]!r}{'...' if len(short) > limit else ''}"
-
-
-def spoken(text: str) -> str:
-    """A reply without the thoughts before it and the spaces around it."""
-    return text.rsplit("</think>", 1)[-1].strip()
 
 
 SEAM = 64

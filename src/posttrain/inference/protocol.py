@@ -61,7 +61,7 @@ class Scored(NamedTuple):
 
 
 class Distributions(NamedTuple):
-    """Next-token log-probabilities in nats (A, V), a row for each of an answer's tokens `ids`; the last ends its turn."""
+    """Next-token log-probabilities in nats (A, V), a row for each of an answer's tokens `ids`; the last ends it."""
 
     ids: tuple[int, ...]
     logprobs: Tensor

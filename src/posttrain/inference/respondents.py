@@ -15,7 +15,7 @@ from posttrain.data.control import gate_of
 from posttrain.data.records import Message
 from posttrain.errors import PosttrainError
 from posttrain.inference.decode import Decoded, context_limit, decode
-from posttrain.inference.encoding import TokenRespondent, spoken
+from posttrain.inference.encoding import TokenRespondent
 from posttrain.inference.locations import each, location_of, refuse
 from posttrain.inference.packed import packed
 from posttrain.inference.plain import TokenPair
@@ -33,7 +33,7 @@ from posttrain.inference.protocol import (
     nobody,
 )
 from posttrain.inference.scoring import distributions, score
-from posttrain.inference.stops import cut_at_stop
+from posttrain.inference.texts import cut_at_stop, spoken
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import tick

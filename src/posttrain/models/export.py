@@ -22,12 +22,11 @@ from posttrain.models.disk import as_umask_says, gib_in, starting_anew, writing
 from posttrain.models.fingerprint import template_fingerprint
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, Source, adapter_base, hub_folder
-from posttrain.models.merge_adapter import relative_distance, some_logits
+from posttrain.models.merge_adapter import is_tied, relative_distance, some_logits
 from posttrain.models.names import resolve, say_taken
 from posttrain.models.notes import head_of_model, read_notes
 from posttrain.models.save import save_model, saved_padding, write_notes
 from posttrain.models.tensors import stored_dtype
-from posttrain.models.tying import is_tied
 from posttrain.models.vocabulary import padding_of_files
 
 __all__ = ["ExportDtype", "Exported", "export_model"]

@@ -256,8 +256,7 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
 
     from posttrain.models.adapters import make_base_fit, misfits
     from posttrain.models.added import load_added, merged_added
-    from posttrain.models.merge_adapter import merge_peft
-    from posttrain.models.tying import say_layers
+    from posttrain.models.merge_adapter import merge_peft, say_layers
 
     folder = Path(resolve(name))
     at = str(folder / "adapter_config.json")

@@ -22,9 +22,8 @@ from posttrain.config.base import Config
 from posttrain.data.calls import with_texts
 from posttrain.data.records import Message
 from posttrain.errors import MissingError, PosttrainError, Problem
-from posttrain.inference.encoding import spoken
 from posttrain.inference.protocol import Answer, Generation, Plain, Prompt, Respondent, Scored, Told, Usage, nobody
-from posttrain.inference.stops import cut_at_stop
+from posttrain.inference.texts import cut_at_stop, spoken
 from posttrain.registry import register
 
 if TYPE_CHECKING:

@@ -15,10 +15,11 @@ from pydantic import Field
 from posttrain.config.base import Config
 from posttrain.data.control import gate_of
 from posttrain.errors import MissingError, Problem
-from posttrain.inference.encoding import TokenRespondent, spoken
+from posttrain.inference.encoding import TokenRespondent
 from posttrain.inference.locations import each
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.protocol import Answer, Generation, Plain, Prompt, Scored, Told, Usage
+from posttrain.inference.texts import spoken
 from posttrain.models.fingerprint import template_fingerprint
 from posttrain.registry import register
 
