@@ -69,15 +69,15 @@ class PromptEncoder:
         """TemplateError where plain text holds a control token; other prompts are checked where they are rendered."""
         check_text(prompt.text, self.tokenizer, "the prompt", shown(prompt.text))
 
-    def encode_pair(self, prompt: Prompt, answer: str) -> Pair:
+    def encode_pair(self, prompt: Prompt, answer: str, coded: dict[str, list[int]] | None = None) -> Pair:
         """Prompt and answer as training sees them: the template says how the answer follows and ends. TemplateError
-        where the prompt holds a control token; one in the answer is read as its letters."""
+        where the prompt holds a control token; one in the answer is read as its letters. coded: as in `plain_pair`."""
         end = [] if isinstance(prompt, Plain) or self.end_of_turn is None else [self.end_of_turn]
         if self.spells_control(answer, prompt):
             return Pair(self.encode(prompt), self._spelt(answer), end)
         if isinstance(prompt, Plain):
             self.check_plain(prompt)
-            return Pair(*plain_pair(prompt.text, answer, self.tokenizer), [])
+            return Pair(*plain_pair(prompt.text, answer, self.tokenizer, coded), [])
         if self.tokenizer.chat_template:
             try:
                 return self._rendered(prompt, answer)
@@ -138,16 +138,7 @@ class TokenRespondent(PromptEncoder, Respondent):
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely each continuation is after its prompt; plain text that is too long is cut on the left."""
         contexts: dict[str, list[int]] = {}
-
-        def encode(pair: tuple[Prompt, str]) -> TokenPair:
-            prompt, answer = pair
-            if isinstance(prompt, Plain):
-                self.check_plain(prompt)
-                if not self.spells_control(answer, prompt):
-                    return plain_pair(prompt.text, answer, self.tokenizer, contexts)
-            return TokenPair(*self.encode_pair(prompt, answer)[:2])
-
-        coded = each("request", pairs, encode)
+        coded = each("request", pairs, lambda pair: TokenPair(*self.encode_pair(*pair, contexts)[:2]))
         limit = self.longest
         fitting = [cut_left(c, limit) if isinstance(p, Plain) else c for c, (p, _) in zip(coded, pairs, strict=True)]
         self.usage.truncated += sum(new is not old and new != old for new, old in zip(fitting, coded, strict=True))

@@ -47,16 +47,14 @@ def open_respondent(name: str, **options: Unpack[LoadOptions]) -> Respondent:
             known = ", ".join(registry.kinds("respondent"))
             raise ConfigError(Problem(name, "the file does not say what kind of respondent it is", f"kind: {known}"))
         entry = registry.load("respondent", str(kind), name)
-        made: Respondent = entry.function(load_yaml(name, entry.config))
-        return made
+        return entry.function(load_yaml(name, entry.config))
     kind, _, rest = name.partition(":")
     model, at, url = rest.partition("@") if kind == "api" else (rest, "", "")
     if not model:
         raise ConfigError(Problem(name, "no model is named", "api:MODEL@http://localhost:8000/v1, or vllm:FOLDER"))
     entry = registry.load("respondent", kind, name)
     settings = {"kind": kind, "model": model, **({"base_url": url} if at else {})}
-    opened: Respondent = entry.function(check(settings, entry.config, name))
-    return opened
+    return entry.function(check(settings, entry.config, name))
 
 
 def read_prompts(name: str, **how: Unpack[Source]) -> PromptReader:

@@ -53,8 +53,7 @@ def laid_out(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
     laid = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
 
     def product(x: Tensor, bias: Tensor | None) -> Tensor:
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, laid, bias, "none", [], "")
-        return made
+        return torch.ops.mkldnn._linear_pointwise(x, laid, bias, "none", [], "")
 
     return product
 
@@ -154,6 +153,5 @@ def _forward(
     """x (.., in) -> (.., out), instead of the layer's own forward pass, which is called in every unusual case."""
     off = type(layer) is not nn.Linear and (layer.disable_adapters or layer.merged)
     if more or named or off or torch.is_grad_enabled() or x.dtype != dtype or not x.numel():
-        own: Tensor = type(layer).forward(layer, x, *more, **named)
-        return own
+        return type(layer).forward(layer, x, *more, **named)
     return product(x, bias)

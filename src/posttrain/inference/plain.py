@@ -36,8 +36,7 @@ def prefix_token(tokenizer: Any) -> int:
 def encode_plain(text: str, tokenizer: Any) -> list[int]:
     """Ids with the tokenizer's own special tokens; where the text begins with bos, no second one is added."""
     bos = tokenizer.decode(prefix_token(tokenizer))
-    ids: list[int] = tokenizer.encode(text, **({"add_special_tokens": False} if bos and text.startswith(bos) else {}))
-    return ids
+    return tokenizer.encode(text, **({"add_special_tokens": False} if bos and text.startswith(bos) else {}))
 
 
 def plain_pair(

@@ -280,5 +280,4 @@ class RefilledBatch:
         out = self.model(
             input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **positions, **self.keep
         )
-        logits: Tensor = out.logits[:, -1]
-        return logits
+        return out.logits[:, -1]

@@ -121,8 +121,7 @@ class ModelRespondent(TokenRespondent):
 
     def text(self, ids: list[int]) -> str:
         """What an answer's tokens say, as they say it."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def _fitting(self, prompt: Prompt, room: int) -> list[int]:
         """A prompt's ids; plain text is cut on the left so that `room` more tokens fit, and that is counted."""

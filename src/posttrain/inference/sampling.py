@@ -26,8 +26,7 @@ class Sampling(NamedTuple):
         on seed and index only. The multipliers are SplitMix64's, so that neighbours are far apart."""
         mixed = (self.seed * 0x9E3779B97F4A7C15 + (index + 1) * 0xBF58476D1CE4E5B9) & (1 << 63) - 1
         generator = torch.Generator().manual_seed(mixed)
-        numbers: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
-        return numbers
+        return torch.rand(count, generator=generator, dtype=torch.float64).tolist()
 
 
 def pick(logits: Tensor, sampling: Sampling, uniforms: list[float]) -> Tensor:

@@ -83,9 +83,10 @@ def export_model(
     is_adapter = (Path(resolve(name)) / "adapter_config.json").is_file()
     if adapter and not is_adapter:
         raise ConfigError(Problem("--adapter", f"{name} is no adapter", "leave it out: the whole model is written"))
-    made = _adapter if adapter else _whole
     try:
-        return made(name, output, dtype, how, say, merged=is_adapter)
+        if adapter:
+            return _adapter(name, output, dtype, how, say)
+        return _whole(name, output, dtype, how, say, merged=is_adapter)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
@@ -174,9 +175,7 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
     return by
 
 
-def _adapter(
-    name: str, output: Path, dtype: ExportDtype, how: Source, say: Callable[[str], None], *, merged: bool
-) -> Exported:
+def _adapter(name: str, output: Path, dtype: ExportDtype, how: Source, say: Callable[[str], None]) -> Exported:
     """Write the adapter's files, its tokenizer with the template, and a card."""
     folder = Path(resolve(name))
     loaded = load_any(name, device="cpu", dtype="auto", say=say, **how)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -56,7 +57,7 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
 def weights_fingerprint(model: PreTrainedModel) -> str:
     """First 16 hex digits of the sha256 over names, shapes and float32 bytes of all parameters: the same on any device
     and in any stored precision that holds the weights exactly."""
-    found = _fingerprint_of(sorted(model.named_parameters(), key=lambda pair: pair[0])).fingerprint
+    found = _fingerprint_of(sorted(model.named_parameters(), key=itemgetter(0))).fingerprint
     if is_large(model):
         set_aside(model.parameters())
     return found
@@ -73,23 +74,17 @@ class StoredWeights(NamedTuple):
 def stored_weights(folder: Path) -> StoredWeights:
     """All safetensors files of a folder, read without building the model: transformers' models take longer to import
     than all else in `posttrain doctor`. PosttrainError naming a file that cannot be read."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-    files: dict[str, Path] = {}
+    tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with safe_open(path, framework="pt") as file:
-                files |= dict.fromkeys(file.keys(), path)
+            tensors |= load_file(path)
         except (SafetensorError, OSError) as error:
             mend = "install the package again"
             raise PosttrainError(Problem(str(path), f"cannot be read: {error}", mend)) from error
-
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        for name, path in sorted(files.items()):
-            with safe_open(path, framework="pt") as file:
-                yield name, file.get_tensor(name)
-
-    return _fingerprint_of(tensors())
+    return _fingerprint_of(sorted(tensors.items(), key=itemgetter(0)))
 
 
 def _fingerprint_of(tensors: Iterable[tuple[str, Tensor]]) -> StoredWeights:

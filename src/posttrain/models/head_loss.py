@@ -211,10 +211,9 @@ def chunked(hidden: Tensor, head: PlainHead, function: Function, *, rows: int | 
     weights are frozen, the gradient of the hidden states is computed in the forward pass, and logits once; else the
     logits are computed again in the backward pass."""
     rows = rows or chunk_rows(head.weight.shape[0])
-    nats: Tensor = _Chunked.apply(  # type: ignore[no-untyped-call]
+    return _Chunked.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, head.factor, head.softcap, function, rows, head.precision()
     )
-    return nats
 
 
 def chunked_nll(hidden: Tensor, head: PlainHead, targets: Tensor, *, rows: int | None = None) -> Tensor:

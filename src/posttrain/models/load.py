@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict, Unpack
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.errors import MissingError, PosttrainError, Problem
@@ -178,8 +178,12 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
     import transformers
 
     check_folder(folder)
-    if is_gguf(folder):
-        return _named(_from_gguf(folder, way).to(way.device), name, folder)
+    if is_gguf(file := folder):
+        if way.make is not _causal:
+            mend = f"save it first: posttrain model convert {file} DIR"
+            raise PosttrainError(Problem(file, "a GGUF file is read as a language model only", mend))
+        dtype = _dtype(way.dtype, way.device, gguf_config(Path(file)), trust=False)
+        return _named(load_gguf(Path(file), dtype).to(way.device), name, file)
     trust = way.source["trust_remote_code"]
     try:
         config = without_padding_outside(transformers.AutoConfig.from_pretrained(folder, **way.source))
@@ -195,14 +199,6 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
         cause = f"the files lack {len(missing)} of the model's tensors (such as {missing[0]}); they would be random"
         raise PosttrainError(Problem(name, cause, "take the complete model"))
     return _named(model.to(way.device), name, folder)
-
-
-def _from_gguf(file: str, way: _Way) -> PreTrainedModel:
-    """The language model of a GGUF file. PosttrainError where another head is wanted: the file must be saved first."""
-    if way.make is not _causal:
-        mend = f"save it first: posttrain model convert {file} DIR"
-        raise PosttrainError(Problem(file, "a GGUF file is read as a language model only", mend))
-    return load_gguf(Path(file), _dtype(way.dtype, way.device, gguf_config(Path(file)), trust=False))
 
 
 def _named(model: PreTrainedModel, name: str, folder: str) -> PreTrainedModel:
@@ -390,7 +386,7 @@ def load_tokenizer(name: str, **how: Unpack[Source]) -> PreTrainedTokenizerBase:
         pad_with(tokenizer, next(token for token in named if token is not None))
     if not all(token.special for token in tokenizer.added_tokens_decoder.values()):
         keep_stops(tokenizer, stop_ids(name, tokenizer, **how))
-    return cast("PreTrainedTokenizerBase", tokenizer)
+    return tokenizer
 
 
 def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, **how: Unpack[Source]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,12 @@ LARGE_MODEL = 50_000_000
 """From this many parameters on, saving memory is worth the time that it takes."""
 
 
+@dataclass(eq=False)
 class Peak:
-    """Peak memory of a block in GiB; blocks within it that are measured too count."""
+    """Peak memory of a block in GiB, with blocks within it. kept: by the system, else a thread measures it."""
 
-    def __init__(self, kept: bool) -> None:
-        """kept: whether the system keeps the peak; else a thread measures it."""
-        self.kept = kept
-        self.high = 0.0
+    kept: bool
+    high: float = 0.0
 
     @property
     def gib(self) -> float:

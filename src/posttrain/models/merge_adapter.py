@@ -112,7 +112,7 @@ def some_logits(model: Any) -> Tensor | None:
     ids = torch.linspace(0, embedding.weight.shape[0] - 1, PROBED, device=core.device).long()[None]
     try:
         with at_rest(model):
-            return cast(Tensor, model(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float().cpu())
+            return model(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float().cpu()
     except UNFIT:
         return None
 

@@ -59,20 +59,16 @@ def flags_in(text: str) -> tuple[str, frozenset[str]]:
     return found.get("model name", ""), frozenset((found.get("flags") or found.get("Features") or "").split())
 
 
-def _asked_of_torch() -> frozenset[str]:
-    """The same flags as torch detects them, where there is no /proc/cpuinfo (macOS, Windows)."""
-    import torch
-
-    found = {"amx_bf16": torch.cpu._is_amx_tile_supported(), "avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
-    return frozenset(name for name, there in found.items() if there)
-
-
 @cache
 def processor() -> Processor:
     """The processor of this machine."""
     import torch
 
-    name, flags = flags_in(CPUINFO.read_text(encoding="utf-8")) if CPUINFO.is_file() else ("", _asked_of_torch())
+    if CPUINFO.is_file():
+        name, flags = flags_in(CPUINFO.read_text(encoding="utf-8"))
+    else:  # macOS, Windows: torch detects them
+        found = {"amx_bf16": torch.cpu._is_amx_tile_supported(), "avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
+        name, flags = "", frozenset(flag for flag, there in found.items() if there)
     units = next((said for flag, said in UNITS.items() if flag in flags), "")
     used = bool(torch._C._has_mkldnn) and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return Processor(name or platform.processor() or platform.machine(), units, used)

@@ -151,10 +151,8 @@ def padding_inside(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
     first = [tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.unk_token_id]
     added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     special = sorted({*tokenizer.all_special_ids, *added} - {tokenizer.eos_token_id})
-    for token in (*first, *special, tokenizer.eos_token_id):
-        if token is not None and token < rows:
-            return int(token)
-    return 0
+    candidates = (*first, *special, tokenizer.eos_token_id)
+    return next((int(token) for token in candidates if token is not None and token < rows), 0)
 
 
 _stops: WeakKeyDictionary[PreTrainedTokenizerBase, frozenset[int]] = WeakKeyDictionary()
