@@ -170,8 +170,8 @@ class TokenRespondent(PromptEncoder, Respondent):
 
 
 class PromptReader(PromptEncoder):
-    """Checks prompts for a model whose weights are not loaded. rows: tokens that it has embeddings for, None where that
-    is not known; limit: its positions."""
+    """Checks prompts for a model without its weights. rows: tokens that it has embeddings for, if known; limit:
+    positions."""
 
     def __init__(self, tokenizer: Any, rows: int | None, limit: int) -> None:
         self.tokenizer, self.rows, self.limit = tokenizer, rows, limit

@@ -184,9 +184,8 @@ class Respondent(ABC):
 
     @abstractmethod
     def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely whole texts are: each from the beginning of a document, in windows of the model's context that do
-        not overlap (lm-eval's `loglikelihood_rolling`).
-        """
+        """How likely whole texts are, each from the beginning of a document, in windows of the model's context that do
+        not overlap (lm-eval's `loglikelihood_rolling`)."""
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
         """Distributions along given answers and their end of turn; None from a respondent that cannot show them."""

@@ -185,7 +185,8 @@ class RefilledBatch:
                 rows, mask, room = self._reshaped(rows, waiting)
             if rows is not None:
                 room -= 1
-                rows = self._step(rows, mask[:, : mask.shape[1] - room])
+                logits = self._forward(rows.tokens[:, None], mask[:, : mask.shape[1] - room], rows.cache)
+                rows = self._next(rows._replace(lengths=[length + 1 for length in rows.lengths]), logits)
 
     def _final(self, row: int) -> int:
         """Tokens that a row may have in the end."""
@@ -262,11 +263,6 @@ class RefilledBatch:
         self.usage.prompt_tokens += group.prefix
         self.usage.shared_prefixes += 1
         self.usage.shared_tokens -= group.prefix
-
-    def _step(self, rows: Rows, mask: Tensor) -> Rows:
-        """One more token for every row."""
-        logits = self._forward(rows.tokens[:, None], mask, rows.cache)
-        return self._next(rows._replace(lengths=[length + 1 for length in rows.lengths]), logits)
 
     def _next(self, rows: Rows, logits: Tensor) -> Rows:
         tokens, alive = self.answers.next(rows.numbers, rows.alive, logits)

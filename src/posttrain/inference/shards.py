@@ -71,13 +71,6 @@ def _share(value: list[Any]) -> list[Any]:
     return value
 
 
-def _together(part: Any) -> list[Any]:
-    """Every process's part, in every process, in order."""
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, part)
-    return parts
-
-
 def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[str, Any]) -> list[Any]:
     """Every process's part of a call, in order: its results, its problems (none, or this raises), its usage so far."""
     own = block(len(items), dist.get_rank(), dist.get_world_size())
@@ -96,7 +89,8 @@ def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[st
         failed = [Problem(*problem) for problem in error.problems]
     except Exception as error:
         failed = [Problem("", f"{type(error).__name__}: {error}")]
-    parts = _together((done, failed, inner.usage))
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, (done, failed, inner.usage))
     problems = [_placed(problem, process) for process, (_, told, _) in enumerate(parts) for problem in told]
     if problems:
         raise PosttrainError(*problems)
@@ -122,9 +116,8 @@ def work(inner: Respondent) -> None:
 
 
 class ShardedRespondent(Wrapper):
-    """Process 0's respondent: the others' share of every call is done by `work`. Sampled answers differ from those of
-    another number of processes: a row's random numbers go by its index in its process's list.
-    """
+    """Process 0's respondent: the others do their share of every call by `work`. Sampled answers depend on the number
+    of processes: a row's random numbers go by its index in its process's list."""
 
     def __init__(self, inner: Respondent) -> None:
         super().__init__(_shared(inner), inner.name)

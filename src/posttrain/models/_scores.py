@@ -5,13 +5,10 @@ rows'. So the cross terms vanish between rows as they do between positions:
 
     E[(sum_r g_r)^2] = sum_r E[g_r^2]            since E[g_r g_s] = E[g_r] E[g_s] = 0 for r != s
 
-and the square of a whole batch's *summed* gradient is as unbiased as the sum of the rows' squares, and costs as much as
-a training step: tensors of the parameters' size are read and written once per batch, not once per row. The price is
-variance: an entry measured on n squares has a relative standard deviation of about sqrt(2 / n). (For *labels* this does
-not hold, since their scores do not have mean zero.)
-
-Each gradient is squared, added and freed as soon as the backward pass has computed it, so that the gradients of all
-parameters are never in memory together.
+and the square of a whole batch's *summed* gradient is as unbiased as the sum of the rows' squares, at the cost of a
+training step. The price is variance: an entry measured on n squares has a relative standard deviation of about sqrt(2 /
+n). (For *labels* this does not hold, since their scores do not have mean zero.) Each gradient is squared, added and
+freed as soon as it is computed, so that those of all parameters are never in memory together.
 """
 
 from __future__ import annotations

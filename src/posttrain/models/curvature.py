@@ -77,9 +77,8 @@ class Example(NamedTuple):
 
 
 class Curvature(NamedTuple):
-    """diagonal: mean per supervised position, by parameter, float32 or finer; rows and positions it was measured on;
-    chunked: whether several rows were processed together, reason: why not; squares: of how many gradients.
-    """
+    """diagonal: mean per supervised position, by parameter, float32 or finer; rows, positions: how many; chunked:
+    several rows were processed together, reason: why not; squares: of how many gradients."""
 
     diagonal: dict[str, Tensor]
     rows: int
@@ -122,15 +121,11 @@ def fisher(
             return _mean(work.exact(examples), examples, chunked=False)
         jobs = [example for example in examples for _ in range(times)]
         score: Score = {"signs": _signed, "sampled": _sampled, "empirical": _log_likelihood}[kind]
-        noise = _nothing(jobs)
-        if kind == "sampled":
-            noise = _uniform(jobs, seed)
-        elif kind == "signs":
-            noise = _signs(jobs, seed, work.vocabulary(jobs[0]))
-            if ask is language_logits and CHUNK_BYTES // max(work.gradient_bytes, 1) < 2:
-                sums, batches = work.summed(jobs, noise)
-                made = _mean({k: s / times for k, s in sums.items()}, examples, chunked=True)
-                return made._replace(squares=batches)
+        noise = _noise(kind, jobs, seed, work.vocabulary(jobs[0]) if kind == "signs" else 0)
+        if kind == "signs" and ask is language_logits and CHUNK_BYTES // max(work.gradient_bytes, 1) < 2:
+            sums, batches = work.summed(jobs, noise)
+            made = _mean({k: s / times for k, s in sums.items()}, examples, chunked=True)
+            return made._replace(squares=batches)
         sums, reason = work.per_row(jobs, noise, score, torch.square)
     return _mean({k: s / times for k, s in sums.items()}, examples, chunked=not reason, reason=reason)
 
@@ -145,7 +140,7 @@ def mas_importance(
     """|d sum_t ||z_t||^2 / d theta| of each row, summed and divided by the number of positions."""
     with Meter("measuring what the outputs depend on", len(examples), "rows") as meter:
         work = _Work(model, parameters, language_logits, chunk_rows, meter)
-        sums, reason = work.per_row(examples, _nothing(examples), _squared_norm, torch.abs)
+        sums, reason = work.per_row(examples, _noise("none", examples), _squared_norm, torch.abs)
     return _mean(sums, examples, chunked=not reason, reason=reason)
 
 
@@ -186,24 +181,17 @@ def _squared_norm(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
 # ---- random numbers -------------------------------------------------------------------------------------------------
 
 
-def _generator(seed: int, job: int) -> torch.Generator:
-    return torch.Generator().manual_seed(random.Random(f"{seed}/{job}").getrandbits(63))
+def _noise(kind: str, jobs: Sequence[Example], seed: int = 0, vocabulary: int = 0) -> Noise:
+    """Signs for `signs`, uniform numbers for `sampled`, else zeros; drawn from the seed and the job's number."""
 
+    def noise(job: int) -> Tensor:
+        count = len(jobs[job].targets)
+        generator = torch.Generator().manual_seed(random.Random(f"{seed}/{job}").getrandbits(63))
+        if kind == "signs":
+            return torch.randint(0, 2, (count, vocabulary), generator=generator, dtype=torch.int8) * 2 - 1
+        return torch.rand(count, generator=generator) if kind == "sampled" else torch.zeros(count)
 
-def _nothing(jobs: Sequence[Example]) -> Noise:
-    return lambda job: torch.zeros(len(jobs[job].targets))
-
-
-def _uniform(jobs: Sequence[Example], seed: int) -> Noise:
-    return lambda job: torch.rand(len(jobs[job].targets), generator=_generator(seed, job))
-
-
-def _signs(jobs: Sequence[Example], seed: int, vocabulary: int) -> Noise:
-    def signs(job: int) -> Tensor:
-        shape = (len(jobs[job].targets), vocabulary)
-        return torch.randint(0, 2, shape, generator=_generator(seed, job), dtype=torch.int8) * 2 - 1
-
-    return signs
+    return noise
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------

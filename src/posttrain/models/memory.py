@@ -41,8 +41,6 @@ CLEAR = Path("/proc/self/clear_refs")
 MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+)")
 EVERY_S = 0.05
 """Seconds between two readings of the thread."""
-
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt, from malloc.h."""
 LARGE_BLOCK = 8 * 2**20

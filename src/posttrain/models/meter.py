@@ -46,16 +46,13 @@ KNOWN_PIECES = 8
 """... and at least this many, if pieces end at different times."""
 SURE_S = 3.0
 """Seconds before the remaining time is estimated; by tokens, seconds since the first one."""
-
-
 BAR = "Loading weights"
 """Name of the bar on which transformers counts tensors (core_model_loading.py)."""
 
 
 class Doing(NamedTuple):
-    """Progress of one piece of work. done, total: pieces, called `unit`; tokens: read or written so far; left_s: the
-    remaining time, None while unknown; at_most: `left_s` is an upper bound; ends: the work is over or has failed.
-    """
+    """Progress of one piece of work. done, total: pieces, called `unit`; tokens: read or written; left_s: the remaining
+    time, None while unknown; at_most: it is an upper bound; ends: the work is over or has failed."""
 
     what: str
     done: int

@@ -63,9 +63,8 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 
 class HeadNotes(NamedTuple):
-    """labels: names of the outputs, in order (none for answer spans); settings: how texts are to be read, as the
-    objective had it; modules: names of the parts that were random when training began; seed: what they were drawn from.
-    """
+    """labels: names of the outputs, in order (none for answer spans); settings: how the objective reads texts; modules:
+    names of the parts that were random when training began; seed: what they were drawn from."""
 
     head: Head
     labels: tuple[str, ...]

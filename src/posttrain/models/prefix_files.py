@@ -10,18 +10,16 @@ import json
 import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, MissingError, PosttrainError, Problem
 from posttrain.models.added import added_to, attach, load_added
 from posttrain.models.load import LoadedModel, Source, load_model
 from posttrain.models.prefix import Prefix
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 __all__ = ["from_file", "prefix_model", "read_prefix"]
 

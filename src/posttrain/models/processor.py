@@ -19,8 +19,6 @@ __all__ = ["Processor", "flags_in", "processor", "wait_politely"]
 CPUINFO = Path("/proc/cpuinfo")
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm BF16"}
 """Flags of /proc/cpuinfo -> common name of the unit that multiplies bfloat16, the fastest first (`bf16` is Arm's)."""
-
-
 LOAD = Path("/proc/loadavg")
 BRIEFLY, LONGER = "1000", "20000"
 """Rounds that an idle thread of OpenMP spins before it sleeps: a few microseconds, or about a hundred."""

@@ -12,8 +12,7 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from posttrain.data.pocket.grammar import Language, grammar, wording
-from posttrain.models.facts import Fact, Name, facts
-from posttrain.models.facts.tables import name_of, read
+from posttrain.models.facts import Fact, Name, facts, name_of, read
 
 __all__ = ["SKILLS", "Turn", "curriculum", "fixed", "wordings"]
 
