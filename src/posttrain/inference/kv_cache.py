@@ -41,8 +41,12 @@ def why_plain(model: Any, longest: int) -> str:
     other = sorted({type(layer).__name__ for layer in layers if type(layer) not in KEEPS_KEYS})
     if other:
         return f"its cache has layers that can not be cut and joined ({', '.join(other)})"
-    for rope in _ropes(numbers_of(model)):
-        usual = rope.get("original_max_position_embeddings") or numbers_of(model).get("max_position_embeddings", 0)
+    numbers = numbers_of(model)
+    whole = numbers.get("rope_parameters") or {}
+    original = numbers.get("original_max_position_embeddings")
+    for rope in [value for value in whole.values() if isinstance(value, dict)] or [whole]:  # one per layer type
+        own = rope.get("original_max_position_embeddings", original)
+        usual = own or numbers.get("max_position_embeddings", 0)
         if rope.get("rope_type") in ("dynamic", "longrope") and longest > usual:
             return f"its positions are scaled by the longest row beyond {usual} tokens"
     return ""
@@ -51,14 +55,6 @@ def why_plain(model: Any, longest: int) -> str:
 def is_prompt_learning(model: Any) -> bool:
     """Whether a PEFT wrapper puts virtual tokens in front of what it reads."""
     return core(model) is not model and any(config.is_prompt_learning for config in model.peft_config.values())
-
-
-def _ropes(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The settings of rotary positions, one per layer type where they differ."""
-    rope = config.get("rope_parameters") or {}
-    each = [value for value in rope.values() if isinstance(value, dict)]
-    original = config.get("original_max_position_embeddings")
-    return [{"original_max_position_embeddings": original, **r} if original else r for r in each or [rope]]
 
 
 class _RoomyLayer(DynamicLayer):

@@ -160,9 +160,6 @@ def set_peft_state(model: PeftModel, folder: Path) -> None:
         set_peft_model_state_dict(model, stored)
 
 
-# ---- an adapter's folder and its base --------------------------------------------------------------------------------
-
-
 class _Held(NamedTuple):
     """A copy of one of the base's matrices in an adapter folder; frozen: it was not trained."""
 

@@ -178,9 +178,6 @@ def _squared_norm(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
     return (_raised(logits).square().sum(-1) * (targets != IGNORED)).sum()
 
 
-# ---- random numbers -------------------------------------------------------------------------------------------------
-
-
 def _noise(kind: str, jobs: Sequence[Example], seed: int = 0, vocabulary: int = 0) -> Noise:
     """Signs for `signs`, uniform numbers for `sampled`, else zeros; drawn from the seed and the job's number."""
 

@@ -86,10 +86,8 @@ def line_for(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Line | None:
         return None
     if not bool(asked.any()) or core.num_parameters() < LEAST or virtual_columns(model) or _drops(model):
         return None
-    if not takes_lines(core):
-        return None
-    line = lay_line(input_ids, asked)
-    return line if line.ids.numel() <= min(LONGEST, WORTH * input_ids.numel()) else None
+    line = lay_line(input_ids, asked) if takes_lines(core) else None
+    return line if line is not None and line.ids.numel() <= min(LONGEST, WORTH * input_ids.numel()) else None
 
 
 def _drops(model: nn.Module) -> bool:

@@ -13,7 +13,7 @@ get an entry for each layer (`say_layers`), and a merged model's layers get weig
 from __future__ import annotations
 
 import warnings
-from typing import Any, cast
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -66,7 +66,7 @@ def merge_peft(model: PeftModel, location: str) -> PreTrainedModel:
             # PEFT warns about the tied matrix, which was just copied
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             warnings.filterwarnings("ignore", message=".*no longer tied.*")
-            merged = cast(PreTrainedModel, model.merge_and_unload())
+            merged = model.merge_and_unload()
     except torch.OutOfMemoryError:
         raise
     except UNFIT as error:
@@ -81,16 +81,11 @@ def merge_peft(model: PeftModel, location: str) -> PreTrainedModel:
         _own_layers(merged)
     if was_tied:
         _tie_again(merged)
-    _same(expected, some_logits(merged), merged, location, beside)
-    return merged
-
-
-def _same(expected: Tensor | None, found: Tensor | None, model: PreTrainedModel, location: str, mend: str) -> None:
-    far = relative_distance(found, expected)
-    allowed = TOLERANCE if model.dtype == torch.float32 else COARSE
-    if not far <= allowed:
+    far = relative_distance(some_logits(merged), expected)
+    if not far <= (TOLERANCE if merged.dtype == torch.float32 else COARSE):
         cause = f"merged into its base it is another model: outputs differ by {far:.1%} of their spread"
-        raise PosttrainError(Problem(location, cause, mend))
+        raise PosttrainError(Problem(location, cause, beside))
+    return merged
 
 
 def relative_distance(found: Tensor | None, expected: Tensor | None) -> float:
@@ -137,9 +132,6 @@ _untied: WeakSet[PreTrainedModel] = WeakSet()
 def was_untied(model: PreTrainedModel) -> bool:
     """Whether merging an adapter into the model has made two matrices of a tied one."""
     return model in _untied
-
-
-# ---- matrices that modules share ------------------------------------------------------------------------------------
 
 
 def _shared_parameters(core: nn.Module) -> list[list[tuple[nn.Module, str]]]:

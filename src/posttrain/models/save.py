@@ -76,47 +76,41 @@ def save_model(
     of all files, which `posttrain model verify` compares. PosttrainError when `folder` holds other things than a model;
     DiskError when the disk is full: then the old model is kept.
     """
-    if folder.exists():
-        if not folder.is_dir():
-            raise PosttrainError(Problem(str(folder), "is a file, a folder is expected", "choose another output"))
-        if any(folder.iterdir()) and not any((folder / name).exists() for name in MODEL_FILES):
-            cause = "the folder holds other things than a model"
-            raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
-    with whole_folder(folder) as temporary:
-        _write(model, tokenizer, temporary, dtype, hashed=hashed)
-        if card is not None:
-            (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
-
-
-def _write(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None, *, hashed: bool
-) -> None:
     import transformers
     from peft import PeftModel
 
     from posttrain.models.adapters import save_peft
     from posttrain.models.added import added_to, save_added
 
+    if folder.exists():
+        if not folder.is_dir():
+            raise PosttrainError(Problem(str(folder), "is a file, a folder is expected", "choose another output"))
+        if any(folder.iterdir()) and not any((folder / name).exists() for name in MODEL_FILES):
+            cause = "the folder holds other things than a model"
+            raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
     transformers.utils.logging.disable_progress_bar()  # those called "Writing model shards"
     base: str | None = None
     trained_in: str | None = None
     adapter = isinstance(model, PeftModel) or added_to(model) is not None
-    with saved_padding(model, tokenizer):
-        if isinstance(model, PeftModel):
-            base = remembered_base(model.get_base_model())
-            save_peft(model, folder)
-        elif adapter:
-            base = remembered_base(model)
-            save_added(model, folder)
-        elif dtype is None or dtype == model.dtype:
-            model.save_pretrained(folder)
-        else:
-            model.save_pretrained(folder, state_dict=_cast(model, dtype))
-            _say_dtype(folder / "config.json", dtype)
-            trained_in = str(model.dtype).removeprefix("torch.")
-        tokenizer.save_pretrained(folder)
-    head = head_of_model(model) if adapter else None
-    write_notes(folder, tokenizer, base=base, head=head, trained_in=trained_in, hashed=hashed)
+    with whole_folder(folder) as temporary:
+        with saved_padding(model, tokenizer):
+            if isinstance(model, PeftModel):
+                base = remembered_base(model.get_base_model())
+                save_peft(model, temporary)
+            elif adapter:
+                base = remembered_base(model)
+                save_added(model, temporary)
+            elif dtype is None or dtype == model.dtype:
+                model.save_pretrained(temporary)
+            else:
+                model.save_pretrained(temporary, state_dict=_cast(model, dtype))
+                _say_dtype(temporary / "config.json", dtype)
+                trained_in = str(model.dtype).removeprefix("torch.")
+            tokenizer.save_pretrained(temporary)
+        head = head_of_model(model) if adapter else None
+        write_notes(temporary, tokenizer, base=base, head=head, trained_in=trained_in, hashed=hashed)
+        if card is not None:
+            (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
 def saved_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[None]:
