@@ -241,9 +241,6 @@ def answer_records(loaded: LoadedModel, records: Sequence[ReadingQuestion]) -> l
     ]
 
 
-# ---- forward passes --------------------------------------------------------------------------------------------------
-
-
 RowT = TypeVar("RowT", TextRow, TagRow, SpanRow)
 
 

@@ -31,8 +31,8 @@ def is_remote(name: str) -> bool:
 
 
 def open_respondent(name: str, **options: Unpack[LoadOptions]) -> Respondent:
-    """The respondent of this name. options: as in `load_model`, for models that are loaded here only. Raises what
-    `load_model` raises, and ConfigError for a YAML file that is wrong."""
+    """The respondent of this name. options: as in `load_model`, for models loaded here. ConfigError for a wrong YAML
+    file."""
     if not is_remote(name):
         from posttrain.inference.respondents import ModelRespondent
         from posttrain.models.load import load_model

@@ -54,8 +54,7 @@ class Group(NamedTuple):
 
 
 class _Best(NamedTuple):
-    """The best way to group the prompts below a node of their prefix tree: the groups, the prompts outside of them, how
-    many prompts there are, and the tokens that it saves."""
+    """The best way to group prompts below a node: the groups, the others, how many prompts, and the tokens it saves."""
 
     groups: list[Group]
     alone: list[int]

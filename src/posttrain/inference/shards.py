@@ -8,7 +8,7 @@ share a prefix stay together. Results are those of one process; only process 0 w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -75,11 +75,7 @@ def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[st
     """Every process's part of a call, in order: its results, its problems (none, or this raises), its usage so far."""
     own = block(len(items), dist.get_rank(), dist.get_world_size())
     mine = [items[i] for i in own]
-    calls: dict[str, Callable[..., list[Any]]] = {
-        "answers": inner.answers,
-        "logprobs": inner.logprobs,
-        "rolling": inner.rolling,
-    }
+    calls: dict[str, Any] = {"answers": inner.answers, "logprobs": inner.logprobs, "rolling": inner.rolling}
     failed: list[Problem] = []
     done: list[Any] = []
     try:

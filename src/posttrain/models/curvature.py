@@ -10,16 +10,14 @@ off-diagonal left out, the mean KL divergence per token between the model and it
 position per row.
 
 There are four estimates. None is the square of a batch's mean gradient of labels, which popular implementations use: it
-shrinks as the batch grows, since the rows' gradients cancel. Squares are taken **per row** where the gradients of
-several rows fit into memory, and where a row's score has a mean (`empirical`, MAS); for a large model `signs` squares
-the sum over a batch of rows, whose cross terms vanish like those within a row (`models/_scores.py` has the proof):
+shrinks as the batch grows, since the rows' gradients cancel. Squares are taken **per row**; only for a large model
+`signs` squares the sum over a batch of rows, whose cross terms vanish too (`models/_scores.py` has the proof):
 
 - `true`: the double sum itself, V backward passes for each position: for small vocabularies and few rows only.
 - `sampled`: at each position a token is drawn from p(. | c_t), and the row's *summed* gradient is squared. Given the
-  contexts the draws are independent and the gradient of each has mean zero, so the cross terms vanish in expectation
-  (as they do in a sequence drawn whole, where the increments of the score are martingale differences): one backward
-  pass per row and draw is unbiased. But where the model is sure, it nearly always draws the expected token, whose
-  gradient is nearly zero: the information is in rare draws.
+  contexts the draws are independent and the gradient of each has mean zero, so the cross terms vanish in expectation:
+  one backward pass per row and draw is unbiased. But where the model is sure, it nearly always draws the expected
+  token, whose gradient is nearly zero: the information is in rare draws.
 - `signs`: every token of the vocabulary counts, with weight sqrt(p) and a random sign: the square of the gradient of
   sum_t sum_v e_tv sqrt(p(v | c_t)) log p(v | c_t), e = +1 or -1, sqrt(p) held fixed. The cross terms vanish again, so
   expectation and cost are the same, and nothing depends on rare draws (a random factor of the softmax's Hessian, as in
@@ -60,8 +58,7 @@ IGNORED = -100
 CHUNK_ROWS = 8
 """Rows whose gradients are taken together. On pocket (one core) 64 rows take 1.1 s by 8, 1.5 s by 32 or singly."""
 CHUNK_BYTES = 2**28
-"""Most bytes of gradients held at once; where not even two rows fit, rows' signs are summed before squaring, or rows
-are processed one by one."""
+"""Most bytes of gradients held at once; where not even two rows fit, signs are summed first, or rows go singly."""
 BATCH_TOKENS = 1024
 """Padded tokens of a batch whose signs are summed."""
 LEAST_BATCHES = 16
@@ -327,6 +324,7 @@ class _Work:
     def exact(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """sum_t sum_v p(v) (d log p(v))^2: each term is the backward pass of sqrt(p_v) (e_v - p) through the logits."""
         sums = self.zeros()
+        moved = list(self.parameters.values())
         at_once = max(min(64, CHUNK_BYTES // max(self.gradient_bytes, 1)), 1)
         for example in examples:
             inputs, positions, targets = (t.to(self.device) for t in example)
@@ -344,12 +342,7 @@ class _Work:
                     with warnings.catch_warnings():
                         warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
                         found = torch.autograd.grad(
-                            logits,
-                            list(self.parameters.values()),
-                            pulls,
-                            retain_graph=True,
-                            allow_unused=True,
-                            is_grads_batched=True,
+                            logits, moved, pulls, retain_graph=True, allow_unused=True, is_grads_batched=True
                         )
                     for name, gradient in zip(self.parameters, found, strict=True):
                         if gradient is not None:

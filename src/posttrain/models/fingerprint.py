@@ -170,21 +170,16 @@ def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """First 16 hex digits of the sha256 over the token ids of fixed conversations; "none" without a chat template."""
     if not tokenizer.chat_template:
         return "none"
-    template = _dateless(tokenizer.get_chat_template())
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:  # today's date (Llama 3, SmolLM3); a fixed one keeps the fingerprint
+        macro = "{%- macro posttrain_fixed_date(format) -%}01 Jan 2000{%- endmacro -%}"
+        template = macro + re.sub(r"strftime_now\s*\(", "posttrain_fixed_date(", template)
     rendered = [
         _ids(tokenizer, list(conversation), template, prompt)
         for conversation in CONVERSATIONS
         for prompt in (False, True)
     ]
     return hashlib.sha256(json.dumps(rendered).encode()).hexdigest()[:16]
-
-
-def _dateless(template: str) -> str:
-    """Let a template that prints today's date (Llama 3, SmolLM3) print a fixed one, so that its fingerprint stays."""
-    if "strftime_now" not in template:
-        return template
-    macro = "{%- macro posttrain_fixed_date(format) -%}01 Jan 2000{%- endmacro -%}"
-    return macro + re.sub(r"strftime_now\s*\(", "posttrain_fixed_date(", template)
 
 
 def _ids(

@@ -79,8 +79,7 @@ def lay_line(input_ids: Tensor, asked: Tensor) -> Line:
 
 
 def line_for(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Line | None:
-    """The line to read instead of the rows; None on a GPU, in bfloat16, with small models, where little is shared, and
-    where the model does not take a line."""
+    """The line to read instead of the rows, in float32 on a CPU; None where it does not pay or the model takes none."""
     core = core_of(model)
     if input_ids.device.type != "cpu" or core.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return None

@@ -60,9 +60,6 @@ BIG_PARAMETERS = 1_000_000_000
 READ_SUFFIXES = (".json", ".safetensors", ".bin")
 """Files of a model folder that must be readable; safetensors reports one that is not as "no such file"."""
 
-PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
-"""PEFT's kinds of soft prompts."""
-
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -112,14 +109,11 @@ def load_with(name: str, make: Maker, **options: Unpack[LoadOptions]) -> LoadedM
     """`load_model` for any kind of model: `make` makes it from a folder; adapters are put on what it made."""
     import torch
 
-    how: Source = {
-        "offline": options.get("offline", True),
-        "trust_remote_code": options.get("trust_remote_code", False),
-    }
+    offline, trust = options.get("offline", True), options.get("trust_remote_code", False)
     device = torch.device(options.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
-    way = _Way(make, device, options.get("dtype", "auto"), _for_transformers(**how))
+    way = _Way(make, device, options.get("dtype", "auto"), _for_transformers(offline, trust))
     model = _load(name, way, options.get("adapter_merged", False), within=())
-    tokenizer = load_tokenizer(name, **how)
+    tokenizer = load_tokenizer(name, offline=offline, trust_remote_code=trust)
     check_template(name, tokenizer, allow_mismatch=options.get("allow_template_mismatch", False))
     keep_padding_inside(model, tokenizer, name)
     pad_alike(model, tokenizer)
@@ -268,7 +262,8 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     if "posttrain_tuner" in config:
         added = load_added(model, folder, config)
         return merged_added(added) if merged else added
-    if merged and config.get("peft_type") in PROMPTS:  # before anything is loaded into the base
+    soft = config.get("peft_type") in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+    if merged and soft:  # before anything is loaded into the base
         cause = f"{config['peft_type']} cannot be merged into its base: it is no change of weights"
         raise PosttrainError(Problem(at, cause, "use it as it is"))
     mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"

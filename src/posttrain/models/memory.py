@@ -41,8 +41,8 @@ CLEAR = Path("/proc/self/clear_refs")
 MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+)")
 EVERY_S = 0.05
 """Seconds between two readings of the thread."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt, from malloc.h."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MADV_DONTNEED = -1, -3, 4
+"""Parameters of mallopt, from malloc.h, and of madvise, from mman.h."""
 LARGE_BLOCK = 8 * 2**20
 """Bytes. Smaller blocks stay in the heap: getting fresh pages can take as long as the product that fills them."""
 KERNELS = 128
@@ -105,10 +105,8 @@ def activation_bytes(model: Any) -> int:
     SmolLM2-135M, as measured)."""
     from torch import nn
 
-    outside = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
-    head = model.get_output_embeddings()
-    outside += [head.weight] if head is not None else []
-    left_out = {id(weight) for weight in outside}
+    ends = [*(m for m in model.modules() if isinstance(m, nn.Embedding)), model.get_output_embeddings()]
+    left_out = {id(m.weight) for m in ends if m is not None}
     sizes = [sum(p.shape) for p in model.parameters() if p.dim() == 2 and id(p) not in left_out]
     return int(sum(sizes) * 1.5 * 4)
 
@@ -144,10 +142,6 @@ def trim() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim, and does not keep blocks so long
             ctypes.CDLL(None).malloc_trim(0)
-
-
-MADV_DONTNEED = 4
-"""Number of mman.h."""
 
 
 def mapped() -> list[tuple[int, int]]:

@@ -129,20 +129,15 @@ def _in_folder(name: str) -> str:
     folder = Path(name)
     if _has_config(folder):
         return name
-    if _is_run(folder):
+    noted = any((folder / file).is_file() for file in ("result.json", "config.yaml"))
+    made = any((folder / file).is_dir() for file in (_MODEL, "checkpoints"))
+    if (folder / "posttrain_run.json").is_file() or (noted and made):
         return _of_run(folder)
     files = sorted(p for p in folder.iterdir() if is_gguf(p))
     if len(files) > 1:
         names = ", ".join(p.name for p in files[:4]) + (", ..." if len(files) > 4 else "")
         raise MissingError(Problem(name, f"holds {len(files)} GGUF files: {names}", f"name one: {files[0]}"))
     return str(files[0]) if files else name
-
-
-def _is_run(folder: Path) -> bool:
-    """Whether a folder is that of a training."""
-    noted = any((folder / file).is_file() for file in ("result.json", "config.yaml"))
-    made = any((folder / file).is_dir() for file in (_MODEL, "checkpoints"))
-    return (folder / "posttrain_run.json").is_file() or (noted and made)
 
 
 def _of_run(folder: Path) -> str:

@@ -66,8 +66,7 @@ def read_prefix(path: Path) -> dict[str, Tensor]:
 def from_file(
     model: PreTrainedModel, path: Path, settings: Mapping[str, Any], *, fixed: Collection[str] = ()
 ) -> Prefix:
-    """A prefix for the model with the file's tensors. fixed: settings that must be those of the file. PosttrainError
-    naming both shapes where they differ from the model's."""
+    """A prefix with the file's tensors. fixed: settings that must be the file's. PosttrainError where shapes differ."""
     tensors = read_prefix(path)
     tokens, width = tensors["embedding.weight"].shape
     decided = {"tokens": tokens, "projection": "none"}

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Neighbour", "VirtualToken", "nearest", "nearest_tokens", "readable"]
 
-SOFT = ("PROMPT_TUNING", "P_TUNING")
-PREFIXES = ("PREFIX_TUNING", "ptuning_v2")
-
 
 class Neighbour(NamedTuple):
     """A token of the vocabulary, as text, and its cosine to the vector."""
@@ -50,10 +47,10 @@ def nearest_tokens(name: str, k: int, **how: Unpack[Source]) -> list[VirtualToke
         raise PosttrainError(Problem(name, "is no adapter, so it has no virtual tokens", mend))
     config = json.loads(path.read_text(encoding="utf-8"))
     kind = str(config.get("posttrain_tuner") or config.get("peft_type"))
-    if kind in PREFIXES:
+    if kind in ("PREFIX_TUNING", "ptuning_v2"):
         cause = f"{kind}: a prefix is keys and values of every layer, not embeddings, so that no word is near it"
         raise PosttrainError(Problem(name, cause, "prompt_tuning and p_tuning can be read"))
-    if kind not in SOFT:
+    if kind not in ("PROMPT_TUNING", "P_TUNING"):
         raise PosttrainError(Problem(name, f"{kind} has no virtual tokens", "prompt_tuning and p_tuning have some"))
     loaded = load_model(name, device="cpu", allow_template_mismatch=True, **how)
     vectors = load_file(folder / "adapter_model.safetensors")["prompt_embeddings"]

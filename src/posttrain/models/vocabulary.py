@@ -55,9 +55,9 @@ def outside(
     if max(ids, default=0) < rows:
         return None
     beyond = next(i for i in ids if i >= rows)
-    name = (
-        f"token {tokenizer.convert_ids_to_tokens(beyond)!r} (id {beyond})" if tokenizer is not None else f"id {beyond}"
-    )
+    name = f"id {beyond}"
+    if tokenizer is not None:
+        name = f"token {tokenizer.convert_ids_to_tokens(beyond)!r} (id {beyond})"
     cause = f"holds the {name}, and the model has embeddings for {rows} tokens (0 to {rows - 1})"
     return Problem(location, cause, MEND)
 
