@@ -128,10 +128,8 @@ def test_a_stopped_run_leaves_no_process_and_goes_on(path: Path, expected: Any, 
     running.send_signal(how)
     running.wait(60)
     assert len(children) >= 2
-    deadline = time.monotonic() + 60
-    while alive := [pid for pid in children if Path(f"/proc/{pid}").exists() and not zombie(pid)]:
-        assert time.monotonic() < deadline, f"left over: {alive}"
-        time.sleep(0.05)
+    while any(Path(f"/proc/{pid}").exists() and not zombie(pid) for pid in children):
+        time.sleep(0.05)  # pytest's own limit ends this if one stays
     outcome, _ = go(path, jobs=2)
     assert outcome.failed == []
     assert without_times(results(path)) == expected
