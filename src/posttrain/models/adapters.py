@@ -147,7 +147,7 @@ def set_peft_state(model: PeftModel, folder: Path) -> None:
             raise TrainingError(Problem(str(folder), what, f"take one with {TRAINING_STATE}, as posttrain writes it"))
         stored = load_file(path)
         moving = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        wrong = _differences(stored, moving)
+        wrong = differences(stored, moving)
     else:
         stored, moving = load_peft_weights(str(folder), device="cpu"), {}
         wrong = misfits(model, stored)
@@ -234,7 +234,7 @@ def misfits(model: PeftModel, stored: Mapping[str, Tensor]) -> list[str]:
     lacks, which PEFT leaves random. Tensors of the base count as known; PEFT also writes some numbers twice, once under
     a name that it does not read."""
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
-    wrong = _differences(stored, own)
+    wrong = differences(stored, own)
     if not wrong or set(own) - set(stored) or any(name in own for name in wrong):
         return wrong
     result = set_peft_model_state_dict(model, dict(stored))  # loaded once more: the result names what is unknown
@@ -251,6 +251,6 @@ def _twice(name: str, stored: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+def differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
     """Names that only one of both has, or whose shapes differ."""
     return sorted(set(one) ^ set(other)) + [n for n, t in one.items() if n in other and other[n].shape != t.shape]
