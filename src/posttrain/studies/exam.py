@@ -48,7 +48,7 @@ from posttrain.studies.events import ExamEvent
 from posttrain.studies.examine import Examiner, summed
 from posttrain.studies.exams import Exams, check_names
 from posttrain.studies.methods.prompt import PromptMethodConfig, wording_of
-from posttrain.training.dates import keep_date, stay_at_first_day
+from posttrain.training.environment import keep_date, stay_at_first_day
 from posttrain.training.lock import only_one
 
 __all__ = ["ExamRun", "ExamsFile", "Floor", "PromptMode", "build_exams"]

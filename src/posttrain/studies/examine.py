@@ -29,7 +29,7 @@ from posttrain.studies.bench import Bench
 from posttrain.studies.config import find_model
 from posttrain.studies.events import ExamEvent
 from posttrain.studies.exams import Exams
-from posttrain.training.dates import keep_first_day
+from posttrain.training.environment import keep_first_day
 
 __all__ = ["Examiner", "summed"]
 

@@ -16,9 +16,9 @@ from posttrain.studies.plan import Cell
 from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.studies.train_rows import encoded_rows, rows_of, target_rows
 from posttrain.training.forms import form_of
+from posttrain.training.precision import unused_dtype
 from posttrain.training.rows import longest_within
 from posttrain.training.run import kind_of
-from posttrain.training.stored import unused_dtype
 
 __all__ = ["check_replays", "check_rows", "readers_of", "trainings", "unused_dtypes"]
 
@@ -100,10 +100,9 @@ def check_replays(readers: Readers, base: Path, cells: Sequence[Cell]) -> list[s
     for cell, method in trainings(cells, key):
         if not isinstance(method.replay, ReplayConfig):
             continue
-        replay, reader = method.replay.for_change(cell.names[0]), readers(cell.model)
+        reader = readers(cell.model)
         try:
-            replay.check(base, reader, cell.seed)
-            if short := replay.shortage(base, reader.tokenizer):
+            if short := method.replay.for_change(cell.names[0]).check(base, reader, cell.seed):
                 said[f"method '{cell.method.label}': {short}"] = None
         except PosttrainError as error:
             problems |= dict.fromkeys(error.problems)

@@ -27,9 +27,8 @@ from posttrain.studies.config import StageConfig, safe_name
 from posttrain.studies.merge_back import blends
 from posttrain.studies.train_config import TrainMethodConfig, settings_of
 from posttrain.studies.train_rows import Steps, allowed_rows, cost_of, encoded_rows
-from posttrain.training.dates import stay_at_first_day
-from posttrain.training.folder import RunFolder
-from posttrain.training.result import TrainResult, finished_run
+from posttrain.training.environment import stay_at_first_day
+from posttrain.training.folder import RunFolder, TrainResult, finished_run
 from posttrain.training.rows import longest_row
 from posttrain.training.run import train as run_training
 from posttrain.training.trackers import LOGS

@@ -24,9 +24,8 @@ from posttrain.studies.stages import train_stages
 from posttrain.studies.train_config import TrainMethodConfig, leaves_weights, settings_of
 from posttrain.studies.train_rows import Steps, allowed_rows, cost_of, encoded_rows, silent_about, target_records
 from posttrain.training.checkpoints import checkpoints_in
-from posttrain.training.dates import stay_at_first_day
-from posttrain.training.folder import RunFolder
-from posttrain.training.result import TrainResult, finished_run
+from posttrain.training.environment import stay_at_first_day
+from posttrain.training.folder import RunFolder, TrainResult, finished_run
 from posttrain.training.rows import longest_row
 from posttrain.training.run import train as run_training
 from posttrain.training.trackers import LOGS
