@@ -247,10 +247,12 @@ def test_the_noise_floor_is_called_so_in_tables(tmp_path: Path, language: str, w
 def test_a_kept_models_path_is_its_last_parts_in_the_title(tmp_path: Path) -> None:
     """Unless two models differ further in front only; names of the hub stay whole."""
     cells = "/srv/mine/runs/tiny/cells"
-    run = replace(read_run(make_exam(tmp_path / "x")), before_name="Qwen/Qwen3-8B")
+    run = read_run(make_exam(tmp_path / "x"))
 
     def title(before: str, after: str) -> str:
-        return replace(run, before_name=before, rows=tuple(replace(row, model=after) for row in run.rows)).title
+        named = (Untouched(model=before),) if before else ()
+        rows = tuple(row.model_copy(update={"model": after}) for row in run.rows)
+        return replace(run, results=run.results.model_copy(update={"before": named}), rows=rows).title
 
     kept = f"{cells}/chat--full--paris--s0/training/model"
     assert title("Qwen/Qwen3-8B", kept) == "Qwen/Qwen3-8B → …/chat--full--paris--s0/training/model"

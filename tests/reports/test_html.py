@@ -104,8 +104,8 @@ def test_the_table_of_cells_has_each_groups_mean_in_per_cent() -> None:
     scores = {
         "reliability": 1.0, "generality.rephrase": 0.25, "generality.hop": 0.75, "locality.unrelated": 0.9, "leak": 0.1,
     }  # fmt: skip
-    cell = Cell("m", "full", "c", 0, "final", "done", "", scores, {}, {}, {"tokens": 5210.0})
-    run = Run("s", {}, "", (cell,), ())
+    cell = Cell(model="m", method="full", change="c", scores=scores, cost={"tokens": 5210.0})
+    run = Run(Results(study="s"), (cell,))
     (line,) = cell_table(run, marks_of([cell.version])).lines
     assert [entry.text for entry in line.entries] == ["100", "50", "90", "10", "–", "5,210", "–"]
 

@@ -7,13 +7,13 @@ import pytest
 
 from posttrain.exams.compare import compare
 from posttrain.exams.records import Sample
-from posttrain.reports.examined import QUADRANTS, compared
+from posttrain.reports.examined import QUADRANTS, pool
 from posttrain.reports.folder import Cell, read_run
 from posttrain.reports.quadrants import TEXT_CAP, Pair, draw, pairs_of, payload, quadrant_of
 from tests.reports.exam_study import make_study
 from tests.reports.synthetic import ATTACK
 
-CELL = Cell("m", "lora", "role", 0, "final", "done", "", {}, {}, {}, {})
+CELL = Cell(model="m", method="lora", change="role")
 
 
 def row(id: str, correct: bool | None, answer: str = "a", **more: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def test_comparisons_are_shown_as_they_were_made() -> None:
     def samples(right: int) -> list[Sample]:
         return [Sample(str(i), "", "", "", "", {"acc": float(i < right)}, i < right, 4) for i in range(40)]
 
-    found = compared(compare(samples(30), samples(20), headline="acc"))
+    found = pool([compare(samples(30), samples(20), headline="acc")])
     assert found is not None
     assert found.different
     assert found.counts == (20, 10, 0, 10)
@@ -85,7 +85,7 @@ def test_comparisons_are_shown_as_they_were_made() -> None:
     assert found.difference == pytest.approx(-0.25)
     # by hand: (10/40 - (10/40) / 3) * 4 / 3
     assert found.adjusted[0] == pytest.approx(2 / 9)
-    same = compared(compare(samples(30), samples(30), headline="acc"))
+    same = pool([compare(samples(30), samples(30), headline="acc")])
     assert same is not None
     assert not same.different
 

@@ -36,7 +36,7 @@ def chains_of(run: Run) -> dict[Version, tuple[Step, ...]]:
     """Return the steps of every model and method that is a chain, or starts from another method."""
     found: dict[Version, tuple[Step, ...]] = {}
     for model, method in run.versions:
-        info = run.methods_info.get(method)
+        info = run.results.methods.get(method)
         if info is None:
             continue
         own = {row.checkpoint: row for row in run.rows_of(model, method) if row.scores}
@@ -50,7 +50,7 @@ def chains_of(run: Run) -> dict[Version, tuple[Step, ...]]:
 
 def _starts(run: Run, model: str, method: str) -> Iterator[Step]:
     """The method that a method starts from, and that one's, first to last."""
-    info = run.methods_info.get(method)
+    info = run.results.methods.get(method)
     if info is not None and info.start:
         yield from _starts(run, model, info.start)
     rows = [row for row in run.rows_of(model, method) if row.scores and row.checkpoint == "final"]

@@ -186,7 +186,7 @@ def _sources(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Iterato
     for one in run.before:
         name: Words = say("exams.untouched_model", model=one.model) if many else say("exams.untouched")
         yield _Source("untouched", one.model if run.alone else name, Markup(), one.scores, one.ci95)
-    for other in run.reference:
+    for other in run.results.reference:
         yield _Source("reference", other.name, Markup(), other.scores, {})
     if exam.chance is not None:
         yield _Source("chance", say("exams.chance"), Markup(), {exam.key: exam.chance}, {})

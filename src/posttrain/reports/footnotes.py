@@ -20,7 +20,7 @@ def _groups(run: Run) -> set[str]:
 def partly(run: Run) -> Message | None:
     """Say how much of the study has been run; None where all has."""
     ran = len(run.trained_once)
-    return say("intro.partly", k=ran, n=run.planned) if run.planned > ran and run.rows else None
+    return say("intro.partly", k=ran, n=run.results.planned) if run.results.planned > ran and run.rows else None
 
 
 def exam_notes(run: Run) -> Iterator[Message]:
@@ -80,6 +80,6 @@ def seen_notes(run: Run) -> list[Message]:
     if "locality" in groups:
         kept, lost = numbers.percent(findings.KEPT), numbers.percent(findings.LOST)
         notes.append(say("intro.seen_kept", kept=kept, lost=lost))
-    chose = ", ".join(f"`{exam.name}`" for exam in run.selecting)
+    chose = ", ".join(f"`{exam.name}`" for exam in run.results.exams.values() if exam.role == "select")
     selecting = [say("intro.seen_select", names=chose)] if chose else []
     return [*notes, *say_if({"intro.seen_exams": any(row.compare for row in run.final)}), *selecting]

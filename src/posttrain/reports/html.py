@@ -111,7 +111,7 @@ def render(run: Run, *, language: str = "en") -> str:
         with_samples=bool(samples),
         cap=quadrants.CAP,
         letters=f"{quadrants.TEXT_CAP:,}",
-        folder=run.place.resolve().name if run.alone and run.place else run.name,
+        folder=run.place.resolve().name if run.alone and run.place else run.results.study,
     )
 
 
@@ -156,7 +156,7 @@ def _methods(run: Run, marks: Mapping[Version, Mark]) -> list[tuple[str, Markup,
 
 def _summary(run: Run, method: str) -> str:
     """What a method says of itself; empty where results.json does not have it."""
-    info = run.methods_info.get(method)
+    info = run.results.methods.get(method)
     return "" if info is None else info.summary
 
 

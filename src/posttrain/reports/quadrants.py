@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.models.disk import safe_name
 from posttrain.reports.examined import QUADRANTS
-from posttrain.reports.folder import Cell, Run, read_lines, safe_name
+from posttrain.reports.folder import Cell, Run, read_lines
 
 __all__ = ["CAP", "TEXT_CAP", "Pair", "draw", "pairs_of", "payload", "quadrant_of"]
 
@@ -110,11 +111,11 @@ def _version_pairs(run: Run, exam: str, version: tuple[str, str]) -> Iterator[Pa
     untouched = run.untouched(version[0])
     if untouched is None or run.place is None:
         return
-    before = list(read_lines(_file(run.place, untouched.folder, exam)))
+    before = _rows(run.place, untouched.folder, exam)
     for cell in run.rows_of(*version)[-1].cells:
         if before and cell.folder:
-            yield from pairs_of(before, read_lines(_file(run.place, cell.folder, exam)), cell)
+            yield from pairs_of(before, _rows(run.place, cell.folder, exam), cell)
 
 
-def _file(place: Path, folder: str, exam: str) -> Path:
-    return place / folder / "exams" / f"{safe_name(exam)}.jsonl"
+def _rows(place: Path, folder: str, exam: str) -> list[dict[str, Any]]:
+    return list(read_lines(place / folder / "exams" / f"{safe_name(exam)}.jsonl", place, []))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from posttrain.reports import numbers
 from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, span
 from posttrain.reports.exam_page import model_label
-from posttrain.reports.folder import Run, Version
+from posttrain.reports.folder import STAGES, Run, Version
 from posttrain.reports.marks import Mark, mark_icon, marks_of
 from posttrain.reports.texts import Words, say
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, heads_of, number_table, numeric
@@ -56,7 +56,11 @@ def courses_of(run: Run) -> list[Course]:
                 tuple(first["names"]),
                 tuple(numbers.mean([cell["before"][j] for cell in cells]) for j in tasks),
                 tuple(tuple(numbers.mean([cell["matrix"][i][j] for cell in cells]) for j in tasks) for i in shape),
-                {name: (row.transfer[name], row.transfer_ci95.get(name)) for name in TRANSFER if name in row.transfer},
+                {
+                    name: (row.transfer[name], row.ci95.get(f"{STAGES}{name}"))
+                    for name in TRANSFER
+                    if name in row.transfer
+                },
                 len(cells),
                 tuple(key in lower for key in first.get("exams") or [""] * len(first["names"])),
             )

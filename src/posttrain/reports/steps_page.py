@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from posttrain.exams.results import ExamInfo
 from posttrain.exams.statistics import share_over_changes
+from posttrain.models.disk import safe_name
 from posttrain.reports import numbers
 from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, span
 from posttrain.reports.exam_page import label_of
-from posttrain.reports.folder import Row, Run, Version, safe_name
+from posttrain.reports.folder import Row, Run, Version
 from posttrain.reports.formats import pretty
 from posttrain.reports.marks import Mark
 from posttrain.reports.steps import StepPoint, best, starts_to_fall

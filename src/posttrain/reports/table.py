@@ -80,7 +80,7 @@ def _column(values: Sequence[float | None]) -> list[Entry]:
 
 
 def _untouched(one: Untouched, name: str) -> Row:
-    return Row(one.model, name, "", one.scores, one.ci95, one.n)
+    return Row(model=one.model, method=name, checkpoint="", scores=one.scores, ci95=one.ci95, n=one.n)
 
 
 def _label(row: Row, rows: Sequence[Row], language: str) -> str:

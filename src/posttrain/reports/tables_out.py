@@ -14,9 +14,9 @@ from pathlib import Path
 from posttrain.exams.results import CHANGE, ExamInfo
 from posttrain.exams.score_spec import find_spec
 from posttrain.exams.scores import SPECS
-from posttrain.models.disk import write_whole
+from posttrain.models.disk import safe_name, write_whole
 from posttrain.reports import numbers
-from posttrain.reports.folder import Run, safe_name
+from posttrain.reports.folder import Run
 from posttrain.reports.formats import to_csv, to_latex
 from posttrain.reports.pages import to_html
 from posttrain.reports.texts import Words, say
@@ -75,7 +75,7 @@ def plain_table(run: Run, name: str) -> Table:
         floor = run.alone and row.is_floor
         model = say("tables.floor", floor=method, model=run.before_name or row.model) if floor else row.model
         add((model, method, row.checkpoint, "" if row.step is None else str(row.step)), own(row.scores), "model")
-    for person in run.reference:
+    for person in run.results.reference:
         add(("", person.name, "", ""), own(person.scores), "reference")
     label = f"{run.title}: {name}" + (f" ({exam.signature})" if exam is not None and exam.signature else "")
     return number_table(label, heads, [Head(score) for score in names], rows, [direction(exam, s) for s in names])
