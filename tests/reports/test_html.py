@@ -94,7 +94,7 @@ def test_numbers_of_the_table_are_those_of_results_json(run_folder: Path, html: 
     rows = {row[0].strip(): row[1:] for row in Page(html).rows if row and row[0].strip() in METHODS and len(row) == 12}
     assert set(rows) == set(METHODS)
     for line in read_results(run_folder).summary:
-        keys = [c.key for c in numbers.columns(line.scores, ("reliability", "generality", "locality", "leak"))]
+        keys = numbers.columns(line.scores, ("reliability", "generality", "locality", "leak"))
         for key, shown in zip(keys, rows[line.method], strict=True):
             number = numbers.score_text(key, line.scores[key])
             assert shown == f"{number}{numbers.interval_text(key, line.ci95[key])}", (line.method, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -235,9 +236,7 @@ def _curves(cells: Sequence[Cell], kind: str) -> list[Curve]:
             (float(line["step"]), float(line[key]))
             for line in cell.metrics
             for key in key_names
-            if isinstance(line.get(key), int | float)
-            and numbers.finite(line[key])
-            and isinstance(line.get("step"), int)
+            if isinstance(line.get(key), int | float) and math.isfinite(line[key]) and isinstance(line.get("step"), int)
         ]
         if points and not (both and kind == "all" and _same(cell)):
             curves.append(tuple(points))

@@ -141,8 +141,7 @@ def _before(run: Run) -> Iterator[Finding]:
 
 def _columns(rows: Sequence[Row]) -> list[str]:
     """Return the kinds of generality that were asked."""
-    keys = [c.key for c in numbers.columns(key for row in rows for key in row.scores)]
-    return [key for key in keys if key.startswith("generality.")]
+    return numbers.columns((key for row in rows for key in row.scores), ("generality",))
 
 
 def describe_method(config: Mapping[str, object], *, change: bool = True, summary: str = "") -> list[Message]:

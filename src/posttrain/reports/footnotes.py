@@ -14,7 +14,7 @@ __all__ = ["content_notes", "exam_notes", "more_name", "more_notes", "partly", "
 
 def _groups(run: Run) -> set[str]:
     """Return the groups of scores that the tables of the change exam show."""
-    return {key.partition(".")[0] for row in run.shown for key in row.scores}
+    return {numbers.group_of(key) for row in run.shown for key in row.scores}
 
 
 def partly(run: Run) -> Message | None:

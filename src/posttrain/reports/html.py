@@ -117,7 +117,7 @@ def render(run: Run, *, language: str = "en") -> str:
 
 def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[Section]:
     """Return the sections that the page has: the picture and the table first, then the sentences, then the rest."""
-    scored = {key.partition(".")[0] for row in run.shown for key in row.scores if row.scores}
+    scored = {numbers.group_of(key) for row in run.shown for key in row.scores if row.scores}
     rated = has_change(run) and bool(scored & {*EXAM_GROUPS})
     staged = stages_page.stages_section(run, marks)
     exams = [exam_page.capabilities(run, marks, with_change=has_change(run)), exam_page.exam_section(run, marks)]

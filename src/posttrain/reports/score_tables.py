@@ -9,9 +9,8 @@ from markupsafe import Markup
 from posttrain.reports import alone, averaged, findings, numbers
 from posttrain.reports.folder import Cell, Row, Run, Version
 from posttrain.reports.marks import Mark, mark_icon
-from posttrain.reports.numbers import Column
 from posttrain.reports.texts import Words, known, say
-from posttrain.reports.view import Entry, Head, Line, Table
+from posttrain.reports.view import Entry, Head, Line, Table, numeric
 
 __all__ = ["CONTENT_GROUPS", "EXAM_GROUPS", "MORE_GROUPS", "cell_table", "cost_table", "of_change", "score_table"]
 
@@ -37,10 +36,9 @@ def score_table(run: Run, groups: Sequence[str], marks: Mapping[Version, Mark], 
     columns = numbers.columns((key for row in rows for key in row.scores), groups)
     if groups == MORE_GROUPS:
         every = {key for row in rows for key in row.scores if of_change(run, key)}
-        shown = {c.key for c in numbers.columns(every, (*EXAM_GROUPS, *CONTENT_GROUPS, "strict", *groups))}
-        columns += [Column(key, "other", key) for key in sorted(every - shown)]
-    counts = {c.key: sorted({row.n[c.key] for row in rows if c.key in row.n}) for c in columns}
-    heads = [_head(column, counts[column.key]) for column in columns]
+        shown = numbers.columns(every, (*EXAM_GROUPS, *CONTENT_GROUPS, "strict", *groups))
+        columns += sorted(every - {*shown})
+    heads = [_head(key, sorted({row.n[key] for row in rows if key in row.n})) for key in columns]
     answered = any(cell.samples for cell in run.cells)
     return _table(run, label, heads, [(row, [_entry(row, c, answered) for c in columns]) for row in rows], marks)
 
@@ -57,12 +55,12 @@ def cost_table(run: Run, marks: Mapping[Version, Mark]) -> Table | None:
             for model, cost in each
             if cost
         )
-        heads = (Head(say("scores.method")), *(_head(Column(f"cost.{key}", "cost", key)) for key in keys))
+        heads = (Head(say("scores.method")), *(_head(f"cost.{key}") for key in keys))
         return Table(label, heads, lines, "scores") if keys and lines else None
     rows = [row for row in run.shown if row.scores]
     measured = dict.fromkeys(key for row in rows for key in row.cost if "." not in key)  # an exam's own: with the exam
     keys = sorted(measured, key=lambda key: COSTS.index(key) if key in COSTS else len(COSTS))
-    heads_ = [_head(Column(f"cost.{key}", "cost", key)) for key in keys]
+    heads_ = [_head(f"cost.{key}") for key in keys]
     return _table(run, label, heads_, [(row, [_cost(row.cost, key) for key in keys]) for row in rows], marks)
 
 
@@ -84,20 +82,20 @@ def _table(
     return Table(label, (Head(say("scores.method")), *heads), lines, "scores") if heads else None
 
 
-def _head(column: Column, counts: Sequence[int] = ()) -> Head:
+def _head(key: str, counts: Sequence[int] = ()) -> Head:
     n = "" if not counts else f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}–{counts[-1]}"
-    group = f"head.{column.group}"
-    return Head(findings.group_name(column.key), n, say(group if known(group) else "head.other"))
+    group = f"head.{numbers.group_of(key)}"
+    return Head(findings.group_name(key), n, say(group if known(group) else "head.other"))
 
 
-def _entry(row: Row, column: Column, answered: bool) -> Entry:
-    key = column.key
+def _entry(row: Row, key: str, answered: bool) -> Entry:
+    group = numbers.group_of(key)
     if key not in row.scores:
         return Entry(kind="missing", title=say("scores.missing"))
     value, interval, n = row.scores[key], row.ci95.get(key), row.n.get(key)
     shown = numbers.score_text(key, value)
     between = numbers.interval_text(key, interval) if interval else ""
-    told = not (row.is_floor and column.group in ("reliability", "generality", "likelihood"))
+    told = not (row.is_floor and group in ("reliability", "generality", "likelihood"))
     good = numbers.goodness(key, value) if told else None  # nobody has told the floor anything
     said = {"method": averaged.method_of(row), "group": findings.group_name(key), "score": shown,
             "interval": between or numbers.MISSING, "n": n or "?"}  # fmt: skip
@@ -114,7 +112,7 @@ def _entry(row: Row, column: Column, answered: bool) -> Entry:
         round(100 * value) if numbers.is_share(key) else None,
         sign=LOSS if row.below(key) else UNSURE if row.unsure(key) else "",
         title=title,
-        link=(row.model, row.method, key) if answered and column.group in EXAM_GROUPS else None,
+        link=(row.model, row.method, key) if answered and group in EXAM_GROUPS else None,
         value=value,
     )
 
@@ -145,7 +143,6 @@ def cell_table(run: Run, marks: Mapping[Version, Mark]) -> Table:
 
 def _cell_entries(cell: Cell) -> Iterator[Entry]:
     for name in EXAM_GROUPS:
-        values = [v for k, v in cell.scores.items() if k == name or k.startswith(f"{name}.")]
-        yield Entry(numbers.share_text(numbers.mean(values)), kind="n") if values else Entry(kind="n")
+        yield numeric(numbers.group_mean(cell.scores, name), numbers.share_text)._replace(value=None)
     for name in ("wall_s", "tokens", "peak_gib"):
         yield _cost(cell.cost, name)._replace(kind="n", title=None)

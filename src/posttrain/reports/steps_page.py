@@ -176,17 +176,12 @@ def _group_points(rows: Sequence[Row], group: str) -> list[StepPoint]:
     """Return the mean of a group's scores per checkpoint, in per cent, with its interval over the row's cells."""
     points = []
     for row in rows:
-        value = _group(row.scores, group)
+        value = numbers.group_mean(row.scores, group)
         if row.step is None or value is None:
             continue
-        each = [v for cell in row.cells if (v := _group(cell.scores, group)) is not None]
+        each = [v for cell in row.cells if (v := numbers.group_mean(cell.scores, group)) is not None]
         counted = [numbers.probes(cell.n, group) for cell in row.cells]
         ci95 = share_over_changes(each, counted) if each and len(each) == len(counted) else row.ci95.get(group)
         shown = (100 * ci95[0], 100 * ci95[1]) if ci95 else None
         points.append(StepPoint(row.step, 100 * value, shown, checkpoint=row.checkpoint))
     return sorted(points, key=lambda point: (point.step, point.checkpoint == "final"))
-
-
-def _group(scores: Mapping[str, float], group: str) -> float | None:
-    own = [v for k, v in scores.items() if k == group or k.startswith(f"{group}.")]
-    return numbers.mean(own) if own else None

@@ -55,7 +55,7 @@ def plain_table(run: Run, name: str) -> Table:
     known = [own(row.scores) for row in run.rows] + [own(one.scores) for one in run.before]
     names = [score for score in dict.fromkeys(s for each in known for s in each) if not re.search("[/~]", score)]
     if exam is None:
-        names = [column.key for column in numbers.columns(names)]
+        names = numbers.columns(names)
     many = len({*run.models, *(one.model for one in run.before)}) > 1
     # labels: model, method, checkpoint, step; where nothing was trained, the models are all there is to tell rows apart
     shown = slice(0, 1) if run.alone else slice(0, 4) if many else slice(1, 4)
