@@ -18,9 +18,9 @@ from posttrain.exams.results import ExamInfo, Line, Results, Untouched, write_re
 from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Interval
 from posttrain.exams.summary import summarise
-from posttrain.reports import alone
 from posttrain.reports.folder import read_run
-from posttrain.reports.html import write_report
+from posttrain.reports.html import voice_of, write_report
+from posttrain.reports.score_tables import EXAM_COSTS
 from posttrain.reports.tables_out import plain_table
 from posttrain.reports.texts import LANGUAGES, catalogue, known, text
 from tests.browsing import chromium
@@ -162,8 +162,8 @@ def test_costs_have_heads_in_words_and_only_what_was_spent(tmp_path: Path) -> No
 
 
 def test_every_cost_that_is_shown_has_a_name() -> None:
-    assert [key for key in alone.COSTS if not known(f"group.cost.{key}")] == []
-    assert set(alone.COSTS) <= set(COST)
+    assert [key for key in EXAM_COSTS if not known(f"group.cost.{key}")] == []
+    assert set(EXAM_COSTS) <= set(COST)
 
 
 def test_other_wordings_replace_messages_that_exist() -> None:
@@ -175,7 +175,7 @@ def test_other_wordings_replace_messages_that_exist() -> None:
 
 def test_a_study_keeps_its_words(tmp_path: Path) -> None:
     run = read_run(make_study(tmp_path / "s", n=20))
-    voice = alone.voice_of(run)
+    voice = voice_of(run)
     assert all(voice.key(key) == key for key in catalogue("en"))
     words = words_of(write_report(tmp_path / "s").read_text(encoding="utf-8"), "en")
     for said in ("The methods", "Loss curves", "untouched model", "difference from untouched", "Cost, mean of a cell"):

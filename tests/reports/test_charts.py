@@ -22,8 +22,7 @@ from posttrain.reports.html import sections
 from posttrain.reports.marks import COLOURS, SHAPES, mark_icon, marks_of
 from posttrain.reports.merge_back_page import over_weights
 from posttrain.reports.stages_page import Course, over_stages
-from posttrain.reports.steps import StepPoint
-from posttrain.reports.steps_page import Series, over_steps
+from posttrain.reports.steps_page import Series, StepPoint, over_steps
 from posttrain.reports.texts import LANGUAGES, Words, say, text
 from tests.reports.exam_study import make_study
 from tests.reports.synthetic import ATTACK, make_run

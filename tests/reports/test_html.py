@@ -13,12 +13,12 @@ from posttrain.exams.results import Line, Results, read_results, write_results
 from posttrain.reports import html as html_of_reports
 from posttrain.reports import numbers
 from posttrain.reports.answers import FLAGS, payload, safe_json
-from posttrain.reports.diff import after, before
 from posttrain.reports.folder import Cell, Run, read_run
 from posttrain.reports.html import VEGA, write_report
 from posttrain.reports.marks import COLOURS, marks_of
 from posttrain.reports.score_tables import cell_table
 from tests.reports.synthetic import ATTACK, METHODS, make_run
+from tests.reports.test_answers import after, before
 
 VOID = {"meta", "link", "input", "br", "path", "line", "polyline"}
 

@@ -13,9 +13,8 @@ from functools import partial
 from typing import NamedTuple
 
 from posttrain.reports import numbers
-from posttrain.reports.exam_page import model_label
 from posttrain.reports.folder import Row, Run, Version
-from posttrain.reports.marks import Mark, mark_icon
+from posttrain.reports.marks import Mark, label_of, mark_icon
 from posttrain.reports.texts import Message, Words, say
 from posttrain.reports.view import Entry, Line, Panel, Section, Table, heads_of, numeric
 
@@ -75,8 +74,8 @@ def chains_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     if not chains:
         return None
     panels = [
-        Panel(method + model_label(model, run), mark_icon(marks[model, method]), table=_table(run, steps))
-        for (model, method), steps in chains.items()
+        Panel(label_of(version, run), mark_icon(marks[version]), table=_table(run, steps))
+        for version, steps in chains.items()
     ]
     return Section("chains", say("chains.title"), (Panel(notes=(say("chains.about"),)), *panels))
 

@@ -10,9 +10,8 @@ from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.statistics import share_over_changes
 from posttrain.reports import footnotes, numbers
 from posttrain.reports.charts import AXIS, SHARES, TITLE, Chart, Drawn, Layers, Rows, Word, number, span
-from posttrain.reports.exam_page import model_label, row_label
 from posttrain.reports.folder import Cell, Row, Run, Version
-from posttrain.reports.marks import Mark, mark_icon, marks_of
+from posttrain.reports.marks import Mark, label_of, mark_icon, marks_of, row_label
 from posttrain.reports.score_tables import CONTENT_GROUPS, EXAM_GROUPS, MORE_GROUPS, cost_table, score_table
 from posttrain.reports.texts import say, say_if
 from posttrain.reports.view import Entry, Line, Panel, Section, Table, heads_of, numeric
@@ -168,7 +167,7 @@ def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
         cells = {(c.change, c.seed): c for c in run.cells if c.version == version and c.metrics}
         kinds = {kind: _curves(list(cells.values()), kind) for kind in ("new", "all")}
         if kinds["new"] or kinds["all"]:
-            label = version[1] + model_label(version[0], run)
+            label = label_of(version, run)
             curves[label], named[label] = kinds, marks[version]
     if not curves:
         return None

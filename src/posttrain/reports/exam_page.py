@@ -15,7 +15,7 @@ from posttrain.reports import numbers
 from posttrain.reports.charts import FONT, Chart, Drawn, Layers, Rows, Word, nominal, number
 from posttrain.reports.examined import QUADRANTS, Compared
 from posttrain.reports.folder import Row, Run, Version
-from posttrain.reports.marks import Mark, mark_icon
+from posttrain.reports.marks import Mark, label_of, mark_icon
 from posttrain.reports.texts import Message, Words, breakable, known, say, say_if
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, heads_of, numeric
 
@@ -24,9 +24,6 @@ __all__ = [
     "difference_text",
     "exam_section",
     "forgetting",
-    "label_of",
-    "model_label",
-    "row_label",
     "verdict_kind",
 ]
 
@@ -43,27 +40,6 @@ def capability_name(group: str) -> Message:
     return say(f"capability.{group}") if known(f"capability.{group}") else say("verbatim", text=group)
 
 
-def label_of(row: Row, run: Run) -> str:
-    """Return the method, with the model where there are several; the model alone where nothing was trained."""
-    if run.alone:
-        return row.model
-    return row.method + model_label(row.model, run)
-
-
-def row_label(row: Row, run: Run) -> str:
-    """Return the same with the checkpoint where there are several."""
-    label = row.method + ("" if run.alone else model_label(row.model, run))
-    return f"{label} {row.checkpoint}" if len({r.checkpoint for r in run.shown}) > 1 else label
-
-
-def model_label(model: str, run: Run) -> str:
-    """Return ` (model)` where a run has several: the last part of their names, all of it where two end alike."""
-    if len(run.models) < 2:
-        return ""
-    ends = [name.rsplit("/", 1)[-1] for name in run.models]
-    return f" ({model.rsplit('/', 1)[-1] if len({*ends}) == len(ends) else model})"
-
-
 # ---- capabilities ------------------------------------------------------------------------------------------------
 
 
@@ -74,9 +50,9 @@ def capabilities(run: Run, marks: Mapping[Version, Mark], *, with_change: bool) 
     if not every:
         return None
     groups = [g for g in CAPABILITIES if g in every] + [g for g in every if g not in CAPABILITIES]
-    named = {label_of(row, run): marks[row.version] for row in rows}
+    named = {label_of(row.version, run): marks[row.version] for row in rows}
     changes = [
-        (group, label_of(row, run), change)
+        (group, label_of(row.version, run), change)
         for group in groups for row in rows if (change := _change(row, group)) is not None
     ]  # fmt: skip
     beyond = any(abs(change) > MOST for _, _, change in changes)
@@ -193,7 +169,7 @@ def _sources(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Iterato
     for row in run.final:
         intervals = {key: pair for key in row.scores if (pair := row.interval(key)) is not None}
         icon = mark_icon(marks[row.version])
-        yield _Source("model", label_of(row, run), icon, row.scores, intervals, row.compare.get(exam.name))
+        yield _Source("model", label_of(row.version, run), icon, row.scores, intervals, row.compare.get(exam.name))
 
 
 def _exam_panels(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Iterator[Panel]:
@@ -325,7 +301,7 @@ def _quadrants(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Table
         entries = [Entry("", kind="stack", stack=tuple(round(100 * share, 2) for share in shares))]
         entries += [numeric(n, "{:,}".format, numbers.percent(share)) for n, share in zip(counts, shares, strict=True)]
         entries += [numeric(share, _signed_percent) for share in (one.adjusted if known_chance else ())]
-        lines.append(Line((label_of(row, run),), tuple(entries), mark_icon(marks[row.version])))
+        lines.append(Line((label_of(row.version, run),), tuple(entries), mark_icon(marks[row.version])))
     return Table(say("scores.scroll"), heads, tuple(lines), "plain shares")
 
 

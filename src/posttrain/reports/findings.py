@@ -6,26 +6,28 @@ sentence for all methods with the same finding (`shared.py`). The page names the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from posttrain.reports import averaged, numbers
-from posttrain.reports.exam_findings import exam_sentences
+from posttrain.exams.results import ExamInfo
+from posttrain.reports import footnotes, numbers
+from posttrain.reports.exam_page import difference_text, verdict_kind
+from posttrain.reports.examined import Compared
 from posttrain.reports.folder import Row, Run
+from posttrain.reports.marks import label_of
 from posttrain.reports.shared import (
     ABSENT,
-    KEPT,
     LEARNED,
     LOCALITY_REST,
-    LOST,
     group_name,
     name_list,
     printed,
     shared_sentences,
 )
+from posttrain.reports.steps_page import exam_points, falls
 from posttrain.reports.texts import Message, known, say
 
-__all__ = ["KEPT", "LEARNED", "LOST", "Finding", "describe_method", "findings", "group_name"]
+__all__ = ["Finding", "describe_method", "findings"]
 
 
 class Finding(NamedTuple):
@@ -43,8 +45,7 @@ def findings(run: Run) -> list[Finding]:
     found = [*_general(methods), *_failed(run)]
     shared = shared_sentences(methods, lambda row: _label(row, run))
     found += [Finding((said,), "bad" if bad else "plain") for said, bad in shared]
-    found += [Finding(said, "bad" if bad else "plain") for said, bad in exam_sentences(run)]
-    return [*found, *_floor(rows), *_before(run)]
+    return [*found, *_exams(run), *_floor(rows), *_before(run)]
 
 
 def _label(row: Row, run: Run) -> str:
@@ -74,7 +75,7 @@ def _general(rows: Sequence[Row]) -> Iterator[Finding]:
 def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
     """Name the best trade-off among the methods that learned: a method that learns nothing keeps everything."""
     able = [row for _, row in ranked if numbers.has_learned(row.scores)]
-    if able and averaged.shared_changes([row for _, row in ranked]) < numbers.FEWEST_CHANGES:
+    if able and footnotes.shared_changes([row for _, row in ranked]) < numbers.FEWEST_CHANGES:
         yield Finding((say("seen.few", least=numbers.FEWEST_CHANGES),), "plain")
     elif able:
         best = able[0]
@@ -113,6 +114,61 @@ def _failed(run: Run) -> Iterator[Finding]:
     failed = [cell for cell in run.cells if not cell.done]
     if failed:
         yield Finding((say("seen.failed", k=len(failed), n=len(run.cells)),), "bad")
+
+
+KINDS: dict[str, str] = {
+    "worse": "seen.exams_fell",
+    "better": "seen.exams_rose",
+    "some": "seen.exams_some",
+    "same": "seen.exams_same",
+}
+
+
+def _exams(run: Run) -> Iterator[Finding]:
+    """Say what fell and what rose for real, and what cannot be told; then from which step on knowledge falls. A page of
+    one model says it in one paragraph, with several each exam has a sentence.
+    """
+    rows = [row for row in run.final if row.compare]
+    falling = list(_falls(run))
+    if len(rows) == 1:
+        beside = ((f"`{exam.name}`", exam, rows[0].compare.get(exam.name)) for exam in run.exams)
+        said, bad = _sorted_out(beside)
+        said += [sentence for sentence, _ in falling]
+        if said:
+            first = say("seen.exams", method=f"`{label_of(rows[0].version, run)}`")
+            yield Finding((first, *said), "bad" if bad or any(fell for _, fell in falling) else "plain")
+        return
+    for exam in run.exams:
+        said, bad = _sorted_out((f"`{label_of(row.version, run)}`", exam, row.compare.get(exam.name)) for row in rows)
+        if said:
+            yield Finding((say("seen.exam_beside", exam=exam.name), *said), "bad" if bad else "plain")
+    for sentence, fell in falling:
+        yield Finding((sentence,), "bad" if fell else "plain")
+
+
+def _sorted_out(beside: Iterable[tuple[str, ExamInfo, Compared | None]]) -> tuple[list[Message], bool]:
+    """Return a sentence for each kind of difference from the untouched model, and whether one is a real fall."""
+    names: dict[str, list[Message]] = {kind: [] for kind in KINDS}
+    for name, exam, compared in beside:
+        if compared is None:
+            continue
+        shown = {"name": name, "difference": difference_text(compared)}
+        if 0 < compared.agree < compared.cells:
+            names["some"].append(say("seen.exam_some", **shown, k=compared.agree, n=compared.cells))
+        else:
+            names[verdict_kind(compared, exam)].append(say("seen.exam", **shown))
+    return [say(key, exams=name_list(names[kind])) for kind, key in KINDS.items() if names[kind]], bool(names["worse"])
+
+
+def _falls(run: Run) -> Iterator[tuple[Message, bool]]:
+    """Yield a sentence for the methods whose knowledge falls from the same step on, and for those where it does not."""
+    shared: dict[tuple[str, str, int], list[str]] = {}
+    for version, exam, point in falls(run) if run.stepped else ():
+        key = "seen.knowledge_falls" if point else "seen.knowledge_stays"
+        step = point.step if point else exam_points(run, exam, version)[-1].step
+        shared.setdefault((key, exam.name, step), []).append(f"`{label_of(version, run)}`")
+    for (key, name, step), labels in shared.items():
+        yield say(key, exam=name, step=step, methods=name_list(labels)), key == "seen.knowledge_falls"
 
 
 def _floor(rows: Sequence[Row]) -> Iterator[Finding]:

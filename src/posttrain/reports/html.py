@@ -15,9 +15,7 @@ from posttrain import __version__
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.models.disk import write_whole
 from posttrain.reports import (
-    alone,
     answers,
-    averaged,
     chains_page,
     change_page,
     exam_page,
@@ -32,10 +30,9 @@ from posttrain.reports import (
 from posttrain.reports.charts import THEME, Chart, Word
 from posttrain.reports.folder import Run, Version, read_run
 from posttrain.reports.marks import Mark, mark_icon, marks_of
-from posttrain.reports.pages import environment
 from posttrain.reports.score_tables import EXAM_GROUPS, cell_table, of_change
-from posttrain.reports.tables_out import write_table, write_tables
-from posttrain.reports.texts import LANGUAGES, Message, Words, catalogue, check_language, inline, say, text
+from posttrain.reports.tables_out import filled, write_table, write_tables
+from posttrain.reports.texts import LANGUAGES, Message, Voice, catalogue, check_language, inline, say, text
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table
 
 __all__ = ["VEGA", "render", "write_page", "write_report"]
@@ -68,15 +65,12 @@ def write_page(run: Run, path: Path, *, language: str = "en") -> Path:
 def render(run: Run, *, language: str = "en") -> str:
     """Return the page as text."""
     samples = quadrants.payload(run)
-    voice = alone.voice_of(run)
+    voice = voice_of(run)
     charts: list[Chart] = []
     marks = marks_of(run.versions)
 
-    def word(words: Words) -> Words:
-        return voice.message(words) if isinstance(words, Message) else words
-
     def words_of(each: str) -> Word:
-        return lambda words: text(word(words), each)
+        return lambda words: text(voice.words(words), each)
 
     def figure(chart: Chart) -> Markup:
         charts.append(chart)
@@ -89,14 +83,16 @@ def render(run: Run, *, language: str = "en") -> str:
         drawn = [chart.payload({each: words_of(each) for each in LANGUAGES}) for chart in charts]
         return answers.safe_json({**_data(run, samples, voice), "charts": drawn, "theme": THEME})
 
-    made = environment(language, word=word)
-    made.globals.update(
-        figure=figure, data=data, drawn=lambda: bool(charts), vega=lambda: Markup(VEGA.read_text("utf-8"))
-    )
-    made.globals["asset"] = lambda name: Markup(made.get_template(name).render(with_samples=bool(samples)))
-    return made.get_template("report.html.jinja").render(
+    return filled(
+        "report.html.jinja",
+        language,
+        word=voice.words,
+        figure=figure,
+        data=data,
+        drawn=lambda: bool(charts),
+        vega=lambda: Markup(VEGA.read_text("utf-8")),
+        asset=lambda name: Markup(filled(name, language, with_samples=bool(samples))),
         run=run,
-        language=language,
         languages=[(each, catalogue(each)["language.name"]) for each in LANGUAGES],
         version=__version__,
         sections=sections(run, marks, samples=bool(samples)),
@@ -170,23 +166,37 @@ def _paragraphs(notes: str) -> Iterator[tuple[str, list[Markup]]]:
             yield "p", [inline(" ".join(lines))]
 
 
+def voice_of(run: Run) -> Voice:
+    """Return the wording of a run's page; a study's page uses the catalogue as it is."""
+    if not run.alone:
+        return Voice()
+    names = {"before": run.before_name, "after": ", ".join(run.models)}
+    return Voice(("pair." if run.before_name else "single.", "alone."), names)
+
+
 def _intro(run: Run) -> Message:
-    if not run.rows and run.before:
-        models = ", ".join(f"`{one.model}`" for one in run.before)
-        return say("intro.only_before", models=models, names=" \u00b7 ".join(f"`{exam.name}`" for exam in run.exams))
+    """Say what was examined, and with which exams."""
+    names = " \u00b7 ".join(f"`{exam.name}`" for exam in run.exams)
     if not run.rows:
-        return say("scores.none")
+        models = ", ".join(f"`{one.model}`" for one in run.before)
+        return say("intro.only_before", models=models, names=names) if models else say("scores.none")
+    changes = footnotes.over([row for row in run.final if run.alone or not row.is_floor])
     if run.alone:
-        return alone.intro(run, averaged.over(run.final) if has_change(run) else None)
-    changes = averaged.over([row for row in run.final if not row.is_floor])
-    methods = averaged.counted("methods", len([m for m in run.methods if m != NOISE_FLOOR]))
-    models = ", ".join(f"`{name}`" for name in run.models)
-    if not run.exams:
-        return say("intro.what", changes=changes, methods=methods, models=models)
-    names = " · ".join(f"`{exam.name}`" for exam in run.exams)
-    if not has_change(run):
-        return say("intro.only_exams", methods=methods, models=models, names=names)
-    what = say("intro.what", changes=changes, methods=methods, models=models)
+        shown = voice_of(run).names
+        one = f"intro.{'pair' if run.before_name else 'single'}_exams{'_one' if len(run.exams) == 1 else ''}"
+        what = (
+            say("intro.pair_changes", changes=changes, **shown) if has_change(run) else say(one, names=names, **shown)
+        )
+    else:
+        methods = footnotes.counted("methods", len([name for name in run.methods if name != NOISE_FLOOR]))
+        shown = {"methods": methods, "models": ", ".join(f"`{name}`" for name in run.models)}
+        what = (
+            say("intro.what", changes=changes, **shown)
+            if has_change(run)
+            else say("intro.only_exams", names=names, **shown)
+        )
+    if not names or not has_change(run):
+        return what
     return say("intro.with_exams", what=what, exams=say("intro.exam_names", names=names))
 
 
@@ -195,7 +205,7 @@ def has_change(run: Run) -> bool:
     return not run.exams or any(of_change(run, key) for row in run.rows for key in row.scores)
 
 
-def _data(run: Run, samples: Mapping[str, object], voice: alone.Voice) -> dict[str, object]:
+def _data(run: Run, samples: Mapping[str, object], voice: Voice) -> dict[str, object]:
     """Return what the page's script needs: the answers, and the words that it writes itself."""
     wanted = ("answers.", "group.", *(("quadrant.", "forgetting.") if samples else ()))
     texts = {

@@ -8,9 +8,8 @@ from functools import partial
 
 from posttrain.reports import numbers
 from posttrain.reports.charts import SHARES, Chart, Drawn, Layers, Rows, Word
-from posttrain.reports.exam_page import model_label
 from posttrain.reports.folder import Row, Run, Version
-from posttrain.reports.marks import Mark, mark_icon, marks_of
+from posttrain.reports.marks import Mark, label_of, mark_icon, marks_of
 from posttrain.reports.texts import Message, known, say
 from posttrain.reports.view import Line, Panel, Section, Table, heads_of, numeric
 
@@ -65,7 +64,7 @@ def merge_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     drawn = [n for n in names if all(0 <= value <= 1 for way in ways.values() for _, value in way.get(n, ()))]
     keys: list[str | Version] = [*run.versions, *drawn]  # a score is never drawn as a method is
     own = marks_of(keys)
-    labels = {version: version[1] + model_label(version[0], run) for version in ways}
+    labels = {version: label_of(version, run) for version in ways}
     said = {name: score_name(name) for name in names}
     chart = (
         over_weights({labels[v]: way for v, way in ways.items()}, said, {name: own[name] for name in drawn})

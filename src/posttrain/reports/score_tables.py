@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
-from posttrain.reports import alone, averaged, findings, numbers
+from posttrain.reports import numbers
 from posttrain.reports.folder import Cell, Row, Run, Version
-from posttrain.reports.marks import Mark, mark_icon
+from posttrain.reports.marks import Mark, mark_icon, method_of
+from posttrain.reports.shared import group_name
 from posttrain.reports.texts import Words, known, say
 from posttrain.reports.view import Entry, Head, Line, Table, numeric
 
@@ -18,6 +19,11 @@ EXAM_GROUPS = ("reliability", "generality", "locality", "leak")
 CONTENT_GROUPS = ("same", "kept", "manner", "judge")
 MORE_GROUPS = ("likelihood", "drift", "length")
 COSTS = ("moved", "moved_share", "wall_s", "train_s", "exam_s", "exam_tokens", "steps", "tokens", "peak_gib")
+EXAM_COSTS: tuple[str, ...] = (
+    *("wall_s", "peak_gib", "forwarded_tokens", "scored_tokens", "least_tokens", "generated_tokens"),
+    *("shared_prefixes", "plain_requests", "cost_usd"),
+)
+"""What a page of `posttrain exam` shows of a cost, where any of it was spent; the rest is in results.json."""
 LOSS, UNSURE = "\u25be", "?"
 """Beside a score below the noise floor by a paired test, and beside one that no test could call a loss."""
 
@@ -47,8 +53,8 @@ def cost_table(run: Run, marks: Mapping[Version, Mark]) -> Table | None:
     """Return what each method cost, mean of its cells; where nothing was trained, what each model's exams cost."""
     label = say("head.cost")
     if run.alone:
-        each = list(alone.costs(run))
-        keys = [key for key in alone.COSTS if any(cost.get(key) for _, cost in each)]
+        each = [*((one.model, one.cost) for one in run.before), *((row.method, row.cost) for row in run.final)]
+        keys = [key for key in EXAM_COSTS if any(cost.get(key) for _, cost in each)]
         icons = {row.method: mark_icon(marks[row.version]) for row in run.final}
         lines = tuple(
             Line((model,), tuple(_cost(cost, key) for key in keys), icons.get(model, Markup()))
@@ -73,7 +79,7 @@ def _table(
 ) -> Table | None:
     lines = tuple(
         Line(
-            (averaged.method_of(row),), tuple(entries), mark_icon(marks[row.version]),
+            (method_of(row),), tuple(entries), mark_icon(marks[row.version]),
             "" if row.checkpoint == "final" else row.checkpoint,
             under=Markup("<code>{}</code>").format(row.model) if len(run.models) > 1 else "",
         )
@@ -85,7 +91,7 @@ def _table(
 def _head(key: str, counts: Sequence[int] = ()) -> Head:
     n = "" if not counts else f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}–{counts[-1]}"
     group = f"head.{numbers.group_of(key)}"
-    return Head(findings.group_name(key), n, say(group if known(group) else "head.other"))
+    return Head(group_name(key), n, say(group if known(group) else "head.other"))
 
 
 def _entry(row: Row, key: str, answered: bool) -> Entry:
@@ -97,7 +103,7 @@ def _entry(row: Row, key: str, answered: bool) -> Entry:
     between = numbers.interval_text(key, interval) if interval else ""
     told = not (row.is_floor and group in ("reliability", "generality", "likelihood"))
     good = numbers.goodness(key, value) if told else None  # nobody has told the floor anything
-    said = {"method": averaged.method_of(row), "group": findings.group_name(key), "score": shown,
+    said = {"method": method_of(row), "group": group_name(key), "score": shown,
             "interval": between or numbers.MISSING, "n": n or "?"}  # fmt: skip
     title = say("scores.cell", **said)
     if key in row.floor:
@@ -135,7 +141,7 @@ def cell_table(run: Run, marks: Mapping[Version, Mark]) -> Table:
     lines = []
     for cell in run.cells:
         status = say("details.done" if cell.done else "details.failed")
-        labels = (averaged.method_of(cell), *([cell.model] if many else []), cell.change, str(cell.seed), status)
+        labels = (method_of(cell), *([cell.model] if many else []), cell.change, str(cell.seed), status)
         small = "" if cell.checkpoint == "final" else cell.checkpoint
         lines.append(Line(labels, tuple(_cell_entries(cell)), mark_icon(marks[cell.version]), small))
     return Table(say("details.cells", n=len(lines)), heads, tuple(lines), "plain numbers", len(names))
@@ -143,6 +149,6 @@ def cell_table(run: Run, marks: Mapping[Version, Mark]) -> Table:
 
 def _cell_entries(cell: Cell) -> Iterator[Entry]:
     for name in EXAM_GROUPS:
-        yield numeric(numbers.group_mean(cell.scores, name), numbers.share_text)._replace(value=None)
+        yield numeric(numbers.group_mean(cell.scores, name), numbers.share_text)
     for name in ("wall_s", "tokens", "peak_gib"):
         yield _cost(cell.cost, name)._replace(kind="n", title=None)

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from posttrain.reports import numbers
 from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, span
-from posttrain.reports.exam_page import model_label
 from posttrain.reports.folder import STAGES, Run, Version
-from posttrain.reports.marks import Mark, mark_icon, marks_of
+from posttrain.reports.marks import Mark, label_of, mark_icon, marks_of
 from posttrain.reports.texts import Words, say
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, heads_of, number_table, numeric
 
@@ -50,7 +49,7 @@ def courses_of(run: Run) -> list[Course]:
         tasks = range(len(first["names"]))
         found.append(
             Course(
-                row.method + model_label(row.model, run),
+                label_of(row.version, run),
                 row.version,
                 str(first["how"]),
                 tuple(first["names"]),

@@ -10,21 +10,49 @@ from posttrain.exams.statistics import share_over_changes
 from posttrain.models.disk import safe_name
 from posttrain.reports import numbers
 from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, span
-from posttrain.reports.exam_page import label_of
 from posttrain.reports.folder import Row, Run, Version
-from posttrain.reports.formats import pretty
-from posttrain.reports.marks import Mark
-from posttrain.reports.steps import StepPoint, best, starts_to_fall
-from posttrain.reports.tables_out import plain_table
+from posttrain.reports.marks import Mark, label_of
+from posttrain.reports.tables_out import plain_table, pretty
 from posttrain.reports.texts import Message, say, say_if
 from posttrain.reports.view import Panel, Section
 
-__all__ = ["KNOWLEDGE", "exam_points", "falls", "steps_section"]
+__all__ = ["KNOWLEDGE", "StepPoint", "best", "exam_points", "falls", "starts_to_fall", "steps_section"]
 
 KNOWLEDGE = "can.knowledge"
 """Exams whose headline belongs to this capability say where general knowledge starts to fall."""
 
 CHANGE_GROUPS: tuple[str, ...] = ("reliability", "generality", "locality")
+
+
+class StepPoint(NamedTuple):
+    """A checkpoint: its step and headline; different, difference: against the untouched model, None without one."""
+
+    step: int
+    value: float
+    ci95: tuple[float, float] | None = None
+    difference: float | None = None
+    different: bool = False
+    checkpoint: str = ""
+
+
+def best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
+    """Return the checkpoint of the highest (or lowest) headline, of equals the earliest; None without checkpoints."""
+    sign = -1.0 if higher_is_better else 1.0
+    return min(points, key=lambda point: (sign * point.value, point.step), default=None)
+
+
+def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
+    """Return the first checkpoint from which on all are worse than the untouched model by a real difference.
+
+    None where there is no such checkpoint. A score that recovers, or whose fall may be chance, does not fall.
+    """
+    first = None
+    for point in sorted(points, key=lambda point: -point.step):
+        worse = point.difference is not None and (point.difference < 0) is higher_is_better and point.difference != 0
+        if not (worse and point.different):
+            break
+        first = point
+    return first
 
 
 def exam_points(run: Run, exam: ExamInfo, version: Version) -> list[StepPoint]:
@@ -82,7 +110,7 @@ def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
             panels.append(Panel(say("steps.table"), table=plain_table(run, exam.name), below=(files,), folded=True))
     for group in CHANGE_GROUPS:
         each = [(v, points) for v in run.versions if (points := _group_points(run.rows_of(*v), group))]
-        series = [Series(_label(run, v), marks[v], points, best=_best(points)) for v, points in each]
+        series = [Series(label_of(v, run), marks[v], points, best=_best(points)) for v, points in each]
         if series:
             name = say(f"group.{group}")
             signs.add("ring")
@@ -107,15 +135,11 @@ def _series(run: Run, exam: ExamInfo, version: Version, marks: Mapping[Version, 
     if exam.capability == KNOWLEDGE and len(points) > 1:
         fall = starts_to_fall(points, higher_is_better=exam.higher_is_better)
     top = _best(points, higher_is_better=exam.higher_is_better)
-    return Series(_label(run, version), marks[version], points, before, top, fall, exam.chance)
+    return Series(label_of(version, run), marks[version], points, before, top, fall, exam.chance)
 
 
 def _best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
     return best(points, higher_is_better=higher_is_better) if len(points) > 1 else None
-
-
-def _label(run: Run, version: Version) -> str:
-    return label_of(run.rows_of(*version)[-1], run)
 
 
 def _remarks(one: Series, knows: bool = False, *, share: bool = False) -> tuple[Message, ...]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from rich.cells import cell_len
 
 from posttrain.exams.results import CHANGE, Results, Untouched
-from posttrain.reports import averaged, numbers
+from posttrain.reports import footnotes, numbers
 from posttrain.reports.folder import Row, rows_of
-from posttrain.reports.formats import folded, to_text
+from posttrain.reports.tables_out import folded, to_text
 from posttrain.reports.texts import catalogue, say, text
 from posttrain.reports.view import Entry, Head, Line, Table
 
@@ -57,7 +57,7 @@ def text_table(results: Results, width: int = 100, *, language: str = "en") -> s
     lines = tuple(Line((label,), tuple(body[key][i] for key in columns)) for i, label in enumerate(labels))
     mixed = set(present) & {*SHOWN} - {"wall_s"}
     title = "table.title" if not exams else "table.title_both" if mixed else "table.title_exams"
-    told = text(say(title, study=results.study, changes=averaged.over(rows)), language)
+    told = text(say(title, study=results.study, changes=footnotes.over(rows)), language)
     left_out = [names[key] for key in every if key in present and key not in kept]
     table = to_text(Table(told, heads, lines), language, width=max(width, 40))
     after = "\n".join(_remarks(results, rows, left_out, language))
@@ -108,17 +108,11 @@ def _fitting(
 
 
 def _remarks(results: Results, rows: Sequence[Row], left_out: Sequence[str], language: str) -> list[str]:
-    remarks = []
-    different = averaged.uneven(rows, lambda row: _label(row, rows, language))
-    if different is not None:
-        remarks.append(text(different, language))
-    left = averaged.not_counted([cell for row in rows for cell in row.cells])
-    if left is not None:
-        remarks.append(text(left, language))
+    remarks = [text(one, language) for one in footnotes.changes_notes(rows, lambda row: _label(row, rows, language))]
     rated = [r for r in rows if numbers.trade_off(r.scores) is not None and not r.is_floor]
     ranked = sorted((r for r in rated if numbers.has_learned(r.scores)), key=_rank, reverse=True)
     if ranked and len(rated) > 1:
-        few = averaged.shared_changes(rated) < numbers.FEWEST_CHANGES
+        few = footnotes.shared_changes(rated) < numbers.FEWEST_CHANGES
         best = (
             say("table.few", least=numbers.FEWEST_CHANGES)
             if few

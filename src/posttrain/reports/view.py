@@ -1,7 +1,7 @@
 """What a page is made of: sections of panels, and in a panel at most one chart and one table.
 
-Every table of the project is a `Table` of this module, whatever it is about: the page's templates, `formats.py`
-(terminal, CSV, LaTeX) and the plain pages of `tables/` all draw it from here.
+Every table of the project is a `Table` of this module, whatever it is about: the page's templates and `tables_out.py`
+(terminal, CSV, LaTeX, plain pages) all draw it from here.
 """
 
 from __future__ import annotations
