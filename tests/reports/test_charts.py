@@ -20,10 +20,10 @@ from posttrain.reports.exam_page import relative_changes
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import sections
 from posttrain.reports.marks import COLOURS, SHAPES, mark_icon, marks_of
-from posttrain.reports.merge_back_page import over_weights
 from posttrain.reports.stages_page import Course, over_stages
 from posttrain.reports.steps_page import Series, StepPoint, over_steps
 from posttrain.reports.texts import LANGUAGES, Words, say, text
+from posttrain.reports.ways_page import over_weights
 from tests.reports.exam_study import make_study
 from tests.reports.synthetic import ATTACK, make_run
 

@@ -15,11 +15,12 @@ from posttrain.exams.score_spec import ScoreSpec, specs
 from posttrain.exams.statistics import Interval
 from posttrain.exams.summary import summarise
 from posttrain.reports import numbers
-from posttrain.reports.exam_page import capabilities, difference_text, exam_section, forgetting, verdict_kind
+from posttrain.reports.exam_page import capabilities, difference_text, exam_section, verdict_kind
 from posttrain.reports.findings import findings
 from posttrain.reports.folder import Cell, Row, Run, read_run
 from posttrain.reports.html import write_report
 from posttrain.reports.marks import marks_of
+from posttrain.reports.quadrants import forgetting
 from posttrain.reports.steps_page import falls, steps_section
 from posttrain.reports.texts import catalogue, text
 from posttrain.reports.view import Entry, Section, Table

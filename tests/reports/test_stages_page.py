@@ -16,11 +16,11 @@ from posttrain.reports import numbers
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import has_change, write_report
 from posttrain.reports.marks import marks_of
-from posttrain.reports.merge_back_page import merge_section, ways_of
 from posttrain.reports.stages_page import courses_of, stages_section, stages_table
 from posttrain.reports.table import text_table
 from posttrain.reports.texts import Message, text
 from posttrain.reports.view import Table
+from posttrain.reports.ways_page import merge_section, ways_of
 
 
 def exam(name: str, headline: str = "acc", *, better: Better = "more") -> ExamInfo:

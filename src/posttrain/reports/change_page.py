@@ -10,11 +10,11 @@ from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.statistics import share_over_changes
 from posttrain.reports import footnotes, numbers
 from posttrain.reports.charts import AXIS, SHARES, TITLE, Chart, Drawn, Layers, Rows, Word, number, span
-from posttrain.reports.folder import Cell, Row, Run, Version
-from posttrain.reports.marks import Mark, label_of, mark_icon, marks_of, row_label
+from posttrain.reports.folder import Cell, Run, Version
+from posttrain.reports.marks import Mark, label_of, mark_icon, row_label
 from posttrain.reports.score_tables import CONTENT_GROUPS, EXAM_GROUPS, MORE_GROUPS, cost_table, score_table
 from posttrain.reports.texts import say, say_if
-from posttrain.reports.view import Entry, Line, Panel, Section, Table, heads_of, numeric
+from posttrain.reports.view import Line, Panel, Section, Table, heads_of, numeric
 
 __all__ = ["LOSS_KEYS", "balance", "loss_section", "more_section", "plot_section", "scores_section"]
 
@@ -43,7 +43,7 @@ class Spot(NamedTuple):
 def plot_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
     """Return the plot of learned against forgotten, and the numbers of its large marks."""
     title = say("plot.title")
-    spots = _spots(run, marks)
+    spots = list(_spots(run, marks))
     if not spots:
         return Section("plot", title, (Panel(below=(say("plot.none"),)),))
     about = say_if({"plot.about": True, "plot.small": len(run.changes) > 1, "plot.axes": True})
@@ -51,45 +51,32 @@ def plot_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
     return Section("plot", title, (chart, Panel(say("plot.table"), table=balance(spots), folded=True)))
 
 
-def scatter_of(run: Run) -> Chart | None:
-    """Return the plot of learned against forgotten by itself; None where no change was examined."""
-    spots = _spots(run, marks_of(run.versions))
-    return scatter(spots) if spots else None
-
-
 def balance(spots: Sequence[Spot]) -> Table:
     """Return learned and forgotten of each method, in per cent with intervals."""
-    lines = (
-        Line((spot.label,), (_share(spot.y, spot.y_ci), _share(spot.x, spot.x_ci)), mark_icon(spot.mark))
-        for spot in spots
-    )
+    lines = []
+    for spot in spots:
+        shares = ((spot.y, spot.y_ci), (spot.x, spot.x_ci))
+        entries = (numeric(value, numbers.share_text, numbers.between(interval)) for value, interval in shares)
+        lines.append(Line((spot.label,), tuple(entries), mark_icon(spot.mark)))
     heads = heads_of(say("scores.method"), (say("details.learned"), say("details.forgotten")))
     return Table(say("plot.table"), heads, tuple(lines))
 
 
-def _share(value: float, interval: tuple[float, float]) -> Entry:
-    return numeric(value, numbers.share_text, numbers.between(interval))
-
-
-def _spots(run: Run, marks: Mapping[Version, Mark]) -> list[Spot]:
-    """Return the methods that are to learn; the noise floor is none of them."""
-    return [spot for row in run.shown if not row.is_floor and (spot := _spot(row, run, marks)) is not None]
-
-
-def _spot(row: Row, run: Run, marks: Mapping[Version, Mark]) -> Spot | None:
-    x, y = numbers.forgotten(row.scores), numbers.learned(row.scores)
-    if x is None or y is None:
-        return None
-    dots = [
-        (lost, new, cell.change) for cell in row.cells
-        if (lost := numbers.forgotten(cell.scores)) is not None and (new := numbers.learned(cell.scores)) is not None
-    ]  # fmt: skip
-    counted = [
-        (numbers.probes(cell.n, "locality"), numbers.probes(cell.n, "reliability", "generality")) for cell in row.cells
-    ]
-    x_ci = share_over_changes([dot[0] for dot in dots] or [x], [n for n, _ in counted] or [1])
-    y_ci = share_over_changes([dot[1] for dot in dots] or [y], [n for _, n in counted] or [1])
-    return Spot(row_label(row, run), marks[row.version], x, y, x_ci, y_ci, tuple(dots) if len(dots) > 1 else ())
+def _spots(run: Run, marks: Mapping[Version, Mark]) -> Iterator[Spot]:
+    """Yield the methods that are to learn; the noise floor is none of them."""
+    for row in run.shown:
+        x, y = numbers.forgotten(row.scores), numbers.learned(row.scores)
+        if row.is_floor or x is None or y is None:
+            continue
+        dots = tuple(
+            (lost, new, cell.change) for cell in row.cells
+            if (lost := numbers.forgotten(cell.scores)) is not None and (new := numbers.learned(cell.scores)) is not None
+        )  # fmt: skip
+        told = [numbers.probes(cell.n, "reliability", "generality") for cell in row.cells]
+        other = [numbers.probes(cell.n, "locality") for cell in row.cells]
+        x_ci = share_over_changes([dot[0] for dot in dots] or [x], other or [1])
+        y_ci = share_over_changes([dot[1] for dot in dots] or [y], told or [1])
+        yield Spot(row_label(row, run), marks[row.version], x, y, x_ci, y_ci, dots if len(dots) > 1 else ())
 
 
 def scatter(spots: Sequence[Spot]) -> Chart:
@@ -121,11 +108,9 @@ def _rows(spot: Spot) -> Iterator[dict[str, Any]]:
     for x, y, change in spot.dots:
         shown = {"learned": numbers.percent(y), "forgotten": numbers.percent(x), "change": change}
         yield {"kind": "dot", "name": spot.label, "x": 100 * x, "y": 100 * y, **shown}
+    learned = f"{numbers.percent(spot.y)} [{numbers.between(spot.y_ci)}]"
+    lost = f"{numbers.percent(spot.x)} [{numbers.between(spot.x_ci)}]"
     low, high, bottom, top = (100 * end for end in (*spot.x_ci, *spot.y_ci))
-    learned, lost = (
-        f"{numbers.percent(value)} [{numbers.between(interval)}]"
-        for value, interval in ((spot.y, spot.y_ci), (spot.x, spot.x_ci))
-    )
     yield {"kind": "mean", "name": spot.label, "x": 100 * spot.x, "y": 100 * spot.y, "learned": learned,
            "forgotten": lost, "low": low, "high": high, "bottom": bottom, "top": top}  # fmt: skip
 
@@ -229,20 +214,15 @@ def _curves(cells: Sequence[Cell], kind: str) -> list[Curve]:
     """Return the curves of one kind. Without replay the two kinds are equal, and there are only curves of new rows."""
     curves = []
     for cell in cells:
-        both = any(key in line for line in cell.metrics for key in LOSS_KEYS["new"])
-        key_names = LOSS_KEYS[kind] if both else LOSS_KEYS["all"] if kind == "new" else ()
+        pairs = [(line.get("loss_nats"), line[key]) for line in cell.metrics for key in LOSS_KEYS["new"] if key in line]
+        same = all(a is not None and b is not None and abs(a - b) < 1e-6 for a, b in pairs)  # also without any
+        keys = LOSS_KEYS[kind] if pairs else LOSS_KEYS["all"] if kind == "new" else ()
         points = [
             (float(line["step"]), float(line[key]))
             for line in cell.metrics
-            for key in key_names
+            for key in keys
             if isinstance(line.get(key), int | float) and math.isfinite(line[key]) and isinstance(line.get("step"), int)
         ]
-        if points and not (both and kind == "all" and _same(cell)):
+        if points and not (kind == "all" and same):
             curves.append(tuple(points))
     return curves
-
-
-def _same(cell: Cell) -> bool:
-    """Whether the loss on all rows is the loss on the new ones at every step, as without replay."""
-    pairs = [(line.get("loss_nats"), line.get(key)) for line in cell.metrics for key in LOSS_KEYS["new"] if key in line]
-    return all(a is not None and b is not None and abs(a - b) < 1e-6 for a, b in pairs)

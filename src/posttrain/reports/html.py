@@ -16,16 +16,15 @@ from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.models.disk import write_whole
 from posttrain.reports import (
     answers,
-    chains_page,
     change_page,
     exam_page,
     findings,
     footnotes,
-    merge_back_page,
     numbers,
     quadrants,
     stages_page,
     steps_page,
+    ways_page,
 )
 from posttrain.reports.charts import THEME, Chart, Word
 from posttrain.reports.folder import Run, Version, read_run
@@ -129,9 +128,9 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
         if run.notes.strip() or (run.methods and not run.alone)
         else None,
         *(exams if first else []),
-        chains_page.chains_section(run, marks),
-        merge_back_page.merge_section(run, marks),
-        exam_page.forgetting(run, marks, samples=samples),
+        ways_page.chains_section(run, marks),
+        ways_page.merge_section(run, marks),
+        quadrants.forgetting(run, marks, samples=samples),
         steps_page.steps_section(run, marks),
         change_page.loss_section(run, marks),
         change_page.more_section(run, marks),

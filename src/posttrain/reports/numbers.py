@@ -190,6 +190,12 @@ def signed(value: float, places: int) -> str:
     return f"+{shown}" if value > 0 and float(shown) != 0 else shown
 
 
+def count_text(counts: Sequence[int], style: str = "") -> str:
+    """`n = 200`, `n = 180–200` where they differ; empty where there are none. style: `,` for `1,180`."""
+    ends = sorted({min(counts), max(counts)}) if counts else ()
+    return "n = " + "–".join(f"{n:{style}}" for n in ends) if ends else ""
+
+
 def p_text(value: float) -> str:
     """`p = 0.031`, `p < 0.001`."""
     return "p\u00a0<\u00a00.001" if value < 0.001 else f"p\u00a0=\u00a0{value:.3f}"

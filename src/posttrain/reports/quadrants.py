@@ -11,11 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.exams.results import ExamInfo
 from posttrain.models.disk import safe_name
+from posttrain.reports import numbers
 from posttrain.reports.examined import QUADRANTS
-from posttrain.reports.folder import Cell, Run, read_lines
+from posttrain.reports.folder import Cell, Run, Version, read_lines
+from posttrain.reports.marks import Mark, label_of, mark_icon
+from posttrain.reports.texts import say, say_if
+from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, heads_of, numeric
 
-__all__ = ["CAP", "TEXT_CAP", "Pair", "draw", "pairs_of", "payload", "quadrant_of"]
+__all__ = ["CAP", "TEXT_CAP", "Pair", "draw", "forgetting", "pairs_of", "payload", "quadrant_of"]
 
 CAP = 50
 """Samples of a quadrant of an exam and a method that the page holds."""
@@ -119,3 +124,40 @@ def _version_pairs(run: Run, exam: str, version: tuple[str, str]) -> Iterator[Pa
 
 def _rows(place: Path, folder: str, exam: str) -> list[dict[str, Any]]:
     return list(read_lines(place / folder / "exams" / f"{safe_name(exam)}.jsonl", place, []))
+
+
+# ---- the section ---------------------------------------------------------------------------------------------------
+
+
+def forgetting(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> Section | None:
+    """Return the quadrants of exams whose answers are right or wrong. samples: whether the page has their questions."""
+    found = [(exam.name, table) for exam in run.exams if (table := _quadrants(run, exam, marks)).lines]
+    if not found:
+        return None
+    adjusted = any(len(table.heads) > len(QUADRANTS) + 2 for _, table in found)
+    about = say_if({"forgetting.about": True, "forgetting.adjusted_about": adjusted})
+    keys = tuple((f"q{i}", say(f"quadrant.{name}")) for i, name in enumerate(QUADRANTS))
+    panels = (Panel(notes=about, keys=keys), *(Panel(name, table=table) for name, table in found))
+    return Section("forgetting", say("forgetting.title"), panels, part="samples" if samples else "")
+
+
+def _quadrants(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Table:
+    """Return counts and shares of each model and method, and the shares that guessing does not explain, if known."""
+    rows = [(row, one) for row in run.final if (one := row.compare.get(exam.name)) is not None and one.shares()]
+    known_chance = any(one.adjusted[0] is not None for _, one in rows)
+    names = [f"quadrant.{name}" for name in QUADRANTS]
+    names += ["forgetting.forgotten_adjusted", "forgetting.gained_adjusted"] if known_chance else []
+    first, *rest = heads_of(say("scores.method"), map(say, names))
+    heads = (first, Head(say("forgetting.shares"), unseen=True), *rest)
+    lines = []
+    for row, one in rows:
+        shares, counts = one.shares() or (), one.counts or ()
+        entries = [Entry("", kind="stack", stack=tuple(round(100 * share, 2) for share in shares))]
+        entries += [numeric(n, "{:,}".format, numbers.percent(share)) for n, share in zip(counts, shares, strict=True)]
+        entries += [numeric(share, _signed_percent) for share in (one.adjusted if known_chance else ())]
+        lines.append(Line((label_of(row.version, run),), tuple(entries), mark_icon(marks[row.version])))
+    return Table(say("scores.scroll"), heads, tuple(lines), "plain shares")
+
+
+def _signed_percent(share: float) -> str:
+    return numbers.percent(share).replace("-", "\u2212")

@@ -44,7 +44,7 @@ def score_table(run: Run, groups: Sequence[str], marks: Mapping[Version, Mark], 
         every = {key for row in rows for key in row.scores if of_change(run, key)}
         shown = numbers.columns(every, (*EXAM_GROUPS, *CONTENT_GROUPS, "strict", *groups))
         columns += sorted(every - {*shown})
-    heads = [_head(key, sorted({row.n[key] for row in rows if key in row.n})) for key in columns]
+    heads = [_head(key, [row.n[key] for row in rows if key in row.n]) for key in columns]
     answered = any(cell.samples for cell in run.cells)
     return _table(run, label, heads, [(row, [_entry(row, c, answered) for c in columns]) for row in rows], marks)
 
@@ -89,9 +89,8 @@ def _table(
 
 
 def _head(key: str, counts: Sequence[int] = ()) -> Head:
-    n = "" if not counts else f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}–{counts[-1]}"
     group = f"head.{numbers.group_of(key)}"
-    return Head(group_name(key), n, say(group if known(group) else "head.other"))
+    return Head(group_name(key), numbers.count_text(counts), say(group if known(group) else "head.other"))
 
 
 def _entry(row: Row, key: str, answered: bool) -> Entry:

@@ -7,12 +7,11 @@ numbers of its methods as a range; the table above it has the numbers of each me
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from posttrain.reports import numbers
 from posttrain.reports.folder import Row
-from posttrain.reports.texts import Message, known, say
+from posttrain.reports.texts import Message, say, say_known
 
 __all__ = [
     "ABSENT",
@@ -46,17 +45,8 @@ class Point(NamedTuple):
 
     key: str
     common: tuple[str, ...]
-    figures: Mapping[str, tuple[float, ...]]
+    figures: Mapping[str, float]
     bad: bool = False
-
-
-@dataclass
-class _Shared:
-    """Rows with the same finding."""
-
-    point: Point
-    labels: list[str] = field(default_factory=list)
-    figures: dict[str, list[float]] = field(default_factory=dict)
 
 
 def shared_sentences(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
@@ -67,21 +57,6 @@ def shared_sentences(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterat
     yield from _of_topics(rows, label, (_leak, _length))
 
 
-def _of_topics(
-    rows: Sequence[Row], label: Callable[[Row], str], topics: Sequence[Callable[[Row], Iterator[Point]]]
-) -> Iterator[tuple[Message, bool]]:
-    for topic in topics:
-        found: dict[tuple[str, ...], _Shared] = {}
-        for row in rows:
-            for point in topic(row):
-                one = found.setdefault((point.key, *point.common), _Shared(point))
-                one.labels.append(label(row))
-                for name, values in point.figures.items():
-                    one.figures.setdefault(name, []).extend(values)
-        for shared in sorted(found.values(), key=_order):
-            yield _sentence(shared), shared.point.bad
-
-
 ORDER = (
     *("seen.learned_cells", "seen.learned", "seen.rephrase", "seen.pattern_kept", "seen.pattern_worn"),
     *("seen.pattern_floor", "seen.pattern_few", "seen.pattern_lost", "seen.leak", "seen.leak_some"),
@@ -89,24 +64,30 @@ ORDER = (
 )
 
 
-def _order(shared: _Shared) -> tuple[int, float]:
-    """Sort the findings of a topic: by kind, then higher numbers first."""
-    first = next(iter(shared.figures.values()))
-    return ORDER.index(shared.point.key), -numbers.mean(first)
+def _of_topics(
+    rows: Sequence[Row], label: Callable[[Row], str], topics: Sequence[Callable[[Row], Iterator[Point]]]
+) -> Iterator[tuple[Message, bool]]:
+    for topic in topics:
+        found: dict[tuple[str, ...], list[tuple[str, Point]]] = {}
+        for row in rows:
+            for point in topic(row):
+                found.setdefault((point.key, *point.common), []).append((label(row), point))
+        sentences = []
+        for each in found.values():
+            first = each[0][1]
+            figures = {name: [point.figures[name] for _, point in each] for name in first.figures}
+            shown = {name: _range(name, values) for name, values in figures.items()}
+            rank = (ORDER.index(first.key), -numbers.mean(next(iter(figures.values()))))  # then higher numbers first
+            sentences.append((rank, say(first.key, methods=name_list([name for name, _ in each]), **shown), first.bad))
+        yield from ((sentence, bad) for _, sentence, bad in sorted(sentences, key=lambda one: one[0]))
 
 
-def _sentence(shared: _Shared) -> Message:
-    shown: dict[str, object] = {"methods": name_list(shared.labels)}
-    for name, values in shared.figures.items():
-        if name in ("k", "n"):
-            low, high = int(min(values)), int(max(values))
-            shown[name] = str(low) if low == high else f"{low}\u2013{high}"
-        elif name in ("before", "after"):
-            ends = [f"{min(values):.1f}", f"{max(values):.1f}"]
-            shown[name] = "\u2013".join(dict.fromkeys(ends))
-        else:
-            shown[name] = numbers.percent_range(values)
-    return say(shared.point.key, **shown)
+def _range(name: str, values: Sequence[float]) -> str:
+    """Return numbers as one, or as `low–high`. name: k and n are counts, before and after lengths, others shares."""
+    if name not in ("k", "n", "before", "after"):
+        return numbers.percent_range(values)
+    places = 0 if name in ("k", "n") else 1
+    return "\u2013".join(dict.fromkeys(f"{end:.{places}f}" for end in (min(values), max(values))))
 
 
 def name_list(names: Sequence[str | Message]) -> Message:
@@ -127,7 +108,7 @@ def joined(key: str, parts: Sequence[Message]) -> Message:
 
 def group_name(key: str) -> Message:
     """Return the readable name of a score or probe group; its key where the catalogue has none."""
-    return say(f"group.{key}") if known(f"group.{key}") else say("verbatim", text=key)
+    return say_known(f"group.{key}", key)
 
 
 def printed(share: float) -> float:
@@ -146,34 +127,33 @@ def _learned(row: Row) -> Iterator[Point]:
     cells = [cell for cell in row.cells if "reliability" in cell.scores]
     if not cells:
         kind = "all" if printed(share) >= LEARNED else "most" if share > LOST else "few"
-        yield Point("seen.learned", (kind,), {"share": (share,)}, bad=share <= LOST)
+        yield Point("seen.learned", (kind,), {"share": share}, bad=share <= LOST)
         return
     k, n = sum(numbers.has_learned(cell.scores) for cell in cells), len(cells)
     kind = "all" if k == n else "none" if not k else "most" if 2 * k > n else "few"
-    yield Point("seen.learned_cells", (kind, str(n)), {"k": (k,), "n": (n,)}, bad=2 * k <= n)
+    yield Point("seen.learned_cells", (kind, str(n)), {"k": k, "n": n}, bad=2 * k <= n)
 
 
 def _rephrased(row: Row) -> Iterator[Point]:
     share = row.scores.get("generality.rephrase")
     if share is not None:
         kind = "yes" if printed(share) >= LEARNED else "no" if printed(share) <= ABSENT else "partly"
-        yield Point("seen.rephrase", (kind,), {"share": (share,)}, bad=kind == "no")
+        yield Point("seen.rephrase", (kind,), {"share": share}, bad=kind == "no")
 
 
 def _pattern(row: Row) -> Iterator[Point]:
     """Say what became of other questions of the same shape, where training on one example does most damage."""
-    share = row.scores.get("locality.same_pattern")
+    key = "locality.same_pattern"
+    share = row.scores.get(key)
     if share is None:
         return
-    if "locality.same_pattern" in row.floor and not row.below("locality.same_pattern") and printed(share) < KEPT:
-        sign = "seen.pattern_few" if row.unsure("locality.same_pattern") else "seen.pattern_floor"
-        yield Point(sign, (), {"share": (share,)})
-        return
-    if printed(share) > LOST:
-        kept = printed(share) >= KEPT and not row.below("locality.same_pattern")
-        yield Point("seen.pattern_kept" if kept else "seen.pattern_worn", (), {"share": (share,)})
+    if key in row.floor and not row.below(key) and printed(share) < KEPT:
+        name = "few" if row.unsure(key) else "floor"
+    elif printed(share) <= LOST:
+        name = "lost"
     else:
-        yield Point("seen.pattern_lost", (), {"share": (share,)}, bad=True)
+        name = "kept" if printed(share) >= KEPT and not row.below(key) else "worn"
+    yield Point(f"seen.pattern_{name}", (), {"share": share}, bad=name == "lost")
 
 
 def _leak(row: Row) -> Iterator[Point]:
@@ -182,7 +162,7 @@ def _leak(row: Row) -> Iterator[Point]:
     share = row.scores.get("leak")
     if share is not None and printed(share):
         much = printed(share) >= MUCH
-        yield Point("seen.leak" if much else "seen.leak_some", (), {"share": (share,)}, bad=much)
+        yield Point("seen.leak" if much else "seen.leak_some", (), {"share": share}, bad=much)
 
 
 def _kinds(row: Row) -> Iterator[tuple[str, str]]:
@@ -230,4 +210,4 @@ def _elsewhere(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tup
 def _length(row: Row) -> Iterator[Point]:
     old, new = row.scores.get("length.before"), row.scores.get("length.after")
     if old and new is not None and not 0.7 <= new / old <= 1.4:
-        yield Point("seen.shorter" if new < old else "seen.longer", (), {"before": (old,), "after": (new,)})
+        yield Point("seen.shorter" if new < old else "seen.longer", (), {"before": old, "after": new})

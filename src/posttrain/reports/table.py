@@ -11,7 +11,7 @@ from posttrain.reports import footnotes, numbers
 from posttrain.reports.folder import Row, rows_of
 from posttrain.reports.tables_out import folded, to_text
 from posttrain.reports.texts import catalogue, say, text
-from posttrain.reports.view import Entry, Head, Line, Table
+from posttrain.reports.view import Entry, Head, Line, Table, fixed_column
 
 __all__ = ["PRIORITY", "text_table"]
 
@@ -46,8 +46,8 @@ def text_table(results: Results, width: int = 100, *, language: str = "en") -> s
     names = {key: words[f"table.{key}"] for key in SHOWN} | exams | over_stages
     shown = [*(_untouched(one, words["table.untouched"]) for one in results.before), *rows] if exams else rows
     body = {key: [_value(row, key) for row in shown] for key in SHOWN}
-    body |= {key: _column([row.scores.get(key) for row in shown]) for key in exams}
-    body |= {key: _column([row.transfer.get(key.partition(".")[2]) for row in shown]) for key in over_stages}
+    body |= {key: fixed_column([row.scores.get(key) for row in shown]) for key in exams}
+    body |= {key: fixed_column([row.transfer.get(key.partition(".")[2]) for row in shown]) for key in over_stages}
     order = (PRIORITY[0], *over_stages, *exams, *PRIORITY[1:])
     present = [key for key in order if any(entry.text != numbers.MISSING for entry in body[key])]
     labels = [_label(row, shown, language) for row in shown]
@@ -71,12 +71,6 @@ def _value(row: Row, key: str) -> Entry:
         return Entry()
     sign = BELOW if row.below(key) else UNSURE if row.unsure(key) else ""
     return Entry(numbers.score_text(key, row.scores[key]), sign=sign)
-
-
-def _column(values: Sequence[float | None]) -> list[Entry]:
-    """Return the main scores of an exam, all with the same number of decimals."""
-    places = numbers.digits(value for value in values if value is not None)
-    return [Entry() if value is None else Entry(numbers.fixed(value, places)) for value in values]
 
 
 def _untouched(one: Untouched, name: str) -> Row:

@@ -34,6 +34,7 @@ __all__ = [
     "known",
     "say",
     "say_if",
+    "say_known",
     "sentences",
     "text",
 ]
@@ -81,6 +82,11 @@ def check_language(language: str) -> None:
 def known(key: str) -> bool:
     """Whether the catalogue has a key."""
     return key in catalogue(LANGUAGES[0])
+
+
+def say_known(key: str, name: str) -> Message:
+    """Return the message `key`; the name as it is where the catalogue has none."""
+    return say(key) if known(key) else say("verbatim", text=name)
 
 
 Words = str | Message
