@@ -70,7 +70,8 @@ def _spots(run: Run, marks: Mapping[Version, Mark]) -> Iterator[Spot]:
             continue
         dots = tuple(
             (lost, new, cell.change) for cell in row.cells
-            if (lost := numbers.forgotten(cell.scores)) is not None and (new := numbers.learned(cell.scores)) is not None
+            if (lost := numbers.forgotten(cell.scores)) is not None
+            and (new := numbers.learned(cell.scores)) is not None
         )  # fmt: skip
         told = [numbers.probes(cell.n, "reliability", "generality") for cell in row.cells]
         other = [numbers.probes(cell.n, "locality") for cell in row.cells]

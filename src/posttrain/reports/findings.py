@@ -42,27 +42,22 @@ def findings(run: Run) -> list[Finding]:
     could not be judged."""
     rows = [row for row in run.final if row.scores]  # a method's last checkpoint speaks for it
     methods = [row for row in rows if not row.is_floor]
-    found = [*_general(methods), *_failed(run)]
-    shared = shared_sentences(methods, lambda row: _label(row, run))
+    found = [*_general(methods)]
+    failed = [cell for cell in run.cells if not cell.done]
+    if failed:
+        found.append(Finding((say("seen.failed", k=len(failed), n=len(run.cells)),), "bad"))
+    several = len(run.models) > 1 and not run.alone
+    shared = shared_sentences(methods, lambda row: f"`{row.method}`" + (f" ({row.model})" if several else ""))
     found += [Finding((said,), "bad" if bad else "plain") for said, bad in shared]
     return [*found, *_exams(run), *_floor(rows), *_before(run)]
 
 
-def _label(row: Row, run: Run) -> str:
-    parts = [f"`{row.method}`"]
-    if len(run.models) > 1 and not run.alone:
-        parts.append(f"({row.model})")
-    return " ".join(parts)
-
-
 def _general(rows: Sequence[Row]) -> Iterator[Finding]:
-    ranked = sorted(
-        ((numbers.trade_off(row.scores) or 0.0, row) for row in rows if numbers.trade_off(row.scores) is not None),
-        key=lambda pair: -pair[0],
-    )
-    if len(ranked) > 1:
-        yield from _best(ranked)
-    tops = {group: max(row.scores[group] for row in rows if group in row.scores) for group in _columns(rows)}
+    rated = [row for row in rows if numbers.trade_off(row.scores) is not None]
+    if len(rated) > 1:
+        yield from _best(sorted(rated, key=lambda row: -(numbers.trade_off(row.scores) or 0.0)))
+    asked_of = numbers.columns((key for row in rows for key in row.scores), ("generality",))
+    tops = {group: max(row.scores[group] for row in rows if group in row.scores) for group in asked_of}
     absent = [group for group, most in tops.items() if most < ABSENT]
     if absent:
         most = numbers.percent(max(tops[group] for group in absent))
@@ -72,15 +67,15 @@ def _general(rows: Sequence[Row]) -> Iterator[Finding]:
         yield Finding((say("seen.none_learned"),), "bad")
 
 
-def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
+def _best(ranked: Sequence[Row]) -> Iterator[Finding]:
     """Name the best trade-off among the methods that learned: a method that learns nothing keeps everything."""
-    able = [row for _, row in ranked if numbers.has_learned(row.scores)]
-    if able and footnotes.shared_changes([row for _, row in ranked]) < numbers.FEWEST_CHANGES:
+    able = [row for row in ranked if numbers.has_learned(row.scores)]
+    if able and footnotes.shared_changes(ranked) < numbers.FEWEST_CHANGES:
         yield Finding((say("seen.few", least=numbers.FEWEST_CHANGES),), "plain")
     elif able:
         best = able[0]
         new, lost = numbers.learned(best.scores) or 0.0, numbers.forgotten(best.scores) or 0.0
-        model = say("seen.on_model", model=best.model) if len({row.model for _, row in ranked}) > 1 else ""
+        model = say("seen.on_model", model=best.model) if len({row.model for row in ranked}) > 1 else ""
         shown = {"learned": numbers.percent(new), "forgotten": numbers.percent(lost)}  # as in the table of the plot
         sentences = [say("seen.best", method=best.method, model=model, **shown)]
         close = [row.method for row in able[1:] if _within(best, row)]
@@ -88,14 +83,14 @@ def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
             sentences.append(say("seen.close", methods=name_list([f"`{name}`" for name in close])))
         if lost < 1:
             yield Finding(tuple(sentences), "best")
-    if not any(_good(row.scores) for _, row in ranked):
+    if not any(_good(row.scores) for row in ranked):
         yield Finding((say("seen.no_good", least=numbers.percent(LEARNED)),), "bad")
 
 
 def _good(scores: Mapping[str, float]) -> bool:
     """Whether a method has both learned and kept."""
-    new, lost = numbers.learned(scores), numbers.forgotten(scores)
-    return new is not None and lost is not None and printed(new) >= LEARNED and printed(1 - lost) >= LEARNED
+    both = (numbers.learned(scores), numbers.kept(scores))
+    return all(share is not None and printed(share) >= LEARNED for share in both)
 
 
 def _within(a: Row, b: Row) -> bool:
@@ -108,12 +103,6 @@ def _within(a: Row, b: Row) -> bool:
         return False
     low, high = numbers.bootstrap(differences)
     return low <= 0 <= high
-
-
-def _failed(run: Run) -> Iterator[Finding]:
-    failed = [cell for cell in run.cells if not cell.done]
-    if failed:
-        yield Finding((say("seen.failed", k=len(failed), n=len(run.cells)),), "bad")
 
 
 KINDS: dict[str, str] = {
@@ -176,11 +165,8 @@ def _floor(rows: Sequence[Row]) -> Iterator[Finding]:
     for row in rows:
         kept = [key for key in ("locality.same_pattern", *LOCALITY_REST) if key in row.scores]
         if row.is_floor and kept:
-            yield Finding((say("seen.floor", groups=name_list([_share(key, row.scores) for key in kept])),), "plain")
-
-
-def _share(key: str, scores: Mapping[str, float]) -> Message:
-    return say("list.one", name=group_name(key), share=numbers.percent(scores[key]))
+            named = [say("list.one", name=group_name(k), share=numbers.percent(row.scores[k])) for k in kept]
+            yield Finding((say("seen.floor", groups=name_list(named)),), "plain")
 
 
 def _before(run: Run) -> Iterator[Finding]:
@@ -193,11 +179,6 @@ def _before(run: Run) -> Iterator[Finding]:
     left_out = sum("ok" in s and s["ok"] is None for s in samples)
     if left_out:
         yield Finding((say("seen.uncounted", k=f"{left_out:,}", n=f"{len(samples):,}"),), "plain")
-
-
-def _columns(rows: Sequence[Row]) -> list[str]:
-    """Return the kinds of generality that were asked."""
-    return numbers.columns((key for row in rows for key in row.scores), ("generality",))
 
 
 def describe_method(config: Mapping[str, object], *, change: bool = True, summary: str = "") -> list[Message]:

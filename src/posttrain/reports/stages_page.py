@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from posttrain.reports import numbers
-from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, span
+from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, nominal, span
 from posttrain.reports.folder import STAGES, Run, Version
 from posttrain.reports.marks import Mark, label_of, mark_icon, marks_of
 from posttrain.reports.texts import Words, say
@@ -45,21 +45,18 @@ def courses_of(run: Run) -> list[Course]:
         if not cells:
             continue
         first = cells[0]
-        shape = range(len(first["matrix"]))
-        tasks = range(len(first["names"]))
+        grids = zip(*([cell["before"], *cell["matrix"]] for cell in cells), strict=True)
+        before, *matrix = (tuple(map(numbers.mean, zip(*rows, strict=True))) for rows in grids)
+        intervals = {name: row.ci95.get(f"{STAGES}{name}") for name in TRANSFER}
         found.append(
             Course(
                 label_of(row.version, run),
                 row.version,
                 str(first["how"]),
                 tuple(first["names"]),
-                tuple(numbers.mean([cell["before"][j] for cell in cells]) for j in tasks),
-                tuple(tuple(numbers.mean([cell["matrix"][i][j] for cell in cells]) for j in tasks) for i in shape),
-                {
-                    name: (row.transfer[name], row.ci95.get(f"{STAGES}{name}"))
-                    for name in TRANSFER
-                    if name in row.transfer
-                },
+                before,
+                tuple(matrix),
+                {name: (row.transfer[name], intervals[name]) for name in TRANSFER if name in row.transfer},
                 len(cells),
                 tuple(key in lower for key in first.get("exams") or [""] * len(first["names"])),
             )
@@ -78,14 +75,9 @@ def stages_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     heads = [name for name in TRANSFER if any(name in course.transfer for course in courses)]
     cells = max(course.cells for course in courses)
     about = (say("stages.about"), *([say("stages.means", n=cells)] if cells > 1 else []))
-    summary = Table(
-        say("scores.scroll"),
-        heads_of(say("scores.method"), (say(f"stages.{name}") for name in heads)),
-        tuple(
-            Line((c.label,), tuple(_transfer(c, name) for name in heads), mark_icon(marks[c.version])) for c in courses
-        ),
-        "plain transfer",
-    )
+    named = heads_of(say("scores.method"), (say(f"stages.{name}") for name in heads))
+    rows = (Line((c.label,), tuple(_transfer(c, name) for name in heads), mark_icon(marks[c.version])) for c in courses)
+    summary = Table(say("scores.scroll"), named, tuple(rows), "plain transfer")
     lines = [course for course in courses if course.how == "sequential"]
     panels = [Panel(notes=about, table=summary, below=tuple(say(f"stages.{name}_about") for name in heads))]
     if lines:
@@ -119,14 +111,7 @@ def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
         on = Layers(word, "task", marks)
         axis = {"labelAngle": 0, "labelOverlap": True, "grid": False}
         room = {"domain": stages, "padding": 0.1}
-        x = {
-            "field": "stage",
-            "type": "ordinal",
-            "sort": None,
-            "title": word(say("stages.axis")),
-            "axis": axis,
-            "scale": room,
-        }
+        x = nominal("stage", type="ordinal", title=word(say("stages.axis")), axis=axis, scale=room)
         y = on.number("value", scale=span(row["value"] for row in rows))
         on.add("lead", "line", "lead", x=x, y=y)
         on.add("line", "line", "line", x=x, y=y)
@@ -140,9 +125,8 @@ def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
 
 def _transfer(course: Course, name: str) -> Entry:
     value, interval = course.transfer.get(name, (None, None))
-    write = partial(
-        numbers.signed if name in ("bwt", "fwt") else numbers.fixed, places=3 if abs(value or 0) <= 1 else 2
-    )
+    shown = numbers.signed if name in ("bwt", "fwt") else numbers.fixed
+    write = partial(shown, places=3 if abs(value or 0) <= 1 else 2)
     return numeric(value, write, *([" … ".join(map(write, interval))] if interval else []))
 
 

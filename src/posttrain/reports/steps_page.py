@@ -35,10 +35,14 @@ class StepPoint(NamedTuple):
     checkpoint: str = ""
 
 
+def _in_order(point: StepPoint) -> tuple[int, bool]:
+    return point.step, point.checkpoint == "final"
+
+
 def best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
-    """Return the checkpoint of the highest (or lowest) headline, of equals the earliest; None without checkpoints."""
+    """Return the checkpoint of the highest (or lowest) headline, of equals the earliest; None of fewer than two."""
     sign = -1.0 if higher_is_better else 1.0
-    return min(points, key=lambda point: (sign * point.value, point.step), default=None)
+    return min(points, key=lambda point: (sign * point.value, point.step)) if len(points) > 1 else None
 
 
 def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
@@ -60,14 +64,10 @@ def exam_points(run: Run, exam: ExamInfo, version: Version) -> list[StepPoint]:
     points = []
     for row in run.rows_of(*version):
         if row.step is not None and exam.key in row.scores:
-            compared = row.compare.get(exam.name)
-            points.append(
-                StepPoint(
-                    row.step, row.scores[exam.key], row.interval(exam.key), compared.difference if compared else None,
-                    compared is not None and compared.different, row.checkpoint,
-                )
-            )  # fmt: skip
-    return sorted(points, key=lambda point: (point.step, point.checkpoint == "final"))
+            one = row.compare.get(exam.name)
+            point = StepPoint(row.step, row.scores[exam.key], row.interval(exam.key), checkpoint=row.checkpoint)
+            points.append(point._replace(difference=one.difference, different=one.different) if one else point)
+    return sorted(points, key=_in_order)
 
 
 def falls(run: Run) -> Iterator[tuple[Version, ExamInfo, StepPoint | None]]:
@@ -110,7 +110,7 @@ def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
             panels.append(Panel(say("steps.table"), table=plain_table(run, exam.name), below=(files,), folded=True))
     for group in CHANGE_GROUPS:
         each = [(v, points) for v in run.versions if (points := _group_points(run.rows_of(*v), group))]
-        series = [Series(label_of(v, run), marks[v], points, best=_best(points)) for v, points in each]
+        series = [Series(label_of(v, run), marks[v], points, best=best(points)) for v, points in each]
         if series:
             name = say(f"group.{group}")
             signs.add("ring")
@@ -134,12 +134,8 @@ def _series(run: Run, exam: ExamInfo, version: Version, marks: Mapping[Version, 
     fall = None
     if exam.capability == KNOWLEDGE and len(points) > 1:
         fall = starts_to_fall(points, higher_is_better=exam.higher_is_better)
-    top = _best(points, higher_is_better=exam.higher_is_better)
+    top = best(points, higher_is_better=exam.higher_is_better)
     return Series(label_of(version, run), marks[version], points, before, top, fall, exam.chance)
-
-
-def _best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
-    return best(points, higher_is_better=higher_is_better) if len(points) > 1 else None
 
 
 def _remarks(one: Series, knows: bool = False, *, share: bool = False) -> tuple[Message, ...]:
@@ -208,4 +204,4 @@ def _group_points(rows: Sequence[Row], group: str) -> list[StepPoint]:
         ci95 = share_over_changes(each, counted) if each and len(each) == len(counted) else row.ci95.get(group)
         shown = (100 * ci95[0], 100 * ci95[1]) if ci95 else None
         points.append(StepPoint(row.step, 100 * value, shown, checkpoint=row.checkpoint))
-    return sorted(points, key=lambda point: (point.step, point.checkpoint == "final"))
+    return sorted(points, key=_in_order)
