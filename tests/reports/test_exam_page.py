@@ -150,7 +150,7 @@ def test_courses_have_a_panel_per_method_and_mark_the_best(study: Path) -> None:
     assert list(found) == ["mmlu", "role-test", "wiki", "refusal", *groups]
     chart = found["mmlu"].chart
     assert chart is not None
-    rows = chart.draw(lambda words: text(words, "en")).rows
+    rows = chart.spec(lambda words: text(words, "en"))["data"]["values"]
     of = {name: [row for row in rows if row["panel"] == name] for name in ("lora", "full")}
     assert len(of["lora"]) > 6 < len(of["full"])
     assert [sum(row["kind"] == "ring" for row in own) for own in of.values()] == [1, 1]

@@ -96,7 +96,7 @@ def test_the_heat_table_frames_each_stages_own_task(folder: Path) -> None:
     chart = section.panels[1].chart
     assert chart is not None
     assert lines == []
-    rows = chart.draw(lambda words: text(words, "en")).rows
+    rows = chart.spec(lambda words: text(words, "en"))["data"]["values"]
     assert {row["panel"] for row in rows} == {"one by one"}  # the others have no stages in between
     turns = {(row["task"], row["stage"], round(row["value"], 6)) for row in rows if row["kind"] == "turn"}
     assert turns == {("roman", "roman", 0.7), ("奇數", "奇數", 0.9)}

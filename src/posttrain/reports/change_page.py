@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.statistics import share_over_changes
 from posttrain.reports import footnotes, numbers
-from posttrain.reports.charts import AXIS, SHARES, TITLE, Chart, Drawn, Layers, Rows, Word, number, span
+from posttrain.reports.charts import AXIS, SHARES, TITLE, Chart, Layers, Rows, Said, number, span
 from posttrain.reports.folder import Cell, Run, Version
 from posttrain.reports.marks import Mark, label_of, mark_icon, row_label
 from posttrain.reports.score_tables import CONTENT_GROUPS, EXAM_GROUPS, MORE_GROUPS, cost_table, score_table
@@ -83,23 +83,20 @@ def _spots(run: Run, marks: Mapping[Version, Mark]) -> Iterator[Spot]:
 def scatter(spots: Sequence[Spot]) -> Chart:
     """Draw learned (up) against forgotten (right); the top left corner is best."""
     marks = {spot.label: spot.mark for spot in spots}
-
-    def draw(word: Word) -> Drawn:
-        on = Layers(word, "name", marks)
-        x, y = (on.number("x", "plot.forgotten", **PER_CENT), on.number("y", "plot.learned", **PER_CENT))
-        both = {"learned": "plot.learned", "forgotten": "plot.forgotten"}
-        tips = on.tips(name="scores.method", change="details.change", **both)
-        if any(spot.dots for spot in spots):  # no label could be kept off marks of an empty layer
-            on.add("dot", "point", "dot", full=0.42, x=x, y=y, tooltip=tips)
-        on.add("mean", "rule", "interval", x=number("low"), x2={"field": "high"}, y=y)
-        on.add("mean", "rule", "interval", x=x, y=number("bottom"), y2={"field": "top"})
-        on.add("mean", "point", "mean", x=x, y=y, tooltip=on.tips(name="scores.method", **both))
-        on.plain("mean", "text", "label", "labels", x=x, y=y, text={"field": "name"})
-        on.plain("corner", "text", "quiet", x=x, y=y, text={"field": "name"})
-        corner = {"kind": "corner", "name": word(say("plot.ideal")), "x": 3, "y": 97}
-        return on.whole([*(row for spot in spots for row in _rows(spot)), corner], 430)
-
-    return Chart(draw, say("plot.title"), tuple(marks), left=AXIS + TITLE)
+    on = Layers("name", marks)
+    x, y = (on.number("x", "plot.forgotten", **PER_CENT), on.number("y", "plot.learned", **PER_CENT))
+    both = {"learned": "plot.learned", "forgotten": "plot.forgotten"}
+    tips = on.tips(name="scores.method", change="details.change", **both)
+    if any(spot.dots for spot in spots):  # no label could be kept off marks of an empty layer
+        on.add("dot", "point", "dot", full=0.42, x=x, y=y, tooltip=tips)
+    on.add("mean", "rule", "interval", x=number("low"), x2={"field": "high"}, y=y)
+    on.add("mean", "rule", "interval", x=x, y=number("bottom"), y2={"field": "top"})
+    on.add("mean", "point", "mean", x=x, y=y, tooltip=on.tips(name="scores.method", **both))
+    on.plain("mean", "text", "label", "labels", x=x, y=y, text={"field": "name"})
+    on.plain("corner", "text", "quiet", x=x, y=y, text={"field": "name"})
+    corner = {"kind": "corner", "name": Said(say("plot.ideal")), "x": 3, "y": 97}
+    rows = [*(row for spot in spots for row in _rows(spot)), corner]
+    return on.whole(rows, say("plot.title"), 430, AXIS + TITLE)
 
 
 PER_CENT: dict[str, Any] = {"values": SHARES, "scale": {"domain": [0, 100]}}
@@ -178,19 +175,15 @@ def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[s
         for label, kinds in curves.items() for name, own in kinds.items()
         for kind, cell, points in _drawn(name, own) for step, value in points
     ]  # fmt: skip
-
-    def draw(word: Word) -> Drawn:
-        on = Layers(word, "panel", marks, legend=False)
-        x = on.number("step", "plot.step", grid=False, scale=span((row["step"] for row in rows), 0))
-        y = on.number("loss", scale=span((row["loss"] for row in rows), 0))
-        tips = on.tips(panel="scores.method", step="plot.step", loss="loss.unit")
-        for kind, thin, thick in (("all", "thin dashed", "dashed"), ("new", "thin", "line")):
-            on.add(f"{kind} cell", "line", thin, full=0.3, x=x, y=y, detail={"field": "cell"})
-            on.add(kind, "line", thick, x=x, y=y)
-            on.add(f"{kind} tip", "point", "point", kind, full=0.0, x=x, y=y, tooltip=tips)  # unseen
-        return on.panels(rows)
-
-    return Chart(draw, say("loss.title"), panels=len(curves))
+    on = Layers("panel", marks, legend=False)
+    x = on.number("step", "plot.step", grid=False, scale=span((row["step"] for row in rows), 0))
+    y = on.number("loss", scale=span((row["loss"] for row in rows), 0))
+    tips = on.tips(panel="scores.method", step="plot.step", loss="loss.unit")
+    for kind, thin, thick in (("all", "thin dashed", "dashed"), ("new", "thin", "line")):
+        on.add(f"{kind} cell", "line", thin, full=0.3, x=x, y=y, detail={"field": "cell"})
+        on.add(kind, "line", thick, x=x, y=y)
+        on.add(f"{kind} tip", "point", "point", kind, full=0.0, x=x, y=y, tooltip=tips)  # unseen
+    return on.panels(rows, say("loss.title"))
 
 
 def _drawn(name: str, curves: Sequence[Curve]) -> Iterator[tuple[str, int, Sequence[tuple[float, float]]]]:

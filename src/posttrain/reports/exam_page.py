@@ -12,7 +12,7 @@ from markupsafe import Markup
 from posttrain.exams.capabilities import CAPABILITIES, Drift, DriftScore
 from posttrain.exams.results import ExamInfo
 from posttrain.reports import numbers
-from posttrain.reports.charts import FONT, Chart, Drawn, Layers, Rows, Word, nominal, number
+from posttrain.reports.charts import FONT, Chart, Layers, Rows, Said, nominal, number
 from posttrain.reports.examined import Compared
 from posttrain.reports.folder import Row, Run, Version
 from posttrain.reports.marks import Mark, label_of, mark_icon
@@ -65,31 +65,28 @@ def relative_changes(changes: Sequence[tuple[str, str, float]], marks: Mapping[s
     """Draw (group, method, change) around zero: a line per method below the name of each capability group."""
     end = min(MOST, max([0.02, *(abs(change) for _, _, change in changes)]))
     high, lanes = LANE * (len(marks) + 2), {name: lane for lane, name in enumerate(marks)}
-
-    def draw(word: Word) -> Drawn:
-        on = Layers(word, "name", marks)
-        rows: Rows = [
-            {"kind": kind, "group": word(capability_name(group)), "name": name, "change": min(max(change, -end), end),
-             "text": numbers.change_text(change), "zero": 0, "lane": lanes[name]}
-            for group, name, change in changes
-            for kind in ("change", *(["more"] if change > MOST else ["less"] if change < -MOST else []))
-        ]  # fmt: skip
-        groups = list(dict.fromkeys(row["group"] for row in rows))
-        x = on.number("change", labelExpr=PER_CENT, orient="top", scale={"domain": [-end, end], "nice": True})
-        axis = {"labelAlign": "left", "labelOffset": 11 - high / 2, "labelPadding": -2, "labelLimit": 400,
-                "labelFontWeight": 600, "labelColor": "var(--ink)", "labelFontSize": FONT, "minExtent": 0}  # fmt: skip
-        y = nominal("group", title=None, axis=axis, scale={"domain": groups, "padding": 2 * LANE / high})
-        lane = {"field": "lane", "type": "ordinal", "sort": "ascending", "scale": {"domain": [*lanes.values()]}}
-        at: dict[str, Any] = {"x": x, "y": y, "yOffset": lane}
-        on.plain("zero", "rule", "zero", x=number("zero"))
-        on.add("change", "rule", "interval", full=0.85, x2={"field": "zero"}, **at)
-        tips = on.tips(name="scores.method", group="capabilities.group", text="capabilities.change")
-        on.add("change", "point", "point", tooltip=tips, **at)
-        for side, arrow in (("more", "\u25b8"), ("less", "\u25c2")):
-            on.add(side, "text", side, text={"value": arrow}, **at)
-        return on.whole([*rows, {"kind": "zero", "zero": 0}], high * len(groups) + 2 * LANE)
-
-    return Chart(draw, say("capabilities.title"), tuple(marks), left=0)
+    on = Layers("name", marks)
+    rows: Rows = [
+        {"kind": kind, "group": Said(capability_name(group)), "name": name, "change": min(max(change, -end), end),
+         "text": numbers.change_text(change), "zero": 0, "lane": lanes[name]}
+        for group, name, change in changes
+        for kind in ("change", *(["more"] if change > MOST else ["less"] if change < -MOST else []))
+    ]  # fmt: skip
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    x = on.number("change", labelExpr=PER_CENT, orient="top", scale={"domain": [-end, end], "nice": True})
+    axis = {"labelAlign": "left", "labelOffset": 11 - high / 2, "labelPadding": -2, "labelLimit": 400,
+            "labelFontWeight": 600, "labelColor": "var(--ink)", "labelFontSize": FONT, "minExtent": 0}  # fmt: skip
+    y = nominal("group", title=None, axis=axis, scale={"domain": groups, "padding": 2 * LANE / high})
+    lane = {"field": "lane", "type": "ordinal", "sort": "ascending", "scale": {"domain": [*lanes.values()]}}
+    at: dict[str, Any] = {"x": x, "y": y, "yOffset": lane}
+    on.plain("zero", "rule", "zero", x=number("zero"))
+    on.add("change", "rule", "interval", full=0.85, x2={"field": "zero"}, **at)
+    tips = on.tips(name="scores.method", group="capabilities.group", text="capabilities.change")
+    on.add("change", "point", "point", tooltip=tips, **at)
+    for side, arrow in (("more", "\u25b8"), ("less", "\u25c2")):
+        on.add(side, "text", side, text={"value": arrow}, **at)
+    shown = [*rows, {"kind": "zero", "zero": 0}]
+    return on.whole(shown, say("capabilities.title"), high * len(groups) + 2 * LANE, 0)
 
 
 PER_CENT = "datum.value == 0 ? '0%' : format(datum.value, '+.0%')"

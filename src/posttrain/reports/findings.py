@@ -181,7 +181,7 @@ def _before(run: Run) -> Iterator[Finding]:
         yield Finding((say("seen.uncounted", k=f"{left_out:,}", n=f"{len(samples):,}"),), "plain")
 
 
-def describe_method(config: Mapping[str, object], *, change: bool = True, summary: str = "") -> list[Message]:
+def describe_method(config: Mapping[str, object], change: bool = True, summary: str = "") -> list[Message]:
     """Say what a method does, from its entry in study.yaml: its kind, tuner, replay and penalties."""
     parts = []
     kind = str(config.get("kind", ""))

@@ -73,14 +73,19 @@ def render(run: Run, *, language: str = "en") -> str:
 
     def figure(chart: Chart) -> Markup:
         charts.append(chart)
-        still = chart.svg(words_of(language))
-        return Markup('<figure class="chart" data-chart="{}"><noscript>{}</noscript></figure>').format(
-            len(charts) - 1, still
-        )
+        shown = Markup('<figure class="chart" data-chart="{}"><noscript>{}</noscript></figure>')
+        return shown.format(len(charts) - 1, chart.svg(words_of(language)))
 
     def data() -> Markup:
+        """What the page's script needs: the answers, the words that it writes itself, and the charts."""
+        wanted = ("answers.", "group.", *(("quadrant.", "forgetting.") if samples else ()))
+        texts = {
+            language: {key: words[voice.key(key)] for key in words if key.startswith(wanted)}
+            for language, words in ((each, catalogue(each)) for each in LANGUAGES)
+        }
         drawn = [chart.payload({each: words_of(each) for each in LANGUAGES}) for chart in charts]
-        return answers.safe_json({**_data(run, samples, voice), "charts": drawn, "theme": THEME})
+        more = {"quadrants": samples} if samples else {}
+        return answers.safe_json({**answers.payload(run), "texts": texts, **more, "charts": drawn, "theme": THEME})
 
     return filled(
         "report.html.jinja",
@@ -117,6 +122,7 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
     staged = stages_page.stages_section(run, marks)
     exams = [exam_page.capabilities(run, marks, with_change=has_change(run)), exam_page.exam_section(run, marks)]
     first = rated or staged is not None
+    noted = run.notes.strip() or (run.methods and not run.alone)
     seen = bool(findings.findings(run) or run.problems or not all(cell.done for cell in run.cells) or not run.alone)
     found = [
         change_page.plot_section(run, marks) if rated else None,
@@ -124,9 +130,7 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
         staged,
         *([] if first else exams),
         Section("seen", say("intro.seen"), part="seen") if seen else None,
-        Section("notes", say("intro.notes"), part="notes")
-        if run.notes.strip() or (run.methods and not run.alone)
-        else None,
+        Section("notes", say("intro.notes"), part="notes") if noted else None,
         *(exams if first else []),
         ways_page.chains_section(run, marks),
         ways_page.merge_section(run, marks),
@@ -142,17 +146,13 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
 
 def _methods(run: Run, marks: Mapping[Version, Mark]) -> list[tuple[str, Markup, list[Message]]]:
     """Return every method with its marks, one for each model, and what it does."""
-    return [
-        (name, Markup("").join(mark_icon(marks[version]) for version in run.versions if version[1] == name),
-         findings.describe_method(run.method_config(name), change=has_change(run), summary=_summary(run, name)))
-        for name in run.methods if not run.alone
-    ]  # fmt: skip
-
-
-def _summary(run: Run, method: str) -> str:
-    """What a method says of itself; empty where results.json does not have it."""
-    info = run.results.methods.get(method)
-    return "" if info is None else info.summary
+    told = []
+    for name in run.methods if not run.alone else ():
+        icons = Markup("").join(mark_icon(marks[version]) for version in run.versions if version[1] == name)
+        info = run.results.methods.get(name)
+        summary = info.summary if info else ""
+        told.append((name, icons, findings.describe_method(run.method_config(name), has_change(run), summary)))
+    return told
 
 
 def _paragraphs(notes: str) -> Iterator[tuple[str, list[Markup]]]:
@@ -181,22 +181,17 @@ def _intro(run: Run) -> Message:
         return say("intro.only_before", models=models, names=names) if models else say("scores.none")
     changes = footnotes.over([row for row in run.final if run.alone or not row.is_floor])
     if run.alone:
+        with_change, only = "intro.pair_changes", f"intro.{'pair' if run.before_name else 'single'}_exams"
+        only += "_one" if len(run.exams) == 1 else ""
         shown = voice_of(run).names
-        one = f"intro.{'pair' if run.before_name else 'single'}_exams{'_one' if len(run.exams) == 1 else ''}"
-        what = (
-            say("intro.pair_changes", changes=changes, **shown) if has_change(run) else say(one, names=names, **shown)
-        )
     else:
+        with_change, only = "intro.what", "intro.only_exams"
         methods = footnotes.counted("methods", len([name for name in run.methods if name != NOISE_FLOOR]))
         shown = {"methods": methods, "models": ", ".join(f"`{name}`" for name in run.models)}
-        what = (
-            say("intro.what", changes=changes, **shown)
-            if has_change(run)
-            else say("intro.only_exams", names=names, **shown)
-        )
-    if not names or not has_change(run):
-        return what
-    return say("intro.with_exams", what=what, exams=say("intro.exam_names", names=names))
+    if not has_change(run):
+        return say(only, names=names, **shown)
+    what = say(with_change, changes=changes, **shown)
+    return say("intro.with_exams", what=what, exams=say("intro.exam_names", names=names)) if names else what
 
 
 def has_change(run: Run) -> bool:
@@ -204,39 +199,30 @@ def has_change(run: Run) -> bool:
     return not run.exams or any(of_change(run, key) for row in run.rows for key in row.scores)
 
 
-def _data(run: Run, samples: Mapping[str, object], voice: Voice) -> dict[str, object]:
-    """Return what the page's script needs: the answers, and the words that it writes itself."""
-    wanted = ("answers.", "group.", *(("quadrant.", "forgetting.") if samples else ()))
-    texts = {
-        each: {k: catalogue(each)[voice.key(k)] for k in catalogue(each) if k.startswith(wanted)} for each in LANGUAGES
-    }
-    return {**answers.payload(run), "texts": texts, **({"quadrants": samples} if samples else {})}
-
-
 # ---- configs, versions and cost ------------------------------------------------------------------------------------
 
 
 def _details(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    environment_ = _environment(run)
-    configs = [next(cell for cell in run.cells if cell.method == name) for name in run.methods]
-    configs = [cell for cell in configs if cell.config]
-    if run.alone and len(run.changes) < 2 and not environment_ and not configs:
+    values: dict[str, dict[str, None]] = {}  # of env.json
+    for key, value in (pair for cell in run.cells for pair in _flat(cell.env)):
+        values.setdefault(key, {})[value] = None
+    first = {cell.method: cell for cell in reversed(run.cells)}
+    configs = [first[name] for name in run.methods if first[name].config]
+    if run.alone and len(run.changes) < 2 and not values and not configs:
         return None
     cost = None if run.alone else _cost(run)
     panels = [Panel(below=(say("details.cost", cost=cost),))] if cost else []
-    if environment_:
+    if values:
         heads = (Head(say("details.env_key")), Head(say("details.env_value")))
-        lines = tuple(Line((key,), (Entry(value),)) for key, value in environment_)
+        lines = tuple(Line((key,), (Entry(" · ".join(each)),)) for key, each in values.items())
         panels.append(Panel(say("details.env"), table=Table(say("details.env"), heads, lines), folded=True))
     if run.study_text:
         panels.append(Panel(say("details.study"), text=run.study_text, folded=True))
     for cell in configs:
-        panels.append(
-            Panel(say("details.config", method=cell.method, change=cell.change), text=cell.config, folded=True)
-        )
-    about = (say("details.about_percent"),)
+        title = say("details.config", method=cell.method, change=cell.change)
+        panels.append(Panel(title, text=cell.config, folded=True))
     table = cell_table(run, marks)
-    panels.append(Panel(table.label, notes=about, table=table, folded=True))
+    panels.append(Panel(table.label, notes=(say("details.about_percent"),), table=table, folded=True))
     return Section("details", say("details.title"), tuple(panels))
 
 
@@ -252,16 +238,8 @@ def _cost(run: Run) -> Message | None:
     return say("details.cost_line", time=time, cells=len(done), tokens=tokens, peak=peak)
 
 
-def _environment(run: Run) -> list[tuple[str, str]]:
-    """Return every entry of the cells' env.json, with all its values where cells differ."""
-    values: dict[str, dict[str, None]] = {}
-    for cell in run.cells:
-        for key, value in _flat(cell.env):
-            values.setdefault(key, {})[value] = None
-    return [(key, " · ".join(each)) for key, each in values.items()]
-
-
 def _flat(node: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (a.b.c, value) of nested mappings."""
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

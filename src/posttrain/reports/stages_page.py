@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from posttrain.reports import numbers
-from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, nominal, span
+from posttrain.reports.charts import Chart, Layers, Rows, Said, nominal, span
 from posttrain.reports.folder import STAGES, Run, Version
 from posttrain.reports.marks import Mark, label_of, mark_icon, marks_of
 from posttrain.reports.texts import Words, say
@@ -106,21 +106,17 @@ def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
         for i, row in enumerate((one.before, *one.matrix))
         for kind in (["point"] + ["lead"] * (i <= j + 1) + ["line"] * (i > j) + ["turn"] * (i == j + 1))
     ]  # fmt: skip
-
-    def draw(word: Word) -> Drawn:
-        on = Layers(word, "task", marks)
-        axis = {"labelAngle": 0, "labelOverlap": True, "grid": False}
-        room = {"domain": stages, "padding": 0.1}
-        x = nominal("stage", type="ordinal", title=word(say("stages.axis")), axis=axis, scale=room)
-        y = on.number("value", scale=span(row["value"] for row in rows))
-        on.add("lead", "line", "lead", x=x, y=y)
-        on.add("line", "line", "line", x=x, y=y)
-        on.plain("turn", "point", "ring", x=x, y=y)
-        tips = on.tips(panel="scores.method", task="stages.task", stage="stages.axis", text="exams.score")
-        on.add("point", "point", "point", x=x, y=y, tooltip=tips)
-        return on.panels(rows)
-
-    return Chart(draw, say("stages.title"), tuple(marks), len(courses))
+    on = Layers("task", marks)
+    axis = {"labelAngle": 0, "labelOverlap": True, "grid": False}
+    room = {"domain": stages, "padding": 0.1}
+    x = nominal("stage", type="ordinal", title=Said(say("stages.axis")), axis=axis, scale=room)
+    y = on.number("value", scale=span(row["value"] for row in rows))
+    on.add("lead", "line", "lead", x=x, y=y)
+    on.add("line", "line", "line", x=x, y=y)
+    on.plain("turn", "point", "ring", x=x, y=y)
+    tips = on.tips(panel="scores.method", task="stages.task", stage="stages.axis", text="exams.score")
+    on.add("point", "point", "point", x=x, y=y, tooltip=tips)
+    return on.panels(rows, say("stages.title"))
 
 
 def _transfer(course: Course, name: str) -> Entry:

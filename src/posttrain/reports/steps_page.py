@@ -9,7 +9,7 @@ from posttrain.exams.results import ExamInfo
 from posttrain.exams.statistics import share_over_changes
 from posttrain.models.disk import safe_name
 from posttrain.reports import numbers
-from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, span
+from posttrain.reports.charts import Chart, Layers, Rows, span
 from posttrain.reports.folder import Row, Run, Version
 from posttrain.reports.marks import Mark, label_of
 from posttrain.reports.tables_out import plain_table, pretty
@@ -157,24 +157,20 @@ def over_steps(name: Message, series: Sequence[Series]) -> Chart:
     """
     rows = [{"panel": one.label, **row} for one in series for row in _rows(one)]
     values = [row[key] for row in rows for key in ("value", "low", "high") if key in row]
-
-    def draw(word: Word) -> Drawn:
-        on = Layers(word, "panel", {one.label: one.mark for one in series}, legend=False)
-        x = on.number("step", "plot.step", grid=False, scale=span((row["step"] for row in rows if "step" in row), 0))
-        y = on.number("value", scale=span(values))
-        on.add("point", "area", "band", full=0.18, x=x, y=on.number("low", scale=span(values)), y2={"field": "high"})
-        for level in ("untouched", "chance"):
-            on.plain(level, "rule", level, y=y)
-        on.add("lead", "line", "lead", full=0.5, x=x, y=y)
-        on.plain("falls", "rule", "falls", x=x)
-        on.add("point", "line", "line", x=x, y=y)
-        on.plain("start", "point", "start", x=x, y=y)
-        on.plain("ring", "point", "ring", x=x, y=y)
-        tips = on.tips(panel="scores.method", checkpoint="answers.checkpoint", step="plot.step", text="exams.score")
-        on.add("point", "point", "point", x=x, y=y, tooltip=tips)
-        return on.panels(rows)
-
-    return Chart(draw, say("steps.label", name=name), panels=len(series))
+    on = Layers("panel", {one.label: one.mark for one in series}, legend=False)
+    x = on.number("step", "plot.step", grid=False, scale=span((row["step"] for row in rows if "step" in row), 0))
+    y = on.number("value", scale=span(values))
+    on.add("point", "area", "band", full=0.18, x=x, y=on.number("low", scale=span(values)), y2={"field": "high"})
+    for level in ("untouched", "chance"):
+        on.plain(level, "rule", level, y=y)
+    on.add("lead", "line", "lead", full=0.5, x=x, y=y)
+    on.plain("falls", "rule", "falls", x=x)
+    on.add("point", "line", "line", x=x, y=y)
+    on.plain("start", "point", "start", x=x, y=y)
+    on.plain("ring", "point", "ring", x=x, y=y)
+    tips = on.tips(panel="scores.method", checkpoint="answers.checkpoint", step="plot.step", text="exams.score")
+    on.add("point", "point", "point", x=x, y=y, tooltip=tips)
+    return on.panels(rows, say("steps.label", name=name))
 
 
 def _rows(one: Series) -> Rows:

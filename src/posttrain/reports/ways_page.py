@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from posttrain.reports import numbers
-from posttrain.reports.charts import SHARES, Chart, Drawn, Layers, Rows, Word
+from posttrain.reports.charts import SHARES, Chart, Layers, Rows, Said
 from posttrain.reports.folder import Row, Run, Version
 from posttrain.reports.marks import Mark, label_of, mark_icon, marks_of
 from posttrain.reports.texts import Message, Words, say, say_known
@@ -168,21 +169,17 @@ def merge_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 def over_weights(ways: Mapping[str, Way], names: Mapping[str, Message], marks: Mapping[str, Mark]) -> Chart:
     """Draw shares in per cent from the weights before (0) to the trained ones (1), a panel per method."""
-
-    def draw(word: Word) -> Drawn:
-        on = Layers(word, "score", {word(names[key]): mark for key, mark in marks.items()})
-        rows: Rows = [
-            {"kind": "point", "panel": label, "score": word(names[key]), "a": a, "value": 100 * v, "text": f"{v:.4g}"}
-            for label, way in ways.items() for key in marks for a, v in way.get(key, ())
-        ]  # fmt: skip
-        x = on.number("a", "merge.axis", values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", scale={"domain": [0, 1]})
-        y = on.number("value", values=SHARES, scale={"domain": [0, 100]})
-        on.add("point", "line", "line", x=x, y=y)
-        tips = on.tips(panel="scores.method", score="exams.score", a="merge.share", text="details.env_value")
-        on.add("point", "point", "point", x=x, y=y, tooltip=tips)
-        return on.panels(rows)
-
-    return Chart(draw, say("merge.title"), tuple(marks), len(ways))
+    on = Layers("score", {Said(names[key]): mark for key, mark in marks.items()})
+    rows: Rows = [
+        {"kind": "point", "panel": label, "score": Said(names[key]), "a": a, "value": 100 * v, "text": f"{v:.4g}"}
+        for label, way in ways.items() for key in marks for a, v in way.get(key, ())
+    ]  # fmt: skip
+    x = on.number("a", "merge.axis", values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", scale={"domain": [0, 1]})
+    y = on.number("value", values=SHARES, scale={"domain": [0, 100]})
+    on.add("point", "line", "line", x=x, y=y)
+    tips = on.tips(panel="scores.method", score="exams.score", a="merge.share", text="details.env_value")
+    on.add("point", "point", "point", x=x, y=y, tooltip=tips)
+    return replace(on.panels(rows, say("merge.title")), names=tuple(marks))
 
 
 def _way_table(way: Way, names: Mapping[str, Message]) -> Table:
