@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -37,7 +37,6 @@ def payload(run: Run) -> dict[str, Any]:
     """
     probes: dict[tuple[str, str, str], int] = {}
     pairs: dict[tuple[str, str], int] = {}
-    diffs: list[Sequence[str]] = []
     cells: list[list[str | int]] = []
     rows: list[tuple[int, int, int, int, int, int]] = []
     changes = {name: i for i, name in enumerate(dict.fromkeys(cell.change for cell in run.cells))}
@@ -48,28 +47,22 @@ def payload(run: Run) -> dict[str, Any]:
         for number, sample in enumerate(cell.samples):
             probe = (str(sample.get("group", "")), prompt_text(sample.get("prompt")), _expected(sample))
             pair = (str(sample.get("before") or ""), str(sample.get("after") or ""))
-            if pair not in pairs:
-                pairs[pair] = len(diffs)
-                diffs.append(difference(*pair))
+            pairs.setdefault(pair, len(pairs))
             known = probes.setdefault(probe, len(probes))
-            rows.append((changes[cell.change], number, len(cells) - 1, known, pairs[pair], _flags(sample)))
+            told = {**sample, "counted": sample.get("ok") is not None}
+            flags = sum(1 << i for i, name in enumerate(FLAGS) if told.get(name))
+            rows.append((changes[cell.change], number, len(cells) - 1, known, pairs[pair], flags))
     flat = [value for row in sorted(rows) for value in row[2:]]
-    return {"cells": cells, "probes": list(probes), "diffs": diffs, "rows": flat}
+    return {"cells": cells, "probes": list(probes), "diffs": [difference(*pair) for pair in pairs], "rows": flat}
 
 
 def _expected(sample: Mapping[str, Any]) -> str:
-    answers, parts = _listed(sample.get("answer")), _listed(sample.get("answer_contains"))
-    return " / ".join([*answers, *(CONTAINS.format(part) for part in parts)])
-
-
-def _listed(value: Any) -> list[str]:
-    """Return accepted answers as a list: one, several, or none."""
-    return [str(one) for one in (value if isinstance(value, list) else [value]) if one]
-
-
-def _flags(sample: Mapping[str, Any]) -> int:
-    known = {**sample, "counted": sample.get("ok") is not None}
-    return sum(1 << i for i, name in enumerate(FLAGS) if known.get(name))
+    """Return the accepted answers: one, several, or none."""
+    shown = []
+    for key, form in (("answer", "{}"), ("answer_contains", CONTAINS)):
+        value = sample.get(key)
+        shown += [form.format(one) for one in (value if isinstance(value, list) else [value]) if one]
+    return " / ".join(shown)
 
 
 def prompt_text(prompt: Any) -> str:
@@ -125,27 +118,25 @@ def _changes(a: list[str], b: list[str]) -> list[tuple[str, str, str]]:
     """Return each change with the equal text before it, without the equal text after the last change."""
     if len(a) + len(b) > TOO_LONG:
         return [_ends(a, b)]
-    matcher = SequenceMatcher(None, a, b, autojunk=False)
-    codes = matcher.get_opcodes()
+    codes = SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
     equal = sum(len("".join(a[i1:i2]).strip()) for tag, i1, i2, _, _ in codes if tag == "equal")
     if equal < TOO_DIFFERENT * max(len("".join(a)), len("".join(b))):
         return [("", "".join(a), "".join(b))]
     changes, same = [], ""
     for tag, i1, i2, j1, j2 in codes:
-        if tag == "equal":
-            same = "".join(a[i1:i2])
-        else:
-            changes.append((same, "".join(a[i1:i2]), "".join(b[j1:j2])))
-            same = ""
+        old, new = "".join(a[i1:i2]), "".join(b[j1:j2])
+        if tag != "equal":
+            changes.append((same, old, new))
+        same = old if tag == "equal" else ""
     return changes
 
 
 def _ends(a: list[str], b: list[str]) -> tuple[str, str, str]:
     """Return the one change between the common beginning and the common end."""
-    start, shorter = 0, min(len(a), len(b))
-    while start < shorter and a[start] == b[start]:
-        start += 1
-    end = 0
-    while end < shorter - start and a[-1 - end] == b[-1 - end]:
-        end += 1
+
+    def common(one: list[str], other: list[str]) -> int:
+        return next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), min(len(one), len(other)))
+
+    start = common(a, b)
+    end = common(a[start:][::-1], b[start:][::-1])
     return "".join(a[:start]), "".join(a[start : len(a) - end]), "".join(b[start : len(b) - end])

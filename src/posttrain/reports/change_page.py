@@ -127,9 +127,17 @@ def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     """Return graded contents, the strict comparison, all other scores, and cost; None where there is none of them."""
     panels = []
     for groups, title, notes in (
-        (CONTENT_GROUPS, say("scores.content"), footnotes.content_notes(run)),
+        (
+            CONTENT_GROUPS,
+            say("scores.content"),
+            (say("scores.content_about"), *footnotes.about_groups(run, *CONTENT_GROUPS)),
+        ),
         (("strict",), say("scores.strict"), (say("scores.strict_about"),)),
-        (MORE_GROUPS, footnotes.more_name(run), footnotes.more_notes(run)),
+        (
+            MORE_GROUPS,
+            say("scores.more" if run.groups >= {*MORE_GROUPS} else "head.other"),
+            footnotes.about_groups(run, "drift", "likelihood"),
+        ),
     ):
         table = score_table(run, groups, marks, title)
         if table is not None:

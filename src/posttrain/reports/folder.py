@@ -192,9 +192,18 @@ class Run:
         """Every (model, method) in the order of the rows; the marks of the plots go by it."""
         return tuple(dict.fromkeys(row.version for row in self.rows))
 
+    @property
+    def groups(self) -> set[str]:
+        """The groups of scores that the tables of the change exam show."""
+        return {numbers.group_of(key) for row in self.shown for key in row.scores}
+
+    def of_change(self, key: str) -> bool:
+        """Whether a score is the change exam's."""
+        return all(exam.score(key) is None for exam in self.exams)
+
     def rows_of(self, model: str, method: str) -> tuple[Row, ...]:
         """The rows of a model and a method, its checkpoints by step."""
-        own = [row for row in self.rows if (row.model, row.method) == (model, method)]
+        own = [row for row in self.rows if row.version == (model, method)]
         return tuple(sorted(own, key=lambda row: (row.checkpoint == "final", row.step or 0)))
 
     @cached_property

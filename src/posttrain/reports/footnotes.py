@@ -6,6 +6,7 @@ cells may fail. Then averages over different changes stand in one table, and the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from posttrain.exams.uncounted import kind_of, uncounted
@@ -16,12 +17,10 @@ from posttrain.reports.shared import KEPT, LOST, group_name, joined
 from posttrain.reports.texts import Message, say, say_if
 
 __all__ = [
+    "about_groups",
     "changes_notes",
-    "content_notes",
     "counted",
     "exam_notes",
-    "more_name",
-    "more_notes",
     "over",
     "partly",
     "seen_notes",
@@ -32,11 +31,6 @@ __all__ = [
 REASONS = {"refusal": "uncounted.refusal", "form": "uncounted.form", "keeps": "uncounted.keeps"}
 
 
-def _groups(run: Run) -> set[str]:
-    """Return the groups of scores that the tables of the change exam show."""
-    return {numbers.group_of(key) for row in run.shown for key in row.scores}
-
-
 def partly(run: Run) -> Message | None:
     """Say how much of the study has been run; None where all has."""
     ran = len(run.trained_once)
@@ -45,7 +39,7 @@ def partly(run: Run) -> Message | None:
 
 def exam_notes(run: Run) -> Iterator[Message]:
     """Yield what stands below the table of scores."""
-    groups = _groups(run)
+    groups = run.groups
     rows = [row for row in run.shown if row.scores]
     yield say("scores.about", changes=over(rows)) if len(run.changes) > 1 else say("scores.about_one")
     yield from changes_notes(
@@ -65,41 +59,26 @@ def exam_notes(run: Run) -> Iterator[Message]:
 
 def words(run: Run) -> list[Message]:
     """Say what reliability, generality and locality are, as far as they were asked."""
-    groups = _groups(run)
-    return [say(f"intro.{name}") for name in ("reliability", "generality", "locality") if name in groups]
+    return [say(f"intro.{name}") for name in ("reliability", "generality", "locality") if name in run.groups]
 
 
-def content_notes(run: Run) -> tuple[Message, ...]:
-    """Return what stands below the graded comparison of contents."""
-    groups = _groups(run)
-    about = {f"scores.{name}_about": name in groups for name in ("same", "kept", "manner", "judge")}
-    return say_if({"scores.content_about": True, **about})
+def about_groups(run: Run, *groups: str) -> tuple[Message, ...]:
+    """Return what stands below a table about each of these groups that it has."""
+    return say_if({f"scores.{name}_about": name in run.groups for name in groups})
 
 
-def more_name(run: Run) -> Message:
-    """Name the table of everything else by what it holds."""
-    return say("scores.more" if _groups(run) >= {"likelihood", "drift", "length"} else "head.other")
-
-
-def more_notes(run: Run) -> tuple[Message, ...]:
-    """Return what stands below likelihood, drift and length."""
-    return say_if({f"scores.{name}_about": name in _groups(run) for name in ("drift", "likelihood")})
-
-
-def seen_notes(run: Run) -> list[Message]:
+def seen_notes(run: Run) -> Iterator[Message]:
     """Say what the words of the findings mean."""
-    groups = _groups(run)
+    groups = run.groups
     several = len([row for row in run.final if row.scores and not row.is_floor]) > 1
-    notes = [
-        *say_if({"intro.seen_about": groups & {"reliability", "locality"}, "intro.seen_shared": several}),
-        *say_if({"intro.seen_learned": "reliability" in groups}),
-    ]
+    about = {"intro.seen_about": groups & {"reliability", "locality"}, "intro.seen_shared": several}
+    yield from say_if({**about, "intro.seen_learned": "reliability" in groups})
     if "locality" in groups:
-        kept, lost = numbers.percent(KEPT), numbers.percent(LOST)
-        notes.append(say("intro.seen_kept", kept=kept, lost=lost))
+        yield say("intro.seen_kept", kept=numbers.percent(KEPT), lost=numbers.percent(LOST))
+    yield from say_if({"intro.seen_exams": any(row.compare for row in run.final)})
     chose = ", ".join(f"`{exam.name}`" for exam in run.results.exams.values() if exam.role == "select")
-    selecting = [say("intro.seen_select", names=chose)] if chose else []
-    return [*notes, *say_if({"intro.seen_exams": any(row.compare for row in run.final)}), *selecting]
+    if chose:
+        yield say("intro.seen_select", names=chose)
 
 
 def counted(what: str, low: int, high: int | None = None) -> Message:
@@ -145,15 +124,13 @@ def _not_counted(cells: Sequence[Cell]) -> Iterator[Message]:
     told: dict[tuple[str, str], Cell] = {}
     for cell in cells:
         told.setdefault((cell.model, cell.change), cell)
-    left_out: dict[tuple[str, str], int] = {}
-    asked: dict[str, int] = {}
+    left_out: Counter[tuple[str, str]] = Counter()
+    asked: Counter[str] = Counter()
     for cell in told.values():
         found = uncounted(cell.notes)
         for one in found:
-            key = (one.group, kind_of(one.reason))
-            left_out[key] = left_out.get(key, 0) + one.k
-        for group, n in {**cell.n, **{one.group: one.n for one in found}}.items():
-            asked[group] = asked.get(group, 0) + n
+            left_out[one.group, kind_of(one.reason)] += one.k
+        asked.update({**cell.n, **{one.group: one.n for one in found}})
     parts = [
         say("list.uncounted", name=group_name(group), k=k, n=asked[group], why=say(REASONS[kind]))
         for (group, kind), k in left_out.items()

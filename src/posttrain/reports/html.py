@@ -29,7 +29,7 @@ from posttrain.reports import (
 from posttrain.reports.charts import THEME, Chart, Word
 from posttrain.reports.folder import Run, Version, read_run
 from posttrain.reports.marks import Mark, mark_icon, marks_of
-from posttrain.reports.score_tables import EXAM_GROUPS, cell_table, of_change
+from posttrain.reports.score_tables import EXAM_GROUPS, cell_table
 from posttrain.reports.tables_out import filled, write_table, write_tables
 from posttrain.reports.texts import LANGUAGES, Message, Voice, catalogue, check_language, inline, say, text
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table
@@ -103,7 +103,7 @@ def render(run: Run, *, language: str = "en") -> str:
         intro=_intro(run),
         partly=footnotes.partly(run),
         findings=findings.findings(run),
-        seen_notes=footnotes.seen_notes(run),
+        seen_notes=list(footnotes.seen_notes(run)),
         notes=list(_paragraphs(run.notes)),
         methods=_methods(run, marks),
         failed=[cell for cell in run.cells if not cell.done],
@@ -117,8 +117,7 @@ def render(run: Run, *, language: str = "en") -> str:
 
 def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[Section]:
     """Return the sections that the page has: the picture and the table first, then the sentences, then the rest."""
-    scored = {numbers.group_of(key) for row in run.shown for key in row.scores if row.scores}
-    rated = has_change(run) and bool(scored & {*EXAM_GROUPS})
+    rated = has_change(run) and bool(run.groups & {*EXAM_GROUPS})
     staged = stages_page.stages_section(run, marks)
     exams = [exam_page.capabilities(run, marks, with_change=has_change(run)), exam_page.exam_section(run, marks)]
     first = rated or staged is not None
@@ -196,7 +195,7 @@ def _intro(run: Run) -> Message:
 
 def has_change(run: Run) -> bool:
     """Whether the change exam was taken, or nothing is known yet."""
-    return not run.exams or any(of_change(run, key) for row in run.rows for key in row.scores)
+    return not run.exams or any(run.of_change(key) for row in run.rows for key in row.scores)
 
 
 # ---- configs, versions and cost ------------------------------------------------------------------------------------

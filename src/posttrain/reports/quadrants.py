@@ -53,16 +53,10 @@ def pairs_of(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, A
     for row in after:
         old = known.get(row.get("id")) if _counts(row) else None
         if old is not None and old.get("choices") == row.get("choices"):
-            yield Pair(
-                str(row["id"]),
-                quadrant_of(bool(old["correct"]), bool(row["correct"])),
-                _text(row.get("question")),
-                _text(row.get("target")),
-                _text(old.get("answer")),
-                _text(row.get("answer")),
-                cell.change,
-                cell.seed,
-            )
+            quadrant = quadrant_of(bool(old["correct"]), bool(row["correct"]))
+            texts = (row.get("question"), row.get("target"), old.get("answer"), row.get("answer"))
+            question, wanted, first, then = map(_text, texts)
+            yield Pair(str(row["id"]), quadrant, question, wanted, first, then, cell.change, cell.seed)
 
 
 def _counts(row: Mapping[str, Any]) -> bool:
@@ -74,21 +68,15 @@ def _text(value: Any) -> str:
     return text if len(text) <= TEXT_CAP else text[:TEXT_CAP] + " …"
 
 
-def draw(pairs: Iterable[Pair], cap: int = CAP) -> list[Pair]:
-    """Draw at most `cap` pairs of each quadrant, by the hash of their id: so they are neither the first nor the nicest
+def draw(pairs: Iterable[Pair]) -> list[Pair]:
+    """Draw at most `CAP` pairs of each quadrant, by the hash of their id: so they are neither the first nor the nicest
     ones, and the same for every method."""
-
-    def order(pair: Pair) -> tuple[str, str, str, int]:
-        return hashlib.sha256(pair.id.encode()).hexdigest(), pair.id, pair.change, pair.seed
-
-    drawn: list[Pair] = []
-    ordered = sorted(pairs, key=order)
-    for quadrant in range(len(QUADRANTS)):
-        drawn += [pair for pair in ordered if pair.quadrant == quadrant][:cap]
-    return drawn
+    hashed = sorted((hashlib.sha256(one.id.encode()).hexdigest(), one.id, one.change, one.seed, one) for one in pairs)
+    quadrants = ([one for *_, one in hashed if one.quadrant == number] for number in range(len(QUADRANTS)))
+    return [one for own in quadrants for one in own[:CAP]]
 
 
-def payload(run: Run, cap: int = CAP) -> dict[str, Any]:
+def payload(run: Run) -> dict[str, Any]:
     """Return the samples of the forgetting section for the page's script; nothing where there are none.
 
     exams: names; versions: [model, method]; items: [question, wanted, before], each once;
@@ -101,15 +89,21 @@ def payload(run: Run, cap: int = CAP) -> dict[str, Any]:
     rows: list[int] = []
     for e, exam in enumerate(exams):
         for v, version in enumerate(versions):
-            for pair in draw(_version_pairs(run, exam, version), cap):
+            for pair in draw(_version_pairs(run, exam, version)):
                 where = places.setdefault((pair.change, pair.seed), len(places))
                 item = items.setdefault((pair.question, pair.wanted, pair.before), len(items))
                 after = texts.setdefault(pair.after, len(texts))
                 rows += [e, v, pair.quadrant, item, after, where]
     if not rows:
         return {}
-    every = {"exams": exams, "versions": versions, "places": list(places)}
-    return {**every, "items": list(items), "texts": list(texts), "rows": rows}
+    return {
+        "exams": exams,
+        "versions": versions,
+        "places": [*places],
+        "items": [*items],
+        "texts": [*texts],
+        "rows": rows,
+    }
 
 
 def _version_pairs(run: Run, exam: str, version: tuple[str, str]) -> Iterator[Pair]:
@@ -154,10 +148,7 @@ def _quadrants(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Table
         shares, counts = one.shares() or (), one.counts or ()
         entries = [Entry("", kind="stack", stack=tuple(round(100 * share, 2) for share in shares))]
         entries += [numeric(n, "{:,}".format, numbers.percent(share)) for n, share in zip(counts, shares, strict=True)]
-        entries += [numeric(share, _signed_percent) for share in (one.adjusted if known_chance else ())]
+        adjusted = one.adjusted if known_chance else ()
+        entries += [numeric(each, lambda share: numbers.percent(share).replace("-", "\u2212")) for each in adjusted]
         lines.append(Line((label_of(row.version, run),), tuple(entries), mark_icon(marks[row.version])))
     return Table(say("scores.scroll"), heads, tuple(lines), "plain shares")
-
-
-def _signed_percent(share: float) -> str:
-    return numbers.percent(share).replace("-", "\u2212")

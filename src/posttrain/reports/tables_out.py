@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -27,6 +27,7 @@ from posttrain.exams.scores import SPECS
 from posttrain.models.disk import safe_name, write_whole
 from posttrain.reports import numbers
 from posttrain.reports.folder import Run
+from posttrain.reports.marks import method_of
 from posttrain.reports.texts import LANGUAGES, Message, Words, attribute, both, breakable, inline, say, sentences, text
 from posttrain.reports.view import Entry, Head, Table, number_table
 
@@ -117,12 +118,9 @@ def to_text(table: Table, language: str = LANGUAGES[0], *, width: int | None = N
     shown = RichTable(box=style, pad_edge=False, padding=(0, 1 if width else 2, 0, 0), show_edge=False)
     for i, head in enumerate(table.heads):
         label = i < table.labels
-        shown.add_column(
-            pretty(text(head.name, language)),
-            justify="left" if label else "right",
-            overflow="fold",
-            no_wrap=not (label and width),
-        )
+        side: Literal["left", "right"] = "left" if label else "right"
+        name = pretty(text(head.name, language))
+        shown.add_column(name, justify=side, overflow="fold", no_wrap=not (label and width))
     for line in table.lines:
         entries = [text(e.text, language) + e.sign if width else _ascii(e, language) for e in line.entries]
         shown.add_row(*(text(label, language) for label in line.labels), *entries)
@@ -200,12 +198,8 @@ def direction(exam: ExamInfo | None, score: str) -> bool | None:
 
 def table_names(run: Run) -> list[str]:
     """Return the exams that have a table: those beyond the change exam, and `change` where it was taken."""
-    change = [CHANGE] if any(_exam_of(run, key) is None for row in run.rows for key in row.scores) else []
+    change = [CHANGE] if any(run.of_change(key) for row in run.rows for key in row.scores) else []
     return [exam.name for exam in run.exams] + change
-
-
-def _exam_of(run: Run, key: str) -> ExamInfo | None:
-    return next((exam for exam in run.exams if exam.score(key) is not None), None)
 
 
 def plain_table(run: Run, name: str) -> Table:
@@ -215,7 +209,7 @@ def plain_table(run: Run, name: str) -> Table:
     def own(scores: Mapping[str, float]) -> dict[str, float]:
         if exam is not None:
             return {score: v for key, v in scores.items() if (score := exam.score(key)) is not None}
-        return {key: v for key, v in scores.items() if _exam_of(run, key) is None}
+        return {key: v for key, v in scores.items() if run.of_change(key)}
 
     known = [own(row.scores) for row in run.rows] + [own(one.scores) for one in run.before]
     names = [score for score in dict.fromkeys(s for each in known for s in each) if not re.search("[/~]", score)]
@@ -235,11 +229,12 @@ def plain_table(run: Run, name: str) -> Table:
     for one in run.before:
         add((one.model, say("tables.untouched"), "", "0"), own(one.scores), "untouched")
     for row in (row for version in run.versions for row in run.rows_of(*version)):
-        method: Words = say("answers.noise_floor") if row.is_floor else row.method
-        # named by the model alone, the floor would have the name of what was examined
-        floor = run.alone and row.is_floor
-        model = say("tables.floor", floor=method, model=run.before_name or row.model) if floor else row.model
-        add((model, method, row.checkpoint, "" if row.step is None else str(row.step)), own(row.scores), "model")
+        model: Words = row.model
+        if run.alone and row.is_floor:  # named by the model alone, it would have the name of what was examined
+            model = say("tables.floor", floor=method_of(row), model=run.before_name or row.model)
+        add(
+            (model, method_of(row), row.checkpoint, "" if row.step is None else str(row.step)), own(row.scores), "model"
+        )
     for person in run.results.reference:
         add(("", person.name, "", ""), own(person.scores), "reference")
     label = f"{run.title}: {name}" + (f" ({exam.signature})" if exam is not None and exam.signature else "")
