@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.statistics import share_over_changes
 from posttrain.reports import footnotes, numbers
-from posttrain.reports.charts import AXIS, SHARES, TITLE, Chart, Layers, Rows, Said, number, span
+from posttrain.reports.charts import SHARES, TITLED, Chart, Layers, Rows, Said, number, span
 from posttrain.reports.folder import Cell, Run, Version
 from posttrain.reports.marks import Mark, label_of, mark_icon, row_label
 from posttrain.reports.score_tables import CONTENT_GROUPS, EXAM_GROUPS, MORE_GROUPS, cost_table, score_table
@@ -96,7 +96,7 @@ def scatter(spots: Sequence[Spot]) -> Chart:
     on.plain("corner", "text", "quiet", x=x, y=y, text={"field": "name"})
     corner = {"kind": "corner", "name": Said(say("plot.ideal")), "x": 3, "y": 97}
     rows = [*(row for spot in spots for row in _rows(spot)), corner]
-    return on.whole(rows, say("plot.title"), 430, AXIS + TITLE)
+    return on.whole(rows, say("plot.title"), 430, TITLED)
 
 
 PER_CENT: dict[str, Any] = {"values": SHARES, "scale": {"domain": [0, 100]}}

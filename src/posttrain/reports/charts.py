@@ -18,21 +18,7 @@ from posttrain.reports.texts import Message, Words, say
 if TYPE_CHECKING:
     import altair as alt
 
-__all__ = [
-    "AXIS",
-    "FONT",
-    "SHARES",
-    "THEME",
-    "TITLE",
-    "Chart",
-    "Layers",
-    "Rows",
-    "Said",
-    "Word",
-    "nominal",
-    "number",
-    "span",
-]
+__all__ = ["FONT", "SHARES", "THEME", "TITLED", "Chart", "Layers", "Rows", "Said", "Word", "nominal", "number", "span"]
 
 Word = Callable[[Words], str]
 """Puts words into one language."""
@@ -44,7 +30,8 @@ LONGEST = 260
 """Widest name in a legend, in CSS pixels; the tooltip has all of it."""
 AXIS = 46
 """Room for the labels of a y axis: the same everywhere, so that the width of a panel is known before it is drawn."""
-TITLE = 14
+TITLED = AXIS + 14
+"""The same where the axis has a title."""
 EDGE = 14
 """Room to the right of a chart, for marks and arrows at its edge."""
 GAP = 24

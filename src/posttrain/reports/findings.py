@@ -191,18 +191,15 @@ def describe_method(config: Mapping[str, object], change: bool = True, summary: 
         parts.append(say(f"method.{kind}"))
     elif kind:
         parts.append(say("method.other", kind=f"{kind}: {summary}" if summary else kind))
-    for part, default in (("tuner", "full" if kind == "train" else ""), ("replay", "")):
-        given = config.get(part, default)
-        name = str(given.get("kind", "")) if isinstance(given, Mapping) else str(given or "")
-        if name:
-            share = given.get("share", 0.9) if isinstance(given, Mapping) else 0.9
-            key = f"{part}.{name}" if known(f"{part}.{name}") else f"{part}.other"
-            shown = numbers.percent(share) if isinstance(share, int | float) else share
-            parts.append(say(key, kind=name, share=shown))
     penalties = config.get("penalty") or ()
-    for one in penalties if isinstance(penalties, list | tuple) else [penalties]:
-        name = str(one.get("kind", "")) if isinstance(one, Mapping) else str(one)
-        parts.append(say(f"penalty.{name}" if known(f"penalty.{name}") else "penalty.other", kind=name))
+    given = [("tuner", config.get("tuner", "full" if kind == "train" else "")), ("replay", config.get("replay"))]
+    given += [("penalty", one) for one in (penalties if isinstance(penalties, list | tuple) else [penalties])]
+    for part, one in given:
+        own = one if isinstance(one, Mapping) else {"kind": one or ""}
+        name, share = str(own.get("kind", "")), own.get("share", 0.9)
+        if name:
+            shown = numbers.percent(share) if isinstance(share, int | float) else share
+            parts.append(say(f"{part}.{name}" if known(f"{part}.{name}") else f"{part}.other", kind=name, share=shown))
     if change and config.get("data"):
         parts.insert(1, say("data.more"))
     return parts

@@ -134,12 +134,12 @@ class Run:
         """Of `posttrain exam`: the model before, empty where there is none."""
         return self.results.before[0].model if self.alone and self.results.before else ""
 
-    @property
+    @cached_property
     def exams(self) -> tuple[ExamInfo, ...]:
         """The exams beyond the change exam whose scores are the result; the others have chosen settings."""
         return tuple(one for one in self.results.exams.values() if one.kind != CHANGE and one.role == "report")
 
-    @property
+    @cached_property
     def before(self) -> tuple[Untouched, ...]:
         """The untouched models that have scores; of the change exam alone, answers before have none."""
         return tuple(one for one in self.results.before if one.scores)
@@ -166,7 +166,7 @@ class Run:
         """One entry per model x method x change x seed: the last checkpoint's, so that costs are counted once."""
         return tuple({(c.model, c.method, c.change, c.seed): c for c in self.cells}.values())
 
-    @property
+    @cached_property
     def models(self) -> tuple[str, ...]:
         """Models in the order of the rows."""
         return tuple(dict.fromkeys(row.model for row in self.rows))
@@ -187,7 +187,7 @@ class Run:
         """Whether checkpoints were examined whose steps are known."""
         return any(len({r.step for r in self.rows_of(*key) if r.step is not None}) > 1 for key in self.versions)
 
-    @property
+    @cached_property
     def versions(self) -> tuple[Version, ...]:
         """Every (model, method) in the order of the rows; the marks of the plots go by it."""
         return tuple(dict.fromkeys(row.version for row in self.rows))

@@ -222,7 +222,7 @@ def duration(seconds: float) -> Message:
     if seconds < 10:
         return say("time.seconds", s=f"{seconds:.1f}")
     minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return say("time.seconds", s=rest)
-    hours, minutes_left = divmod(minutes, 60)
-    return say("time.hours", h=hours, min=minutes_left) if hours else say("time.minutes", min=minutes, s=rest)
+    hours, left = divmod(minutes, 60)
+    if hours:
+        return say("time.hours", h=hours, min=left)
+    return say("time.minutes", min=minutes, s=rest) if minutes else say("time.seconds", s=rest)

@@ -165,44 +165,40 @@ def _leak(row: Row) -> Iterator[Point]:
         yield Point("seen.leak" if much else "seen.leak_some", (), {"share": share}, bad=much)
 
 
-def _kinds(row: Row) -> Iterator[tuple[str, str]]:
-    """Yield (sentence, group) of each other kind of locality: kept, no loss by the noise floor, too few questions to
-    tell, worn, or lost."""
-    for key in LOCALITY_REST:
-        if key in row.scores:
-            share = printed(row.scores[key])
-            if share >= KEPT and not row.below(key):  # of so much kept a test may still find a loss
-                yield "seen.kept", key
-            elif row.unsure(key):
-                yield "seen.too_few", key
-            elif key in row.floor and not row.below(key):
-                yield "seen.within_floor", key
-            else:
-                yield "seen.lost" if share <= LOST else "seen.worn", key
-
-
 KINDS = ("seen.kept", "seen.within_floor", "seen.too_few", "seen.worn", "seen.lost")
 """The sentences about other kinds of locality, in their order."""
+
+
+def _kind(row: Row, key: str) -> str:
+    """Return the sentence of another kind of locality: kept, no loss by the noise floor, too few questions to tell,
+    worn, or lost; none where it was not asked."""
+    if key not in row.scores:
+        return ""
+    share = printed(row.scores[key])
+    if share >= KEPT and not row.below(key):  # of so much kept a test may still find a loss
+        return "seen.kept"
+    if row.unsure(key):
+        return "seen.too_few"
+    if key in row.floor and not row.below(key):
+        return "seen.within_floor"
+    return "seen.lost" if share <= LOST else "seen.worn"
 
 
 def _elsewhere(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
     """Yield one sentence for what is kept, shows no loss, has too few questions to tell, is worn, or is lost. It names
     groups together where they are so for the same methods."""
     for said in KINDS:
-        by_group: dict[str, list[Row]] = {}
-        for group in LOCALITY_REST:
-            own = [row for row in rows if (said, group) in _kinds(row)]
-            if own:
-                by_group[group] = own
         together: dict[tuple[str, ...], list[str]] = {}
-        for group, own in by_group.items():
-            together.setdefault(tuple(label(row) for row in own), []).append(group)
+        for group in LOCALITY_REST:
+            labels = tuple(label(row) for row in rows if _kind(row, group) == said)
+            together.setdefault(labels, []).append(group)
         parts = []
         for labels, groups in together.items():
-            shares = [row.scores[group] for group in groups for row in by_group[group]]
-            named = name_list([group_name(group) for group in groups])
-            share = numbers.percent_range(shares)
-            parts.append(say("list.by", groups=named, share=share, methods=name_list(labels)))
+            shares = [row.scores[group] for group in groups for row in rows if _kind(row, group) == said]
+            if shares:
+                named = name_list([group_name(group) for group in groups])
+                share = numbers.percent_range(shares)
+                parts.append(say("list.by", groups=named, share=share, methods=name_list(labels)))
         if parts:
             yield say(said, parts=joined("list.then", parts)), said == "seen.lost"
 
