@@ -19,14 +19,11 @@ from markupsafe import Markup
 
 from posttrain.reports.folder import Run
 
-__all__ = ["CONTAINS", "FLAGS", "difference", "payload", "prompt_text", "safe_json"]
+__all__ = ["FLAGS", "difference", "payload", "prompt_text", "safe_json"]
 
 FLAGS: tuple[str, ...] = ("ok", "strict", "leak", "new_beats_old", "counted")
 """Bit i of a row's flags is the field of this name in samples.jsonl. Not ok: a target is wrong, or an old answer has
 changed. counted: `ok` is not null."""
-
-CONTAINS = "… {} …"
-"""How `answer_contains` is shown."""
 
 
 def payload(run: Run) -> dict[str, Any]:
@@ -59,7 +56,7 @@ def payload(run: Run) -> dict[str, Any]:
 def _expected(sample: Mapping[str, Any]) -> str:
     """Return the accepted answers: one, several, or none."""
     shown = []
-    for key, form in (("answer", "{}"), ("answer_contains", CONTAINS)):
+    for key, form in (("answer", "{}"), ("answer_contains", "… {} …")):
         value = sample.get(key)
         shown += [form.format(one) for one in (value if isinstance(value, list) else [value]) if one]
     return " / ".join(shown)

@@ -119,25 +119,20 @@ def scores_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
     table = score_table(run, EXAM_GROUPS, marks, title)
     if table is None:
         return Section("scores", title, (Panel(below=(say("scores.none"),)),))
-    words = Panel(items=tuple((word,) for word in footnotes.words(run)), kind="words")
+    asked = (name for name in ("reliability", "generality", "locality") if name in run.groups)
+    words = Panel(items=tuple((say(f"intro.{name}"),) for name in asked), kind="words")
     return Section("scores", title, (Panel(table=table, below=tuple(footnotes.exam_notes(run))), words))
 
 
 def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     """Return graded contents, the strict comparison, all other scores, and cost; None where there is none of them."""
+    content = (say("scores.content_about"), *footnotes.about_groups(run, *CONTENT_GROUPS))
+    more = say("scores.more" if run.groups >= {*MORE_GROUPS} else "head.other")
     panels = []
     for groups, title, notes in (
-        (
-            CONTENT_GROUPS,
-            say("scores.content"),
-            (say("scores.content_about"), *footnotes.about_groups(run, *CONTENT_GROUPS)),
-        ),
+        (CONTENT_GROUPS, say("scores.content"), content),
         (("strict",), say("scores.strict"), (say("scores.strict_about"),)),
-        (
-            MORE_GROUPS,
-            say("scores.more" if run.groups >= {*MORE_GROUPS} else "head.other"),
-            footnotes.about_groups(run, "drift", "likelihood"),
-        ),
+        (MORE_GROUPS, more, footnotes.about_groups(run, "drift", "likelihood")),
     ):
         table = score_table(run, groups, marks, title)
         if table is not None:
@@ -146,8 +141,7 @@ def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     costs = cost_table(run, marks)
     if costs is not None:
         panels.append(Panel(say("head.cost") if panels else "", table=costs))
-    nav = "nav.more" if name == "more.title" else name
-    return Section("more-scores", say(name), tuple(panels), nav) if panels else None
+    return Section("more-scores", say(name), tuple(panels), name.replace("more.title", "nav.more")) if panels else None
 
 
 def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
@@ -174,10 +168,8 @@ def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[str, Mark]) -> Chart:
-    """Draw the loss curves of each method: a thin line per cell, a thick one for their mean.
-
-    curves: method -> `new` (the new examples; solid) and `all` (everything in the step; dashed).
-    """
+    """Draw the loss curves of each method: a thin line per cell, a thick one for their mean. curves: method -> `new`
+    (the new examples; solid) and `all` (everything in the step; dashed)."""
     rows: Rows = [
         {"kind": kind, "panel": label, "cell": cell, "step": step, "loss": value}
         for label, kinds in curves.items() for name, own in kinds.items()

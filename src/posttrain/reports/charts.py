@@ -194,9 +194,9 @@ class Layers:
         self.names = tuple(marks) if legend else ()
         self.layers: list[alt.Chart] = []
         shown: dict[str, Any] = {"title": None, **({} if legend else {"legend": None})}
-        colours, shapes = [mark.colour for mark in marks.values()], [mark.shape for mark in marks.values()]
-        self.colour = nominal(field, scale={"domain": [*marks], "range": colours}, **shown)
-        self.shape = nominal(field, scale={"domain": [*marks], "range": shapes}, **shown)
+        own, names = marks.values(), [*marks]
+        self.colour = nominal(field, scale={"domain": names, "range": [mark.colour for mark in own]}, **shown)
+        self.shape = nominal(field, scale={"domain": names, "range": [mark.shape for mark in own]}, **shown)
         self.chosen = altair.selection_point(name="chosen", fields=[field], bind="legend", toggle="true")
 
     def add(self, kind: str, mark: str, look: str, only: str = "", *, full: float = 1.0, **channels: Any) -> None:

@@ -115,8 +115,7 @@ KINDS: dict[str, str] = {
 
 def _exams(run: Run) -> Iterator[Finding]:
     """Say what fell and what rose for real, and what cannot be told; then from which step on knowledge falls. A page of
-    one model says it in one paragraph, with several each exam has a sentence.
-    """
+    one model says it in one paragraph, with several each exam has a sentence."""
     rows = [row for row in run.final if row.compare]
     falling = list(_falls(run))
     if len(rows) == 1:

@@ -50,8 +50,7 @@ class Cell(Line):
 
 class Row(Summary):
     """One line of the main table. cells: those behind it that have scores; transfer: over stages, `acc`, `bwt`, `fwt`
-    and `forgetting`, which are scores of no exam (their intervals are in ci95, by their whole names).
-    """
+    and `forgetting`, which are scores of no exam (their intervals are in ci95, by their whole names)."""
 
     cells: tuple[Cell, ...] = ()
     transfer: dict[str, float] = Field(default_factory=dict)
@@ -124,9 +123,7 @@ class Run:
 
     @property
     def alone(self) -> bool:
-        """Whether `posttrain exam` wrote it: one model and perhaps one before, no study. Its rows are named by the
-        model, they have no method.
-        """
+        """Whether `posttrain exam` wrote it: no study, one model and perhaps one before; its rows are named by it."""
         return self.results.study == "exam"
 
     @property
@@ -219,9 +216,7 @@ class Run:
         return self.final if self.stepped or own else self.rows
 
     def untouched(self, model: str) -> Untouched | None:
-        """The exams of a model before anything was done to it; of `posttrain exam`, which may name it otherwise, the
-        one that --before named.
-        """
+        """A model's exams before anything was done to it; `posttrain exam` may name it otherwise."""
         if self.alone and len(self.before) == 1:
             return self.before[0]
         return next((one for one in self.before if one.model == model), None)
@@ -269,9 +264,7 @@ def _named_by_model(each: tuple[Named, ...]) -> tuple[Named, ...]:
 
 def rows_of(results: Results, cells: tuple[Cell, ...] = ()) -> tuple[Row, ...]:
     """The main table's rows: results.json's own summary, with the cells behind each row; failed ones have no scores.
-
-    cells: those of the results, with what their folders hold.
-    """
+    cells: those of the results, with what their folders hold."""
     summary = {(one.model, one.method, one.checkpoint): one for one in results.summary or summarise(results.cells)}
     grouped: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells or [Cell(**dict(line)) for line in results.cells]:
@@ -314,8 +307,7 @@ def _cell(line: Line, folder: Path, problems: list[str]) -> Cell:
 
 def read_lines(path: Path, folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file that is appended to, none where it is missing; a line that cannot be read is counted in
-    `problems`, not fatal. folder: its path in them begins below it.
-    """
+    `problems`, not fatal. folder: its path in them begins below it."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():

@@ -22,19 +22,11 @@ __all__ = [
     "counted",
     "exam_notes",
     "over",
-    "partly",
     "seen_notes",
     "shared_changes",
-    "words",
 ]
 
 REASONS = {"refusal": "uncounted.refusal", "form": "uncounted.form", "keeps": "uncounted.keeps"}
-
-
-def partly(run: Run) -> Message | None:
-    """Say how much of the study has been run; None where all has."""
-    ran = len(run.trained_once)
-    return say("intro.partly", k=ran, n=run.results.planned) if run.results.planned > ran and run.rows else None
 
 
 def exam_notes(run: Run) -> Iterator[Message]:
@@ -55,11 +47,6 @@ def exam_notes(run: Run) -> Iterator[Message]:
             "scores.unsure": any(row.unsure(key) for row in run.shown for key in row.floor),
         }
     )
-
-
-def words(run: Run) -> list[Message]:
-    """Say what reliability, generality and locality are, as far as they were asked."""
-    return [say(f"intro.{name}") for name in ("reliability", "generality", "locality") if name in run.groups]
 
 
 def about_groups(run: Run, *groups: str) -> tuple[Message, ...]:
@@ -117,12 +104,9 @@ def changes_notes(rows: Sequence[Row], label: Callable[[Row], str | Message]) ->
 
 
 def _not_counted(cells: Sequence[Cell]) -> Iterator[Message]:
-    """Say how many questions of each kind had nothing to keep, and why: a missing column is not a forgotten one.
-
-    The answers before decide, so one cell of each change is enough.
-    """
+    """Say how many questions of each kind had nothing to keep, and why: a missing column is not a forgotten one."""
     told: dict[tuple[str, str], Cell] = {}
-    for cell in cells:
+    for cell in cells:  # the answers before decide, so one cell of each change is enough
         told.setdefault((cell.model, cell.change), cell)
     left_out: Counter[tuple[str, str]] = Counter()
     asked: Counter[str] = Counter()

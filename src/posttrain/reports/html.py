@@ -66,7 +66,7 @@ def render(run: Run, *, language: str = "en") -> str:
     samples = quadrants.payload(run)
     voice = voice_of(run)
     charts: list[Chart] = []
-    marks = marks_of(run.versions)
+    marks, ran = marks_of(run.versions), len(run.trained_once)
 
     def words_of(each: str) -> Word:
         return lambda words: text(voice.words(words), each)
@@ -101,7 +101,7 @@ def render(run: Run, *, language: str = "en") -> str:
         version=__version__,
         sections=sections(run, marks, samples=bool(samples)),
         intro=_intro(run),
-        partly=footnotes.partly(run),
+        partly=say("intro.partly", k=ran, n=run.results.planned) if run.rows and run.results.planned > ran else None,
         findings=findings.findings(run),
         seen_notes=list(footnotes.seen_notes(run)),
         notes=list(_paragraphs(run.notes)),
@@ -167,7 +167,7 @@ def _paragraphs(notes: str) -> Iterator[tuple[str, list[Markup]]]:
 def voice_of(run: Run) -> Voice:
     """Return the wording of a run's page; a study's page uses the catalogue as it is."""
     if not run.alone:
-        return Voice()
+        return Voice((), {})
     names = {"before": run.before_name, "after": ", ".join(run.models)}
     return Voice(("pair." if run.before_name else "single.", "alone."), names)
 

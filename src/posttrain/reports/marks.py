@@ -49,10 +49,8 @@ class Mark(NamedTuple):
 
 
 def marks_of(names: Iterable[Name]) -> dict[Name, Mark]:
-    """Give each name a mark; no two marks are equal.
-
-    Twelve shapes and eleven colours, counted in step, make 132 pairs. Later ones get colours of other hues.
-    """
+    """Give each name a mark; no two are equal: twelve shapes and eleven colours, counted in step, make 132 pairs, and
+    later ones get colours of other hues."""
     return {name: _mark(i) for i, name in enumerate(dict.fromkeys(names))}
 
 
@@ -75,8 +73,7 @@ def mark_icon(mark: Mark) -> Markup:
 
 def label_of(version: Version, run: Run) -> str:
     """Return the method, with the model where there are several: the last part of its name, all of it where two end
-    alike. The model alone where nothing was trained.
-    """
+    alike. The model alone where nothing was trained."""
     model, method = version
     if run.alone:
         return model

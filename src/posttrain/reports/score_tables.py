@@ -29,10 +29,7 @@ LOSS, UNSURE = "\u25be", "?"
 
 
 def score_table(run: Run, groups: Sequence[str], marks: Mapping[Version, Mark], label: Words) -> Table | None:
-    """Return the change exam's scores of some groups; None where there are none.
-
-    The last groups also have what no other table shows.
-    """
+    """Return the change exam's scores of some groups, the last with what no other table shows; None without any."""
     rows = [row for row in run.shown if row.scores]
     columns = numbers.columns((key for row in rows for key in row.scores), groups)
     if groups == MORE_GROUPS:

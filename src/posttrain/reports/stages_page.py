@@ -22,8 +22,7 @@ TRANSFER: tuple[str, ...] = ("acc", "bwt", "fwt", "forgetting")
 class Course(NamedTuple):
     """A model and a method over the stages, the mean of its cells. how: sequential, multitask or separate; matrix: a
     row per examined model, a column per task; transfer: score -> value and interval; less: per task, whether less is
-    better.
-    """
+    better."""
 
     label: str
     version: Version
@@ -93,10 +92,8 @@ def stages_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
-    """Draw the score of each task after each stage, a panel per method.
-
-    A task's line is dashed until its turn, where a ring stands. Names that would run into each other become numbers.
-    """
+    """Draw the score of each task after each stage, a panel per method. A task's line is dashed until its turn, where a
+    ring stands. Names that would run into each other become numbers."""
     first = courses[0].names
     short = all(course.names == first for course in courses) and sum(map(len, first)) < 40
     stages = ["0", *(first if short else map(str, range(1, 1 + max(len(course.matrix) for course in courses))))]

@@ -46,10 +46,8 @@ def best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepP
 
 
 def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
-    """Return the first checkpoint from which on all are worse than the untouched model by a real difference.
-
-    None where there is no such checkpoint. A score that recovers, or whose fall may be chance, does not fall.
-    """
+    """Return the first checkpoint from which on all are worse than the untouched model by a real difference; None where
+    there is none: a score that recovers, or whose fall may be chance, does not fall."""
     first = None
     for point in sorted(points, key=lambda point: -point.step):
         worse = point.difference is not None and (point.difference < 0) is higher_is_better and point.difference != 0
@@ -142,19 +140,17 @@ def _remarks(one: Series, knows: bool = False, *, share: bool = False) -> tuple[
     """Say which checkpoint of a method is best and, of a knowledge exam, from which one on it has fallen."""
     said = [say("verbatim", text=f"`{one.label}`:")]
     if one.best:
-        value = numbers.fixed(one.best.value, numbers.digits(p.value for p in one.points))
-        shown = numbers.percent(one.best.value / 100) if share else value
-        said.append(say("steps.best", step=one.best.step, value=shown))
+        places = numbers.digits(point.value for point in one.points)
+        value = numbers.percent(one.best.value / 100) if share else numbers.fixed(one.best.value, places)
+        said.append(say("steps.best", step=one.best.step, value=value))
     if knows:
         said.append(say("steps.falls", step=one.fall.step) if one.fall else say("steps.no_fall"))
     return tuple(said)
 
 
 def over_steps(name: Message, series: Sequence[Series]) -> Chart:
-    """Draw a headline over steps with its 95 % band, a panel per method.
-
-    Dashed: the untouched model's level; dotted: that of guessing; a ring: the best checkpoint; a line: the fall begins.
-    """
+    """Draw a headline over steps with its 95 % band, a panel per method. Dashed: the untouched model's level; dotted:
+    that of guessing; a ring: the best checkpoint; a line: the fall begins."""
     rows = [{"panel": one.label, **row} for one in series for row in _rows(one)]
     values = [row[key] for row in rows for key in ("value", "low", "high") if key in row]
     on = Layers("panel", {one.label: one.mark for one in series}, legend=False)

@@ -109,11 +109,8 @@ def to_latex(table: Table, language: str = LANGUAGES[0]) -> str:
 
 
 def to_text(table: Table, language: str = LANGUAGES[0], *, width: int | None = None) -> str:
-    """Return the table for the terminal; wide Chinese letters count as two.
-
-    width: at most so many columns, with a rule below the heads and the typography of a reader; None: as wide as it is,
-    as a program may read it.
-    """
+    """Return the table for the terminal; wide Chinese letters count as two. width: at most so many columns, with a rule
+    below the heads and the typography of a reader; None: as wide as it is, as a program may read it."""
     style = box.SIMPLE_HEAD if width else None
     shown = RichTable(box=style, pad_edge=False, padding=(0, 1 if width else 2, 0, 0), show_edge=False)
     for i, head in enumerate(table.heads):

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
@@ -100,8 +99,8 @@ class Voice(NamedTuple):
     model) and `alone.` (either). names: arguments that every message may use.
     """
 
-    prefixes: tuple[str, ...] = ()
-    names: Mapping[str, object] = MappingProxyType({})
+    prefixes: tuple[str, ...]
+    names: Mapping[str, object]
 
     def key(self, key: str) -> str:
         """Return the key of the message that takes another's place."""

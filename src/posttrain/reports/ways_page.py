@@ -24,8 +24,6 @@ from posttrain.reports.view import Entry, Line, Panel, Section, Table, fixed_col
 
 __all__ = ["chains_of", "chains_section", "merge_section", "survived", "ways_of"]
 
-AFTER = "after-"
-"""How the checkpoint after a step of a chain begins."""
 MERGE = re.compile(r"^blend-(\d\.\d+)$")
 Way = Mapping[str, tuple[tuple[float, float], ...]]
 """Score -> (a, value) at each share a of the trained weights."""
@@ -56,7 +54,7 @@ def chains_of(run: Run) -> dict[Version, tuple[Step, ...]]:
             continue
         own = {row.checkpoint: row for row in run.rows_of(model, method) if row.scores}
         if info.steps:
-            ends = [*(f"{AFTER}{name}" for name in info.steps[:-1]), "final"]
+            ends = [*(f"after-{name}" for name in info.steps[:-1]), "final"]
             found[model, method] = tuple(Step(name, own.get(end)) for name, end in zip(info.steps, ends, strict=True))
         elif info.start:
             found[model, method] = tuple(_starts(run, model, method))
@@ -73,9 +71,7 @@ def _starts(run: Run, model: str, method: str) -> Iterator[Step]:
 
 
 def survived(reliability: Sequence[float | None]) -> list[float | None]:
-    """Return of each step how much is left of the highest reliability after any earlier step; None for the first one,
-    and where nothing had been learned.
-    """
+    """Return how much each step left of the highest reliability after any earlier one; None where that was 0."""
     found: list[float | None] = []
     highest = 0.0
     for value in reliability:
