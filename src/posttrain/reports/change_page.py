@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.statistics import share_over_changes
-from posttrain.reports import footnotes, numbers
+from posttrain.reports import numbers
 from posttrain.reports.charts import SHARES, TITLED, Chart, Layers, Rows, Said, number, span
 from posttrain.reports.folder import Cell, Run, Version
 from posttrain.reports.marks import Mark, label_of, mark_icon, row_label
 from posttrain.reports.score_tables import CONTENT_GROUPS, EXAM_GROUPS, MORE_GROUPS, cost_table, score_table
-from posttrain.reports.texts import say, say_if
+from posttrain.reports.shared import changes_notes, over
+from posttrain.reports.texts import Message, say, say_if
 from posttrain.reports.view import Line, Panel, Section, Table, heads_of, numeric
 
 __all__ = ["LOSS_KEYS", "balance", "loss_section", "more_section", "plot_section", "scores_section"]
@@ -121,18 +122,38 @@ def scores_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
         return Section("scores", title, (Panel(below=(say("scores.none"),)),))
     asked = (name for name in ("reliability", "generality", "locality") if name in run.groups)
     words = Panel(items=tuple((say(f"intro.{name}"),) for name in asked), kind="words")
-    return Section("scores", title, (Panel(table=table, below=tuple(footnotes.exam_notes(run))), words))
+    return Section("scores", title, (Panel(table=table, below=tuple(_notes(run))), words))
+
+
+def _notes(run: Run) -> Iterator[Message]:
+    """Yield what stands below the table of scores."""
+    groups = run.groups
+    rows = [row for row in run.shown if row.scores]
+    yield say("scores.about", changes=over(rows)) if len(run.changes) > 1 else say("scores.about_one")
+    yield from changes_notes(
+        rows, lambda row: say("answers.noise_floor") if row.is_floor else f"`{row_label(row, run)}`"
+    )
+    yield from say_if(
+        {
+            "scores.better_leak": "leak" in groups,
+            "scores.better": "leak" not in groups,
+            "scores.choose": any(cell.samples for cell in run.cells),
+            "scores.leak": "leak" in groups,
+            "scores.floor": any(row.floor for row in run.rows),
+            "scores.unsure": any(row.unsure(key) for row in run.shown for key in row.floor),
+        }
+    )
 
 
 def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     """Return graded contents, the strict comparison, all other scores, and cost; None where there is none of them."""
-    content = (say("scores.content_about"), *footnotes.about_groups(run, *CONTENT_GROUPS))
+    content = (say("scores.content_about"), *_about(run, *CONTENT_GROUPS))
     more = say("scores.more" if run.groups >= {*MORE_GROUPS} else "head.other")
     panels = []
     for groups, title, notes in (
         (CONTENT_GROUPS, say("scores.content"), content),
         (("strict",), say("scores.strict"), (say("scores.strict_about"),)),
-        (MORE_GROUPS, more, footnotes.about_groups(run, "drift", "likelihood")),
+        (MORE_GROUPS, more, _about(run, "drift", "likelihood")),
     ):
         table = score_table(run, groups, marks, title)
         if table is not None:
@@ -142,6 +163,11 @@ def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     if costs is not None:
         panels.append(Panel(say("head.cost") if panels else "", table=costs))
     return Section("more-scores", say(name), tuple(panels), name.replace("more.title", "nav.more")) if panels else None
+
+
+def _about(run: Run, *groups: str) -> tuple[Message, ...]:
+    """Return what stands below a table about each of these groups that it has."""
+    return say_if({f"scores.{name}_about": name in run.groups for name in groups})
 
 
 def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:

@@ -10,24 +10,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from posttrain.exams.results import ExamInfo
-from posttrain.reports import footnotes, numbers
+from posttrain.reports import numbers
 from posttrain.reports.exam_page import difference_text, verdict_kind
 from posttrain.reports.examined import Compared
 from posttrain.reports.folder import Row, Run
 from posttrain.reports.marks import label_of
 from posttrain.reports.shared import (
     ABSENT,
+    KEPT,
     LEARNED,
     LOCALITY_REST,
+    LOST,
     group_name,
     name_list,
     printed,
+    shared_changes,
     shared_sentences,
 )
 from posttrain.reports.steps_page import exam_points, falls
-from posttrain.reports.texts import Message, known, say
+from posttrain.reports.texts import Message, known, say, say_if
 
-__all__ = ["Finding", "describe_method", "findings"]
+__all__ = ["Finding", "describe_method", "findings", "seen_notes"]
 
 
 class Finding(NamedTuple):
@@ -52,6 +55,20 @@ def findings(run: Run) -> list[Finding]:
     return [*found, *_exams(run), *_floor(rows), *_before(run)]
 
 
+def seen_notes(run: Run) -> Iterator[Message]:
+    """Say what the words of the findings mean."""
+    groups = run.groups
+    several = len([row for row in run.final if row.scores and not row.is_floor]) > 1
+    about = {"intro.seen_about": groups & {"reliability", "locality"}, "intro.seen_shared": several}
+    yield from say_if({**about, "intro.seen_learned": "reliability" in groups})
+    if "locality" in groups:
+        yield say("intro.seen_kept", kept=numbers.percent(KEPT), lost=numbers.percent(LOST))
+    yield from say_if({"intro.seen_exams": any(row.compare for row in run.final)})
+    chose = ", ".join(f"`{exam.name}`" for exam in run.results.exams.values() if exam.role == "select")
+    if chose:
+        yield say("intro.seen_select", names=chose)
+
+
 def _general(rows: Sequence[Row]) -> Iterator[Finding]:
     rated = [row for row in rows if numbers.trade_off(row.scores) is not None]
     if len(rated) > 1:
@@ -70,7 +87,7 @@ def _general(rows: Sequence[Row]) -> Iterator[Finding]:
 def _best(ranked: Sequence[Row]) -> Iterator[Finding]:
     """Name the best trade-off among the methods that learned: a method that learns nothing keeps everything."""
     able = [row for row in ranked if numbers.has_learned(row.scores)]
-    if able and footnotes.shared_changes(ranked) < numbers.FEWEST_CHANGES:
+    if able and shared_changes(ranked) < numbers.FEWEST_CHANGES:
         yield Finding((say("seen.few", least=numbers.FEWEST_CHANGES),), "plain")
     elif able:
         best = able[0]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import Field
 
@@ -239,8 +239,10 @@ def read_run(folder: Path) -> Run:
     problems: list[str] = []
     results, study_file = read_results(folder), folder / "study.yaml"
     if results.study == "exam":  # of `posttrain exam`, which has no study
-        renamed = {"cells": _named_by_model(results.cells), "summary": _named_by_model(results.summary)}
-        results = results.model_copy(update=renamed)
+        parts: dict[str, tuple[Line | Summary, ...]] = {"cells": results.cells, "summary": results.summary}
+        for part, each in parts.items():  # the models are the names of its rows
+            named = (one if one.method == NOISE_FLOOR else one.model_copy(update={"method": one.model}) for one in each)
+            results = results.model_copy(update={part: tuple(named)})
     elif not study_file.is_file():
         problems.append(f"{study_file.name}: no such file")
     study_text = _text(study_file)
@@ -253,13 +255,6 @@ def _end(name: str) -> str:
     """A model's name; of a long path the last three parts, as of a model that a study kept."""
     parts = name.rstrip("/").split("/")
     return name if len(parts) <= 3 else "\u2026/" + "/".join(parts[-3:])
-
-
-Named = TypeVar("Named", Line, Summary)
-
-
-def _named_by_model(each: tuple[Named, ...]) -> tuple[Named, ...]:
-    return tuple(one if one.method == NOISE_FLOOR else one.model_copy(update={"method": one.model}) for one in each)
 
 
 def rows_of(results: Results, cells: tuple[Cell, ...] = ()) -> tuple[Row, ...]:

@@ -14,22 +14,13 @@ from markupsafe import Markup
 from posttrain import __version__
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.models.disk import write_whole
-from posttrain.reports import (
-    answers,
-    change_page,
-    exam_page,
-    findings,
-    footnotes,
-    numbers,
-    quadrants,
-    stages_page,
-    steps_page,
-    ways_page,
-)
+from posttrain.reports import answers, change_page, exam_page, findings, numbers, quadrants, stages_page, ways_page
 from posttrain.reports.charts import THEME, Chart, Word
 from posttrain.reports.folder import Run, Version, read_run
 from posttrain.reports.marks import Mark, mark_icon, marks_of
 from posttrain.reports.score_tables import EXAM_GROUPS, cell_table
+from posttrain.reports.shared import counted, over
+from posttrain.reports.steps_page import steps_section
 from posttrain.reports.tables_out import filled, write_table, write_tables
 from posttrain.reports.texts import LANGUAGES, Message, Voice, catalogue, check_language, inline, say, text
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table
@@ -103,7 +94,7 @@ def render(run: Run, *, language: str = "en") -> str:
         intro=_intro(run),
         partly=say("intro.partly", k=ran, n=run.results.planned) if run.rows and run.results.planned > ran else None,
         findings=findings.findings(run),
-        seen_notes=list(footnotes.seen_notes(run)),
+        seen_notes=list(findings.seen_notes(run)),
         notes=list(_paragraphs(run.notes)),
         methods=_methods(run, marks),
         failed=[cell for cell in run.cells if not cell.done],
@@ -122,7 +113,7 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
     exams = [exam_page.capabilities(run, marks, with_change=has_change(run)), exam_page.exam_section(run, marks)]
     first = rated or staged is not None
     noted = run.notes.strip() or (run.methods and not run.alone)
-    seen = bool(findings.findings(run) or run.problems or not all(cell.done for cell in run.cells) or not run.alone)
+    seen = not run.alone or run.problems or not all(cell.done for cell in run.cells) or findings.findings(run)
     found = [
         change_page.plot_section(run, marks) if rated else None,
         change_page.scores_section(run, marks) if rated else None,
@@ -134,7 +125,7 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
         ways_page.chains_section(run, marks),
         ways_page.merge_section(run, marks),
         quadrants.forgetting(run, marks, samples=samples),
-        steps_page.steps_section(run, marks),
+        steps_section(run, marks),
         change_page.loss_section(run, marks),
         change_page.more_section(run, marks),
         Section("answers", say("answers.title"), part="answers") if rated else None,
@@ -178,14 +169,14 @@ def _intro(run: Run) -> Message:
     if not run.rows:
         models = ", ".join(f"`{one.model}`" for one in run.before)
         return say("intro.only_before", models=models, names=names) if models else say("scores.none")
-    changes = footnotes.over([row for row in run.final if run.alone or not row.is_floor])
+    changes = over([row for row in run.final if run.alone or not row.is_floor])
     if run.alone:
         with_change, only = "intro.pair_changes", f"intro.{'pair' if run.before_name else 'single'}_exams"
         only += "_one" if len(run.exams) == 1 else ""
         shown = voice_of(run).names
     else:
         with_change, only = "intro.what", "intro.only_exams"
-        methods = footnotes.counted("methods", len([name for name in run.methods if name != NOISE_FLOOR]))
+        methods = counted("methods", len([name for name in run.methods if name != NOISE_FLOOR]))
         shown = {"methods": methods, "models": ", ".join(f"`{name}`" for name in run.models)}
     if not has_change(run):
         return say(only, names=names, **shown)

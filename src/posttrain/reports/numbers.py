@@ -134,8 +134,7 @@ def share_text(value: float) -> str:
 
 def percent_range(shares: Sequence[float]) -> str:
     """`12 %`, or `5\u201332 %` where they differ as printed."""
-    low, high = share_text(min(shares)), share_text(max(shares))
-    return f"{low}\u00a0%" if low == high else f"{low}\u2013{high}\u00a0%"
+    return "\u2013".join(dict.fromkeys(map(share_text, (min(shares), max(shares))))) + "\u00a0%"
 
 
 def score_text(key: str, value: float) -> str:

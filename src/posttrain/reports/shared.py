@@ -1,29 +1,22 @@
-"""What the methods have in common: all methods with the same finding stand in one sentence.
+"""What rows have in common: the changes that they are averages over, and what several methods have shown.
 
-A finding is a kind of result (learned in all cases, lost the same probes, ...), not a number. The sentence gives the
-numbers of its methods as a range; the table above it has the numbers of each method.
+All methods with the same finding stand in one sentence. A finding is a kind of result (learned in all cases, lost the
+same probes, ...), not a number. The sentence gives the numbers of its methods as a range; the table above it has the
+numbers of each method.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from posttrain.exams.uncounted import kind_of, uncounted
 from posttrain.reports import numbers
-from posttrain.reports.folder import Row
+from posttrain.reports.folder import Cell, Row
 from posttrain.reports.texts import Message, say, say_known
 
-__all__ = [
-    "ABSENT",
-    "KEPT",
-    "LEARNED",
-    "LOCALITY_REST",
-    "LOST",
-    "group_name",
-    "name_list",
-    "printed",
-    "shared_sentences",
-]
+__all__ = ["changes_notes", "counted", "group_name", "name_list", "over", "shared_changes", "shared_sentences"]
 
 LEARNED = 0.8
 """A method has learned when its learned score is at least this."""
@@ -114,6 +107,69 @@ def group_name(key: str) -> Message:
 def printed(share: float) -> float:
     """Return a share as it is printed, so that no word contradicts the number beside it."""
     return round(share, 2)
+
+
+# ---- averages over changes -----------------------------------------------------------------------------------------
+#
+# A study may be run in pieces (`--changes 2`, then `--changes 4 --only full`), and cells may fail. Then averages over
+# different changes stand in one table, and the reader has to be told.
+
+REASONS = {"refusal": "uncounted.refusal", "form": "uncounted.form", "keeps": "uncounted.keeps"}
+
+
+def counted(what: str, low: int, high: int | None = None) -> Message:
+    """Return `one change`, `4 changes`, `2 to 4 changes`. what: changes or methods."""
+    if high is not None and high != low:
+        return say(f"intro.{what}", n=say("list.range", low=low, high=high))
+    return say(f"intro.{what}_one") if low == 1 else say(f"intro.{what}", n=low)
+
+
+def _changes(row: Row) -> frozenset[str]:
+    """Return the changes of a row. Cells of other exams have no change by name; a row of only such cells has one."""
+    named = frozenset(cell.change for cell in row.cells if cell.change)
+    return named or frozenset(cell.change for cell in row.cells)
+
+
+def over(rows: Sequence[Row]) -> Message:
+    """Return over how many changes the numbers of the rows are."""
+    counts = [len(_changes(row)) for row in rows if row.cells]
+    return counted("changes", min(counts), max(counts)) if counts else counted("changes", 0)
+
+
+def shared_changes(rows: Sequence[Row]) -> int:
+    """Return how many changes all of the rows have."""
+    each = [_changes(row) for row in rows if row.cells]
+    return len(frozenset.intersection(*each)) if each else 0
+
+
+def changes_notes(rows: Sequence[Row], label: Callable[[Row], str | Message]) -> Iterator[Message]:
+    """Yield which rows are over fewer changes than others and over how many, and which questions are in no score."""
+    every = frozenset(change for row in rows for change in _changes(row) if row.cells)
+    fewer = [(label(row), len(_changes(row))) for row in rows if row.cells and _changes(row) != every]
+    if fewer:
+        named = joined("list.two", [say("list.counted", name=name, n=n) for name, n in fewer])
+        yield say("scores.uneven", names=named, n=len(every))
+    yield from _not_counted([cell for row in rows for cell in row.cells])
+
+
+def _not_counted(cells: Sequence[Cell]) -> Iterator[Message]:
+    """Say how many questions of each kind had nothing to keep, and why: a missing column is not a forgotten one."""
+    told: dict[tuple[str, str], Cell] = {}
+    for cell in cells:  # the answers before decide, so one cell of each change is enough
+        told.setdefault((cell.model, cell.change), cell)
+    left_out: Counter[tuple[str, str]] = Counter()
+    asked: Counter[str] = Counter()
+    for cell in told.values():
+        found = uncounted(cell.notes)
+        for one in found:
+            left_out[one.group, kind_of(one.reason)] += one.k
+        asked.update({**cell.n, **{one.group: one.n for one in found}})
+    parts = [
+        say("list.uncounted", name=group_name(group), k=k, n=asked[group], why=say(REASONS[kind]))
+        for (group, kind), k in left_out.items()
+    ]
+    if parts:
+        yield say("scores.uncounted", parts=joined("list.then", parts))
 
 
 # ---- the topics ----------------------------------------------------------------------------------------------------

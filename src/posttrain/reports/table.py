@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from rich.cells import cell_len
 
 from posttrain.exams.results import CHANGE, Results
-from posttrain.reports import footnotes, numbers
+from posttrain.reports import numbers
 from posttrain.reports.folder import Row, rows_of
+from posttrain.reports.shared import changes_notes, over, shared_changes
 from posttrain.reports.tables_out import folded, to_text
 from posttrain.reports.texts import Message, catalogue, say, text
 from posttrain.reports.view import Entry, Head, Line, Table, fixed_column
@@ -61,7 +62,7 @@ def text_table(results: Results, width: int = 100, *, language: str = "en") -> s
     lines = tuple(Line((label,), tuple(body[key][i] for key in columns)) for i, label in enumerate(labels))
     mixed = set(present) & {*SHOWN} - {"wall_s"}
     title = "table.title" if not exams else "table.title_both" if mixed else "table.title_exams"
-    told = text(say(title, study=results.study, changes=footnotes.over(rows)), language)
+    told = text(say(title, study=results.study, changes=over(rows)), language)
     left_out = [names[key] for key in every if key in present and key not in kept]
     table = to_text(Table(told, heads, lines), language, width=max(width, 40))
     remarks = _remarks(results, rows, left_out, lambda row: _label(row, rows, language))
@@ -105,11 +106,11 @@ def _fitting(
 def _remarks(
     results: Results, rows: Sequence[Row], left_out: Sequence[str], label: Callable[[Row], str]
 ) -> Iterator[Message]:
-    yield from footnotes.changes_notes(rows, label)
+    yield from changes_notes(rows, label)
     rated = [r for r in rows if numbers.trade_off(r.scores) is not None and not r.is_floor]
     able = [row for row in rated if numbers.has_learned(row.scores)]
     if able and len(rated) > 1:
-        if footnotes.shared_changes(rated) < numbers.FEWEST_CHANGES:
+        if shared_changes(rated) < numbers.FEWEST_CHANGES:
             yield say("table.few", least=numbers.FEWEST_CHANGES)
         else:
             best = max(able, key=lambda row: numbers.trade_off(row.scores) or 0.0)
