@@ -25,8 +25,8 @@ from posttrain.cli.options import (
     talk,
 )
 from posttrain.cli.stopping import when_stopped
-from posttrain.config.shell import shell_word as quoted
 from posttrain.errors import ConfigError, Problem
+from posttrain.errors import shell_word as quoted
 
 if TYPE_CHECKING:
     from posttrain.training.config import TrainConfig
@@ -108,7 +108,7 @@ def train(
 
     check_free(folder)  # before the model is loaded: a refusal comes at once
     if not restart:
-        from posttrain.training.fingerprint import check_settings
+        from posttrain.training.checkpoints import check_settings
 
         check_settings(folder, config)
     from posttrain.training.signals import what_is_kept
