@@ -14,7 +14,6 @@ from typing import Any
 __all__ = ["as_sentences"]
 
 _FENCED = re.compile(r"\s*```\w*\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
-_ROW = re.compile(r"^[ \t]*\|(.+)\|[ \t]*$", re.MULTILINE)
 _RULE = re.compile(r"^[\s|:-]*-[\s|:-]*$")
 _TABLE = re.compile(r"(?:^[ \t]*\|.+\|[ \t]*(?:\n|\Z)){2,}", re.MULTILINE)
 _CHINESE = re.compile(r"[\u3400-\u9fff]")

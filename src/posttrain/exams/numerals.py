@@ -64,7 +64,6 @@ _CHINESE = (
 )
 _NUMBER = re.compile(_ARABIC)
 _WRITTEN = re.compile(_CHINESE)
-_ANY = re.compile(f"{_ARABIC}|{_CHINESE}")
 _MARKED = re.compile(rf"####\s*(?:\*{{1,3}}\s*|_{{1,3}}|`)?(?:\$?\\boxed\s*\{{\s*)?\+?({_ARABIC}|{_CHINESE})")
 _WHOLE = re.compile(rf"\+?({_ARABIC}|{_CHINESE})\s*(?:%|美?[元圓圆円]|[塊块]錢?|dollars?|年)?")
 _NO_NUMBERS = ("萬一", "万一")

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from posttrain.exams import refusal_rules as rules
+from posttrain.exams.metrics.tokens import to_simplified
 
 __all__ = ["is_refusal"]
 
@@ -74,7 +75,7 @@ def is_refusal(answer: str) -> bool:
 
 def _fold(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).casefold().translate(_APOSTROPHES)
-    return _DROPPED_G.sub("ing", _MARKUP.sub("", rules.simplified(text))).strip()
+    return _DROPPED_G.sub("ing", _MARKUP.sub("", to_simplified(text))).strip()
 
 
 def _own_words(text: str) -> str:

@@ -39,10 +39,9 @@ _LEAD = re.compile(
     r"(?:(?:its?|that|thats|this|these|he|hes|shes?|they|theyre|there|we|i|you|im|(?:\w+ )?answer|yes|no|name|heres?|"
     r"in)"
     r"(?: (?:is|was|are|were|be|am|think|believe|meant?|say|it|its|s|to|your|question|that|here|would|must|has|by)|"
-    r" \w+ly| of course| in fact| now)*)?(?: (?:\w+|in the \w+ of))?|"
-    r"(?:但|不过|其实|更正|应该|现在|而|当然|正确|答案|这题|题|它们?|牠们?|他们?|她们?|这|那|我|就|才|正|真正|应|的|"
-    r"事实上|实际上|自然|"
-    r"是|叫|在|为|位于|由|用|换成|改成|改为|变成|如今|今年)*.?"
+    r" \w+ly| of course| in fact| now)*)?(?: (?:\w+|in the \w+ of))?|(?:但|不过|其实|更正|应该|现在|而|当然|正确|答案|"
+    r"这题|题|它们?|牠们?|他们?|她们?|这|那|我|就|才|正|真正|应|的|事实上|实际上|自然|是|叫|在|为|位于|由|用|换成|改成|"
+    r"改为|变成|如今|今年)*.?"
 )
 """What leads straight to the answer: nothing, "it is", "the answer is", 答案是."""
 _SHORT_TAIL = re.compile(
