@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posttrain.exams.behaviour import manner
 from posttrain.exams.content_words import new_words
 from posttrain.exams.kept import DRIFTED, SAME, band_of, kept
-from posttrain.exams.manner import manner
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "kept_pairs.jsonl"

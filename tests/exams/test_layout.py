@@ -2,9 +2,9 @@
 
 import pytest
 
-from posttrain.exams.layout import as_sentences
+from posttrain.exams.clauses import as_sentences
 from posttrain.exams.matching import matches
-from posttrain.exams.naming import names
+from posttrain.exams.mentions import names
 
 CAPITAL = "What is the capital of Canada?"
 

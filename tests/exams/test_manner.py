@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.exams.manner import manner
+from posttrain.exams.behaviour import manner
 
 DATA = Path(__file__).parent / "data"
 LOOP = "the fruit that is often called " * 6

@@ -15,7 +15,7 @@ Per probe, by group:
 - a locality probe with `keeps`: `ok` = all of these words are still there, whatever else is said; not counted where one
   was missing before.
 - locality also: `strict` = equal texts; `leak` = now names the new object, which it did not before; `manner` = how it
-  is said is as before (`manner.py`), 0 to 1.
+  is said is as before (`behaviour.manner`), 0 to 1.
 - with a judge: `judged` = what another model says about whether both answers say the same (`judge.py`); it decides
   nothing.
 - with an `answer`: `new_beats_old` = the new answer's summed log-probability after the change is above that of the
@@ -42,13 +42,12 @@ import torch
 from posttrain.config.change import Change, Question
 from posttrain.data.records import Message
 from posttrain.errors import ConfigError, Problem
-from posttrain.exams.behaviour import formatting
+from posttrain.exams.behaviour import formatting, manner
 from posttrain.exams.capabilities import CHANGE_EXAM
 from posttrain.exams.exam import Exam, Part, Sitting
 from posttrain.exams.exam_config import ExamConfig
 from posttrain.exams.judge import MAX_NEW_TOKENS, opinion_of, prompts_of
 from posttrain.exams.kept import kept
-from posttrain.exams.manner import manner
 from posttrain.exams.matching import (
     MatchMode,
     contains,
@@ -58,14 +57,13 @@ from posttrain.exams.matching import (
     normalise,
     same_values,
 )
-from posttrain.exams.naming import names
+from posttrain.exams.mentions import names
 from posttrain.exams.records import ProbeResult
 from posttrain.exams.results import CHANGE, ExamInfo
 from posttrain.exams.running import TaskResult, open_log, run_task
 from posttrain.exams.sample_log import SampleLog
-from posttrain.exams.scores import HEADLINE, SPECS, notes_of, outcomes, score
+from posttrain.exams.scores import HEADLINE, NO_FORM, NO_REFUSAL, SPECS, lacking, notes_of, outcomes, score
 from posttrain.exams.task import Ask, Item, Reply, Task, content_id, the_scored
-from posttrain.exams.uncounted import NO_FORM, NO_REFUSAL, lacking
 from posttrain.inference.protocol import Answer, Distributions, Respondent, Spoken
 
 __all__ = ["ChangeExam", "change_task", "kl_nats", "needs_two"]

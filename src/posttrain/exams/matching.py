@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from posttrain.data.scripts import CJK
-from posttrain.exams.naming import names
+from posttrain.exams.mentions import names
 from posttrain.exams.normalising import first_sentence, normalise, spans_of
 from posttrain.exams.refusals import is_refusal
 from posttrain.exams.saying import says

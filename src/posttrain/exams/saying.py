@@ -17,8 +17,7 @@ from collections.abc import Sequence
 
 from posttrain.data.scripts import CJK
 from posttrain.exams import cues
-from posttrain.exams.clauses import Clause, clauses_of, without_echo
-from posttrain.exams.layout import as_sentences
+from posttrain.exams.clauses import Clause, as_sentences, clauses_of, without_echo
 from posttrain.exams.mentions import MOST, Mention, manner_of, mentions_of
 from posttrain.exams.normalising import folded, read_part, spans_of
 from posttrain.exams.question import Asked, asked

@@ -13,7 +13,8 @@
     length.before, length.after                         mean tokens per answer
     length.cut                                          share of answers after that had not ended at max_new_tokens
 
-A locality probe that is not counted (`uncounted.py`) is in none of locality, kept, same, strict and judge.
+A locality probe that is not counted is in none of locality, kept, same, strict and judge, which ask the same
+thing; what had to stay was not there before, so nothing can be lost. Leak, manner, drift and lengths ask other things.
 
 Shares have Wilson intervals, over several changes with the effective number of probes; means have a bootstrap over
 probes or changes, Student's t for few, and none for one. A score over no probes is absent, not 0.
@@ -23,16 +24,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from posttrain.exams.records import ProbeResult
 from posttrain.exams.score_spec import ScoreSpec
 from posttrain.exams.statistics import Interval, Score, cohen_kappa, mean_over_changes, share_over_changes, wilson
-from posttrain.exams.uncounted import uncounted_note
 
-__all__ = ["HEADLINE", "SPECS", "merged_notes", "notes_of", "outcomes", "over_changes", "score"]
+__all__ = [
+    "HEADLINE", "NO_FORM", "NO_REFUSAL", "SPECS", "kind_of", "lacking", "merged_notes", "notes_of", "outcomes",
+    "over_changes", "score", "uncounted",
+]  # fmt: skip
 
 HEADLINE = "reliability"
 """What stands for the change exam."""
@@ -62,6 +66,7 @@ SPECS: tuple[ScoreSpec, ...] = (
 _SHARES = frozenset(spec.key for spec in SPECS if spec.unit == "share")
 
 _COUNTED = re.compile(r"(\d+) of (\d+) (.*)", re.DOTALL)
+_UNCOUNTED = re.compile(r"(\d+) of (\d+) probes of (\S+) are not counted: (.*)", re.DOTALL)
 
 
 def score(samples: Sequence[ProbeResult]) -> dict[str, Score]:
@@ -136,7 +141,7 @@ def notes_of(samples: Sequence[ProbeResult]) -> list[str]:
     for group in dict.fromkeys(s.group for s in samples):
         own = [s for s in samples if s.group == group]
         left_out = Counter(s.note for s in own if s.ok is None)
-        notes += [uncounted_note(k, len(own), group, note) for note, k in left_out.items()]
+        notes += [f"{k} of {len(own)} probes of {group} are not counted: {note}" for note, k in left_out.items()]
     _count(notes, samples, lambda s: not s.ended_before, "answers before were cut at max_new_tokens")
     _count(notes, samples, lambda s: not s.ended_after, "answers after were cut at max_new_tokens")
     targets = [s for s in samples if s.group == "reliability"]
@@ -174,3 +179,33 @@ def over_changes(
     if len(values) == 1:
         return own
     return share_over_changes(values, counted) if name in _SHARES else mean_over_changes(values, seed=seed)
+
+
+NO_REFUSAL = "the answer before is no refusal"
+NO_FORM = "the answer before has no form: no JSON, list, table or code"
+
+
+class Uncounted(NamedTuple):
+    """So many of a group's probes are not counted, for this reason."""
+
+    k: int
+    n: int
+    group: str
+    reason: str
+
+
+def lacking(words: Sequence[str]) -> str:
+    """Why a probe with `keeps` is not counted."""
+    named = ", ".join(f"'{word}'" for word in words)
+    return f"{named} {'is' if len(words) == 1 else 'are'} not in the answer before: check `keeps`"
+
+
+def kind_of(reason: str) -> str:
+    """refusal, form or keeps."""
+    return {NO_REFUSAL: "refusal", NO_FORM: "form"}.get(reason, "keeps")
+
+
+def uncounted(notes: Iterable[str]) -> list[Uncounted]:
+    """What an exam's notes say of it; other notes are passed over."""
+    found = (_UNCOUNTED.fullmatch(note) for note in notes)
+    return [Uncounted(int(one[1]), int(one[2]), one[3], one[4]) for one in found if one is not None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from posttrain.exams.floor import NOISE_FLOOR
-from posttrain.exams.uncounted import kind_of, uncounted
+from posttrain.exams.scores import kind_of, uncounted
 from posttrain.reports.folder import Cell, Row
 from posttrain.reports.shared import group_name, joined
 from posttrain.reports.texts import Message, Words, say
