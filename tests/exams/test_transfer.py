@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from posttrain.exams.transfer import separate_scores, transfer_scores
+from posttrain.exams.statistics import separate_scores, transfer_scores
 
 BEFORE = [0.1, 0.2, 0.0]
 MATRIX = [

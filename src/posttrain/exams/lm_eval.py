@@ -15,7 +15,6 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,8 @@ import torch
 from torch import Tensor
 
 from posttrain.errors import MissingError, PosttrainError, Problem, TemplateError
-from posttrain.exams.lm_eval_generation import generate
 from posttrain.exams.lm_eval_texts import Texts
-from posttrain.exams.responses import KeptResponses, request_id
+from posttrain.exams.sample_log import KeptResponses, request_id
 from posttrain.inference.locations import among, located
 from posttrain.inference.plain import TokenPair, cut_left, rolling_windows
 from posttrain.inference.protocol import Scored, Usage
@@ -231,7 +229,7 @@ class PosttrainLM(TemplateLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Each context's continuation up to a stop string."""
-        return self._remembered("generate_until", requests, partial(generate, self.texts))
+        return self._remembered("generate_until", requests, self.texts.generate)
 
     def _remembered(
         self, kind: str, requests: Sequence[Any], ask: Callable[[list[tuple[Any, ...]], Done], None]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import cache, lru_cache
-from typing import Any
+from functools import lru_cache
 
 from posttrain.data.scripts import CJK
-from posttrain.exams.metrics.tokens import jieba_cut
+from posttrain.exams.metrics.tokens import jieba_cut, to_simplified
 
 __all__ = ["first_sentence", "folded", "normalise", "read_part", "spans_of", "words_of"]
 
@@ -122,11 +121,4 @@ def folded(text: str) -> str:
     """Normalised, in Simplified characters (OpenCC's t2s), so that both scripts say the same and one list of cue words
     reads both; and without the accents of Latin letters, which models leave out: Brontë and Bronte, São and Sao."""
     text = normalise(_ACCENTS.sub(r"\1", unicodedata.normalize("NFD", text)))
-    return str(_to_simplified().convert(text)) if _HAS_CJK.search(text) else text
-
-
-@cache
-def _to_simplified() -> Any:
-    import opencc  # at call: the command line starts without it
-
-    return opencc.OpenCC("t2s")
+    return to_simplified(text) if _HAS_CJK.search(text) else text

@@ -157,7 +157,7 @@ class Examined(_Part):
 class Line(Examined):
     """One entry of `cells`: a model x method x change x seed at one point. weights: where they were kept; fingerprint:
     of the weights and template, where it is known; stages: how tasks were learned one after another
-    (`exams/transfer.py`).
+    (`exams/statistics.py`).
     """
 
     model: str

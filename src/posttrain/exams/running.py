@@ -22,13 +22,12 @@ from typing import Any, Generic
 import torch
 
 from posttrain.errors import ConfigError, DataError, PosttrainError, Problem
-from posttrain.exams.derived import calibration, robustness
+from posttrain.exams.perturb import Variant, calibration, place_of, robustness, variants_of
 from posttrain.exams.records import Record, Sample
 from posttrain.exams.results import ExamInfo
 from posttrain.exams.sample_log import SampleKey, SampleLog
 from posttrain.exams.statistics import Interval
 from posttrain.exams.task import Ask, R, Reply, Task, content_id
-from posttrain.exams.variants import Variant, place_of, variants_of
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.locations import located
 from posttrain.inference.protocol import Distributions, Respondent, Scored, Usage

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,22 +30,12 @@ from posttrain.exams.records import Record, Sample
 from posttrain.exams.results import ExamInfo, Role
 from posttrain.exams.score_spec import ScoreSpec, find_spec
 from posttrain.exams.statistics import Score, bootstrap_over_changes, wilson
-from posttrain.inference.protocol import Answer, Distributions, Prompt, Scored
+from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored
 
 __all__ = [
-    "Ask",
-    "Item",
-    "Perturbation",
-    "Reply",
-    "Task",
-    "TaskConfig",
-    "averages",
-    "content_id",
-    "draw",
-    "resolve",
-    "the_answer",
-    "the_scored",
-]
+    "Ask", "Item", "Perturbation", "Reply", "Task", "TaskConfig", "averages", "choice_asks", "chosen", "content_id",
+    "draw", "resolve", "the_answer", "the_scored",
+]  # fmt: skip
 
 BUILTIN = "builtin:"
 """A path that begins so is a file of this package."""
@@ -300,3 +291,30 @@ def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
         return list(items)
     kept = set(random.Random(f"limit {seed}").sample(range(len(items)), len(items))[:limit])
     return [item for i, item in enumerate(items) if i in kept]
+
+
+class Chosen(NamedTuple):
+    """best: number of the likeliest choice; shares: each choice's probability among the choices; normed: the likeliest
+    per byte, which does not favour short choices (lm-eval's `acc_norm`).
+    """
+
+    best: int
+    shares: tuple[float, ...]
+    normed: int
+
+
+def choice_asks(prompt: Prompt, choices: Sequence[str]) -> tuple[Ask, ...]:
+    """One ask for each choice; after plain text a space goes before it, unless a side brings its own or is Chinese."""
+    if isinstance(prompt, Plain):
+        bare = prompt.text[-1:].isspace() or not prompt.text[-1:].isascii()
+        choices = [c if bare or c[:1].isspace() or not c[:1].isascii() else f" {c}" for c in choices]
+    return tuple(Ask("score", prompt, choice) for choice in choices)
+
+
+def chosen(replies: Sequence[Reply], choices: Sequence[str]) -> Chosen:
+    """The likeliest choice by total log-probability; the first one of equals."""
+    nats = [reply.sum_nats for reply in the_scored(replies)]
+    top = max(nats)
+    weights = [math.exp(one - top) for one in nats]
+    per_byte = [one / max(1, len(choice.encode())) for one, choice in zip(nats, choices, strict=True)]
+    return Chosen(nats.index(top), tuple(w / sum(weights) for w in weights), per_byte.index(max(per_byte)))
