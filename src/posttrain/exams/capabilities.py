@@ -14,13 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
-from posttrain.exams.score_spec import ScoreSpec, find_spec
+from posttrain.exams.results import Drift, DriftScore, ExamInfo
+from posttrain.exams.score_spec import find_spec
 
 __all__ = ["CAPABILITIES", "CHANGE_EXAM", "Capability", "Drift", "DriftScore", "relative_changes"]
-
-Direction = Literal["better", "none"]
 
 
 @dataclass(frozen=True)
@@ -59,84 +57,31 @@ CAPABILITIES: Mapping[str, Capability] = {
 }
 """In the order of reports."""
 
+_GENERAL = {
+    "rephrase": "can.robust_prompts",
+    **dict.fromkeys(("reverse", "hop"), "can.reasoning"),
+    "cross_lingual": "can.languages",
+}
+_LOCAL = {
+    **dict.fromkeys(("same_pattern", "neighbour", "unrelated"), "can.knowledge"),
+    "format": "how.schema",
+    "refusal": "will.refusal",
+}
 CHANGE_EXAM: Mapping[str, str] = {
     "reliability": "can.knowledge",
-    "generality.rephrase": "can.robust_prompts",
-    "generality.reverse": "can.reasoning",
-    "generality.hop": "can.reasoning",
-    "generality.cross_lingual": "can.languages",
-    "locality.same_pattern": "can.knowledge",
-    "locality.neighbour": "can.knowledge",
-    "locality.unrelated": "can.knowledge",
-    "locality.format": "how.schema",
-    "locality.refusal": "will.refusal",
-    "strict.same_pattern": "can.knowledge",
-    "strict.neighbour": "can.knowledge",
-    "strict.unrelated": "can.knowledge",
-    "strict.format": "how.schema",
-    "strict.refusal": "will.refusal",
-    "leak": "can.knowledge",
-    "likelihood.reliability": "can.knowledge",
-    "likelihood.rephrase": "can.robust_prompts",
-    "likelihood.reverse": "can.reasoning",
-    "likelihood.hop": "can.reasoning",
-    "likelihood.cross_lingual": "can.languages",
-    "drift.target_kl": "can.knowledge",
-    "drift.unrelated_kl": "can.knowledge",
-    "length.before": "will.verbosity",
-    "length.after": "will.verbosity",
-    "length.cut": "will.verbosity",
+    **{f"generality.{kind}": group for kind, group in _GENERAL.items()},
+    **{f"{part}.{kind}": group for part in ("locality", "strict") for kind, group in _LOCAL.items()},
+    **dict.fromkeys(("leak", "likelihood.reliability"), "can.knowledge"),
+    **{f"likelihood.{kind}": group for kind, group in _GENERAL.items()},
+    **dict.fromkeys(("drift.target_kl", "drift.unrelated_kl"), "can.knowledge"),
+    **dict.fromkeys(("length.before", "length.after", "length.cut"), "will.verbosity"),
 }
 """Score of the change exam -> group. Only locality and length count towards a group's change: the others ask about the
 change itself, or are locality once more."""
 
 
-@dataclass(frozen=True)
-class DriftScore:
-    """A score's part in its group. before: None where it was not asked; change: None without one or with 0 before."""
-
-    score: str
-    before: float | None
-    after: float
-    difference: float | None = None
-    change: float | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Drift:
-    """The relative change of a group with the scores behind it. change: None where no score has one; direction:
-    `better` (positive is better), `none` (a change is only a change).
-    """
-
-    change: float | None
-    direction: Direction = "better"
-    scores: tuple[DriftScore, ...] = ()
-
-    @property
-    def directed(self) -> bool:
-        """Whether more is better or worse."""
-        return self.direction != "none"
-
-
-class Mapped(Protocol):
-    """What of an exam is needed here; `exams/results.ExamInfo` has it."""
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def headline(self) -> str: ...
-
-    @property
-    def capabilities(self) -> Mapping[str, str]: ...
-
-    @property
-    def scores(self) -> Sequence[ScoreSpec]: ...
-
-
 def relative_changes(
-    before: Mapping[str, float], after: Mapping[str, float], exams: Mapping[str, Mapped]
+    before: Mapping[str, float], after: Mapping[str, float], exams: Mapping[str, ExamInfo]
 ) -> dict[str, Drift]:
     """Group -> its relative change with the scores behind it; groups without a score are absent.
 
@@ -178,11 +123,11 @@ def _entry(key: str, old: float | None, new: float, group: str, *, higher: bool)
 
 def _summed(group: str, entries: Sequence[DriftScore]) -> Drift:
     counted = [entry.change for entry in entries if entry.change is not None]
-    direction: Direction = "better" if CAPABILITIES[group].direct else "none"
-    return Drift(sum(counted) / len(counted) if counted else None, direction, tuple(entries))
+    change = sum(counted) / len(counted) if counted else None
+    return Drift(change, "better" if CAPABILITIES[group].direct else "none", tuple(entries))
 
 
-def _groups_of(info: Mapped) -> dict[str, str]:
+def _groups_of(info: ExamInfo) -> dict[str, str]:
     """The exam's own mapping, and the scores that any exam may have."""
     common = {"calibration.selective_area": "can.faithfulness"}
     if info.headline:

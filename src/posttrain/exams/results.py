@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,7 +26,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from posttrain.config.json_text import parse_json
 from posttrain.errors import DataError, MissingError, Problem
-from posttrain.exams.capabilities import Drift
 from posttrain.exams.compare import Comparison
 from posttrain.exams.floor import BesideFloor
 from posttrain.exams.score_spec import ScoreSpec, find_spec
@@ -129,6 +129,34 @@ class ExamInfo(_Part):
         """The declaration of one of its scores, by its key in a line."""
         name = self.score(key)
         return None if name is None else find_spec(name, self.scores)
+
+
+@dataclass(frozen=True)
+class DriftScore:
+    """A score's part in its group. before: None where it was not asked; change: None without one or with 0 before."""
+
+    score: str
+    before: float | None
+    after: float
+    difference: float | None = None
+    change: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The relative change of a group with the scores behind it. change: None where no score has one; direction:
+    `better` (positive is better), `none` (a change is only a change).
+    """
+
+    change: float | None
+    direction: Literal["better", "none"] = "better"
+    scores: tuple[DriftScore, ...] = ()
+
+    @property
+    def directed(self) -> bool:
+        """Whether more is better or worse."""
+        return self.direction != "none"
 
 
 class Examined(_Part):

@@ -21,9 +21,16 @@ from posttrain.exams.records import Record, Sample
 from posttrain.models.disk import append, write_whole
 
 __all__ = [
-    "KeptResponses", "SampleKey", "SampleLog", "append_row", "cut_torn", "read_samples", "request_id", "rows_in",
+    "KeptResponses",
+    "SampleKey",
+    "SampleLog",
+    "append_row",
+    "cut_torn",
+    "read_samples",
+    "request_id",
+    "rows_in",
     "write_samples",
-]  # fmt: skip
+]
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")

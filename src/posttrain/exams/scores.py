@@ -34,9 +34,19 @@ from posttrain.exams.score_spec import ScoreSpec
 from posttrain.exams.statistics import Interval, Score, cohen_kappa, mean_over_changes, share_over_changes, wilson
 
 __all__ = [
-    "HEADLINE", "NO_FORM", "NO_REFUSAL", "SPECS", "kind_of", "lacking", "merged_notes", "notes_of", "outcomes",
-    "over_changes", "score", "uncounted",
-]  # fmt: skip
+    "HEADLINE",
+    "NO_FORM",
+    "NO_REFUSAL",
+    "SPECS",
+    "kind_of",
+    "lacking",
+    "merged_notes",
+    "notes_of",
+    "outcomes",
+    "over_changes",
+    "score",
+    "uncounted",
+]
 
 HEADLINE = "reliability"
 """What stands for the change exam."""

@@ -17,9 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "FEWEST", "Interval", "Score", "bootstrap_over_changes", "cohen_kappa", "mcnemar", "mean_over_changes",
-    "paired_bootstrap", "separate_scores", "share_over_changes", "sign_flips", "transfer_scores", "wilson",
-]  # fmt: skip
+    "FEWEST",
+    "Interval",
+    "Score",
+    "bootstrap_over_changes",
+    "cohen_kappa",
+    "mcnemar",
+    "mean_over_changes",
+    "paired_bootstrap",
+    "separate_scores",
+    "share_over_changes",
+    "sign_flips",
+    "transfer_scores",
+    "wilson",
+]
 
 FEWEST = 6
 """With fewer differing pairs no exact test can reach 0.05: five on one side have 2 * 0.5^5 = 0.0625."""

@@ -33,9 +33,21 @@ from posttrain.exams.statistics import Score, bootstrap_over_changes, wilson
 from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored
 
 __all__ = [
-    "Ask", "Item", "Perturbation", "Reply", "Task", "TaskConfig", "averages", "choice_asks", "chosen", "content_id",
-    "draw", "resolve", "the_answer", "the_scored",
-]  # fmt: skip
+    "Ask",
+    "Item",
+    "Perturbation",
+    "Reply",
+    "Task",
+    "TaskConfig",
+    "averages",
+    "choice_asks",
+    "chosen",
+    "content_id",
+    "draw",
+    "resolve",
+    "the_answer",
+    "the_scored",
+]
 
 BUILTIN = "builtin:"
 """A path that begins so is a file of this package."""
