@@ -22,7 +22,8 @@ from functools import lru_cache
 from typing import Literal
 
 from posttrain.data.scripts import CJK
-from posttrain.exams.matching import json_values, normalise
+from posttrain.exams.matching import json_values
+from posttrain.exams.normalising import normalise
 from posttrain.exams.score_spec import specs
 
 __all__ = ["CAPABILITIES", "SPECS", "Manner", "behaviour", "formatting", "language_of", "length", "manner", "script_of"]
@@ -106,18 +107,10 @@ def _telling() -> tuple[frozenset[str], frozenset[str]]:
 
     to_traditional, to_simplified = opencc.OpenCC("s2t"), opencc.OpenCC("t2s")
     common = [chr(i) for i in range(0x4E00, 0xA000)]
-    big5, gb = ({c for c in common if _encodes(c, name)} for name in ("big5", "gb2312"))
+    big5, gb = ({c for c in common if c.encode(name, "ignore")} for name in ("big5", "gb2312"))
     simplified = frozenset(c for c in gb - big5 if to_traditional.convert(c) != c)
     traditional = frozenset(c for c in big5 - gb if to_simplified.convert(c) != c)
     return simplified, traditional
-
-
-def _encodes(character: str, encoding: str) -> bool:
-    try:
-        character.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def script_of(text: str) -> Literal["traditional", "simplified", "mixed", "either", "none"]:

@@ -48,17 +48,11 @@ from posttrain.exams.exam import Exam, Part, Sitting
 from posttrain.exams.exam_config import ExamConfig
 from posttrain.exams.judge import MAX_NEW_TOKENS, opinion_of, prompts_of
 from posttrain.exams.kept import kept
-from posttrain.exams.matching import (
-    MatchMode,
-    contains,
-    is_refusal,
-    json_values,
-    matches,
-    normalise,
-    same_values,
-)
+from posttrain.exams.matching import MatchMode, contains, json_values, matches, same_values
 from posttrain.exams.mentions import names
+from posttrain.exams.normalising import normalise
 from posttrain.exams.records import ProbeResult
+from posttrain.exams.refusals import is_refusal
 from posttrain.exams.results import CHANGE, ExamInfo
 from posttrain.exams.running import TaskResult, open_log, run_task
 from posttrain.exams.sample_log import SampleLog

@@ -16,27 +16,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.exams.normalising import folded
+from posttrain.exams.normalising import folded, json_in
 
 __all__ = ["Clause", "as_sentences", "clauses_of", "without_echo"]
 
 
 @dataclass(frozen=True)
 class Clause:
-    """A piece of a sentence."""
+    """A piece of a sentence. raw: as written; text: folded; sentence: its sentence's number in the answer, from 0;
+    item: the item's number in a list, from 1, elsewhere 0; asks: the sentence ends in a question mark; glue: what
+    stands between it and the clause before in the same sentence (a comma, 、, a bracket), empty for nothing.
+    """
 
     raw: str
-    """As written."""
     text: str
-    """Folded: normalised, in Simplified characters."""
     sentence: int
-    """The sentence's number in the answer, from 0."""
     item: int
-    """In a list: the item's number, from 1; elsewhere 0."""
     asks: bool
-    """The sentence ends in a question mark."""
     glue: str
-    """What stands between it and the clause before in the same sentence: a comma, 、, a bracket; "" for none."""
 
 
 _DEGREE = re.compile(r"(?<=\d)\s*[°℃℉]")
@@ -131,7 +128,6 @@ def _pieces(sentence: str, keep: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield carried, glue
 
 
-_FENCED = re.compile(r"\s*```\w*\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
 _RULE = re.compile(r"^[\s|:-]*-[\s|:-]*$")
 _TABLE = re.compile(r"(?:^[ \t]*\|.+\|[ \t]*(?:\n|\Z)){2,}", re.MULTILINE)
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
@@ -139,15 +135,9 @@ _CHINESE = re.compile(r"[\u3400-\u9fff]")
 
 def as_sentences(answer: str) -> str:
     """The answer with its tables, or all of it where it is a JSON object, as sentences."""
-    stripped = answer.strip()
-    if stripped[:1] in ("{", "[", "`"):
-        fenced = _FENCED.fullmatch(stripped)
-        try:
-            value = json.loads(fenced.group(1) if fenced else stripped)
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, dict | list):
-            return "\n".join(_leaves(value, ""))
+    value = json_in(answer) if answer.lstrip()[:1] in ("{", "[", "`") else None
+    if value is not None:
+        return "\n".join(_leaves(value, ""))
     return _TABLE.sub(lambda found: "\n".join(_rows(found.group())) + "\n", answer) if "|" in answer else answer
 
 

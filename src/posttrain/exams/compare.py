@@ -33,11 +33,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from posttrain.exams.records import Sample
-from posttrain.exams.statistics import FEWEST, Interval, mcnemar, paired_bootstrap, wilson
+from posttrain.exams.statistics import FEWEST, SIGNIFICANT, Interval, mcnemar, paired_bootstrap, wilson
 
 __all__ = ["Comparison", "Quadrants", "compare", "quadrants"]
-
-SIGNIFICANT = 0.05
 
 
 class Quadrants(NamedTuple):

@@ -9,28 +9,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = [
-    "ALSO",
-    "ATTRIBUTED",
-    "ATTRIBUTED_AFTER",
-    "CONDITION",
-    "CONTRAST",
-    "CORRECTION",
-    "DENIED_AFTER",
-    "DENIED_AT_END",
-    "DENIED_BEFORE",
-    "HEDGED",
-    "NO_DENIAL",
-    "OPEN",
-    "PAST_AFTER",
-    "PAST_BEFORE",
-    "RANK",
-    "REJECTED",
-    "SOME",
-    "SUPERLATIVE",
-    "UNSURE",
-]
-
 _BE_NOT = (
     r"isnt|wasnt|arent|werent|aint|dont|doesnt|didnt|cant|cannot|couldnt|wouldnt|shouldnt|wont|hasnt|havent|hadnt|"
     r"never|no longer"

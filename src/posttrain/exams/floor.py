@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from posttrain.exams.statistics import mcnemar, sign_flips
+from posttrain.exams.statistics import FEWEST, SIGNIFICANT, mcnemar, sign_flips
 
-__all__ = ["FEWEST", "NOISE_FLOOR", "BesideFloor", "Outcomes", "beside_floor"]
+__all__ = ["NOISE_FLOOR", "BesideFloor", "Outcomes", "beside_floor"]
 
 NOISE_FLOOR = "noise floor"
 """The name of the floor's row in tables."""
@@ -20,9 +20,6 @@ NOISE_FLOOR = "noise floor"
 Outcomes = Mapping[str, Sequence[int | None]]
 """Score -> for each of its probes, in the order of the change file: 1 kept, 0 not, None not counted."""
 
-SIGNIFICANT = 0.05
-FEWEST = 6
-"""With fewer differing probes no exact test can reach 0.05: five on one side have 2 * 0.5^5 = 0.0625."""
 MANY_CHANGES = 6
 """From so many changes on, they have to agree as well: 2 * 0.5^6 = 0.031."""
 ONE_IN = 10

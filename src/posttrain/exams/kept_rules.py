@@ -20,7 +20,8 @@ from posttrain.exams.content_words import (
     sentences,
     words,
 )
-from posttrain.exams.matching import is_refusal, normalise
+from posttrain.exams.normalising import normalise
+from posttrain.exams.refusals import is_refusal
 
 __all__ = ["Cap", "asks_for_one", "asks_for_several", "asks_to_choose", "caps", "json_share"]
 

@@ -21,22 +21,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from posttrain.data.scripts import CJK
-from posttrain.exams.mentions import names
-from posttrain.exams.normalising import first_sentence, normalise, spans_of
-from posttrain.exams.refusals import is_refusal
+from posttrain.exams.normalising import first_sentence, json_in, normalise, spans_of
 from posttrain.exams.saying import says
 
-__all__ = [
-    "MatchMode",
-    "contains",
-    "first_sentence",
-    "is_refusal",
-    "json_values",
-    "matches",
-    "names",
-    "normalise",
-    "same_values",
-]
+__all__ = ["MatchMode", "contains", "json_values", "matches", "same_values"]
 
 MatchMode = Literal["exact", "says", "first_sentence"]
 
@@ -103,13 +91,8 @@ def json_values(answer: str) -> str | None:
 
     A code fence around it is allowed, words around it are not. Keys and strings are normalised, key order is not kept.
     """
-    text = answer.strip()
-    fenced = re.fullmatch(r"```\w*\s*\n(.*?)\n?\s*```", text, re.DOTALL)
-    try:
-        value = json.loads(fenced.group(1) if fenced else text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict | list):
+    value = json_in(answer, parse_constant=_refuse_constant)
+    if value is None:
         return None
     return json.dumps(_normal_value(value), sort_keys=True, ensure_ascii=False)
 

@@ -6,14 +6,16 @@ article, and the two ways to write 台/臺. What changes a number stays: the min
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from functools import lru_cache
+from typing import Any
 
 from posttrain.data.scripts import CJK
 from posttrain.exams.metrics.tokens import jieba_cut, to_simplified
 
-__all__ = ["first_sentence", "folded", "normalise", "read_part", "spans_of", "words_of"]
+__all__ = ["first_sentence", "folded", "json_in", "normalise", "read_part", "spans_of", "words_of"]
 
 VARIANTS = str.maketrans({"臺": "台", "裏": "裡", "峯": "峰"})
 _SPACE_BESIDE_CJK = re.compile(rf"(?<=[{CJK}]) +| +(?=[{CJK}])")
@@ -26,6 +28,7 @@ _COUNTED = re.compile("[个颗只支条本张位名人座部台辆件次天年�
 _COUNTING = re.compile("[一二三四五六七八九十百千万亿两零〇第.\\d]$")
 """A numeral before a measure word is a number by itself, though the dictionary ties them: 二十 in 二十個, but not in
 一百二十個."""
+_FENCED = re.compile(r"```\w*\s*\n(.*?)\n?\s*```", re.DOTALL)
 _ARTICLE = re.compile(r"^(?:the|an|a) (?=.)")
 _SENTENCE_END = re.compile(r"[。！？!?\n]+|(?<=\w{3})\.(?=\s|$)|(?<=[^\x00-\x7f])\.(?=\s|$)")
 
@@ -103,6 +106,20 @@ def first_sentence(text: str) -> str:
         if normalise(sentence):
             return sentence.strip()
     return ""
+
+
+def json_in(answer: str, **settings: Any) -> dict[str, Any] | list[Any] | None:
+    """The JSON object or list that an answer is, with a code fence around it or without; None when it is none.
+
+    settings: of `json.loads`.
+    """
+    text = answer.strip()
+    fenced = _FENCED.fullmatch(text)
+    try:
+        value = json.loads(fenced[1] if fenced else text, **settings)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict | list) else None
 
 
 LONGEST = 6000

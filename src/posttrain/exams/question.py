@@ -38,18 +38,15 @@ _CHOICE = re.compile(r"\bor\b|\bwhich (?:one )?of\b|\bbetween\b|还是|或|哪�
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, prepared."""
+    """A question, prepared. text: folded; terms: (word, or piece of Chinese; weight); many: it asks for several things,
+    so an answer may list; choice: it offers things to choose from; offers: those things, folded.
+    """
 
     text: str
-    """Folded."""
     terms: tuple[tuple[str, float], ...]
-    """(word, or piece of Chinese; weight)."""
     many: bool
-    """It asks for several things, so an answer may list."""
     choice: bool
-    """It offers things to choose from."""
     offers: tuple[str, ...] = ()
-    """Those things, folded."""
 
     @property
     def full(self) -> float:

@@ -11,23 +11,6 @@ import re
 
 from posttrain.exams.metrics.tokens import to_simplified
 
-__all__ = [
-    "AGREES",
-    "ALTERNATIVE",
-    "CHANGES_MIND",
-    "COMPLIES",
-    "DECLINING",
-    "DISCLAIMED",
-    "IDIOM",
-    "IGNORANT",
-    "LETTER",
-    "NO",
-    "PREACH",
-    "REPORTED",
-    "UNABLE",
-    "WRONG",
-]
-
 
 def _rule(*parts: str) -> re.Pattern[str]:
     """One pattern out of alternatives, written in Traditional characters and folded as the text is."""

@@ -199,16 +199,10 @@ def _follows(i: int, clauses: Sequence[Clause], objects: Sequence[str]) -> bool:
 
 
 def _weakened(text: str, question: Asked) -> bool:
-    return bool(
-        cues.DENIED_BEFORE.search(text)
-        or cues.HEDGED.search(text)
-        or cues.UNSURE.search(text)
-        or cues.OPEN.search(text)
-        or cues.CONDITION.search(text)
-        or cues.ATTRIBUTED.search(text)
-        or (cues.PAST_BEFORE.search(text) and not cues.PAST_BEFORE.search(question.text))
-        or (cues.RANK.search(text) and not cues.RANK.search(question.text))
-    )
+    weak = (cues.DENIED_BEFORE, cues.HEDGED, cues.UNSURE, cues.OPEN, cues.CONDITION, cues.ATTRIBUTED)
+    if any(cue.search(text) for cue in weak):
+        return True
+    return any(cue.search(text) and not cue.search(question.text) for cue in (cues.PAST_BEFORE, cues.RANK))
 
 
 def _names_other(clause: Clause, text: str, objects: Sequence[str], question: Asked) -> bool:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "FEWEST",
+    "SIGNIFICANT",
     "Interval",
     "Score",
     "bootstrap_over_changes",
@@ -32,6 +33,7 @@ __all__ = [
     "wilson",
 ]
 
+SIGNIFICANT = 0.05
 FEWEST = 6
 """With fewer differing pairs no exact test can reach 0.05: five on one side have 2 * 0.5^5 = 0.0625."""
 Z95 = 1.959963984540054
