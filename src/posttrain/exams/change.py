@@ -1,26 +1,18 @@
 """The change exam: did the target change, did the rest follow, did everything else stay?
 
 Every probe of a change is put to the respondent before and after, greedily, and both answers are kept. This file says
-what is asked, and compares answer with answer; `running.py` asks, `scores.py` turns the samples into scores.
-
-Per probe, by group:
+what is asked, and compares answer with answer; `running.py` asks, `scores.py` turns the samples into scores. By group:
 
 - `reliability`, `generality.*`: `ok` = the answer after matches the change file (`matching.matches`, or `contains`).
-- `locality.same_pattern|neighbour|unrelated`: `ok` = the content is kept (`kept.kept` does not find it clearly
-  changed). `kept` = the graded measure, 0 to 1; `band` = same, drifted or changed; `why` = what decided.
-- `locality.format`: `ok` = still JSON with the same values; where the answer before was no JSON but had a form (a list,
-  a table, code), still of that form and its content kept. `locality.refusal`: `ok` = still a refusal. Where the answer
-  before had no form or was no refusal there was nothing to keep: `ok` is None, the probe is not counted, and that is
-  said.
-- a locality probe with `keeps`: `ok` = all of these words are still there, whatever else is said; not counted where one
-  was missing before.
-- locality also: `strict` = equal texts; `leak` = now names the new object, which it did not before; `manner` = how it
-  is said is as before (`behaviour.manner`), 0 to 1.
-- with a judge: `judged` = what another model says about whether both answers say the same (`judge.py`); it decides
-  nothing.
-- with an `answer`: `new_beats_old` = the new answer's summed log-probability after the change is above that of the
-  old answer, which is what the respondent said before. A sum over tokens, so longer answers weigh less: the samples
-  hold both sums. Left out where both answers are equal.
+- `locality.same_pattern|neighbour|unrelated`: `ok` = the content is kept (`kept.kept` finds no clear change).
+- `locality.format`: `ok` = still JSON with the same values, or still of its form (a list, a table, code) with its
+  content kept. `locality.refusal`: `ok` = still a refusal. Where the answer before had no form or was no refusal, `ok`
+  is None and the probe is not counted.
+- a locality probe with `keeps`: `ok` = all of these words are still there; not counted where one was missing before.
+- locality also: `strict` = equal texts; `leak` = now names the new object, which it did not before; `manner`, 0 to 1;
+  `judged` = what a judge says, which decides nothing.
+- with an `answer`: `new_beats_old` = the new answer's summed log-probability after the change is above that of what the
+  respondent said before. Left out where both are equal.
 - `reliability` and `locality.unrelated`: drift, KL(before ‖ after) in nats over the whole vocabulary, summed along the
   answer before and its end-of-turn token. Left out where a respondent shows no distributions, or where their
   vocabularies differ.

@@ -2,28 +2,17 @@
 
 Samples are paired by their key; disturbed questions are left out. Right before and wrong after is forgetting (1 → 0),
 wrong before and right after backward transfer (0 → 1): Harmon, Hochlehnert, Bethge, Prabhu, "Mapping Post-Training
-Forgetting in Language Models at Scale", arXiv 2510.17776. An average hides both, as far as they cancel.
+Forgetting in Language Models at Scale", arXiv 2510.17776.
 
-Chance-adjusted forms. Assume that a model either knows the answer to a question, and is right, or does not, and
-chooses uniformly among its k choices, independently of the other model's choice. A question is then known to both
-(p11), only before (p10, truly forgotten), only after (p01, truly gained) or to neither (p00), and with g = 1/k:
+The chance-adjusted forms assume that a model either knows the answer, or chooses uniformly among its k choices,
+independently of the other model (docs/metrics.md derives them):
 
-    P(0 → 0) = p00 (1-g)²
-    P(1 → 0) = p10 (1-g) + p00 g (1-g)        knew it, then guessed wrong; or guessed right, then wrong
-    P(0 → 1) = p01 (1-g) + p00 g (1-g)
+    p10 = (P(1 → 0) - P(0 → 0) / (k-1)) * k / (k-1)        truly forgotten
+    p01 = (P(0 → 1) - P(0 → 0) / (k-1)) * k / (k-1)        truly gained
 
-The first gives p00, the others then p10 and p01. With g / (1-g) = 1 / (k-1):
-
-    p10 = (P(1 → 0) - P(0 → 0) / (k-1)) * k / (k-1)
-    p01 = (P(0 → 1) - P(0 → 0) / (k-1)) * k / (k-1)
-
-The estimates put observed shares for the probabilities. Each is linear in them, so with questions of different k every
-sample adds its own term, ([1 → 0] - [0 → 0] / (k-1)) * k / (k-1), and the mean is unbiased; a question without
-choices (k infinite) adds [1 → 0]. Two guessers score 0 in expectation, p01 - p10 is the difference of the two
-accuracies corrected for guessing, (A k - 1) / (k-1). Were being wrong before and being wrong after independent,
-P(0 → 0) would be (1 - A before)(1 - A after) and the accuracies would suffice; the cell itself needs no such
-assumption. Nothing is cut at 0: below 0 means that the two models' wrong answers agree more often than independent
-guesses would (a model beside itself), no forgetting.
+They are linear in the shares, so with questions of different k every sample adds its own term and the mean is unbiased;
+a question without choices adds [1 → 0]. Nothing is cut at 0: below 0 the wrong answers of the two models agree more
+often than those of independent guessers.
 """  # fmt: skip
 
 from __future__ import annotations

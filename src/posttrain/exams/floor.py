@@ -52,15 +52,11 @@ def beside_floor(method: Mapping[str, Outcomes], floor: Mapping[str, Outcomes]) 
 
     `below` when fewer probes are kept than on the floor, McNemar's exact test over probes says p < 0.05 (which needs
     six that differ), and, with six changes or more, so does the exact test that flips the signs of the changes'
-    differences: one change that went wrong altogether is not eight that did. McNemar's test takes probes of one change
-    for independent, which they are not quite; with fewer than six changes it is all there is.
+    differences: one change that went wrong altogether is not eight that did.
 
-    Not `testable`, so that "not below" says nothing, when
-    - the worst of all outcomes, no probe kept, would not be `below`: fewer than six that the floor kept; or
-    - it fell by one probe in ten or more, and fewer than six probes differ (or, with six changes or more, fewer than
-      six changes): were this share of losses the true one, so few probes could not show it. Three lost of six are no
-      loss that is shown, and no reason to think that there is none. Below one in ten the mark would be noise: of 100
-      probes one is always lost somewhere.
+    Not `testable`, so that "not below" says nothing, when even an outcome with no probe kept would not be `below`; or
+    when it fell by one probe in ten or more, and fewer than six probes (or, with six changes or more, fewer than six
+    changes) differ: were this share of losses the true one, so few probes could not show it.
     """
     found: dict[str, BesideFloor] = {}
     keys = dict.fromkeys(key for change in method if change in floor for key in method[change] if key in floor[change])

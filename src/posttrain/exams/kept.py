@@ -1,22 +1,17 @@
 """Does an answer still say what the answer before said? A graded score, two bands, and the rule that decided.
 
-Models that talk do not say a thing in the same words twice, so equality measures nothing. Compared are the content
-words that an answer adds to the question. With b and a those of the answer before and after, and c(x, y) the share of
-x's words that y has:
+Compared are the content words that an answer adds to the question. With b and a those of the answer before and after,
+and c(x, y) the share of x's words that y has:
 
     score = 0.8 * max(c(b, a), c(a, b)) + 0.2 * min(c(b, a), c(a, b))
 
-The larger of recall and precision counts most: an answer that became shorter or longer and says the same is kept. An
-answer of very few words is thin evidence for an answer of many; unless the question asks for one thing, the share of
-the shorter one's n words is multiplied by n / (n + 0.5). A Chinese word that the other answer lacks counts by the share
-of its characters that the other has (清朝 and 清代), the question's own characters left out.
+An answer that became shorter or longer and says the same is kept. An answer of very few words is thin evidence for an
+answer of many; unless the question asks for one thing, the share of the shorter one's n words is multiplied by
+n / (n + 0.5). A Chinese word that the other answer lacks counts by the share of its characters that the other has (清朝
+and 清代), the question's own characters left out. Two short answers are kept only when one says all of the other.
 
-Words are blind to what one word can turn round, so rules may lower the score (`kept_rules.py`): another number, another
-answer to a question that asks for one thing, yes for no, a negation, a correction that is gone, other code. JSON is
-compared by its values. Two short answers are kept only when one says all of the other: 雪山 is not 玉山.
-
-SAME and DRIFTED are the thresholds of the bands: from SAME on the answers say the same; below DRIFTED the answer
-clearly changed. Figures are in docs/exam.md, what else was tried in docs/notes.md.
+Words are blind to what one word can turn round, so rules may lower the score (`kept_rules.py`). JSON is compared by its
+values. From SAME on the answers say the same; below DRIFTED the answer clearly changed. Figures are in docs/exam.md.
 """  # fmt: skip
 
 from __future__ import annotations

@@ -183,12 +183,12 @@ def merged_notes(notes: Sequence[Sequence[str]]) -> list[str]:
 
 
 def over_changes(
-    name: str, values: Sequence[float], counted: Sequence[int], own: Interval | None = None, *, seed: int = 0
+    name: str, values: Sequence[float], counted: Sequence[int], own: Interval | None = None
 ) -> Interval | None:
     """The interval of a score's mean over changes; counted: probes of each; own: that of a single change."""
     if len(values) == 1:
         return own
-    return share_over_changes(values, counted) if name in _SHARES else mean_over_changes(values, seed=seed)
+    return share_over_changes(values, counted) if name in _SHARES else mean_over_changes(values)
 
 
 NO_REFUSAL = "the answer before is no refusal"

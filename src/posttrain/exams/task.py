@@ -171,10 +171,6 @@ COMMON = (
 """Scores of every task whose samples carry a confidence."""
 
 
-def _nothing(samples: Sequence[Record]) -> dict[str, tuple[int | None, ...]]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Task(Generic[R]):
     """A task ready to be put to a respondent.
@@ -182,7 +178,15 @@ class Task(Generic[R]):
     headline: the score that stands for the task; capabilities: score name -> capability (`exams/capabilities.py`), the
     headline's at least; signature: in one line, everything that the scores depend on (dataset, shots, template, metric
     versions), as sacrebleu has it; scores: every score that `aggregate` makes, those by group (`acc/law`) aside;
-    chance: the headline of guessing, where known.
+    chance: the headline of guessing, where known; notes: what a reader has to know (rows left out, files of no
+    answers); finish: called with the respondent's name and every record once all are in (CapTrack's response files),
+    says notes; outcomes: score -> of each probe: 1 kept, 0 not, None not counted, to compare with the noise floor.
+
+    Of the config: name, kind, role, perturbations, seed, and chat: the chat template was asked for, so that a model
+    without one is refused. Of the change exam: read: a line of the sample file as a record; then: what is asked second,
+    given the first replies, and `judge` has the replies to both; change: which change it asks about; location: where an
+    item stands, for errors, in place of its own; doing: (of, kind) of asks -> what asking them is called for people who
+    wait, calls without a word are not told of.
     """
 
     items: Sequence[Item]
@@ -191,31 +195,22 @@ class Task(Generic[R]):
     capabilities: Mapping[str, str]
     signature: str
     scores: tuple[ScoreSpec, ...]
-    aggregate: Callable[[Sequence[R]], dict[str, Score]] = averages  # type: ignore[assignment]  # see `read`
+    aggregate: Callable[[Sequence[R]], dict[str, Score]] = averages  # type: ignore[assignment]  # R is Sample but there
     chance: float | None = None
     notes: tuple[str, ...] = ()
-    """What a reader has to know: rows left out, files of no answers."""
     finish: Callable[[str, Sequence[R]], Sequence[str]] | None = None
-    """Called with the respondent's name and every record once all are in (CapTrack's response files); says notes."""
     name: str = ""
     kind: str = ""
     role: Role = "report"
     perturbations: tuple[Perturbation, ...] = ()
     seed: int = 0
     chat: bool = False
-    """The chat template was asked for: a model without one is refused. This and the five above are the config's."""
-    read: Callable[[Mapping[str, Any]], R] = Sample.from_json  # type: ignore[assignment]  # R is Sample but in `change`
-    """A line of the sample file as a record."""
+    read: Callable[[Mapping[str, Any]], R] = Sample.from_json  # type: ignore[assignment]
     then: Callable[[Item, Sequence[Reply]], Sequence[Ask]] | None = None
-    """What is asked second, given the first replies; `judge` has the replies to both then. Of a kind that compares."""
     change: str = ""
-    """Of the change exam: the change that it asks about."""
     location: Callable[[Item], str] | None = None
-    """Where an item stands, for errors, in place of its own `location`."""
     doing: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """(of, kind) of asks -> what asking them is called for people who wait; calls without a word are not told of."""
-    outcomes: Callable[[Sequence[R]], dict[str, tuple[int | None, ...]]] = _nothing
-    """Score -> of each probe: 1 kept, 0 not, None not counted; for comparisons with the noise floor."""
+    outcomes: Callable[[Sequence[R]], dict[str, tuple[int | None, ...]]] = lambda samples: {}
 
     @property
     def compares(self) -> bool:
