@@ -40,7 +40,8 @@ class Reason(NamedTuple):
     why: str
 
     def __str__(self) -> str:
-        what, sign = (self.score, ">=") if self.kind == "minimum" else (f"loss of {self.score}", "<=")
+        sign = ">=" if self.kind == "minimum" else "<="
+        what = self.score if self.kind == "minimum" else f"loss of {self.score}"
         told = f" ({self.why})" if self.why else ""
         return f"{what} {self.value:.3f} {sign} {self.limit:g}: {'ok' if self.met else 'NO'}{told}"
 
@@ -137,7 +138,9 @@ def _keys(results: Results, row: Summary, wanted: str, option: str) -> list[str]
 def _loss(results: Results, row: Summary, key: str, limit: float, noise_floor: bool) -> Reason:
     if key.startswith("locality."):
         loss = 1.0 - row.scores[key]
-        unmet, why = _beside_floor(row.floor.get(key)) if noise_floor else (True, "")
+        beside = row.floor.get(key)
+        lost = beside is None or beside.below or beside.unsure
+        why = _beside_floor(beside)
     else:
         exam = results.exam_of(key)
         place = (row.model, row.method, row.checkpoint)
@@ -152,26 +155,27 @@ def _loss(results: Results, row: Summary, key: str, limit: float, noise_floor: b
         if not losses:
             raise ConfigError(Problem(f"--max-loss {key}", "there was nothing to compare"))
         loss = sum(losses) / len(losses)
-        unmet, why = _compared(each) if noise_floor else (True, "")
-    if loss <= limit + EXACT:
-        return Reason("loss", key, limit, loss, True, "")
-    return Reason("loss", key, limit, loss, not unmet, why)
+        lost = any(one.different or one.too_few for one in each)
+        why = _compared(each)
+    if loss <= limit + EXACT or not noise_floor:
+        return Reason("loss", key, limit, loss, loss <= limit + EXACT, "")
+    return Reason("loss", key, limit, loss, not lost, why)
 
 
-def _beside_floor(beside: BesideFloor | None) -> tuple[bool, str]:
-    """Whether a fall is a loss, and what decided."""
+def _beside_floor(beside: BesideFloor | None) -> str:
+    """What decided whether a fall is a loss."""
     if beside is None:
-        return True, "no noise floor was examined"
+        return "no noise floor was examined"
     if beside.below:
-        return True, f"below the noise floor, p = {beside.p_value:.3g}"
+        return f"below the noise floor, p = {beside.p_value:.3g}"
     if beside.unsure:
-        return True, f"fell below the noise floor ({beside.floor:.3f}), with too few questions to tell: {beside.n}"
-    return False, f"within the noise floor, {1 - beside.floor:.3f}"
+        return f"fell below the noise floor ({beside.floor:.3f}), with too few questions to tell: {beside.n}"
+    return f"within the noise floor, {1 - beside.floor:.3f}"
 
 
-def _compared(each: Sequence[Comparison]) -> tuple[bool, str]:
+def _compared(each: Sequence[Comparison]) -> str:
     """The same over several cells (changes, seeds): it is a loss where it is found in any of them."""
     if any(one.different for one in each):
-        return True, "the paired interval excludes 0"
+        return "the paired interval excludes 0"
     few = next((one.too_few for one in each if one.too_few), "")
-    return bool(few), few or "not told from chance by a paired test"
+    return few or "not told from chance by a paired test"

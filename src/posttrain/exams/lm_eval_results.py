@@ -11,7 +11,7 @@ from typing import Any
 from posttrain.errors import PosttrainError, Problem
 from posttrain.exams.records import Sample
 from posttrain.exams.results import ExamInfo
-from posttrain.exams.running import TaskResult
+from posttrain.exams.running import TaskResult, result_of
 from posttrain.exams.score_spec import ScoreSpec, Unit, find_spec
 from posttrain.exams.statistics import Interval, Score
 from posttrain.exams.task import Ask, Item, mean_score
@@ -130,15 +130,7 @@ def _result(info: ExamInfo, scores: Mapping[str, Score], samples: list[Sample], 
     if undeclared:
         cause = f"the kind 'lm_eval' makes the score '{undeclared[0]}' and does not declare it"
         raise PosttrainError(Problem(f"exam {info.name}", cause, "name the metric in `metric_list` of the task"))
-    return TaskResult(
-        info=info,
-        scores={key: score.value for key, score in scores.items()},
-        ci95={key: score.ci95 for key, score in scores.items() if score.ci95},
-        n={key: score.n for key, score in scores.items()},
-        samples=samples,
-        cost=cost,
-        notes=[],
-    )
+    return result_of(info, scores, samples, cost, [])
 
 
 def _score(values: Sequence[Any], value: float, error: float | None) -> Score:

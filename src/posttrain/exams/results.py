@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -379,28 +379,21 @@ def read_results(folder: Path) -> Results:
         raise DataError(Problem(str(path), f"not valid JSON: {error}", mend)) from error
     if not isinstance(found, dict) or not isinstance(found.get("cells", []), list) or "study" not in found:
         raise DataError(Problem(str(path), "a mapping with 'study' and a list of 'cells' is expected"))
-    if found.get("format") != FORMAT:
-        raise DataError(Problem(str(path), _other_format(found), f"make it anew: {_command(found, folder)}"))
+    theirs = found.get("format")
+    if theirs != FORMAT:
+        cause = f"of format {theirs}; this version of posttrain reads format {FORMAT}"
+        if theirs is None:
+            cause = "written by an earlier version of posttrain"
+        raise DataError(Problem(str(path), cause, f"make it anew: {_command(found, folder)}"))
     try:
         return Results.model_validate(found)
     except ValidationError as error:
-        raise DataError(*_problems(path, error)) from error
-
-
-def _other_format(found: Mapping[str, Any]) -> str:
-    theirs = found.get("format")
-    if theirs is None:
-        return "written by an earlier version of posttrain"
-    return f"of format {theirs}; this version of posttrain reads format {FORMAT}"
+        mend = "run the command that wrote it again"
+        wrong = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()[:20]]
+        raise DataError(*(Problem(f"{path}: {place}", cause, mend) for place, cause in wrong)) from error
 
 
 def _command(found: Mapping[str, Any], folder: Path) -> str:
     if found["study"] == "exam":
         return f"posttrain exam MODEL ... --output {folder} --restart"
     return f"posttrain run STUDY.yaml --output {folder} (what has the same inputs is kept)"
-
-
-def _problems(path: Path, error: ValidationError) -> Iterator[Problem]:
-    for one in error.errors()[:20]:
-        location = ".".join(str(part) for part in one["loc"])
-        yield Problem(f"{path}: {location}", one["msg"], "run the command that wrote it again")

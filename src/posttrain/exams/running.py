@@ -26,7 +26,7 @@ from posttrain.exams.perturb import Variant, calibration, place_of, robustness, 
 from posttrain.exams.records import Record, Sample
 from posttrain.exams.results import ExamInfo
 from posttrain.exams.sample_log import SampleKey, SampleLog
-from posttrain.exams.statistics import Interval
+from posttrain.exams.statistics import Interval, Score
 from posttrain.exams.task import Ask, R, Reply, Task, content_id
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.locations import located
@@ -35,7 +35,7 @@ from posttrain.inference.state import StateFile
 from posttrain.models.memory import peak_gib
 from posttrain.models.meter import Meter
 
-__all__ = ["Cache", "Parties", "TaskProgress", "TaskResult", "check_task", "open_log", "run_task"]
+__all__ = ["Cache", "TaskProgress", "TaskResult", "check_task", "open_log", "result_of", "run_task"]
 
 CHUNK = 8192
 """Asks put to the respondent at once: it holds all their tokens in memory, and a border between two chunks costs one
@@ -92,6 +92,15 @@ class TaskResult(Generic[R]):
     earlier: int = 0
     change: str = ""
     outcomes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+
+
+def result_of(
+    info: ExamInfo, scores: Mapping[str, Score], samples: list[R], cost: dict[str, float], notes: list[str]
+) -> TaskResult[R]:
+    """A result, out of scores with their intervals."""
+    ci95 = {name: score.ci95 for name, score in scores.items() if score.ci95 is not None}
+    values, n = {name: score.value for name, score in scores.items()}, {name: score.n for name, score in scores.items()}
+    return TaskResult(info, values, ci95, n, samples, cost, notes)
 
 
 def open_log(
@@ -449,18 +458,8 @@ def _scored(
     ]
     if task.finish is not None:
         notes += task.finish(respondent.name, samples)
-    return TaskResult(
-        info=task.info,
-        scores={name: score.value for name, score in scores.items()},
-        ci95={name: score.ci95 for name, score in scores.items() if score.ci95 is not None},
-        n={name: score.n for name, score in scores.items()},
-        samples=samples,
-        cost=cost,
-        notes=notes,
-        earlier=earlier,
-        change=task.change,
-        outcomes=task.outcomes(samples),
-    )
+    result = result_of(task.info, scores, samples, cost, notes)
+    return replace(result, earlier=earlier, change=task.change, outcomes=task.outcomes(samples))
 
 
 def _cost_notes(cost: Mapping[str, float], usage: Usage, samples: Sequence[Record], earlier: int) -> Iterator[str]:

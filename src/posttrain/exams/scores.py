@@ -206,8 +206,10 @@ class Uncounted(NamedTuple):
 
 def lacking(words: Sequence[str]) -> str:
     """Why a probe with `keeps` is not counted."""
+    if len(words) == 1:
+        return f"'{words[0]}' is not in the answer before: check `keeps`"
     named = ", ".join(f"'{word}'" for word in words)
-    return f"{named} {'is' if len(words) == 1 else 'are'} not in the answer before: check `keeps`"
+    return f"{named} are not in the answer before: check `keeps`"
 
 
 def kind_of(reason: str) -> str:
