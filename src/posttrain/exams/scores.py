@@ -150,8 +150,10 @@ def notes_of(samples: Sequence[ProbeResult]) -> list[str]:
     notes = []
     for group in dict.fromkeys(s.group for s in samples):
         own = [s for s in samples if s.group == group]
-        left_out = Counter(s.note for s in own if s.ok is None)
-        notes += [f"{k} of {len(own)} probes of {group} are not counted: {note}" for note, k in left_out.items()]
+        total, reasons = len(own), Counter(s.note for s in own if s.ok is None)
+        notes += [
+            f"{left_out} of {total} probes of {group} are not counted: {note}" for note, left_out in reasons.items()
+        ]
     _count(notes, samples, lambda s: not s.ended_before, "answers before were cut at max_new_tokens")
     _count(notes, samples, lambda s: not s.ended_after, "answers after were cut at max_new_tokens")
     targets = [s for s in samples if s.group == "reliability"]
