@@ -59,11 +59,7 @@ don't i'm it's can't i'll that's sorry please
 """
 _ENGLISH = frozenset(COMMON_ENGLISH.split())
 
-CAPABILITIES = {
-    "length": "will.verbosity",
-    "formatted": "will.formatting",
-    "own_language": "will.language",
-}
+CAPABILITIES = {"length": "will.verbosity", "formatted": "will.formatting", "own_language": "will.language"}
 """Names of `behaviour` -> capability."""
 SPECS = (*specs("length", unit="tokens", better="none"), *specs("formatted", better="none"), *specs("own_language"))
 """What they are; a length is in words."""

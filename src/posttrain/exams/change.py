@@ -311,11 +311,7 @@ def _stayed(result: ProbeResult, keeps: Sequence[str]) -> ProbeResult:
     if result.group == "locality.format" and not (keeps or structured or any(had[form] for form in FORMS)):
         return replace(result, note=NO_FORM)
     content = kept(
-        result.prompt,
-        before,
-        after,
-        truncated_before=not result.ended_before,
-        truncated_after=not result.ended_after,
+        result.prompt, before, after, truncated_before=not result.ended_before, truncated_after=not result.ended_after
     )
     result = replace(result, kept=content.score, band=content.band, why=content.reason)
     if keeps:

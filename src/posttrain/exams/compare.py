@@ -91,12 +91,7 @@ class Comparison:
 
 
 def compare(
-    before: Sequence[Sample],
-    after: Sequence[Sample],
-    *,
-    headline: str,
-    seed: int = 0,
-    higher_is_better: bool = True,
+    before: Sequence[Sample], after: Sequence[Sample], *, headline: str, seed: int = 0, higher_is_better: bool = True
 ) -> Comparison:
     """Compare two models' samples of one exam.
 

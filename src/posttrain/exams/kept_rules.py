@@ -11,15 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from posttrain.exams.content_words import (
-    content_words,
-    fold,
-    is_number,
-    new_words,
-    proper_names,
-    sentences,
-    words,
-)
+from posttrain.exams.content_words import content_words, fold, is_number, new_words, proper_names, sentences, words
 from posttrain.exams.normalising import normalise
 from posttrain.exams.refusals import is_refusal
 

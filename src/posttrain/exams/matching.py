@@ -42,12 +42,7 @@ def contains(answer: str, expected: Sequence[str]) -> bool:
 
 
 def matches(
-    answer: str,
-    expected: Sequence[str],
-    *,
-    mode: MatchMode = "says",
-    old: Sequence[str] = (),
-    prompt: str = "",
+    answer: str, expected: Sequence[str], *, mode: MatchMode = "says", old: Sequence[str] = (), prompt: str = ""
 ) -> bool:
     """Whether `answer` is one of the accepted answers; the module docstring has the rule.
 
