@@ -38,8 +38,7 @@ from posttrain.exams.behaviour import formatting, manner
 from posttrain.exams.capabilities import CHANGE_EXAM
 from posttrain.exams.exam import Exam, Part, Sitting
 from posttrain.exams.exam_config import ExamConfig
-from posttrain.exams.judge import MAX_NEW_TOKENS, opinion_of, prompts_of
-from posttrain.exams.kept import kept
+from posttrain.exams.kept import MAX_NEW_TOKENS, kept, opinion_of, prompts_of
 from posttrain.exams.matching import MatchMode, contains, json_values, matches, same_values
 from posttrain.exams.mentions import names
 from posttrain.exams.normalising import normalise
@@ -183,26 +182,19 @@ def _items(change: Change, max_new_tokens: int) -> list[Item]:
     items: list[Item] = []
     seen: Counter[str] = Counter()
     for group, index, question in change.probes():
-        prompt = _prompt(question)
+        said = question.prompt
+        prompt = said if isinstance(said, str) else tuple(Message(turn.role, turn.content) for turn in said)
         own = _id(group, prompt, question)
         seen[own] += 1
-        items.append(
-            Item(
-                id=own if seen[own] == 1 else f"{own}#{seen[own]}",
-                question=question.question,
-                asks=(
-                    Ask("say", prompt, max_new_tokens=max_new_tokens, of="before"),
-                    Ask("say", prompt, max_new_tokens=max_new_tokens),
-                ),
-                group=group,
-                doc={
-                    "index": index,
-                    "answer": question.answer,
-                    "answer_contains": question.answer_contains,
-                    "keeps": question.keeps,
-                },
-            )
-        )
+        after = Ask("say", prompt, max_new_tokens=max_new_tokens)
+        doc = {
+            "index": index,
+            "answer": question.answer,
+            "answer_contains": question.answer_contains,
+            "keeps": question.keeps,
+        }
+        name = own if seen[own] == 1 else f"{own}#{seen[own]}"
+        items.append(Item(name, question.question, (after._replace(of="before"), after), group, doc))
     return items
 
 
@@ -211,12 +203,6 @@ def _id(group: str, prompt: Spoken, question: Question) -> str:
     spoken = prompt if isinstance(prompt, str) else [[m.role, m.content] for m in prompt]
     parts = [group, spoken, question.answer, question.answer_contains, *([question.keeps] if question.keeps else [])]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-def _prompt(question: Question) -> Spoken:
-    if isinstance(question.prompt, str):
-        return question.prompt
-    return tuple(Message(turn.role, turn.content) for turn in question.prompt)
 
 
 def _both(replies: Sequence[Reply]) -> tuple[Answer, Answer, list[str]]:

@@ -113,9 +113,8 @@ def compare(
     n = len(values)
     difference = sum(new) / n - sum(old) / n if n else None
     interval = paired_bootstrap(old, new, seed=seed)
-    forgotten = sum(bool(a.correct and not b.correct) for a, b in pairs) if marked else 0
-    gained = sum(bool(b.correct and not a.correct) for a, b in pairs) if marked else 0
-    p_value = mcnemar(forgotten, gained) if marked else None
+    cells = _cells(pairs)
+    p_value = mcnemar(len(cells.forgotten), len(cells.gained)) if marked else None
     changed = sum(a != b for a, b in values)
     different = (
         interval is not None
@@ -138,7 +137,7 @@ def compare(
         different=different,
         better=(difference > 0) == higher_is_better if different and difference is not None else None,
         higher_is_better=higher_is_better,
-        **(_forgetting(pairs, forgotten, gained) if marked else {}),
+        **(_forgetting(pairs, cells) if marked else {}),
         unpaired=unpaired,
         changed=changed,
         notes=notes,
@@ -147,8 +146,12 @@ def compare(
 
 def quadrants(before: Sequence[Sample], after: Sequence[Sample]) -> Quadrants:
     """The keys behind the counts of a comparison; pairs without `correct` are in none."""
+    return _cells(_paired(before, after)[0])
+
+
+def _cells(pairs: Sequence[tuple[Sample, Sample]]) -> Quadrants:
     found = Quadrants([], [], [], [])
-    for a, b in _paired(before, after)[0]:
+    for a, b in pairs:
         if a.correct is not None and b.correct is not None:
             found[2 * (not a.correct) + (not b.correct)].append(a.key)
     return found
@@ -184,19 +187,11 @@ def _values(
     return headline, found
 
 
-def _forgetting(pairs: Sequence[tuple[Sample, Sample]], forgotten: int, gained: int) -> dict[str, Any]:
+def _forgetting(pairs: Sequence[tuple[Sample, Sample]], cells: Quadrants) -> dict[str, Any]:
     n = len(pairs)
-    kept_right = sum(bool(a.correct and b.correct) for a, b in pairs)
-    made: dict[str, Any] = {
-        "kept_right": kept_right,
-        "forgotten": forgotten,
-        "gained": gained,
-        "kept_wrong": n - kept_right - forgotten - gained,
-        "forgotten_share": forgotten / n,
-        "gained_share": gained / n,
-        "forgotten_ci95": wilson(forgotten, n),
-        "gained_ci95": wilson(gained, n),
-    }
+    made: dict[str, Any] = {name: len(keys) for name, keys in cells._asdict().items()}
+    for name in ("forgotten", "gained"):
+        made |= {f"{name}_share": made[name] / n, f"{name}_ci95": wilson(made[name], n)}
     choices = [a.choices for a, _ in pairs]
     if any(k is not None for k in choices):
         made["forgotten_adjusted"] = sum(_term(a, b) for a, b in pairs) / n

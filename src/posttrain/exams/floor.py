@@ -59,29 +59,16 @@ def beside_floor(method: Mapping[str, Outcomes], floor: Mapping[str, Outcomes]) 
     changes) differ: were this share of losses the true one, so few probes could not show it.
     """
     found: dict[str, BesideFloor] = {}
-    keys = dict.fromkeys(key for change in method if change in floor for key in method[change] if key in floor[change])
-    for key in keys:
-        pairs = {
-            change: [
-                (a, b)
-                for a, b in zip(method[change][key], floor[change][key], strict=True)
-                if a is not None and b is not None
-            ]
-            for change in method
-            if change in floor and key in method[change] and key in floor[change]
-        }
-        every = [pair for each in pairs.values() for pair in each]
+    both = [(method[change], floor[change]) for change in method if change in floor]
+    for key in dict.fromkeys(key for own, base in both for key in own if key in base):
+        kept = [zip(own[key], base[key], strict=True) for own, base in both if key in own and key in base]
+        changes = [[(a, b) for a, b in pairs if a is not None and b is not None] for pairs in kept]
+        every = [pair for pairs in changes for pair in pairs]
         if not every:
             continue
-        p_value, below = _loss(pairs.values())
-        found[key] = BesideFloor(
-            len(every),
-            sum(a for a, _ in every) / len(every),
-            sum(b for _, b in every) / len(every),
-            p_value,
-            below,
-            below or _testable(list(pairs.values())),
-        )
+        n, (p_value, below) = len(every), _loss(changes)
+        shares = (sum(a for a, _ in every) / n, sum(b for _, b in every) / n)
+        found[key] = BesideFloor(n, *shares, p_value, below, below or _testable(changes))
     return found
 
 

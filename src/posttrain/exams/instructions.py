@@ -5,18 +5,22 @@ ids with `chinese:` are our own. Verdicts are those of IFEval's code, quirks inc
 (tests/exams/tasks/test_ifeval_parity.py), but for these: sentences and words in capitals are found by rules instead of
 nltk's models, and the language by script and common words instead of langdetect; languages that this cannot tell apart
 are refused (`unsupported`). A Chinese first word, forbidden word or quotation mark counts too.
+
+Also: does a JSON value fit a JSON Schema (Draft 2020-12, by the package jsonschema)? A schema that is malformed, or has
+keywords that the draft does not know, is not `checkable`: whoever judges says so instead of guessing. `format` is an
+annotation here, as the standard has it by default. Nothing is fetched.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from posttrain.exams.behaviour import language_of, script_of
 
-__all__ = ["CHECKERS", "is_followed", "loose_forms", "unsupported"]
+__all__ = ["CHECKERS", "checkable", "fits", "is_followed", "loose_forms", "unsupported"]
 
 Arguments = Mapping[str, Any]
 Checker = Callable[[str, Arguments], bool]
@@ -227,3 +231,46 @@ CHECKERS: Mapping[str, tuple[str, Checker]] = {
 }  # fmt: skip
 """Instruction id -> the arguments that it must have (`relation` and its like may be left out), and whether a text keeps
 it."""
+
+
+BESIDE = frozenset(
+    ("then", "else", "minContains", "maxContains", "$schema", "$id", "$anchor", "$dynamicAnchor", "$vocabulary",
+     "$defs", "$comment", "definitions", "title", "description", "default", "examples", "deprecated", "readOnly",
+     "writeOnly", "contentEncoding", "contentMediaType", "contentSchema", "propertyOrdering", "strict", "name")
+)  # fmt: skip
+"""Keywords that are read with others or say nothing about a value; the last three are of APIs that answer in JSON."""
+
+
+def checkable(schema: Mapping[str, Any]) -> bool:
+    """Whether every keyword of the schema, and of the schemas inside it, is known and has a value that it may have."""
+    from jsonschema import Draft202012Validator as Validator
+    from jsonschema import SchemaError
+
+    known = BESIDE | Validator.VALIDATORS.keys()
+    try:
+        Validator.check_schema(schema)
+    except SchemaError:
+        return False
+    return all(key in known for part in _subschemas(schema) for key in part)
+
+
+def _subschemas(schema: Any) -> Iterator[Mapping[str, Any]]:
+    """The schema and every schema inside it."""
+    from referencing.jsonschema import DRAFT202012
+
+    if isinstance(schema, Mapping):
+        yield schema
+        for inner in DRAFT202012.subresources_of(schema):
+            yield from _subschemas(inner)
+
+
+def fits(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether the value keeps every keyword. A reference that leads nowhere, or round in a circle, allows nothing."""
+    from jsonschema import Draft202012Validator as Validator
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    try:
+        return Validator(schema, registry=Registry()).is_valid(value)
+    except (Unresolvable, RecursionError):
+        return False
