@@ -48,6 +48,7 @@ class SampleKey(NamedTuple):
         return "-".join(self)
 
 
+WRONG = "not a sample of an exam"
 WHY = {
     "model": "another model or chat template",
     "settings": "other settings or another file of questions",
@@ -75,23 +76,19 @@ class SampleLog(Generic[R]):
             path.unlink(missing_ok=True)
         elif path.exists():
             self._read(read, discard=discard)
-        self._order = list(self.done)
+        self._order = list(self.done)  # of the file, which has a record twice that was asked again
 
     def _read(self, read: Read[R], *, discard: bool) -> None:
         try:
-            rows = rows_in(self.path, _keyed(read), "not a sample of an exam")
+            rows = rows_in(self.path, lambda row: (str(row["exam"]), str(row.get("change", "")), read(row)), WRONG)
         except DataError:
             if not discard:
                 raise
             self.path.unlink()
             return
-        foreign: list[str] = []
-        for key, change, record in rows:
-            other = self._difference(key, (change, record.key))
-            if other is None:
-                self.done[change, record.key] = record
-            else:
-                foreign.append(other)
+        found = [(self._difference(key, (change, one.key)), change, one) for key, change, one in rows]
+        self.done = {(change, one.key): one for other, change, one in found if other is None}
+        foreign = [other for other, _, _ in found if other is not None]
         if foreign and not discard:
             what = ", ".join(dict.fromkeys(foreign))
             cause = f"holds {len(foreign)} samples of another exam: {what}"
@@ -119,10 +116,9 @@ class SampleLog(Generic[R]):
 
     def append(self, record: R, change: str = "") -> None:
         """Add one; with the system when this returns, whole or not at all after a kill."""
-        name = (change, record.key)
-        self.done[name] = record
-        append_row(self.path, self._row(name))
-        self._order.append(name)
+        self.done[change, record.key] = record
+        append_row(self.path, self._row((change, record.key)))
+        self._order.append((change, record.key))
 
     def rewrite(self, names: Sequence[tuple[str, str]]) -> None:
         """These samples in this order, in place of all in the order of finishing."""
@@ -139,10 +135,6 @@ class SampleLog(Generic[R]):
         return {"exam": str(self.keys[name]), **change, **self.done[name].to_json()}
 
 
-def _keyed(read: Read[R]) -> Read[tuple[str, str, R]]:
-    return lambda row: (str(row["exam"]), str(row.get("change", "")), read(row))
-
-
 def write_samples(path: Path, samples: Sequence[Record], key: SampleKey) -> None:
     """A sample file that is complete at once, of questions that have no key of their own."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +143,7 @@ def write_samples(path: Path, samples: Sequence[Record], key: SampleKey) -> None
 
 def read_samples(path: Path, read: Read[Any] = Sample.from_json) -> list[Any]:
     """The samples of a file, whosever they are; for comparisons and reports."""
-    return rows_in(path, read, "not a sample of an exam")
+    return rows_in(path, read, WRONG)
 
 
 # ---- lines -----------------------------------------------------------------------------------------------------------
@@ -221,7 +213,7 @@ class KeptResponses:
         rows = rows_in(path, itemgetter("exam", "request", "response"), "not a response to a request")
         foreign = sum(key != self.key for key, _, _ in rows)
         if foreign and discard:
-            path.unlink(missing_ok=True)
+            path.unlink()
             return
         if foreign:
             cause = f"holds {foreign} responses of another model (other weights, template or limits)"
