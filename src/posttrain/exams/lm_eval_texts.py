@@ -48,9 +48,11 @@ class Settings(NamedTuple):
     given: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Texts:
-    """A model's texts. own_prefix: stands for an empty context in place of bos; the others as of `PosttrainLM`."""
+    """The part of `PosttrainLM` that reads and generates text, with arguments as of that class; own_prefix: stands for
+    an empty context in place of bos.
+    """
 
     respondent: ModelRespondent
     max_length: int
@@ -75,7 +77,7 @@ class Texts:
         """What an empty context stands for: bos, or eos where there is none."""
         return prefix_token(self.tokenizer) if self.own_prefix is None else self.own_prefix
 
-    def decoded(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
         """Text of ids."""
         return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
 
@@ -148,7 +150,7 @@ class Texts:
         from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
         kwargs: dict[str, Any] = dict(normalize_gen_kwargs(given, MAX_GEN_TOKENS))
-        eos = None if self.eot_token_id is None else self.decoded(self.eot_token_id, skip_special_tokens=False)
+        eos = None if self.eot_token_id is None else self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         until = handle_stop_sequences(kwargs.pop("until", None), eos=eos)
         limit = kwargs.pop("max_gen_toks")
         if limit >= self.max_length:
@@ -193,7 +195,7 @@ class Texts:
             seed=self.seed,
             batch_tokens=self.batch_tokens,
             stop_texts=settings.until,
-            text_of=self.decoded,
+            text_of=self.tok_decode,
             on_done=lambda at, answer: done(at, answer.ids),
             usage=self.respondent.usage,
             **self._sampling(settings),
@@ -241,6 +243,6 @@ class Texts:
         end = self.think_end_token
         if isinstance(end, int) and end in ids:
             ids = ids[len(ids) - ids[::-1].index(end) :]
-        text = self.decoded(ids)
+        text = self.tok_decode(ids)
         text = text.lstrip() if isinstance(end, int) else text
         return postprocess_generated_text(text, settings.until, end if isinstance(end, str) else None)
