@@ -12,7 +12,7 @@ are known: locality was 1, and lengths are measured on both sides; what the chan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from posttrain.exams.results import Drift, DriftScore, ExamInfo
@@ -94,7 +94,10 @@ def relative_changes(
     for exam, info in exams.items():
         if info.kind == "change":
             continue
-        for score, group in _groups_of(info).items():
+        common = {"calibration.selective_area": "can.faithfulness"}  # scores that any exam may have
+        if info.headline:
+            common[f"robust.{info.headline}"] = "can.robust_prompts"
+        for score, group in {**common, **info.capabilities}.items():
             if group not in groups:
                 raise ValueError(f"exam '{exam}': no capability is called '{group}'")
             key = f"{exam}.{score}"
@@ -106,7 +109,13 @@ def relative_changes(
         if score in after and score.startswith(("locality.", "length.after")):
             old = 1.0 if score.startswith("locality.") else after.get("length.before")
             groups[group].append(_entry(score, old, after[score], group, higher=True))
-    return {name: _summed(name, entries) for name, entries in groups.items() if entries}
+    found = {}
+    for name, entries in groups.items():
+        counted = [entry.change for entry in entries if entry.change is not None]
+        change = sum(counted) / len(counted) if counted else None
+        if entries:
+            found[name] = Drift(change, "better" if CAPABILITIES[name].direct else "none", tuple(entries))
+    return found
 
 
 def _entry(key: str, old: float | None, new: float, group: str, *, higher: bool) -> DriftScore:
@@ -119,17 +128,3 @@ def _entry(key: str, old: float | None, new: float, group: str, *, higher: bool)
         sign * (new - old) / abs(old) if old else None,
         "not asked before" if old is None else "" if old else "was 0 before: no relative change",
     )
-
-
-def _summed(group: str, entries: Sequence[DriftScore]) -> Drift:
-    counted = [entry.change for entry in entries if entry.change is not None]
-    change = sum(counted) / len(counted) if counted else None
-    return Drift(change, "better" if CAPABILITIES[group].direct else "none", tuple(entries))
-
-
-def _groups_of(info: ExamInfo) -> dict[str, str]:
-    """The exam's own mapping, and the scores that any exam may have."""
-    common = {"calibration.selective_area": "can.faithfulness"}
-    if info.headline:
-        common[f"robust.{info.headline}"] = "can.robust_prompts"
-    return {**common, **info.capabilities}

@@ -142,11 +142,6 @@ def _highlights(text: str, args: Arguments) -> bool:
     return sum(bool(one.strip()) for one in found) >= int(args["num_highlights"])
 
 
-def _sections(text: str, args: Arguments) -> bool:
-    found = re.findall(rf"\s?{re.escape(args['section_spliter'])}\s?\d+\s?", text)
-    return len(found) >= int(args["num_sections"])
-
-
 def _json(text: str, args: Arguments) -> bool:
     text = re.sub(r"^```(?:json)?\s*|\s*```$", "", text.strip(), flags=re.IGNORECASE)
     try:
@@ -159,11 +154,6 @@ def _json(text: str, args: Arguments) -> bool:
 def _quoted(text: str, args: Arguments) -> bool:
     text = text.strip()
     return len(text) > 1 and any(text.startswith(a) and text.endswith(b) for a, b in ('""', "「」", "『』", "“”"))
-
-
-def _full_width(text: str, args: Arguments) -> bool:
-    """No half-width comma, full stop, question mark and the like beside a Chinese character."""
-    return not re.search(r"(?<=[\u4e00-\u9fff])[,.!?;:]|[,!?;:](?=[\u4e00-\u9fff])", text)
 
 
 CHECKERS: Mapping[str, tuple[str, Checker]] = {
@@ -194,7 +184,11 @@ CHECKERS: Mapping[str, tuple[str, Checker]] = {
         "", lambda text, args: any(one in text for one in args.get("choices") or CONSTRAINED),
     ),
     "detectable_format:number_highlighted_sections": ("num_highlights", _highlights),
-    "detectable_format:multiple_sections": ("section_spliter num_sections", _sections),
+    "detectable_format:multiple_sections": (
+        "section_spliter num_sections",
+        lambda text, args: len(re.findall(rf"\s?{re.escape(args['section_spliter'])}\s?\d+\s?", text))
+        >= int(args["num_sections"]),
+    ),
     "detectable_format:json_format": ("", _json),
     "detectable_format:title": (
         "", lambda text, args: any(one.lstrip("<").rstrip(">").strip() for one in re.findall(r"<<[^\n]+>>", text)),
@@ -226,7 +220,10 @@ CHECKERS: Mapping[str, tuple[str, Checker]] = {
         "num_characters", _counted(lambda text, args: len(re.findall(r"[^\W_]", text)), "num_characters"),
     ),
     "chinese:no_comma": ("", lambda text, args: not re.search("[,，、]", text)),
-    "chinese:full_width_punctuation": ("", _full_width),
+    # no half-width comma, full stop, question mark and the like beside a Chinese character
+    "chinese:full_width_punctuation": (
+        "", lambda text, args: not re.search(r"(?<=[\u4e00-\u9fff])[,.!?;:]|[,!?;:](?=[\u4e00-\u9fff])", text),
+    ),
     "chinese:start": ("start_phrase", lambda text, args: text.strip().startswith(args["start_phrase"])),
 }  # fmt: skip
 """Instruction id -> the arguments that it must have (`relation` and its like may be left out), and whether a text keeps

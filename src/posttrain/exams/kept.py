@@ -195,7 +195,7 @@ def opinion_of(said: Sequence[str]) -> bool | None:
     """Do both answers say the same? None: no clear opinion. said: the judge's words in both orders, none of equal
     texts.
     """
-    opinions = [_opinion(text) for text in said]
+    opinions = [True if _YES.match(text) else False if _NO.match(text) else None for text in said]
     return True if not opinions else opinions[0] if len(set(opinions)) == 1 else None
 
 
@@ -208,7 +208,3 @@ def _asked(prompt: str, a: str, b: str) -> str:
     return WORDING["zh" if any(map(is_cjk, prompt)) else "en"].format(
         prompt=prompt, a=a or "(nothing)", b=b or "(nothing)"
     )
-
-
-def _opinion(text: str) -> bool | None:
-    return True if _YES.match(text) else False if _NO.match(text) else None

@@ -53,7 +53,8 @@ def matches(
     accepted = [normalise(one) for one in expected]
     if not whole:
         return False
-    if whole in accepted and not (mode == "says" and _asks_back(answer, expected)):
+    asks_back = bool(_QUESTION.search(answer)) and not any(_QUESTION.search(one) for one in expected)
+    if whole in accepted and not (mode == "says" and asks_back):
         return True
     if mode == "exact":
         return False
@@ -64,11 +65,6 @@ def matches(
         return False
     asked = normalise(prompt)
     return any(_stated(sentence, one, old) for one in accepted if one and not spans_of(asked, one))
-
-
-def _asks_back(answer: str, expected: Sequence[str]) -> bool:
-    """Whether the answer is a question, and not an accepted answer that is one itself."""
-    return bool(_QUESTION.search(answer)) and not any(_QUESTION.search(one) for one in expected)
 
 
 def _stated(sentence: str, one: str, old: Sequence[str]) -> bool:

@@ -55,25 +55,19 @@ def mentions_of(clauses: Sequence[Clause], objects: Sequence[str], asked: Asked)
     found = []
     for index, clause in enumerate(clauses):
         for raw in dict.fromkeys(objects):
-            one = folded(raw)
-            if _is_symbol(raw) and not re.search(
-                rf"(?<![A-Za-z0-9]){re.escape(raw.strip())}(?![A-Za-z0-9])", clause.raw
-            ):
+            one, bare = folded(raw), raw.strip()
+            symbol = len(bare) <= 2 and bare.isascii() and bare[:1].isupper()  # Au, Go: another word when written small
+            if symbol and not re.search(rf"(?<![A-Za-z0-9]){re.escape(bare)}(?![A-Za-z0-9])", clause.raw):
                 continue
             if _in_larger_name(clause.raw, raw, asked):
                 continue
-            possessive = re.search(rf"{re.escape(raw.strip())}['’]s\b", clause.raw, re.IGNORECASE)
+            possessive = re.search(rf"{re.escape(bare)}['’]s\b", clause.raw, re.IGNORECASE)
             for start, end in words_of(clause.text, one) + (words_of(clause.text, one + "s") if possessive else []):
                 after = ("s " if possessive else "") + clause.text[end:].strip()
                 found.append(Mention(index, one, clause.text[:start].strip(), after.strip()))
                 if len(found) == MOST:
                     return found
     return found
-
-
-def _is_symbol(raw: str) -> bool:
-    """Au, Go: short enough to be another word when written small."""
-    return len(raw.strip()) <= 2 and raw.strip().isascii() and raw.strip()[:1].isupper()
 
 
 def _in_larger_name(raw: str, one: str, asked: Asked) -> bool:
@@ -142,9 +136,9 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
         r"(?:和|与|跟|及|以及)(?=.)", mention.after
     ):
         return True
-    if re.match(r"and ", mention.after) and re.search(
-        r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", _raw_after(mention, clause)
-    ):
+    # as written after the object: the "and" of a title before it ("Pride and Prejudice") makes no list
+    raw = " ".join(clause.raw.split()[-len(mention.after.split()) :])
+    if mention.after.startswith("and ") and re.search(r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", raw):
         return True
     if not mention.before and re.match(r"and (?:the |an? )?\w+$", mention.after):
         return True
@@ -152,12 +146,6 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
     if any(other.glue == "、" and other.sentence == clause.sentence for other in (clause, *following)):
         return True
     return _in_comma_list(mention, clauses, asked)
-
-
-def _raw_after(mention: Mention, clause: Clause) -> str:
-    """What follows the object as written: the "and" of a title before it ("Pride and Prejudice") makes no list."""
-    words = len(mention.after.split())
-    return " ".join(clause.raw.split()[-words:])
 
 
 def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
@@ -220,13 +208,9 @@ def names(answer: str, objects: Sequence[str], *, prompt: str = "") -> bool:
     clauses = clauses_of(without_echo(as_sentences(answer), prompt), foreign)
     if any(manner_of(mention, clauses, question) != "denied" for mention in mentions_of(clauses, foreign, question)):
         return True
-    return any(_begins(clause, one) for clause in _whole_sentences(clauses) for one in foreign)
-
-
-def _whole_sentences(clauses: Sequence[Clause]) -> list[Clause]:
-    """The clauses that are a sentence by themselves."""
     sentences = [clause.sentence for clause in clauses]
-    return [clause for clause in clauses if sentences.count(clause.sentence) == 1]
+    whole = [clause for clause in clauses if sentences.count(clause.sentence) == 1]
+    return any(_begins(clause, one) for clause in whole for one in foreign)
 
 
 def _begins(clause: Clause, one: str) -> bool:

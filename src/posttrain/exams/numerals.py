@@ -130,7 +130,8 @@ def _plain(text: str) -> str:
     text = re.sub(r"(-) (?=\d+/)", r"\1", text)
     text = re.sub(r"(?<=\d)(?:\{,\}|\\,|\\!|\\;|\\:|\\ |~)+(?=\d)", "\0", text)
     text = re.sub(r"\0(?=\d{3}(?!\d))", "", text).replace("\0", " ")
-    text = re.sub(r" *\\(?:text|mathrm|mbox) *(\{([^{}]*)\}) *", _apart, text)
+    said = r" *\\(?:text|mathrm|mbox) *(\{([^{}]*)\}) *"  # 1.5\text{ million} is 1.5 million
+    text = re.sub(said, lambda m: f" {m[2].strip()} " if any(map(str.isalpha, m[2])) else m[1], text)
     text = re.sub(r"\\(?=[$%])|\\(?:text|mathrm|mbox)(?![A-Za-z])", "", text)
     text = re.sub(r"\\(?:times|cdot)(?![A-Za-z])", "×", text)
     text = re.sub(r"\^\{([+-]?\d+)\}", r"^\1", text)
@@ -144,7 +145,7 @@ def _plain(text: str) -> str:
     text = re.sub(r"(?<=[十百千])[多餘馀余](?=[萬万億亿])", "", text)
     text = re.sub(rf"零下\s?(?=\d|{_C})", "負", text)
     text = _PARTS.sub(_with_point, text)
-    text = _TENTHS.sub(_tenths, text)
+    text = _TENTHS.sub(lambda m: ("0." if m[1].isdecimal() else "零點") + m[1] + m[2], text)
     for short, written in _TENS.items():
         text = text.replace(short, written)
     return text
@@ -170,16 +171,6 @@ def _with_point(found: re.Match[str]) -> str:
     if digits:
         part = str(_DIGITS.get(part, part))
     return found["whole"] + ("." if digits else "點") + part + (found["money"] or found["measure"] or found["of"])
-
-
-def _tenths(found: re.Match[str]) -> str:
-    """七成 as 零點七, 7成 as 0.7."""
-    return ("0." if found[1].isdecimal() else "零點") + found[1] + found[2]
-
-
-def _apart(found: re.Match[str]) -> str:
-    r"""1.5\text{ million} as 1.5 million."""
-    return f" {found[2].strip()} " if any(c.isalpha() for c in found[2]) else found[1]
 
 
 def _raised(text: str) -> Iterator[str]:

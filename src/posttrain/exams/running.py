@@ -316,7 +316,10 @@ class _Asking(Generic[R]):
 
         def arrived(ask: Ask, reply: Reply) -> None:
             if isinstance(reply, Scored) and ask.kind == "score" and not reply.tokens and not self.task.compares:
-                raise _no_tokens(self.task, variants[places[ask][0]], ask.continuation)
+                text = ask.continuation  # it would have 0 nats, and be likelier than every other one
+                cause = f"the model has no token for the answer {text!r}, so it cannot be told how likely it is"
+                place = place_of(self.task, variants[places[ask][0]])
+                raise DataError(Problem(place, cause, "change the answer, or take the item out"))
             replies[ask] = reply
             for i in dict.fromkeys(places[ask]):
                 missing[i] -= 1
@@ -373,7 +376,7 @@ class _Asking(Generic[R]):
 
         def told(number: int, reply: Reply) -> None:
             ask = asks[number]
-            if ask.of == "before" and _bytes(reply) <= KEPT_BYTES:
+            if ask.of == "before" and not (isinstance(reply, Distributions) and reply.logprobs.nbytes > KEPT_BYTES):
                 self.cache[party.fingerprint, ask] = reply
             arrived(ask, reply)
             if meter is not None and (ask.kind != "next" or not ask.of):
@@ -393,10 +396,6 @@ class _Asking(Generic[R]):
                 told(number, NOTHING if shown is None else shown[number])
 
 
-def _bytes(reply: Reply) -> int:
-    return reply.logprobs.numel() * reply.logprobs.element_size() if isinstance(reply, Distributions) else 0
-
-
 def _calls(asks: Iterable[Ask]) -> list[_Call]:
     """The asks that one call can put: by whom, by kind, and answers by their length and where they stop. Distributions
     come last, of both models side by side and so many texts at a time.
@@ -412,12 +411,6 @@ def _calls(asks: Iterable[Ask]) -> list[_Call]:
     each = list(texts.values())
     parts = [[ask for pair in each[i : i + NEXT_CHUNK] for ask in pair] for i in range(0, len(each), NEXT_CHUNK)]
     return [*([part] for part in calls.values()), *([parts] if parts else [])]
-
-
-def _no_tokens(task: Task[Any], variant: Variant, text: str) -> DataError:
-    """An answer of no tokens has 0 nats, and would be likelier than every other one."""
-    cause = f"the model has no token for the answer {text!r}, so it cannot be told how likely it is"
-    return DataError(Problem(place_of(task, variant), cause, "change the answer, or take the item out"))
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
