@@ -23,9 +23,7 @@ __all__ = ["CAPABILITIES", "CHANGE_EXAM", "Capability", "Drift", "DriftScore", "
 
 @dataclass(frozen=True)
 class Capability:
-    """id: stable key of a group, names are the report's; captrack: its code there; direct: more is better or worse,
-    otherwise a change is only a change.
-    """
+    """captrack: its code there; direct: more is better or worse, otherwise a change is only a change."""
 
     id: str
     captrack: str

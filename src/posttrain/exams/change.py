@@ -77,9 +77,7 @@ def change_task(
     judge: Respondent | None = None,
     floor: bool = False,
 ) -> Task[ProbeResult]:
-    """The task of one change. judge: is asked whether two answers say the same; floor: what is examined is the noise
-    floor, and progress calls it so.
-    """
+    """The task of one change. judge: may be None; floor: the noise floor is examined, and progress says so."""
     new_objects = [answer for target in change.target for answer in target.answer]
     judged = "" if judge is None else judge.fingerprint
     settings = content_id(new_objects, max_new_tokens, mode, judged)[:8]

@@ -28,9 +28,7 @@ EXACT = 1e-9
 
 
 class Reason(NamedTuple):
-    """One demand and what became of it. kind: of demand; limit: what was asked for; value: the score, or the loss; why:
-    what decided, in words.
-    """
+    """One demand. limit: what was asked for; value: the score, or the loss; met, why: what was decided, and by what."""
 
     kind: Literal["minimum", "loss"]
     score: str

@@ -73,9 +73,7 @@ def _language(args: Arguments) -> str:
 
 
 def _counted(count: Callable[[str, Arguments], int], wanted: str, relation: str = "relation") -> Checker:
-    """Compares a count with the argument `wanted`; relation: the argument that says how, `at least` where it is left
-    out; `exactly` and `at most` are our own.
-    """
+    """Compares a count with the argument `wanted`, by the argument `relation`, which is `at least` when left out."""
 
     def keeps(text: str, args: Arguments) -> bool:
         found, limit, how = count(text, args), int(args[wanted]), args.get(relation)
@@ -226,8 +224,7 @@ CHECKERS: Mapping[str, tuple[str, Checker]] = {
     ),
     "chinese:start": ("start_phrase", lambda text, args: text.strip().startswith(args["start_phrase"])),
 }  # fmt: skip
-"""Instruction id -> the arguments that it must have (`relation` and its like may be left out), and whether a text keeps
-it."""
+"""Instruction id -> the arguments that it needs (`relation` and its like may be left out), and its check."""
 
 
 BESIDE = frozenset(

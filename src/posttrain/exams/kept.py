@@ -192,9 +192,7 @@ def prompts_of(judge: Respondent, prompt: str, before: str, after: str) -> list[
 
 
 def opinion_of(said: Sequence[str]) -> bool | None:
-    """Do both answers say the same? None: no clear opinion. said: the judge's words in both orders, none of equal
-    texts.
-    """
+    """Do both answers say the same? None: no clear opinion. said: in both orders; none of equal texts."""
     opinions = [True if _YES.match(text) else False if _NO.match(text) else None for text in said]
     return True if not opinions else opinions[0] if len(set(opinions)) == 1 else None
 

@@ -85,9 +85,7 @@ def asks_to_choose(prompt: str) -> bool:
 
 
 def _gist(prompt: str, before: str, after: str) -> Cap | None:
-    """What was asked for is answered alike in the first sentence, and what follows is another gloss ("…is H2O. This is
-    …"): not clearly changed. The rules that lower a score come after this one.
-    """
+    """The first sentences answer alike what was asked for, so it is not clearly changed. Later rules may lower it."""
     if not asks_for_one(prompt):
         return None
     was, now = (frozenset(new_words(prompt, next(iter(sentences(text)), ""))) for text in (before, after))

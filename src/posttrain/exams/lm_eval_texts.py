@@ -50,9 +50,7 @@ class Settings(NamedTuple):
 
 @dataclass(eq=False)
 class Texts:
-    """The part of `PosttrainLM` that reads and generates text, with arguments as of that class; own_prefix: stands for
-    an empty context in place of bos.
-    """
+    """The part of `PosttrainLM` that reads and generates text. own_prefix: for an empty context, in place of bos."""
 
     respondent: ModelRespondent
     max_length: int
@@ -159,9 +157,7 @@ class Texts:
         return Settings([term for term in until if term], limit, bool(kwargs["do_sample"]), kwargs)
 
     def _prompts(self, contexts: Sequence[str], limit: int) -> list[list[int]]:
-        """Ids, cut on the left so that `limit` more fit (`HFLM.tok_batch_encode`); an empty context is the prefix
-        token.
-        """
+        """Ids, cut on the left so that `limit` more fit, as in `HFLM.tok_batch_encode`; or the prefix token."""
         room = self.max_length - limit
         coded = self.encoded(contexts)
         self.respondent.usage.truncated += sum(len(coded[text]) > room for text in contexts)

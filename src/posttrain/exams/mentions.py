@@ -214,8 +214,7 @@ def names(answer: str, objects: Sequence[str], *, prompt: str = "") -> bool:
 
 
 def _begins(clause: Clause, one: str) -> bool:
-    """Whether the clause is the first half or more of a name: all of its words begin with a capital letter or digit,
-    but for small ones (da, of) and those behind a hyphen."""
+    """Whether the clause is the first half or more of a name, whose words begin with a capital letter or digit."""
     words = one.split()
     if len(words) < 2 or not all(word[0].isupper() or len(word) <= 3 for word in words):
         return False

@@ -26,8 +26,7 @@ _KIND = tuple("市县省国州镇区岛湖江河山人色")
 _NUMERAL = re.compile("[二三四五六七八九十百千万两零]|[一二三四五六七八九十百千万亿两零〇]{2,}")
 _COUNTED = re.compile("[个颗只支条本张位名人座部台辆件次天年月日岁周点倍元块度公米里斤大种项届层楼]|分[钟之]|秒|小时")
 _COUNTING = re.compile("[一二三四五六七八九十百千万亿两零〇第.\\d]$")
-"""A numeral before a measure word is a number by itself, though the dictionary ties them: 二十 in 二十個, but not in
-一百二十個."""
+"""A numeral before a measure word is a number, though the dictionary ties them: 二十 in 二十個, not in 一百二十個."""
 _FENCED = re.compile(r"```\w*\s*\n(.*?)\n?\s*```", re.DOTALL)
 _ARTICLE = re.compile(r"^(?:the|an|a) (?=.)")
 _SENTENCE_END = re.compile(r"[。！？!?\n]+|(?<=\w{3})\.(?=\s|$)|(?<=[^\x00-\x7f])\.(?=\s|$)")

@@ -91,8 +91,7 @@ def marked_number(text: str) -> Decimal | None:
 
 
 def last_number(text: str) -> Decimal | None:
-    r"""The last number in \boxed{}, else the last one in digits; without any digits, the last one in Chinese numerals
-    (一個 is a one then)."""
+    r"""The last number in \boxed{}, else the last in digits, else the last in Chinese numerals (一個 is a one then)."""
     text = _plain(text)
     for part in (*reversed(_boxed(text)), text):
         values = [value for found in _NUMBER.findall(part) if (value := _value(found)) is not None]

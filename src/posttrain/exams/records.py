@@ -10,9 +10,7 @@ __all__ = ["ProbeResult", "Record", "Sample"]
 
 
 class Record(Protocol):
-    """A line of a sample file. key: unique within the file, or within one change of it; perturbation: how the question
-    was disturbed, empty for the original.
-    """
+    """A line of a sample file. key: unique within one change of it; perturbation: empty for the original."""
 
     @property
     def key(self) -> str: ...

@@ -82,8 +82,7 @@ def _own_words(text: str) -> str:
 
 
 def _says(noes: Sequence[re.Pattern[str]], sentence: str) -> bool:
-    """Whether this sentence says no; one part of it may plead ignorance and another say no. What it reports of somebody
-    else is none."""
+    """Whether this sentence says no, in a part that pleads no ignorance; what it reports of somebody else is none."""
     if rules.REPORTED.search(sentence):
         return False
     parts = _BUT.split(sentence) if rules.IGNORANT.search(sentence) else [sentence]

@@ -205,9 +205,7 @@ class Line(Examined):
 
 
 class CellResult(_Part):
-    """`result.json` of a cell: that it is over, under which content hash, and its lines. A failed one has one line that
-    says why.
-    """
+    """`result.json` of a cell: its content hash and its lines; a failed one has one line that says why."""
 
     hash: str
     exit_code: int = 0

@@ -62,9 +62,7 @@ NOTHING = Distributions((), torch.empty(0))
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """How far a task is. done, total: asks (of a task that compares: items); tokens: forwarded and generated so far;
-    left_s: expected, None at first.
-    """
+    """done, total: asks, or items of a task that compares; tokens: spent so far; left_s: expected, None at first."""
 
     done: int
     total: int

@@ -66,9 +66,7 @@ class SampleLog(Generic[R]):
     """A file of samples; `done` has those that were there, by change and `Record.key`."""
 
     def __init__(self, path: Path, keys: Keys, read: Read[R], *, restart: bool = False, discard: bool = False) -> None:
-        """read: a row as a record. ConfigError when the file holds samples of another exam; with `restart` it is thrown
-        away instead, with `discard` those samples are.
-        """
+        """ConfigError for samples of another exam; with `restart` all are thrown away, with `discard` those samples."""
         self.path = path
         self.keys = keys
         self.done: dict[tuple[str, str], R] = {}

@@ -206,8 +206,7 @@ def _weakened(text: str, question: Asked) -> bool:
 
 
 def _names_other(clause: Clause, text: str, objects: Sequence[str], question: Asked) -> bool:
-    """Whether it has a value of the object's kind (a name, a number, a word) that the question does not have, or
-    offers."""
+    """Whether it has a value of the object's kind (a name, a number, a word) that the question lacks or offers."""
     own = [folded(one) for one in objects]
     if any(spans_of(text, other) and not any(spans_of(other, one) for one in own) for other in question.offers):
         return True

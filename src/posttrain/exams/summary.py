@@ -16,9 +16,7 @@ __all__ = ["summarise"]
 
 
 def summarise(lines: Sequence[Line]) -> tuple[Summary, ...]:
-    """Rows in the order of the lines, those that failed aside, with intervals over changes and the comparison with the
-    noise floor of the same model, where it was examined.
-    """
+    """Rows in the order of the lines, those that failed aside, each compared with the noise floor of its model."""
     floors = {(line.model, line.change): line.outcomes for line in lines if line.method == NOISE_FLOOR and line.done}
     groups: dict[tuple[str, str, str], dict[str, list[Line]]] = {}
     for line in lines:

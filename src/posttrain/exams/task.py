@@ -142,9 +142,7 @@ def the_scored(replies: Sequence[Reply]) -> list[Scored]:
 
 
 def averages(samples: Sequence[Sample]) -> dict[str, Score]:
-    """Mean of each score over the samples that have it: Wilson where all are 0 or 1, else the bootstrap; then the same
-    by group as `<score>/<group>`. A score over no samples is absent.
-    """
+    """Mean of each score over the samples that have it, with its interval; also by group, as `<score>/<group>`."""
     groups = list(dict.fromkeys(s.group for s in samples if s.group))
     made: dict[str, Score] = {}
     for group in ["", *groups] if len(groups) > 1 else [""]:
