@@ -237,10 +237,9 @@ class _Progress:
         self.respondent = respondent
         self.before = replace(respondent.usage)
         self.tell = tell
-        self.by_item = task.compares  # how much is asked second is not known yet
-        asks = [ask for variant in variants for ask in variant.item.asks]
-        self.total = len(variants) if self.by_item else len(asks)
-        self.whole = float(len(variants)) if self.by_item else sum(WEIGHT[ask.kind] for ask in asks)
+        # how much is asked second is not known yet of a task that compares
+        asked = [1.0 for _ in variants] if task.compares else [WEIGHT[a.kind] for v in variants for a in v.item.asks]
+        self.total, self.whole = len(asked), sum(asked)
         self.done = 0
         self.weight = 0.0
         self.began = time.perf_counter()
@@ -255,17 +254,8 @@ class _Progress:
     def wall_s(self) -> float:
         return time.perf_counter() - self.began
 
-    def answered(self, ask: Ask, times: int) -> None:
-        """An ask was answered, which stands in so many places."""
-        if not self.by_item:
-            self._step(times, WEIGHT[ask.kind] * times)
-
-    def judged(self) -> None:
-        """An item was judged."""
-        if self.by_item:
-            self._step(1, 1.0)
-
-    def _step(self, done: int, weight: float) -> None:
+    def step(self, done: int, weight: float) -> None:
+        """So many asks, or items of a task that compares, were done."""
         self.done += done
         self.weight += weight
         if self.tell is not None:
@@ -310,7 +300,8 @@ class _Asking(Generic[R]):
             if last:
                 made = self.task.judge(variants[i].item, [replies[ask] for ask in asks[i]])
                 self.keep(made.disturbed(variants[i].perturbation))
-                self.progress.judged()
+                if self.task.compares:
+                    self.progress.step(1, 1.0)
 
         def arrived(ask: Ask, reply: Reply) -> None:
             if isinstance(reply, Scored) and ask.kind == "score" and not reply.tokens and not self.task.compares:
@@ -323,35 +314,26 @@ class _Asking(Generic[R]):
                 missing[i] -= 1
                 if not missing[i]:
                     complete(i)
-            self.progress.answered(ask, len(places[ask]))
+            if not self.task.compares:
+                self.progress.step(len(places[ask]), WEIGHT[ask.kind] * len(places[ask]))
 
         for i, count in enumerate(missing):
             if not count:
                 complete(i)
         for call in _calls(places):
-            self._put(call, replies, lambda ask: variants[places[ask][0]], arrived)
-
-    def _put(
-        self,
-        call: _Call,
-        replies: dict[Ask, Reply],
-        variant_of: Callable[[Ask], Variant],
-        arrived: Callable[[Ask, Reply], None],
-    ) -> None:
-        """The parts of a call, one after another; what the cache knows is not asked."""
-        with self._meter(call) as meter:
-            for part in call:
-                for of in dict.fromkeys(ask.of for ask in part):
-                    own = [ask for ask in part if ask.of == of]
-                    for ask in own:
-                        if (known := self._known(ask)) is not None:
-                            arrived(ask, known)
-                    asked = [ask for ask in own if ask not in replies]
-                    if asked:
-                        with located(lambda number, asked=asked: place_of(self.task, variant_of(asked[number]))):  # type: ignore[misc]
-                            self._call(asked, arrived, meter)
-                for ask in part if part[0].kind == "next" else ():  # they are large, and their items are judged
-                    del replies[ask]
+            with self._meter(call) as meter:
+                for part in call:
+                    for of in dict.fromkeys(ask.of for ask in part):
+                        own = [ask for ask in part if ask.of == of]
+                        for ask in own:  # what the cache knows is not asked
+                            if (known := self._known(ask)) is not None:
+                                arrived(ask, known)
+                        asked = [variants[places[ask][0]] for ask in own if ask not in replies]
+                        if asked:
+                            with located(lambda i, asked=asked: place_of(self.task, asked[i])):  # type: ignore[misc]
+                                self._call([ask for ask in own if ask not in replies], arrived, meter)
+                    for ask in part if part[0].kind == "next" else ():  # they are large, and their items are judged
+                        del replies[ask]
 
     def _known(self, ask: Ask) -> Reply | None:
         if ask.kind == "next" and self.mute:
