@@ -1,17 +1,9 @@
 """What a task asks in all, and the scores that come of it: every item in its own words, then disturbed in each way.
 
 Robustness is the worst case over the original and its disturbed forms (HELM, arXiv:2211.09110, section 4.4). A
-perturbation is a pure function of the text and a seed that does not change what is asked. Where it changes nothing in a
-text (`lower` in Chinese), nothing is asked: an answer to the same words is no evidence of robustness.
-
-- `typos`: in about one word of five of four letters or more, two inner letters swapped, one doubled or left out; in
-  Chinese, about one in three of the characters that have a common mix-up (的/得, 在/再, 做/作). At least one where
-  there are any.
-- `spaces`: about one space of three doubled or tripled; in Chinese a space before about one character of six.
-- `lower`: lower case.
-- `width`: letters, digits and marks the other way round: half width to full width, full width to half width.
-- `simplified`, `traditional`: OpenCC's `t2s` and `s2twp` (with Taiwan's words).
-- `variants`: the other way to write a character: 台/臺, 裡/裏, 為/爲, 群/羣, 峰/峯.
+perturbation is a pure function of the text and a seed that does not change what is asked (docs/exams.md says what each
+does). Where it changes nothing in a text (`lower` in Chinese), nothing is asked: an answer to the same words is no
+evidence of robustness.
 """
 
 from __future__ import annotations
@@ -73,6 +65,7 @@ _WIDTH = str.maketrans(HALF + FULL, FULL + HALF)
 
 
 def _typos(text: str, draw: random.Random) -> str:
+    """In a fifth of the words of four letters or more, and a third of the characters with a mix-up; at least one."""
     places: list[tuple[int, int, float]] = [(*m.span(), 0.2) for m in _WORD.finditer(text)]
     places += [(i, i + 1, 1 / 3) for i, character in enumerate(text) if character in _MIX_UP]
     chosen = [place for place in places if draw.random() < place[2]]
@@ -96,6 +89,7 @@ def _misspelt(word: str, draw: random.Random) -> str:
 
 
 def _spaces(text: str, draw: random.Random) -> str:
+    """A third of the spaces doubled or tripled; in Chinese a space before a sixth of the characters."""
     made, changed = [], False
     for i, character in enumerate(text):
         if character == " " and draw.random() < 1 / 3:
@@ -206,8 +200,6 @@ def robustness(task: Task[R], samples: Sequence[R]) -> tuple[dict[str, Score], l
         made = task.aggregate(own) if own else {}
         if name in made:
             scores[f"{name}~{kind}"] = made[name]
-    if not task.perturbations:
-        return scores, notes
     forms: dict[str, list[Sample]] = {}
     for sample in samples:
         if isinstance(sample, Sample):

@@ -1,24 +1,12 @@
-"""From samples to scores: what each score is, over how many probes, with which interval.
+"""From samples of the change exam to scores, with how many probes each is over and its interval; docs/exam.md says what
+each is.
 
-    reliability, generality.<kind>, locality.<kind>     share of counted probes that are ok
-    kept.<locality kind>                                mean of the graded measure of content kept, 0 to 1
-    same.<locality kind>                                share whose content is the same, not only not clearly changed
-    strict.<locality kind>                              share with the same text, letter by letter
-    manner                                              mean over locality probes of how much of the manner is kept
-    leak                                                share of locality probes that now name the new object
-    judge.<locality kind>                               share that a judge says to say the same
-    judge.agreement, judge.kappa                        how far it agrees with `locality.*` on the same probes
-    likelihood.reliability, likelihood.<kind>           share where the new answer is likelier than the old one
-    drift.target_kl, drift.unrelated_kl                 mean KL(before ‖ after) in nats per token
-    length.before, length.after                         mean tokens per answer
-    length.cut                                          share of answers after that had not ended at max_new_tokens
-
-A locality probe that is not counted is in none of locality, kept, same, strict and judge, which ask the same
-thing; what had to stay was not there before, so nothing can be lost. Leak, manner, drift and lengths ask other things.
+A locality probe that is not counted is in none of locality, kept, same, strict and judge, which ask the same thing:
+what had to stay was not there before, so nothing can be lost. Leak, manner, drift and lengths ask other things.
 
 Shares have Wilson intervals, over several changes with the effective number of probes; means have a bootstrap over
 probes or changes, Student's t for few, and none for one. A score over no probes is absent, not 0.
-"""  # fmt: skip
+"""
 
 from __future__ import annotations
 
