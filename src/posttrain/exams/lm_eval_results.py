@@ -12,7 +12,7 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.exams.records import Sample
 from posttrain.exams.results import ExamInfo
 from posttrain.exams.running import TaskResult, result_of
-from posttrain.exams.score_spec import ScoreSpec, Unit, find_spec
+from posttrain.exams.score_spec import Better, ScoreSpec, Unit, find_spec
 from posttrain.exams.statistics import Interval, Score
 from posttrain.exams.task import Ask, Item, mean_score
 from posttrain.inference.protocol import Plain
@@ -36,10 +36,12 @@ UNITS: Mapping[str, Unit] = {
 def task_info(head: ExamInfo, task: Any, docs: Sequence[Any]) -> ExamInfo:
     """A task as it is configured. head: what is known of it already; docs: what is asked."""
     better: Mapping[str, bool | None] = task.higher_is_better() or {}
+    sides: Mapping[bool | None, Better] = {None: "none", True: "more", False: "less"}
     specs = tuple(
-        _spec(metric if filtered.name == "none" else f"{metric},{filtered.name}", better.get(metric))
+        ScoreSpec(key, key, UNITS.get(metric, "number"), sides[better.get(metric)])
         for filtered in task._filters
         for metric in task.aggregation()
+        for key in (metric if filtered.name == "none" else f"{metric},{filtered.name}",)
     )
     headline = _headline([spec.key for spec in specs])
     choices = [len(task.doc_to_choice(doc)) for doc in docs] if task.OUTPUT_TYPE == "multiple_choice" else []
@@ -57,25 +59,20 @@ def group_info(head: ExamInfo, group: Any, members: Sequence[ExamInfo]) -> ExamI
     return head.model_copy(update={"headline": _headline(list(known)), "signature": signature, "scores": scores})
 
 
-def _spec(key: str, more_is_better: bool | None) -> ScoreSpec:
-    unit = UNITS.get(key.partition(",")[0], "number")
-    return ScoreSpec(key, key, unit, "none" if more_is_better is None else "more" if more_is_better else "less")
-
-
 def items_of(task: Any, docs: Sequence[Any]) -> list[Item]:
     """What a task asks, examples aside."""
-    generation = task.get_config("generation_kwargs") or {}
-    return [_item(task, str(i), doc, int(generation.get("max_gen_toks") or 256)) for i, doc in enumerate(docs)]
-
-
-def _item(task: Any, id: str, doc: Any, most: int) -> Item:
-    question = str(task.doc_to_text(doc))
-    if task.OUTPUT_TYPE == "generate_until":
-        return Item(id, question, (Ask("say", Plain(question), max_new_tokens=most),))
-    if task.OUTPUT_TYPE == "multiple_choice":
-        return Item(id, question, tuple(Ask("score", Plain(question), str(one)) for one in task.doc_to_choice(doc)))
-    rolling = task.OUTPUT_TYPE == "loglikelihood_rolling"
-    return Item(id, question, (Ask("text" if rolling else "score", Plain(question), str(task.doc_to_target(doc))),))
+    most = int((task.get_config("generation_kwargs") or {}).get("max_gen_toks") or 256)
+    items = []
+    for i, doc in enumerate(docs):
+        prompt = Plain(str(task.doc_to_text(doc)))
+        if task.OUTPUT_TYPE == "generate_until":
+            asks = [Ask("say", prompt, max_new_tokens=most)]
+        else:
+            texts = task.doc_to_choice(doc) if task.OUTPUT_TYPE == "multiple_choice" else [task.doc_to_target(doc)]
+            rolling = task.OUTPUT_TYPE == "loglikelihood_rolling"
+            asks = [Ask("text" if rolling else "score", prompt, str(one)) for one in texts]
+        items.append(Item(str(i), prompt.text, tuple(asks)))
+    return items
 
 
 def _version(name: str, own: Any) -> str:

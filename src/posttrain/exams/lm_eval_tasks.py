@@ -100,8 +100,11 @@ def _manager(names: Sequence[str], include: Sequence[Path]) -> tuple[TaskManager
     manager = TaskManager(include_path=own, include_defaults=False)
     if not include or _lacking(manager, names):
         manager = TaskManager(include_path=[*_default_folders(names), *own], include_defaults=False)
-    if not _lacking(manager, names) and _complete(manager, names):
-        return manager, _written_out(manager, names)
+    if not _lacking(manager, names):
+        found = _written_out(manager, names)
+        leaves = (leaf for name in found if not _is_file(name) for leaf in _leaves(manager, name))
+        if all(leaf in manager.task_index for leaf in leaves):  # everything that the groups name is there too
+            return manager, found
     manager = TaskManager(include_path=own)
     unknown = _lacking(manager, names)
     if unknown:
@@ -130,14 +133,6 @@ def _written_out(manager: TaskManager, names: Sequence[str]) -> list[str]:
     known = set(manager.all_tasks)
     parts = [manager.match_tasks([n]) if "*" in n and n not in known else [n] for n in names]
     return list(dict.fromkeys(name for part in parts for name in part))
-
-
-def _complete(manager: TaskManager, names: Sequence[str]) -> bool:
-    """Whether everything that the groups name is in the index too."""
-    index = manager.task_index
-    return all(
-        leaf in index for name in _written_out(manager, names) if not _is_file(name) for leaf in _leaves(manager, name)
-    )
 
 
 def _leaves(manager: TaskManager, name: str, within: tuple[str, ...] = ()) -> Iterator[str]:

@@ -253,7 +253,7 @@ class Task(Generic[R]):
     @property
     def fingerprint(self) -> str:
         """The same only for the same questions, settings and ways of judging."""
-        return content_id(self.name, self.signature, self._asked, self.perturbations, self.seed)
+        return content_id(self.name, self.signature, [i.asked for i in self.items], self.perturbations, self.seed)
 
     @property
     def settings(self) -> str:
@@ -263,11 +263,7 @@ class Task(Generic[R]):
     @property
     def whole_signature(self) -> str:
         """For results: the kind's signature, how many questions were asked, and a digest of them and of all prompts."""
-        return f"{self.signature}|n {len(self.items)}|#{content_id(self._asked)[:8]}"
-
-    @property
-    def _asked(self) -> list[list[Any]]:
-        return [i.asked for i in self.items]
+        return f"{self.signature}|n {len(self.items)}|#{content_id([i.asked for i in self.items])[:8]}"
 
 
 def content_id(*parts: Any) -> str:
