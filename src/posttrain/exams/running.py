@@ -144,7 +144,10 @@ def run_task(
         log = open_log(samples_path, [(parties, task)], restart=restart, discard=discard)
     variants, unchanged = variants_of(task)
     done = {v.key: log.done[task.change, v.key] for v in variants if log and (task.change, v.key) in log.done}
-    states = _states(respondent, task, variants, log)
+    ending = f".{content_id(task.change)}.state" if task.change else ".state"
+    state = None if log is None else log.path.with_suffix(ending)
+    keys = {v.key: v.key if log is None else str(log.keys[task.change, v.key]) for v in variants}
+    states = StateFile(state, respondent, keys)  # of a stateful respondent, beside its samples
     states.resume(done)
     earlier = len(done)
     waiting = [variant for variant in variants if variant.key not in done]
@@ -163,16 +166,6 @@ def run_task(
     if samples_path is not None and log is not None:
         log.rewrite([(task.change, variant.key) for variant in variants])
     return _scored(respondent, task, [done[variant.key] for variant in variants], meter, unchanged, earlier)
-
-
-def _states(
-    respondent: Respondent, task: Task[Any], variants: Sequence[Variant], log: SampleLog[Any] | None
-) -> StateFile:
-    """Where a stateful respondent's state is kept, beside its samples."""
-    if log is None:
-        return StateFile(None, respondent, {variant.key: variant.key for variant in variants})
-    path = log.path.with_suffix(f".{content_id(task.change)}.state" if task.change else ".state")
-    return StateFile(path, respondent, {v.key: str(log.keys[task.change, v.key]) for v in variants})
 
 
 def _can_chat(tokenizer: Any, name: str, task: Task[Any]) -> None:
