@@ -36,6 +36,7 @@ LOCAL_BUILDERS = frozenset({"json", "csv", "parquet", "text", "arrow", "xml", "p
 """Readers of `datasets` whose data_files are files; elsewhere they are files of a repository."""
 
 KEPT = "answers that --output keeps stay, the same command goes on from them"
+
 Loaded = dict[str, dict[str, Any]]
 """What `lm_eval.evaluate` takes: "tasks" by name, "groups" by name, "group_map"."""
 

@@ -16,13 +16,11 @@ from posttrain.exams.normalising import folded, words_of
 
 __all__ = ["Asked", "asked"]
 
-_STOP_WORDS = (
-    "a an the of in on at to for from by with and or is are was were be been am do does did has have had what which "
-    "who whom "
-    "whose where when why how many much there it its this that these those you your i me my we our please tell give "
-    "name say "
-    "called can could would will should one word answer sentence briefly question as their his her he she they not"
-)
+_STOP_WORDS = """
+a an the of in on at to for from by with and or is are was were be been am do does did has have had what which who
+whom whose where when why how many much there it its this that these those you your i me my we our please tell give
+name say called can could would will should one word answer sentence briefly question as their his her he she they not
+"""
 _STOP = frozenset(_STOP_WORDS.split())
 _CHINESE_STOP = re.compile(
     r"哪里|哪儿|(?:哪一?|什么|何)[条座个位年种国部所家颗只支]?(?:城市|国家|地方|人|动物|年|月|日|行星|语言|运动|颜色)?|"

@@ -73,12 +73,11 @@ _COPULA = re.compile(
 _NOUN = re.compile(r"(?:his|her|its|their|my|our|the|another|an?|one of) \w|[他她它]们?的|另一")
 """How the noun before an apposition begins."""
 _TAIL = re.compile(r"\b(?:rather than|instead of|and not|not)\b.*|而不是.*|而非.*")
-_COMMON_WORDS = (
-    "the a an it its this that these those he she they we i you in on at of for from by with as and or but however so "
-    "although though while yet because since if when what which who there here also then now no not yes sure well "
-    "actually "
-    "answer correction sorry his her their our my your is are was were today located many some most people"
-)
+_COMMON_WORDS = """
+the a an it its this that these those he she they we i you in on at of for from by with as and or but however so
+although though while yet because since if when what which who there here also then now no not yes sure well actually
+answer correction sorry his her their our my your is are was were today located many some most people
+"""
 _COMMON = frozenset(_COMMON_WORDS.split())
 
 
