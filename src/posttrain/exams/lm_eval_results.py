@@ -107,7 +107,7 @@ def task_result(info: ExamInfo, task: Any, raw: Mapping[str, Any], cost: dict[st
     scores: dict[str, Score] = {}
     for score, (metric, filtered, value, error) in metrics.items():
         values = [s[metric] for s in logged if s["filter"] == filtered and metric in s]
-        scores[score] = _score(values, value, error)
+        scores[score] = _score(value, error, len(values), values)
     documents: dict[int, list[Mapping[str, Any]]] = {}  # a task with several filters has their scores on one sample
     for row in logged:
         documents.setdefault(row["doc_id"], []).append(row)
@@ -118,7 +118,7 @@ def task_result(info: ExamInfo, task: Any, raw: Mapping[str, Any], cost: dict[st
 def group_result(info: ExamInfo, row: Mapping[str, Any], cost: dict[str, float]) -> TaskResult:
     """A group's averages have lm-eval's standard error and no samples of their own."""
     n = int(row.get("sample_len", 0))
-    scores = {name: Score(value, _around(value, error), n) for name, (_, _, value, error) in _metrics(row).items()}
+    scores = {name: _score(value, error, n) for name, (_, _, value, error) in _metrics(row).items()}
     return _result(info, scores, [], cost)
 
 
@@ -130,20 +130,16 @@ def _result(info: ExamInfo, scores: Mapping[str, Score], samples: list[Sample], 
     return result_of(info, scores, samples, cost, [])
 
 
-def _score(values: Sequence[Any], value: float, error: float | None) -> Score:
+def _score(value: float, error: float | None, n: int, values: Sequence[Any] = ()) -> Score:
     """Wilson or the bootstrap where the score is the samples' mean, else lm-eval's standard error."""
     numbers = [float(v) for v in values if isinstance(v, int | float)]
     if numbers and len(numbers) == len(values):
         mean = mean_score(numbers)
         if math.isclose(mean.value, value, rel_tol=1e-9, abs_tol=1e-12):
             return mean
-    return Score(value, _around(value, error), len(values))
-
-
-def _around(value: float, error: float | None) -> Interval | None:
     if error is None or not math.isfinite(error):
-        return None
-    return Interval(value - 1.959964 * error, value + 1.959964 * error)
+        return Score(value, None, n)
+    return Score(value, Interval(value - 1.959964 * error, value + 1.959964 * error), n)
 
 
 def _sample(headline: str, task: Any, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Sample:
