@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from posttrain.data.joined import join
+from posttrain.data.tokens import join
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.inference.decode import decode
 from posttrain.inference.locations import among

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from posttrain.data.readers import listed
+from posttrain.data.lengths import listed
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.rows import Row, Rows
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from posttrain.data.readers import listed
+from posttrain.data.lengths import listed
 from posttrain.errors import DataError, Problem
 from posttrain.exams.behaviour import language_of
 from posttrain.exams.records import Sample
