@@ -11,7 +11,7 @@ import pytest
 
 from posttrain.exams.results import ExamInfo, Line, Results, Untouched, read_results, write_results
 from posttrain.exams.score_spec import Better, specs
-from posttrain.exams.transfer import separate_scores, transfer_scores
+from posttrain.exams.statistics import separate_scores, transfer_scores
 from posttrain.reports import numbers
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import has_change, write_report

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from posttrain.exams.uncounted import kind_of, uncounted
+from posttrain.exams.scores import kind_of, uncounted
 from posttrain.reports import numbers
 from posttrain.reports.folder import Cell, Row
 from posttrain.reports.texts import Message, say, say_known

@@ -16,7 +16,7 @@ from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, hea
 __all__ = ["TRANSFER", "Course", "courses_of", "stages_section", "stages_table"]
 
 TRANSFER: tuple[str, ...] = ("acc", "bwt", "fwt", "forgetting")
-"""What a matrix comes to, as `exams/transfer.py` names it."""
+"""What a matrix comes to, as `exams/statistics.py` names it."""
 
 
 class Course(NamedTuple):

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from posttrain.exams.behaviour import formatting, length
-from posttrain.exams.instructions import is_followed, loose_forms, unsupported
-from posttrain.exams.json_schema import checkable, fits
-from posttrain.exams.matching import is_refusal, json_values, normalise
+from posttrain.exams.instructions import checkable, fits, is_followed, loose_forms, unsupported
+from posttrain.exams.matching import json_values
+from posttrain.exams.normalising import normalise
 from posttrain.exams.numerals import last_number, marked_number
+from posttrain.exams.refusals import is_refusal
 from posttrain.exams.score_spec import ScoreSpec, Unit
 
 __all__ = ["LETTERS", "Spec", "declared", "plain_value", "scorer", "spec_of"]

@@ -13,11 +13,10 @@ from pydantic import Field
 
 from posttrain.data.lengths import listed
 from posttrain.errors import DataError, MissingError, Problem
-from posttrain.exams.choices import choice_asks, chosen
 from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows, no_path
 from posttrain.exams.score_spec import specs
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, choice_asks, chosen, resolve, the_answer
 from posttrain.exams.tasks._captrack import LETTERS, Spec, declared, letter_of, plain_value, scorer, spec_of
 from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register

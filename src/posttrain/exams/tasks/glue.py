@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.exams.choices import choice_asks, chosen
 from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows, no_path
 from posttrain.exams.statistics import Interval, Score
-from posttrain.exams.task import Item, Reply, Task, TaskConfig, averages, mean_score, resolve
+from posttrain.exams.task import Item, Reply, Task, TaskConfig, averages, choice_asks, chosen, mean_score, resolve
 from posttrain.exams.tasks._glue import TASKS, GlueTask, Posed, record_text
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register

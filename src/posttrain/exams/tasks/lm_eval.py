@@ -216,7 +216,7 @@ class LmEvalExam(Exam):
         """What `lm_eval.simple_evaluate` does, without its report on the machine, which takes seconds; and its cost."""
         from lm_eval.evaluator import evaluate
 
-        from posttrain.exams.lm_eval_stages import counted_stages
+        from posttrain.exams.lm_eval_tasks import counted_stages
 
         config, start, before = self.config, time.perf_counter(), asdict(lm.usage)
         random.seed(SEEDS[0])

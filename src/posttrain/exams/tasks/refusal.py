@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from posttrain.exams.behaviour import CAPABILITIES, SPECS, behaviour
-from posttrain.exams.matching import is_refusal
 from posttrain.exams.records import Sample
+from posttrain.exams.refusals import is_refusal
 from posttrain.exams.rows import Rows
 from posttrain.exams.score_spec import specs
 from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer

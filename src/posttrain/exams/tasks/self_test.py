@@ -13,7 +13,7 @@ from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation, Message
 from posttrain.errors import DataError, Problem
 from posttrain.exams.behaviour import CAPABILITIES, SPECS, behaviour, language_of, length
-from posttrain.exams.matching import normalise
+from posttrain.exams.normalising import normalise
 from posttrain.exams.records import Sample
 from posttrain.exams.rows import no_path
 from posttrain.exams.score_spec import ScoreSpec, specs

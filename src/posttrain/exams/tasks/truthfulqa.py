@@ -28,8 +28,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from posttrain.errors import ConfigError, Problem
-from posttrain.exams.matching import is_refusal
 from posttrain.exams.records import Sample
+from posttrain.exams.refusals import is_refusal
 from posttrain.exams.rows import no_path
 from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Score
