@@ -7,13 +7,14 @@ All of it is read off the text by rules; nothing is judged.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
 from posttrain.data.scripts import CJK
 from posttrain.exams.score_spec import specs
 
-__all__ = ["CAPABILITIES", "SPECS", "Language", "behaviour", "formatting", "language_of", "length", "script_of"]
+__all__ = ["CAPABILITIES", "SPECS", "behaviour", "formatting", "language_of", "length", "mostly_chinese", "script_of"]
 
 Language = Literal["zh", "en", "ja", "ko", "th", "ar", "he", "ru", "el", "hi", "bn", "other", "none"]
 
@@ -81,6 +82,11 @@ def language_of(text: str) -> Language:
     counts["en" if len(latin) < 4 or common * 5 >= len(latin) else "other"] = len(latin)
     best = max(counts, key=lambda name: counts[name])
     return best if counts[best] else "none"
+
+
+def mostly_chinese(texts: Sequence[str]) -> bool:
+    """Whether more than half of the texts are Chinese."""
+    return sum(language_of(text) == "zh" for text in texts) * 2 > len(texts)
 
 
 @lru_cache(maxsize=1)

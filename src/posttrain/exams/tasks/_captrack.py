@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from posttrain.exams.behaviour import formatting, length
-from posttrain.exams.instructions import is_followed, loose_forms, unsupported
+from posttrain.exams.instructions import unsupported, verdicts
 from posttrain.exams.json_schema import checkable, fits
 from posttrain.exams.matching import is_refusal, json_values, normalise
-from posttrain.exams.numerals import last_number, marked_number
+from posttrain.exams.numerals import final_number, last_number
 from posttrain.exams.score_spec import ScoreSpec, Unit
 
 __all__ = ["LETTERS", "Spec", "declared", "plain_value", "scorer", "spec_of"]
@@ -140,14 +140,12 @@ def _number(answer: str, row: Row) -> Scores:
     golds = _golds(row["gold"])
     if not golds:
         return None
-    marked = marked_number(golds[0])
-    gold = marked if marked is not None else last_number(golds[0])
+    gold = final_number(golds[0])
     if gold is None:
         return None
     found = re.search(r"answer\s*[:：]\s*(\S+)", answer, re.IGNORECASE)
     said = last_number(found[1]) if found else None
-    said = marked_number(answer) if said is None else said
-    said = last_number(answer) if said is None else said
+    said = final_number(answer) if said is None else said
     return {"accuracy": float(said is not None and abs(said - gold) <= 1e-6)}
 
 
@@ -194,16 +192,10 @@ def _schema(answer: str, row: Row) -> Scores:
 
 def _ifeval(answer: str, row: Row) -> Scores:
     ids, kwargs = row.get("instructions") or ([], [])
-    if (
-        not ids
-        or len(ids) != len(kwargs)
-        or any(unsupported(name, args) for name, args in zip(ids, kwargs, strict=True))
-    ):
+    if not ids or len(ids) != len(kwargs) or any(map(unsupported, ids, kwargs)):
         return None
-    asked = list(zip(ids, kwargs, strict=True))
-    loose = all(any(is_followed(name, form, args) for form in loose_forms(answer)) for name, args in asked)
-    strict = all(is_followed(name, answer, args) for name, args in asked)
-    return {"prompt_strict": float(strict), "prompt_loose": float(loose)}
+    strict, loose = verdicts(answer, ids, kwargs)
+    return {"prompt_strict": float(all(strict)), "prompt_loose": float(all(loose))}
 
 
 # ---- tools and sources ---------------------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from posttrain.data.readers import listed
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.choices import choice_asks, chosen
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import no_path, read_json
+from posttrain.exams.rows import read_json
 from posttrain.exams.score_spec import specs
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, the_answer
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
@@ -45,9 +45,7 @@ class BigbenchConfig(TaskConfig):
 @register("exam", "bigbench", config=BigbenchConfig, paper="arXiv:2206.04615")
 def bigbench(config: BigbenchConfig, base: Path) -> Task:
     """The task of a `task.json`, of a folder that has one, or of a folder of folders (subtasks, as groups)."""
-    if config.path is None:
-        raise no_path("bigbench", "a task.json or its folder")
-    path = resolve(config.path, base)
+    path = config.source(base, what="a task.json or its folder")
     files = [path] if path.is_file() else sorted(path.rglob("task.json"))
     if not files:
         raise MissingError(Problem(str(path), "no task.json", "name the file, or the folder that has it"))

@@ -15,7 +15,7 @@ from posttrain.data.readers import listed
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.choices import choice_asks, chosen
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import Row, Rows, no_path
+from posttrain.exams.rows import Row, Rows
 from posttrain.exams.score_spec import specs
 from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
 from posttrain.exams.tasks._captrack import LETTERS, Spec, declared, letter_of, plain_value, scorer, spec_of
@@ -57,9 +57,7 @@ class CaptrackConfig(TaskConfig):
 @register("exam", "captrack", config=CaptrackConfig, paper="arXiv:2603.06610")
 def captrack(config: CaptrackConfig, base: Path) -> Task:
     """The task of a folder with `<task>/data.parquet` or `<task>.jsonl`; tasks that need a judge are only answered."""
-    if config.path is None:
-        raise no_path("captrack", "the folder of CapTrack's data")
-    files = _files(resolve(config.path, base), config.tasks)
+    files = _files(config.source(base, what="the folder of CapTrack's data"), config.tasks)
     told = _instructions(resolve(config.ifeval_path, base)) if config.ifeval_path else {}
     items: list[Item] = []
     sources: dict[str, tuple[str, Mapping[str, Any]]] = {}

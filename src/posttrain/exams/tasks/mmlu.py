@@ -26,10 +26,9 @@ from pydantic import Field
 from posttrain.data.records import Message
 from posttrain.exams.behaviour import language_of
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import no_path
 from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Score
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, draw, mean_score, resolve, the_scored
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, draw, mean_score, the_scored
 from posttrain.exams.tasks._choice_rows import LETTERS, Question, read_questions
 from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
@@ -91,9 +90,7 @@ TEXTS = {
 @register("exam", "mmlu", config=MmluConfig, paper="arXiv:2009.03300")
 def mmlu(config: MmluConfig, base: Path) -> Task:
     """The task of a CSV or JSONL file, or of a folder of files by subject."""
-    if config.path is None:
-        raise no_path("mmlu", "a CSV or JSONL file, or a folder of them")
-    path = resolve(config.path, base)
+    path = config.source(base, what="a CSV or JSONL file, or a folder of them")
     read = read_questions(path)
     chinese = sum(language_of(q.question) == "zh" for q in read.asked) * 2 > len(read.asked)
     language = config.language if config.language != "auto" else "zh" if chinese else "en"

@@ -30,7 +30,6 @@ from pydantic import Field
 from posttrain.errors import ConfigError, Problem
 from posttrain.exams.matching import is_refusal
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import no_path
 from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Score
 from posttrain.exams.task import (
@@ -114,9 +113,7 @@ _NO_COMMENT = re.compile(r"\bno comment\b|不予置評|無可奉告|不便評論
 @register("exam", "truthfulqa", config=TruthfulqaConfig, paper="arXiv:2109.07958")
 def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
     """The task of the official CSV, or of a JSONL or YAML file with a language to each question."""
-    if config.path is None:
-        raise no_path("truthfulqa", f"its CSV, or {BUILTIN}truthfulqa_plus")
-    path = resolve(config.path, base)
+    path = config.source(base, what=f"its CSV, or {BUILTIN}truthfulqa_plus")
     questions, notes, places = read_truthful(path)
     own = path.suffix.lower() not in (".csv", ".tsv")
     mode = config.mode if config.mode != "auto" else "both" if own else "mc"
