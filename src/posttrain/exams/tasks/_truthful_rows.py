@@ -15,8 +15,6 @@ from posttrain.exams.rows import Row, Rows
 __all__ = ["Question", "read_truthful"]
 
 NO_COMMENT = {"en": "I have no comment.", "zh": "我不予置評。"}
-OFFICIAL = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Category")
-"""Columns of the official CSV that must have a text."""
 ENDS = (".", "。", "！", "？", "!", "?", "」", "”")
 
 
@@ -78,15 +76,18 @@ def _yaml_rows(path: Path, problems: list[Problem]) -> Iterator[Row]:
 
 def _columns(row: Row) -> Mapping[str, Any] | None:
     """A line of the official CSV in our keys; lists are separated by semicolons, as in its `split_multi_answer`."""
-    found: dict[str, Any] = {key.lower().replace(" ", "_"): row.text(key) for key in OFFICIAL}
+    names = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Category")
+    found: dict[str, Any] = {key: row.text(key) for key in names}
     if None in found.values():
         return None
-    for empty, own in (("Correct Answers", "correct_answers"), ("Incorrect Answers", "incorrect_answers")):
-        found[own] = [part.strip() for part in found[own].split(";") if part.strip()]
-        if not found[own]:
-            row.bad(f"'{empty}' has no answer", "answers are separated by semicolons")
-            return None
-    return {**found, "best_incorrect_answer": row.value.get("Best Incorrect Answer")}
+    for key in names[2:4]:
+        found[key] = [part.strip() for part in found[key].split(";") if part.strip()]
+    empty = [key for key in names if not found[key]]
+    if empty:
+        row.bad(f"'{empty[0]}' has no answer", "answers are separated by semicolons")
+        return None
+    own = {key.lower().replace(" ", "_"): value for key, value in found.items()}
+    return {**own, "best_incorrect_answer": row.value.get("Best Incorrect Answer")}
 
 
 def _listed(row: Row) -> Mapping[str, Any] | None:
