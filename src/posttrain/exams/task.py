@@ -42,11 +42,11 @@ __all__ = [
     "averages",
     "by_group",
     "content_id",
-    "conversation",
     "draw",
     "resolve",
     "the_answer",
     "the_scored",
+    "turns",
 ]
 
 BUILTIN = "builtin:"
@@ -308,7 +308,7 @@ def resolve(path: str, base: Path) -> Path:
     return shipped[name]
 
 
-def conversation(examples: Iterable[tuple[str, str]], asked: str) -> tuple[Message, ...]:
+def turns(examples: Iterable[tuple[str, str]], asked: str) -> tuple[Message, ...]:
     """Examples of (question, answer) as earlier turns, and the question that is asked now."""
     earlier = (Message(role, text) for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True))
     return (*earlier, Message("user", asked))

@@ -14,7 +14,7 @@ from posttrain.exams.numerals import final_number, marked_number
 from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, read_rows
 from posttrain.exams.score_spec import specs
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, conversation, resolve, the_answer
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer, turns
 from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
@@ -106,7 +106,7 @@ def _plain(shown: Sequence[Worked], question: str, language: str) -> Prompt:
 
 def _chat(shown: Sequence[Worked], question: str, language: str) -> Prompt:
     order = ORDERS[language]
-    return conversation(((f"{order}\n\n{one.question}", one.answer) for one in shown), f"{order}\n\n{question}")
+    return turns(((f"{order}\n\n{one.question}", one.answer) for one in shown), f"{order}\n\n{question}")
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
