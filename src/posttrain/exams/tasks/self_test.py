@@ -16,7 +16,8 @@ from posttrain.exams.behaviour import CAPABILITIES, SPECS, behaviour, length, mo
 from posttrain.exams.matching import normalise
 from posttrain.exams.metrics.chatglm import CHATGLM_SCORES, chatglm_scores, chatglm_signature
 from posttrain.exams.metrics.overlap import BleuTokenizer, bleu, bleu_signature
-from posttrain.exams.metrics.rouge import Rouge, characters, jieba_words, latin, rouge, rouge_signature
+from posttrain.exams.metrics.rouge import Rouge, rouge, rouge_signature
+from posttrain.exams.metrics.tokens import characters, jieba_words, latin
 from posttrain.exams.records import Sample
 from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Score

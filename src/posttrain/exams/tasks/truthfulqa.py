@@ -30,7 +30,8 @@ from pydantic import Field
 from posttrain.errors import ConfigError, Problem
 from posttrain.exams.matching import is_refusal
 from posttrain.exams.metrics.overlap import bleu, bleu_signature
-from posttrain.exams.metrics.rouge import characters, latin, rouge, rouge_signature
+from posttrain.exams.metrics.rouge import rouge, rouge_signature
+from posttrain.exams.metrics.tokens import characters, latin
 from posttrain.exams.metrics.truthful import mc1, mc2, mc3, similarity
 from posttrain.exams.records import Sample
 from posttrain.exams.score_spec import specs
