@@ -101,21 +101,19 @@ def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Proble
     if unknown:
         notes.append(f"{file.parent.name}: not scored by {', '.join(unknown)}")
     made: dict[str, Item] = {}
-    twice = 0
     prefix = f"{file.parent.name}-" if group else ""
     for number, example in enumerate(examples):
         rng = random.Random(f"{config.seed} {number}")
         body = _asked(told, example, rng)
         key = json.dumps(example, sort_keys=True)
         if key in made:  # BIG-bench asks equal examples once
-            twice += 1
             continue
         others = [e for i, e in enumerate(examples) if i != number]
         shown = rng.sample(others, min(config.shots, len(others)))
         text = (told.get("task_prefix") or "") + "".join(f"{_asked(told, e, rng)}{_right(e)}" for e in shown) + body
-        made[key] = replace(
-            _item(f"{prefix}{number}", group, told, example, text, config), location=f"{file}: examples[{number}]"
-        )
+        item = _item(f"{prefix}{number}", group, told, example, text, config)
+        made[key] = replace(item, location=f"{file}: examples[{number}]")
+    twice = len(examples) - len(made)
     if twice:
         notes.append(f"{file.parent.name}: {twice} examples that stand twice are asked once")
     return list(made.values())
@@ -125,16 +123,20 @@ def _wrong(example: Any) -> str:
     """What is wrong with an example; empty when nothing is."""
     if not isinstance(example, dict) or not isinstance(example.get("input"), str):
         return "'input' (a text) is expected"
-    scores, target = example.get("target_scores"), example.get("target")
+    scores, targets = example.get("target_scores"), _targets(example)
     if scores is not None:
         right = isinstance(scores, dict) and len(scores) > 1
         if not right or not all(isinstance(v, int | float) for v in scores.values()):
             return "'target_scores' must be an object of two choices or more with a number each"
-        return ""
-    texts = [target] if isinstance(target, str) else target
-    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+    elif not isinstance(targets, list) or not targets or not all(isinstance(t, str) for t in targets):
         return "'target' (a text or a list of texts) or 'target_scores' is expected"
     return ""
+
+
+def _targets(example: Mapping[str, Any]) -> Any:
+    """The accepted answers, in a list where there is only one."""
+    target = example.get("target")
+    return [target] if isinstance(target, str) else target
 
 
 def _asked(told: Mapping[str, Any], example: Mapping[str, Any], rng: random.Random) -> str:
@@ -148,22 +150,15 @@ def _asked(told: Mapping[str, Any], example: Mapping[str, Any], rng: random.Rand
 
 
 def _right(example: Mapping[str, Any]) -> str:
-    scores, target = example.get("target_scores"), example.get("target")
-    if scores:
-        return str(max(scores, key=lambda choice: scores[choice]))
-    return str(target if isinstance(target, str) else target[0]) if target else ""
+    scores = example.get("target_scores")
+    return str(max(scores, key=lambda choice: scores[choice])) if scores else str(_targets(example)[0])
 
 
 def _item(
     id: str, group: str, told: Mapping[str, Any], example: Mapping[str, Any], text: str, config: BigbenchConfig
 ) -> Item:
     scores = dict(example.get("target_scores") or {})
-    target = example.get("target")
-    doc = {
-        "scores": scores,
-        "target": [] if scores or target is None else [target] if isinstance(target, str) else list(target),
-        "regex": told.get("output_regex", ""),
-    }
+    doc = {"scores": scores, "target": [] if scores else _targets(example), "regex": told.get("output_regex", "")}
     prompt = text.strip() if config.template == "chat" else Plain(text)
     if scores:
         return Item(id, example["input"], choice_asks(prompt, list(scores)), group, doc)

@@ -83,7 +83,7 @@ PRIMER = {
 FRAME = {"en": ("Q: {}\nA:", " "), "zh": ("問：{}\n答：", "")}
 """How a question is put after the primer, and what stands between it and an answer."""
 STOP = {"en": ("\n\n", "Q:"), "zh": ("\n\n", "問：")}
-BINARY = {"en": ("{}\nA. {}\nB. {}\nAnswer:", " "), "zh": ("{}\nA. {}\nB. {}\n答案：", "")}
+BINARY = {"en": "{}\nA. {}\nB. {}\nAnswer:", "zh": "{}\nA. {}\nB. {}\n答案："}
 _LIKENESS = ("bleu", "rouge1", "rouge2", "rougeL")
 _JUDGED = ("truthful", "refused", "mc1", "binary")
 """What is asked whether it comes out the same in all languages."""
@@ -112,8 +112,8 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
     if config.sheet and mode == "mc":
         raise ConfigError(Problem(config.label, "a sheet holds free answers, and there are none", "add mode: both"))
     chat = config.template == "chat" or (config.template == "auto" and own)
-    asked = [replace(_item(q, mode, config.max_new_tokens, chat=chat), location=places[q.id]) for q in questions]
-    items = draw(asked, config.limit, config.seed)
+    items = [_item(q, places[q.id], mode, config.max_new_tokens, chat=chat) for q in questions]
+    items = draw(items, config.limit, config.seed)
     binary = mode != "generation" and any(item.doc["binary"] for item in items)
     headline = "binary" if binary else "truthful" if mode == "generation" else "mc1"
     sheet = resolve(config.sheet, base) if config.sheet else None
@@ -151,26 +151,22 @@ def _measures() -> str:
 # ---- asking ------------------------------------------------------------------------------------------------------
 
 
-def _item(question: Question, mode: str, max_new_tokens: int, *, chat: bool) -> Item:
+def _item(question: Question, location: str, mode: str, max_new_tokens: int, *, chat: bool) -> Item:
     """Likelihoods of true then false answers, the two orders of the binary choice, a free answer: as far as wanted."""
-    frame, gap = FRAME[question.language]
-    primer = "\n\n".join(frame.format(asked) + gap + said for asked, said in PRIMER[question.language])
-    prompt: Prompt = question.question if chat else Plain(f"{primer}\n\n{frame.format(question.question)}")
+    language = question.language
+    frame, gap = FRAME[language]
+    primer = "".join(f"{frame.format(asked)}{gap}{said}\n\n" for asked, said in PRIMER[language])
+    prompt: Prompt = question.question if chat else Plain(primer + frame.format(question.question))
     gap = "" if chat else gap
     asks: list[Ask] = []
     binary = mode != "generation" and question.best_false is not None
     if mode != "generation":
         asks += [Ask("score", prompt, gap + answer) for answer in (*question.true, *question.false)]
-    if binary:
-        shown, own_gap = BINARY[question.language]
-        for first, second in ((question.best, question.best_false), (question.best_false, question.best)):
-            text = shown.format(question.question, first, second)
-            asks += [
-                Ask("score", text, letter) if chat else Ask("score", Plain(text), own_gap + letter) for letter in "AB"
-            ]
+    for pair in ((question.best, question.best_false), (question.best_false, question.best)) if binary else ():
+        text = BINARY[language].format(question.question, *pair)
+        asks += [Ask("score", text if chat else Plain(text), gap + letter) for letter in "AB"]
     if mode != "mc":
-        stop = () if chat else STOP[question.language]
-        asks.append(Ask("say", prompt, max_new_tokens=max_new_tokens, stop=stop))
+        asks.append(Ask("say", prompt, max_new_tokens=max_new_tokens, stop=() if chat else STOP[language]))
     return Item(
         id=question.id,
         question=question.question,
@@ -187,6 +183,7 @@ def _item(question: Question, mode: str, max_new_tokens: int, *, chat: bool) -> 
             "best_false": question.best_false,
             "mode": mode,
         },
+        location=location,
     )
 
 
