@@ -58,8 +58,11 @@ def _perplexity(sum_nats: float, units: int) -> float:
     return math.exp(nats) if nats < 709 else math.inf
 
 
-token_perplexity = word_perplexity = char_perplexity = byte_perplexity = _perplexity
-"""exp(nats per token, per word, per character, per UTF-8 byte)."""
+token_perplexity = _perplexity
+word_perplexity = _perplexity
+char_perplexity = _perplexity
+byte_perplexity = _perplexity
+"""exp(nats per token, word, character, UTF-8 byte): the caller says what is counted."""
 
 
 def bits_per_byte(sum_nats: float, bytes_: int) -> float:
