@@ -61,7 +61,7 @@ def read_questions(path: Path) -> Read:
     drafts: dict[Split, list[_Draft]] = {"test": [], "dev": []}
     problems: list[Problem] = []
     notes: list[str] = []
-    for file, split, subject in list(_files(path)):
+    for file, split, subject in _files(path):
         rows = Rows(file, names=partial(_names, file))
         found = [draft for row in rows if (draft := _draft(row, subject)) is not None]
         if not rows.count and not rows.problems:

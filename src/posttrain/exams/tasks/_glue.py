@@ -6,14 +6,13 @@ and AX-g, which it has not, are our own. `{field}` in a wording is a column of t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from posttrain.exams.score_spec import ScoreSpec, specs
 
-__all__ = ["TASKS", "GlueTask", "Posed", "posed", "record_text"]
+__all__ = ["SCORES", "TASKS", "GlueTask", "Posed", "posed"]
 
 Fields = Mapping[str, str]
 Columns = Mapping[str, tuple[str, ...]]
@@ -54,11 +53,6 @@ class GlueTask:
     headline: str = "acc"
     disturbed: str = ""
     label_columns: tuple[str, ...] = ("label",)
-
-    @property
-    def specs(self) -> tuple[ScoreSpec, ...]:
-        """What its scores are."""
-        return tuple(SCORES[name] for name in (*self.scores, *(["squared_error"] if "pearson" in self.scores else [])))
 
 
 def posed(task: str, row: Fields) -> Posed:
@@ -142,7 +136,12 @@ TASKS: Mapping[str, GlueTask] = {
         label_columns=("label", "is_duplicate"),
     ),
     "stsb": GlueTask(
-        PAIR, (), tuple("012345"), scores=("pearson", "spearman"), headline="pearson", label_columns=("label", "score")
+        PAIR,
+        (),
+        tuple("012345"),
+        scores=("pearson", "spearman", "squared_error"),
+        headline="pearson",
+        label_columns=("label", "score"),
     ),
     "mnli": GlueTask(
         NLI, ("entailment", "neutral", "contradiction"), (), "can.reasoning", label_columns=("gold_label", "label")
@@ -174,9 +173,3 @@ TASKS: Mapping[str, GlueTask] = {
     "wic": GlueTask(_columns("sentence1", "sentence2", "word"), TRUTH, NO_YES, disturbed="sentence2"),
     "wsc": GlueTask(_columns("text", "span1_text", "span2_text", "span2_index"), TRUTH, (), "can.domains"),
 }
-
-
-def record_text(passage: str) -> str:
-    """ReCoRD's passage, its highlights as a list."""
-    first, *highlights = re.split(r"\n@highlight\n", passage.strip())
-    return first + "\n\n" + "".join(f"  - {one}.\n" for one in highlights)

@@ -16,7 +16,7 @@ from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows
 from posttrain.exams.statistics import Interval, Score
 from posttrain.exams.task import Item, Reply, Task, TaskConfig, averages, mean_score
-from posttrain.exams.tasks._glue import TASKS, GlueTask, Posed, posed, record_text
+from posttrain.exams.tasks._glue import SCORES, TASKS, GlueTask, Posed, posed
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
@@ -80,7 +80,7 @@ def glue(config: GlueConfig, base: Path) -> Task:
         aggregate=partial(_scores, spec=spec),
         headline=spec.headline,
         capabilities={spec.headline: spec.capability},
-        scores=spec.specs,
+        scores=tuple(SCORES[name] for name in spec.scores),
         signature=f"glue|{config.task}|{path.name}|0-shot|{wording}|total log-probability|v1",
         chance={"mcc": 0.0, "pearson": 0.0, "acc": 1 / classes if classes else None}.get(spec.headline),
         notes=(f"{unlabelled} rows without an agreed label are left out",) if unlabelled else (),
@@ -160,8 +160,8 @@ def _record(row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
         row.bad(cause, "test files have no answers")
         return
     entities = sorted({passage[a:b] for a, b in spans})
-    text = record_text(passage)
-    first = passage.strip().split("\n@highlight\n")[0]
+    first, *highlights = passage.strip().split("\n@highlight\n")
+    text = first + "\n\n" + "".join(f"  - {one}.\n" for one in highlights)
     for q, (query, answers) in enumerate(asked):
         words = tuple(f"  - {query.replace('@placeholder', one)}" for one in entities)
         chat = f"{text}\n{query}\n\nWhich name stands for @placeholder? Answer with the name only."

@@ -42,7 +42,7 @@ from posttrain.registry import register
 if TYPE_CHECKING:  # they need the extra
     from posttrain.exams.lm_eval import PosttrainLM
 
-__all__ = ["LmEvalConfig", "LmEvalExam", "go_offline", "lm_eval"]
+__all__ = ["LmEvalConfig", "LmEvalExam", "go_offline"]
 
 _logger = logging.getLogger(__name__)
 
@@ -98,18 +98,15 @@ def go_offline(*, download: bool) -> None:
 
 
 @register("exam", "lm_eval", config=LmEvalConfig)
-def lm_eval(config: LmEvalConfig, base: Path) -> LmEvalExam:
-    """The tasks, loaded with their questions. MissingError without lm-eval, or without their data."""
-    return LmEvalExam(config, base)
-
-
 class LmEvalExam(Exam):
     """Tasks and groups of lm-eval, all of them asked together; each is an exam of results.json."""
 
     config: LmEvalConfig
 
     def __init__(self, config: LmEvalConfig, base: Path) -> None:
-        """ConfigError and MissingError as of `load_tasks`, and for tasks that run what a model writes."""
+        """Load the tasks with their questions. ConfigError and MissingError as of `load_tasks`, and for tasks that run
+        what a model writes.
+        """
         from posttrain.exams.lm_eval_results import group_info, task_info
         from posttrain.exams.lm_eval_tasks import load_tasks
 
