@@ -173,16 +173,11 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     if scores:
         names = list(scores)
         choice = chosen(replies, names)
-        grade = float(scores[names[choice.best]])
-        return item.sample(
-            names[choice.best],
-            max(names, key=lambda name: scores[name]),
-            {"multiple_choice_grade": grade},
-            correct=grade == max(scores.values()),
-            choices=len(names),
-            confidence=max(choice.shares),
-            extra={"shares": [round(share, 6) for share in choice.shares]},
-        )
+        answer, target = names[choice.best], max(names, key=lambda name: scores[name])
+        grade = {"multiple_choice_grade": float(scores[answer])}
+        right, sure = scores[answer] == scores[target], max(choice.shares)
+        extra = {"shares": [round(share, 6) for share in choice.shares]}
+        return item.sample(answer, target, grade, correct=right, choices=len(names), confidence=sure, extra=extra)
     said = the_answer(replies)
     text = said.text
     if item.doc["regex"]:
@@ -190,13 +185,8 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         text = ((found[1] or "") if found.groups() else found[0]) if found else ""
     right = text.strip() in {target.strip() for target in item.doc["target"]}
     nearly = right or _plain(text) in {_plain(target) for target in item.doc["target"]}
-    return item.sample(
-        said.text.strip(),
-        item.doc["target"][0],
-        {"exact_str_match": float(right), "exact_loose": float(nearly)},
-        said,
-        correct=right,
-    )
+    matched = {"exact_str_match": float(right), "exact_loose": float(nearly)}
+    return item.sample(said.text.strip(), item.doc["target"][0], matched, said, correct=right)
 
 
 def _plain(text: str) -> str:

@@ -196,16 +196,11 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         scores = None if score is None else score(said.text, doc)
     own = None if scores is None or doc["way"] == "style" else next(iter(scores.values()))
     named = {f"{task}.{name}": value for name, value in (scores or {}).items()}
-    gold = doc["gold"]
+    target = doc["gold"] if isinstance(doc["gold"], str) else json.dumps(doc["gold"], ensure_ascii=False)
+    right, judged = (None, named) if own is None else (own == 1.0, {"score": own, **named})
+    extra, count = {"task": task, "unscored": scores is None}, doc.get("count")
     return item.sample(
-        said.text,
-        gold if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False),
-        named if own is None else {"score": own, **named},
-        said,
-        correct=None if own is None else own == 1.0,
-        choices=doc.get("count"),
-        confidence=confidence,
-        extra={"task": task, "unscored": scores is None},
+        said.text, target, judged, said, correct=right, choices=count, confidence=confidence, extra=extra
     )
 
 

@@ -113,11 +113,6 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     said = the_answer(replies)
     gold = final_number(item.doc["answer"])
     found = final_number(said.text)  # a marked answer goes before a number that happens to come last
-    return item.sample(
-        said.text,
-        str(gold),
-        {"flexible": float(found == gold), "strict": float(marked_number(said.text) == gold)},
-        said,
-        correct=found == gold,
-        extra={"number": None if found is None else str(found)},
-    )
+    scores = {"flexible": float(found == gold), "strict": float(marked_number(said.text) == gold)}
+    extra = {"number": None if found is None else str(found)}
+    return item.sample(said.text, str(gold), scores, said, correct=found == gold, extra=extra)

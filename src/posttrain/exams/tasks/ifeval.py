@@ -84,14 +84,10 @@ def ifeval(config: IfevalConfig, base: Path) -> Task:
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     said = the_answer(replies)
     strict, loose = verdicts(said.text, item.doc["ids"], item.doc["kwargs"])
-    return item.sample(
-        said.text,
-        ", ".join(item.doc["ids"]),
-        {"prompt_strict": float(all(strict)), "prompt_loose": float(all(loose))} | behaviour(item.question, said.text),
-        said,
-        correct=all(strict),
-        extra={"ids": list(item.doc["ids"]), "strict": strict, "loose": loose},
-    )
+    scores = {"prompt_strict": float(all(strict)), "prompt_loose": float(all(loose))}
+    scores |= behaviour(item.question, said.text)
+    extra = {"ids": list(item.doc["ids"]), "strict": strict, "loose": loose}
+    return item.sample(said.text, ", ".join(item.doc["ids"]), scores, said, correct=all(strict), extra=extra)
 
 
 def _aggregate(samples: Sequence[Sample]) -> dict[str, Score]:

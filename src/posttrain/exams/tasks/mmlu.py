@@ -169,15 +169,11 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     scores = {"acc": float(nats.index(max(nats)) == target)}
     if not lettered:
         scores["acc_norm"] = float(chosen == target)
+    answer, wanted = (f"{LETTERS[number]}. {choices[number]}" for number in (chosen, target))
+    sure = 1 / sum(math.exp(value - max(values)) for value in values)
+    tokens, right, extra = sum(one.tokens for one in scored), chosen == target, {"nats": nats}
     return item.sample(
-        f"{LETTERS[chosen]}. {choices[chosen]}",
-        f"{LETTERS[target]}. {choices[target]}",
-        scores,
-        correct=chosen == target,
-        choices=len(choices),
-        confidence=1 / sum(math.exp(value - max(values)) for value in values),
-        tokens=sum(one.tokens for one in scored),
-        extra={"nats": nats},
+        answer, wanted, scores, correct=right, choices=len(choices), confidence=sure, tokens=tokens, extra=extra
     )
 
 

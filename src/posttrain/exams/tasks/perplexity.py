@@ -119,22 +119,14 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     (said,) = the_scored(replies)
     text = str(item.doc["text"])
-    size = {
-        "nats": -said.sum_nats,
-        "tokens": said.tokens,
-        **metrics.units_of(text)._asdict(),
-        "spaced": language_of(text) not in ("zh", "ja", "th"),
+    units = metrics.units_of(text)
+    scores = {
+        "bits_per_byte": metrics.bits_per_byte(said.sum_nats, units.bytes),
+        "nats_per_token": metrics.cross_entropy(said.sum_nats, max(1, said.tokens)),
     }
-    return item.sample(
-        "",
-        "",
-        {
-            "bits_per_byte": metrics.bits_per_byte(said.sum_nats, size["bytes"]),
-            "nats_per_token": metrics.cross_entropy(said.sum_nats, max(1, said.tokens)),
-        },
-        tokens=said.tokens,
-        extra=size,
-    )
+    size = {"nats": -said.sum_nats, "tokens": said.tokens, **units._asdict()}
+    size["spaced"] = language_of(text) not in ("zh", "ja", "th")
+    return item.sample("", "", scores, tokens=said.tokens, extra=size)
 
 
 def _scores(samples: Sequence[Sample]) -> dict[str, Score]:
