@@ -75,10 +75,6 @@ def substring_length(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> i
     best = 0
     last = [0] * (len(columns) + 1)
     for token in rows:
-        row = [0] * (len(columns) + 1)
-        for j, other in enumerate(columns):
-            if token == other:
-                row[j + 1] = last[j] + 1
-        best = max(best, max(row))
-        last = row
+        last = [0, *(last[j] + 1 if token == other else 0 for j, other in enumerate(columns))]
+        best = max(best, *last)
     return best

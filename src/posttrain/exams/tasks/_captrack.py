@@ -39,10 +39,7 @@ def _accuracy(way: str, capability: str) -> Spec:
     return Spec(way, {"accuracy": capability})
 
 
-STYLE = Spec(
-    "style",
-    {"length": "will.verbosity", "bullets": "will.formatting", "table": "will.formatting", "emoji": "will.formatting"},
-)
+STYLE = Spec("style", {"length": "will.verbosity", **dict.fromkeys(("bullets", "table", "emoji"), "will.formatting")})
 TOOLS = Spec("tools", {"selection": "how.tools", "arguments": "how.tools"})
 BASES: Mapping[str, Spec] = {
     "mmlu_pro": _accuracy("choice", "can.knowledge"),
@@ -187,9 +184,6 @@ def _ifeval(answer: str, row: Row) -> Scores:
         return None
     strict, loose = verdicts(answer, ids, kwargs)
     return {"prompt_strict": float(all(strict)), "prompt_loose": float(all(loose))}
-
-
-# ---- tools and sources ---------------------------------------------------------------------------------------------
 
 
 def _calls(value: Any) -> list[tuple[str, dict[str, Any]]]:

@@ -179,7 +179,7 @@ def _settle(drafts: list[_Draft], file: Path) -> Iterator[str]:
     that is also a choice's words ("2" of 1, 2, 3, 4) is words, unless other answers of the file are numbers.
     """
     if all(draft.counted is None or draft.question.answer >= 0 for draft in drafts):
-        drafts[:] = [draft._replace(counted=None) for draft in drafts]
+        return
     numbers = [draft for draft in drafts if draft.counted is not None]
     zero = [d for d in numbers if d.counted == 0]
     last = [d for d in numbers if d.counted == len(d.question.choices)]

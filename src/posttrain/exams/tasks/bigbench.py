@@ -92,8 +92,7 @@ def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Proble
     except (re.error, TypeError, OverflowError, RecursionError) as error:
         problems.append(Problem(str(file), f"'output_regex' is no regular expression: {error}"))
     for number, example in enumerate(examples):
-        wrong = _wrong(example)
-        if wrong:
+        if wrong := _wrong(example):
             problems.append(Problem(f"{file}: examples[{number}]", wrong))
     if len(problems) > before:
         return []

@@ -193,9 +193,6 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     return item.sample(answer, target, scores, correct=correct, extra=extra, **sure)
 
 
-# ---- scores of all samples together ------------------------------------------------------------------------------
-
-
 def _scores(samples: Sequence[Sample], *, spec: GlueTask) -> dict[str, Score]:
     made = averages(samples)
     return made | {name: _over_all(name, samples) for name in spec.scores if name not in made}

@@ -148,9 +148,6 @@ def _measures() -> str:
     return f"{by_bleu}|{' or '.join(rouge_signature(tokenizer=t) for t in (latin, characters))}|"
 
 
-# ---- asking ------------------------------------------------------------------------------------------------------
-
-
 def _item(question: Question, location: str, mode: str, max_new_tokens: int, *, chat: bool) -> Item:
     """Likelihoods of true then false answers, the two orders of the binary choice, a free answer: as far as wanted."""
     language = question.language
@@ -187,18 +184,11 @@ def _item(question: Question, location: str, mode: str, max_new_tokens: int, *, 
     )
 
 
-# ---- judging -----------------------------------------------------------------------------------------------------
-
-
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     doc = item.doc
-    sample = item.sample(
-        "",
-        doc["best"],
-        {},
-        tokens=sum(reply.tokens for reply in replies if isinstance(reply, Answer | Scored)),
-        extra={key: doc[key] for key in ("tongue", "pair") if doc[key]},
-    )
+    tokens = sum(reply.tokens for reply in replies if isinstance(reply, Answer | Scored))
+    extra = {key: doc[key] for key in ("tongue", "pair") if doc[key]}
+    sample = item.sample("", doc["best"], {}, tokens=tokens, extra=extra)
     if doc["mode"] != "generation":
         sample = _with_choices(sample, doc, [reply.sum_nats for reply in replies if isinstance(reply, Scored)])
     said = next((reply for reply in replies if isinstance(reply, Answer)), None)
@@ -267,9 +257,6 @@ def _likeness(answer: str, reference: str, language: str) -> dict[str, float]:
         "rouge2": 100 * float(by_rouge.rouge2),
         "rougeL": 100 * float(by_rouge.rougeLsum),
     }
-
-
-# ---- scores ------------------------------------------------------------------------------------------------------
 
 
 def _scores(samples: Sequence[Sample], *, marks: Marks) -> dict[str, Score]:
