@@ -62,13 +62,11 @@ def pearson(predicted: Sequence[float], wanted: Sequence[float]) -> float:
 
 def spearman(predicted: Sequence[float], wanted: Sequence[float]) -> float:
     """Pearson's correlation of the ranks, -1 to 1; equal values share the mean of their ranks."""
-    _paired(predicted, wanted)
     return pearson(_ranks(predicted), _ranks(wanted))
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    data = np.asarray(values, dtype=np.float64)
-    _, inverse, counts = np.unique(data, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return list((last - (counts - 1) / 2)[inverse])
 

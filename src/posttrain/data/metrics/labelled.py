@@ -82,11 +82,7 @@ def scores_of_classes(
     """accuracy, macro_f1 and matthews (one label each), or exact_match, macro_f1 and micro_f1 (several)."""
     if not multi_label:
         ours, theirs = [one[0] for one in said], [one[0] for one in gold]
-        return {
-            "accuracy": accuracy(ours, theirs),
-            "macro_f1": macro_f1(ours, theirs),
-            "matthews": matthews(ours, theirs),
-        }
+        return {measure.__name__: measure(ours, theirs) for measure in (accuracy, macro_f1, matthews)}
     each = [([label in one for one in said], [label in one for one in gold]) for label in labels]
     return {
         "exact_match": accuracy([frozenset(one) for one in said], [frozenset(one) for one in gold]),

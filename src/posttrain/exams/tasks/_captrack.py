@@ -126,9 +126,7 @@ def _answer(answer: str, row: Row) -> Scores:
 
 def _number(answer: str, row: Row) -> Scores:
     golds = _golds(row["gold"])
-    if not golds:
-        return None
-    gold = final_number(golds[0])
+    gold = final_number(golds[0]) if golds else None
     if gold is None:
         return None
     found = re.search(r"answer\s*[:：]\s*(\S+)", answer, re.IGNORECASE)

@@ -58,9 +58,8 @@ def bigbench(config: BigbenchConfig, base: Path) -> Task:
         items += _items(file, group, config, problems, notes)
     if problems:
         raise DataError(*listed(problems))
-    choosing = any(item.doc["scores"] for item in items)
-    headline = "multiple_choice_grade" if choosing else "exact_str_match"
     sizes = {len(item.doc["scores"]) for item in items if item.doc["scores"]}
+    headline = "multiple_choice_grade" if sizes else "exact_str_match"
     form = "chat" if config.template == "chat" else "plain"
     return Task(
         items=items,

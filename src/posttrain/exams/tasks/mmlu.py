@@ -80,8 +80,7 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
     chinese = mostly_chinese([q.question for q in read.asked])
     language = config.language if config.language != "auto" else "zh" if chinese else "en"
     wording = WORDINGS[config.score, language]
-    subjects = _by_subject(read.asked)
-    dev = _by_subject(read.examples)
+    subjects, dev = _by_subject(read.asked), _by_subject(read.examples)
     examples = [_examples(question, subjects, dev, config.shots) for question in read.asked]
     items = [_item(*one, wording, config) for one in zip(read.asked, examples, read.locations, strict=True)]
     items = draw(items, config.limit, config.seed)

@@ -98,8 +98,7 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
     text = user_text(path)
     if not text.strip():
         raise DataError(Problem(str(path), "the file is empty: no text"))
-    if size is None:
-        return [(1, text, f"{path}:1")]
+    size = size or len(text)
     pieces: list[str] = []
     held = ""
     for line in text.splitlines(keepends=True):
