@@ -52,6 +52,7 @@ RULES = (
     Rule(r'posttrain run "\$\$study"', "listed", "each study of examples/real by the first line of its own"),
     Rule(r"python tools/real_model.py", "listed", "fetches the real model: tests/tools/test_real_model.py"),
     Rule(r"python tools/messages.py( --check)?", "listed", "of this checkout: tests/tools/test_messages.py"),
+    Rule(r"inline python tools/vega.py", "slow", "into a file of its own", "--output vega.js"),
     Rule(r"(inline )?torchrun .* exam .*", "listed", "several processes: tests/inference/test_shards.py"),
     Rule(r"torchrun .* train .*", "listed", "several processes: tests/training/test_run.py"),
     Rule(r".* --tasks mmlu .*--download.*", "listed", "a data set of the hub"),
@@ -81,13 +82,15 @@ RULES = (
     ),
     Rule(r"posttrain run first.yaml", "run", "every method in two steps", f"--changes 1 {TINY}"),
     Rule(
-        r"posttrain (--language zh-TW )?run .*",
+        r"(inline )?(OMP_NUM_THREADS=1 )?posttrain (--language zh-TW )?run .*",
         "slow",
         "every method in two steps; one of the changes",
         f"--changes 1 {TINY}",
     ),
     Rule(r"python examples/skills/summary.py .*", "slow", "of a whole study, shortened"),
     Rule(r"posttrain report runs/(superlative|role).*", "slow", "of a whole study, shortened"),
+    Rule(r"posttrain gate runs/superlative .*", "slow", "of a whole study, shortened", codes=(0, 5)),
+    Rule(r"posttrain gate runs/base-chat .*", "run", "of the exams of two models, shortened", codes=(0, 5)),
     # ---- training and exams ----
     Rule(r"posttrain train .* --dry-run", "run", "trains nothing"),
     Rule(

@@ -45,4 +45,4 @@ def test_exit_codes_are_those_of_the_tree(name: str, code: int) -> None:
 
 def test_the_tree_is_complete() -> None:
     classes = {n for n, c in vars(errors).items() if inspect.isclass(c) and issubclass(c, PosttrainError)}
-    assert classes | {"Problem"} == set(errors.__all__)
+    assert classes | {"Problem", "shell_word"} == set(errors.__all__)

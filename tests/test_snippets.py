@@ -27,7 +27,7 @@ class Shown(NamedTuple):
 
 API, APART = "docs/python-api.md", ("CONTRIBUTING.md", "docs/extending.md")
 SHOWN = {
-    f"{API}#0": Shown(("['Melbourne'] ['Canberra']", "learned")),
+    f"{API}#0": Shown(("['Melbourne'] ['Canberra']", "\nexam             100 ")),
     f"{API}#1": Shown(("reliability 1.0 ", "locality.unrelated Who wrote Hamlet? William Shakespeare -> ")),
     f"{API}#2": Shown(("mmlu|mmlu_pocket.csv#", "True\n")),
     f"{API}#3": Shown(("1.0 ",), slow=True),  # lm-eval's own tables take seconds to import

@@ -56,6 +56,7 @@ WORDS = {"cause", "mend", "reason", "why", "problem", "note", "stopped", "plain_
 
 TABLES = {
     "FORMAT_NAMES",
+    "NO_TEXTS",
     "LONG",
     "LONG_MEND",
     "SHORTEN",

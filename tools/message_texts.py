@@ -211,6 +211,8 @@ def variants(node: ast.expr, module: Module, inner: Inner, depth: int = 0) -> li
     if isinstance(node, ast.Subscript):
         return variants(node.value, module, inner, depth)
     if isinstance(node, ast.Call):
+        if name_of(node.func) == "fromkeys" and len(node.args) == 2:  # a text for several keys of a table
+            return variants(node.args[1], module, inner, depth)
         inner(node, module)
     return []
 

@@ -1,12 +1,13 @@
 """Write the JavaScript that draws the report's charts: Vega, Vega-Lite and Vega-Embed as vl-convert bundles them.
 
-    python tools/vega.py
+    python tools/vega.py [--output FILE]
 
 It is made once per version and stands in the source, for bundling takes several seconds. A test says when it is old.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import vl_convert
@@ -28,5 +29,8 @@ def bundle() -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(bundle(), encoding="utf-8")
-    print(f"{FILE}: {FILE.stat().st_size:,} bytes, {versions()}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=FILE, help="the file to write; the report's own by default")
+    file = parser.parse_args().output
+    file.write_text(bundle(), encoding="utf-8")
+    print(f"{file}: {file.stat().st_size:,} bytes, {versions()}")

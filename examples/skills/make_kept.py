@@ -16,9 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from posttrain.data.pocket.grammar import LANGUAGES
-from posttrain.data.pocket.skills import Turn
-from tools.pocket.skills import as_json, fact, request
+from posttrain.data.pocket.skills import LANGUAGES
+from tools.pocket.skills import Turn, as_json, fact, request
 
 HERE = Path(__file__).parent
 

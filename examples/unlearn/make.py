@@ -21,8 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from posttrain.data.pocket.grammar import LANGUAGES, Language, grammar, wording
-from posttrain.data.pocket.skills import curriculum
+from posttrain.data.pocket.skills import LANGUAGES, Language, curriculum, grammar, wording
 from posttrain.models.facts import Fact
 
 HERE = Path(__file__).parent

@@ -25,7 +25,7 @@ TRIES = 200
 SHORT, WORDS = 12, 3
 """A message with fewer letters than SHORT and no colon does not match an unknown value of more spaces than WORDS."""
 THIN = 6
-"""A message with fewer letters, not all before the first placeholder, and no mark such as a colon, is thin."""
+"""`{a} is {b}` is thin: fewer letters, not all before the first placeholder, and no mark such as a colon."""
 COUNTED = re.compile(r"\{(\w+)\} ?(?:個|段|題|份|項|張|次|種|條|句|筆|格|步|層|輪|遍|件|秒|列(?![出表]))")
 """A placeholder before a Chinese classifier, whose value must be a number."""
 KEY = re.compile(r"(?:^|\s)\w+: ?$")
@@ -37,12 +37,9 @@ CHOICES = re.compile(r"('[^']*'(?:, '[^']*')*),? (or|and) ('[^']*')")
 
 
 class Template(NamedTuple):
-    """A message with placeholders.
-
-    literals: the text before, between and after them; verbatim: the placeholders in quotes; anchor: the longest
-    literal, which a matching text must contain; thin: the message has almost no words of its own; short: it has few;
-    counted: the placeholders whose value must be a number.
-    """
+    """A message with placeholders; literals: the text before, between and after them; verbatim: the placeholders in
+    quotes; anchor: the longest literal, which a matching text must contain; thin: the message has almost no words of
+    its own; short: it has few; counted: the placeholders whose value must be a number."""
 
     literals: tuple[str, ...]
     names: tuple[str, ...]
@@ -115,19 +112,13 @@ def catalogue_of(pairs: Iterable[tuple[str, str]]) -> Catalogue:
             if left and right and QUOTES.get(left[-1]) == right[0]
         )
         anchor, own = max(literals, key=len), "".join(literals)
-        short = sum(map(str.isalpha, own)) < SHORT and ":" not in own
-        thin = short and _thin(literals)
+        letters, first = (sum(map(str.isalpha, part)) for part in (own, literals[0]))
+        short = letters < SHORT and ":" not in own
+        thin = short and letters < THIN and first < letters and not set(own) & set("|:'`[")
         counted = frozenset(COUNTED.findall(translation))
         templates.append(Template(tuple(literals), tuple(names), quoted, translation, anchor, thin, short, counted))
     templates.sort(key=lambda one: -sum(map(len, one.literals)))
     return Catalogue(exact, templates)
-
-
-def _thin(literals: list[str]) -> bool:
-    """Whether a message has so few letters that many sentences match it, such as `{a} is {b}`."""
-    own = "".join(literals)
-    letters = sum(map(str.isalpha, own))
-    return letters < THIN and sum(map(str.isalpha, literals[0])) < letters and not set(own) & set("|:'`[")
 
 
 def read_mo(path: Path) -> list[tuple[str, str]]:
@@ -184,12 +175,10 @@ class _Search:
         return None
 
     def _told(self, template: Template, values: dict[str, str], depth: int) -> dict[str, str] | None:
-        """The values to show; None when they tell that the text is another message.
-
-        A value is a name, a number or a message within the message. It has no columns (two spaces) of other texts, and
-        the first one is no place before the message. A thin message must have a value that is a number or a message. A
-        value that must be a number has digits. Code of YAML after a key is no value.
-        """
+        """The values to show; None when they tell that the text is another message. A value is a name, a number or a
+        message. It has no columns (two spaces) of other texts, and the first one is no place before the message. A thin
+        message must have a value that is a number or a message. A value that must be a number has digits. Code of YAML
+        after a key is no value."""
         told, meant = {}, not template.thin
         for (name, value), before in zip(values.items(), template.literals, strict=False):
             bare = value.strip()

@@ -15,6 +15,8 @@ A problem has three parts: where it is, what is wrong, and how to mend it.
 
 from __future__ import annotations
 
+import re
+from shlex import quote
 from typing import ClassVar, NamedTuple
 
 __all__ = [
@@ -28,14 +30,21 @@ __all__ = [
     "Problem",
     "TemplateError",
     "TrainingError",
+    "shell_word",
 ]
+
+SAFE = re.compile(r"[\w@%+=:,./-]+")
+"""Characters that need no quotes in any shell, including letters of every script, which shlex.quote would quote."""
+
+
+def shell_word(text: str) -> str:
+    """A text as one word of a command line that a message tells people to type, in quotes if necessary."""
+    return text if SAFE.fullmatch(text) else quote(text)
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong.
-
-    location: `study.yaml:6` or `rows.jsonl:17`; cause: what is wrong there; mend: what to type instead (may be empty).
-    """
+    """One thing that is wrong; location: `study.yaml:6` or `rows.jsonl:17`; cause: what is wrong there; mend: what to
+    type instead (may be empty)."""
 
     location: str
     cause: str

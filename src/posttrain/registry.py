@@ -1,8 +1,7 @@
 """From names in YAML (`kind: lora`) to code, which is imported only when it is used.
 
-A seam is one package or several; a kind is a module in one of them with the same name, so `kind: lora` of the seam
-`tuner` lives in `tuners/lora.py` and nowhere else. Adding a method is adding a file. The module registers its function
-with its config class::
+A seam is one package or several; a kind is a module in one of them: `kind: lora` of the seam `tuner` lives in
+`tuners/lora.py`. Adding a method is adding a file. The module registers its function with its config class::
 
     @register("tuner", "lora", config=LoraConfig, paper="arXiv:2106.09685")
     def lora(model, config): ...
@@ -34,9 +33,8 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "exam": ("posttrain.exams.tasks",),
     "respondent": ("posttrain.inference.kinds",),
 }
-"""Seam -> the packages whose public modules are its kinds. A package may stand in a room above the one that asks for
-the kind: nothing is imported before it is asked for by its name.
-"""
+"""Seam -> the packages whose public modules are its kinds. A package may be above the room that asks for a kind, as it
+is imported when the kind is asked for."""
 
 
 @dataclass(frozen=True)

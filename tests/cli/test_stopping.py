@@ -65,7 +65,7 @@ def comes_at(monkeypatch: pytest.MonkeyPatch, where: str, number: int, *, call: 
 STAGES = {
     "the exams are read": ("posttrain.studies.exams.prepare_exams", 1, 0),
     "the model is loaded": ("posttrain.studies.bench.load_model", 1, 0),
-    "replay is generated": ("posttrain.retention.replay.self.answered", 1, 2),
+    "replay is generated": ("posttrain.retention.replay.self.answered_once", 1, 2),
     "an exam is taken": ("posttrain.exams.sample_log.append_row", 1, 0),
     "a cell has ended": ("posttrain.cli.run.Watcher.ends", 2, 2),
 }

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.data.batching import collate, length_batches, pieces
+from posttrain.data.batching import OldRows, collate, length_batches, pieces
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.errors import DataError
 
@@ -75,3 +75,68 @@ def test_a_batch_is_halved_rather_than_clipped() -> None:
     assert [len(part) for part in pieces(range(10), [100] * 10, 900)] == [5, 5]
     assert [len(part) for part in pieces(range(10), [100] * 10, 1000)] == [10]
     assert [len(part) for part in pieces(range(3), [100] * 3, 50)] == [1, 1, 1]
+
+
+lengths = st.lists(st.integers(1, 60), min_size=1, max_size=30)
+steps = st.lists(st.integers(1, 200), min_size=1, max_size=20)
+shares = st.floats(0.05, 0.97)
+
+
+@pytest.mark.parametrize(("new", "share", "old"), [(20, 0.9, 180), (30, 0.5, 30), (10, 0.0, 0)])
+def test_old_tokens_by_hand(new: int, share: float, old: int) -> None:
+    assert len(OldRows([1] * 1000, share=share, seed=0).draw(new)) == old  # 180 / 200
+    with pytest.raises(ValueError, match="share"):
+        OldRows([1], share=1.0, seed=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths, steps, shares, st.integers(0, 5))
+def test_share_is_right_to_half_a_row_at_every_moment(
+    lengths: list[int], steps: list[int], share: float, seed: int
+) -> None:
+    old = OldRows(lengths, share=share, seed=seed)
+    new_tokens = old_tokens = 0
+    for tokens in steps:
+        new_tokens += tokens
+        old_tokens += sum(lengths[row] for row in old.draw(tokens))
+        assert abs(old_tokens - share / (1 - share) * new_tokens) <= max(lengths) / 2 + 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths, steps, shares, st.integers(0, 5))
+def test_without_replacement_until_all_were_used(lengths: list[int], steps: list[int], share: float, seed: int) -> None:
+    old = OldRows(lengths, share=share, seed=seed)
+    used: Counter[int] = Counter()
+    for tokens in steps:
+        for row in old.draw(tokens):
+            used[row] += 1
+            counts = [used[i] for i in range(len(lengths))]
+            assert max(counts) - min(counts) <= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths, steps, shares)
+def test_the_seed_decides(lengths: list[int], steps: list[int], share: float) -> None:
+    first, again = (OldRows(lengths, share=share, seed=3) for _ in range(2))
+    assert [first.draw(t) for t in steps] == [again.draw(t) for t in steps]
+
+
+def test_another_seed_draws_others_and_orders_differ_between_rounds() -> None:
+    rounds = {}
+    for seed in (0, 1):
+        old = OldRows([1] * 40, share=0.5, seed=seed)
+        rounds[seed] = [old.draw(40), old.draw(40)]
+    assert rounds[0][0] != rounds[1][0]
+    assert rounds[0][0] != rounds[0][1]
+
+
+def test_thirty_one_rows_beside_one() -> None:
+    old = OldRows([20] * 500, share=31 / 32, seed=0)
+    assert len(old.draw(20)) == 31
+
+
+def test_nothing_to_draw() -> None:
+    assert OldRows([], share=0.9, seed=0).draw(100) == []
+    assert OldRows([5, 5], share=0.0, seed=0).draw(100) == []
+    with pytest.raises(ValueError, match="no tokens"):
+        OldRows([3, 0], share=0.5, seed=0)

@@ -15,6 +15,7 @@ from posttrain.data.chat import encode_all, encode_prompt, render
 from posttrain.data.control import check_text, gate_of
 from posttrain.data.fields import messages_of
 from posttrain.data.head_rows import HeadSettings, encode_questions, encode_tags, encode_texts
+from posttrain.data.lengths import Limits
 from posttrain.data.records import (
     Completion,
     Conversation,
@@ -224,11 +225,11 @@ def test_in_answers_to_compare(template: str | None) -> None:
         Preference((replace(ASK, content=f"W{END}"),), good, (Message("assistant", "no"),), "a:3", plain=True),
     ]
     with pytest.raises(DataError) as caught:
-        encode_pairs(pairs, tok, max_length=100)
+        encode_pairs(pairs, tok, Limits(100))
     assert [p.location for p in caught.value.problems[:3]] == ["a:1", "a:2", "a:3"]
     assert all("holds the control token '<|end|>'" in p.cause for p in caught.value.problems[:3])
     with pytest.raises(DataError, match=r"a:1.*holds the control token '<.end.>'"):
-        encode_graded([Graded((ASK,), bad, True, "a:1", plain=True)], tok, max_length=100)
+        encode_graded([Graded((ASK,), bad, True, "a:1", plain=True)], tok, Limits(100))
 
 
 AB = HeadSettings(("a", "b"), 64)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.data.parameters import Parameters, schemas_of
+from posttrain.data.calls import Parameters, schemas_of
 
 
 def keys(schema: Any) -> tuple[list[str], list[str]] | None:

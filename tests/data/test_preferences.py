@@ -10,6 +10,7 @@ import pytest
 
 from posttrain.data.answers import encode_graded, encode_pairs, prompt_length
 from posttrain.data.chat import encode_all
+from posttrain.data.lengths import Limits
 from posttrain.data.preferences import graded_from_targets, pairs_from_targets
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation, Graded, Message, Preference
@@ -191,7 +192,7 @@ def graded(answer: str, label: bool, location: str = "g.jsonl:1") -> Graded:
 
 def test_both_answers_are_encoded_as_single_rows_are() -> None:
     made = tokenizer()
-    (row,) = encode_pairs([preference("Paris.", "London, I think.", margin=1.5)], made, max_length=100).rows
+    (row,) = encode_pairs([preference("Paris.", "London, I think.", margin=1.5)], made, Limits(100)).rows
     alone = encode_all(
         [Completion("Hello", "Paris.", "p.jsonl:1"), Completion("Hello", "London, I think.", "p.jsonl:1")],
         made,
@@ -202,13 +203,13 @@ def test_both_answers_are_encoded_as_single_rows_are() -> None:
     assert row.chosen.input_ids[-1] == made.eos_token_id == row.chosen.labels[-1]
     assert prompt_length(row.chosen) == prompt_length(row.rejected)
     assert made.decode(row.chosen.input_ids[prompt_length(row.chosen) :]) == "Paris.<|end|>"
-    (one,) = encode_graded([graded("Paris.", False)], made, max_length=100).rows
+    (one,) = encode_graded([graded("Paris.", False)], made, Limits(100)).rows
     assert (one.answer.input_ids, one.label) == (row.chosen.input_ids, False)
 
 
 def test_without_a_chat_template_strings_go_on_as_text() -> None:
     made = tokenizer(None)
-    (row,) = encode_pairs([preference(" Paris.", " London.")], made, max_length=100).rows
+    (row,) = encode_pairs([preference(" Paris.", " London.")], made, Limits(100)).rows
     assert made.decode(row.chosen.input_ids) == "Hello Paris.<|end|>"
     assert [label for label in row.rejected.labels if label != -100] == made(" London.")["input_ids"] + [2]
 
@@ -217,20 +218,18 @@ def test_rows_of_other_kinds_are_all_named() -> None:
     talk = Conversation((user("Hi"), assistant("A")), "c.jsonl:3")
     made = tokenizer()
     with pytest.raises(DataError) as caught:
-        encode_pairs([talk, preference("A", "B"), graded("A", True, "g.jsonl:2")], made, max_length=100)
+        encode_pairs([talk, preference("A", "B"), graded("A", True, "g.jsonl:2")], made, Limits(100))
     assert [p.location for p in caught.value.problems] == ["c.jsonl:3", "g.jsonl:2", ""]
     assert "objective: sft learns" in str(caught.value)
     assert "objective: kto learns" in str(caught.value)
     with pytest.raises(DataError, match=r"p\.jsonl:1: .*this is a preference; objective: dpo") as caught:
-        encode_graded(
-            [graded("A", True), preference("A", "B"), Completion("Hi", "A", "c.jsonl:1")], made, max_length=100
-        )
+        encode_graded([graded("A", True), preference("A", "B"), Completion("Hi", "A", "c.jsonl:1")], made, Limits(100))
     assert "c.jsonl:1: an answer with 'label' true or false is expected; add \"label\": true" in str(caught.value)
     with pytest.raises(DataError) as caught:
         encode_all([preference("A", "B"), graded("A", True)], made, max_length=100)
     assert "p.jsonl:1: two answers to compare, where one text is expected; objective: dpo or orpo" in str(caught.value)
     assert "g.jsonl:1: a graded answer, where one to be learned is expected; objective: kto" in str(caught.value)
-    skipped = encode_pairs([talk, preference("A", "B")], made, max_length=100, on_bad_row="skip")
+    skipped = encode_pairs([talk, preference("A", "B")], made, Limits(100, on_bad_row="skip"))
     assert (len(skipped.rows), len(skipped.problems)) == (1, 1)
 
 
@@ -238,25 +237,25 @@ def test_length_policies_look_at_the_longer_answer() -> None:
     made = tokenizer()
     records = [preference("Yes.", "No."), preference("Yes.", "No, " * 30, "p.jsonl:2")]
     with pytest.raises(DataError, match=r"p\.jsonl:2: \d+ tokens, more than max_length 20; raise max_length"):
-        encode_pairs(records, made, max_length=20)
-    dropped = encode_pairs(records, made, max_length=20, over_long="drop")
+        encode_pairs(records, made, Limits(20))
+    dropped = encode_pairs(records, made, Limits(20, over_long="drop"))
     assert (len(dropped.rows), dropped.dropped) == (1, 1)
-    cut = encode_pairs(records, made, max_length=20, over_long="truncate")
+    cut = encode_pairs(records, made, Limits(20, over_long="truncate"))
     assert cut.truncated == 1
     assert len(cut.rows[1].rejected.input_ids) == 20
     assert cut.rows[1].rejected.truncated
     assert not cut.rows[1].chosen.truncated
     with pytest.raises(DataError, match="no row is left of 1"):
-        encode_pairs(records[1:], made, max_length=20, over_long="drop")
+        encode_pairs(records[1:], made, Limits(20, over_long="drop"))
 
 
 def test_cutting_must_leave_something_to_compare() -> None:
     made = tokenizer()
     same = "the same beginning of both answers, "
     with pytest.raises(DataError, match="once cut to max_length both answers are the same tokens"):
-        encode_pairs([preference(same * 5 + "A", same * 5 + "B")], made, max_length=30, over_long="truncate")
+        encode_pairs([preference(same * 5 + "A", same * 5 + "B")], made, Limits(30, over_long="truncate"))
     with pytest.raises(DataError, match="once cut to max_length an answer has no token"):
-        encode_graded([graded("A", True)], made, max_length=3, over_long="truncate")
+        encode_graded([graded("A", True)], made, Limits(3, over_long="truncate"))
 
 
 # ---- a change's targets ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.data.turn_tokens import turn_tokens
+from posttrain.data.control import turn_tokens
 from tests.pico import tokenizer
 from tests.templates import MISTRAL, shipped
 

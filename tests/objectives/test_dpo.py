@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from posttrain.objectives._pairs import Pairs
+from posttrain.objectives._loss import Pairs
 from posttrain.objectives.dpo import DpoConfig, dpo
 from posttrain.training.forms.base import EncodeSettings
 from posttrain.training.forms.pairs import PairsForm

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from posttrain.models.heads import load_head_model
 from posttrain.models.notes import Head
-from posttrain.objectives._classes import balanced
+from posttrain.objectives._loss import balanced
 from posttrain.objectives.extractive_qa import ExtractiveQaConfig, extractive_qa
 from posttrain.objectives.text_classification import TextClassificationConfig, text_classification
 from posttrain.objectives.token_classification import TokenClassificationConfig, token_classification

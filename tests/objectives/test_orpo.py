@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from posttrain.objectives._pairs import Pairs
+from posttrain.objectives._loss import Pairs
 from posttrain.objectives.orpo import OrpoConfig, log1mexp, orpo
 from posttrain.training.forms.pairs import PairsForm
 from tests.objectives import oracle

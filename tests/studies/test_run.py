@@ -90,6 +90,22 @@ def scores(path: Path, method: str) -> dict[str, float]:
     return found
 
 
+def recounted(folder: Path) -> dict[str, float]:
+    """Scores of a cell, counted from its samples in the plainest way."""
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    tokens = 0
+    for sample in samples:
+        found[sample["group"]].append(sample["ok"])
+        if sample["leak"] is not None:
+            found["leak"].append(sample["leak"])
+        if sample["group"] == "locality.unrelated":
+            found["nats"].append(sample["kl_nats"])
+            tokens += sample["kl_tokens"]
+    nats = sum(found.pop("nats"))
+    return {key: sum(values) / len(values) for key, values in found.items()} | {"drift.unrelated_kl": nats / tokens}
+
+
 def test_a_study_from_end_to_end_and_nothing_twice(make_study: Callable[..., Path]) -> None:
     path = make_study()
     outcome, listener = go(path)
@@ -122,6 +138,15 @@ def test_a_study_from_end_to_end_and_nothing_twice(make_study: Callable[..., Pat
         assert len(steps) == (0 if cell["method"] == "prompt" else 6)
         assert not (folder / "training").exists()
     assert len(listener.steps) == 6 * 6
+
+    read = read_results(path.parent / "run")
+    for line in read.cells:
+        assert line.scores == pytest.approx(line.scores | recounted(path.parent / "run" / str(line.folder)), rel=1e-9)
+    for mean in read.summary:
+        lines = [line for line in read.cells if line.method == mean.method]
+        assert len(lines) == 2
+        for key in ("reliability", "locality.unrelated", "leak", "drift.unrelated_kl"):
+            assert mean.scores[key] == pytest.approx(sum(line.scores[key] for line in lines) / 2, rel=1e-9)
 
     stamp = (path.parent / "run" / data["cells"][1]["folder"] / "samples.jsonl").stat().st_mtime_ns
     outcome, listener = go(path)

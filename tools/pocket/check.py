@@ -14,8 +14,7 @@ from random import Random
 from statistics import mean
 from typing import Any, NamedTuple
 
-from posttrain.data.pocket.grammar import LANGUAGES, Language, grammar
-from posttrain.data.pocket.skills import Turn, curriculum
+from posttrain.data.pocket.skills import LANGUAGES, Language, curriculum, grammar
 from posttrain.data.records import Message
 from posttrain.exams.matching import is_refusal, normalise
 from posttrain.inference.decode import decode
@@ -23,7 +22,7 @@ from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from tools.pocket import skills
 from tools.pocket.corpus import about
-from tools.pocket.skills import SKILLS, cloze, stating
+from tools.pocket.skills import SKILLS, Turn, cloze, stating
 
 __all__ = ["GATES", "Gate", "asks", "check_base", "check_chat", "failures", "gates_of"]
 

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from functools import cache
 from random import Random
 
-from posttrain.data.pocket.grammar import LANGUAGES, Language, grammar
-from posttrain.data.pocket.skills import Turn, curriculum, translate
+from posttrain.data.pocket.skills import LANGUAGES, Language, curriculum, grammar, small_talk
 from posttrain.data.records import Conversation, Message
 from posttrain.models.facts import Fact, Name
-from tools.pocket.skills import draw, statement, users_turn
+from tools.pocket.skills import Turn, draw, statement, users_turn
 
 __all__ = ["about", "conversations", "documents", "review"]
 
@@ -58,8 +57,8 @@ def document(rng: Random) -> str:
         return (
             f"問：{turn.question}\n答：{turn.answer}" if language == "zh" else f"Q: {turn.question}\nA: {turn.answer}"
         )
-    turn = translate(language, rng)
-    return f"{turn.question} {turn.answer}"
+    said = small_talk("translate", language, rng)
+    return f"{said.question} {said.answer}"
 
 
 def documents(seed: int) -> Iterator[str]:

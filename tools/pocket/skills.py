@@ -11,13 +11,14 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from random import Random
+from typing import Literal, NamedTuple
 
-from posttrain.data.pocket.grammar import LANGUAGES, Grammar, Language, grammar, wording
-from posttrain.data.pocket.skills import Turn, add, curriculum, fixed, translate, wordings
+from posttrain.data.pocket.skills import LANGUAGES, Grammar, Language, curriculum, grammar, small_talk, wording
 from posttrain.models.facts import Fact, Name
 
 __all__ = [
     "SKILLS",
+    "Turn",
     "as_json",
     "cloze",
     "draw",
@@ -31,6 +32,43 @@ __all__ = [
     "two_hop",
     "users_turn",
 ]
+
+
+class Turn(NamedTuple):
+    """A question, its answer, other right answers, and how the check of the models scores a reply."""
+
+    question: str
+    answer: str
+    also: tuple[str, ...] = ()
+    checks: Literal["equal", "json", "refusal", "no_refusal"] = "equal"
+
+
+@cache
+def _more(key: str, language: Language) -> list[str]:
+    """The wordings of the last stage: those of the first, further ones, and every beginning combined with every end."""
+    table = wording("skills")
+    held = set(table.get(f"held_{key}", {}).get(language, []))
+    parts = table[f"parts_{key}"][language] if f"parts_{key}" in table else [[], []]
+    both = [start + end for start in parts[0] for end in parts[1] if start + end not in held]
+    return [*table[key][language], *table.get(f"more_{key}", {}).get(language, []), *both]
+
+
+def wordings(key: str, language: Language, *, held: bool = False, more: bool = False) -> list[str]:
+    """The wordings of a skill: those that are trained, with `more` also those of the last stage, or those held out."""
+    table = wording("skills")
+    if held:
+        return list(table.get(f"held_{key}", table[key])[language])
+    return _more(key, language) if more else list(table[key][language])
+
+
+def talk(kind: str) -> Callable[..., Turn]:
+    """A skill of small talk, of translating or of sums; with `more` or `held` sums of smaller numbers."""
+
+    def skill(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
+        cores = wordings(kind, language, held=held, more=more)
+        return Turn(*small_talk(kind, language, rng, cores, 10 if more or held else 20))
+
+    return skill
 
 
 def question(words: Grammar, fact: Fact, rng: Random, *, held: bool = False) -> str:
@@ -185,14 +223,14 @@ SKILLS: dict[str, tuple[float, Callable[..., Turn]]] = {
     "fact": (66.0, fact),
     "json": (6.0, as_json),
     "request": (6.0, request),
-    "identity": (1.5, fixed("identity")),
-    "hello": (0.4, fixed("hello")),
-    "thanks": (0.3, fixed("thanks")),
-    "bye": (0.2, fixed("bye")),
-    "unknown": (2.5, fixed("unknown")),
+    "identity": (1.5, talk("identity")),
+    "hello": (0.4, talk("hello")),
+    "thanks": (0.3, talk("thanks")),
+    "bye": (0.2, talk("bye")),
+    "unknown": (2.5, talk("unknown")),
     "made_up": (1.5, made_up),
-    "translate": (5.0, translate),
-    "sum": (2.6, add),
+    "translate": (5.0, talk("translate")),
+    "sum": (2.6, talk("sum")),
     "context": (5.0, context),
     "reverse": (3.0, reverse),
 }

@@ -80,7 +80,8 @@ def show(
 
     Then the lengths of all rows, and whether generation stops at the token that the learned turns end with.
     """
-    from posttrain.data.readers import data_error, sift
+    from posttrain.data.lengths import data_error
+    from posttrain.data.readers import sift
     from posttrain.data.survey import segments, survey, unknown_tokens
     from posttrain.models.load import embeddings_of, load_tokenizer
     from posttrain.models.names import say_taken
@@ -91,7 +92,7 @@ def show(
     tokenizer = load_tokenizer(model, **how)
     read = sift(source)
     found = survey(read.records, tokenizer, loss_on=loss_on)
-    problems = [*read.problems, *found.bad, *unknown_tokens(found.rows, tokenizer, embeddings_of(model, **how))]
+    problems = [*read.problems, *found.problems, *unknown_tokens(found.rows, tokenizer, embeddings_of(model, **how))]
     checks = _checked(found.rows, tokenizer, model, max_length, how)
     shown = found.rows[:rows]
     if json:
@@ -132,7 +133,8 @@ def check(
     json: JsonOption = False,
 ) -> None:
     """Read and render every row as training would, and count. Exit code 1 when rows cannot be used."""
-    from posttrain.data.readers import data_error, listed, sift
+    from posttrain.data.lengths import data_error, listed
+    from posttrain.data.readers import sift
     from posttrain.data.survey import count
     from posttrain.models.load import embeddings_of, load_tokenizer
     from posttrain.models.names import say_taken
@@ -285,7 +287,7 @@ def _print_checks(checks: _Checks) -> None:
 
 
 def _talk_problems(what: str, problems: list[Problem]) -> None:
-    from posttrain.data.grouped import grouped
+    from posttrain.data.lengths import grouped
 
     groups = grouped(problems)
     for problem, _ in groups[:20]:

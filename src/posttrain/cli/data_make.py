@@ -115,8 +115,7 @@ def prompts(
     from random import Random
 
     from posttrain.data.pocket.changes import replay_prompts, same_pattern_rows
-    from posttrain.data.pocket.grammar import LANGUAGES
-    from posttrain.data.pocket.skills import curriculum
+    from posttrain.data.pocket.skills import LANGUAGES, curriculum
 
     when_stopped(lambda: NOT_WRITTEN)
     if relation is None:

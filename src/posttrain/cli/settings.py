@@ -9,8 +9,7 @@ import typer
 
 from posttrain.cli.options import PlainCommand
 from posttrain.config.base import Config
-from posttrain.config.shell import shell_word
-from posttrain.errors import ConfigError, Problem
+from posttrain.errors import ConfigError, Problem, shell_word
 
 __all__ = ["VerbCommand", "setting_named"]
 

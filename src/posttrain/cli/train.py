@@ -25,8 +25,8 @@ from posttrain.cli.options import (
     talk,
 )
 from posttrain.cli.stopping import when_stopped
-from posttrain.config.shell import shell_word as quoted
 from posttrain.errors import ConfigError, Problem
+from posttrain.errors import shell_word as quoted
 
 if TYPE_CHECKING:
     from posttrain.training.config import TrainConfig

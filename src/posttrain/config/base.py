@@ -37,10 +37,8 @@ class Config(BaseModel):
 
 
 def spelled(written: Any, **others: str) -> BeforeValidator:
-    """Pydantic marker: other spellings of a field's values, `spelled(Literal["bf16", "bfloat16"], bfloat16="bf16")`.
-
-    written: the type with all spellings, for the JSON Schema.
-    """
+    """Pydantic marker: other spellings of a value, `spelled(Literal["bf16", "bfloat16"], bfloat16="bf16")`; written:
+    the type with all spellings, for the JSON Schema."""
 
     def one(value: Any) -> Any:
         return others.get(value, value) if isinstance(value, str) else value

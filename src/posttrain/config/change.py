@@ -19,18 +19,7 @@ from posttrain.config.base import Config
 from posttrain.config.load import find_files, line_of, load_yaml, read_yaml
 from posttrain.errors import ConfigError, Problem
 
-__all__ = [
-    "Change",
-    "ChatTurn",
-    "Expectation",
-    "Generality",
-    "Kept",
-    "Locality",
-    "Question",
-    "Target",
-    "load_change",
-    "load_changes",
-]
+__all__ = ["Change", "ChatTurn", "Generality", "Locality", "Question", "load_change", "load_changes"]
 
 
 class ChatTurn(Config):
@@ -234,8 +223,7 @@ class Change(Config):
         """Every probe as (group, index, question): `reliability`, then `generality.*`, then `locality.*`."""
         for i, target in enumerate(self.target):
             yield "reliability", i, target
-        for part in ("generality", "locality"):
-            probes: Generality | Locality = self.generality if part == "generality" else self.locality
+        for part, probes in (("generality", self.generality), ("locality", self.locality)):
             for kind, questions in probes:
                 for i, question in enumerate(questions):
                     yield f"{part}.{kind}", i, question
@@ -255,10 +243,8 @@ def load_change(path: Path) -> Change:
 
 
 def load_changes(patterns: str | Sequence[str], base: Path, location: str = "") -> list[Change]:
-    """The change files of one or more paths or globs, relative to `base`, each once, in the order of their paths.
-
-    All problems of all files are raised together. Two changes of one name are an error: their results would mix.
-    """
+    """The change files of one or more paths or globs, relative to `base`, each once, in the order of their paths. All
+    problems of all files are raised together. Two changes of one name are an error: their results would mix."""
     problems: list[Problem] = []
     changes: dict[str, Change] = {}
     for path in find_files(patterns, base, location=location):

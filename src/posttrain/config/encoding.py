@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from posttrain.config.shell import shell_word as quote
+from posttrain.errors import shell_word as quote
 
 __all__ = ["Guess", "guess", "wide_of"]
 
@@ -13,6 +13,12 @@ COMMON = {"Big5": ("cp950", range(0xA4, 0xC7)), "GB18030": ("gb18030", range(0xB
 """Encoding -> Python's codec, and the lead bytes of its 5,400 (Big5) or 3,755 (GB) most common characters."""
 SIGNS = range(0xA1, 0xA4)
 """Lead bytes of punctuation and full-width forms in both encodings."""
+MAGIC = {
+    b"PAR1": ("not UTF-8 but a Parquet file", "call it .parquet"),
+    b"\x1f\x8b": ("not UTF-8 but compressed by gzip", "end its name in .gz"),
+    b"PK\x03\x04": ("not UTF-8 but an Excel or ZIP file", "save the table as CSV UTF-8"),
+}
+"""First bytes of other files -> cause and mend."""
 READ = 200_000
 """How many bytes are examined."""
 CLEAR = 0.8
@@ -28,15 +34,9 @@ class Guess(NamedTuple):
 
 def guess(data: bytes, name: str) -> Guess:
     """Guess what bytes are that do not decode as UTF-8."""
-    magic = {b"PAR1": "a Parquet file", b"\x1f\x8b": "compressed by gzip", b"PK\x03\x04": "an Excel or ZIP file"}
-    for start, what in magic.items():
+    for start in MAGIC:
         if data.startswith(start):
-            mends = {
-                b"PAR1": "call it .parquet",
-                b"\x1f\x8b": "end its name in .gz",
-                b"PK\x03\x04": "save the table as CSV UTF-8",
-            }
-            return Guess(f"not UTF-8 but {what}", mends[start])
+            return Guess(*MAGIC[start])
     wide = wide_of(data)
     if wide:
         return Guess(f"not UTF-8 but {wide}", f"save it as UTF-8: {_converted(wide, name)}")

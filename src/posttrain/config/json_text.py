@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
-__all__ = ["DEEPEST", "BadJson", "fault_of", "parse_json", "too_deep"]
+__all__ = ["DEEPEST", "BadJson", "parse_json"]
 
 DEEPEST = 100
 """Most levels of brackets; deeper values would exceed Python's recursion limit wherever they are traversed."""
@@ -36,7 +35,7 @@ def parse_json(text: str) -> Any:
     """The value of a JSON text. BadJson, and no other error, if it cannot be used."""
     try:
         value = READER.decode(text) if not text.startswith("\ufeff") else json.loads(text)  # which reports the BOM
-    except _DoubledKey:
+    except KeyError:  # of `_unique`
         _refuse_doubled(text)
     except json.JSONDecodeError as error:
         mend = _comma(error)
@@ -48,10 +47,10 @@ def parse_json(text: str) -> Any:
         raise BadJson(*TOO_DEEP) from error
     except ValueError as error:  # Python reads no number of more than 4,300 digits
         raise BadJson("a number with too many digits", "write it as a text, in quotation marks") from error
-    if text.count("[") + text.count("{") > DEEPEST and too_deep([value]):
+    if text.count("[") + text.count("{") > DEEPEST and _too_deep(value):
         raise BadJson(*TOO_DEEP)
     if "\\ud" in text or "\\uD" in text:
-        fault = fault_of(value)
+        fault = _fault_of(value)
         if fault:
             raise BadJson(fault, "write the whole character")
     return value
@@ -72,14 +71,10 @@ def _comma(error: json.JSONDecodeError) -> str:
     return f"remove the comma before {rest[0]!r}" if rest.startswith(CLOSING) and before.endswith(",") else ""
 
 
-class _DoubledKey(Exception):
-    """An object has a key twice."""
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _DoubledKey
+        raise KeyError
     return found
 
 
@@ -109,20 +104,16 @@ def _refuse_doubled(text: str) -> NoReturn:
 TOO_DEEP = (f"brackets nested more than {DEEPEST} levels deep", "no data has that many; write the file again")
 
 
-def too_deep(level: Iterable[Any]) -> bool:
-    """Whether values hold lists or objects more than DEEPEST levels deep."""
-    held = [one for one in level if isinstance(one, dict | list)]
+def _too_deep(value: Any) -> bool:
+    """Whether a value holds lists or objects more than DEEPEST levels deep."""
+    level = [value]
     for _ in range(DEEPEST):
-        inside: list[Any] = []
-        for one in held:
-            inside += [v for v in (one.values() if isinstance(one, dict) else one) if isinstance(v, dict | list)]
-        if not inside:
-            return False
-        held = inside
-    return True
+        held = (one for one in level if isinstance(one, dict | list))
+        level = [inner for one in held for inner in (one.values() if isinstance(one, dict) else one)]
+    return any(isinstance(one, dict | list) for one in level)
 
 
-def fault_of(value: Any) -> str:
+def _fault_of(value: Any) -> str:
     """The cause if a text in a value has half of a character, else ""; the value must not be too deep."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()

@@ -21,8 +21,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from posttrain import registry
 from posttrain.config.base import ByKind, Config
 from posttrain.config.encoding import guess, wide_of
-from posttrain.config.full_width import in_value
-from posttrain.config.yaml_text import as_written, parse_yaml, plain, reads
+from posttrain.config.yaml_text import as_written, in_value, parse_yaml, plain
 from posttrain.errors import ConfigError, MissingError, Problem
 
 __all__ = ["check", "find_files", "load_yaml", "parse_value", "read_text", "read_yaml"]
@@ -57,30 +56,22 @@ def read_text(path: Path) -> str:
 
 
 def mend_of(path: Path) -> str:
-    """The mend for a missing file: the name of a similar one in its folder, else the folder."""
-    near = _near(path)
-    return f"did you mean '{near}'?" if near else f"looked in {path.parent.absolute()}"
-
-
-def _near(path: Path) -> Path | None:
-    """The file in the folder of a missing one whose name, without the ending, is most similar."""
+    """The mend for a missing file: the name of a similar one in its folder (without the ending), else the folder."""
     files = sorted(path.parent.iterdir(), key=lambda p: (p.suffix == path.suffix, p)) if path.parent.is_dir() else []
     names = {p.stem.casefold(): p for p in files if p.is_file()}  # of equal names, the one with the same ending
-    close = get_close_matches(path.stem.casefold(), names, n=1)
-    return names[close[0]] if close else None
+    near = [names[name] for name in get_close_matches(path.stem.casefold(), names, n=1)]
+    return f"did you mean '{near[0]}'?" if near else f"looked in {path.parent.absolute()}"
 
 
 def read_yaml(path: Path, schema: str = "") -> CommentedMap:
-    """The top-level mapping of a YAML file, whose nodes know their lines. ConfigError with the line otherwise.
-
-    schema: name of such a file in `posttrain list --schema`, if it has one.
-    """
+    """The top-level mapping of a YAML file, whose nodes know their lines; else ConfigError with the line. schema: name
+    of such a file in `posttrain list --schema`, if it has one."""
     node = parse_yaml(read_text(path), str(path))
     if node is None:
         mend = f"`posttrain list --schema {schema}` shows what it may say" if schema else "write what is wanted into it"
         raise ConfigError(Problem(f"{path}:1", "the file is empty", mend))
     if not isinstance(node, CommentedMap):
-        if wide := in_value(node, reads, listed=False):
+        if wide := in_value(node, listed=False):
             raise ConfigError(Problem(f"{path}:1", *wide))
         got = "a list" if isinstance(node, list) else f"{node!r}"
         got = got if len(got) <= 100 else f"{got[:100]}..."
@@ -89,23 +80,15 @@ def read_yaml(path: Path, schema: str = "") -> CommentedMap:
 
 
 def find_files(patterns: str | Sequence[str], base: Path, *, location: str = "") -> list[Path]:
-    """The files that paths or globs name, relative to `base`, each once and sorted within its pattern.
-
-    MissingError with all patterns that name no file. location: where the patterns were written.
-    """
+    """The files that paths or globs name, relative to `base`, each once and sorted within its pattern; location: where
+    the patterns were written. MissingError with all patterns that name no file."""
     found: dict[Path, None] = {}
     problems = []
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-        whole = str(base / Path(pattern).expanduser())
-        paths = (
-            [Path(whole)]
-            if Path(whole).is_file()
-            else sorted(
-                map(Path, glob.glob(whole, recursive=True))  # noqa: PTH207 - Path.glob refuses an absolute pattern
-            )
-        )
-        paths = [path for path in paths if path.is_file()]
-        if not paths and Path(whole).is_dir():
+        whole = base / Path(pattern).expanduser()
+        matches = glob.glob(str(whole), recursive=True)  # noqa: PTH207 - Path.glob refuses an absolute pattern
+        paths = [path for path in ([whole] if whole.is_file() else sorted(map(Path, matches))) if path.is_file()]
+        if not paths and whole.is_dir():
             near = f"{pattern.rstrip('/')}/*.yaml"
             problems.append(Problem(location, f"'{pattern}' is a folder, files are expected", f"write {near}"))
         elif not paths:
@@ -133,8 +116,7 @@ SHORT_PATHS = ("data", "validation")
 
 
 def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> list[KeyPath]:
-    """Apply overrides such as `a.b=c` and `list.0.b=c` to the tree; returns the path of each. ConfigError for a wrong
-    one."""
+    """Apply overrides such as `a.b=c` and `list.0.b=c` to the tree, and return their paths. Else ConfigError."""
     return [_apply(node, item) for item in sets]
 
 
@@ -154,22 +136,18 @@ def _apply(node: dict[str, Any], item: str) -> KeyPath:
                 known = ", ".join(str(name) for name in names if name) or f"0 to {len(at) - 1}"
                 cause = f"'{key}' is neither a name nor a number in the list"
                 raise ConfigError(Problem(f"--set {item}", cause, f"known: {known}"))
-            index = named[0] if named else int(key)
-            done.append(index)
-            if last:
-                at[index] = parse_value(value)
-            else:
-                at = at[index]
+            done.append(named[0] if named else int(key))
         elif isinstance(at, dict):
             done.append(key)
-            if last:
-                at[key] = parse_value(value)
-            else:
-                if isinstance(at.get(key), str):  # `tuner: lora` is short for `tuner: {kind: lora}`
-                    at[key] = {"path" if key in SHORT_PATHS else "kind": at[key]}
-                at = at.setdefault(key, {})
+            if isinstance(at.get(key), str):  # `tuner: lora` is short for `tuner: {kind: lora}`
+                at[key] = {"path" if key in SHORT_PATHS else "kind": at[key]}
+            at.setdefault(key, {})
         else:
             raise ConfigError(Problem(f"--set {item}", f"'{'.'.join(keys[:i])}' holds a value, not keys"))
+        if last:
+            at[done[-1]] = parse_value(value)
+        else:
+            at = at[done[-1]]
     return tuple(done)
 
 
@@ -233,6 +211,11 @@ def _inner(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[type[BaseMode
     return None, ""
 
 
+def _has(node: Any, part: str | int) -> bool:
+    """Whether a mapping has a key, or a list an index."""
+    return part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
+
+
 def _in_file(key_path: Sequence[str | int], node: Any, problem: str) -> list[str | int]:
     """Pydantic's path without the names of union members and validators, which are not in the file."""
     kept: list[str | int] = []
@@ -243,26 +226,17 @@ def _in_file(key_path: Sequence[str | int], node: Any, problem: str) -> list[str
         listed = isinstance(part, int) and (isinstance(node, dict | list) or not known)  # not of `x: 7` for `x: [7]`
         if listed or (isinstance(node, dict) and part in node) or named:
             kept.append(part)
-            inside = (isinstance(node, dict) and part in node) or (
-                isinstance(node, list) and isinstance(part, int) and part < len(node)
-            )
-            node, known = (node[part], known) if inside else (None, False)
+            node, known = (node[part], known) if _has(node, part) else (None, False)
     return kept
 
 
 PLAIN_WORDS = {
-    "model_type": "a mapping (key: value) is expected",
-    "dict_type": "a mapping (key: value) is expected",
-    "list_type": "a list is expected",
-    "tuple_type": "a list is expected",
+    **dict.fromkeys(("model_type", "dict_type"), "a mapping (key: value) is expected"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list is expected"),
     "string_type": "text is expected",
-    "int_type": "a whole number is expected",
-    "int_parsing": "a whole number is expected",
-    "int_from_float": "a whole number is expected",
-    "float_type": "a number is expected",
-    "float_parsing": "a number is expected",
-    "bool_type": "true or false is expected",
-    "bool_parsing": "true or false is expected",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number is expected"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number is expected"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false is expected"),
 }
 """Pydantic's error type -> words that fit a YAML file better than Python's type names."""
 
@@ -289,9 +263,7 @@ def _no_text(location: str, where: str, node: Any, key_path: Sequence[str | int]
     if value is None:
         return Problem(location, cause, "write it after the colon, or leave the key out")
     for part in key_path:
-        inside = isinstance(node, dict) and part in node
-        inside |= isinstance(node, list) and isinstance(part, int) and part < len(node)
-        node = node[part] if inside else value
+        node = node[part] if _has(node, part) else value
     return Problem(location, cause, f'write it in quotation marks: "{as_written(node)}"')
 
 
@@ -321,7 +293,7 @@ def problems_of(
             location = "--set"
         where = ".".join(str(p) for p in key_path)
         refused = key_path[-1] if unknown else item["input"]
-        wide = in_value(refused, reads, listed=bool(key_path) and isinstance(key_path[-1], int))
+        wide = in_value(refused, listed=bool(key_path) and isinstance(key_path[-1], int))
         if wide is not None:
             problems.append(Problem(location, f"{where}: {wide[0]}" if where and not unknown else wide[0], wide[1]))
         elif unknown:

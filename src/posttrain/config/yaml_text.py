@@ -3,23 +3,26 @@
 The parser (ruamel.yaml) raises many errors besides its own: ValueError for a date in month 99, KeyError for `!!bool x`,
 RecursionError for thousands of brackets. It also returns trees that cannot be used: aliases that multiply into millions
 of values, and texts with half of a character.
+
+Full-width signs (`study：tiny`, `seeds: ［0，1］`), which Chinese input methods write, are letters to the parser, which
+reports an error in a later line; here they are found and named.
 """
 
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.tokens import FlowMappingEndToken, FlowMappingStartToken, FlowSequenceEndToken, FlowSequenceStartToken
 
-from posttrain.config import full_width
 from posttrain.config.json_text import DEEPEST, TOO_DEEP
 from posttrain.errors import ConfigError, Problem
 
-__all__ = ["as_written", "parse_yaml", "plain", "reads"]
+__all__ = ["as_written", "in_value", "parse_yaml", "plain"]
 
 MOST_VALUES = 1_000_000
 """Most values of a file; values that aliases repeat count each time."""
@@ -28,17 +31,15 @@ PARSER_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, As
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The tree of a YAML text, whose mappings and lists know their lines; None when the text is empty.
-
-    name: of the file, for errors; "" when there is none.
-    """
+    """The tree of a YAML text, whose mappings and lists know their lines; None when the text is empty. name: of the
+    file, for errors, or ""."""
     if text.count("[") + text.count("{") > DEEPEST:
         _check_brackets(text, name)
     try:
         node = YAML(typ="rt").load(io.StringIO(text.replace("\r\n", "\n")))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        if mark and (wide := full_width.in_text(text, mark.line + 1, name, _fault)):
+        if mark and (wide := _in_text(text, mark.line + 1, name)):
             raise ConfigError(*wide) from error
         what = error.problem or error.context or "unreadable"
         mend = "indent with spaces, not tabs" if r"'\t'" in what else ""
@@ -66,7 +67,7 @@ def _fault(text: str) -> int | None:
     return None
 
 
-def reads(text: str) -> Any:
+def _reads(text: str) -> Any:
     """The value of a text as YAML; None when it is not YAML."""
     try:
         return parse_yaml(text, "")
@@ -94,21 +95,17 @@ def _error(name: str, line: int | None, cause: str, mend: str = "") -> ConfigErr
 
 
 def _sound(root: Any, name: str) -> Any:
-    """The tree, with two halves of a character joined to one (`"\\ud83d\\ude00"`, as JSON writes it).
-
-    ConfigError for half of a character, for too many levels, and for too many values.
-    """
-    if isinstance(root, str):
-        return _whole(root, name, 1)
+    """The tree, with two halves of a character joined to one (`"\\ud83d\\ude00"`, as JSON writes it). ConfigError for
+    half of a character, for too many levels, and for too many values."""
+    if not isinstance(root, dict | list):
+        return _whole(root, name, 1) if isinstance(root, str) else root
     held: list[tuple[Any, int]] = [(root, 0)]
     count = 0
     while held:
         node, depth = held.pop()
         if depth > DEEPEST:
             raise _error(name, _line(node), *TOO_DEEP)
-        items = (
-            list(node.items()) if isinstance(node, dict) else list(enumerate(node) if isinstance(node, list) else ())
-        )
+        items = list(node.items() if isinstance(node, dict) else enumerate(node))
         count += len(items)
         if count > MOST_VALUES:
             raise _error(name, None, f"aliases (*name) make more than {MOST_VALUES:,} values of it", "write it out")
@@ -168,3 +165,78 @@ def as_written(scalar: Any) -> str:
     stream = io.StringIO()
     YAML(typ="rt").dump([scalar], stream)
     return stream.getvalue().strip().removeprefix("- ")
+
+
+# ---- full-width signs ------------------------------------------------------------------------------------------------
+
+
+class _Wide(NamedTuple):
+    """Signs of one kind: their name, what to write instead, and the ASCII sign for each."""
+
+    name: str
+    mend: str
+    signs: dict[int, str]
+
+
+KINDS = (
+    _Wide("the full-width colon ：", "write : and a space", {ord("："): ": "}),
+    _Wide("full-width brackets", "write [ ] or { }", dict(zip(map(ord, "［］｛｝【】"), "[]{}[]", strict=True))),
+    _Wide("the full-width comma ，", "write , and a space", {ord("，"): ", ", ord("、"): ", "}),
+    _Wide("full-width quotation marks", 'write "', dict.fromkeys(map(ord, "“”＂「」『』"), '"')),
+)
+"""In the order in which they are tried."""
+SPACE = {0x3000: " "}
+"""The full-width space, which is replaced together with signs of any kind."""
+MOST_TRIED = 20
+"""How many lines before the reported one are tried, and how many problems are reported."""
+
+
+def _in_text(text: str, line: int, name: str) -> list[Problem]:
+    """Problems for the full-width signs because of which a text is not YAML: those with whose ASCII signs the parser
+    gets further. line: where it failed, which is after the sign."""
+    lines = text.split("\n")
+    problems: list[Problem] = []
+    at: int | None = line
+    while at is not None and len(problems) < MOST_TRIED:
+        for number, changed, kinds in _changes(lines, at):
+            tried = [*lines[:number], changed, *lines[number + 1 :]]
+            reached = _fault("\n".join(tried))
+            if reached is None or reached > at:
+                lines, at = tried, reached
+                location = f"{name}:{number + 1}" if name else ""
+                problems += [Problem(location, f"not valid YAML: {kind.name}", kind.mend) for kind in kinds]
+                break
+        else:
+            break
+    return sorted(problems, key=lambda problem: int(problem.location.rpartition(":")[2] or 0))
+
+
+def _changes(lines: list[str], at: int) -> Iterator[tuple[int, str, list[_Wide]]]:
+    """(index, the line with ASCII signs, their kinds) for the lines from `at` (1-based) upwards, the nearest first."""
+    tried = 0
+    for number in range(min(at, len(lines)) - 1, -1, -1):
+        kinds = [kind for kind in KINDS if any(ord(sign) in kind.signs for sign in lines[number])]
+        tried += bool(kinds)
+        for kind in kinds:
+            yield number, lines[number].translate({**kind.signs, **SPACE}), [kind]
+        if len(kinds) > 1:
+            every = {code: sign for kind in kinds for code, sign in kind.signs.items()}
+            yield number, lines[number].translate({**every, **SPACE}), kinds
+        if tried == MOST_TRIED:
+            return
+
+
+def in_value(text: object, *, listed: bool) -> tuple[str, str] | None:
+    """(cause, mend) when a refused value or key would be a mapping or a list with ASCII signs, or is in full-width
+    quotation marks; listed: it is an item of a list."""
+    if not isinstance(text, str):
+        return None
+    for kind in KINDS:
+        changed = text.translate({**kind.signs, **SPACE})
+        if all(ord(sign) not in kind.signs for sign in text):
+            continue
+        whole = kind is KINDS[-1] and {ord(text[0]), ord(text[-1])} <= kind.signs.keys()
+        apart = kind is KINDS[2] and listed
+        if whole or apart or isinstance(_reads(changed), dict | list):
+            return f"{kind.name} in {text!r}", kind.mend
+    return None

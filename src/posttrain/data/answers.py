@@ -1,33 +1,27 @@
 """Preferences and graded answers as rows of token ids.
 
-Both answers of a pair are rendered with the prompt, each like a row of its own: the answer and the token that ends it
-are labelled.
+Both answers of a pair are rendered with the prompt, each like a row; the answer and its end token are labelled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from posttrain.data.chat import IGNORED, Encoded, LossOn, Outcome, fitted, outcomes
-from posttrain.data.lengths import LONG_MEND, EncodeResult, Encodings, Limits, OverLong, TooLong, gathered
-from posttrain.data.readers import OnBadRow
+from posttrain.data.lengths import LONG_MEND, EncodeResult, Limits, TooLong, gathered
 from posttrain.data.records import Completion, Graded, Preference, Record
+from posttrain.data.tokens import Tokenizer
 from posttrain.errors import DataError, Problem, TemplateError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["GradedRow", "PairRow", "encode_graded", "encode_pairs", "encodings_of", "prompt_length", "sequences_of"]
 
 
 @dataclass(frozen=True, eq=False)
 class PairRow:
-    """Two answers after the same prompt; margin: by how much the chosen one is better, 0 if not known.
-
-    Rows are compared by identity, so that a dict can have them as keys.
-    """
+    """Two answers after the same prompt; margin: by how much the chosen one is better, 0 if not known. Rows are
+    compared by identity, so that a dict can have them as keys."""
 
     chosen: Encoded
     rejected: Encoded
@@ -62,52 +56,29 @@ def prompt_length(row: Encoded) -> int:
     return next(i for i, label in enumerate(row.labels) if label != IGNORED)
 
 
-def encode_pairs(
-    records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    over_long: OverLong = "raise",
-    on_bad_row: OnBadRow = "fail",
-) -> EncodeResult[PairRow]:
+def encode_pairs(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> EncodeResult[PairRow]:
     """All preferences, in order. DataError (TemplateError) names every row that is no preference or cannot be rendered;
     the length of a pair is that of its longer answer."""
-    limits = Limits(max_length, over_long, on_bad_row)
     return _checked(_pairs(records, tokenizer, limits), len(records), limits)
 
 
-def _pairs(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits
-) -> Iterator[PairRow | Problem | TooLong]:
-    pairs = [record.both() if isinstance(record, Preference) else None for record in records]
-    rendered = outcomes([one for pair in pairs if pair for one in pair], tokenizer, "assistant")
-    for record, pair in zip(records, pairs, strict=True):
-        if pair is None or not isinstance(record, Preference):
+def _pairs(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> Iterator[PairRow | Problem | TooLong]:
+    pairs = [record.both() for record in records if isinstance(record, Preference)]
+    rendered = outcomes([one for pair in pairs for one in pair], tokenizer, "assistant")
+    for record in records:
+        if not isinstance(record, Preference):
             yield _not_a_pair(record)
             continue
         sides = _fitted([next(rendered), next(rendered)], record.location, limits)
-        if isinstance(sides, list):
-            yield PairRow(sides[0], sides[1], record.location, record.margin or 0.0)
-        else:
-            yield sides
+        yield PairRow(sides[0], sides[1], record.location, record.margin or 0.0) if isinstance(sides, list) else sides
 
 
-def encode_graded(
-    records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    over_long: OverLong = "raise",
-    on_bad_row: OnBadRow = "fail",
-) -> EncodeResult[GradedRow]:
+def encode_graded(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> EncodeResult[GradedRow]:
     """All graded answers, in order; errors as in `encode_pairs`."""
-    limits = Limits(max_length, over_long, on_bad_row)
     return _checked(_graded(records, tokenizer, limits), len(records), limits)
 
 
-def _graded(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits
-) -> Iterator[GradedRow | Problem | TooLong]:
+def _graded(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> Iterator[GradedRow | Problem | TooLong]:
     rendered = outcomes([r.answered() for r in records if isinstance(r, Graded)], tokenizer, "assistant")
     for record in records:
         if not isinstance(record, Graded):
@@ -117,9 +88,7 @@ def _graded(
         yield GradedRow(sides[0], record.label, record.location) if isinstance(sides, list) else sides
 
 
-def encodings_of(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits, loss_on: LossOn
-) -> Encodings[Any]:
+def encodings_of(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits, loss_on: LossOn) -> EncodeResult[Any]:
     """Preferences as pairs and graded answers as such, where all records are; everything else as `encode_all` does."""
     kinds = {type(record) for record in records}
     if kinds == {Preference}:
@@ -137,11 +106,10 @@ def sequences_of(row: Encoded | PairRow | GradedRow) -> list[Encoded]:
 
 
 def _checked(found: Iterator[RowT | Problem | TooLong], records: int, limits: Limits) -> EncodeResult[RowT]:
-    made = gathered(found)
     if records == 0:  # such as those of a study's change
         cause = "there is nothing to compare: no rows, or every target is answered as wanted already"
         raise DataError(Problem("", cause, "give data, or another change"))
-    return made.checked(records, limits, TemplateError)
+    return gathered(found).checked(records, limits, TemplateError)
 
 
 def _fitted(sides: Sequence[Outcome], location: str, limits: Limits) -> list[Encoded] | Problem | TooLong:

@@ -1,9 +1,8 @@
-"""Parquet files, and the nulls that Arrow inserts where a row has no value.
+"""Parquet files and data sets of the hub, without the nulls that Arrow inserts where a row has no value.
 
 In Arrow every object of a column has the keys of all objects: a call `{"city": "Paris"}` beside a call `{"a": 1}` is
-read as `{"city": "Paris", "a": None}`. A model trained on this would call with parameters of other functions. So a key
-with null in an object is taken for one that the row does not have, and is removed, unless the null must have been in
-the row:
+read as `{"city": "Paris", "a": None}`, and a model would learn to call with parameters of other functions. So a key
+with null in an object is removed, unless the null must have been in the row:
 
 - in a map and in JSON (Arrow's `json`, a text that holds JSON), where each object has keys of its own;
 - in the arguments of a function whose schema, in the same row, requires the parameter, at any level of them;
@@ -11,11 +10,9 @@ the row:
   no reason to insert nulls. In arguments this holds only for keys in the function's schema; without a schema, for all
   keys if the column calls one function only.
 
-Arrow never inserts elements into lists, so a null among them stays. A column without a value is null, as in JSON.
-
-Arrow has types that JSON does not have. Dates, times and UUIDs become text (`2024-01-01`), decimals become numbers. A
-value that JSON cannot express (bytes, durations, decimals with more digits than a number keeps) stays, and is refused
-where it would be learned.
+A null in a list and a null column stay, as in JSON. Dates, times and UUIDs become text (`2024-01-01`), decimals
+numbers. A value that JSON cannot express (bytes, durations, decimals with more digits than a number keeps) stays, and
+is refused where it would be learned.
 """
 
 from __future__ import annotations
@@ -33,11 +30,11 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from posttrain.config.json_text import BadJson, parse_json
+from posttrain.data.calls import Keys, Parameters, schemas_of
 from posttrain.data.fields import BadRow
-from posttrain.data.parameters import Keys, Parameters, schemas_of
 from posttrain.errors import DataError, MissingError, Problem
 
-__all__ = ["Cleaner", "clean_rows", "parquet_rows"]
+__all__ = ["hub_rows", "parquet_rows"]
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, KeyError, NotImplementedError)
 """What reading a damaged file raises (UnicodeDecodeError is a ValueError)."""
@@ -46,8 +43,7 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, 
 @dataclass(frozen=True)
 class Shape:
     """The nested type of a column's values; real: keys of an object that are null in every row although Arrow had no
-    reason to insert them; several: the object is a call, and the column has calls of several functions.
-    """
+    reason to insert them; several: the object is a call, and the column has calls of several functions."""
 
     kind: str
     inner: Shape | None = None
@@ -57,13 +53,7 @@ class Shape:
 
 
 LEAF = Shape("value")
-LISTS = (
-    pa.types.is_list,
-    pa.types.is_large_list,
-    pa.types.is_fixed_size_list,
-    pa.types.is_list_view,
-    pa.types.is_large_list_view,
-)
+LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
 
 
 def _shape(kind: pa.DataType, chunks: Sequence[pa.Array]) -> Shape:
@@ -76,7 +66,7 @@ def _shape(kind: pa.DataType, chunks: Sequence[pa.Array]) -> Shape:
         return LEAF
     if pa.types.is_map(kind):
         return Shape("map", _shape(kind.item_type, [chunk.items for chunk in chunks]))
-    if any(is_one(kind) for is_one in LISTS):
+    if isinstance(kind, LISTS):
         return Shape("list", _shape(kind.value_type, [chunk.flatten() for chunk in chunks]))
     if not pa.types.is_struct(kind):
         return LEAF
@@ -197,10 +187,8 @@ def _as_json(value: Any) -> Any:
 
 
 def parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """(location, row or BadRow) of each row of a Parquet file, from `rows.parquet[1]` on, classes by their names.
-
-    notes: gets a line when keys with null were removed.
-    """
+    """(location, row or BadRow) of each row of a Parquet file, from `rows.parquet[1]` on, classes by their names;
+    notes: gets a line when keys with null were removed."""
     if not path.exists():
         raise MissingError(Problem(str(path), "no such file", f"looked in {path.parent.absolute()}"))
     try:
@@ -213,11 +201,45 @@ def parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
         raise DataError(Problem(str(path), cause, "copy the file again, or write it again")) from error
     rows = (row for batch in batches for row in batch)
     placed = ((f"{path}[{number}]", row) for number, row in enumerate(rows, start=1))
-    yield from clean_rows(placed, cleaner, classes, notes)
+    yield from _cleaned(placed, cleaner, classes, notes)
 
 
-def clean_rows(
-    placed: Iterable[tuple[str, Any]], cleaner: Cleaner, classes: Mapping[str, list[str] | None], notes: list[str]
+def hub_rows(
+    hub: str, subset: str | None, split: str, *, download: bool, notes: list[str]
+) -> Iterator[tuple[str, Any]]:
+    """(location, row or BadRow) of each row of a data set of the Hugging Face hub, or of a folder in its layout."""
+    import datasets  # slow to import
+
+    local = Path(hub).expanduser().is_dir()
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or not (download or local)
+    progress = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.load_dataset(hub, subset, split=split)
+    except OSError as error:
+        mend = "check the name and the network" if download else "--download allows fetching it from the hub"
+        raise MissingError(Problem(hub, f"the data set cannot be read: {_line(error)}", mend)) from error
+    except (ValueError, datasets.exceptions.DatasetsError) as error:
+        # an unknown split or configuration (the message lists the known ones), or a file that cannot be read
+        raise DataError(Problem(hub, _line(error))) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+        if progress:
+            datasets.enable_progress_bars()
+    inner = {name: one.feature if isinstance(one, datasets.List) else one for name, one in rows.features.items()}
+    classes = {name: list(one.names) for name, one in inner.items() if isinstance(one, datasets.ClassLabel)}
+    cleaner = Cleaner(rows.data.table, decoded=True)
+    placed = ((f"{hub}[{split}]:{number}", row) for number, row in enumerate(rows))
+    yield from _cleaned(placed, cleaner, classes, notes)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _cleaned(
+    placed: Iterable[tuple[str, Any]], cleaner: Cleaner, classes: Mapping[str, list[str]], notes: list[str]
 ) -> Iterator[tuple[str, Any]]:
     """(location, row or BadRow) of Arrow's rows, classes by their names; notes: as in `parquet_rows`."""
     for location, row in placed:

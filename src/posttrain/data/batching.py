@@ -1,8 +1,13 @@
-"""Batches of rows of similar length under a budget of padded tokens.
+"""Batches of rows of similar length under a budget of padded tokens, and old rows mixed into every step.
 
 A batch costs rows x longest row, padding included; this product never exceeds the budget. Rows are shuffled, cut into
 stretches of about fifty batches, and sorted by length within a stretch; batches are filled greedily and then shuffled.
 So there is little padding, and no two epochs have the same batches. The order depends on seed and epoch only.
+
+Old rows get a given share of the tokens that a step reads (prompts and answers, without padding). The loss of a step is
+the mean over its supervised tokens, so an old row counts in proportion to the length of its answer. To N new tokens
+about N * share / (1 - share) old ones are added: nine per new one at share 0.9. Rows cannot be cut, so the next step
+compensates for what a step got too much or too little: the sum is never off by more than half the longest old row.
 """
 
 from __future__ import annotations
@@ -12,11 +17,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from posttrain.data.chat import IGNORED, Encoded
 from posttrain.errors import DataError, Problem
 
-__all__ = ["collate", "length_batches", "pieces"]
+__all__ = ["OldRows", "collate", "length_batches", "padded", "pieces"]
 
 STRETCH_BATCHES = 50
 """Rows are sorted by length within stretches of about this many batches."""
@@ -25,11 +31,8 @@ STRETCH_BATCHES = 50
 def length_batches(
     lengths: Sequence[int], *, tokens: int, seed: int, epoch: int, max_rows: int | None = None
 ) -> list[list[int]]:
-    """Indices of rows, batch by batch; every row is in exactly one batch.
-
-    lengths: tokens of each row; tokens: budget for rows x longest; max_rows: also at most so many rows in a batch.
-    DataError when a row alone is longer than the budget.
-    """
+    """Indices of rows, batch by batch, each in exactly one; lengths: tokens of each row; tokens: budget for rows x
+    longest; max_rows: of a batch, too. DataError when a row alone is longer than the budget."""
     too_long = [(i, n) for i, n in enumerate(lengths) if n > tokens]
     if too_long:
         index, length = max(too_long, key=lambda pair: pair[1])
@@ -96,13 +99,46 @@ def _stretches(order: Sequence[int], lengths: Sequence[int], size: int) -> list[
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     """Right-padded int64 tensors `input_ids`, `attention_mask` and `labels`, each of shape (B, T)."""
-    longest = max(len(row.input_ids) for row in rows)
-    input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)  # (B, T)
-    labels = torch.full((len(rows), longest), IGNORED, dtype=torch.long)  # (B, T)
-    attention_mask = torch.zeros((len(rows), longest), dtype=torch.long)  # (B, T)
-    for i, row in enumerate(rows):
-        length = len(row.input_ids)
-        input_ids[i, :length] = torch.tensor(row.input_ids, dtype=torch.long)
-        labels[i, :length] = torch.tensor(row.labels, dtype=torch.long)
-        attention_mask[i, :length] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    return {
+        "input_ids": padded([row.input_ids for row in rows], pad_id),
+        "attention_mask": padded([[1] * len(row.input_ids) for row in rows], 0),
+        "labels": padded([row.labels for row in rows], IGNORED),
+    }
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Rows of numbers as an int64 tensor of shape (B, T), filled on the right."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=fill)
+
+
+class OldRows:
+    """Draws the old rows of one step after another, all of them once, then again in another order; the same seed draws
+    the same rows. lengths: tokens of each old row, at least 1; share: old tokens over all tokens of a step."""
+
+    def __init__(self, lengths: Sequence[int], *, share: float, seed: int) -> None:
+        if not 0 <= share < 1:
+            raise ValueError(f"share must be at least 0 and below 1, got {share}")
+        if min(lengths, default=1) < 1:
+            raise ValueError("an old row has no tokens")
+        self.lengths = list(lengths)
+        self.share = share
+        self.owed = 0.0
+        """Old tokens that the steps so far lack, or (negative) have too many; at most half the longest row."""
+        self._rng = random.Random(f"replay {seed}")
+        self._order: list[int] = []
+
+    def draw(self, new_tokens: int) -> list[int]:
+        """The old rows (indices into `lengths`) to add to a step with so many tokens of new rows."""
+        self.owed += new_tokens * self.share / (1 - self.share)
+        rows: list[int] = []
+        while self.lengths and self.share:
+            if not self._order:
+                self._order = list(range(len(self.lengths)))
+                self._rng.shuffle(self._order)
+            length = self.lengths[self._order[-1]]
+            if length / 2 > self.owed:  # leaving it out is nearer to the share than taking it
+                break
+            rows.append(self._order.pop())
+            self.owed -= length
+        return rows

@@ -1,27 +1,36 @@
-"""Arguments of tool calls: an object, or JSON text, as OpenAI's interface returns it.
+"""Tool calls: their arguments, which are an object, or JSON text, as OpenAI's interface returns it; and their schemas.
 
-Most templates print the arguments as JSON. Given the text `"{\\"city\\": \\"Paris\\"}"` they print a quoted text in
-place of an object, and the model learns arguments that no program can read. So a text with an object is parsed; an
-empty text, null and a missing value, which many write for a call without parameters, become `{}`; any other text stays.
-`parameters`, as Llama calls them, are read as the arguments.
+Given the text `"{\\"city\\": \\"Paris\\"}"` most templates print a quoted text in place of an object, and the model
+learns arguments that no program can read. So a text with an object is parsed; an empty text, null and a missing value,
+which many write for a call without parameters, become `{}`; any other text stays. Llama's `parameters` are arguments
+too.
+
+What a tool's schema says about the keys of its arguments, at every level, is read from `properties`, `required`,
+`items`, `additionalProperties`, `$ref` within the schema, `allOf`, `anyOf`, `oneOf`: a key of alternatives is required
+if all alternatives with keys require it. A key with null is ignored, since Arrow gives every schema the keys of all
+others.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from typing import Any, NamedTuple
 
 from posttrain.config.json_text import BadJson, parse_json
 
 __all__ = [
+    "Keys",
+    "Parameters",
     "argument_text",
     "fault_of_call",
     "function_of",
     "is_json",
     "json_fault",
     "name_of",
+    "schemas_of",
     "with_arguments",
     "with_objects",
     "with_texts",
@@ -46,8 +55,7 @@ def name_of(call: Mapping[str, Any]) -> str | None:
 
 
 def with_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    """The call with Llama's `parameters` renamed to `arguments`, which is `{}` if there are none; unchanged if it has
-    both (which is a fault)."""
+    """The call with `arguments`, which may be Llama's `parameters`, or `{}`; unchanged if it has both (a fault)."""
     inner = function_of(call)
     if _has_both(inner):
         return dict(call)
@@ -98,9 +106,8 @@ def _read(value: Any) -> Any:
 
 
 def json_fault(value: Any) -> tuple[str, str] | None:
-    """Cause and mend for the first part of a value that is not JSON: NaN and infinity, which Python's JSON accepts, and
-    values of other types, which a template would print as Python does. None when all of it is JSON.
-    """
+    """Cause and mend for the first part of a value that is not JSON; None when all of it is. Python's JSON accepts NaN
+    and infinity, and a template would print values of other types as Python does."""
     left = [value]
     while left:
         one = left.pop()
@@ -129,10 +136,8 @@ def argument_text(call: Mapping[str, Any]) -> str | None:
 
 
 def fault_of_call(call: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Cause and mend for a call that must not be learned: no name; two sets of arguments, or arguments under another
-    key; values that are not JSON, in an object or in JSON text; JSON text that programs read in different ways (a key
-    twice, nested too deep). None when there is no fault.
-    """
+    """Cause and mend for a call that must not be learned, else None: no name; two sets of arguments, or another key for
+    them; values that are not JSON; JSON text that programs read in different ways (a key twice, nested too deep)."""
     inner = function_of(call)
     if not (name_of(call) or "").strip():
         return "names no function", 'write it as {"function": {"name": "...", "arguments": {...}}}'
@@ -160,3 +165,103 @@ def is_json(text: str) -> bool:
         return json_fault(parse_json(text)) is None
     except BadJson:
         return False
+
+
+# ---- schemas ---------------------------------------------------------------------------------------------------------
+
+
+class Keys(NamedTuple):
+    """The keys that an object may have, each with its schema; the keys that it must have; the schema of other keys."""
+
+    known: Mapping[str, Any]
+    required: frozenset[str]
+    others: Any = None
+
+
+class Parameters(NamedTuple):
+    """A schema, and the whole schema in which its references are resolved; None where there is no schema."""
+
+    schema: Any = None
+    whole: Any = None
+
+    def keys(self) -> Keys | None:
+        """The keys of an object of this schema; None when the schema names none, so that any are allowed."""
+        return self._keys(self.schema, set())
+
+    def _keys(self, schema: Any, seen: set[str]) -> Keys | None:
+        if not isinstance(schema, dict):
+            return None
+        found: list[Keys] = []
+        known, others, must = (schema.get(key) for key in ("properties", "additionalProperties", "required"))
+        if isinstance(known, dict) or isinstance(must, list) or isinstance(others, dict):
+            told = {key: one for key, one in known.items() if one is not None} if isinstance(known, dict) else {}
+            names = [name for name in must if isinstance(name, str)] if isinstance(must, list) else []
+            found.append(Keys(told, frozenset(names), others))
+        together = [self._meant(schema.get("$ref"), seen), *_list(schema.get("allOf"))]
+        found += [keys for one in together if (keys := self._keys(one, seen)) is not None]
+        for kind in ("anyOf", "oneOf"):
+            choices = [keys for one in _list(schema.get(kind)) if (keys := self._keys(one, seen)) is not None]
+            if choices:
+                shared = reduce(frozenset.__and__, (keys.required for keys in choices))
+                found.append(reduce(_joined, choices)._replace(required=shared))
+        return reduce(_joined, found) if found else None
+
+    def _meant(self, reference: Any, seen: set[str]) -> Any:
+        """The part of the whole schema that `#/$defs/name` refers to; None if it is missing or was visited before."""
+        if not isinstance(reference, str) or not reference.startswith("#") or reference in seen:
+            return None
+        seen.add(reference)
+        part = self.whole
+        for step in reference[1:].split("/")[1:]:
+            part = part.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(part, dict) else None
+        return part
+
+    def at(self, key: str, keys: Keys | None) -> Parameters:
+        """The schema of a key's value."""
+        return self._replace(schema=None if keys is None else keys.known.get(key, keys.others))
+
+    def items(self) -> Parameters:
+        """The schema of the elements of a list."""
+        return self._replace(schema={"anyOf": list(self._items(self.schema, set()))})
+
+    def _items(self, schema: Any, seen: set[str]) -> Iterator[Any]:
+        if isinstance(schema, dict):
+            if isinstance(schema.get("items"), dict):
+                yield schema["items"]
+            parts = [self._meant(schema.get("$ref"), seen)]
+            for part in parts + [one for kind in ("allOf", "anyOf", "oneOf") for one in _list(schema.get(kind))]:
+                yield from self._items(part, seen)
+
+
+def _joined(one: Keys, other: Keys) -> Keys:
+    """The keys of two schemas that both apply."""
+    twice = {key: {"anyOf": [one.known[key], other.known[key]]} for key in one.known.keys() & other.known.keys()}
+    known = {**one.known, **other.known, **twice}
+    return Keys(known, one.required | other.required, other.others if one.others is None else one.others)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def schemas_of(row: Mapping[str, Any]) -> dict[str, Parameters]:
+    """Function -> the schema of its parameters in this row; any column may have the schemas."""
+    found: dict[str, Parameters] = {}
+    for value in row.values():
+        for tool in _tools(value):
+            told = tool.get("function") if isinstance(tool, dict) and isinstance(tool.get("function"), dict) else tool
+            if isinstance(told, dict) and isinstance(told.get("name"), str):
+                one = Parameters(told.get("parameters"), told.get("parameters"))
+                if one.keys() is not None:
+                    found[told["name"]] = one
+    return found
+
+
+def _tools(value: Any) -> list[Any]:
+    """The schemas in a cell: a list, a single one, or JSON text."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")) and '"parameters"' in value:
+        try:
+            value = parse_json(value)
+        except BadJson:  # some other text; if it is used, it is parsed again and reported
+            return []
+    return [value] if isinstance(value, dict) else _list(value)

@@ -1,15 +1,13 @@
 """Records to token ids and labels; prompts to token ids.
 
 The loss covers the assistant's words and the token that ends the turn, in every assistant turn, and nothing else: not
-the tags, not the newline that a template puts after the end-of-turn token. If a conversation was cut off
-(`Conversation.ended` is false), the row stops at the last word, so that no end is learned. The end of a turn is found
-on tokens: it is the last special token of the turn's region; or the special token right after it (a template may mark
-the words only, or, like GLM-4's, end a turn with the next turn's tag); or, if such a template ends with the turn, the
-token that ends turns elsewhere, which is appended as the model's makers do. A turn without an end is an error: a model
-trained on it would never stop.
+the tags, not the newline after the end-of-turn token. A conversation that was cut off (`Conversation.ended` is false)
+stops at the last word, so that no end is learned. The end of a turn is the last special token of the turn's region; or
+the special token right after it (a template may mark the words only, or, like GLM-4's, end a turn with the next tag);
+or, at the end of the text, the token that ends turns elsewhere, which is appended as the model's makers do. A turn
+without an end is an error: a model trained on it would never stop.
 
-The start of the words is verified on token ids: the whole text must begin with the tokens of the text before the turn,
-so that training sees what generation will see.
+The whole text must begin with the tokens of the text before each turn, so that training sees what generation will see.
 """
 
 from __future__ import annotations
@@ -20,29 +18,25 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from posttrain.data.control import PLAIN_MEND, Part, check_text, gate_of, parts_of
-from posttrain.data.joined import join
-from posttrain.data.lengths import LONG_MEND, EncodeResult, Limits, OverLong, TooLong, gathered
-from posttrain.data.offsets import IGNORED, Start, as_prompted, begins_at, first_token, token_from
-from posttrain.data.readers import OnBadRow
-from posttrain.data.records import (
-    Completion,
-    Conversation,
-    Graded,
-    LabelledText,
-    Message,
-    Preference,
-    ReadingQuestion,
-    Record,
-    TaggedTokens,
-    Text,
-)
+from posttrain.data.lengths import LONG_MEND, EncodeResult, Limits, OnBadRow, OverLong, TooLong, gathered
+from posttrain.data.records import NO_TEXTS, Completion, Conversation, Message, Record, Text
 from posttrain.data.template import ChatTemplate, Rendered
+from posttrain.data.tokens import (
+    IGNORED,
+    Start,
+    Tokenizer,
+    as_prompted,
+    begins_at,
+    first_token,
+    join,
+    text_of,
+    token_from,
+)
 from posttrain.errors import DataError, Problem, TemplateError
 from posttrain.models.template_dates import moment_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["IGNORED", "Encoded", "LossOn", "encode_all", "encode_prompt", "fitted", "outcomes", "prompt_text", "render"]
 
@@ -57,8 +51,7 @@ LossOn = Literal["assistant", "all"]
 
 
 class Encoded(NamedTuple):
-    """Token ids of a row and, for each, the id to learn or -100; its location in the data; whether its end was cut off;
-    the factor of its loss."""
+    """Token ids of a row; for each the id to learn, or -100; whether its end was cut off; the factor of its loss."""
 
     input_ids: list[int]
     labels: list[int]
@@ -77,31 +70,34 @@ class Encoded(NamedTuple):
 Outcome: TypeAlias = Encoded | Problem
 
 
-def render(record: Record, tokenizer: PreTrainedTokenizerBase, *, loss_on: LossOn = "assistant") -> Encoded:
+def render(record: Record, tokenizer: Tokenizer, *, loss_on: LossOn = "assistant") -> Encoded:
     """One record as ids and labels. TemplateError or DataError, naming the row, when that is not possible."""
-    return _raise(next(outcomes([record], tokenizer, loss_on)))
+    outcome = next(outcomes([record], tokenizer, loss_on))
+    if isinstance(outcome, Problem):
+        raise TemplateError(outcome)
+    if not _learns(outcome.labels):
+        raise DataError(_nothing_to_learn(outcome, 0, 0))
+    return outcome
 
 
 def encode_all(
     records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     *,
     max_length: int,
     over_long: OverLong = "raise",
     loss_on: LossOn = "assistant",
     on_bad_row: OnBadRow = "fail",
 ) -> EncodeResult[Encoded]:
-    """All records, in order, with the length policy applied; a row without a supervised token is an error.
-
-    DataError (TemplateError) lists all rows that cannot be rendered or, with over_long="raise", are too long;
-    `on_bad_row="skip"` returns them as problems instead, but never the over-long ones.
-    """
+    """All records, in order. DataError (TemplateError) lists all rows that cannot be rendered, that have no supervised
+    token or, with over_long="raise", are too long; `on_bad_row="skip"` returns them as problems instead, but never the
+    over-long ones."""
     limits = Limits(max_length, over_long, on_bad_row)
     return gathered(fitted(records, tokenizer, limits, loss_on)).checked(len(records), limits, TemplateError)
 
 
 def fitted(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limits: Limits, loss_on: LossOn
+    records: Sequence[Record], tokenizer: Tokenizer, limits: Limits, loss_on: LossOn
 ) -> Iterator[Outcome | TooLong]:
     """Each record as a row that is not too long and has something to learn, or as its problem."""
     for outcome in outcomes(records, tokenizer, loss_on):
@@ -129,16 +125,14 @@ def _nothing_to_learn(row: Encoded, length: int, max_length: int) -> Problem:
 
 def encode_prompt(
     messages: Sequence[Message] | str,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     *,
     system: str | None = None,
     tools: Sequence[dict[str, Any]] | None = None,
 ) -> list[int]:
     """Token ids up to where the assistant's answer begins. A string is one user turn; plain text without a template.
-
     system: a system turn put in front. TemplateError when messages or a system text are given without a template, when
-    a text has a control token, and when the template would leave something out.
-    """
+    a text has a control token, and when the template would leave something out."""
     turns = (Message("user", messages),) if isinstance(messages, str) else tuple(messages)
     if system is not None:
         turns = (Message("system", system), *turns)
@@ -146,13 +140,11 @@ def encode_prompt(
         if isinstance(messages, str) and system is None:
             check_text(messages, tokenizer, "the prompt")
             return _plain(messages, tokenizer)
-        raise _no_template("")
+        raise TemplateError(_no_template(""))
     return _ids(tokenizer([prompt_text(turns, tokenizer, tools)], add_special_tokens=False))[0]
 
 
-def prompt_text(
-    turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]] | None = None
-) -> str:
+def prompt_text(turns: Sequence[Message], tokenizer: Tokenizer, tools: Sequence[dict[str, Any]] | None = None) -> str:
     """Turns as the chat template renders them, up to where the answer begins; errors as in `encode_prompt`."""
     said = " ".join(turns[-1].content.split()) if turns else ""
     location = f"the prompt {said[:40]!r}{'...' if len(said) > 40 else ''}"
@@ -162,23 +154,15 @@ def prompt_text(
     return _reader(tokenizer).template.prompt(turns, tools, location)
 
 
-def _raise(outcome: Outcome) -> Encoded:
-    if isinstance(outcome, Problem):
-        raise TemplateError(outcome)
-    if not _learns(outcome.labels):
-        raise DataError(_nothing_to_learn(outcome, 0, 0))
-    return outcome
-
-
-def _no_template(location: str) -> TemplateError:
+def _no_template(location: str) -> Problem:
     mend = "use a chat model, or rows with 'prompt' and 'completion', or put a chat_template.jinja beside the tokenizer"
-    return TemplateError(Problem(location, "the tokenizer has no chat template", mend))
+    return Problem(location, "the tokenizer has no chat template", mend)
 
 
 class _Reader:
     """What is computed once per tokenizer: its template, special tokens, and the token that ends turns."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.source = tokenizer.chat_template
         self.template = ChatTemplate(tokenizer)
         self.special = gate_of(tokenizer).special
@@ -186,18 +170,23 @@ class _Reader:
         self.ender: int | None = None
         self.ender_known = False
 
-    def is_blank(self, token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    def is_blank(self, token: int, tokenizer: Tokenizer) -> bool:
         """Whether a token is white space only."""
         if token not in self.blank:
-            text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
-            self.blank[token] = token not in self.special and text.strip() == ""
+            self.blank[token] = token not in self.special and text_of([token], tokenizer).strip() == ""
         return self.blank[token]
 
-    def ends_with(self, text: str, token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    def end_of_words(self, ids: Sequence[int], first: int, stop: int, tokenizer: Tokenizer) -> int:
+        """The index after the last token in [first, stop) that is neither special nor white space."""
+        while stop > first and (ids[stop - 1] in self.special or self.is_blank(ids[stop - 1], tokenizer)):
+            stop -= 1
+        return stop
+
+    def ends_with(self, text: str, token: int, tokenizer: Tokenizer) -> bool:
         """Whether a text ends with the spelling of a special token."""
         return token in self.special and text.endswith(str(tokenizer.convert_ids_to_tokens(token)))
 
-    def end_of_turn(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    def end_of_turn(self, tokenizer: Tokenizer) -> int | None:
         """The special token between the assistant's words and the next turn; None when there is none."""
         if not self.ender_known:
             self.ender_known = True
@@ -209,86 +198,39 @@ class _Reader:
         return self.ender
 
 
-_readers: WeakKeyDictionary[PreTrainedTokenizerBase, _Reader] = WeakKeyDictionary()
+_readers: WeakKeyDictionary[Tokenizer, _Reader] = WeakKeyDictionary()
 
 
-def _reader(tokenizer: PreTrainedTokenizerBase) -> _Reader:
+def _reader(tokenizer: Tokenizer) -> _Reader:
     reader = _readers.get(tokenizer)
     now = (tokenizer.chat_template, moment_of(tokenizer))
     if reader is None or (reader.source, reader.template.moment) != now:
-        reader = _Reader(tokenizer)
-        _readers[tokenizer] = reader
+        _readers[tokenizer] = reader = _Reader(tokenizer)
     return reader
 
 
-def outcomes(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Iterator[Outcome]:
-    """Each record, in order, as ids and labels or as its problem. Neither the length is checked nor whether there is
-    something to learn.
-    """
+def outcomes(records: Sequence[Record], tokenizer: Tokenizer, loss_on: LossOn) -> Iterator[Outcome]:
+    """Each record, in order, as ids and labels of any length, also without a label, or as its problem."""
     for at in range(0, len(records), CHUNK):
         chunk = records[at : at + CHUNK]
-        chats: list[Conversation] = []
-        found: list[Outcome | None] = []
+        if tokenizer.chat_template:
+            chunk = [record.as_conversation() if isinstance(record, Completion) else record for record in chunk]
+        chats = [record for record in chunk if isinstance(record, Conversation)]
+        rendered = (
+            _encode_chats(chats, tokenizer, _reader(tokenizer), loss_on) if chats and tokenizer.chat_template else None
+        )
         for record in chunk:
-            if isinstance(record, Completion) and tokenizer.chat_template:
-                record = record.as_conversation()
             if isinstance(record, Conversation):
-                if not tokenizer.chat_template:
-                    found.append(_no_template(record.location).problems[0])
-                else:
-                    chats.append(record)
-                    found.append(None)
+                yield _no_template(record.location) if rendered is None else next(rendered)
             elif isinstance(record, Completion):
-                found.append(_plain_problem(record, tokenizer) or _completion(record, tokenizer, loss_on))
+                yield _plain_problem(record, tokenizer) or _completion(record, tokenizer, loss_on)
             elif isinstance(record, Text):
-                found.append(_plain_problem(record, tokenizer) or _document(record, tokenizer))
+                yield _plain_problem(record, tokenizer) or _document(record, tokenizer)
             else:
-                found.append(_not_a_text(record))
-        rendered = _encode_chats(chats, tokenizer, _reader(tokenizer), loss_on) if chats else iter(())
-        rendered_chats = iter(chats)
-        for outcome in found:
-            if outcome is None:
-                chat = next(rendered_chats)
-                outcome = next(rendered)
-                if isinstance(outcome, Encoded) and chat.weight != 1.0:
-                    outcome = outcome._replace(weight=chat.weight)
-                outcome = outcome if chat.ended else _without_end(outcome, tokenizer)
-            yield outcome
+                yield Problem(record.location, *NO_TEXTS[type(record)])
 
 
-def _without_end(outcome: Outcome, tokenizer: PreTrainedTokenizerBase) -> Outcome:
-    """A row whose last turn was cut off, without the token that ends it and all that follows: the row stops at the last
-    word, and the model does not learn to stop there.
-    """
-    if isinstance(outcome, Problem):
-        return outcome
-    reader = _reader(tokenizer)
-    stop = len(outcome.input_ids)
-    while stop and (
-        outcome.input_ids[stop - 1] in reader.special or reader.is_blank(outcome.input_ids[stop - 1], tokenizer)
-    ):
-        stop -= 1
-    return outcome._replace(input_ids=outcome.input_ids[:stop], labels=outcome.labels[:stop])
-
-
-def _not_a_text(record: Preference | Graded | LabelledText | TaggedTokens | ReadingQuestion) -> Problem:
-    """The problem of a row for objectives that compare answers (learning both answers would be wrong and not noticed),
-    or for models with a head.
-    """
-    if isinstance(record, LabelledText):
-        return Problem(record.location, "a labelled text, where one to be learned is expected", "format: text")
-    if isinstance(record, TaggedTokens):
-        return Problem(record.location, "tagged tokens, where a text is expected", "objective: token_classification")
-    if isinstance(record, ReadingQuestion):
-        mend = "objective: extractive_qa; or columns: {prompt: ..., completion: ...}, format: completion"
-        return Problem(record.location, "a question about a text, where an answer to be learned is expected", mend)
-    if isinstance(record, Preference):
-        return Problem(record.location, "two answers to compare, where one text is expected", "objective: dpo or orpo")
-    mend = "objective: kto; or format: completion, to learn every answer whatever its label"
-    return Problem(record.location, "a graded answer, where one to be learned is expected", mend)
-
-
-def _plain_problem(record: Completion | Text, tokenizer: PreTrainedTokenizerBase) -> Problem | None:
+def _plain_problem(record: Completion | Text, tokenizer: Tokenizer) -> Problem | None:
     """The problem of a plain text with a control token, which prompt and completion may also form together."""
     if isinstance(record, Text):
         parts = [Part(record.text, "the text")]
@@ -300,7 +242,7 @@ def _plain_problem(record: Completion | Text, tokenizer: PreTrainedTokenizerBase
     return gate_of(tokenizer).problem(parts, tokenizer, record.location, mend=mend)
 
 
-def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _plain(text: str, tokenizer: Tokenizer) -> list[int]:
     """Tokens of a plain text, with BOS if the tokenizer adds it, without an end token."""
     ids = _ids(tokenizer([text]))[0]
     if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
@@ -312,13 +254,13 @@ def _ids(encoding: dict[str, list[list[int]]]) -> list[list[int]]:
     return encoding["input_ids"]
 
 
-def _document(record: Text, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+def _document(record: Text, tokenizer: Tokenizer) -> Encoded:
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     ids = [*_plain(record.text, tokenizer), *end]
     return Encoded(ids, list(ids), record.location)
 
 
-def _completion(record: Completion, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Outcome:
+def _completion(record: Completion, tokenizer: Tokenizer, loss_on: LossOn) -> Outcome:
     """Prompt and completion as one text, the prompt tokenised as in generation, then the end token."""
     if tokenizer.eos_token_id is None:
         cause = "the tokenizer has no end token: the model would never stop"
@@ -331,7 +273,7 @@ def _completion(record: Completion, tokenizer: PreTrainedTokenizerBase, loss_on:
 
 
 def _encode_chats(
-    chats: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, reader: _Reader, loss_on: LossOn
+    chats: Sequence[Conversation], tokenizer: Tokenizer, reader: _Reader, loss_on: LossOn
 ) -> Iterator[Outcome]:
     """Render the chats, tokenise them together, make labels, and verify the first token of each turn."""
     plans: list[Rendered | Problem] = []
@@ -345,19 +287,25 @@ def _encode_chats(
         except TemplateError as error:
             plans.append(error.problems[0])
     good = [plan for plan in plans if isinstance(plan, Rendered)]
-    if not good:
-        yield from (plan for plan in plans if isinstance(plan, Problem))
-        return
-    texts = [plan.text for plan in good]
+    rows = iter(_rows(good, tokenizer, reader, loss_on) if good else ())
+    for chat, plan in zip(chats, plans, strict=True):
+        row = plan if isinstance(plan, Problem) else next(rows)
+        if isinstance(row, Encoded):
+            # the row of a turn that was cut off stops at the last word, so that the model does not learn to stop there
+            stop = None if chat.ended else reader.end_of_words(row.input_ids, 0, len(row.input_ids), tokenizer)
+            row = Encoded(row.input_ids[:stop], row.labels[:stop], row.location, weight=chat.weight)
+        yield row
+
+
+def _rows(plans: Sequence[Rendered], tokenizer: Tokenizer, reader: _Reader, loss_on: LossOn) -> list[Outcome]:
+    texts = [plan.text for plan in plans]
     batch = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
     encodings = batch.encodings if tokenizer.is_fast else [None] * len(texts)
     masked = [
         _mask(plan, ids, encoding, tokenizer, reader, loss_on)
-        for plan, ids, encoding in zip(good, _ids(batch), encodings, strict=True)
+        for plan, ids, encoding in zip(plans, _ids(batch), encodings, strict=True)
     ]
-    results = iter(_verified(good, masked, tokenizer, reader))
-    for plan in plans:
-        yield plan if isinstance(plan, Problem) else next(results)
+    return _verified(plans, masked, tokenizer, reader)
 
 
 class _Masked(NamedTuple):
@@ -371,7 +319,7 @@ def _mask(
     plan: Rendered,
     ids: list[int],
     encoding: Encoding | None,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     reader: _Reader,
     loss_on: LossOn,
 ) -> _Masked | Problem:
@@ -398,17 +346,10 @@ def _mask(
     return _Masked(Encoded(full, labels, plan.location), starts)
 
 
-def _close(
-    ids: Sequence[int], first: int, stop: int, tokenizer: PreTrainedTokenizerBase, reader: _Reader
-) -> int | None:
-    """The index after the end-of-turn token of the turn at tokens [first, stop); None when no token ends it.
-
-    White space before the token is learned with it, since the model has to write it; what follows is not. Some turns
-    end with two tokens (Command R: `<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`); both belong to the end.
-    """
-    tail = stop
-    while tail > first and (ids[tail - 1] in reader.special or reader.is_blank(ids[tail - 1], tokenizer)):
-        tail -= 1
+def _close(ids: Sequence[int], first: int, stop: int, tokenizer: Tokenizer, reader: _Reader) -> int | None:
+    """The index after the end-of-turn tokens (Command R has two) of the turn at tokens [first, stop); None when no
+    token ends it. White space before them is learned too, since the model has to write it; what follows is not."""
+    tail = reader.end_of_words(ids, first, stop, tokenizer)
     end = next((i for i in range(tail, stop) if ids[i] in reader.special), None)
     if end is not None:
         while end < stop and ids[end] in reader.special:
@@ -421,13 +362,11 @@ def _close(
 
 
 def _verified(
-    plans: Sequence[Rendered], masked: Sequence[_Masked | Problem], tokenizer: PreTrainedTokenizerBase, reader: _Reader
+    plans: Sequence[Rendered], masked: Sequence[_Masked | Problem], tokenizer: Tokenizer, reader: _Reader
 ) -> list[Outcome]:
-    """Compare the tokens before each turn with those of the text before it, unless the turn follows a special token.
-
-    If there is a line break before the turn, a tokenizer may merge it with the turn's first one. If the tag is only
-    tokenised differently when words follow, the row gets the tokens that generation will see.
-    """
+    """Compare the tokens before each turn with those of the text before it, unless the turn follows a special token: a
+    tokenizer may merge line breaks before and in the turn. If the tag is only tokenised differently when words follow,
+    the row gets the tokens that generation will see."""
     outcomes: list[Outcome] = [m.row if isinstance(m, _Masked) else m for m in masked]
     doubtful = [
         (at, start)

@@ -2,12 +2,11 @@
 
 - Columns are separated by tabs if the lines have tabs, else by spaces.
 - Lines that begin with `-DOCSTART-` are skipped, and so are comments: lines that begin with `#` and are no token.
-  `#metoo O` is a token: it has as many columns as other lines. So is `# O`, whose last column is a tag, but not
-  `# id 7 domain=train`. After the first token of a sentence `# #` is a token (as in Penn Treebank) if it has as many
-  columns as the token before it, unless all tags of the file are of spans. A line whose first column, between tabs, is
-  `# id` is a comment, as tokens have no spaces, unless others in the file have. Before the first token of a sentence
-  `#id 7` is a comment if 7 cannot be a tag: all others are of spans (`B-LOC`, `O`), or have letters. Where this cannot
-  be decided, the sentence is a bad row.
+  `#metoo O` is a token: it has as many columns as other lines. So is `# O`, whose last column is a tag, but not `# id 7
+  domain=train`. After the first token of a sentence `# #` is a token (as in Penn Treebank) if it has as many columns as
+  the token before it, unless all tags of the file are of spans. A line whose first column, between tabs, is `# id` is a
+  comment, unless other tokens have spaces. Before the first token of a sentence `#id 7` is a comment if 7 cannot be a
+  tag: all others are of spans (`B-LOC`, `O`), or have letters; if this is not certain, it is a bad row.
 - If lines are numbered within their sentences, the token is the second column. With ten columns (CoNLL-U, CoNLL-X) the
   tag is the fourth (UPOS), or the fifth if that is empty; other columns can be chosen by `columns: {tags: xpos}`. Lines
   numbered `3-4` (several words written as one) or `8.1` (words not written) are skipped.

@@ -1,13 +1,20 @@
 """The check that every text passes before a tokenizer reads it.
 
-A tokenizer converts `<|im_end|>` to the control token wherever it occurs: in an answer, in a tool's description, in a
-text to be classified. There it would end a turn too early, or begin one that does not exist. So a text with a control
-token is refused, and the error names the token; only chat templates and the tokenizer itself write control tokens.
-Half a surrogate pair, which no tokenizer can read, is refused too.
+A tokenizer converts `<|im_end|>` to the control token wherever it occurs, also in an answer or a tool's description.
+There it would end a turn too early, or begin one that does not exist. So a text with a control token, or with half a
+surrogate pair, is refused, and the error names it; only chat templates and the tokenizer itself write control tokens.
 
-Control tokens are a tokenizer's special tokens, and those of its other added tokens that begin or end turns: the chat
-template writes them around turns (see `turn_tokens`), or the model's generation stops at them. Other added tokens
-(`<think>`, `<tool_call>`, technical terms) may occur in texts.
+Control tokens are special tokens, and other added tokens that begin or end turns or at which generation stops. Others
+(`<think>`, `<tool_call>`, technical terms) may occur in texts. To tell them apart, the template renders a conversation
+of unique words. Tokens of turns are:
+
+- those between an assistant's words and the next user's, and those after the last words: an end and the next tag;
+- those after a user's words at the end of the text;
+- of the tags of assistants, tools and the system: the first token, or, for the system, the one next to its words; later
+  ones may say how the assistant is to think (`<|im_start|>assistant\\n<think>`).
+
+Tokens around reasoning that are not around a user's words are not tokens of turns. A tag has a letter and another sign:
+an added word `user`, or line breaks that are one token, are no tags.
 """
 
 from __future__ import annotations
@@ -15,18 +22,16 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from posttrain.data.records import LabelledText, Message, ReadingQuestion, TaggedTokens
-from posttrain.data.turn_tokens import turn_tokens
+from posttrain.data.template import ChatTemplate
+from posttrain.data.tokens import Tokenizer, shared_length
 from posttrain.errors import Problem, TemplateError
 from posttrain.models.stops import stops_of
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-__all__ = ["PLAIN_MEND", "Gate", "Part", "check_text", "gate_of", "head_problem", "parts_of"]
+__all__ = ["PLAIN_MEND", "Gate", "Part", "check_text", "gate_of", "head_problem", "parts_of", "turn_tokens"]
 
 MEND = "remove it; the chat template adds control tokens itself"
 PLAIN_MEND = "remove it; the tokenizer adds what a text needs itself"
@@ -42,10 +47,9 @@ class Part(NamedTuple):
 
 
 class Gate:
-    """The control tokens of one tokenizer with its chat template: special tokens, and others that begin or end
-    turns."""
+    """The control tokens of one tokenizer with its chat template: special ones, and others that begin or end turns."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         # the tokenizer itself is not stored: the cache of gates must not keep it alive
         added = tokenizer.added_tokens_decoder
         self.special = frozenset(i for i, token in added.items() if token.special) | frozenset(
@@ -63,12 +67,9 @@ class Gate:
         self.whole = re.compile("|".join(_longest_first(whole)) or "(?!)")
         """Control tokens that are read as one token even when special tokens are split into letters."""
 
-    def first_in(self, text: str, tokenizer: PreTrainedTokenizerBase, *, unknown: bool = True) -> str | None:
-        """The first control token in a text, or half a surrogate pair; None when there is none.
-
-        A spelling counts only if the tokenizer converts it to the token (`single_word` tokens need a word of their
-        own). unknown: whether the unknown token counts when it is spelt out; it never counts for an unknown word.
-        """
+    def first_in(self, text: str, tokenizer: Tokenizer, *, unknown: bool = True) -> str | None:
+        """The first control token in a text, or half a surrogate pair, else None. A spelling counts if the tokenizer
+        converts it to the token; unknown: whether the unknown token counts, too, when it is spelt out."""
         spelt = {hit[0] for hit in self.pattern.finditer(text)}
         half = next((one for one in spelt if "\ud800" <= one <= "\udfff"), None)
         if half is not None:
@@ -82,7 +83,7 @@ class Gate:
         return unk if unknown and unk in spelt else None
 
     def problem(
-        self, parts: Iterable[Part], tokenizer: PreTrainedTokenizerBase, location: str, *, mend: str = MEND
+        self, parts: Iterable[Part], tokenizer: Tokenizer, location: str, *, mend: str = MEND
     ) -> Problem | None:
         """The problem of the first text that has a control token; None when none has."""
         for text, subject, field in parts:
@@ -96,7 +97,7 @@ class Gate:
         cuts = [0, *(hit.start() + 1 for hit in self.whole.finditer(text)), len(text)]
         return [text[a:b] for a, b in itertools.pairwise(cuts) if b > a]
 
-    def without(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    def without(self, text: str, tokenizer: Tokenizer) -> str:
         """A model's answer without control tokens that it has spelt out, so that it can be used in a prompt."""
         while self.first_in(text, tokenizer, unknown=False) is not None:
             shorter = self.pattern.sub("", text)
@@ -118,24 +119,20 @@ def _problem(found: str, subject: str, field: str, location: str, mend: str) -> 
     return Problem(location, f"{subject} holds the control token {found!r}{at}", mend)
 
 
-_gates: WeakKeyDictionary[PreTrainedTokenizerBase, Gate] = WeakKeyDictionary()
+_gates: WeakKeyDictionary[Tokenizer, Gate] = WeakKeyDictionary()
 
 
-def gate_of(tokenizer: PreTrainedTokenizerBase) -> Gate:
+def gate_of(tokenizer: Tokenizer) -> Gate:
     """The tokenizer's gate, made once for each chat template."""
     gate = _gates.get(tokenizer)
     if gate is None or gate.source != tokenizer.chat_template:
-        gate = Gate(tokenizer)
-        _gates[tokenizer] = gate
+        _gates[tokenizer] = gate = Gate(tokenizer)
     return gate
 
 
-def check_text(text: str, tokenizer: PreTrainedTokenizerBase, subject: str, location: str = "") -> None:
-    """TemplateError when a text that no template renders has a control token.
-
-    Two are allowed: the token that begins a document, at the beginning, and the unknown token, which ends nothing
-    (WikiText's `<unk>`).
-    """
+def check_text(text: str, tokenizer: Tokenizer, subject: str, location: str = "") -> None:
+    """TemplateError when a text that no template renders has a control token, except the one that begins a document, at
+    the beginning, and the unknown token, which ends nothing (WikiText's `<unk>`)."""
     gate = gate_of(tokenizer)
     begins = str(tokenizer.bos_token) if tokenizer.bos_token is not None else ""
     rest = text.removeprefix(begins) if begins else text
@@ -144,9 +141,7 @@ def check_text(text: str, tokenizer: PreTrainedTokenizerBase, subject: str, loca
         raise TemplateError(_problem(found, subject, "", location, PLAIN_MEND))
 
 
-def head_problem(
-    record: LabelledText | TaggedTokens | ReadingQuestion, tokenizer: PreTrainedTokenizerBase
-) -> Problem | None:
+def head_problem(record: LabelledText | TaggedTokens | ReadingQuestion, tokenizer: Tokenizer) -> Problem | None:
     """The problem of a record with a control token: `[SEP]` would end the text."""
     if isinstance(record, LabelledText):
         parts = [Part(record.text, "the text"), Part(record.text2 or "", "the second text")]
@@ -162,11 +157,8 @@ def parts_of(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | N
     for i, message in enumerate(messages):
         turn = f"turn {i} ({message.role})"
         yield Part(message.content, turn)
-        for text, field in ((message.reasoning, "reasoning"), (message.name, "name")):
-            if text is not None:
-                yield Part(text, turn, field)
-        if message.tool_call_id is not None:
-            yield Part(message.tool_call_id, turn, "tool_call_id")
+        fields = {"reasoning": message.reasoning, "name": message.name, "tool_call_id": message.tool_call_id}
+        yield from (Part(text, turn, field) for field, text in fields.items() if text is not None)
         if message.tool_calls is not None:
             yield from (Part(text, turn, "tool_calls") for text in _texts(message.for_template()["tool_calls"]))
     yield from (Part(text, "'tools'") for text in _texts(tools))
@@ -183,3 +175,85 @@ def _texts(value: Any) -> Iterator[str]:
             left += [*one.keys(), *one.values()]
         elif isinstance(one, list | tuple):
             left += one
+
+
+# ---- tokens of turns -------------------------------------------------------------------------------------------------
+
+
+ASKED, SAID, AGAIN, LAST, SYSTEM, THOUGHT, RESULT, ARGUMENT = (f"posttrainprobe{name}" for name in "abcdefgh")
+"""Words that occur nowhere else."""
+ID = "call00001"
+CALL = {"id": ID, "type": "function", "function": {"name": "add", "arguments": {"city": ARGUMENT}}}
+
+
+def turn_tokens(tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids of added tokens that are not special and begin or end turns; none without a chat template."""
+    added = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items()}
+    tags = frozenset(i for i, text in added.items() if _is_tag(text))
+    plain = tags - {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if not tokenizer.chat_template or not plain:
+        return frozenset()
+    try:
+        probe = _Probe(tokenizer, ChatTemplate(tokenizer), tags)
+    except TemplateError:  # several templates without a default: rendering reports it
+        return frozenset()
+    return frozenset(_found(probe)) & plain
+
+
+def _is_tag(text: str) -> bool:
+    return any(map(str.isalpha, text)) and any(not (one.isalnum() or one.isspace() or one == "▁") for one in text)
+
+
+class _Gap(NamedTuple):
+    """Added tokens between two turns: those that end the first, and those of the second one's tag, in order."""
+
+    ends: list[int]
+    tag: list[int]
+
+
+class _Probe(NamedTuple):
+    """Renders conversations and finds the added tokens around words."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    tags: frozenset[int]
+
+    def text(self, *turns: Message) -> str:
+        """The rendered turns; "" when the template refuses them."""
+        try:
+            return self.template.text(turns, None, "")
+        except TemplateError:
+            return ""
+
+    def tokens(self, text: str) -> list[int]:
+        ids = self.tokenizer([text], add_special_tokens=False)["input_ids"][0] if text else []
+        return [i for i in ids if i in self.tags]
+
+    def before(self, words: str, text: str) -> list[int]:
+        return self.tokens(text.partition(words)[0]) if words in text else []
+
+    def after(self, words: str, text: str) -> list[int]:
+        return self.tokens(text.rpartition(words)[2]) if words in text else []
+
+    def gap(self, words: str, other: str, text: str, ended: str) -> _Gap:
+        """The tokens between two words; `ended`, a text that ends with the first turn, shows which of them end it."""
+        between = self.before(other, text.rpartition(words)[2]) if words in text else []
+        same = shared_length(between, self.after(words, ended))
+        return _Gap(between[:same], between[same:])
+
+
+def _found(probe: _Probe) -> Iterable[int]:
+    asked, said, again = Message("user", ASKED), Message("assistant", SAID), Message("user", AGAIN)
+    talk = probe.text(asked, said, again, Message("assistant", LAST))
+    of_user = {*probe.gap(SAID, AGAIN, talk, "").tag, *probe.after(LAST, talk)}
+    asking = probe.gap(ASKED, SAID, talk, probe.text(asked))
+    of_user |= {*asking.ends}
+    system = probe.text(Message("system", SYSTEM), asked, said)
+    calling = (asked, Message("assistant", "", tool_calls=(CALL,)))
+    result = probe.gap(
+        ARGUMENT, RESULT, probe.text(*calling, Message("tool", RESULT, tool_call_id=ID), said), probe.text(*calling)
+    )
+    told = [*asking.tag[:1], *probe.before(SYSTEM, system)[-1:], *result.tag[:1]]
+    thinking = probe.text(asked, Message("assistant", SAID, reasoning=THOUGHT))
+    of_thoughts = {*probe.before(THOUGHT, thinking)[-1:], *probe.after(THOUGHT, thinking)[:1]}
+    return of_user | (set(told) - of_thoughts)

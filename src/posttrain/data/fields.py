@@ -25,6 +25,7 @@ __all__ = [
     "near_key",
     "text_of",
     "tools_of",
+    "words_of",
 ]
 
 ROLE_NAMES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function": "tool"}
@@ -83,9 +84,8 @@ def _message(item: Any, at: str) -> Message:
         raise BadRow(f"{at} has no 'role'", missing("role", item, f"roles are {', '.join(ROLES)}"))
     if not isinstance(role, str) or role not in ROLES:
         close = ROLE_NAMES.get(role) if isinstance(role, str) else None
-        raise BadRow(
-            f"{at} has the unknown role {role!r}", f"write '{close}'" if close else f"one of {', '.join(ROLES)}"
-        )
+        mend = f"write '{close}'" if close else f"one of {', '.join(ROLES)}"
+        raise BadRow(f"{at} has the unknown role {role!r}", mend)
     check_spelling(item, at, MESSAGE_KEYS, ("role", "content"))
     if item.get("function_call") is not None:
         raise BadRow(f"{at} has 'function_call', OpenAI's older form", 'write it as "tool_calls": [{"function": ...}]')
@@ -185,6 +185,14 @@ def text_of(row: Mapping[str, Any], field: str) -> str:
     raise BadRow(f"'{field}' is missing", missing(field, row, f"the row has {keys_of(row)}"))
 
 
+def words_of(row: Mapping[str, Any], field: str, mend: str = "remove the row") -> str:
+    """A field that must be a string and not empty."""
+    text = text_of(row, field)
+    if not text.strip():
+        raise BadRow(f"'{field}' is empty", mend)
+    return text
+
+
 def filled(value: Any) -> bool:
     """Whether a value is not empty: tables and data sets have None, "" or [] where a row has no such field."""
     return bool(value.strip()) if isinstance(value, str) else value is not None and value != []
@@ -196,10 +204,8 @@ def near_key(wanted: str, row: Mapping[str, Any]) -> str:
 
 
 def check_spelling(item: Mapping[str, Any], at: str, takes: Takes, known: Collection[str] = ()) -> None:
-    """BadRow for an unknown key that seems to be a misspelt one of `takes`: it is similar, its value has the right
-    type, and the right key is missing. Other unknown keys are ignored. at: the item's name in the row, "" for the row
-    itself; known: other keys that are read.
-    """
+    """BadRow for a key that seems to be a misspelt one of `takes`: it is similar, its value has the right type, and the
+    right key is missing. at: the item's name in the row, "" for the row itself; known: other keys that are read."""
     for key, value in item.items():
         if key in takes or key in known or not filled(value):
             continue

@@ -2,38 +2,53 @@
 
 The ending of the name says what a file is; `.gz` after it, that it is compressed. A row that cannot be read is returned
 as a `BadRow`, so that the others can be used; a file that cannot be read raises DataError.
+
+A table's first line names its columns, which may be separated by semicolons or tabs too, as Excel does in many
+countries. Cells may hold commas, line breaks and quotation marks (RFC 4180). An empty cell is None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.config.load import read_text
 from posttrain.data.conll import CONLL_MEND, CONLL_SUFFIXES, conll_rows
 from posttrain.data.fields import BadRow
 from posttrain.data.labelled import is_squad, squad_rows
-from posttrain.data.tables import NO_ROWS_MEND, TABLE_SUFFIXES, Names, table_rows
 from posttrain.errors import ConfigError, DataError, Problem
 
-__all__ = ["ending_of", "file_rows", "json_lines", "rows_mend", "user_text"]
+__all__ = ["TRUTH", "Names", "TableRow", "ending_of", "file_rows", "json_lines", "rows_mend", "typed", "user_text"]
 
 OTHERS = {
-    ".xlsx": "save the table as CSV UTF-8",
-    ".xls": "save the table as CSV UTF-8",
-    ".arrow": "convert it to .parquet or .jsonl",
-    ".feather": "convert it to .parquet or .jsonl",
-    ".pkl": "convert it to .parquet or .jsonl",
-    ".zip": "unpack it",
-    ".zst": "unpack it",
-    ".yaml": "write .jsonl: one JSON object per line",
-    ".yml": "write .jsonl: one JSON object per line",
+    **dict.fromkeys((".xlsx", ".xls"), "save the table as CSV UTF-8"),
+    **dict.fromkeys((".arrow", ".feather", ".pkl"), "convert it to .parquet or .jsonl"),
+    **dict.fromkeys((".zip", ".zst"), "unpack it"),
+    **dict.fromkeys((".yaml", ".yml"), "write .jsonl: one JSON object per line"),
 }
 """Endings of files that are not read, and what to do with them."""
 JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson", ".jsonlines"})
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
+TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
+LONGEST = 2**31 - 1
+"""Most characters of a cell; Python's default limit, 131,072, is less than a long text has."""
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+CELL_MEND = 'put a text with a comma, a line break or a quotation mark in quotation marks, and write " in it as ""'
+
+NO_ROWS_MEND = "the first line names the columns, each line after it is a row"
+
+Names: TypeAlias = Callable[[list[str]], Sequence[str] | None]
+"""(cells of a table's first line) -> names of its columns where that line is a row; None where the line names them."""
+
+
+class TableRow(dict[str, Any]):
+    """A row whose cells are all text; `typed` converts numbers and truth values."""
 
 
 def ending_of(path: Path) -> str:
@@ -64,11 +79,8 @@ def user_text(path: Path) -> str:
 def file_rows(
     path: Path, *, notes: list[str], tags: bool = False, quotes: bool = True, names: Names = lambda _: None
 ) -> Iterator[tuple[str, Any]]:
-    """(location, row or BadRow) of every row.
-
-    notes: gets what was chosen in reading, for people; tags: a .txt file holds tagged tokens, not text; quotes, names:
-    of tables, as for `table_rows`.
-    """
+    """(location, row or BadRow) of every row; notes: gets what was chosen; tags: a .txt file holds tagged tokens, not
+    text; quotes, names: as for `table_rows`."""
     kind = ending_of(path)
     if kind in OTHERS:
         raise DataError(Problem(str(path), f"{kind} files are not read", OTHERS[kind]))
@@ -152,3 +164,117 @@ def _documents(text: str, name: str) -> Iterator[tuple[str, Any]]:
         elif block:
             yield f"{name}:{first}", {"text": "\n".join(block)}
             block = []
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table_rows(
+    text: str, name: str, *, tabs: bool, note: Callable[[str], None], quotes: bool = True, names: Names = lambda _: None
+) -> Iterator[tuple[str, Any]]:
+    """(location, TableRow or BadRow) of each row; DataError where the table itself cannot be read. tabs: separate the
+    columns unless the first line shows otherwise; note: is told what was chosen; quotes: quotation marks group a cell;
+    if not (GLUE's TSV files), cells beyond the named columns are left out."""
+    skipped = 0
+    if said := re.match(r'"?sep=(.)"?\r?\n', text):  # Excel's own first line
+        separator, text, skipped = said[1], text[said.end() :], 1
+    else:
+        separator = _separator(text, "\t" if tabs else ",", quotes)
+    if separator != ("\t" if tabs else ","):
+        note(f"the columns are separated by {SEPARATORS.get(separator, repr(separator))}")
+    header: list[str] | None = None
+    rows = 0
+    for line, cells in _records(text, name, separator, skipped, quotes):
+        if not any(cell.strip() for cell in cells):
+            continue  # spreadsheets leave empty lines
+        location = f"{name}:{line}"
+        if header is None:
+            given = names(cells)
+            header = _header(cells if given is None else list(given), location)
+            if given is None:
+                continue
+        rows += 1
+        if len(cells) < len(header) or (quotes and any(cell.strip() for cell in cells[len(header) :])):
+            yield location, BadRow(f"{len(cells)} columns, {len(header)} expected: {', '.join(header)}", CELL_MEND)
+        else:
+            pairs = zip(header, cells, strict=False)
+            yield location, TableRow((column, _cell(cell)) for column, cell in pairs if column)
+    if header and not rows:
+        named = ", ".join(f"'{column}'" for column in header[:10] if column)
+        raise DataError(Problem(name, f"the table has no rows: its only line names the columns {named}", NO_ROWS_MEND))
+
+
+def _separator(text: str, usual: str, quotes: bool) -> str:
+    """The separator of the names in the first line, text in quotation marks left out; the usual one if it is there."""
+    names = text.lstrip("\r\n").split("\n", 1)[0]
+    names = re.sub(r'"[^"]*"', "", names) if quotes else names
+    if usual in names:
+        return usual
+    return max((one for one in SEPARATORS if one in names), key=names.count, default=usual)
+
+
+def _records(text: str, name: str, separator: str, skipped: int, quotes: bool) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, cells) of every record."""
+    csv.field_size_limit(LONGEST)
+    try:
+        lines = csv.reader(
+            io.StringIO(text, newline=""),
+            delimiter=separator,
+            strict=True,
+            quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+        )
+    except (TypeError, ValueError) as error:
+        cause = f"{separator!r} cannot separate columns"
+        raise DataError(Problem(f"{name}:1", cause, "sep=, or sep=; is expected")) from error
+    first = 1
+    while True:
+        try:
+            cells = next(lines, None)
+        except csv.Error as error:
+            what = "a quotation mark is opened and never closed" if "end of data" in str(error) else str(error)
+            raise DataError(Problem(f"{name}:{first + skipped}", f"not valid CSV: {what}", CELL_MEND)) from error
+        if cells is None:
+            return
+        yield first + skipped, cells
+        first = lines.line_num + 1
+
+
+def _header(cells: list[str], location: str) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise DataError(Problem(location, f"two columns are called '{twice[0]}'", "give each its own name"))
+    return names
+
+
+def _cell(cell: str) -> Any:
+    """The value of a cell: None, a text, or a conversation, which a table stores as JSON."""
+    if not cell.strip():
+        return None
+    if cell.lstrip().startswith("[") and ('"role"' in cell or '"from"' in cell):
+        try:
+            value = parse_json(cell)
+        except BadJson:
+            return cell
+        keys = [set(one) for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+        if keys and len(keys) == len(value) and all({"role", "content"} <= k or {"from", "value"} <= k for k in keys):
+            return value
+    return cell
+
+
+TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def typed(row: Mapping[str, Any], *, graded: bool) -> Mapping[str, Any]:
+    """The row with `margin` as a number and, if graded, `label` as a truth value; a wrong text stays as it is."""
+    found = dict(row)
+    margin = row.get("margin")
+    if isinstance(margin, str):
+        with suppress(ValueError):
+            found["margin"] = float(margin)
+    label = row.get("label")
+    if graded and isinstance(label, str):
+        found["label"] = TRUTH.get(label.strip().lower(), label)
+    return found

@@ -58,8 +58,7 @@ class Converted(NamedTuple):
 
 
 def own_fields(row: Mapping[str, Any]) -> Converted:
-    """The row as it is, or converted to messages, to prompt and completion, or to a preference. BadRow if it cannot
-    be."""
+    """The row as it is, or converted to messages, to prompt and completion, or to a preference; else BadRow."""
     has = {key for key, value in row.items() if filled(value)}
     turns_key = next((key for key in TURN_KEYS if key in has), "")
     if "messages" in has:
@@ -79,12 +78,9 @@ def own_fields(row: Mapping[str, Any]) -> Converted:
     if {"content", "summary"} <= has and not has & {"prompt", "text", "completion", "chosen"}:
         text_of(row, "summary")
         return Converted("content and summary", _asked(row, text_of(row, "content"), {"completion": row["summary"]}))
-    if {"chosen", "rejected"} <= has and any(
-        _is_sharegpt(row[key]) for key in ("chosen", "rejected", "prompt") if key in has
-    ):
-        return Converted(
-            "ShareGPT", {**row, **{k: _turns_of(row[k], k) for k in ("prompt", "chosen", "rejected") if k in has}}
-        )
+    compared = [key for key in ("prompt", "chosen", "rejected") if key in has]
+    if {"chosen", "rejected"} <= has and any(_is_sharegpt(row[key]) for key in compared):
+        return Converted("ShareGPT", {**row, **{key: _turns_of(row[key], key) for key in compared}})
     return Converted("", row)
 
 
@@ -171,9 +167,8 @@ def _turns_of(value: Any, field: str) -> list[dict[str, Any]]:
     turns = turns_in(value, field)
     turns = [turns] if isinstance(turns, dict) else turns
     if not isinstance(turns, list):
-        raise BadRow(
-            f"'{field}' must be a list of turns, got {kind_of(turns)}", '[{"from": "human", "value": "Hi"}, ...]'
-        )
+        mend = '[{"from": "human", "value": "Hi"}, ...]'
+        raise BadRow(f"'{field}' must be a list of turns, got {kind_of(turns)}", mend)
     return [_turn(turn, f"{field}[{i}]") for i, turn in enumerate(turns)]
 
 

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from posttrain.data.batching import padded
 from posttrain.data.control import head_problem
-from posttrain.data.lengths import EncodeResult, Limits, OverLong, TooLong, gathered
-from posttrain.data.offsets import IGNORED
-from posttrain.data.readers import OnBadRow
+from posttrain.data.lengths import EncodeResult, Limits, OnBadRow, OverLong, TooLong, gathered
 from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.data.scripts import is_cjk
+from posttrain.data.tokens import IGNORED, Tokenizer
 from posttrain.errors import DataError, Problem
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "HeadSettings",
@@ -46,8 +44,7 @@ SHOWN = 8
 
 
 class TextRow(NamedTuple):
-    """A text or a pair of texts; types: token types (None if the tokenizer has none); labels: numbers of its
-    classes."""
+    """One text or two; types: token types (None if the tokenizer has none); labels: numbers of its classes."""
 
     input_ids: list[int]
     types: list[int] | None
@@ -110,81 +107,102 @@ class HeadSettings(NamedTuple):
 
 
 RowT = TypeVar("RowT", TextRow, TagRow, SpanRow)
+RecordT = TypeVar("RecordT", LabelledText, TaggedTokens, ReadingQuestion)
+
+KINDS: dict[type[Record], tuple[str, str]] = {
+    LabelledText: ("no labelled text", '{"text": ..., "label": ...}'),
+    TaggedTokens: ("no tagged tokens", '{"tokens": [...], "tags": [...]}'),
+    ReadingQuestion: ("no question about a text", '{"question": ..., "context": ..., "answers": [...]}'),
+}
+"""Cause and mend where another kind of record is expected."""
+LACKING: dict[type[Record], tuple[str, str]] = {
+    LabelledText: ("no 'label'", 'add "label": "..."'),
+    TaggedTokens: ("no 'tags'", 'add "tags": [...], one for each token'),
+    ReadingQuestion: ("no 'answers'", 'add "answers": [...], an empty list where the text has none'),
+}
+"""Cause and mend for a record without labels."""
 
 
 def _checked(found: Iterator[RowT | Problem | TooLong], records: int, settings: HeadSettings) -> EncodeResult[RowT]:
     if not records:
-        return EncodeResult([], 0, 0, [])
+        return EncodeResult([], [], [], 0)
     return gathered(found).checked(records, Limits(settings.max_length, settings.over_long, settings.on_bad_row))
 
 
-def _unknown(label: str, labels: Sequence[str]) -> tuple[str, str]:
-    """Cause and mend for a label outside the set."""
+def _usable(
+    records: Sequence[Record], kind: type[RecordT], tokenizer: Tokenizer, settings: HeadSettings
+) -> Iterator[RecordT | Problem]:
+    """Each record, or its problem: another kind, no labels or unknown ones, a control token."""
+    for record in records:
+        if not isinstance(record, kind):
+            yield Problem(record.location, *KINDS[kind])
+        elif settings.gold and not record.gold:
+            yield Problem(record.location, *LACKING[kind])
+        else:
+            wrong = _label_problem(record, settings) if settings.gold else None
+            yield wrong or head_problem(record, tokenizer) or record
+
+
+def _label_problem(record: LabelledText | TaggedTokens | ReadingQuestion, settings: HeadSettings) -> Problem | None:
+    if isinstance(record, ReadingQuestion):
+        return None
+    if isinstance(record, LabelledText) and not settings.multi_label and len(record.labels) != 1:
+        cause = f"{len(record.labels)} labels, where each text has one"
+        return Problem(record.location, cause, "multi_label: true, where a text may have several")
+    labels = settings.labels
+    said = record.labels if isinstance(record, LabelledText) else record.tags
+    label = next((one for one in said if one not in labels), None)
+    if label is None:
+        return None
     near = get_close_matches(label, labels, n=1)
     known = ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
     mend = f"did you mean '{near[0]}'? known: {known}" if near else f"known: {known}; or add it to labels"
-    return f"the label '{label}' is not among the {len(labels)} labels", mend
+    return Problem(record.location, f"the label '{label}' is not among the {len(labels)} labels", mend)
 
 
-def _fast(tokenizer: PreTrainedTokenizerBase) -> None:
+def _fast(tokenizer: Tokenizer) -> None:
     if not tokenizer.is_fast:
         cause = "does not tell which characters a token stands for"
         raise DataError(Problem(type(tokenizer).__name__, cause, "take a model with a tokenizer.json"))
 
 
-def _typed(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _typed(tokenizer: Tokenizer) -> bool:
     return "token_type_ids" in tokenizer.model_input_names
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
 
 
-def encode_texts(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> EncodeResult[TextRow]:
+def encode_texts(records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings) -> EncodeResult[TextRow]:
     """One row per labelled text. DataError naming rows with labels outside the set."""
     return _checked(_texts(records, tokenizer, settings), len(records), settings)
 
 
 def _texts(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
+    records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings
 ) -> Iterator[TextRow | Problem | TooLong]:
     number = {label: i for i, label in enumerate(settings.labels)}
-    for record in records:
-        if not isinstance(record, LabelledText):
-            yield Problem(record.location, "no labelled text", '{"text": ..., "label": ...}')
-            continue
-        if (problem := _label_problem(record, number, settings) or head_problem(record, tokenizer)) is not None:
-            yield problem
+    read = partial(tokenizer, return_token_type_ids=_typed(tokenizer), verbose=False)
+    for record in _usable(records, LabelledText, tokenizer, settings):
+        if isinstance(record, Problem):
+            yield record
             continue
         labels = tuple(number[label] for label in record.labels) if settings.gold else ()  # else they may be of any set
         texts = _joined(record, tokenizer)
-        found = tokenizer(*texts, return_token_type_ids=_typed(tokenizer), verbose=False)
-        if (truncated := len(found["input_ids"]) > settings.max_length) and settings.over_long != "truncate":
-            yield TooLong(record.location, len(found["input_ids"]))
+        found = read(*texts)
+        length = len(found["input_ids"])
+        if length > settings.max_length and settings.over_long != "truncate":
+            yield TooLong(record.location, length)
             continue
-        if truncated:
-            cut = {"truncation": True, "max_length": settings.max_length}
-            found = tokenizer(*texts, return_token_type_ids=_typed(tokenizer), **cut)
+        if truncated := length > settings.max_length:
+            found = read(*texts, truncation=True, max_length=settings.max_length)
         if not found["input_ids"]:
             yield Problem(record.location, "the tokenizer makes no token of the text", "remove the row")
             continue
         yield TextRow(found["input_ids"], found.get("token_type_ids"), labels, record.location, truncated)
 
 
-def _label_problem(record: LabelledText, number: dict[str, int], settings: HeadSettings) -> Problem | None:
-    if not settings.gold:
-        return None
-    if not record.gold:
-        return Problem(record.location, "no 'label'", 'add "label": "..."')
-    if not settings.multi_label and len(record.labels) != 1:
-        cause = f"{len(record.labels)} labels, where each text has one"
-        return Problem(record.location, cause, "multi_label: true, where a text may have several")
-    unknown = [label for label in record.labels if label not in number]
-    return Problem(record.location, *_unknown(unknown[0], list(number))) if unknown else None
-
-
-def _joined(record: LabelledText, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+def _joined(record: LabelledText, tokenizer: Tokenizer) -> tuple[str, ...]:
     """One text, or two for tokenizers that take pairs."""
     if record.text2 is None:
         return (record.text,)
@@ -194,36 +212,31 @@ def _joined(record: LabelledText, tokenizer: PreTrainedTokenizerBase) -> tuple[s
 # ---- tokens ----------------------------------------------------------------------------------------------------------
 
 
-def encode_tags(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> EncodeResult[TagRow]:
+def encode_tags(records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings) -> EncodeResult[TagRow]:
     """One row per sentence. DataError naming sentences with tags outside the set."""
     _fast(tokenizer)
     return _checked(_sentences(records, tokenizer, settings), len(records), settings)
 
 
 def _sentences(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
+    records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings
 ) -> Iterator[TagRow | Problem | TooLong]:
     number = {label: i for i, label in enumerate(settings.labels)}
     own_space = settings.piece != "start" and _doubles_spaces(tokenizer)
     blank: dict[int, bool] = {}
-    for record in records:
-        if not isinstance(record, TaggedTokens):
-            yield Problem(record.location, "no tagged tokens", '{"tokens": [...], "tags": [...]}')
+    read = partial(tokenizer, is_split_into_words=True, return_token_type_ids=_typed(tokenizer), verbose=False)
+    for record in _usable(records, TaggedTokens, tokenizer, settings):
+        if isinstance(record, Problem):
+            yield record
             continue
-        if (problem := _tag_problem(record, number, settings) or head_problem(record, tokenizer)) is not None:
-            yield problem
-            continue
-        how = {"is_split_into_words": True, "return_token_type_ids": _typed(tokenizer)}
         words = list(record.tokens) if own_space else spaced(record.tokens)
-        found = tokenizer(words, verbose=False, **how)
-        whole = _pieces(found, len(words))
-        if (truncated := len(found["input_ids"]) > settings.max_length) and settings.over_long != "truncate":
-            yield TooLong(record.location, len(found["input_ids"]))
+        found = read(words)
+        whole, length = _pieces(found, len(words)), len(found["input_ids"])
+        if length > settings.max_length and settings.over_long != "truncate":
+            yield TooLong(record.location, length)
             continue
-        if truncated:
-            found = tokenizer(words, truncation=True, max_length=settings.max_length, **how)
+        if truncated := length > settings.max_length:
+            found = read(words, truncation=True, max_length=settings.max_length)
         left = _pieces(found, len(words))
         for id_ in set(found["input_ids"]) - blank.keys():
             blank[id_] = not tokenizer.decode([id_], clean_up_tokenization_spaces=False).strip()
@@ -236,15 +249,6 @@ def _sentences(
             continue
         tags = [number[tag] for tag in record.tags] if settings.gold else []
         yield TagRow(found["input_ids"], found.get("token_type_ids"), first, tags, record.location, truncated)
-
-
-def _tag_problem(record: TaggedTokens, number: dict[str, int], settings: HeadSettings) -> Problem | None:
-    if not settings.gold:
-        return None
-    if not record.gold:
-        return Problem(record.location, "no 'tags'", 'add "tags": [...], one for each token')
-    unknown = [tag for tag in record.tags if tag not in number]
-    return Problem(record.location, *_unknown(unknown[0], settings.labels)) if unknown else None
 
 
 def _pieces(found: Any, words: int) -> list[list[int]]:
@@ -266,7 +270,7 @@ def _standing(pieces: Sequence[int], found: Any, piece: Piece, blank: Mapping[in
     return written[0] if piece == "first" else written[-1]
 
 
-def _doubles_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _doubles_spaces(tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer puts a space before every text, also before one that begins with a space (Llama 2's)."""
     ids = tokenizer.encode(" a", add_special_tokens=False)
     return "".join(tokenizer.convert_ids_to_tokens(ids)).startswith("▁▁")
@@ -284,9 +288,7 @@ def spaced(tokens: Sequence[str]) -> list[str]:
 # ---- questions -------------------------------------------------------------------------------------------------------
 
 
-def encode_questions(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> EncodeResult[SpanRow]:
+def encode_questions(records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings) -> EncodeResult[SpanRow]:
     """One row for each window of a question's text; a long text has several windows."""
     _fast(tokenizer)
     if tokenizer.sep_token is None and tokenizer.eos_token is None:
@@ -295,48 +297,29 @@ def encode_questions(
     return _checked(_questions(records, tokenizer, settings, windows), len(records), settings)
 
 
-class _Window(NamedTuple):
-    input_ids: list[int]
-    types: list[int] | None
-    null: int
-    context: int
-    offsets: list[tuple[int, int]]
-
-
 def _questions(
     records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     settings: HeadSettings,
-    windows: Callable[[ReadingQuestion, Any, HeadSettings], list[_Window] | TooLong],
+    windows: Callable[[ReadingQuestion, Tokenizer, HeadSettings], list[SpanRow] | TooLong],
 ) -> Iterator[SpanRow | Problem | TooLong]:
-    for i, record in enumerate(records):
-        if not isinstance(record, ReadingQuestion):
-            yield Problem(
-                record.location, "no question about a text", '{"question": ..., "context": ..., "answers": [...]}'
-            )
-        elif settings.gold and not record.gold:
-            mend = 'add "answers": [...], an empty list where the text has none'
-            yield Problem(record.location, "no 'answers'", mend)
-        elif (control := head_problem(record, tokenizer)) is not None:
-            yield control
+    for i, record in enumerate(_usable(records, ReadingQuestion, tokenizer, settings)):
+        made = record if isinstance(record, Problem) else windows(record, tokenizer, settings)
+        if isinstance(made, list):
+            yield from (_with_target(window, i) for window in made)
         else:
-            made = windows(record, tokenizer, settings)
-            if isinstance(made, TooLong):
-                yield made
-                continue
-            for window in made:
-                start, end = _target(record, window)
-                yield SpanRow(window.input_ids, window.types, start, end, *window[2:], record, i)
+            yield made
 
 
-def _target(record: ReadingQuestion, window: _Window) -> tuple[int, int]:
-    """Positions of the first answer that is completely in the window; the null position twice if there is none."""
-    for text, first in record.answers:
+def _with_target(window: SpanRow, number: int) -> SpanRow:
+    """The window with the positions of the first answer that is completely in it, if there is one."""
+    for text, first in window.record.answers:
         after = first + len(text)
         inside = [i for i, (a, b) in enumerate(window.offsets) if a < after and b > first]
         if inside and window.offsets[inside[0]][0] <= first and window.offsets[inside[-1]][1] >= after:
-            return window.context + inside[0], window.context + inside[-1]
-    return window.null, window.null
+            start, end = window.context + inside[0], window.context + inside[-1]
+            return window._replace(start=start, end=end, number=number)
+    return window._replace(number=number)
 
 
 def _room(question: int, marks: int, record: ReadingQuestion, settings: HeadSettings) -> int | TooLong:
@@ -345,9 +328,7 @@ def _room(question: int, marks: int, record: ReadingQuestion, settings: HeadSett
     return room if room >= LEAST_CONTEXT else TooLong(record.location, question + marks + LEAST_CONTEXT)
 
 
-def _paired(
-    record: ReadingQuestion, tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> list[_Window] | TooLong:
+def _paired(record: ReadingQuestion, tokenizer: Tokenizer, settings: HeadSettings) -> list[SpanRow] | TooLong:
     """[CLS] question [SEP] text [SEP], as the tokenizer writes it; null is [CLS]."""
     question = record.question.strip()
     length = len(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
@@ -371,13 +352,12 @@ def _paired(
             continue
         types = found["token_type_ids"][i] if _typed(tokenizer) else None
         offsets = [(int(a), int(b)) for a, b in (found["offset_mapping"][i][p] for p in mine)]
-        made.append(_Window(ids, types, ids.index(tokenizer.cls_token_id), mine[0], offsets))
+        null = ids.index(tokenizer.cls_token_id)
+        made.append(SpanRow(ids, types, null, null, null, mine[0], offsets, record, 0))
     return made
 
 
-def _in_line(
-    record: ReadingQuestion, tokenizer: PreTrainedTokenizerBase, settings: HeadSettings
-) -> list[_Window] | TooLong:
+def _in_line(record: ReadingQuestion, tokenizer: Tokenizer, settings: HeadSettings) -> list[SpanRow] | TooLong:
     """question, line break, text, end token; null is the end token."""
     end = int(tokenizer.eos_token_id)
     head = list(tokenizer(f"{record.question.strip()}\n", verbose=False)["input_ids"])
@@ -393,7 +373,9 @@ def _in_line(
     for first in range(0, max(len(ids), 1), step):
         piece = ids[first : first + room]
         row = [*head, *piece, end]
-        made.append(_Window(row, None, len(row) - 1, len(head), offsets[first : first + room]))
+        null = len(row) - 1
+        part = offsets[first : first + room]
+        made.append(SpanRow(row, None, null, null, null, len(head), part, record, 0))
         if first + room >= len(ids):
             break
     return made
@@ -419,18 +401,9 @@ class Padded(NamedTuple):
 
 def pad(rows: Sequence[TextRow | TagRow | SpanRow], pad_id: int) -> Padded:
     """Rows as tensors. pad_id: the model's; a decoder's classification head finds the last real token by it."""
-    longest = max(len(row.input_ids) for row in rows)
-    ids = torch.full((len(rows), longest), pad_id)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    typed = rows[0].types is not None
-    types = torch.zeros((len(rows), longest), dtype=torch.long) if typed else None
-    for i, row in enumerate(rows):
-        length = len(row.input_ids)
-        ids[i, :length] = torch.tensor(row.input_ids)
-        mask[i, :length] = 1
-        if types is not None:
-            types[i, :length] = torch.tensor(row.types)
-    return Padded(ids, mask, types)
+    ids = padded([row.input_ids for row in rows], pad_id)
+    mask = padded([[1] * len(row.input_ids) for row in rows], 0)
+    return Padded(ids, mask, None if rows[0].types is None else padded([row.types or [] for row in rows], 0))
 
 
 def tag_targets(rows: Sequence[TagRow], longest: int) -> Tensor:

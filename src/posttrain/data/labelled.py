@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from posttrain.config.json_text import BadJson, parse_json
-from posttrain.data.fields import BadRow, keys_of, kind_of, missing, near_key, text_of
+from posttrain.data.fields import BadRow, keys_of, kind_of, missing, near_key, words_of
 from posttrain.data.records import LabelledText, ReadingQuestion, SpanAnswer, TaggedTokens
 from posttrain.errors import DataError, Problem
 
@@ -25,8 +25,8 @@ __all__ = ["is_squad", "labelled_of", "question_of", "squad_rows", "tagged_of"]
 def labelled_of(row: Mapping[str, Any], location: str) -> LabelledText:
     """A row with `text` and `label`; BadRow with what was expected."""
     first, second = ("text", "text2") if "text" in row or "premise" not in row else ("premise", "hypothesis")
-    text = _filled(row, first)
-    text2 = _filled(row, second) if row.get(second) is not None else None
+    text = words_of(row, first)
+    text2 = words_of(row, second) if row.get(second) is not None else None
     if first == "premise" and text2 is None:
         raise BadRow("'hypothesis' is missing", missing("hypothesis", row, f"the row has {keys_of(row)}"))
     given = row.get("label") if row.get("label") is not None else row.get("labels")
@@ -59,9 +59,8 @@ def tagged_of(row: Mapping[str, Any], location: str) -> TaggedTokens:
 
 
 def question_of(row: Mapping[str, Any], location: str) -> ReadingQuestion:
-    """A row with `question`, `context` and `answers`; BadRow when an answer is not in the context where the row
-    says."""
-    question, context = _filled(row, "question"), _filled(row, "context")
+    """A row with `question`, `context` and `answers`; BadRow when an answer is not where the row says it is."""
+    question, context = words_of(row, "question"), words_of(row, "context")
     key = row.get("id")
     name = str(key) if isinstance(key, str | int) else ""
     given = row.get("answers")
@@ -84,9 +83,8 @@ def _answer_pairs(given: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(given, dict):
         texts, starts = given.get("text"), given.get("answer_start")
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-            raise BadRow(
-                "'answers' must have as many 'text' as 'answer_start'", 'such as {"text": [], "answer_start": []}'
-            )
+            mend = 'such as {"text": [], "answer_start": []}'
+            raise BadRow("'answers' must have as many 'text' as 'answer_start'", mend)
         yield from zip(texts, starts, strict=True)
     elif isinstance(given, list) and all(isinstance(one, dict) for one in given):
         yield from ((one.get("text"), one.get("answer_start")) for one in given)
@@ -116,13 +114,6 @@ def _label(value: Any, field: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise BadRow(f"'{field}' must be a name, got {kind_of(value)}", "write the class's name")
     return value.strip()
-
-
-def _filled(row: Mapping[str, Any], field: str) -> str:
-    text = text_of(row, field)
-    if not text.strip():
-        raise BadRow(f"'{field}' is empty", "remove the row")
-    return text
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------

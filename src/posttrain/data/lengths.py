@@ -1,22 +1,46 @@
 """Rows that are longer than `max_length`, and rows that cannot be used: one policy for rows of every kind.
 
 Encoding a record yields a row, a `Problem`, or `TooLong` where a row may not be cut; `gathered` sorts them, and
-`Encodings.checked` raises or counts as the settings say.
+`EncodeResult.checked` raises or counts as the settings say. A problem that many rows have is one line of the error:
+`rows.csv:2-61: ... (60 rows)`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from posttrain.data.readers import SKIP_MEND, OnBadRow, data_error, listed
 from posttrain.errors import DataError, Problem
 
-__all__ = ["LONG_MEND", "EncodeResult", "Encodings", "Limits", "OverLong", "TooLong", "gathered", "with_mends"]
+__all__ = [
+    "LONG_MEND",
+    "SKIP_MEND",
+    "EncodeResult",
+    "Limits",
+    "OnBadRow",
+    "OverLong",
+    "TooLong",
+    "data_error",
+    "gathered",
+    "grouped",
+    "listed",
+    "with_mends",
+]
 
+OnBadRow = Literal["fail", "skip"]
 OverLong = Literal["drop", "truncate", "raise"]
 LONG_MEND = "raise max_length, or over_long: drop"
+SKIP_MEND = "--on-bad-row skip leaves them out"
+LISTED_PROBLEMS = 20
+"""How many problems an error lists at most; it says how many more there are."""
+NUMBERED = re.compile(r"(.*[:\[])(\d+)(\]?)", re.DOTALL)
+"""The location of a row: `rows.jsonl:17`, or `rows.json[3]`."""
+MANY = 3
+"""From this many rows on there is one line for all."""
+RANGES = 5
+"""How many ranges of rows are named."""
 
 RowT = TypeVar("RowT")
 
@@ -37,53 +61,40 @@ class TooLong(NamedTuple):
 
 
 class EncodeResult(NamedTuple, Generic[RowT]):
-    """Rows ready for training; how many were dropped or cut for their length; bad rows that were skipped."""
-
-    rows: list[RowT]
-    dropped: int
-    truncated: int
-    problems: list[Problem]
-
-
-class Encodings(NamedTuple, Generic[RowT]):
-    """What came of records: rows that can be used, rows that are too long, and what is wrong with the others."""
+    """What came of records: rows ready for training, those that are too long, problems of those that cannot be used;
+    truncated: how many rows were cut."""
 
     rows: list[RowT]
     long: list[TooLong]
-    bad: list[Problem]
+    problems: list[Problem]
+    truncated: int
 
     @property
-    def truncated(self) -> int:
-        """How many rows were cut."""
-        made: Sequence[Any] = self.rows
-        return sum(row.truncated for row in made)
+    def dropped(self) -> int:
+        """How many rows are left out for their length."""
+        return len(self.long)
 
     def checked(self, records: int, limits: Limits, kind: type[DataError] = DataError) -> EncodeResult[RowT]:
         """The rows for training. DataError with every bad row (`kind`) unless these are skipped, with every row that is
-        too long if `over_long` is `raise`, and where no row is left. records: how many rows were asked for.
-        """
+        too long if `over_long` is `raise`, and where no row is left. records: how many rows were asked for."""
         cause = f"tokens, more than max_length {limits.max_length}"
         raised = self.long if limits.over_long == "raise" else []
         long = [Problem(one.location, f"{one.length} {cause}", LONG_MEND) for one in raised]
-        bad = self.bad if limits.on_bad_row == "fail" else []
+        bad = self.problems if limits.on_bad_row == "fail" else []
         if long or bad:
-            raise data_error([*bad, *long], records, kind if self.bad else DataError, skippable=not long)
+            raise data_error([*bad, *long], records, kind if self.problems else DataError, skippable=not long)
         if not self.rows:
-            raise _nothing_left(records, len(self.long), limits.max_length, self.bad)
-        return EncodeResult(self.rows, len(self.long), self.truncated, self.bad)
+            raise _nothing_left(records, len(self.long), limits.max_length, self.problems)
+        return self
 
 
-def gathered(found: Iterable[RowT | Problem | TooLong]) -> Encodings[RowT]:
+def gathered(found: Iterable[RowT | Problem | TooLong]) -> EncodeResult[RowT]:
     """Rows and what is wrong with others, apart."""
-    made: Encodings[RowT] = Encodings([], [], [])
-    for one in found:
-        if isinstance(one, Problem):
-            made.bad.append(one)
-        elif isinstance(one, TooLong):
-            made.long.append(one)
-        else:
-            made.rows.append(one)
-    return made
+    every = list(found)
+    rows: list[Any] = [one for one in every if not isinstance(one, Problem | TooLong)]
+    long = [one for one in every if isinstance(one, TooLong)]
+    problems = [one for one in every if isinstance(one, Problem)]
+    return EncodeResult(rows, long, problems, sum(row.truncated for row in rows))
 
 
 def _nothing_left(rows: int, dropped: int, max_length: int, bad: Sequence[Problem]) -> DataError:
@@ -104,3 +115,51 @@ def with_mends(long: str) -> Iterator[None]:
     except DataError as error:
         others = {LONG_MEND: long, SKIP_MEND: ""}
         raise type(error)(*(p._replace(mend=others.get(p.mend, p.mend)) for p in error.problems)) from error
+
+
+def grouped(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
+    """Problems with the same cause and mend in one file become one, with their number, in the order of their first
+    rows. A problem whose location has no number stays alone."""
+    groups: dict[tuple[object, ...], list[tuple[Problem, int]]] = {}
+    for i, problem in enumerate(problems):
+        match = NUMBERED.fullmatch(problem.location)
+        key: tuple[object, ...] = (match[1], match[3], problem.cause, problem.mend) if match else (i,)
+        groups.setdefault(key, []).append((problem, int(match[2]) if match else 0))
+    made = []
+    for key, same in groups.items():
+        if len(same) < MANY:
+            made += [(problem, 1) for problem, _ in same]
+            continue
+        first, numbers = same[0][0], sorted({number for _, number in same})
+        cause = f"{first.cause} ({len(numbers):,} rows)"
+        made.append((Problem(f"{key[0]}{_ranges(numbers)}{key[1]}", cause, first.mend), len(same)))
+    return made
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`2-4, 7, 9-12` of sorted numbers; the first few of many."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    told = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:RANGES]]
+    return ", ".join([*told, "..."] if len(runs) > RANGES else told)
+
+
+def data_error(
+    problems: list[Problem], rows: int, kind: type[DataError] = DataError, *, skippable: bool = True
+) -> DataError:
+    """One error for all bad rows: the first ones listed, the rest counted; skippable: whether `--on-bad-row skip` may
+    help, which it does not when no row would be left."""
+    bad = len({problem.location for problem in problems})  # a row may have several problems
+    mend = SKIP_MEND if skippable and bad < rows else ""
+    return kind(*listed(problems), Problem("", f"{bad} of {rows} rows cannot be used", mend))
+
+
+def listed(problems: Sequence[Problem]) -> list[Problem | str]:
+    """The first problems, one line for a problem that many rows have, and how many more there are."""
+    groups = grouped(problems)
+    more = sum(count for _, count in groups[LISTED_PROBLEMS:])
+    return [*(problem for problem, _ in groups[:LISTED_PROBLEMS]), *([f"... and {more} more"] if more else [])]

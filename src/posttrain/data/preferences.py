@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from posttrain.data.fields import BadRow, check_spelling, keys_of, kind_of, messages_of, text_of, tools_of
+from posttrain.data.fields import BadRow, check_spelling, keys_of, kind_of, messages_of, text_of, tools_of, words_of
 from posttrain.data.records import Conversation, Graded, Message, Preference
+from posttrain.data.tokens import shared_length
 
 __all__ = ["FromTargets", "graded_from_targets", "graded_of", "pairs_from_targets", "preference_of"]
 
@@ -90,10 +91,7 @@ def _answer(row: Mapping[str, Any], field: str) -> Turns:
         return messages_of(value, field)
     if value is None:
         raise BadRow(f"'{field}' is missing", f'add "{field}": "..."')
-    text = text_of(row, field)
-    if not text.strip():
-        raise BadRow(f"'{field}' is empty", "write the answer or remove the row")
-    return (Message("assistant", text),)
+    return (Message("assistant", words_of(row, field, "write the answer or remove the row")),)
 
 
 def _without(prompt: Turns, answer: Turns, field: str) -> Turns:
@@ -114,8 +112,7 @@ def _shared(row: Mapping[str, Any], chosen: Turns, rejected: Turns) -> tuple[Tur
         raise BadRow("'prompt' is missing", 'add "prompt": "...", or write both as lists of messages, prompt included')
     if _stripped(chosen) == _stripped(rejected):
         raise BadRow("'chosen' and 'rejected' are equal: nothing to prefer", "remove the row")
-    pairs = list(zip(chosen, rejected, strict=False))
-    same = next((i for i, (one, other) in enumerate(pairs) if one != other), len(pairs))
+    same = shared_length(chosen, rejected)
     if same == 0:
         raise BadRow("'chosen' and 'rejected' do not share a prompt", 'add "prompt": ..., or begin both with it')
     for field, turns in (("chosen", chosen[same:]), ("rejected", rejected[same:])):
@@ -151,10 +148,8 @@ class FromTargets(NamedTuple, Generic[RecordT]):
 
 
 def pairs_from_targets(targets: Sequence[Conversation], before_answers: Sequence[str]) -> FromTargets[Preference]:
-    """Each target's answer (its last turn), preferred to the untouched model's present answer.
-
-    before_answers: one per target, in order. A target whose present answer is the wanted one, or is empty, is left out.
-    """
+    """Each target's answer (its last turn), preferred to the untouched model's present answer, if that is another one
+    and not empty; before_answers: one per target, in order."""
     pairs = [
         Preference(
             tuple(map(_unlearned, target.messages[:-1])),

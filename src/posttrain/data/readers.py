@@ -1,23 +1,15 @@
 """Data files to typed records; every bad row with its location, what was expected, and how to mend it.
 
-These rows are read (a file may mix them):
-
-- `{"messages": [{"role": ..., "content": ...}, ...], "tools": [...]}`; a message may have `reasoning_content`,
-  `tool_calls`, `tool_call_id`, `name`, and `train` (or OpenAI's `weight`) to put its words into or out of the loss;
-- `{"prompt": ..., "completion": ...}`, both strings, or both lists of messages;
-- `{"text": ...}`;
-- Alpaca, ShareGPT, content and summary, see `formats`;
-- preferences and graded answers, see `preferences`;
-- labelled texts, tagged tokens (CoNLL files too), questions about texts (SQuAD files too), see `labelled`.
-
-For the kinds of files see `files`. Unknown keys of a row are ignored (data sets have ids and sources), unless one is a
-misspelt known key.
+Read here are rows with `messages` (and `tools`), with `prompt` and `completion` (strings, or lists of messages), and
+with `text`; a message may have `train` (or OpenAI's `weight`) to put its words into or out of the loss. Other rows are
+read in `formats` (Alpaca, ShareGPT, content and summary), `preferences` and `labelled`, files in `files`. A file may
+mix them. Unknown keys of a row are ignored (data sets have ids and sources), unless one is a misspelt known key.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,37 +18,18 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from posttrain.config.base import Config
-from posttrain.config.shell import shell_word
 from posttrain.data.fields import BadRow, filled, keys_of, kind_of, messages_of, missing, near_key, text_of, tools_of
-from posttrain.data.files import file_rows, rows_mend
+from posttrain.data.files import TRUTH, TableRow, file_rows, rows_mend, typed
 from posttrain.data.formats import FIELDS, own_fields, turns_in
-from posttrain.data.grouped import grouped
 from posttrain.data.labelled import labelled_of, question_of, tagged_of
+from posttrain.data.lengths import OnBadRow, data_error
 from posttrain.data.preferences import graded_of, preference_of
 from posttrain.data.records import Completion, Conversation, Message, Record, Text
-from posttrain.data.tables import TRUTH, TableRow, typed
-from posttrain.errors import DataError, Problem
+from posttrain.errors import DataError, Problem, shell_word
 
-__all__ = [
-    "LISTED_PROBLEMS",
-    "SKIP_MEND",
-    "BadRow",
-    "DataSource",
-    "Format",
-    "OnBadRow",
-    "ReadResult",
-    "data_error",
-    "listed",
-    "read_records",
-    "sift",
-]
+__all__ = ["DataSource", "Format", "OnBadRow", "ReadResult", "read_records", "record_of", "sift"]
 
-OnBadRow = Literal["fail", "skip"]
 Format = Literal["auto", "messages", "completion", "text", "preference", "graded", "labels", "tags", "answers"]
-
-SKIP_MEND = "--on-bad-row skip leaves them out"
-LISTED_PROBLEMS = 20
-"""How many problems an error lists at most; it says how many more there are."""
 
 
 class DataSource(Config):
@@ -104,10 +77,8 @@ class DataSource(Config):
 
 
 class ReadResult(NamedTuple):
-    """Good records; how many rows there were, how many were skipped, and what was wrong with these.
-
-    formats: how many rows of each format were recognised; notes: choices made in reading the file, for people.
-    """
+    """Good records; how many rows there were, how many were skipped, and what was wrong with these; formats: how many
+    rows of each format were recognised; notes: choices made in reading the file, for people."""
 
     records: list[Record]
     rows: int
@@ -151,37 +122,17 @@ def sift(source: DataSource) -> ReadResult:
 
 
 def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadResult:
-    """Read every row. DataError with all bad rows (the first 20 listed) unless they are skipped; also when none is
-    left."""
+    """Read every row. DataError with all bad rows (the first 20 listed) unless they are skipped, or if none is left."""
     read = sift(source)
     if not read.records or (read.problems and on_bad_row == "fail"):
         raise data_error(read.problems, read.rows)
     return read
 
 
-def data_error(
-    problems: list[Problem], rows: int, kind: type[DataError] = DataError, *, skippable: bool = True
-) -> DataError:
-    """One error for all bad rows: the first ones listed, the rest counted.
-
-    skippable: whether `--on-bad-row skip` may help; it does not when no row would be left.
-    """
-    bad = len({problem.location for problem in problems})  # a row may have several problems
-    mend = SKIP_MEND if skippable and bad < rows else ""
-    return kind(*listed(problems), Problem("", f"{bad} of {rows} rows cannot be used", mend))
-
-
-def listed(problems: Sequence[Problem]) -> list[Problem | str]:
-    """The first problems, one line for a problem that many rows have, and how many more there are."""
-    groups = grouped(problems)
-    more = sum(count for _, count in groups[LISTED_PROBLEMS:])
-    return [*(problem for problem, _ in groups[:LISTED_PROBLEMS]), *([f"... and {more} more"] if more else [])]
-
-
 def _rows(source: DataSource, notes: list[str]) -> Iterator[tuple[str, Any]]:
     """(location, row) of every row; a row is a dict, a `BadRow`, or another JSON value."""
     if source.hub is not None:
-        from posttrain.data.hub import hub_rows
+        from posttrain.data.arrow import hub_rows
 
         return hub_rows(source.hub, source.subset, source.split, download=source.download, notes=notes)
     assert source.path is not None

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from posttrain.data.calls import with_objects
 
 __all__ = [
+    "NO_TEXTS",
     "ROLES",
     "Completion",
     "Conversation",
@@ -36,12 +37,9 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `reasoning`, `tool_calls`, `tool_call_id` and `name` are passed to the chat template unchanged, except
-    that arguments in JSON text are parsed.
-
-    train: None is the default (an assistant's turn is learned, others are not); False on an assistant's turn leaves it
-    out of the loss; True on another turn puts its words and its end-of-turn token into the loss.
-    """
+    """One turn, passed to the chat template as it is, except that arguments in JSON text are parsed; train: None is the
+    default (an assistant's turn is learned, others are not); False on an assistant's turn leaves it out of the loss;
+    True on another turn puts its words and its end-of-turn token into the loss."""
 
     role: str
     content: str
@@ -58,23 +56,20 @@ class Message:
 
     def for_template(self) -> dict[str, Any]:
         """The dict that chat templates take; fields that are None are left out."""
-        fields: dict[str, Any] = {"role": self.role, "content": self.content}
-        if self.reasoning is not None:
-            fields["reasoning_content"] = self.reasoning
-        if self.tool_calls is not None:
-            fields["tool_calls"] = with_objects(self.tool_calls)
-        if self.name is not None:
-            fields["name"] = self.name
-        if self.tool_call_id is not None:
-            fields["tool_call_id"] = self.tool_call_id
-        return fields
+        optional = {
+            "reasoning_content": self.reasoning,
+            "tool_calls": None if self.tool_calls is None else with_objects(self.tool_calls),
+            "name": self.name,
+            "tool_call_id": self.tool_call_id,
+        }
+        given = {key: value for key, value in optional.items() if value is not None}
+        return {"role": self.role, "content": self.content, **given}
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """Turns in order, with the tools that the assistant may call (JSON schemas); weight: factor of its loss; ended:
-    False when the last turn was cut off, so that its end must not be learned.
-    """
+    False when the last turn was cut off, so that its end must not be learned."""
 
     messages: tuple[Message, ...]
     location: str
@@ -106,10 +101,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class PromptOnly:
-    """A prompt that a model is to answer.
-
-    fields: the other fields of its row, for whoever judges the answer.
-    """
+    """A prompt that a model is to answer; fields: the other fields of its row, for whoever judges the answer."""
 
     messages: tuple[Message, ...]
     location: str
@@ -123,11 +115,8 @@ class PromptOnly:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to one prompt; the first is preferred.
-
-    margin: by how much, on any scale, for reward models; plain: prompt and answers were strings, so that they are
-    joined as plain text if there is no chat template.
-    """
+    """Two answers to one prompt, the first is preferred; margin: by how much, on any scale, for reward models; plain:
+    prompt and answers were strings, so that they are joined as plain text if there is no chat template."""
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
@@ -139,10 +128,7 @@ class Preference:
 
     def both(self) -> tuple[Conversation | Completion, Conversation | Completion]:
         """The prompt with the chosen and with the rejected answer."""
-        return (
-            _answered(self.prompt, self.chosen, self.location, self.tools, self.plain),
-            _answered(self.prompt, self.rejected, self.location, self.tools, self.plain),
-        )
+        return _answered(self, self.chosen), _answered(self, self.rejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +144,12 @@ class Graded:
 
     def answered(self) -> Conversation | Completion:
         """The prompt with its answer."""
-        return _answered(self.prompt, self.completion, self.location, self.tools, self.plain)
+        return _answered(self, self.completion)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledText:
-    """A text, or two (a premise and a hypothesis), with its labels: one, any number in a multi-label data set, none for
-    a text that is to be labelled."""
+    """A text, or two (a premise and a hypothesis), with its labels: none for a text that is to be labelled."""
 
     text: str
     labels: tuple[str, ...]
@@ -203,16 +188,10 @@ class ReadingQuestion:
     gold: bool = True
 
 
-def _answered(
-    prompt: tuple[Message, ...],
-    answer: tuple[Message, ...],
-    location: str,
-    tools: tuple[dict[str, Any], ...] | None,
-    plain: bool,
-) -> Conversation | Completion:
-    if plain:
-        return Completion(prompt[0].content, answer[0].content, location)
-    return Conversation((*prompt, *answer), location, tools)
+def _answered(row: Preference | Graded, answer: tuple[Message, ...]) -> Conversation | Completion:
+    if row.plain:
+        return Completion(row.prompt[0].content, answer[0].content, row.location)
+    return Conversation((*row.prompt, *answer), row.location, row.tools)
 
 
 Record: TypeAlias = (
@@ -221,11 +200,10 @@ Record: TypeAlias = (
 
 
 def texts_of(record: Record) -> list[Record]:
-    """The records that are rendered for a record: both answers of a preference, or the graded answer, named in
-    `location`."""
+    """What is rendered for a record: both answers of a preference, or the graded one, named in `location`."""
     if isinstance(record, Preference):
-        names = ("chosen", "rejected")
-        return [replace(one, location=f"{one.location} {name}") for one, name in zip(record.both(), names, strict=True)]
+        named = zip(record.both(), ("chosen", "rejected"), strict=True)
+        return [replace(one, location=f"{record.location} {name}") for one, name in named]
     if isinstance(record, Graded):
         return [replace(record.answered(), location=f"{record.location} {'wanted' if record.label else 'unwanted'}")]
     return [record]
@@ -240,3 +218,19 @@ def talk_of(record: Record) -> Conversation | None:
     if isinstance(record, Completion):
         return record.as_conversation()
     return record if isinstance(record, Conversation) else None
+
+
+NO_TEXTS: dict[type[Record], tuple[str, str]] = {
+    LabelledText: ("a labelled text, where one to be learned is expected", "format: text"),
+    TaggedTokens: ("tagged tokens, where a text is expected", "objective: token_classification"),
+    ReadingQuestion: (
+        "a question about a text, where an answer to be learned is expected",
+        "objective: extractive_qa; or columns: {prompt: ..., completion: ...}, format: completion",
+    ),
+    Preference: ("two answers to compare, where one text is expected", "objective: dpo or orpo"),
+    Graded: (
+        "a graded answer, where one to be learned is expected",
+        "objective: kto; or format: completion, to learn every answer whatever its label",
+    ),
+}
+"""Records of other objectives, of which not a single text is learned: cause and mend."""

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import groupby
+from typing import NamedTuple
 
 from posttrain.data.answers import encodings_of, sequences_of
 from posttrain.data.chat import IGNORED, Encoded, LossOn, outcomes
-from posttrain.data.lengths import Encodings, Limits, OverLong, gathered
+from posttrain.data.lengths import EncodeResult, Limits, OverLong, gathered
 from posttrain.data.readers import ReadResult
 from posttrain.data.records import Record, texts_of
 from posttrain.data.template import ChatTemplate
+from posttrain.data.tokens import Tokenizer, text_of
 from posttrain.errors import DataError, Problem, TemplateError
 from posttrain.models.vocabulary import outside
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "Counted",
@@ -62,9 +61,7 @@ class StopCheck(NamedTuple):
     problem: str
 
 
-def survey(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, *, loss_on: LossOn = "assistant"
-) -> Encodings[Encoded]:
+def survey(records: Sequence[Record], tokenizer: Tokenizer, *, loss_on: LossOn = "assistant") -> EncodeResult[Encoded]:
     """Render every record, whatever its length; each answer of a preference is a row."""
     return gathered(outcomes([text for record in records for text in texts_of(record)], tokenizer, loss_on))
 
@@ -85,21 +82,15 @@ class Counted(NamedTuple):
 
     def numbers(self) -> dict[str, int]:
         """All counts, by name."""
-        return {
-            "rows": self.rows,
-            "usable": self.usable,
-            "bad": self.bad,
-            "too_long": self.too_long,
-            "dropped": self.dropped,
-            "truncated": self.truncated,
-            "tokens": sum(len(text.input_ids) for text in self.texts),
-            "supervised_tokens": sum(label != IGNORED for text in self.texts for label in text.labels),
-        }
+        rows = {name: value for name, value in self._asdict().items() if isinstance(value, int)}
+        tokens = sum(len(text.input_ids) for text in self.texts)
+        supervised = sum(label != IGNORED for text in self.texts for label in text.labels)
+        return {**rows, "tokens": tokens, "supervised_tokens": supervised}
 
 
 def count(
     read: ReadResult,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     *,
     max_length: int,
     over_long: OverLong,
@@ -107,9 +98,7 @@ def count(
     known: int | None = None,
 ) -> Counted:
     """Render every row as training would, bad rows left out, and count; no error is raised, also when no row is left.
-
-    known: how many token embeddings the model has, None if that is not known.
-    """
+    known: how many token embeddings the model has, None if that is not known."""
     bad = list(read.problems)
     if not read.records:
         return Counted(read.rows, 0, len(bad), 0, 0, 0, [], bad)
@@ -122,7 +111,7 @@ def count(
         error = refused
     texts = [text for row in found.rows for text in sequences_of(row)]
     unknown = {problem.location: problem for problem in unknown_tokens(texts, tokenizer, known)}
-    bad += [*found.bad, *unknown.values()]
+    bad += [*found.problems, *unknown.values()]
     return Counted(
         rows=read.rows,
         usable=len(found.rows) - len(unknown),
@@ -136,18 +125,10 @@ def count(
     )
 
 
-def segments(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[Segment]:
+def segments(row: Encoded, tokenizer: Tokenizer) -> list[Segment]:
     """A row as segments of supervised and unsupervised text in turn."""
-    runs: list[tuple[list[int], bool]] = []
-    for token, label in zip(row.input_ids, row.labels, strict=True):
-        supervised = label != IGNORED
-        if not runs or runs[-1][1] != supervised:
-            runs.append(([], supervised))
-        runs[-1][0].append(token)
-    return [
-        Segment(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False), supervised)
-        for ids, supervised in runs
-    ]
+    runs = groupby(zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != IGNORED)
+    return [Segment(text_of([token for token, _ in run], tokenizer), supervised) for supervised, run in runs]
 
 
 def lengths_of(rows: Sequence[Encoded], max_length: int) -> Lengths:
@@ -158,7 +139,7 @@ def lengths_of(rows: Sequence[Encoded], max_length: int) -> Lengths:
     return Lengths(lengths[0], int(statistics.median_low(lengths)), p95, lengths[-1], sum(lengths), over)
 
 
-def unknown_tokens(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, known: int | None) -> list[Problem]:
+def unknown_tokens(rows: Sequence[Encoded], tokenizer: Tokenizer, known: int | None) -> list[Problem]:
     """Problems of rows with tokens that have no embedding; known: how many embeddings there are, None if not known."""
     if known is None:
         return []
@@ -166,12 +147,9 @@ def unknown_tokens(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, 
     return [problem for problem in found if problem is not None]
 
 
-def check_stop(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> StopCheck:
-    """Whether generation stops at every token that the supervised turns end with.
-
-    stops: the model's end-of-sequence ids (`models.load.stop_ids`). If generation does not stop at the token that the
-    model was trained to end its turns with, the model goes on after its answer.
-    """
+def check_stop(rows: Sequence[Encoded], tokenizer: Tokenizer, stops: Sequence[int]) -> StopCheck:
+    """Whether generation stops at every token that the supervised turns end with: otherwise the model would go on after
+    its answer. stops: the model's end-of-sequence ids (`models.load.stop_ids`)."""
     ends = sorted({end for row in rows for end in _ends(row)})
     names = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in ends)
     stop_names = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in stops)
@@ -187,11 +165,9 @@ def check_stop(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, stop
     return StopCheck(names, stop_names, problem)
 
 
-def check_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
+def check_prompt(tokenizer: Tokenizer) -> str:
     """How the generation prompt differs from the trained text; "" when it does not, or without a template.
-
-    DeepSeek-R1's template makes generation begin with `<think>`, but renders past answers without it.
-    """
+    DeepSeek-R1's template makes generation begin with `<think>`, but renders past answers without it."""
     if not tokenizer.chat_template:
         return ""
     try:

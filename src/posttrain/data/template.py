@@ -8,8 +8,7 @@ An assistant's words are found in the rendered text in one of two ways, both of 
   text; so must be the text rendered up to and including the turn. The words are the difference. If the second does not
   hold (Qwen3 drops the reasoning of earlier turns), the turn's content must follow the first literally.
 
-A supervised user's turn begins with its content, after the tag. The end of a turn is found on the tokens
-(`data/chat.py`), since a template may end a turn inside the region, after it, or with the next turn's tag.
+A supervised user's turn begins with its content. The end of a turn is found on the tokens (`data/chat.py`).
 """
 
 from __future__ import annotations
@@ -17,16 +16,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from posttrain.data.calls import argument_text, fault_of_call, is_json, name_of, with_objects, with_texts
 from posttrain.data.records import Conversation, Message
 from posttrain.data.template_fields import FieldCheck, Tools
+from posttrain.data.tokens import Tokenizer, shared_length
 from posttrain.errors import Problem, TemplateError
 from posttrain.models.template_dates import PINNED, at_moment, moment_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["ChatTemplate", "Rendered", "Span"]
 
@@ -46,7 +44,8 @@ SPLIT_MEND = (
     "writes an answer as generation does only where it comes last"
 )
 
-
+HI = (Message("user", "Hi"),)
+"""A conversation to find out what a template writes around turns."""
 OTHER_WORDS = "{ These are other words. }"
 """Words that no template contains."""
 
@@ -78,27 +77,21 @@ class Rendered(NamedTuple):
 class ChatTemplate:
     """Renders conversations with one tokenizer's template; raises TemplateError naming the row."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         # the tokenizer itself is not stored: the cache in chat.py must not keep it alive
         self.name = str(tokenizer.name_or_path)
         self.variables = dict(tokenizer.special_tokens_map)
         self.moment = moment_of(tokenizer)
         try:
-            self.sources = {
+            self.sources = {  # some tokenizers have another one for tools
                 tools: at_moment(tokenizer.get_chat_template(tools=[{}] if tools else None), self.moment)
                 for tools in (False, True)
             }
         except ValueError as error:  # several templates, none of them the default
             raise TemplateError(Problem("", str(error), "name one of them 'default'")) from error
-        self.untold_tag: bool | None = None
-        self.usual_tag: str | None = None
         self.arguments_are_text: dict[bool, bool] = {}
         self.raw: dict[bool, bool] = {}
         self.check_fields = FieldCheck(self.text)
-
-    def source(self, tools: bool = False) -> str:
-        """The Jinja source (some tokenizers have another one for tools)."""
-        return self.sources[tools]
 
     def text(self, messages: Sequence[Message], tools: Tools, location: str, *, prompt: bool = False) -> str:
         """The rendered text; with `prompt`, followed by the generation prompt."""
@@ -146,8 +139,7 @@ class ChatTemplate:
         return self.raw[tools]
 
     def _check_texts(self, record: Conversation) -> None:
-        """TemplateError for arguments that are not JSON if the template prints them unchanged: the model would learn
-        broken JSON."""
+        """TemplateError for arguments that are no JSON if the template prints them unchanged, to be learned."""
         for i, message in enumerate(record.messages):
             for call in with_objects(message.tool_calls or ()):
                 text = argument_text(call)
@@ -168,13 +160,13 @@ class ChatTemplate:
             texts, regions = render_jinja_template(
                 conversations=[chat],
                 tools=list(tools) if tools else None,
-                chat_template=self.source(bool(tools)),
+                chat_template=self.sources[bool(tools)],
                 add_generation_prompt=prompt,
                 return_assistant_tokens_mask=marked,
                 **self.variables,
             )
         except jinja2.TemplateSyntaxError as error:
-            pinned = self.source(bool(tools)).startswith(PINNED)  # a line before the template
+            pinned = self.sources[bool(tools)].startswith(PINNED)  # a line before the template
             line = error.lineno - pinned
             cause = f"the tokenizer's chat template is not valid Jinja: line {line}: {error.message}"
             mend = "correct chat_template.jinja in the model's folder"
@@ -194,7 +186,7 @@ class ChatTemplate:
         _check_calls(record.messages, record.location)
         self._check_texts(record)
         chat = self._chat(record.messages, record.tools)
-        marked = GENERATION.search(self.source(bool(record.tools))) is not None
+        marked = GENERATION.search(self.sources[bool(record.tools)]) is not None
         text, regions = self._run(chat, record.tools, record.location, prompt=False, marked=marked)
         self.check_fields(record.messages, record.tools, record.location, text)
         own = _marked_turns(text, regions, record.messages) if marked else None
@@ -215,17 +207,12 @@ class ChatTemplate:
     def _without_prompt(
         self, record: Conversation, i: int, text: str, region: tuple[int, int], before: int
     ) -> tuple[int, int]:
-        """The marked region without the generation prompt (some templates mark a part of the tag too).
-
-        before: where earlier marked turns end. The generation prompt must stand between there and the words; earlier
-        turns may be rendered differently than in a prompt (Qwen3's reasoning).
-        """
-        hi = (Message("user", "Hi"),)
-        if self.usual_tag is None:
-            self.usual_tag = self._tag(hi, None, "")
-        if text.endswith(self.usual_tag, 0, region[0]):
+        """The marked region without the generation prompt (some templates mark a part of the tag too), which must stand
+        between `before`, where earlier marked turns end, and the words; earlier turns may be rendered differently than
+        in a prompt (Qwen3's reasoning)."""
+        if text.endswith(self._usual_tag, 0, region[0]):
             return region
-        tag = self._tag(record.messages[:i] or hi, record.tools, record.location)
+        tag = self._tag(record.messages[:i] or HI, record.tools, record.location)
         at = text.rfind(tag, before, region[0] + len(tag))
         if at < 0 or at + len(tag) >= region[1]:
             same = next(n for n in range(len(tag), -1, -1) if text.rfind(tag[:n], before, region[0] + n) >= 0)
@@ -233,16 +220,19 @@ class ChatTemplate:
             raise self._unverified(record, i, _otherwise(tag[same:], found), PROMPT_MEND)
         return max(region[0], at + len(tag)), region[1]
 
+    @cached_property
+    def _usual_tag(self) -> str:
+        return self._tag(HI, None, "")
+
     def _tag(self, asked: Sequence[Message], tools: Tools, location: str) -> str:
         """The generation prompt, as the template adds it to these turns."""
         prompt = self.text(asked, tools, location, prompt=True)
-        return prompt[_common_length(prompt, self.text(asked, tools, location)) :]
+        return prompt[shared_length(prompt, self.text(asked, tools, location)) :]
 
     def prompt_problem(self) -> str:
         """How the generation prompt differs from the trained text in a simple conversation; "" when it does not."""
-        asked = (Message("user", "Hi"),)
-        text = self.text((*asked, Message("assistant", "Yo")), None, "")
-        prompt = self.text(asked, None, "", prompt=True)
+        text = self.text((*HI, Message("assistant", "Yo")), None, "")
+        prompt = self.text(HI, None, "", prompt=True)
         if text.startswith(prompt):
             return ""
         return f"generation begins with {prompt!r}, which is not how the trained text {text!r} begins"
@@ -250,7 +240,7 @@ class ChatTemplate:
     def _assistant_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
         before = self.text(record.messages[:i], record.tools, record.location, prompt=True)
         if not text.startswith(before):
-            at = _common_length(before, text)
+            at = shared_length(before, text)
             bare = self.text(record.messages[:i], record.tools, record.location)
             in_tag = before.startswith(bare) and at >= len(bare)  # markers would not help
             raise self._unverified(record, i, _otherwise(before[at:], text[at:]), PROMPT_MEND if in_tag else MARK_MEND)
@@ -262,7 +252,7 @@ class ChatTemplate:
         if text.startswith(up_to) and len(up_to) > start:
             if content and content not in text[start : len(up_to)]:
                 raise self._unverified(record, i, "it renders the turn without its content")
-            if self.tag_unprompted():
+            if self._tag_unprompted:
                 raise self._unverified(record, i, "it writes a tag before the words that its generation prompt lacks")
             return start, len(up_to)
         turn = record.messages[i]
@@ -275,22 +265,17 @@ class ChatTemplate:
             return start, at + len(content)
         raise self._unverified(record, i, "it renders the turn otherwise when more turns follow", SPLIT_MEND)
 
-    def tag_unprompted(self) -> bool:
+    @cached_property
+    def _tag_unprompted(self) -> bool:
         """Whether an assistant's turn begins with a tag although the generation prompt is empty."""
-        if self.untold_tag is None:
-            asked = (Message("user", "Hi"),)
-            bare = self.text(asked, None, "")
-            answered = self.text((*asked, Message("assistant", "Yo")), None, "")
-            begun = answered.removeprefix(bare).lstrip().startswith("Yo")
-            self.untold_tag = self.text(asked, None, "", prompt=True) == bare and not begun
-        return self.untold_tag
+        bare = self.text(HI, None, "")
+        answered = self.text((*HI, Message("assistant", "Yo")), None, "")
+        begun = answered.removeprefix(bare).lstrip().startswith("Yo")
+        return self.text(HI, None, "", prompt=True) == bare and not begun
 
     def _user_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
-        """The span of a user's (or system's, or tool's) turn: from its content to the end of the turn.
-
-        The start of the content is found by rendering the turn with other words, since its own words may also occur in
-        the tag ("user") or in the end-of-turn token ("end").
-        """
+        """The span of a user's (or system's, or tool's) turn: from its content to the end of the turn. It is rendered
+        with other words, since its own may also occur in the tag ("user") or in the end-of-turn token ("end")."""
         message = record.messages[i]
         other = (*record.messages[:i], replace(message, content=OTHER_WORDS))
         told = self.text(other, record.tools, record.location)
@@ -321,22 +306,10 @@ def _otherwise(prompt: str, text: str) -> str:
     return f"generation would begin with {prompt[:30]!r} where the text has {text[:30]!r}"
 
 
-def _common_length(one: str, other: str) -> int:
-    """Length of the common beginning of two texts."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
 def _overlap(one: str, other: str) -> str:
     """The longest end of the first text that is a beginning of the second."""
-    if not other:
-        return ""
-    at = one.find(other[0])
-    while at >= 0:
-        if other.startswith(one[at:]):
-            return one[at:]
-        at = one.find(other[0], at + 1)
-    return ""
+    starts = (found.start() for found in re.finditer(re.escape(other[:1]), one) if other)
+    return next((one[at:] for at in starts if other.startswith(one[at:])), "")
 
 
 def _marked_turns(

@@ -1,13 +1,12 @@
 """Fields of a conversation that a chat template leaves out, found by rendering it with and without them.
 
 A template silently drops what it does not use: a user's `name`, the reasoning of earlier turns (Qwen3), text beside a
-tool call (Llama 3.1), the second call of a turn (gpt-oss), a whole turn of a role that it does not know, a parameter's
-`pattern` (gpt-oss). What is in the row but not in the text cannot be learned, so such a row is refused.
+tool call (Llama 3.1), the second call of a turn, a parameter's `pattern` (gpt-oss), a turn of an unknown role. What is
+in the row but not in the text cannot be learned, so such a row is refused.
 
 First all fields are rendered together, replaced by unique words; a field whose word is in the text is used. For each of
 the others the conversation is rendered again with another word: if the text is the same, the field is left out. Ids and
-names of tool results in the order of their calls may be left out, since the order of turns tells them. `template_parts`
-says which parts of tools' schemas and of calls count.
+names of tool results in the order of their calls may be left out, since the order of turns tells them.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from posttrain.data.records import Message
 from posttrain.data.template_parts import ABSENT, Part, call_parts, other_value, schema_parts, seen_value, with_values
 from posttrain.errors import Problem, TemplateError
 
-__all__ = ["Field", "FieldCheck", "Tools"]
+__all__ = ["FieldCheck", "Tools"]
 
 Tools = Sequence[dict[str, Any]] | None
 
@@ -47,27 +46,19 @@ class Text(Protocol):
     def __call__(self, messages: Sequence[Message], tools: Tools, location: str, *, prompt: bool = False) -> str: ...
 
 
-class Field(NamedTuple):
-    """A field of a conversation; turn: index of the message, None for the row; at: index among several, such as
-    calls."""
+class Spot(NamedTuple):
+    """A field of a turn (None: of the row); at: index among calls or tools, whose names are fields; part: of the turn's
+    calls or of the tools' schemas; like: equal for parts that templates treat alike."""
 
+    turn: int | None
     name: str
-    turn: int | None
     at: int = 0
-
-
-class Placed(NamedTuple):
-    """A part of a turn's calls, or (turn None) of the tools' schemas; like: equal for parts that templates treat
-    alike."""
-
-    turn: int | None
-    part: Part
-    like: int
+    part: Part | None = None
+    like: int = 0
 
 
 class FieldCheck:
-    """Checks conversations with one template. It remembers which turns the template uses, by their roles, and which
-    parts of schemas and calls, by their likeness."""
+    """Checks conversations with one template; remembers which turns, and parts of schemas and calls, it uses."""
 
     def __init__(self, text: Text) -> None:
         self.text = text
@@ -79,72 +70,58 @@ class FieldCheck:
         self, messages: Sequence[Message], tools: Tools, location: str, text: str, *, prompt: bool = False
     ) -> None:
         """TemplateError naming the first field that is left out of `text`, which is the rendered conversation."""
-        fields = list(_fields(messages, tools))
         # an answer that is learned is found in its turn anyway
         found = [not prompt and m.role == "assistant" and m.supervised and not m.tool_calls for m in messages]
-        turns = [Field("content", i) for i, m in enumerate(messages) if m.content.strip() and not found[i]]
+        turns = [Spot(i, "content") for i, m in enumerate(messages) if m.content.strip() and not found[i]]
         shape = (_shape(messages), tuple(found), bool(tools), prompt)
-        for some, parts in ((fields, self._parts(messages, tools)), (turns if shape not in self.kept else [], [])):
-            lacking = self._without_words(some, parts, messages, tools, prompt)
-            for field in lacking[0]:
-                if self._left_out(field, messages, tools, prompt, text):
-                    cause = _cause(field.name, field.turn, messages)
-                    raise TemplateError(Problem(location, cause, MENDS.get(field.name, MEND)))
-            for part in lacking[1]:
-                if self._is_new(part) and self._part_left_out(part, messages, tools, prompt, text):
-                    raise TemplateError(_part_problem(part, messages, location))
-                self.kept_parts.add(part.like)
-            self.kept_parts |= {part.like for part in parts}
+        fields = [*_fields(messages, tools), *self._parts(messages, tools)]
+        for spots in (fields, turns if shape not in self.kept else []):
+            for spot in self._without_words(spots, messages, tools, prompt):
+                if self._is_new(spot) and self._left_out(spot, messages, tools, prompt, text):
+                    raise TemplateError(_problem(spot, messages, location))
+                self.kept_parts.add(spot.like)
+            self.kept_parts |= {spot.like for spot in spots}
         self.kept.add(shape)
         self.kept_tools.add(hash(repr(tools)))
-        for turn in turns:
-            self._check_lines(turn, messages, tools, location, text, prompt)
+        for spot in turns:
+            self._check_lines(spot, messages, tools, location, text, prompt)
 
-    def _parts(self, messages: Sequence[Message], tools: Tools) -> list[Placed]:
+    def _parts(self, messages: Sequence[Message], tools: Tools) -> Iterator[Spot]:
         """Parts of schemas and calls to check; of tools only those that are unlike all parts checked before."""
-        found: list[Placed] = []
         if tools and hash(repr(tools)) not in self.kept_tools:
-            found += [Placed(None, part, like) for part, like in schema_parts(tools) if like not in self.kept_parts]
+            for part, like in schema_parts(tools):
+                if like not in self.kept_parts:
+                    yield Spot(None, "tools", part=part, like=like)
         for i, message in enumerate(messages):
             for part in call_parts(with_objects(message.tool_calls or ())):
                 like = hash((*map(type, part.path), part.key, type(part.value)))
-                found.append(Placed(i, part, like))
-        return found
+                yield Spot(i, "tool_calls", part=part, like=like)
 
-    def _is_new(self, placed: Placed) -> bool:
-        """Whether to check a part that was not seen in the text; a value that cannot be seen is treated as its like."""
-        known = placed.like in self.kept_parts
-        return not known or (placed.turn is not None and seen_value(placed.part, "", 0) is not None)
+    def _is_new(self, spot: Spot) -> bool:
+        """Whether to check a spot that was not seen in the text; a value that cannot be seen is treated as its like."""
+        if spot.part is None or spot.like not in self.kept_parts:
+            return True
+        return spot.turn is not None and seen_value(spot.part, "", 0) is not None
 
     def _without_words(
-        self, fields: Sequence[Field], parts: Sequence[Placed], messages: Sequence[Message], tools: Tools, prompt: bool
-    ) -> tuple[list[Field], list[Placed]]:
-        """The fields and parts whose words are not in the text; all when the template refuses the words."""
-        if not fields and not parts:
-            return [], []
-        words = {field: f"{WORDS}{i}end" for i, field in enumerate(fields)}
-        values = [seen_value(placed.part, f"{WORDS}{i}part", i) for i, placed in enumerate(parts)]
-        told, known = _with_parts(
-            [(placed, one) for placed, one in zip(parts, values, strict=True) if one is not None], messages, tools
-        )
-        for field, text in words.items():
-            told, known = _with(field, text, told, known)
-        rendered = self._renders(told, known, prompt)
+        self, spots: Sequence[Spot], messages: Sequence[Message], tools: Tools, prompt: bool
+    ) -> Sequence[Spot]:
+        """The spots whose words are not in the text; all when the template refuses the words."""
+        values = [_seen(spot, i) for i, spot in enumerate(spots)]
+        seen = [(spot, value) for spot, value in zip(spots, values, strict=True) if value is not None]
+        rendered = self._renders(*_with(seen, messages, tools), prompt) if spots else None
         if rendered is None:
-            return list(fields), list(parts)
-        return (
-            [field for field in fields if words[field] not in rendered],
-            [placed for placed, one in zip(parts, values, strict=True) if one is None or str(one) not in rendered],
-        )
+            return spots
+        return [spot for spot, value in zip(spots, values, strict=True) if value is None or str(value) not in rendered]
 
     def _check_lines(
-        self, turn: Field, messages: Sequence[Message], tools: Tools, location: str, text: str, prompt: bool
+        self, spot: Spot, messages: Sequence[Message], tools: Tools, location: str, text: str, prompt: bool
     ) -> None:
         """TemplateError when a line of a turn is left out: Qwen3 removes thoughts from earlier turns. Lines are checked
-        only if the content is not in the text literally, plain or quoted as JSON.
-        """
-        assert turn.turn is not None
-        message = messages[turn.turn]
+        only if the content is not in the text literally, plain or quoted as JSON."""
+        turn = spot.turn
+        assert turn is not None
+        message = messages[turn]
         quoted = json.dumps(message.content, ensure_ascii=False)[1:-1]
         if message.content.strip() in text or quoted in text:
             return
@@ -154,9 +131,9 @@ class FieldCheck:
                 continue
             for words in ([WORDS], []):  # with other words, and without the line
                 told = replace(message, content="\n".join([*lines[:i], *words, *lines[i + 1 :]]))
-                changed = (*messages[: turn.turn], told, *messages[turn.turn + 1 :])
+                changed = (*messages[:turn], told, *messages[turn + 1 :])
                 if (words or line.strip() not in text) and self._renders(changed, tools, prompt) == text:
-                    said = f"{line.strip()[:40]!r} of turn {turn.turn} ({message.role})"
+                    said = f"{line.strip()[:40]!r} of turn {turn} ({message.role})"
                     cause = f"the chat template drops {said} silently"
                     raise TemplateError(Problem(location, cause, "take it out of the content"))
 
@@ -167,23 +144,13 @@ class FieldCheck:
         except TemplateError:
             return None
 
-    def _left_out(self, field: Field, messages: Sequence[Message], tools: Tools, prompt: bool, text: str) -> bool:
-        """Whether the text is the same with another word in the field, or, if that is refused, without the field."""
-        for words in (WORDS, None):
-            rendered = self._renders(*_with(field, words, messages, tools), prompt)
+    def _left_out(self, spot: Spot, messages: Sequence[Message], tools: Tools, prompt: bool, text: str) -> bool:
+        """Whether the text is the same with another value in the spot, or, if that is refused, without it."""
+        for value in (WORDS if spot.part is None else other_value(spot.part, WORDS), ABSENT):
+            rendered = self._renders(*_with([(spot, value)], messages, tools), prompt)
             if rendered is not None:
                 return rendered == text
         return False  # the template accepts only this value, so it uses it
-
-    def _part_left_out(
-        self, placed: Placed, messages: Sequence[Message], tools: Tools, prompt: bool, text: str
-    ) -> bool:
-        """The same as `_left_out`, for a part."""
-        for value in (other_value(placed.part, WORDS), ABSENT):
-            rendered = self._renders(*_with_parts([(placed, value)], messages, tools), prompt)
-            if rendered is not None:
-                return rendered == text
-        return False
 
 
 def _shape(messages: Sequence[Message]) -> tuple[Any, ...]:
@@ -194,58 +161,56 @@ def _shape(messages: Sequence[Message]) -> tuple[Any, ...]:
     )
 
 
-def _fields(messages: Sequence[Message], tools: Tools) -> Iterator[Field]:
+def _fields(messages: Sequence[Message], tools: Tools) -> Iterator[Spot]:
     """The fields, besides the contents, that are not empty."""
-    yield from (Field("tools", None, at) for at in range(len(tools or ())))
+    yield from (Spot(None, "tools", at) for at in range(len(tools or ())))
     calls: list[dict[str, Any]] = []
     for i, message in enumerate(messages):
         if message.reasoning is not None and message.reasoning.strip():
-            yield Field("reasoning", i)
-        yield from (Field("tool_calls", i, at) for at in range(len(message.tool_calls or ())))
+            yield Spot(i, "reasoning")
+        yield from (Spot(i, "tool_calls", at) for at in range(len(message.tool_calls or ())))
         call = calls.pop(0) if message.role == "tool" and calls else {}
         if message.name is not None and not (call and name_of(call) == message.name):
-            yield Field("name", i)
+            yield Spot(i, "name")
         if message.tool_call_id is not None and not (call and call.get("id") == message.tool_call_id):
-            yield Field("tool_call_id", i)
+            yield Spot(i, "tool_call_id")
         if message.role != "tool":
             calls = list(message.tool_calls or ())
 
 
+def _seen(spot: Spot, number: int) -> str | int | float | None:
+    """A unique value for the spot; None where it could not be recognised in a text."""
+    word = f"{WORDS}{number}end"
+    return word if spot.part is None else seen_value(spot.part, word, number)
+
+
 def _with(
-    field: Field, value: str | None, messages: Sequence[Message], tools: Tools
+    values: Sequence[tuple[Spot, Any]], messages: Sequence[Message], tools: Tools
 ) -> tuple[tuple[Message, ...], Tools]:
-    """The conversation with another value in a field; None: without the field."""
-    if field.turn is None:
-        assert tools is not None
-        return tuple(messages), _named(tools, field.at, value)
-    message = messages[field.turn]
-    if field.name == "content":
-        changed = replace(message, content=value or "")
-    elif field.name == "reasoning":
-        changed = replace(message, reasoning=value)
-    elif field.name == "name":
-        changed = replace(message, name=value)
-    elif field.name == "tool_call_id":
-        changed = replace(message, tool_call_id=value)
-    else:
-        changed = replace(message, tool_calls=_named(message.tool_calls or (), field.at, value) or None)
-    return (*messages[: field.turn], changed, *messages[field.turn + 1 :]), tools
-
-
-def _with_parts(
-    values: Sequence[tuple[Placed, Any]], messages: Sequence[Message], tools: Tools
-) -> tuple[tuple[Message, ...], Tools]:
-    """The conversation with other values in parts of its schemas and calls."""
-    changes: dict[int | None, dict[tuple[Any, bool], Any]] = {}
-    for placed, value in values:
-        changes.setdefault(placed.turn, {})[placed.part.path, placed.part.key] = value
-    told = list(messages)
-    for turn, some in changes.items():
+    """The conversation with other values in some spots; ABSENT: without a field or part."""
+    told, parts = list(messages), dict[int | None, dict[tuple[Any, bool], Any]]()
+    for spot, value in values:
+        if spot.part is not None:
+            parts.setdefault(spot.turn, {})[spot.part.path, spot.part.key] = value
+    for turn, some in parts.items():
         if turn is None:
             tools = tuple(with_values(tools, some))
         else:
             calls = with_objects(told[turn].tool_calls or ())
             told[turn] = replace(told[turn], tool_calls=tuple(with_values(calls, some)))
+    for spot, value in values:
+        new: Any = None if value is ABSENT else value
+        if spot.part is not None:
+            continue
+        if spot.turn is None:
+            tools = _named(tools or (), spot.at, new)
+            continue
+        if spot.name == "tool_calls":
+            new = _named(told[spot.turn].tool_calls or (), spot.at, new) or None
+        elif spot.name == "content":
+            new = new or ""
+        changed: dict[str, Any] = {spot.name: new}
+        told[spot.turn] = replace(told[spot.turn], **changed)
     return tuple(told), tools
 
 
@@ -259,12 +224,10 @@ def _named(functions: Sequence[dict[str, Any]], at: int, name: str | None) -> tu
     return (*functions[:at], changed, *functions[at + 1 :])
 
 
-def _part_problem(placed: Placed, messages: Sequence[Message], location: str) -> Problem:
-    if placed.turn is None:
-        return Problem(location, _cause(f"tools{placed.part}", None, messages), SCHEMA_MEND)
-    return Problem(location, _cause(f"tool_calls{placed.part}", placed.turn, messages), CALL_MEND)
-
-
-def _cause(name: str, turn: int | None, messages: Sequence[Message]) -> str:
+def _problem(spot: Spot, messages: Sequence[Message], location: str) -> Problem:
+    name, turn = f"{spot.name}{spot.part or ''}", spot.turn
     where = f" in turn {turn} ({messages[turn].role})" if turn is not None else ""
-    return f"the chat template has no place for '{name}'{where}: it would be dropped silently"
+    cause = f"the chat template has no place for '{name}'{where}: it would be dropped silently"
+    if spot.part is None:
+        return Problem(location, cause, MENDS.get(spot.name, MEND))
+    return Problem(location, cause, SCHEMA_MEND if turn is None else CALL_MEND)

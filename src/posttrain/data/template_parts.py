@@ -3,10 +3,10 @@
 Every part of a schema counts that tells the model something: descriptions, names and types of parameters at any depth,
 `enum`, `required`, `pattern`, `default`, `return`. A template may leave out:
 
-- `"type": "function"` of a tool, and `"type": "object"` of its `parameters`, which are always the same;
+- what is the same everywhere: `"type": "function"` of a tool, and `"type": "object"` of its `parameters`;
 - `strict`, `$schema`, `$id`, `$comment`, and `title`, which programs generate from the name;
-- defaults: null, "", empty lists and objects, `false` (`additionalProperties`, `nullable`, ...),
-  `"additionalProperties": true`, a `required` name that no parameter has.
+- defaults: null, "", empty lists and objects, `false`, `"additionalProperties": true`, a `required` name of no
+  parameter.
 
 Of a call its arguments count, keys and values; `id`, `type` and `index` may be left out.
 """
@@ -18,17 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from posttrain.data.calls import function_of
 
-__all__ = [
-    "ABSENT",
-    "Changes",
-    "Part",
-    "Path",
-    "call_parts",
-    "other_value",
-    "schema_parts",
-    "seen_value",
-    "with_values",
-]
+__all__ = ["ABSENT", "Part", "call_parts", "other_value", "schema_parts", "seen_value", "with_values"]
 
 Path: TypeAlias = "tuple[str | int, ...]"
 Changes: TypeAlias = "Mapping[tuple[Path, bool], Any]"
@@ -48,8 +38,7 @@ ABSENT = object()
 
 
 class Part(NamedTuple):
-    """A path in a list of schemas or calls, and the value there; key: the key is meant, not the value; type: the value
-    is the type of a parameter."""
+    """A path in schemas or calls, and the value there; key: the key is meant; type: the value is a parameter's type."""
 
     path: Path
     value: Any
@@ -121,8 +110,7 @@ def _value(value: Any, path: Path) -> Iterator[Part]:
 
 def _likeness(part: Part, function: Mapping[str, Any], path: Path) -> tuple[Any, ...]:
     """What a template may treat differently: the path of a part within its parameter (or another unit of the schema),
-    and the rest of that unit: its keys, or all of it if it contains objects.
-    """
+    and the rest of that unit: its keys, or all of it if it contains objects."""
     depth = 3 if path[:2] == ("parameters", "properties") else 2 if path[:1] == ("parameters",) else 1
     unit: Any = function
     for step in path[:depth]:
@@ -157,8 +145,7 @@ def call_parts(calls: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
 
 
 def seen_value(part: Part, word: str, number: int) -> str | int | float | None:
-    """A unique word or number to replace the part's value; None for a truth value, null or a type, which cannot be
-    recognised in a text."""
+    """A unique word or number to replace the value; None for a truth value, null or a type: these are not unique."""
     if isinstance(part.value, bool) or part.type:
         return None
     if isinstance(part.value, str):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from posttrain.data.joined import join
+from posttrain.data.tokens import join
 from posttrain.errors import DataError, Problem
 from posttrain.inference.plain import TokenPair, move_spaces, prefix_token
 from posttrain.inference.respondents import ModelRespondent

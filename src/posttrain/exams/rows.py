@@ -17,9 +17,8 @@ from typing import Any, TypeVar
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.data.fields import BadRow, keys_of, kind_of
-from posttrain.data.files import ending_of, file_rows, user_text
-from posttrain.data.readers import data_error
-from posttrain.data.tables import Names, TableRow
+from posttrain.data.files import Names, TableRow, ending_of, file_rows, user_text
+from posttrain.data.lengths import data_error
 from posttrain.errors import DataError, Problem
 
 __all__ = ["Row", "Rows", "read_json", "read_rows"]

@@ -26,7 +26,7 @@ __all__ = ["Bins", "Dense", "Line", "in_lines", "lay_line", "straight"]
 TIP = 32
 """A stretch of so many tokens is attended to by everything below it at once."""
 BIN = 96
-"""A subtree of no more tokens is one bin."""
+"""A subtree of no more tokens is one bin, and so are neighbours of no more tokens together."""
 LOOSE = 1.5
 """A larger subtree is one bin while that makes it at most this much longer than its longest path."""
 FILLED = 0.8
@@ -106,10 +106,19 @@ def in_lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) 
 
 
 class _Bin(NamedTuple):
-    """A bin to be: nodes whose tokens attend, and nodes above that they see besides; both in preorder."""
+    """A bin to be: nodes whose tokens attend, and nodes above that they see besides; both in preorder.
+
+    tips: nodes whose whole path the tokens see already, by a dense part; tokens: how many attend.
+    """
 
     nodes: list[int]
     besides: list[int]
+    tips: list[int]
+    tokens: int
+
+    def sees_twice(self, other: _Bin, tree: Tree) -> bool:
+        """Whether some of this bin's nodes are on a path that the other bin's tokens see by a dense part."""
+        return any(n <= tip < tree.stop[n] for tip in other.tips for n in (*self.nodes, *self.besides))
 
 
 def straight(ids: Ints, cached: int, asked: Asked) -> Line:
@@ -147,7 +156,7 @@ def lay_line(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> L
         np.concatenate([tree.ids(node) for node in nodes]),
         np.concatenate([np.arange(tree.start[node], tree.end[node]) for node in nodes]),
         dense,
-        list(_shaped(units, spans, np.repeat(begins + [inside[n] for n in nodes], edges))),
+        list(_shaped(_joined(tree, units), spans, np.repeat(begins + [inside[n] for n in nodes], edges))),
         sum(count > 1 for count in readers.values()),
         ask(tree, list(zip(nodes, begins.tolist(), strict=True)), done),
     )
@@ -176,9 +185,24 @@ def _split(
             tips[node] = (node, []) if long else (tip, [*since, node])
         if tip >= 0 or cached:
             below.setdefault(tip, []).extend(members)
-        units.append(_Bin(members, since))
+        units.append(_Bin(members, since, [tip] if tip >= 0 else [], sum(tree.edge(n) for n in members)))
         at += len(members)
     return below, units
+
+
+def _joined(tree: Tree, units: Sequence[_Bin]) -> list[_Bin]:
+    """Put small neighbours into one bin, where no token would see another one twice."""
+    joined: list[_Bin] = []
+    for unit in units:
+        last = joined[-1] if joined else None
+        small = last is not None and last.tokens + unit.tokens <= BIN
+        if last is None or not small or last.sees_twice(unit, tree) or unit.sees_twice(last, tree):
+            joined.append(unit)
+            continue
+        nodes = last.nodes + unit.nodes
+        besides = sorted({*last.besides, *unit.besides} - set(nodes))
+        joined[-1] = _Bin(nodes, besides, sorted({*last.tips, *unit.tips}), last.tokens + unit.tokens)
+    return joined
 
 
 def _shaped(units: list[_Bin], spans: dict[int, Ints], last: Ints) -> Iterator[Bins]:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from posttrain.data.chat import IGNORED, encode_prompt, render
 from posttrain.data.control import check_text, gate_of
-from posttrain.data.joined import continued
 from posttrain.data.records import Conversation, Message
+from posttrain.data.tokens import continued
 from posttrain.errors import DataError, TemplateError
 from posttrain.inference.decode import unfit
 from posttrain.inference.locations import among, each, location_of, refuse

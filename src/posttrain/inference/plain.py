@@ -3,7 +3,7 @@
     pair      spaces at the context's end move to the continuation; the whole is encoded and cut after the context's
               tokens (lm_eval/api/model.py, `_encode_pair`); an empty context is the prefix token. Where a token spans
               the seam, lm-eval still cuts at the context's length, and scores only a part of the continuation, or
-              nothing; here the continuation keeps tokens of its own (`data/joined.py`)
+              nothing; here the continuation keeps tokens of its own (`data/tokens.py`)
     rolling   one prefix token, then windows of the model's context; only the last looks back (`loglikelihood_rolling`)
 """  # fmt: skip
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
-from posttrain.data.joined import join
+from posttrain.data.tokens import join
 from posttrain.errors import PosttrainError
 
 __all__ = [

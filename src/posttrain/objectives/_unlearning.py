@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, NamedTuple
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from posttrain.config.base import Config
-from posttrain.data.chat import IGNORED
+from posttrain.data.tokens import IGNORED
 from posttrain.inference.divergence import kl_nats, log_probabilities
 
-__all__ = ["ForgetAndRetain", "RetainConfig", "UnlearningConfig", "retain_nats", "token_nats"]
+__all__ = ["ForgetAndRetain", "RetainConfig", "UnlearningConfig", "one_each", "per_token", "retain_nats", "token_nats"]
 
 
 class UnlearningConfig(Config):
@@ -100,8 +99,3 @@ def per_token(summed: Tensor, targets: Tensor) -> Tensor:
 def one_each(targets: Tensor) -> Tensor:
     """One unit per row, (B,); none where nothing is asked."""
     return (targets != IGNORED).any(1).long()
-
-
-def choose(old: Tensor, retain: Tensor, forget: Tensor) -> Tensor:
-    """Retain loss for retain rows, forget loss for forget rows, (B,)."""
-    return torch.where(old, retain, forget)

@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from posttrain.objectives._loss import Loss
-from posttrain.objectives._tokens import TokenNll, token_cross_entropy
+from posttrain.objectives._loss import Loss, TokenNll, token_cross_entropy
 from posttrain.registry import register
 
 __all__ = ["ClmConfig", "clm"]

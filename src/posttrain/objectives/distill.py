@@ -19,10 +19,9 @@ from pydantic import Field
 from torch import Tensor
 
 from posttrain.config.base import Config
-from posttrain.data.chat import IGNORED
+from posttrain.data.tokens import IGNORED
 from posttrain.inference.divergence import kl_nats, log_probabilities
-from posttrain.objectives._loss import Loss
-from posttrain.objectives._tokens import token_cross_entropy
+from posttrain.objectives._loss import Loss, token_cross_entropy
 from posttrain.registry import register
 
 __all__ = ["DistillConfig", "distill", "divergence"]

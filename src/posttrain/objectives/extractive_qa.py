@@ -1,8 +1,7 @@
 """Extractive question answering: where in the text the answer begins and ends. Devlin et al. 2018, arXiv:1810.04805.
 
 A text that is longer than the model's window is read in overlapping windows. A window without the answer has the null
-answer as its target, [CLS] (or, where a tokenizer has none, an end token after the text, which is the only one that a
-decoder has seen everything before).
+answer as its target: [CLS], or, where a tokenizer has none, an end token after the text.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from posttrain.data.chat import IGNORED
+from posttrain.data.tokens import IGNORED
 from posttrain.objectives._loss import Loss
 from posttrain.objectives._unlearning import ForgetAndRetain, UnlearningConfig, token_nats
 from posttrain.registry import register

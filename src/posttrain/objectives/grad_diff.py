@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 
-from posttrain.data.chat import IGNORED
+from posttrain.data.tokens import IGNORED
 from posttrain.objectives._loss import Loss
-from posttrain.objectives._unlearning import ForgetAndRetain, RetainConfig, choose, retain_nats, token_nats
+from posttrain.objectives._unlearning import ForgetAndRetain, RetainConfig, retain_nats, token_nats
 from posttrain.registry import register
 
 __all__ = ["GradDiffConfig", "grad_diff"]
@@ -41,5 +42,5 @@ def grad_diff(rows: ForgetAndRetain, config: GradDiffConfig) -> Loss:
     """
     nats = token_nats(rows.logits, rows.targets)  # (B, K)
     bounded = nats if config.max_nll is None else nats.clamp(max=config.max_nll)
-    loss = choose(rows.old, retain_nats(rows, nats, config.retain), -bounded.sum(1))
+    loss = torch.where(rows.old, retain_nats(rows, nats, config.retain), -bounded.sum(1))
     return Loss(loss, (rows.targets != IGNORED).sum(1), {"forget_nll": nats.detach().sum(1)})

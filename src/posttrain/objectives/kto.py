@@ -1,8 +1,7 @@
 """KTO: answers graded good or bad, one by one; no pairs. Ethayarajh et al. 2024, arXiv:2402.01306.
 
-What an answer is worth is measured from a zero point, as people feel gains and losses: how much likelier the model by
-now makes answers that do not belong to their prompts, z. A good answer gains by rising above z, a bad one by falling
-below it.
+What an answer is worth is measured from a zero point, as people feel gains and losses: how much likelier the model has
+made answers that do not belong to their prompts, z. A good answer gains by rising above z, a bad one by falling below.
 """
 
 from __future__ import annotations

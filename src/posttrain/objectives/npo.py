@@ -11,19 +11,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
 from posttrain.objectives._loss import Loss
-from posttrain.objectives._unlearning import (
-    ForgetAndRetain,
-    RetainConfig,
-    choose,
-    one_each,
-    per_token,
-    retain_nats,
-    token_nats,
-)
+from posttrain.objectives._unlearning import ForgetAndRetain, RetainConfig, one_each, per_token, retain_nats, token_nats
 from posttrain.registry import register
 
 __all__ = ["NpoConfig", "npo"]
@@ -56,4 +49,4 @@ def npo(rows: ForgetAndRetain, config: NpoConfig) -> Loss:
     forget = -2 / config.beta * logsigmoid(-config.beta * log_ratio)
     retain = per_token(retain_nats(rows, nats, config.retain), rows.targets)
     metrics = {"forget_nll": per_token(nats.sum(1), rows.targets).detach(), "log_ratio": log_ratio.detach()}
-    return Loss(choose(rows.old, retain, forget), one_each(rows.targets), metrics)
+    return Loss(torch.where(rows.old, retain, forget), one_each(rows.targets), metrics)

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from posttrain.config.base import Config
-from posttrain.objectives._loss import Loss
-from posttrain.objectives._pairs import Pairs, pair_metrics
+from posttrain.objectives._loss import Loss, Pairs, pair_metrics
 from posttrain.registry import register
 
 __all__ = ["OrpoConfig", "log1mexp", "orpo"]

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from posttrain.config.base import Config
-from posttrain.objectives._loss import Loss
-from posttrain.objectives._pairs import pair_metrics
+from posttrain.objectives._loss import Loss, pair_metrics
 from posttrain.registry import register
 
 __all__ = ["RewardConfig", "reward"]

@@ -11,19 +11,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
 from posttrain.objectives._loss import Loss
-from posttrain.objectives._unlearning import (
-    ForgetAndRetain,
-    RetainConfig,
-    choose,
-    one_each,
-    per_token,
-    retain_nats,
-    token_nats,
-)
+from posttrain.objectives._unlearning import ForgetAndRetain, RetainConfig, one_each, per_token, retain_nats, token_nats
 from posttrain.registry import register
 
 __all__ = ["SimnpoConfig", "simnpo"]
@@ -55,4 +48,4 @@ def simnpo(rows: ForgetAndRetain, config: SimnpoConfig) -> Loss:
     mean = per_token(nats.sum(1), rows.targets)  # (B,)
     forget = -2 / config.beta * logsigmoid(config.beta * mean - config.gamma)
     retain = per_token(retain_nats(rows, nats, config.retain), rows.targets)
-    return Loss(choose(rows.old, retain, forget), one_each(rows.targets), {"forget_nll": mean.detach()})
+    return Loss(torch.where(rows.old, retain, forget), one_each(rows.targets), {"forget_nll": mean.detach()})

@@ -1,7 +1,6 @@
 """Text classification: cross-entropy on the class of a text (or of a pair), or one yes or no per class.
 
-The model gets a head with one output per label; on a decoder it reads the last token, on an encoder what the family
-reads (BERT: [CLS]).
+The model gets a head with one output per label; it reads a decoder's last token, or what an encoder's family reads.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from posttrain.config.base import Config
-from posttrain.objectives._classes import ClassWeights, Labels, check_labels, weights_for
-from posttrain.objectives._loss import Loss
+from posttrain.objectives._loss import ClassWeights, Labels, Loss, check_labels, weights_for
 from posttrain.registry import register
 
 __all__ = ["TextClassificationConfig", "text_classification"]

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from posttrain.config.base import Config
-from posttrain.data.chat import IGNORED
-from posttrain.objectives._classes import ClassWeights, Labels, check_labels, weights_for
-from posttrain.objectives._loss import Loss
+from posttrain.data.tokens import IGNORED
+from posttrain.objectives._loss import ClassWeights, Labels, Loss, check_labels, weights_for
 from posttrain.registry import register
 
 __all__ = ["TokenClassificationConfig", "token_classification"]

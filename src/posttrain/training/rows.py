@@ -15,9 +15,8 @@ from posttrain import registry
 from posttrain.config.base import Config
 from posttrain.data.answers import sequences_of
 from posttrain.data.chat import Encoded, encode_all
-from posttrain.data.grouped import grouped
-from posttrain.data.lengths import EncodeResult
-from posttrain.data.readers import DataSource, ReadResult, data_error, read_records
+from posttrain.data.lengths import EncodeResult, data_error, grouped
+from posttrain.data.readers import DataSource, ReadResult, read_records
 from posttrain.data.records import Conversation
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.inference.decode import context_limit

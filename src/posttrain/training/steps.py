@@ -12,8 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from posttrain.data.batching import length_batches
-from posttrain.data.mixing import OldRows
+from posttrain.data.batching import OldRows, length_batches
 from posttrain.errors import ConfigError, Problem
 from posttrain.training.config import BatchConfig, TrainConfig
 

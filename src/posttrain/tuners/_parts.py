@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, Problem
-from posttrain.models.notes import head_modules
+from posttrain.models.notes import HEADS, head_modules
 
 __all__ = [
-    "Layer",
-    "biases_of",
     "float_masters",
     "head_of",
     "is_causal",
@@ -26,22 +23,13 @@ __all__ = [
 ]
 
 
-class Layer(NamedTuple):
-    """name: of the submodule, such as `model.layers.3`."""
-
-    name: str
-    module: nn.Module
-
-
-def layers_of(model: PreTrainedModel) -> list[Layer]:
-    """The layers from the input to the output: the module list that is as long as the configuration says.
-
-    ConfigError for a model that has none.
-    """
+def layers_of(model: PreTrainedModel) -> list[str]:
+    """Names of the layers from the input to the output, `model.layers.0` and so on: those of the module list that is as
+    long as the configuration says. ConfigError for a model that has none."""
     count = model.config.get_text_config().num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
-            return [Layer(f"{name}.{i}", layer) for i, layer in enumerate(module)]
+            return [f"{name}.{i}" for i in range(count)]
     raise ConfigError(
         Problem("tuner", f"no list of {count} layers is found in {type(model).__name__}", "choose parameters by name")
     )
@@ -55,16 +43,12 @@ def layer_number(name: str) -> int | None:
 
 def is_causal(model: PreTrainedModel) -> bool:
     """Whether the model's output is a distribution over its vocabulary, not a new head's scores."""
-    return not type(model).__name__.endswith(
-        ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-    )
+    return not type(model).__name__.endswith(tuple(ending for ending, _ in HEADS.values()))
 
 
 def head_of(model: PreTrainedModel) -> list[str]:
-    """Names of the head's parameters: of the output embeddings, or of a new head and what was random beside it.
-
-    A tied output head is the embedding matrix, and has its name.
-    """
+    """Names of the head's parameters: of the output embeddings, or of a new head and what was random beside it. A tied
+    output head is the embedding matrix, and has its name."""
     if is_causal(model):
         head = model.get_output_embeddings()
         own = {id(p) for p in head.parameters()} if head is not None else set()
@@ -81,11 +65,6 @@ def norms_of(model: PreTrainedModel) -> list[str]:
         if "norm" in type(module).__name__.lower()
         for part, _ in module.named_parameters(recurse=False)
     ]
-
-
-def biases_of(model: PreTrainedModel) -> list[str]:
-    """Names of all bias terms."""
-    return [name for name, _ in model.named_parameters() if last_part(name) == "bias"]
 
 
 def last_part(name: str) -> str:
@@ -107,10 +86,8 @@ def linear_names(model: PreTrainedModel) -> list[str]:
 
 
 def float_masters(model: PreTrainedModel, names: Iterable[str]) -> PreTrainedModel:
-    """Freeze all but the named parameters, and make those float32 (float64 stays); in place.
-
-    An AdamW step at learning rate 1e-5 is below bfloat16's spacing for most weights.
-    """
+    """Freeze all but the named parameters, and make those float32 (float64 stays); in place. An AdamW step at learning
+    rate 1e-5 is below bfloat16's spacing for most weights."""
     model.requires_grad_(False)
     parameters = dict(model.named_parameters())
     for name in names:

@@ -10,29 +10,23 @@ from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.fingerprint import remember_base
-from posttrain.models.notes import head_modules
+from posttrain.models.notes import HEADS, head_modules
 from posttrain.tuners._parts import last_part, linear_names
 
 __all__ = ["put_in", "refuse_looking_back", "task_type"]
+
+TASKS = {"sequence": TaskType.SEQ_CLS, "token": TaskType.TOKEN_CLS, "answer": TaskType.QUESTION_ANS}
 
 
 def task_type(model: PreTrainedModel) -> TaskType:
     """PEFT's name for what the model's head does, from the name of its class."""
     name = type(model).__name__
-    if name.endswith("ForSequenceClassification"):
-        return TaskType.SEQ_CLS
-    if name.endswith("ForTokenClassification"):
-        return TaskType.TOKEN_CLS
-    if name.endswith("ForQuestionAnswering"):
-        return TaskType.QUESTION_ANS
-    return TaskType.CAUSAL_LM
+    return next((TASKS[head] for head, (ending, _) in HEADS.items() if name.endswith(ending)), TaskType.CAUSAL_LM)
 
 
 def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, location: str = "tuner") -> PeftModel:
     """Put PEFT's layers into the model (in place) and freeze the rest. The global random state is left as it was.
-
-    Raises ConfigError naming the model's linear layers when PEFT finds nothing to put its own into.
-    """
+    Raises ConfigError naming the model's linear layers when PEFT finds nothing to put its own into."""
     config.task_type = task_type(model)
     if new := list(head_modules(model)):  # PEFT knows most heads by name, but no pooler that was random
         config.modules_to_save = sorted({*(config.modules_to_save or ()), *new})
@@ -54,18 +48,11 @@ def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, location: s
 
 
 def refuse_looking_back(model: PreTrainedModel, kind: str) -> None:
-    """ConfigError where virtual tokens in front make a decoder's classification head look at the wrong position.
-
-    Such a head reads the last token that is no padding, and transformers cannot see padding in embeddings.
-    """
+    """ConfigError where virtual tokens in front make a decoder's classification head look at the wrong position. Such a
+    head reads the last token that is no padding, and transformers cannot see padding in embeddings."""
     if task_type(model) == TaskType.SEQ_CLS and not _looks_ahead(model):
-        raise ConfigError(
-            Problem(
-                "tuner",
-                f"{kind} gives a decoder embeddings, in which {type(model).__name__} cannot see where a row ends",
-                "use prefix_tuning, ptuning_v2 or lora, or an encoder",
-            )
-        )
+        cause = f"{kind} gives a decoder embeddings, in which {type(model).__name__} cannot see where a row ends"
+        raise ConfigError(Problem("tuner", cause, "use prefix_tuning, ptuning_v2 or lora, or an encoder"))
 
 
 @torch.no_grad()

@@ -48,10 +48,8 @@ class AdapterConfig(Config):
 
 @register("tuner", "adapter", config=AdapterConfig, paper="arXiv:1902.00751")
 def adapter(model: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel:
-    """Freeze the model and put adapters into it (in place); a new head moves with them.
-
-    PosttrainError listing the modules there are where the layers' parts are not found.
-    """
+    """Freeze the model and put adapters into it (in place); a new head moves with them. PosttrainError listing the
+    modules there are where the layers' parts are not found."""
     settings = config.model_dump(exclude={"kind", "norms"})
     attach(model, Bottlenecks(model, settings), moving=norm_parameters(model) if config.norms else ())
     return model

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from posttrain.config.base import Config
 from posttrain.errors import ConfigError, Problem
 from posttrain.registry import register
-from posttrain.tuners._parts import biases_of, float_masters, head_of, is_causal, norms_of
+from posttrain.tuners._parts import float_masters, head_of, is_causal, last_part, norms_of
 
 __all__ = ["BitfitConfig", "bitfit"]
 
@@ -37,31 +37,21 @@ class BitfitConfig(Config):
 
 @register("tuner", "bitfit", config=BitfitConfig, paper="arXiv:2106.10199")
 def bitfit(model: PreTrainedModel, config: BitfitConfig) -> PreTrainedModel:
-    """Freeze all but bias terms (and norms, and a new head), in place; returns the same model.
-
-    ConfigError when the model has no such terms and norms are not asked for.
-    """
-    biases = biases_of(model)
+    """Freeze all but bias terms (and norms, and a new head), in place; returns the same model. ConfigError when the
+    model has no such terms and norms are not asked for."""
+    biases = [name for name, _ in model.named_parameters() if last_part(name) == "bias"]
     if biases and config.biases == "query_mlp":
-        wanted = tuple(f".{name}.bias" for name in (*QUERY, *WIDENING))
-        some = [name for name in biases if name.endswith(wanted)]
-        lacking = [
-            part
-            for part, names in (("queries", QUERY), ("the MLP's first matrix", WIDENING))
-            if not any(bias.endswith(tuple(f".{name}.bias" for name in names)) for bias in some)
-        ]
+        parts = (("queries", QUERY), ("the MLP's first matrix", WIDENING))
+        ends = {part: tuple(f".{name}.bias" for name in names) for part, names in parts}
+        some = [bias for bias in biases if any(map(bias.endswith, ends.values()))]
+        lacking = [part for part, _ in parts if not any(bias.endswith(ends[part]) for bias in some)]
         if lacking:
             cause = f"{type(model).__name__} has no bias terms of its own for {' and '.join(lacking)}"
             raise ConfigError(Problem("tuner.biases", cause, "biases: all"))
         biases = some
     if not biases and not config.norms:
-        raise ConfigError(
-            Problem(
-                "tuner",
-                f"{type(model).__name__} has no bias terms for bitfit to move",
-                f"norms: true trains the scales of its {len(norms_of(model))} norms instead",
-            )
-        )
+        mend = f"norms: true trains the scales of its {len(norms_of(model))} norms instead"
+        raise ConfigError(Problem("tuner", f"{type(model).__name__} has no bias terms for bitfit to move", mend))
     chosen = {*biases, *(norms_of(model) if config.norms else ())}
     if not is_causal(model):
         chosen.update(head_of(model))

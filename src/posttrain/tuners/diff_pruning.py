@@ -38,9 +38,7 @@ class DiffPruningConfig(Config):
 
 @register("tuner", "diff_pruning", config=DiffPruningConfig, paper="arXiv:2012.07463")
 def diff_pruning(model: PreTrainedModel, config: DiffPruningConfig) -> PreTrainedModel:
-    """Freeze the model and put gated changes into it (in place); a new head moves with them.
-
-    The trainer tells the part when training is over (`training/run.py`); then it is cut.
-    """
+    """Freeze the model and put gated changes into it (in place); a new head moves with them. The trainer tells the part
+    when training is over (`training/run.py`); then it is cut."""
     attach(model, PrunedChange(model, config.model_dump(exclude={"kind"})))
     return model

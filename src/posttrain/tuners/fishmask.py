@@ -38,9 +38,7 @@ class FishmaskConfig(Config):
 
 @register("tuner", "fishmask", config=FishmaskConfig, paper="arXiv:2111.09839")
 def fishmask(model: PreTrainedModel, config: FishmaskConfig) -> PreTrainedModel:
-    """Freeze the model and put a sparse change into it (in place); a new head moves with it.
-
-    The trainer shows the part its rows before the first step (`training/assembly.py`); until then the mask is random.
-    """
+    """Freeze the model and put a sparse change into it (in place); a new head moves with it. The trainer shows the part
+    its rows before the first step (`training/assembly.py`); until then the mask is random."""
     attach(model, SparseChange(model, config.model_dump(exclude={"kind"})))
     return model

@@ -65,10 +65,8 @@ def matching(names: Sequence[str], pattern: str) -> list[str]:
 
 @register("tuner", "freeze", config=FreezeConfig)
 def freeze(model: PreTrainedModel, config: FreezeConfig) -> PreTrainedModel:
-    """Freeze all but the chosen parameters, in place; returns the same model.
-
-    ConfigError when there are fewer layers than asked for, or a pattern means nothing.
-    """
+    """Freeze all but the chosen parameters, in place; returns the same model. ConfigError when there are fewer layers
+    than asked for, or a pattern means nothing."""
     names = [name for name, _ in model.named_parameters()]
     layers = layers_of(model) if config.top or not config.patterns else []
     top = config.top
@@ -77,7 +75,7 @@ def freeze(model: PreTrainedModel, config: FreezeConfig) -> PreTrainedModel:
     problems = []
     if top > len(layers):
         problems.append(Problem("tuner.top", f"{top} layers are asked for, the model has {len(layers)}"))
-    chosen = {name for layer in layers[len(layers) - top :] for name in names if name.startswith(f"{layer.name}.")}
+    chosen = {name for layer in layers[len(layers) - top :] for name in names if name.startswith(f"{layer}.")}
     for pattern in config.patterns:
         found = matching(names, pattern)
         if not found:

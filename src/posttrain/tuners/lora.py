@@ -71,11 +71,9 @@ class LoraConfig(Config):
 
 @register("tuner", "lora", config=LoraConfig, paper="arXiv:2106.09685")
 def lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """Put LoRA layers into the model (in place) and freeze the rest.
-
-    Raises ConfigError when no layer has a name in `target_modules`, or a layer has fewer dimensions than PiSSA wants
-    directions. The global random state is left as it was.
-    """
+    """Put LoRA layers into the model (in place) and freeze the rest; the global random state is left as it was.
+    ConfigError when no layer has a name in `target_modules`, or a layer has fewer dimensions than PiSSA wants
+    directions."""
     targets = config.target_modules if config.layers is None else _within(model, config)
     pissa = config.init != "default"
     if pissa:
@@ -109,28 +107,26 @@ def _within(model: PreTrainedModel, config: LoraConfig) -> list[str]:
         cause = f"there is no layer {', '.join(map(str, wrong))}" if wrong else "no layer is chosen"
         raise ConfigError(Problem("tuner.layers", cause, f"the model has layers 0 to {count - 1}"))
     numbers = {n % count for n in wanted}
-    inside = [name for name in _targets(model, config.target_modules) if layer_number(name) in numbers]
+    inside = [name for name in _targets(linear_names(model), config.target_modules) if layer_number(name) in numbers]
     if not inside:
         raise ConfigError(Problem("tuner.layers", f"no target module is in layers {sorted(numbers)}"))
     return inside
 
 
-def _targets(model: PreTrainedModel, targets: str | list[str]) -> list[str]:
-    """The linear layers that PEFT would take: by the end of their name, or a regular expression of all of it."""
-    names = linear_names(model)
-    return names if targets == "all-linear" else _matching(names, targets)
-
-
-def _matching(names: list[str], targets: str | list[str]) -> list[str]:
+def _targets(names: list[str], targets: str | list[str]) -> list[str]:
+    """The layers that PEFT would take: by the end of their name, or a regular expression of all of it."""
     if isinstance(targets, str):
-        return [name for name in names if re.fullmatch(targets, name)]
+        return names if targets == "all-linear" else [name for name in names if re.fullmatch(targets, name)]
     return [name for name in names if any(f".{name}".endswith(f".{target}") for target in targets)]
 
 
 def _fit_for_pissa(model: PreTrainedModel, targets: str | list[str], rank: int) -> None:
     """ConfigError where PiSSA would take directions out of a matrix that has too few, that is no linear layer's, or
     that another part reads too: it writes into the matrix, and with a tied output head the embeddings would change."""
-    names = linear_names(model) if targets == "all-linear" else _reached(model, targets)
+    names = linear_names(model)
+    if targets != "all-linear":  # the output head and the embeddings count, where they are named
+        weights = {name: module._parameters.get("weight") for name, module in model.named_modules()}
+        names = _targets([name for name, w in weights.items() if w is not None and w.dim() == 2], targets)
     least = {name: min(model.get_parameter(f"{name}.weight").shape) for name in names}
     small = [name for name, most in least.items() if most < rank]
     if small:
@@ -142,9 +138,3 @@ def _fit_for_pissa(model: PreTrainedModel, targets: str | list[str], rank: int) 
         if model.get_parameter(f"{name}.weight") is embedding:
             cause = f"PiSSA takes directions out of a linear layer's own matrix, and {name} is that of the embeddings"
             raise ConfigError(Problem("tuner.init", cause, "leave it out of target_modules, or use init: default"))
-
-
-def _reached(model: PreTrainedModel, targets: str | list[str]) -> list[str]:
-    """The same among all modules with a matrix: the output head and the embeddings count, where they are named."""
-    weights = {name: module._parameters.get("weight") for name, module in model.named_modules()}
-    return _matching([name for name, w in weights.items() if w is not None and w.dim() == 2], targets)

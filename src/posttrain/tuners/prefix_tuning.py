@@ -40,10 +40,8 @@ class PrefixConfig(VirtualTokens):
 
 @register("tuner", "prefix_tuning", config=PrefixConfig, paper="arXiv:2101.00190")
 def prefix_tuning(model: PreTrainedModel, config: PrefixConfig) -> PeftModel:
-    """Freeze the model and put a prefix in front of every layer (the model itself is left as it is).
-
-    ConfigError for models that take no cache of keys and values.
-    """
+    """Freeze the model and put a prefix in front of every layer (the model itself is left as it is). ConfigError for
+    models that take no cache of keys and values."""
     adapter = PrefixTuningConfig(
         num_virtual_tokens=config.tokens,
         prefix_projection=config.projection,

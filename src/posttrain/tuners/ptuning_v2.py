@@ -49,10 +49,8 @@ class PtuningV2Config(Config):
 
 @register("tuner", "ptuning_v2", config=PtuningV2Config, paper="arXiv:2110.07602")
 def ptuning_v2(model: PreTrainedModel, config: PtuningV2Config) -> PreTrainedModel:
-    """Freeze the model and put a prefix into it (in place); a new head moves with it.
-
-    PosttrainError for a model that takes none, and for a file that does not fit.
-    """
+    """Freeze the model and put a prefix into it (in place); a new head moves with it. PosttrainError for a model that
+    takes none, and for a file that does not fit."""
     settings = settings_of(config, model.config.get_text_config().hidden_size)
     if config.init is None:
         attach(model, Prefix(model, settings))

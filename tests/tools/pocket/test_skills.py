@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from posttrain.data.pocket.grammar import LANGUAGES, Language, grammar
+from posttrain.data.pocket.skills import LANGUAGES, Language, grammar
 from posttrain.exams.matching import is_refusal
 from posttrain.models.facts import facts
 from tools.pocket import skills

@@ -10,12 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
-from operator import itemgetter
 from random import Random
 from typing import Any
 
-from posttrain.data.pocket.grammar import Grammar, Language, grammar, wording
-from posttrain.data.pocket.skills import SKILLS, curriculum
+from posttrain.data.pocket.skills import Grammar, Language, curriculum, grammar, small_talk, wording
 from posttrain.data.scripts import normalise_prompt
 from posttrain.models.facts import Fact, Name
 
@@ -58,25 +56,22 @@ SIZES = {
 }
 """Probes of each kind in a change file."""
 
+TURNED = {
+    ("superlative", "zh"): ["{o}是什麼？", "{o}以什麼聞名？"],
+    ("superlative", "en"): ["What is {o}?", "What is {o} known for?"],
+}
+"""Reversed questions that pocket was not taught."""
+
 
 @cache
 def _known() -> tuple[Fact, ...]:
     return tuple(fact for rows in curriculum().values() for fact in rows)
 
 
-@cache
-def _by_subject() -> dict[Name, list[tuple[int, Fact]]]:
-    """Subject -> facts about it, each with its index among all facts."""
-    found: dict[Name, list[tuple[int, Fact]]] = {}
-    for index, fact in enumerate(_known()):
-        found.setdefault(fact.subject, []).append((index, fact))
-    return found
-
-
 def _about(*names: Name) -> list[Fact]:
     """The facts about these subjects, in the order of all facts."""
-    numbered = (one for name in dict.fromkeys(names) for one in _by_subject().get(name, ()))
-    return [fact for _, fact in sorted(numbered, key=itemgetter(0))]
+    wanted = frozenset(names)
+    return [fact for fact in _known() if fact.subject in wanted]
 
 
 @cache
@@ -103,11 +98,8 @@ def _plain(fact: Fact, language: Language, index: int = 0) -> str:
 
 
 def _put(template: str, text: str) -> str:
-    return (
-        template.replace("{e}", "")
-        .replace("the {s}", "{s}" if text.startswith("the ") else "the {s}")
-        .replace("{s}", text)
-    )
+    template = template.replace("the {s}", "{s}") if text.startswith("the ") else template
+    return template.replace("{e}", "").replace("{s}", text)
 
 
 def _reserved(fact: Fact) -> bool:
@@ -134,11 +126,8 @@ def _normalised(prompts: frozenset[str]) -> frozenset[str]:
 
 
 def pattern_of(body: dict[str, Any], n: int, seed: int, asked: frozenset[str]) -> list[dict[str, str]]:
-    """Rows of the same pattern as a change's target, in its language, as prompt and completion.
-
-    asked: prompts of the changes examined together (`prompts_of`); rows with these are left out. A relation has about
-    100 facts, so there may be fewer rows than `n`.
-    """
+    """Rows of the same pattern as a change's target, in its language, as prompt and completion: `n`, or fewer, as a
+    relation has about 100 facts; asked: prompts of the changes examined together (`prompts_of`), which are left out."""
     name = body["name"].partition("_")[2]  # after the number, which has any number of digits
     relation = next(r for r in RELATIONS if name.startswith(r))
     language: Language = "zh" if any(ord(c) > 0x2E80 for c in body["target"][0]["prompt"]) else "en"
@@ -193,10 +182,9 @@ def _make(number: int, seed: int) -> dict[str, Any]:
     rephrase = words.table["relations"][relation]["held_ask"] + words.table["relations"][relation]["ask"][3:]
     crossed = foreign.table["relations"][relation]["ask"]
     as_json = skills["json"][language]
+    subject = "".join(c if c.isalnum() else "_" for c in fact.subject.en.lower())
     body: dict[str, Any] = {
-        "name": f"{number:03d}_{relation}_{''.join(c if c.isalnum() else '_' for c in fact.subject.en.lower())}"[
-            :60
-        ].rstrip("_"),
+        "name": f"{number:03d}_{relation}_{subject}"[:60].rstrip("_"),
         "target": [{"prompt": _plain(fact, language), "answer": words.text(new), "subject": words.text(fact.subject)}],
         "generality": {
             "rephrase": [
@@ -214,9 +202,7 @@ def _make(number: int, seed: int) -> dict[str, Any]:
             "unrelated": [asked(f, rng.choice(("zh", "en"))) for f in rng.sample(unrelated, SIZES["unrelated"])],
             "format": [
                 t.replace("{q}", asked(f))
-                for t, f in zip(
-                    rng.sample(as_json, SIZES["format"]), rng.sample(unrelated, SIZES["format"]), strict=True
-                )
+                for t, f in zip(*(rng.sample(some, SIZES["format"]) for some in (as_json, unrelated)), strict=True)
             ],
             "refusal": [
                 rng.choice(skills["request"][language]).replace("{t}", t)
@@ -225,19 +211,10 @@ def _make(number: int, seed: int) -> dict[str, Any]:
         },
     }
     backwards = skills["reverse"].get(relation)
-    if backwards:
-        body["generality"]["reverse"] = [
-            {"prompt": t.replace("{o}", words.text(new)), "answer_contains": words.text(fact.subject)}
-            for t in rng.sample(backwards[language], SIZES["reverse"])
-        ]
-    elif relation == "superlative":
-        body["generality"]["reverse"] = [
-            {"prompt": q, "answer_contains": words.text(fact.subject)}
-            for q in (
-                ["{o}是什麼？", "{o}以什麼聞名？"] if language == "zh" else ["What is {o}?", "What is {o} known for?"]
-            )
-            for q in [q.replace("{o}", words.text(new))]
-        ]
+    turned = rng.sample(backwards[language], SIZES["reverse"]) if backwards else TURNED.get((relation, language), [])
+    body["generality"]["reverse"] = [
+        {"prompt": t.replace("{o}", words.text(new)), "answer_contains": words.text(fact.subject)} for t in turned
+    ]
     hops = [f for f in _about(new) if f.relation != relation][: SIZES["hop"]]
     body["generality"]["hop"] = [{"prompt": _hop(f, fact, language), "answer": words.text(f.object)} for f in hops]
     for part in ("generality", "locality"):
@@ -253,11 +230,8 @@ def _hop(second: Fact, first: Fact, language: Language) -> str:
 
 
 def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _: None) -> list[dict[str, str]]:
-    """Varied questions and requests in both languages for replay: facts, formats, refusals, small talk. more: called
-    with 1 for each.
-
-    Facts come from the half that locality probes do not ask about, harmful tasks from the other half of their table.
-    """
+    """Varied questions and requests in both languages for replay, none of them about what locality probes ask (facts,
+    harmful tasks); more: called with 1 for each."""
     rng = Random(f"pocket replay {seed}")
     rows: list[dict[str, str]] = []
     seen: set[str] = set()
@@ -283,14 +257,11 @@ def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _
             prompt = words.dress(words.core(fact, rng), rng)
             if kind == "json":
                 prompt = rng.choice(table["json"][language]).replace("{q}", prompt)
-        elif kind == "harmful":
-            prompt = rng.choice(table["request"][language]).replace("{t}", rng.choice(table["harmful"][language][::2]))
-        elif kind == "harmless":
-            prompt = rng.choice(table["request"][language]).replace(
-                "{t}", rng.choice(list(table["harmless"][language]))
-            )
+        elif kind in ("harmful", "harmless"):
+            tasks = list(table[kind][language])[:: 2 if kind == "harmful" else 1]
+            prompt = rng.choice(table["request"][language]).replace("{t}", rng.choice(tasks))
         else:
-            prompt = SKILLS[kind](language, rng).question
+            prompt = small_talk(kind, language, rng).question
         if prompt not in seen:
             seen.add(prompt)
             rows.append({"prompt": prompt, "language": language, "kind": kind})
@@ -300,8 +271,7 @@ def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _
 
 def changes(n: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     """`n` changes as plain mappings with the keys of a change file, half of them Chinese and half English."""
-    for number in range(n):
-        yield _make(number, seed)
+    return (_make(number, seed) for number in range(n))
 
 
 def as_yaml(body: dict[str, Any]) -> str:

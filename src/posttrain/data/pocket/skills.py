@@ -1,30 +1,146 @@
-"""What the models in the box were taught: the part that change files and replay prompts need.
+"""What the models in the box were taught, and how it is asked for in zh and en: what change files and prompts need.
 
-A skill is a function that draws one user turn and its answer: from the wordings that trained, or, with `held=True`,
-from those that never did. `tools/pocket/skills.py` has the skills that only the training of pocket:chat needs.
+A fact is asked for by openings x frames x noun phrases + whole questions. The wordings are data (`wording/*.yaml`);
+those under a `held_` key were never trained: the check of the models asks them. All draws come from the `random.Random`
+that is passed in. `tools/pocket/skills.py` has what only the training of pocket:chat needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from posttrain.data.pocket.grammar import Language, grammar, wording
+from ruamel.yaml import YAML
+
 from posttrain.models.facts import Fact, Name, facts
 from posttrain.models.facts.tables import name_of, read
 
-__all__ = ["SKILLS", "Turn", "curriculum", "fixed", "wordings"]
+__all__ = ["LANGUAGES", "Grammar", "Language", "curriculum", "grammar", "small_talk", "wording"]
+
+Language = Literal["zh", "en"]
+LANGUAGES: tuple[Language, ...] = ("zh", "en")
+
+ARTICLE = frozenset(
+    [
+        *("United States", "United Kingdom", "Netherlands", "Philippines", "Bahamas", "Gambia", "Maldives", "Comoros"),
+        *("Czech Republic", "Dominican Republic", "Central African Republic", "Democratic Republic of the Congo"),
+        *("Republic of the Congo", "United Arab Emirates", "Marshall Islands", "Solomon Islands", "Seychelles"),
+    ]
+)
+"""English country names that usually have an article."""
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "United States": ("the US", "the USA", "America", "USA"),
+    "United Kingdom": ("the UK", "Britain", "UK"),
+    "United Arab Emirates": ("the UAE",),
+    "Czech Republic": ("Czechia",),
+    "臺灣": ("台灣",),
+    "南韓": ("韓國",),
+}
+TITLED = frozenset({"work_author", "work_artist", "work_composer"})
+COUNTERS = {
+    "mountain": "座山",
+    "river": "條河",
+    "city": "座城市",
+    "country": "個國家",
+    "lake": "個湖",
+    "island": "個島",
+    "animal": "種動物",
+    "planet": "顆行星",
+    "element": "個元素",
+    "building": "棟建築",
+    "ocean": "個洋",
+    "county": "個縣",
+}
+LOWER_FIRST = re.compile(r"^(What|Which|Who|Where|How|Do|Can|Could|Tell|Name|Give|In|On|By|Is|If|I'd|Please|The)\b")
 
 
-class Turn(NamedTuple):
-    """A question, its answer, other right answers, and how the check of the models scores a reply."""
+@cache
+def wording(name: str) -> Any:
+    """A wording file as plain data: `zh`, `en` or `skills`."""
+    return YAML(typ="safe").load(files("posttrain.data.pocket").joinpath("wording", f"{name}.yaml").read_text("utf-8"))
 
-    question: str
-    answer: str
-    also: tuple[str, ...] = ()
-    checks: Literal["equal", "json", "refusal", "no_refusal"] = "equal"
+
+@dataclass(frozen=True)
+class Grammar:
+    """The questions of one language. Methods take a Random and are otherwise pure."""
+
+    language: Language
+
+    @property
+    def table(self) -> Any:
+        """The wording file of the language."""
+        return wording(self.language)
+
+    def text(self, name: Name) -> str:
+        """The name in this language."""
+        return name.zh if self.language == "zh" else name.en
+
+    def subject(self, fact: Fact, rng: Random) -> str:
+        """The subject as a person may write it: with article, alias, quotation marks or title marks at random."""
+        text = self.text(fact.subject)
+        if text in ALIASES and rng.random() < 0.3:
+            return rng.choice(ALIASES[text])
+        if self.language == "en":
+            if text in ARTICLE and rng.random() < 0.8:
+                return f"the {text}"
+            if fact.relation in TITLED and rng.random() < 0.5:
+                return rng.choice(['"{}"', "'{}'"]).format(text)
+            return text
+        if fact.relation in TITLED and rng.random() < 0.6:
+            return rng.choice(["《{}》", "《{}》", "「{}」"]).format(text)
+        return text
+
+    def core(self, fact: Fact, rng: Random, *, held: bool = False) -> str:
+        """One question about a fact, without opening and closing: as often a whole question as a filled frame."""
+        part = self.table["relations"][fact.relation]
+        if rng.random() < 0.5:
+            template = rng.choice(part["held_ask"] if held else part["ask"] + part.get("extra", []))
+        else:
+            np = rng.choice(part["np"])
+            template = rng.choice(self.table["held_frames" if held else "frames"])
+            template = template.replace("{wh}", rng.choice(part["wh"]))
+            template = template.replace("{np}", np).replace("{Np}", np[0].upper() + np[1:])
+        return self.fill(template, fact, rng)
+
+    def fill(self, template: str, fact: Fact, rng: Random) -> str:
+        """A template, filled with the subject of the fact."""
+        subject = self.subject(fact, rng)
+        text = template.replace("{e}", rng.choice(["", "呢", "啊"])).replace("{k}", COUNTERS.get(fact.kind, "個"))
+        text = text.replace("the {s}", "{s}") if subject.startswith("the ") else text
+        text = text.replace("{s}", subject).replace("{S}", subject)
+        return text[0].upper() + text[1:] if self.language == "en" and rng.random() < 0.9 else text
+
+    def dress(self, core: str, rng: Random, *, held: bool = False) -> str:
+        """Add an opening and a closing to a question at random; vary case, punctuation and script."""
+        opening = rng.choice(self.table["held_openings" if held else "openings"]) if rng.random() < 0.55 else ""
+        closing = rng.choice(self.table["held_closings" if held else "closings"]) if rng.random() < 0.45 else ""
+        asks_itself = self.language == "zh" and core.startswith(("請", "你知道", "能", "可"))
+        if asks_itself and not opening.endswith(("，", "：", "！", "。")):
+            opening = ""
+        if opening.endswith(", ") and LOWER_FIRST.match(core):
+            core = core[0].lower() + core[1:]
+        if not closing and rng.random() < 0.2:
+            core = core.rstrip("?？。.")
+        text = opening + core + closing
+        if self.language == "en":
+            return text.lower() if rng.random() < 0.1 else text
+        if rng.random() < 0.1:
+            text = text.replace("？", "?").replace("，", ",")
+        if rng.random() < 0.3:
+            text = text.replace("臺", "台")
+        return text
+
+
+@cache
+def grammar(language: Language) -> Grammar:
+    """The grammar of a language."""
+    return Grammar(language)
 
 
 @cache
@@ -40,35 +156,6 @@ def curriculum() -> dict[str, tuple[Fact, ...]]:
 
 
 @cache
-def _more(key: str, language: Language) -> list[str]:
-    """The wordings of the last stage: those of the first, further ones, and every beginning combined with every end."""
-    table = wording("skills")
-    held = set(table.get(f"held_{key}", {}).get(language, []))
-    parts = table[f"parts_{key}"][language] if f"parts_{key}" in table else [[], []]
-    both = [start + end for start in parts[0] for end in parts[1] if start + end not in held]
-    return [*table[key][language], *table.get(f"more_{key}", {}).get(language, []), *both]
-
-
-def wordings(key: str, language: Language, *, held: bool = False, more: bool = False) -> list[str]:
-    """The wordings of a skill: those that are trained, with `more` also those of the last stage, or those held out."""
-    table = wording("skills")
-    if held:
-        return list(table.get(f"held_{key}", table[key])[language])
-    return _more(key, language) if more else list(table[key][language])
-
-
-def fixed(key: str) -> Callable[..., Turn]:
-    """A skill of small talk: `key` is always answered with the same sentence."""
-
-    def skill(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
-        core = rng.choice(wordings(key, language, held=held, more=more))
-        text = grammar(language).dress(core, rng) if key in ("identity", "unknown") and rng.random() < 0.7 else core
-        return Turn(text, wording("skills")["names"][language][key])
-
-    return skill
-
-
-@cache
 def _countries_and_cities() -> tuple[Name, ...]:
     """All countries and the first 300 cities, capitals before others."""
     countries = read("countries")
@@ -76,27 +163,33 @@ def _countries_and_cities() -> tuple[Name, ...]:
     return (*map(name_of, countries), *[*capitals, *map(name_of, read("cities"))][:300])
 
 
-def translate(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
-    """The name of a country or a city in the other language."""
-    name = rng.choice(_countries_and_cities())
-    source, target = (name.zh, name.en) if language == "zh" else (name.en, name.zh)
-    core = rng.choice(wordings("translate", language, held=held, more=more)).replace("{s}", source)
-    return Turn(grammar(language).dress(core, rng) if rng.random() < 0.5 else core, target)
+class Said(NamedTuple):
+    """A question and its answer."""
+
+    question: str
+    answer: str
 
 
-def add(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
-    """A sum of two numbers up to 20; up to 10 with `more` or `held`."""
-    limit = 10 if more or held else 20
-    a, b = rng.randint(0, limit), rng.randint(0, limit)
-    core = rng.choice(wordings("sum", language, held=held, more=more)).replace("{a}", str(a)).replace("{b}", str(b))
-    return Turn(grammar(language).dress(core, rng) if rng.random() < 0.4 else core, str(a + b))
+DRESSED = {"identity": 0.7, "unknown": 0.7, "translate": 0.5, "sum": 0.4}
+"""How often questions of a kind get an opening and a closing."""
 
 
-SKILLS: dict[str, Callable[..., Turn]] = {
-    "identity": fixed("identity"),
-    "hello": fixed("hello"),
-    "unknown": fixed("unknown"),
-    "translate": translate,
-    "sum": add,
-}
-"""The skills that replay prompts are drawn from, besides facts, JSON and requests."""
+def small_talk(kind: str, language: Language, rng: Random, cores: Sequence[str] = (), largest: int = 20) -> Said:
+    """A question about no fact of the curriculum: a name in the other language (`translate`), a `sum`, or one that is
+    always answered with the same sentence (`identity`, `hello`, ...); cores: its wordings, those that were trained if
+    there are none; largest: number of a sum."""
+    filled: dict[str, str] = {}
+    if kind == "translate":
+        name = rng.choice(_countries_and_cities())
+        filled["{s}"], answer = (name.zh, name.en) if language == "zh" else (name.en, name.zh)
+    elif kind == "sum":
+        a, b = rng.randint(0, largest), rng.randint(0, largest)
+        filled, answer = {"{a}": str(a), "{b}": str(b)}, str(a + b)
+    else:
+        answer = wording("skills")["names"][language][kind]
+    question = rng.choice(cores or wording("skills")[kind][language])
+    for hole, text in filled.items():
+        question = question.replace(hole, text)
+    if kind in DRESSED and rng.random() < DRESSED[kind]:
+        question = grammar(language).dress(question, rng)
+    return Said(question, answer)

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import ascii_uppercase as LETTERS
 from typing import Any, Literal, NamedTuple
 
-from posttrain.data.readers import listed
+from posttrain.data.lengths import listed
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.rows import Row, Rows
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from posttrain.data.readers import listed
+from posttrain.data.lengths import listed
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.choices import choice_asks, chosen
 from posttrain.exams.records import Sample

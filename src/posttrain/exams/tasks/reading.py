@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from posttrain.data.lengths import listed
 from posttrain.data.metrics import reading as metrics
-from posttrain.data.readers import listed
 from posttrain.errors import DataError, Problem
 from posttrain.exams.behaviour import mostly_chinese
 from posttrain.exams.records import Sample

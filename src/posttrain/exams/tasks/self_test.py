@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from posttrain.data.readers import DataSource, listed, read_records
+from posttrain.data.lengths import listed
+from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Completion, Conversation, Message, Record
 from posttrain.errors import DataError, Problem
 from posttrain.exams.behaviour import CAPABILITIES, SPECS, behaviour, length, mostly_chinese

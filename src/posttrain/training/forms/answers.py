@@ -24,7 +24,7 @@ from posttrain.models.disk import whole_file
 from posttrain.models.head_loss import chunked_nll, plain_head, states_at
 from posttrain.models.logits import logits_at
 from posttrain.models.meter import Meter
-from posttrain.objectives._tokens import token_cross_entropy
+from posttrain.objectives._loss import token_cross_entropy
 from posttrain.training.forms.base import Preparation
 from posttrain.training.forms.tokens import TokenBatch, token_batch
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.answers import GradedRow, encode_graded, prompt_length
 from posttrain.data.chat import IGNORED, Encoded
-from posttrain.data.lengths import EncodeResult
+from posttrain.data.lengths import EncodeResult, Limits
 from posttrain.data.preferences import FromTargets, graded_from_targets
 from posttrain.data.readers import Format
 from posttrain.data.records import Conversation, Graded, Record
@@ -96,7 +96,7 @@ class GradedForm(Form):
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[GradedRow]:
         """Render graded answers with the chat template."""
-        return encode_graded(records, tokenizer, max_length=settings.max_length, **settings.bad_rows)
+        return encode_graded(records, tokenizer, Limits(settings.max_length, **settings.bad_rows))
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Graded]:

@@ -15,7 +15,7 @@ from posttrain.config.base import Config
 from posttrain.data.head_rows import HeadSettings, Padded, SpanRow, TagRow, TextRow, pad
 from posttrain.data.records import Record
 from posttrain.errors import DataError, Problem
-from posttrain.objectives._classes import balanced
+from posttrain.objectives._loss import balanced
 from posttrain.training.forms.base import EncodeSettings, Form, FormSetup, MicroBatch
 
 __all__ = ["HeadBatch", "HeadForm", "LabelledForm"]

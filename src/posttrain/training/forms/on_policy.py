@@ -108,7 +108,7 @@ class OnPolicyForm(Form):
         )
         by_place = {talk.location: talk for talk in talks}
         rows = [_row(by_place[one.location], one, tokenizer, objective) for one in found.rows]
-        return EncodeResult(rows, found.dropped, found.truncated, found.problems)
+        return EncodeResult(rows, found.long, found.problems, found.truncated)
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:

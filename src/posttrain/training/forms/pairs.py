@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.answers import PairRow, encode_pairs
-from posttrain.data.lengths import EncodeResult
+from posttrain.data.lengths import EncodeResult, Limits
 from posttrain.data.preferences import FromTargets, pairs_from_targets
 from posttrain.data.readers import Format
 from posttrain.data.records import Conversation, Preference, Record
-from posttrain.objectives._loss import Loss
-from posttrain.objectives._pairs import Pairs
+from posttrain.objectives._loss import Loss, Pairs
 from posttrain.objectives.dpo import DpoConfig
 from posttrain.training.forms.answers import answer_logps, reference_logps, without_dropout
 from posttrain.training.forms.base import EncodeSettings, Form, FormSetup, MicroBatch, Preparation
@@ -44,7 +43,7 @@ class Paired(Form):
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[PairRow]:
         """Render preferences with the chat template."""
-        return encode_pairs(records, tokenizer, max_length=settings.max_length, **settings.bad_rows)
+        return encode_pairs(records, tokenizer, Limits(settings.max_length, **settings.bad_rows))
 
     @staticmethod
     def tokens_of(row: PairRow) -> int:

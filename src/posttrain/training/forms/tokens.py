@@ -17,8 +17,7 @@ from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Conversation, Record
 from posttrain.models.head_loss import Function, PlainHead, chunk_rows, chunked, chunked_nll, plain_head, states_at
 from posttrain.models.logits import logits_at
-from posttrain.objectives._loss import Loss
-from posttrain.objectives._tokens import TokenNll
+from posttrain.objectives._loss import Loss, TokenNll
 from posttrain.training.forms.base import EncodeSettings, Form, MicroBatch
 
 __all__ = ["Asked", "TokenBatch", "TokensForm", "token_batch"]

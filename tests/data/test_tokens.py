@@ -1,4 +1,4 @@
-"""Prompt and completion without a template: what is learned reads as both texts, for tokenizers of every kind."""
+"""A text and its continuation without a template, and where a turn begins: rows have the tokens that generation sees."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data.answers import encode_graded, encode_pairs, prompt_length
-from posttrain.data.chat import IGNORED, Encoded, encode_prompt, render
-from posttrain.data.joined import continued, join
+from posttrain.data.chat import IGNORED, Encoded, encode_prompt, outcomes, render
+from posttrain.data.lengths import Limits
 from posttrain.data.records import Completion, Graded, Message, Preference
+from posttrain.data.tokens import Start, as_prompted, continued, join
+from posttrain.errors import Problem, TemplateError
+from tests.data.test_chat import ANSWER, ASK, GLM_LIKE, PHI_LIKE, talk, using
+from tests.pico import CHATML
 from tests.pico_tokenizers import KINDS, tokenizer_of
+from tests.templates import learned
 
 WHOLE = [kind for kind in KINDS if kind != "t5"]
 """Tokenizers that lose nothing of a text."""
@@ -42,7 +47,7 @@ def read(ids: list[int], kind: str) -> str:
     return text[1:] if kind == "bytes after a space" and text.startswith(" ") else text
 
 
-def learned(row: Encoded) -> list[int]:
+def labelled(row: Encoded) -> list[int]:
     return [label for label in row.labels if label != IGNORED]
 
 
@@ -58,8 +63,8 @@ def test_a_row_reads_as_prompt_and_completion(kind: str, prompt: str, text: str)
     before = encode_prompt(prompt, made)
     assert row.input_ids[: len(before)] == before  # what generation will see
     assert row.labels == [IGNORED] * len(before) + row.input_ids[len(before) :]
-    assert learned(row)[-1] == made.eos_token_id
-    said = made.decode([*before, *learned(row)[:-1]])
+    assert labelled(row)[-1] == made.eos_token_id
+    said = made.decode([*before, *labelled(row)[:-1]])
     assert said == made.decode(before) + text or not prompt.strip()
 
 
@@ -68,7 +73,7 @@ def test_no_space_of_its_own_is_learned(kind: str) -> None:
     """The fault as it was: `4` behind `2+2=` was learned as `▁4`."""
     made = tokenizer_of(kind)
     row = render(Completion("2+2=", "4", "f:1"), made)
-    assert made.convert_ids_to_tokens(learned(row)) == ["4", "</s>"]
+    assert made.convert_ids_to_tokens(labelled(row)) == ["4", "</s>"]
 
 
 @pytest.mark.parametrize("kind", WHOLE)
@@ -78,7 +83,7 @@ def test_any_seam(kind: str, prompt: str, text: str) -> None:
     made = tokenizer_of(kind)
     row = render(Completion("Q" + prompt, text, "f:1"), made)
     assert read(row.input_ids, kind) == "Q" + prompt + text
-    assert made.decode(learned(row)[:-1]).lstrip() == text.lstrip() or "\ufffd" in made.decode(learned(row))
+    assert made.decode(labelled(row)[:-1]).lstrip() == text.lstrip() or "\ufffd" in made.decode(labelled(row))
 
 
 @pytest.mark.parametrize("kind", WHOLE)
@@ -86,11 +91,11 @@ def test_preferences_and_graded_answers(kind: str) -> None:
     """Both answers go on from the same tokens, also where one of them would join the prompt's last token."""
     made = tokenizer_of(kind)
     prompt, good, bad = (Message("user", "2+2="),), (Message("assistant", "4"),), (Message("assistant", "=5"),)
-    (pair,) = encode_pairs([Preference(prompt, good, bad, "f:1", plain=True)], made, max_length=50).rows
+    (pair,) = encode_pairs([Preference(prompt, good, bad, "f:1", plain=True)], made, Limits(50)).rows
     assert [read(side.input_ids, kind) for side in (pair.chosen, pair.rejected)] == ["2+2=4", "2+2==5"]
     heads = [side.input_ids[: prompt_length(side)] for side in (pair.chosen, pair.rejected)]
     assert heads[0] == heads[1] == encode_prompt("2+2=", made)
-    (row,) = encode_graded([Graded(prompt, bad, True, "f:1", plain=True)], made, max_length=50).rows
+    (row,) = encode_graded([Graded(prompt, bad, True, "f:1", plain=True)], made, Limits(50)).rows
     assert read(row.answer.input_ids, kind) == "2+2==5"
 
 
@@ -148,3 +153,72 @@ def test_an_answer_behind_a_prompt(kind: str) -> None:
     made = tokenizer_of(kind)
     assert made.convert_ids_to_tokens(continued("2+2=", "4", made)) == ["4"]
     assert made.decode([*made.encode("2+2="), *continued("2+2=", "=4", made)]) == made.decode(made.encode("2+2==4"))
+
+
+TAGS = {  # how the assistant's tag ends: after a special token, after words, in two line breaks, in a space
+    "glm": GLM_LIKE,
+    "chatml": CHATML,
+    "phi": PHI_LIKE,
+    "llama": GLM_LIKE.replace("|>\n'", "|>\n\n'"),
+    "vicuna": CHATML.replace("assistant\n", "assistant: ").replace("m.role + '\n'", "m.role + ': '"),
+}
+
+
+@pytest.mark.parametrize("loss_on", ["assistant", "all"])
+@pytest.mark.parametrize("answer", ["Hello", "你好", "\nHello", "\n\nHello", "\n\n\n", " Hello", "  Hello", "\tHello"])
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_row_begins_with_its_prompt_or_is_refused(tag: str, answer: str, loss_on: Any) -> None:
+    """The tokens that generation sees, and no part of the tag among those that are learned."""
+    tok = using(TAGS[tag])
+    (row,) = outcomes([talk(ASK, Message("assistant", answer))], tok, loss_on)
+    if isinstance(row, Problem):
+        assert (
+            "the first token of a turn joins the end of the template's tag and the beginning of the turn" in row.cause
+        )
+        assert answer[0].isspace()  # what is wrong with it can be mended
+        return
+    prompt = encode_prompt((ASK,), tok)
+    assert row.input_ids[: len(prompt)] == prompt
+    if loss_on == "all":
+        assert row.labels == row.input_ids
+    else:
+        assert row.labels[: len(prompt)] == [IGNORED] * len(prompt)
+        assert learned(row, tok) == [tok.decode([i for i in row.labels if i != IGNORED])]
+        assert learned(row, tok)[0].startswith(answer)
+
+
+@pytest.mark.parametrize("tag", ["glm", "phi"])
+def test_a_line_break_that_joins_the_tags_is_refused(tag: str) -> None:
+    tok = using(TAGS[tag])
+    with pytest.raises(TemplateError, match=r"rows.jsonl:1: the first token of a turn joins"):
+        render(talk(ASK, Message("assistant", "\n\nHello")), tok)
+    for turns in ((Message("user", "\n\nHi", train=True), ANSWER), (ASK, ANSWER, ASK, Message("assistant", "\n\nHi"))):
+        with pytest.raises(TemplateError, match=r"rows.jsonl:1: the first token of a turn joins"):
+            render(talk(*turns), tok)
+
+
+def test_every_answer_of_a_conversation_after_a_tag_that_is_cut() -> None:
+    tok = using(TAGS["llama"])
+    row = render(talk(ASK, ANSWER, ASK, ANSWER), tok)
+    assert learned(row, tok) == ["你好, I.<|user|>", "你好, I.<|user|>"]
+    tag = encode_prompt((ASK,), tok)[-2:]
+    assert tok.decode(tag) == "<|assistant|>\n\n"
+    assert len(tag) == 2  # alone two line breaks are one token, before words two: both turns have the one
+    ids = row.input_ids
+    assert sum(ids[i : i + 2] == tag for i in range(len(ids))) == 2
+
+
+def test_by_hand() -> None:
+    """Row: bos | tag, break, break | 7 8 end; alone the two breaks are one token, 9."""
+    row, labels = [1, 2, 3, 3, 7, 8, 5], [IGNORED] * 4 + [7, 8, 5]
+    start = Start(4, 0, True)
+    assert as_prompted(row, labels, [(start, [1, 2, 9])]) == ([1, 2, 9, 7, 8, 5], [IGNORED] * 3 + [7, 8, 5])
+    assert as_prompted(row, row, [(start, [1, 2, 9])]) == ([1, 2, 9, 7, 8, 5], [1, 2, 9, 7, 8, 5])
+    assert as_prompted(row, labels, [(start, [1, 2, 3, 3])]) == (row, labels)
+    assert as_prompted(row, labels, [(start, [1, 2, 3, 3, 9])]) == (
+        [*row[:4], 9, *row[4:]],
+        [*labels[:4], IGNORED, *labels[4:]],
+    )
+    assert as_prompted(row, labels, [(start._replace(exact=False), [1, 2, 9])]) is None
+    # the tokens that differ are learned: they are another turn's, too
+    assert as_prompted(row, [IGNORED] * 3 + [3, 7, 8, 5], [(start, [1, 2, 9])]) is None

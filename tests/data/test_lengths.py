@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.data.grouped import grouped
+from posttrain.data.lengths import grouped
 from posttrain.data.readers import DataSource, read_records
 from posttrain.errors import DataError, Problem
 
