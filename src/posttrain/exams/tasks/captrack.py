@@ -79,7 +79,6 @@ def captrack(config: CaptrackConfig, base: Path) -> Task:
     notes = [f"{task} is answered but not scored: it {WHY[way]}" for task in files if (way := spec_of(task).way) in WHY]
     if other:
         notes.append(f"{other} rows are asked by 'prompt': their formatted_prompt carries another model's template")
-    out = None if config.responses is None else base / config.responses
     return Task(
         items=items,
         judge=_judge,
@@ -88,7 +87,7 @@ def captrack(config: CaptrackConfig, base: Path) -> Task:
         scores=specs("score", unit="grade") + tuple(spec for task in files for spec in declared(task)),
         signature=f"captrack|{'+'.join(files)}|{config.prompt}|{config.max_new_tokens} tokens|no judge|v2",
         notes=tuple(notes),
-        finish=partial(_finish, out, sources),
+        finish=partial(_finish, None if config.responses is None else base / config.responses, sources),
     )
 
 
